@@ -1,0 +1,1 @@
+"""Loss and gradient balancers: one file each. Never imports models."""

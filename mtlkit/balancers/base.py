@@ -1,0 +1,169 @@
+"""The contract of a balancer: it sees one optimiser step and answers with task weights, or with a direction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from mtlkit.config import Settings
+from mtlkit.data.schema import Task
+
+Scope = Literal["dense", "all", "representation"]
+
+
+class Step(Protocol):
+    """What a balancer may ask about the batch at hand. Everything is computed on first use and kept.
+
+    Attributes:
+        losses: (T,) detached losses of the tasks, objectives summed by owner.
+        active: (T,) bool: which tasks had a label in the batch.
+        index: Number of steps before this one.
+        total: Number of steps of the whole run.
+        seed: Source of the balancer's own randomness; use it together with ``index``.
+    """
+
+    losses: Tensor
+    active: Tensor
+    index: int
+    total: int
+    seed: int
+
+    def gram(self, scope: Scope | None = None) -> Tensor:
+        """(T, T) float64 inner products of the task gradients over the shared parameters of a scope."""
+
+    def rows(self, scope: Scope | None = None) -> Tensor:
+        """(T, P) task gradients over the shared parameters of a scope, zero where a task does not reach."""
+
+    def parts(self, scope: Scope | None = None) -> dict[str, slice]:
+        """Where each parameter tensor stands in the columns of ``rows``."""
+
+    def norms(self, part: str) -> Tensor:
+        """(T,) gradient norms over one tensor of ``parts``, or over ``"last"``, the last shared weight."""
+
+    def fresh_batch(self) -> Step:
+        """The same questions about an independent batch, at the same parameters."""
+
+    def after(self, callback: Callable[[Tensor], None]) -> None:
+        """Have a function called with the (T,) losses on the same batch after the optimiser has stepped."""
+
+
+@dataclass(frozen=True)
+class Direction:
+    """A gradient for the shared parameters of a scope that is no weighted sum of task gradients.
+
+    Args:
+        vector: (P,) in the order of ``Step.rows``. Parameters outside the scope receive weights of 1.
+        scope: The scope of those rows.
+    """
+
+    vector: Tensor
+    scope: Scope | None = None
+
+
+class Balancer(nn.Module, ABC):
+    """Weighs the tasks at each step. Its state lives in buffers, so ``state_dict`` holds all of it.
+
+    Args:
+        tasks: The tasks, in the order of all (T,) tensors.
+        options: Validated options of this class.
+    """
+
+    class Options(Settings):
+        """Options of the balancer."""
+
+    needs: ClassVar[Literal["losses", "norms", "gram", "rows"]] = "losses"
+    scale: ClassVar[Literal["simplex", "native"]] = "simplex"
+
+    def __init__(self, tasks: Sequence[Task], options: Settings) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.options = options
+
+    @abstractmethod
+    def forward(self, step: Step) -> Tensor | Direction:
+        """Task weights (T,), 0 for idle tasks, or a direction.
+
+        Weights of a ``simplex`` balancer sum to the number of active tasks, those of a ``native`` one have the length
+        that the method gives them.
+        """
+
+
+@dataclass(frozen=True)
+class GramProblem:
+    """What a Gram-based method sees of a step; idle tasks are left out.
+
+    Args:
+        gram: (A, A) float64 inner products of the active tasks' gradients, finite and not all zero.
+        losses: (A,) float64.
+        tasks: (A,) positions of the active tasks among all.
+        rng: Randomness of this step.
+    """
+
+    gram: np.ndarray
+    losses: np.ndarray
+    tasks: np.ndarray
+    rng: np.random.Generator
+
+
+class GramBalancer(Balancer):
+    """A balancer whose weights follow from the Gram matrix of the active tasks' gradients."""
+
+    needs = "gram"
+
+    @abstractmethod
+    def solve(self, problem: GramProblem) -> np.ndarray:
+        """(A,) weights of the active tasks; a ``simplex`` balancer may return any positive multiple of them."""
+
+    def forward(self, step: Step) -> Tensor:
+        tasks = np.flatnonzero(step.active.cpu().numpy())
+        gram = step.gram().double().cpu().numpy()[np.ix_(tasks, tasks)]
+        weights = np.zeros(len(step.losses))
+        weights[tasks] = 1
+        if np.isfinite(gram).all() and gram.any():
+            losses = step.losses.double().cpu().numpy()[tasks]
+            rng = np.random.default_rng([step.seed, step.index])
+            weights[tasks] = self.solve(GramProblem(gram, losses, tasks, rng))
+        result = torch.from_numpy(weights).to(step.losses)
+        return on_simplex(result, step.active) if self.scale == "simplex" else result
+
+
+def on_simplex(weights: Tensor, active: Tensor) -> Tensor:
+    """Non-negative weights (T,), rescaled to sum to the number of active tasks; idle ones become 0."""
+    weights = weights * active
+    return weights * (active.sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny))
+
+
+class Adam(nn.Module):
+    """Adam (arXiv:1412.6980) on a small tensor of a balancer's own, with all of its state in buffers.
+
+    Args:
+        size: Length of the tensor.
+        lr: Learning rate.
+    """
+
+    def __init__(self, size: int, lr: float) -> None:
+        super().__init__()
+        self.lr = lr
+        self.mean: Tensor
+        self.square: Tensor
+        self.count: Tensor
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("square", torch.zeros(size))
+        self.register_buffer("count", torch.zeros(size))
+
+    @torch.no_grad()
+    def step(self, value: Tensor, grad: Tensor, active: Tensor) -> None:
+        """Update ``value`` (T,) in place where ``active``; the rest and its state stay as they are."""
+        grad = torch.where(active, grad, 0.0)
+        self.count.add_(active)
+        self.mean.copy_(torch.where(active, 0.9 * self.mean + 0.1 * grad, self.mean))
+        self.square.copy_(torch.where(active, 0.999 * self.square + 0.001 * grad**2, self.square))
+        count = self.count.clamp_min(1)
+        mean, square = self.mean / (1 - 0.9**count), self.square / (1 - 0.999**count)
+        value.sub_(torch.where(active, self.lr * mean / (square.sqrt() + 1e-8), 0.0))

@@ -1,0 +1,60 @@
+"""DWA: tasks whose loss falls slowly weigh more.
+
+w = T softmax(r / temperature), r_t = L_t(last window) / L_t(window before). Windows are counted in steps, so the method
+is at work in one-epoch training, too.
+
+Paper: Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019, arXiv:1803.10704.
+
+When to use: tasks that learn at different speeds; cheap.
+When not: noisy losses with short windows; on plateaus it is uniform.
+Cost: one backward pass.
+Deviations: windows of steps in place of epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.balancers.base import Balancer, Step, on_simplex
+from mtlkit.config import Settings
+from mtlkit.data.schema import Task
+
+
+class DWA(Balancer):
+    """Dynamic weight average."""
+
+    class Options(Settings):
+        """Options of dwa."""
+
+        temperature: float = Field(2.0, gt=0, description="higher is closer to uniform")
+        window: int = Field(100, gt=0, description="steps over which losses are averaged")
+
+    options: Options
+
+    def __init__(self, tasks: Sequence[Task], options: Options) -> None:
+        super().__init__(tasks, options)
+        self.sums: Tensor
+        self.counts: Tensor
+        self.last: Tensor
+        self.before: Tensor
+        self.register_buffer("sums", torch.zeros(len(tasks)))
+        self.register_buffer("counts", torch.zeros(len(tasks)))
+        self.register_buffer("last", torch.full((len(tasks),), torch.nan))
+        self.register_buffer("before", torch.full((len(tasks),), torch.nan))
+
+    def forward(self, step: Step) -> Tensor:
+        speed = torch.nan_to_num(self.last / self.before, nan=1.0, posinf=1.0, neginf=1.0)
+        weights = torch.softmax(speed / self.options.temperature, 0)
+        self.sums.add_(torch.where(step.active, step.losses, 0.0))
+        self.counts.add_(step.active)
+        if (step.index + 1) % self.options.window == 0:
+            seen = self.counts > 0
+            self.before.copy_(torch.where(seen, self.last, self.before))
+            self.last.copy_(torch.where(seen, self.sums / self.counts.clamp_min(1), self.last))
+            self.sums.zero_()
+            self.counts.zero_()
+        return on_simplex(weights, step.active)

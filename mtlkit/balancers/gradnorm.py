@@ -1,0 +1,60 @@
+"""GradNorm: weights that give all tasks gradients of like size, larger for those that learn slowly.
+
+Minimises over w: sum_t |w_t n_t - target_t|, n_t the gradient norm at the last shared layer, target_t = mean(w n) r_t^a
+held fixed, r_t = (L_t / L_t(0)) / mean over tasks; w stays positive and sums to T.
+
+Paper: Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks",
+ICML 2018, arXiv:1711.02257.
+
+When to use: gradients of different size that drown a task.
+When not: tasks without a common layer; a first loss L(0) that is not typical.
+Cost: one backward pass, and one a task through the layers above the last shared one.
+Deviations: w has its own Adam; L(0) is the loss on the first batch in which the task is active.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.balancers.base import Adam, Balancer, Step, on_simplex
+from mtlkit.config import Settings
+from mtlkit.data.schema import Task
+
+
+class GradNorm(Balancer):
+    """Gradient normalization."""
+
+    class Options(Settings):
+        """Options of gradnorm."""
+
+        alpha: float = Field(1.5, ge=0, description="strength of the pull towards equal training rates")
+        lr: float = Field(0.025, gt=0, description="learning rate of w")
+
+    needs = "norms"
+    options: Options
+
+    def __init__(self, tasks: Sequence[Task], options: Options) -> None:
+        super().__init__(tasks, options)
+        self.w: Tensor
+        self.first: Tensor
+        self.register_buffer("w", torch.ones(len(tasks)))
+        self.register_buffer("first", torch.full((len(tasks),), torch.nan))
+        self.adam = Adam(len(tasks), options.lr)
+
+    def forward(self, step: Step) -> Tensor:
+        active, count = step.active, step.active.sum().clamp_min(1)
+        weights = on_simplex(self.w, active)
+        tiny = torch.finfo(self.w.dtype).tiny
+        self.first.copy_(torch.where(active & self.first.isnan(), step.losses.clamp_min(tiny), self.first))
+        ratio = torch.where(active, step.losses / self.first, 0.0)
+        rate = ratio / (ratio.sum() / count).clamp_min(tiny)  # r_t
+        norms = torch.where(active, step.norms("last"), 0.0)
+        target = (self.w * norms).sum() / count * rate**self.options.alpha
+        self.adam.step(self.w, torch.sign(self.w * norms - target) * norms, active & (norms > 0))
+        self.w.clamp_min_(1e-3)
+        self.w.mul_(len(self.w) / self.w.sum())
+        return weights

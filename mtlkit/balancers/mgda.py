@@ -1,0 +1,49 @@
+"""MGDA: the common descent direction of least norm.
+
+a = argmin over the simplex of |sum_t a_t g_t / z_t|^2, w_t = a_t / z_t scaled to sum to T, with z_t = 1 (``none``),
+|g_t| (``l2``), L_t (``loss``) or L_t |g_t| (``loss+``). The direction conflicts with no task, and vanishes only where
+the tasks are Pareto-stationary.
+
+Papers: Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", 2012,
+doi:10.1016/j.crma.2012.03.014; Sener & Koltun, "Multi-Task Learning as Multi-Objective Optimization", NeurIPS 2018,
+arXiv:1810.04650.
+
+When to use: no task may get worse.
+When not: one task near its optimum: with ``none`` its small gradient stops all.
+Cost: one backward pass a task.
+Deviations: the minimum is exact (a quadratic program over the T x T Gram), not Frank-Wolfe. The weights of normalised
+gradients are divided by the norms, so that the step IS the common descent direction; Sener & Koltun's code finds the
+weights on normalised gradients and applies them to the others.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from pydantic import Field
+
+from mtlkit.balancers.base import GramBalancer, GramProblem
+from mtlkit.balancers.gram import min_norm
+from mtlkit.config import Settings
+
+
+class MGDA(GramBalancer):
+    """Multiple-gradient descent algorithm."""
+
+    class Options(Settings):
+        """Options of mgda."""
+
+        normalize: Literal["none", "l2", "loss", "loss+"] = Field("loss+", description="what gradients are divided by")
+
+    options: Options
+
+    def solve(self, problem: GramProblem) -> np.ndarray:
+        gram = problem.gram
+        size = np.ones(len(gram))
+        if self.options.normalize in {"l2", "loss+"}:
+            size = size * np.sqrt(gram.diagonal())
+        if self.options.normalize in {"loss", "loss+"}:
+            size = size * np.abs(problem.losses)
+        size = np.maximum(size, size.max() * 1e-12)
+        return min_norm(gram / np.outer(size, size)) / size

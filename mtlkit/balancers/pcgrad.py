@@ -1,0 +1,40 @@
+"""PCGrad: each task's gradient loses what points against another's.
+
+For each task i, over the others in random order: if <g_i, g_j> < 0 then g_i -= <g_i, g_j> / |g_j|^2 g_j, with the
+original g_j; the step is the sum. Worked out in inner products, it is a weighted sum of the task gradients.
+
+Paper: Yu et al., "Gradient Surgery for Multi-Task Learning", NeurIPS 2020, arXiv:2001.06782.
+
+When to use: opposing gradients (see the cosine heatmap).
+When not: cosines of 0 and above, where it is exactly uniform.
+Cost: one backward pass a task.
+Deviations: none in the shared parameters; what the rest receives is the recorded ``heads`` setting, as for all.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtlkit.balancers.base import GramBalancer, GramProblem
+
+
+class PCGrad(GramBalancer):
+    """Projecting conflicting gradients."""
+
+    scale = "native"
+
+    def solve(self, problem: GramProblem) -> np.ndarray:
+        gram = problem.gram
+        size = len(gram)
+        total = np.zeros(size)
+        for i in range(size):
+            own = np.zeros(size)  # g_i after surgery, in coordinates of the task gradients
+            own[i] = 1
+            for j in problem.rng.permutation(size):
+                if j == i or gram[j, j] <= 0:
+                    continue
+                inner = own @ gram[:, j]
+                if inner < 0:
+                    own[j] -= inner / gram[j, j]
+            total += own
+        return total

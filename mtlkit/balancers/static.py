@@ -1,0 +1,49 @@
+"""Static: fixed task weights, chosen by hand.
+
+w_t proportional to the given numbers, scaled to sum to T. Linear scalarization; swept over the simplex it is the
+baseline that every other balancer must beat.
+
+Paper: Xin et al., "Do Current Multi-Task Optimization Methods in Deep Learning Even Help?", NeurIPS 2022,
+arXiv:2209.11379.
+
+When to use: a known preference between tasks, or a sweep, e.g. ``'static[w=1:2]','static[w=2:1]'``.
+When not: no budget to search weights.
+Cost: one backward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.balancers.base import Balancer, Step, on_simplex
+from mtlkit.config import Floats, Settings
+from mtlkit.data.schema import Task
+from mtlkit.errors import UsageError
+
+
+class Static(Balancer):
+    """Constant weights."""
+
+    class Options(Settings):
+        """Options of static."""
+
+        w: Floats = Field((), description="a positive weight for each task, in the order of the tasks; default equal")
+
+    def __init__(self, tasks: Sequence[Task], options: Options) -> None:
+        super().__init__(tasks, options)
+        given = options.w or (1.0,) * len(tasks)
+        if len(given) != len(tasks) or min(given) <= 0:
+            names = ", ".join(task.name for task in tasks)
+            example = ":".join(str(t + 1) for t in range(len(tasks)))
+            raise UsageError(
+                f"static needs one positive weight for each of {names}.", f"--balancers 'static[w={example}]'"
+            )
+        self.weights: Tensor
+        self.register_buffer("weights", torch.tensor(given))
+
+    def forward(self, step: Step) -> Tensor:
+        return on_simplex(self.weights, step.active)

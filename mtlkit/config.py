@@ -1,0 +1,222 @@
+"""Validated settings, the ``name[key=value]`` notation, canonical JSON and digests."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mtlkit.errors import UsageError
+
+
+class Settings(BaseModel):
+    """Base of every group of options: unknown keys are errors, values never change after validation."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _as_list(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [] if value in (None, "none") else [value]
+
+
+Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_list)]
+"""Widths of consecutive layers; written ``64:32`` in brackets, ``none`` for no layer."""
+
+Floats = Annotated[tuple[float, ...], BeforeValidator(_as_list)]
+"""A list of numbers, one a task as a rule; written ``1:2`` in brackets."""
+
+Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+class TrainingSettings(Settings):
+    """What moves the numbers of a run beside the model and the balancer. All of it enters the cell's key."""
+
+    epochs: float = Field(6, gt=0, description="passes over the training split; may be a fraction")
+    batch_size: int = Field(1024, gt=0, description="rows per batch")
+    optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
+    lr: float = Field(2e-3, gt=0, description="peak learning rate of the dense parameters")
+    embedding_lr: float | None = Field(None, gt=0, description="learning rate of the embeddings, if another")
+    momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+    schedule: Literal["constant", "onecycle", "cosine", "linear"] = "onecycle"
+    warmup: float = Field(0.3, ge=0, lt=1, description="share of the steps in which lr rises")
+    l2_dense: float = Field(0.0, ge=0, description="L2 penalty (adamw: decoupled decay) of dense parameters")
+    l2_embedding: float = Field(0.0, ge=0, description="the same for embedding tables")
+    clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
+    accumulate: int = Field(1, gt=0, description="batches whose gradients are averaged into one optimiser step")
+    precision: Literal["fp32", "bf16"] = "fp32"
+    scope: Literal["dense", "all", "representation"] = Field(
+        "dense", description="which shared parameters make the Gram matrix of gradient-based balancers"
+    )
+    heads: Literal["weighted", "plain"] = Field(
+        "weighted", description="whether parameters of one task alone receive that task's weight, or weight 1"
+    )
+    evaluations: int = Field(10, gt=0, description="least number of evaluation points a run")
+    patience: int | None = Field(None, gt=0, description="evaluation points without improvement before stopping early")
+    select: str = Field("mean", description="what picks the best point on validation: mean, weighted, loss or a task")
+    select_weights: dict[str, float] = Field(default_factory=dict, description="task: weight, for select=weighted")
+    task_weights: dict[str, float] = Field(default_factory=dict, description="task: factor on its loss")
+
+
+class ExecutionSettings(Settings):
+    """How cells are run. Recorded, but no part of a cell's identity."""
+
+    device: Device = "auto"
+    jobs: int | None = Field(None, gt=0, description="cells at a time; default: one per core, one on a GPU")
+    timeout: float | None = Field(None, gt=0, description="seconds after which a cell is stopped")
+    probes: bool = Field(True, description="record gradient cosines, gate usage and task weights")
+    save_scores: bool = Field(True, description="keep the scores of the test split")
+    eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest(value: Any) -> str:
+    """The sha256 of a value's canonical JSON, in hex."""
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A name with options, as typed: ``mmoe[experts=16,hidden=64:32]``."""
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        if not self.options:
+            return self.name
+        return f"{self.name}[{','.join(f'{key}={_show(value)}' for key, value in _flatten(self.options))}]"
+
+
+def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _show(value: Any) -> str:
+    if isinstance(value, (list, tuple)):
+        return ":".join(_show(item) for item in value) or "none"
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def split_list(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets."""
+    parts = re.split(r",(?![^\[]*\])", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def parse_value(text: str) -> Any:
+    """A number, boolean, ``none``, word, or a list with ``:`` between its items."""
+    if ":" in text:
+        return [parse_value(part) for part in text.split(":")]
+    lowered = text.strip().lower()
+    if lowered in {"none", "null", ""}:
+        return None
+    if lowered in {"true", "false"}:
+        return lowered == "true"
+    for convert in (int, float):
+        try:
+            return convert(lowered)
+        except ValueError:
+            continue
+    return text.strip()
+
+
+def parse_spec(text: str) -> Spec:
+    """Read ``name`` or ``name[key=value,...]``; a dot in a key opens a nested mapping.
+
+    Raises:
+        UsageError: The brackets or an option cannot be read.
+    """
+    match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", text, re.DOTALL)
+    if match is None:
+        raise UsageError(f"Cannot read {text!r}.", "write name or 'name[key=value,key=value]', quoted for the shell")
+    name, body = match.groups()
+    options: dict[str, Any] = {}
+    for item in split_list(body or ""):
+        assign(options, item, f"in {text!r}")
+    return Spec(name, options)
+
+
+def assign(options: dict[str, Any], item: str, where: str) -> None:
+    """Put one ``key=value`` (or ``a.b=value``) into a nested dictionary."""
+    key, equals, value = item.partition("=")
+    if not equals or not key.strip():
+        raise UsageError(f"Cannot read the option {item!r} {where}.", "write options as key=value, lists as key=1:2")
+    *parents, last = key.strip().split(".")
+    target = options
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise UsageError(f"The option {parent!r} {where} is given both a value and parts.", "give one of the two")
+    target[last] = parse_value(value)
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def validate(kind: type[S], values: Mapping[str, Any], of: str, hint: str | None = None) -> S:
+    """Build settings from plain values.
+
+    Args:
+        kind: The settings class.
+        values: Plain values, as parsed from the command line or YAML.
+        of: Whose options these are, for messages: ``"model mmoe"``.
+        hint: What to do about an error, in place of a list of the options.
+
+    Raises:
+        UsageError: A key is unknown or a value does not fit.
+    """
+    try:
+        return kind.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        known = list(kind.model_fields)
+        if first["type"] == "extra_forbidden":
+            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+            guess = f" Did you mean {close[0]}?" if close else ""
+            message = f"The {of} has no option {key!r}.{guess}"
+        else:
+            reason = first["msg"].removeprefix("Value error, ")
+            message = f"The option {key!r} of the {of} cannot be {first['input']!r}: {reason[:1].lower()}{reason[1:]}."
+        options = f"its options are {', '.join(known)}" if known else "it takes no options"
+        raise UsageError(message, hint or options) from None
+
+
+def read_yaml(text: str, where: str) -> dict[str, Any]:
+    """Parse a YAML mapping.
+
+    Raises:
+        UsageError: The text is no YAML mapping.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        line = getattr(error, "problem_mark", None)
+        at = f" at line {line.line + 1}" if line else ""
+        raise UsageError(f"{where} is not valid YAML{at}.", "mtlkit bench --print-config shows a valid file") from None
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise UsageError(f"{where} must hold key: value pairs.", "mtlkit bench --print-config shows a valid file")
+    return value

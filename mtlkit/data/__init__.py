@@ -1,0 +1,1 @@
+"""Data sets: schema, packed splits, downloads, and one file a data set."""

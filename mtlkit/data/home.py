@@ -1,0 +1,50 @@
+"""The data home: where downloads and prepared data live, and which data set was fetched last."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+
+from mtlkit.errors import MissingError
+
+VARIABLE = "MTLKIT_DATA"
+LAST = "last-fetched.txt"
+
+
+def data_home(path: Path | None = None) -> Path:
+    """The folder given, else ``$MTLKIT_DATA``, else ``./datasets``. It need not exist yet."""
+    return Path(path or os.environ.get(VARIABLE) or "datasets").expanduser()
+
+
+def make_home(home: Path) -> Path:
+    """Create the data home.
+
+    Raises:
+        MissingError: It cannot be created or written to.
+    """
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
+        raise MissingError(f"The data folder {home} cannot be made: {reason}.", hint) from None
+    if not os.access(home, os.W_OK | os.X_OK):
+        hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
+        raise MissingError(f"The data folder {home} is not writable.", hint)
+    return home
+
+
+def remember(home: Path, spec_text: str) -> None:
+    """Note the data set that was fetched last, e.g. ``synthetic[p=0.5]``."""
+    partial = make_home(home) / f".{LAST}.{uuid.uuid4().hex[:8]}"
+    partial.write_text(f"{spec_text.strip()}\n", encoding="utf-8")
+    partial.replace(home / LAST)
+
+
+def last_fetched(home: Path) -> str | None:
+    """What :func:`remember` was told last, or None."""
+    try:
+        return (home / LAST).read_text(encoding="utf-8").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None

@@ -1,0 +1,34 @@
+"""Errors that a user is meant to read: one sentence, and a hint with a command that works."""
+
+from __future__ import annotations
+
+
+class MtlkitError(Exception):
+    """A failure that has a clear cause outside the program.
+
+    Args:
+        message: One sentence that says what is wrong.
+        hint: What to do about it, best a command that works.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+
+class UsageError(MtlkitError):
+    """The command, a setting or a configuration file is wrong (exit code 2)."""
+
+    exit_code = 2
+
+
+class MissingError(MtlkitError):
+    """Data, a package or a device is missing (exit code 3)."""
+
+    exit_code = 3

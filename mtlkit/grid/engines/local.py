@@ -1,0 +1,170 @@
+"""Cells on this machine: a pool of processes, one cell at a time in each.
+
+A worker stores what it finishes, so nothing is lost when the pool dies. A worker that dies takes down its own cell
+only: that cell is recorded as failed, and another worker takes its place.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+from mtlkit.config import ExecutionSettings
+from mtlkit.records import Cell, RunRecord
+from mtlkit.store import ResultStore
+
+Progress = Callable[[Cell, float], None]
+"""Called with a cell and the share of it that is done; 0 when it starts."""
+
+
+@dataclass
+class _Worker:
+    process: BaseProcess
+    pipe: Connection
+    cell: Cell | None = None
+    since: float = 0.0
+
+
+class LocalEngine:
+    """Runs cells in processes of their own.
+
+    Args:
+        store: Where outcomes go.
+        home: The data home.
+        execution: Device, number of jobs, time limit.
+    """
+
+    def __init__(self, store: ResultStore, home: Path, execution: ExecutionSettings) -> None:
+        self.store, self.home, self.execution = store, home, execution
+
+    def jobs(self, cells: int) -> int:
+        """Cells at a time: as asked, else one a core on the CPU and one on a GPU."""
+        from mtlkit.grid.cell import resolve_device
+
+        cores = available_cores()
+        default = cores if resolve_device(self.execution.device).type == "cpu" else 1
+        return max(1, min(self.execution.jobs or default, cells))
+
+    def run(self, cells: Sequence[Cell], progress: Progress = lambda cell, share: None) -> Iterator[RunRecord]:
+        """Run cells and yield their records as they finish, in no particular order.
+
+        Stopping the iteration, or an interrupt, ends the workers; finished cells are in the store.
+        """
+        waiting = deque(cells)
+        jobs = self.jobs(len(cells))
+        threads = max(1, available_cores() // jobs)
+        workers = [self._start(threads) for _ in range(min(jobs, len(cells)))]
+        try:
+            for worker in workers:
+                self._assign(worker, waiting, progress)
+            while busy := [worker for worker in workers if worker.cell is not None]:
+                ready = wait([worker.pipe for worker in busy], timeout=1.0)
+                for worker in busy:
+                    record = self._hear(worker, worker.pipe in ready, progress)
+                    if record is None:
+                        continue
+                    yield record
+                    if not worker.process.is_alive() and waiting:
+                        replacement = self._start(threads)
+                        worker.process, worker.pipe = replacement.process, replacement.pipe
+                    self._assign(worker, waiting, progress)
+        finally:
+            for worker in workers:
+                _end(worker)
+
+    def _start(self, threads: int) -> _Worker:
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        arguments = (theirs, self.store.root, self.home, self.execution, threads)
+        process = context.Process(target=_work, args=arguments, daemon=True)
+        process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+    def _assign(self, worker: _Worker, waiting: deque[Cell], progress: Progress) -> None:
+        worker.cell = waiting.popleft() if waiting else None
+        worker.since = time.monotonic()
+        if worker.cell is not None:
+            progress(worker.cell, 0.0)
+            try:
+                worker.pipe.send(worker.cell)
+            except OSError:
+                return  # it died; the next look at its pipe says so
+
+    def _hear(self, worker: _Worker, ready: bool, progress: Progress) -> RunRecord | None:
+        """What a worker has to say: the record of its cell once it is over, for better or worse."""
+        cell, limit = worker.cell, self.execution.timeout
+        assert cell is not None
+        if ready:
+            try:
+                message = worker.pipe.recv()
+            except (EOFError, OSError):
+                worker.process.join()
+                code = worker.process.exitcode or 0
+                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+                return self._give_up(cell, "WorkerDied", f"the process of this cell {how}{hint}", timeout=False)
+            if isinstance(message, RunRecord):
+                return message
+            progress(cell, message)
+        if limit is not None and time.monotonic() - worker.since > limit:
+            worker.process.kill()
+            worker.process.join()
+            return self._give_up(cell, "Timeout", f"the cell took longer than {limit:g} seconds", timeout=True)
+        return None
+
+    def _give_up(self, cell: Cell, kind: str, message: str, timeout: bool) -> RunRecord:
+        from mtlkit.grid.cell import failure
+
+        outcome = failure(cell, type(kind, (RuntimeError,), {})(message), status="timeout" if timeout else "failed")
+        self.store.save(outcome.record, log=outcome.log)
+        return outcome.record
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _end(worker: _Worker) -> None:
+    try:
+        worker.pipe.close()
+    finally:
+        if worker.process.is_alive():
+            worker.process.terminate()
+        worker.process.join()
+
+
+def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettings, threads: int) -> None:
+    """The life of a worker: receive a cell, run it, store it, say so."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
+    import torch
+
+    from mtlkit.grid.cell import run_cell
+
+    torch.set_num_threads(threads)
+    store = ResultStore(results)
+    while True:
+        try:
+            cell = pipe.recv()
+        except (EOFError, OSError):
+            return
+        outcome = run_cell(cell, home, execution, on_progress=lambda share: _tell(pipe, share))
+        store.save(outcome.record, outcome.arrays, outcome.log)
+        _tell(pipe, outcome.record)
+
+
+def _tell(pipe: Connection, message: float | RunRecord) -> None:
+    """Send to the parent; without one, end at once, so that a killed grid leaves no worker and no false failure."""
+    try:
+        pipe.send(message)
+    except OSError:
+        os._exit(1)

@@ -1,0 +1,195 @@
+"""From settings to cells: which runs there are, which are done, and which make no sense and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from mtlkit.config import Settings, Spec, parse_spec, validate
+from mtlkit.data.datasets.base import DatasetSource
+from mtlkit.data.schema import Dataset, Schema
+from mtlkit.errors import UsageError
+from mtlkit.grid.spec import GridSettings
+from mtlkit.models.base import ModelOptions
+from mtlkit.records import Cell
+from mtlkit.registry import BALANCERS, MODELS, Registry
+from mtlkit.store import ResultStore
+
+NO_BALANCER = "none"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A cell and what will become of it."""
+
+    cell: Cell
+    state: Literal["to run", "done", "failed before"]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a grid.
+
+    Args:
+        cells: In the order in which they run.
+        inapplicable: Model as typed, and why it makes no sense on this data set.
+    """
+
+    cells: list[Planned]
+    inapplicable: list[tuple[str, str]]
+
+    @property
+    def to_run(self) -> list[Cell]:
+        return [planned.cell for planned in self.cells if planned.state == "to run"]
+
+
+@dataclass(frozen=True)
+class _Method:
+    typed: str
+    resolved: dict[str, Any]
+
+
+def make_plan(
+    settings: GridSettings,
+    source: DatasetSource,
+    dataset: Dataset,
+    store: ResultStore,
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+) -> Plan:
+    """List the cells of a grid, one seed after another so that early results are complete across methods.
+
+    Args:
+        settings: The grid; ``settings.dataset`` is the text that was typed.
+        source: The source of the data set.
+        dataset: The loaded data set, with the tasks to use.
+        store: Where finished cells are looked up.
+        force: Plan models that do not apply, too.
+        retry_failed: Plan failed cells again.
+
+    Raises:
+        UsageError: A method or an option is wrong, or nothing applies.
+    """
+    models: list[tuple[_Method, bool]] = []
+    inapplicable: list[tuple[str, str]] = []
+    typed = _expand(settings.references, MODELS) + _expand(settings.models, MODELS)
+    for spec in typed:
+        kind = MODELS.load(spec.name)
+        options = _options(spec, settings.model, kind.Options, "model")
+        reason = kind.inapplicable(dataset.schema)
+        if reason and not force:
+            inapplicable.append((str(spec), f"{dataset.name} {reason}"))
+            continue
+        _check_names(options, dataset.schema, spec)
+        models.append((_method(spec, options, MODELS), kind.shares_parameters))
+    _check_known(settings.model, (MODELS.load(spec.name).Options for spec in typed), "model")
+    balancers = _balancers(settings, dataset)
+    if not models:
+        names = "; ".join(f"{name}: {reason}" for name, reason in inapplicable) or "none was named"
+        raise UsageError(f"No model of this grid applies ({names}).", "mtlkit list models")
+
+    data = {
+        "name": source.name,
+        "options": source.resolved_options(),
+        "tasks": list(dataset.schema.task_names),
+        "fingerprint": dataset.fingerprint,
+        "simulated": dataset.simulated,
+    }
+    training = settings.training.model_dump(mode="json")
+    cells: dict[str, Cell] = {}
+    for seed in settings.seeds:
+        for model, shares in models:
+            for balancer in balancers if shares else [_Method(NO_BALANCER, {"name": NO_BALANCER, "options": {}})]:
+                resolved = {
+                    "dataset": data,
+                    "model": model.resolved,
+                    "balancer": balancer.resolved,
+                    "training": training,
+                }
+                cell = Cell(
+                    dataset=str(settings.dataset),
+                    model=model.typed,
+                    balancer=balancer.typed,
+                    seed=seed,
+                    resolved=resolved,
+                )
+                cells.setdefault(cell.key, cell)
+    return Plan([Planned(cell, _state(cell, store, retry_failed)) for cell in cells.values()], inapplicable)
+
+
+def _balancers(settings: GridSettings, dataset: Dataset) -> list[_Method]:
+    methods = []
+    specs = _expand(settings.balancers, BALANCERS)
+    for spec in specs:
+        kind = BALANCERS.load(spec.name)
+        options = _options(spec, settings.balancer, kind.Options, "balancer")
+        kind(dataset.schema.tasks, options)  # raises where an option does not fit the tasks
+        methods.append(_method(spec, options, BALANCERS))
+    _check_known(settings.balancer, (BALANCERS.load(spec.name).Options for spec in specs), "balancer")
+    return methods
+
+
+def _expand(typed: Iterable[str], registry: Registry) -> list[Spec]:
+    """Read specs, with wildcards in names replaced by all that match."""
+    specs = []
+    for text in typed:
+        spec = parse_spec(text)
+        names = [spec.name]
+        if any(sign in spec.name for sign in "*?"):
+            names = registry.names(spec.name)
+            if not names:
+                raise UsageError(f"No {registry.kind} matches {spec.name!r}.", f"mtlkit list {registry.kind}s")
+        specs += [Spec(registry.check(name), spec.options) for name in names]
+    return specs
+
+
+def _options(spec: Spec, common: dict[str, Any], kind: type[Settings], what: str) -> Settings:
+    """Options in brackets, over those given for all methods that have them."""
+    own = {key: value for key, value in common.items() if key in kind.model_fields}
+    return validate(kind, own | spec.options, f"{what} {spec.name}")
+
+
+def _method(spec: Spec, options: Settings, registry: Registry) -> _Method:
+    resolved: dict[str, Any] = {"name": spec.name, "options": options.model_dump(mode="json")}
+    plugin = registry.source_digest(spec.name)
+    if plugin is not None:
+        resolved["source_sha256"] = plugin
+    return _Method(str(spec), resolved)
+
+
+def _check_known(common: dict[str, Any], kinds: Iterable[type[BaseModel]], what: str) -> None:
+    known = sorted({field for kind in kinds for field in kind.model_fields})
+    for key in common:
+        if key not in known:
+            raise UsageError(
+                f"No setting and no option of a {what} in this grid is called {key!r}.",
+                f"options of its {what}s are {', '.join(known)}" if known else f"its {what}s take no options",
+            )
+
+
+def _check_names(options: Settings, schema: Schema, spec: Spec) -> None:
+    """Options that name features or tasks must name ones that exist."""
+    assert isinstance(options, ModelOptions)
+    features = {feature.name for feature in schema.features if feature.kind != "dense"}
+    towers = options.tower if isinstance(options.tower, dict) else {}
+    checks: list[tuple[Iterable[str], Iterable[str], str]] = [
+        (options.embedding_dims, features, "embedded feature"),
+        (towers, schema.task_names, "task"),
+    ]
+    for named, known, what in checks:
+        for name in sorted(set(named) - set(known)):
+            raise UsageError(
+                f"{spec.name} names the {what} {name!r}, which the data set does not have.",
+                f"it has {', '.join(sorted(known))}",
+            )
+
+
+def _state(cell: Cell, store: ResultStore, retry_failed: bool) -> Literal["to run", "done", "failed before"]:
+    record = store.get(cell)
+    if record is None or (retry_failed and not record.ok):
+        return "to run"
+    return "done" if record.ok else "failed before"

@@ -1,0 +1,1 @@
+"""Architectures: one file each, over shared layers. Never imports balancers or data sets."""

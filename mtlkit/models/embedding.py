@@ -1,0 +1,181 @@
+"""From ids to vectors: one fused table an embedding width, and inputs that a first layer may fold into it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtlkit.data.schema import Feature, Schema
+from mtlkit.models.kernels import embed_linear
+
+if TYPE_CHECKING:
+    from mtlkit.models.base import Batch, ModelOptions
+
+FOLD_VOCABULARY = 256
+"""Largest vocabulary for which projecting the table costs less than projecting the rows of a usual batch."""
+
+
+@dataclass(frozen=True)
+class _Group:
+    """The id features of one embedding width: they share a table."""
+
+    parameter: str
+    width: int
+    columns: tuple[int, ...]
+    start: int  # first column of their part of x
+    largest: int  # largest vocabulary
+
+    @property
+    def stop(self) -> int:
+        return self.start + self.width * len(self.columns)
+
+
+class FieldEmbedding(nn.Module):
+    """Embeds all features of a batch into x = concat(ids by width, bags, dense values).
+
+    Row 0 of every feature stands for values that training never saw; it starts as zeros.
+
+    Args:
+        schema: Features of the data.
+        options: Embedding width, widths of single features, initial standard deviation.
+        copies: Number of tables of equal shape, e.g. one a task; kept as one tensor (V, copies, width).
+    """
+
+    def __init__(self, schema: Schema, options: ModelOptions, copies: int = 0) -> None:
+        super().__init__()
+        self.copies = copies
+        self.stack_axes: dict[str, int] = {}
+        self.foldable = True
+        ids, bags = schema.of_kind("id"), schema.of_kind("bag")
+        widths = {f.name: options.embedding_dims.get(f.name, f.dim or options.embedding) for f in ids + bags}
+        self.groups: list[_Group] = []
+        start = 0
+        for width in sorted({widths[feature.name] for feature in ids}):
+            columns = tuple(i for i, feature in enumerate(ids) if widths[feature.name] == width)
+            members = [ids[i] for i in columns]
+            group = _Group(f"width_{width}", width, columns, start, max(f.vocab for f in members))
+            self._add_table(group.parameter, members, width, options.embedding_std)
+            offsets = torch.tensor([0] + [f.vocab for f in members[:-1]]).cumsum(0)
+            self.register_buffer(f"{group.parameter}_offsets", offsets.int(), persistent=False)
+            field = torch.repeat_interleave(torch.arange(len(members)), torch.tensor([f.vocab for f in members]))
+            self.register_buffer(f"{group.parameter}_field", field.int(), persistent=False)
+            self.groups.append(group)
+            start = group.stop
+        self.bags = bags
+        for feature in bags:
+            self._add_table(f"bag_{feature.name}", [feature], widths[feature.name], options.embedding_std)
+            start += widths[feature.name]
+        self.ids_and_bags_width = start
+        self.width = start + len(schema.of_kind("dense"))
+
+    def _add_table(self, name: str, features: list[Feature], width: int, std: float) -> None:
+        shape = (self.copies, width) if self.copies else (width,)
+        table = torch.randn(sum(f.vocab for f in features), *shape) * std
+        unknown = torch.tensor([0] + [f.vocab for f in features[:-1]]).cumsum(0)
+        table[unknown] = 0
+        self.register_parameter(name, nn.Parameter(table))
+        if self.copies:
+            self.stack_axes[name] = 1
+
+    def forward(self, batch: Batch) -> Inputs:
+        """The inputs of a batch, not yet materialised."""
+        return Inputs(self, batch)
+
+    def foldable_groups(self) -> list[_Group]:
+        """The groups whose part of a first linear layer is folded into the table: all of them, or none."""
+        on_cpu = all(getattr(self, group.parameter).device.type == "cpu" for group in self.groups)
+        small = all(group.largest <= FOLD_VOCABULARY for group in self.groups)
+        return self.groups if self.foldable and on_cpu and small and not self.copies else []
+
+
+class Inputs:
+    """The embedded rows of a batch, x (B, D), or (B, copies, D) for an embedding with copies.
+
+    ``linear`` computes a layer on x. Where vocabularies are small it never forms x: the layer is applied to the table
+    once, and each row sums its ids' results, which is the same sum in another order.
+    """
+
+    def __init__(self, embedding: FieldEmbedding, batch: Batch) -> None:
+        self.embedding = embedding
+        self.batch = batch
+        self._tensor: Tensor | None = None
+        self._found: dict[str, Tensor] = {}
+
+    def tensor(self) -> Tensor:
+        """x itself, made once."""
+        if self._tensor is None:
+            parts = [self._lookup(group) for group in self.embedding.groups] + self._rest()
+            self._tensor = torch.cat(parts, dim=-1)
+        return self._tensor
+
+    @property
+    def materialised(self) -> Tensor | None:
+        """x, if some layer asked for it."""
+        return self._tensor
+
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """``F.linear(x, weight, bias)``; weight (O, D), result (B, O)."""
+        embedding = self.embedding
+        groups = embedding.foldable_groups()
+        if not groups or torch.is_autocast_enabled("cpu"):
+            return F.linear(self.tensor(), weight, bias)
+        rest = self._rest()
+        parts = [F.linear(torch.cat(rest, -1), weight[:, groups[-1].stop :], bias)] if rest else []
+        for group in groups:
+            part = weight[:, group.start : group.stop]
+            table = getattr(embedding, group.parameter)
+            field = getattr(embedding, f"{group.parameter}_field")
+            parts.append(embed_linear(table, part, self._rows(group), field))
+        total = sum(parts[1:], start=parts[0])
+        return total if rest or bias is None else total + bias
+
+    def _rows(self, group: _Group) -> Tensor:
+        """(B, F) int32 rows of the group's table, made once."""
+        if group.parameter not in self._found:
+            ids = self.batch.ids
+            own = ids if len(group.columns) == ids.shape[1] else ids[:, list(group.columns)]
+            self._found[group.parameter] = own + getattr(self.embedding, f"{group.parameter}_offsets")
+        return self._found[group.parameter]
+
+    def _lookup(self, group: _Group) -> Tensor:
+        table = getattr(self.embedding, group.parameter)
+        rows = self._rows(group)
+        # index_select, not F.embedding: its dense backward is several times faster on the CPU
+        found = table.index_select(0, rows.flatten()).view(len(rows), len(group.columns), *table.shape[1:])
+        return found.transpose(1, -2).flatten(-2)  # (B, [copies,] F * width)
+
+    def _rest(self) -> list[Tensor]:
+        """Bags and dense values: (B, [copies,] d) each."""
+        parts = []
+        for feature in self.embedding.bags:
+            offsets, values, weights = self.batch.bags[feature.name]
+            parts.append(_bag(getattr(self.embedding, f"bag_{feature.name}"), offsets, values, weights))
+        if self.batch.dense.shape[1]:
+            dense = self.batch.dense
+            copies = self.embedding.copies
+            parts.append(dense[:, None].expand(-1, copies, -1) if copies else dense)
+        return parts
+
+
+def _bag(table: Tensor, offsets: Tensor, values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of table rows: (V, ...) and a ragged batch give (B, ...)."""
+    rows = table.index_select(0, values)
+    owner = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=table.device), offsets.diff())
+    out = rows.new_zeros(len(offsets) - 1, *rows.shape[1:])
+    return out.index_add(0, owner, rows * weights.view(-1, *[1] * (rows.dim() - 1)))
+
+
+def linear(x: Tensor | Inputs, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """A linear layer on a tensor or on inputs that are not yet materialised."""
+    return x.linear(weight, bias) if isinstance(x, Inputs) else F.linear(x, weight, bias)
+
+
+def embedding_options_by_feature(dims: Mapping[str, int], schema: Schema) -> list[str]:
+    """Names in ``embedding_dims`` that are no embedded feature of the data."""
+    known = {feature.name for feature in schema.features if feature.kind != "dense"}
+    return sorted(set(dims) - known)

@@ -1,0 +1,181 @@
+"""Layers in stacks: n layers of one shape as one tensor, computed as one product.
+
+Experts of a level, gates of a level and towers of one shape are stacks. ``stack_axes`` names the axis along which a
+parameter is a stack, so that training can tell which slice belongs to which task.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mtlkit.data.schema import Task
+from mtlkit.models.base import ModelOptions
+from mtlkit.models.embedding import Inputs, linear
+from mtlkit.models.kernels import mix_shared
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "leaky_relu": F.leaky_relu,
+    "gelu": F.gelu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class StackedLinear(nn.Module):
+    """n linear layers of one shape.
+
+    Args:
+        n: Number of layers.
+        inputs: Width of the input of each.
+        outputs: Width of the output of each.
+        bias: Whether they have one.
+    """
+
+    stack_axes = {"weight": 0, "bias": 0}  # noqa: RUF012 - read only
+
+    def __init__(self, n: int, inputs: int, outputs: int, bias: bool = True) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(inputs)  # as nn.Linear
+        self.weight = nn.Parameter(torch.empty(n, outputs, inputs).uniform_(-bound, bound))
+        self.bias = nn.Parameter(torch.empty(n, outputs).uniform_(-bound, bound)) if bias else None
+
+    def forward(self, x: Tensor | Inputs) -> Tensor:
+        """(B, inputs), the same for all layers, or (B, n, inputs); returns (B, n, outputs)."""
+        n, outputs, _ = self.weight.shape
+        if isinstance(x, Inputs) or x.dim() == 2:
+            bias = None if self.bias is None else self.bias.flatten()
+            return linear(x, self.weight.flatten(0, 1), bias).view(-1, n, outputs)
+        if n == 1:
+            return F.linear(x[:, 0], self.weight[0], None if self.bias is None else self.bias[0])[:, None]
+        product = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
+        return product if self.bias is None else product + self.bias
+
+
+class StackedNorm(nn.Module):
+    """Batch or layer normalisation with its own scale and shift for each layer of a stack.
+
+    Args:
+        kind: ``batch`` or ``layer``.
+        n: Number of layers.
+        width: Width of each.
+    """
+
+    stack_axes = {"scale": 0, "shift": 0}  # noqa: RUF012 - read only
+
+    def __init__(self, kind: str, n: int, width: int) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(n, width))
+        self.shift = nn.Parameter(torch.zeros(n, width))
+        self.batch_norm = nn.BatchNorm1d(n * width, affine=False) if kind == "batch" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, n, width) to the same shape."""
+        if self.batch_norm is None:
+            normal = F.layer_norm(x, x.shape[-1:])
+        else:
+            normal = self.batch_norm(x.flatten(1)).view_as(x)
+        return normal * self.scale + self.shift
+
+
+class StackedMLP(nn.Module):
+    """n multi-layer perceptrons of one shape: linear, optional norm, activation, dropout, for each hidden layer.
+
+    Args:
+        n: Number of perceptrons.
+        inputs: Width of the input of each.
+        hidden: Widths of the hidden layers; the last is the output.
+        options: Activation, norm and dropout.
+    """
+
+    def __init__(self, n: int, inputs: int, hidden: Sequence[int], options: ModelOptions) -> None:
+        super().__init__()
+        widths = [inputs, *hidden]
+        self.linears = nn.ModuleList(StackedLinear(n, a, b) for a, b in pairwise(widths))
+        self.norms = nn.ModuleList(
+            nn.Identity() if options.norm == "none" else StackedNorm(options.norm, n, width) for width in hidden
+        )
+        self.activation = ACTIVATIONS[options.activation]
+        self.dropout = nn.Dropout(options.dropout)
+        self.n = n
+        self.outputs = widths[-1]
+
+    def forward(self, x: Tensor | Inputs) -> Tensor:
+        """(B, inputs), the same for all, or (B, n, inputs); returns (B, n, outputs)."""
+        for layer, norm in zip(self.linears, self.norms, strict=True):
+            x = self.dropout(self.activation(norm(layer(x))))
+        if isinstance(x, Inputs):
+            x = x.tensor()
+        return x[:, None].expand(-1, self.n, -1) if x.dim() == 2 else x  # no hidden layer: the input itself
+
+
+class Gate(nn.Module):
+    """n softmax gates over k experts each: one linear layer, no norm.
+
+    Args:
+        n: Number of gates.
+        inputs: Width of their inputs.
+        experts: Number of experts each one mixes.
+    """
+
+    def __init__(self, n: int, inputs: int, experts: int) -> None:
+        super().__init__()
+        self.linear = StackedLinear(n, inputs, experts, bias=False)
+
+    def forward(self, x: Tensor | Inputs) -> Tensor:
+        """(B, inputs) or (B, n, inputs) to weights (B, n, experts) that sum to 1."""
+        return self.linear(x).float().softmax(-1)
+
+
+def mix(weights: Tensor, experts: Tensor) -> Tensor:
+    """Mixtures of experts: weights (B, n, E) with experts (B, E, d), or (B, n, E, d) of their own; (B, n, d)."""
+    if experts.dim() == 3:
+        if experts.device.type == "cpu" and weights.dtype == experts.dtype:
+            return mix_shared(weights, experts)
+        experts = experts[:, None]
+    return (weights[..., None].to(experts.dtype) * experts).sum(-2)  # multiply-sum: faster than bmm at these sizes
+
+
+class Towers(nn.Module):
+    """A tower (MLP and linear layer) for each task; towers of one shape are one stack.
+
+    Args:
+        tasks: In the order of the predictions.
+        inputs: Width of each task's input.
+        options: Hidden layers (``tower``), for all tasks or by task name.
+
+    Raises:
+        ValueError: ``options.tower`` names a task that does not exist.
+    """
+
+    def __init__(self, tasks: Sequence[Task], inputs: int, options: ModelOptions) -> None:
+        super().__init__()
+        sizes = options.tower if isinstance(options.tower, dict) else {task.name: options.tower for task in tasks}
+        shapes = {task.name: (sizes.get(task.name, (16,)), task.outputs) for task in tasks}
+        self.members = [
+            [t for t, task in enumerate(tasks) if shapes[task.name] == shape]
+            for shape in dict.fromkeys(shapes.values())
+        ]
+        self.hidden = nn.ModuleList()
+        self.heads = nn.ModuleList()
+        for (hidden, outputs), members in zip(dict.fromkeys(shapes.values()), self.members, strict=True):
+            body = StackedMLP(len(members), inputs, hidden, options)
+            self.hidden.append(body)
+            self.heads.append(StackedLinear(len(members), body.outputs, outputs))
+        self.multiclass = [task.outputs > 1 for task in tasks]
+
+    def forward(self, h: Tensor) -> list[Tensor]:
+        """(B, T, d) to the logits of each task: (B,), or (B, C) for a multiclass one."""
+        logits: list[Tensor] = [h] * len(self.multiclass)
+        for members, hidden, head in zip(self.members, self.hidden, self.heads, strict=True):
+            own = h if len(members) == h.shape[1] else h[:, members]
+            out = head(hidden(own))  # (B, members, outputs)
+            for place, t in enumerate(members):
+                logits[t] = out[:, place] if self.multiclass[t] else out[:, place, 0]
+        return logits

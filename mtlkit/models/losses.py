@@ -1,0 +1,58 @@
+"""Losses of tasks on logits, masked where a label is missing and weighted by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mtlkit.data.schema import Task
+
+if TYPE_CHECKING:
+    from mtlkit.models.base import Batch
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(logits, labels.long(), reduction="none")
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(logits, labels, reduction="none"),
+    "cross_entropy": _cross_entropy,
+    "mse": lambda logits, labels: F.mse_loss(logits, labels, reduction="none"),
+    "l1": lambda logits, labels: F.l1_loss(logits, labels, reduction="none"),
+    "huber": lambda logits, labels: F.huber_loss(logits, labels, reduction="none"),
+}
+"""Name to a function of logits ((B,) or (B, C)) and labels (B,) that returns a loss a row (B,)."""
+
+
+def task_loss(task: Task, logits: Tensor, batch: Batch, column: int) -> tuple[Tensor, str, Tensor | None]:
+    """The weighted mean of a task's losses over the rows that have a label.
+
+    Args:
+        task: Its ``losses`` are added up.
+        logits: (B,) or (B, C).
+        batch: Holds labels, masks and row weights.
+        column: The task's column in the labels.
+
+    Returns:
+        The loss (0 when no row has a label), the task's name, and whether any row has one (None: all have).
+    """
+    labels = batch.labels[:, column]
+    rows = (
+        torch.stack([LOSSES[name](logits.float(), labels) for name in task.losses]).sum(0)
+        if (len(task.losses) > 1)
+        else LOSSES[task.losses[0]](logits.float(), labels)
+    )
+    weight = batch.weight
+    if batch.observed is not None:
+        mask = batch.observed[:, column]
+        rows = torch.where(mask, rows, 0.0)
+        weight = mask.to(rows.dtype) if weight is None else weight * mask
+    if weight is None:
+        return rows.mean(), task.name, None
+    total = weight.sum()
+    return (rows * weight).sum() / total.clamp_min(torch.finfo(rows.dtype).tiny), task.name, total > 0

@@ -1,0 +1,55 @@
+"""MMoE: experts shared by all tasks, mixed by one softmax gate a task.
+
+h_t = sum_k softmax(W_t x)_k E_k(x), y_t = Tower_t(h_t).
+
+Paper: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD 2018,
+doi:10.1145/3219819.3220007.
+
+When to use: the default choice; tasks of unknown relation share as much as their gates find useful.
+When not: strong conflict, where every expert still serves every task (see ple), or gates that collapse on one expert.
+Cost: the experts of a level are one product; T gates of one linear layer each.
+Deviations: gates are one bias-free linear layer and a softmax, as in the paper; some ports add batch norm to them.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mtlkit.config import Sizes
+from mtlkit.data.schema import Schema
+from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
+from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.layers import Gate, StackedMLP, Towers, mix
+
+
+class MMoE(Architecture):
+    """Multi-gate mixture of experts."""
+
+    class Options(ModelOptions):
+        """Options of mmoe."""
+
+        experts: int = Field(8, gt=0, description="number of experts")
+        hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
+
+    def __init__(self, schema: Schema, options: Options) -> None:
+        super().__init__(schema, options)
+        gate_names = self.gate_names()
+        self.embedding = FieldEmbedding(schema, options)
+        self.gates = Gate(len(gate_names), self.embedding.width, options.experts)
+        self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
+        self.towers = Towers(self.tasks, self.experts.outputs, options)
+        names = tuple(f"expert {k + 1}" for k in range(options.experts))
+        self.gate_experts = {f"level-1/{name}": names for name in gate_names}
+
+    def gate_names(self) -> list[str]:
+        """One gate a task."""
+        return list(self.schema.task_names)
+
+    def forward(self, batch: Batch) -> Output:
+        x = self.embedding(batch)
+        weights = self.gates(x)  # (B, gates, K)
+        h = mix(weights, self.experts(x)).expand(-1, len(self.tasks), -1)  # (B, T, d)
+        logits = self.towers(h)
+        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        gates = {name: weights[:, g] for g, name in enumerate(self.gate_experts)}
+        return Output(predictions, gates, x.materialised)

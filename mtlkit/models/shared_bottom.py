@@ -1,0 +1,42 @@
+"""Shared-bottom: one network under all task towers.
+
+h = Bottom(x), y_t = Tower_t(h). The oldest form of multi-task learning and the baseline of the field.
+
+Paper: Caruana, "Multitask Learning", Machine Learning 1997, doi:10.1023/A:1007379606734.
+
+When to use: related tasks, little compute; always as a baseline.
+When not: tasks in conflict, which have no way to part before the towers.
+Cost: one bottom and T towers, the cheapest model here.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mtlkit.config import Sizes
+from mtlkit.data.schema import Schema
+from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
+from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.layers import StackedMLP, Towers
+
+
+class SharedBottom(Architecture):
+    """Shared-bottom."""
+
+    class Options(ModelOptions):
+        """Options of shared-bottom."""
+
+        bottom: Sizes = Field((128,), min_length=1, description="hidden layers of the bottom")
+
+    def __init__(self, schema: Schema, options: Options) -> None:
+        super().__init__(schema, options)
+        self.embedding = FieldEmbedding(schema, options)
+        self.bottom = StackedMLP(1, self.embedding.width, options.bottom, options)
+        self.towers = Towers(self.tasks, self.bottom.outputs, options)
+
+    def forward(self, batch: Batch) -> Output:
+        x = self.embedding(batch)
+        h = self.bottom(x).expand(-1, len(self.tasks), -1)  # (B, T, d)
+        logits = self.towers(h)
+        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        return Output(predictions, representation=x.materialised)

@@ -1,0 +1,44 @@
+"""Single-task: a full model for each task, with nothing in common.
+
+y_t = Tower_t(Bottom_t(Embedding_t(x))). The reference of every multi-task method: each task has its own embeddings,
+bottom and tower, sees the same batches under the same budget, and keeps its own best evaluation point. The T models
+are trained side by side as one batched model, which changes nothing: no parameter is shared.
+
+Paper: the single-task baseline as in Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
+Mixture-of-Experts", KDD 2018, doi:10.1145/3219819.3220007.
+
+When to use: always, as the reference.
+When not: as a proposal; it costs T models.
+Cost: T full models; no balancer applies.
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from mtlkit.config import Sizes
+from mtlkit.data.schema import Schema
+from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
+from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.layers import StackedMLP, Towers
+
+
+class SingleTask(Architecture):
+    """One model a task."""
+
+    class Options(ModelOptions):
+        """Options of single-task."""
+
+        bottom: Sizes = Field((128,), min_length=1, description="hidden layers of each task's bottom")
+
+    shares_parameters = False
+
+    def __init__(self, schema: Schema, options: Options) -> None:
+        super().__init__(schema, options)
+        self.embedding = FieldEmbedding(schema, options, copies=len(self.tasks))
+        self.bottom = StackedMLP(len(self.tasks), self.embedding.width, options.bottom, options)
+        self.towers = Towers(self.tasks, self.bottom.outputs, options)
+
+    def forward(self, batch: Batch) -> Output:
+        logits = self.towers(self.bottom(self.embedding(batch).tensor()))  # x is (B, T, D)
+        return Output([Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)])

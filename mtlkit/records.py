@@ -1,0 +1,118 @@
+"""What is run and what came of it: cells and run records, as plain validated values.
+
+A record is one JSON file that can be read without mtlkit. ``README.md`` documents its fields.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mtlkit.config import digest
+
+RECORD_VERSION = 1
+Status = Literal["ok", "failed", "timeout"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a metric is read.
+
+    Args:
+        label: As printed in tables and figures.
+        higher_is_better: Its direction.
+        floor: The value of a useless model, the zero of relative changes.
+        decimals: Digits after the point in tables.
+    """
+
+    label: str
+    higher_is_better: bool
+    floor: float = 0.0
+    decimals: int = 4
+
+
+METRICS = {
+    "auc": Metric("AUC", True, 0.5),
+    "logloss": Metric("log loss", False),
+    "normalized_entropy": Metric("normalised entropy", False),
+    "calibration": Metric("calibration", True, 0.0, 3),
+    "accuracy": Metric("accuracy", True),
+    "mse": Metric("MSE", False),
+    "mae": Metric("MAE", False),
+    "r2": Metric("R²", True),
+}
+PRIMARY_METRIC = {"binary": "auc", "regression": "r2", "multiclass": "accuracy"}
+"""The metric by which a task of each kind is selected and ranked; all of them are better when higher."""
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Cell(_Value):
+    """One run to do: a frozen value that fully specifies it.
+
+    Args:
+        dataset: As typed, e.g. ``"census[protocol=rechub]"``.
+        model: As typed.
+        balancer: As typed; ``"none"`` for models whose tasks share no parameter.
+        seed: Source of initial weights, batch order and dropout.
+        resolved: Everything that moves the numbers, defaults filled in, under ``dataset`` (name, options, tasks,
+            fingerprint), ``model`` (name, options), ``balancer`` (name, options) and ``training``.
+    """
+
+    dataset: str
+    model: str
+    balancer: str
+    seed: int
+    resolved: dict[str, Any]
+
+    @cached_property
+    def group(self) -> str:
+        """Digest of all but the seed: the runs of one row of a report."""
+        return digest({"version": RECORD_VERSION, "resolved": self.resolved})
+
+    @cached_property
+    def key(self) -> str:
+        """Digest of the whole cell."""
+        return digest({"version": RECORD_VERSION, "resolved": self.resolved, "seed": self.seed})
+
+    @property
+    def label(self) -> str:
+        """A short name for progress lines."""
+        return f"{self.model} + {self.balancer}, seed {self.seed}"
+
+
+class Failure(_Value):
+    """Why a cell has no numbers."""
+
+    type: str
+    message: str
+    step: int | None = None
+    traceback: str = ""
+
+
+class RunRecord(_Value):
+    """The outcome of one cell. ``metrics[split][task]`` holds the numbers of the selected evaluation point."""
+
+    record_version: int = RECORD_VERSION
+    key: str
+    group: str
+    status: Status
+    cell: Cell
+    tasks: list[dict[str, Any]] = Field(default_factory=list)
+    metrics: dict[str, dict[str, dict[str, Any]]] = Field(default_factory=dict)
+    best: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    curve: list[dict[str, Any]] = Field(default_factory=list)
+    timing: dict[str, float] = Field(default_factory=dict)
+    cost: dict[str, Any] = Field(default_factory=dict)
+    environment: dict[str, Any] = Field(default_factory=dict)
+    warnings: list[str] = Field(default_factory=list)
+    error: Failure | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.status == "ok"

@@ -1,0 +1,109 @@
+"""From a results folder to the files of a report."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mtlkit.errors import MissingError, UsageError
+from mtlkit.report.blocks import Block
+from mtlkit.report.frame import Frames, load
+from mtlkit.report.page import PageFigure, Section, failures, inline_svg, render
+from mtlkit.report.probes import load_probes
+from mtlkit.report.summary import Summary, summarise
+from mtlkit.report.tables import Table, build_table, to_csv, to_markdown, to_tex
+from mtlkit.store import ResultStore
+
+
+@dataclass(frozen=True)
+class ReportFiles:
+    """What a report consists of.
+
+    Args:
+        page: ``index.html``.
+        tables: Table files.
+        figures: Figure files.
+        unreadable: Records that were skipped.
+    """
+
+    page: Path
+    tables: tuple[Path, ...]
+    figures: tuple[Path, ...]
+    unreadable: tuple[Path, ...] = ()
+
+
+def open_results(results: Path) -> Frames:
+    """Read a results folder.
+
+    Raises:
+        UsageError: The path is a file.
+        MissingError: There is no finished or failed run in it.
+    """
+    if results.is_file():
+        raise UsageError(f"{results} is a file, not a results folder.", "mtlkit report results")
+    frames = load(ResultStore(results))
+    if not frames.blocks:
+        unread = f" ({len(frames.unreadable)} unreadable)" if frames.unreadable else ""
+        raise MissingError(f"There are no run records in {results}{unread}.", "mtlkit bench")
+    return frames
+
+
+def write_report(results: Path, out: Path | None = None, written: datetime | None = None) -> ReportFiles:
+    """Write page, tables and figures.
+
+    Args:
+        results: The results folder.
+        out: Where to write; ``<results>/report`` by default.
+        written: The time that the page states; now by default, or ``SOURCE_DATE_EPOCH`` where that is set.
+
+    Raises:
+        MtlkitError: There is nothing to report.
+    """
+    from mtlkit.report.figures.style import Look  # matplotlib takes half a second, which --json need not pay
+
+    frames = open_results(results)
+    out = out or results / "report"
+    look = Look.of(frames)
+    (out / "tables").mkdir(parents=True, exist_ok=True)
+    (out / "figures").mkdir(exist_ok=True)
+    sections = [_section(frames, block, look, out) for block in frames.blocks]
+    page = out / "index.html"
+    page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
+    tables = tuple(out / file for section in sections for file in section.table_files)
+    figures = tuple(out / file for section in sections for figure in section.figures for file in figure.files)
+    return ReportFiles(page, tables, figures, frames.unreadable)
+
+
+def _now() -> datetime:
+    epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+    return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
+
+
+def _section(frames: Frames, block: Block, look: object, out: Path) -> Section:
+    summary = summarise(frames, block)
+    table = build_table(summary)
+    files = tuple(_write_tables(summary, table, out))
+    figures = tuple(_write_figures(frames, summary, look, out))
+    return Section(summary, table, files, figures, failures(frames, block))
+
+
+def _write_tables(summary: Summary, table: Table, out: Path) -> Iterator[str]:
+    for ending, text in (("csv", to_csv(summary)), ("md", to_markdown(table)), ("tex", to_tex(table))):
+        file = f"tables/{summary.block.slug}.{ending}"
+        (out / file).write_text(text, encoding="utf-8")
+        yield file
+
+
+def _write_figures(frames: Frames, summary: Summary, look: object, out: Path) -> Iterator[PageFigure]:
+    from mtlkit.report.figures import draw_all
+    from mtlkit.report.figures.style import Context, Look, save
+
+    assert isinstance(look, Look)
+    slug = summary.block.slug
+    for drawing in draw_all(Context(summary, load_probes(frames, summary.block), look)):
+        files = save(drawing, out / "figures" / f"{slug}-{drawing.name}")
+        svg = inline_svg(files[0].read_text(encoding="utf-8"), f"{slug}-{drawing.name}", drawing.title)
+        yield PageFigure(drawing.title, drawing.caption, svg, tuple(f"figures/{file.name}" for file in files))

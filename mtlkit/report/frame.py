@@ -1,0 +1,97 @@
+"""From the result store to tidy frames: one row a run, and one row a run x split x task x metric."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from mtlkit.records import RunRecord
+from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
+from mtlkit.store import ResultStore
+
+NO_METRICS = {"space", "derived", "positives", "rows"}
+METRIC_COLUMNS = ["block", "group", "seed", "split", "task", "space", "derived", "metric", "value", "positives", "rows"]
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Everything a report reads.
+
+    Args:
+        runs: One row a run, failed ones included.
+        metrics: One row a run x split x task x metric; a missing value is NaN.
+        blocks: The data set blocks in the order of their titles.
+        unreadable: Record files that could not be read.
+    """
+
+    runs: pd.DataFrame
+    metrics: pd.DataFrame
+    blocks: tuple[Block, ...]
+    unreadable: tuple[Path, ...] = ()
+
+
+def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
+    """Read a store into frames; of some groups of runs only, if given."""
+    found = [(record, folder) for record, folder in store.scan() if groups is None or record.group in groups]
+    by_block: dict[str, list[RunRecord]] = defaultdict(list)
+    for record, _ in found:
+        by_block[block_id(record)].append(record)
+    blocks = distinct([make_block(key, records) for key, records in by_block.items()])
+    runs = pd.DataFrame([_run(record, folder) for record, folder in found])
+    metrics = pd.DataFrame([row for record, _ in found for row in _metric_rows(record)], columns=METRIC_COLUMNS)
+    return Frames(runs, metrics, tuple(sorted(blocks, key=lambda block: block.title)), tuple(store.unreadable))
+
+
+def number(value: Any) -> float:
+    """A float; NaN for None and whatever is no number."""
+    return float(value) if isinstance(value, (int, float)) else math.nan
+
+
+def _run(record: RunRecord, folder: Path) -> dict[str, Any]:
+    cost, timing, error = record.cost, record.timing, record.error
+    return {
+        "block": block_id(record),
+        "group": record.group,
+        "seed": record.cell.seed,
+        "status": record.status,
+        "parameters": number(cost.get("parameters")),
+        "rows_per_second": number(cost.get("train_rows_per_second")),
+        "peak_memory_bytes": number(cost.get("peak_memory_bytes")),
+        "backward_passes": number(cost.get("backward_passes_per_step")),
+        "train_seconds": number(timing.get("train_seconds")),
+        "error": error.type if error else "",
+        "message": error.message if error else "",
+        "step": error.step if error and error.step is not None else math.nan,
+        "environment": dict(flatten(record.environment)),
+        "folder": folder,
+    }
+
+
+def _metric_rows(record: RunRecord) -> Iterable[dict[str, Any]]:
+    if not record.ok:
+        return
+    spaces = {task.get("name"): task.get("space") for task in record.tasks}
+    for split, tasks in record.metrics.items():
+        for task, values in tasks.items():
+            for name, value in values.items():
+                if name in NO_METRICS:
+                    continue
+                yield {
+                    "block": block_id(record),
+                    "group": record.group,
+                    "seed": record.cell.seed,
+                    "split": split,
+                    "task": task,
+                    "space": values.get("space") or spaces.get(task) or "all rows",
+                    "derived": bool(values.get("derived", False)),
+                    "metric": name,
+                    "value": number(value),
+                    "positives": number(values.get("positives")),
+                    "rows": number(values.get("rows")),
+                }

@@ -1,0 +1,108 @@
+"""The result store: one folder a cell, ``record.json`` written last as the mark that the cell is done."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from pydantic import ValidationError
+
+from mtlkit.config import parse_spec
+from mtlkit.records import Cell, RunRecord
+
+RECORD = "record.json"
+
+
+class ResultStore:
+    """Finished cells under one folder: ``<dataset>/<model>/<balancer>/seed-<n>-<key8>/``.
+
+    Args:
+        root: The results folder; it need not exist yet.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = Path(root)
+        self.unreadable: list[Path] = []
+
+    def folder(self, cell: Cell) -> Path:
+        """Where a cell's files are."""
+        names = (Path(parse_spec(text).name).stem for text in (cell.dataset, cell.model, cell.balancer))
+        return self.root.joinpath(*names, f"seed-{cell.seed}-{cell.key[:8]}")
+
+    def get(self, cell: Cell) -> RunRecord | None:
+        """The record of a cell, or None when it has not finished."""
+        return self._read(self.folder(cell) / RECORD)
+
+    def save(
+        self, record: RunRecord, arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None, log: str = ""
+    ) -> Path:
+        """Write a cell's arrays, log and, last, its record. A finished record is never overwritten by a failure.
+
+        Args:
+            record: The outcome.
+            arrays: File stem (``probes``, ``scores``) to the named arrays of that ``.npz`` file.
+            log: Text of ``log.txt``.
+
+        Returns:
+            The cell's folder.
+        """
+        folder = self.folder(record.cell)
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = self._read(folder / RECORD)
+        if earlier is not None and earlier.ok:
+            return folder
+        for stem, named in (arrays or {}).items():
+            with _replacing(folder / f"{stem}.npz") as handle:
+                np.savez_compressed(handle, **dict(named))  # type: ignore[arg-type]
+        if log:
+            with _replacing(folder / "log.txt") as handle:
+                handle.write(log.encode())
+        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        with _replacing(folder / RECORD) as handle:
+            handle.write(text.encode() + b"\n")
+        return folder
+
+    def scan(self) -> Iterator[tuple[RunRecord, Path]]:
+        """All readable records with their folders, in a stable order; the others are listed in ``unreadable``."""
+        self.unreadable = []
+        for file in sorted(self.root.glob(f"*/*/*/seed-*/{RECORD}")):
+            record = self._read(file)
+            if record is None:
+                self.unreadable.append(file)
+            else:
+                yield record, file.parent
+
+    @staticmethod
+    def arrays(folder: Path, stem: str) -> dict[str, np.ndarray]:
+        """The arrays of ``<folder>/<stem>.npz``; empty when the file is missing."""
+        file = folder / f"{stem}.npz"
+        if not file.exists():
+            return {}
+        with np.load(file, allow_pickle=False) as named:
+            return dict(named)
+
+    @staticmethod
+    def _read(file: Path) -> RunRecord | None:
+        try:
+            return RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError, ValidationError, UnicodeDecodeError):
+            return None
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """Write to a temporary file that takes the place of ``path`` when the block ends without an error."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

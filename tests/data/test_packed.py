@@ -1,0 +1,98 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from mtlkit.data.packed import MANIFEST, read_dataset, read_manifest, write_dataset
+from mtlkit.data.schema import SPLITS, Bag, Dataset, Feature, Schema, Split, Task, fingerprint
+
+
+def make_split(rows: int, seed: int) -> Split:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 4, rows)
+    total = int(lengths.sum())
+    bag = Bag(
+        np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
+        rng.integers(0, 9, total).astype(np.int32),
+        rng.random(total).astype(np.float32),
+    )
+    return Split(
+        ids=rng.integers(0, 5, (rows, 2)).astype(np.int32),
+        dense=rng.random((rows, 3)).astype(np.float32),
+        labels=rng.integers(0, 2, (rows, 2)).astype(np.float32),
+        observed=rng.random((rows, 2)) < 0.7,
+        bags={"shop-offsets": bag, "brand": bag},
+        weight=rng.random(rows).astype(np.float32),
+        groups={"user": rng.integers(0, 3, rows), "session": rng.integers(0, 3, rows)},
+    )
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    features = [Feature(name=name, vocab=5) for name in ("a", "b")]
+    features += [Feature(name=name, kind="bag", vocab=9) for name in ("shop-offsets", "brand")]
+    features += [Feature(name=f"n{i}", kind="dense") for i in range(3)]
+    tasks = (Task(name="click"), Task(name="purchase", given="click"))
+    schema = Schema(features=tuple(features), tasks=tasks, funnel=("click", "purchase"))
+    splits = {name: make_split(10 + seed, seed) for seed, name in enumerate(SPLITS)}
+    return Dataset("toy", schema, splits, fingerprint(schema, splits), simulated=True)
+
+
+def test_round_trip(dataset, tmp_path):
+    write_dataset(tmp_path / "toy", dataset, {"p": 0.5})
+    back = read_dataset(tmp_path / "toy")
+    assert (back.name, back.schema, back.simulated) == ("toy", dataset.schema, True)
+    assert fingerprint(back.schema, back.splits) == dataset.fingerprint == back.fingerprint
+    for name in SPLITS:
+        before, after = dataset.splits[name].arrays(), back.splits[name].arrays()
+        assert before.keys() == after.keys()
+        for key, array in before.items():
+            np.testing.assert_array_equal(array, after[key])
+            assert array.dtype == after[key].dtype
+            assert not after[key].flags.writeable
+    manifest = read_manifest(tmp_path / "toy")
+    assert manifest["options"] == {"p": 0.5}
+    assert manifest["splits"]["train"]["positives"]["click"] == dataset.splits["train"].positives()[0]
+
+
+def test_fingerprint_sees_every_part(dataset):
+    for key, array in dataset.splits["test"].arrays().items():
+        arrays = {name: value.copy() for name, value in dataset.splits["test"].arrays().items()}
+        arrays[key].flat[0] = not array.flat[0] if array.dtype == bool else array.flat[0] + 1
+        changed = dataset.splits | {"test": Split.from_arrays(arrays)}
+        assert fingerprint(dataset.schema, changed) != dataset.fingerprint, key
+
+
+def test_interruption_leaves_nothing_finished(dataset, tmp_path, monkeypatch):
+    calls = []
+
+    def fail_late(*args, **options):
+        calls.append(args)
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "save", fail_late)
+    with pytest.raises(KeyboardInterrupt):
+        write_dataset(tmp_path / "toy", dataset, {})
+    assert list(tmp_path.iterdir()) == []
+    assert read_manifest(tmp_path / "toy") is None
+
+
+def test_replacing_keeps_one_folder(dataset, tmp_path):
+    write_dataset(tmp_path / "toy", dataset, {"turn": 1})
+    write_dataset(tmp_path / "toy", dataset, {"turn": 2})
+    assert [path.name for path in tmp_path.iterdir()] == ["toy"]
+    assert read_manifest(tmp_path / "toy")["options"] == {"turn": 2}
+
+
+@pytest.mark.parametrize("text", [None, "{", "[]", json.dumps({"format": -1})])
+def test_unfinished_or_strange_folders_are_not_data(dataset, tmp_path, text):
+    write_dataset(tmp_path / "toy", dataset, {})
+    if text is None:
+        shutil.rmtree(tmp_path / "toy")
+    else:
+        (tmp_path / "toy" / MANIFEST).write_text(text)
+    assert read_manifest(tmp_path / "toy") is None
+    with pytest.raises(FileNotFoundError):
+        read_dataset(tmp_path / "toy")

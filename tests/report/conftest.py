@@ -1,0 +1,29 @@
+from datetime import UTC, datetime
+
+import pytest
+
+from mtlkit.report import write_report
+from tests.fakes import cell, failure, fill
+
+WRITTEN = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
+
+
+@pytest.fixture(scope="session")
+def grid(tmp_path_factory):
+    """A results folder with two data sets, failures, unequal seeds and a file that is no record."""
+    root = tmp_path_factory.mktemp("results")
+    store = fill(root, ("shared-bottom", "mmoe", "ple"), ("uniform", "uwl"), failures=[("mmoe", "uwl", 1)])
+    for seed in range(2):
+        store.save(failure(cell("ple", "mgda", seed)))
+    generated = {"dataset": "synthetic", "protocol": None, "simulated": True, "tasks": ["a & b", "c_1", "level"]}
+    fill(root, ("mmoe",), ("uniform", "uwl"), seeds=(0, 1), kinds={"level": "regression"}, **generated)
+    broken = root / "census" / "mmoe" / "uwl" / "seed-9-deadbeef"
+    broken.mkdir()
+    (broken / "record.json").write_text("{")
+    return root
+
+
+@pytest.fixture(scope="session")
+def built(grid):
+    """The report of that folder."""
+    return write_report(grid, written=WRITTEN)

@@ -1,0 +1,125 @@
+"""From store to frames and rows: what may share a table, how it is called, what is missing."""
+
+import json
+import math
+
+import pytest
+
+from mtlkit.report import rows
+from mtlkit.report.frame import load
+from mtlkit.report.summary import summarise
+from mtlkit.store import ResultStore
+from tests.fakes import cell, failure, fill, record
+
+KEYS = [
+    "dataset",
+    "protocol",
+    "model",
+    "balancer",
+    "group",
+    "split",
+    "task",
+    "space",
+    "metric",
+    "mean",
+    "ci_low",
+    "ci_high",
+    "seeds",
+    "seeds_failed",
+]
+
+
+def summaries(store):
+    frames = load(store)
+    return [summarise(frames, block) for block in frames.blocks]
+
+
+def test_json_rows(grid):
+    found = rows(ResultStore(grid))
+    json.dumps(found, allow_nan=False)
+    assert all(list(row) == KEYS for row in found)
+    [row] = [
+        row
+        for row in found
+        if (row["dataset"], row["model"], row["balancer"], row["split"], row["task"], row["metric"])
+        == ("census", "mmoe", "uwl", "test", "income", "auc")
+    ]
+    assert (row["seeds"], row["seeds_failed"], row["protocol"]) == (2, 1, "mmoe")
+    assert row["ci_low"] < row["mean"] < row["ci_high"]
+    failed = [row for row in found if row["balancer"] == "mgda"]
+    assert {(row["task"], row["mean"], row["seeds"], row["seeds_failed"]) for row in failed} == {
+        ("income", None, 0, 2),
+        ("marital", None, 0, 2),
+    }
+    assert {row["protocol"] for row in found if row["dataset"] == "synthetic"} == {None}
+
+
+def test_other_tasks_protocols_and_contents_never_share_a_table(tmp_path):
+    for options in ({}, {"protocol": "rechub"}, {"tasks": ["education", "marital"]}):
+        fill(tmp_path, ("mmoe",), ("uniform",), seeds=(0,), with_probes=False, **options)
+    found = summaries(ResultStore(tmp_path))
+    assert len(found) == 3
+    assert len({each.block.title for each in found}) == 3
+    assert len({each.block.slug for each in found}) == 3
+    assert all(len(each.rows) == 2 for each in found)
+
+
+def test_spelling_makes_no_row_and_settings_do(tmp_path):
+    store = ResultStore(tmp_path)
+    store.save(record(cell("mmoe", seed=0)))
+    store.save(record(cell("mmoe[experts=8]", seed=1)))
+    store.save(record(cell("mmoe", seed=0, training={"lr": 0.001})))
+    store.save(record(cell("mmoe[experts=16]", seed=0)))
+    [found] = summaries(store)
+    assert {row.group.model for row in found.rows} == {"mmoe (lr=0.001)", "mmoe (lr=0.002)", "mmoe[experts=16]"}
+    assert next(row for row in found.rows if row.group.model == "mmoe (lr=0.002)").group.seeds == (0, 1)
+    assert "lr" in " ".join(found.warnings)
+
+
+def test_delta_needs_single_task_with_the_same_training(tmp_path):
+    fill(tmp_path, ("mmoe",), ("uniform",), with_probes=False)
+    store = fill(tmp_path, ("ple",), ("uniform",), reference=False, with_probes=False, training={"lr": 0.001})
+    [found] = summaries(store)
+    by_model = {row.group.model: row for row in found.rows}
+    mmoe, single, ple = by_model["mmoe"], by_model["single-task"], by_model["ple"]
+    by_hand = [mmoe.values["income"][seed] - single.values["income"][seed] for seed in range(3)]
+    assert mmoe.delta["income"].mean == pytest.approx(sum(by_hand) / 3)
+    assert mmoe.delta["income"].n == 3
+    assert not ple.has_reference
+    assert not ple.gain.known
+
+
+def test_unequal_seeds_are_said(grid):
+    found = next(each for each in summaries(ResultStore(grid)) if each.block.name == "census")
+    [warning] = [text for text in found.warnings if "same seeds" in text]
+    assert "mmoe + uwl (seeds 0, 2)" in warning
+    row = next(row for row in found.rows if row.group.label == "mmoe + uwl")
+    assert row.delta["income"].n == 2
+
+
+def test_missing_metrics_are_na(tmp_path):
+    store = ResultStore(tmp_path)
+    for seed in range(2):
+        store.save(record(cell("mmoe", seed=seed), missing=["marital"]))
+    [found] = summaries(store)
+    assert found.rows[0].metric["income"].known
+    assert not found.rows[0].metric["marital"].known
+    assert "marital" not in found.best
+    [row] = [row for row in rows(store) if (row["split"], row["task"], row["metric"]) == ("test", "marital", "auc")]
+    assert row["mean"] is None
+    assert row["seeds"] == 0
+
+
+def test_only_failures(tmp_path):
+    store = ResultStore(tmp_path)
+    store.save(failure(cell()))
+    [found] = summaries(store)
+    assert not found.finished
+    assert found.reference is None
+    assert all(math.isnan(row.seconds) for row in found.rows)
+
+
+def test_copies_at_two_tasks_are_named(tmp_path):
+    store = fill(tmp_path, ("mmoe",), ("nash", "imtl-g"), seeds=(0,), with_probes=False)
+    [found] = summaries(store)
+    assert any("imtl-g = nash" in text for text in found.warnings)

@@ -1,0 +1,196 @@
+"""The files of a report: page, figures, determinism, odd stores, the command."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from mtlkit.cli.report import report
+from mtlkit.errors import MissingError, UsageError
+from mtlkit.report import write_report
+from mtlkit.store import ResultStore
+from tests.fakes import cell, failure, fill
+from tests.report.conftest import WRITTEN
+
+FIGURES = {"metrics", "pareto", "cosine-end", "cosine-run", "gates-mmoe", "gates-ple", "gate-entropy", "weights"}
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--virtual-time-budget=8000",
+]
+
+PROBE = """<script>
+const seen = document.documentElement.dataset;
+addEventListener("error", event => { seen.error = event.message || "a resource" }, true);
+addEventListener("load", () => {
+  const root = document.documentElement;
+  seen.over = Math.max(root.scrollWidth, document.body.scrollWidth) - root.clientWidth;
+  seen.broken = [...document.images].filter(image => !image.naturalWidth).length;
+  seen.flat = [...document.querySelectorAll("svg[role=img]")]
+    .filter(svg => svg.getBoundingClientRect().height < 50).length;
+  parent.postMessage({...seen}, "*");
+});
+</script>"""
+
+
+def names(files, slug):
+    return {file.stem.removeprefix(f"{slug}-") for file in files.figures if file.name.startswith(slug)}
+
+
+def test_all_files_are_there(grid, built):
+    assert built.page == grid / "report" / "index.html"
+    assert names(built, "census-mmoe-income-marital") == FIGURES
+    assert {file.suffix for file in built.tables} == {".csv", ".md", ".tex"}
+    assert all(file.stat().st_size for file in (*built.tables, *built.figures))
+    assert len(built.unreadable) == 1
+
+
+def test_figures_are_well_formed(built):
+    for file in built.figures:
+        if file.suffix == ".svg":
+            ElementTree.parse(file)
+        else:
+            assert file.read_bytes().startswith(b"\x89PNG")
+
+
+def test_page_is_self_contained(built):
+    page = built.page.read_text(encoding="utf-8")
+    assert not re.search(r"""(?:src|href)=["'](?:https?:)?//""", page)
+    assert not re.search(r"url\(\s*['\"]?(?:https?:)?//|@import|<script|<link[^>]+stylesheet", page)
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
+    assert set(re.findall(r"url\(#([^)]+)\)", page)) <= set(ids)
+    files = re.findall(r'href="((?:tables|figures)/[^"]+)"', page)
+    assert files
+    assert all((built.page.parent / file).is_file() for file in files)
+
+
+def test_page_says_what_matters(built):
+    page = built.page.read_text(encoding="utf-8")
+    assert "2030-01-02 03:04 UTC" in page
+    assert "simulated data" in page
+    assert "is not finite &lt;nan&gt; &amp; cannot recover" in page
+    assert "Not all rows are means over the same seeds" in page
+    assert "Student t" in page
+    assert "<strong>income:</strong> the best mean AUC" in page
+
+
+def test_same_input_same_bytes(tmp_path):
+    fill(tmp_path / "results", ("mmoe",), ("uniform", "uwl"), seeds=(0, 1))
+    first, second = (write_report(tmp_path / "results", tmp_path / name, WRITTEN) for name in ("one", "two"))
+    pairs = zip(
+        (first.page, *first.tables, *first.figures), (second.page, *second.tables, *second.figures), strict=True
+    )
+    assert all(one.read_bytes() == two.read_bytes() for one, two in pairs)
+
+
+def test_only_failures(tmp_path):
+    ResultStore(tmp_path).save(failure(cell()))
+    built = write_report(tmp_path)
+    assert built.figures == ()
+    assert "No run of this data set has finished" in built.page.read_text(encoding="utf-8")
+
+
+def test_one_seed_one_task_and_no_probes(tmp_path):
+    fill(tmp_path, ("mmoe",), ("uniform",), seeds=(0,), tasks=["income"], with_probes=False)
+    built = write_report(tmp_path)
+    assert names(built, "census-mmoe-income") == {"metrics"}
+
+
+def test_broken_probes_are_passed_over(tmp_path):
+    store = fill(tmp_path, ("mmoe",), ("uniform",), seeds=(0,))
+    for file in store.root.rglob("probes.npz"):
+        file.write_bytes(b"PK nonsense")
+    assert "weights" not in names(write_report(tmp_path), "census-mmoe-income-marital")
+
+
+def test_long_names_and_many_tasks(tmp_path):
+    tasks = [f"a task with quite a long name, number {place}" for place in range(3)]
+    long = "mmoe[experts=16,hidden=256:128:64,dropout=0.25,normalisation=batch]"
+    fill(tmp_path, (long,), ("uwl",), seeds=(0, 1), tasks=tasks, kinds={tasks[0]: "regression"})
+    built = write_report(tmp_path)
+    assert len(built.figures) == 2 * 7
+
+
+def test_nothing_to_report(tmp_path):
+    with pytest.raises(MissingError) as caught:
+        write_report(tmp_path / "nowhere")
+    assert caught.value.hint == "mtlkit bench"
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError):
+        write_report(tmp_path / "file")
+
+
+def command(*arguments):
+    app = typer.Typer()
+    app.command()(report)
+    return CliRunner().invoke(app, list(map(str, arguments)))
+
+
+def test_command_prints_only_json(grid):
+    result = command(grid, "--json")
+    assert result.exit_code == 0
+    assert {row["dataset"] for row in json.loads(result.stdout)} == {"census", "synthetic"}
+    assert "seed-9-deadbeef" in result.stderr
+
+
+def test_command_prints_paths(tmp_path):
+    fill(tmp_path / "results", ("mmoe",), ("uniform",), seeds=(0,), with_probes=False)
+    result = command(tmp_path / "results", "--out", tmp_path / "out")
+    assert result.exit_code == 0
+    assert str(tmp_path / "out" / "index.html") in result.stdout
+    assert "hint: open" in result.stderr
+    assert not (tmp_path / "results" / "report").exists()
+
+
+def test_no_torch_and_a_thin_command(tmp_path):
+    fill(tmp_path, ("mmoe",), ("uniform",), seeds=(0,), with_probes=False)
+    code = (
+        "import sys, pathlib; import mtlkit.cli.report as command; "
+        "assert not {'pandas', 'matplotlib', 'mtlkit.report'} & set(sys.modules), 'the command imports too much'; "
+        f"command.report(pathlib.Path({str(tmp_path)!r}), None, True); "
+        "assert 'matplotlib' not in sys.modules, 'json needs no figures'; "
+        f"command.report(pathlib.Path({str(tmp_path)!r}), None, False); "
+        "assert 'torch' not in sys.modules, 'torch was imported'"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")
+@pytest.mark.parametrize("width", [1280, 390])
+def test_page_in_a_browser(built, tmp_path, width):
+    """A frame of the given width holds the page; a script outside of the page reads what became of it."""
+    page = built.page.read_text(encoding="utf-8")
+    (tmp_path / "page.html").write_text(page.replace("<head>", f"<head>{PROBE}", 1), encoding="utf-8")
+    (tmp_path / "frame.html").write_text(
+        "<pre id=out></pre><script>addEventListener('message', e => "
+        "{ document.getElementById('out').textContent = JSON.stringify(e.data) })</script>"
+        f"<iframe src=page.html style='width:{width}px;height:900px;border:0'></iframe>",
+        encoding="utf-8",
+    )
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
+        dump = subprocess.run(
+            [str(CHROMIUM), *QUIET, f"--user-data-dir={profile}", "--dump-dom",
+             (tmp_path / "frame.html").as_uri()],
+            capture_output=True, text=True, timeout=60, check=True,
+        ).stdout  # fmt: skip
+    found = re.search(r'<pre id="out">(.*?)</pre>', dump)
+    assert found
+    assert json.loads(found.group(1)) == {"over": "0", "broken": "0", "flat": "0"}

@@ -1,0 +1,83 @@
+"""Statistics against scipy and numbers worked by hand."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mtlkit.records import METRICS
+from mtlkit.report.statistics import Interval, delta_m, paired_delta, pareto_front, relative_gain, t_interval
+
+AUC, LOGLOSS = METRICS["auc"], METRICS["logloss"]
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+def test_t_interval_is_that_of_scipy(count):
+    values = np.random.default_rng(count).normal(0.9, 0.01, count)
+    interval = t_interval(list(values))
+    low, high = stats.t.interval(0.95, count - 1, loc=values.mean(), scale=stats.sem(values))
+    assert interval.n == count
+    assert (interval.low, interval.high) == pytest.approx((low, high))
+
+
+def test_t_interval_by_hand():
+    interval = t_interval([1.0, 2.0, 3.0])
+    assert interval.mean == 2.0
+    assert interval.half == pytest.approx(4.302652729911275 / math.sqrt(3))
+
+
+def test_few_values_give_no_interval():
+    assert not t_interval([]).known
+    one = t_interval([0.5, math.nan])
+    assert one.known
+    assert one.n == 1
+    assert not one.bounded
+    assert not one.excludes_zero
+    assert one.overlaps(Interval(9.0, 0.1, 3))
+
+
+def test_t_interval_covers_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(size=(2000, 3))
+    covered = sum(abs(interval.mean) <= interval.half for interval in (t_interval(list(row)) for row in draws))
+    assert covered / 2000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_paired_delta_uses_common_seeds_only():
+    delta = paired_delta({0: 0.9, 1: 0.8, 2: 0.7}, {1: 0.75, 2: 0.66, 3: 0.1})
+    assert delta.n == 2
+    assert delta.mean == pytest.approx(0.045)
+
+
+def test_relative_gain_follows_direction_and_floor():
+    assert relative_gain(0.76, 0.75, AUC) == pytest.approx(0.04)
+    assert relative_gain(0.18, 0.20, LOGLOSS) == pytest.approx(0.1)
+    assert math.isnan(relative_gain(0.6, 0.5, AUC))
+    assert math.isnan(relative_gain(0.6, math.nan, AUC))
+
+
+def test_delta_m_is_the_mean_over_tasks_a_seed():
+    values = {"a": {0: 0.76, 1: 0.77}, "b": {0: 0.9, 2: 0.9}}
+    reference = {"a": {0: 0.75, 1: 0.75}, "b": {0: 0.8, 1: 0.8, 2: 0.8}}
+    gains = delta_m(values, reference, {"a": AUC, "b": AUC})
+    assert gains == {0: pytest.approx((0.04 + 1 / 3) / 2)}
+
+
+def test_delta_m_is_na_where_one_task_is():
+    gains = delta_m({"a": {0: 0.7}, "b": {0: 0.7}}, {"a": {0: 0.6}, "b": {0: 0.5}}, {"a": AUC, "b": AUC})
+    assert math.isnan(gains[0])
+
+
+@pytest.mark.parametrize("tasks", [1, 2, 3, 8])
+def test_front_is_what_nothing_dominates(tasks):
+    points = np.random.default_rng(tasks).integers(0, 5, (40, tasks)).astype(float)
+    front = pareto_front(points)
+    assert front.any()
+    for index, point in enumerate(points):
+        dominated = any((other >= point).all() and (other > point).any() for other in points)
+        assert front[index] == (not dominated)
+
+
+def test_front_leaves_out_missing_points_and_keeps_equal_ones():
+    front = pareto_front(np.array([[1.0, 2.0], [1.0, 2.0], [np.nan, 9.0], [0.0, 1.0]]))
+    assert front.tolist() == [True, True, False, False]

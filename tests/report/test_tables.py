@@ -1,0 +1,108 @@
+"""Tables: what each field says, and that Markdown, LaTeX and CSV are well formed."""
+
+import csv
+import io
+import re
+
+import pytest
+
+from mtlkit.report.frame import load
+from mtlkit.report.statistics import Interval
+from mtlkit.report.summary import summarise
+from mtlkit.report.tables import build_table, fixed, spread, tex, to_csv, to_markdown, to_tex
+from mtlkit.store import ResultStore
+from tests.fakes import cell, fill, record
+
+
+@pytest.fixture(scope="module")
+def found(grid):
+    frames = load(ResultStore(grid))
+    return {block.name: summarise(frames, block) for block in frames.blocks}
+
+
+def test_numbers():
+    assert fixed(-0.00001, 4) == "0.0000"
+    assert fixed(-0.5, 2) == "−0.50"
+    assert fixed(float("nan"), 2) == "NA"
+    assert spread(Interval(0.94321, 0.00123, 3), 4) == "0.9432 ± 0.0012"
+    assert spread(Interval(0.94321, 0.00002, 3), 4) == "0.94321 ± 0.00002"
+    assert spread(Interval(0.94321), 4, sign=True) == "+0.9432"
+
+
+def test_table_of_a_grid(found):
+    table = build_table(found["census"])
+    assert table.columns == (
+        "model", "balancer", "income AUC", "Δ income", "marital AUC", "Δ marital", "Δm, %", "seeds", "failed",
+        "parameters", "rows/s", "train s",
+    )  # fmt: skip
+    rows = {(cells[0].text, cells[1].text): cells for cells in table.rows}
+    assert len(rows) == 8
+    assert sum(cell.best for cells in table.rows for cell in cells) == 2
+    assert rows["single-task", "–"][3].text == "ref."
+    assert rows["mmoe", "uwl"][7].text == "2"
+    assert rows["mmoe", "uwl"][7].marks == "§"
+    assert rows["ple", "mgda"][2].text == "NA"
+    gains = [row.gain.mean for row in found["census"].rows if row.gain.known]
+    assert gains == sorted(gains, reverse=True)
+    assert table.rows[-1][1].text == "mgda"
+
+
+def test_marks_are_explained(found):
+    table = build_table(found["census"])
+    used = {mark for cells in table.rows for cell in cells for mark in cell.marks}
+    assert used
+    assert all(any(note.startswith(mark) for note in table.notes) for mark in used)
+    for cells, row in zip(table.rows, found["census"].rows, strict=True):
+        assert ("*" in cells[3].marks) == row.delta.get("income", Interval()).excludes_zero
+
+
+def test_simulated_data_is_labelled(found):
+    assert "simulated" in build_table(found["synthetic"]).title
+
+
+def test_markdown_is_rectangular(found):
+    for summary in found.values():
+        lines = [line for line in to_markdown(build_table(summary)).splitlines() if line.startswith("|")]
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
+
+
+def test_latex_is_balanced_and_escaped(found):
+    for summary in found.values():
+        text = to_tex(build_table(summary))
+        assert text.count(r"\begin{") == text.count(r"\end{")
+        bare = re.sub(r"\\[{}]", "", text)
+        assert bare.count("{") == bare.count("}")
+        body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
+        ampersands = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")}
+        assert ampersands == {len(build_table(summary).columns) - 1}
+        assert text.isascii()
+    assert r"a \& b" in to_tex(build_table(found["synthetic"]))
+    assert tex("50 % of a_b") == r"50 \% of a\_b"
+
+
+def test_csv_holds_the_numbers(found):
+    summary = found["census"]
+    lines = list(csv.DictReader(io.StringIO(to_csv(summary))))
+    assert len(lines) == len(summary.rows)
+    for line, row in zip(lines, summary.rows, strict=True):
+        if row.metric["income"].known:
+            assert float(line["income_auc_mean"]) == pytest.approx(row.metric["income"].mean)
+        else:
+            assert line["income_auc_mean"] == ""
+
+
+def test_one_seed_has_no_interval(tmp_path):
+    store = fill(tmp_path, ("mmoe",), ("uniform",), seeds=(0,), with_probes=False)
+    frames = load(store)
+    table = build_table(summarise(frames, frames.blocks[0]))
+    assert not any("±" in cell.text for cells in table.rows for cell in cells)
+
+
+def test_derived_tasks_are_marked(tmp_path):
+    run = record(cell())
+    run.metrics["test"]["marital"]["derived"] = True
+    ResultStore(tmp_path).save(run)
+    frames = load(ResultStore(tmp_path))
+    table = build_table(summarise(frames, frames.blocks[0]))
+    assert [cell.marks for cell in table.rows[0] if "‡" in cell.marks] == ["‡"]
+    assert any(note.startswith("‡") for note in table.notes)
