@@ -19,7 +19,7 @@ from mtlkit.errors import UsageError
 class Settings(BaseModel):
     """Base of every group of options: unknown keys are errors, values never change after validation."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def _as_list(value: Any) -> Any:
@@ -115,18 +115,26 @@ def _show(value: Any) -> str:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float) and float(f"{value:g}") == value:
+        return f"{value:g}"
+    return str(value)
 
 
 def split_list(text: str) -> list[str]:
     """Split at the commas that stand outside brackets."""
-    parts = re.split(r",(?![^\[]*\])", text)
+    parts, depth = [""], 0
+    for sign in text:
+        depth += (sign == "[") - (sign == "]")
+        if sign == "," and depth <= 0:
+            parts.append("")
+        else:
+            parts[-1] += sign
     return [part.strip() for part in parts if part.strip()]
 
 
 def parse_value(text: str) -> Any:
     """A number, boolean, ``none``, word, or a list with ``:`` between its items."""
-    if ":" in text:
+    if ":" in text and "[" not in text:
         return [parse_value(part) for part in text.split(":")]
     lowered = text.strip().lower()
     if lowered in {"none", "null", ""}:
@@ -148,7 +156,7 @@ def parse_spec(text: str) -> Spec:
         UsageError: The brackets or an option cannot be read.
     """
     match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", text, re.DOTALL)
-    if match is None:
+    if match is None or text.count("[") != text.count("]"):
         raise UsageError(f"Cannot read {text!r}.", "write name or 'name[key=value,key=value]', quoted for the shell")
     name, body = match.groups()
     options: dict[str, Any] = {}
@@ -189,8 +197,10 @@ def validate(kind: type[S], values: Mapping[str, Any], of: str, hint: str | None
     try:
         return kind.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
+        errors = error.errors(include_url=False)
+        alternatives = [item for item in errors if item["loc"][:1] == errors[0]["loc"][:1]]  # of a union of types
+        first = max(alternatives, key=lambda item: len(item["loc"]))
+        key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         known = list(kind.model_fields)
         if first["type"] == "extra_forbidden":
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)

@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from mtlkit.config import parse_spec
+from mtlkit.errors import MissingError
 from mtlkit.records import Cell, RunRecord
 
 RECORD = "record.json"
@@ -28,6 +29,20 @@ class ResultStore:
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
         self.unreadable: list[Path] = []
+
+    def make(self) -> None:
+        """Create the results folder.
+
+        Raises:
+            MissingError: It cannot be created.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise MissingError(
+                f"The results folder {self.root} cannot be made: {reason}.", "choose another with --out DIR"
+            ) from None
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's files are."""

@@ -159,6 +159,7 @@ def _execute(plan: Plan, settings: GridSettings, store: ResultStore, home: Path,
     failed = sum(planned.state == "failed before" for planned in plan.cells)
     if not plan.to_run:
         return failed
+    store.make()
     engine = LocalEngine(store, home, settings.execution)
     with GridProgress(len(plan.to_run), talk) as progress:
         for record in engine.run(plan.to_run, progress.advance):

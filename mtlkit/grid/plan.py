@@ -17,6 +17,7 @@ from mtlkit.models.base import ModelOptions
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS, Registry
 from mtlkit.store import ResultStore
+from mtlkit.training.loop import check_task_names
 
 NO_BALANCER = "none"
 
@@ -72,8 +73,9 @@ def make_plan(
         retry_failed: Plan failed cells again.
 
     Raises:
-        UsageError: A method or an option is wrong, or nothing applies.
+        UsageError: A method, an option or the name of a task is wrong, or nothing applies.
     """
+    check_task_names(settings.training, dataset.schema.task_names)
     models: list[tuple[_Method, bool]] = []
     inapplicable: list[tuple[str, str]] = []
     typed = _expand(settings.references, MODELS) + _expand(settings.models, MODELS)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,7 +103,7 @@ class Trainer:
         self.device, self.settings, self.execution, self.seed = device, settings, execution, seed
         self.schema = dataset.schema
         self.tasks = dataset.schema.task_names
-        _check_task_names(settings, self.tasks)
+        check_task_names(settings, self.tasks)
         self.splits = {name: DeviceSplit.load(dataset.splits[name], device) for name in SPLITS}
         self.model = model.to(device)
         self.balancer = balancer.to(device) if balancer is not None else None
@@ -121,7 +122,8 @@ class Trainer:
         self.total = max(1, round(settings.epochs * n_rows / (settings.batch_size * settings.accumulate)))
         self.steps_per_epoch = n_rows / (settings.batch_size * settings.accumulate)
         self.stream = row_stream(n_rows, settings.batch_size, generator(seed, "shuffle"), device)
-        self.fresh = row_stream(n_rows, settings.batch_size, generator(seed, "fresh"), device)
+        self.fresh_random = generator(seed, "fresh")
+        self.fresh = row_stream(n_rows, settings.batch_size, self.fresh_random, device)
         self.bests = [_Best(group) for group in self.reach.components()]
         self.probes = ProbeLog(self.tasks, model.gate_experts)
         self.curve: list[dict[str, Any]] = []
@@ -207,13 +209,20 @@ class Trainer:
             self.total,
             seed,
             self.settings.scope,
-            draw=lambda: self._step(self.splits["train"].take(next(self.fresh)), index),
+            draw=lambda: self._fresh_step(index),
         )
+
+    def _fresh_step(self, index: int) -> LoopStep:
+        """The step of an independent batch, which leaves the dropout of the run's own batches as it is."""
+        batch = self.splits["train"].take(next(self.fresh))
+        with self._random_state_kept():
+            torch.manual_seed(int(torch.randint(2**62, (), generator=self.fresh_random)))
+            return self._step(batch, index)
 
     def _losses_again(self, batch: Batch) -> Tensor:
         """(T,) losses on a batch that was just trained on, without moving random state or norm statistics."""
         buffers = {name: value.clone() for name, value in self.model.named_buffers() if value.is_floating_point()}
-        with torch.no_grad(), torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+        with torch.no_grad(), self._random_state_kept():
             losses = self._step(batch, 0).losses
         for name, value in self.model.named_buffers():
             if name in buffers:
@@ -227,6 +236,11 @@ class Trainer:
             raise DivergedError(step, broken)
         began = time.perf_counter()
         scores = score(self.model, self.splits["validation"], self.execution.eval_batch_size, self.settings.precision)
+        broken = [
+            name for name, loss in zip(self.tasks, scores.losses.tolist(), strict=True) if not math.isfinite(loss)
+        ]
+        if broken:  # the last steps broke the model; ranks of NaN are no ranks
+            raise DivergedError(step, broken)
         found = metrics(self.model, scores, self.splits["validation"])
         point = len(self.curve)
         self.curve.append(
@@ -323,6 +337,9 @@ class Trainer:
         }
         return result
 
+    def _random_state_kept(self) -> AbstractContextManager[None]:
+        return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
+
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -361,7 +378,8 @@ def _score_arrays(name: str, column: int, scores: Scores, split: DeviceSplit) ->
     return out
 
 
-def _check_task_names(settings: TrainingSettings, tasks: tuple[str, ...]) -> None:
+def check_task_names(settings: TrainingSettings, tasks: tuple[str, ...]) -> None:
+    """Raise a :class:`UsageError` where a setting names a task that the data do not have."""
     named = {**settings.task_weights, **settings.select_weights}
     if settings.select not in {"mean", "weighted", "loss"}:
         named[settings.select] = 1.0

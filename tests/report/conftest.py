@@ -12,7 +12,7 @@ WRITTEN = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 def grid(tmp_path_factory):
     """A results folder with two data sets, failures, unequal seeds and a file that is no record."""
     root = tmp_path_factory.mktemp("results")
-    store = fill(root, ("shared-bottom", "mmoe", "ple"), ("uniform", "uwl"), failures=[("mmoe", "uwl", 1)])
+    store = fill(root, ("mmoe", "ple"), ("uniform", "uwl"), failures=[("mmoe", "uwl", 1)])
     for seed in range(2):
         store.save(failure(cell("ple", "mgda", seed)))
     generated = {"dataset": "synthetic", "protocol": None, "simulated": True, "tasks": ["a & b", "c_1", "level"]}

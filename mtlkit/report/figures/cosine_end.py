@@ -26,7 +26,7 @@ CAPTION = (
     "Cosine between the gradients of each two tasks with respect to all shared parameters, on one fixed probe batch "
     "at the last evaluation point, averaged over seeds. Blue, above 0: the tasks pull the shared parameters the same "
     "way. Orange, below 0: they conflict, and a step for one undoes part of the other. The colours span the values "
-    "shown, symmetric about 0, not always -1 to 1."
+    "shown, symmetric about 0, not always −1 to 1."
 )
 STEPS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 
@@ -58,7 +58,9 @@ def draw(context: Context) -> list[Drawing]:
         image = _panel(axes, matrix, end, 8 if cell > 0.4 else 7 if cell > 0.32 else 6)
         _ticks(axes, probes, label, column == 0, slanted)
         room = panel + gap - 0.08
-        sheet.text(left, 0.22 + line * pitch, shorten(row.group.model, 8, room), size=8, weight="bold", va="bottom")
+        sheet.text(
+            left, 0.22 + line * pitch, shorten(row.group.model, 8, room, bold=True), size=8, weight="bold", va="bottom"
+        )
         sheet.text(left, 0.365 + line * pitch, shorten(row.group.balancer, 8, room), size=8, color=MUTED, va="bottom")
     sheet.colourbar(image, "cosine (conflict < 0 < agreement)", [-end, -end / 2, 0, end / 2, end])
     return [Drawing("cosine-end", "Gradient cosine at the end of the run", CAPTION, sheet.figure)]

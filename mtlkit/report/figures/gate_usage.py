@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
+from mtlkit.config import digest
 from mtlkit.report.figures.style import (
     INK,
     MUTED,
@@ -101,7 +102,7 @@ def _model(context: Context, model: str, shown: list[tuple[Row, list[Level]]]) -
     for place, (row, of) in enumerate(shown):
         line, column = divmod(place, columns)
         left, up = 0.1 + column * (unit + GAP), pitch * line
-        sheet.text(left, up + 0.17, shorten(row.group.balancer, 9, unit), size=9, weight="bold", va="bottom")
+        sheet.text(left, up + 0.17, shorten(row.group.balancer, 9, unit, bold=True), size=9, weight="bold", va="bottom")
         for level, width, height in zip(of, widths, heights, strict=True):
             size = (cell * len(level.experts), ROW * len(level.gates))
             axes = sheet.axes(left + label, up + 0.26 + named, *size)
@@ -110,6 +111,8 @@ def _model(context: Context, model: str, shown: list[tuple[Row, list[Level]]]) -
     sheet.colourbar(image, "mean gate weight", [0, end / 2, end])
     note = "Levels run from the input to the towers, the last one feeds the towers. " if len(levels) > 1 else ""
     slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    if slug != model.lower():  # two models may differ in signs only, and a file name may not be too long
+        slug = f"{slug[:40].strip('-')}-{digest(model)[:6]}"
     return Drawing(f"gates-{slug}", f"Use of experts: {model}", CAPTION.format(model=model, levels=note), sheet.figure)
 
 

@@ -18,6 +18,7 @@ from mtlkit.report.figures.style import (
     Entry,
     Sheet,
     limits,
+    row_label,
     shorten,
     text_width,
 )
@@ -40,7 +41,7 @@ def draw(context: Context) -> list[Drawing]:
     columns = min(len(tasks), 3)
     lines = -(-len(tasks) // columns)
     label = min(max(text_width(row.group.label, 8.5) for row in rows), 3.0) + 0.25
-    width = (WIDTH - label - 0.15 - GAP * (columns - 1)) / columns
+    width = (WIDTH - label - 0.3 - GAP * (columns - 1)) / columns
     height = ROW * len(rows) + 0.1
     reference = context.summary.reference
     legend = context.legend(rows)
@@ -51,10 +52,10 @@ def draw(context: Context) -> list[Drawing]:
         line, column = divmod(place, columns)
         axes = sheet.axes(label + column * (width + GAP), line * (HEAD + height + FOOT) + HEAD, width, height)
         _panel(axes, context, task, rows, reference)
-        axes.set_title(shorten(task.name, 9.5, width), size=9.5, weight="bold", loc="left", pad=6)
+        axes.set_title(shorten(task.name, 9.5, width, bold=True), size=9.5, weight="bold", loc="left", pad=6)
         axes.set_yticks(range(len(rows)), [])
         if column == 0:
-            axes.set_yticklabels([shorten(row.group.label, 8.5, label - 0.2) for row in rows], color=INK, size=8.5)
+            axes.set_yticklabels([row_label(row, 8.5, label - 0.2) for row in rows], color=INK, size=8.5)
     return [Drawing("metrics", "Test metric by task", CAPTION, sheet.figure)]
 
 

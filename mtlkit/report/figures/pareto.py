@@ -21,6 +21,7 @@ from mtlkit.report.figures.style import (
     Entry,
     Sheet,
     limits,
+    row_label,
     shorten,
     text_width,
 )
@@ -47,7 +48,7 @@ def draw(context: Context) -> list[Drawing]:
     columns = 4 if len(pairs) > 12 else columns
     lines = -(-len(pairs) // columns)
     gap_x, gap_y, left = 0.78, 0.62, 0.78
-    width = (WIDTH - left - 0.2 - gap_x * (columns - 1)) / columns
+    width = (WIDTH - left - 0.3 - gap_x * (columns - 1)) / columns
     height = 5.0 if columns == 1 else width * 0.95
     legend = [*context.legend(rows), Entry("Pareto front of the means", INK, "o", (0, (3, 1.5)), hollow=True)]
     sheet = Sheet("Pareto front of the tasks", context.subtitle, 0.12 + lines * (height + gap_y) - 0.05, legend)
@@ -172,7 +173,7 @@ def _label(
     to_inches = axes.transLimits.transform(means) * np.array(size)
     points = [tuple(point) for point in to_inches]
     arms = [arm for index in front for arm in _arms(axes, rows[index], across, up, size)]
-    texts = [rows[index].group.label for index in front]
+    texts = [row_label(rows[index], 8, 2.6) for index in front]
     corners = place_labels([points[index] for index in front], texts, points + arms, size, 8)
     for index, text, (left, low) in zip(front, texts, corners, strict=True):
         x, y = points[index]

@@ -175,7 +175,9 @@ class Sheet:
         self.body_top = 0.66 + (0.22 * rows + 0.1 if rows else 0.08)
         self.height = self.body_top + body
         self.figure = Figure(figsize=(width, self.height))
-        self.figure.text(0.1 / width, self._y(0.12), title, size=11.5, weight="bold", va="top")
+        self.figure.text(
+            0.1 / width, self._y(0.12), shorten(title, 11.5, width - 2.8, bold=True), size=11.5, weight="bold", va="top"
+        )
         self.figure.text(0.1 / width, self._y(0.39), shorten(subtitle, 9, width - 0.3), size=9, color=MUTED, va="top")
         for entry, (left, row) in zip(legend, places, strict=True):
             self._legend_entry(entry, 0.1 + left, 0.78 + 0.22 * row)
@@ -248,13 +250,31 @@ def text_width(text: str, size: float) -> float:
     return float(TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans")).get_extents().width) / 72
 
 
-def shorten(text: str, size: float, width: float) -> str:
-    """The text, cut with an ellipsis when it is wider than ``width`` inches."""
+def shorten(text: str, size: float, width: float, bold: bool = False) -> str:
+    """The text, with an ellipsis in its middle when it is wider than ``width`` inches."""
+    size *= 1.16 if bold else 1.0
     if text_width(text, size) <= width:
         return text
-    while text and text_width(text + "…", size) > width:
-        text = text[:-1]
-    return text.rstrip() + "…"
+    fits, over = 0, len(text)
+    while over - fits > 1:
+        middle = (fits + over) // 2
+        fits, over = (middle, over) if text_width(_cut(text, middle), size) <= width else (fits, middle)
+    return _cut(text, fits)
+
+
+def _cut(text: str, kept: int) -> str:
+    """Some letters of both ends: names often differ at their end."""
+    tail = kept * 2 // 5
+    return text[: kept - tail].rstrip() + "…" + (text[-tail:].lstrip() if tail else "")
+
+
+def row_label(row: Row, size: float, width: float) -> str:
+    """The label of a row, its model shortened first so that rows stay distinct."""
+    label = row.group.label
+    if text_width(label, size) <= width or label == row.group.model:
+        return shorten(label, size, width)
+    end = shorten(f" + {row.group.balancer}", size, 0.6 * width)
+    return shorten(row.group.model, size, width - text_width(end, size)) + end
 
 
 def contrast(value: float, image: Any) -> str:

@@ -58,7 +58,7 @@ def draw(context: Context) -> list[Drawing]:
         _panel(axes, probes, tasks, ranges[row.group.balancer])
         axes.set_title(shorten(row.group.model, 8, width), size=8, color=MUTED, loc="left", pad=3)
         place = (left + column * (width + gap), 0.25 + line * pitch)
-        sheet.text(*place, shorten(row.group.balancer, 8.5, width), size=8.5, weight="bold", va="bottom")
+        sheet.text(*place, shorten(row.group.balancer, 8.5, width, bold=True), size=8.5, weight="bold", va="bottom")
         if column == 0 or (line, column - 1) not in below:
             axes.set_ylabel("weight")
         axes.set_xlim(0, float(max(probes.epochs[-1] for _, probes in shown)) * 1.02)
