@@ -129,8 +129,9 @@ class GramBalancer(Balancer):
             losses = step.losses.double().cpu().numpy()[tasks]
             rng = np.random.default_rng([step.seed, step.index])
             weights[tasks] = self.solve(GramProblem(gram, losses, tasks, rng))
-        result = torch.from_numpy(weights).to(step.losses)
-        return on_simplex(result, step.active) if self.scale == "simplex" else result
+        if self.scale == "simplex":
+            weights *= len(tasks) / max(weights.sum(), np.finfo(float).tiny)
+        return torch.from_numpy(weights).to(step.losses)
 
 
 def on_simplex(weights: Tensor, active: Tensor) -> Tensor:

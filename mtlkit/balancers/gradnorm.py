@@ -55,6 +55,7 @@ class GradNorm(Balancer):
         norms = torch.where(active, step.norms("last"), 0.0)
         target = (self.w * norms).sum() / count * rate**self.options.alpha
         self.adam.step(self.w, torch.sign(self.w * norms - target) * norms, active & (norms > 0))
-        self.w.clamp_min_(1e-3)
-        self.w.mul_(len(self.w) / self.w.sum())
+        floored = self.w.clamp_min(1e-3)
+        room = len(self.w) - torch.where(active, 0.0, self.w).sum()  # idle tasks keep theirs
+        self.w.copy_(torch.where(active, floored * room / (floored * active).sum().clamp_min(tiny), self.w))
         return weights

@@ -45,5 +45,5 @@ class MGDA(GramBalancer):
             size = size * np.sqrt(gram.diagonal())
         if self.options.normalize in {"loss", "loss+"}:
             size = size * np.abs(problem.losses)
-        size = np.maximum(size, size.max() * 1e-12)
+        size = np.maximum(size, (size.max() or 1) * 1e-12)
         return min_norm(gram / np.outer(size, size)) / size

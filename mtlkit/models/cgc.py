@@ -83,8 +83,7 @@ class CGC(Architecture):
         else:
             outputs = expert(paths.index_select(1, self.owner))  # (B, E, d)
             weights = gate(paths[:, :n_tasks])  # (B, T, specific + shared)
-        own = outputs.index_select(1, self.reach.flatten()).unflatten(1, self.reach.shape)
-        mixed = mix(weights, own)  # (B, T, d)
+        mixed = mix(weights, outputs, self.reach)  # (B, T, d)
         gates |= {f"level-{level + 1}/{name}": weights[:, t] for t, name in enumerate(self.schema.task_names)}
         if level >= len(self.shared_gates):
             return mixed

@@ -90,7 +90,7 @@ class FieldEmbedding(nn.Module):
         """The groups whose part of a first linear layer is folded into the table: all of them, or none."""
         on_cpu = all(getattr(self, group.parameter).device.type == "cpu" for group in self.groups)
         small = all(group.largest <= FOLD_VOCABULARY for group in self.groups)
-        return self.groups if self.foldable and on_cpu and small and not self.copies else []
+        return self.groups if self.foldable and on_cpu and small else []
 
 
 class Inputs:
@@ -119,18 +119,31 @@ class Inputs:
         return self._tensor
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``F.linear(x, weight, bias)``; weight (O, D), result (B, O)."""
-        embedding = self.embedding
-        groups = embedding.foldable_groups()
-        if not groups or torch.is_autocast_enabled("cpu"):
+        """``F.linear(x, weight, bias)`` for an embedding without copies; weight (O, D), result (B, O)."""
+        if not self._folds():
             return F.linear(self.tensor(), weight, bias)
-        rest = self._rest()
+        return self._folded(weight, bias, None)
+
+    def stacked_linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """A linear layer for each copy; weight (copies, O, D), bias (copies, O), result (B, copies, O)."""
+        if not self._folds():
+            product = torch.bmm(self.tensor().transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+            return product if bias is None else product + bias
+        copies = range(self.embedding.copies)
+        return torch.stack([self._folded(weight[c], None if bias is None else bias[c], c) for c in copies], dim=1)
+
+    def _folds(self) -> bool:
+        return bool(self.embedding.foldable_groups()) and not torch.is_autocast_enabled("cpu")
+
+    def _folded(self, weight: Tensor, bias: Tensor | None, copy: int | None) -> Tensor:
+        groups = self.embedding.foldable_groups()
+        rest = self._rest(copy)
         parts = [F.linear(torch.cat(rest, -1), weight[:, groups[-1].stop :], bias)] if rest else []
         for group in groups:
-            part = weight[:, group.start : group.stop]
-            table = getattr(embedding, group.parameter)
-            field = getattr(embedding, f"{group.parameter}_field")
-            parts.append(embed_linear(table, part, self._rows(group), field))
+            table = getattr(self.embedding, group.parameter)
+            table = table if copy is None else table[:, copy].contiguous()
+            field = getattr(self.embedding, f"{group.parameter}_field")
+            parts.append(embed_linear(table, weight[:, group.start : group.stop], self._rows(group), field))
         total = sum(parts[1:], start=parts[0])
         return total if rest or bias is None else total + bias
 
@@ -149,16 +162,16 @@ class Inputs:
         found = table.index_select(0, rows.flatten()).view(len(rows), len(group.columns), *table.shape[1:])
         return found.transpose(1, -2).flatten(-2)  # (B, [copies,] F * width)
 
-    def _rest(self) -> list[Tensor]:
-        """Bags and dense values: (B, [copies,] d) each."""
+    def _rest(self, copy: int | None = None) -> list[Tensor]:
+        """Bags and dense values: (B, [copies,] d) each; of one copy, if given."""
         parts = []
         for feature in self.embedding.bags:
-            offsets, values, weights = self.batch.bags[feature.name]
-            parts.append(_bag(getattr(self.embedding, f"bag_{feature.name}"), offsets, values, weights))
+            table = getattr(self.embedding, f"bag_{feature.name}")
+            parts.append(_bag(table if copy is None else table[:, copy], *self.batch.bags[feature.name]))
         if self.batch.dense.shape[1]:
+            spread = self.embedding.copies and copy is None
             dense = self.batch.dense
-            copies = self.embedding.copies
-            parts.append(dense[:, None].expand(-1, copies, -1) if copies else dense)
+            parts.append(dense[:, None].expand(-1, self.embedding.copies, -1) if spread else dense)
         return parts
 
 

@@ -105,62 +105,77 @@ def embed_linear(table: Tensor, weight: Tensor, ids: Tensor, field: Tensor) -> T
 
 
 @_kernel
-def _mix(weights: np.ndarray, experts: np.ndarray, out: np.ndarray) -> None:
-    """``out[b] = weights[b] @ experts[b]``; weights (B, n, E), experts (B, E, d), out (B, n, d)."""
+def _mix(weights: np.ndarray, experts: np.ndarray, reach: np.ndarray, out: np.ndarray) -> None:
+    """``out[b, n] = weights[b, n] @ experts[b, reach[n]]``; weights (B, n, k), experts (B, E, d), out (B, n, d)."""
     for b in range(out.shape[0]):
         for n in range(out.shape[1]):
             target = out[b, n]
             target[:] = 0
-            for e in range(experts.shape[1]):
-                value, row = weights[b, n, e], experts[b, e]
+            for k in range(reach.shape[1]):
+                value, row = weights[b, n, k], experts[b, reach[n, k]]
                 for i in range(target.shape[0]):
                     target[i] += value * row[i]
 
 
 @_kernel
 def _mix_backward(
-    weights: np.ndarray, experts: np.ndarray, grad: np.ndarray, d_weights: np.ndarray, d_experts: np.ndarray
+    weights: np.ndarray,
+    experts: np.ndarray,
+    reach: np.ndarray,
+    grad: np.ndarray,
+    d_weights: np.ndarray,
+    d_experts: np.ndarray,
 ) -> None:
     """The gradients of ``_mix``; d_experts is added to."""
     for b in range(grad.shape[0]):
         for n in range(grad.shape[1]):
             g = grad[b, n]
-            for e in range(experts.shape[1]):
-                value, row, d_row = weights[b, n, e], experts[b, e], d_experts[b, e]
+            for k in range(reach.shape[1]):
+                value, row, d_row = weights[b, n, k], experts[b, reach[n, k]], d_experts[b, reach[n, k]]
                 total = value * 0
                 for i in range(g.shape[0]):
                     total += g[i] * row[i]
                 for i in range(g.shape[0]):
                     d_row[i] += value * g[i]
-                d_weights[b, n, e] = total
+                d_weights[b, n, k] = total
 
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, experts: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, experts: Tensor, reach: Tensor) -> Tensor:
         weights, experts = weights.contiguous(), experts.contiguous()
-        ctx.save_for_backward(weights, experts)
+        ctx.save_for_backward(weights, experts, reach)
         out = experts.new_empty(*weights.shape[:2], experts.shape[2])
-        _mix(weights.numpy(), experts.numpy(), out.numpy())
+        _mix(weights.numpy(), experts.numpy(), reach.numpy(), out.numpy())
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor]:
-        weights, experts = ctx.saved_tensors
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+        weights, experts, reach = ctx.saved_tensors
         d_weights, d_experts = torch.empty_like(weights), torch.zeros_like(experts)
-        _mix_backward(weights.numpy(), experts.numpy(), grad.contiguous().numpy(), d_weights.numpy(), d_experts.numpy())
-        return d_weights, d_experts
+        _mix_backward(
+            weights.numpy(),
+            experts.numpy(),
+            reach.numpy(),
+            grad.contiguous().numpy(),
+            d_weights.numpy(),
+            d_experts.numpy(),
+        )
+        return d_weights, d_experts, None
 
 
-def mix_shared(weights: Tensor, experts: Tensor) -> Tensor:
-    """Mixtures of the same experts, on the CPU, without a (B, n, E, d) product in between.
+def mix_shared(weights: Tensor, experts: Tensor, reach: Tensor | None = None) -> Tensor:
+    """Mixtures of experts, on the CPU, without a (B, n, k, d) product in between.
 
     Args:
-        weights: (B, n, E).
+        weights: (B, n, k).
         experts: (B, E, d).
+        reach: (n, k) int64, the experts that each mixture sees; None where every one sees all, k = E.
 
     Returns:
-        (B, n, d), equal to ``weights @ experts``.
+        (B, n, d), equal to ``weights @ experts`` where every mixture sees all.
     """
-    return _Mix.apply(weights, experts)
+    if reach is None:
+        reach = torch.arange(experts.shape[1]).expand(weights.shape[1], -1).contiguous()
+    return _Mix.apply(weights, experts, reach)

@@ -49,6 +49,8 @@ class StackedLinear(nn.Module):
     def forward(self, x: Tensor | Inputs) -> Tensor:
         """(B, inputs), the same for all layers, or (B, n, inputs); returns (B, n, outputs)."""
         n, outputs, _ = self.weight.shape
+        if isinstance(x, Inputs) and x.embedding.copies:
+            return x.stacked_linear(self.weight, self.bias)
         if isinstance(x, Inputs) or x.dim() == 2:
             bias = None if self.bias is None else self.bias.flatten()
             return linear(x, self.weight.flatten(0, 1), bias).view(-1, n, outputs)
@@ -130,16 +132,25 @@ class Gate(nn.Module):
 
     def forward(self, x: Tensor | Inputs) -> Tensor:
         """(B, inputs) or (B, n, inputs) to weights (B, n, experts) that sum to 1."""
-        return self.linear(x).float().softmax(-1)
+        logits = self.linear(x)
+        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
-def mix(weights: Tensor, experts: Tensor) -> Tensor:
-    """Mixtures of experts: weights (B, n, E) with experts (B, E, d), or (B, n, E, d) of their own; (B, n, d)."""
-    if experts.dim() == 3:
-        if experts.device.type == "cpu" and weights.dtype == experts.dtype:
-            return mix_shared(weights, experts)
-        experts = experts[:, None]
-    return (weights[..., None].to(experts.dtype) * experts).sum(-2)  # multiply-sum: faster than bmm at these sizes
+def mix(weights: Tensor, experts: Tensor, reach: Tensor | None = None) -> Tensor:
+    """Mixtures of experts.
+
+    Args:
+        weights: (B, n, k).
+        experts: (B, E, d).
+        reach: (n, k) int64, the experts that each mixture sees; None where every one sees all, k = E.
+
+    Returns:
+        (B, n, d).
+    """
+    if experts.device.type == "cpu" and weights.dtype == experts.dtype:
+        return mix_shared(weights, experts, reach)
+    own = experts[:, None] if reach is None else experts.index_select(1, reach.flatten()).unflatten(1, reach.shape)
+    return (weights[..., None].to(experts.dtype) * own).sum(-2)
 
 
 class Towers(nn.Module):

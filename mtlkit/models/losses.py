@@ -41,17 +41,13 @@ def task_loss(task: Task, logits: Tensor, batch: Batch, column: int) -> tuple[Te
     Returns:
         The loss (0 when no row has a label), the task's name, and whether any row has one (None: all have).
     """
-    labels = batch.labels[:, column]
-    rows = (
-        torch.stack([LOSSES[name](logits.float(), labels) for name in task.losses]).sum(0)
-        if (len(task.losses) > 1)
-        else LOSSES[task.losses[0]](logits.float(), labels)
-    )
-    weight = batch.weight
+    labels, weight = batch.labels[:, column], batch.weight
     if batch.observed is not None:
         mask = batch.observed[:, column]
-        rows = torch.where(mask, rows, 0.0)
-        weight = mask.to(rows.dtype) if weight is None else weight * mask
+        labels = torch.where(mask, labels, 0.0)  # before the loss: a NaN would come back in the gradient
+        weight = mask.to(labels.dtype) if weight is None else weight * mask
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    rows = sum((LOSSES[name](logits, labels) for name in task.losses[1:]), LOSSES[task.losses[0]](logits, labels))
     if weight is None:
         return rows.mean(), task.name, None
     total = weight.sum()

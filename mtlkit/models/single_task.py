@@ -40,5 +40,5 @@ class SingleTask(Architecture):
         self.towers = Towers(self.tasks, self.bottom.outputs, options)
 
     def forward(self, batch: Batch) -> Output:
-        logits = self.towers(self.bottom(self.embedding(batch).tensor()))  # x is (B, T, D)
+        logits = self.towers(self.bottom(self.embedding(batch)))
         return Output([Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)])

@@ -65,7 +65,7 @@ class Section:
         counts = f", {rows:,.0f} test rows" if rows == rows else ""
         counts += f" of which {positives:,.0f} positive" if positives == positives else ""
         text = f"{task.reading.label}, {task.space}{counts}"
-        return f"{name}: {text}" + (f". {task.description}" if task.description else "")
+        return f"{name}{f' ({task.description})' if task.description else ''}: {text}"
 
 
 def render(frames: Frames, sections: Sequence[Section], written: datetime) -> str:

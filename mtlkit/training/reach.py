@@ -69,7 +69,7 @@ class Reach:
             for name, value in model.named_parameters()
         }
         for draw in range(DRAWS):
-            twin = _randomised(model, seed + draw)
+            twin = _randomised(model, seed + draw, positive=draw > 0)
             losses = owner_losses(twin.objectives(twin(batch), batch), tasks)
             names, values = zip(*twin.named_parameters(), strict=True)
             for t, loss in enumerate(losses):
@@ -95,8 +95,8 @@ class Reach:
 
     @property
     def last(self) -> Slices | None:
-        """The last shared weight: of the shared dense matrices, the one registered last."""
-        matrices = [item for item in self.scope("dense") if item.parameter.dim() > 1]
+        """The last shared weight: of the shared dense matrices, or stacks of them, the one registered last."""
+        matrices = [i for i in self.scope("dense") if i.parameter.dim() - (i.axis is not None) > 1]  # a bias is none
         return matrices[-1] if matrices else None
 
     @property
@@ -117,7 +117,7 @@ class Reach:
 
 def owner_losses(objectives: Sequence[Objective], tasks: Sequence[str]) -> list[Tensor]:
     """Losses summed by the task they are charged to, in task order; a task without any has a constant 0."""
-    zero = objectives[0].loss.detach() * 0
+    zero = torch.zeros_like(objectives[0].loss)  # not loss * 0, which would spread an infinite loss to all tasks
     return [sum((o.loss for o in objectives if o.owner == task), start=zero) for task in tasks]
 
 
@@ -134,12 +134,19 @@ def owner_active(objectives: Sequence[Objective], tasks: Sequence[str], device: 
     return torch.stack(out)
 
 
-def _randomised(model: Architecture, seed: int) -> Architecture:
-    """A copy in evaluation mode with random parameters of a size that keeps activations alive."""
+def _randomised(model: Architecture, seed: int, positive: bool) -> Architecture:
+    """A copy in evaluation mode with random parameters of a size that keeps activations alive.
+
+    With both signs a narrow layer may be dead; positive parameters keep it alive, but saturate gates sooner. A path is
+    therefore looked for under both.
+    """
     twin = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, value in twin.named_parameters():
-            std = 1.0 if name.startswith("embedding.") or value.dim() == 1 else value.shape[-1] ** -0.5
-            value.copy_(torch.randn(value.shape, generator=generator) * std)
+            draw = torch.randn(value.shape, generator=generator)
+            if name.startswith("embedding.") or value.dim() == 1:
+                value.copy_(draw.abs() if positive else draw)
+            else:
+                value.copy_(draw.abs() / value.shape[-1] if positive else draw * value.shape[-1] ** -0.5)
     return twin

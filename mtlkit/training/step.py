@@ -65,10 +65,12 @@ class LoopStep:
             return self._representation_rows()
         gradients = self.task_gradients()
         wanted = {item.name for item in self.reach.scope(scope)}
+        nothing = self.losses.new_zeros(0)  # all there is when no parameter is shared
         return torch.stack(
             [
                 torch.cat(
-                    [
+                    [nothing]
+                    + [
                         _shared_part(item, grad)
                         for item, grad in zip(self.reach.slices, own, strict=True)
                         if item.name in wanted
@@ -141,7 +143,9 @@ class LoopStep:
             self._apply_by_combination(weights * share, heads, self._directed(decision, share), share)
         else:
             weights = decision
-            if self._task_gradients is None:
+            # one backward pass cannot give weight 1 to the head of a task that has weight 0 in it
+            whole = heads == "weighted" or bool((weights[self.active] > 0).all())
+            if self._task_gradients is None and whole:
                 self._apply_by_one_backward(weights * share, heads, share)
             else:
                 self._apply_by_combination(weights * share, heads, {}, share)

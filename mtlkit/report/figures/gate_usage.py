@@ -27,8 +27,9 @@ from mtlkit.report.summary import Row
 
 CAPTION = (
     "How {model} uses its experts at the last evaluation point: the mean gate weight of each expert (column) in each "
-    "gate (row), averaged over the probe batch and over seeds; a row sums to 1. {levels}Rows that look alike mean that "
-    "the tasks share experts; different ones, that they specialise. Crossed fields are experts that a gate cannot see."
+    "gate (row), averaged over the validation split and over seeds; a row sums to 1. {levels}Rows that look alike mean "
+    "that the tasks share experts; different ones, that they specialise. Crossed fields are experts that a gate cannot "
+    "see."
 )
 CELL, ROW, GAP = 0.44, 0.27, 0.3
 

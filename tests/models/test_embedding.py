@@ -1,0 +1,156 @@
+"""The fused table against a dictionary of plain lookups, and the folded first layer against the plain one."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mtlkit.data.schema import Feature, Schema
+from mtlkit.models import embedding as embedding_module
+from mtlkit.models.base import ModelOptions
+from mtlkit.models.embedding import FOLD_VOCABULARY, FieldEmbedding
+from mtlkit.registry import MODELS
+from tests.models.build import build, gradients
+from tests.toy import toy_batch, toy_schema
+
+WIDTHS = {"id1": 4, "id2": 2, "id3": 4, "bag1": 5}
+
+DATA = {
+    "one width": (toy_schema(2), {}),
+    "several widths": (toy_schema(2, ids=4), {"id2": 3, "id4": 11}),
+    "bags": (toy_schema(2, bags=2), {"bag1": 5}),
+    "dense only": (toy_schema(2, ids=0, dense=5), {}),
+    "ids only": (toy_schema(2, dense=0), {}),
+    "ids only of several widths": (toy_schema(2, dense=0), {"id1": 3}),
+}
+
+
+def plain(module: FieldEmbedding, schema: Schema, batch, copy=None):
+    """x by one lookup a feature, in the documented order: ids by width, bags, dense values."""
+    ids = schema.of_kind("id")
+    by_width = sorted(range(len(ids)), key=lambda i: WIDTHS[ids[i].name])  # a stable sort
+    parts, start = [], dict.fromkeys(WIDTHS.values(), 0)
+    for i in by_width:
+        width = WIDTHS[ids[i].name]
+        table = getattr(module, f"width_{width}")
+        table = table if copy is None else table[:, copy]
+        parts.append(table[start[width] : start[width] + ids[i].vocab][batch.ids[:, i].long()])
+        start[width] += ids[i].vocab
+    for feature in schema.of_kind("bag"):
+        table = getattr(module, f"bag_{feature.name}")
+        table = table if copy is None else table[:, copy]
+        offsets, values, weights = batch.bags[feature.name]
+        sums = [
+            (table[values[a:b].long()] * weights[a:b, None]).sum(0)
+            for a, b in zip(offsets[:-1], offsets[1:], strict=True)
+        ]
+        parts.append(torch.stack(sums))
+    return torch.cat([*parts, batch.dense], -1)
+
+
+def make(schema, copies=0, **options):
+    torch.manual_seed(0)
+    return FieldEmbedding(schema, ModelOptions(**options), copies)
+
+
+@pytest.fixture
+def schema():
+    return toy_schema(2, bags=1)
+
+
+def test_x_is_a_concatenation_of_lookups(schema):
+    module, batch = make(schema, embedding_dims=WIDTHS), toy_batch(schema, 30)
+    x = module(batch).tensor()
+    assert x.shape == (30, module.width)
+    torch.testing.assert_close(x, plain(module, schema, batch))
+
+
+def test_copies_are_separate_tables(schema):
+    module, batch = make(schema, copies=3, embedding_dims=WIDTHS), toy_batch(schema, 30)
+    x = module(batch).tensor()
+    assert x.shape == (30, 3, module.width)
+    for copy in range(3):
+        torch.testing.assert_close(x[:, copy], plain(module, schema, batch, copy))
+    assert set(module.stack_axes) == {name for name, _ in module.named_parameters()}
+
+
+def test_widths_come_from_option_then_feature_then_default():
+    features = [Feature(name="a", vocab=3), Feature(name="b", vocab=4, dim=6), Feature(name="c", vocab=5, dim=6)]
+    schema = Schema(features=tuple(features), tasks=toy_schema(1).tasks)
+    module = make(schema, embedding=2, embedding_dims={"c": 3})
+    assert {name: tuple(value.shape) for name, value in module.named_parameters()} == {
+        "width_2": (3, 2),
+        "width_6": (4, 6),
+        "width_3": (5, 3),
+    }
+    assert module.width == 11
+
+
+def test_initial_rows(schema):
+    big = toy_schema(2, ids=2, bags=1, vocab=4000)
+    module = make(big, embedding_std=0.3)
+    for value in module.parameters():
+        assert float(value.detach().std()) == pytest.approx(0.3, rel=0.02)
+    assert [int(row) for row in (module.width_8 == 0).all(1).nonzero()] == [0, 4000]  # the unknown of each feature
+    assert [int(row) for row in (module.bag_bag1 == 0).all(1).nonzero()] == [0]
+    assert float(make(big, embedding_std=0).width_8.detach().abs().max()) == 0
+
+
+@pytest.mark.parametrize("case", DATA)
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_a_linear_layer_on_x(case, bias):
+    schema, dims = DATA[case]
+    module, batch = make(schema, embedding_dims=dims), toy_batch(schema, 30)
+    leaves = [torch.randn(7, module.width, requires_grad=True)]
+    leaves += [torch.randn(7, requires_grad=True)] if bias else []
+    leaves += list(module.parameters())
+    upstream = torch.randn(30, 7)
+    results = []
+    for out in (
+        module(batch).linear(leaves[0], leaves[1] if bias else None),
+        F.linear(module(batch).tensor(), leaves[0], leaves[1] if bias else None),
+    ):
+        results.append([out, *torch.autograd.grad(out, leaves, upstream)])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("case", DATA)
+@pytest.mark.parametrize("name", MODELS.names())
+def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
+    schema, dims = DATA[case]
+    model, batch = build(name, schema, embedding_dims=dims), toy_batch(schema, 30, missing=0.1)
+    calls = []
+
+    def counted(*args):
+        calls.append(args)
+        return kernel(*args)
+
+    kernel = embedding_module.embed_linear
+    monkeypatch.setattr(embedding_module, "embed_linear", counted)
+    results = []
+    for foldable in (True, False):
+        model.embedding.foldable = foldable
+        before = len(calls)
+        results.append([p.logits for p in model(batch).predictions] + list(gradients(model, batch).values()))
+        if name == "mmoe" and foldable:
+            assert len(calls) == 4 * len(model.embedding.groups)  # of experts and gates, in two forward passes
+        assert foldable or len(calls) == before
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_large_vocabularies_are_not_folded():
+    for vocab, folded in ((FOLD_VOCABULARY, True), (FOLD_VOCABULARY + 1, False)):
+        module = make(toy_schema(2, ids=1, vocab=vocab))
+        assert bool(module.foldable_groups()) == folded
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if MODELS.load(name).shares_parameters])
+def test_x_is_known_as_the_representation_once_made(name):
+    schema = toy_schema(2)
+    model = build(name, schema)
+    model.embedding.foldable = False  # as training does for scope=representation
+    x = model(toy_batch(schema, 30)).representation
+    assert x is not None
+    assert len(x) == 30
+    assert x.requires_grad

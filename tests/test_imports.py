@@ -1,0 +1,142 @@
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mtlkit
+from tests.fakes import fill
+
+PACKAGE = Path(mtlkit.__file__).parent
+ORDER = [
+    {"errors"},
+    {"registry", "config"},
+    {"records"},
+    {"store"},
+    {"data"},
+    {"models", "balancers"},
+    {"training"},
+    {"grid"},
+    {"cli"},
+    {"__main__"},
+]
+RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
+REPORT_READS = {"errors", "registry", "config", "records", "store"}
+WITHOUT_TORCH = {"errors", "registry", "config", "records", "store", "data", "report", "cli"}
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(source: str) -> set[str]:
+    """Dotted names of all that a source imports, in functions and for type checkers, too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute here"
+            assert node.module is not None
+            # `from mtlkit import x` imports mtlkit.x
+            found |= {f"mtlkit.{alias.name}" for alias in node.names} if node.module == "mtlkit" else {node.module}
+    return found
+
+
+def wrong_arrows(part: str, source: str) -> list[str]:
+    """The imports of a source in a part of the package (``training``) that go down or sideways."""
+    wrong = []
+    for name in sorted(imports(source)):
+        top, _, rest = name.partition(".")
+        to = rest.partition(".")[0]
+        if top == "torch" and part in WITHOUT_TORCH:
+            wrong.append(name)
+        if top != "mtlkit" or not to or to == part or to == "__version__":
+            continue
+        if part == "report":
+            allowed = to in REPORT_READS
+        elif to == "report":
+            allowed = part == "cli"
+        else:
+            allowed = to in RANK and RANK[to] < RANK[part]
+        if not allowed:
+            wrong.append(name)
+    return wrong
+
+
+@pytest.mark.parametrize("file", MODULES, ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_imports_only_go_up(file):
+    part = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    source = file.read_text(encoding="utf-8")
+    if part == "__init__":
+        assert imports(source) == set()
+    else:
+        assert part in RANK or part == "report", f"{part} has no place in the order of imports"
+        assert wrong_arrows(part, source) == []
+
+
+@pytest.mark.parametrize(
+    ("part", "source", "wrong"),
+    [
+        ("models", "import mtlkit.balancers.base", True),
+        ("balancers", "from mtlkit.models.base import Output", True),
+        ("balancers", "from mtlkit import models", True),
+        ("config", "def f():\n    from mtlkit.registry import MODELS", True),
+        ("training", "if TYPE_CHECKING:\n    from mtlkit.grid.plan import Plan", True),
+        ("report", "from mtlkit.training.metrics import auc", True),
+        ("report", "from mtlkit.data.schema import Task", True),
+        ("grid", "from mtlkit.report import rows", True),
+        ("report", "import torch.nn", True),
+        ("store", "from torch import Tensor", True),
+        ("data", "from mtlkit.strange import x", True),
+        ("cli", "from mtlkit.report.frame import load", False),
+        ("training", "import torch, mtlkit\nfrom mtlkit.models.base import Batch", False),
+    ],
+)
+def test_the_walk_sees_wrong_arrows(part, source, wrong):
+    assert bool(wrong_arrows(part, source)) == wrong
+
+
+def test_nothing_is_pickled():
+    for file in MODULES:
+        assert not {"pickle", "dill", "joblib", "shelve"} & imports(file.read_text(encoding="utf-8")), file
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return fill(tmp_path_factory.mktemp("results"), ["mmoe"], ["uniform"], seeds=[0]).root
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["--help"],
+        ["--version"],
+        ["bench", "--help"],
+        ["list", "models"],
+        ["list", "balancers", "--json"],
+        ["report", "RESULTS", "--json"],
+        ["report", "RESULTS"],
+        ["fetch", "synthetic[rows=8,d=2]", "--data-dir", "RESULTS/data"],
+        ["bench", "--print-config"],
+    ],
+    ids=" ".join,
+)
+def test_commands_that_need_no_torch(command, results):
+    arguments = [word.replace("RESULTS", str(results)) for word in command]
+    driver = (
+        f"import sys; sys.argv[1:] = {arguments!r}\n"
+        "from mtlkit.cli.app import main\n"
+        "try: main()\n"
+        "except SystemExit as end: code = end.code\n"
+        "print(code, sorted({'torch', 'numba', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True)
+    assert ended.stderr.splitlines()[-1] == "0 []", ended.stderr
+    assert ended.stdout
+
+
+def test_help_imports_nothing_slow():
+    driver = (
+        "import sys, mtlkit.cli.app\n"
+        "print(sorted({'torch', 'numpy', 'pandas', 'pydantic', 'yaml', 'matplotlib', 'httpx'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True).stdout == "[]\n"

@@ -1,0 +1,142 @@
+import sys
+
+import pytest
+
+from mtlkit.errors import UsageError
+from mtlkit.registry import BALANCERS, DATASETS, MODELS, REGISTRIES
+
+EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
+MINE = '''"""Mine: weighs nothing.
+
+More.
+"""
+from mtlkit.balancers.base import Balancer
+from mtlkit.balancers.uniform import Uniform
+
+
+class Mine(Balancer):
+    def forward(self, step):
+        return step.active.float()
+'''
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_an_entry_is_one_class_of_its_kind_with_a_summary(kind, name):
+    registry = REGISTRIES[kind]
+    entry = registry.load(name)
+    assert registry.base in {base.__name__ for base in entry.__mro__}
+    assert entry.__module__ == f"mtlkit.{registry.folder}.{name.replace('-', '_')}"
+    summary = registry.summary(name)
+    assert summary == registry.docstring(name).splitlines()[0]
+    title, colon, rest = summary.partition(": ")
+    assert title
+    assert colon
+    assert rest.endswith(".")
+
+
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=REGISTRIES)
+def test_names_are_file_names(registry):
+    files = {file.stem for file in registry.path.glob("*.py")}
+    names = registry.names()
+    assert names == sorted(set(names))
+    assert {name.replace("-", "_") for name in names} == files - registry.helpers - {"__init__", "base"}
+    assert registry.helpers < files, "a helper that does not exist"
+    assert not any("_" in name for name in names)
+
+
+def test_known_names():
+    first = {"single-task", "shared-bottom", "mmoe", "omoe", "cgc", "ple"}
+    assert first <= set(MODELS.names())
+    assert {"uniform", "static", "uwl", "dwa", "gradnorm", "mgda", "pareto", "pcgrad"} <= set(BALANCERS.names())
+    assert {"census", "synthetic"} <= set(DATASETS.names())
+
+
+def test_wildcards():
+    assert {"mmoe", "omoe"} <= set(MODELS.names("?moe"))
+    assert "ple" not in MODELS.names("?moe")
+    assert "single-task" in MODELS.names("*-*")
+    assert MODELS.names("zz*") == []
+
+
+@pytest.mark.parametrize(
+    ("registry", "wrong", "meant"),
+    [(MODELS, "mmo", "mmoe"), (MODELS, "shared_bottom", "shared-bottom"), (BALANCERS, "pc-grad", "pcgrad")],
+)
+def test_did_you_mean(registry, wrong, meant):
+    with pytest.raises(UsageError, match=f"Did you mean .*{meant}") as caught:
+        registry.check(wrong)
+    assert caught.value.hint == f"mtlkit list {registry.kind}s"
+    assert caught.value.exit_code == 2
+
+
+def test_no_guess_for_what_is_like_nothing():
+    with pytest.raises(UsageError) as caught:
+        MODELS.load("qqqqqqq")
+    assert caught.value.message == "There is no model called 'qqqqqqq'."
+
+
+@pytest.mark.parametrize("name", ["base", "layers", "__init__"])
+def test_helpers_are_no_entries(name):
+    with pytest.raises(UsageError):
+        MODELS.check(name)
+
+
+def test_docstrings_are_read_without_importing(monkeypatch):
+    monkeypatch.delitem(sys.modules, "mtlkit.models.mmoe", raising=False)
+    assert "Ma et al." in MODELS.docstring("mmoe")
+    assert "mtlkit.models.mmoe" not in sys.modules
+
+
+def test_a_file_is_an_entry(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    name = str(file)
+    assert BALANCERS.check(name) == name
+    assert BALANCERS.load(name).__name__ == "Mine"
+    assert BALANCERS.load(name) is BALANCERS.load(name)
+    assert BALANCERS.summary(name) == "Mine: weighs nothing."
+    assert BALANCERS.holds(name)
+    assert not MODELS.holds(name)
+    assert name not in BALANCERS.names()
+
+
+def test_files_of_one_name_are_two_entries_and_have_their_digests(tmp_path):
+    names = []
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        file = tmp_path / folder / "mine.py"
+        file.write_text(MINE.replace("Mine", f"Mine{folder}"))
+        names.append(str(file))
+    assert [BALANCERS.load(name).__name__ for name in names] == ["Minea", "Mineb"]
+    digests = [BALANCERS.source_digest(name) for name in names]
+    assert len(set(digests)) == 2
+    assert BALANCERS.source_digest("uniform") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("x = 1", 0), ("from mtlkit.balancers.uniform import Uniform", 0), (MINE + "\nclass Two(Mine): ...\n", 2)],
+)
+def test_a_file_must_define_one_entry(tmp_path, text, found):
+    file = tmp_path / "odd.py"
+    file.write_text(text)
+    with pytest.raises(UsageError, match=f"exactly one Balancer subclass, found {found}"):
+        BALANCERS.load(str(file))
+
+
+def test_a_file_that_is_missing(tmp_path):
+    with pytest.raises(UsageError, match=r"There is no model file '.*/gone\.py'"):
+        MODELS.load(str(tmp_path / "gone.py"))
+
+
+def test_an_installed_package_adds_entries(tmp_path, monkeypatch):
+    (tmp_path / "others_balancer.py").write_text(MINE)
+    info = tmp_path / "others-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: others\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mtlkit.balancers]\nothers = others_balancer\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert "others" in BALANCERS.names()
+    assert "others" not in MODELS.names()
+    assert BALANCERS.load("others").__name__ == "Mine"
+    assert BALANCERS.summary("others") == "Mine: weighs nothing."

@@ -1,0 +1,164 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from mtlkit.errors import MissingError
+from mtlkit.records import RunRecord
+from mtlkit.store import RECORD, ResultStore
+from tests.fakes import cell, failure, probes, record
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path / "results")
+
+
+def files(store):
+    return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
+
+
+def test_saved_and_found_again(store):
+    one = record(cell())
+    assert store.get(one.cell) is None
+    folder = store.save(one, {"probes": probes(one.cell)}, "a line\n")
+    assert folder == store.root / "census" / "mmoe" / "uniform" / f"seed-0-{one.key[:8]}"
+    assert store.get(one.cell) == one
+    assert (folder / "log.txt").read_text() == "a line\n"
+    assert files(store) == [f"{folder.relative_to(store.root)}/{name}" for name in ("log.txt", "probes.npz", RECORD)]
+    np.testing.assert_array_equal(store.arrays(folder, "probes")["steps"], probes(one.cell)["steps"])
+    assert store.arrays(folder, "scores") == {}
+
+
+def test_a_record_reads_without_mtlkit(store):
+    one = record(cell())
+    plain = json.loads((store.save(one) / RECORD).read_text(encoding="utf-8"))
+    assert plain == one.model_dump(mode="json")
+
+
+def test_options_do_not_make_folders(store):
+    one = record(cell(model="mmoe[experts=4]", balancer="/some/where/my_own.py[lr=.1]", dataset="census[bins=8]"))
+    assert store.save(one).relative_to(store.root).parts[:3] == ("census", "mmoe", "my_own")
+    assert store.get(one.cell) == one
+
+
+def test_scan_is_complete_and_in_a_stable_order(store):
+    cells = [cell(model, seed=seed) for model in ("ple", "mmoe") for seed in (1, 0)]
+    for one in cells:
+        store.save(record(one))
+    found = [(record.cell.model, record.cell.seed) for record, _ in store.scan()]
+    assert found == [("mmoe", 0), ("mmoe", 1), ("ple", 0), ("ple", 1)]
+    assert all((folder / RECORD).exists() for _, folder in store.scan())
+    assert list(ResultStore(store.root / "nowhere").scan()) == []
+
+
+def test_seeds_and_settings_do_not_collide(store):
+    cells = [cell(seed=0), cell(seed=1), cell(training={"lr": 1.0}), cell(model_options={"experts": 2})]
+    assert len({store.save(record(one)) for one in cells}) == 4
+    assert [store.get(one).key for one in cells] == [one.key for one in cells]
+
+
+def test_a_crash_between_arrays_and_record_leaves_no_finished_cell(store, monkeypatch):
+    one = record(cell())
+
+    def crash(*_, **__):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RunRecord, "model_dump", crash)
+        with pytest.raises(OSError, match="disk full"):
+            store.save(one, {"probes": probes(one.cell)})
+    assert [path.rpartition("/")[2] for path in files(store)] == ["probes.npz"]
+    assert store.get(one.cell) is None
+    assert list(store.scan()) == []
+    assert store.unreadable == []
+    store.save(one, {"probes": probes(one.cell)})
+    assert store.get(one.cell) == one
+
+
+def test_a_crash_while_the_record_is_written_leaves_no_record(store, monkeypatch):
+    def crash(_):
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", crash)
+        with pytest.raises(OSError, match="disk full"):
+            store.save(record(cell()))
+    assert files(store) == []
+    assert store.get(cell()) is None
+
+
+def test_the_record_is_written_last(store, monkeypatch):
+    written = []
+    replace = type(store.root).replace
+
+    def spy(self, target):
+        written.append(target.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(type(store.root), "replace", spy)
+    store.save(record(cell()), {"scores": {"a": np.ones(2)}, "probes": {"b": np.ones(2)}}, "log")
+    assert sorted(written[:-1]) == ["log.txt", "probes.npz", "scores.npz"]
+    assert written[-1] == RECORD
+
+
+def test_what_cannot_be_read_is_listed_and_not_fatal(store):
+    good = record(cell(seed=0))
+    store.save(good)
+    broken = [store.save(record(cell(seed=seed))) / RECORD for seed in (1, 2, 3)]
+    broken[0].write_text("{")
+    broken[1].write_text('{"key": 1}')
+    broken[2].write_bytes(b"\xff\xfe")
+    assert [record for record, _ in store.scan()] == [good]
+    assert store.unreadable == sorted(broken)
+    assert store.get(cell(seed=1)) is None
+    assert [record for record, _ in store.scan()] == [good]
+    assert store.unreadable == sorted(broken), "listed once"
+
+
+def test_a_finished_record_is_never_overwritten(store):
+    one = record(cell())
+    folder = store.save(one, {"probes": {"a": np.zeros(1)}}, "first")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    store.save(failure(cell()), log="second")
+    store.save(one.model_copy(update={"timing": {"total_seconds": 0.0}}), {"probes": {"a": np.ones(1)}}, "third")
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_a_failure_gives_way(store):
+    store.save(failure(cell()))
+    assert store.get(cell()).status == "failed"
+    store.save(failure(cell(), timeout=True))
+    assert store.get(cell()).status == "timeout"
+    store.save(record(cell()))
+    assert store.get(cell()).ok
+
+
+def test_a_record_that_cannot_be_read_is_replaced(store):
+    folder = store.save(record(cell()))
+    (folder / RECORD).write_text("{")
+    store.save(record(cell()))
+    assert store.get(cell()).ok
+
+
+def test_pickled_arrays_are_refused(store):
+    folder = store.save(record(cell()))
+    np.savez(folder / "probes.npz", odd=np.array([{"a": 1}], dtype=object))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        store.arrays(folder, "probes")
+
+
+def test_names_of_any_language_survive(store):
+    one = cell(tasks=["achète", "購入"])
+    store.save(record(one))
+    assert store.get(one).metrics["test"].keys() == {"achète", "購入"}
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MissingError, match="cannot be made") as caught:
+        ResultStore(tmp_path / "file" / "results").make()
+    assert "--out" in caught.value.hint
+    ResultStore(tmp_path / "a" / "b").make()
+    assert (tmp_path / "a" / "b").is_dir()

@@ -1,0 +1,148 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import log_loss, r2_score, roc_auc_score
+
+from mtlkit.data.schema import Task
+from mtlkit.training.metrics import auc, task_metrics
+
+BINARY = Task(name="a")
+
+
+def numbers(*values):
+    return torch.tensor(values, dtype=torch.float32)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40))
+def test_auc_is_the_share_of_pairs_in_order(rows):
+    scores, labels = numbers(*(score for score, _ in rows)), numbers(*(label for _, label in rows))
+    above, below = scores[labels > 0], scores[labels == 0]
+    if not len(above) or not len(below):
+        assert auc(scores, labels) is None
+        return
+    difference = above[:, None] - below
+    assert auc(scores, labels) == float(((difference > 0) + 0.5 * (difference == 0)).double().mean())
+    assert auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
+
+
+@pytest.mark.parametrize("ties", [False, True])
+def test_auc_of_a_million_rows_is_exact(ties):
+    rng = np.random.default_rng(0)
+    labels = (rng.random(1_000_000) < 0.03).astype(np.float32)
+    scores = rng.standard_normal(1_000_000).astype(np.float32) + 0.4 * labels
+    scores = scores.round(1) if ties else scores
+    assert auc(torch.from_numpy(scores), torch.from_numpy(labels)) == pytest.approx(
+        roc_auc_score(labels, scores), abs=1e-12
+    )
+
+
+def test_auc_at_the_edges():
+    labels = numbers(0, 0, 1, 1)
+    assert auc(numbers(1, 2, 3, 4), labels) == 1
+    assert auc(numbers(4, 3, 2, 1), labels) == 0
+    assert auc(numbers(5, 5, 5, 5), labels) == 0.5
+    assert auc(numbers(1, 2), numbers(1, 1)) is None
+    assert auc(numbers(1, 2), numbers(0, 0)) is None
+    assert auc(numbers(), numbers()) is None
+    assert auc(numbers(-math.inf, math.inf), numbers(0, 1)) == 1
+
+
+def test_binary_by_hand():
+    found = task_metrics(BINARY, numbers(0, 0, 0, 0), numbers(1, 0, 0, 0), None)
+    entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
+    assert found == {
+        "rows": 4,
+        "positives": 1,
+        "auc": 0.5,
+        "logloss": pytest.approx(math.log(2)),
+        "normalized_entropy": pytest.approx(math.log(2) / entropy),
+        "calibration": pytest.approx(2.0),
+    }
+
+
+def test_a_perfectly_calibrated_constant():
+    logit = math.log(0.2 / 0.8)
+    found = task_metrics(BINARY, torch.full((10,), logit), numbers(1, 1, *[0] * 8), None)
+    assert found["normalized_entropy"] == pytest.approx(1, abs=1e-6)
+    assert found["calibration"] == pytest.approx(1, abs=1e-6)
+
+
+def test_binary_equals_sklearn():
+    generator = torch.Generator().manual_seed(0)
+    labels = (torch.rand(500, generator=generator) < 0.3).float()
+    logits = torch.randn(500, generator=generator) + labels
+    found = task_metrics(BINARY, logits, labels, None)
+    chances = logits.double().sigmoid()
+    assert found["logloss"] == pytest.approx(log_loss(labels, chances), abs=1e-9)
+    assert found["auc"] == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
+    assert found["calibration"] == pytest.approx(float(chances.sum() / labels.sum()), abs=1e-9)
+
+
+@pytest.mark.parametrize("label", [0, 1])
+def test_one_class_only(label):
+    found = task_metrics(BINARY, numbers(1, -1), numbers(label, label), None)
+    assert found["auc"] is None
+    assert found["normalized_entropy"] is None
+    assert (found["calibration"] is None) == (label == 0)
+    assert found["logloss"] == pytest.approx((math.log1p(math.exp(-1)) + math.log1p(math.exp(1))) / 2)
+
+
+def test_extreme_logits_give_finite_losses():
+    found = task_metrics(BINARY, numbers(300, -300), numbers(0, 1), None)
+    assert found["logloss"] == pytest.approx(300)
+
+
+def test_regression_is_scored_on_the_original_scale():
+    task = Task(name="a", kind="regression", losses=("mse",), scale=(10.0, 3.0))
+    labels, predicted = numbers(-1, 0, 1, 2), numbers(-1, 0.5, 1, 1)
+    found = task_metrics(task, predicted, labels, None)
+    true, guess = labels.numpy() * 3 + 10, predicted.numpy() * 3 + 10
+    assert found["mse"] == pytest.approx(((true - guess) ** 2).mean(), rel=1e-6)
+    assert found["mae"] == pytest.approx(np.abs(true - guess).mean(), rel=1e-6)
+    assert found["r2"] == pytest.approx(r2_score(true, guess), rel=1e-6)
+    assert found["positives"] is None
+    assert task_metrics(task, labels, labels, None)["r2"] == 1
+
+
+def test_regression_without_scale_or_spread():
+    task = Task(name="a", kind="regression", losses=("mse",))
+    assert task_metrics(task, numbers(1, 2), numbers(1, 4), None)["mse"] == 2
+    assert task_metrics(task, numbers(1, 2), numbers(3, 3), None)["r2"] is None
+
+
+def test_multiclass():
+    task = Task(name="a", kind="multiclass", classes=3, losses=("cross_entropy",))
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.randint(0, 3, (200,), generator=generator).float()
+    logits = torch.randn(200, 3, generator=generator)
+    found = task_metrics(task, logits, labels, None)
+    chances = logits.double().softmax(-1)
+    assert found["accuracy"] == float((logits.argmax(1) == labels).double().mean())
+    assert found["logloss"] == pytest.approx(log_loss(labels, chances, labels=[0, 1, 2]), abs=1e-9)
+    each = [roc_auc_score(labels == c, chances[:, c].float()) for c in range(3)]
+    assert found["auc"] == pytest.approx(np.mean(each), abs=1e-12)
+    assert found["positives"] is None
+
+
+def test_multiclass_with_a_class_that_is_missing():
+    task = Task(name="a", kind="multiclass", classes=3, losses=("cross_entropy",))
+    logits = torch.tensor([[3.0, 0, 0], [0, 3, 0], [0, 2, 0]])
+    assert task_metrics(task, logits, numbers(0, 1, 1), None)["auc"] == 1
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression", "multiclass"])
+def test_missing_labels_are_left_out(kind):
+    task = Task(name="a", kind=kind, classes=3, scale=(1.0, 2.0))
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(60, *([3] if kind == "multiclass" else []), generator=generator)
+    labels = torch.randint(0, 2, (60,), generator=generator).float()
+    observed = torch.rand(60, generator=generator) < 0.5
+    spoilt = torch.where(observed, labels, torch.nan)
+    assert task_metrics(task, logits, spoilt, observed) == task_metrics(task, logits[observed], labels[observed], None)
+    none = task_metrics(task, logits, spoilt, torch.zeros(60, dtype=torch.bool))
+    assert none == {"rows": 0, "positives": 0 if kind == "binary" else None}
