@@ -114,7 +114,8 @@ def run_mtlkit(job: dict[str, Any]) -> dict[str, Any]:
     from mtlkit.config import ExecutionSettings, Settings, TrainingSettings
     from mtlkit.data.packed import read_dataset
     from mtlkit.models.mmoe import MMoE
-    from mtlkit.training.loop import FitResult, Trainer
+    from mtlkit.training.loop import Trainer
+    from mtlkit.training.result import FitResult
 
     torch.set_num_threads(job["threads"])
     dataset = read_dataset(Path(job["folder"]))

@@ -8,7 +8,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the models are ti
 
 import contextlib
 import io
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,3 +142,143 @@ def make_trainer(
 @pytest.fixture(scope="session")
 def trainer() -> Callable[..., Any]:
     return make_trainer
+
+
+# a balancer's first step: say in which process, and wait while the file `hold` is there
+WAITS = """
+here = Path(__file__).parent
+if step.index == 0:
+    (here / "pid.new").write_text(str(os.getpid()))
+    (here / "pid.new").rename(here / "pid")
+while (here / "hold").exists():
+    time.sleep(0.02)
+return step.active.to(step.losses.dtype)
+"""
+BALANCERS = {
+    "waits": WAITS.strip(),
+    "raises": "raise ValueError('bad luck')",
+    "broken": "return torch.full_like(step.losses, torch.nan)",
+    "exits": "os._exit(7)",
+    "killed": "os.kill(os.getpid(), signal.SIGKILL)",
+}
+PATIENCE = 120
+
+
+Files = dict[Path, tuple[bytes, int]]
+
+
+@dataclass
+class Act:
+    """One run of a grid that was stopped in its second cell, by a signal.
+
+    Args:
+        said: How the command ended.
+        before: The results at the signal.
+        after: The results when the command and its worker had ended.
+        worker_ended: Whether the worker did.
+    """
+
+    said: Said
+    before: Files
+    after: Files
+    worker_ended: bool
+
+
+@dataclass
+class Story:
+    """A grid that was interrupted, and one that was killed and run again; see ``story``.
+
+    Args:
+        command: What was typed.
+        out: The results folder.
+        interrupted: Ctrl-C.
+        killed: kill -9.
+        finished: How the same command ended after that.
+        files: The results at the end.
+    """
+
+    command: list[str]
+    out: Path
+    interrupted: Act
+    killed: Act
+    finished: Said
+    files: Files
+
+    @property
+    def records(self) -> dict[str, Any]:
+        """Balancer to the record of its cell."""
+        from mtlkit.store import ResultStore
+
+        return {Path(record.cell.balancer).stem: record for record, _ in ResultStore(self.out).scan()}
+
+    def folder(self, balancer: str) -> Path:
+        from mtlkit.store import ResultStore
+
+        return ResultStore(self.out).folder(self.records[balancer].cell)
+
+
+@pytest.fixture(scope="session")
+def story(tmp_path_factory: pytest.TempPathFactory, home: Path, plugin: Callable[..., str]) -> Story:
+    """Seven cells, one at a time. The second one waits, and there the grid is stopped; two of them side by side, for
+    the sake of time. The killed one is run again to its end, through cells that fail in every way there is.
+    """
+    acts = [_Stopped(tmp_path_factory.mktemp(name), home, plugin) for name in ("interrupted", "killed")]
+    signals = [lambda process: os.killpg(process.pid, signal.SIGINT), lambda process: process.kill()]
+    interrupted, killed = (act.stop(send) for act, send in zip(acts, signals, strict=True))
+    command, out = acts[1].command, acts[1].out
+    finished = run_cli(*command)
+    return Story(command, out, interrupted, killed, finished, files(out))
+
+
+class _Stopped:
+    """A grid in a process of its own, on its way to the cell that waits."""
+
+    def __init__(self, folder: Path, home: Path, plugin: Callable[..., str]) -> None:
+        self.hold, self.pid, self.out, self.stderr = (folder / n for n in ("hold", "pid", "results", "stderr"))
+        paths = {name: plugin(folder, f"{name}.py", body) for name, body in BALANCERS.items()}
+        order = ["uniform", paths["waits"], paths["raises"], paths["broken"], paths["exits"], "uwl", paths["killed"]]
+        self.command = ["bench", "-d", DATA, "--models", "shared-bottom", "--balancers", ",".join(order)]
+        self.command += ["--references", "none", "--seeds", "1", "--epochs", "1", "--batch-size", "50", "--jobs", "1"]
+        self.command += ["--device", "cpu", "--data-dir", str(home), "--out", str(self.out)]
+        self.hold.touch()
+        line = [sys.executable, "-m", "mtlkit", *self.command]
+        with self.stderr.open("w") as stderr:
+            # a session of its own, so that a signal to the group reaches the command and its workers only
+            self.process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
+
+    def stop(self, send: Callable[[subprocess.Popen[bytes]], None]) -> Act:
+        _wait(lambda: self.pid.exists() or self.process.poll() is not None)
+        assert self.process.poll() is None, self.stderr.read_text()
+        worker, before = int(self.pid.read_text()), files(self.out)
+        send(self.process)
+        code = self.process.wait(PATIENCE)
+        if code != -signal.SIGKILL:
+            ended = _wait(lambda: not _alive(worker))
+            self.hold.unlink()
+        else:
+            self.hold.unlink()  # an orphan notices at the next evaluation point
+            ended = _wait(lambda: not _alive(worker))
+        return Act(Said(code, "", self.stderr.read_text()), before, files(self.out), ended)
+
+
+def files(folder: Path) -> Files:
+    """Contents and time of every file in a folder."""
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+
+
+def _wait(condition: Callable[[], bool]) -> bool:
+    end = time.monotonic() + PATIENCE
+    while not condition() and time.monotonic() < end:
+        time.sleep(0.02)
+    return condition()
+
+
+def _alive(pid: int) -> bool:
+    """Whether a process runs; one that is no child of ours has no other sign of its end."""
+    try:
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    except (ProcessLookupError, FileNotFoundError):
+        return False

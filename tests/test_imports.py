@@ -102,7 +102,7 @@ def test_nothing_is_pickled():
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("results"), ["mmoe"], ["uniform"], seeds=[0]).root
+    return fill(tmp_path_factory.mktemp("results"), ["mmoe"], ["uniform"], seeds=[0], with_probes=False).root
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mtlkit.config import Settings
 from mtlkit.data.schema import Task
+from mtlkit.errors import UsageError
 
 Scope = Literal["dense", "all", "representation"]
 
@@ -93,6 +94,16 @@ class Balancer(nn.Module, ABC):
         that the method gives them.
         """
 
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Load; a buffer that is (T, 0) until the first step makes it (T, P) takes the shape of the loaded one."""
+        for name, value in self._buffers.items():
+            loaded = state_dict.get(prefix + name)
+            if value is None or loaded is None or value.shape[:1] != loaded.shape[:1]:
+                continue
+            if 0 in {value.numel(), loaded.numel()}:
+                self._buffers[name] = value.new_zeros(loaded.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
 
 @dataclass(frozen=True)
 class GramProblem:
@@ -138,6 +149,24 @@ def on_simplex(weights: Tensor, active: Tensor) -> Tensor:
     """Non-negative weights (T,), rescaled to sum to the number of active tasks; idle ones become 0."""
     weights = weights * active
     return weights * (active.sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny))
+
+
+def softmax_over(logits: Tensor, active: Tensor) -> Tensor:
+    """The softmax of the active tasks' logits (T,); 0 for idle ones."""
+    weights = torch.softmax(torch.where(active, logits, -torch.inf), 0)
+    return torch.where(active, weights, 0.0)
+
+
+def per_task(name: str, values: Sequence[float], tasks: Sequence[Task], default: float) -> Tensor:
+    """An option with one number a task, as (T,); the default for all when it was not given.
+
+    Raises:
+        UsageError: The numbers are not as many as the tasks.
+    """
+    if values and len(values) != len(tasks):
+        names = ", ".join(task.name for task in tasks)
+        raise UsageError(f"{name} needs one number for each of {names}.", f"{name}={':'.join('1' * len(tasks))}")
+    return torch.tensor(values or (default,) * len(tasks))
 
 
 class Adam(nn.Module):

@@ -88,6 +88,7 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_failed: bool, force: bool) -> int:
     from rich.console import Console
+    from rich.markup import escape
 
     from mtlkit.cli.fetch import show_downloads
     from mtlkit.data.home import data_home, last_fetched, remember
@@ -103,7 +104,7 @@ def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_fai
         last = last_fetched(home)
         settings = settings.model_copy(update={"dataset": last or "census"})
         why = "fetched last" if last else "none was fetched before"
-        talk.print(f"Data set [bold]{settings.dataset}[/bold] ({why}).", highlight=False)
+        talk.print(f"Data set [bold]{escape(str(settings.dataset))}[/bold] ({why}).", highlight=False)
     with show_downloads() as progress:
         source, data = ensure(str(settings.dataset), home, progress=progress)
     if last_fetched(home) is None:
@@ -129,9 +130,10 @@ def _show_plan(plan: Plan, data: Dataset, talk: Console, every_cell: bool) -> No
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     simulated = " (simulated)" if data.simulated else ""
     tasks = ", ".join(data.schema.task_names)
-    talk.print(f"{len(plan.cells)} cells on {data.name}{simulated}, tasks {tasks}: {summary}.", highlight=False)
+    said = f"{len(plan.cells)} cells on {data.name}{simulated}, tasks {tasks}: {summary}."
+    talk.print(said, markup=False, highlight=False, soft_wrap=True)
     for name, reason in plan.inapplicable:
-        talk.print(f"[yellow]n/a[/yellow] {name}: {reason}", highlight=False)
+        talk.print(Text.assemble(("n/a", "yellow"), f" {name}: {reason}"), soft_wrap=True)
     if counts["failed before"]:
         talk.print("[dim]--retry-failed runs the failed ones again.[/dim]")
     if not every_cell:

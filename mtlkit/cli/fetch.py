@@ -44,7 +44,7 @@ def fetch(
         prepared = _prepare_presets(source, home)
     remember(home, dataset)
     Console().print(card(source, data, prepared, source.provenance(home)))
-    talk.print(f"\n[dim]Ready in {home} after {time.perf_counter() - started:.1f} s.[/dim] Next:\n")
+    talk.print(f"\nReady in {home} after {time.perf_counter() - started:.1f} s. Next:\n", style="dim", markup=False)
     more = f" --data-dir {data_dir}" if data_dir else ""
     talk.print(f"  mtlkit bench -d {_quoted(dataset)}{more}\n", markup=False, highlight=False, soft_wrap=True)
 

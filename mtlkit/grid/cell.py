@@ -25,7 +25,8 @@ from mtlkit.errors import MissingError, MtlkitError
 from mtlkit.models.base import ALL_ROWS, Architecture
 from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
-from mtlkit.training.loop import DivergedError, FitResult, Trainer
+from mtlkit.training.loop import Trainer
+from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.seeding import seed_for
 
 PEAK_FILE = Path("/proc/self/clear_refs")

@@ -17,7 +17,7 @@ from mtlkit.models.base import ModelOptions
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS, Registry
 from mtlkit.store import ResultStore
-from mtlkit.training.loop import check_task_names
+from mtlkit.training.selection import check_task_names
 
 NO_BALANCER = "none"
 

@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -16,62 +15,19 @@ from torch import Tensor, nn
 from mtlkit.balancers.base import Balancer, Direction
 from mtlkit.config import ExecutionSettings, TrainingSettings
 from mtlkit.data.schema import SPLITS, Dataset
-from mtlkit.errors import UsageError
 from mtlkit.models.base import Architecture, Batch
-from mtlkit.records import PRIMARY_METRIC
 from mtlkit.training.batches import DeviceSplit, probe_rows, row_stream
 from mtlkit.training.optimizers import build_optimizer, learning_rate_factor, set_learning_rate
 from mtlkit.training.probes import ProbeLog
 from mtlkit.training.reach import Reach, owner_active, owner_losses
+from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import Scores, autocast, metrics, score
 from mtlkit.training.seeding import generator, seed_for
+from mtlkit.training.selection import Best, check_task_names, selection_value
 from mtlkit.training.step import LoopStep
 
 PROBE_ROWS = 512
 PROBE_POSITIVES = 64
-
-
-class DivergedError(ArithmeticError):
-    """The loss of a task is no longer finite."""
-
-    def __init__(self, step: int, tasks: list[str]) -> None:
-        super().__init__(f"the loss of {' and '.join(tasks)} is not finite")
-        self.step = step
-
-
-@dataclass
-class FitResult:
-    """What a run leaves behind; the fields are those of a run record.
-
-    Args:
-        metrics: Split to task to metrics, at the selected evaluation point.
-        best: Task to the point that was selected for it.
-        curve: One entry an evaluation point.
-        timing: Seconds by activity.
-        cost: Parameters, rows per second, backward passes a step.
-        probes: Arrays of the probes.
-        scores: Test scores, labels and masks by task.
-        warnings: Sentences for the user.
-    """
-
-    metrics: dict[str, dict[str, dict[str, Any]]]
-    best: dict[str, dict[str, Any]]
-    curve: list[dict[str, Any]]
-    timing: dict[str, float]
-    cost: dict[str, Any]
-    probes: dict[str, np.ndarray]
-    scores: dict[str, np.ndarray]
-    warnings: list[str]
-
-
-@dataclass
-class _Best:
-    """The best evaluation point of a group of tasks that share parameters."""
-
-    tasks: list[int]
-    value: float = -math.inf
-    point: int = -1
-    state: dict[str, Tensor] = field(default_factory=dict)
 
 
 class Trainer:
@@ -124,7 +80,7 @@ class Trainer:
         self.stream = row_stream(n_rows, settings.batch_size, generator(seed, "shuffle"), device)
         self.fresh_random = generator(seed, "fresh")
         self.fresh = row_stream(n_rows, settings.batch_size, self.fresh_random, device)
-        self.bests = [_Best(group) for group in self.reach.components()]
+        self.bests = [Best(group) for group in self.reach.components()]
         self.probes = ProbeLog(self.tasks, model.gate_experts)
         self.curve: list[dict[str, Any]] = []
         self.timing = {"train_seconds": 0.0, "evaluation_seconds": 0.0, "probe_seconds": 0.0}
@@ -253,7 +209,8 @@ class Trainer:
             }
         )
         for best in self.bests:
-            value = self._selection(best.tasks, found, scores)
+            tasks = {self.tasks[t]: self.schema.tasks[t] for t in best.tasks}
+            value = selection_value(self.settings, tasks, found, float(scores.losses[best.tasks].sum()))
             if value > best.value:
                 best.value, best.point = value, point
                 best.state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
@@ -264,23 +221,6 @@ class Trainer:
             self._probe(step, scores, window)
             self._synchronize()
             self.timing["probe_seconds"] += time.perf_counter() - began
-
-    def _selection(self, tasks: list[int], found: dict[str, dict[str, Any]], scores: Scores) -> float:
-        """The value, higher is better, by which an evaluation point is selected for a group of tasks."""
-        chosen = self.settings.select
-        names = {self.tasks[t]: self.schema.tasks[t] for t in tasks}
-        if chosen == "loss":
-            return -float(scores.losses[tasks].sum())
-        if chosen in names:
-            names = {chosen: names[chosen]}
-        values = {name: found[name][PRIMARY_METRIC[task.kind]] for name, task in names.items()}
-        weights = dict.fromkeys(values, 1.0)
-        if chosen == "weighted":
-            weights = {name: self.settings.select_weights.get(name, task.weight) for name, task in names.items()}
-        pairs = [(weights[name], value) for name, value in values.items() if value is not None and weights[name] > 0]
-        if not pairs:
-            return -float(scores.losses[tasks].sum())
-        return sum(weight * value for weight, value in pairs) / sum(weight for weight, _ in pairs)
 
     def _probe(self, step: int, scores: Scores, window: _Window) -> None:
         self.probes.add("steps", step)
@@ -298,16 +238,7 @@ class Trainer:
 
     def _finish(self, began: float, done: int) -> FitResult:
         rows = done * self.settings.batch_size * self.settings.accumulate
-        result = FitResult(
-            {"validation": {}, "test": {}},
-            {},
-            self.curve,
-            self.timing,
-            {},
-            {},
-            {},
-            self.warnings,
-        )
+        result = FitResult(self.curve, self.timing, self.warnings)
         started = time.perf_counter()
         for best in self.bests:
             self.model.load_state_dict(best.state)
@@ -376,13 +307,3 @@ def _score_arrays(name: str, column: int, scores: Scores, split: DeviceSplit) ->
     if split.all.observed is not None:
         out[f"observed/{name}"] = split.all.observed[:, column].cpu().numpy()
     return out
-
-
-def check_task_names(settings: TrainingSettings, tasks: tuple[str, ...]) -> None:
-    """Raise a :class:`UsageError` where a setting names a task that the data do not have."""
-    named = {**settings.task_weights, **settings.select_weights}
-    if settings.select not in {"mean", "weighted", "loss"}:
-        named[settings.select] = 1.0
-    unknown = sorted(set(named) - set(tasks))
-    if unknown:
-        raise UsageError(f"There is no task {unknown[0]!r} in this data set.", f"its tasks are {', '.join(tasks)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -17,9 +18,15 @@ from mtlkit.training.reach import owner_losses
 SMALL = {"hidden": (5,), "bottom": (5,), "tower": (4,), "experts": 3, "specific": 2, "shared": 2, "embedding": 3}
 
 
+@cache
+def load(name: str) -> type[Architecture]:
+    """The class of an architecture; the registry looks at installed packages on every call."""
+    return MODELS.load(name)
+
+
 def build(name: str, schema: Schema, seed: int = 0, **options: Any) -> Architecture:
     """A model with these options; skips the test where the architecture makes no sense on such data."""
-    kind = MODELS.load(name)
+    kind = load(name)
     reason = kind.inapplicable(schema)
     if reason:
         pytest.skip(f"{name}: the data {reason}")
@@ -29,7 +36,7 @@ def build(name: str, schema: Schema, seed: int = 0, **options: Any) -> Architect
 
 def known(name: str, options: dict[str, Any]) -> dict[str, Any]:
     """Those of the options that the architecture has."""
-    fields = MODELS.load(name).Options.model_fields
+    fields = load(name).Options.model_fields
     return {key: value for key, value in options.items() if key in fields}
 
 

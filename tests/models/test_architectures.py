@@ -9,7 +9,7 @@ from mtlkit.models.embedding import FOLD_VOCABULARY
 from mtlkit.registry import MODELS
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.reach import Reach
-from tests.models.build import build, doubled, gradients, small, task_losses
+from tests.models.build import build, doubled, gradients, load, small, task_losses
 from tests.toy import toy_batch, toy_schema
 
 KINDS = ("binary", "regression", "multiclass")
@@ -22,7 +22,7 @@ CASES = {
     "funnel": (toy_schema(2).model_copy(update={"funnel": ("t1", "t2")}), {}),
     "towers by task": (
         toy_schema(4, KINDS),
-        {"tower": {"t1": (8,), "t2": (6, 4), "t3": (), "t4": (8,)}, "activation": "leaky_relu"},
+        {"tower": {"t1": (16,), "t2": (6, 4), "t3": ()}, "activation": "leaky_relu"},
     ),
     "no tower layers": (toy_schema(3), {"tower": ()}),
     "widths and bags": (toy_schema(2, bags=2), {"embedding_dims": {"id1": 3, "id2": 12, "bag1": 5}}),
@@ -69,7 +69,7 @@ def test_every_parameter_is_reached(name, case):
     reach = Reach(build(name, schema, **options), toy_batch(schema, 64))
     assert reach.unreached == []
     assert all(item.reach.shape == (len(schema.tasks), len(item.shared)) for item in reach.slices)
-    assert bool(reach.scope("all")) == (MODELS.load(name).shares_parameters and len(schema.tasks) > 1)
+    assert bool(reach.scope("all")) == (load(name).shares_parameters and len(schema.tasks) > 1)
 
 
 def test_gates_are_distributions_over_named_experts(name, case):
@@ -169,4 +169,4 @@ def test_docstring_names_paper_uses_and_cost(name):
     assert PAPER.search(text)
     assert all(f"\n{line}:" in text for line in ("When to use", "When not", "Cost"))
     assert len(MODELS.summary(name)) < 100
-    assert MODELS.load(name).__doc__
+    assert load(name).__doc__

@@ -1,5 +1,7 @@
 """The fused table against a dictionary of plain lookups, and the folded first layer against the plain one."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,7 @@ from mtlkit.models import embedding as embedding_module
 from mtlkit.models.base import ModelOptions
 from mtlkit.models.embedding import FOLD_VOCABULARY, FieldEmbedding
 from mtlkit.registry import MODELS
-from tests.models.build import build, gradients
+from tests.models.build import build, gradients, load
 from tests.toy import toy_batch, toy_schema
 
 WIDTHS = {"id1": 4, "id2": 2, "id3": 4, "bag1": 5}
@@ -39,10 +41,7 @@ def plain(module: FieldEmbedding, schema: Schema, batch, copy=None):
         table = getattr(module, f"bag_{feature.name}")
         table = table if copy is None else table[:, copy]
         offsets, values, weights = batch.bags[feature.name]
-        sums = [
-            (table[values[a:b].long()] * weights[a:b, None]).sum(0)
-            for a, b in zip(offsets[:-1], offsets[1:], strict=True)
-        ]
+        sums = [(table[values[a:b].long()] * weights[a:b, None]).sum(0) for a, b in pairwise(offsets)]
         parts.append(torch.stack(sums))
     return torch.cat([*parts, batch.dense], -1)
 
@@ -145,7 +144,7 @@ def test_large_vocabularies_are_not_folded():
         assert bool(module.foldable_groups()) == folded
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS.names() if MODELS.load(name).shares_parameters])
+@pytest.mark.parametrize("name", [name for name in MODELS.names() if load(name).shares_parameters])
 def test_x_is_known_as_the_representation_once_made(name):
     schema = toy_schema(2)
     model = build(name, schema)

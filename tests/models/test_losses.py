@@ -105,7 +105,7 @@ def test_no_row_means_no_loss_and_idle(setup, how):
         batch = replace(batch, weight=torch.zeros(ROWS))
     loss, _, active = task_loss(task, logits, batch, 1)
     (grad,) = torch.autograd.grad(loss, [logits])
-    assert float(loss) == 0
+    assert loss.item() == 0
     assert not bool(active)
     assert not grad.any()
 

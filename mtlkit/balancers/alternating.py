@@ -1,0 +1,57 @@
+"""Alternating: one task a step, in rounds.
+
+A round visits every task once, in an order drawn anew; the task whose turn it is has weight 1 (or its rate), the others
+have 0. Tasks without a label in the batch are skipped, and a round ends when no active task is left to visit.
+
+Paper: Pascal et al., "Improved optimization strategies for deep Multi-Task Networks", 2021, arXiv:2109.11678.
+
+When to use: tasks whose gradients are better not added up; tasks with labels on different rows.
+When not: few steps, as each task gets one in T.
+Cost: one backward pass.
+Deviations: the optimiser's running means are common to all tasks, where the paper keeps them apart; a task's own
+parameters move on by the momentum that is left while others have their turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.balancers.base import Balancer, Step, per_task
+from mtlkit.config import Floats, Settings
+from mtlkit.data.schema import Task
+
+
+class Alternating(Balancer):
+    """One task at a time."""
+
+    class Options(Settings):
+        """Options of alternating."""
+
+        rates: Floats = Field((), description="a factor on each task's steps, in the order of the tasks; default 1")
+
+    scale = "native"
+
+    def __init__(self, tasks: Sequence[Task], options: Options) -> None:
+        super().__init__(tasks, options)
+        self.rates: Tensor
+        self.round: Tensor
+        self.visited: Tensor
+        self.register_buffer("rates", per_task("rates", options.rates, tasks, 1.0))
+        self.register_buffer("round", torch.ones((), dtype=torch.int64))
+        self.register_buffer("visited", torch.zeros(len(tasks), dtype=torch.int64))  # in which round last
+
+    def forward(self, step: Step) -> Tensor:
+        waiting = step.active & (self.visited < self.round)
+        over = ~waiting.any() & step.active.any()
+        self.round.add_(over)
+        waiting = torch.where(over, step.active, waiting)
+        draws = np.random.default_rng([step.seed, step.index]).random(len(self.visited))
+        first = torch.where(waiting, torch.from_numpy(draws).to(step.losses), -1.0).argmax()
+        turn = waiting & (torch.arange(len(draws), device=waiting.device) == first)
+        self.visited.copy_(torch.where(turn, self.round, self.visited))
+        return (self.rates * turn).to(step.losses.dtype)

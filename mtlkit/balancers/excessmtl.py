@@ -1,0 +1,64 @@
+"""ExcessMTL: tasks that are farther from their optimum weigh more, whatever their loss is there.
+
+e_t = sum_p g_tp^2 / sqrt(s_tp), s_tp the sum of all g_tp^2 so far: an estimate of the excess risk with a diagonal
+Hessian. w_t <- w_t exp(eta e_t / e_t(first)), scaled to sum to T.
+
+Paper: He et al., "Robust Multi-Task Learning with Excess Risks", ICML 2024, arXiv:2402.02009.
+
+When to use: noisy labels in some tasks, whose large loss would draw a loss-based method.
+When not: gradients whose size says little about the distance, e.g. with tasks of few labels.
+Cost: one backward pass a task; a copy of the shared parameters for each task in memory.
+Deviations: no constant under the root, so that the unit of a loss does not matter; e_t(first) is that of the first step
+as in the authors' code, where the paper averages over three epochs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.balancers.base import Balancer, Step, softmax_over
+from mtlkit.config import Settings
+from mtlkit.data.schema import Task
+
+
+class ExcessMTL(Balancer):
+    """Weights by excess risk."""
+
+    class Options(Settings):
+        """Options of excessmtl."""
+
+        eta: float = Field(0.01, gt=0, description="learning rate of the weights")
+
+    needs = "rows"
+    options: Options
+
+    def __init__(self, tasks: Sequence[Task], options: Options) -> None:
+        super().__init__(tasks, options)
+        self.squares: Tensor
+        self.first: Tensor
+        self.logits: Tensor
+        self.register_buffer("squares", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
+        self.register_buffer("first", torch.zeros(len(tasks), dtype=torch.float64))
+        self.register_buffer("logits", torch.zeros(len(tasks), dtype=torch.float64))
+
+    def forward(self, step: Step) -> Tensor:
+        active = step.active
+        squares = step.rows().double() ** 2  # 0 for idle tasks
+        if not self.squares.numel():
+            self.squares = torch.zeros_like(squares)
+        self.squares.add_(squares)
+        excess = torch.where(self.squares > 0, squares / self.squares.sqrt(), 0.0).sum(1)
+        gain = torch.where(self.first > 0, self.options.eta * excess / self.first, 0.0)
+        self.first.copy_(torch.where(self.first > 0, self.first, excess))
+        moved = self.logits + gain
+        moved += _total(self.logits, active) - _total(moved, active)  # idle tasks keep their share
+        self.logits.copy_(torch.where(active, moved, self.logits))
+        return (softmax_over(self.logits, active) * active.sum()).to(step.losses)
+
+
+def _total(logits: Tensor, active: Tensor) -> Tensor:
+    return torch.where(active, logits, -torch.inf).logsumexp(0)

@@ -1,0 +1,32 @@
+"""GLS: the geometric mean of the losses.
+
+Minimises (prod_t L_t)^(1/T); its gradient is that of sum_t w_t L_t with w_t = (prod L)^(1/T) / (T L_t). The unit of a
+loss does not matter: every task's relative improvement counts the same.
+
+Paper: Chennupati et al., "MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for Multi-Task
+Learning", CVPR Workshops 2019, arXiv:1904.08492.
+
+When to use: losses of different size or unit; cheap, nothing to tune.
+When not: a loss that comes close to 0, which takes all the weight.
+Cost: one backward pass.
+Deviations: computed in logarithms. The weights that LibMTL's GLS reports are L / (T prod L), which is not the gradient.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mtlkit.balancers.base import Balancer, Step
+
+
+class GLS(Balancer):
+    """Geometric loss strategy."""
+
+    scale = "native"
+
+    def forward(self, step: Step) -> Tensor:
+        count = step.active.sum().clamp_min(1)
+        logs = step.losses.clamp_min(torch.finfo(step.losses.dtype).tiny).log()
+        mean = torch.where(step.active, logs, 0.0).sum() / count
+        return torch.where(step.active, torch.exp(mean - logs) / count, 0.0)

@@ -1,0 +1,86 @@
+"""MetaBalance: auxiliary gradients are brought near the size of the target's, tensor by tensor.
+
+m_t = b m_t + (1 - b) |g_t| in each tensor; g_t <- r g_t m_target / m_t + (1 - r) g_t; the step is the sum. Mode ``A``
+only shrinks, ``B`` only enlarges, ``C`` does both. A tensor that the target does not reach is left alone, and so is a
+task that does not reach a tensor.
+
+Paper: He et al., "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient Magnitudes of Auxiliary
+Tasks", WWW 2022, arXiv:2203.06801.
+
+When to use: one task matters, the others are there to help it.
+When not: all tasks matter.
+Cost: one backward pass a task.
+Deviations: running means are bias-corrected, which changes nothing as long as all tasks have had as many steps (the
+authors' start at 0 for all); an idle task keeps its mean, and others follow an idle target's last one. The authors' code
+has mode C only, and stops at the first tensor without a gradient, so that all later ones are left as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.balancers.base import Balancer, Direction, Step
+from mtlkit.config import Settings
+from mtlkit.data.schema import Task
+from mtlkit.errors import UsageError
+
+
+class MetaBalance(Balancer):
+    """Adapted magnitudes of auxiliary gradients."""
+
+    class Options(Settings):
+        """Options of metabalance."""
+
+        mode: Literal["A", "B", "C"] = Field("C", description="A shrinks only, B enlarges only, C does both")
+        r: float = Field(0.7, ge=0, le=1, description="how near to the target's size; 0 is uniform")
+        b: float = Field(0.9, ge=0, lt=1, description="share of the past in the running means of the norms")
+        target: str | None = Field(None, description="the task that matters; default the first")
+
+    needs = "rows"
+    scale = "native"
+    options: Options
+
+    def __init__(self, tasks: Sequence[Task], options: Options) -> None:
+        super().__init__(tasks, options)
+        names = [task.name for task in tasks]
+        if options.target not in {None, *names}:
+            raise UsageError(f"metabalance has no target {options.target!r}.", f"its tasks are {', '.join(names)}")
+        self.target = 0 if options.target is None else names.index(options.target)
+        self.sizes: Tensor
+        self.counts: Tensor
+        self.register_buffer("sizes", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, tensors)
+        self.register_buffer("counts", torch.zeros(len(tasks), 0, dtype=torch.float64))
+
+    def forward(self, step: Step) -> Direction:
+        rows, places = step.rows(), list(step.parts().values())
+        if not places:
+            return Direction(rows.sum(0))
+        parts = [rows[:, place].double() for place in places]
+        factors = self._factors(torch.stack([part.norm(dim=1) for part in parts], 1))
+        return Direction(torch.cat([factors[:, k] @ part for k, part in enumerate(parts)]).to(rows))
+
+    def _factors(self, norms: Tensor) -> Tensor:
+        """(T, tensors) for the norms (T, tensors) of one batch, which are 0 for idle tasks."""
+        if not self.sizes.numel():
+            self.sizes, self.counts = torch.zeros_like(norms), torch.zeros_like(norms)
+        reached = norms > 0
+        b, r = self.options.b, self.options.r
+        self.counts.add_(reached)
+        self.sizes.copy_(torch.where(reached, b * self.sizes + (1 - b) * norms, self.sizes))
+        means = self.sizes / (1 - b**self.counts).clamp_min(1 - b)
+        wanted = means[self.target]
+        factors = r * wanted / torch.where(reached, means, 1.0) + (1 - r)
+        factors = torch.where(reached & (wanted > 0), factors, 1.0)
+        factors[self.target] = 1
+        match self.options.mode:
+            case "A":
+                return factors.clamp_max(1)
+            case "B":
+                return factors.clamp_min(1)
+            case _:
+                return factors

@@ -1,0 +1,82 @@
+"""MoCo: the common descent direction of running means of the gradients.
+
+y_t <- y_t - beta_k (y_t - L_t g_t / |g_t|); a <- projection of a - gamma_k (Y Y' + rho I) a on the simplex; the step is
+sum_t a_t y_t; beta_k = beta / k^sigma, gamma_k = gamma / k^sigma in step k. With exact gradients MGDA; the running means
+take away the bias that noise gives its weights.
+
+Paper: Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Stochastic
+Approach", ICLR 2023, arXiv:2210.12624.
+
+When to use: no task may get worse, and gradients are noisy.
+When not: short runs, in which a hardly leaves its start.
+Cost: one backward pass a task; a copy of the shared parameters for each task in memory.
+Deviations: gradients of unit length times the loss as in LibMTL's version, made with the authors' help, where the paper
+has plain ones. ``update=softmax`` is LibMTL's step for a, softmax in place of the projection, which stays near uniform.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.balancers.base import Balancer, Direction, Step, softmax_over
+from mtlkit.balancers.gram import project_on_simplex
+from mtlkit.config import Settings
+from mtlkit.data.schema import Task
+
+
+class MoCo(Balancer):
+    """Multi-objective gradient correction."""
+
+    class Options(Settings):
+        """Options of moco."""
+
+        beta: float = Field(0.5, gt=0, le=1, description="share of the present in the running means, at first")
+        gamma: float = Field(0.1, gt=0, description="learning rate of the weights, at first")
+        sigma: float = Field(0.5, ge=0, description="both fall with step^-sigma")
+        rho: float = Field(0.0, ge=0, description="pull of the weights towards equal ones")
+        update: Literal["projection", "softmax"] = Field("projection", description="how weights come to sum to 1")
+
+    needs = "rows"
+    scale = "native"
+    options: Options
+
+    def __init__(self, tasks: Sequence[Task], options: Options) -> None:
+        super().__init__(tasks, options)
+        self.means: Tensor
+        self.weights: Tensor
+        self.counts: Tensor
+        self.register_buffer("means", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
+        self.register_buffer("weights", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
+        self.register_buffer("counts", torch.zeros(len(tasks), dtype=torch.float64))
+
+    def forward(self, step: Step) -> Direction:
+        rows, active, options = step.rows(), step.active, self.options
+        wide = rows.double()
+        norms = wide.norm(dim=1)
+        units = torch.where((norms > 0)[:, None], wide / norms[:, None], 0.0) * step.losses.double()[:, None]
+        if not self.means.numel():
+            self.means = torch.zeros_like(wide)
+        self.counts.add_(active)
+        pace = self.counts.clamp_min(1) ** -options.sigma
+        moved = self.means + (options.beta * pace)[:, None] * (units - self.means)
+        self.means.copy_(torch.where(active[:, None], moved, self.means))
+        share = torch.where(active, self.weights, 0.0)
+        held = share.sum()  # what the idle tasks do not hold
+        share = torch.where(held > 0, share / held, active / active.sum().clamp_min(1))
+        slope = self.means @ (share @ self.means) + options.rho * share
+        share = self._on_simplex(share - options.gamma * pace * slope, active)
+        self.weights.copy_(torch.where(active, share * held, self.weights))
+        limit = torch.finfo(rows.dtype).max
+        return Direction((share @ self.means).clamp(-limit, limit).to(rows))
+
+    def _on_simplex(self, point: Tensor, active: Tensor) -> Tensor:
+        if self.options.update == "softmax" or not active.any():
+            return softmax_over(point, active)
+        point = point - point[active].max()  # changes nothing but rounding
+        own = project_on_simplex(point[active].cpu().numpy())
+        return torch.zeros_like(point).masked_scatter(active, torch.from_numpy(own).to(point))

@@ -1,0 +1,29 @@
+"""RLW: weights drawn at random in each step.
+
+w = T softmax(z), z from a standard normal distribution. In the mean it is uniform: a check of what others add to noise.
+
+Paper: Lin et al., "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning", TMLR 2022,
+arXiv:2111.10603.
+
+When to use: as the baseline of methods that claim more than noise.
+When not: small batches, whose gradients are noisy enough.
+Cost: one backward pass.
+Deviations: weights sum to T, in the authors' code (LibMTL) to 1. Of its distributions there is the default, normal.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mtlkit.balancers.base import Balancer, Step, softmax_over
+
+
+class RLW(Balancer):
+    """Random loss weighting."""
+
+    def forward(self, step: Step) -> Tensor:
+        draws = np.random.default_rng([step.seed, step.index]).standard_normal(len(step.losses))
+        weights = softmax_over(torch.from_numpy(draws).to(step.losses), step.active)
+        return weights * step.active.sum()

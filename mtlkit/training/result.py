@@ -1,0 +1,41 @@
+"""What a run leaves behind, and how it fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+class DivergedError(ArithmeticError):
+    """The loss of a task is no longer finite."""
+
+    def __init__(self, step: int, tasks: list[str]) -> None:
+        super().__init__(f"the loss of {' and '.join(tasks)} is not finite")
+        self.step = step
+
+
+@dataclass
+class FitResult:
+    """The outcome of training; the fields are those of a run record.
+
+    Args:
+        metrics: Split to task to metrics, at the selected evaluation point.
+        best: Task to the point that was selected for it.
+        curve: One entry an evaluation point.
+        timing: Seconds by activity.
+        cost: Parameters, rows per second, backward passes a step.
+        probes: Arrays of the probes.
+        scores: Test scores, labels and masks by task.
+        warnings: Sentences for the user.
+    """
+
+    curve: list[dict[str, Any]]
+    timing: dict[str, float]
+    warnings: list[str]
+    metrics: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {"validation": {}, "test": {}})
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)
+    cost: dict[str, Any] = field(default_factory=dict)
+    probes: dict[str, np.ndarray] = field(default_factory=dict)
+    scores: dict[str, np.ndarray] = field(default_factory=dict)

@@ -1,0 +1,269 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+import mtlkit
+from mtlkit.data.home import last_fetched, remember
+from mtlkit.errors import MissingError
+from mtlkit.grid.spec import read_grid
+from mtlkit.registry import BALANCERS, DATASETS, MODELS
+from mtlkit.store import ResultStore
+from tests.conftest import DATA
+from tests.fakes import cell, failure
+
+BENCHMARKS = Path(mtlkit.__file__).parents[1] / "benchmarks"
+GRIDS = sorted(BENCHMARKS.glob("*.yaml"))
+
+
+# --- what a grid that ran says ----------------------------------------------------------------------------------------
+
+
+def test_some_failed(story):
+    said = story.finished
+    assert said.code == 1
+    assert "Traceback" not in said.err
+
+
+def test_a_line_a_cell(story):
+    lines = [line for line in story.finished.err.splitlines() if line.startswith("[")]
+    assert [line[:6] for line in lines] == [f"[{i}/6] " for i in range(1, 7)]
+    waits, raises, broken, exits, uwl, killed = lines
+    assert "seed 0: task-1 0." in waits
+    assert "seed 0: task-1 0." in uwl
+    assert "raises.py, seed 0: failed: bad luck" in raises
+    assert "broken.py, seed 0: failed at step" in broken
+    assert "ended with code 7" in exits
+    assert "killed by SIGKILL" in killed
+
+
+def test_the_table_goes_to_stdout_and_talk_to_stderr(story):
+    said = story.finished
+    assert "simulated" in said.out
+    assert "task-1 AUC" in said.out
+    assert "uniform" in said.out
+    assert "failed" in said.out
+    assert f"mtlkit report {story.out}" in said.err
+    assert "mtlkit report" not in said.out
+
+
+def test_what_failed_before_is_not_run_and_still_counts(story, cli):
+    again = cli(*story.command)
+    assert again.code == 1
+    assert ": 3 done, 4 failed before." in again.err
+    assert "--retry-failed" in again.err
+    assert again.out == story.finished.out
+
+
+def test_all_done(story, cli):
+    """A subset of the grid: every cell of it is finished, so nothing is run."""
+    command = [word if not word.startswith("uniform,") else "uniform,uwl" for word in story.command]
+    said = cli(*command)
+    assert said.code == 0
+    assert "2 cells on synthetic (simulated), tasks task-1, task-2: 2 done." in said.err
+    assert "failed" not in said.out
+
+
+def test_a_dry_run_shows_the_state_of_every_cell(story, cli):
+    files = {path: path.read_bytes() for path in story.out.rglob("*") if path.is_file()}
+    said = cli(*story.command, "--dry-run", "--seeds", "2")
+    assert said.code == 0
+    assert ": 7 to run, 3 done, 4 failed before." in said.err
+    states = [line for line in said.out.splitlines() if "shared-bottom" in line]
+    assert len(states) == 14
+    assert sum(" to run " in line for line in states) == 7
+    assert sum(" failed before " in line for line in states) == 4
+    retried = cli(*story.command, "--dry-run", "--retry-failed")
+    assert ": 4 to run, 3 done." in retried.err
+    assert {path: path.read_bytes() for path in story.out.rglob("*") if path.is_file()} == files
+
+
+# --- what is planned --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dry(cli, home, tmp_path):
+    """A dry run on the small data set."""
+
+    def run(*arguments, dataset=DATA):
+        given = ["-d", dataset] if dataset else []
+        return cli("bench", *given, "--data-dir", home, "--out", tmp_path / "results", "--dry-run", *arguments)
+
+    return run
+
+
+def rows(said):
+    """The cells of a plan as (model, balancer, seed, state)."""
+    lines = [line.split() for line in said.out.splitlines() if " to run " in line or " done " in line]
+    return [(model, balancer, int(seed)) for model, balancer, seed, *_ in lines]
+
+
+def test_the_command_of_the_readme(dry):
+    said = dry("--models", "mmoe,ple", "--balancers", "uwl,pareto")
+    assert said.code == 0
+    pairs = [("single-task", "none"), *((m, b) for m in ("mmoe", "ple") for b in ("uwl", "pareto"))]
+    assert rows(said) == [(*pair, seed) for seed in range(3) for pair in pairs]
+    assert "15 cells on synthetic (simulated), tasks task-1, task-2: 15 to run." in said.err
+
+
+def test_references(dry):
+    few = ["--models", "mmoe", "--balancers", "uniform", "--seeds", "1"]
+    assert rows(dry(*few, "--references", "none")) == [("mmoe", "uniform", 0)]
+    assert rows(dry(*few, "--references", "shared-bottom")) == [
+        ("shared-bottom", "uniform", 0),
+        ("mmoe", "uniform", 0),
+    ]
+
+
+def test_a_subset_of_tasks(dry):
+    few = ["--models", "mmoe", "--balancers", "uniform"]
+    assert "tasks task-2: " in dry(*few, "--tasks", "task-2").err
+    assert "tasks task-2, task-1: " in dry(*few, "--tasks", "task-2,task-1").err
+    said = dry(*few, "--tasks", "task-9")
+    assert said.code == 2
+    assert "hint: its tasks are task-1, task-2" in said.err
+    assert dry(*few, "--tasks", "task-1,task-1").code == 2
+
+
+def test_a_failed_grid_is_told_before_it_runs(dry):
+    for arguments, message in [
+        (["--models", "mmo"], "error: There is no model called 'mmo'. Did you mean mmoe"),
+        (["--balancers", "static[w=1]"], "error: static needs one positive weight for each of task-1, task-2."),
+        (["--set", "select=zz"], "error: There is no task 'zz' in this data set."),
+        (["--set", "lr=inf"], "error: The option 'training.lr' of the grid cannot be inf"),
+        (["--models", "mmoe[experts=4"], "error: Cannot read 'mmoe[experts=4'."),
+    ]:
+        said = dry(*arguments)
+        assert (said.code, said.out) == (2, "")
+        assert said.err.startswith(message)
+        assert "\n\nhint: " in said.err
+
+
+def test_models_that_do_not_apply_are_shown_with_the_reason(dry, tmp_path):
+    file = tmp_path / "funnel.py"
+    file.write_text(
+        '"""F: f."""\nfrom mtlkit.models.mmoe import MMoE\n\n\nclass F(MMoE):\n    @classmethod\n'
+        '    def inapplicable(cls, schema):\n        return "has no funnel"\n'
+    )
+    said = dry("--models", f"mmoe,{file}[experts=4]", "--balancers", "uniform")
+    assert said.code == 0
+    assert f"n/a {file}[experts=4]: synthetic has no funnel" in said.err
+    assert "n/a: synthetic has no funnel" in said.out
+    assert len(rows(said)) == 6
+    assert len(rows(dry("--models", f"mmoe,{file}", "--balancers", "uniform", "--force"))) == 9
+
+
+def test_a_file_may_be_a_balancer(dry, plugin, tmp_path):
+    name = plugin(tmp_path, "b.py")
+    said = dry("--models", "mmoe", "--balancers", f"uniform,{name}", "--seeds", "1", "--references", "none")
+    assert rows(said) == [("mmoe", "uniform", 0), ("mmoe", name, 0)]
+
+
+def test_results_of_an_earlier_version_of_the_settings_are_kept_apart(dry, tmp_path):
+    store = ResultStore(tmp_path / "results")
+    store.save(failure(cell(dataset="synthetic")))
+    assert ": 21 to run." in dry().err
+
+
+def test_the_data_set_fetched_last(dry, cli, home, tmp_path):
+    remember(home, DATA)
+    said = dry(dataset=None)
+    assert f"Data set {DATA} (fetched last)." in said.err
+    assert said.code == 0
+    fresh = tmp_path / "home"
+    assert cli("fetch", "synthetic[rows=16,d=3]", "--data-dir", fresh).code == 0
+    assert last_fetched(fresh) == "synthetic[rows=16,d=3]"
+    assert "Data set synthetic[rows=16,d=3] (fetched last)." in cli("bench", "--dry-run", "--data-dir", fresh).err
+
+
+def test_census_where_nothing_was_fetched(cli, tmp_path, monkeypatch):
+    asked = []
+
+    def ensure(text, home, **_):
+        asked.append((text, home))
+        raise MissingError("There is no network.", "mtlkit fetch census --from FILE")
+
+    monkeypatch.setattr("mtlkit.data.sources.ensure", ensure)
+    monkeypatch.setenv("MTLKIT_DATA", str(tmp_path))
+    said = cli("bench")
+    assert said.code == 3
+    assert asked == [("census", tmp_path)]
+    assert "Data set census (none was fetched before)." in said.err
+    assert said.err.endswith("error: There is no network.\n\nhint: mtlkit fetch census --from FILE\n")
+
+
+def test_results_that_cannot_be_written(cli, home, tmp_path):
+    (tmp_path / "file").write_text("")
+    arguments = ["--models", "mmoe", "--balancers", "uniform", "--seeds", "1", "--out", tmp_path / "file" / "results"]
+    said = cli("bench", "-d", DATA, "--data-dir", home, *arguments)
+    assert said.code == 3
+    assert "error: The results folder" in said.err
+    assert "hint: choose another with --out DIR" in said.err
+
+
+# --- YAML -------------------------------------------------------------------------------------------------------------
+
+FLAGS = [
+    *["-d", "synthetic[rows=200,d=4]", "--models", "mmoe[experts=4,hidden=64:32],ple", "--seeds", "4,7"],
+    *["--balancers", "static[w=1:2]", "--references", "none", "--epochs", "0.5", "--lr", "1e-3", "--jobs", "2"],
+    *["--set", "tower.task-1=64:32", "--set", "dropout=.1", "--set", "clip_norm=1e-5", "--set", "probes=false"],
+]
+
+
+@pytest.mark.parametrize("flags", [[], FLAGS], ids=["defaults", "flags"])
+def test_what_is_printed_gives_the_same_grid(cli, tmp_path, flags):
+    said = cli("bench", "--print-config", *flags)
+    assert (said.code, said.err) == (0, "")
+    file = tmp_path / "grid.yaml"
+    file.write_text(said.out)
+    assert cli("bench", file, "--print-config") == said
+    grid = read_grid(file, {}, [])
+    if flags:
+        assert grid.models == ("mmoe[experts=4,hidden=64:32]", "ple")
+        assert grid.seeds == (4, 7)
+        assert grid.references == ()
+        assert (grid.training.epochs, grid.training.lr, grid.training.clip_norm) == (0.5, 0.001, 1e-5)
+        assert grid.model == {"tower": {"task-1": [64, 32]}, "dropout": 0.1}
+        assert (grid.execution.jobs, grid.execution.probes) == (2, False)
+
+
+def test_flags_override_a_file(cli, tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("models: [mmoe]\nbalancers: uwl\nseeds: 2\ntraining:\n  lr: 0.5\n  epochs: 3\nout: there\n")
+    said = cli("bench", file, "--models", "ple", "--lr", "0.1", "--set", "epochs=4", "--print-config")
+    found = yaml.safe_load(said.out)
+    assert (found["models"], found["balancers"], found["seeds"]) == (["ple"], ["uwl"], [0, 1])
+    assert (found["training"]["lr"], found["training"]["epochs"], found["out"]) == (0.1, 4.0, "there")
+
+
+def test_a_file_is_planned(dry, tmp_path):
+    file = tmp_path / "grid.yaml"
+    file.write_text("models: mmoe\nbalancers: [uwl]\nseeds: 1\nreferences: []\n")
+    assert rows(dry(file)) == [("mmoe", "uwl", 0)]
+
+
+@pytest.mark.parametrize("text", ["models: [mmoe", "modles: mmoe", "training: {lr: fast}", "- mmoe"])
+def test_files_that_are_wrong(cli, tmp_path, text):
+    file = tmp_path / "grid.yaml"
+    file.write_text(text)
+    said = cli("bench", file)
+    assert said.code == 2
+    assert said.err.startswith("error: ")
+    assert "\n\nhint: mtlkit bench --print-config" in said.err
+
+
+@pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.name)
+def test_published_grids(file):
+    grid = read_grid(file, {}, [])
+    assert file.read_text().startswith("#"), "says what it is for"
+    for registry, specs in ((MODELS, grid.models + grid.references), (BALANCERS, grid.balancers)):
+        for text in specs:
+            name = text.partition("[")[0]
+            assert registry.names(name), f"{name} is no {registry.kind}"
+    assert grid.dataset is None or DATASETS.check(grid.dataset.partition("[")[0])
+
+
+def test_grids_are_published():
+    assert BENCHMARKS.is_dir()
+    assert [file.name for file in GRIDS] == sorted(file.name for file in BENCHMARKS.iterdir() if file.suffix == ".yaml")
+    assert GRIDS

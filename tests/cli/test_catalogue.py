@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from mtlkit.registry import REGISTRIES
+from tests.test_registry import MINE
+
+EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_list(cli, kind):
+    said = cli("list", kind)
+    assert said.code == 0
+    lines = said.out.splitlines()
+    assert [line.split()[0] for line in lines] == REGISTRIES[kind].names()
+    assert all(len(line.split()) > 1 for line in lines), "every name has a summary"
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_list_as_json(cli, kind):
+    said = cli("list", kind, "--json")
+    entries = json.loads(said.out)
+    assert [entry["name"] for entry in entries] == REGISTRIES[kind].names()
+    assert all(entry["summary"] for entry in entries)
+    assert said.err == ""
+
+
+def test_list_with_a_wildcard(cli):
+    names = [entry["name"] for entry in json.loads(cli("list", "models", "?moe", "--json").out)]
+    assert {"mmoe", "omoe"} <= set(names)
+    assert "ple" not in names
+    assert json.loads(cli("list", "models", "zz*", "--json").out) == []
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_info_of_everything(cli, kind, name):
+    registry = REGISTRIES[kind]
+    said = cli("info", name)
+    assert (said.code, said.err) == (0, "")
+    assert said.out.split()[:2] == [name, registry.kind]
+    assert registry.summary(name).replace("``", "") in said.out
+    options = registry.load(name).Options.model_fields
+    assert all(option in said.out for option in options)
+    facts = json.loads(cli("info", name, "--json").out)
+    assert (facts["name"], facts["kind"]) == (name, registry.kind)
+    assert [option["name"] for option in facts["options"]] == list(options)
+    assert facts["description"] == registry.docstring(name)
+    if kind == "balancers":
+        assert facts["needs"] in {"losses", "norms", "gram", "rows"}
+        assert facts["scale"] in {"simplex", "native"}
+        assert f"Needs: {facts['needs']}" in said.out
+
+
+@pytest.mark.parametrize("name", [name for kind, name in EVERY if kind != "datasets"])
+def test_info_names_the_paper_and_when_to_use(cli, name):
+    said = cli("info", name).out
+    assert "Paper" in said
+    assert "When to use" in said
+    assert "Cost" in said
+
+
+def test_defaults_of_options(cli):
+    options = {option["name"]: option for option in json.loads(cli("info", "mmoe", "--json").out)["options"]}
+    assert options["experts"] == {"name": "experts", "default": 8, "choices": [], "description": "number of experts"}
+    assert options["hidden"]["default"] == [32]
+    assert "relu" in options["activation"]["choices"]
+
+
+def test_the_example_in_brackets_works(cli):
+    said = cli("info", "gradnorm").out
+    example = said.partition("in brackets: '")[2].partition("'")[0]
+    assert example == "gradnorm[alpha=1.5]"
+
+
+def test_info_of_a_file(cli, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    said = cli("info", file)
+    assert said.code == 0
+    assert "Mine: weighs nothing." in said.out
+    assert cli("info", tmp_path / "gone.py").code == 2

@@ -1,0 +1,112 @@
+from mtlkit.config import ExecutionSettings
+from mtlkit.data.sources import ensure
+from mtlkit.grid.engines.local import LocalEngine, available_cores
+from mtlkit.grid.plan import make_plan
+from mtlkit.grid.spec import read_grid
+from mtlkit.store import RECORD, ResultStore
+from tests.conftest import DATA
+
+
+def test_the_grid_goes_on_whatever_happens(story):
+    """Cells that raise, diverge, exit and are killed: each becomes a record, and the cells after them run."""
+    statuses = {name: record.status for name, record in story.records.items()}
+    failed = dict.fromkeys(["raises", "broken", "exits", "killed"], "failed")
+    assert statuses == failed | dict.fromkeys(["uniform", "waits", "uwl"], "ok")
+
+
+def test_how_a_worker_died_is_recorded(story):
+    exits, killed = (story.records[name].error for name in ("exits", "killed"))
+    assert (exits.type, exits.message) == ("WorkerDied", "the process of this cell ended with code 7")
+    assert killed.type == "WorkerDied"
+    assert killed.message == "the process of this cell was killed by SIGKILL (out of memory?)"
+
+
+def test_what_a_cell_raised_is_recorded(story):
+    raises, broken = (story.records[name].error for name in ("raises", "broken"))
+    assert (raises.type, raises.message) == ("ValueError", "bad luck")
+    assert "in forward" in raises.traceback
+    assert broken.type == "Diverged"
+    assert broken.step is not None
+    assert (story.folder("raises") / "log.txt").read_text() == raises.traceback
+
+
+def test_sound_cells_are_stored_with_all_they_left(story):
+    for name in ("uniform", "waits", "uwl"):
+        folder = story.folder(name)
+        assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "probes.npz", RECORD, "scores.npz"]
+        for stem in ("probes", "scores"):
+            assert ResultStore.arrays(folder, stem)  # read without pickle
+
+
+def test_interrupted(story):
+    """Ctrl-C in the second cell, sent to the whole group as a terminal does."""
+    act = story.interrupted
+    assert act.said.code == 130
+    assert "Traceback" not in act.said.err
+    assert "1 of 7 cells finished and kept; the same command goes on." in act.said.err
+    assert act.worker_ended
+    assert act.after == act.before
+    assert sum(path.name == RECORD for path in act.before) == 1
+
+
+def test_killed(story):
+    """kill -9 in the second cell: the orphaned worker ends, and leaves no false failure."""
+    act = story.killed
+    assert act.said.code == -9
+    assert act.worker_ended
+    assert act.after == act.before
+    assert sum(path.name == RECORD for path in act.before) == 1
+
+
+def test_only_unfinished_cells_are_run_again(story):
+    before = story.killed.after
+    assert before.keys() < story.files.keys()
+    assert {path: story.files[path] for path in before} == before, "finished records are byte-identical"
+    assert ": 6 to run, 1 done." in story.finished.err
+    assert sum("/6] " in line for line in story.finished.err.splitlines()) == 6
+    assert "[6/6] " in story.finished.err
+
+
+def cells_of(home, store, balancers):
+    flags = {"dataset": DATA, "models": "shared-bottom", "balancers": balancers, "references": [], "seeds": 1}
+    settings = read_grid(None, flags, ["epochs=2", "batch_size=50", "bottom=4"])
+    return make_plan(settings, *ensure(DATA, home), store).to_run
+
+
+def test_a_cell_that_takes_too_long(tmp_path, home, plugin):
+    """The limit is so short that the next cell may be stopped, too; what counts is that it has its turn."""
+    store = ResultStore(tmp_path / "results")
+    sleepy = plugin(tmp_path, "sleepy.py", "time.sleep(600)")
+    cells = cells_of(home, store, [sleepy, "uniform"])
+    progress = []
+    engine = LocalEngine(store, home, ExecutionSettings(device="cpu", jobs=1, timeout=0.2))
+    slow, _ = engine.run(cells, lambda cell, share: progress.append((cell.key, share)))
+    assert slow.status == "timeout"
+    assert slow.error.type == "Timeout"
+    assert slow.error.message == "the cell took longer than 0.2 seconds"
+    assert store.get(cells[0]) == slow
+    assert store.get(cells[1]) is not None
+    assert progress[:2] == [(cells[0].key, 0.0), (cells[1].key, 0.0)]
+
+
+def test_jobs(monkeypatch, tmp_path, home):
+    import torch
+
+    monkeypatch.setattr("mtlkit.grid.engines.local.available_cores", lambda: 6)
+
+    def jobs(cells, **settings):
+        return LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(**settings)).jobs(cells)
+
+    assert jobs(100, device="cpu") == 6
+    assert jobs(4, device="cpu") == 4
+    assert jobs(100, device="cpu", jobs=9) == 9
+    assert jobs(2, device="cpu", jobs=9) == 2
+    assert jobs(0, device="cpu") == 1
+    monkeypatch.setattr("mtlkit.grid.cell.resolve_device", lambda _: torch.device("cuda"))
+    assert jobs(100, device="cuda") == 1
+    assert jobs(100, device="cuda", jobs=3) == 3
+
+
+def test_nothing_to_do(tmp_path, home):
+    assert list(LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu")).run([])) == []
+    assert available_cores() >= 1

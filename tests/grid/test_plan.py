@@ -1,0 +1,209 @@
+import pytest
+
+from mtlkit.data.sources import ensure
+from mtlkit.errors import UsageError
+from mtlkit.grid.plan import make_plan
+from mtlkit.grid.spec import GridSettings, read_grid
+from mtlkit.records import RunRecord
+from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.store import ResultStore
+from tests.conftest import DATA
+from tests.fakes import failure
+
+INAPPLICABLE = '''"""Funnel: only for some data."""
+from mtlkit.models.shared_bottom import SharedBottom
+
+
+class Funnel(SharedBottom):
+    @classmethod
+    def inapplicable(cls, schema):
+        return "has no funnel" if schema.funnel is None else None
+'''
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path / "results")
+
+
+@pytest.fixture
+def plan(home, store):
+    """Plans a grid of given settings, one seed and no reference unless told otherwise."""
+
+    def make(settings=None, *assignments, tasks=None, dataset=DATA, **how):
+        given = {"dataset": dataset, "seeds": 1, "references": [], "balancers": "uniform"} | (settings or {})
+        source, data = ensure(dataset, home)
+        data = data.select(tasks) if tasks else data
+        return make_plan(read_grid(None, given, list(assignments)), source, data, store, **how)
+
+    return make
+
+
+def names(plan):
+    return [(p.cell.model, p.cell.balancer, p.cell.seed) for p in plan.cells]
+
+
+def done(cell):
+    return RunRecord(key=cell.key, group=cell.group, status="ok", cell=cell)
+
+
+def test_a_grid_is_a_product_seed_by_seed(plan):
+    made = plan({"models": "mmoe,cgc", "balancers": "uniform,uwl", "seeds": 2, "references": "single-task"})
+    once = [
+        ("single-task", "none"),
+        ("mmoe", "uniform"),
+        ("mmoe", "uwl"),
+        ("cgc", "uniform"),
+        ("cgc", "uwl"),
+    ]
+    assert names(made) == [(*pair, seed) for seed in (0, 1) for pair in once]
+    assert made.inapplicable == []
+    assert len({p.cell.key for p in made.cells}) == 10
+    assert len({p.cell.group for p in made.cells}) == 5
+    assert made.to_run == [p.cell for p in made.cells]
+
+
+def test_a_cell_specifies_the_run(plan, home):
+    source, data = ensure(DATA, home)
+    cell = plan({"models": "mmoe[experts=4]", "balancers": "static[w=1:2]"}, "lr=0.1").cells[0].cell
+    assert (cell.dataset, cell.model, cell.balancer) == (DATA, "mmoe[experts=4]", "static[w=1:2]")
+    found = cell.resolved
+    assert found["dataset"]["fingerprint"] == data.fingerprint
+    assert found["dataset"]["options"] == source.resolved_options()
+    assert found["dataset"]["tasks"] == ["task-1", "task-2"]
+    assert found["dataset"]["simulated"] is True
+    assert found["model"]["options"] == MODELS.load("mmoe").Options(experts=4).model_dump(mode="json")
+    assert found["balancer"]["options"] == {"w": [1.0, 2.0]}
+    assert found["training"]["lr"] == 0.1
+    assert found["training"].keys() == GridSettings().training.model_dump().keys()
+
+
+def test_defaults_that_are_typed_are_the_same_cell(plan):
+    made = plan({"models": "mmoe,mmoe[experts=8],mmoe[hidden=32,experts=8],mmoe[experts=9]", "balancers": "uwl,uwl"})
+    assert names(made) == [("mmoe", "uwl", 0), ("mmoe[experts=9]", "uwl", 0)]
+    plain, typed = plan({"models": "mmoe"}), plan({"models": "mmoe[experts=8]"})
+    assert plain.cells[0].cell.group == typed.cells[0].cell.group
+    assert plan({"models": "mmoe"}, "experts=8", "lr=2e-3").cells[0].cell.key == plain.cells[0].cell.key
+
+
+def test_numbers_are_equal_however_they_are_written(plan):
+    texts = ["dropout=0", "dropout=0.0", "dropout=0e5"]
+    assert len({plan({"models": "mmoe"}, text).cells[0].cell.key for text in texts}) == 1
+    assert plan({"models": "mmoe"}, "dropout=.1").cells[0].cell.key != plan({"models": "mmoe"}).cells[0].cell.key
+
+
+@pytest.mark.parametrize("text", ["device=cpu", "jobs=3", "timeout=5", "probes=false", "out=/elsewhere"])
+def test_how_it_runs_is_no_part_of_the_identity(plan, text):
+    assert plan({"models": "mmoe"}, text).cells[0].cell.key == plan({"models": "mmoe"}).cells[0].cell.key
+
+
+@pytest.mark.parametrize("text", ["precision=bf16", "evaluations=11", "select=loss", "batch_size=512", "heads=plain"])
+def test_whatever_moves_numbers_is(plan, text):
+    changed, plain = (plan({"models": "mmoe"}, *given).cells[0].cell for given in ([text], []))
+    assert changed.key != plain.key
+    assert changed.group != plain.group
+
+
+def test_tasks_and_their_order_are_part_of_the_identity(plan):
+    groups = [plan({"models": "mmoe"}, tasks=t).cells[0].cell.group for t in (None, ["task-2"], ["task-2", "task-1"])]
+    assert len(set(groups)) == 3
+
+
+def test_wildcards(plan):
+    made = plan({"models": "?moe[experts=4]", "balancers": "uniform"})
+    assert {"mmoe[experts=4]", "omoe[experts=4]"} <= {p.cell.model for p in made.cells}
+    every = plan({"models": "shared-bottom", "balancers": "*"})
+    assert [p.cell.balancer for p in every.cells] == BALANCERS.names()
+    with pytest.raises(UsageError, match=r"No model matches 'zz\*'"):
+        plan({"models": "zz*"})
+
+
+def test_models_that_share_nothing_have_no_balancer(plan):
+    made = plan({"models": "single-task,mmoe", "balancers": "uniform,uwl"})
+    assert names(made) == [("single-task", "none", 0), ("mmoe", "uniform", 0), ("mmoe", "uwl", 0)]
+
+
+def test_states(plan, store):
+    grid = {"models": "mmoe", "balancers": "uniform,uwl,dwa"}
+    first, second, _ = (p.cell for p in plan(grid).cells)
+    store.save(done(first))
+    store.save(failure(second))
+    made = plan(grid)
+    assert [p.state for p in made.cells] == ["done", "failed before", "to run"]
+    assert [cell.balancer for cell in made.to_run] == ["dwa"]
+    again = plan(grid, retry_failed=True)
+    assert [p.state for p in again.cells] == ["done", "to run", "to run"]
+
+
+def test_a_record_of_other_settings_is_no_result(plan, store):
+    store.save(done(plan({"models": "mmoe"}, "lr=0.5").cells[0].cell))
+    assert [p.state for p in plan({"models": "mmoe"}).cells] == ["to run"]
+
+
+def test_an_unreadable_record_is_run_again(plan, store):
+    cell = plan({"models": "mmoe"}).cells[0].cell
+    (store.save(done(cell)) / "record.json").write_text("{")
+    assert [p.state for p in plan({"models": "mmoe"}).cells] == ["to run"]
+
+
+def test_models_that_do_not_apply(plan, tmp_path):
+    file = tmp_path / "funnel.py"
+    file.write_text(INAPPLICABLE)
+    made = plan({"models": f"mmoe,{file}"})
+    assert names(made) == [("mmoe", "uniform", 0)]
+    assert made.inapplicable == [(str(file), "synthetic has no funnel")]
+    assert len(plan({"models": f"mmoe,{file}"}, force=True).cells) == 2
+    with pytest.raises(UsageError, match=r"No model of this grid applies \(.*has no funnel\)"):
+        plan({"models": str(file)})
+
+
+def test_a_plugin_is_known_by_its_content(plan, plugin, tmp_path):
+    name = plugin(tmp_path, "mine.py")
+    first = plan({"models": "mmoe", "balancers": name}).cells[0].cell
+    assert first.balancer == name
+    assert len(first.resolved["balancer"]["source_sha256"]) == 64
+    plugin(tmp_path, "mine.py", "return 2 * step.active.to(step.losses.dtype)")
+    assert plan({"models": "mmoe", "balancers": name}).cells[0].cell.key != first.key
+
+
+def test_options_for_all_go_to_those_that_have_them(plan):
+    made = plan({"models": "mmoe,shared-bottom", "balancers": "uniform,gradnorm"}, "experts=3", "balancer.alpha=0.5")
+    options = {p.cell.model: p.cell.resolved["model"]["options"] for p in made.cells}
+    assert options["mmoe"]["experts"] == 3
+    assert "experts" not in options["shared-bottom"]
+    balancers = {p.cell.balancer: p.cell.resolved["balancer"]["options"] for p in made.cells}
+    assert balancers["gradnorm"]["alpha"] == 0.5
+    assert balancers["uniform"] == {}
+    bracketed = plan({"models": "mmoe[experts=5],mmoe"}, "experts=3").cells
+    assert [p.cell.resolved["model"]["options"]["experts"] for p in bracketed] == [5, 3]
+
+
+@pytest.mark.parametrize(
+    ("settings", "items", "message"),
+    [
+        ({"models": "mmo"}, [], "There is no model called 'mmo'. Did you mean mmoe"),
+        ({"models": "mmoe", "balancers": "uwll"}, [], "There is no balancer called 'uwll'. Did you mean uwl"),
+        ({"models": "mmoe[expert=4]"}, [], "The model mmoe has no option 'expert'. Did you mean experts?"),
+        ({"models": "mmoe[experts=0]"}, [], "The option 'experts' of the model mmoe cannot be 0"),
+        ({"models": "mmoe", "balancers": "uniform[a=1]"}, [], "The balancer uniform has no option 'a'."),
+        ({"models": "mmoe", "balancers": "static[w=1:2:3]"}, [], "static needs one positive weight for each"),
+        ({"models": "mmoe"}, ["alpha=1"], "No setting and no option of a model in this grid is called 'alpha'."),
+        ({"models": "mmoe"}, ["balancer.alpha=1"], "No setting and no option of a balancer"),
+        ({"models": "mmoe"}, ["tower.zz=4"], "mmoe names the task 'zz', which the data set does not have."),
+        ({"models": "mmoe"}, ["embedding_dims.x1=4"], "mmoe names the embedded feature 'x1'"),
+        ({"models": "mmoe"}, ["select=zz"], "There is no task 'zz' in this data set."),
+        ({"models": "mmoe"}, ["task_weights.zz=2"], "There is no task 'zz' in this data set."),
+        ({"models": ""}, [], "No model of this grid applies (none was named)."),
+    ],
+    ids=str,
+)
+def test_errors_are_found_before_anything_runs(plan, settings, items, message):
+    with pytest.raises(UsageError) as caught:
+        plan(settings, *items)
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint
+
+
+def test_what_names_an_existing_task_is_fine(plan):
+    made = plan({"models": "mmoe"}, "tower.task-1=4", "select=task-2", "task_weights.task-1=2")
+    assert made.cells[0].cell.resolved["model"]["options"]["tower"] == {"task-1": [4]}

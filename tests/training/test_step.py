@@ -1,0 +1,279 @@
+"""A step as balancers see it, against separate autograd calls; and how decisions become gradients."""
+
+import pytest
+import torch
+
+from mtlkit.balancers.base import Direction
+from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.training.reach import Reach
+from tests.models.build import build, doubled, known, load, task_losses
+from tests.toy import toy_batch, toy_schema
+from tests.training.steps import Islands, loop_step
+
+KINDS = ("binary", "regression", "multiclass")
+SMALL = {"hidden": (7, 5), "bottom": (9, 6), "specific": 2, "shared": 3, "experts": 3, "embedding": 3}
+SHARING = [name for name in MODELS.names() if load(name).shares_parameters]
+WEIGHTS = torch.tensor([0.7, 1.9, 0.4], dtype=torch.float64)
+
+
+def make(name, idle=(), tasks=3, **options):
+    """A model and a batch in float64, so that equal means equal; ``idle`` tasks have no label."""
+    schema = toy_schema(tasks, KINDS, bags=1)
+    model = build(name, schema, **known(name, SMALL) | options).double()
+    batch = doubled(toy_batch(schema, 40, missing=0.2))
+    batch.observed[:, list(idle)] = False
+    return model, batch
+
+
+def islands():
+    """Tasks 1 and 2 share a bottom, task 3 has one of its own."""
+    torch.manual_seed(0)
+    schema = toy_schema(3, KINDS)
+    return Islands(schema, Islands.Options()).double(), doubled(toy_batch(schema, 40, missing=0.2))
+
+
+@pytest.fixture(params=[*MODELS.names(), "islands"])
+def setup(request):
+    return islands() if request.param == "islands" else make(request.param)
+
+
+def separate(model, batch):
+    """A gradient for each task and parameter, by one call of autograd a task; zeros where there is none."""
+    names, values = zip(*model.named_parameters(), strict=True)
+    out = []
+    for loss in task_losses(model, batch):
+        grads = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True)
+        filled = [torch.zeros_like(v) if g is None else g for v, g in zip(values, grads, strict=True)]
+        out.append(dict(zip(names, filled, strict=True)))
+    return out
+
+
+def shared_mask(item):
+    """1 in the shared slices of a parameter, 0 in the others."""
+    mask = torch.zeros_like(item.parameter)
+    for k in range(item.reach.shape[1]):
+        if item.reach[:, k].sum() > 1:
+            (mask if item.axis is None else mask.select(item.axis, k)).fill_(1)
+    return mask
+
+
+def close(one, other):
+    torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("scope", ["dense", "all"])
+def test_rows_are_the_shared_parts_of_separate_gradients(setup, scope):
+    model, batch = setup
+    step, grads = loop_step(model, batch, scope=scope), separate(model, batch)
+    rows, parts = step.rows(), step.parts()
+    items = {item.name: item for item in step.reach.scope(scope)}
+    assert parts.keys() == items.keys()
+    assert rows.shape == (3, sum(item.parameter.numel() for item in items.values()))
+    for name, place in parts.items():
+        mask = shared_mask(items[name])
+        assert mask.any()
+        for t in range(3):
+            close(rows[t, place], (grads[t][name] * mask).flatten())
+    close(step.gram(), rows @ rows.T)
+    assert step.gram().dtype == torch.float64
+    other = "all" if scope == "dense" else "dense"  # a scope that is asked for goes before the default
+    assert step.rows(other).shape == loop_step(model, batch, scope=other).rows().shape
+
+
+@pytest.mark.parametrize("after_rows", [False, True])
+def test_norms_are_those_of_the_rows(setup, after_rows):
+    """Whether or not the gradients are there already."""
+    model, batch = setup
+    step, other = loop_step(model, batch), loop_step(model, batch)
+    rows, parts = other.rows("all"), other.parts("all")
+    if after_rows:
+        step.rows()
+    for name, place in parts.items():
+        close(step.norms(name), rows[:, place].norm(dim=1))
+    last = step.reach.last
+    close(step.norms("last"), rows[:, parts[last.name]].norm(dim=1) if last else torch.zeros(3).double())
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_representation_rows_are_gradients_by_x(name):
+    model, batch = make(name)
+    model.embedding.foldable = False
+    step = loop_step(model, batch, scope="representation")
+    rows = step.rows()
+    assert step.parts() == {"representation": slice(0, rows.shape[1])}
+    x = step.output.representation
+    for t, loss in enumerate(step.task_losses):
+        (grad,) = torch.autograd.grad(loss, [x], retain_graph=True)
+        assert grad.any()
+        close(rows[t], grad.flatten())
+    close(step.gram(), rows @ rows.T)
+
+
+def expected_gradient(model, batch, reach, weights, heads):
+    """By parameter: weighted sums of separate gradients; ``plain`` leaves what one task owns at weight 1."""
+    grads = separate(model, batch)
+    out = {}
+    for item in reach.slices:
+        mask = shared_mask(item)
+        weighted = sum(w * grad[item.name] for w, grad in zip(weights, grads, strict=True))
+        plain = sum(grad[item.name] for grad in grads)
+        out[item.name] = weighted if heads == "weighted" else mask * weighted + (1 - mask) * plain
+    return out
+
+
+def applied(step, decision, heads, share=1.0):
+    """The gradient that a step leaves in the parameters."""
+    for item in step.reach.slices:
+        item.parameter.grad = None
+    step.apply(decision, heads, share)
+    return {i.name: torch.zeros_like(i.parameter) if (g := i.parameter.grad) is None else g for i in step.reach.slices}
+
+
+def check(found, expected):
+    for name, grad in expected.items():
+        torch.testing.assert_close(found[name], grad, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("heads", ["weighted", "plain"])
+@pytest.mark.parametrize("weights", [WEIGHTS, torch.tensor([1.2, 0.0, 0.4]), torch.tensor([1.2, -0.5, 0.4])], ids=str)
+def test_weights_mean_the_same_by_one_backward_and_by_combination(setup, heads, weights):
+    model, batch = setup
+    reach, weights = loop_step(model, batch).reach, weights.double()
+    expected = expected_gradient(model, batch, reach, weights, heads)
+    one, many = loop_step(model, batch, reach=reach), loop_step(model, batch, reach=reach)
+    check(applied(one, weights, heads), expected)
+    many.rows()
+    check(applied(many, weights, heads), expected)
+    assert many.backward_passes == 3
+    if heads == "weighted" or weights.min() > 0:
+        assert one.backward_passes == 1
+
+
+@pytest.mark.parametrize("heads", ["weighted", "plain"])
+@pytest.mark.parametrize("rows_first", [False, True])
+def test_accumulated_steps_are_averaged(setup, heads, rows_first):
+    model, batch = setup
+    reach = loop_step(model, batch).reach
+    other = doubled(toy_batch(model.schema, 40, seed=5))
+    batches = [(batch, WEIGHTS), (other, WEIGHTS.flip(0))]
+    parts = [expected_gradient(model, rows, reach, weights, heads) for rows, weights in batches]
+    for item in reach.slices:
+        item.parameter.grad = None
+    for rows, weights in batches:
+        step = loop_step(model, rows, reach=reach)
+        if rows_first:
+            step.rows()
+        assert torch.equal(step.apply(weights, heads, 0.5), weights)
+    check(
+        {item.name: item.parameter.grad for item in reach.slices},
+        {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]},
+    )
+
+
+@pytest.mark.parametrize("heads", ["weighted", "plain"])
+@pytest.mark.parametrize("scope", ["dense", "all"])
+@pytest.mark.parametrize("name", [*SHARING, "islands"])
+def test_a_direction_replaces_the_shared_slices_of_its_scope(name, scope, heads):
+    model, batch = islands() if name == "islands" else make(name)
+    reach, share = loop_step(model, batch).reach, 0.5
+    plain = expected_gradient(model, batch, reach, torch.ones(3), "plain")
+    step = loop_step(model, batch, reach=reach)
+    vector = torch.randn(step.rows(scope).shape[1], dtype=torch.float64)
+    parts = step.parts(scope)
+    expected = {}
+    for item in reach.slices:
+        mask = shared_mask(item) if item.name in parts else torch.zeros_like(item.parameter)
+        directed = vector[parts[item.name]].view(item.parameter.shape) if item.name in parts else 0
+        expected[item.name] = share * (mask * directed + (1 - mask) * plain[item.name])
+    check(applied(step, Direction(vector, scope), heads, share), expected)
+    assert step.apply(Direction(vector, scope), heads, share).tolist() == [1, 1, 1]
+
+
+def test_the_sum_of_the_rows_is_a_direction_like_any_other(setup):
+    """As a direction it is the uniform step."""
+    model, batch = setup
+    reach = loop_step(model, batch).reach
+    if not reach.scope("all"):
+        pytest.skip("shares nothing")
+    step = loop_step(model, batch, reach=reach)
+    uniform = expected_gradient(model, batch, reach, torch.ones(3), "weighted")
+    check(applied(step, Direction(step.rows("all").sum(0), "all"), "weighted"), uniform)
+
+
+@pytest.mark.parametrize("heads", ["weighted", "plain"])
+@pytest.mark.parametrize("rows_first", [False, True])
+@pytest.mark.parametrize("name", MODELS.names())
+def test_idle_tasks_leave_no_trace(name, rows_first, heads):
+    model, batch = make(name, idle=[1])
+    reach = Reach(model, doubled(toy_batch(model.schema, 40)))  # of rows in which no task is idle
+    step = loop_step(model, batch, reach=reach)
+    assert step.active.tolist() == [True, False, True]
+    assert step.losses[1] == 0
+    if rows_first:
+        assert not step.rows()[1].any()
+        assert not step.gram()[1].any()
+    assert step.norms("last")[1] == 0
+    weights = torch.tensor([0.7, 0.0, 1.3]).double()
+    found = applied(step, weights, heads)
+    check(found, expected_gradient(model, batch, reach, weights, heads))
+    for item in reach.slices:
+        alone = (item.reach.sum(0) == 1) & item.reach[1]  # the slices of the idle task
+        for k in torch.nonzero(alone).flatten().tolist():
+            own = found[item.name] if item.axis is None else found[item.name].select(item.axis, k)
+            assert not own.any()
+
+
+def test_gradients_are_computed_once_and_counted():
+    model, batch = make("mmoe")
+    step = loop_step(model, batch)
+    assert step.backward_passes == 0
+    first = step.rows()
+    second = step.rows("all")
+    step.gram()
+    step.norms("last")
+    assert step.backward_passes == 3
+    assert first.shape[1] < second.shape[1]
+    step.apply(WEIGHTS, "weighted", 1.0)
+    assert step.backward_passes == 3
+    fresh = step.fresh_batch()
+    fresh.rows()
+    fresh.fresh_batch().gram()
+    assert step.backward_passes == 3
+    assert step.all_backward_passes() == 9
+
+
+def test_norms_of_one_part_do_not_need_all_gradients():
+    model, batch = make("mmoe")
+    step = loop_step(model, batch)
+    step.norms("last")
+    step.apply(WEIGHTS, "weighted", 1.0)
+    assert step.backward_passes == 4  # one a task, through the layers above; and the one that trains
+
+
+def test_fresh_batches_are_drawn_and_callbacks_kept():
+    model, batch = make("mmoe")
+    other = doubled(toy_batch(model.schema, 40, seed=9))
+    step = loop_step(model, batch, draw=lambda: loop_step(model, other))
+    fresh = step.fresh_batch()
+    assert torch.equal(fresh.losses, loop_step(model, other).losses)
+    assert not torch.equal(fresh.losses, step.losses)
+    step.after(print)
+    assert step.callbacks == [print]
+    assert fresh.callbacks == []
+
+
+@pytest.mark.parametrize("balancer", BALANCERS.names())
+@pytest.mark.parametrize(("name", "tasks"), [("mmoe", 3), ("mmoe", 1), ("single-task", 2)])
+def test_every_balancer_can_answer(balancer, name, tasks):
+    """Also where there is no gradient to compare, because nothing is shared."""
+    model, batch = make(name, tasks=tasks)
+    kind = BALANCERS.load(balancer)
+    method = kind(model.tasks, kind.Options())
+    step = loop_step(model, batch)
+    if name == "single-task" or tasks == 1:
+        assert step.rows().shape == (tasks, 0)
+        assert not step.gram().any()
+        assert not step.norms("last").any()
+    decision = method(step)
+    for heads in ("weighted", "plain"):
+        assert all(grad.isfinite().all() for grad in applied(loop_step(model, batch), decision, heads).values())
