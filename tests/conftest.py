@@ -11,6 +11,7 @@ import io
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -219,46 +220,69 @@ class Story:
 
 @pytest.fixture(scope="session")
 def story(tmp_path_factory: pytest.TempPathFactory, home: Path, plugin: Callable[..., str]) -> Story:
-    """Seven cells, one at a time. The second one waits, and there the grid is stopped; two of them side by side, for
-    the sake of time. The killed one is run again to its end, through cells that fail in every way there is.
+    """Seven cells, one at a time. The second one waits, and there the grid is stopped: one is killed and one, at the
+    same time, interrupted. The killed one is run again to its end, through cells that fail in every way there is.
     """
-    acts = [_Stopped(tmp_path_factory.mktemp(name), home, plugin) for name in ("interrupted", "killed")]
-    signals = [lambda process: os.killpg(process.pid, signal.SIGINT), lambda process: process.kill()]
-    interrupted, killed = (act.stop(send) for act, send in zip(acts, signals, strict=True))
-    command, out = acts[1].command, acts[1].out
-    finished = run_cli(*command)
-    return Story(command, out, interrupted, killed, finished, files(out))
+    killed, interrupted = (_Grid(tmp_path_factory.mktemp(name), home, plugin) for name in ("killed", "interrupted"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mtlkit", *killed.command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    first = _interrupt(interrupted)
+    second = _kill(killed, process)
+    finished = run_cli(*killed.command)
+    return Story(killed.command, killed.out, first, second, finished, files(killed.out))
 
 
-class _Stopped:
-    """A grid in a process of its own, on its way to the cell that waits."""
+class _Grid:
+    """The command of the grid, and the files by which its waiting cell speaks."""
 
     def __init__(self, folder: Path, home: Path, plugin: Callable[..., str]) -> None:
-        self.hold, self.pid, self.out, self.stderr = (folder / n for n in ("hold", "pid", "results", "stderr"))
+        self.hold, self.pid, self.out = (folder / name for name in ("hold", "pid", "results"))
+        self.hold.touch()
         paths = {name: plugin(folder, f"{name}.py", body) for name, body in BALANCERS.items()}
         order = ["uniform", paths["waits"], paths["raises"], paths["broken"], paths["exits"], "uwl", paths["killed"]]
         self.command = ["bench", "-d", DATA, "--models", "shared-bottom", "--balancers", ",".join(order)]
         self.command += ["--references", "none", "--seeds", "1", "--epochs", "1", "--batch-size", "50", "--jobs", "1"]
         self.command += ["--device", "cpu", "--data-dir", str(home), "--out", str(self.out)]
-        self.hold.touch()
-        line = [sys.executable, "-m", "mtlkit", *self.command]
-        with self.stderr.open("w") as stderr:
-            # a session of its own, so that a signal to the group reaches the command and its workers only
-            self.process = subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
 
-    def stop(self, send: Callable[[subprocess.Popen[bytes]], None]) -> Act:
-        _wait(lambda: self.pid.exists() or self.process.poll() is not None)
-        assert self.process.poll() is None, self.stderr.read_text()
-        worker, before = int(self.pid.read_text()), files(self.out)
-        send(self.process)
-        code = self.process.wait(PATIENCE)
-        if code != -signal.SIGKILL:
-            ended = _wait(lambda: not _alive(worker))
-            self.hold.unlink()
-        else:
-            self.hold.unlink()  # an orphan notices at the next evaluation point
-            ended = _wait(lambda: not _alive(worker))
-        return Act(Said(code, "", self.stderr.read_text()), before, files(self.out), ended)
+    @property
+    def worker(self) -> int:
+        """The process of the waiting cell."""
+        return int(self.pid.read_text())
+
+
+def _interrupt(grid: _Grid) -> Act:
+    """Ctrl-C while the second cell waits, sent to the command and to its worker as a terminal does."""
+    before: Files = {}
+    over = threading.Event()
+
+    def press() -> None:
+        _wait(lambda: grid.pid.exists() or over.is_set())
+        if not over.is_set():
+            os.kill(grid.worker, signal.SIGINT)
+            time.sleep(0.3)  # what a worker that did not ignore it would do, it does now
+            before.update(files(grid.out))
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    finger = threading.Thread(target=press)
+    finger.start()
+    said = run_cli(*grid.command)
+    over.set()
+    finger.join()
+    assert before, said.err
+    return Act(said, before, files(grid.out), worker_ended=_wait(lambda: not _alive(grid.worker)))
+
+
+def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
+    """kill -9 while the second cell waits. Its worker is an orphan then, and sees that at the next point."""
+    _wait(lambda: grid.pid.exists() or process.poll() is not None)
+    assert process.poll() is None, "the command ended by itself"
+    before = files(grid.out)
+    process.kill()
+    code = process.wait(PATIENCE)
+    grid.hold.unlink()
+    ended = _wait(lambda: not _alive(grid.worker))
+    return Act(Said(code, "", ""), before, files(grid.out), ended)
 
 
 def files(folder: Path) -> Files:

@@ -1,4 +1,5 @@
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -100,38 +101,49 @@ def test_nothing_is_pickled():
         assert not {"pickle", "dill", "joblib", "shelve"} & imports(file.read_text(encoding="utf-8")), file
 
 
+COMMANDS = [
+    "--help",
+    "--version",
+    "bench --help",
+    "list models",
+    "list balancers --json",
+    "bench --print-config",
+    "fetch synthetic[rows=8,d=2] --data-dir FOLDER/data",
+    "report FOLDER --json",
+    "report FOLDER",
+]
+DRIVER = """
+import io, json, sys
+from contextlib import redirect_stderr, redirect_stdout
+from mtlkit.cli.app import main
+
+found = []
+for command in json.loads(sys.argv[1]):
+    sys.argv[1:] = command.split()
+    out, err = io.StringIO(), io.StringIO()
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main()
+        except SystemExit as end:
+            code = end.code
+    found.append([code, bool(out.getvalue()), sorted({"torch", "numba", "sklearn"} & set(sys.modules))])
+print(json.dumps(found))
+"""
+
+
 @pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return fill(tmp_path_factory.mktemp("results"), ["mmoe"], ["uniform"], seeds=[0], with_probes=False).root
+def after_each(tmp_path_factory):
+    """Command to its exit code, whether it printed something, and the heavy modules that are loaded after it."""
+    folder = fill(tmp_path_factory.mktemp("results"), ["mmoe"], ["uniform"], seeds=[0], with_probes=False).root
+    commands = json.dumps([command.replace("FOLDER", str(folder)) for command in COMMANDS])
+    ended = subprocess.run([sys.executable, "-c", DRIVER, commands], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+    return dict(zip(COMMANDS, json.loads(ended.stdout), strict=True))
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        ["--help"],
-        ["--version"],
-        ["bench", "--help"],
-        ["list", "models"],
-        ["list", "balancers", "--json"],
-        ["report", "RESULTS", "--json"],
-        ["report", "RESULTS"],
-        ["fetch", "synthetic[rows=8,d=2]", "--data-dir", "RESULTS/data"],
-        ["bench", "--print-config"],
-    ],
-    ids=" ".join,
-)
-def test_commands_that_need_no_torch(command, results):
-    arguments = [word.replace("RESULTS", str(results)) for word in command]
-    driver = (
-        f"import sys; sys.argv[1:] = {arguments!r}\n"
-        "from mtlkit.cli.app import main\n"
-        "try: main()\n"
-        "except SystemExit as end: code = end.code\n"
-        "print(code, sorted({'torch', 'numba', 'sklearn'} & set(sys.modules)), file=sys.stderr)"
-    )
-    ended = subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True)
-    assert ended.stderr.splitlines()[-1] == "0 []", ended.stderr
-    assert ended.stdout
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_that_need_no_torch(command, after_each):
+    assert after_each[command] == [0, True, []]
 
 
 def test_help_imports_nothing_slow():

@@ -132,8 +132,12 @@ class GramBalancer(Balancer):
         """(A,) weights of the active tasks; a ``simplex`` balancer may return any positive multiple of them."""
 
     def forward(self, step: Step) -> Tensor:
+        return self.weigh(step, step.gram())
+
+    def weigh(self, step: Step, inner: Tensor) -> Tensor:
+        """(T,) weights for inner products (T, T) that need not be the step's own, as when a method scales gradients."""
         tasks = np.flatnonzero(step.active.cpu().numpy())
-        gram = step.gram().double().cpu().numpy()[np.ix_(tasks, tasks)]
+        gram = inner.double().cpu().numpy()[np.ix_(tasks, tasks)]
         weights = np.zeros(len(step.losses))
         weights[tasks] = 1
         if np.isfinite(gram).all() and gram.any():

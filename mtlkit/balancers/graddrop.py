@@ -38,7 +38,7 @@ class GradDrop(Balancer):
     def forward(self, step: Step) -> Direction:
         rows = step.rows()
         up, down = rows.clamp_min(0).sum(0), rows.clamp_max(0).sum(0)  # (P,) of each sign
-        draws = np.random.default_rng([step.seed, step.index]).random(rows.shape[1])
+        draws = np.random.default_rng([step.seed, step.index]).random(rows.shape[1], dtype=np.float32)
         keep_up = torch.from_numpy(draws).to(rows) * (up - down) < up  # with probability P
         kept, dropped = torch.where(keep_up, up, down), torch.where(keep_up, down, up)
         return Direction(kept + self.options.leak * dropped)

@@ -10,9 +10,9 @@ Tasks", WWW 2022, arXiv:2203.06801.
 When to use: one task matters, the others are there to help it.
 When not: all tasks matter.
 Cost: one backward pass a task.
-Deviations: running means are bias-corrected, which changes nothing as long as all tasks have had as many steps (the
-authors' start at 0 for all); an idle task keeps its mean, and others follow an idle target's last one. The authors' code
-has mode C only, and stops at the first tensor without a gradient, so that all later ones are left as they are.
+Deviations: running means are bias-corrected, which changes nothing as long as all tasks have had as many steps; an idle
+task keeps its mean, and the others follow an idle target's last one. The authors' code has mode C only, and leaves the
+loop over tensors at the first one without a gradient.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """MoCo: the common descent direction of running means of the gradients.
 
-y_t <- y_t - beta_k (y_t - L_t g_t / |g_t|); a <- projection of a - gamma_k (Y Y' + rho I) a on the simplex; the step is
-sum_t a_t y_t; beta_k = beta / k^sigma, gamma_k = gamma / k^sigma in step k. With exact gradients MGDA; the running means
-take away the bias that noise gives its weights.
+y_t <- y_t - beta_k (y_t - L_t g_t / |g_t|); a <- projection of a - gamma_k (Y Y' + rho I) a on the simplex; the step
+is sum_t a_t y_t; beta_k = beta / k^sigma, gamma_k = gamma / k^sigma in step k. With exact gradients it tends to MGDA;
+the running means take away the bias that noise gives its weights.
 
 Paper: Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Stochastic
 Approach", ICLR 2023, arXiv:2210.12624.

@@ -1,7 +1,7 @@
-"""SDMGrad: a common descent direction near the mean gradient, with unbiased estimates of the inner products.
+"""SDMGrad: a common descent direction near the mean gradient, from independent batches.
 
-w descends |sum_t (w_t + lam / T) g_t|^2 on the simplex; the step is sum_t (w_t + lam / T) / (1 + lam) g_t. Inner products
-are taken between the gradients of two independent batches, since those within one batch are biased by its noise.
+w descends |sum_t (w_t + lam / T) g_t|^2 on the simplex; weights are T (w_t + lam / T) / (1 + lam). Inner products are
+taken between the gradients of two further batches, since those within one batch are biased by its noise.
 
 Paper: Xiao et al., "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms",
 NeurIPS 2023, arXiv:2305.18409.

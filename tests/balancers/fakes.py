@@ -45,6 +45,7 @@ class FakeStep:
     seed: int = 0
     allowed: set[str] | None = None
     callbacks: list[Callable[[Tensor], None]] = field(default_factory=list)
+    drawn: int = 0
 
     def __post_init__(self) -> None:
         count = len(self.jacobian)
@@ -78,17 +79,21 @@ class FakeStep:
 
     def fresh_batch(self) -> FakeStep:
         self._asked("fresh_batch")
-        noise = torch.randn(self.jacobian.shape, generator=torch.Generator().manual_seed(self.index))
-        moved = self.jacobian * (1 + 0.1 * noise.to(self.jacobian))
+        self.drawn += 1
+        # the same noise for all tasks, so that their order does not matter
+        noise = np.random.default_rng([self.seed, self.index, self.drawn]).standard_normal(self.jacobian.shape[1])
+        moved = self.jacobian * (1 + 0.1 * torch.from_numpy(noise).to(self.jacobian))
         return FakeStep(moved, self.losses, self.active, self.index, self.total, self.seed, self.allowed)
 
     def after(self, callback: Callable[[Tensor], None]) -> None:
         self.callbacks.append(callback)
 
     def finish(self) -> None:
-        """What the loop does once the optimiser has stepped: the losses are a little lower."""
+        """What the loop does once the optimiser has stepped: losses are lower, most so where the gradient is large."""
+        size = self.jacobian.double().norm(dim=1)
+        lower = self.losses * (1 - 0.1 * size / size.max().clamp_min(1e-60)).to(self.losses)
         for callback in self.callbacks:
-            callback(self.losses * 0.99)
+            callback(lower)
 
 
 @cache
@@ -119,6 +124,8 @@ class Case:
             key: tuple(value(t) for t in order) if callable(value) else value
             for key, value in dict(self.options).items()
         }
+        if "target" in self.kind.Options.model_fields:
+            options.setdefault("target", "t0")  # a default target is the first task, whichever that is
         tasks = [Task(name=f"t{t}", kind=KINDS[t % 3], losses=("mse",)) for t in order]
         return self.kind(tasks, self.kind.Options.model_validate(options))
 
@@ -169,12 +176,16 @@ def families(count: int) -> dict[str, Tensor]:
     return {name: torch.from_numpy(value) for name, value in made.items()}
 
 
-def differing() -> Tensor:
-    """(3, P) gradients of unequal norm, of which two agree and two conflict: no two methods answer alike."""
+def differing(index: int) -> Tensor:
+    """(3, P) gradients in some step: of unequal norm, the first and last conflict, and they shrink at different speed.
+
+    The second is so much on the others' side that the shortest mixture leaves it out, of unit gradients, too.
+    """
     plane = torch.zeros(3, WIDTH, dtype=torch.float64)
-    plane[:, :3] = torch.tensor([[1.0, 0.0, 0.0], [3.0, 1.5, 0.0], [-0.5, 0.0, 1.0]])
+    plane[:, :3] = torch.tensor([[1.0, 0.0, 0.0], [1.5, 0.9, 2.4], [-0.3, 0.0, 0.4]])
     turn, _ = np.linalg.qr(np.random.default_rng(0).standard_normal((WIDTH, WIDTH)))
-    return plane @ torch.from_numpy(turn)
+    speed = torch.tensor([0.001, 0.004, 0.0], dtype=torch.float64)
+    return torch.exp(-speed * index)[:, None] * plane @ torch.from_numpy(turn)
 
 
 DEGENERATE = {"zero", "one zero", "collinear", "opposing", "near duplicates", "duplicates"}

@@ -2,7 +2,7 @@
 
 import copy
 import re
-from itertools import combinations
+from functools import cache
 
 import pytest
 import torch
@@ -12,7 +12,6 @@ from mtlkit.registry import BALANCERS
 from tests.balancers.fakes import (
     ALLOWED,
     CASES,
-    DEFAULTS,
     DEGENERATE,
     FakeStep,
     differing,
@@ -27,7 +26,8 @@ from tests.balancers.fakes import (
 PAPER = re.compile(r"doi:10\.\d{4,}/\S+|arXiv:\d{4}\.\d{4,5}")
 COUNTS = (1, 2, 3, 8)
 UNIFORM_BY_THEORY = {"uniform", "static"}  # static as long as its weights are equal
-DRAWS = 400
+DRAWS = 120
+PATH = 205  # steps: more than two windows of dwa
 
 
 @pytest.fixture(params=CASES, ids=str)
@@ -52,7 +52,7 @@ def check_scale(case, decision, active, where):
         assert float(decision.sum()) == pytest.approx(int(active.sum()), rel=1e-5), where
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize(("count", "dtype"), [*((t, torch.float32) for t in COUNTS), (3, torch.float64)], ids=str)
 def test_finite_and_of_the_promised_scale(case, count, dtype):
     for family, jacobian in families(count).items():
         balancer = case.make(count)
@@ -79,7 +79,7 @@ def test_extreme_gradients(case):
 
 def test_idle_tasks_get_nothing_and_keep_their_state(case, count):
     jacobian = families(count)["random"].float()
-    masks = [torch.arange(count) != t for t in range(count)] + [torch.zeros(count, dtype=torch.bool)]
+    masks = [torch.arange(count) != t for t in {0, count // 2, count - 1}] + [torch.zeros(count, dtype=torch.bool)]
     for active in masks:
         balancer = case.make(count)
         run(balancer, jacobian, 5)
@@ -126,9 +126,9 @@ def test_order_of_the_tasks_does_not_matter(case, count):
     order = order if order != same else same[::-1]
     random = is_random(case, count)
     for family, jacobian in families(count).items():
-        if random and family not in {"random", "conflicting"}:
+        if random and family != "conflicting":
             continue
-        steps = DRAWS if random else 4
+        steps = DRAWS if random else 2
         one, other = (decisions(case, jacobian, tasks, steps) for tasks in (same, order))
         if random:
             error = (one.var(0) + other.var(0)).sqrt() / steps**0.5
@@ -158,26 +158,32 @@ def test_unit_of_the_gradients_does_not_matter(case, count):
             torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("case", DEFAULTS, ids=str)
-def test_is_not_the_uniform_method_in_disguise(case):
-    steps = 250
-    jacobian = differing()
-    decisions = run(case.make(3), jacobian, steps)
-    plain = jacobian.sum(0)
-    differs = [bool((direction(d, jacobian) - plain).norm() > 1e-3 * plain.norm()) for d in decisions]
-    assert any(differs) == (case.name not in UNIFORM_BY_THEORY)
+@cache
+def path(case, steps):
+    """(steps, P) gradients over a short run on changing task gradients and losses."""
+    balancer, out = case.make(3), []
+    for index in range(steps):
+        jacobian = differing(index)
+        (decision,) = run(balancer, jacobian, 1, first=index)
+        out.append(direction(decision, jacobian))
+    return torch.stack(out)
 
 
-def test_no_two_balancers_are_one():
-    steps = 250
-    jacobian = differing()
-    paths = {}
-    for case in CASES:
-        made = [direction(d, jacobian) for d in run(case.make(3), jacobian, steps)]
-        paths[str(case)] = torch.stack([d / d.norm().clamp_min(1e-30) for d in made])
-    for one, other in combinations(paths, 2):
-        alike = bool((paths[one] - paths[other]).norm(dim=1).max() < 1e-3)
-        assert alike == ({one, other} == UNIFORM_BY_THEORY), (one, other)
+def alike(case, other, steps):
+    """Whether two methods train the shared parameters alike; lengths count, since imtl-g and config have one direction
+    wherever gradients are linearly independent.
+    """
+    one, two = path(case, steps), path(other, steps)
+    apart = (one - two).norm(dim=1) / (one.norm(dim=1) + two.norm(dim=1)).clamp_min(1e-30)
+    return bool(apart.max() < 1e-3)
+
+
+def test_is_no_other_balancer_in_disguise(case):
+    """And not the uniform one either, unless the theory says so."""
+    for other in CASES:
+        if other != case:
+            same = alike(case, other, 10) and alike(case, other, PATH)
+            assert same == ({str(case), str(other)} == UNIFORM_BY_THEORY), str(other)
 
 
 def test_state_round_trip(case, count):
@@ -221,5 +227,5 @@ def test_docstring_names_paper_uses_and_cost(name):
     text = BALANCERS.docstring(name)
     assert PAPER.search(text)
     assert all(f"\n{line}:" in text for line in ("When to use", "When not", "Cost"))
-    assert len(BALANCERS.summary(name)) < 100
+    assert len(BALANCERS.summary(name)) < 110
     assert load(name).__doc__

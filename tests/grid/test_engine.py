@@ -39,7 +39,7 @@ def test_sound_cells_are_stored_with_all_they_left(story):
 
 
 def test_interrupted(story):
-    """Ctrl-C in the second cell, sent to the whole group as a terminal does."""
+    """Ctrl-C in the second cell, sent to the worker, too, as a terminal does."""
     act = story.interrupted
     assert act.said.code == 130
     assert "Traceback" not in act.said.err

@@ -66,7 +66,7 @@ def test_forward_and_backward(name, case):
 
 def test_every_parameter_is_reached(name, case):
     schema, options = case
-    reach = Reach(build(name, schema, **options), toy_batch(schema, 64))
+    reach = Reach(build(name, schema, **options), toy_batch(schema, 40))
     assert reach.unreached == []
     assert all(item.reach.shape == (len(schema.tasks), len(item.shared)) for item in reach.slices)
     assert bool(reach.scope("all")) == (load(name).shares_parameters and len(schema.tasks) > 1)
@@ -123,8 +123,9 @@ def test_dropout_and_batch_norm_know_when_training_is_over(name):
             assert torch.equal(one.logits, other.logits)
 
 
+@pytest.mark.parametrize("case", ["three kinds", "widths and bags", "batch norm"])
 def test_state_round_trip(name, case):
-    schema, options = case
+    schema, options = CASES[case]
     batch = toy_batch(schema, 40)
     model, other = build(name, schema, 1, **options), build(name, schema, 2, **options)
     model(batch)  # moves the statistics of batch norm
@@ -133,12 +134,12 @@ def test_state_round_trip(name, case):
         assert torch.equal(one.logits, two.logits)
 
 
-@pytest.mark.parametrize("norm", ["none", "batch", "layer"])
+@pytest.mark.parametrize("norm", ["none", "layer"])
 def test_gradients_are_finite_differences(name, norm):
     schema = toy_schema(3, KINDS, bags=1)
     options = {"activation": "tanh", "norm": norm, "embedding_std": 1.0, "embedding_dims": {"id2": 2}}
     model = small(name, schema, **options).double()
-    batch = doubled(toy_batch(schema, 12, missing=0.2))
+    batch = doubled(toy_batch(schema, 10, missing=0.2))
     found = gradients(model, batch)
     step = 1e-6
     torch.manual_seed(3)

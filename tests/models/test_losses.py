@@ -81,9 +81,11 @@ def test_labels_that_are_missing_are_never_looked_at(setup):
 def test_a_row_of_weight_two_counts_twice(setup):
     task, logits, batch = setup
     weight = torch.randint(0, 3, (ROWS,)).float()
-    rows = torch.repeat_interleave(torch.arange(ROWS), weight.long())
-    loss, _, _ = task_loss(task, logits, replace(batch, weight=weight), 1)
-    torch.testing.assert_close(loss, PLAIN[task.losses[0]](logits[rows], batch.labels[rows, 1]))
+    for observed in (None, some()):
+        times = weight if observed is None else weight * observed[:, 1]
+        rows = torch.repeat_interleave(torch.arange(ROWS), times.long())
+        loss, _, _ = task_loss(task, logits, replace(batch, weight=weight, observed=observed), 1)
+        torch.testing.assert_close(loss, PLAIN[task.losses[0]](logits[rows], batch.labels[rows, 1]))
 
 
 @pytest.mark.parametrize("scale", [1e-6, 3.0, 1e6])

@@ -73,7 +73,9 @@ def numbers(tree):
 @pytest.mark.parametrize(("model", "balancer"), covering(), ids=str)
 @pytest.mark.parametrize("data", ["pair", "mixed"])
 def test_everything_trains(trainer, request, data, model, balancer):
-    run = trainer(request.getfixturevalue(data), small(model), balancer, batch_size=16, epochs=0.5, evaluations=3, probes=True)
+    run = trainer(
+        request.getfixturevalue(data), small(model), balancer, batch_size=16, epochs=0.5, evaluations=3, probes=True
+    )
     idle, step = [], run._step
     run._step = lambda *arguments: (made := step(*arguments), idle.append(not made.active.all()))[0]
     before = parameters(run)

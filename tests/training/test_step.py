@@ -1,11 +1,15 @@
 """A step as balancers see it, against separate autograd calls; and how decisions become gradients."""
 
+from functools import cache
+from itertools import product
+
 import pytest
 import torch
 
 from mtlkit.balancers.base import Direction
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training.reach import Reach
+from tests.balancers.fakes import load as load_balancer
 from tests.models.build import build, doubled, known, load, task_losses
 from tests.toy import toy_batch, toy_schema
 from tests.training.steps import Islands, loop_step
@@ -13,18 +17,21 @@ from tests.training.steps import Islands, loop_step
 KINDS = ("binary", "regression", "multiclass")
 SMALL = {"hidden": (7, 5), "bottom": (9, 6), "specific": 2, "shared": 3, "experts": 3, "embedding": 3}
 SHARING = [name for name in MODELS.names() if load(name).shares_parameters]
+HEADS = ("weighted", "plain")
 WEIGHTS = torch.tensor([0.7, 1.9, 0.4], dtype=torch.float64)
 
 
-def make(name, idle=(), tasks=3, **options):
-    """A model and a batch in float64, so that equal means equal; ``idle`` tasks have no label."""
+@cache
+def make(name, idle=(), tasks=3):
+    """A model and a batch in float64, so that equal means equal; ``idle`` tasks have no label. Kept for all tests."""
     schema = toy_schema(tasks, KINDS, bags=1)
-    model = build(name, schema, **known(name, SMALL) | options).double()
+    model = build(name, schema, **known(name, SMALL)).double()
     batch = doubled(toy_batch(schema, 40, missing=0.2))
     batch.observed[:, list(idle)] = False
     return model, batch
 
 
+@cache
 def islands():
     """Tasks 1 and 2 share a bottom, task 3 has one of its own."""
     torch.manual_seed(0)
@@ -95,9 +102,9 @@ def test_norms_are_those_of_the_rows(setup, after_rows):
 
 
 @pytest.mark.parametrize("name", SHARING)
-def test_representation_rows_are_gradients_by_x(name):
+def test_representation_rows_are_gradients_by_x(name, monkeypatch):
     model, batch = make(name)
-    model.embedding.foldable = False
+    monkeypatch.setattr(model.embedding, "foldable", False)
     step = loop_step(model, batch, scope="representation")
     rows = step.rows()
     assert step.parts() == {"representation": slice(0, rows.shape[1])}
@@ -134,43 +141,42 @@ def check(found, expected):
         torch.testing.assert_close(found[name], grad, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("heads", ["weighted", "plain"])
 @pytest.mark.parametrize("weights", [WEIGHTS, torch.tensor([1.2, 0.0, 0.4]), torch.tensor([1.2, -0.5, 0.4])], ids=str)
-def test_weights_mean_the_same_by_one_backward_and_by_combination(setup, heads, weights):
+def test_weights_mean_the_same_by_one_backward_and_by_combination(setup, weights):
     model, batch = setup
-    reach, weights = loop_step(model, batch).reach, weights.double()
-    expected = expected_gradient(model, batch, reach, weights, heads)
-    one, many = loop_step(model, batch, reach=reach), loop_step(model, batch, reach=reach)
-    check(applied(one, weights, heads), expected)
-    many.rows()
-    check(applied(many, weights, heads), expected)
-    assert many.backward_passes == 3
-    if heads == "weighted" or weights.min() > 0:
-        assert one.backward_passes == 1
+    weights = weights.double()
+    for heads in HEADS:
+        one, many = loop_step(model, batch), loop_step(model, batch)
+        expected = expected_gradient(model, batch, one.reach, weights, heads)
+        check(applied(one, weights, heads), expected)
+        many.rows()
+        check(applied(many, weights, heads), expected)
+        assert many.backward_passes == 3
+        if heads == "weighted" or weights.min() > 0:
+            assert one.backward_passes == 1
 
 
-@pytest.mark.parametrize("heads", ["weighted", "plain"])
-@pytest.mark.parametrize("rows_first", [False, True])
-def test_accumulated_steps_are_averaged(setup, heads, rows_first):
+def test_accumulated_steps_are_averaged(setup):
     model, batch = setup
     reach = loop_step(model, batch).reach
     other = doubled(toy_batch(model.schema, 40, seed=5))
     batches = [(batch, WEIGHTS), (other, WEIGHTS.flip(0))]
-    parts = [expected_gradient(model, rows, reach, weights, heads) for rows, weights in batches]
-    for item in reach.slices:
-        item.parameter.grad = None
-    for rows, weights in batches:
-        step = loop_step(model, rows, reach=reach)
-        if rows_first:
-            step.rows()
-        assert torch.equal(step.apply(weights, heads, 0.5), weights)
-    check(
-        {item.name: item.parameter.grad for item in reach.slices},
-        {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]},
-    )
+    for heads, rows_first in product(HEADS, (False, True)):
+        parts = [expected_gradient(model, rows, reach, weights, heads) for rows, weights in batches]
+        for item in reach.slices:
+            item.parameter.grad = None
+        for rows, weights in batches:
+            step = loop_step(model, rows)
+            if rows_first:
+                step.rows()
+            assert torch.equal(step.apply(weights, heads, 0.5), weights)
+        check(
+            {item.name: item.parameter.grad for item in reach.slices},
+            {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]},
+        )
 
 
-@pytest.mark.parametrize("heads", ["weighted", "plain"])
+@pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("scope", ["dense", "all"])
 @pytest.mark.parametrize("name", [*SHARING, "islands"])
 def test_a_direction_replaces_the_shared_slices_of_its_scope(name, scope, heads):
@@ -200,11 +206,11 @@ def test_the_sum_of_the_rows_is_a_direction_like_any_other(setup):
     check(applied(step, Direction(step.rows("all").sum(0), "all"), "weighted"), uniform)
 
 
-@pytest.mark.parametrize("heads", ["weighted", "plain"])
+@pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("rows_first", [False, True])
 @pytest.mark.parametrize("name", MODELS.names())
 def test_idle_tasks_leave_no_trace(name, rows_first, heads):
-    model, batch = make(name, idle=[1])
+    model, batch = make(name, idle=(1,))
     reach = Reach(model, doubled(toy_batch(model.schema, 40)))  # of rows in which no task is idle
     step = loop_step(model, batch, reach=reach)
     assert step.active.tolist() == [True, False, True]
@@ -267,7 +273,7 @@ def test_fresh_batches_are_drawn_and_callbacks_kept():
 def test_every_balancer_can_answer(balancer, name, tasks):
     """Also where there is no gradient to compare, because nothing is shared."""
     model, batch = make(name, tasks=tasks)
-    kind = BALANCERS.load(balancer)
+    kind = load_balancer(balancer)
     method = kind(model.tasks, kind.Options())
     step = loop_step(model, batch)
     if name == "single-task" or tasks == 1:

@@ -1,0 +1,81 @@
+"""CAGrad: near the mean gradient, the step whose worst gain over all tasks is best.
+
+max over d of min_t <d, g_t> subject to |d - g_0| <= c |g_0|, g_0 the mean. Solved by d = g_0 + c |g_0| g_w / |g_w|, w
+the argmin over the simplex of <g_w, g_0> + c |g_0| |g_w|, g_w = sum_t w_t g_t.
+
+Paper: Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021, arXiv:2110.14048.
+
+When to use: some care for the task that gains least, without leaving the mean loss as the aim.
+When not: c of 1 or more, where it no longer approaches a minimum of the mean loss.
+Cost: one backward pass a task.
+Deviations: the minimum is exact (a root over exact quadratic programs), not SLSQP's. Where it is at g_w = 0, which the
+official code meets with a small number in the denominator, several steps are best, and the nearest to g_0 is taken.
+The official code divides the step by 1 + c^2 by default (``rescale=1``), the paper does not.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from pydantic import Field
+
+from mtlkit.balancers.base import GramBalancer, GramProblem
+from mtlkit.balancers.gram import factor, mean_on_dual_cone, min_norm_point
+from mtlkit.config import Settings
+
+
+class CAGrad(GramBalancer):
+    """Conflict-averse gradient descent."""
+
+    class Options(Settings):
+        """Options of cagrad."""
+
+        c: float = Field(0.4, ge=0, description="how far from the mean gradient the step may be, in its length")
+        rescale: int = Field(0, ge=0, le=2, description="what the step is divided by: 0: 1, 1: 1 + c^2, 2: 1 + c")
+
+    scale = "native"
+    options: Options
+
+    def solve(self, problem: GramProblem) -> np.ndarray:
+        c = self.options.c
+        divisor = (1.0, 1 + c**2, 1 + c)[self.options.rescale]
+        return worst_case(problem.gram, c) / divisor
+
+
+def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
+    """(T,) weights of d."""
+    rows = factor(gram / gram.diagonal().max())  # (P, T), columns of length 1 or less
+    norms = np.sqrt((rows**2).sum(0))
+    mean = rows.mean(1)
+    radius = c * np.sqrt(mean @ mean)
+    weights = np.full(len(gram), 1 / len(gram))
+    if radius <= 1e-10 * norms.mean():
+        return weights
+
+    def weights_at(square: float) -> tuple[np.ndarray, float]:
+        # |g_w| = min over s > 0 of (|g_w|^2 / s + s) / 2, and for a fixed s the best w gives the point of least norm
+        # among the g_t + (s / radius) g_0; so s^2 = |g_w|^2 is wanted, which is piecewise linear in s^2
+        w = min_norm_point(rows + np.sqrt(square) / radius * mean[:, None])
+        point = rows @ w
+        return w, point @ point
+
+    low, high = (1e-8 * norms[norms > 0].min()) ** 2, 2.0  # the longest row has norm 1
+    w, start = weights_at(low)
+    if start > low:
+        before, square = (low, start), start
+        while high - low > 1e-13 * high:
+            w, length = weights_at(square)
+            if abs(length - square) <= 1e-13 * square + 1e-17:
+                break
+            if length > square:
+                low = square
+            else:
+                high = square
+            # by secants, which are exact once both points are on one piece
+            slope = (length - before[1]) / (square - before[0])
+            before = (square, length)
+            square = (length - slope * square) / (1 - slope) if slope < 1 else high
+            if not low < square < high:
+                square = np.sqrt(low * high)
+        if square > (1e-5 * (w @ norms)) ** 2:
+            return weights + radius / np.sqrt(square) * w
+    return mean_on_dual_cone(gram)

@@ -1,0 +1,36 @@
+"""ConFIG: the step that has the same cosine with every task's gradient.
+
+With unit gradients U, direction d = U^+ 1 / |U^+ 1| and step (sum_t <g_t, d>) d: longer where the tasks agree. In
+weights, with cosines C and norms n: C^+ 1 / n, rescaled. It points where imtl-g points.
+
+Paper: Liu et al., "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025,
+arXiv:2408.11104.
+
+When to use: gradients of very different size; no task may get worse.
+When not: from three tasks on, conflicts can make weights negative: then the heads want ``heads=plain``.
+Cost: one backward pass a task.
+Deviations: cosines are resolved to 1e-10, so directions that differ by less than about 1e-5 count as one. Without the
+momentum variant (M-ConFIG), which saves backward passes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mtlkit.balancers.base import GramBalancer, GramProblem
+from mtlkit.balancers.gram import equal_cosines, scatter, unit_rows
+
+
+class ConFIG(GramBalancer):
+    """Conflict-free inverse gradients."""
+
+    scale = "native"
+
+    def solve(self, problem: GramProblem) -> np.ndarray:
+        place, cosines, norms = unit_rows(problem.gram)
+        x, _ = equal_cosines(cosines)
+        projections = cosines @ x
+        square = x @ projections  # |U^+ 1|^2
+        if square <= 1e-12:  # opposite gradients: no direction
+            return np.zeros(len(problem.gram))
+        return scatter((norms @ projections) / square * x / norms, place, len(problem.gram))

@@ -1,0 +1,75 @@
+"""GradVac: turns gradients towards each other until their cosines reach a moving average of past ones.
+
+For each task i, over the others in random order: where phi = cos(g_i, g_j) is below the target rho_ij,
+g_i += |g_i| (rho sqrt(1 - phi^2) - phi sqrt(1 - rho^2)) / (|g_j| sqrt(1 - rho^2)) g_j, with the original g_j, after
+which the cosine is rho; then rho_ij <- (1 - beta) rho_ij + beta phi. The step is the sum. rho starts at 0, where the
+rule is that of pcgrad; with ``beta=0`` it stays there.
+
+Paper: Wang et al., "Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively Multilingual
+Models", ICLR 2021, arXiv:2010.05874.
+
+When to use: tasks that are known to agree, whose gradients agree less in some steps.
+When not: a few steps of training: rho needs about 1 / beta of them; negative targets let conflict pass.
+Cost: one backward pass a task.
+Deviations: one cosine for all shared parameters, not one a layer; rho is kept below .999, as at 1 nothing reaches it.
+There is no official code; LibMTL's moves rho only where phi < rho, so that targets never rise, with beta .5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import sqrt
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from mtlkit.balancers.base import GramBalancer, GramProblem
+from mtlkit.config import Settings
+from mtlkit.data.schema import Task
+
+HIGHEST = 0.999
+
+
+class GradVac(GramBalancer):
+    """Gradient vaccine."""
+
+    class Options(Settings):
+        """Options of gradvac."""
+
+        beta: float = Field(0.01, ge=0, le=1, description="how fast the target cosines follow the present ones")
+
+    scale = "native"
+    options: Options
+
+    def __init__(self, tasks: Sequence[Task], options: Options) -> None:
+        super().__init__(tasks, options)
+        self.target: Tensor
+        self.register_buffer("target", torch.zeros(len(tasks), len(tasks)))  # rho (T, T)
+
+    def solve(self, problem: GramProblem) -> np.ndarray:
+        gram, beta = problem.gram, self.options.beta
+        size, norms = len(gram), np.sqrt(np.clip(gram.diagonal(), 0, None)).tolist()
+        target = self.target.double().cpu().numpy().copy()
+        rho = target[np.ix_(problem.tasks, problem.tasks)]
+        total = np.zeros(size)
+        for i in range(size):
+            own = np.zeros(size)  # g_i so far, in coordinates of the task gradients
+            own[i] = 1
+            inner, norm, goals = gram[i].copy(), norms[i], rho[i].tolist()  # its products with all, its norm
+            for j in problem.rng.permutation(size).tolist():
+                if j == i or norms[j] <= 0 or norm <= 1e-7 * norms[i]:  # nothing to turn, or to turn to
+                    continue
+                phi = min(1.0, max(-1.0, float(inner[j]) / norm / norms[j]))
+                goal = min(goals[j], HIGHEST)
+                if phi < goal:
+                    own[j] += norm / norms[j] * (goal * sqrt(1 - phi**2) / sqrt(1 - goal**2) - phi)
+                    inner = own @ gram
+                    norm = sqrt(max(float(own @ inner), 0.0))
+                goals[j] += beta * (phi - goals[j])
+            rho[i] = goals
+            total += own
+        target[np.ix_(problem.tasks, problem.tasks)] = rho
+        self.target.copy_(torch.from_numpy(target))
+        return total
