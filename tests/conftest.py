@@ -8,12 +8,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the models are ti
 
 import contextlib
 import io
+import multiprocessing
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +104,7 @@ def make_trainer(
     probes: bool = False,
     **training: Any,
 ) -> Any:
-    """A trainer on toy data: a batch of 32, plain SGD-like settings only where a test asks for them.
+    """A trainer on toy data: one epoch in batches of 32 and three evaluation points, unless a test asks for others.
 
     Args:
         dataset: As of ``toy_dataset``.
@@ -135,7 +136,8 @@ def make_trainer(
         chosen = parse_spec(balancer)
         method = BALANCERS.load(chosen.name)
         weighing = method(dataset.schema.tasks, method.Options.model_validate(chosen.options))
-    settings = TrainingSettings.model_validate({"batch_size": 32, "epochs": 1, "lr": 0.01} | training)
+    quick = {"batch_size": 32, "epochs": 1, "lr": 0.01, "evaluations": 3}
+    settings = TrainingSettings.model_validate(quick | training)
     execution = ExecutionSettings(device="cpu", probes=probes)
     return Trainer(network, weighing, dataset, settings, execution, seed, torch.device("cpu"))
 
@@ -177,12 +179,14 @@ class Act:
         before: The results at the signal.
         after: The results when the command and its worker had ended.
         worker_ended: Whether the worker did.
+        worker_ignored: Whether the worker left Ctrl-C to the command.
     """
 
     said: Said
     before: Files
     after: Files
     worker_ended: bool
+    worker_ignored: bool = False
 
 
 @dataclass
@@ -227,10 +231,23 @@ def story(tmp_path_factory: pytest.TempPathFactory, home: Path, plugin: Callable
     process = subprocess.Popen(
         [sys.executable, "-m", "mtlkit", *killed.command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    first = _interrupt(interrupted)
-    second = _kill(killed, process)
-    finished = run_cli(*killed.command)
+    with quick_workers():
+        first = _interrupt(interrupted)
+        second = _kill(killed, process)
+        finished = run_cli(*killed.command)
     return Story(killed.command, killed.out, first, second, finished, files(killed.out))
+
+
+@contextlib.contextmanager
+def quick_workers() -> Iterator[None]:
+    """Workers of this process are forked from one that has imported torch: each of them starts seconds earlier.
+
+    The command that is killed starts its worker as every user's does.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mtlkit.grid.cell", "torch._dynamo"])
+    with mock.patch("mtlkit.grid.engines.local.multiprocessing", mock.Mock(get_context=lambda _: context)):
+        yield
 
 
 class _Grid:
@@ -254,14 +271,15 @@ class _Grid:
 def _interrupt(grid: _Grid) -> Act:
     """Ctrl-C while the second cell waits, sent to the command and to its worker as a terminal does."""
     before: Files = {}
+    ignored = []
     over = threading.Event()
 
     def press() -> None:
         _wait(lambda: grid.pid.exists() or over.is_set())
         if not over.is_set():
-            os.kill(grid.worker, signal.SIGINT)
-            time.sleep(0.3)  # what a worker that did not ignore it would do, it does now
             before.update(files(grid.out))
+            ignored.append(is_deaf(grid.worker, "SigIgn"))
+            os.kill(grid.worker, signal.SIGINT)
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     finger = threading.Thread(target=press)
@@ -270,7 +288,7 @@ def _interrupt(grid: _Grid) -> Act:
     over.set()
     finger.join()
     assert before, said.err
-    return Act(said, before, files(grid.out), worker_ended=_wait(lambda: not _alive(grid.worker)))
+    return Act(said, before, files(grid.out), _wait(lambda: not _alive(grid.worker)), all(ignored))
 
 
 def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
@@ -296,6 +314,15 @@ def _wait(condition: Callable[[], bool]) -> bool:
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
     return condition()
+
+
+def is_deaf(pid: int, field: str) -> bool:
+    """Whether a process ignores (``SigIgn``) or blocks (``SigBlk``) Ctrl-C; true where nobody can tell."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        return True
+    mask = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+    return bool(int(mask, 16) >> (signal.SIGINT - 1) & 1)
 
 
 def _alive(pid: int) -> bool:

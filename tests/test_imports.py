@@ -13,7 +13,7 @@ PACKAGE = Path(mtlkit.__file__).parent
 ORDER = [
     {"errors"},
     {"registry", "config"},
-    {"records"},
+    {"records", "equivalences"},
     {"store"},
     {"data"},
     {"models", "balancers"},

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import NO_RANK, scatter, unit_rows
+from mtlkit.balancers.gram import NO_RANK, unit_rows
 
 
 class AlignedMTL(GramBalancer):
@@ -29,10 +29,16 @@ class AlignedMTL(GramBalancer):
     scale = "native"
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        place, cosines, norms = unit_rows(problem.gram)
-        values, vectors = np.linalg.eigh(cosines)
-        kept = values > NO_RANK * values.max()
-        rows = (norms / norms.max())[:, None] * vectors[:, kept] * np.sqrt(values[kept])  # rows @ rows.T = Gram
-        v, roots, _ = np.linalg.svd(rows, full_matrices=False)
-        weights = v @ (v.sum(0) * (roots.min() / roots)) / len(problem.gram)
-        return scatter(weights, place, len(problem.gram))
+        return alignment(problem.gram).mean(1)
+
+
+def alignment(gram: np.ndarray) -> np.ndarray:
+    """(T, T) the B of which ``B @ rows`` are orthogonal and of one norm (in the span of the rows)."""
+    place, cosines, norms = unit_rows(gram)
+    values, vectors = np.linalg.eigh(cosines)
+    kept = values > NO_RANK * values.max()
+    rows = (norms / norms.max())[:, None] * vectors[:, kept] * np.sqrt(values[kept])  # rows @ rows.T = Gram
+    v, roots, _ = np.linalg.svd(rows, full_matrices=False)
+    out = np.zeros_like(gram)
+    out[np.ix_(place, place)] = (v * (roots.min() / roots)) @ v.T
+    return out

@@ -64,7 +64,7 @@ def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
         before, square = (low, start), start
         while high - low > 1e-13 * high:
             w, length = weights_at(square)
-            if abs(length - square) <= 1e-13 * square + 1e-17:
+            if abs(length - square) <= 1e-13 * square:
                 break
             if length > square:
                 low = square

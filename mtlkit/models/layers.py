@@ -160,9 +160,6 @@ class Towers(nn.Module):
         tasks: In the order of the predictions.
         inputs: Width of each task's input.
         options: Hidden layers (``tower``), for all tasks or by task name.
-
-    Raises:
-        ValueError: ``options.tower`` names a task that does not exist.
     """
 
     def __init__(self, tasks: Sequence[Task], inputs: int, options: ModelOptions) -> None:

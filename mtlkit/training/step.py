@@ -180,9 +180,20 @@ class LoopStep:
 
     def _directed(self, direction: Direction, share: float) -> dict[str, Tensor]:
         scope = direction.scope or self.default_scope
+        if scope == "representation":
+            return self._beneath_representation(direction.vector * share)
         shapes = {item.name: item.parameter.shape for item in self.reach.scope(scope)}
         parts = self.parts(scope)
         return {name: direction.vector[parts[name]].view(shape) * share for name, shape in shapes.items()}
+
+    def _beneath_representation(self, vector: Tensor) -> dict[str, Tensor]:
+        """What a gradient of the representation means for the parameters that it is made of."""
+        x = self.output.representation
+        assert x is not None, "the representation was not materialised"
+        self.backward_passes += 1
+        parameters = [item.parameter for item in self.reach.slices]
+        grads = torch.autograd.grad(x, parameters, vector.view_as(x), retain_graph=True, allow_unused=True)
+        return {item.name: grad for item, grad in zip(self.reach.slices, grads, strict=True) if grad is not None}
 
     def _representation_rows(self) -> Tensor:
         x = self.output.representation

@@ -26,7 +26,7 @@ from tests.balancers.fakes import (
 PAPER = re.compile(r"doi:10\.\d{4,}/\S+|arXiv:\d{4}\.\d{4,5}")
 COUNTS = (1, 2, 3, 8)
 UNIFORM_BY_THEORY = {"uniform", "static"}  # static as long as its weights are equal
-DRAWS = 120
+DRAWS = 100
 PATH = 205  # steps: more than two windows of dwa
 
 
@@ -56,7 +56,7 @@ def check_scale(case, decision, active, where):
 def test_finite_and_of_the_promised_scale(case, count, dtype):
     for family, jacobian in families(count).items():
         balancer = case.make(count)
-        for decision in run(balancer, jacobian.to(dtype), 3):
+        for decision in run(balancer, jacobian.to(dtype), 2):
             check_scale(case, decision, torch.ones(count, dtype=torch.bool), family)
 
 
@@ -82,9 +82,9 @@ def test_idle_tasks_get_nothing_and_keep_their_state(case, count):
     masks = [torch.arange(count) != t for t in {0, count // 2, count - 1}] + [torch.zeros(count, dtype=torch.bool)]
     for active in masks:
         balancer = case.make(count)
-        run(balancer, jacobian, 5)
+        run(balancer, jacobian, 3)
         before = copy.deepcopy(balancer.state_dict())
-        for decision in run(balancer, jacobian, 4, first=5, active=active):
+        for decision in run(balancer, jacobian, 3, first=3, active=active):
             check_scale(case, decision, active, active)
             if not active.any():
                 assert not numbers(decision).any()
@@ -126,7 +126,7 @@ def test_order_of_the_tasks_does_not_matter(case, count):
     order = order if order != same else same[::-1]
     random = is_random(case, count)
     for family, jacobian in families(count).items():
-        if random and family != "conflicting":
+        if (random and family != "conflicting") or (count > 3 and family not in {"conflicting", "badly scaled"}):
             continue
         steps = DRAWS if random else 2
         one, other = (decisions(case, jacobian, tasks, steps) for tasks in (same, order))
@@ -148,7 +148,7 @@ def test_unit_of_the_gradients_does_not_matter(case, count):
     """Weights of a simplex method stay, those of another may change in length alone."""
     if case.kind.needs not in {"gram", "rows"}:
         pytest.skip("does not look at gradients")
-    for family in ("random", "aligned", "conflicting", "orthogonal"):
+    for family in ("random", "conflicting"):
         jacobian = families(count)[family]
         for factor in (1e-3, 64.0):
             one = numbers(run(case.make(count), jacobian, 1)[0])
@@ -186,6 +186,7 @@ def test_is_no_other_balancer_in_disguise(case):
             assert same == ({str(case), str(other)} == UNIFORM_BY_THEORY), str(other)
 
 
+@pytest.mark.parametrize("count", [1, 3])
 def test_state_round_trip(case, count):
     jacobian = families(count)["random"].float()
     options = {"seed": 3}

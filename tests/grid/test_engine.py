@@ -1,10 +1,12 @@
+import signal
+
 from mtlkit.config import ExecutionSettings
 from mtlkit.data.sources import ensure
-from mtlkit.grid.engines.local import LocalEngine, available_cores
+from mtlkit.grid.engines.local import LocalEngine, _end, available_cores
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.spec import read_grid
 from mtlkit.store import RECORD, ResultStore
-from tests.conftest import DATA
+from tests.conftest import DATA, is_deaf, quick_workers
 
 
 def test_the_grid_goes_on_whatever_happens(story):
@@ -44,6 +46,7 @@ def test_interrupted(story):
     assert act.said.code == 130
     assert "Traceback" not in act.said.err
     assert "1 of 7 cells finished and kept; the same command goes on." in act.said.err
+    assert act.worker_ignored, "the parent decides"
     assert act.worker_ended
     assert act.after == act.before
     assert sum(path.name == RECORD for path in act.before) == 1
@@ -74,19 +77,32 @@ def cells_of(home, store, balancers):
 
 
 def test_a_cell_that_takes_too_long(tmp_path, home, plugin):
-    """The limit is so short that the next cell may be stopped, too; what counts is that it has its turn."""
+    """Two at a time; one of three sleeps. The others end long before the limit, unless the machine is very busy."""
     store = ResultStore(tmp_path / "results")
     sleepy = plugin(tmp_path, "sleepy.py", "time.sleep(600)")
-    cells = cells_of(home, store, [sleepy, "uniform"])
-    progress = []
-    engine = LocalEngine(store, home, ExecutionSettings(device="cpu", jobs=1, timeout=0.2))
-    slow, _ = engine.run(cells, lambda cell, share: progress.append((cell.key, share)))
+    cells = cells_of(home, store, [sleepy, "uniform", "uwl"])
+    started = []
+    engine = LocalEngine(store, home, ExecutionSettings(device="cpu", jobs=2, timeout=3))
+    with quick_workers():
+        records = {record.key: record for record in engine.run(cells, lambda cell, share: started.append(cell.key))}
+    assert records.keys() == {cell.key for cell in cells}
+    slow = records[cells[0].key]
     assert slow.status == "timeout"
     assert slow.error.type == "Timeout"
-    assert slow.error.message == "the cell took longer than 0.2 seconds"
-    assert store.get(cells[0]) == slow
-    assert store.get(cells[1]) is not None
-    assert progress[:2] == [(cells[0].key, 0.0), (cells[1].key, 0.0)]
+    assert slow.error.message == "the cell took longer than 3 seconds"
+    assert [store.get(cell) for cell in cells] == [records[cell.key] for cell in cells]
+    assert {record.status for record in records.values()} <= {"ok", "timeout"}
+    assert started[:2] == [cells[0].key, cells[1].key]
+
+
+def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(tmp_path, home):
+    worker = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu"))._start(1)
+    try:
+        assert is_deaf(worker.process.pid, "SigBlk")
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    finally:
+        _end(worker)
+    assert not worker.process.is_alive()
 
 
 def test_jobs(monkeypatch, tmp_path, home):

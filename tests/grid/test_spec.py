@@ -37,6 +37,7 @@ def test_a_file(file):
 
 def test_flags_override_the_file_and_assignments_override_flags(file):
     flags = {"models": "cgc", "seeds": "5,7", "training": {"epochs": 0.5}, "execution": {"jobs": 2}}
+    assert read_grid(file, flags, []).training.epochs == 0.5
     grid = read_grid(file, flags, ["lr=1", "epochs=9", "experts=16", "timeout=5", "seeds=3:4"])
     assert grid.models == ("cgc",)
     assert grid.balancers == ("uwl", "static[w=1:2]")

@@ -1,10 +1,11 @@
 import math
-from itertools import chain, cycle, islice
+from itertools import chain, cycle
 
 import numpy as np
 import pytest
 import torch
 
+from mtlkit.config import TrainingSettings
 from mtlkit.errors import UsageError
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training import loop
@@ -31,13 +32,13 @@ def small(model):
 
 
 def covering():
-    """Every model and every balancer at least once, in as few pairs as that takes."""
+    """Data set, model and balancer: every model on both data sets, every balancer on the harder one."""
     models = [name for name in MODELS.names() if MODELS.load(name).shares_parameters]
-    balancers = BALANCERS.names()
-    size = max(len(models), len(balancers))
-    pairs = list(zip(islice(cycle(models), size), islice(cycle(balancers), size), strict=True))
-    alone = [(name, "uniform") for name in MODELS.names() if name not in models]
-    return pairs + alone
+    every = [("mixed", *pair) for pair in zip(cycle(models), BALANCERS.names(), strict=False)]
+    every += [("mixed", model, "uniform") for model in models[len(every) :]]
+    every += [("pair", *pair) for pair in zip(models, cycle(BALANCERS.names()), strict=False)]
+    alone = [name for name in MODELS.names() if name not in models]
+    return every + [(data, name, "uniform") for name in alone for data in ("pair", "mixed")]
 
 
 @pytest.fixture(scope="module")
@@ -70,8 +71,7 @@ def numbers(tree):
 # --- everything trains -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("model", "balancer"), covering(), ids=str)
-@pytest.mark.parametrize("data", ["pair", "mixed"])
+@pytest.mark.parametrize(("data", "model", "balancer"), covering())
 def test_everything_trains(trainer, request, data, model, balancer):
     run = trainer(
         request.getfixturevalue(data), small(model), balancer, batch_size=16, epochs=0.5, evaluations=3, probes=True
@@ -91,7 +91,7 @@ def test_everything_trains(trainer, request, data, model, balancer):
     assert all(value.isfinite().all() for value in run.model.state_dict().values())
 
 
-@pytest.mark.parametrize("balancer", ["uniform", "gradnorm", "pcgrad"])
+@pytest.mark.parametrize("balancer", ["uniform", "pcgrad"])
 def test_a_seed_decides_every_bit(trainer, mixed, balancer):
     def fit(seed):
         run = trainer(mixed, "mmoe[experts=3,hidden=5,dropout=.3,norm=batch]", balancer, seed=seed, probes=True)
@@ -274,7 +274,7 @@ FALLING = [(v, v) for v in (0.6, 0.8, 0.7, 0.79, 0.75, 0.9, 0.5, 0.5, 0.5, 0.5)]
 
 @pytest.mark.parametrize(("patience", "points", "best"), [(1, 3, 1), (2, 4, 1), (3, 5, 1), (4, 10, 5), (None, 10, 5)])
 def test_early_stopping(trainer, pair, monkeypatch, patience, points, best):
-    run = trainer(pair, patience=patience)
+    run = trainer(pair, patience=patience, evaluations=10)
     Script(run, monkeypatch, FALLING)
     result = run.fit()
     assert len(result.curve) == points
@@ -284,7 +284,7 @@ def test_early_stopping(trainer, pair, monkeypatch, patience, points, best):
 
 def test_single_task_stops_when_no_task_gets_better(trainer, pair, monkeypatch):
     table = [(0.9, 0.5), (0.8, 0.6), (0.7, 0.7), (0.7, 0.8), (0.7, 0.7), (0.7, 0.7), *[(0.1, 0.1)] * 4]
-    run = trainer(pair, "single-task[bottom=6,tower=4]", patience=2)
+    run = trainer(pair, "single-task[bottom=6,tower=4]", patience=2, evaluations=10)
     Script(run, monkeypatch, table)
     assert len(run.fit().curve) == 6
 
@@ -306,7 +306,7 @@ def test_single_task_stops_when_no_task_gets_better(trainer, pair, monkeypatch):
 )
 def test_evaluation_points(trainer, pair, settings, steps, points):
     shares = []
-    result = trainer(pair, **settings).fit(shares.append)
+    result = trainer(pair, **({"evaluations": TrainingSettings().evaluations} | settings)).fit(shares.append)
     assert result.cost["steps"] == steps
     assert [entry["point"] for entry in result.curve] == list(range(points))
     at = [entry["step"] for entry in result.curve]

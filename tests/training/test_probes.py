@@ -124,7 +124,7 @@ def test_weights_count_only_while_a_task_is_active(trainer):
     def weigh(step):
         return torch.tensor([1.0, 5.0]) * step.active
 
-    run = trainer(data, balancer=weigh, probes=True, batch_size=8)
+    run = trainer(data, balancer=weigh, probes=True, batch_size=8, evaluations=10)
     weights = run.fit().probes["weights"]
     assert set(weights[:, 0]) == {1.0}
     seen = weights[:, 1]

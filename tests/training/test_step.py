@@ -195,6 +195,24 @@ def test_a_direction_replaces_the_shared_slices_of_its_scope(name, scope, heads)
     assert step.apply(Direction(vector, scope), heads, share).tolist() == [1, 1, 1]
 
 
+@pytest.mark.parametrize("name", SHARING)
+def test_a_direction_of_the_representation_goes_down_to_the_embedding(name, monkeypatch):
+    model, batch = make(name)
+    monkeypatch.setattr(model.embedding, "foldable", False)
+    step = loop_step(model, batch, scope="representation")
+    vector = torch.randn(step.rows().shape[1], dtype=torch.float64)
+    x = step.output.representation
+    values = dict(model.named_parameters())
+    grads = torch.autograd.grad(x, list(values.values()), vector.view_as(x), retain_graph=True, allow_unused=True)
+    directed = {key: grad for key, grad in zip(values, grads, strict=True) if grad is not None}
+    assert directed
+    assert all(key.startswith("embedding.") for key in directed)
+    plain = expected_gradient(model, batch, step.reach, torch.ones(3), "plain")
+    expected = {key: 0.5 * directed.get(key, grad) for key, grad in plain.items()}
+    check(applied(step, Direction(vector), "weighted", 0.5), expected)
+    check(applied(step, Direction(step.rows().sum(0)), "weighted"), plain)  # the sum of the rows is the uniform step
+
+
 def test_the_sum_of_the_rows_is_a_direction_like_any_other(setup):
     """As a direction it is the uniform step."""
     model, batch = setup

@@ -294,7 +294,9 @@ def test_package_comes_second(tmp_path, monkeypatch):
     with pytest.raises(MissingError, match="known sha256"):
         ensure("census", tmp_path / "home")
     monkeypatch.setattr(census_files, "SDIST_FILES_SHA256", hashes)
-    assert ensure("census", tmp_path / "home")[0].provenance(tmp_path / "home") == f"the source package {census_files.SDIST}"
+    source, _ = ensure("census", tmp_path / "home")
+    source, _ = ensure("census", tmp_path / "home")
+    assert source.provenance(tmp_path / "home") == f"the source package {census_files.SDIST}"
 
 
 def test_no_network_says_what_was_tried_and_what_to_do(tmp_path):
