@@ -3,12 +3,13 @@
     python benchmarks/balancer_toys.py [--out FILE.png]
 
 - ``barrier``: two tasks of different scale whose gradients oppose each other across a steep valley, after the toy
-  problem of CAGrad (arXiv:2110.14048) and Nash-MTL (arXiv:2202.01017). The sum gets stuck on its slope; methods that
-  look at directions reach the Pareto set, where the gradients are opposite.
-- ``scales``: L_t = s_t (|x - c_t|^2 + 2) with s = (100, 1). The sum has its minimum at 0.98 c_1. Methods that rest at
-  weights of 1 / L_t minimise sum log L_t, whose only minimum is the midpoint (the 2 makes it one).
-- ``concave``: L_t = 1 - exp(-|x - c_t|^2), whose Pareto front is concave: every weighted sum has its minima near the ends
-  of the front, where one task is lost. A smooth maximum of relative losses has its own in the middle.
+  problem of CAGrad (arXiv:2110.14048) and Nash-MTL (arXiv:2202.01017). From one start the sum gets stuck on the slope;
+  methods that count directions alike reach the Pareto set, where the gradients are opposite.
+- ``scales``: L_t = s_t (|x - c_t|^2 + 2) with s = (10, 0.1). The sum has its minimum at 0.98 c_1. Methods that rest at
+  weights of 1 / L_t minimise sum log L_t, whose only minimum is the midpoint (the 2 makes it one). FAMO has weights of
+  that kind times learned shares, which return to equal ones by weight decay alone: it comes near.
+- ``concave``: L_t = 1 - exp(-|x - c_t|^2), whose Pareto front is concave: every weighted sum has its minima near the
+  ends of the front, where one task is lost. A smooth maximum of relative losses has its own in the middle.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ def barrier(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 CENTRES = np.array([[1.0, 0.0], [-1.0, 0.0]])
-SCALES = np.array([100.0, 1.0])
+SCALES = np.array([10.0, 0.1])
 
 
 def scales(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -179,7 +180,7 @@ PANELS = {
         barrier,
         ("uniform", "nash", "db-mtl"),
         ((-8.5, 7.5), (9.0, 9.0)),
-        3500,
+        3000,
         0.01,
     ),
     "scales": Panel(
@@ -187,7 +188,7 @@ PANELS = {
         scales,
         ("uniform", "uwl[lr=0.05]", "imtl-l[lr=0.05]", "gls", "famo"),
         ((0.4, 1.6), (-1.4, 1.2)),
-        1500,
+        2000,
         0.02,
     ),
     "concave": Panel(
@@ -195,7 +196,7 @@ PANELS = {
         concave,
         ("uniform", "stch[mu=0.05,warmup=5]"),
         ((0.1, 0.9), (-0.1, -0.8)),
-        1500,
+        1000,
         0.01,
     ),
 }
@@ -209,11 +210,13 @@ def draw(paths: dict[str, dict[str, list[np.ndarray]]]) -> Figure:
     with mpl.rc_context(RC):
         figure = Figure(figsize=(WIDTH, 3.75), layout="constrained")
         axes = figure.subplots(1, 3)
+        names = dict.fromkeys(name for panel in PANELS.values() for name in panel.balancers[1:])
+        colours = {"uniform": MUTED} | dict(zip(names, COLOURS, strict=False))
         for ax, name in zip(axes, PANELS, strict=True):
             panel = PANELS[name]
             {"barrier": barrier_ground, "scales": scales_ground, "concave": concave_ground}[name](ax)
-            for place, (balancer, found) in enumerate(paths[name].items()):
-                colour = MUTED if balancer == "uniform" else COLOURS[place - 1]
+            for balancer, found in paths[name].items():
+                colour = colours[balancer]
                 for path in found:
                     shown = np.array([concave(x)[0] for x in path]) if name == "concave" else path
                     ax.plot(*shown.T, color=colour, linewidth=1.3, zorder=3)
@@ -232,15 +235,14 @@ def barrier_ground(ax: Axes) -> None:
     depth = np.linspace(-9, -8, 400)
     best = depth[np.argmin([barrier(np.array([0.0, b]))[0].sum() for b in depth])]
     ax.plot([-7, 7], [best, best], color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2)
-    ax.annotate("Pareto set", (0, best), (0, best + 0.7), ha="center", fontsize=8, color=MUTED)
+    ax.annotate("Pareto set", (0, best - 1.2), ha="center", fontsize=8, color=MUTED)
     ax.set(xlabel="first parameter", ylabel="second parameter", xlim=(-10, 10), ylim=(-10, 10))
 
 
 def scales_ground(ax: Axes) -> None:
     ax.plot(*CENTRES.T, color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2)
-    ax.plot(0, 0, "+", color=INK, markersize=12, zorder=2)
-    for t, centre in enumerate(CENTRES):
-        ax.annotate(f"best for task {t + 1}", centre, centre - [0, 0.22], ha="center", fontsize=8, color=MUTED)
+    for text, at in (("best for task 1", 1.0), ("midpoint", 0.0), ("best for task 2", -1.0)):
+        ax.annotate(text, (at, -0.2), ha="center", fontsize=8, color=MUTED)
     ax.set(xlabel="first parameter", ylabel="second parameter", xlim=(-1.7, 1.7), ylim=(-0.5, 1.9))
 
 
@@ -248,7 +250,7 @@ def concave_ground(ax: Axes) -> None:
     front = np.array([concave(np.array([a, 0.0]))[0] for a in np.linspace(-1, 1, 200)])
     ax.plot(*front.T, color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2)
     ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, zorder=1)
-    ax.annotate("Pareto front", (0.36, 0.72), ha="center", fontsize=8, color=MUTED)
+    ax.annotate("Pareto front", (0.3, 0.7), ha="center", fontsize=8, color=MUTED)
     ax.set(xlabel="loss of task 1", ylabel="loss of task 2", xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
 
 

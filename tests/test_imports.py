@@ -23,7 +23,7 @@ ORDER = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-REPORT_READS = {"errors", "registry", "config", "records", "store"}
+REPORT_READS = {"errors", "registry", "config", "records", "equivalences", "store"}
 WITHOUT_TORCH = {"errors", "registry", "config", "records", "store", "data", "report", "cli"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 

@@ -59,9 +59,9 @@ def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
         return w, point @ point
 
     low, high = (1e-8 * norms[norms > 0].min()) ** 2, 2.0  # the longest row has norm 1
-    w, start = weights_at(low)
-    if start > low:
-        before, square = (low, start), start
+    w, length = weights_at(low)
+    if length > low:
+        before, square = (low, length), length
         while high - low > 1e-13 * high:
             w, length = weights_at(square)
             if abs(length - square) <= 1e-13 * square:
@@ -76,6 +76,8 @@ def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
             square = (length - slope * square) / (1 - slope) if slope < 1 else high
             if not low < square < high:
                 square = np.sqrt(low * high)
-        if square > (1e-5 * (w @ norms)) ** 2:
-            return weights + radius / np.sqrt(square) * w
-    return mean_on_dual_cone(gram)
+        if length > (1e-5 * (w @ norms)) ** 2:
+            return weights + radius / np.sqrt(length) * np.where(norms > 0, w, 0)
+    move = mean_on_dual_cone(gram) - weights
+    reach = np.sqrt(((rows @ move) ** 2).sum())
+    return weights + move * radius / max(reach, radius)  # it is within reach, up to rounding errors

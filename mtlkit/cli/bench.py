@@ -61,7 +61,7 @@ def bench(
         "dataset": dataset,
         "models": models,
         "balancers": balancers,
-        "references": [] if references == "none" else references,
+        "references": references,
         "tasks": tasks,
         "seeds": seeds,
         "training": {"epochs": epochs, "batch_size": batch_size, "lr": lr},
@@ -126,6 +126,8 @@ def _show_plan(plan: Plan, data: Dataset, talk: Console, every_cell: bool) -> No
     from rich.table import Table
     from rich.text import Text
 
+    from mtlkit.equivalences import notices
+
     counts = {state: sum(p.state == state for p in plan.cells) for state in ("to run", "done", "failed before")}
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     simulated = " (simulated)" if data.simulated else ""
@@ -136,6 +138,9 @@ def _show_plan(plan: Plan, data: Dataset, talk: Console, every_cell: bool) -> No
         talk.print(Text.assemble(("n/a", "yellow"), f" {name}: {reason}"), soft_wrap=True)
     if counts["failed before"]:
         talk.print("[dim]--retry-failed runs the failed ones again.[/dim]")
+    resolved = [planned.cell.resolved["balancer"] for planned in plan.cells]
+    for notice in notices([(balancer["name"], balancer["options"]) for balancer in resolved], len(data.schema.tasks)):
+        talk.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
     if not every_cell:
         return
     from rich.console import Console

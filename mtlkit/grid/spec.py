@@ -17,6 +17,11 @@ def _specs(value: Any) -> Any:
     return split_list(value) if isinstance(value, str) else value
 
 
+def _specs_or_none(value: Any) -> Any:
+    """As specs; ``none`` is an empty list."""
+    return [] if value is None or value == "none" else _specs(value)
+
+
 def _seeds(value: Any) -> Any:
     """A count, or the seeds themselves (``0,3,5``; ``7,`` for one)."""
     if isinstance(value, str):
@@ -34,6 +39,7 @@ def _seeds(value: Any) -> Any:
 
 
 Specs = Annotated[tuple[str, ...], BeforeValidator(_specs)]
+SpecsOrNone = Annotated[tuple[str, ...], BeforeValidator(_specs_or_none)]
 Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds), Field(min_length=1)]
 
 
@@ -43,7 +49,7 @@ class GridSettings(Settings):
     dataset: str | None = Field(None, description="a data set; default: the one fetched last, else census")
     models: Specs = Field(("shared-bottom", "mmoe", "ple"), description="architectures")
     balancers: Specs = Field(("uniform", "uwl"), description="balancers")
-    references: Specs = Field(("single-task",), description="models to compare with, run without a balancer")
+    references: SpecsOrNone = Field(("single-task",), description="models to compare with, or none")
     seeds: Seeds = Field((0, 1, 2), description="how many, or which")
     tasks: Specs | None = Field(None, description="a subset of the data set's tasks")
     training: TrainingSettings = Field(default_factory=TrainingSettings)

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, Group, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.statistics import Interval, delta_m, paired_delta, pareto_front, t_interval
 
 SPLIT = "test"
-TWINS_OF_TWO_TASKS = (frozenset({"nash", "imtl-g", "config"}), frozenset({"pcgrad", "upgrad"}))
-"""Balancers that are one method, up to scale, when there are two tasks."""
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,9 @@ def _counts(metrics: pd.DataFrame, task: TaskInfo) -> tuple[float, float]:
 
 
 def _warnings(block: Block) -> list[str]:
-    return [text for text in (_unequal_seeds(block), _several_trainings(block), _twins(block)) if text]
+    balancers = [(group.balancer_name, group.resolved["balancer"].get("options") or {}) for group in block.groups]
+    copies = notices(balancers, len(block.tasks))
+    return [text for text in (_unequal_seeds(block), _several_trainings(block), *copies) if text]
 
 
 def _unequal_seeds(block: Block) -> str:
@@ -225,11 +226,3 @@ def _several_trainings(block: Block) -> str:
         f"Rows were trained under {len(trainings)} different settings (they differ in {', '.join(differing)}). "
         "Each is compared with single-task under its own settings, where that was run."
     )
-
-
-def _twins(block: Block) -> str:
-    if len(block.tasks) != 2:
-        return ""
-    names = {group.balancer_name for group in block.groups}
-    twins = [" = ".join(sorted(same & names)) for same in TWINS_OF_TWO_TASKS if len(same & names) > 1]
-    return f"With two tasks these balancers are one method up to scale: {'; '.join(twins)}." if twins else ""

@@ -74,6 +74,12 @@ def test_seeds(value, seeds):
     assert read_grid(None, {"seeds": value}, []).seeds == seeds
 
 
+@pytest.mark.parametrize("value", ["none", None, [], ""])
+def test_no_references(value):
+    assert read_grid(None, {"references": value}, []).references == ()
+    assert read_grid(None, {}, ["references=none"]).references == ()
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "x", "", "1,1", [1, 1], [], [-1], "1.5", 0, ["a"]])
 def test_seeds_that_are_none(value):
     with pytest.raises(UsageError, match="'seeds"):
