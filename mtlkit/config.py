@@ -8,10 +8,10 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mtlkit.errors import UsageError
 
@@ -20,6 +20,15 @@ class Settings(BaseModel):
     """Base of every group of options: unknown keys are errors, values never change after validation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _none_by_name(cls, values: Any) -> Any:
+        """In brackets ``none`` is no value; where ``none`` is one of an option's words, that word is meant."""
+        if not isinstance(values, dict):
+            return values
+        words = {key for key, field in cls.model_fields.items() if "none" in get_args(field.annotation)}
+        return {key: "none" if value is None and key in words else value for key, value in values.items()}
 
 
 def _as_list(value: Any) -> Any:

@@ -58,7 +58,7 @@ def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
         point = rows @ w
         return w, point @ point
 
-    low, high = (1e-8 * norms[norms > 0].min()) ** 2, 2.0  # the longest row has norm 1
+    low, high = (1e-6 * norms[norms > 0].min()) ** 2, 2.0  # the longest row has norm 1
     w, length = weights_at(low)
     if length > low:
         before, square = (low, length), length

@@ -45,16 +45,22 @@ class DWA(Balancer):
         self.register_buffer("counts", torch.zeros(len(tasks)))
         self.register_buffer("last", torch.full((len(tasks),), torch.nan))
         self.register_buffer("before", torch.full((len(tasks),), torch.nan))
+        self.closed: Tensor
+        self.register_buffer("closed", torch.zeros((), dtype=torch.int64))  # windows so far
 
     def forward(self, step: Step) -> Tensor:
+        if step.index // self.options.window > int(self.closed):
+            self._close()
         speed = torch.nan_to_num(self.last / self.before, nan=1.0, posinf=1.0, neginf=1.0)
-        weights = torch.softmax(speed / self.options.temperature, 0)
         self.sums.add_(torch.where(step.active, step.losses, 0.0))
         self.counts.add_(step.active)
-        if (step.index + 1) % self.options.window == 0:
-            seen = self.counts > 0
-            self.before.copy_(torch.where(seen, self.last, self.before))
-            self.last.copy_(torch.where(seen, self.sums / self.counts.clamp_min(1), self.last))
-            self.sums.zero_()
-            self.counts.zero_()
-        return on_simplex(weights, step.active)
+        return on_simplex(torch.softmax(speed / self.options.temperature, 0), step.active)
+
+    def _close(self) -> None:
+        """End a window; a task that had no label in it keeps its means."""
+        seen = self.counts > 0
+        self.before.copy_(torch.where(seen, self.last, self.before))
+        self.last.copy_(torch.where(seen, self.sums / self.counts.clamp_min(1), self.last))
+        self.sums.zero_()
+        self.counts.zero_()
+        self.closed.add_(1)

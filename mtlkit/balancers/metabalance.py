@@ -8,7 +8,8 @@ Paper: He et al., "MetaBalance: Improving Multi-Task Recommendations via Adaptin
 Tasks", WWW 2022, arXiv:2203.06801.
 
 When to use: one task matters, the others are there to help it.
-When not: all tasks matter.
+When not: all tasks matter. With two tasks and r < 1 it changes the way, not where training rests: the sum is 0 only
+where both norms are equal, and there the factor is 1.
 Cost: one backward pass a task.
 Deviations: running means are bias-corrected, which changes nothing as long as all tasks have had as many steps; an idle
 task keeps its mean, and the others follow an idle target's last one. The authors' code has mode C only, and leaves the

@@ -115,6 +115,15 @@ def test_metabalance_target_by_name():
         make("metabalance", 2, target="sales")
 
 
+@pytest.mark.parametrize("mode", ["A", "B", "C"])
+def test_metabalance_rests_where_uniform_does(mode):
+    """For two tasks: opposite gradients cancel if, and only if, they are as long as each other."""
+    row = random_rows(0, 1)[0]
+    for factor in (0.2, 1.0, 5.0):
+        found = ask(make("metabalance", 2, mode=mode), torch.stack([row, -factor * row]))
+        assert bool(found.norm() < 1e-12) == (factor == 1)
+
+
 def test_metabalance_without_relaxation_is_uniform():
     for rows in families(3).values():
         torch.testing.assert_close(ask(make("metabalance", 3, r=0), rows), rows.sum(0))
