@@ -132,7 +132,10 @@ def notices(balancers: Sequence[tuple[str, Mapping[str, Any]]], tasks: int) -> l
     always = [set(labels) for labels, same in found.items() if not same.when]
     told = {labels for labels in found if any(set(labels) < more for more in always)}
     kept = [(labels, same) for labels, same in found.items() if labels not in told]
-    return [_sentence(labels, same) for labels, same in sorted(kept, key=lambda item: bool(item[1].when))]
+    return [
+        _sentence(labels, same)
+        for labels, same in sorted(kept, key=lambda item: (bool(item[1].when), TABLE.index(item[1])))
+    ]
 
 
 def _label(name: str, options: Mapping[str, Any]) -> str:

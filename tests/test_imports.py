@@ -24,7 +24,7 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 REPORT_READS = {"errors", "registry", "config", "records", "equivalences", "store"}
-WITHOUT_TORCH = {"errors", "registry", "config", "records", "store", "data", "report", "cli"}
+WITHOUT_TORCH = {"errors", "registry", "config", "records", "equivalences", "store", "data", "report", "cli"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
