@@ -55,8 +55,8 @@ class GradVac(GramBalancer):
         rho = target[np.ix_(problem.tasks, problem.tasks)]
         total = np.zeros(size)
         for i in range(size):
-            own = np.zeros(size)  # g_i so far, in coordinates of the task gradients
-            own[i] = 1
+            own = [0.0] * size  # g_i so far, in coordinates of the task gradients
+            own[i] = 1.0
             inner, norm, goals = gram[i].copy(), norms[i], rho[i].tolist()  # its products with all, its norm
             for j in problem.rng.permutation(size).tolist():
                 if j == i or norms[j] <= 0 or norm <= 1e-7 * norms[i]:  # nothing to turn, or to turn to
@@ -64,9 +64,11 @@ class GradVac(GramBalancer):
                 phi = min(1.0, max(-1.0, float(inner[j]) / norm / norms[j]))
                 goal = min(goals[j], HIGHEST)
                 if phi < goal:
-                    own[j] += norm / norms[j] * (goal * sqrt(1 - phi**2) / sqrt(1 - goal**2) - phi)
-                    inner = own @ gram
-                    norm = sqrt(max(float(own @ inner), 0.0))
+                    longer = sqrt(1 - phi**2) / sqrt(1 - goal**2)  # what is orthogonal to g_j stays
+                    more = norm / norms[j] * (goal * longer - phi)
+                    own[j] += more
+                    inner += more * gram[j]
+                    norm *= longer
                 goals[j] += beta * (phi - goals[j])
             rho[i] = goals
             total += own
