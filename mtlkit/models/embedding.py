@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -186,9 +185,3 @@ def _bag(table: Tensor, offsets: Tensor, values: Tensor, weights: Tensor) -> Ten
 def linear(x: Tensor | Inputs, weight: Tensor, bias: Tensor | None) -> Tensor:
     """A linear layer on a tensor or on inputs that are not yet materialised."""
     return x.linear(weight, bias) if isinstance(x, Inputs) else F.linear(x, weight, bias)
-
-
-def embedding_options_by_feature(dims: Mapping[str, int], schema: Schema) -> list[str]:
-    """Names in ``embedding_dims`` that are no embedded feature of the data."""
-    known = {feature.name for feature in schema.features if feature.kind != "dense"}
-    return sorted(set(dims) - known)
