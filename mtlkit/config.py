@@ -71,6 +71,16 @@ class TrainingSettings(Settings):
     select: str = Field("mean", description="what picks the best point on validation: mean, weighted, loss or a task")
     select_weights: dict[str, float] = Field(default_factory=dict, description="task: weight, for select=weighted")
     task_weights: dict[str, float] = Field(default_factory=dict, description="task: factor on its loss")
+    task_lr: dict[str, Annotated[float, Field(ge=0)]] = Field(
+        default_factory=dict, description="task: factor on the learning rate of the parameters that it alone reaches"
+    )
+    task_every: dict[str, Annotated[int, Field(gt=0)]] = Field(
+        default_factory=dict, description="task: it takes part in every n-th step only"
+    )
+    batches: Literal["shuffled", "covering"] = Field(
+        "shuffled", description="covering: each batch holds rows and positives of every task, with importance weights"
+    )
+    cover: int = Field(1, gt=0, description="least number of rows and positives of a task in a covering batch")
 
 
 class ExecutionSettings(Settings):

@@ -6,7 +6,7 @@ lengths may differ, which is a question of the learning rate, and hardly one for
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,11 +18,16 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "fairgrad": {"alpha": 2.0},
     "gradvac": {"beta": 0.01},
     "mgda": {"normalize": "loss+"},
-    "nash": {"update_every": 1},
     "pareto": {"c": None, "solver": "exact"},
     "static": {"w": ()},
 }
 """Defaults of the options that decide whether a balancer is another one."""
+
+EVERY = "update_every"
+"""The option of all balancers whose weights may be used for several steps."""
+
+CONSTANT = ("uniform", "static")
+"""Balancers whose weights are those of all steps anyway."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,11 @@ class Member:
 
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """As a user would type it; ``None``, for equal numbers, is the default."""
+        usual = DEFAULTS.get(self.name, {})
+        return str(Spec(self.name, {k: v for k, v in self.options.items() if v is not None and v != usual[k]}))
 
     def matches(self, name: str, options: Mapping[str, Any]) -> bool:
         """Whether a balancer of a grid is this one."""
@@ -72,7 +82,7 @@ class Same:
 
 MGDA = Member("mgda", {"normalize": "none"})
 MGDA_OF_UNITS = Member("mgda", {"normalize": "l2"})
-BARGAINING = (Member("nash", {"update_every": 1}), Member("fairgrad", {"alpha": 1}))
+BARGAINING = (Member("nash"), Member("fairgrad", {"alpha": 1}))
 UNIFORM = (Member("uniform"), Member("static", {"w": None}), Member("cagrad", {"c": 0}))
 EQUAL_COSINES = (Member("imtl-g"), Member("imtl"), Member("config"))
 SURGERY = (Member("pcgrad"), Member("gradvac", {"beta": 0}))
@@ -126,9 +136,8 @@ def notices(balancers: Sequence[tuple[str, Mapping[str, Any]]], tasks: int) -> l
     found: dict[tuple[str, ...], Same] = {}
     for same in TABLE:
         if tasks > 1 and same.tasks in {None, tasks}:
-            labels = {_label(name, options) for name, options in balancers if same.holds(name, options)}
-            if len(labels) > 1:
-                found[tuple(sorted(labels))] = same
+            for labels in _copies(same, balancers):
+                found[labels] = same
     always = [set(labels) for labels, same in found.items() if not same.when]
     told = {labels for labels in found if any(set(labels) < more for more in always)}
     kept = [(labels, same) for labels, same in found.items() if labels not in told]
@@ -138,10 +147,34 @@ def notices(balancers: Sequence[tuple[str, Mapping[str, Any]]], tasks: int) -> l
     ]
 
 
+def relatives(name: str) -> list[str]:
+    """What ``mtlkit info`` says of a balancer: with which others it is one method, and for how many tasks."""
+    found = []
+    for same in sorted(TABLE, key=lambda same: bool(same.when)):
+        own = [member for member in same.members if member.name == name]
+        others = [str(member) for member in same.members if member.name != name]
+        if own and others:
+            found.append(_sentence([*map(str, own), *others], same))
+    return found
+
+
+def _copies(same: Same, balancers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterable[tuple[str, ...]]:
+    """Labels of the balancers of a grid that are this method, apart for those whose weights are used for k steps."""
+    for every in sorted({options.get(EVERY, 1) for _, options in balancers}):
+        labels = {
+            _label(name, options)
+            for name, options in balancers
+            if same.holds(name, options) and (name in CONSTANT or options.get(EVERY, 1) == every)
+        }
+        if len(labels) > 1:
+            yield tuple(sorted(labels))
+
+
 def _label(name: str, options: Mapping[str, Any]) -> str:
     """A balancer with those of its options that make it another one."""
     given = {**DEFAULTS.get(name, {}), **options}
-    deciding = {key: given[key] for key, usual in DEFAULTS.get(name, {}).items() if _plain(given[key]) != usual}
+    usual = {**DEFAULTS.get(name, {}), EVERY: 1}
+    deciding = {key: given[key] for key, value in usual.items() if key in given and _plain(given[key]) != value}
     return str(Spec(name, deciding))
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.equivalences import DEFAULTS, TABLE, notices
+from mtlkit.equivalences import DEFAULTS, TABLE, notices, relatives
 from mtlkit.registry import BALANCERS
-from tests.balancers.fakes import Case, FakeStep, direction
+from tests.balancers.fakes import NAMES, Case, FakeStep, direction
 
 DRAWS = 60
 WIDTH = 9
@@ -111,7 +111,7 @@ def test_paper_solver_of_pareto_is_another_method_from_three_tasks_on():
     assert any(cosine(mgda, paper, gradients(3, seed), seed) < 1 - 1e-3 for seed in range(DRAWS))
 
 
-CASES = [Case(name) for name in BALANCERS.names()] + [
+CASES = [Case(name) for name in NAMES] + [
     Case("mgda", (("normalize", "none"),)),
     Case("mgda", (("normalize", "l2"),)),
     Case("pareto", (("c", 0),)),
@@ -214,10 +214,23 @@ def test_options_decide(one, other, words):
         (("gradvac", {}), ("pcgrad", {})),
         (("cagrad", {}), ("uniform", {})),
         (("nash", {}), ("nash", {})),
+        (("imtl-g", {"update_every": 2}), ("nash", {"update_every": 1})),
     ],
 )
 def test_no_notice(one, other):
     assert notices([one, other], 2) == []
+
+
+def test_weights_of_every_kth_step_are_compared_among_themselves():
+    grid = [("imtl-g", {"update_every": 2}), ("nash", {"update_every": 2}), ("config", {"update_every": 1})]
+    (only,) = notices(grid, 2)
+    assert only.startswith("With 2 tasks, imtl-g[update_every=2] and nash[update_every=2] are one method")
+
+
+def test_relatives():
+    assert relatives("fairgrad")[0].startswith("With any number of tasks, fairgrad[alpha=1] and nash are one method")
+    assert relatives("uniform")[0].startswith("With any number of tasks, uniform, static and cagrad[c=0] are")
+    assert relatives("uwl") == []
 
 
 def test_a_sentence_is_not_said_twice():

@@ -8,7 +8,7 @@ Paper: Senushkin et al., "Independent Component Alignment for Multi-Task Learnin
 
 When to use: conflict and gradients of different size at once; stable directions.
 When not: almost collinear gradients, of which the smallest component sets the length of the step; weights may be
-negative: then the heads want ``heads=plain``.
+negative; a task's own parameters then rest, or move on with ``heads=plain``.
 Cost: one backward pass a task.
 Deviations: the official code takes eigenvalues of the Gram matrix itself; here its rank is that of the cosines, and
 components are found on a factor, so that a short gradient keeps its digits beside a long one. The official code's other
@@ -27,6 +27,7 @@ class AlignedMTL(GramBalancer):
     """Independent component alignment."""
 
     scale = "native"
+    signed = True
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         return alignment(problem.gram).mean(1)

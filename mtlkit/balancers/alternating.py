@@ -22,14 +22,14 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import Balancer, Step, per_task
-from mtlkit.config import Floats, Settings
+from mtlkit.config import Floats
 from mtlkit.data.schema import Task
 
 
 class Alternating(Balancer):
     """One task at a time."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of alternating."""
 
         rates: Floats = Field((), description="a factor on each task's steps, in the order of the tasks; default 1")

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
+from pydantic import Field
+from scipy.stats import qmc
 from torch import Tensor, nn
 
 from mtlkit.config import Settings
@@ -73,18 +75,38 @@ class Balancer(nn.Module, ABC):
     Args:
         tasks: The tasks, in the order of all (T,) tensors.
         options: Validated options of this class.
+
+    Attributes:
+        needs: The most that it asks of a step.
+        scale: Whether its weights sum to the number of active tasks, or have the length that the method gives them.
+        signed: Whether it may give a task a negative weight.
+        scopes: What its gradients may be taken over; methods that remember gradients need parameters, as the
+            representation of a batch is another one in the next.
     """
 
     class Options(Settings):
-        """Options of the balancer."""
+        """Options of every balancer whose weights may be used again."""
+
+        update_every: int = Field(1, gt=0, description="steps for which weights are used again")
 
     needs: ClassVar[Literal["losses", "norms", "gram", "rows"]] = "losses"
     scale: ClassVar[Literal["simplex", "native"]] = "simplex"
+    signed: ClassVar[bool] = False
+    scopes: ClassVar[tuple[Scope, ...]] = ("dense", "all", "representation")
 
     def __init__(self, tasks: Sequence[Task], options: Settings) -> None:
         super().__init__()
         self.tasks = tuple(tasks)
         self.options = options
+        self.update_every: int = getattr(options, "update_every", 1)
+        self.held: Tensor
+        # (T,) the last weights, NaN before the first
+        self.register_buffer("held", torch.full((len(tasks),), torch.nan, dtype=torch.float64))
+
+    @classmethod
+    def expand(cls, name: str, tasks: Sequence[Task], options: Settings) -> list[tuple[str, Settings]]:
+        """What an entry of a grid stands for: itself; a sweep is several balancers, by name and with options."""
+        return [(name, options)]
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor | Direction:
@@ -93,6 +115,21 @@ class Balancer(nn.Module, ABC):
         Weights of a ``simplex`` balancer sum to the number of active tasks, those of a ``native`` one have the length
         that the method gives them.
         """
+
+    def decide(self, step: Step) -> Tensor | Direction:
+        """The answer to a step: a new one in every ``update_every``-th step, and between them the last weights.
+
+        New ones are made sooner for a task that was idle when they were, and when those of all active tasks are 0.
+        """
+        if self.update_every == 1:
+            return self(step)
+        held = self.held[step.active]
+        if step.index % self.update_every and held.any() and not held.isnan().any():
+            weights = torch.where(step.active, self.held, 0.0).to(step.losses)
+            return on_simplex(weights, step.active) if self.scale == "simplex" else weights
+        weights = self(step)
+        self.held = torch.where(step.active, weights.to(self.held), self.held)
+        return weights
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         """Load; a buffer that is (T, 0) until the first step makes it (T, P) takes the shape of the loaded one."""
@@ -159,6 +196,17 @@ def softmax_over(logits: Tensor, active: Tensor) -> Tensor:
     """The softmax of the active tasks' logits (T,); 0 for idle ones."""
     weights = torch.softmax(torch.where(active, logits, -torch.inf), 0)
     return torch.where(active, weights, 0.0)
+
+
+def simplex_points(tasks: int, n: int) -> np.ndarray:
+    """(n, tasks) positive weights that sum to 1, spread evenly; from three tasks on the first are equal."""
+    if tasks == 1:
+        return np.ones((1, 1))
+    if tasks == 2:
+        first = np.arange(1, n + 1) / (n + 1)
+        return np.stack([first, 1 - first], 1)
+    spread = -np.log(qmc.Halton(tasks, scramble=False).random(n)[1:])  # the first point is 0
+    return np.vstack([np.full(tasks, 1 / tasks), spread / spread.sum(1, keepdims=True)])
 
 
 def per_task(name: str, values: Sequence[float], tasks: Sequence[Task], default: float) -> Tensor:

@@ -20,13 +20,12 @@ from pydantic import Field
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
 from mtlkit.balancers.gram import factor, mean_on_dual_cone, min_norm_point
-from mtlkit.config import Settings
 
 
 class CAGrad(GramBalancer):
     """Conflict-averse gradient descent."""
 
-    class Options(Settings):
+    class Options(GramBalancer.Options):
         """Options of cagrad."""
 
         c: float = Field(0.4, ge=0, description="how far from the mean gradient the step may be, in its length")

@@ -7,7 +7,8 @@ Paper: Liu et al., "ConFIG: Towards Conflict-free Training of Physics Informed N
 arXiv:2408.11104.
 
 When to use: gradients of very different size; no task may get worse.
-When not: from three tasks on, conflicts can make weights negative: then the heads want ``heads=plain``.
+When not: from three tasks on, conflicts can make weights negative; a task's own parameters then rest, or move on with
+``heads=plain``.
 Cost: one backward pass a task.
 Deviations: cosines are resolved to 1e-10, so directions that differ by less than about 1e-5 count as one. Without the
 momentum variant (M-ConFIG), which saves backward passes.
@@ -25,6 +26,7 @@ class ConFIG(GramBalancer):
     """Conflict-free inverse gradients."""
 
     scale = "native"
+    signed = True
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         place, cosines, norms = unit_rows(problem.gram)

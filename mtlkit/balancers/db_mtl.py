@@ -37,6 +37,7 @@ class DBMTL(Balancer):
         sigma: float = Field(0.0, ge=0, description="the share falls as beta / step^sigma")
 
     needs = "rows"
+    scopes = ("dense", "all")
     scale = "native"
     options: Options
 

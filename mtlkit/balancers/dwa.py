@@ -20,14 +20,13 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import Balancer, Step, on_simplex
-from mtlkit.config import Settings
 from mtlkit.data.schema import Task
 
 
 class DWA(Balancer):
     """Dynamic weight average."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of dwa."""
 
         temperature: float = Field(2.0, gt=0, description="higher is closer to uniform")

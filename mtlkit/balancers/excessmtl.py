@@ -21,19 +21,19 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import Balancer, Step, softmax_over
-from mtlkit.config import Settings
 from mtlkit.data.schema import Task
 
 
 class ExcessMTL(Balancer):
     """Weights by excess risk."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of excessmtl."""
 
         eta: float = Field(0.01, gt=0, description="learning rate of the weights")
 
     needs = "rows"
+    scopes = ("dense", "all")
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

@@ -20,13 +20,12 @@ from pydantic import Field
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
 from mtlkit.balancers.gram import fair_weights
-from mtlkit.config import Settings
 
 
 class FairGrad(GramBalancer):
     """Fair resource allocation."""
 
-    class Options(Settings):
+    class Options(GramBalancer.Options):
         """Options of fairgrad."""
 
         alpha: float = Field(2.0, gt=0, description="higher cares more for the task that gains least")

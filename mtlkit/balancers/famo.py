@@ -22,7 +22,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import Adam, Balancer, Step, per_task, softmax_over
-from mtlkit.config import Floats, Settings
+from mtlkit.config import Floats
 from mtlkit.data.schema import Task
 
 EPSILON = 1e-8
@@ -31,7 +31,7 @@ EPSILON = 1e-8
 class FAMO(Balancer):
     """Fast adaptive multitask optimization."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of famo."""
 
         lr: float = Field(0.025, gt=0, description="learning rate of the logits")

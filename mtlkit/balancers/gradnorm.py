@@ -21,14 +21,13 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import Adam, Balancer, Step, on_simplex
-from mtlkit.config import Settings
 from mtlkit.data.schema import Task
 
 
 class GradNorm(Balancer):
     """Gradient normalization."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of gradnorm."""
 
         alpha: float = Field(1.5, ge=0, description="strength of the pull towards equal training rates")

@@ -26,7 +26,6 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.config import Settings
 from mtlkit.data.schema import Task
 
 HIGHEST = 0.999
@@ -35,7 +34,7 @@ HIGHEST = 0.999
 class GradVac(GramBalancer):
     """Gradient vaccine."""
 
-    class Options(Settings):
+    class Options(GramBalancer.Options):
         """Options of gradvac."""
 
         beta: float = Field(0.01, ge=0, le=1, description="how fast the target cosines follow the present ones")

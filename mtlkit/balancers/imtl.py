@@ -34,6 +34,7 @@ class IMTL(Balancer):
 
     needs = "gram"
     scale = "native"
+    signed = True
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)

@@ -8,7 +8,8 @@ pseudo-inverse for dependent gradients: Quinton & Rey, "Jacobian Descent for Mul
 arXiv:2406.16232.
 
 When to use: gradients of very different size that should count alike.
-When not: from three tasks on, conflicts can make weights negative: then the heads want ``heads=plain``.
+When not: from three tasks on, conflicts can make weights negative; a task's own parameters then rest, or move on with
+``heads=plain``.
 Cost: one backward pass a task.
 Deviations: where sum a is below a tenth of sum |a|, the latter sets the length: the paper's sum a = 1 would give a step
 without bounds, or, if sum a is negative, one that makes every task worse. Opposite gradients, between which only 0 has
@@ -27,6 +28,7 @@ class IMTLG(GramBalancer):
     """Impartial multi-task learning, its gradient part."""
 
     scale = "native"
+    signed = True
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         place, cosines, norms = unit_rows(problem.gram)

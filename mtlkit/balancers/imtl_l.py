@@ -21,14 +21,13 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import Adam, Balancer, Step
-from mtlkit.config import Settings
 from mtlkit.data.schema import Task
 
 
 class IMTLL(Balancer):
     """Impartial multi-task learning, loss balance."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of imtl-l."""
 
         lr: float = Field(0.01, gt=0, description="learning rate of s")

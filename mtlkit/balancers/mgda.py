@@ -25,13 +25,12 @@ from pydantic import Field
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
 from mtlkit.balancers.gram import min_norm
-from mtlkit.config import Settings
 
 
 class MGDA(GramBalancer):
     """Multiple-gradient descent algorithm."""
 
-    class Options(Settings):
+    class Options(GramBalancer.Options):
         """Options of mgda."""
 
         normalize: Literal["none", "l2", "loss", "loss+"] = Field("loss+", description="what gradients are divided by")

@@ -42,6 +42,7 @@ class MoCo(Balancer):
         update: Literal["projection", "softmax"] = Field("projection", description="how weights come to sum to 1")
 
     needs = "rows"
+    scopes = ("dense", "all")
     scale = "native"
     options: Options
 

@@ -2,7 +2,8 @@
 
 min |sum_t w_t g_t|^2 subject to sum w = 1, w_t >= c_t; then scaled to sum to T. ``solver=exact`` solves that program;
 ``solver=paper`` solves it without the bounds (KKT conditions) and takes the nearest feasible point, as the paper does.
-The two agree for two tasks and differ from three on.
+The two agree for two tasks and differ from three on. ``sweep=n`` stands for n cells whose bounds are preferences: the
+points of scalarization's sweep, scaled to sum to .8.
 
 Paper: Lin et al., "A Pareto-Efficient Algorithm for Multiple Objective Optimization in E-Commerce Recommendation",
 RecSys 2019, doi:10.1145/3298689.3346998.
@@ -20,21 +21,24 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
+from mtlkit.balancers.base import GramBalancer, GramProblem, simplex_points
 from mtlkit.balancers.gram import min_norm_above, project_on_simplex
 from mtlkit.config import Floats, Settings
 from mtlkit.data.schema import Task
 from mtlkit.errors import UsageError
 
+BOUND = 0.8  # sum of the lower bounds of a sweep: what a preference fixes, and the rest is free
+
 
 class Pareto(GramBalancer):
     """Pareto-efficient learning to rank."""
 
-    class Options(Settings):
+    class Options(GramBalancer.Options):
         """Options of pareto."""
 
         c: Floats | None = Field(None, description="lower bounds, one for all or one a task; default .1 / T")
         solver: Literal["exact", "paper"] = "exact"
+        sweep: int | None = Field(None, ge=2, description="number of preferences, each a cell with its own c")
 
     options: Options
 
@@ -49,6 +53,18 @@ class Pareto(GramBalancer):
                 "--balancers 'pareto[c=0.05]'",
             )
         self.floor = floor
+
+    @classmethod
+    def expand(cls, name: str, tasks: Sequence[Task], options: Settings) -> list[tuple[str, Settings]]:
+        """Itself, or a cell for each preference."""
+        assert isinstance(options, cls.Options)
+        if options.sweep is None:
+            return [(name, options)]
+        if options.c is not None:
+            raise UsageError("pareto takes bounds c or a sweep of them, not both.", "--balancers 'pareto[sweep=5]'")
+        given = options.model_dump(exclude_unset=True, exclude={"sweep"})
+        bounds = BOUND * simplex_points(len(tasks), options.sweep)
+        return [(name, cls.Options(**given, c=tuple(float(f"{value:.3g}") for value in c))) for c in bounds]
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         floor = self.floor[problem.tasks]

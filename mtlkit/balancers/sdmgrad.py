@@ -25,14 +25,13 @@ from torch import Tensor
 
 from mtlkit.balancers.base import Balancer, Step, on_simplex
 from mtlkit.balancers.gram import project_on_simplex
-from mtlkit.config import Settings
 from mtlkit.data.schema import Task
 
 
 class SDMGrad(Balancer):
     """Stochastic direction-oriented multi-objective gradient descent."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of sdmgrad."""
 
         lam: float = Field(0.3, ge=0, description="pull towards the mean gradient")

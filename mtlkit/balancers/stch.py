@@ -23,7 +23,6 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import Balancer, Step, softmax_over
-from mtlkit.config import Settings
 from mtlkit.data.schema import Task
 
 TINY = 1e-20  # as in the authors' code
@@ -32,7 +31,7 @@ TINY = 1e-20  # as in the authors' code
 class STCH(Balancer):
     """Smooth Tchebycheff scalarization."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of stch."""
 
         mu: float = Field(1.0, gt=0, description="smoothness; near 0 the largest relative loss counts alone")

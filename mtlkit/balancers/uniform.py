@@ -15,10 +15,14 @@ from __future__ import annotations
 from torch import Tensor
 
 from mtlkit.balancers.base import Balancer, Step
+from mtlkit.config import Settings
 
 
 class Uniform(Balancer):
     """Equal weights."""
+
+    class Options(Settings):
+        """None."""
 
     def forward(self, step: Step) -> Tensor:
         return step.active.to(step.losses.dtype)

@@ -21,14 +21,13 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import Adam, Balancer, Step
-from mtlkit.config import Settings
 from mtlkit.data.schema import Task
 
 
 class UWL(Balancer):
     """Uncertainty-weighted losses."""
 
-    class Options(Settings):
+    class Options(Balancer.Options):
         """Options of uwl."""
 
         lr: float = Field(0.01, gt=0, description="learning rate of s")

@@ -54,8 +54,9 @@ def info(
     """Show the paper, the options with their defaults, the cost, and when to use something."""
     import difflib
 
+    from mtlkit.equivalences import relatives
     from mtlkit.errors import UsageError
-    from mtlkit.registry import REGISTRIES
+    from mtlkit.registry import BALANCERS, REGISTRIES
 
     homes = [r for r in REGISTRIES.values() if name in r.names() or (name.endswith(".py") and r.holds(name))]
     if not homes:
@@ -70,6 +71,8 @@ def info(
     options = _options(entry.Options)
     facts = {"name": name, "kind": registry.kind, "description": registry.docstring(name), "options": options}
     facts |= {key: getattr(entry, key) for key in ("needs", "scale", "licence", "url") if hasattr(entry, key)}
+    if registry is BALANCERS:
+        facts["same_as"] = relatives(name)
     if as_json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
@@ -77,7 +80,9 @@ def info(
 
 
 def _options(kind: type[Settings]) -> list[dict[str, Any]]:
-    defaults = {key: field.get_default(call_default_factory=True) for key, field in kind.model_fields.items()}
+    inherited = {key for base in kind.__bases__ for key in getattr(base, "model_fields", {})}
+    own_first = sorted(kind.model_fields, key=lambda key: key in inherited)
+    defaults = {key: kind.model_fields[key].get_default(call_default_factory=True) for key in own_first}
     schema = kind.model_json_schema()["properties"] if kind.model_fields else {}
     return [
         {
@@ -116,6 +121,8 @@ def _show(facts: dict[str, Any], kind: str) -> None:
     if "needs" in facts:
         scale = {"simplex": "weights sum to T", "native": "weights keep the length the method gives them"}
         console.print(Padding(Text(f"Needs: {facts['needs']}. Scale: {scale[facts['scale']]}."), (0, 2, 1, 2)))
+    for text in facts.get("same_as", []):
+        console.print(Padding(Text(f"Note: {text}"), (0, 2, 1, 2)))
     table = Table.grid(padding=(0, 2))
     for option in facts["options"]:
         shown = str(Spec("", {"": option["default"]}))[2:-1] if option["default"] != {} else "-"

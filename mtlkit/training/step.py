@@ -127,13 +127,15 @@ class LoopStep:
             self.backward_passes += len(self.task_losses)
         return self._task_gradients
 
-    def apply(self, decision: Tensor | Direction, heads: str, share: float) -> Tensor:
+    def apply(self, decision: Tensor | Direction, heads: str, share: float, signed: bool = False) -> Tensor:
         """Add the gradient that a decision means to the parameters' ``grad``.
 
         Args:
             decision: Task weights (T,), or a direction for the shared parameters.
-            heads: ``weighted``: parameters of one task alone follow its weight; ``plain``: they have weight 1.
+            heads: ``weighted``: parameters of one task alone follow its weight, but never uphill: where it is negative
+                they rest; ``plain``: they have weight 1.
             share: Factor on everything, one over the number of accumulated batches.
+            signed: Whether weights may be negative.
 
         Returns:
             The task weights (T,) in effect; ones for a direction.
@@ -143,8 +145,8 @@ class LoopStep:
             self._apply_by_combination(weights * share, heads, self._directed(decision, share), share)
         else:
             weights = decision
-            # one backward pass cannot give weight 1 to the head of a task that has weight 0 in it
-            whole = heads == "weighted" or bool((weights[self.active] > 0).all())
+            # one backward pass cannot give a head another weight than its task's, unless it divides by that
+            whole = (heads == "weighted" and not signed) or bool((weights[self.active] > 0).all())
             if self._task_gradients is None and whole:
                 self._apply_by_one_backward(weights * share, heads, share)
             else:
@@ -168,8 +170,7 @@ class LoopStep:
         gradients = self.task_gradients()
         for place, item in enumerate(self.reach.slices):
             own = weights[:, None].expand(-1, item.reach.shape[1])  # (T, S)
-            if heads == "plain":
-                own = torch.where(item.shared, own, share)
+            own = torch.where(item.shared, own, share if heads == "plain" else own.clamp_min(0))
             terms = [grad * item.expand(own[t]) for t, g in enumerate(gradients) if (grad := g[place]) is not None]
             if not terms:
                 continue

@@ -400,24 +400,3 @@ def test_gradvac_ignores_idle_tasks():
     balancer(FakeStep(jacobian, active=torch.tensor([True, False, True])))
     assert not balancer.target[1].any()
     assert not balancer.target[:, 1].any()
-
-
-def test_nash_uses_weights_again_without_asking_for_gradients():
-    balancer = Case("nash", (("update_every", 3),)).make(2)
-    jacobians = [torch.tensor([[1.0, 0], [0, size]]) for size in (1.0, 2.0, 4.0, 8.0)]
-    made = []
-    for index, jacobian in enumerate(jacobians):
-        made.append(balancer(FakeStep(jacobian, index=index, allowed={"gram"} if index % 3 == 0 else set())))
-    for weights in made[:3]:
-        torch.testing.assert_close(weights, torch.tensor([1.0, 1.0]))
-    torch.testing.assert_close(made[3], torch.tensor([1.0, 1 / 8]))
-
-
-def test_nash_does_not_wait_with_a_task_that_it_has_not_seen():
-    balancer = Case("nash", (("update_every", 100),)).make(2)
-    jacobian = torch.tensor([[2.0, 0], [0, 4]])
-    first = balancer(FakeStep(jacobian, index=0, active=torch.tensor([True, False])))
-    torch.testing.assert_close(first, torch.tensor([0.5, 0]))
-    torch.testing.assert_close(balancer(FakeStep(jacobian, index=1)), torch.tensor([0.5, 0.25]))
-    idle = balancer(FakeStep(jacobian, index=2, active=torch.tensor([False, True])))
-    torch.testing.assert_close(idle, torch.tensor([0, 0.25]))

@@ -47,6 +47,7 @@ def check_scale(case, decision, active, where):
         return
     assert decision.shape == active.shape, where
     assert not decision[~active].any(), where
+    assert case.kind.signed or decision.min() >= 0, where
     if case.kind.scale == "simplex":
         assert decision.min() >= 0, where
         assert float(decision.sum()) == pytest.approx(int(active.sum()), rel=1e-5), where

@@ -44,12 +44,21 @@ def test_info_of_everything(cli, kind, name):
     assert all(option in said.out for option in options)
     facts = json.loads(cli("info", name, "--json").out)
     assert (facts["name"], facts["kind"]) == (name, registry.kind)
-    assert [option["name"] for option in facts["options"]] == list(options)
+    assert {option["name"] for option in facts["options"]} == set(options)
     assert facts["description"] == registry.docstring(name)
     if kind == "balancers":
         assert facts["needs"] in {"losses", "norms", "gram", "rows"}
         assert facts["scale"] in {"simplex", "native"}
         assert f"Needs: {facts['needs']}" in said.out
+
+
+def test_info_says_with_which_others_a_balancer_is_one_method(cli):
+    notes = json.loads(cli("info", "fairgrad", "--json").out)["same_as"]
+    assert notes[0].startswith("With any number of tasks, fairgrad[alpha=1] and nash are one method")
+    assert any(text.startswith("With 2 tasks, ") and "mgda[normalize=l2]" in text for text in notes)
+    assert "Note: With any number of tasks, nash and fairgrad[alpha=1]" in " ".join(cli("info", "nash").out.split())
+    assert json.loads(cli("info", "dwa", "--json").out)["same_as"] == []
+    assert "same_as" not in json.loads(cli("info", "mmoe", "--json").out)
 
 
 @pytest.mark.parametrize("name", [name for kind, name in EVERY if kind != "datasets"])
