@@ -138,7 +138,9 @@ def _name(file: Path) -> str:
     return file.stem.replace("_", "-")
 
 
-MODELS = Registry("model", "models", "Architecture", frozenset({"layers", "losses", "embedding", "kernels"}))
-BALANCERS = Registry("balancer", "balancers", "Balancer", frozenset({"gram"}))
+MODELS = Registry(
+    "model", "models", "Architecture", frozenset({"layers", "losses", "embedding", "kernels", "funnel", "masknet"})
+)
+BALANCERS = Registry("balancer", "balancers", "Balancer", frozenset({"gram", "kernels"}))
 DATASETS = Registry("dataset", "data.datasets", "DatasetSource", frozenset())
 REGISTRIES = {"models": MODELS, "balancers": BALANCERS, "datasets": DATASETS}

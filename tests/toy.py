@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from mtlkit.data.schema import SPLITS, Bag, Dataset, Feature, Schema, Split, Tas
 if TYPE_CHECKING:
     from mtlkit.models.base import Batch
 
+ROLES = ("user", "item", "domain")
 LOSS = {"binary": "bce", "regression": "mse", "multiclass": "cross_entropy"}
 
 
@@ -19,6 +21,8 @@ def toy_schema(
     tasks: int = 2, kinds: Sequence[str] = ("binary",), ids: int = 3, dense: int = 2, bags: int = 0, vocab: int = 7
 ) -> Schema:
     """A schema with tasks t1, t2, ... of the given kinds in turn, and features id1.., bag1.., dense1...
+
+    The first three id features have the roles user, item and domain.
 
     Args:
         tasks: Number of tasks.
@@ -28,7 +32,7 @@ def toy_schema(
         bags: Number of bag features.
         vocab: Ids of the first id or bag feature; the next has one more, and so on.
     """
-    features = [Feature(name=f"id{i + 1}", vocab=vocab + i) for i in range(ids)]
+    features = [Feature(name=f"id{i + 1}", vocab=vocab + i, role=dict(enumerate(ROLES)).get(i)) for i in range(ids)]
     features += [Feature(name=f"bag{i + 1}", kind="bag", vocab=vocab + i) for i in range(bags)]
     features += [Feature(name=f"dense{i + 1}", kind="dense") for i in range(dense)]
     made = []
@@ -62,6 +66,8 @@ def toy_split(schema: Schema, rows: int, seed: int = 0, missing: float = 0.0) ->
     scores = total[:, :1] + total[:, 1:]  # (B, T, C)
     scores /= np.sqrt(2 * max(1, len(schema.features)))
     labels = [_label(task, scores[:, t]) for t, task in enumerate(schema.tasks)]
+    for before, step in pairwise(map(schema.task_names.index, schema.funnel or ())):
+        labels[step] = labels[step] & labels[before]  # only who clicks can buy
     observed = rng.random((rows, len(schema.tasks))) >= missing
     return Split(ids, dense, np.stack(labels, -1).astype(np.float32), observed, bags)
 

@@ -6,15 +6,15 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from mtlkit.config import Settings, Sizes
-from mtlkit.data.schema import Schema, Task
+from mtlkit.data.schema import ALL_ROWS, Schema, Task, rows_with
 from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.funnel import labels_in
 from mtlkit.models.losses import task_loss
-
-ALL_ROWS = "all rows"
 
 
 @dataclass
@@ -48,13 +48,14 @@ class Prediction:
     Args:
         task: Task name.
         logits: (B,) for binary and regression tasks, (B, C) for multiclass ones.
-        space: The rows on which the prediction means something.
+        space: The rows on which the prediction means something; None for those on which the model's options train the
+            task (``Architecture.space``).
         derived: Whether it follows from other predictions and has no loss of its own.
     """
 
     task: str
     logits: Tensor
-    space: str = ALL_ROWS
+    space: str | None = None
     derived: bool = False
 
 
@@ -79,16 +80,23 @@ class Output:
 
     Args:
         predictions: One a task, in the order of the schema.
-        gates: Name such as ``level-1/income`` to (B, E) mixing weights.
+        gates: Mixing weights (B, E) by name. The name is ``level-<n>/<reader>``: n counts from 1 next to the input, and
+            the reader is the task that is served, or what stands in its place (``shared``, ``all tasks``, a group).
+            Each row sums to 1, and ``Architecture.gate_experts`` names the E experts. Factors that are no mixture
+            (sigmoid gates, stitches) are not listed.
         representation: (B, D) the embedding output, when it was materialised.
+        further: Predictions of tasks in a second space, for scoring; the default objectives leave them alone.
+        extra: What the model's own objectives need beside predictions.
     """
 
     predictions: list[Prediction]
     gates: dict[str, Tensor] = field(default_factory=dict)
     representation: Tensor | None = None
+    further: list[Prediction] = field(default_factory=list)
+    extra: list[Tensor] = field(default_factory=list)
 
 
-class ModelOptions(Settings):
+class BaseOptions(Settings):
     """Options that every architecture has."""
 
     embedding: int = Field(8, gt=0, description="width of the embedding of each id and bag feature")
@@ -98,6 +106,16 @@ class ModelOptions(Settings):
     norm: Literal["none", "batch", "layer"] = "none"
     dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer of experts, bottoms and towers")
     tower: Sizes | dict[str, Sizes] = Field((16,), description="hidden layers of the towers, for all or by task")
+
+
+class ModelOptions(BaseOptions):
+    """Options of the architectures that have no way of their own to train the steps of a funnel."""
+
+    cvr: Literal["derived", "clicked"] = Field(
+        "derived",
+        description="later steps of a funnel: derived: trained on all rows as CTCVR, from which CVR is derived; "
+        "clicked: trained as CVR on the rows that took the step before",
+    )
 
 
 class Architecture(nn.Module, ABC):
@@ -111,17 +129,21 @@ class Architecture(nn.Module, ABC):
         options: Validated options of this class.
     """
 
-    class Options(ModelOptions):
-        """Options of the architecture."""
+    class Options(BaseOptions):
+        """Options of the architecture: a ``ModelOptions``, or a ``BaseOptions`` if it trains funnels in its own way."""
 
     shares_parameters: ClassVar[bool] = True
+    detaches: ClassVar[bool] = False
+    """A gradient path is cut on purpose: finite differences of the loss then differ from the gradient."""
     embedding: FieldEmbedding
 
-    def __init__(self, schema: Schema, options: ModelOptions) -> None:
+    def __init__(self, schema: Schema, options: BaseOptions) -> None:
         super().__init__()
         self.schema = schema
         self.options = options
         self.gate_experts: dict[str, tuple[str, ...]] = {}
+        self.expert_names: list[tuple[str, ...]] = []  # by level, in the order of their outputs
+        self.left_out: tuple[int, int] | None = None  # level and place of an expert that an ablation silences
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -132,16 +154,46 @@ class Architecture(nn.Module, ABC):
         """Why the architecture makes no sense on such data (``"has no funnel"``), or None when it does."""
         return None
 
+    @classmethod
+    def check(cls, schema: Schema, options: BaseOptions) -> None:
+        """Look at options that must fit the data, when a run is planned.
+
+        Raises:
+            UsageError: One does not, such as the name of a task that does not exist.
+        """
+
+    def learning_rates(self) -> dict[str, float]:
+        """Prefix of parameter names to a factor on their learning rate; the factor is an option, hence recorded."""
+        return {}
+
+    def present(self, level: int, outputs: Tensor) -> Tensor:
+        """The outputs (B, E, d) of a level's experts, counted from 0, with 0 for the one that an ablation silences."""
+        if self.left_out is None or self.left_out[0] != level:
+            return outputs
+        return outputs.index_fill(1, torch.tensor([self.left_out[1]], device=outputs.device), 0)
+
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
         """Predict all tasks for a batch."""
 
+    def space(self, prediction: Prediction) -> str:
+        """The rows on which a prediction means something, and on which it is trained."""
+        if prediction.space is not None:
+            return prediction.space
+        before, options = self.schema.before(prediction.task), self.options
+        task = self.tasks[self.schema.task_names.index(prediction.task)]
+        if before and isinstance(options, ModelOptions) and options.cvr == "clicked":
+            return rows_with(before[-1])
+        if task.given and not before:  # there is no label elsewhere; in a funnel it is known to be 0
+            return rows_with(task.given)
+        return ALL_ROWS
+
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
-        """The losses of an output: by default each prediction against its own label."""
-        columns = self.schema.task_names
-        return [
-            Objective(*task_loss(task, prediction.logits, batch, columns.index(task.name)))
-            for prediction in output.predictions
-            for task in self.tasks
-            if task.name == prediction.task and not prediction.derived
-        ]
+        """The losses of an output: by default each prediction against its own label, on the rows of its space."""
+        return [self.objective(prediction, batch) for prediction in output.predictions if not prediction.derived]
+
+    def objective(self, prediction: Prediction, batch: Batch) -> Objective:
+        """The loss of a prediction against the task's label on the rows of its space."""
+        column = self.schema.task_names.index(prediction.task)
+        labels = labels_in(self.schema, self.tasks[column], self.space(prediction), batch)
+        return Objective(*task_loss(self.tasks[column], prediction.logits, batch, column, labels))

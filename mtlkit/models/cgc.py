@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
+from mtlkit.models.base import Architecture, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding, Inputs
-from mtlkit.models.layers import Gate, StackedMLP, Towers, mix
+from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix
 
 
 class CGC(Architecture):
@@ -29,7 +29,7 @@ class CGC(Architecture):
     owner: Tensor
     reach: Tensor
 
-    class Options(ModelOptions):
+    class Options(GateOptions):
         """Options of cgc."""
 
         specific: int = Field(3, gt=0, description="experts of each task's own")
@@ -44,9 +44,9 @@ class CGC(Architecture):
         self.gates, self.shared_gates, self.experts = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         width = self.embedding.width
         for level in range(1, levels + 1):
-            self.gates.append(Gate(n_tasks, width, specific + shared))
+            self.gates.append(Gate(n_tasks, width, specific + shared, options))
             if level < levels:  # nothing reads the shared path of the last level
-                self.shared_gates.append(Gate(1, width, total))
+                self.shared_gates.append(Gate(1, width, total, options))
             experts = StackedMLP(total, width, options.hidden, options)
             self.experts.append(experts)
             width = experts.outputs
@@ -58,6 +58,7 @@ class CGC(Architecture):
         self.register_buffer("reach", reach, persistent=False)  # (T, specific + shared) experts a task mixes
         names = [f"{name} {k + 1}" for name in schema.task_names for k in range(specific)]
         names += [f"shared {k + 1}" for k in range(shared)]
+        self.expert_names = [tuple(names)] * levels
         for level in range(1, levels + 1):
             for t, name in enumerate(schema.task_names):
                 self.gate_experts[f"level-{level}/{name}"] = tuple(names[k] for k in reach[t])
@@ -79,9 +80,9 @@ class CGC(Architecture):
     ) -> Tensor:
         n_tasks = len(self.tasks)
         if isinstance(paths, Inputs):
-            outputs, weights = expert(paths), gate(paths)
+            outputs, weights = self.present(level, expert(paths)), gate(paths)
         else:
-            outputs = expert(paths.index_select(1, self.owner))  # (B, E, d)
+            outputs = self.present(level, expert(paths.index_select(1, self.owner)))  # (B, E, d)
             weights = gate(paths[:, :n_tasks])  # (B, T, specific + shared)
         mixed = mix(weights, outputs, self.reach)  # (B, T, d)
         gates |= {f"level-{level + 1}/{name}": weights[:, t] for t, name in enumerate(self.schema.task_names)}

@@ -10,10 +10,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.data.schema import Feature, Schema
-from mtlkit.models.kernels import embed_linear
+from mtlkit.models.kernels import embed_linear, take_rows
 
 if TYPE_CHECKING:
-    from mtlkit.models.base import Batch, ModelOptions
+    from mtlkit.models.base import BaseOptions, Batch
 
 FOLD_VOCABULARY = 256
 """Largest vocabulary for which projecting the table costs less than projecting the rows of a usual batch."""
@@ -45,14 +45,16 @@ class FieldEmbedding(nn.Module):
         copies: Number of tables of equal shape, e.g. one a task; kept as one tensor (V, copies, width).
     """
 
-    def __init__(self, schema: Schema, options: ModelOptions, copies: int = 0) -> None:
+    def __init__(self, schema: Schema, options: BaseOptions, copies: int = 0) -> None:
         super().__init__()
         self.copies = copies
         self.stack_axes: dict[str, int] = {}
         self.foldable = True
+        self.sparse_from: int | None = None  # tables of at least so many rows get row-sparse gradients
         ids, bags = schema.of_kind("id"), schema.of_kind("bag")
         widths = {f.name: options.embedding_dims.get(f.name, f.dim or options.embedding) for f in ids + bags}
         self.groups: list[_Group] = []
+        self.places: dict[str, range] = {}  # the columns of x that a feature fills
         start = 0
         for width in sorted({widths[feature.name] for feature in ids}):
             columns = tuple(i for i, feature in enumerate(ids) if widths[feature.name] == width)
@@ -64,11 +66,15 @@ class FieldEmbedding(nn.Module):
             field = torch.repeat_interleave(torch.arange(len(members)), torch.tensor([f.vocab for f in members]))
             self.register_buffer(f"{group.parameter}_field", field.int(), persistent=False)
             self.groups.append(group)
+            for k, feature in enumerate(members):
+                self.places[feature.name] = range(start + k * width, start + (k + 1) * width)
             start = group.stop
         self.bags = bags
         for feature in bags:
             self._add_table(f"bag_{feature.name}", [feature], widths[feature.name], options.embedding_std)
+            self.places[feature.name] = range(start, start + widths[feature.name])
             start += widths[feature.name]
+        self.places |= {f.name: range(start + k, start + k + 1) for k, f in enumerate(schema.of_kind("dense"))}
         self.ids_and_bags_width = start
         self.width = start + len(schema.of_kind("dense"))
 
@@ -84,6 +90,15 @@ class FieldEmbedding(nn.Module):
     def forward(self, batch: Batch) -> Inputs:
         """The inputs of a batch, not yet materialised."""
         return Inputs(self, batch)
+
+    def take(self, name: str, rows: Tensor) -> Tensor:
+        """Rows (M,) of a table (V, ...): (M, ...)."""
+        table: Tensor = getattr(self, name)
+        large = self.sparse_from is not None and len(table) >= self.sparse_from
+        if large and not any(group.parameter == name and group.largest <= FOLD_VOCABULARY for group in self.groups):
+            return take_rows(table, rows)
+        # index_select, not F.embedding: its dense backward is several times faster on the CPU
+        return table.index_select(0, rows)
 
     def foldable_groups(self) -> list[_Group]:
         """The groups whose part of a first linear layer is folded into the table: all of them, or none."""
@@ -155,18 +170,17 @@ class Inputs:
         return self._found[group.parameter]
 
     def _lookup(self, group: _Group) -> Tensor:
-        table = getattr(self.embedding, group.parameter)
         rows = self._rows(group)
-        # index_select, not F.embedding: its dense backward is several times faster on the CPU
-        found = table.index_select(0, rows.flatten()).view(len(rows), len(group.columns), *table.shape[1:])
+        found = self.embedding.take(group.parameter, rows.flatten()).unflatten(0, (len(rows), len(group.columns)))
         return found.transpose(1, -2).flatten(-2)  # (B, [copies,] F * width)
 
     def _rest(self, copy: int | None = None) -> list[Tensor]:
         """Bags and dense values: (B, [copies,] d) each; of one copy, if given."""
         parts = []
         for feature in self.embedding.bags:
-            table = getattr(self.embedding, f"bag_{feature.name}")
-            parts.append(_bag(table if copy is None else table[:, copy], *self.batch.bags[feature.name]))
+            offsets, values, weights = self.batch.bags[feature.name]
+            found = self.embedding.take(f"bag_{feature.name}", values)
+            parts.append(_bag(found if copy is None else found[:, copy], offsets, weights))
         if self.batch.dense.shape[1]:
             spread = self.embedding.copies and copy is None
             dense = self.batch.dense
@@ -174,12 +188,11 @@ class Inputs:
         return parts
 
 
-def _bag(table: Tensor, offsets: Tensor, values: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of table rows: (V, ...) and a ragged batch give (B, ...)."""
-    rows = table.index_select(0, values)
-    owner = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=table.device), offsets.diff())
-    out = rows.new_zeros(len(offsets) - 1, *rows.shape[1:])
-    return out.index_add(0, owner, rows * weights.view(-1, *[1] * (rows.dim() - 1)))
+def _bag(found: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Weighted sums of the table rows (M, ...) that a ragged batch holds: (B, ...)."""
+    owner = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=found.device), offsets.diff())
+    out = found.new_zeros(len(offsets) - 1, *found.shape[1:])
+    return out.index_add(0, owner, found * weights.view(-1, *[1] * (found.dim() - 1)))
 
 
 def linear(x: Tensor | Inputs, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -9,13 +9,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
+from mtlkit.config import Sizes
 from mtlkit.data.schema import Task
-from mtlkit.models.base import ModelOptions
+from mtlkit.models.base import BaseOptions, ModelOptions
 from mtlkit.models.embedding import Inputs, linear
 from mtlkit.models.kernels import mix_shared
 
@@ -96,7 +99,7 @@ class StackedMLP(nn.Module):
         options: Activation, norm and dropout.
     """
 
-    def __init__(self, n: int, inputs: int, hidden: Sequence[int], options: ModelOptions) -> None:
+    def __init__(self, n: int, inputs: int, hidden: Sequence[int], options: BaseOptions) -> None:
         super().__init__()
         widths = [inputs, *hidden]
         self.linears = nn.ModuleList(StackedLinear(n, a, b) for a, b in pairwise(widths))
@@ -108,31 +111,49 @@ class StackedMLP(nn.Module):
         self.n = n
         self.outputs = widths[-1]
 
-    def forward(self, x: Tensor | Inputs) -> Tensor:
-        """(B, inputs), the same for all, or (B, n, inputs); returns (B, n, outputs)."""
-        for layer, norm in zip(self.linears, self.norms, strict=True):
-            x = self.dropout(self.activation(norm(layer(x))))
+    def forward(self, x: Tensor | Inputs, gates: Sequence[Tensor] = ()) -> Tensor:
+        """(B, inputs), the same for all, or (B, n, inputs); returns (B, n, outputs). Gates scale the layers."""
+        for k in range(len(self.linears)):
+            x = self.layer(k, x)
+            x = x * gates[k] if gates else x
         if isinstance(x, Inputs):
             x = x.tensor()
         return x[:, None].expand(-1, self.n, -1) if x.dim() == 2 else x  # no hidden layer: the input itself
 
+    def layer(self, k: int, x: Tensor | Inputs) -> Tensor:
+        """The k-th hidden layer alone: (B, width) or (B, n, width) to (B, n, its width)."""
+        return self.dropout(self.activation(self.norms[k](self.linears[k](x))))
+
+
+class GateOptions(ModelOptions):
+    """Options of every architecture with softmax gates. As they stand, a gate is one linear layer, as in the papers."""
+
+    gate_hidden: Sizes = Field((), description="hidden layers of each gate")
+    gate_bias: bool = Field(False, description="whether the gates' linear layer has a bias")
+    gate_norm: Literal["none", "batch", "layer"] = Field("none", description="norm before the gates' softmax")
+
 
 class Gate(nn.Module):
-    """n softmax gates over k experts each: one linear layer, no norm.
+    """n softmax gates over k experts each.
 
     Args:
         n: Number of gates.
         inputs: Width of their inputs.
         experts: Number of experts each one mixes.
+        options: Hidden layers, bias and norm.
     """
 
-    def __init__(self, n: int, inputs: int, experts: int) -> None:
+    def __init__(self, n: int, inputs: int, experts: int, options: GateOptions) -> None:
         super().__init__()
-        self.linear = StackedLinear(n, inputs, experts, bias=False)
+        hidden, norm = options.gate_hidden, options.gate_norm
+        self.hidden = StackedMLP(n, inputs, hidden, options) if hidden else None
+        self.linear = StackedLinear(n, hidden[-1] if hidden else inputs, experts, bias=options.gate_bias)
+        self.norm = StackedNorm(norm, n, experts) if norm != "none" else None
 
     def forward(self, x: Tensor | Inputs) -> Tensor:
         """(B, inputs) or (B, n, inputs) to weights (B, n, experts) that sum to 1."""
-        logits = self.linear(x)
+        logits = self.linear(x if self.hidden is None else self.hidden(x))
+        logits = logits if self.norm is None else self.norm(logits)
         return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
@@ -162,7 +183,7 @@ class Towers(nn.Module):
         options: Hidden layers (``tower``), for all tasks or by task name.
     """
 
-    def __init__(self, tasks: Sequence[Task], inputs: int, options: ModelOptions) -> None:
+    def __init__(self, tasks: Sequence[Task], inputs: int, options: BaseOptions) -> None:
         super().__init__()
         sizes = options.tower if isinstance(options.tower, dict) else {task.name: options.tower for task in tasks}
         shapes = {task.name: (sizes.get(task.name, (16,)), task.outputs) for task in tasks}
@@ -170,6 +191,7 @@ class Towers(nn.Module):
             [t for t, task in enumerate(tasks) if shapes[task.name] == shape]
             for shape in dict.fromkeys(shapes.values())
         ]
+        self.sizes = [hidden for hidden, _ in dict.fromkeys(shapes.values())]
         self.hidden = nn.ModuleList()
         self.heads = nn.ModuleList()
         for (hidden, outputs), members in zip(dict.fromkeys(shapes.values()), self.members, strict=True):
@@ -178,12 +200,17 @@ class Towers(nn.Module):
             self.heads.append(StackedLinear(len(members), body.outputs, outputs))
         self.multiclass = [task.outputs > 1 for task in tasks]
 
-    def forward(self, h: Tensor) -> list[Tensor]:
-        """(B, T, d) to the logits of each task: (B,), or (B, C) for a multiclass one."""
+    def forward(self, h: Tensor, gates: Sequence[Sequence[Tensor]] | None = None) -> list[Tensor]:
+        """(B, T, d) to the logits of each task: (B,), or (B, C) for a multiclass one.
+
+        Args:
+            h: The towers' inputs.
+            gates: For each stack, and each of its hidden layers, factors (B, members, width) on the layer's output.
+        """
         logits: list[Tensor] = [h] * len(self.multiclass)
-        for members, hidden, head in zip(self.members, self.hidden, self.heads, strict=True):
+        for s, (members, hidden, head) in enumerate(zip(self.members, self.hidden, self.heads, strict=True)):
             own = h if len(members) == h.shape[1] else h[:, members]
-            out = head(hidden(own))  # (B, members, outputs)
+            out = head(hidden(own, () if gates is None else gates[s]))  # (B, members, outputs)
             for place, t in enumerate(members):
                 logits[t] = out[:, place] if self.multiclass[t] else out[:, place, 0]
         return logits

@@ -29,7 +29,9 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """Name to a function of logits ((B,) or (B, C)) and labels (B,) that returns a loss a row (B,)."""
 
 
-def task_loss(task: Task, logits: Tensor, batch: Batch, column: int) -> tuple[Tensor, str, Tensor | None]:
+def task_loss(
+    task: Task, logits: Tensor, batch: Batch, column: int, given: tuple[Tensor, Tensor | None] | None = None
+) -> tuple[Tensor, str, Tensor | None]:
     """The weighted mean of a task's losses over the rows that have a label.
 
     Args:
@@ -37,18 +39,35 @@ def task_loss(task: Task, logits: Tensor, batch: Batch, column: int) -> tuple[Te
         logits: (B,) or (B, C).
         batch: Holds labels, masks and row weights.
         column: The task's column in the labels.
+        given: Labels (B,) and mask (B,) in place of the column, such as those of ``funnel.labels_in``.
 
     Returns:
         The loss (0 when no row has a label), the task's name, and whether any row has one (None: all have).
     """
-    labels, weight = batch.labels[:, column], batch.weight
-    if batch.observed is not None:
-        mask = batch.observed[:, column]
+    if given is None:
+        given = batch.labels[:, column], None if batch.observed is None else batch.observed[:, column]
+    labels, mask = given
+    if mask is not None:
         labels = torch.where(mask, labels, 0.0)  # before the loss: a NaN would come back in the gradient
-        weight = mask.to(labels.dtype) if weight is None else weight * mask
+    loss, active = mean_of_rows(row_losses(task, logits, labels), mask, batch.weight)
+    return loss, task.name, active
+
+
+def row_losses(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
+    """The summed losses of a task for each row (B,), in float32 at least."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    rows = sum((LOSSES[name](logits, labels) for name in task.losses[1:]), LOSSES[task.losses[0]](logits, labels))
+    return sum((LOSSES[name](logits, labels) for name in task.losses[1:]), LOSSES[task.losses[0]](logits, labels))
+
+
+def mean_of_rows(rows: Tensor, mask: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The weighted mean of (B,) values over the rows of a mask.
+
+    Returns:
+        The mean (0 when there is no row), and whether there is any row (None: all count).
+    """
+    if mask is not None:
+        weight = mask.to(rows.dtype) if weight is None else weight * mask
     if weight is None:
-        return rows.mean(), task.name, None
+        return rows.mean(), None
     total = weight.sum()
-    return (rows * weight).sum() / total.clamp_min(torch.finfo(rows.dtype).tiny), task.name, total > 0
+    return (rows * weight).sum() / total.clamp_min(torch.finfo(rows.dtype).tiny), total > 0

@@ -8,7 +8,8 @@ doi:10.1145/3219819.3220007.
 When to use: the default choice; tasks of unknown relation share as much as their gates find useful.
 When not: strong conflict, where every expert still serves every task (see ple), or gates that collapse on one expert.
 Cost: the experts of a level are one product; T gates of one linear layer each.
-Deviations: gates are one bias-free linear layer and a softmax, as in the paper; some ports add batch norm to them.
+Deviations: gates are one bias-free linear layer and a softmax, as in the paper; for ports that give them hidden layers,
+a bias or batch norm there are options.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from pydantic import Field
 
 from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
+from mtlkit.models.base import Architecture, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import Gate, StackedMLP, Towers, mix
+from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix
 
 
 class MMoE(Architecture):
     """Multi-gate mixture of experts."""
 
-    class Options(ModelOptions):
+    class Options(GateOptions):
         """Options of mmoe."""
 
         experts: int = Field(8, gt=0, description="number of experts")
@@ -35,11 +36,12 @@ class MMoE(Architecture):
         super().__init__(schema, options)
         gate_names = self.gate_names()
         self.embedding = FieldEmbedding(schema, options)
-        self.gates = Gate(len(gate_names), self.embedding.width, options.experts)
+        self.gates = Gate(len(gate_names), self.embedding.width, options.experts, options)
         self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
         self.towers = Towers(self.tasks, self.experts.outputs, options)
         names = tuple(f"expert {k + 1}" for k in range(options.experts))
         self.gate_experts = {f"level-1/{name}": names for name in gate_names}
+        self.expert_names = [names]
 
     def gate_names(self) -> list[str]:
         """One gate a task."""
@@ -48,7 +50,7 @@ class MMoE(Architecture):
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         weights = self.gates(x)  # (B, gates, K)
-        h = mix(weights, self.experts(x)).expand(-1, len(self.tasks), -1)  # (B, T, d)
+        h = mix(weights, self.present(0, self.experts(x))).expand(-1, len(self.tasks), -1)  # (B, T, d)
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         gates = {name: weights[:, g] for g, name in enumerate(self.gate_experts)}

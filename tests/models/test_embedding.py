@@ -84,6 +84,27 @@ def test_widths_come_from_option_then_feature_then_default():
     assert module.width == 11
 
 
+def test_places_say_which_columns_a_feature_fills():
+    schema = toy_schema(2, ids=3, dense=2, bags=1)
+    module, batch = make(schema, embedding_dims={"id2": 2, "bag1": 5}), toy_batch(schema, 30)
+    x = module(batch).tensor().detach()
+    assert {name: len(place) for name, place in module.places.items()} == {
+        "id1": 8,
+        "id2": 2,
+        "id3": 8,
+        "bag1": 5,
+        "dense1": 1,
+        "dense2": 1,
+    }
+    assert sorted(column for place in module.places.values() for column in place) == list(range(module.width))
+    torch.testing.assert_close(x[:, list(module.places["id2"])], module.width_2.detach()[batch.ids[:, 1].long()])
+    start = schema.of_kind("id")[0].vocab  # id3 follows id1 in the table of their width
+    torch.testing.assert_close(
+        x[:, list(module.places["id3"])], module.width_8.detach()[start + batch.ids[:, 2].long()]
+    )
+    assert torch.equal(x[:, list(module.places["dense2"])][:, 0], batch.dense[:, 1])
+
+
 def test_initial_rows(schema):
     big = toy_schema(2, ids=2, bags=1, vocab=4000)
     module = make(big, embedding_std=0.3)
@@ -130,6 +151,7 @@ def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
     for foldable in (True, False):
         model.embedding.foldable = foldable
         before = len(calls)
+        torch.manual_seed(1)  # for models that draw
         results.append([p.logits for p in model(batch).predictions] + list(gradients(model, batch).values()))
         if name == "mmoe" and foldable:
             assert len(calls) == 4 * len(model.embedding.groups)  # of experts and gates, in two forward passes

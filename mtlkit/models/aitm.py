@@ -1,0 +1,110 @@
+"""AITM: each step of a funnel receives what the step before has learnt, and is held below it.
+
+In funnel order, q_t = Bottom_t(x), z_1 = q_1, p_t = ReLU(W_t z_{t-1} + b_t) and
+z_t = sum_{u in (p_t, q_t)} softmax_u(<h1 u, h2 u> / sqrt(d)) h3 u, all (B, d), with bias-free linear h1, h2, h3 that
+are shared by all transitions; y_t = Tower_t(z_t), on all rows. Beside the loss of each y_t, step t is charged the
+calibrator weight * mean(max(s(y_t) - s(y_{t-1}), 0)), which acts on probabilities.
+
+Paper: Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions with Multi-task Learning in
+Targeted Display Advertising", KDD 2021, doi:10.1145/3447548.3467071, arXiv:2105.08489.
+
+When to use: funnels, also of many steps, whose later steps are rare.
+When not: tasks without an order, or where CVR itself is to be learnt (AITM predicts CTCVR; its CVR is a quotient).
+Cost: one bottom and tower a step; the transitions are computed one after the other.
+Deviations: none in the wiring; most ports drop the calibrator or reverse the steps, and one sums the calibrator over
+the batch, which here is averaged like the losses. Widths are our own. The information layer is a ReLU as in the paper,
+whatever ``activation`` is elsewhere. Tasks outside of the funnel are towers on their q_t. With --force on data without
+a funnel, all tasks are taken for one in their declared order.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtlkit.config import Sizes
+from mtlkit.data.schema import ALL_ROWS, Schema
+from mtlkit.models.base import Architecture, BaseOptions, Batch, Objective, Output, Prediction
+from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.funnel import NO_FUNNEL, funnel_columns
+from mtlkit.models.layers import StackedMLP, Towers
+from mtlkit.models.losses import mean_of_rows
+
+
+class Transfer(nn.Module):
+    """Attention over what is handed on and what is a step's own.
+
+    Args:
+        width: Of both, and of the result.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.h1, self.h2, self.h3 = (nn.Linear(width, width, bias=False) for _ in range(3))
+
+    def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """(B, 2, d) to their mixture (B, d) and its weights (B, 2)."""
+        scores = (self.h1(u) * self.h2(u)).sum(-1) / u.shape[-1] ** 0.5
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
+        return (weights[..., None].to(u.dtype) * self.h3(u)).sum(1), weights
+
+
+class AITM(Architecture):
+    """Adaptive information transfer multi-task model."""
+
+    class Options(BaseOptions):
+        """Options of aitm."""
+
+        bottom: Sizes = Field((128, 32), min_length=1, description="hidden layers of each step's bottom")
+        weight: float = Field(0.6, ge=0, description="of the calibrator; 0 leaves it out")
+
+    options: Options
+
+    def __init__(self, schema: Schema, options: Options) -> None:
+        super().__init__(schema, options)
+        self.steps = funnel_columns(schema, "AITM")
+        self.embedding = FieldEmbedding(schema, options)
+        self.bottom = StackedMLP(len(self.tasks), self.embedding.width, options.bottom, options)
+        width = self.bottom.outputs
+        self.info = nn.ModuleList(nn.Linear(width, width) for _ in self.steps[1:])
+        self.transfer = Transfer(width)
+        self.dropout = nn.Dropout(options.dropout)
+        self.towers = Towers(self.tasks, width, options)
+        names = schema.task_names
+        self.gate_experts = {
+            f"level-1/{names[t]}": (f"from {names[before]}", "own") for before, t in pairwise(self.steps)
+        }
+
+    @classmethod
+    def inapplicable(cls, schema: Schema) -> str | None:
+        return NO_FUNNEL if schema.funnel is None else None
+
+    @classmethod
+    def check(cls, schema: Schema, options: BaseOptions) -> None:
+        funnel_columns(schema, cls.__name__)
+
+    def forward(self, batch: Batch) -> Output:
+        x = self.embedding(batch)
+        z = list(self.bottom(x).unbind(1))  # T of (B, d), at first q
+        gates = {}
+        for info, name, (before, t) in zip(self.info, self.gate_experts, pairwise(self.steps), strict=True):
+            handed = self.dropout(info(z[before]).relu())
+            z[t], gates[name] = self.transfer(torch.stack([handed, z[t]], 1))
+        logits = self.towers(torch.stack(z, 1))
+        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        for t in self.steps:
+            predictions[t].space = ALL_ROWS
+        return Output(predictions, gates, x.materialised)
+
+    def objectives(self, output: Output, batch: Batch) -> list[Objective]:
+        out = super().objectives(output, batch)
+        if not self.options.weight:
+            return out
+        likely = [prediction.logits.to(out[0].loss.dtype).sigmoid() for prediction in output.predictions]
+        for before, t in pairwise(self.steps):
+            excess, _ = mean_of_rows((likely[t] - likely[before]).relu(), None, batch.weight)
+            out.append(Objective(self.options.weight * excess, self.tasks[t].name, out[t].active))
+        return out

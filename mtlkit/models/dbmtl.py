@@ -1,0 +1,147 @@
+"""DBMTL: towers whose hidden vectors are passed on to the tasks that depend on them.
+
+x -> [MaskNet] -> [bottom] -> [experts, a gate a task] -> h_t = MLP_t -> r_t = Relation_t([h_t; r_j for each parent j])
+-> y_t = Linear_t(r_t). Parts in brackets are optional. The parents form a Bayesian network over the tasks, so that
+P(purchase) may depend on what is known about the click. Hidden vectors are passed, not logits, and not detached: a
+child trains its parents, too.
+
+Paper: Wang et al., "Deep Bayesian Multi-Target Learning for Recommender Systems", arXiv:1902.09154.
+
+When to use: tasks with a known order or cause, such as click and purchase.
+When not: no reason to put one task before another; the declared order is then arbitrary.
+Cost: that of the parts in use; relation towers run one after another, along the longest chain of parents.
+Deviations: the MaskNet block (arXiv:2102.07619) and the experts are additions of public implementations. Without the
+option ``parents`` the tasks form a chain, in the order of the funnel or else of the tasks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field
+from torch import Tensor, nn
+
+from mtlkit.config import Sizes
+from mtlkit.data.schema import Schema
+from mtlkit.errors import UsageError
+from mtlkit.models.base import Architecture, BaseOptions, Batch, Output, Prediction
+from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.layers import Gate, GateOptions, StackedLinear, StackedMLP, mix
+from mtlkit.models.masknet import MaskNet
+
+
+def _as_names(value: Any) -> Any:
+    return value if isinstance(value, (list, tuple)) else [] if value in (None, "none") else [value]
+
+
+class DBMTL(Architecture):
+    """Deep Bayesian multi-target learning."""
+
+    class Options(GateOptions):
+        """Options of dbmtl."""
+
+        mask: Literal["none", "parallel", "serial"] = Field("none", description="MaskNet blocks on the embeddings")
+        mask_blocks: int = Field(2, gt=0, description="number of MaskNet blocks")
+        mask_hidden: int = Field(64, gt=0, description="hidden width of each mask")
+        mask_width: int = Field(64, gt=0, description="width of the output of each MaskNet block")
+        bottom: Sizes = Field((128,), description="hidden layers of the bottom, none for no bottom")
+        experts: int = Field(0, ge=0, description="number of experts above the bottom, 0 for none")
+        hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
+        relation: Sizes = Field((16,), min_length=1, description="hidden layers of each relation tower")
+        parents: dict[str, Annotated[tuple[str, ...], BeforeValidator(_as_names)]] = Field(
+            default_factory=dict, description="task: the tasks it depends on; default: each on the one before"
+        )
+
+    @classmethod
+    def check(cls, schema: Schema, options: BaseOptions) -> None:
+        assert isinstance(options, cls.Options)
+        order_of(parents_of(schema, options.parents))
+
+    def __init__(self, schema: Schema, options: Options) -> None:
+        super().__init__(schema, options)
+        names = schema.task_names
+        parents = parents_of(schema, options.parents)
+        self.order = [names.index(name) for name in order_of(parents)]
+        self.parents = [[names.index(parent) for parent in parents[name]] for name in names]
+        self.embedding = FieldEmbedding(schema, options)
+        width = self.embedding.width
+        self.mask: MaskNet | None = None
+        if options.mask != "none":
+            serial = options.mask == "serial"
+            self.mask = MaskNet(serial, options.mask_blocks, width, options.mask_hidden, options.mask_width)
+            width = self.mask.outputs
+        self.bottom = StackedMLP(1, width, options.bottom, options)
+        width = self.bottom.outputs
+        self.gates: Gate | None = None
+        if options.experts:
+            self.gates = Gate(len(names), width, options.experts, options)
+            self.experts = StackedMLP(options.experts, width, options.hidden, options)
+            width = self.experts.outputs
+            experts = tuple(f"expert {k + 1}" for k in range(options.experts))
+            self.gate_experts = {f"level-1/{name}": experts for name in names}
+            self.expert_names = [experts]
+        sizes = options.tower if isinstance(options.tower, dict) else dict.fromkeys(names, options.tower)
+        self.towers, self.relations, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
+        for name, task in zip(names, self.tasks, strict=True):
+            tower = StackedMLP(1, width, sizes.get(name, (16,)), options)
+            inputs = tower.outputs + len(parents[name]) * options.relation[-1]
+            self.towers.append(tower)
+            self.relations.append(StackedMLP(1, inputs, options.relation, options))
+            self.heads.append(StackedLinear(1, options.relation[-1], task.outputs))
+
+    def forward(self, batch: Batch) -> Output:
+        x = self.embedding(batch)
+        h = self.bottom(x if self.mask is None else self.mask(x.tensor()))  # (B, 1, d)
+        gates: dict[str, Tensor] = {}
+        if self.gates is None:
+            own = h.expand(-1, len(self.tasks), -1)
+        else:
+            weights = self.gates(h[:, 0])  # (B, T, K)
+            own = mix(weights, self.present(0, self.experts(h[:, 0])))  # (B, T, d)
+            gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
+        hidden = [tower(own[:, t]) for t, tower in enumerate(self.towers)]  # T x (B, 1, w)
+        related: dict[int, Tensor] = {}
+        for t in self.order:
+            inputs = torch.cat([hidden[t], *(related[j] for j in self.parents[t])], dim=-1)
+            related[t] = self.relations[t](inputs)
+        predictions = []
+        for t, task in enumerate(self.tasks):
+            logits = self.heads[t](related[t])[:, 0]  # (B, C)
+            predictions.append(Prediction(task.name, logits if task.outputs > 1 else logits[:, 0]))
+        return Output(predictions, gates, x.materialised)
+
+
+def parents_of(schema: Schema, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The parents of every task: those given, or a chain.
+
+    Raises:
+        UsageError: A name is no task of the data.
+    """
+    names = schema.task_names
+    for name in [*given, *(parent for parents in given.values() for parent in parents)]:
+        if name not in names:
+            raise UsageError(
+                f"dbmtl names the task {name!r}, which the data set does not have.", f"it has {', '.join(names)}"
+            )
+    if given:
+        return {name: tuple(dict.fromkeys(given.get(name, ()))) for name in names}
+    chain = schema.funnel or names
+    before = dict(zip(chain[1:], chain, strict=False))
+    return {name: (before[name],) if name in before else () for name in names}
+
+
+def order_of(parents: dict[str, tuple[str, ...]]) -> Sequence[str]:
+    """The tasks, parents first.
+
+    Raises:
+        UsageError: They depend on each other in a circle.
+    """
+    try:
+        return list(TopologicalSorter(parents).static_order())
+    except CycleError as error:
+        circle = " -> ".join(error.args[1])
+        hint = "give parents that have an order, such as 'dbmtl[parents.purchase=click]'"
+        raise UsageError(f"The tasks of dbmtl depend on each other in a circle: {circle}.", hint) from None

@@ -1,0 +1,56 @@
+"""Task-router: one network on x decides, for every task, how to mix the shared experts.
+
+g = softmax over K of Linear(MLP(x)) in R^(T x K), for each task by itself; h_t = sum_k g_tk E_k(x), y_t = Tower_t(h_t).
+MMoE whose gates have hidden layers in common.
+
+Paper: the gates of Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts",
+KDD 2018, doi:10.1145/3219819.3220007, with a router in the sense of Rosenbaum et al., "Routing Networks", ICLR 2018,
+arXiv:1711.01239, which is shared by the tasks.
+
+When to use: routing that depends on combinations of features, which the linear gates of mmoe cannot express.
+When not: few rows for a task; it has no part of the router to itself but the last layer.
+Cost: that of mmoe and one router network.
+Deviations: there is no reference code. Routing is soft and trained by the tasks' losses, not hard and by reinforcement.
+"""
+
+from __future__ import annotations
+
+import torch
+from pydantic import Field
+
+from mtlkit.config import Sizes
+from mtlkit.data.schema import Schema
+from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
+from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.layers import StackedLinear, StackedMLP, Towers, mix
+
+
+class TaskRouter(Architecture):
+    """Experts mixed by a router that all tasks share."""
+
+    class Options(ModelOptions):
+        """Options of task-router."""
+
+        experts: int = Field(8, gt=0, description="number of experts")
+        hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
+        router: Sizes = Field((32,), min_length=1, description="hidden layers of the router")
+
+    def __init__(self, schema: Schema, options: Options) -> None:
+        super().__init__(schema, options)
+        self.embedding = FieldEmbedding(schema, options)
+        self.router = StackedMLP(1, self.embedding.width, options.router, options)
+        self.routes = StackedLinear(len(self.tasks), self.router.outputs, options.experts)
+        self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
+        self.towers = Towers(self.tasks, self.experts.outputs, options)
+        names = tuple(f"expert {k + 1}" for k in range(options.experts))
+        self.gate_experts = {f"level-1/{name}": names for name in schema.task_names}
+        self.expert_names = [names]
+
+    def forward(self, batch: Batch) -> Output:
+        x = self.embedding(batch)
+        scores = self.routes(self.router(x)[:, 0])
+        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))  # (B, T, K)
+        logits = self.towers(mix(weights, self.present(0, self.experts(x))))
+        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
+        return Output(predictions, gates, x.materialised)
