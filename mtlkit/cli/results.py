@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,8 +44,29 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
             dropped |= {name for name in content.columns if name.startswith("Δ ")}
         if width < NARROW:
             dropped |= {"train s", "seeds"}
-        parts += _table(content, [i for i, name in enumerate(content.columns) if name not in dropped])
+        columns = [i for i, name in enumerate(content.columns) if name not in dropped]
+        if _width(content, columns) > width:  # many tasks
+            columns = [i for i in columns if not content.columns[i].startswith("Δ ")]
+        if _width(content, columns) > width:
+            content = _without_intervals(content)
+        parts += _table(content, columns)
     return Group(*parts)
+
+
+def _width(content: Content, columns: list[int]) -> int:
+    longest = [
+        max(len(text) for text in (content.columns[i], *(row[i].text + row[i].marks for row in content.rows)))
+        for i in columns
+    ]
+    return sum(longest) + len(columns)
+
+
+def _without_intervals(content: Content) -> Content:
+    rows = tuple(
+        tuple(cell if i < 2 else replace(cell, text=cell.text.partition(" ± ")[0]) for i, cell in enumerate(row))
+        for row in content.rows
+    )
+    return replace(content, rows=rows, notes=("Intervals do not fit here; the report has them.", *content.notes[1:]))
 
 
 def _table(content: Content, columns: list[int]) -> list[RenderableType]:

@@ -5,14 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from mtlkit.errors import UsageError
 
 SPLITS = ("train", "validation", "test")
+ALL_ROWS = "all rows"
 BAG_PARTS = ("offsets", "values", "weights")
 
 
@@ -67,12 +68,92 @@ class Feature(_Value):
     role: Literal["user", "item", "domain", "context", "session"] | None = None
 
 
+class Score(_Value):
+    """A quantity that every model is measured by.
+
+    Args:
+        name: In metrics and files; a task's name when it is the task on all rows.
+        task: The task whose label it is compared with.
+        space: The rows that count.
+        label: In tables and figures.
+        given: The step of the funnel whose positives are the space, or None.
+        hidden: Whether it needs labels that only a generator knows.
+    """
+
+    name: str
+    task: str
+    space: str = ALL_ROWS
+    label: str
+    given: str | None = None
+    hidden: bool = False
+
+
+def rows_with(step: str) -> str:
+    """The name of the space of the rows on which a step was taken."""
+    return "clicked rows" if step == "click" else f"rows with {step}"
+
+
 class Schema(_Value):
-    """Columns of a data set: the order of ``features`` of a kind is the order of the packed columns."""
+    """Columns of a data set: the order of ``features`` of a kind is the order of the packed columns.
+
+    Args:
+        features: Inputs.
+        tasks: Labels.
+        funnel: Binary tasks in the order in which a user comes to them, each positive only where the one before is.
+    """
 
     features: tuple[Feature, ...]
     tasks: tuple[Task, ...]
     funnel: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _funnel_of_binary_tasks(self) -> Schema:
+        steps = self.funnel or ()
+        kinds = {task.name: task.kind for task in self.tasks}
+        if self.funnel is not None and (len(steps) < 2 or len(set(steps)) < len(steps)):
+            raise ValueError("a funnel needs two different steps or more")
+        for step in steps:
+            if kinds.get(step) != "binary":
+                raise ValueError(f"the step {step!r} of the funnel is no binary task")
+        return self
+
+    def before(self, task: str) -> tuple[str, ...]:
+        """The steps of the funnel that come before a task, in order."""
+        return self.funnel[: self.funnel.index(task)] if self.funnel and task in self.funnel else ()
+
+    def score(self, task: str, space: str | None = None) -> str:
+        """The name of the score of a task in a space."""
+        before = self.before(task)
+        return f"{task}-given-{before[-1]}" if before and space not in (None, ALL_ROWS) else task
+
+    def scores(self) -> tuple[Score, ...]:
+        """What every model is measured by: each task, and each later step of the funnel given the one before.
+
+        On click -> purchase these are CTR and CTCVR on all rows and CVR on clicked rows.
+        """
+        usual = self.funnel is not None and len(self.funnel) == 2 and self.funnel[0] == "click"
+        found = []
+        for task in self.tasks:
+            before = self.before(task.name)
+            usual_label = ("CTCVR" if before else "CTR") if usual and task.name in (self.funnel or ()) else task.name
+            space = rows_with(task.given) if task.given and not before else ALL_ROWS
+            found.append(Score(name=task.name, task=task.name, space=space, label=usual_label))
+            if before:
+                step = before[-1]
+                name = f"{task.name}-given-{step}"
+                label = "CVR" if usual else f"{task.name} given {step}"
+                found.append(Score(name=name, task=task.name, space=rows_with(step), label=label, given=step))
+                found.append(
+                    Score(
+                        name=f"{task.name}-if-{step}",
+                        task=task.name,
+                        space=f"{ALL_ROWS}, as if {'clicked' if step == 'click' else step}",
+                        label="all-rows CVR" if usual else f"{task.name} if {step}",
+                        given=step,
+                        hidden=True,
+                    )
+                )
+        return tuple(found)
 
     def of_kind(self, kind: Literal["id", "bag", "dense"]) -> tuple[Feature, ...]:
         """The features of one kind, in packed order."""
@@ -96,7 +177,8 @@ class Schema(_Value):
                 )
         if len(set(tasks)) != len(tasks):
             raise UsageError("A task is named twice.", f"its tasks are {', '.join(self.task_names)}")
-        funnel = self.funnel if self.funnel and set(self.funnel) <= set(tasks) else None
+        kept = tuple(step for step in self.funnel or () if step in tasks)
+        funnel = kept if len(kept) > 1 else None
         return self.model_copy(update={"tasks": tuple(by_name[name] for name in tasks), "funnel": funnel})
 
 
@@ -116,8 +198,25 @@ class Bag:
 
 
 @dataclass(frozen=True)
+class Side:
+    """Columns that many rows share (a user's, of a session): stored once, and pointed at by each row.
+
+    Args:
+        row: (N,) int32: which of the U shared rows belongs to each row of the split.
+        ids: (U, F) int32.
+        dense: (U, D) float32.
+        bags: One :class:`Bag` of U rows a ``bag`` feature.
+    """
+
+    row: np.ndarray
+    ids: np.ndarray
+    dense: np.ndarray
+    bags: dict[str, Bag] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Split:
-    """Packed rows.
+    """Packed rows. Of each kind, a row's own columns come first and those of ``side`` after them.
 
     Args:
         ids: (N, F) int32, one column an ``id`` feature, counted from 0 within its feature.
@@ -127,6 +226,9 @@ class Split:
         bags: One :class:`Bag` a ``bag`` feature.
         weight: (N,) float32 row weights, or None for 1.
         groups: Name (session, user, segment) to (N,) ids, for group metrics.
+        hidden: Task to (N,) labels that only a generator knows, for scoring: what would have become of the row had it
+            come to the step before. They are no labels to train on, and batches do not carry them.
+        side: Columns that rows share, or None.
     """
 
     ids: np.ndarray
@@ -136,6 +238,8 @@ class Split:
     bags: dict[str, Bag] = field(default_factory=dict)
     weight: np.ndarray | None = None
     groups: dict[str, np.ndarray] = field(default_factory=dict)
+    hidden: dict[str, np.ndarray] = field(default_factory=dict)
+    side: Side | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -144,32 +248,65 @@ class Split:
         """The same rows with some label columns."""
         return replace(self, labels=self.labels[:, columns], observed=self.observed[:, columns])
 
+    def joined(self) -> Split:
+        """The same rows in memory with the shared columns written out in each; itself if there are none."""
+        if self.side is None:
+            return self
+        side, row = self.side, np.asarray(self.side.row)
+        bags = self.bags | {name: _take_bag(bag, row) for name, bag in side.bags.items()}
+        ids, dense = np.hstack([self.ids, side.ids[row]]), np.hstack([self.dense, side.dense[row]])
+        return replace(self, ids=ids, dense=dense, bags=bags, side=None)
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays under flat names, as they are hashed and written."""
         arrays = {"ids": self.ids, "dense": self.dense, "labels": self.labels, "observed": self.observed}
         if self.weight is not None:
             arrays["weight"] = self.weight
         arrays |= {f"group-{key}": value for key, value in self.groups.items()}
+        arrays |= {f"hidden-{key}": value for key, value in self.hidden.items()}
         for key, bag in self.bags.items():
             arrays |= {f"bag-{part}-{key}": getattr(bag, part) for part in BAG_PARTS}
+        if self.side is not None:
+            arrays |= {f"side-{part}": getattr(self.side, part) for part in ("row", "ids", "dense")}
+            for key, bag in self.side.bags.items():
+                arrays |= {f"side-bag-{part}-{key}": getattr(bag, part) for part in BAG_PARTS}
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Split:
         """The inverse of :meth:`arrays`."""
         groups = {key.removeprefix("group-"): value for key, value in arrays.items() if key.startswith("group-")}
-        names = [key.removeprefix("bag-offsets-") for key in arrays if key.startswith("bag-offsets-")]
-        bags = {name: Bag(*(arrays[f"bag-{part}-{name}"] for part in BAG_PARTS)) for name in names}
+        hidden = {key.removeprefix("hidden-"): value for key, value in arrays.items() if key.startswith("hidden-")}
+        side = None
+        if "side-row" in arrays:
+            row, ids, dense = (arrays[f"side-{part}"] for part in ("row", "ids", "dense"))
+            side = Side(row, ids, dense, _bags(arrays, "side-bag"))
         return cls(
             **{key: arrays[key] for key in ("ids", "dense", "labels", "observed")},
-            bags=bags,
+            bags=_bags(arrays, "bag"),
             weight=arrays.get("weight"),
             groups=groups,
+            hidden=hidden,
+            side=side,
         )
 
     def positives(self) -> list[int]:
         """Count of observed labels above 0, a task."""
         return [int(((self.labels[:, t] > 0) & self.observed[:, t]).sum()) for t in range(self.labels.shape[1])]
+
+
+def _bags(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Bag]:
+    first = f"{prefix}-offsets-"
+    names = [key.removeprefix(first) for key in arrays if key.startswith(first)]
+    return {name: Bag(*(arrays[f"{prefix}-{part}-{name}"] for part in BAG_PARTS)) for name in names}
+
+
+def _take_bag(bag: Bag, row: np.ndarray) -> Bag:
+    starts = np.asarray(bag.offsets)[row]
+    lengths = np.asarray(bag.offsets)[row + 1] - starts
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    place = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
+    return Bag(offsets, bag.values[place], bag.weights[place])
 
 
 @dataclass(frozen=True)
@@ -182,6 +319,7 @@ class Dataset:
         splits: ``train``, ``validation`` and ``test``.
         fingerprint: sha256 of schema and contents.
         simulated: Whether the data is generated; every table says so.
+        details: What preparation noted, for cards: counts, sources, planted ceilings.
     """
 
     name: str
@@ -189,6 +327,7 @@ class Dataset:
     splits: dict[str, Split]
     fingerprint: str
     simulated: bool = False
+    details: dict[str, Any] = field(default_factory=dict)
 
     def select(self, tasks: Sequence[str]) -> Dataset:
         """The same data with some of its tasks."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,13 +19,16 @@ class DeviceSplit:
 
     Args:
         all: All rows as one batch.
+        hidden: Task to (N,) labels for scoring that no batch carries.
     """
 
     all: Batch
+    hidden: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def load(cls, split: Split, device: torch.device) -> DeviceSplit:
         """Copy a split to a device."""
+        split = split.joined()
 
         def tensor(array: np.ndarray) -> Tensor:
             return torch.from_numpy(np.array(array)).to(device)
@@ -35,7 +38,8 @@ class DeviceSplit:
         bags = {
             name: (tensor(bag.offsets), tensor(bag.values), tensor(bag.weights)) for name, bag in split.bags.items()
         }
-        return cls(Batch(tensor(split.ids), tensor(split.dense), tensor(split.labels), observed, weight, bags))
+        hidden = {name: tensor(labels) for name, labels in split.hidden.items()}
+        return cls(Batch(tensor(split.ids), tensor(split.dense), tensor(split.labels), observed, weight, bags), hidden)
 
     def __len__(self) -> int:
         return len(self.all)

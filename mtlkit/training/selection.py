@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mtlkit.config import TrainingSettings
-from mtlkit.data.schema import Task
+from mtlkit.data.schema import Schema, Task
 from mtlkit.errors import UsageError
 from mtlkit.records import PRIMARY_METRIC
 
@@ -39,8 +39,8 @@ def selection_value(
     """The value, higher is better, of an evaluation point for a group of tasks.
 
     Args:
-        settings: ``select`` is the rule; a named task counts alone in its group, and other groups go by the mean.
-        tasks: The tasks of the group, by name.
+        settings: ``select`` is the rule; a named score counts alone in its group, and other groups go by the mean.
+        tasks: The scores of the group, by name, each with its task.
         metrics: Task to validation metrics.
         loss: Summed validation loss of the group, which decides where no metric is defined.
     """
@@ -60,9 +60,20 @@ def selection_value(
     return sum(weight * value for weight, value in pairs) / sum(weight for weight, _ in pairs)
 
 
-def check_task_names(settings: TrainingSettings, tasks: tuple[str, ...]) -> None:
-    """Raise a :class:`UsageError` where a setting names a task that does not exist."""
-    named = {*settings.task_weights, *settings.select_weights, settings.select} - set(RULES)
-    unknown = sorted(named - set(tasks))
+def check_task_names(settings: TrainingSettings, schema: Schema) -> None:
+    """Raise a :class:`UsageError` where a setting names a task, or a score to select by, that does not exist."""
+    tasks = schema.task_names
+    scores = [score.name for score in schema.scores() if not score.hidden]
+    by_task = (settings.task_weights, settings.task_lr, settings.task_every)
+    unknown = {name for values in by_task for name in values} - set(tasks)
+    unknown |= {settings.select, *settings.select_weights} - set(RULES) - set(scores)
     if unknown:
-        raise UsageError(f"There is no task {unknown[0]!r} in this data set.", f"its tasks are {', '.join(tasks)}")
+        more = [name for name in scores if name not in tasks]
+        also = f"; to select by, also {', '.join(more)}" if more else ""
+        raise UsageError(
+            f"There is no task {min(unknown)!r} in this data set.", f"its tasks are {', '.join(tasks)}{also}"
+        )
+    if min(settings.task_every.get(name, 1) for name in tasks) > 1:
+        raise UsageError(
+            "With task_every above 1 for all tasks, there are steps without any.", f"--set task_every.{tasks[0]}=1"
+        )

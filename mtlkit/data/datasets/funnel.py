@@ -1,0 +1,205 @@
+"""Clicks and purchases with a known selection bias: what would have been bought is known for unclicked rows, too.
+
+A row has a user, an item, its category, a slot and four dense values; users and items follow a Zipf-like law. Every id
+has a random effect, and v is the standardised sum of the effects of user, item and category and of a linear function of
+two dense values, w another such sum from effects of its own, s one of the slot and the other two dense values:
+
+    P(buy if clicked | x) = sigmoid(b0 + 1.5 v)
+    P(click | x)          = sigmoid(c0 + 0.7 s + bias (correlation v + sqrt(1 - correlation^2) w))
+
+c0 and b0 give the two rates on train. Both draws are independent given x: nothing unobserved drives both, so the bias
+is a covariate shift. With ``bias=0`` clicked rows are like all rows in whatever drives buying. The larger it is, the
+more they differ: with the defaults users click what they would buy, and P(buy if clicked) is several times larger on
+clicked rows than on all rows. A conversion model that sees clicked rows alone learns from the upper end and ranks the
+rest by extrapolation; a model that trains on all rows learns from rows without a click as well. How much that helps
+depends on ``correlation``: at 0, rows without a click say nothing about buying, and training on them does not help
+(``benchmarks/funnel_bias.py`` measures both).
+
+Labels: ``click`` and ``purchase`` = click and buy, on all rows. The test split also holds, hidden from models, whether
+each row would have been bought had it been clicked. The best AUC there is, from the planted probabilities of the test
+rows, stands in the descriptions of the tasks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import Field
+
+from mtlkit.config import Settings
+from mtlkit.data.datasets.base import DatasetSource, Progress, no_progress
+from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
+from mtlkit.errors import UsageError
+
+CATEGORIES, SLOTS, DENSE = 30, 8, 4
+BUY_SCALE, SLOT_SCALE = 1.5, 0.7
+ZIPF_SHIFT = 5  # the k-th most frequent id has weight 1 / (k + shift)
+
+
+class Funnel(DatasetSource):
+    """A synthetic click -> purchase funnel with a selection bias that can be switched."""
+
+    class Options(Settings):
+        """Size, bias and rates of the generated data."""
+
+        rows: int = Field(60_000, ge=40, description="training rows; validation and test get half of it each")
+        bias: float = Field(
+            4.0, ge=0, description="how strongly what drives clicks is what drives buying; 0: not at all"
+        )
+        correlation: float = Field(
+            0.95, ge=-1, le=1, description="of what the bias adds to clicks with the wish to buy"
+        )
+        click_rate: float = Field(0.05, gt=0, lt=1, description="share of clicked rows on train")
+        buy_rate: float = Field(
+            0.03, gt=0, lt=1, description="share of all rows on train that would buy if they clicked"
+        )
+        users: int = Field(1000, ge=2, description="number of users")
+        items: int = Field(300, ge=2, description="number of items")
+        seed: int = Field(0, ge=0, description="of the generator")
+
+    options: Options
+
+    title: ClassVar[str] = "Synthetic click -> purchase funnel with a planted selection bias"
+    licence: ClassVar[str] = "none needed: generated on this machine"
+    url: ClassVar[str] = "https://arxiv.org/abs/1804.07931"
+    citation: ClassVar[str] = "The bias is the one described in Ma et al., Entire Space Multi-Task Model, SIGIR 2018"
+    simulated: ClassVar[bool] = True
+
+    def obtain(
+        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
+    ) -> None:
+        """Nothing to bring.
+
+        Raises:
+            UsageError: An ``origin`` is given.
+        """
+        if origin is not None:
+            raise UsageError("Synthetic data is generated, so it takes no --from.", f"mtlkit fetch {self.name}")
+
+    def prepare(self, home: Path) -> Dataset:
+        """Generate the three splits."""
+        drawn = generate(self.options)
+        splits = {}
+        for name, part in drawn.items():
+            labels = np.stack([part.clicks, part.clicks & part.buys], -1).astype(np.float32)
+            hidden = {"purchase": part.buys.astype(np.float32)} if name == "test" else {}
+            ids = (part.ids + 1).astype(np.int32)  # 0 is the unknown
+            splits[name] = Split(ids, part.dense, labels, np.ones(labels.shape, bool), hidden=hidden)
+        vocab = {"user": self.options.users, "item": self.options.items, "category": CATEGORIES, "slot": SLOTS}
+        roles: dict[str, Any] = {"user": "user", "item": "item", "category": "item", "slot": "context"}
+        features = [Feature(name=name, vocab=size + 1, role=roles[name]) for name, size in vocab.items()]
+        features += [Feature(name=f"x{i + 1}", kind="dense") for i in range(DENSE)]
+        schema = Schema(features=tuple(features), tasks=_tasks(drawn), funnel=("click", "purchase"))
+        return Dataset(self.name, schema, splits, fingerprint(schema, splits), simulated=True)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One split.
+
+    Args:
+        ids: (N, 4) user, item, category, slot, each from 0.
+        dense: (N, 4) float32.
+        click: (N,) planted probability of a click.
+        buy: (N,) planted probability of buying if clicked.
+        clicks: (N,) bool.
+        buys: (N,) bool: whether it would be bought if clicked.
+    """
+
+    ids: np.ndarray
+    dense: np.ndarray
+    click: np.ndarray
+    buy: np.ndarray
+    clicks: np.ndarray
+    buys: np.ndarray
+
+
+def generate(options: Funnel.Options) -> dict[str, Drawn]:
+    """Draw all splits; the planted effects and each split come from random streams of their own."""
+    rule, *streams = (np.random.default_rng(s) for s in np.random.SeedSequence(options.seed).spawn(1 + len(SPLITS)))
+    sizes = (options.users, options.items, CATEGORIES, SLOTS)
+    category = rule.integers(0, CATEGORIES, options.items)
+    effects = [rule.standard_normal((size, 3)) for size in sizes]  # of each id on v, w, s
+    slopes = rule.standard_normal((DENSE, 3))
+    columns = ((0, 1, 2), (0, 1, 2), (3,))
+    inputs, sums = {}, {}
+    for name, rng in zip(SPLITS, streams, strict=True):
+        rows = options.rows if name == "train" else options.rows // 2
+        item = _zipf(rng, rows, options.items)
+        ids = np.stack([_zipf(rng, rows, options.users), item, category[item], rng.integers(0, SLOTS, rows)], -1)
+        dense = rng.standard_normal((rows, DENSE), dtype=np.float32)
+        parts = []
+        for k, own in enumerate(columns):
+            used = slice(0, 2) if k < 2 else slice(2, 4)
+            parts.append(sum(effects[c][ids[:, c], k] for c in own) + dense[:, used] @ slopes[used, k])
+        inputs[name], sums[name] = (ids, dense), np.stack(parts, -1)
+    mean, std = sums["train"].mean(0), sums["train"].std(0)
+    logits = {name: _logits(options, (values - mean) / std) for name, values in sums.items()}
+    shift = [_intercept(logits["train"][k], rate) for k, rate in enumerate((options.click_rate, options.buy_rate))]
+    drawn = {}
+    for name, rng in zip(SPLITS, streams, strict=True):
+        click, buy = (_sigmoid(logit + c) for logit, c in zip(logits[name], shift, strict=True))
+        drawn[name] = Drawn(*inputs[name], click, buy, rng.random(len(click)) < click, rng.random(len(buy)) < buy)
+    return drawn
+
+
+def best_aucs(part: Drawn) -> dict[str, float]:
+    """The AUC of the planted probabilities, expected over the draw of labels: no model can do better on these rows."""
+    p, q = part.click, part.buy
+    return {
+        "CTR": expected_auc(p, p, 1 - p),
+        "CTCVR": expected_auc(p * q, p * q, 1 - p * q),
+        "CVR": expected_auc(q, p * q, p * (1 - q)),
+        "all-rows CVR": expected_auc(q, q, 1 - q),
+    }
+
+
+def expected_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
+    """The AUC of rows (N,) that count as positive and as negative with the given weights (N,)."""
+    _, place = np.unique(scores, return_inverse=True)
+    above, below = np.bincount(place, positive), np.bincount(place, negative)
+    beaten = below.cumsum() - below / 2
+    return float((above * beaten).sum() / (above.sum() * below.sum()))
+
+
+def _tasks(drawn: dict[str, Drawn]) -> tuple[Task, ...]:
+    test = drawn["test"]
+    best = best_aucs(test)
+    clicked = float(np.average(test.buy, weights=test.click))
+    purchase = (
+        f"click and buy; best AUC: CTCVR {best['CTCVR']:.4f}, CVR {best['CVR']:.4f}, all-rows CVR "
+        f"{best['all-rows CVR']:.4f}; planted P(buy if clicked): {clicked:.3f} on clicked rows, "
+        f"{test.buy.mean():.3f} on all rows"
+    )
+    return (
+        Task(name="click", description=f"best AUC: CTR {best['CTR']:.4f}"),
+        Task(name="purchase", description=purchase),
+    )
+
+
+def _logits(options: Funnel.Options, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of click and of buying, without their intercepts; z (N, 3) standardised v, w, s."""
+    v, w, s = z.T
+    rest = np.sqrt(1 - options.correlation**2)
+    return SLOT_SCALE * s + options.bias * (options.correlation * v + rest * w), BUY_SCALE * v
+
+
+def _zipf(rng: np.random.Generator, rows: int, size: int) -> np.ndarray:
+    weight = 1 / (np.arange(size) + ZIPF_SHIFT)
+    return rng.choice(size, rows, p=weight / weight.sum())
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return np.exp(-np.logaddexp(0, -x))
+
+
+def _intercept(logits: np.ndarray, rate: float) -> float:
+    """What to add to logits so that their mean probability is the rate, by bisection."""
+    low, high = -60.0 - logits.max(), 60.0 - logits.min()
+    for _ in range(80):
+        middle = (low + high) / 2
+        low, high = (middle, high) if _sigmoid(logits + middle).mean() < rate else (low, middle)
+    return (low + high) / 2

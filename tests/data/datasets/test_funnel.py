@@ -1,0 +1,149 @@
+"""The planted funnel: what the options promise, what is known of it, and what is hidden."""
+
+import numpy as np
+import pytest
+import torch
+
+from mtlkit.data.datasets.funnel import best_aucs, expected_auc, generate
+from mtlkit.data.packed import read_dataset, write_dataset
+from mtlkit.data.schema import SPLITS
+from mtlkit.data.sources import open_source
+from mtlkit.errors import UsageError
+from mtlkit.training.batches import DeviceSplit
+from mtlkit.training.metrics import auc
+
+
+def source(*options):
+    return open_source(f"funnel[{','.join(('rows=20000', *options))}]")
+
+
+@pytest.fixture(scope="module")
+def drawn():
+    return generate(source().options)
+
+
+def test_the_shape(tmp_path):
+    data = source().prepare(tmp_path)
+    assert data.simulated
+    assert data.schema.funnel == ("click", "purchase")
+    assert [len(data.splits[name]) for name in SPLITS] == [20_000, 10_000, 10_000]
+    vocab = [feature.vocab for feature in data.schema.of_kind("id")]
+    for split in data.splits.values():
+        assert split.observed.all()
+        click, purchase = split.labels.T
+        assert not (purchase > click).any()
+        assert split.ids.min() == 1  # 0 is the unknown
+        assert (split.ids.max(0) < vocab).all()
+        assert split.dense.shape[1] == 4
+    users = np.bincount(data.splits["train"].ids[:, 0])
+    assert users[1:11].sum() > 5 * users[501:511].sum()  # a long tail
+
+
+@pytest.mark.parametrize(("click", "buy"), [(0.05, 0.03), (0.3, 0.5)])
+def test_the_rates_are_those_asked_for(click, buy):
+    part = generate(source(f"click_rate={click}", f"buy_rate={buy}").options)["train"]
+    assert part.click.mean() == pytest.approx(click, rel=1e-6)
+    assert part.buy.mean() == pytest.approx(buy, rel=1e-6)
+    assert part.clicks.mean() == pytest.approx(click, rel=0.1)
+    assert part.buys.mean() == pytest.approx(buy, rel=0.1)
+
+
+def test_without_bias_clicked_rows_are_like_all_rows():
+    part = generate(source("bias=0", "click_rate=.2").options)["train"]
+    assert abs(np.corrcoef(part.click, part.buy)[0, 1]) < 0.03
+    assert np.average(part.buy, weights=part.click) == pytest.approx(part.buy.mean(), rel=0.05)
+
+
+def test_more_bias_makes_clicked_rows_differ_more():
+    ratios = []
+    for bias in (0, 1, 2, 4):
+        part = generate(source(f"bias={bias}").options)["train"]
+        ratios.append(np.average(part.buy, weights=part.click) / part.buy.mean())
+    assert ratios == sorted(ratios)
+    assert ratios[-1] > 4
+
+
+@pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.9])
+def test_correlation_is_the_one_between_wishes(correlation):
+    part = generate(source("bias=30", f"correlation={correlation}", "click_rate=.5", "buy_rate=.5").options)["train"]
+    logits = [np.log(p / (1 - p)) for p in (np.clip(part.click, 1e-12, 1 - 1e-12), part.buy)]
+    assert np.corrcoef(*logits)[0, 1] == pytest.approx(correlation, abs=0.08)
+
+
+def test_clicks_and_purchases_are_independent_given_the_row(drawn):
+    """Nothing unobserved drives both: among rows of like probabilities, clicked ones buy like the others."""
+    part = drawn["train"]
+    gap = part.buys - part.buy
+    clicked, rest = gap[part.clicks], gap[~part.clicks]
+    assert abs(clicked.mean()) < 3 * clicked.std() / len(clicked) ** 0.5
+    assert abs(rest.mean()) < 3 * rest.std() / len(rest) ** 0.5
+
+
+def test_expected_auc_is_the_mean_over_labels():
+    rng = np.random.default_rng(0)
+    p = rng.choice([0.1, 0.3, 0.35, 0.8], 300)
+    found = [auc(torch.tensor(p), torch.tensor(rng.random(300) < p).float()) for _ in range(400)]
+    assert expected_auc(p, p, 1 - p) == pytest.approx(np.mean(found), abs=0.005)
+
+
+def test_no_score_beats_the_best_auc(drawn):
+    part = drawn["test"]
+    best = best_aucs(part)
+    p, q = part.click, part.buy
+    score = torch.tensor(q)
+    assert float(auc(score, torch.tensor(part.buys).float())) == pytest.approx(best["all-rows CVR"], abs=0.02)
+    clicked = torch.tensor(part.clicks)
+    assert float(auc(score[clicked], torch.tensor(part.buys).float()[clicked])) == pytest.approx(best["CVR"], abs=0.06)
+    noisy = q * np.exp(np.random.default_rng(0).standard_normal(len(q)))
+    assert expected_auc(noisy, q, 1 - q) < best["all-rows CVR"]
+    assert expected_auc(q, p * q, 1 - p * q) < best["CTCVR"]
+    assert 0.5 < best["CVR"] < best["all-rows CVR"] < best["CTCVR"]
+
+
+def test_the_best_aucs_and_the_bias_are_stated(tmp_path):
+    click, purchase = source().prepare(tmp_path).schema.tasks
+    best = best_aucs(generate(source().options)["test"])
+    assert f"CTR {best['CTR']:.4f}" in click.description
+    for name in ("CTCVR", "CVR", "all-rows CVR"):
+        assert f"{name} {best[name]:.4f}" in purchase.description
+    assert "on clicked rows" in purchase.description
+
+
+def test_what_would_have_been_bought_is_hidden_in_the_test_split(tmp_path):
+    data = source().prepare(tmp_path)
+    assert [name for name in SPLITS if data.splits[name].hidden] == ["test"]
+    test = data.splits["test"]
+    would = test.hidden["purchase"]
+    click, purchase = test.labels.T
+    assert np.array_equal(would[click > 0], purchase[click > 0])
+    assert would[click == 0].sum() > 0
+    split = DeviceSplit.load(test, torch.device("cpu"))
+    assert torch.equal(split.hidden["purchase"], torch.tensor(would))
+    batch = split.take(torch.arange(20))
+    assert batch.labels.shape == (20, 2)  # a batch has the two labels and no other
+    assert not hasattr(batch, "hidden")
+
+
+def test_the_hidden_labels_survive_a_file(tmp_path):
+    data = source("rows=400").prepare(tmp_path)
+    write_dataset(tmp_path / "data", data, {})
+    again = read_dataset(tmp_path / "data")
+    np.testing.assert_array_equal(again.splits["test"].hidden["purchase"], data.splits["test"].hidden["purchase"])
+    assert again.splits["train"].hidden == {}
+    assert again.schema == data.schema
+    assert again.fingerprint == data.fingerprint
+
+
+def test_the_seed_decides_everything_and_bias_moves_clicks_alone(tmp_path):
+    one, same, other = (source(*options).prepare(tmp_path).fingerprint for options in ((), (), ("seed=1",)))
+    assert one == same != other
+    small, large = (generate(source(f"bias={bias}").options)["train"] for bias in (0, 4))
+    np.testing.assert_array_equal(small.ids, large.ids)
+    np.testing.assert_array_equal(small.dense, large.dense)
+    np.testing.assert_array_equal(small.buys, large.buys)
+    assert not np.array_equal(small.clicks, large.clicks)
+
+
+def test_it_takes_no_files(tmp_path):
+    with pytest.raises(UsageError, match="generated"):
+        source().obtain(tmp_path, tmp_path)
