@@ -18,12 +18,27 @@ REFERENCE_MODEL = "single-task"
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """A task as a report names it."""
+    """What is measured, a task or another score of a funnel, as a report names it.
+
+    Args:
+        name: In records.
+        metric: The primary one.
+        space: The rows that count.
+        description: Of the data set.
+        label: In tables and figures; the name, if empty.
+        trained: The task that is trained for it; itself, if empty.
+    """
 
     name: str
     metric: str
     space: str = "all rows"
     description: str = ""
+    label: str = ""
+    trained: str = ""
+
+    @property
+    def title(self) -> str:
+        return self.label or self.name
 
     @property
     def reading(self) -> Metric:
@@ -80,6 +95,11 @@ class Block:
     tasks: tuple[TaskInfo, ...]
     groups: tuple[Group, ...]
 
+    @property
+    def trained(self) -> int:
+        """Number of tasks that were trained; on a funnel more scores than that are measured."""
+        return len({task.trained or task.name for task in self.tasks})
+
 
 def block_id(record: RunRecord) -> str:
     """Digest of what may share a table: data set, options, tasks, contents."""
@@ -94,11 +114,12 @@ def make_block(key: str, records: list[RunRecord]) -> Block:
     protocol = (dataset.get("options") or {}).get("protocol")
     tasks = _tasks(records)
     title = f"{name}, protocol {protocol}" if protocol else name
+    trained = dict.fromkeys(task.trained or task.name for task in tasks)
     return Block(
         id=key,
         name=name,
         title=title,
-        slug=_slug("-".join(filter(None, [name, protocol, *(task.name for task in tasks)]))),
+        slug=slug("-".join(filter(None, [name, protocol, *trained]))),
         protocol=protocol,
         fingerprint=str(dataset.get("fingerprint") or ""),
         simulated=bool(dataset.get("simulated", False)),
@@ -115,7 +136,14 @@ def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
             metric = task.get("metric") or PRIMARY_METRIC.get(task.get("kind", ""), "auc")
             known.setdefault(
                 task["name"],
-                TaskInfo(task["name"], metric, task.get("space") or "all rows", task.get("description") or ""),
+                TaskInfo(
+                    task["name"],
+                    metric,
+                    task.get("space") or "all rows",
+                    task.get("description") or "",
+                    task.get("label") or "",
+                    task.get("task") or "",
+                ),
             )
     for record in records:
         for name, values in record.metrics.get("test", {}).items():
@@ -206,7 +234,8 @@ def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, 
             yield prefix + key, value
 
 
-def _slug(text: str) -> str:
+def slug(text: str) -> str:
+    """A text as a part of file names."""
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")[:60].strip("-")
 
 
@@ -214,7 +243,7 @@ def distinct(blocks: list[Block]) -> list[Block]:
     """Give blocks of one title their tasks, or else their contents, as a distinction; and every file its own name."""
     titles = Counter(block.title for block in blocks)
     blocks = [
-        replace(block, title=f"{block.title}, tasks {', '.join(task.name for task in block.tasks)}")
+        replace(block, title=f"{block.title}, tasks {', '.join(task.title for task in block.tasks)}")
         if titles[block.title] > 1
         else block
         for block in blocks

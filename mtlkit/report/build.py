@@ -9,12 +9,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from mtlkit.errors import MissingError, UsageError
-from mtlkit.report.blocks import Block
+from mtlkit.report.blocks import Block, slug
 from mtlkit.report.frame import Frames, load
-from mtlkit.report.page import PageFigure, Section, failures, inline_svg, render
+from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
 from mtlkit.report.probes import load_probes
 from mtlkit.report.summary import Summary, summarise
-from mtlkit.report.tables import Table, build_table, to_csv, to_markdown, to_tex
+from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_markdown, to_tex
+from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
 from mtlkit.store import ResultStore
 
 
@@ -72,7 +73,7 @@ def write_report(results: Path, out: Path | None = None, written: datetime | Non
     sections = [_section(frames, block, look, out) for block in frames.blocks]
     page = out / "index.html"
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
-    tables = tuple(out / file for section in sections for file in section.table_files)
+    tables = tuple(out / file for section in sections for table in section.tables for file in table.files)
     figures = tuple(out / file for section in sections for figure in section.figures for file in figure.files)
     return ReportFiles(page, tables, figures, frames.unreadable)
 
@@ -85,16 +86,22 @@ def _now() -> datetime:
 def _section(frames: Frames, block: Block, look: object, out: Path) -> Section:
     summary = summarise(frames, block)
     table = build_table(summary)
-    files = tuple(_write_tables(summary, table, out))
+    tables = [PageTable(table, _write_table(f"tables/{block.slug}", table, to_csv(summary), out))]
+    verdicts = judge(frames, summary)
+    for found in verdicts:
+        table = verdict_table(summary, found)
+        stem = f"tables/{block.slug}-verdicts-{slug(found.model)}"
+        tables.append(PageTable(table, _write_table(stem, table, rows_to_csv(verdict_rows([found])), out)))
     figures = tuple(_write_figures(frames, summary, look, out))
-    return Section(summary, table, files, figures, failures(frames, block))
+    sentences = [found.sentence for found in verdicts]
+    return Section(summary, tuple(tables), tuple(sentences), figures, failures(frames, block))
 
 
-def _write_tables(summary: Summary, table: Table, out: Path) -> Iterator[str]:
-    for ending, text in (("csv", to_csv(summary)), ("md", to_markdown(table)), ("tex", to_tex(table))):
-        file = f"tables/{summary.block.slug}.{ending}"
-        (out / file).write_text(text, encoding="utf-8")
-        yield file
+def _write_table(stem: str, table: Table, csv_text: str, out: Path) -> tuple[str, ...]:
+    texts = {"csv": csv_text, "md": to_markdown(table), "tex": to_tex(table)}
+    for ending, text in texts.items():
+        (out / f"{stem}.{ending}").write_text(text, encoding="utf-8")
+    return tuple(f"{stem}.{ending}" for ending in texts)
 
 
 def _write_figures(frames: Frames, summary: Summary, look: object, out: Path) -> Iterator[PageFigure]:

@@ -17,7 +17,7 @@ import mtlkit
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
-from mtlkit.report.tables import Table
+from mtlkit.report.tables import Table, counts
 from mtlkit.report.words import sentences
 
 HERE = Path(__file__).parent
@@ -34,12 +34,24 @@ class PageFigure:
 
 
 @dataclass(frozen=True)
+class PageTable:
+    """One table of the page and the files it is in."""
+
+    table: Table
+    files: tuple[str, ...]
+
+    @property
+    def has_worse(self) -> bool:
+        return any(cell.worse for cells in self.table.rows for cell in cells)
+
+
+@dataclass(frozen=True)
 class Section:
-    """What the page says of one block."""
+    """What the page says of one block: its results come first among the tables."""
 
     summary: Summary
-    table: Table
-    table_files: tuple[str, ...]
+    tables: tuple[PageTable, ...]
+    verdicts: tuple[str, ...]
     figures: tuple[PageFigure, ...]
     failures: tuple[dict[str, Any], ...]
 
@@ -49,11 +61,7 @@ class Section:
 
     @property
     def findings(self) -> list[str]:
-        return sentences(self.summary)
-
-    @property
-    def has_worse(self) -> bool:
-        return any(cell.worse for cells in self.table.rows for cell in cells)
+        return [*sentences(self.summary), *self.verdicts]
 
     @property
     def task_lines(self) -> list[str]:
@@ -61,11 +69,9 @@ class Section:
 
     def _task_line(self, name: str) -> str:
         task = next(task for task in self.block.tasks if task.name == name)
-        positives, rows = self.summary.counts[name]
-        counts = f", {rows:,.0f} test rows" if rows == rows else ""
-        counts += f" of which {positives:,.0f} positive" if positives == positives else ""
-        text = f"{task.reading.label}, {task.space}{counts}"
-        return f"{name}{f' ({task.description})' if task.description else ''}: {text}"
+        text = f"{task.reading.label}, {task.space}{counts(self.summary, task)} in the test split"
+        about = "; ".join(filter(None, [name if name != task.title else "", task.description]))
+        return f"{task.title}{f' ({about})' if about else ''}: {text}"
 
 
 def render(frames: Frames, sections: Sequence[Section], written: datetime) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +30,19 @@ class Gate:
 
 
 @dataclass(frozen=True)
+class Ablation:
+    """What the experts of one level are good for.
+
+    Args:
+        change: (S, E, T) change of each task's primary metric on validation when an expert's output is taken to be 0.
+        experts: Names of the E experts.
+    """
+
+    change: np.ndarray
+    experts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Probes:
     """Probes of S runs, padded with NaN to the longest run of P points.
 
@@ -41,6 +54,7 @@ class Probes:
         weights: (S, P, T).
         gates: Gate name, such as ``level-1/income``, to its use.
         lengths: (S,) number of points of each run.
+        ablation: Level, such as ``level-1``, to what its experts are good for.
     """
 
     epochs: np.ndarray
@@ -50,6 +64,7 @@ class Probes:
     weights: np.ndarray
     gates: dict[str, Gate]
     lengths: np.ndarray
+    ablation: dict[str, Ablation] = field(default_factory=dict)
 
     def last(self, values: np.ndarray) -> np.ndarray:
         """The mean over seeds of each run's last point, of values (S, P, ...)."""
@@ -109,7 +124,20 @@ def _stack(runs: Sequence[dict[str, np.ndarray]]) -> Probes:
         weights=_pad([run["weights"] for run in runs]),
         gates=gates,
         lengths=np.array([len(run["epochs"]) for run in runs]),
+        ablation=_ablation(runs),
     )
+
+
+def _ablation(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, Ablation]:
+    """Of the runs that recorded it."""
+    own = [run for run in runs if "ablation/level-1" in run]
+    levels = sorted(name for name in own[0] if name.startswith("ablation/") and name.count("/") == 1) if own else []
+    return {
+        name.partition("/")[2]: Ablation(
+            np.stack([run[name] for run in own]), tuple(map(str, own[0][f"{name}/experts"]))
+        )
+        for name in levels
+    }
 
 
 def _pad(arrays: Sequence[np.ndarray]) -> np.ndarray:

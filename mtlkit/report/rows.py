@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from mtlkit.records import METRICS
 from mtlkit.report.blocks import Block, Group
 from mtlkit.report.frame import Frames, load
@@ -18,8 +20,9 @@ def rows(store: ResultStore) -> list[dict[str, Any]]:
     """One row a group x split x task x metric.
 
     ``mean``, ``ci_low`` and ``ci_high`` are None where they are unknown; ``seeds`` counts the finished runs that have
-    the number, ``seeds_failed`` those that failed. A group without a finished run has rows for its tasks' primary
-    metrics.
+    the number, ``seeds_failed`` those that failed; ``positives`` and ``rows`` are of the split and space, None where
+    runs differ; ``derived`` says whether the score follows from others. A group without a finished run has rows for
+    its tasks' primary metrics.
     """
     return rows_of(load(store))
 
@@ -31,22 +34,24 @@ def rows_of(frames: Frames) -> list[dict[str, Any]]:
 
 def _group(frames: Frames, block: Block, group: Group) -> list[dict[str, Any]]:
     if not group.seeds:
-        return [_row(block, group, "test", task.name, task.space, task.metric, []) for task in block.tasks]
+        return [_row(block, group, ("test", task.name, task.space, task.metric), []) for task in block.tasks]
     own = frames.metrics[(frames.metrics["block"] == block.id) & (frames.metrics["group"] == group.id)]
     order = {name: place for place, name in enumerate(METRICS)}
     found = []
     for key, part in own.groupby(["split", "task", "space", "metric"], sort=False):
         split, task, space, metric = map(str, key)
-        row = _row(block, group, split, task, space, metric, part.sort_values("seed")["value"].tolist())
+        values = part.sort_values("seed")["value"].tolist()
+        counts = {name: part[name].unique() for name in ("positives", "rows", "derived")}
+        row = _row(block, group, (split, task, space, metric), values)
+        row |= {name: _count(found[0]) if len(found) == 1 else None for name, found in counts.items()}
         found.append(((SPLITS.index(split) if split in SPLITS else 2, order.get(metric, 99)), row))
     tasks = {task.name: place for place, task in enumerate(block.tasks)}
     found.sort(key=lambda pair: (pair[0][0], tasks.get(pair[1]["task"], 99), pair[0][1], pair[1]["metric"]))
     return [row for _, row in found]
 
 
-def _row(
-    block: Block, group: Group, split: str, task: str, space: str, metric: str, values: list[float]
-) -> dict[str, Any]:
+def _row(block: Block, group: Group, of: tuple[str, str, str, str], values: list[float]) -> dict[str, Any]:
+    split, task, space, metric = of
     interval = t_interval(values)
     return {
         "dataset": block.name,
@@ -63,7 +68,16 @@ def _row(
         "ci_high": _or_none(interval.high),
         "seeds": interval.n,
         "seeds_failed": len(group.failed),
+        "positives": None,
+        "rows": None,
+        "derived": None,
     }
+
+
+def _count(value: Any) -> int | bool | None:
+    if isinstance(value, (bool, np.bool_)):
+        return bool(value)
+    return None if math.isnan(value) else int(value)
 
 
 def _or_none(value: float) -> float | None:

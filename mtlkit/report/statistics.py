@@ -75,6 +75,25 @@ def paired_delta(values: Mapping[int, float], reference: Mapping[int, float]) ->
     return t_interval([values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())])
 
 
+def t_test(differences: Sequence[float]) -> float:
+    """The two-sided p-value of Student's t-test that paired differences have mean 0; 1 where it is undefined."""
+    kept = np.asarray([value for value in differences if not math.isnan(value)], dtype=float)
+    if len(kept) < 2 or not kept.any():
+        return 1.0
+    error = float(kept.std(ddof=1)) / math.sqrt(len(kept))
+    return float(2 * stats.t.sf(abs(kept.mean()) / error, len(kept) - 1)) if error else 0.0
+
+
+def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
+    """Which of several tests reject by the step-down procedure of Holm (1979), https://www.jstor.org/stable/4615733."""
+    rejected = [False] * len(p_values)
+    for rank, place in enumerate(np.argsort(p_values, kind="stable")):
+        if p_values[place] > level / (len(p_values) - rank):
+            break
+        rejected[place] = True
+    return rejected
+
+
 def relative_gain(value: float, reference: float, metric: Metric) -> float:
     """Change relative to the reference's distance from a useless model; above 0 is better, NaN when undefined."""
     distance = abs(reference - metric.floor)

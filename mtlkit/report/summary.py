@@ -94,7 +94,7 @@ def summarise(frames: Frames, block: Block) -> Summary:
     """Aggregate one block over seeds."""
     metrics = frames.metrics[(frames.metrics["block"] == block.id) & (frames.metrics["split"] == SPLIT)]
     runs = frames.runs[(frames.runs["block"] == block.id) & (frames.runs["status"] == "ok")]
-    values = {group.id: _values(metrics[metrics["group"] == group.id], block.tasks) for group in block.groups}
+    values = {group.id: task_values(metrics[metrics["group"] == group.id], block.tasks) for group in block.groups}
     means = {key: {task: t_interval(list(seeds.values())) for task, seeds in of.items()} for key, of in values.items()}
     front = _front(block, means)
     rows = []
@@ -128,7 +128,8 @@ def summarise(frames: Frames, block: Block) -> Summary:
     )
 
 
-def _values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> dict[str, dict[int, float]]:
+def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> dict[str, dict[int, float]]:
+    """Task to seed to primary metric, from the metric rows of one group and split."""
     values = {}
     for task in tasks:
         own = metrics[(metrics["task"] == task.name) & (metrics["metric"] == task.metric)].dropna(subset=["value"])
@@ -192,7 +193,7 @@ def _counts(metrics: pd.DataFrame, task: TaskInfo) -> tuple[float, float]:
 
 def _warnings(block: Block) -> list[str]:
     balancers = [(group.balancer_name, group.resolved["balancer"].get("options") or {}) for group in block.groups]
-    copies = notices(balancers, len(block.tasks))
+    copies = notices(balancers, block.trained)
     return [text for text in (_unequal_seeds(block), _several_trainings(block), *copies) if text]
 
 

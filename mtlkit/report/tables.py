@@ -6,6 +6,7 @@ import csv
 import io
 import math
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mtlkit.report.blocks import TaskInfo
@@ -73,19 +74,32 @@ def build_table(summary: Summary) -> Table:
     tasks = summary.block.tasks
     columns = ["model", "balancer"]
     for task in tasks:
-        columns += [f"{task.name} {task.reading.label}", f"Δ {task.name}"]
+        columns += [f"{task.title} {task.reading.label}", f"Δ {task.title}"]
     columns += ["Δm, %", "seeds", "failed", "parameters", "rows/s", "train s"]
     rows = tuple(_cells(summary, row) for row in summary.rows)
     used = "".join(cell.marks for cells in rows for cell in cells)
     notes = [NOTES["interval"], NOTES["best"], NOTES["delta"], NOTES["gain"]]
     notes += [NOTES[mark] for mark in "†*‡§" if mark in used]
     title = summary.block.title + (" (simulated data)" if summary.block.simulated else "")
-    return Table(title, tuple(columns), rows, (*notes, *map(_space_note, tasks), *summary.warnings))
+    return Table(
+        title, tuple(columns), rows, (*notes, *(_space_note(summary, task) for task in tasks), *summary.warnings)
+    )
 
 
-def _space_note(task: TaskInfo) -> str:
+def _space_note(summary: Summary, task: TaskInfo) -> str:
     direction = "higher" if task.reading.higher_is_better else "lower"
-    return f"{task.name}: {task.reading.label} on the test split, {task.space}; {direction} is better."
+    start = f"{task.title}: {task.reading.label} on the test split, {task.space}{counts(summary, task)}"
+    return f"{start}; {direction} is better."
+
+
+def counts(summary: Summary, task: TaskInfo) -> str:
+    """Positives and negatives, or else rows, of the test split, after a comma; nothing where they are unknown."""
+    positives, rows = summary.counts[task.name]
+    if math.isnan(rows):
+        return ""
+    if math.isnan(positives):
+        return f", {rows:,.0f} rows"
+    return f", n+ = {positives:,.0f}, n− = {rows - positives:,.0f}"
 
 
 def _cells(summary: Summary, row: Row) -> tuple[Cell, ...]:
@@ -121,17 +135,18 @@ def _delta(row: Row, task: TaskInfo) -> Cell:
     if row.group.is_reference and row.group.seeds:
         return Cell("ref.")
     delta = row.delta.get(task.name, Interval())
-    return _difference(delta, task.reading.decimals, len(row.values[task.name]))
+    return difference(delta, task.reading.decimals, len(row.values[task.name]))
 
 
 def _gain(row: Row) -> Cell:
     if row.group.is_reference and row.group.seeds:
         return Cell("ref.")
     percent = Interval(100 * row.gain.mean, 100 * row.gain.half, row.gain.n)
-    return _difference(percent, 2, len(row.group.seeds))
+    return difference(percent, 2, len(row.group.seeds))
 
 
-def _difference(delta: Interval, decimals: int, seeds: int) -> Cell:
+def difference(delta: Interval, decimals: int, seeds: int) -> Cell:
+    """A paired difference: a star where it is clear of 0, its number of seeds where they are fewer than ``seeds``."""
     few = f" (n={delta.n})" if delta.known and delta.n < seeds else ""
     return Cell(spread(delta, decimals, sign=True) + few, marks="*" if delta.excludes_zero else "")
 
@@ -173,6 +188,7 @@ TEX = {
     "†": r"$^{\dagger}$",
     "‡": r"$^{\ddagger}$",
     "§": r"$^{\S}$",
+    "¶": r"$^{\P}$",
     "*": r"$^{*}$",
     "²": "$^{2}$",
     "–": "--",
@@ -240,6 +256,15 @@ def to_csv(summary: Summary) -> str:
         fields += [_plain(row.gain.mean), _plain(row.gain.low), _plain(row.gain.high), row.gain.n]
         fields += [_plain(value) for value in (row.parameters, row.rows_per_second, row.seconds, row.peak_memory)]
         writer.writerow(fields)
+    return out.getvalue()
+
+
+def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
+    """Rows of equal keys as CSV."""
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return out.getvalue()
 
 

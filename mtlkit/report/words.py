@@ -18,7 +18,7 @@ def sentences(summary: Summary) -> list[str]:
 def _task(summary: Summary, task: TaskInfo) -> str:
     best = summary.row(summary.best[task.name])
     value = spread(best.metric[task.name], task.reading.decimals)
-    start = f"{task.name}: the best mean {task.reading.label} ({task.space}) is {value}, by {best.group.label}"
+    start = f"{task.title}: the best mean {task.reading.label} ({task.space}) is {value}, by {best.group.label}"
     others = [row for row in summary.finished if row is not best and row.metric[task.name].known]
     if not others:
         return f"{start}; there is no other row to compare it with."

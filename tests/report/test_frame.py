@@ -26,6 +26,9 @@ KEYS = [
     "ci_high",
     "seeds",
     "seeds_failed",
+    "positives",
+    "rows",
+    "derived",
 ]
 
 

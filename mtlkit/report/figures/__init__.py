@@ -9,6 +9,7 @@ import matplotlib as mpl
 from mtlkit.report.figures import (
     cosine_end,
     cosine_run,
+    expert_ablation,
     gate_entropy,
     gate_usage,
     metric_dots,
@@ -17,7 +18,7 @@ from mtlkit.report.figures import (
 )
 from mtlkit.report.figures.style import RC, Context, Drawing
 
-FIGURES = (metric_dots, pareto, cosine_end, cosine_run, gate_usage, gate_entropy, task_weights)
+FIGURES = (metric_dots, pareto, cosine_end, cosine_run, gate_usage, expert_ablation, gate_entropy, task_weights)
 """In the order of the page."""
 
 

@@ -52,7 +52,7 @@ def draw(context: Context) -> list[Drawing]:
         line, column = divmod(place, columns)
         axes = sheet.axes(label + column * (width + GAP), line * (HEAD + height + FOOT) + HEAD, width, height)
         _panel(axes, context, task, rows, reference)
-        axes.set_title(shorten(task.name, 9.5, width, bold=True), size=9.5, weight="bold", loc="left", pad=6)
+        axes.set_title(shorten(task.title, 9.5, width, bold=True), size=9.5, weight="bold", loc="left", pad=6)
         axes.set_yticks(range(len(rows)), [])
         if column == 0:
             axes.set_yticklabels([row_label(row, 8.5, label - 0.2) for row in rows], color=INK, size=8.5)

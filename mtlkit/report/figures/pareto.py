@@ -105,10 +105,10 @@ def _panel(
 
 
 def _axis_label(task: TaskInfo, width: float) -> str:
-    full = f"{task.name} {task.reading.label}, {task.space}"
+    full = f"{task.title} {task.reading.label}, {task.space}"
     if text_width(full, 8.5) <= width:
         return full
-    name = shorten(task.name, 8.5, width - text_width(f" {task.reading.label}", 8.5) - 0.05)
+    name = shorten(task.title, 8.5, width - text_width(f" {task.reading.label}", 8.5) - 0.05)
     return f"{name} {task.reading.label}"
 
 

@@ -1,0 +1,139 @@
+"""Balancers against the best fixed weights."""
+
+import copy
+import csv
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mtlkit.report import write_report
+from mtlkit.report.frame import load
+from mtlkit.report.statistics import delta_m, holm, t_test
+from mtlkit.report.summary import summarise
+from mtlkit.report.verdicts import judge, verdict_table
+from mtlkit.store import ResultStore
+from tests.fakes import cell, record
+
+SEEDS = 5
+SWEEP = {"static[w=0.5:1.5]": 0.930, "uniform": 0.940, "static[w=1.5:0.5]": 0.935}
+LUCK = np.array([0.0010, -0.0008, 0.0002, -0.0006, 0.0004])  # of a seed, the same for all
+JITTER = np.array([0.0002, -0.0001, -0.0003, 0.0001, 0.0003])  # of a run
+
+
+def save(store, balancer, value, seed, validation=None, model="mmoe", lowered=0.0):
+    made = record(cell(model, balancer, seed))
+    metrics = copy.deepcopy(made.metrics)
+    for split, base in (("test", value), ("validation", value if validation is None else validation)):
+        for task, shift in (("income", 0.0), ("marital", lowered)):
+            metrics[split][task]["auc"] = base - shift + LUCK[seed]
+    store.save(made.model_copy(update={"metrics": metrics}))
+
+
+@pytest.fixture
+def store(tmp_path):
+    """uniform is the best of three on validation, though not on test."""
+    store = ResultStore(tmp_path / "results")
+    for seed in range(SEEDS):
+        for balancer, value in SWEEP.items():
+            save(store, balancer, value + (0.02 if balancer == "static[w=1.5:0.5]" else 0), seed, validation=value)
+        save(store, "pcgrad", 0.945 + JITTER[seed], seed)
+        save(store, "mgda", 0.935 + JITTER[seed], seed)
+        save(store, "uwl", 0.940 + JITTER[seed] - JITTER.mean(), seed)
+        save(store, "none", 0.9, seed, model="single-task")
+    return store
+
+
+def found(store):
+    frames = load(store)
+    [block] = frames.blocks
+    return judge(frames, summarise(frames, block)), summarise(frames, block)
+
+
+def test_the_reference_is_chosen_on_validation(store):
+    [verdicts], _ = found(store)
+    assert (verdicts.model, verdicts.best.group.balancer, verdicts.weightings) == ("mmoe", "uniform", 3)
+    assert not verdicts.at_end
+
+
+def test_words(store):
+    [verdicts], summary = found(store)
+    assert {v.row.group.balancer: v.word for v in verdicts.verdicts} == {
+        "pcgrad": "better",
+        "uwl": "same",
+        "mgda": "worse",
+    }
+    best = verdicts.verdicts[0]
+    differences = 0.005 + JITTER
+    half = stats.t.ppf(0.975, 4) * differences.std(ddof=1) / np.sqrt(5)
+    assert best.delta["income"].mean == pytest.approx(differences.mean())
+    assert best.delta["income"].half == pytest.approx(half, rel=1e-6)
+    metrics = {task.name: task.reading for task in summary.block.tasks}
+    gains = delta_m(best.row.values, verdicts.best.values, metrics)
+    assert best.gain.mean == pytest.approx(np.mean(list(gains.values())))
+    assert [v.survives for v in verdicts.verdicts] == [True, False, True]
+    assert "1 of 3 balancers is better by more than their interval, 1 is worse, and the" in verdicts.sentence
+    assert "2 of these verdicts outlast Holm's correction" in verdicts.sentence
+
+
+def test_gains_in_one_task_and_losses_in_the_other_cancel(store):
+    for seed in range(SEEDS):
+        save(store, "dwa", 0.950 + JITTER[seed] - JITTER.mean(), seed, lowered=0.020)
+    [verdicts], _ = found(store)
+    dwa = next(v for v in verdicts.verdicts if v.row.group.balancer == "dwa")
+    assert dwa.delta["income"].excludes_zero
+    assert dwa.delta["marital"].excludes_zero
+    assert dwa.delta["income"].mean > 0 > dwa.delta["marital"].mean
+    assert dwa.word == "same"
+
+
+def test_one_seed_is_no_verdict(tmp_path):
+    store = ResultStore(tmp_path / "results")
+    for balancer in (*SWEEP, "pcgrad"):
+        save(store, balancer, 0.94, 0)
+    [verdicts], _ = found(store)
+    assert [v.word for v in verdicts.verdicts if v.row.group.balancer == "pcgrad"] == ["unknown"]
+    assert not any(v.survives for v in verdicts.verdicts)
+
+
+def test_no_sweep_no_verdict(tmp_path):
+    store = ResultStore(tmp_path / "results")
+    for balancer in ("uniform", "static[w=0.5:1.5]", "pcgrad"):
+        save(store, balancer, 0.94, 0)
+    assert found(store)[0] == ()
+    save(store, "static[w=1.5:0.5]", 0.95, 0)
+    [verdicts] = found(store)[0]
+    assert verdicts.at_end
+
+
+def test_table_and_files(store, tmp_path):
+    [verdicts], summary = found(store)
+    table = verdict_table(summary, verdicts)
+    assert [row[0].text for row in table.rows] == ["uniform", "pcgrad", "uwl", "mgda"]
+    assert [row[1].text for row in table.rows] == ["ref.", "better", "same", "worse"]
+    files = write_report(store.root, tmp_path / "report")
+    [file] = [path for path in files.tables if "verdicts-mmoe" in path.name and path.suffix == ".csv"]
+    rows = list(csv.DictReader(file.open()))
+    assert len(rows) == 3 * 3
+    assert {(row["balancer"], row["verdict"]) for row in rows} == {
+        ("pcgrad", "better"),
+        ("uwl", "same"),
+        ("mgda", "worse"),
+    }
+    page = files.page.read_text()
+    assert table.title in page
+    assert "balancers against fixed weights" in page
+
+
+def test_holm():
+    assert holm([0.01, 0.04, 0.03, 0.005]) == [True, False, False, True]
+    assert holm([0.04]) == [True]
+    assert holm([0.03, 0.03]) == [False, False]
+    assert holm([]) == []
+
+
+def test_t_test():
+    values = [0.3, -0.1, 0.4, 0.2]
+    assert t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    assert t_test([0.1]) == t_test([0.0, 0.0]) == t_test([]) == 1
+    assert t_test([0.1, 0.1, float("nan")]) == 0
