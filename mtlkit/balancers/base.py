@@ -80,8 +80,8 @@ class Balancer(nn.Module, ABC):
         needs: The most that it asks of a step.
         scale: Whether its weights sum to the number of active tasks, or have the length that the method gives them.
         signed: Whether it may give a task a negative weight.
-        scopes: What its gradients may be taken over; methods that remember gradients need parameters, as the
-            representation of a batch is another one in the next.
+        scopes: What its gradients may be taken over; methods that compare gradients of several batches need
+            parameters, as the representation of one batch is not that of another.
     """
 
     class Options(Settings):

@@ -18,7 +18,6 @@ There is no official code; LibMTL's moves rho only where phi < rho, so that targ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import sqrt
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
+from mtlkit.balancers.kernels import vaccination
 from mtlkit.data.schema import Task
 
 HIGHEST = 0.999
@@ -48,29 +48,11 @@ class GradVac(GramBalancer):
         self.register_buffer("target", torch.zeros(len(tasks), len(tasks)))  # rho (T, T)
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        gram, beta = problem.gram, self.options.beta
-        size, norms = len(gram), np.sqrt(np.clip(gram.diagonal(), 0, None)).tolist()
+        orders = np.stack([problem.rng.permutation(len(problem.gram)) for _ in problem.gram])
+        own = np.ix_(problem.tasks, problem.tasks)
         target = self.target.double().cpu().numpy().copy()
-        rho = target[np.ix_(problem.tasks, problem.tasks)]
-        total = np.zeros(size)
-        for i in range(size):
-            own = [0.0] * size  # g_i so far, in coordinates of the task gradients
-            own[i] = 1.0
-            inner, norm, goals = gram[i].copy(), norms[i], rho[i].tolist()  # its products with all, its norm
-            for j in problem.rng.permutation(size).tolist():
-                if j == i or norms[j] <= 0 or norm <= 1e-7 * norms[i]:  # nothing to turn, or to turn to
-                    continue
-                phi = min(1.0, max(-1.0, float(inner[j]) / norm / norms[j]))
-                goal = min(goals[j], HIGHEST)
-                if phi < goal:
-                    longer = sqrt(1 - phi**2) / sqrt(1 - goal**2)  # what is orthogonal to g_j stays
-                    more = norm / norms[j] * (goal * longer - phi)
-                    own[j] += more
-                    inner += more * gram[j]
-                    norm *= longer
-                goals[j] += beta * (phi - goals[j])
-            rho[i] = goals
-            total += own
-        target[np.ix_(problem.tasks, problem.tasks)] = rho
+        goals = target[own]
+        weights = vaccination(problem.gram, orders, goals, self.options.beta, HIGHEST)
+        target[own] = goals
         self.target.copy_(torch.from_numpy(target))
-        return total
+        return weights

@@ -7,8 +7,9 @@ without any loss of digits.
 from __future__ import annotations
 
 import numpy as np
-from scipy.linalg.lapack import dposv
 from scipy.optimize import lsq_linear, nnls
+
+from mtlkit.balancers.kernels import fair_point, pivot
 
 NO_LENGTH = 1e-12  # a gradient that is shorter than the longest by this factor counts as zero
 NO_RANK = 1e-10  # so does an eigenvalue of the cosines, beside the largest
@@ -146,10 +147,10 @@ def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
     guess = np.linalg.inv(cosines + 1e-3 * np.eye(size))
     held = (points @ guess > 0) & (points == 0)
     firm = cosines + 1e-13 * np.eye(size)
-    out = np.empty_like(points)
-    for k, (u, start) in enumerate(zip(points, held, strict=True)):
-        y = _pivot(firm, u @ cosines, start)
-        out[k] = u + (non_negative(_factor(cosines), -_factor(cosines) @ u) if y is None else y)
+    out, y = np.empty_like(points), np.empty(size)
+    for k, (u, active) in enumerate(zip(points, held, strict=True)):
+        found = pivot(firm, u @ cosines, active, y)
+        out[k] = u + (y if found else non_negative(_factor(cosines), -_factor(cosines) @ u))
     return out
 
 
@@ -159,23 +160,6 @@ def mean_on_dual_cone(gram: np.ndarray) -> np.ndarray:
     weights = np.full(len(gram), 1 / len(gram))
     weights[place] *= onto_dual_cone(cosines, norms[None] / norms.max())[0] / (norms / norms.max())
     return weights
-
-
-def _pivot(matrix: np.ndarray, offset: np.ndarray, active: np.ndarray) -> np.ndarray | None:
-    """y >= 0 with matrix y + offset >= 0 and one of the two 0 in each entry; None when 12 rounds do not find it."""
-    tolerance = 1e-12 * np.abs(offset).max()
-    for _ in range(12):
-        y = np.zeros(len(matrix))
-        place = np.flatnonzero(active)
-        if len(place):
-            _, y[place], failed = dposv(matrix.take(place, 0).take(place, 1).T, -offset[place], overwrite_a=1)
-            if failed:
-                return None
-        wrong = np.where(active, y, offset + matrix @ y) < -tolerance
-        if not wrong.any():
-            return np.maximum(y, 0)
-        active = active ^ wrong
-    return None
 
 
 def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -206,25 +190,7 @@ def fair_weights(gram: np.ndarray, alpha: float) -> np.ndarray:
     h = (norms / unit) ** ((1 - alpha) / (1 + alpha))
     matrix = cosines + NO_RANK * np.eye(len(place))
     z = h * ((h @ h) / (h @ matrix @ h)) ** (alpha / (1 + alpha))  # the best multiple of the answer without conflict
-    last = np.inf
-    for _ in range(100):
-        force = h * (z / h) ** (-1 / alpha)
-        slope = matrix @ z - force
-        _, move, failed = dposv(matrix + np.diag(force / (alpha * z)), -slope, overwrite_a=1)
-        change = np.abs(move / z).max()
-        if failed or 0.5 * last < change < 1e-3:  # down to rounding errors
-            break
-        if change < 1e-8:  # which Newton's method squares
-            z = z + move
-            break
-        length = 0.95 / max(0.95, (-move / z).max())
-        while length > 1e-12:
-            end = z + length * move
-            if (matrix @ end - h * (end / h) ** (-1 / alpha)) @ move <= -0.5 * (slope @ move):
-                break
-            length /= 2
-        z = z + length * move
-        last = change
+    z = fair_point(matrix, h, alpha, z)
     return limited(scatter(z / norms * unit ** ((1 - alpha) / (1 + alpha)), place, len(gram)))
 
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import numpy as np
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
+from mtlkit.balancers.kernels import surgery
 
 
 class PCGrad(GramBalancer):
@@ -24,17 +25,5 @@ class PCGrad(GramBalancer):
     scale = "native"
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        gram = problem.gram
-        size = len(gram)
-        total = np.zeros(size)
-        for i in range(size):
-            own = np.zeros(size)  # g_i after surgery, in coordinates of the task gradients
-            own[i] = 1
-            for j in problem.rng.permutation(size):
-                if j == i or gram[j, j] <= 0:
-                    continue
-                inner = own @ gram[:, j]
-                if inner < 0:
-                    own[j] -= inner / gram[j, j]
-            total += own
-        return total
+        orders = np.stack([problem.rng.permutation(len(problem.gram)) for _ in problem.gram])
+        return surgery(problem.gram, orders)

@@ -39,6 +39,7 @@ class SDMGrad(Balancer):
         iterations: int = Field(20, gt=0, description="steps of w a batch")
 
     needs = "rows"
+    scopes = ("dense", "all")
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
