@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
@@ -41,6 +42,14 @@ Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_l
 Floats = Annotated[tuple[float, ...], BeforeValidator(_as_list)]
 """A list of numbers, one a task as a rule; written ``1:2`` in brackets."""
 
+
+def _words(value: Any) -> Any:
+    return split_list(value) if isinstance(value, str) else _as_list(value)
+
+
+Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+"""A list of words; written with commas between them."""
+
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
@@ -52,6 +61,12 @@ class TrainingSettings(Settings):
     optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
     lr: float = Field(2e-3, gt=0, description="peak learning rate of the dense parameters")
     embedding_lr: float | None = Field(None, gt=0, description="learning rate of the embeddings, if another")
+    sparse_rows: int = Field(
+        100_000,
+        gt=0,
+        description="embedding tables of at least so many rows get row-sparse gradients and a lazy optimiser, which "
+        "leaves rows alone that a batch does not hold",
+    )
     momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
     schedule: Literal["constant", "onecycle", "cosine", "linear"] = "onecycle"
     warmup: float = Field(0.3, ge=0, lt=1, description="share of the steps in which lr rises")
@@ -66,6 +81,8 @@ class TrainingSettings(Settings):
     heads: Literal["weighted", "plain"] = Field(
         "weighted", description="whether parameters of one task alone receive that task's weight, or weight 1"
     )
+    init_from: str | None = Field(None, description="key of the run whose weights it starts from; see --init-from")
+    freeze: Words = Field((), description="patterns of parameters that keep the weights of that run")
     evaluations: int = Field(10, gt=0, description="least number of evaluation points a run")
     patience: int | None = Field(None, gt=0, description="evaluation points without improvement before stopping early")
     select: str = Field("mean", description="what picks the best point on validation: mean, weighted, loss or a task")
@@ -90,7 +107,10 @@ class ExecutionSettings(Settings):
     jobs: int | None = Field(None, gt=0, description="cells at a time; default: one per core, one on a GPU")
     timeout: float | None = Field(None, gt=0, description="seconds after which a cell is stopped")
     probes: bool = Field(True, description="record gradient cosines, gate usage and task weights")
+    ablation: bool = Field(False, description="record what each expert is good for, at the end of a run")
     save_scores: bool = Field(True, description="keep the scores of the test split")
+    save_weights: bool | None = Field(None, description="keep the weights of the best point; default: if below 32 MiB")
+    init_from: Path | None = Field(None, description="folder of the run whose weights to start from")
     eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")
 
 

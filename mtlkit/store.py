@@ -60,7 +60,7 @@ class ResultStore:
 
         Args:
             record: The outcome.
-            arrays: File stem (``probes``, ``scores``) to the named arrays of that ``.npz`` file.
+            arrays: File stem (``probes``, ``scores``, ``weights``) to the named arrays of that ``.npz`` file.
             log: Text of ``log.txt``.
 
         Returns:
@@ -91,6 +91,11 @@ class ResultStore:
                 self.unreadable.append(file)
             else:
                 yield record, file.parent
+
+    @classmethod
+    def record(cls, folder: Path) -> RunRecord | None:
+        """The record of one run's folder, or None when there is none that can be read."""
+        return cls._read(folder / RECORD)
 
     @staticmethod
     def arrays(folder: Path, stem: str) -> dict[str, np.ndarray]:

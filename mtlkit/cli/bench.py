@@ -38,6 +38,12 @@ def bench(
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
     jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Cells at a time. Default: one per core.")] = None,
     timeout: Annotated[float | None, typer.Option(help="Stop and record a cell after so many seconds.")] = None,
+    init_from: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="Start from the weights of a run: its folder in the results.")
+    ] = None,
+    freeze: Annotated[
+        str | None, typer.Option(help="Parts that keep the weights of that run, e.g. 'embedding.*,experts.*'.")
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="Where results go. Default: results/.")] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where data live. Default: $MTLKIT_DATA, else ./datasets.")
@@ -64,8 +70,8 @@ def bench(
         "references": references,
         "tasks": tasks,
         "seeds": seeds,
-        "training": {"epochs": epochs, "batch_size": batch_size, "lr": lr},
-        "execution": {"device": device, "jobs": jobs, "timeout": timeout},
+        "training": {"epochs": epochs, "batch_size": batch_size, "lr": lr, "freeze": freeze},
+        "execution": {"device": device, "jobs": jobs, "timeout": timeout, "init_from": init_from},
         "out": out,
     }
     settings = read_grid(file, _given(flags), assignments or [])
@@ -195,5 +201,5 @@ def describe(record: RunRecord) -> str:
     parts = []
     for task in record.tasks:
         value = record.metrics["test"][task["name"]].get(task["metric"])
-        parts.append(f"{task['name']} {'NA' if value is None else f'{value:.4f}'}")
+        parts.append(f"{task.get('label') or task['name']} {'NA' if value is None else f'{value:.4f}'}")
     return f"{record.cell.label}: {', '.join(parts)} ({record.timing['total_seconds']:.0f} s)"

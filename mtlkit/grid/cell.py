@@ -22,12 +22,14 @@ from mtlkit.config import ExecutionSettings, TrainingSettings
 from mtlkit.data.datasets.base import DatasetSource
 from mtlkit.data.schema import Dataset
 from mtlkit.errors import MissingError, MtlkitError
-from mtlkit.models.base import ALL_ROWS, Architecture
+from mtlkit.models.base import Architecture
 from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
+from mtlkit.store import ResultStore
 from mtlkit.training.loop import Trainer
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.seeding import seed_for
+from mtlkit.training.warm_start import WarmStart
 
 PEAK_FILE = Path("/proc/self/clear_refs")
 
@@ -79,7 +81,7 @@ def run_cell(
         environment=_environment(device, started),
         warnings=result.warnings,
     )
-    arrays = {"probes": result.probes, "scores": result.scores}
+    arrays = {"probes": result.probes, "scores": result.scores, "weights": result.weights}
     return Outcome(record, {stem: named for stem, named in arrays.items() if named}, _log(result))
 
 
@@ -127,7 +129,26 @@ def build_trainer(cell: Cell, dataset: Dataset, execution: ExecutionSettings, de
         balancer_options = balancer_kind.Options.model_validate(cell.resolved["balancer"]["options"])
         balancer = balancer_kind(dataset.schema.tasks, balancer_options)
     settings = TrainingSettings.model_validate(cell.resolved["training"])
-    return Trainer(model, balancer, dataset, settings, execution, cell.seed, device)
+    warm = warm_start(settings, execution)
+    return Trainer(model, balancer, dataset, settings, execution, cell.seed, device, warm)
+
+
+def warm_start(settings: TrainingSettings, execution: ExecutionSettings) -> WarmStart | None:
+    """The weights that a cell starts from, if it does from any.
+
+    Raises:
+        MissingError: They are not where they were when the cell was planned.
+    """
+    if settings.init_from is None:
+        return None
+    record = ResultStore.record(execution.init_from) if execution.init_from else None
+    weights = ResultStore.arrays(execution.init_from, "weights") if execution.init_from else {}
+    if record is None or record.key != settings.init_from or not weights:
+        raise MissingError(
+            f"The weights of the run {settings.init_from[:8]} to start from are not in {execution.init_from}.",
+            "mtlkit bench --init-from with the folder of that run",
+        )
+    return WarmStart(weights, record.cell.resolved["dataset"]["tasks"], settings.freeze)
 
 
 def resolve_device(text: str) -> torch.device:
@@ -147,15 +168,21 @@ def resolve_device(text: str) -> torch.device:
 
 
 def _tasks(dataset: Dataset, result: FitResult) -> list[dict[str, Any]]:
+    """Everything that was measured, tasks and the other scores of a funnel, in the order of tables."""
+    tasks = {task.name: task for task in dataset.schema.tasks}
     return [
         {
-            "name": task.name,
-            "kind": task.kind,
-            "space": result.metrics["test"].get(task.name, {}).get("space", ALL_ROWS),
-            "metric": PRIMARY_METRIC[task.kind],
-            "description": task.description,
+            "name": score.name,
+            "task": score.task,
+            "label": score.label,
+            "kind": tasks[score.task].kind,
+            "space": score.space,
+            "derived": result.metrics["test"][score.name]["derived"],
+            "metric": PRIMARY_METRIC[tasks[score.task].kind],
+            "description": tasks[score.task].description if score.name in tasks else "",
         }
-        for task in dataset.schema.tasks
+        for score in dataset.schema.scores()
+        if score.name in result.metrics["test"]
     ]
 
 

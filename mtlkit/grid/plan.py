@@ -13,7 +13,8 @@ from mtlkit.data.datasets.base import DatasetSource
 from mtlkit.data.schema import Dataset, Schema
 from mtlkit.errors import UsageError
 from mtlkit.grid.spec import GridSettings
-from mtlkit.models.base import ModelOptions
+from mtlkit.models.base import BaseOptions, ModelOptions
+from mtlkit.models.funnel import NO_FUNNEL
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS, Registry
 from mtlkit.store import ResultStore
@@ -75,10 +76,11 @@ def make_plan(
     Raises:
         UsageError: A method, an option or the name of a task is wrong, or nothing applies.
     """
-    check_task_names(settings.training, dataset.schema.task_names)
+    check_task_names(settings.training, dataset.schema)
     models: list[tuple[_Method, bool]] = []
     inapplicable: list[tuple[str, str]] = []
-    typed = _expand(settings.references, MODELS) + _expand(settings.models, MODELS)
+    references = () if settings.execution.init_from else settings.references  # they have other weights
+    typed = _expand(references, MODELS) + _expand(settings.models, MODELS)
     for spec in typed:
         kind = MODELS.load(spec.name)
         options = _options(spec, settings.model, kind.Options, "model")
@@ -87,6 +89,7 @@ def make_plan(
             inapplicable.append((str(spec), f"{dataset.name} {reason}"))
             continue
         _check_names(options, dataset.schema, spec)
+        kind.check(dataset.schema, options)
         models.append((_method(spec, options, MODELS), kind.shares_parameters))
     _check_known(settings.model, (MODELS.load(spec.name).Options for spec in typed), "model")
     balancers = _balancers(settings, dataset)
@@ -101,7 +104,7 @@ def make_plan(
         "fingerprint": dataset.fingerprint,
         "simulated": dataset.simulated,
     }
-    training = settings.training.model_dump(mode="json")
+    training = settings.training.model_dump(mode="json") | {"init_from": _start(settings)}
     cells: dict[str, Cell] = {}
     for seed in settings.seeds:
         for model, shares in models:
@@ -123,14 +126,44 @@ def make_plan(
     return Plan([Planned(cell, _state(cell, store, retry_failed)) for cell in cells.values()], inapplicable)
 
 
+def _start(settings: GridSettings) -> str | None:
+    """The key of the run to start from: the folder may move, what was learnt there is what counts."""
+    folder = settings.execution.init_from
+    if folder is None:
+        if settings.training.freeze:
+            raise UsageError(
+                "freeze keeps weights of an earlier run, but none is named.",
+                "mtlkit bench --init-from results/census/mmoe/uniform/seed-0-1a2b3c4d --freeze 'embedding.*'",
+            )
+        return settings.training.init_from
+    record = ResultStore.record(folder)
+    if record is None or not record.ok:
+        raise UsageError(
+            f"There is no finished run in {folder}.", "a run is a folder such as results/census/mmoe/uniform/seed-0-..."
+        )
+    if not (folder / "weights.npz").exists():
+        raise UsageError(
+            f"The run in {folder} kept no weights.",
+            f"mtlkit bench --models {record.cell.model} --set save_weights=true",
+        )
+    return record.key
+
+
 def _balancers(settings: GridSettings, dataset: Dataset) -> list[_Method]:
     methods = []
     specs = _expand(settings.balancers, BALANCERS)
     for spec in specs:
         kind = BALANCERS.load(spec.name)
         options = _options(spec, settings.balancer, kind.Options, "balancer")
-        kind(dataset.schema.tasks, options)  # raises where an option does not fit the tasks
-        methods.append(_method(spec, options, BALANCERS))
+        if settings.training.scope not in kind.scopes:
+            raise UsageError(
+                f"{spec.name} compares gradients of several batches, so it cannot work with scope=representation.",
+                "--set scope=dense",
+            )
+        for name, own in kind.expand(spec.name, dataset.schema.tasks, options):
+            BALANCERS.load(name)(dataset.schema.tasks, own)  # raises where an option does not fit the tasks
+            typed = spec if own is options else Spec(name, own.model_dump(mode="json", exclude_unset=True))
+            methods.append(_method(typed, own, BALANCERS))
     _check_known(settings.balancer, (BALANCERS.load(spec.name).Options for spec in specs), "balancer")
     return methods
 
@@ -175,7 +208,9 @@ def _check_known(common: dict[str, Any], kinds: Iterable[type[BaseModel]], what:
 
 def _check_names(options: Settings, schema: Schema, spec: Spec) -> None:
     """Options that name features or tasks must name ones that exist."""
-    assert isinstance(options, ModelOptions)
+    assert isinstance(options, BaseOptions)
+    if isinstance(options, ModelOptions) and options.cvr != "derived" and schema.funnel is None:
+        raise UsageError(f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.", "leave the option cvr out")
     features = {feature.name for feature in schema.features if feature.kind != "dense"}
     towers = options.tower if isinstance(options.tower, dict) else {}
     checks: list[tuple[Iterable[str], Iterable[str], str]] = [

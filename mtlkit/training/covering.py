@@ -87,7 +87,7 @@ def cover(split: Split, schema: Schema, batch_size: int, least: int) -> Cover:
     plain = batch_size - sum(part.count for part in rare)
     if 2 * plain < batch_size:
         raise UsageError(
-            f"{batch_size - plain} of {batch_size} rows of each batch would be drawn to cover the tasks, more than half.",
+            f"{batch_size - plain} of {batch_size} rows of a batch would be drawn to cover the tasks: more than half.",
             "--set cover=1, or a larger batch: --set batch_size=8192",
         )
     expected = np.full(rows, plain / rows)

@@ -4,30 +4,36 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlkit.balancers.base import Balancer, Direction
 from mtlkit.config import ExecutionSettings, TrainingSettings
-from mtlkit.data.schema import SPLITS, Dataset
+from mtlkit.data.schema import SPLITS, Dataset, Score
+from mtlkit.errors import UsageError
 from mtlkit.models.base import Architecture, Batch
+from mtlkit.training.ablation import ablate
 from mtlkit.training.batches import DeviceSplit, probe_rows, row_stream
-from mtlkit.training.optimizers import build_optimizer, learning_rate_factor, set_learning_rate
+from mtlkit.training.covering import Cover, cover
+from mtlkit.training.optimizers import Optimizers, learning_rate_factor
+from mtlkit.training.pace import Pace
 from mtlkit.training.probes import ProbeLog
 from mtlkit.training.reach import Reach, owner_active, owner_losses
 from mtlkit.training.result import DivergedError, FitResult
-from mtlkit.training.scoring import Scores, autocast, metrics, score
+from mtlkit.training.scoring import Scores, autocast, metrics, own_scores, score, score_arrays
 from mtlkit.training.seeding import generator, seed_for
 from mtlkit.training.selection import Best, check_task_names, selection_value
 from mtlkit.training.step import LoopStep
+from mtlkit.training.warm_start import WarmStart
 
 PROBE_ROWS = 512
 PROBE_POSITIVES = 64
+WEIGHTS_LIMIT = 32 * 2**20  # bytes up to which weights are kept without being asked for
 
 
 class Trainer:
@@ -41,9 +47,10 @@ class Trainer:
         execution: What does not, beside the device.
         seed: Source of batch order, dropout and the balancer's randomness.
         device: Where to train.
+        warm: Weights to start from, if any.
 
     Raises:
-        UsageError: A setting names a task that does not exist.
+        UsageError: A setting names a task that does not exist, or the balancer does not work with the others.
     """
 
     def __init__(
@@ -55,11 +62,12 @@ class Trainer:
         execution: ExecutionSettings,
         seed: int,
         device: torch.device,
+        warm: WarmStart | None = None,
     ) -> None:
         self.device, self.settings, self.execution, self.seed = device, settings, execution, seed
         self.schema = dataset.schema
         self.tasks = dataset.schema.task_names
-        check_task_names(settings, self.tasks)
+        check_task_names(settings, self.schema)
         self.splits = {name: DeviceSplit.load(dataset.splits[name], device) for name in SPLITS}
         self.model = model.to(device)
         self.balancer = balancer.to(device) if balancer is not None else None
@@ -69,23 +77,35 @@ class Trainer:
         self.probe_batch = self.splits["train"].take(
             torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device)
         )
-        self.reach = Reach(self.model, self.probe_batch)
+        self.model.embedding.sparse_from = settings.sparse_rows
         if settings.scope == "representation" and balancer is not None:
             self.model.embedding.foldable = False  # so that x exists to be differentiated by
-        self.optimizer = build_optimizer(self.model, settings)
+        self.reach = Reach(self.model, self.probe_batch)
+        self.warnings = [f"no task reaches {name}" for name in self.reach.unreached]
+        if warm is not None:
+            self.warnings += warm.apply(self.model, self.reach)
+        self.pace = Pace(settings, self.reach, device)
+        if balancer is not None and "representation" not in balancer.scopes:
+            _check_fixed_rows(self.reach, settings)
+        sparse = [item.name for item in self.reach.slices if item.sparse]
+        self.optimizer = Optimizers(self.model, settings, self.model.learning_rates(), sparse)
         self.task_weights = torch.tensor([settings.task_weights.get(t, 1.0) for t in self.tasks], device=device)
         n_rows = len(self.splits["train"])
         self.total = max(1, round(settings.epochs * n_rows / (settings.batch_size * settings.accumulate)))
         self.steps_per_epoch = n_rows / (settings.batch_size * settings.accumulate)
-        self.stream = row_stream(n_rows, settings.batch_size, generator(seed, "shuffle"), device)
         self.fresh_random = generator(seed, "fresh")
-        self.fresh = row_stream(n_rows, settings.batch_size, self.fresh_random, device)
+        self.cover: Cover | None = None
+        self.importance: Tensor | None = None  # (N,)
+        if settings.batches == "covering":
+            self.cover = cover(dataset.splits["train"], dataset.schema, settings.batch_size, settings.cover)
+            self.importance = torch.from_numpy(self.cover.weights).to(device)
+        self.stream = self._stream(generator(seed, "shuffle"))
+        self.fresh = self._stream(self.fresh_random)
         self.bests = [Best(group) for group in self.reach.components()]
         self.probes = ProbeLog(self.tasks, model.gate_experts)
         self.curve: list[dict[str, Any]] = []
         self.timing = {"train_seconds": 0.0, "evaluation_seconds": 0.0, "probe_seconds": 0.0}
         self.backward_passes = 0
-        self.warnings = [f"no task reaches {name}" for name in self.reach.unreached]
 
     def fit(self, on_point: Callable[[float], None] = lambda done: None) -> FitResult:
         """Train, evaluate at evenly spaced points, select on validation, score the test split once.
@@ -117,33 +137,43 @@ class Trainer:
                 mark = time.perf_counter()
         return self._finish(began, done)
 
+    def _stream(self, random: torch.Generator) -> Iterator[Tensor]:
+        if self.cover is not None:
+            return self.cover.stream(random, self.device)
+        return row_stream(len(self.splits["train"]), self.settings.batch_size, random, self.device)
+
+    def _batch(self, stream: Iterator[Tensor]) -> Batch:
+        rows = next(stream)
+        return self.splits["train"].take(rows, None if self.importance is None else self.importance[rows])
+
     def _points(self) -> set[int]:
         """The steps after which to evaluate: at least ``evaluations``, one an epoch if there are more epochs."""
         count = min(self.total, max(self.settings.evaluations, math.ceil(self.settings.epochs)))
         return {round(self.total * (i + 1) / count) for i in range(count)}
 
     def _train_step(self, index: int, window: _Window) -> None:
-        set_learning_rate(self.optimizer, learning_rate_factor(self.settings, index, self.total))
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.set_learning_rate(learning_rate_factor(self.settings, index, self.total))
+        self.optimizer.zero_grad()
         callbacks: list[tuple[Batch, list[Callable[[Tensor], None]]]] = []
         for _ in range(self.settings.accumulate):
-            batch = self.splits["train"].take(next(self.stream))
+            batch = self._batch(self.stream)
             step = self._step(batch, index)
-            decision: Tensor | Direction
-            if self.balancer is None:
-                decision = step.active.to(step.losses.dtype)
-            else:
-                decision = self.balancer(step)
-            weights = step.apply(decision, self.settings.heads, 1 / self.settings.accumulate)
+            decision: Tensor | Direction = step.active.to(step.losses.dtype)
+            signed = False
+            if self.balancer is not None:
+                decision, signed = self.balancer.decide(step), self.balancer.signed
+            weights = step.apply(decision, self.settings.heads, 1 / self.settings.accumulate, signed)
             window.add(step, weights)
             self.backward_passes += step.all_backward_passes()
             if step.callbacks:
                 callbacks.append((batch, step.callbacks))
         if self.settings.clip_norm is not None:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip_norm)
+            self.optimizer.clip(self.settings.clip_norm)
+        self.pace.before_step()
         self.optimizer.step()
+        self.pace.after_step()
         for batch, functions in callbacks:
-            losses = self._losses_again(batch)
+            losses = self._losses_again(batch, index)
             for function in functions:
                 function(losses)
 
@@ -155,6 +185,10 @@ class Trainer:
         if self.settings.task_weights:
             losses = [loss * weight for loss, weight in zip(losses, self.task_weights, strict=True)]
         active = owner_active(objectives, self.tasks, self.device)
+        due = self.pace.due(index)
+        if due is not None:
+            active = active & due
+            losses = [torch.where(on, loss, 0.0) for loss, on in zip(losses, due, strict=True)]
         seed = seed_for(self.seed, "balancer")
         return LoopStep(
             self.reach,
@@ -170,16 +204,16 @@ class Trainer:
 
     def _fresh_step(self, index: int) -> LoopStep:
         """The step of an independent batch, which leaves the dropout of the run's own batches as it is."""
-        batch = self.splits["train"].take(next(self.fresh))
+        batch = self._batch(self.fresh)
         with self._random_state_kept():
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.fresh_random)))
             return self._step(batch, index)
 
-    def _losses_again(self, batch: Batch) -> Tensor:
+    def _losses_again(self, batch: Batch, index: int) -> Tensor:
         """(T,) losses on a batch that was just trained on, without moving random state or norm statistics."""
         buffers = {name: value.clone() for name, value in self.model.named_buffers() if value.is_floating_point()}
         with torch.no_grad(), self._random_state_kept():
-            losses = self._step(batch, 0).losses
+            losses = self._step(batch, index).losses
         for name, value in self.model.named_buffers():
             if name in buffers:
                 value.copy_(buffers[name])
@@ -191,7 +225,7 @@ class Trainer:
         if broken:
             raise DivergedError(step, broken)
         began = time.perf_counter()
-        scores = score(self.model, self.splits["validation"], self.execution.eval_batch_size, self.settings.precision)
+        scores = self._scores("validation")
         broken = [
             name for name, loss in zip(self.tasks, scores.losses.tolist(), strict=True) if not math.isfinite(loss)
         ]
@@ -209,7 +243,7 @@ class Trainer:
             }
         )
         for best in self.bests:
-            tasks = {self.tasks[t]: self.schema.tasks[t] for t in best.tasks}
+            tasks = {of.name: self.schema.tasks[self.tasks.index(of.task)] for of in self._own(best, found)}
             value = selection_value(self.settings, tasks, found, float(scores.losses[best.tasks].sum()))
             if value > best.value:
                 best.value, best.point = value, point
@@ -221,6 +255,12 @@ class Trainer:
             self._probe(step, scores, window)
             self._synchronize()
             self.timing["probe_seconds"] += time.perf_counter() - began
+
+    def _scores(self, split: str) -> Scores:
+        return score(self.model, self.splits[split], self.execution.eval_batch_size, self.settings.precision)
+
+    def _own(self, best: Best, found: dict[str, dict[str, Any]]) -> list[Score]:
+        return own_scores(self.schema, found, [self.tasks[t] for t in best.tasks])
 
     def _probe(self, step: int, scores: Scores, window: _Window) -> None:
         self.probes.add("steps", step)
@@ -240,25 +280,39 @@ class Trainer:
         rows = done * self.settings.batch_size * self.settings.accumulate
         result = FitResult(self.curve, self.timing, self.warnings)
         started = time.perf_counter()
+        test = self.splits["test"]
+        ablation: dict[str, np.ndarray] = {}
+        kept = {name: Scores({}, {}, torch.zeros(0)) for name in ("validation", "test")}  # each task at its own point
+        apart = len(self.bests) > 1 and self.schema.funnel is not None  # some scores need several points
         for best in self.bests:
             self.model.load_state_dict(best.state)
-            test = self.splits["test"]
-            scores = score(self.model, test, self.execution.eval_batch_size, self.settings.precision)
+            own = [self.tasks[t] for t in best.tasks]
+            scores = self._scores("test")
+            kept["test"].take(scores, self.schema, own)
+            if apart:
+                kept["validation"].take(self._scores("validation"), self.schema, own)
             found = metrics(self.model, scores, test)
+            if self.execution.ablation:
+                size, precision = self.execution.eval_batch_size, self.settings.precision
+                ablation |= ablate(self.model, self.splits["validation"], size, precision)
             point = self.curve[best.point]
-            for t in best.tasks:
-                name = self.tasks[t]
-                result.metrics["validation"][name] = point["validation"][name]
-                result.metrics["test"][name] = found[name]
+            for of in self._own(best, found):
+                if of.name in point["validation"]:
+                    result.metrics["validation"][of.name] = point["validation"][of.name]
+                result.metrics["test"][of.name] = found[of.name]
+            for name in own:
                 result.best[name] = {key: point[key] for key in ("point", "step", "epoch")} | {"value": best.value}
-                if self.execution.save_scores:
-                    result.scores |= _score_arrays(name, t, scores, test)
+        if apart:
+            result.metrics = {name: metrics(self.model, kept[name], self.splits[name]) for name in kept}
+        if self.execution.save_scores:
+            result.scores = score_arrays(self.schema, kept["test"], test)
+        result.weights = self._weights()
         self._synchronize()
         now = time.perf_counter()
         self.timing["evaluation_seconds"] += now - started
         self.timing["total_seconds"] = now - began
         if self.execution.probes:
-            result.probes = self.probes.arrays()
+            result.probes = self.probes.arrays() | ablation
         result.cost = {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "embedding_parameters": sum(i.parameter.numel() for i in self.reach.slices if i.is_embedding),
@@ -266,7 +320,21 @@ class Trainer:
             "train_rows_per_second": rows / max(self.timing["train_seconds"], 1e-9),
             "backward_passes_per_step": self.backward_passes / (done * self.settings.accumulate),
         }
+        if self.cover is not None:
+            result.cost["covering"] = self.cover.summary()
         return result
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        """Every parameter as it was at the best point of the tasks that it belongs to; empty when they are not kept."""
+        first, *others = (best.state for best in self.bests)
+        size = sum(value.numel() * value.element_size() for value in first.values())
+        if self.execution.save_weights is False or (self.execution.save_weights is None and size > WEIGHTS_LIMIT):
+            return {}
+        for best, state in zip(self.bests[1:], others, strict=True):
+            for item in self.reach.slices:
+                own = item.expand(item.reach[best.tasks].any(0))
+                first[item.name] = torch.where(own, state[item.name], first[item.name])
+        return {name: value.cpu().numpy() for name, value in first.items()}
 
     def _random_state_kept(self) -> AbstractContextManager[None]:
         return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
@@ -274,6 +342,16 @@ class Trainer:
     def _synchronize(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
+
+
+def _check_fixed_rows(reach: Reach, settings: TrainingSettings) -> None:
+    """Raise a :class:`UsageError` where gradients that a balancer compares would be of other rows in each batch."""
+    large = [item.name for item in reach.scope(settings.scope) if item.sparse]
+    if large:
+        raise UsageError(
+            f"The balancer compares gradients of several batches, but those of {large[0]} hold the rows of one.",
+            "--set scope=dense, or another balancer, or --set sparse_rows=1000000000",
+        )
 
 
 class _Window:
@@ -297,13 +375,3 @@ class _Window:
     def weights(self) -> Tensor:
         """(T,) mean weight while active; NaN for a task that never was."""
         return torch.where(self.count > 0, self.weight_sum / self.count, torch.nan)
-
-
-def _score_arrays(name: str, column: int, scores: Scores, split: DeviceSplit) -> dict[str, np.ndarray]:
-    out = {
-        f"score/{name}": scores.logits[name].float().cpu().numpy(),
-        f"label/{name}": split.all.labels[:, column].cpu().numpy(),
-    }
-    if split.all.observed is not None:
-        out[f"observed/{name}"] = split.all.observed[:, column].cpu().numpy()
-    return out

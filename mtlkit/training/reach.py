@@ -22,13 +22,17 @@ class Slices:
         parameter: The parameter.
         reach: (T, S) bool: whether task t reaches slice s.
         axis: The stack axis, or None.
+        sparse: Whether its gradients are row-sparse.
     """
 
-    def __init__(self, name: str, parameter: nn.Parameter, reach: Tensor, axis: int | None) -> None:
+    def __init__(
+        self, name: str, parameter: nn.Parameter, reach: Tensor, axis: int | None, sparse: bool = False
+    ) -> None:
         self.name = name
         self.parameter = parameter
         self.reach = reach
         self.axis = axis
+        self.sparse = sparse
         self.shared = reach.sum(0) >= 2  # (S,) bool: reached by two tasks or more
         self.any_shared = bool(self.shared.any())
         self.all_shared = bool(self.shared.all())
@@ -68,6 +72,7 @@ class Reach:
             name: torch.zeros(len(tasks), value.shape[axes[name]] if name in axes else 1, dtype=torch.bool)
             for name, value in model.named_parameters()
         }
+        sparse: set[str] = set()
         for draw in range(DRAWS):
             twin = _randomised(model, seed + draw, positive=draw > 0)
             losses = owner_losses(twin.objectives(twin(batch), batch), tasks)
@@ -78,12 +83,15 @@ class Reach:
                 grads = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True)
                 for name, grad in zip(names, grads, strict=True):
                     if grad is not None:
+                        if grad.is_sparse:
+                            sparse.add(name)
+                            grad = grad.coalesce().values()
                         axis = axes.get(name)
                         moved = grad.reshape(1, -1) if axis is None else grad.movedim(axis, 0).flatten(1)
                         found[name][t] |= (moved != 0).any(1).cpu()
         self.tasks = tasks
         self.slices = [
-            Slices(name, value, found[name].to(value.device), axes.get(name))
+            Slices(name, value, found[name].to(value.device), axes.get(name), name in sparse)
             for name, value in model.named_parameters()
         ]
 

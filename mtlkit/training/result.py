@@ -29,6 +29,7 @@ class FitResult:
         probes: Arrays of the probes.
         scores: Test scores, labels and masks by task.
         warnings: Sentences for the user.
+        weights: Parameters and buffers at the best point, if they are kept.
     """
 
     curve: list[dict[str, Any]]
@@ -39,3 +40,4 @@ class FitResult:
     cost: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, np.ndarray] = field(default_factory=dict)
     scores: dict[str, np.ndarray] = field(default_factory=dict)
+    weights: dict[str, np.ndarray] = field(default_factory=dict)

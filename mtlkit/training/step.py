@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlkit.balancers.base import Direction, Scope
 from mtlkit.models.base import Output
@@ -54,6 +54,7 @@ class LoopStep:
         self._drawn: list[LoopStep] = []
         self._task_gradients: list[list[Tensor | None]] | None = None
         self._representation: Tensor | None = None
+        self._taken: dict[str, Tensor] = {}  # the table rows of row-sparse gradients, which are kept as their values
 
     def gram(self, scope: Scope | None = None) -> Tensor:
         rows = self.rows(scope).double()
@@ -71,7 +72,7 @@ class LoopStep:
                 torch.cat(
                     [nothing]
                     + [
-                        _shared_part(item, grad)
+                        self._shared_part(item, grad)
                         for item, grad in zip(self.reach.slices, own, strict=True)
                         if item.name in wanted
                     ]
@@ -86,7 +87,7 @@ class LoopStep:
             return {"representation": slice(0, self._representation_rows().shape[1])}
         out, start = {}, 0
         for item in self.reach.scope(scope):
-            size = item.parameter.numel()
+            size = self._shape(item).numel()
             out[item.name] = slice(start, start + size)
             start += size
         return out
@@ -97,10 +98,10 @@ class LoopStep:
             return torch.zeros_like(self.losses)
         if self._task_gradients is not None:
             place = self.reach.slices.index(item)
-            return torch.stack([_shared_part(item, own[place]).norm() for own in self._task_gradients])
+            return torch.stack([self._shared_part(item, own[place]).norm() for own in self._task_gradients])
         self.backward_passes += len(self.task_losses)
         return torch.stack(
-            [_shared_part(item, _gradients(loss, [item.parameter])[0]).norm() for loss in self.task_losses]
+            [self._shared_part(item, self._gradients(loss, [item])[0]).norm() for loss in self.task_losses]
         )
 
     def fresh_batch(self) -> LoopStep:
@@ -118,11 +119,9 @@ class LoopStep:
     def task_gradients(self) -> list[list[Tensor | None]]:
         """Each task's gradient of each parameter, in the order of ``reach.slices``; None where it does not reach."""
         if self._task_gradients is None:
-            parameters = [item.parameter for item in self.reach.slices]
             self._task_gradients = []
             for t, loss in enumerate(self.task_losses):
-                own = [p for p, item in zip(parameters, self.reach.slices, strict=True) if item.reach[t].any()]
-                found = iter(_gradients(loss, own))
+                found = iter(self._gradients(loss, [item for item in self.reach.slices if item.reach[t].any()]))
                 self._task_gradients.append([next(found) if i.reach[t].any() else None for i in self.reach.slices])
             self.backward_passes += len(self.task_losses)
         return self._task_gradients
@@ -159,12 +158,11 @@ class LoopStep:
         if heads == "weighted":
             total.backward()
             return
-        parameters = [item.parameter for item in self.reach.slices]
-        for item, grad in zip(self.reach.slices, _gradients(total, parameters), strict=True):
+        for item, grad in zip(self.reach.slices, self._gradients(total, self.reach.slices), strict=True):
             if grad is not None:
                 own = (item.reach * weights[:, None]).sum(0)  # (S,) the weight of an unshared slice's only task
                 factor = torch.where(item.shared, 1.0, share / own.clamp_min(torch.finfo(own.dtype).tiny))
-                _accumulate(item.parameter, grad * item.expand(factor))
+                self._accumulate(item, grad * item.expand(factor))
 
     def _apply_by_combination(self, weights: Tensor, heads: str, directed: dict[str, Tensor], share: float) -> None:
         gradients = self.task_gradients()
@@ -177,13 +175,13 @@ class LoopStep:
             total = torch.stack(terms).sum(0)
             if item.name in directed:
                 total = torch.where(item.expand(item.shared), directed[item.name], total)
-            _accumulate(item.parameter, total)
+            self._accumulate(item, total)
 
     def _directed(self, direction: Direction, share: float) -> dict[str, Tensor]:
         scope = direction.scope or self.default_scope
         if scope == "representation":
             return self._beneath_representation(direction.vector * share)
-        shapes = {item.name: item.parameter.shape for item in self.reach.scope(scope)}
+        shapes = {item.name: self._shape(item) for item in self.reach.scope(scope)}
         parts = self.parts(scope)
         return {name: direction.vector[parts[name]].view(shape) * share for name, shape in shapes.items()}
 
@@ -192,8 +190,7 @@ class LoopStep:
         x = self.output.representation
         assert x is not None, "the representation was not materialised"
         self.backward_passes += 1
-        parameters = [item.parameter for item in self.reach.slices]
-        grads = torch.autograd.grad(x, parameters, vector.view_as(x), retain_graph=True, allow_unused=True)
+        grads = self._gradients(x, self.reach.slices, vector.view_as(x))
         return {item.name: grad for item, grad in zip(self.reach.slices, grads, strict=True) if grad is not None}
 
     def _representation_rows(self) -> Tensor:
@@ -205,19 +202,40 @@ class LoopStep:
             self._representation = torch.stack([torch.zeros_like(x) if r is None else r for r in rows]).flatten(1)
         return self._representation
 
+    def _gradients(self, of: Tensor, items: Sequence[Slices], upstream: Tensor | None = None) -> list[Tensor | None]:
+        """Gradients by parameters; of a row-sparse one its values (M, ...), with the rows remembered."""
+        found: list[Tensor | None] = []
+        for item, grad in zip(items, _gradients(of, [item.parameter for item in items], upstream), strict=True):
+            if grad is not None and grad.is_sparse:
+                grad = grad.coalesce()
+                self._taken[item.name] = grad.indices()  # the rows of the batch, whichever the task
+                grad = grad.values()
+            found.append(grad)
+        return found
 
-def _gradients(loss: Tensor, parameters: Sequence[Tensor]) -> tuple[Tensor | None, ...]:
-    if not loss.requires_grad or not parameters:
+    def _shape(self, item: Slices) -> torch.Size:
+        """The shape of a parameter's gradient as it is kept."""
+        if not item.sparse:
+            return item.parameter.shape
+        self.task_gradients()
+        return torch.Size((self._taken[item.name].shape[1], *item.parameter.shape[1:]))
+
+    def _shared_part(self, item: Slices, grad: Tensor | None) -> Tensor:
+        """A gradient without its unshared slices, flat; zeros for None."""
+        if grad is None:
+            parameter = item.parameter
+            return torch.zeros(self._shape(item).numel(), device=parameter.device, dtype=parameter.dtype)
+        return grad.flatten() if item.all_shared else (grad * item.expand(item.shared)).flatten()
+
+    def _accumulate(self, item: Slices, grad: Tensor) -> None:
+        parameter = item.parameter
+        if item.sparse:
+            rows = self._taken[item.name]
+            grad = torch.sparse_coo_tensor(rows, grad, parameter.shape, check_invariants=False, is_coalesced=True)
+        parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+
+
+def _gradients(of: Tensor, parameters: Sequence[Tensor], upstream: Tensor | None = None) -> tuple[Tensor | None, ...]:
+    if not of.requires_grad or not parameters:
         return (None,) * len(parameters)
-    return torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-
-
-def _shared_part(item: Slices, grad: Tensor | None) -> Tensor:
-    """A gradient without its unshared slices, flat; zeros for None."""
-    if grad is None:
-        return torch.zeros(item.parameter.numel(), device=item.parameter.device, dtype=item.parameter.dtype)
-    return grad.flatten() if item.all_shared else (grad * item.expand(item.shared)).flatten()
-
-
-def _accumulate(parameter: nn.Parameter, grad: Tensor) -> None:
-    parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+    return torch.autograd.grad(of, parameters, upstream, retain_graph=True, allow_unused=True)

@@ -109,11 +109,34 @@ def test_tasks_and_their_order_are_part_of_the_identity(plan):
     assert len(set(groups)) == 3
 
 
+def test_a_sweep_is_static_cells_and_shares_the_uniform_one(plan):
+    made = plan({"models": "mmoe", "balancers": "uniform,scalarization[n=3],pareto[sweep=2]"})
+    typed = [p.cell.balancer for p in made.cells]
+    assert typed == [
+        "uniform",
+        "static[w=0.5:1.5]",
+        "static[w=1.5:0.5]",
+        "pareto[c=0.267:0.533]",
+        "pareto[c=0.533:0.267]",
+    ]
+    again = plan({"models": "mmoe", "balancers": "static[w=0.5:1.5]"})
+    assert again.cells[0].cell.key == made.cells[1].cell.key
+
+
+def test_gradients_of_several_batches_need_parameters(plan):
+    for name in ("moco", "db-mtl", "excessmtl", "sdmgrad"):
+        with pytest.raises(UsageError, match="compares gradients"):
+            plan({"models": "mmoe", "balancers": name}, "scope=representation")
+    assert plan({"models": "mmoe", "balancers": "mgda"}, "scope=representation").cells
+
+
 def test_wildcards(plan):
     made = plan({"models": "?moe[experts=4]", "balancers": "uniform"})
     assert {"mmoe[experts=4]", "omoe[experts=4]"} <= {p.cell.model for p in made.cells}
     every = plan({"models": "shared-bottom", "balancers": "*"})
-    assert [p.cell.balancer for p in every.cells] == BALANCERS.names()
+    found = {p.cell.balancer for p in every.cells}
+    assert set(BALANCERS.names()) - found == {"scalarization"}, "which is the static cells of a sweep"
+    assert sum(name.startswith("static[w=") for name in found) == 8
     with pytest.raises(UsageError, match=r"No model matches 'zz\*'"):
         plan({"models": "zz*"})
 
@@ -191,6 +214,8 @@ def test_options_for_all_go_to_those_that_have_them(plan):
         ({"models": "mmoe"}, ["balancer.alpha=1"], "No setting and no option of a balancer"),
         ({"models": "mmoe"}, ["tower.zz=4"], "mmoe names the task 'zz', which the data set does not have."),
         ({"models": "mmoe"}, ["embedding_dims.x1=4"], "mmoe names the embedded feature 'x1'"),
+        ({"models": "dbmtl[parents.task-1=zz]"}, [], "dbmtl names the task 'zz', which the data set does not have."),
+        ({"models": "home[groups.task-1=a]"}, [], "The groups of home must name a group for each task"),
         ({"models": "mmoe"}, ["select=zz"], "There is no task 'zz' in this data set."),
         ({"models": "mmoe"}, ["task_weights.zz=2"], "There is no task 'zz' in this data set."),
         ({"models": ""}, [], "No model of this grid applies (none was named)."),

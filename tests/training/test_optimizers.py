@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from mtlkit.config import TrainingSettings
-from mtlkit.training.optimizers import START, build_optimizer, learning_rate_factor, set_learning_rate
+from mtlkit.training.optimizers import START, Optimizers, learning_rate_factor
 from tests.toy import toy_dataset, toy_schema
 
 OPTIMIZERS = ["adam", "adamw", "adagrad", "sgd"]
@@ -69,7 +69,7 @@ class Model(nn.Module):
 def test_embeddings_are_a_group_of_their_own():
     model = Model()
     settings = TrainingSettings(lr=0.1, embedding_lr=0.3, l2_dense=0.01, l2_embedding=0.02)
-    dense, tables = build_optimizer(model, settings).param_groups
+    dense, tables = Optimizers(model, settings).param_groups
     assert {id(p) for p in dense["params"]} == {id(p) for p in model.bottom.parameters()}
     assert {id(p) for p in tables["params"]} == {id(model.embedding.weight)}
     assert (dense["lr"], tables["lr"]) == (0.1, 0.3)
@@ -77,17 +77,36 @@ def test_embeddings_are_a_group_of_their_own():
 
 
 def test_one_learning_rate_unless_two_are_given():
-    assert [g["lr"] for g in build_optimizer(Model(), TrainingSettings(lr=0.1)).param_groups] == [0.1, 0.1]
+    assert [g["lr"] for g in Optimizers(Model(), TrainingSettings(lr=0.1)).param_groups] == [0.1, 0.1]
 
 
 def test_a_model_without_embeddings_has_one_group():
-    assert len(build_optimizer(nn.Linear(2, 2), TrainingSettings()).param_groups) == 1
+    assert len(Optimizers(nn.Linear(2, 2), TrainingSettings()).param_groups) == 1
+
+
+def test_parameters_may_have_a_factor_of_their_own():
+    model = Model()
+    factors = {"bottom.": 3.0, "bottom.bias": 0.5, "embedding.": 2.0, "other.": 9.0}
+    optimizer = Optimizers(model, TrainingSettings(lr=0.1, embedding_lr=0.3), factors)
+    rates = {id(value): group["peak"] for group in optimizer.param_groups for value in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    assert rates[id(model.bottom.weight)] == pytest.approx(0.3)
+    assert rates[id(model.bottom.bias)] == pytest.approx(0.05)  # the longest prefix counts
+    assert rates[id(model.embedding.weight)] == pytest.approx(0.6)
+
+
+def test_a_model_sets_factors_and_the_schedule_keeps_them(trainer):
+    run = trainer(toy_dataset(toy_schema(), rows=320), "cross-stitch[stitch_lr=5]", lr=0.1)
+    run.optimizer.set_learning_rate(0.5)
+    stitches = {id(value) for value in run.model.stitches.parameters()}
+    rates = {id(value) in stitches: group["lr"] for group in run.optimizer.param_groups for value in group["params"]}
+    assert rates == pytest.approx({True: 0.25, False: 0.05})
 
 
 def test_a_factor_scales_the_peak_of_every_group():
-    optimizer = build_optimizer(Model(), TrainingSettings(lr=0.1, embedding_lr=0.3))
+    optimizer = Optimizers(Model(), TrainingSettings(lr=0.1, embedding_lr=0.3))
     for factor in (0.5, 0.25):
-        set_learning_rate(optimizer, factor)
+        optimizer.set_learning_rate(factor)
         assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1 * factor, 0.3 * factor])
 
 
@@ -96,7 +115,7 @@ def test_a_factor_scales_the_peak_of_every_group():
 def test_l2_shrinks_its_own_part_only(name, which):
     model = Model()
     before = {key: value.detach().clone() for key, value in model.named_parameters()}
-    optimizer = build_optimizer(model, TrainingSettings(optimizer=name, lr=0.01, **{which: 0.5}))
+    optimizer = Optimizers(model, TrainingSettings(optimizer=name, lr=0.01, **{which: 0.5}))
     for value in model.parameters():
         value.grad = torch.zeros_like(value)
     optimizer.step()
@@ -116,8 +135,9 @@ def test_the_rule_is_that_of_its_name(name):
         "adagrad": torch.optim.Adagrad,
         "sgd": torch.optim.SGD,
     }
-    optimizer = build_optimizer(Model(), TrainingSettings(optimizer=name, momentum=0.5))
-    assert type(optimizer) is classes[name]
+    optimizer = Optimizers(Model(), TrainingSettings(optimizer=name, momentum=0.5))
+    assert type(optimizer.dense) is classes[name]
+    assert optimizer.lazy is None
     assert optimizer.param_groups[0].get("momentum") == (0.5 if name == "sgd" else None)
 
 

@@ -1,0 +1,167 @@
+"""Row-sparse gradients of large tables: the numbers of dense ones, and rows that a batch lacks stay as they are."""
+
+import copy
+
+import pytest
+import torch
+
+from mtlkit.balancers.base import Direction
+from mtlkit.errors import UsageError
+from mtlkit.models import embedding
+from mtlkit.models.kernels import take_rows
+from mtlkit.registry import MODELS
+from mtlkit.training.reach import Reach
+from tests.models.build import build
+from tests.toy import toy_dataset, toy_schema
+from tests.training.steps import loop_step
+from tests.training.test_step import doubled, toy_batch
+
+MODEL = "mmoe[experts=3,hidden=5]"
+NAMES = ["mmoe", "shared-bottom", "stem", "ple"]
+
+
+@pytest.fixture(autouse=True)
+def no_folding(monkeypatch):
+    monkeypatch.setattr(embedding, "FOLD_VOCABULARY", 0)
+
+
+@pytest.fixture(scope="module")
+def pair():
+    return toy_dataset(toy_schema(tasks=2, bags=1, vocab=9), rows=320)
+
+
+def test_taking_rows_is_index_select_with_a_sparse_gradient():
+    table = torch.randn(9, 2, 3, dtype=torch.float64, requires_grad=True)
+    rows = torch.tensor([4, 1, 4, 8], dtype=torch.int32)
+    upstream = torch.randn(4, 2, 3, dtype=torch.float64)
+    found, expected = take_rows(table, rows), table.index_select(0, rows)
+    assert torch.equal(found, expected)
+    (sparse,) = torch.autograd.grad(found, table, upstream)
+    (dense,) = torch.autograd.grad(expected, table, upstream)
+    assert sparse.is_sparse
+    assert sparse.coalesce().indices().tolist() == [[1, 4, 8]]
+    torch.testing.assert_close(sparse.to_dense(), dense)
+
+
+def two(name):
+    """One model with dense gradients and its copy with row-sparse ones."""
+    schema = toy_schema(tasks=3, bags=1, vocab=40)
+    batch = doubled(toy_batch(schema, 24))
+    dense = build(name, schema).double().eval()
+    sparse = copy.deepcopy(dense)
+    sparse.embedding.sparse_from = 1
+    return dense, sparse, batch
+
+
+def grads(model):
+    return {
+        name: torch.zeros_like(value) if value.grad is None else value.grad.to_dense()
+        for name, value in model.named_parameters()
+    }
+
+
+@pytest.mark.parametrize("scope", ["dense", "all"])
+@pytest.mark.parametrize("name", NAMES)
+def test_steps_are_the_same(name, scope):
+    dense, sparse, batch = two(name)
+    one, other = (loop_step(model, batch, scope=scope) for model in (dense, sparse))
+    tables = [item for item in other.reach.slices if item.sparse]
+    assert {item.name for item in tables} == {i.name for i in other.reach.slices if i.is_embedding}
+    torch.testing.assert_close(one.gram(), other.gram())
+    if scope == "all":
+        assert other.rows().shape[1] < one.rows().shape[1], "rows that the batch lacks are not there"
+    assert sum(part.stop - part.start for part in other.parts().values()) == other.rows().shape[1]
+    for item in tables:
+        torch.testing.assert_close(one.norms(item.name), other.norms(item.name))
+    weights = torch.tensor([0.5, 2.0, 0.7], dtype=torch.float64)
+    for heads in ("weighted", "plain"):
+        for ask in (False, True):
+            for model in (dense, sparse):
+                model.zero_grad()
+                step = loop_step(model, batch, scope=scope)
+                if ask:
+                    step.rows()
+                step.apply(weights, heads, 0.5)
+            torch.testing.assert_close(grads(sparse), grads(dense))
+
+
+@pytest.mark.parametrize("scope", ["dense", "all", "representation"])
+@pytest.mark.parametrize("name", ["mmoe", "stem"])
+def test_directions_are_the_same(name, scope):
+    dense, sparse, batch = two(name)
+    for model in (dense, sparse):
+        step = loop_step(model, batch, scope=scope)
+        step.apply(Direction(torch.tensor([1.0, -2.0, 0.5]).double() @ step.rows(), scope), "weighted", 1.0)
+    torch.testing.assert_close(grads(sparse), grads(dense))
+
+
+def test_reach_is_the_same():
+    for name in MODELS.names():
+        if MODELS.load(name).inapplicable(toy_schema(tasks=3, bags=1, vocab=40)) is None:
+            dense, sparse, batch = two(name)
+            for one, other in zip(Reach(dense, batch).slices, Reach(sparse, batch).slices, strict=True):
+                assert torch.equal(one.reach, other.reach), (name, one.name)
+
+
+def trained(trainer, data, sparse_rows, **settings):
+    run = trainer(data, MODEL, sparse_rows=sparse_rows, **settings)
+    run.fit()
+    return run, {name: value.detach() for name, value in run.model.named_parameters()}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"optimizer": "sgd", "lr": 0.3},
+        {"optimizer": "adagrad", "lr": 0.1},
+        {"optimizer": "sgd", "lr": 0.3, "clip_norm": 0.2},
+        {"optimizer": "sgd", "lr": 0.3, "accumulate": 2},
+        {"optimizer": "adam", "lr": 0.01, "batch_size": 320},  # which holds every id in every step
+        {"optimizer": "adam", "lr": 0.01, "batch_size": 320, "l2_embedding": 0.1},
+        {"optimizer": "adamw", "lr": 0.01, "batch_size": 320, "l2_embedding": 0.1},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("balancer", ["uniform", "mgda"])
+def test_training_is_that_of_dense_gradients(trainer, pair, balancer, settings):
+    settings = {"balancer": balancer, "epochs": 2, "batch_size": 16, "scope": "all"} | settings
+    dense, expected = trained(trainer, pair, 10**9, **settings)
+    sparse, found = trained(trainer, pair, 1, **settings)
+    assert dense.optimizer.lazy is None
+    assert sparse.optimizer.lazy is not None
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "sgd"])
+def test_rows_that_a_batch_lacks_stay(trainer, optimizer):
+    data = toy_dataset(toy_schema(tasks=2, vocab=200), rows=320)
+    run = trainer(data, MODEL, optimizer=optimizer, lr=0.1, sparse_rows=1, l2_embedding=0.1, batch_size=16)
+    table = run.model.embedding.width_8
+    from mtlkit.training.loop import _Window
+
+    batches, take = [], run.splits["train"].take
+    run.splits["train"].take = lambda *rows: (batches.append(take(*rows)), batches[-1])[1]
+    run.model.train()
+    for index in range(3):
+        before = table.detach().clone()
+        run._train_step(index, _Window(2, run.device))
+        rows = (batches[-1].ids + run.model.embedding.width_8_offsets).unique().long()
+        moved = (table.detach() != before).any(1).nonzero().flatten()
+        assert set(moved.tolist()) <= set(rows.tolist())
+        assert len(moved) >= len(rows) - 3  # all but perhaps the ids that say nothing
+
+
+@pytest.mark.parametrize("balancer", ["pcgrad", "graddrop", "metabalance", "gradnorm", "imtl-g", "famo"])
+@pytest.mark.parametrize("scope", ["dense", "all"])
+def test_balancers_train(trainer, pair, balancer, scope):
+    result = trainer(pair, MODEL, balancer, sparse_rows=1, scope=scope, epochs=2, accumulate=2, probes=True).fit()
+    assert all(found["auc"] > 0.4 for found in result.metrics["test"].values())
+
+
+def test_what_cannot_be_is_refused(trainer, pair):
+    for balancer in ("moco", "db-mtl", "excessmtl", "sdmgrad"):
+        with pytest.raises(UsageError, match="compares gradients"):
+            trainer(pair, MODEL, balancer, sparse_rows=1, scope="all")
+        trainer(pair, MODEL, balancer, sparse_rows=1, scope="dense")
+    with pytest.raises(UsageError, match="no lazy form"):
+        trainer(pair, MODEL, optimizer="sgd", momentum=0.9, sparse_rows=1)
