@@ -102,6 +102,8 @@ def make_trainer(
     balancer: Any = "uniform",
     seed: int = 0,
     probes: bool = False,
+    ablation: bool = False,
+    warm: Any = None,
     **training: Any,
 ) -> Any:
     """A trainer on toy data: one epoch in batches of 32 and three evaluation points, unless a test asks for others.
@@ -112,6 +114,8 @@ def make_trainer(
         balancer: With options in brackets, or a function of a step that gives its decision.
         seed: Of the run.
         probes: Whether to record probes.
+        ablation: Whether to record what experts are good for.
+        warm: Weights to start from.
         **training: Training settings.
     """
     import torch
@@ -138,8 +142,8 @@ def make_trainer(
         weighing = method(dataset.schema.tasks, method.Options.model_validate(chosen.options))
     quick = {"batch_size": 32, "epochs": 1, "lr": 0.01, "evaluations": 3}
     settings = TrainingSettings.model_validate(quick | training)
-    execution = ExecutionSettings(device="cpu", probes=probes)
-    return Trainer(network, weighing, dataset, settings, execution, seed, torch.device("cpu"))
+    execution = ExecutionSettings(device="cpu", probes=probes or ablation, ablation=ablation)
+    return Trainer(network, weighing, dataset, settings, execution, seed, torch.device("cpu"), warm)
 
 
 @pytest.fixture(scope="session")

@@ -207,4 +207,4 @@ def take_rows(table: Tensor, rows: Tensor) -> Tensor:
         table: (V, ...).
         rows: (M,) int32 or int64.
     """
-    return _TakeRows.apply(table, rows)  # type: ignore[no-any-return]
+    return _TakeRows.apply(table, rows)

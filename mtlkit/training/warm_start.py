@@ -81,9 +81,13 @@ class WarmStart:
         rest = [[size for dim, size in enumerate(part.shape) if dim != item.axis] for part in (source, target)]
         if source.dim() != target.dim() or rest[0] != rest[1]:
             return None
-        each = int((item.reach[0] & ~item.shared).sum())
+        more = target.shape[item.axis] - source.shape[item.axis]
+        if len(tasks) != len(self.tasks):
+            each, odd = divmod(more, len(tasks) - len(self.tasks))
+        else:  # sizes do not tell; a level that all tasks read is copied as it is
+            each, odd = int((item.reach[0] & ~item.shared).sum()), more
         shared = source.shape[item.axis] - each * len(self.tasks)
-        if shared < 0 or target.shape[item.axis] != each * len(tasks) + shared:
+        if odd or each < 0 or shared < 0:
             return None
         common = [(list(self.tasks).index(name), t) for t, name in enumerate(tasks) if name in self.tasks]
         pairs = [(i * each + k, t * each + k) for i, t in common for k in range(each)]
