@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -30,6 +30,14 @@ def fetch(
         typer.Option("--from", help="Take the raw files from this file or folder, not from the network."),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Download and prepare again.")] = False,
+    protocol: Annotated[str | None, typer.Option(help="The option protocol=, e.g. aitm, rechub or full.")] = None,
+    fields: Annotated[str | None, typer.Option(help="The option fields=: only these, e.g. 101,205,206.")] = None,
+    min_count: Annotated[int | None, typer.Option(help="The option min_count=: keep ids seen so often.")] = None,
+    sample: Annotated[float | None, typer.Option(help="The option sample=: keep this share of users.")] = None,
+    simulate: Annotated[int | None, typer.Option(help="The option simulate=: so many rows of simulated data.")] = None,
+    max_bad_rows: Annotated[int | None, typer.Option(help="Leave out up to so many malformed rows.")] = None,
+    url_train: Annotated[str | None, typer.Option(help="A signed link to the training archive.")] = None,
+    url_test: Annotated[str | None, typer.Option(help="A signed link to the test archive.")] = None,
 ) -> None:
     """Download a data set, prepare it, and print its card. What is there already is not fetched again."""
     from rich.console import Console
@@ -37,16 +45,36 @@ def fetch(
     from mtlkit.data.home import data_home, remember
     from mtlkit.data.sources import ensure
 
+    options = {
+        "protocol": protocol,
+        "fields": fields.split(",") if fields else None,
+        "min_count": min_count,
+        "sample": sample,
+        "simulate": simulate,
+        "max_bad_rows": max_bad_rows,
+    }
+    dataset = _with_options(dataset, {key: value for key, value in options.items() if value is not None})
+    links = {part: link for part, link in (("train", url_train), ("test", url_test)) if link is not None}
     home, talk = data_home(data_dir), Console(stderr=True)
     started = time.perf_counter()
     with show_downloads() as progress:
-        source, data = ensure(dataset, home, origin=origin, force=force, progress=progress)
+        source, data = ensure(dataset, home, origin=origin, force=force, progress=progress, links=links, asked=True)
         prepared = _prepare_presets(source, home)
     remember(home, dataset)
     Console().print(card(source, data, prepared, source.provenance(home)))
     talk.print(f"\nReady in {home} after {time.perf_counter() - started:.1f} s. Next:\n", style="dim", markup=False)
     more = f" --data-dir {data_dir}" if data_dir else ""
     talk.print(f"  mtlkit bench -d {_quoted(dataset)}{more}\n", markup=False, highlight=False, soft_wrap=True)
+
+
+def _with_options(text: str, options: dict[str, Any]) -> str:
+    """The data set as typed, with the options that were given as flags written into the brackets."""
+    from mtlkit.config import Spec, parse_spec
+
+    if not options:
+        return text
+    spec = parse_spec(text)
+    return str(Spec(spec.name, spec.options | options))
 
 
 def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
@@ -62,6 +90,7 @@ def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
 def _typed(source: DatasetSource) -> str:
     """The shortest text that gives these options."""
     from mtlkit.config import Spec
+    from mtlkit.errors import UsageError
 
     def resolved(options: dict[str, Any]) -> dict[str, Any]:
         return type(source)(source.name, source.Options.model_validate(options)).resolved_options()
@@ -69,8 +98,8 @@ def _typed(source: DatasetSource) -> str:
     wanted = kept = source.resolved_options()
     for key in wanted:
         fewer = {name: value for name, value in kept.items() if name != key}
-        if resolved(fewer) == wanted:
-            kept = fewer
+        with suppress(UsageError):  # some options go together only
+            kept = fewer if resolved(fewer) == wanted else kept
     return str(Spec(source.name, kept))
 
 
@@ -90,8 +119,8 @@ def show_downloads() -> Iterator[Progress]:
         def line(what: str, done: int, total: int | None) -> None:
             if what not in seen:
                 seen.add(what)
-                size = f" ({total / 1e6:.1f} MB)" if total else ""
-                print(f"fetching {what}{size}", file=sys.stderr, flush=True)
+                size = f" ({total / 1e6:.1f} MB)" if total and not what.startswith("writing") else ""
+                print(f"{_said(what)}{size}", file=sys.stderr, flush=True)
 
         yield line
         return
@@ -100,7 +129,7 @@ def show_downloads() -> Iterator[Progress]:
     from rich.progress import Progress as Bars
 
     columns = (
-        TextColumn("fetching {task.description}"),
+        TextColumn("{task.description}"),
         BarColumn(),
         DownloadColumn(),
         TransferSpeedColumn(),
@@ -111,10 +140,15 @@ def show_downloads() -> Iterator[Progress]:
 
         def bar(what: str, done: int, total: int | None) -> None:
             if what not in tasks:
-                tasks[what] = bars.add_task(what, total=total)
+                tasks[what] = bars.add_task(_said(what), total=total)
             bars.update(tasks[what], completed=done, total=total)
 
         yield bar
+
+
+def _said(what: str) -> str:
+    """What is going on; a name alone is one of a file that is fetched."""
+    return what if what.startswith(("preparing ", "writing ", "simulating ")) else f"fetching {what}"
 
 
 def card(source: DatasetSource, data: Dataset, prepared: list[str], provenance: str | None) -> RenderableType:

@@ -76,6 +76,7 @@ def download(
     sha256: str | None = None,
     progress: Progress = no_progress,
     binary: bool = True,
+    filed_as: str | None = None,
 ) -> Downloaded:
     """Download a file, going on where an earlier attempt, of this call or of an earlier one, broke off.
 
@@ -88,24 +89,26 @@ def download(
         sha256: What the contents must hash to, in hex.
         progress: Told of (file name, bytes so far, bytes in all or None).
         binary: Refuse a web page, which is what a login or an expired link gives instead of a file.
+        filed_as: What to call the address in messages and notes, where it carries a signature: a link that was signed
+            again continues the same file.
 
     Raises:
         DownloadError: The file cannot be had, does not fit on the disk, or is not the one expected.
     """
-    part = _Part(destination)
+    part, said = _Part(destination), filed_as or url
     destination.parent.mkdir(parents=True, exist_ok=True)
     failures, furthest = 0, part.size
     with httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
         while True:
             try:
-                _attempt(client, url, part, progress, binary)
+                _attempt(client, url, said, part, progress, binary)
                 break
             except _Again as error:
                 # A connection that breaks every few megabytes still gets there: only attempts in vain count.
                 failures = 1 if part.size > furthest else failures + 1
                 furthest = max(furthest, part.size)
                 if failures >= ATTEMPTS:
-                    raise DownloadError(f"{url} could not be downloaded: {error}.", "try again later") from None
+                    raise DownloadError(f"{said} could not be downloaded: {error}.", "try again later") from None
                 wait = BACKOFF * 2 ** (failures - 1) if error.wait is None else error.wait
                 time.sleep(min(wait, LONGEST_WAIT))
     size = part.size
@@ -114,12 +117,12 @@ def download(
     if sha256 is not None and found != sha256.lower():
         part.discard()
         raise DownloadError(
-            f"{url} is not the file expected: its sha256 is {found}, not {sha256.lower()}.",
+            f"{said} is not the file expected: its sha256 is {found}, not {sha256.lower()}.",
             "try again; if it stays so, the file was replaced or tampered with",
         )
     part.path.replace(destination)
     part.discard()
-    return Downloaded(destination, url, size, found)
+    return Downloaded(destination, said, size, found)
 
 
 class _Part:
@@ -150,8 +153,8 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
-def _attempt(client: httpx.Client, url: str, part: _Part, progress: Progress, binary: bool) -> None:
-    validator, total = part.read_note(url)
+def _attempt(client: httpx.Client, url: str, said: str, part: _Part, progress: Progress, binary: bool) -> None:
+    validator, total = part.read_note(said)
     if not validator:
         part.discard()
     elif part.size and part.size == total:
@@ -159,9 +162,9 @@ def _attempt(client: httpx.Client, url: str, part: _Part, progress: Progress, bi
     headers = {"Accept-Encoding": "identity"}
     if part.size and validator:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": validator}
-    with _transport(url), client.stream("GET", url, headers=headers) as response:
-        start = _accept(response, url, part, binary)
-        _receive(response, url, part, start, progress, binary)
+    with _transport(said), client.stream("GET", url, headers=headers) as response:
+        start = _accept(response, said, part, binary)
+        _receive(response, said, part, start, progress, binary)
 
 
 @contextmanager

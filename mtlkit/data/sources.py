@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from mtlkit.config import parse_spec, validate
@@ -30,6 +31,8 @@ def ensure(
     origin: Path | None = None,
     force: bool = False,
     progress: Progress = no_progress,
+    links: Mapping[str, str] | None = None,
+    asked: bool = False,
 ) -> tuple[DatasetSource, Dataset]:
     """Bring a data set if it is not there, prepare it if it is not prepared, and load it.
 
@@ -39,15 +42,20 @@ def ensure(
         origin: A file or folder of the user's to take the raw files from.
         force: Obtain and prepare again.
         progress: Told of bytes received.
+        links: Addresses that the user has pasted, by part.
+        asked: Whether the user asked for it to be obtained; a run only needs it.
 
     Raises:
-        UsageError: The name, an option or ``origin`` is wrong.
+        UsageError: The name, an option, a link or ``origin`` is wrong.
         MissingError: The raw files cannot be had or are not what they should be.
     """
     source = open_source(spec_text)
-    if force or not source.is_ready(home):
+    source.use_links(dict(links or {}))
+    if force or origin is not None or links or not source.is_ready(home):
+        if not asked:
+            source.check_unasked(home)
         make_home(home)
         source.obtain(home, origin, force, progress)
         if force:
             shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
-    return source, source.load(home)
+    return source, source.load(home, progress)

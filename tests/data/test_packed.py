@@ -4,8 +4,9 @@ import shutil
 import numpy as np
 import pytest
 
-from mtlkit.data.packed import MANIFEST, read_dataset, read_manifest, write_dataset
-from mtlkit.data.schema import SPLITS, Bag, Dataset, Feature, Schema, Split, Task, fingerprint
+from mtlkit.data import packed
+from mtlkit.data.packed import MANIFEST, Column, fingerprint_folder, read_dataset, read_manifest, write_dataset
+from mtlkit.data.schema import SPLITS, Bag, Dataset, Feature, Schema, Side, Split, Task, fingerprint
 
 
 def make_split(rows: int, seed: int) -> Split:
@@ -24,6 +25,12 @@ def make_split(rows: int, seed: int) -> Split:
         observed=rng.random((rows, 2)) < 0.7,
         bags={"shop-offsets": bag, "brand": bag},
         weight=rng.random(rows).astype(np.float32),
+        side=Side(
+            row=rng.integers(0, rows, rows).astype(np.int32),
+            ids=rng.integers(0, 5, (rows, 1)).astype(np.int32),
+            dense=rng.random((rows, 2)).astype(np.float32),
+            bags={"history": bag},
+        ),
         groups={"user": rng.integers(0, 3, rows), "session": rng.integers(0, 3, rows)},
     )
 
@@ -54,6 +61,37 @@ def test_round_trip(dataset, tmp_path):
     manifest = read_manifest(tmp_path / "toy")
     assert manifest["options"] == {"p": 0.5}
     assert manifest["splits"]["train"]["positives"]["click"] == dataset.splits["train"].positives()[0]
+
+
+def test_fingerprint_read_in_pieces_is_the_same(dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, "HASHED", 7)
+    write_dataset(tmp_path / "toy", dataset, {})
+    arrays = {name: list(split.arrays()) for name, split in dataset.splits.items()}
+    assert fingerprint_folder(tmp_path / "toy", dataset.schema, arrays) == dataset.fingerprint
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (0,)])
+def test_column_grows_row_by_row(tmp_path, shape):
+    rows = np.arange(11 * max(int(np.prod(shape)), 0)).reshape(11, *shape).astype(np.float32)
+    with Column(tmp_path / "x.npy", np.float32, shape) as column:
+        for piece in (rows[:4], rows[4:4], rows[4:]):
+            column.write(piece)
+    np.testing.assert_array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), rows)
+
+
+def test_joined_writes_shared_columns_out(dataset):
+    split = dataset.splits["test"]
+    joined = split.joined()
+    assert joined.side is None
+    for r, u in enumerate(split.side.row):
+        assert joined.ids[r].tolist() == [*split.ids[r], *split.side.ids[u]]
+        np.testing.assert_array_equal(joined.dense[r], [*split.dense[r], *split.side.dense[u]])
+        for part in ("values", "weights"):
+            own, shared = joined.bags["history"], split.side.bags["history"]
+            np.testing.assert_array_equal(
+                getattr(own, part)[own.offsets[r] : own.offsets[r + 1]],
+                getattr(shared, part)[shared.offsets[u] : shared.offsets[u + 1]],
+            )
 
 
 def test_fingerprint_sees_every_part(dataset):

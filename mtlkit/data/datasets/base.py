@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 from mtlkit.config import Settings, digest
 from mtlkit.data.packed import read_dataset, read_manifest, write_dataset
 from mtlkit.data.schema import Dataset
+from mtlkit.errors import UsageError
 
 Progress = Callable[[str, int, int | None], None]
 """Called with (what, bytes or rows done, total or None)."""
@@ -63,6 +64,23 @@ class DatasetSource(ABC):
             MissingError: They cannot be had; the message says what was tried.
         """
 
+    def use_links(self, links: dict[str, str]) -> None:
+        """Take raw files from these addresses, which the user has pasted, by the name of the file's part.
+
+        Raises:
+            UsageError: This data set has no use for them.
+        """
+        if links:
+            raise UsageError(f"{self.name} takes no links.", f"mtlkit fetch {self.name}")
+
+    def check_unasked(self, home: Path) -> None:
+        """Called before raw files are obtained without ``fetch``, for a run that needs them.
+
+        Raises:
+            MissingError: They are too large to be downloaded unasked.
+        """
+        return
+
     def provenance(self, home: Path) -> str | None:
         """Where the raw files under ``home`` were taken from, for the card; None when nothing is known."""
         return None
@@ -83,7 +101,7 @@ class DatasetSource(ABC):
         """Whether the data can be loaded without the network."""
         return read_manifest(self.folder(home)) is not None
 
-    def load(self, home: Path) -> Dataset:
+    def load(self, home: Path, progress: Progress = no_progress) -> Dataset:
         """The prepared data, memory-mapped; prepared first when the raw files are there.
 
         Raises:
@@ -91,5 +109,9 @@ class DatasetSource(ABC):
         """
         folder = self.folder(home)
         if read_manifest(folder) is None:
-            write_dataset(folder, self.prepare(home), self.resolved_options())
+            self.build(home, folder, progress)
         return read_dataset(folder)
+
+    def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
+        """Write the prepared data into a folder, which appears when it is whole."""
+        write_dataset(folder, self.prepare(home), self.resolved_options())

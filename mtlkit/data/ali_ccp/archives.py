@@ -1,0 +1,402 @@
+"""Finding the four text files of Ali-CCP and streaming them, out of archives as they lie, without unpacking to disk.
+
+Nothing of an archive is ever written under a name that it gives, and only regular members of the four known names (and
+the mark of the simulator) are read, in the order in which they come.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import queue
+import re
+import tarfile
+import threading
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+import numpy as np
+from isal import igzip, isal_zlib
+
+from mtlkit.data.ali_ccp.fields import MEMBERS, OFFICIAL_SPLITS
+from mtlkit.data.datasets.base import Progress
+from mtlkit.errors import MissingError, UsageError
+
+BLOCK = 4 << 20
+"""Bytes handed on at a time; a longer line is no line of Ali-CCP (its longest has about 70 kB)."""
+BLOCKS_AHEAD = 4
+MAX_HEADER = 1 << 20  # a long name or extended header; a hostile one could claim gigabytes
+MAX_TEXT = 200 << 30  # what one file may unpack to; all four real ones together have 41 GB
+MARK = "simulated.json"
+ARCHIVE = re.compile(r"sample_(train|test)\.(tar\.gz|tgz|tar)")
+_ISAL_ERROR: Any = isal_zlib.IsalError
+DAMAGED = (EOFError, zlib.error, _ISAL_ERROR, igzip.BadGzipFile, tarfile.TarError)
+_LONG_NAME, _EXTENDED = (b"L",), (b"x",)
+_WITHOUT_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})  # links, devices, folders, pipes
+
+
+@dataclass(frozen=True)
+class RawSource:
+    """The files to read, in order.
+
+    Args:
+        files: Archives and CSV files.
+    """
+
+    files: tuple[Path, ...]
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk."""
+        return sum(file.stat().st_size for file in self.files)
+
+    def unpacked_bytes(self) -> int:
+        """A guess, on the high side, of the size of the text."""
+        return sum(file.stat().st_size * (5 if _is_gzip(file) else 1) for file in self.files)
+
+
+def find_source(origin: Path, hint: str) -> RawSource:
+    """The official files in a folder, or beside a file that is one of them.
+
+    For each split its archive ``sample_<split>.tar.gz`` (also ``.tgz``, ``.tar``) is taken, or its two CSV files, which
+    may also lie one folder deeper or end in ``.gz``.
+
+    Args:
+        origin: A folder, or one of the files.
+        hint: For errors.
+
+    Raises:
+        UsageError: ``origin`` does not exist.
+        MissingError: A file is not there.
+    """
+    if not origin.exists():
+        raise UsageError(f"There is no file or folder {origin}.", hint)
+    folder = origin if origin.is_dir() else origin.parent
+    near = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    deeper = [path for sub in sorted(folder.iterdir()) if sub.is_dir() for path in sorted(sub.iterdir())]
+    files: list[Path] = []
+    for split in OFFICIAL_SPLITS:
+        archives = [path for path in near if (match := ARCHIVE.fullmatch(path.name)) and match[1] == split]
+        texts = {}
+        for path in (*deeper, *near):
+            name = path.name.removesuffix(".gz")
+            if path.is_file() and name in MEMBERS and MEMBERS[name][0] == split:
+                texts[name] = path
+        names = [name for name, (of, _) in MEMBERS.items() if of == split]
+        if len(texts) == len(names):
+            files += [texts[name] for name in names]
+        elif archives:
+            files.append(archives[0])
+        else:
+            missing = " and ".join(name for name in names if name not in texts)
+            raise MissingError(f"{folder} holds neither sample_{split}.tar.gz nor {missing}.", hint)
+    return RawSource(tuple(files))
+
+
+@dataclass
+class Text:
+    """One of the four files, while it is read.
+
+    Args:
+        split: ``train`` or ``test``.
+        kind: ``skeleton`` or ``common``.
+        blocks: Its text in blocks of whole lines, each ending in a line feed; each block is valid until the next.
+    """
+
+    split: str
+    kind: str
+    blocks: Iterator[np.ndarray]
+
+
+@dataclass
+class Reading:
+    """What was found out while files were read.
+
+    Args:
+        hashes: One entry a file: name, bytes and sha256.
+        simulated: What the simulator noted, if the archives are its.
+        text_bytes: Bytes of the four texts so far.
+    """
+
+    hashes: list[dict[str, Any]] = field(default_factory=list)
+    simulated: dict[str, Any] | None = None
+    text_bytes: int = 0
+
+
+def read_texts(source: RawSource, reading: Reading, progress: Progress, hint: str) -> Iterator[Text]:
+    """The four texts in the order in which they lie; the blocks of each must be used up before the next.
+
+    Args:
+        source: The files.
+        reading: Filled in on the way; complete when the iterator ends.
+        progress: Told of compressed bytes read.
+        hint: For errors.
+
+    Raises:
+        MissingError: A file is damaged, is not what it should be, fails its ``.md5``, or a text is missing or twice
+            there.
+    """
+    seen: set[str] = set()
+    for path in source.files:
+        raw = _Counted(path, progress)
+        with _damage(path, hint), path.open("rb") as file:
+            raw.open(file)
+            stream: Any = igzip.IGzipFile(fileobj=raw, mode="rb") if _is_gzip(path) else raw
+            own = MEMBERS.get(path.name.removesuffix(".gz"))
+            members = iter([(path.name.removesuffix(".gz"), stream)]) if own else _members(stream)
+            for name, member in members:
+                if name == MARK:
+                    reading.simulated = _mark(member.read(MAX_HEADER))
+                    continue
+                if name in seen:
+                    raise MissingError(f"{name} is there twice: again in {path}.", hint)
+                seen.add(name)
+                split, kind = MEMBERS[name]
+                with _ahead(_line_blocks(member, name), path, hint) as blocks:
+                    yield Text(split, kind, _counted(blocks, reading))
+            raw.rest()
+        raw.check_md5(hint)
+        reading.hashes.append({"file": path.name, "bytes": raw.done, "sha256": raw.sha256.hexdigest()})
+    missing = [name for name in MEMBERS if name not in seen]
+    if missing:
+        raise MissingError(f"{' and '.join(missing)} is in none of the files of {source.files[0].parent}.", hint)
+
+
+@contextmanager
+def read_whole(path: Path, reading: Reading, progress: Progress, hint: str) -> Iterator[Iterator[np.ndarray]]:
+    """The blocks of one text file, plain or gzip, noted in ``reading`` when all are used up."""
+    raw = _Counted(path, progress)
+    with _damage(path, hint), path.open("rb") as file:
+        raw.open(file)
+        stream: Any = igzip.IGzipFile(fileobj=raw, mode="rb") if _is_gzip(path) else raw
+        with _ahead(_line_blocks(stream, path.name), path, hint) as blocks:
+            yield _counted(blocks, reading)
+        raw.rest()
+    raw.check_md5(hint)
+    reading.hashes.append({"file": path.name, "bytes": raw.done, "sha256": raw.sha256.hexdigest()})
+
+
+def _counted(blocks: Iterator[np.ndarray], reading: Reading) -> Iterator[np.ndarray]:
+    for block in blocks:
+        reading.text_bytes += len(block)
+        yield block
+
+
+@contextmanager
+def _damage(path: Path, hint: str) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGED as error:
+        raise MissingError(f"{path} is truncated or damaged: {str(error).rstrip('.')}.", hint) from None
+    except OSError as error:
+        raise MissingError(f"{path} cannot be read: {error.strerror or error}.", hint) from None
+
+
+def _is_gzip(path: Path) -> bool:
+    with suppress(OSError), path.open("rb") as file:
+        return file.read(2) == b"\x1f\x8b"
+    return False
+
+
+def _mark(content: bytes) -> dict[str, Any] | None:
+    try:
+        facts = json.loads(content)
+    except ValueError:
+        return None
+    return facts if isinstance(facts, dict) else None
+
+
+class _Counted:
+    """A file that is hashed and counted while it is read."""
+
+    def __init__(self, path: Path, progress: Progress) -> None:
+        self.path, self.progress = path, progress
+        self.sha256 = hashlib.sha256()
+        beside = path.with_name(f"{path.name}.md5")
+        self.expected = beside.read_text(encoding="utf-8", errors="replace").split()[:1] if beside.is_file() else []
+        self.md5 = hashlib.md5(usedforsecurity=False) if self.expected else None
+        self.done = 0
+
+    def open(self, file: IO[bytes]) -> None:
+        self.file, self.total = file, self.path.stat().st_size
+
+    def read(self, size: int = -1) -> bytes:
+        chunk = self.file.read(size)
+        self._take(chunk)
+        return chunk
+
+    def readinto(self, buffer: memoryview) -> int:
+        size = self.file.readinto(buffer)  # type: ignore[attr-defined]
+        self._take(memoryview(buffer)[:size])
+        return int(size)
+
+    def _take(self, chunk: bytes | memoryview) -> None:
+        self.sha256.update(chunk)
+        if self.md5 is not None:
+            self.md5.update(chunk)
+        self.done += len(chunk)
+        self.progress(f"preparing {self.path.name}", self.done, self.total)
+
+    def rest(self) -> None:
+        """Read what is left, so that the hash is that of the file."""
+        while self.read(BLOCK):
+            pass
+
+    def check_md5(self, hint: str) -> None:
+        if self.md5 is not None and self.md5.hexdigest() != self.expected[0].lower():
+            raise MissingError(f"{self.path} is damaged: its md5 is not that of {self.path.name}.md5 beside it.", hint)
+
+
+class _Member:
+    """The bytes of one member of a tar."""
+
+    def __init__(self, stream: Any, size: int) -> None:
+        self.stream, self.left = stream, size
+
+    def readinto(self, buffer: memoryview) -> int:
+        wanted = min(len(buffer), self.left)
+        size = self.stream.readinto(buffer[:wanted]) if wanted else 0
+        if wanted and not size:
+            raise EOFError("it ends inside a member")
+        self.left -= size
+        return int(size)
+
+    def read(self, most: int) -> bytes:
+        out = bytearray(min(most, self.left))
+        view, done = memoryview(out), 0
+        while done < len(out):
+            done += self.readinto(view[done:])
+        return bytes(out)
+
+
+def _members(stream: Any) -> Iterator[tuple[str, _Member]]:
+    """The members of a tar that are of interest. A reader of its own, because tarfile trusts header sizes."""
+    long_name, extended = None, {}
+    scratch = memoryview(bytearray(1 << 20))
+    while True:
+        header = _exactly(stream, tarfile.BLOCKSIZE)
+        if not header or not header.strip(b"\0"):
+            return
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        size = 0 if info.type in _WITHOUT_DATA else info.size
+        if size < 0:
+            raise tarfile.ReadError("it holds a member of negative size")
+        if info.type in _LONG_NAME + _EXTENDED:
+            if size > MAX_HEADER:
+                raise tarfile.ReadError(f"it holds a header of {size:,} bytes")
+            content = _exactly(stream, size + -size % tarfile.BLOCKSIZE)[:size]
+            if info.type in _LONG_NAME:
+                long_name = content.rstrip(b"\0").decode("utf-8", "replace")
+            else:
+                extended = _records(content)
+            continue
+        full_name = extended.get("path") or long_name or info.name
+        regular = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not full_name.endswith("/")
+        if regular and "size" in extended:
+            size = int(extended["size"])
+        name = PurePosixPath(full_name).name
+        long_name, extended = None, {}
+        member = _Member(stream, size)
+        if regular and (name in MEMBERS or name == MARK):
+            yield name, member
+        member.left += -size % tarfile.BLOCKSIZE
+        while member.left:
+            member.readinto(scratch)
+
+
+def _records(content: bytes) -> dict[str, str]:
+    """The two records of an extended header that matter: path and size."""
+    found = {}
+    for match in re.finditer(rb"\d+ (path|size)=([^\n]*)\n", content):
+        found[match[1].decode()] = match[2].decode("utf-8", "replace")
+    if not re.fullmatch("[0-9]{1,18}", found.get("size", "0")):
+        raise tarfile.ReadError("it holds a member of strange size")
+    return found
+
+
+def _exactly(stream: Any, size: int) -> bytes:
+    """So many bytes, or none at the end of the stream."""
+    out, done = bytearray(size), 0
+    view = memoryview(out)
+    while done < size:
+        got = stream.readinto(view[done:])
+        if not got:
+            if done:
+                raise EOFError("it ends inside a header")
+            return b""
+        done += got
+    return bytes(out)
+
+
+def _line_blocks(member: Any, name: str) -> Iterator[np.ndarray]:
+    """Blocks of whole lines. A last line without a line feed gets one."""
+    tail, total, number = b"", 0, 0
+    # one is in use, some wait, one is filled: fresh memory for each would cost more than filling it
+    buffers = [bytearray(BLOCK + 1) for _ in range(BLOCKS_AHEAD + 3)]
+    while True:
+        buffer = buffers[number % len(buffers)]
+        number += 1
+        buffer[: len(tail)] = tail
+        view, filled = memoryview(buffer), len(tail)
+        while filled < BLOCK:
+            got = member.readinto(view[filled:BLOCK])
+            if not got:
+                break
+            filled += got
+        total += filled - len(tail)
+        if total > MAX_TEXT:
+            raise tarfile.ReadError(f"{name} unpacks to more than {MAX_TEXT >> 30} GiB")
+        at_end = filled < BLOCK
+        if at_end and filled and buffer[filled - 1] != 10:
+            buffer[filled] = 10
+            filled += 1
+        cut = buffer.rfind(b"\n", 0, filled) + 1
+        if not cut and filled:
+            raise tarfile.ReadError(f"{name} has a line of more than {BLOCK >> 20} MiB")
+        if cut:
+            yield np.frombuffer(buffer, np.uint8, cut)
+        if at_end:
+            return
+        tail = bytes(view[cut:filled])
+
+
+@contextmanager
+def _ahead(blocks: Iterator[np.ndarray], path: Path, hint: str) -> Iterator[Iterator[np.ndarray]]:
+    """Run an iterator in a thread of its own, a few blocks ahead: unpacking and hashing release the interpreter."""
+    waiting: queue.Queue[np.ndarray | BaseException | None] = queue.Queue(BLOCKS_AHEAD)
+    stop = threading.Event()
+
+    def put(item: np.ndarray | BaseException | None) -> bool:
+        while not stop.is_set():
+            with suppress(queue.Full):
+                waiting.put(item, timeout=0.1)
+                return True
+        return False
+
+    def work() -> None:
+        try:
+            for block in blocks:
+                if not put(block):
+                    return
+            put(None)
+        except BaseException as error:
+            put(error)
+
+    def taken() -> Iterator[np.ndarray]:
+        while (item := waiting.get()) is not None:
+            if isinstance(item, BaseException):
+                with _damage(path, hint):
+                    raise item
+            yield item
+
+    thread = threading.Thread(target=work, name=f"reading {path.name}", daemon=True)
+    thread.start()
+    try:
+        yield taken()
+    finally:
+        stop.set()
+        thread.join()

@@ -1,0 +1,127 @@
+"""Compiled hashing: one mixing function, and the two tables of the tokeniser.
+
+``codes`` numbers the ids of every field from 1 as they are met: one open-addressing table of 64-bit words, each a field
+(5 bits), an id (31 bits) and its code (28 bits). ``keys`` numbers the 64-bit keys of common features from 0.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+import numpy as np
+
+_njit: Any = numba.njit
+kernel = _njit(nogil=True, cache=True, error_model="numpy")
+lean = _njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
+"""For functions that allocate nothing: their arrays are passed on without counting references."""
+
+CODE_BITS = 28
+MAX_CODE = (1 << CODE_BITS) - 1
+ID_BITS = 31
+MAX_ID = (1 << ID_BITS) - 1
+_CODE_BITS = np.uint64(CODE_BITS)
+_CODE_MASK = np.uint64(MAX_CODE)
+_ID_BITS = np.uint64(ID_BITS)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
+_S1, _S2, _S3 = np.uint64(30), np.uint64(27), np.uint64(31)
+_ONE, _ZERO = np.uint64(1), np.uint64(0)
+
+
+@lean
+def mix(x: np.uint64) -> np.uint64:
+    """The finaliser of splitmix64: every bit of the result depends on every bit of ``x``."""
+    x = np.uint64(x) + _GOLDEN
+    x = (x ^ (x >> _S1)) * _M1
+    x = (x ^ (x >> _S2)) * _M2
+    return x ^ (x >> _S3)
+
+
+@lean
+def code_of(table: np.ndarray, sizes: np.ndarray, field: int, id: int) -> int:
+    """The code of an id of a field; a new one if it was never met. The table must have room."""
+    word = ((np.uint64(field) << _ID_BITS) | np.uint64(id)) + _ONE
+    mask = np.uint64(table.shape[0] - 1)
+    place = mix(word) & mask
+    while True:
+        found = table[place]
+        if found == _ZERO:
+            sizes[field] += 1
+            table[place] = (word << _CODE_BITS) | np.uint64(sizes[field])
+            return sizes[field]
+        if found >> _CODE_BITS == word:
+            return int(found & _CODE_MASK)
+        place = (place + _ONE) & mask
+
+
+@kernel
+def grown(table: np.ndarray) -> np.ndarray:
+    """A table of codes twice as large with the same contents."""
+    out = np.zeros(2 * table.shape[0], np.uint64)
+    mask = np.uint64(out.shape[0] - 1)
+    for i in range(table.shape[0]):
+        word = table[i]
+        if word != _ZERO:
+            place = mix(word >> _CODE_BITS) & mask
+            while out[place] != _ZERO:
+                place = (place + _ONE) & mask
+            out[place] = word
+    return out
+
+
+@kernel
+def raw_ids(table: np.ndarray, field: int, size: int) -> np.ndarray:
+    """(size + 1,) int32: the id behind each code of a field; -1 at 0, which is no id."""
+    out = np.full(size + 1, -1, np.int32)
+    id_mask = (_ONE << _ID_BITS) - _ONE
+    for i in range(table.shape[0]):
+        if table[i] != _ZERO:
+            word = (table[i] >> _CODE_BITS) - _ONE
+            if np.int64(word >> _ID_BITS) == field:
+                out[np.int64(table[i] & _CODE_MASK)] = np.int32(word & id_mask)
+    return out
+
+
+@lean
+def number_of(places: np.ndarray, keys: np.ndarray, count: np.ndarray, key: np.uint64) -> int:
+    """The number of a key; a new one if it was never met.
+
+    Args:
+        places: Open-addressing table of numbers, -1 where empty; it must have room.
+        keys: The key of each number.
+        count: (1,) how many there are.
+        key: What to look for.
+    """
+    mask = np.uint64(places.shape[0] - 1)
+    place = mix(key) & mask
+    while True:
+        number = places[place]
+        if number < 0:
+            number = count[0]
+            places[place] = number
+            keys[number] = key
+            count[0] += 1
+            return number
+        if keys[number] == key:
+            return number
+        place = (place + _ONE) & mask
+
+
+@kernel
+def replaced(keys: np.ndarray, count: int, size: int) -> np.ndarray:
+    """A table of ``size`` places for the first ``count`` keys."""
+    places = np.full(size, -1, np.int32)
+    mask = np.uint64(size - 1)
+    for number in range(count):
+        place = mix(keys[number]) & mask
+        while places[place] >= 0:
+            place = (place + _ONE) & mask
+        places[place] = number
+    return places
+
+
+@lean
+def share(value: np.uint64, salt: np.uint64) -> float:
+    """A number in [0, 1) that depends on ``value`` and ``salt`` only."""
+    return float(mix(mix(np.uint64(value)) ^ np.uint64(salt)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)

@@ -1,0 +1,390 @@
+"""Ali-CCP from text to packed splits: stage both texts of both splits, count on train, join, write."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlkit.data.ali_ccp import tokenise as t
+from mtlkit.data.ali_ccp.archives import RawSource, Reading, read_texts
+from mtlkit.data.ali_ccp.fields import COMMON, FIELDS, OFFICIAL_SPLITS, SKELETON
+from mtlkit.data.ali_ccp.hashing import kernel, share
+from mtlkit.data.ali_ccp.protocols import HELD_OUT, SPLIT_SALT, Protocol, Request, features, side_plan
+from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged, Stager
+from mtlkit.data.ali_ccp.vocabulary import Counter, Vocabulary, choose
+from mtlkit.data.datasets.base import Progress
+from mtlkit.data.encoding import MinMax
+from mtlkit.data.packed import Column, fingerprint_folder
+from mtlkit.data.schema import SPLITS, Dataset, Schema, Task
+from mtlkit.errors import MissingError
+
+TASKS = (
+    Task(name="click", description="the item shown was clicked"),
+    Task(name="purchase", description="it was clicked and then bought"),
+)
+FUNNEL = ("click", "purchase")
+CHUNK = 1 << 19  # rows at a time after staging
+DISK = {"aitm": 0.35, "rechub": 0.45, "full": 1.0}
+"""Disk that preparation needs for a byte of text: staged columns and the splits together, with some to spare."""
+
+_DROPPED, _TRAIN, _VALIDATION, _TEST = range(4)
+_BY_ROW, _BY_SESSION, _HALVES, _WHOLE = range(4)
+
+
+def prepare(
+    source: RawSource, folder: Path, name: str, request: Request, progress: Progress, hint: str
+) -> tuple[Dataset, dict[str, Any]]:
+    """Write the arrays of all splits into a folder.
+
+    Args:
+        source: The official files.
+        folder: An empty folder; staged columns lie there meanwhile.
+        name: Of the data set.
+        request: What to prepare.
+        progress: Told of bytes read and rows written.
+        hint: For errors about the source.
+
+    Returns:
+        The data set without its arrays, and the entries of the manifest about the splits.
+
+    Raises:
+        MissingError: The disk is too small, or the files are not what they should be.
+    """
+    check_disk(folder, int(source.unpacked_bytes() * DISK[request.protocol.name]))
+    staging = folder / "staging"
+    staging.mkdir()
+    reading = Reading()
+    stager = Stager(staging, request.sample, request.max_bad_rows, hint)
+    keys = {split: Keys() for split in OFFICIAL_SPLITS}
+    staged: dict[tuple[str, str], Staged] = {}
+    for text in read_texts(source, reading, progress, hint):
+        plan = side_plan(request.protocol, "row" if text.kind == SKELETON else "user")
+        staged[text.split, text.kind] = stager.stage(text, keys[text.split], plan)
+    joined = {
+        split: _Joined(staged[split, SKELETON], staged[split, COMMON], keys[split], request.protocol, split)
+        for split in OFFICIAL_SPLITS
+    }
+    for part in joined.values():
+        stager.bad += part.orphans
+        if stager.bad > request.max_bad_rows:
+            raise stager.too_many(part.rows.name, [[line, t.ORPHAN] for line in part.orphan_lines.tolist() if line][:3])
+    rows = np.sum([part.sizes() for part in joined.values()], axis=0)[1:]
+    check_rows(dict(zip(SPLITS, rows.tolist(), strict=True)))
+    vocabularies, scalers = _fit(joined["train"], stager, request)
+    writer = _Writer(folder, vocabularies, scalers, progress, sum(len(part.part) for part in joined.values()))
+    entries: dict[str, Any] = {}
+    with ThreadPoolExecutor(len(joined)) as pool:  # numpy lets go of the interpreter where the time goes
+        for found in pool.map(writer.write, joined.values()):
+            entries |= found
+    shutil.rmtree(staging)
+    for field, vocabulary in vocabularies.items():
+        np.save(folder / f"vocabulary.{FIELDS[field].name}.npy", vocabulary.raw, allow_pickle=False)
+    sizes = {field: vocabulary.size for field, vocabulary in vocabularies.items()}
+    schema = Schema(features=features(request.protocol, sizes), tasks=TASKS, funnel=FUNNEL)
+    entries = {split: entries[split] for split in SPLITS}
+    details: dict[str, Any] = {
+        "protocol": request.protocol.name,
+        "min count": request.min_count,
+        "sample": request.sample,
+        "vocabulary": {FIELDS[field].name: size for field, size in sizes.items()},
+        "texts": {part.name: part.report() for part in staged.values()},
+        "rows without common features": {split: part.orphan_report() for split, part in joined.items() if part.orphans},
+        "files": reading.hashes,
+        "text bytes": reading.text_bytes,
+    }
+    if reading.simulated is not None:
+        details["simulation"] = reading.simulated
+    digest = fingerprint_folder(folder, schema, {split: entry["arrays"] for split, entry in entries.items()})
+    return Dataset(name, schema, {}, digest, reading.simulated is not None, details), entries
+
+
+def check_rows(rows: dict[str, int]) -> None:
+    """Every split needs some.
+
+    Raises:
+        MissingError: One is empty.
+    """
+    empty = [split for split, count in rows.items() if not count]
+    if empty:
+        message = f"No rows are left for {' and '.join(empty)}: the files are too short, or the sample is too small."
+        raise MissingError(message, "leave out --sample, or make it larger")
+
+
+def check_disk(folder: Path, needed: int) -> None:
+    """Say before the work begins that there is no room for it.
+
+    Raises:
+        MissingError: The disk is too small.
+    """
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        message = f"Preparation needs about {needed / 1e9:.0f} GB, but the disk of {folder.parent} has {free / 1e9:.0f}"
+        raise MissingError(
+            f"{message} GB free.", "choose a larger disk with --data-dir DIR, or fewer rows with --sample"
+        )
+
+
+@kernel
+def _assign(
+    number: np.ndarray,
+    line: np.ndarray,
+    common_row: np.ndarray,
+    keys: np.ndarray,
+    how: int,
+    salt: int,
+    part: np.ndarray,
+    user: np.ndarray,
+    counted: np.ndarray,
+    orphan_lines: np.ndarray,
+) -> None:
+    """Find the common row of each row, and the split to which it goes; ``counted`` holds orphans and unsampled rows."""
+    for r in range(number.shape[0]):
+        row = common_row[number[r]]
+        user[r] = row
+        if row == t.UNMET:
+            if counted[0] < orphan_lines.shape[0]:
+                orphan_lines[counted[0]] = line[r]
+            counted[0] += 1
+            part[r] = _DROPPED
+        elif row == t.NOT_SAMPLED:
+            counted[1] += 1
+            part[r] = _DROPPED
+        elif how == _HALVES:
+            part[r] = _VALIDATION if share(np.uint64(line[r]), np.uint64(salt)) < 0.5 else _TEST
+        elif how == _WHOLE:
+            part[r] = _TEST
+        else:
+            what = np.uint64(line[r]) if how == _BY_ROW else keys[number[r]]
+            part[r] = _VALIDATION if share(what, np.uint64(salt)) < HELD_OUT else _TRAIN
+
+
+class _Joined:
+    """Both texts of an official split, with the common row and the final split of each row of the skeleton."""
+
+    def __init__(self, rows: Staged, users: Staged, keys: Keys, protocol: Protocol, split: str) -> None:
+        self.rows, self.users, self.split, self.protocol = rows, users, split, protocol
+        if protocol.held_out == "test":
+            how = _HALVES if split == "test" else _WHOLE
+        else:
+            how = _WHOLE if split == "test" else (_BY_ROW if protocol.held_out == "rows" else _BY_SESSION)
+        number = np.fromfile(rows.files["number"], np.int32)
+        line = np.fromfile(rows.files["line"], np.int32)
+        self.part, self.user = np.empty(len(number), np.uint8), np.empty(len(number), np.int32)
+        counted, self.orphan_lines = np.zeros(2, np.int64), np.zeros(t.NOTED, np.int64)
+        salt = SPLIT_SALT[protocol.held_out]
+        _assign(number, line, keys.common_row, keys.keys, how, salt, self.part, self.user, counted, self.orphan_lines)
+        if split == "train" and how == _WHOLE:
+            self.part[self.part == _TEST] = _TRAIN
+        self.orphans = int(counted[0])
+        rows.tally[t.LEFT_OUT] += counted[1]
+
+    def sizes(self) -> list[int]:
+        """Rows of each part."""
+        return np.bincount(self.part, minlength=4).tolist()
+
+    def orphan_report(self) -> dict[str, Any]:
+        """How many rows have an index that the common file lacks, and the first of them."""
+        return {"rows": self.orphans, "first lines": self.orphan_lines[: min(self.orphans, t.NOTED)].tolist()}
+
+    def chunks(self) -> Iterator[tuple[slice, Chunk]]:
+        """The rows with their place in ``part`` and ``user``."""
+        begin = 0
+        for chunk in self.rows.chunks(CHUNK):
+            yield slice(begin, begin + len(chunk)), chunk
+            begin += len(chunk)
+
+
+def _fit(train: _Joined, stager: Stager, request: Request) -> tuple[dict[int, Vocabulary], dict[int, MinMax]]:
+    """Vocabularies and scales, from the rows of train: one count a row, for the user's fields too."""
+    rows, users = train.rows.plan, train.users.plan
+    counter = Counter(stager.codes, tuple(dict.fromkeys((*rows.ids, *rows.bags, *users.ids, *users.bags))))
+    ranges = {field: [np.inf, -np.inf] for field in (*rows.dense, *users.dense)}
+    impressions = np.zeros(len(train.users), np.int64)
+    trained = np.zeros(len(train.users), bool)
+    met: list[np.ndarray] = []
+    for place, chunk in train.chunks():
+        part, user = train.part[place], train.user[place]
+        on_train = part == _TRAIN
+        counts = on_train | (request.protocol.counts_held_out & (part == _VALIDATION))
+        for j, field in enumerate(rows.ids):
+            counter.column(field, chunk.codes[:, j], counts)
+        for b, field in enumerate(rows.bags):
+            counter.bag(field, chunk.bags[b][0], chunk.lengths[:, b], counts)
+        for j, field in enumerate(rows.dense):
+            _widen(ranges[field], chunk.values[on_train, j])
+        seen, first = np.unique(user[counts], return_index=True)
+        new = impressions[seen] == 0
+        met.append(seen[new][np.argsort(first[new])])
+        impressions += np.bincount(user[counts], minlength=len(impressions))
+        trained[user[on_train]] = True
+    order = np.concatenate(met) if met else np.zeros(0, np.int64)
+    begin = 0
+    codes = np.zeros((len(train.users), len(users.ids)), np.int32)
+    for chunk in train.users.chunks(CHUNK):
+        own = slice(begin, begin + len(chunk))
+        codes[own] = chunk.codes
+        for b, field in enumerate(users.bags):
+            counter.bag(field, chunk.bags[b][0], chunk.lengths[:, b], impressions[own])
+        for j, field in enumerate(users.dense):
+            _widen(ranges[field], chunk.values[trained[own], j])
+        begin += len(chunk)
+    for j, field in enumerate(users.ids):
+        counter.column(field, codes[order, j], impressions[order])
+    vocabularies = {
+        field: choose(counter, field, request.min_count, request.protocol.order) for field in counter.counts
+    }
+    scalers = {field: MinMax(*map(float, found)) for field, found in ranges.items()}
+    return vocabularies, scalers
+
+
+def _widen(found: list[float], values: np.ndarray) -> None:
+    if len(values):
+        found[0], found[1] = min(found[0], values.min()), max(found[1], values.max())
+
+
+class _Writer:
+    """Writes the arrays of the final splits."""
+
+    def __init__(
+        self,
+        folder: Path,
+        vocabularies: dict[int, Vocabulary],
+        scalers: dict[int, MinMax],
+        progress: Progress,
+        total: int,
+    ) -> None:
+        self.folder, self.vocabularies, self.scalers = folder, vocabularies, scalers
+        self.progress, self.total, self.done = progress, total, 0
+
+    def write(self, joined: _Joined) -> dict[str, Any]:
+        """The final splits that come from one official split; returns their entries in the manifest."""
+        counts = joined.sizes()
+        names = {code: SPLITS[code - 1] for code in (_TRAIN, _VALIDATION, _TEST) if counts[code]}
+        side = self._write_side(joined, list(names.values()))
+        users = np.fromfile(joined.users.files["user"], np.int32)
+        plan = joined.rows.plan
+        positives = {name: np.zeros(len(TASKS), np.int64) for name in names.values()}
+        with ExitStack() as stack:
+            files = {code: self._columns(stack, name, joined) for code, name in names.items()}
+            bags = {
+                code: [_BagColumns(stack, self.folder, f"{name}.bag", FIELDS[field].name) for field in plan.bags]
+                for code, name in names.items()
+            }
+            for place, chunk in joined.chunks():
+                part, user = joined.part[place], joined.user[place]
+                ids, dense = self._ids(chunk.codes, plan.ids), self._dense(chunk.values, plan.dense)
+                for code, name in names.items():
+                    own = part == code
+                    files[code]["ids"].write(ids[own])
+                    files[code]["dense"].write(dense[own])
+                    files[code]["labels"].write(chunk.labels[own])
+                    files[code]["observed"].write(np.ones((int(own.sum()), len(TASKS)), bool))
+                    files[code]["group-user"].write(users[user[own]])
+                    files[code]["side-row"].write(user[own])
+                    positives[name] += chunk.labels[own].sum(0, dtype=np.int64)
+                    for b, bag in enumerate(bags[code]):
+                        entries = np.repeat(own, chunk.lengths[:, b])
+                        codes, weights = chunk.bags[b]
+                        bag.write(
+                            chunk.lengths[own, b],
+                            self.vocabularies[plan.bags[b]].number[codes[entries]],
+                            weights[entries],
+                        )
+                self.done += len(chunk)
+                self.progress("writing splits", self.done, self.total)
+            arrays = {
+                name: [*files[code], *side, *(key for bag in bags[code] for key in bag.keys)]
+                for code, name in names.items()
+            }
+        tasks = [task.name for task in TASKS]
+        return {
+            name: {
+                "rows": counts[code],
+                "positives": dict(zip(tasks, positives[name].tolist(), strict=True)),
+                "arrays": sorted(arrays[name]),
+            }
+            for code, name in names.items()
+        }
+
+    def _columns(self, stack: ExitStack, name: str, joined: _Joined) -> dict[str, Column]:
+        plan = joined.rows.plan
+        shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "ids": (np.int32, (len(plan.ids),)),
+            "dense": (np.float32, (len(plan.dense),)),
+            "labels": (np.float32, (len(TASKS),)),
+            "observed": (bool, (len(TASKS),)),
+            "group-user": (np.int32, ()),
+            "side-row": (np.int32, ()),
+        }
+        return {
+            key: stack.enter_context(Column(self.folder / f"{name}.{key}.npy", dtype, shape))
+            for key, (dtype, shape) in shapes.items()
+        }
+
+    def _write_side(self, joined: _Joined, names: list[str]) -> list[str]:
+        """The users' columns, written once and given a second name for a second split of the same users."""
+        plan, first = joined.users.plan, names[0]
+        with ExitStack() as stack:
+            ids = stack.enter_context(Column(self.folder / f"{first}.side-ids.npy", np.int32, (len(plan.ids),)))
+            dense = stack.enter_context(Column(self.folder / f"{first}.side-dense.npy", np.float32, (len(plan.dense),)))
+            bags = [_BagColumns(stack, self.folder, f"{first}.side-bag", FIELDS[field].name) for field in plan.bags]
+            for chunk in joined.users.chunks(CHUNK):
+                ids.write(self._ids(chunk.codes, plan.ids))
+                dense.write(self._dense(chunk.values, plan.dense))
+                for b, bag in enumerate(bags):
+                    codes, weights = chunk.bags[b]
+                    bag.write(chunk.lengths[:, b], self.vocabularies[plan.bags[b]].number[codes], weights)
+        keys = ["side-ids", "side-dense", *(key for bag in bags for key in bag.keys)]
+        for name in names[1:]:
+            for key in keys:
+                link_or_copy(self.folder / f"{first}.{key}.npy", self.folder / f"{name}.{key}.npy")
+        return keys
+
+    def _ids(self, codes: np.ndarray, fields: tuple[int, ...]) -> np.ndarray:
+        out = np.empty(codes.shape, np.int32)
+        for j, field in enumerate(fields):
+            out[:, j] = self.vocabularies[field].number[codes[:, j]]
+        return out
+
+    def _dense(self, values: np.ndarray, fields: tuple[int, ...]) -> np.ndarray:
+        out = np.empty(values.shape, np.float32)
+        for j, field in enumerate(fields):
+            out[:, j] = self.scalers[field].transform(values[:, j])
+        return out
+
+
+class _BagColumns:
+    """The three files of a bag."""
+
+    def __init__(self, stack: ExitStack, folder: Path, prefix: str, name: str) -> None:
+        parts = {"offsets": np.int64, "values": np.int32, "weights": np.float32}
+        self.files = {
+            part: stack.enter_context(Column(folder / f"{prefix}-{part}-{name}.npy", dtype))
+            for part, dtype in parts.items()
+        }
+        kind = prefix.partition(".")[2]
+        self.keys = [f"{kind}-{part}-{name}" for part in parts]
+        self.end = 0
+        self.files["offsets"].write(np.zeros(1, np.int64))
+
+    def write(self, lengths: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
+        offsets = self.end + np.cumsum(lengths, dtype=np.int64)
+        self.files["offsets"].write(offsets)
+        self.files["values"].write(values)
+        self.files["weights"].write(weights)
+        self.end = int(offsets[-1]) if len(offsets) else self.end
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """Give a file a second name; a copy where the file system has no links."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)

@@ -1,0 +1,255 @@
+"""Archives in the raw format of Ali-CCP from a planted model, so that what is learned is judged by what was planted.
+
+Users and items follow Zipf's law, rows come grouped by common features, a few rows are dirty, profiles have gaps. A
+click's log-odds are a sum of effects of the profile, the item's category, shop and brand, the scenario, matches with
+the user's past, and a taste for categories that differs by age; so are those of a purchase once clicked. How well the
+true chances rank the test rows (the AUC of the planted model, which no learner passes but by luck) is in
+``simulated.json``, the first member of each archive.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from isal import igzip_threaded
+
+from mtlkit.data.ali_ccp import simulate_text as text
+from mtlkit.data.ali_ccp.fields import FIELDS, OFFICIAL_SPLITS
+from mtlkit.data.datasets.base import Progress, no_progress
+
+MARK = "simulated.json"
+VERSION = 1
+SESSION_ROWS = 58  # mean, as in the real data
+CHUNK_ROWS = 8192
+CLICK_SPREAD, BUY_SPREAD = 0.5, 0.45
+"""Deviations of the planted log-odds; the first gives a click AUC about .63."""
+DIRTY = 5.4e-6
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What decides every byte of the text.
+
+    Args:
+        rows: Training rows; the test archive has half as many.
+        purchase_rate: Purchases per click.
+        click_rate: Clicks per row.
+        seed: Of the world and of the draw.
+    """
+
+    rows: int
+    purchase_rate: float = 0.0055
+    click_rate: float = 0.039
+    seed: int = 0
+
+    def rows_of(self, split: str) -> int:
+        """Skeleton rows of an official split."""
+        return self.rows if split == "train" else max(self.rows // 2, 1)
+
+
+def write_archives(folder: Path, simulation: Simulation, progress: Progress = no_progress) -> dict[str, Any]:
+    """Write ``sample_train.tar.gz`` and ``sample_test.tar.gz`` into a folder, which appears when both are whole.
+
+    Args:
+        folder: Replaced if it exists.
+        simulation: What to simulate.
+        progress: Told of bytes of text written.
+
+    Returns:
+        What was planted, as it stands in ``simulated.json``.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
+    partial.mkdir()
+    try:
+        world = _World(simulation)
+        texts = {split: _SplitText(world, split) for split in OFFICIAL_SPLITS}
+        measured = {split: text.measure() for split, text in texts.items()}
+        facts: dict[str, Any] = {"version": VERSION, **asdict(simulation)}
+        facts["planted_auc"] = texts["test"].planted()
+        facts["counts"] = {split: text.counts() for split, text in texts.items()}
+        for split, split_text in texts.items():
+            _write_archive(partial / f"sample_{split}.tar.gz", split_text, measured[split], facts, progress)
+        (partial / MARK).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return facts
+
+
+def _write_archive(
+    path: Path, split_text: _SplitText, sizes: dict[str, int], facts: dict[str, Any], progress: Progress
+) -> None:
+    done, total = 0, sum(sizes.values())
+    with igzip_threaded.open(path, "wb", compresslevel=1, threads=1) as file:
+        _member(file, MARK, json.dumps(facts).encode())
+        for name, size in sizes.items():
+            file.write(_header(name, size))
+            for piece in split_text.pieces(name):
+                file.write(piece)
+                done += len(piece)
+                progress(f"simulating {path.name}", done, total)
+            file.write(bytes(-size % tarfile.BLOCKSIZE))
+        file.write(bytes(2 * tarfile.BLOCKSIZE))
+
+
+def _header(name: str, size: int) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size = size
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+def _member(file: IO[bytes], name: str, content: bytes) -> None:
+    file.write(_header(name, len(content)))
+    file.write(content + bytes(-len(content) % tarfile.BLOCKSIZE))
+
+
+class _World:
+    """Numbers of levels, where the ids of each field begin, and the biases that give the rates asked for."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self.simulation = simulation
+        rows = simulation.rows
+        sizes = {name: int(levels) for name, levels in zip(_PROFILE_NAMES, text.PROFILE_LEVELS, strict=True)}
+        sizes |= {"101": max(50, rows // 116), "205": min(max(200, rows // 10), 4_300_000), "301": text.SCENARIOS}
+        levels = {
+            "206": min(max(20, rows // 200), 7_000),
+            "207": min(max(40, rows // 50), 500_000),
+            "216": min(max(30, rows // 100), 200_000),
+            "210": min(max(30, rows // 500), 20_000),
+        }
+        for name, count in levels.items():
+            sizes |= dict.fromkeys((name, *_ALIKE[name]), count)
+        self.sizes = np.array([sizes[field.name] for field in FIELDS], np.int64)
+        self.bases = 100 + np.concatenate([[0], np.cumsum(self.sizes[:-1])])
+        # a share alone would leave small sets without a dirty row to meet
+        self.dirty = max(DIRTY, 4 / rows)
+        self.bias = np.array([0.0, 0.0, 1.0, 1.0])
+        self._calibrate()
+
+    def _calibrate(self) -> None:
+        sample = _SplitText(self, "train", most=40_000)
+        sample.measure()
+        z, y = sample.chances.astype(np.float64).T
+        scale = CLICK_SPREAD / max(float(z.std()), 1e-9), BUY_SPREAD / max(float(y.std()), 1e-9)
+        z, y = z * scale[0], y * scale[1]
+        even = np.ones(len(z))
+        click = _solve(z, even, self.simulation.click_rate)
+        buy = _solve(y, _sigmoid(z + click), self.simulation.purchase_rate)
+        self.bias = np.array([click, buy, *scale])
+
+
+_PROFILE_NAMES = [FIELDS[number].name for number in text.PROFILE]
+_ALIKE = {
+    "206": ("109_14", "508"),
+    "207": ("110_14", "509"),
+    "216": ("127_14", "702"),
+    "210": ("150_14", "853"),
+}
+"""Fields with as many levels as an item field, because their ids mean the same things."""
+
+
+class _SplitText:
+    """The text of one official split, generated piece by piece as often as it is asked for."""
+
+    def __init__(self, world: _World, split: str, most: int | None = None) -> None:
+        self.world, self.split = world, split
+        self.salt = OFFICIAL_SPLITS.index(split)
+        rows = world.simulation.rows_of(split)
+        rows = min(rows, most) if most else rows
+        rng = np.random.default_rng([world.simulation.seed, self.salt])
+        lengths = 1 + rng.exponential(SESSION_ROWS - 1, size=rows).astype(np.int64)
+        ends = np.cumsum(lengths)
+        sessions = int(np.searchsorted(ends, rows)) + 1
+        self.starts = np.concatenate([[0], np.minimum(ends[:sessions], rows)])
+        self.chances = np.zeros((rows, 2), np.float32)
+        self.labels = np.zeros((rows, 2), np.uint8)
+
+    def measure(self) -> dict[str, int]:
+        """Bytes of each file, which an archive states before the content; labels and chances are filled in."""
+        names = (f"sample_skeleton_{self.split}.csv", f"common_features_{self.split}.csv")
+        return {name: sum(len(piece) for piece in self.pieces(name)) for name in names}
+
+    def pieces(self, name: str) -> Iterator[memoryview]:
+        """The content of one of the two files."""
+        skeleton = name.startswith("sample_skeleton")
+        world, seed = self.world, self.world.simulation.seed
+        sessions = len(self.starts) - 1
+        buffer = np.empty(0, np.uint8)
+        first = 0
+        while first < sessions:
+            last = int(np.searchsorted(self.starts, self.starts[first] + CHUNK_ROWS))
+            last = min(max(last, first + 1), sessions, sessions if skeleton else first + 64)
+            rows = slice(int(self.starts[first]), int(self.starts[last]))
+            room = (rows.stop - rows.start) * text.ROW_BYTES if skeleton else (last - first) * text.SESSION_BYTES
+            if len(buffer) < room:
+                buffer = np.empty(room, np.uint8)
+            place = (seed, self.salt, first, last)
+            if skeleton:
+                drawn = (self.chances[rows], self.labels[rows])
+                size = text.skeleton_text(
+                    *place, self.starts, world.sizes, world.bases, world.bias, world.dirty, buffer, *drawn
+                )
+            else:
+                size = text.common_text(*place, world.sizes, world.bases, buffer)
+            yield buffer[:size].data
+            first = last
+
+    def counts(self) -> dict[str, int]:
+        """Rows, clicks, purchases and dirty rows as drawn; the dirty ones are not among the purchases."""
+        click, buy = self.labels.T.astype(bool)
+        return {
+            "rows": len(click),
+            "clicks": int(click.sum()),
+            "purchases": int((click & buy).sum()),
+            "dirty": int((buy & ~click).sum()),
+        }
+
+    def planted(self) -> dict[str, float | None]:
+        """AUC of the true chances on the clean rows: of a click, of a purchase, of a purchase on clicked rows."""
+        click, buy = self.labels.T.astype(bool)
+        clean = click | ~buy
+        chance = _sigmoid(self.chances[clean].astype(np.float64))
+        click, buy = click[clean], buy[clean]
+        return {
+            "click": auc(chance[:, 0], click),
+            "purchase": auc(chance[:, 0] * chance[:, 1], buy),
+            "purchase-given-click": auc(chance[click, 1], buy[click]),
+        }
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
+    """Area under the ROC curve; None without both classes."""
+    positives = int(labels.sum())
+    if positives in (0, len(labels)):
+        return None
+    values, level = np.unique(scores, return_inverse=True)
+    counts = np.bincount(level, minlength=len(values))
+    ranks = np.cumsum(counts) - (counts - 1) / 2
+    total = float(ranks[level[labels]].sum())
+    return (total - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
+
+
+def _sigmoid(x: np.ndarray) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
+
+
+def _solve(logits: np.ndarray, weights: np.ndarray, rate: float) -> float:
+    """The bias under which the weighted mean chance is ``rate``."""
+    low, high = -40.0, 40.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        if np.average(_sigmoid(logits + middle), weights=weights) < rate:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2

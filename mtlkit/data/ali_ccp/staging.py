@@ -1,0 +1,254 @@
+"""Between text and splits: what the tokeniser found, as plain columns on disk, and the tables that give it meaning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlkit.data.ali_ccp import tokenise as t
+from mtlkit.data.ali_ccp.archives import BLOCK, Text
+from mtlkit.data.ali_ccp.fields import FIELDS, SKELETON
+from mtlkit.data.ali_ccp.hashing import grown, replaced
+from mtlkit.data.ali_ccp.protocols import SidePlan
+from mtlkit.errors import MissingError
+
+ROOM_ROWS = 1 << 15
+MOST_FEATURES = BLOCK // 6 + 1  # the shortest feature has six bytes, and a line fits in a block
+MOST_WORDS = 1 << 28
+
+
+class Codes:
+    """Codes of the ids of all fields, shared by both splits."""
+
+    def __init__(self) -> None:
+        self.table = np.zeros(1 << 16, np.uint64)
+        self.sizes = np.zeros(len(FIELDS), np.int64)
+
+    def grow(self) -> None:
+        """Make room.
+
+        Raises:
+            MissingError: There are more different ids than any real data set has.
+        """
+        if len(self.table) >= MOST_WORDS:
+            raise MissingError("The data has more than a hundred million different ids: it is not Ali-CCP.")
+        self.table = grown(self.table)
+
+
+class Keys:
+    """Numbers of the common indexes of one split, and where the common file has them."""
+
+    def __init__(self) -> None:
+        self.places = np.full(1 << 12, -1, np.int32)
+        self.keys = np.zeros(1 << 11, np.uint64)
+        self.common_row = np.full(1 << 11, t.UNMET, np.int32)
+        self.count = np.zeros(1, np.int64)
+
+    def __len__(self) -> int:
+        return int(self.count[0])
+
+    def grow(self) -> None:
+        """Make room."""
+        more = len(self.keys)
+        self.keys = np.concatenate([self.keys, np.zeros(more, np.uint64)])
+        self.common_row = np.concatenate([self.common_row, np.full(more, t.UNMET, np.int32)])
+        self.places = replaced(self.keys, len(self), 2 * len(self.places))
+
+
+@dataclass
+class Chunk:
+    """Consecutive rows of a staged text.
+
+    Args:
+        line: (n,) int32 line numbers, from 1.
+        number: (n,) int32 numbers of common indexes.
+        user: (n,) int32 raw user ids, -1 where missing.
+        labels: (n, 2) uint8.
+        codes: (n, ids) int32, 0 where missing.
+        values: (n, dense) float32.
+        lengths: (n, bags) int32.
+        bags: Codes (m,) and weights (m,) of each bag.
+    """
+
+    line: np.ndarray
+    number: np.ndarray
+    user: np.ndarray
+    labels: np.ndarray
+    codes: np.ndarray
+    values: np.ndarray
+    lengths: np.ndarray
+    bags: list[tuple[np.ndarray, np.ndarray]]
+
+    def __len__(self) -> int:
+        return len(self.line)
+
+
+class Staged:
+    """One text after tokenising.
+
+    Args:
+        folder: Where its columns lie.
+        name: Of the text, e.g. ``train-skeleton``.
+        plan: Which columns there are.
+    """
+
+    def __init__(self, folder: Path, name: str, plan: SidePlan) -> None:
+        self.name, self.plan = name, plan
+        self.columns = {
+            "line": (np.int32, ()),
+            "number": (np.int32, ()),
+            "user": (np.int32, ()),
+            "labels": (np.uint8, (2,)),
+            "codes": (np.int32, (len(plan.ids),)),
+            "values": (np.float32, (len(plan.dense),)),
+            "lengths": (np.int32, (len(plan.bags),)),
+        }
+        self.files = {column: folder / f"{name}.{column}" for column in self.columns}
+        self.bag_files = [
+            (folder / f"{name}.bag-{b}-codes", folder / f"{name}.bag-{b}-weights") for b in range(len(plan.bags))
+        ]
+        self.tally = np.zeros(len(t.TALLIES), np.int64)
+        self.noted = np.zeros((2, t.NOTED, 2), np.int64)
+
+    def __len__(self) -> int:
+        return int(self.tally[t.ROWS])
+
+    def chunks(self, rows: int, entries: int = 1 << 23) -> Iterator[Chunk]:
+        """All rows in order, at most so many at a time, and about so many entries of bags."""
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(path.open("rb")) for name, path in self.files.items()}
+            pairs = [tuple(stack.enter_context(path.open("rb")) for path in pair) for pair in self.bag_files]
+            left = len(self)
+            while left:
+                n = min(rows, left)
+                if pairs:  # a look ahead, so that no chunk of long bags is too large
+                    place = files["lengths"].tell()
+                    ahead = np.fromfile(files["lengths"], np.int32, n * len(pairs)).reshape(n, -1)
+                    files["lengths"].seek(place)
+                    n = max(1, min(n, int(np.searchsorted(ahead.sum(1).cumsum(), entries))))
+                read: dict[str, Any] = {}
+                for name, (dtype, shape) in self.columns.items():
+                    size = n * int(np.prod(shape, dtype=np.int64))
+                    read[name] = np.fromfile(files[name], dtype, size).reshape(n, *shape)
+                sizes = read["lengths"].sum(0, dtype=np.int64)
+                bags = [
+                    (np.fromfile(codes, np.int32, sizes[b]), np.fromfile(weights, np.float32, sizes[b]))
+                    for b, (codes, weights) in enumerate(pairs)
+                ]
+                yield Chunk(**read, bags=bags)
+                left -= n
+
+    def report(self) -> dict[str, Any]:
+        """What was counted, with the first lines of those left out."""
+        found: dict[str, Any] = {name: int(count) for name, count in zip(t.TALLIES, self.tally, strict=True) if count}
+        bad = min(int(self.tally[t.BAD]), t.NOTED)
+        dirty = min(int(self.tally[t.DIRTY]), t.NOTED)
+        if bad:
+            found["first malformed lines"] = [
+                {"line": int(line), "reason": t.REASONS[reason]} for line, reason in self.noted[0, :bad]
+            ]
+        if dirty:
+            found["first dirty lines"] = self.noted[1, :dirty, 0].tolist()
+        return found
+
+
+class Stager:
+    """Tokenises texts to disk; its scratch and output areas are made once.
+
+    Args:
+        folder: Where columns go.
+        sample: Share of users to keep.
+        max_bad_rows: Malformed rows of all texts together that are put up with.
+        hint: For errors.
+    """
+
+    def __init__(self, folder: Path, sample: float, max_bad_rows: int, hint: str) -> None:
+        self.folder, self.sample, self.max_bad_rows, self.hint = folder, sample, max_bad_rows, hint
+        self.codes = Codes()
+        self.bad = 0
+        self.scratch = (
+            np.empty(MOST_FEATURES, np.int8),
+            np.empty(MOST_FEATURES, np.int64),
+            np.empty(MOST_FEATURES, np.float32),
+            np.empty(len(FIELDS), np.int64),
+        )
+
+    def stage(self, text: Text, keys: Keys, plan: SidePlan) -> Staged:
+        """Read one text to its end.
+
+        Raises:
+            MissingError: Too many of its rows are malformed.
+        """
+        staged = Staged(self.folder, f"{text.split}-{text.kind}", plan)
+        skeleton = text.kind == SKELETON
+        places = t.SKELETON_PLACES if skeleton else t.COMMON_PLACES
+        out = {name: np.empty((ROOM_ROWS, *shape), dtype) for name, (dtype, shape) in staged.columns.items()}
+        bags = len(plan.bags)
+        entries = MOST_FEATURES if bags else 0
+        bag_codes, bag_weights = np.empty((bags, entries), np.int32), np.empty((bags, entries), np.float32)
+        fill = np.zeros(bags, np.int64)
+        columns = tuple(_columns(chosen) for chosen in (plan.ids, plan.dense, plan.bags))
+        with ExitStack() as stack:
+            files = {name: stack.enter_context(path.open("wb")) for name, path in staged.files.items()}
+            pairs = [tuple(stack.enter_context(path.open("wb")) for path in pair) for pair in staged.bag_files]
+            for block in text.blocks:
+                i, why = 0, t.FULL
+                while why != t.DONE:
+                    i, rows, why = t.tokenise(
+                        block,
+                        i,
+                        skeleton,
+                        places,
+                        *columns,
+                        self.sample,
+                        self.codes.table,
+                        self.codes.sizes,
+                        keys.places,
+                        keys.keys,
+                        keys.count,
+                        keys.common_row,
+                        staged.tally,
+                        staged.noted,
+                        *self.scratch,
+                        *out.values(),
+                        bag_codes,
+                        bag_weights,
+                        fill,
+                    )
+                    for name, file in files.items():
+                        out[name][:rows].tofile(file)
+                    for b, (codes, weights) in enumerate(pairs):
+                        bag_codes[b, : fill[b]].tofile(codes)
+                        bag_weights[b, : fill[b]].tofile(weights)
+                    if why == t.CODES_FULL:
+                        self.codes.grow()
+                    elif why == t.KEYS_FULL:
+                        keys.grow()
+                bad = int(staged.tally[t.BAD])
+                if self.bad + bad > self.max_bad_rows:
+                    raise self.too_many(staged.name, staged.noted[0, : min(bad, 3)].tolist())
+        self.bad += int(staged.tally[t.BAD])
+        return staged
+
+    def too_many(self, name: str, lines: list[list[int]]) -> MissingError:
+        """The error for more malformed rows than are put up with.
+
+        Args:
+            name: Of the text.
+            lines: Some of them: line number and reason.
+        """
+        said = "; ".join(f"line {line}: {t.REASONS[reason]}" for line, reason in lines)
+        message = f"More than {self.max_bad_rows:,} rows are malformed, so this may not be Ali-CCP: {name}.csv, {said}."
+        return MissingError(message, f"{self.hint} --max-bad-rows N, if that many are to be left out")
+
+
+def _columns(chosen: tuple[int, ...]) -> np.ndarray:
+    """(fields,) the place of each field among the chosen ones, or -1."""
+    places = np.full(len(FIELDS), -1, np.int64)
+    places[list(chosen)] = np.arange(len(chosen))
+    return places

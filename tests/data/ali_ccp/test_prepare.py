@@ -1,0 +1,269 @@
+import json
+import tarfile
+
+import numpy as np
+import pytest
+
+from mtlkit.data import packed
+from mtlkit.data.ali_ccp import prepare as module
+from mtlkit.data.ali_ccp.archives import find_source
+from mtlkit.data.ali_ccp.prepare import prepare
+from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
+from mtlkit.data.packed import read_dataset, write_manifest, written
+from mtlkit.data.schema import fingerprint
+from mtlkit.errors import MissingError
+
+from . import raw, reference
+
+
+def run(origin, folder, protocol="aitm", min_count=None, sample=1.0, max_bad_rows=0, fields=()):
+    chosen = PROTOCOLS[protocol].select(fields) if fields else PROTOCOLS[protocol]
+    request = Request(chosen, min_count or chosen.min_count, sample, max_bad_rows)
+    with written(folder) as partial:
+        dataset, splits = prepare(
+            find_source(origin, "hint"), partial, "ali-ccp", request, lambda *told: None, "mtlkit fetch"
+        )
+        write_manifest(partial, dataset, {}, splits)
+    return read_dataset(folder)
+
+
+def assert_equals_reference(data, texts, protocol, min_count=None, sample=1.0):
+    expected, numbers = reference.prepare(texts, protocol, min_count, sample)
+    names = {kind: [feature.name for feature in data.schema.of_kind(kind)] for kind in ("id", "bag", "dense")}
+    assert set(names["id"]) == set(reference.KINDS[protocol]["ids"])
+    assert set(names["bag"]) == set(reference.KINDS[protocol]["bags"])
+    assert {name.removeprefix("D") for name in names["dense"]} == set(reference.KINDS[protocol]["dense"])
+    for feature in data.schema.features:
+        if feature.kind != "dense":
+            assert feature.vocab == len(numbers[feature.name]) + 1
+    for split, rows in expected.items():
+        got = data.splits[split].joined()
+        assert len(got) == len(rows) > 0
+        np.testing.assert_array_equal(got.labels, [labels for labels, *_ in rows])
+        assert got.observed.all()
+        np.testing.assert_array_equal(got.groups["user"], [user for _, user, *_ in rows])
+        np.testing.assert_array_equal(got.ids, [[ids[name] for name in names["id"]] for _, _, ids, _, _ in rows])
+        dense = np.array([[row[4][name.removeprefix("D")] for name in names["dense"]] for row in rows], np.float32)
+        np.testing.assert_array_equal(got.dense, dense.reshape(len(rows), -1))
+        for name in names["bag"]:
+            bag = got.bags[name]
+            np.testing.assert_array_equal(np.diff(bag.offsets), [len(row[3][name]) for row in rows])
+            np.testing.assert_array_equal(bag.values, [id for row in rows for id, _ in row[3][name]])
+            np.testing.assert_array_equal(bag.weights, [weight for row in rows for _, weight in row[3][name]])
+
+
+@pytest.mark.parametrize("protocol", ["aitm", "rechub", "full"])
+def test_equals_the_slow_reference(archives, tmp_path, protocol):
+    data = run(archives, tmp_path / "out", protocol)
+    assert_equals_reference(data, reference.texts_of(archives), protocol)
+    assert data.simulated
+    assert data.schema.funnel == ("click", "purchase")
+
+
+@pytest.mark.parametrize(("protocol", "min_count", "sample"), [("aitm", 3, 0.5), ("rechub", 40, 0.6), ("full", 2, 0.7)])
+def test_sample_and_counts_equal_the_reference(archives, tmp_path, protocol, min_count, sample):
+    data = run(archives, tmp_path / "out", protocol, min_count, sample)
+    assert_equals_reference(data, reference.texts_of(archives), protocol, min_count, sample)
+
+
+@pytest.mark.parametrize("protocol", ["aitm", "rechub", "full"])
+def test_strange_but_legal_text(tmp_path, protocol):
+    """Fields twice in a row, both orders of the files, values of all shapes, CRLF, no last line feed, empty lists."""
+    rng = np.random.default_rng(3)
+    shapes = [
+        "1.0",
+        "-2",
+        "0.5",
+        ".25",
+        "3.",
+        "1e-3",
+        "2.5E+2",
+        "123456789012345678901234567890",
+        "0.1234567890123456789",
+    ]
+    texts = {}
+    for split in ("train", "test"):
+        lines, users = [], []
+        for n in range(400):
+            items = [
+                (str(rng.choice(reference.ROW_FIELDS)), int(rng.integers(1, 6)), str(rng.choice(shapes)))
+                for _ in range(rng.integers(0, 9))
+            ]
+            items.insert(len(items) // 2, ("999", "x y", "anything"))
+            click = int(rng.integers(0, 2))
+            lines.append(
+                raw.skeleton(n, click, int(rng.integers(0, 2)) * click, f"{n % 37:X}", *items[: 9 * (n % 7 > 0)])
+            )
+        for k in range(37):
+            items = [
+                (
+                    str(rng.choice(reference.USER_FIELDS)),
+                    int(rng.integers(0, 2**31)) % (4 + k % 3),
+                    str(rng.choice(shapes)),
+                )
+                for _ in range(rng.integers(0, 30))
+            ]
+            users.append(raw.common(f"{k:016x}", *items))
+        names = [f"sample_skeleton_{split}.csv", f"common_features_{split}.csv"]
+        contents = [b"".join(lines), b"".join(users).replace(b"\n", b"\r\n")[:-2]]
+        order = [0, 1] if split == "train" else [1, 0]
+        texts |= {names[i]: contents[i] for i in order}
+    origin = raw.write_archives(tmp_path / "in", texts)
+    assert_equals_reference(run(origin, tmp_path / "out", protocol, 3), texts, protocol, 3)
+
+
+def test_order_of_members_does_not_matter(archives, tmp_path):
+    texts = reference.texts_of(archives)
+    other = raw.write_archives(tmp_path / "in", dict(reversed(texts.items())))
+    for protocol, sample in (("full", 1.0), ("rechub", 0.5)):
+        one = run(archives, tmp_path / "one", protocol, sample=sample)
+        two = run(other, tmp_path / "two", protocol, sample=sample)
+        assert one.fingerprint == two.fingerprint
+
+
+def test_the_same_twice_and_hashed_as_it_reads(archives, tmp_path):
+    one, two = run(archives, tmp_path / "one"), run(archives, tmp_path / "two")
+    assert one.fingerprint == two.fingerprint == fingerprint(one.schema, one.splits)
+    assert run(archives, tmp_path / "three", min_count=2).fingerprint != one.fingerprint
+
+
+def test_chunks_do_not_show(archives, tmp_path, monkeypatch):
+    whole = run(archives, tmp_path / "whole", "full")
+    monkeypatch.setattr(module, "CHUNK", 7)
+    assert run(archives, tmp_path / "pieces", "full").fingerprint == whole.fingerprint
+
+
+def test_fields(archives, tmp_path):
+    data = run(archives, tmp_path / "out", "full", fields=("205", "109_14", "508"))
+    assert [(f.name, f.kind) for f in data.schema.features] == [
+        ("205", "id"),
+        ("508", "id"),
+        ("109_14", "bag"),
+        ("D508", "dense"),
+    ]
+    whole = run(archives, tmp_path / "whole", "full")
+    place = [f.name for f in whole.schema.of_kind("id")].index("205")
+    np.testing.assert_array_equal(data.splits["test"].ids[:, 0], whole.splits["test"].ids[:, place])
+
+
+def test_users_are_stored_once(archives, tmp_path):
+    data = run(archives, tmp_path / "out", "full")
+    side = data.splits["train"].side
+    assert len(side.ids) < len(data.splits["train"]) / 10
+    assert side.row.dtype == np.int32
+    one, two = (tmp_path / "out" / f"{name}.side-ids.npy" for name in ("train", "validation"))
+    assert one.stat().st_ino == two.stat().st_ino
+    seen = [set(data.splits[name].side.row.tolist()) for name in ("train", "validation")]
+    assert not seen[0] & seen[1], "under full whole sessions are held out"
+
+
+def test_vocabulary_leads_back_to_raw_ids(archives, tmp_path):
+    data = run(archives, tmp_path / "out")
+    raw_ids = np.load(tmp_path / "out" / "vocabulary.101.npy")
+    train = data.splits["train"].joined()
+    column = [f.name for f in data.schema.of_kind("id")].index("101")
+    kept = train.ids[:, column] > 0
+    np.testing.assert_array_equal(raw_ids[train.ids[kept, column]], train.groups["user"][kept])
+    assert 0 < kept.mean() < 1
+
+
+def test_manifest_tells_what_was_done(archives, tmp_path):
+    run(archives, tmp_path / "out", "rechub")
+    details = json.loads((tmp_path / "out" / "manifest.json").read_text())["details"]
+    _, left = reference.joined(reference.texts_of(archives), "train", 1.0)
+    assert details["texts"]["train-skeleton"]["dirty"] == len(left["dirty"]) > 0
+    assert details["texts"]["train-skeleton"]["first dirty lines"] == left["dirty"][:8]
+    assert details["simulation"]["planted_auc"]["click"] > 0.5
+    assert [entry["file"] for entry in details["files"]] == ["sample_train.tar.gz", "sample_test.tar.gz"]
+    assert all(len(entry["sha256"]) == 64 for entry in details["files"])
+    assert not (tmp_path / "out" / "staging").exists()
+
+
+def broken(texts):
+    """The small texts with five bad rows, two dirty ones and one without common features."""
+    lines = texts["sample_skeleton_train.csv"].splitlines(keepends=True)
+    lines[2] = b"3,2,0,00,0,\n"
+    lines[4] = b"\xff\xfe\n"
+    lines[6] = raw.skeleton(7, 1, 0, "01", ("205", 2**31, 1.0))
+    lines[8] = raw.skeleton(9, 0, 1, "01", ("205", 7, 1.0))
+    lines[10] = raw.skeleton(11, 1, 0, "77", ("205", 7, 1.0))
+    lines[12] = raw.skeleton(13, 0, 1, "01")
+    lines[14] = raw.skeleton(15, 0, 0, "01", ("205", 7, "nan"))
+    lines[16] = b"\n"
+    return texts | {"sample_skeleton_train.csv": b"".join(lines)}
+
+
+def test_bad_rows_are_counted_left_out_and_named(tmp_path):
+    texts = broken(raw.small_texts())
+    origin = raw.write_archives(tmp_path / "in", texts)
+    data = run(origin, tmp_path / "out", max_bad_rows=6)
+    counts = data.details["texts"]["train-skeleton"]
+    assert counts["malformed"] == 5
+    assert [entry["line"] for entry in counts["first malformed lines"]] == [3, 5, 7, 15, 17]
+    assert "over 2,147,483,647" in counts["first malformed lines"][2]["reason"]
+    assert counts["first dirty lines"] == [9, 13]
+    assert data.details["rows without common features"] == {"train": {"rows": 1, "first lines": [11]}}
+    assert_equals_reference(data, texts, "aitm")
+    assert sum(len(data.splits[name]) for name in ("train", "validation")) == 60 - 8
+
+
+@pytest.mark.parametrize("allowed", [0, 4, 5])
+def test_too_many_bad_rows_end_it(tmp_path, allowed):
+    origin = raw.write_archives(tmp_path / "in", broken(raw.small_texts()))
+    with pytest.raises(MissingError, match=rf"More than {allowed} rows.*line (3: click|11: its common)") as caught:
+        run(origin, tmp_path / "out", max_bad_rows=allowed)
+    assert "--max-bad-rows" in caught.value.hint
+    assert list(tmp_path.iterdir()) == [tmp_path / "in"]
+
+
+def test_interrupted_preparation_leaves_nothing(archives, tmp_path, monkeypatch):
+    def stop(*args, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "fingerprint_folder", stop)
+    with pytest.raises(KeyboardInterrupt):
+        run(archives, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert len(run(archives, tmp_path / "out").splits["train"])
+
+
+def test_what_a_killed_process_left_is_removed(archives, tmp_path, monkeypatch):
+    left = tmp_path / ".out.deadbeef"
+    left.mkdir()
+    run(archives, tmp_path / "out")
+    assert left.exists(), "it may belong to a process that is at work"
+    monkeypatch.setattr(packed, "STALE_SECONDS", -1)
+    run(archives, tmp_path / "out")
+    assert not left.exists()
+
+
+def test_full_disk_is_said_before_the_work(archives, tmp_path, monkeypatch):
+    usage = type("usage", (), {"free": 1000})
+    monkeypatch.setattr(module.shutil, "disk_usage", lambda folder: usage)
+    with pytest.raises(MissingError, match="GB free") as caught:
+        run(archives, tmp_path / "out")
+    assert "--sample" in caught.value.hint
+
+
+def test_a_sample_of_nobody(archives, tmp_path):
+    with pytest.raises(MissingError, match="No rows are left"):
+        run(archives, tmp_path / "out", sample=1e-9)
+
+
+def test_a_common_file_cut_short_is_noticed(tmp_path):
+    texts = raw.small_texts()
+    texts["common_features_test.csv"] = texts["common_features_test.csv"].splitlines(keepends=True)[0]
+    origin = raw.write_archives(tmp_path / "in", texts)
+    with pytest.raises(MissingError, match=r"test-skeleton.csv, line 1: its common index is not in the common file"):
+        run(origin, tmp_path / "out", max_bad_rows=40)
+
+
+@pytest.mark.parametrize("format", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT])
+@pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar"])
+def test_archives_of_all_kinds(archives, tmp_path, suffix, format):
+    inner = "a/" * (60 if format != tarfile.USTAR_FORMAT else 5)
+    origin = raw.write_archives(tmp_path / "in", reference.texts_of(archives), suffix, inner, format)
+    before = sorted(path.name for path in origin.iterdir())
+    assert run(origin, tmp_path / "out").fingerprint == run(archives, tmp_path / "same").fingerprint
+    assert sorted(path.name for path in origin.iterdir()) == before
