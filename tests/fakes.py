@@ -102,6 +102,7 @@ def record(of: Cell, kinds: dict[str, str] | None = None, missing: Collection[st
         timing={"train_seconds": 1.2e6 / speed, "evaluation_seconds": 1.0, "probe_seconds": 0.4, "total_seconds": 16.0},
         cost={
             "parameters": 60_000 + 25_000 * GATED.get(model, 0),
+            "flops_per_row": 40_000.0 + 20_000 * GATED.get(model, 0),
             "train_rows_per_second": speed,
             "peak_memory_bytes": 4.2e8,
             "backward_passes_per_step": 2 if balancer in {"mgda", "pcgrad", "gradnorm"} else 1,

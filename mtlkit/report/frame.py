@@ -61,6 +61,7 @@ def _run(record: RunRecord, folder: Path) -> dict[str, Any]:
         "seed": record.cell.seed,
         "status": record.status,
         "parameters": number(cost.get("parameters")),
+        "flops_per_row": number(cost.get("flops_per_row")),
         "rows_per_second": number(cost.get("train_rows_per_second")),
         "peak_memory_bytes": number(cost.get("peak_memory_bytes")),
         "backward_passes": number(cost.get("backward_passes_per_step")),

@@ -30,7 +30,8 @@ class Row:
         gain: Mean relative gain over all tasks (delta m), as a fraction.
         derived: Tasks that the model does not predict itself.
         on_front: Whether no other row's means are at least as good on all tasks.
-        parameters: Mean over seeds, as the next three.
+        parameters: Mean over seeds, as the next four.
+        flops_per_row: Operations of the matrix products of a forward pass, by row.
         rows_per_second: Training rows a second.
         seconds: Training seconds.
         peak_memory: Bytes.
@@ -45,6 +46,7 @@ class Row:
     derived: frozenset[str]
     on_front: bool
     parameters: float
+    flops_per_row: float
     rows_per_second: float
     seconds: float
     peak_memory: float
@@ -112,6 +114,7 @@ def summarise(frames: Frames, block: Block) -> Summary:
                 derived=frozenset(derived),
                 on_front=front[group.id],
                 parameters=_mean(costs, "parameters"),
+                flops_per_row=_mean(costs, "flops_per_row"),
                 rows_per_second=_mean(costs, "rows_per_second"),
                 seconds=_mean(costs, "train_seconds"),
                 peak_memory=_mean(costs, "peak_memory_bytes"),

@@ -17,6 +17,7 @@ NA = "NA"
 NOTES = {
     "interval": "± is the half-width of the 95 % Student t-interval over seeds; with one seed there is none.",
     "best": "Bold is the best mean of a column.",
+    "cost": "kFLOP/row: thousand floating-point operations of the matrix products of a forward pass, by row.",
     "†": "† not shown to be worse than the best: the intervals overlap, or one of them is unknown.",
     "delta": "Δ is the mean difference to single-task with the same seed and training settings, over common seeds "
     "(their number is given where it is smaller than the row's).",
@@ -75,11 +76,12 @@ def build_table(summary: Summary) -> Table:
     columns = ["model", "balancer"]
     for task in tasks:
         columns += [f"{task.title} {task.reading.label}", f"Δ {task.title}"]
-    columns += ["Δm, %", "seeds", "failed", "parameters", "rows/s", "train s"]
+    columns += ["Δm, %", "seeds", "failed", "parameters", "kFLOP/row", "rows/s", "train s"]
     rows = tuple(_cells(summary, row) for row in summary.rows)
     used = "".join(cell.marks for cells in rows for cell in cells)
     notes = [NOTES["interval"], NOTES["best"], NOTES["delta"], NOTES["gain"]]
     notes += [NOTES[mark] for mark in "†*‡§" if mark in used]
+    notes += [NOTES["cost"]]
     title = summary.block.title + (" (simulated data)" if summary.block.simulated else "")
     return Table(
         title, tuple(columns), rows, (*notes, *(_space_note(summary, task) for task in tasks), *summary.warnings)
@@ -116,6 +118,7 @@ def _cells(summary: Summary, row: Row) -> tuple[Cell, ...]:
         Cell(str(len(group.seeds)), marks=odd),
         Cell(str(len(group.failed))),
         Cell(whole(row.parameters)),
+        Cell(fixed(row.flops_per_row / 1000, 1)),
         Cell(whole(row.rows_per_second)),
         Cell(fixed(row.seconds, 1)),
     )
@@ -241,7 +244,7 @@ def to_csv(summary: Summary) -> str:
         header += [f"{name}_mean", f"{name}_low", f"{name}_high"]
         header += [f"{task.name}_delta{end}" for end in ("", "_low", "_high", "_seeds")]
     header += ["delta_m", "delta_m_low", "delta_m_high", "delta_m_seeds"]
-    header += ["parameters", "train_rows_per_second", "train_seconds", "peak_memory_bytes"]
+    header += ["parameters", "flops_per_row", "train_rows_per_second", "train_seconds", "peak_memory_bytes"]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -254,7 +257,8 @@ def to_csv(summary: Summary) -> str:
             fields += [_plain(metric.mean), _plain(metric.low), _plain(metric.high)]
             fields += [_plain(delta.mean), _plain(delta.low), _plain(delta.high), delta.n]
         fields += [_plain(row.gain.mean), _plain(row.gain.low), _plain(row.gain.high), row.gain.n]
-        fields += [_plain(value) for value in (row.parameters, row.rows_per_second, row.seconds, row.peak_memory)]
+        costs = (row.parameters, row.flops_per_row, row.rows_per_second, row.seconds, row.peak_memory)
+        fields += [_plain(value) for value in costs]
         writer.writerow(fields)
     return out.getvalue()
 

@@ -19,6 +19,7 @@ from mtlkit.errors import UsageError
 from mtlkit.models.base import Architecture, Batch
 from mtlkit.training.ablation import ablate
 from mtlkit.training.batches import DeviceSplit, probe_rows, row_stream
+from mtlkit.training.cost import flops_per_row
 from mtlkit.training.covering import Cover, cover
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.pace import Pace
@@ -33,6 +34,7 @@ from mtlkit.training.warm_start import WarmStart
 
 PROBE_ROWS = 512
 PROBE_POSITIVES = 64
+COUNTED_ROWS = 64  # on which the operations of a forward pass are counted
 WEIGHTS_LIMIT = 32 * 2**20  # bytes up to which weights are kept without being asked for
 
 
@@ -316,6 +318,7 @@ class Trainer:
         result.cost = {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "embedding_parameters": sum(i.parameter.numel() for i in self.reach.slices if i.is_embedding),
+            "flops_per_row": flops_per_row(self.model, self.splits["train"].take(self._first_rows())),
             "steps": done,
             "train_rows_per_second": rows / max(self.timing["train_seconds"], 1e-9),
             "backward_passes_per_step": self.backward_passes / (done * self.settings.accumulate),
@@ -323,6 +326,9 @@ class Trainer:
         if self.cover is not None:
             result.cost["covering"] = self.cover.summary()
         return result
+
+    def _first_rows(self) -> Tensor:
+        return torch.arange(min(COUNTED_ROWS, len(self.splits["train"])), device=self.device)
 
     def _weights(self) -> dict[str, np.ndarray]:
         """Every parameter as it was at the best point of the tasks that it belongs to; empty when they are not kept."""

@@ -33,7 +33,7 @@ def test_table_of_a_grid(found):
     table = build_table(found["census"])
     assert table.columns == (
         "model", "balancer", "income AUC", "Δ income", "marital AUC", "Δ marital", "Δm, %", "seeds", "failed",
-        "parameters", "rows/s", "train s",
+        "parameters", "kFLOP/row", "rows/s", "train s",
     )  # fmt: skip
     rows = {(cells[0].text, cells[1].text): cells for cells in table.rows}
     assert len(rows) == 6

@@ -1,0 +1,48 @@
+"""What a forward pass costs, counted rather than timed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mtlkit.models.base import Architecture, Batch
+
+aten = torch.ops.aten
+INNER: Mapping[Any, int] = {aten.mm.default: 0, aten.addmm.default: 1, aten.bmm.default: 0, aten.baddbmm.default: 1}
+"""Matrix products, with the place of the argument whose last dimension is summed over."""
+
+
+class _Products(TorchDispatchMode):
+    """Counts the floating-point operations of all matrix products, two for each multiplication and addition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if func in INNER:
+            self.operations += 2 * out.numel() * args[INNER[func]].shape[-1]
+        return out
+
+
+@torch.no_grad()
+def flops_per_row(model: Architecture, batch: Batch) -> float:
+    """Floating-point operations of the matrix products of a forward pass, by row of the batch.
+
+    They are those of the plain form: the fast kernels do the same sums in another order. Look-ups, activations and the
+    sums of mixtures are left out.
+    """
+    was_training = model.training
+    model.eval()
+    device = next(model.parameters()).device
+    # in half precision all layers take their plain form, whose products can be seen
+    with torch.autocast(device.type, torch.bfloat16), _Products() as seen:
+        model(batch)
+    model.train(was_training)
+    return seen.operations / len(batch)
