@@ -37,7 +37,7 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
     for block in frames.blocks:
         summary = summarise(frames, block)
         content = build_table(summary)
-        dropped = {"parameters", "rows/s"}
+        dropped = {"parameters", "kFLOP/row", "rows/s"}
         if not any(row.group.failed for row in summary.rows):
             dropped.add("failed")
         if width < WIDE:
@@ -88,4 +88,6 @@ def _applies(note: str, marks: str, columns: set[str]) -> bool:
     """Whether a footnote explains something that is shown."""
     if note.startswith("Δ "):
         return any(name.startswith("Δ ") for name in columns)
+    if note.startswith("kFLOP/row"):
+        return "kFLOP/row" in columns
     return note[0].isalpha() or note[0] in f"±Δ{marks}"

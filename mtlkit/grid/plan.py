@@ -93,7 +93,8 @@ def make_plan(
         models.append((_method(spec, options, MODELS), kind.shares_parameters))
     _check_known(settings.model, (MODELS.load(spec.name).Options for spec in typed), "model")
     balancers = _balancers(settings, dataset)
-    if not models:
+    refused = {name for name, _ in inapplicable}
+    if not models or (settings.models and refused.issuperset(map(str, _expand(settings.models, MODELS)))):
         names = "; ".join(f"{name}: {reason}" for name, reason in inapplicable) or "none was named"
         raise UsageError(f"No model of this grid applies ({names}).", "mtlkit list models")
 

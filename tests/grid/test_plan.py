@@ -178,6 +178,8 @@ def test_models_that_do_not_apply(plan, tmp_path):
     assert len(plan({"models": f"mmoe,{file}"}, force=True).cells) == 2
     with pytest.raises(UsageError, match=r"No model of this grid applies \(.*has no funnel\)"):
         plan({"models": str(file)})
+    with pytest.raises(UsageError, match="No model of this grid applies"):  # a reference alone compares nothing
+        plan({"models": str(file), "references": "single-task"})
 
 
 def test_a_plugin_is_known_by_its_content(plan, plugin, tmp_path):
