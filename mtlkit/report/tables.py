@@ -14,6 +14,9 @@ from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import Row, Summary
 
 NA = "NA"
+EMPTY = {"failed": "0", "kFLOP/row": NA}
+"""Columns that are left out where every row says the same."""
+
 NOTES = {
     "interval": "± is the half-width of the 95 % Student t-interval over seeds; with one seed there is none.",
     "best": "Bold is the best mean of a column.",
@@ -78,10 +81,13 @@ def build_table(summary: Summary) -> Table:
         columns += [f"{task.title} {task.reading.label}", f"Δ {task.title}"]
     columns += ["Δm, %", "seeds", "failed", "parameters", "kFLOP/row", "rows/s", "train s"]
     rows = tuple(_cells(summary, row) for row in summary.rows)
+    empty = [name for name, text in EMPTY.items() if all(cells[columns.index(name)].text == text for cells in rows)]
+    kept = [place for place, name in enumerate(columns) if name not in empty]
+    columns, rows = [columns[i] for i in kept], tuple(tuple(cells[i] for i in kept) for cells in rows)
     used = "".join(cell.marks for cells in rows for cell in cells)
     notes = [NOTES["interval"], NOTES["best"], NOTES["delta"], NOTES["gain"]]
     notes += [NOTES[mark] for mark in "†*‡§" if mark in used]
-    notes += [NOTES["cost"]]
+    notes += [NOTES["cost"]] if "kFLOP/row" in columns else []
     title = summary.block.title + (" (simulated data)" if summary.block.simulated else "")
     return Table(
         title, tuple(columns), rows, (*notes, *(_space_note(summary, task) for task in tasks), *summary.warnings)
