@@ -98,7 +98,8 @@ def heading(seeds: Sequence[int]) -> str:
     text = (
         f"`python benchmarks/funnel_bias.py`: simulated data (`mtlkit info funnel`), seeds {seeds[0]} to "
         f"{seeds[-1]}, each with a data set of its own; {SETTINGS.epochs:g} epochs, batch {SETTINGS.batch_size}, "
-        f"lr {SETTINGS.lr:g}, uniform weights, bottoms [64], towers [16]. Mean test AUC; the last score is against what would have been "
+        f"lr {SETTINGS.lr:g}, uniform weights, bottoms [64], towers [16]. Mean test AUC; the last score "
+        "is against what would have been "
         "bought on every row, which no model sees. `shared-bottom[cvr=clicked]` trains its conversion tower on clicked "
         "rows alone; the CVR of `shared-bottom` is derived. ± is the half-width of the 95 % t-interval of the paired "
         "difference; * excludes 0. Where clicks follow the wish to buy, models of the whole funnel rank all rows "

@@ -6,7 +6,7 @@ import torch
 
 from mtlkit.config import ExecutionSettings
 from mtlkit.data.sources import ensure
-from mtlkit.errors import MissingError
+from mtlkit.errors import MissingError, UsageError
 from mtlkit.grid.cell import failure, load_dataset, resolve_device, run_cell
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.spec import read_grid
@@ -52,11 +52,11 @@ def test_a_record_is_complete(cells, home, tmp_path):
     assert len(record.curve) == 8
     assert record.cost["backward_passes_per_step"] == 3
     assert record.cost["peak_memory_bytes"] > 1e7
-    assert {"parameters", "train_rows_per_second"} <= set(record.cost)
+    assert {"parameters", "train_rows_per_second", "flops_per_row"} <= set(record.cost)
     assert record.timing["train_seconds"] > 0
     assert {"mtlkit", "python", "torch", "device", "threads", "started", "finished"} <= set(record.environment)
     assert record.environment["device_type"] == "cpu"
-    assert set(outcome.arrays) == {"probes", "scores"}
+    assert set(outcome.arrays) == {"probes", "scores", "weights"}
     assert outcome.log.count("\n") == 8
     folder = ResultStore(tmp_path).save(record, outcome.arrays, outcome.log)
     assert ResultStore(tmp_path).get(cell) == RunRecord.model_validate(record.model_dump(mode="json"))
@@ -76,7 +76,7 @@ def test_the_same_cell_gives_the_same_numbers(cells, home):
 
 def test_what_does_not_count_is_not_kept(cells, home):
     (cell,) = cells()
-    execution = ExecutionSettings(device="cpu", probes=False, save_scores=False)
+    execution = ExecutionSettings(device="cpu", probes=False, save_scores=False, save_weights=False)
     plain = run_cell(cell, home, execution)
     assert plain.arrays == {}
     assert plain.record.metrics == run_cell(cell, home, CPU).record.metrics
@@ -166,3 +166,35 @@ def test_peak_memory_may_be_out_of_reach(cells, home, monkeypatch, tmp_path):
     record = run_cell(cell, home, CPU).record
     assert record.ok
     assert math.isfinite(record.cost["peak_memory_bytes"])
+
+
+def test_a_cell_starts_from_the_weights_of_a_run(cells, home, tmp_path):
+    model = "mmoe[experts=2,hidden=4]"
+    (cell,) = cells(model)
+    outcome = run_cell(cell, home, CPU)
+    folder = ResultStore(tmp_path).save(outcome.record, outcome.arrays)
+    (warm,) = cells(model, "uniform", f"execution.init_from={folder}", "freeze=gates.*")
+    assert warm.resolved["training"]["init_from"] == cell.key
+    assert warm.key != cell.key
+    execution = CPU.model_copy(update={"init_from": folder})
+    started = run_cell(warm, home, execution).record
+    assert started.ok, started.error
+    first = [record.curve[0]["train_loss"]["task-1"] for record in (outcome.record, started)]
+    assert first[1] < first[0], "it goes on where the other stopped"
+    (folder / "weights.npz").unlink()
+    lost = run_cell(warm, home, execution).record
+    assert not lost.ok
+    assert "to start from are not in" in lost.error.message
+
+
+def test_what_to_start_from_is_checked_before_anything_runs(cells, home, tmp_path):
+    (cell,) = cells()
+    execution = CPU.model_copy(update={"save_weights": False})
+    outcome = run_cell(cell, home, execution)
+    folder = ResultStore(tmp_path).save(outcome.record, outcome.arrays)
+    with pytest.raises(UsageError, match="kept no weights"):
+        cells("mmoe", "uniform", f"execution.init_from={folder}")
+    with pytest.raises(UsageError, match="no finished run"):
+        cells("mmoe", "uniform", f"execution.init_from={tmp_path}/nothing")
+    with pytest.raises(UsageError, match="none is named"):
+        cells("mmoe", "uniform", "freeze=gates.*")

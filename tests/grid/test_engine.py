@@ -35,7 +35,13 @@ def test_what_a_cell_raised_is_recorded(story):
 def test_sound_cells_are_stored_with_all_they_left(story):
     for name in ("uniform", "waits", "uwl"):
         folder = story.folder(name)
-        assert sorted(path.name for path in folder.iterdir()) == ["log.txt", "probes.npz", RECORD, "scores.npz"]
+        assert sorted(path.name for path in folder.iterdir()) == [
+            "log.txt",
+            "probes.npz",
+            RECORD,
+            "scores.npz",
+            "weights.npz",
+        ]
         for stem in ("probes", "scores"):
             assert ResultStore.arrays(folder, stem)  # read without pickle
 

@@ -38,4 +38,5 @@ def levels_of(probes: Probes) -> list[Level]:
 
 def number(value: float) -> str:
     """Two digits where there is room for them."""
-    return f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}".replace("-0.0", "0.0").replace("-", "\u2212")
+    text = f"{value:.0f}" if abs(value) >= 9.95 else f"{value:.1f}".replace("-0.0", "0.0")
+    return text.replace("-", "\u2212")
