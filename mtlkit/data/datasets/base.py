@@ -115,3 +115,21 @@ class DatasetSource(ABC):
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
         """Write the prepared data into a folder, which appears when it is whole."""
         write_dataset(folder, self.prepare(home), self.resolved_options())
+
+
+class GeneratedSource(DatasetSource):
+    """Data that is made on this machine."""
+
+    licence: ClassVar[str] = "none needed: generated on this machine"
+    simulated: ClassVar[bool] = True
+
+    def obtain(
+        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
+    ) -> None:
+        """Nothing to bring.
+
+        Raises:
+            UsageError: An ``origin`` is given.
+        """
+        if origin is not None:
+            raise UsageError("Synthetic data is generated, so it takes no --from.", f"mtlkit fetch {self.name}")

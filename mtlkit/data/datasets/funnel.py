@@ -30,16 +30,15 @@ import numpy as np
 from pydantic import Field
 
 from mtlkit.config import Settings
-from mtlkit.data.datasets.base import DatasetSource, Progress, no_progress
+from mtlkit.data.datasets.base import GeneratedSource
 from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
-from mtlkit.errors import UsageError
 
 CATEGORIES, SLOTS, DENSE = 30, 8, 4
 BUY_SCALE, SLOT_SCALE = 1.5, 0.7
 ZIPF_SHIFT = 5  # the k-th most frequent id has weight 1 / (k + shift)
 
 
-class Funnel(DatasetSource):
+class Funnel(GeneratedSource):
     """A synthetic click -> purchase funnel with a selection bias that can be switched."""
 
     class Options(Settings):
@@ -63,21 +62,8 @@ class Funnel(DatasetSource):
     options: Options
 
     title: ClassVar[str] = "Synthetic click -> purchase funnel with a planted selection bias"
-    licence: ClassVar[str] = "none needed: generated on this machine"
     url: ClassVar[str] = "https://arxiv.org/abs/1804.07931"
     citation: ClassVar[str] = "The bias is the one described in Ma et al., Entire Space Multi-Task Model, SIGIR 2018"
-    simulated: ClassVar[bool] = True
-
-    def obtain(
-        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
-    ) -> None:
-        """Nothing to bring.
-
-        Raises:
-            UsageError: An ``origin`` is given.
-        """
-        if origin is not None:
-            raise UsageError("Synthetic data is generated, so it takes no --from.", f"mtlkit fetch {self.name}")
 
     def prepare(self, home: Path) -> Dataset:
         """Generate the three splits."""

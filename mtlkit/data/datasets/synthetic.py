@@ -29,12 +29,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from mtlkit.config import Settings
-from mtlkit.data.datasets.base import DatasetSource, Progress, no_progress
+from mtlkit.data.datasets.base import GeneratedSource
 from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
 from mtlkit.errors import UsageError
 
 
-class Synthetic(DatasetSource):
+class Synthetic(GeneratedSource):
     """The generator of the MMoE paper, for any number of tasks."""
 
     class Options(Settings):
@@ -71,10 +71,8 @@ class Synthetic(DatasetSource):
     options: Options
 
     title: ClassVar[str] = "Synthetic tasks with chosen correlation (MMoE paper, section 3.2)"
-    licence: ClassVar[str] = "none needed: generated on this machine"
     url: ClassVar[str] = "https://doi.org/10.1145/3219819.3220007"
     citation: ClassVar[str] = "Ma et al., Modeling Task Relationships in Multi-task Learning with MMoE, KDD 2018"
-    simulated: ClassVar[bool] = True
 
     def resolved_options(self) -> dict[str, Any]:
         """All options with their values; ``positive_rate`` only where there is a binary task."""
@@ -82,17 +80,6 @@ class Synthetic(DatasetSource):
         if self.options.kind == "regression":
             del values["positive_rate"]
         return values
-
-    def obtain(
-        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
-    ) -> None:
-        """Nothing to bring.
-
-        Raises:
-            UsageError: An ``origin`` is given.
-        """
-        if origin is not None:
-            raise UsageError("Synthetic data is generated, so it takes no --from.", f"mtlkit fetch {self.name}")
 
     def prepare(self, home: Path) -> Dataset:
         """Generate the three splits."""
