@@ -70,4 +70,6 @@ def mean_of_rows(rows: Tensor, mask: Tensor | None, weight: Tensor | None) -> tu
     if weight is None:
         return rows.mean(), None
     total = weight.sum()
-    return (rows * weight).sum() / total.clamp_min(torch.finfo(rows.dtype).tiny), total > 0
+    some = total > 0
+    # where there is no row divide by 1: a tiny number would make a large task weight infinite, and infinity times 0 NaN
+    return (rows * weight).sum() / torch.where(some, total, 1.0), some

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from mtlkit.data.schema import Task
 from mtlkit.models.base import Batch
-from mtlkit.models.losses import LOSSES, task_loss
+from mtlkit.models.losses import LOSSES, mean_of_rows, task_loss
 
 PLAIN = {
     "bce": F.binary_cross_entropy_with_logits,
@@ -132,3 +132,11 @@ def test_precision_is_at_least_float32(setup, precision):
     torch.testing.assert_close(
         loss.float(), PLAIN[task.losses[0]](logits.to(precision).float(), batch.labels[:, 1]), rtol=1e-6, atol=1e-6
     )
+
+
+def test_no_rows_and_a_huge_task_weight_make_no_nan():
+    logits = torch.randn(4, requires_grad=True)
+    loss, some = mean_of_rows(logits**2, torch.zeros(4, dtype=torch.bool), None)
+    assert not some
+    (1e30 * loss).backward()
+    assert torch.equal(logits.grad, torch.zeros(4))
