@@ -148,9 +148,13 @@ def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
     held = (points @ guess > 0) & (points == 0)
     firm = cosines + 1e-13 * np.eye(size)
     out, y = np.empty_like(points), np.empty(size)
+    root = None  # of the cosines, made when it is needed
     for k, (u, active) in enumerate(zip(points, held, strict=True)):
-        found = pivot(firm, u @ cosines, active, y)
-        out[k] = u + (y if found else non_negative(_factor(cosines), -_factor(cosines) @ u))
+        if pivot(firm, u @ cosines, active, y):
+            out[k] = u + y
+        else:
+            root = _factor(cosines) if root is None else root
+            out[k] = u + non_negative(root, -root @ u)
     return out
 
 
