@@ -119,12 +119,16 @@ def _shares(row: Row, tasks: int) -> np.ndarray:
 
 
 def _validation_score(frames: Frames, block: Block, row: Row) -> float:
-    """Mean over tasks and seeds of the primary metrics, higher being better."""
+    """Mean over tasks and seeds of the primary metrics, higher being better.
+
+    A score that needs hidden labels exists on the test split alone, and has no part in it.
+    """
     own = frames.metrics[(frames.metrics["group"] == row.group.id) & (frames.metrics["split"] == "validation")]
     values = task_values(own[own["block"] == block.id], block.tasks)
-    signs = [1 if task.reading.higher_is_better else -1 for task in block.tasks]
-    means = [t_interval(list(values[task.name].values())).mean for task in block.tasks]
-    return float(np.mean([sign * mean for sign, mean in zip(signs, means, strict=True)]))
+    known = [task for task in block.tasks if values[task.name]]
+    means = [t_interval(list(values[task.name].values())).mean for task in known]
+    signs = [1 if task.reading.higher_is_better else -1 for task in known]
+    return float(np.mean(np.multiply(signs, means))) if known else math.nan
 
 
 def _word(gain: Interval) -> Word:

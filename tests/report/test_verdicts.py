@@ -106,6 +106,17 @@ def test_no_sweep_no_verdict(tmp_path):
     assert verdicts.at_end
 
 
+def test_a_score_of_the_test_split_alone_does_not_choose(store):
+    for old, _ in list(store.scan()):
+        metrics = copy.deepcopy(old.metrics)
+        del metrics["validation"]["marital"]
+        (store.folder(old.cell) / "record.json").unlink()
+        store.save(old.model_copy(update={"metrics": metrics}))
+    [verdicts], _ = found(store)
+    assert verdicts.best.group.balancer == "uniform"
+    assert set(verdicts.verdicts[0].delta) == {"income", "marital"}
+
+
 def test_table_and_files(store, tmp_path):
     [verdicts], summary = found(store)
     table = verdict_table(summary, verdicts)
