@@ -54,7 +54,8 @@ class WarmStart:
         fresh = [name for name in slices if name in left]
         if len(fresh) == len(slices):
             raise UsageError(
-                "No weight of the run to start from fits this model.", "start from a run of the same model and data"
+                "No weight of the run to start from fits this model.",
+                "mtlkit bench --init-from RUN --models MODEL, with the model of that run",
             )
         self._freeze(dict(model.named_parameters()))
         reach.slices = [item for item in reach.slices if item.parameter.requires_grad]
