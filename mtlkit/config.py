@@ -84,6 +84,12 @@ class TrainingSettings(Settings):
     init_from: str | None = Field(None, description="key of the run whose weights it starts from; see --init-from")
     freeze: Words = Field((), description="patterns of parameters that keep the weights of that run")
     evaluations: int = Field(10, gt=0, description="least number of evaluation points a run")
+    validation_rows: int = Field(
+        1_000_000,
+        gt=0,
+        description="most rows of the validation split that are scored at an evaluation point, a fixed random choice; "
+        "the point that is picked is then scored on all of them",
+    )
     patience: int | None = Field(None, gt=0, description="evaluation points without improvement before stopping early")
     select: str = Field("mean", description="what picks the best point on validation: mean, weighted, loss or a task")
     select_weights: dict[str, float] = Field(default_factory=dict, description="task: weight, for select=weighted")
@@ -108,7 +114,9 @@ class ExecutionSettings(Settings):
     timeout: float | None = Field(None, gt=0, description="seconds after which a cell is stopped")
     probes: bool = Field(True, description="record gradient cosines, gate usage and task weights")
     ablation: bool = Field(False, description="record what each expert is good for, at the end of a run")
-    save_scores: bool = Field(True, description="keep the scores of the test split")
+    save_scores: bool | None = Field(
+        None, description="keep the scores of the test split; default: if it has at most 2^20 rows"
+    )
     save_weights: bool | None = Field(None, description="keep the weights of the best point; default: if below 32 MiB")
     init_from: Path | None = Field(None, description="folder of the run whose weights to start from")
     eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -246,16 +247,8 @@ class Split:
 
     def select(self, columns: Sequence[int]) -> Split:
         """The same rows with some label columns."""
-        return replace(self, labels=self.labels[:, columns], observed=self.observed[:, columns])
-
-    def joined(self) -> Split:
-        """The same rows in memory with the shared columns written out in each; itself if there are none."""
-        if self.side is None:
-            return self
-        side, row = self.side, np.asarray(self.side.row)
-        bags = self.bags | {name: _take_bag(bag, row) for name, bag in side.bags.items()}
-        ids, dense = np.hstack([self.ids, side.ids[row]]), np.hstack([self.dense, side.dense[row]])
-        return replace(self, ids=ids, dense=dense, bags=bags, side=None)
+        where = _as_slice(columns)  # no copy of what is memory-mapped
+        return replace(self, labels=self.labels[:, where], observed=self.observed[:, where])
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays under flat names, as they are hashed and written."""
@@ -295,18 +288,18 @@ class Split:
         return [int(((self.labels[:, t] > 0) & self.observed[:, t]).sum()) for t in range(self.labels.shape[1])]
 
 
+def _as_slice(columns: Sequence[int]) -> slice | Sequence[int]:
+    """The same columns as a slice, if they are evenly spaced and rise."""
+    steps = {after - before for before, after in pairwise(columns)}
+    if not columns or len(steps) > 1 or min(steps, default=1) < 1:
+        return columns
+    return slice(columns[0], columns[-1] + 1, min(steps, default=1))
+
+
 def _bags(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Bag]:
     first = f"{prefix}-offsets-"
     names = [key.removeprefix(first) for key in arrays if key.startswith(first)]
     return {name: Bag(*(arrays[f"{prefix}-{part}-{name}"] for part in BAG_PARTS)) for name in names}
-
-
-def _take_bag(bag: Bag, row: np.ndarray) -> Bag:
-    starts = np.asarray(bag.offsets)[row]
-    lengths = np.asarray(bag.offsets)[row + 1] - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    place = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
-    return Bag(offsets, bag.values[place], bag.weights[place])
 
 
 @dataclass(frozen=True)

@@ -1,56 +1,107 @@
-"""Packed splits as tensors on a device, and the order in which rows are visited."""
+"""Packed splits as tensors, memory-mapped where they lie on disk; batches of them on a device."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import mmap
+import warnings
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.data.schema import Schema, Split
+from mtlkit.data.schema import Bag, Split
 from mtlkit.models.base import Batch
+
+Bags = dict[str, tuple[Tensor, Tensor, Tensor]]
+SHARE = 0.5  # of the free memory of a GPU that a split may fill
+RELEASED_ROWS = 1 << 20  # after so many, pages of mapped files are given back
+
+
+@dataclass
+class SideColumns:
+    """Columns that rows share: (N,) numbers of the U shared rows, their ids (U, F), dense values (U, D) and bags."""
+
+    row: Tensor
+    ids: Tensor
+    dense: Tensor
+    bags: Bags = field(default_factory=dict)
 
 
 @dataclass
 class DeviceSplit:
-    """A split whose columns live on one device; batches are gathered there.
+    """A split from which batches are gathered, columns that rows share included.
+
+    On the CPU its columns are the packed arrays themselves: memory-mapped files are read as rows are asked for, and the
+    pages given back, so that memory holds a bounded number of rows. On a GPU they are copied there, if there is room.
 
     Args:
-        all: All rows as one batch.
+        all: All rows as one batch, without what rows share.
         hidden: Task to (N,) labels for scoring that no batch carries.
+        side: What rows share, or None.
+        device: Where batches go; None for where the columns are.
+        files: Mapped files.
     """
 
     all: Batch
     hidden: dict[str, Tensor] = field(default_factory=dict)
+    side: SideColumns | None = None
+    device: torch.device | None = None
+    files: list[mmap.mmap] = field(default_factory=list)
+    _taken: int = 0
 
     @classmethod
     def load(cls, split: Split, device: torch.device) -> DeviceSplit:
-        """Copy a split to a device."""
-        split = split.joined()
+        """Open a split for a device."""
+        arrays = split.arrays()
+        size = sum(array.nbytes for array in arrays.values())
+        room = device.type != "cuda" or size <= SHARE * torch.cuda.mem_get_info(device)[0]
+        home = device if room else torch.device("cpu")
 
         def tensor(array: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.array(array)).to(device)
+            return _tensor(array).to(home)
 
-        observed = None if bool(split.observed.all()) else tensor(split.observed)
-        weight = None if split.weight is None else tensor(split.weight)
-        bags = {
-            name: (tensor(bag.offsets), tensor(bag.values), tensor(bag.weights)) for name, bag in split.bags.items()
-        }
+        def bags(of: Mapping[str, Bag]) -> Bags:
+            return {name: (tensor(bag.offsets), tensor(bag.values), tensor(bag.weights)) for name, bag in of.items()}
+
+        own = Batch(
+            tensor(split.ids),
+            tensor(split.dense),
+            tensor(split.labels),
+            None if bool(split.observed.all()) else tensor(split.observed),
+            None if split.weight is None else tensor(split.weight),
+            bags(split.bags),
+        )
         hidden = {name: tensor(labels) for name, labels in split.hidden.items()}
-        return cls(Batch(tensor(split.ids), tensor(split.dense), tensor(split.labels), observed, weight, bags), hidden)
+        shared = split.side
+        side = None
+        if shared is not None:
+            side = SideColumns(tensor(shared.row), tensor(shared.ids), tensor(shared.dense), bags(shared.bags))
+        files = {id(file): file for array in arrays.values() if (file := _file(array)) is not None}
+        return cls(own, hidden, side, device, list(files.values()))
 
     def __len__(self) -> int:
         return len(self.all)
 
+    @property
+    def home(self) -> torch.device:
+        """Where the columns are, and row numbers are looked up."""
+        return self.all.labels.device
+
+    @property
+    def target(self) -> torch.device:
+        """Where batches go."""
+        return self.device or self.home
+
     def take(self, rows: Tensor, weight: Tensor | None = None) -> Batch:
         """The rows of the given numbers (B,), with extra row weights (B,) if given."""
         source = self.all
+        rows = rows.to(self.home)
         own = None if source.weight is None else source.weight.index_select(0, rows)
         if weight is not None:
             own = weight if own is None else own * weight
-        return Batch(
+        batch = Batch(
             source.ids.index_select(0, rows),
             source.dense.index_select(0, rows),
             source.labels.index_select(0, rows),
@@ -58,12 +109,45 @@ class DeviceSplit:
             own,
             {name: _take_bag(bag, rows) for name, bag in source.bags.items()},
         )
+        if self.side is not None:
+            shared = self.side.row.index_select(0, rows)
+            batch.ids = torch.cat([batch.ids, self.side.ids.index_select(0, shared)], 1)
+            batch.dense = torch.cat([batch.dense, self.side.dense.index_select(0, shared)], 1)
+            batch.bags |= {name: _take_bag(bag, shared) for name, bag in self.side.bags.items()}
+        self._release(len(rows))
+        return batch if self.target == self.home else _moved(batch, self.target)
+
+    def part(self, rows: Tensor) -> DeviceSplit:
+        """The rows of the given numbers as a split in memory."""
+        hidden = {name: labels.index_select(0, rows.to(self.home)) for name, labels in self.hidden.items()}
+        return DeviceSplit(self.take(rows), {name: labels.to(self.target) for name, labels in hidden.items()})
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All rows in order, in batches of at most ``size``."""
-        rows = torch.arange(len(self), device=self.all.labels.device)
-        for part in rows.split(size):
-            yield self.take(part)
+        for start in range(0, len(self), size):
+            yield self.take(torch.arange(start, min(start + size, len(self)), device=self.home))
+
+    def _release(self, rows: int) -> None:
+        """Now and then, give back the pages that were read: the system keeps them while it has room."""
+        self._taken += rows
+        if self._taken >= RELEASED_ROWS:
+            self._taken = 0
+            for file in self.files:
+                if hasattr(file, "madvise"):
+                    file.madvise(mmap.MADV_DONTNEED)
+
+
+def _tensor(array: np.ndarray) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
+        return torch.from_numpy(array)
+
+
+def _file(array: object) -> mmap.mmap | None:
+    """The mapped file that an array looks into, if it does."""
+    while array is not None and not isinstance(array, mmap.mmap):
+        array = getattr(array, "base", None)
+    return array
 
 
 def _take_bag(bag: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -75,52 +159,17 @@ def _take_bag(bag: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> tuple[Tensor,
     return new, values.index_select(0, place), weights.index_select(0, place)
 
 
-def row_stream(rows: int, batch_size: int, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-    """Endless batches of row numbers (batch_size,): one permutation after another, every batch full.
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    """A batch on another device; the copies run beside the host."""
 
-    What is left of an epoch begins the first batch of the next, so shapes never change and no row is dropped.
-    """
-    left = torch.empty(0, dtype=torch.int64)
-    while True:
-        while len(left) < batch_size:
-            left = torch.cat([left, torch.randperm(rows, generator=generator)])
-        on_device = left.to(device)
-        full = len(left) // batch_size
-        yield from on_device[: full * batch_size].split(batch_size)
-        left = left[full * batch_size :]
+    def move(tensor: Tensor) -> Tensor:
+        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
-
-def probe_rows(split: Split, schema: Schema, size: int, positives: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed stratified sample that holds enough positives of every binary task.
-
-    Rows are drawn within each pattern of binary labels, more than proportionally where positives are rare, and
-    weighted by the inverse of their chance, so that weighted means over the sample estimate means over the split.
-
-    Args:
-        split: Where to draw from.
-        schema: Says which tasks are binary.
-        size: Rows to draw in proportion.
-        positives: Least number of positives of each binary task (all there are, if fewer).
-        seed: Of the draw.
-
-    Returns:
-        Row numbers (n,) int64 and weights (n,) float32 with mean 1.
-    """
-    rng = np.random.default_rng(seed)
-    binary = [t for t, task in enumerate(schema.tasks) if task.kind == "binary"]
-    labels = (np.asarray(split.labels)[:, binary] > 0) & np.asarray(split.observed)[:, binary]
-    patterns, member, counts = np.unique(labels, axis=0, return_inverse=True, return_counts=True)
-    member = member.reshape(-1)
-    least = np.zeros(len(patterns))
-    for t in range(len(binary)):
-        holds = patterns[:, t]
-        if holds.any():
-            share = counts * holds / (counts * holds).sum()
-            least = np.maximum(least, np.ceil(positives * share))
-    wanted = np.minimum(counts, np.maximum(least, np.ceil(size * counts / len(split)))).astype(int)
-    rows, weights = [], []
-    for p, count in enumerate(wanted):
-        rows.append(rng.choice(np.flatnonzero(member == p), size=count, replace=False))
-        weights.append(np.full(count, counts[p] / count))
-    weight = np.concatenate(weights)
-    return np.concatenate(rows), (weight / weight.mean()).astype(np.float32)
+    return Batch(
+        move(batch.ids),
+        move(batch.dense),
+        move(batch.labels),
+        None if batch.observed is None else move(batch.observed),
+        None if batch.weight is None else move(batch.weight),
+        {name: (move(a), move(b), move(c)) for name, (a, b, c) in batch.bags.items()},
+    )

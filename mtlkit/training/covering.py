@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtlkit.data.schema import Schema, Split
 from mtlkit.errors import UsageError
-from mtlkit.training.batches import row_stream
+from mtlkit.training.rows import row_stream
 
 MISSED = 1e-9
 """Rows that a plain batch lacks with a lower chance than this are not drawn on purpose."""

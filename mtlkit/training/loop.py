@@ -18,7 +18,7 @@ from mtlkit.data.schema import SPLITS, Dataset, Score
 from mtlkit.errors import UsageError
 from mtlkit.models.base import Architecture, Batch
 from mtlkit.training.ablation import ablate
-from mtlkit.training.batches import DeviceSplit, probe_rows, row_stream
+from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.cost import flops_per_row
 from mtlkit.training.covering import Cover, cover
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
@@ -26,16 +26,19 @@ from mtlkit.training.pace import Pace
 from mtlkit.training.probes import ProbeLog
 from mtlkit.training.reach import Reach, owner_active, owner_losses
 from mtlkit.training.result import DivergedError, FitResult
+from mtlkit.training.rows import probe_rows, row_stream, sample
 from mtlkit.training.scoring import Scores, autocast, metrics, own_scores, score, score_arrays
 from mtlkit.training.seeding import generator, seed_for
 from mtlkit.training.selection import Best, check_task_names, selection_value
 from mtlkit.training.step import LoopStep
 from mtlkit.training.warm_start import WarmStart
+from mtlkit.training.window import Window
 
 PROBE_ROWS = 512
 PROBE_POSITIVES = 64
 COUNTED_ROWS = 64  # on which the operations of a forward pass are counted
 WEIGHTS_LIMIT = 32 * 2**20  # bytes up to which weights are kept without being asked for
+SCORED_ROWS_LIMIT = 2**20  # rows up to which scores are
 
 
 class Trainer:
@@ -71,14 +74,17 @@ class Trainer:
         self.tasks = dataset.schema.task_names
         check_task_names(settings, self.schema)
         self.splits = {name: DeviceSplit.load(dataset.splits[name], device) for name in SPLITS}
+        self.train = self.splits["train"]
+        self.judged = self.splits["validation"]  # at evaluation points
+        chosen = sample(len(self.judged), settings.validation_rows, seed_for(0, "validation"))
+        if chosen is not None:
+            self.judged = self.judged.part(torch.from_numpy(chosen))
         self.model = model.to(device)
         self.balancer = balancer.to(device) if balancer is not None else None
         rows, weights = probe_rows(
             dataset.splits["train"], dataset.schema, PROBE_ROWS, PROBE_POSITIVES, seed_for(0, "probe")
         )
-        self.probe_batch = self.splits["train"].take(
-            torch.from_numpy(rows).to(device), torch.from_numpy(weights).to(device)
-        )
+        self.probe_batch = self.train.take(torch.from_numpy(rows), torch.from_numpy(weights).to(self.train.home))
         self.model.embedding.sparse_from = settings.sparse_rows
         if settings.scope == "representation" and balancer is not None:
             self.model.embedding.foldable = False  # so that x exists to be differentiated by
@@ -92,7 +98,7 @@ class Trainer:
         sparse = [item.name for item in self.reach.slices if item.sparse]
         self.optimizer = Optimizers(self.model, settings, self.model.learning_rates(), sparse)
         self.task_weights = torch.tensor([settings.task_weights.get(t, 1.0) for t in self.tasks], device=device)
-        n_rows = len(self.splits["train"])
+        n_rows = len(self.train)
         self.total = max(1, round(settings.epochs * n_rows / (settings.batch_size * settings.accumulate)))
         self.steps_per_epoch = n_rows / (settings.batch_size * settings.accumulate)
         self.fresh_random = generator(seed, "fresh")
@@ -100,7 +106,7 @@ class Trainer:
         self.importance: Tensor | None = None  # (N,)
         if settings.batches == "covering":
             self.cover = cover(dataset.splits["train"], dataset.schema, settings.batch_size, settings.cover)
-            self.importance = torch.from_numpy(self.cover.weights).to(device)
+            self.importance = torch.from_numpy(self.cover.weights).to(self.train.home)
         self.stream = self._stream(generator(seed, "shuffle"))
         self.fresh = self._stream(self.fresh_random)
         self.bests = [Best(group) for group in self.reach.components()]
@@ -121,7 +127,7 @@ class Trainer:
         began = time.perf_counter()
         torch.manual_seed(seed_for(self.seed, "dropout"))
         points = self._points()
-        window = _Window(len(self.tasks), self.device)
+        window = Window(len(self.tasks), self.device)
         self.model.train()
         mark = time.perf_counter()
         done = 0
@@ -135,25 +141,25 @@ class Trainer:
                 on_point(done / self.total)
                 if self._stalled():
                     break
-                window = _Window(len(self.tasks), self.device)
+                window = Window(len(self.tasks), self.device)
                 mark = time.perf_counter()
         return self._finish(began, done)
 
     def _stream(self, random: torch.Generator) -> Iterator[Tensor]:
         if self.cover is not None:
-            return self.cover.stream(random, self.device)
-        return row_stream(len(self.splits["train"]), self.settings.batch_size, random, self.device)
+            return self.cover.stream(random, self.train.home)
+        return row_stream(len(self.train), self.settings.batch_size, random, self.train.home)
 
     def _batch(self, stream: Iterator[Tensor]) -> Batch:
         rows = next(stream)
-        return self.splits["train"].take(rows, None if self.importance is None else self.importance[rows])
+        return self.train.take(rows, None if self.importance is None else self.importance[rows])
 
     def _points(self) -> set[int]:
         """The steps after which to evaluate: at least ``evaluations``, one an epoch if there are more epochs."""
         count = min(self.total, max(self.settings.evaluations, math.ceil(self.settings.epochs)))
         return {round(self.total * (i + 1) / count) for i in range(count)}
 
-    def _train_step(self, index: int, window: _Window) -> None:
+    def _train_step(self, index: int, window: Window) -> None:
         self.optimizer.set_learning_rate(learning_rate_factor(self.settings, index, self.total))
         self.optimizer.zero_grad()
         callbacks: list[tuple[Batch, list[Callable[[Tensor], None]]]] = []
@@ -221,19 +227,19 @@ class Trainer:
                 value.copy_(buffers[name])
         return losses
 
-    def _evaluate(self, step: int, window: _Window) -> None:
+    def _evaluate(self, step: int, window: Window) -> None:
         train_loss = window.losses()
         broken = [name for name, loss in zip(self.tasks, train_loss, strict=True) if loss is None]
         if broken:
             raise DivergedError(step, broken)
         began = time.perf_counter()
-        scores = self._scores("validation")
+        scores = self._scores(self.judged)
         broken = [
             name for name, loss in zip(self.tasks, scores.losses.tolist(), strict=True) if not math.isfinite(loss)
         ]
         if broken:  # the last steps broke the model; ranks of NaN are no ranks
             raise DivergedError(step, broken)
-        found = metrics(self.model, scores, self.splits["validation"])
+        found = metrics(self.model, scores, self.judged)
         point = len(self.curve)
         self.curve.append(
             {
@@ -258,13 +264,13 @@ class Trainer:
             self._synchronize()
             self.timing["probe_seconds"] += time.perf_counter() - began
 
-    def _scores(self, split: str) -> Scores:
-        return score(self.model, self.splits[split], self.execution.eval_batch_size, self.settings.precision)
+    def _scores(self, split: DeviceSplit) -> Scores:
+        return score(self.model, split, self.execution.eval_batch_size, self.settings.precision)
 
     def _own(self, best: Best, found: dict[str, dict[str, Any]]) -> list[Score]:
         return own_scores(self.schema, found, [self.tasks[t] for t in best.tasks])
 
-    def _probe(self, step: int, scores: Scores, window: _Window) -> None:
+    def _probe(self, step: int, scores: Scores, window: Window) -> None:
         self.probes.add("steps", step)
         self.probes.add("epochs", step / self.steps_per_epoch)
         self.probes.add("weights", window.weights())
@@ -282,21 +288,22 @@ class Trainer:
         rows = done * self.settings.batch_size * self.settings.accumulate
         result = FitResult(self.curve, self.timing, self.warnings)
         started = time.perf_counter()
-        test = self.splits["test"]
+        validation, test = self.splits["validation"], self.splits["test"]
         ablation: dict[str, np.ndarray] = {}
         kept = {name: Scores({}, {}, torch.zeros(0)) for name in ("validation", "test")}  # each task at its own point
-        apart = len(self.bests) > 1 and self.schema.funnel is not None  # some scores need several points
+        # some scores need several points, or not all rows were looked at
+        again = (len(self.bests) > 1 and self.schema.funnel is not None) or self.judged is not validation
         for best in self.bests:
             self.model.load_state_dict(best.state)
             own = [self.tasks[t] for t in best.tasks]
-            scores = self._scores("test")
+            scores = self._scores(test)
             kept["test"].take(scores, self.schema, own)
-            if apart:
-                kept["validation"].take(self._scores("validation"), self.schema, own)
+            if again:
+                kept["validation"].take(self._scores(validation), self.schema, own)
             found = metrics(self.model, scores, test)
             if self.execution.ablation:
                 size, precision = self.execution.eval_batch_size, self.settings.precision
-                ablation |= ablate(self.model, self.splits["validation"], size, precision)
+                ablation |= ablate(self.model, self.judged, size, precision)
             point = self.curve[best.point]
             for of in self._own(best, found):
                 if of.name in point["validation"]:
@@ -304,9 +311,9 @@ class Trainer:
                 result.metrics["test"][of.name] = found[of.name]
             for name in own:
                 result.best[name] = {key: point[key] for key in ("point", "step", "epoch")} | {"value": best.value}
-        if apart:
+        if again:
             result.metrics = {name: metrics(self.model, kept[name], self.splits[name]) for name in kept}
-        if self.execution.save_scores:
+        if self._worth_keeping(self.execution.save_scores, len(test), SCORED_ROWS_LIMIT):
             result.scores = score_arrays(self.schema, kept["test"], test)
         result.weights = self._weights()
         self._synchronize()
@@ -315,10 +322,11 @@ class Trainer:
         self.timing["total_seconds"] = now - began
         if self.execution.probes:
             result.probes = self.probes.arrays() | ablation
+        counted = torch.arange(min(COUNTED_ROWS, len(self.train)))
         result.cost = {
             "parameters": sum(p.numel() for p in self.model.parameters()),
             "embedding_parameters": sum(i.parameter.numel() for i in self.reach.slices if i.is_embedding),
-            "flops_per_row": flops_per_row(self.model, self.splits["train"].take(self._first_rows())),
+            "flops_per_row": flops_per_row(self.model, self.train.take(counted)),
             "steps": done,
             "train_rows_per_second": rows / max(self.timing["train_seconds"], 1e-9),
             "backward_passes_per_step": self.backward_passes / (done * self.settings.accumulate),
@@ -327,20 +335,21 @@ class Trainer:
             result.cost["covering"] = self.cover.summary()
         return result
 
-    def _first_rows(self) -> Tensor:
-        return torch.arange(min(COUNTED_ROWS, len(self.splits["train"])), device=self.device)
-
     def _weights(self) -> dict[str, np.ndarray]:
         """Every parameter as it was at the best point of the tasks that it belongs to; empty when they are not kept."""
         first, *others = (best.state for best in self.bests)
         size = sum(value.numel() * value.element_size() for value in first.values())
-        if self.execution.save_weights is False or (self.execution.save_weights is None and size > WEIGHTS_LIMIT):
+        if not self._worth_keeping(self.execution.save_weights, size, WEIGHTS_LIMIT):
             return {}
         for best, state in zip(self.bests[1:], others, strict=True):
             for item in self.reach.slices:
                 own = item.expand(item.reach[best.tasks].any(0))
                 first[item.name] = torch.where(own, state[item.name], first[item.name])
         return {name: value.cpu().numpy() for name, value in first.items()}
+
+    @staticmethod
+    def _worth_keeping(asked: bool | None, size: int, limit: int) -> bool:
+        return size <= limit if asked is None else asked
 
     def _random_state_kept(self) -> AbstractContextManager[None]:
         return torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else [])
@@ -358,26 +367,3 @@ def _check_fixed_rows(reach: Reach, settings: TrainingSettings) -> None:
             f"The balancer compares gradients of several batches, but those of {large[0]} hold the rows of one.",
             "--set scope=dense, or another balancer, or --set sparse_rows=1000000000",
         )
-
-
-class _Window:
-    """Means between two evaluation points, kept on the device."""
-
-    def __init__(self, tasks: int, device: torch.device) -> None:
-        self.loss_sum = torch.zeros(tasks, device=device)
-        self.weight_sum = torch.zeros(tasks, device=device)
-        self.count = torch.zeros(tasks, device=device)
-
-    def add(self, step: LoopStep, weights: Tensor) -> None:
-        self.loss_sum += torch.where(step.active, step.losses, 0.0)
-        self.weight_sum += torch.where(step.active, weights, 0.0)
-        self.count += step.active
-
-    def losses(self) -> list[float | None]:
-        """Mean loss of each task; 0 for one that was never active, None when not finite."""
-        means = (self.loss_sum / self.count.clamp_min(1)).tolist()
-        return [mean if math.isfinite(mean) else None for mean in means]
-
-    def weights(self) -> Tensor:
-        """(T,) mean weight while active; NaN for a task that never was."""
-        return torch.where(self.count > 0, self.weight_sum / self.count, torch.nan)

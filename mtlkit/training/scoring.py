@@ -49,13 +49,13 @@ def score(model: Architecture, split: DeviceSplit, batch_size: int, precision: s
     was_training = model.training
     model.eval()
     schema = model.schema
-    parts: dict[str, list[Tensor]] = {}
+    scored: dict[str, Tensor] = {}
     derived: dict[str, bool] = {}
-    losses = torch.zeros(len(schema.tasks), device=split.all.labels.device)
+    losses = torch.zeros(len(schema.tasks), device=split.target)
     sums: dict[str, Tensor] = {}
     entropies: dict[str, Tensor] = {}
-    for batch in split.chunks(batch_size):
-        with autocast(split.all.labels.device, precision):
+    for start, batch in zip(range(0, len(split), batch_size), split.chunks(batch_size), strict=True):
+        with autocast(split.target, precision):
             output = model(batch)
         share = len(batch) / len(split)
         losses += torch.stack(owner_losses(model.objectives(output, batch), schema.task_names)) * share
@@ -65,13 +65,15 @@ def score(model: Architecture, split: DeviceSplit, batch_size: int, precision: s
             found.setdefault(name, prediction.logits.float())
             derived.setdefault(name, prediction.derived)
         for name, logits in found.items():
-            parts.setdefault(name, []).append(logits)
+            if name not in scored:
+                scored[name] = torch.empty(len(split), *logits.shape[1:], device=split.home)
+            scored[name][start : start + len(batch)] = logits
         for name, weights in output.gates.items():
             zero = torch.zeros((), device=weights.device)
             sums[name] = sums.get(name, zero) + weights.mean(0) * share
             entropies[name] = entropies.get(name, zero) - torch.xlogy(weights, weights).sum(-1).mean() * share
     model.train(was_training)
-    return Scores({name: torch.cat(values) for name, values in parts.items()}, derived, losses, sums, entropies)
+    return Scores(scored, derived, losses, sums, entropies)
 
 
 def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:

@@ -7,7 +7,7 @@ from typing import Literal
 
 import torch
 
-Source = Literal["init", "shuffle", "dropout", "balancer", "fresh", "probe"]
+Source = Literal["init", "shuffle", "dropout", "balancer", "fresh", "probe", "validation"]
 
 
 def seed_for(seed: int, source: Source) -> int:

@@ -79,21 +79,6 @@ def test_column_grows_row_by_row(tmp_path, shape):
     np.testing.assert_array_equal(np.load(tmp_path / "x.npy", allow_pickle=False), rows)
 
 
-def test_joined_writes_shared_columns_out(dataset):
-    split = dataset.splits["test"]
-    joined = split.joined()
-    assert joined.side is None
-    for r, u in enumerate(split.side.row):
-        assert joined.ids[r].tolist() == [*split.ids[r], *split.side.ids[u]]
-        np.testing.assert_array_equal(joined.dense[r], [*split.dense[r], *split.side.dense[u]])
-        for part in ("values", "weights"):
-            own, shared = joined.bags["history"], split.side.bags["history"]
-            np.testing.assert_array_equal(
-                getattr(own, part)[own.offsets[r] : own.offsets[r + 1]],
-                getattr(shared, part)[shared.offsets[u] : shared.offsets[u + 1]],
-            )
-
-
 def test_fingerprint_sees_every_part(dataset):
     for key, array in dataset.splits["test"].arrays().items():
         arrays = {name: value.copy() for name, value in dataset.splits["test"].arrays().items()}

@@ -1,42 +1,16 @@
-from itertools import islice
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from mtlkit.data.schema import Split
-from mtlkit.training.batches import DeviceSplit, probe_rows, row_stream
+from mtlkit.data.packed import read_dataset, write_dataset
+from mtlkit.data.schema import Bag, Side, Split
+from mtlkit.training import batches
+from mtlkit.training.batches import DeviceSplit
 from tests.toy import toy_dataset, toy_schema, toy_split
 
 CPU = torch.device("cpu")
-
-
-def stream(rows, size, seed=0):
-    return row_stream(rows, size, torch.Generator().manual_seed(seed), CPU)
-
-
-@pytest.mark.parametrize(("rows", "size"), [(12, 4), (10, 4), (10, 25), (7, 7), (1, 3), (100, 1)])
-def test_every_row_once_an_epoch_and_every_batch_full(rows, size):
-    epochs = 3 * size  # in 3 * size epochs there is a whole number of batches
-    batches = list(islice(stream(rows, size), epochs * rows // size))
-    assert {len(batch) for batch in batches} == {size}
-    for epoch in torch.cat(batches).view(epochs, rows):
-        assert epoch.sort().values.tolist() == list(range(rows))
-
-
-def test_epochs_differ_and_seeds_decide():
-    def first(seed, count=4):
-        return torch.stack(list(islice(stream(20, 10, seed), count)))
-
-    one = first(0)
-    assert not torch.equal(one[:2], one[2:])
-    assert torch.equal(one, first(0))
-    assert not torch.equal(one, first(1))
-
-
-def test_batches_of_twice_the_size_hold_the_same_rows():
-    small, large = torch.cat(list(islice(stream(30, 4), 10))), torch.cat(list(islice(stream(30, 8), 5)))
-    assert torch.equal(small, large)
 
 
 def test_columns_are_gathered():
@@ -88,62 +62,74 @@ def test_bags_are_gathered(rows):
         assert len(values) == offsets[-1]
 
 
-def rare(rows=6000, missing=0.0):
-    """Three tasks: one common, one with 1 % and one with 20 positives, which are positives of the first, too."""
-    rng = np.random.default_rng(0)
-    labels = np.zeros((rows, 3), np.float32)
-    labels[:, 0] = rng.random(rows) < 0.3
-    labels[:, 1] = rng.random(rows) < 0.01
-    labels[rng.choice(np.flatnonzero(labels[:, 0]), 20, replace=False), 2] = 1
-    observed = rng.random(labels.shape) >= missing
-    dense = (rng.standard_normal((rows, 1)) + 2 * labels[:, 1:2]).astype(np.float32)
-    return Split(np.zeros((rows, 0), np.int32), dense, labels, observed), toy_schema(tasks=3, ids=0, dense=1)
+def shared(rows=40, users=7):
+    """A split of which half of the columns of each kind are stored once a user."""
+    split, rng = toy_split(toy_schema(ids=4, dense=2, bags=2), rows, seed=5), np.random.default_rng(1)
+    lengths = rng.integers(0, 4, users)
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    values = rng.integers(0, 5, offsets[-1]).astype(np.int32)
+    history = Bag(offsets, values, rng.random(offsets[-1]).astype(np.float32))
+    side = Side(
+        rng.integers(0, users, rows).astype(np.int32),
+        rng.integers(0, 5, (users, 2)).astype(np.int32),
+        rng.random((users, 1)).astype(np.float32),
+        {"bag2": history},
+    )
+    return replace(split, ids=split.ids[:, :2], dense=split.dense[:, :1], bags={"bag1": split.bags["bag1"]}, side=side)
 
 
-@pytest.mark.parametrize("missing", [0.0, 0.4])
-def test_a_probe_batch_has_positives_of_every_task(missing):
-    split, schema = rare(missing=missing)
-    there = split.positives()
-    plain = np.random.default_rng(0).choice(len(split), 256, replace=False)
-    assert (split.labels[plain, 1]).sum() < 32, "a plain sample has few"
-    rows, weights = probe_rows(split, schema, 256, 64, seed=1)
-    assert len(set(rows.tolist())) == len(rows) == len(weights)
-    assert 256 <= len(rows) < 600
-    found = ((split.labels > 0) & split.observed)[rows].sum(0)
-    for t in range(3):
-        assert found[t] >= min(64, there[t])
-    assert weights.dtype == np.float32
-    assert weights.mean() == pytest.approx(1, abs=1e-5)
+def test_shared_columns_are_joined():
+    split = shared()
+    rows = np.array([5, 0, 39, 5])
+    batch = DeviceSplit.load(split, CPU).take(torch.from_numpy(rows))
+    users = split.side.row[rows]
+    np.testing.assert_array_equal(batch.ids.numpy(), np.hstack([split.ids[rows], split.side.ids[users]]))
+    np.testing.assert_array_equal(batch.dense.numpy(), np.hstack([split.dense[rows], split.side.dense[users]]))
+    assert list(batch.bags) == ["bag1", "bag2"]
+    for name, bag, owners in (("bag1", split.bags["bag1"], rows), ("bag2", split.side.bags["bag2"], users)):
+        offsets, values, weights = (tensor.numpy() for tensor in batch.bags[name])
+        for place, owner in enumerate(owners):
+            here = slice(offsets[place], offsets[place + 1])
+            there = slice(bag.offsets[owner], bag.offsets[owner + 1])
+            np.testing.assert_array_equal(values[here], bag.values[there])
+            np.testing.assert_array_equal(weights[here], bag.weights[there])
 
 
-def test_weighted_means_are_unbiased():
-    split, schema = rare()
-    draws = [probe_rows(split, schema, 200, 64, seed) for seed in range(80)]
-    labels = [np.average(split.labels[rows], axis=0, weights=weights) for rows, weights in draws]
-    np.testing.assert_allclose(labels, np.tile(split.labels.mean(0), (80, 1)), rtol=1e-4)  # exact in every draw
-    means = np.array([np.average(split.dense[rows, 0], weights=weights) for rows, weights in draws])
-    error = means.std() / np.sqrt(len(means))
-    assert abs(means.mean() - split.dense.mean()) < 4 * error
-    unweighted = np.mean([split.dense[rows, 0].mean() for rows, _ in draws])
-    assert abs(unweighted - split.dense.mean()) > 20 * error, "weights are needed"
+def same(one, other):
+    for name in ("ids", "dense", "labels", "observed"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for name in one.bags | other.bags:
+        for ours, theirs in zip(one.bags[name], other.bags[name], strict=True):
+            np.testing.assert_array_equal(ours, theirs)
 
 
-def test_probe_rows_are_fixed():
-    split, schema = rare()
-    one, same, other = (probe_rows(split, schema, 100, 16, seed)[0] for seed in (0, 0, 1))
-    np.testing.assert_array_equal(one, same)
-    assert set(one.tolist()) != set(other.tolist())
+def test_mapped_files_give_the_same_rows_and_their_pages_back(tmp_path, monkeypatch):
+    data = toy_dataset(toy_schema(bags=1), rows=60, missing=0.2)
+    write_dataset(tmp_path / "data", data, {})
+    monkeypatch.setattr(batches, "RELEASED_ROWS", 30)
+    read = read_dataset(tmp_path / "data").splits["train"]
+    mapped, loaded = DeviceSplit.load(read, CPU), DeviceSplit.load(data.splits["train"], CPU)
+    assert len(mapped.files) >= 4
+    assert not loaded.files
+    assert mapped.all.ids.data_ptr() == read.ids.ctypes.data, "nothing is copied"
+    for rows in torch.randint(60, (9, 20)):
+        same(mapped.take(rows), loaded.take(rows))
 
 
-def test_a_probe_batch_of_a_small_split_is_all_of_it():
-    schema = toy_schema(tasks=2, kinds=("binary", "regression"))
-    rows, weights = probe_rows(toy_dataset(schema, rows=60).splits["train"], schema, 512, 64, 0)
-    assert sorted(rows.tolist()) == list(range(60))
-    np.testing.assert_allclose(weights, 1)
+def test_a_part_is_its_rows():
+    split = replace(shared(), hidden={"t1": np.arange(40, dtype=np.float32)})
+    whole, rows = DeviceSplit.load(split, CPU), torch.tensor([3, 17, 30])
+    part = whole.part(rows)
+    assert len(part) == 3
+    assert part.hidden["t1"].tolist() == [3, 17, 30]
+    same(part.take(torch.tensor([2, 0])), whole.take(torch.tensor([30, 3])))
 
 
-def test_a_probe_batch_without_binary_tasks():
-    schema = toy_schema(tasks=2, kinds=("regression",))
-    rows, weights = probe_rows(toy_split(schema, 300), schema, 128, 64, 0)
-    assert len(set(rows.tolist())) == 128
-    np.testing.assert_allclose(weights, 1)
+def test_selected_tasks_are_no_copies_if_evenly_spaced():
+    split = toy_split(toy_schema(tasks=4), 10)
+    for columns in ([0, 1, 2, 3], [1], [1, 3], [2, 3]):
+        chosen = split.select(columns)
+        np.testing.assert_array_equal(chosen.labels, split.labels[:, columns])
+        assert np.shares_memory(chosen.labels, split.labels)
+    for columns in ([2, 1], [0, 1, 3]):
+        np.testing.assert_array_equal(split.select(columns).observed, split.observed[:, columns])

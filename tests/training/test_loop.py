@@ -162,6 +162,26 @@ def test_scores_are_kept_for_later(trainer, mixed, pair):
     assert run.fit().scores == {}
 
 
+def test_points_are_judged_on_a_sample_and_the_best_one_on_all_rows(trainer, pair):
+    rows = len(pair.splits["validation"])
+    whole = trainer(pair).fit()
+    result = trainer(pair, validation_rows=rows // 2).fit()
+    for point in result.curve:
+        assert point["validation"]["t1"]["rows"] == rows // 2
+    assert result.metrics["validation"]["t1"]["rows"] == rows
+    assert result.curve[-1]["train_loss"] == whole.curve[-1]["train_loss"], "training is the same"
+    assert trainer(pair, validation_rows=rows).fit().metrics == whole.metrics
+
+
+def test_scores_of_large_splits_are_kept_only_if_asked_for(trainer, pair, monkeypatch):
+    monkeypatch.setattr(loop, "SCORED_ROWS_LIMIT", 10)
+    run = trainer(pair)
+    assert run.fit().scores == {}
+    run = trainer(pair)
+    run.execution = run.execution.model_copy(update={"save_scores": True})
+    assert "score/t1" in run.fit().scores
+
+
 # --- evaluation points, selection, stopping ---------------------------------------------------------------------------
 
 

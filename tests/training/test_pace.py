@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mtlkit.errors import UsageError
-from mtlkit.training.loop import _Window
+from mtlkit.training.window import Window
 from tests.toy import toy_dataset, toy_schema
 
 
@@ -16,7 +16,7 @@ def pair():
 
 
 def steps(run, count):
-    window = _Window(len(run.tasks), run.device)
+    window = Window(len(run.tasks), run.device)
     run.model.train()
     for index in range(count):
         run._train_step(index, window)
@@ -66,7 +66,7 @@ def test_an_absent_task_leaves_no_gradient(trainer, pair):
     run = trainer(pair, optimizer="sgd", task_every={"t2": 2}, schedule="constant")
     steps(run, 1)
     before = copy.deepcopy(values(run))
-    run._train_step(1, _Window(2, run.device))
+    run._train_step(1, Window(2, run.device))
     for item in run.reach.slices:
         for s in range(item.reach.shape[1]):
             if item.reach[:, s].tolist() == [False, True]:

@@ -90,7 +90,7 @@ def test_single_task_combines_scores_of_each_tasks_own_best_point(trainer, data,
     for best, task in zip(run.bests, ("click", "purchase"), strict=True):
         run.model.load_state_dict(best.state)
         for split in ("validation", "test"):
-            parts.setdefault(split, {})[task] = run._scores(split).logits[task]
+            parts.setdefault(split, {})[task] = run._scores(run.splits[split]).logits[task]
     for split, logits in parts.items():
         labels = torch.tensor(data.splits[split].labels)
         clicked = labels[:, 0] > 0

@@ -137,14 +137,14 @@ def test_rows_that_a_batch_lacks_stay(trainer, optimizer):
     data = toy_dataset(toy_schema(tasks=2, vocab=200), rows=320)
     run = trainer(data, MODEL, optimizer=optimizer, lr=0.1, sparse_rows=1, l2_embedding=0.1, batch_size=16)
     table = run.model.embedding.width_8
-    from mtlkit.training.loop import _Window
+    from mtlkit.training.window import Window
 
     batches, take = [], run.splits["train"].take
     run.splits["train"].take = lambda *rows: (batches.append(take(*rows)), batches[-1])[1]
     run.model.train()
     for index in range(3):
         before = table.detach().clone()
-        run._train_step(index, _Window(2, run.device))
+        run._train_step(index, Window(2, run.device))
         rows = (batches[-1].ids + run.model.embedding.width_8_offsets).unique().long()
         moved = (table.detach() != before).any(1).nonzero().flatten()
         assert set(moved.tolist()) <= set(rows.tolist())

@@ -1,6 +1,5 @@
 import json
 
-import numpy as np
 import pytest
 import torch
 from typer.testing import CliRunner
@@ -210,17 +209,3 @@ def test_a_model_trains_on_it(home, tmp_path):
     (record,) = (tmp_path / "results").rglob("record.json")
     assert json.loads(record.read_text())["status"] == "ok"
     assert "(simulated)" in said
-
-
-def test_joined_rows_are_those_of_the_side(home):
-    split = ensure("ali-ccp[simulate=3000,protocol=full]", home)[1].splits["test"]
-    joined = split.joined()
-    own = split.ids.shape[1]
-    np.testing.assert_array_equal(joined.ids[:, own:], split.side.ids[split.side.row])
-    bag, shared = joined.bags["109_14"], split.side.bags["109_14"]
-    for r in (0, 17, len(split) - 1):
-        u = split.side.row[r]
-        np.testing.assert_array_equal(
-            bag.values[bag.offsets[r] : bag.offsets[r + 1]], shared.values[shared.offsets[u] : shared.offsets[u + 1]]
-        )
-    assert joined.joined() is joined
