@@ -139,7 +139,10 @@ def _name(file: Path) -> str:
 
 
 MODELS = Registry(
-    "model", "models", "Architecture", frozenset({"layers", "losses", "embedding", "kernels", "funnel", "masknet"})
+    "model",
+    "models",
+    "Architecture",
+    frozenset({"layers", "losses", "embedding", "kernels", "sparse_rows", "funnel", "masknet"}),
 )
 BALANCERS = Registry("balancer", "balancers", "Balancer", frozenset({"gram", "kernels"}))
 DATASETS = Registry("dataset", "data.datasets", "DatasetSource", frozenset())

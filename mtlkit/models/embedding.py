@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.data.schema import Feature, Schema
-from mtlkit.models.kernels import embed_linear, take_rows
+from mtlkit.models.kernels import embed_linear
+from mtlkit.models.sparse_rows import take_rows
 
 if TYPE_CHECKING:
     from mtlkit.models.base import BaseOptions, Batch

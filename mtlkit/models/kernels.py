@@ -179,32 +179,3 @@ def mix_shared(weights: Tensor, experts: Tensor, reach: Tensor | None = None) ->
     if reach is None:
         reach = torch.arange(experts.shape[1]).expand(weights.shape[1], -1).contiguous()
     return _Mix.apply(weights, experts, reach)
-
-
-class _TakeRows(torch.autograd.Function):
-    """Rows of a table, with a sparse gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
-        taken, place = torch.unique(rows, return_inverse=True)
-        ctx.save_for_backward(taken, place)
-        ctx.shape = table.shape
-        return table.index_select(0, rows)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        taken, place = ctx.saved_tensors
-        values = grad.new_zeros(len(taken), *grad.shape[1:]).index_add(0, place, grad)
-        indices = taken[None].long()
-        return torch.sparse_coo_tensor(indices, values, ctx.shape, is_coalesced=True, check_invariants=False), None
-
-
-def take_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """``table.index_select(0, rows)``, whose gradient by the table is a sparse tensor of the rows that were taken.
-
-    Args:
-        table: (V, ...).
-        rows: (M,) int32 or int64.
-    """
-    return _TakeRows.apply(table, rows)

@@ -7,50 +7,13 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mtlkit.config import TrainingSettings
 from mtlkit.errors import UsageError
+from mtlkit.training.lazy_adam import LazyAdam
 
 START = 1 / 25  # of the peak learning rate, where one-cycle begins
-
-
-class LazyAdam(torch.optim.Optimizer):
-    """Adam (arXiv:1412.6980) on the rows that a row-sparse gradient holds; a row that every step holds moves as usual.
-
-    Bias is corrected by the steps of the table, not of the row. ``torch.optim.SparseAdam`` adds its epsilon before that
-    correction, which shortens the first steps of rows with small gradients several times.
-
-    Args:
-        groups: Parameter groups with their learning rate.
-    """
-
-    def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {"betas": (0.9, 0.999), "eps": 1e-8})
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        """Move the rows of all gradients; a closure is not called."""
-        for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._move(table, group)
-
-    def _move(self, table: Tensor, group: dict[str, Any]) -> None:
-        assert table.grad is not None
-        grad = table.grad.coalesce()
-        rows, values = grad.indices()[0], grad.values()
-        state = self.state[table]
-        if not state:
-            state |= {"step": 0, "mean": torch.zeros_like(table), "square": torch.zeros_like(table)}
-        state["step"] += 1
-        (first, second), count = group["betas"], state["step"]
-        mean = state["mean"].index_select(0, rows).lerp_(values, 1 - first)
-        square = state["square"].index_select(0, rows).mul_(second).addcmul_(values, values, value=1 - second)
-        state["mean"].index_copy_(0, rows, mean)
-        state["square"].index_copy_(0, rows, square)
-        root = square.div_(1 - second**count).sqrt_().add_(group["eps"])
-        table.index_add_(0, rows, mean.div_(root), alpha=-group["lr"] / (1 - first**count))
 
 
 class Optimizers:

@@ -7,9 +7,10 @@ import torch
 
 from mtlkit.balancers.base import Direction
 from mtlkit.errors import UsageError
-from mtlkit.models import embedding
-from mtlkit.models.kernels import take_rows
+from mtlkit.models import embedding, sparse_rows
+from mtlkit.models.sparse_rows import take_rows
 from mtlkit.registry import MODELS
+from mtlkit.training.lazy_adam import LazyAdam
 from mtlkit.training.reach import Reach
 from tests.models.build import build
 from tests.toy import toy_dataset, toy_schema
@@ -30,17 +31,59 @@ def pair():
     return toy_dataset(toy_schema(tasks=2, bags=1, vocab=9), rows=320)
 
 
-def test_taking_rows_is_index_select_with_a_sparse_gradient():
-    table = torch.randn(9, 2, 3, dtype=torch.float64, requires_grad=True)
-    rows = torch.tensor([4, 1, 4, 8], dtype=torch.int32)
-    upstream = torch.randn(4, 2, 3, dtype=torch.float64)
+@pytest.fixture(params=["kernels", "plain"])
+def form(request, monkeypatch):
+    """With compiled kernels, and in the form that other devices take."""
+    if request.param == "plain":
+        monkeypatch.setattr(sparse_rows, "has_kernels", lambda tensor: False)
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+@pytest.mark.parametrize(("table_rows", "count"), [(9, 4), (5000, 700), (5_000_000, 3000), (3, 50), (7, 1)])
+def test_taking_rows_is_index_select_with_a_sparse_gradient(form, table_rows, count, kind):
+    generator = torch.Generator().manual_seed(count)
+    table = torch.randn(table_rows, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    rows = (table_rows * torch.rand(count, generator=generator) ** 3).to(kind)  # some many times
+    rows[-1] = table_rows - 1
+    upstream = torch.randn(count, 2, 3, generator=generator, dtype=torch.float64)
     found, expected = take_rows(table, rows), table.index_select(0, rows)
     assert torch.equal(found, expected)
-    (sparse,) = torch.autograd.grad(found, table, upstream)
     (dense,) = torch.autograd.grad(expected, table, upstream)
-    assert sparse.is_sparse
-    assert sparse.coalesce().indices().tolist() == [[1, 4, 8]]
-    torch.testing.assert_close(sparse.to_dense(), dense)
+    for factor in (1, 2):
+        (sparse,) = torch.autograd.grad(found, table, factor * upstream, retain_graph=True)
+        assert sparse.is_sparse
+        assert sparse.is_coalesced()
+        assert torch.equal(sparse.indices()[0], rows.unique().long())
+        torch.testing.assert_close(sparse.to_dense(), factor * dense)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lazy_adam_is_adam_where_every_row_is_in_every_batch(form, dtype):
+    torch.manual_seed(0)
+    lazy = torch.nn.Parameter(torch.randn(6, 2, 5, dtype=dtype))
+    plain = torch.nn.Parameter(lazy.detach().clone())
+    one, other = LazyAdam([{"params": [lazy], "lr": 0.1}]), torch.optim.Adam([plain], lr=0.1)
+    for _ in range(7):
+        grad = torch.randn(6, 2, 5, dtype=dtype)
+        lazy.grad, plain.grad = grad.to_sparse(1), grad
+        one.step()
+        other.step()
+        torch.testing.assert_close(lazy, plain)
+
+
+def test_lazy_adam_leaves_other_rows_alone(form):
+    table = torch.nn.Parameter(torch.randn(8, 3))
+    before = table.detach().clone()
+    optimizer = LazyAdam([{"params": [table], "lr": 0.1}])
+    for rows in ([5, 1], [1], [1, 6]):
+        values = torch.ones(len(rows), 3)
+        table.grad = torch.sparse_coo_tensor(torch.tensor([rows]), values, table.shape)
+        optimizer.step()
+    moved = (table != before).any(1)
+    assert moved.nonzero().flatten().tolist() == [1, 5, 6]
+    moments = optimizer.state[table]["moments"]
+    assert not moments[~moved].any()
+    assert (moments[1, 0] > moments[5, 0]).all()
 
 
 def two(name):
