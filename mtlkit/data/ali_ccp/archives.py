@@ -54,6 +54,10 @@ class RawSource:
         """Size on disk."""
         return sum(file.stat().st_size for file in self.files)
 
+    def of(self, split: str) -> list[Path]:
+        """The files of one split."""
+        return [file for file in self.files if file.name.partition(".")[0].endswith(f"_{split}")]
+
     def unpacked_bytes(self) -> int:
         """A guess, on the high side, of the size of the text."""
         return sum(file.stat().st_size * (5 if _is_gzip(file) else 1) for file in self.files)
@@ -127,11 +131,12 @@ class Reading:
     text_bytes: int = 0
 
 
-def read_texts(source: RawSource, reading: Reading, progress: Progress, hint: str) -> Iterator[Text]:
-    """The four texts in the order in which they lie; the blocks of each must be used up before the next.
+def read_texts(source: RawSource, split: str, reading: Reading, progress: Progress, hint: str) -> Iterator[Text]:
+    """The two texts of a split in the order in which they lie; the blocks of each must be used up before the next.
 
     Args:
-        source: The files.
+        source: The files; those of the other split are not opened.
+        split: ``train`` or ``test``.
         reading: Filled in on the way; complete when the iterator ends.
         progress: Told of compressed bytes read.
         hint: For errors.
@@ -140,14 +145,15 @@ def read_texts(source: RawSource, reading: Reading, progress: Progress, hint: st
         MissingError: A file is damaged, is not what it should be, fails its ``.md5``, or a text is missing or twice
             there.
     """
+    names = [name for name, (of, _) in MEMBERS.items() if of == split]
     seen: set[str] = set()
-    for path in source.files:
+    for path in source.of(split):
         raw = _Counted(path, progress)
         with _damage(path, hint), path.open("rb") as file:
             raw.open(file)
             stream: Any = igzip.IGzipFile(fileobj=raw, mode="rb") if _is_gzip(path) else raw
-            own = MEMBERS.get(path.name.removesuffix(".gz"))
-            members = iter([(path.name.removesuffix(".gz"), stream)]) if own else _members(stream)
+            own = path.name.removesuffix(".gz")
+            members = iter([(own, stream)]) if own in names else _members(stream, (*names, MARK))
             for name, member in members:
                 if name == MARK:
                     reading.simulated = _mark(member.read(MAX_HEADER))
@@ -155,13 +161,12 @@ def read_texts(source: RawSource, reading: Reading, progress: Progress, hint: st
                 if name in seen:
                     raise MissingError(f"{name} is there twice: again in {path}.", hint)
                 seen.add(name)
-                split, kind = MEMBERS[name]
                 with _ahead(_line_blocks(member, name), path, hint) as blocks:
-                    yield Text(split, kind, _counted(blocks, reading))
+                    yield Text(split, MEMBERS[name][1], _counted(blocks, reading))
             raw.rest()
         raw.check_md5(hint)
         reading.hashes.append({"file": path.name, "bytes": raw.done, "sha256": raw.sha256.hexdigest()})
-    missing = [name for name in MEMBERS if name not in seen]
+    missing = [name for name in names if name not in seen]
     if missing:
         raise MissingError(f"{' and '.join(missing)} is in none of the files of {source.files[0].parent}.", hint)
 
@@ -273,8 +278,8 @@ class _Member:
         return bytes(out)
 
 
-def _members(stream: Any) -> Iterator[tuple[str, _Member]]:
-    """The members of a tar that are of interest. A reader of its own, because tarfile trusts header sizes."""
+def _members(stream: Any, wanted: tuple[str, ...]) -> Iterator[tuple[str, _Member]]:
+    """The members of a tar that have one of some names. A reader of its own, because tarfile trusts header sizes."""
     long_name, extended = None, {}
     scratch = memoryview(bytearray(1 << 20))
     while True:
@@ -301,7 +306,7 @@ def _members(stream: Any) -> Iterator[tuple[str, _Member]]:
         name = PurePosixPath(full_name).name
         long_name, extended = None, {}
         member = _Member(stream, size)
-        if regular and (name in MEMBERS or name == MARK):
+        if regular and name in wanted:
             yield name, member
         member.left += -size % tarfile.BLOCKSIZE
         while member.left:
@@ -336,9 +341,11 @@ def _line_blocks(member: Any, name: str) -> Iterator[np.ndarray]:
     """Blocks of whole lines. A last line without a line feed gets one."""
     tail, total, number = b"", 0, 0
     # one is in use, some wait, one is filled: fresh memory for each would cost more than filling it
-    buffers = [bytearray(BLOCK + 1) for _ in range(BLOCKS_AHEAD + 3)]
+    most, buffers = BLOCKS_AHEAD + 3, list[bytearray]()
     while True:
-        buffer = buffers[number % len(buffers)]
+        if len(buffers) < most:
+            buffers.append(bytearray(BLOCK + 1))
+        buffer = buffers[number % most]
         number += 1
         buffer[: len(tail)] = tail
         view, filled = memoryview(buffer), len(tail)

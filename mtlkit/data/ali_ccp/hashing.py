@@ -1,7 +1,8 @@
-"""Compiled hashing: one mixing function, and the two tables of the tokeniser.
+"""Compiled hashing: one mixing function, and two open-addressing tables.
 
-``codes`` numbers the ids of every field from 1 as they are met: one open-addressing table of 64-bit words, each a field
-(5 bits), an id (31 bits) and its code (28 bits). ``keys`` numbers the 64-bit keys of common features from 0.
+``codes`` numbers the ids of all fields from 1 as they are met, in a table of 64-bit words: a field (5 bits), an id
+(31 bits) and its code (28 bits). Eight ids in a row have places in a row, so ids that lie together share a cache line.
+``keys`` numbers the 64-bit keys of common features from 0.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ import numpy as np
 
 _njit: Any = numba.njit
 kernel = _njit(nogil=True, cache=True, error_model="numpy")
-lean = _njit(nogil=True, cache=True, error_model="numpy", _nrt=False)
-"""For functions that allocate nothing: their arrays are passed on without counting references."""
 
 CODE_BITS = 28
 MAX_CODE = (1 << CODE_BITS) - 1
@@ -27,9 +26,11 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S1, _S2, _S3 = np.uint64(30), np.uint64(27), np.uint64(31)
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
+_GROUP_BITS, _IN_GROUP = np.uint64(3), np.uint64(7)
+_STEP = np.uint64(9)  # one group on; odd, so that it comes by every place of the table
 
 
-@lean
+@kernel
 def mix(x: np.uint64) -> np.uint64:
     """The finaliser of splitmix64: every bit of the result depends on every bit of ``x``."""
     x = np.uint64(x) + _GOLDEN
@@ -38,21 +39,37 @@ def mix(x: np.uint64) -> np.uint64:
     return x ^ (x >> _S3)
 
 
-@lean
-def code_of(table: np.ndarray, sizes: np.ndarray, field: int, id: int) -> int:
-    """The code of an id of a field; a new one if it was never met. The table must have room."""
+@kernel
+def _home(word: np.uint64, mask: np.uint64) -> np.uint64:
+    return ((mix(word >> _GROUP_BITS) << _GROUP_BITS) | (word & _IN_GROUP)) & mask
+
+
+@kernel
+def place_of(table: np.ndarray, field: int, id: int) -> np.uint64:
+    """Where an id of a field stands, or the empty place where it would. The table must not be full."""
     word = ((np.uint64(field) << _ID_BITS) | np.uint64(id)) + _ONE
     mask = np.uint64(table.shape[0] - 1)
-    place = mix(word) & mask
-    while True:
-        found = table[place]
-        if found == _ZERO:
-            sizes[field] += 1
-            table[place] = (word << _CODE_BITS) | np.uint64(sizes[field])
-            return sizes[field]
-        if found >> _CODE_BITS == word:
-            return int(found & _CODE_MASK)
-        place = (place + _ONE) & mask
+    place = _home(word, mask)
+    while table[place] != _ZERO and table[place] >> _CODE_BITS != word:
+        place = (place + _STEP) & mask
+    return place
+
+
+@kernel
+def code_of(table: np.ndarray, count: np.ndarray, field: int, id: int) -> np.uint64:
+    """The code of an id of a field; a new one, one more than ``count``, if it was never met. There must be room."""
+    place = place_of(table, field, id)
+    if table[place] == _ZERO:
+        count[0] += 1
+        word = ((np.uint64(field) << _ID_BITS) | np.uint64(id)) + _ONE
+        table[place] = (word << _CODE_BITS) | np.uint64(count[0])
+    return table[place] & _CODE_MASK
+
+
+@kernel
+def found(table: np.ndarray, field: int, id: int) -> np.uint64:
+    """The code of an id of a field; 0 if it was never met."""
+    return table[place_of(table, field, id)] & _CODE_MASK
 
 
 @kernel
@@ -61,29 +78,15 @@ def grown(table: np.ndarray) -> np.ndarray:
     out = np.zeros(2 * table.shape[0], np.uint64)
     mask = np.uint64(out.shape[0] - 1)
     for i in range(table.shape[0]):
-        word = table[i]
-        if word != _ZERO:
-            place = mix(word >> _CODE_BITS) & mask
+        if table[i] != _ZERO:
+            place = _home(table[i] >> _CODE_BITS, mask)
             while out[place] != _ZERO:
-                place = (place + _ONE) & mask
-            out[place] = word
+                place = (place + _STEP) & mask
+            out[place] = table[i]
     return out
 
 
 @kernel
-def raw_ids(table: np.ndarray, field: int, size: int) -> np.ndarray:
-    """(size + 1,) int32: the id behind each code of a field; -1 at 0, which is no id."""
-    out = np.full(size + 1, -1, np.int32)
-    id_mask = (_ONE << _ID_BITS) - _ONE
-    for i in range(table.shape[0]):
-        if table[i] != _ZERO:
-            word = (table[i] >> _CODE_BITS) - _ONE
-            if np.int64(word >> _ID_BITS) == field:
-                out[np.int64(table[i] & _CODE_MASK)] = np.int32(word & id_mask)
-    return out
-
-
-@lean
 def number_of(places: np.ndarray, keys: np.ndarray, count: np.ndarray, key: np.uint64) -> int:
     """The number of a key; a new one if it was never met.
 
@@ -121,7 +124,7 @@ def replaced(keys: np.ndarray, count: int, size: int) -> np.ndarray:
     return places
 
 
-@lean
+@kernel
 def share(value: np.uint64, salt: np.uint64) -> float:
     """A number in [0, 1) that depends on ``value`` and ``salt`` only."""
     return float(mix(mix(np.uint64(value)) ^ np.uint64(salt)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)

@@ -1,11 +1,16 @@
-"""Ali-CCP from text to packed splits: stage both texts of both splits, count on train, join, write."""
+"""Ali-CCP from text to packed splits: stage both texts of both splits, count on train, join, write.
+
+Both splits are read at once, and each is unpacked in a thread of its own; nothing that is written depends on which
+thread was faster.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import threading
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,8 +22,8 @@ from mtlkit.data.ali_ccp.archives import RawSource, Reading, read_texts
 from mtlkit.data.ali_ccp.fields import COMMON, FIELDS, OFFICIAL_SPLITS, SKELETON
 from mtlkit.data.ali_ccp.hashing import kernel, share
 from mtlkit.data.ali_ccp.protocols import HELD_OUT, SPLIT_SALT, Protocol, Request, features, side_plan
-from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged, Stager
-from mtlkit.data.ali_ccp.vocabulary import Counter, Vocabulary, choose
+from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged, Stager, too_many
+from mtlkit.data.ali_ccp.vocabulary import Counter, Vocabulary
 from mtlkit.data.datasets.base import Progress
 from mtlkit.data.encoding import MinMax
 from mtlkit.data.packed import Column, fingerprint_folder
@@ -31,6 +36,7 @@ TASKS = (
 )
 FUNNEL = ("click", "purchase")
 CHUNK = 1 << 19  # rows at a time after staging
+THREADS = 2  # splits at a time; each has a second thread that unpacks
 DISK = {"aitm": 0.35, "rechub": 0.45, "full": 1.0}
 """Disk that preparation needs for a byte of text: staged columns and the splits together, with some to spare."""
 
@@ -60,33 +66,28 @@ def prepare(
     check_disk(folder, int(source.unpacked_bytes() * DISK[request.protocol.name]))
     staging = folder / "staging"
     staging.mkdir()
-    reading = Reading()
-    stager = Stager(staging, request.sample, request.max_bad_rows, hint)
-    keys = {split: Keys() for split in OFFICIAL_SPLITS}
-    staged: dict[tuple[str, str], Staged] = {}
-    for text in read_texts(source, reading, progress, hint):
-        plan = side_plan(request.protocol, "row" if text.kind == SKELETON else "user")
-        staged[text.split, text.kind] = stager.stage(text, keys[text.split], plan)
+    halves = _stage(source, staging, request, progress, hint)
     joined = {
-        split: _Joined(staged[split, SKELETON], staged[split, COMMON], keys[split], request.protocol, split)
-        for split in OFFICIAL_SPLITS
+        split: _Joined(half.staged[SKELETON], half.staged[COMMON], half.keys, request.protocol, split)
+        for split, half in halves.items()
     }
-    for part in joined.values():
-        stager.bad += part.orphans
-        if stager.bad > request.max_bad_rows:
-            raise stager.too_many(part.rows.name, [[line, t.ORPHAN] for line in part.orphan_lines.tolist() if line][:3])
+    bad = sum(half.bad for half in halves.values()) + sum(part.orphans for part in joined.values())
+    if bad > request.max_bad_rows:
+        found = [lines for part in joined.values() for lines in part.bad_lines()]
+        raise too_many(request.max_bad_rows, *found[0], hint)
     rows = np.sum([part.sizes() for part in joined.values()], axis=0)[1:]
     check_rows(dict(zip(SPLITS, rows.tolist(), strict=True)))
-    vocabularies, scalers = _fit(joined["train"], stager, request)
-    writer = _Writer(folder, vocabularies, scalers, progress, sum(len(part.part) for part in joined.values()))
+    vocabulary, scalers = _fit(joined["train"], request)
+    writer = _Writer(folder, vocabulary, scalers, progress, sum(len(part.part) for part in joined.values()))
     entries: dict[str, Any] = {}
-    with ThreadPoolExecutor(len(joined)) as pool:  # numpy lets go of the interpreter where the time goes
-        for found in pool.map(writer.write, joined.values()):
-            entries |= found
+    with ThreadPoolExecutor(THREADS) as pool:
+        for written in pool.map(writer.write, joined.values()):
+            entries |= written
     shutil.rmtree(staging)
-    for field, vocabulary in vocabularies.items():
-        np.save(folder / f"vocabulary.{FIELDS[field].name}.npy", vocabulary.raw, allow_pickle=False)
-    sizes = {field: vocabulary.size for field, vocabulary in vocabularies.items()}
+    for field, raw in vocabulary.raw.items():
+        np.save(folder / f"vocabulary.{FIELDS[field].name}.npy", raw, allow_pickle=False)
+    sizes = {field: len(raw) for field, raw in vocabulary.raw.items()}
+    readings = [half.reading for half in halves.values()]
     schema = Schema(features=features(request.protocol, sizes), tasks=TASKS, funnel=FUNNEL)
     entries = {split: entries[split] for split in SPLITS}
     details: dict[str, Any] = {
@@ -94,15 +95,16 @@ def prepare(
         "min count": request.min_count,
         "sample": request.sample,
         "vocabulary": {FIELDS[field].name: size for field, size in sizes.items()},
-        "texts": {part.name: part.report() for part in staged.values()},
+        "texts": {text.name: text.report() for half in halves.values() for text in half.staged.values()},
         "rows without common features": {split: part.orphan_report() for split, part in joined.items() if part.orphans},
-        "files": reading.hashes,
-        "text bytes": reading.text_bytes,
+        "files": [entry for reading in readings for entry in reading.hashes],
+        "text bytes": sum(reading.text_bytes for reading in readings),
     }
-    if reading.simulated is not None:
-        details["simulation"] = reading.simulated
+    simulated = next((reading.simulated for reading in readings if reading.simulated is not None), None)
+    if simulated is not None:
+        details["simulation"] = simulated
     digest = fingerprint_folder(folder, schema, {split: entry["arrays"] for split, entry in entries.items()})
-    return Dataset(name, schema, {}, digest, reading.simulated is not None, details), entries
+    return Dataset(name, schema, {}, digest, simulated is not None, details), entries
 
 
 def check_rows(rows: dict[str, int]) -> None:
@@ -129,6 +131,48 @@ def check_disk(folder: Path, needed: int) -> None:
         raise MissingError(
             f"{message} GB free.", "choose a larger disk with --data-dir DIR, or fewer rows with --sample"
         )
+
+
+class _Stopped(Exception):
+    """Another thread failed, or the user wants it to end."""
+
+
+class _Half:
+    """One official split while it is staged: the keys of its common indexes, and its two texts."""
+
+    def __init__(self, source: RawSource, split: str) -> None:
+        self.source, self.split = source, split
+        self.keys, self.reading, self.staged = Keys(), Reading(), dict[str, Staged]()
+        self.bad = 0
+
+    def stage(self, folder: Path, request: Request, progress: Progress, hint: str, stop: threading.Event) -> None:
+        stager = Stager(folder, request.sample, request.max_bad_rows, hint)
+
+        def told(what: str, done: int, total: int | None) -> None:
+            if stop.is_set():
+                raise _Stopped
+            progress(what, done, total)
+
+        for text in read_texts(self.source, self.split, self.reading, told, hint):
+            plan = side_plan(request.protocol, "row" if text.kind == SKELETON else "user")
+            self.staged[text.kind] = stager.stage(text, self.keys, plan)
+        self.bad = stager.bad
+
+
+def _stage(source: RawSource, folder: Path, request: Request, progress: Progress, hint: str) -> dict[str, _Half]:
+    """Both splits from text to columns on disk."""
+    halves = {split: _Half(source, split) for split in OFFICIAL_SPLITS}
+    stop = threading.Event()
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            futures = [pool.submit(half.stage, folder, request, progress, hint, stop) for half in halves.values()]
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()  # when all went well, nobody is there to hear it
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, _Stopped)):
+        raise error
+    return halves
 
 
 @kernel
@@ -193,6 +237,14 @@ class _Joined:
         """How many rows have an index that the common file lacks, and the first of them."""
         return {"rows": self.orphans, "first lines": self.orphan_lines[: min(self.orphans, t.NOTED)].tolist()}
 
+    def bad_lines(self) -> Iterator[tuple[str, list[list[int]]]]:
+        """Of each text with malformed lines or orphans: its name, and the first of them with their reasons."""
+        orphans = [[line, t.ORPHAN] for line in self.orphan_lines.tolist() if line]
+        for text, more in ((self.rows, orphans), (self.users, [])):
+            lines = [*text.noted[0, : int(text.tally[t.BAD])].tolist(), *more]
+            if lines:
+                yield text.name, lines[:3]
+
     def chunks(self) -> Iterator[tuple[slice, Chunk]]:
         """The rows with their place in ``part`` and ``user``."""
         begin = 0
@@ -201,47 +253,54 @@ class _Joined:
             begin += len(chunk)
 
 
-def _fit(train: _Joined, stager: Stager, request: Request) -> tuple[dict[int, Vocabulary], dict[int, MinMax]]:
-    """Vocabularies and scales, from the rows of train: one count a row, for the user's fields too."""
+def _fit(train: _Joined, request: Request) -> tuple[Vocabulary, dict[int, MinMax]]:
+    """Vocabulary and scales, from the rows of train: one count a row, for the user's fields too."""
     rows, users = train.rows.plan, train.users.plan
-    counter = Counter(stager.codes, tuple(dict.fromkeys((*rows.ids, *rows.bags, *users.ids, *users.bags))))
+    ids_of = {text: (*text.plan.ids, *text.plan.bags) for text in (train.rows, train.users)}
+    found = {f: tuple(text.ranges[f].tolist()) for text, own in ids_of.items() for f in own if text.ranges[f, 1] >= 0}
+    counter = Counter(found)
     ranges = {field: [np.inf, -np.inf] for field in (*rows.dense, *users.dense)}
     impressions = np.zeros(len(train.users), np.int64)
     trained = np.zeros(len(train.users), bool)
-    met: list[np.ndarray] = []
+    order, known = np.empty(len(train.users), np.int64), 0
     for place, chunk in train.chunks():
         part, user = train.part[place], train.user[place]
         on_train = part == _TRAIN
-        counts = on_train | (request.protocol.counts_held_out & (part == _VALIDATION))
-        for j, field in enumerate(rows.ids):
-            counter.column(field, chunk.codes[:, j], counts)
+        times = (on_train | (request.protocol.counts_held_out & (part == _VALIDATION))).astype(np.int64)
+        counter.rows(np.array(rows.ids, np.int64), chunk.ids, times)
         for b, field in enumerate(rows.bags):
-            counter.bag(field, chunk.bags[b][0], chunk.lengths[:, b], counts)
+            counter.bag(field, chunk.bags[b][0], chunk.lengths[:, b], times)
         for j, field in enumerate(rows.dense):
             _widen(ranges[field], chunk.values[on_train, j])
-        seen, first = np.unique(user[counts], return_index=True)
-        new = impressions[seen] == 0
-        met.append(seen[new][np.argsort(first[new])])
-        impressions += np.bincount(user[counts], minlength=len(impressions))
+        known = _meet(user, times, impressions, order, known)
         trained[user[on_train]] = True
-    order = np.concatenate(met) if met else np.zeros(0, np.int64)
     begin = 0
-    codes = np.zeros((len(train.users), len(users.ids)), np.int32)
+    ids = np.empty((len(train.users), len(users.ids)), np.int32)
     for chunk in train.users.chunks(CHUNK):
         own = slice(begin, begin + len(chunk))
-        codes[own] = chunk.codes
+        ids[own] = chunk.ids
         for b, field in enumerate(users.bags):
             counter.bag(field, chunk.bags[b][0], chunk.lengths[:, b], impressions[own])
         for j, field in enumerate(users.dense):
             _widen(ranges[field], chunk.values[trained[own], j])
         begin += len(chunk)
-    for j, field in enumerate(users.ids):
-        counter.column(field, codes[order, j], impressions[order])
-    vocabularies = {
-        field: choose(counter, field, request.min_count, request.protocol.order) for field in counter.counts
-    }
-    scalers = {field: MinMax(*map(float, found)) for field, found in ranges.items()}
-    return vocabularies, scalers
+    order = order[:known]
+    counter.rows(np.array(users.ids, np.int64), ids[order], impressions[order])
+    fields = tuple(dict.fromkeys(field for own in ids_of.values() for field in own))
+    vocabulary = Vocabulary(counter, fields, request.min_count, request.protocol.order)
+    return vocabulary, {field: MinMax(*map(float, ends)) for field, ends in ranges.items()}
+
+
+@kernel
+def _meet(user: np.ndarray, times: np.ndarray, impressions: np.ndarray, order: np.ndarray, known: int) -> int:
+    """Count the rows of each common row, and list those rows as they are met; returns how many are in the list."""
+    for r in range(user.shape[0]):
+        if times[r] > 0:
+            if impressions[user[r]] == 0:
+                order[known] = user[r]
+                known += 1
+            impressions[user[r]] += times[r]
+    return known
 
 
 def _widen(found: list[float], values: np.ndarray) -> None:
@@ -255,12 +314,12 @@ class _Writer:
     def __init__(
         self,
         folder: Path,
-        vocabularies: dict[int, Vocabulary],
+        vocabulary: Vocabulary,
         scalers: dict[int, MinMax],
         progress: Progress,
         total: int,
     ) -> None:
-        self.folder, self.vocabularies, self.scalers = folder, vocabularies, scalers
+        self.folder, self.vocabulary, self.scalers = folder, vocabulary, scalers
         self.progress, self.total, self.done = progress, total, 0
 
     def write(self, joined: _Joined) -> dict[str, Any]:
@@ -279,24 +338,21 @@ class _Writer:
             }
             for place, chunk in joined.chunks():
                 part, user = joined.part[place], joined.user[place]
-                ids, dense = self._ids(chunk.codes, plan.ids), self._dense(chunk.values, plan.dense)
+                dense = self._dense(chunk.values, plan.dense)
                 for code, name in names.items():
-                    own = part == code
-                    files[code]["ids"].write(ids[own])
-                    files[code]["dense"].write(dense[own])
-                    files[code]["labels"].write(chunk.labels[own])
-                    files[code]["observed"].write(np.ones((int(own.sum()), len(TASKS)), bool))
-                    files[code]["group-user"].write(users[user[own]])
-                    files[code]["side-row"].write(user[own])
-                    positives[name] += chunk.labels[own].sum(0, dtype=np.int64)
+                    rows = np.flatnonzero(part == code)
+                    labels = chunk.labels[rows]
+                    files[code]["ids"].write(self.vocabulary.rows(np.array(plan.ids, np.int64), chunk.ids, rows))
+                    files[code]["dense"].write(dense[rows])
+                    files[code]["labels"].write(labels)
+                    files[code]["observed"].write(np.ones((len(rows), len(TASKS)), bool))
+                    files[code]["group-user"].write(users[user[rows]])
+                    files[code]["side-row"].write(user[rows])
+                    positives[name] += labels.sum(0, dtype=np.int64)
                     for b, bag in enumerate(bags[code]):
-                        entries = np.repeat(own, chunk.lengths[:, b])
-                        codes, weights = chunk.bags[b]
-                        bag.write(
-                            chunk.lengths[own, b],
-                            self.vocabularies[plan.bags[b]].number[codes[entries]],
-                            weights[entries],
-                        )
+                        lengths, (ids, weights) = chunk.lengths[:, b], chunk.bags[b]
+                        entries = np.flatnonzero(np.repeat(part == code, lengths))
+                        bag.write(lengths[rows], self.vocabulary.bag(plan.bags[b], ids[entries]), weights[entries])
                 self.done += len(chunk)
                 self.progress("writing splits", self.done, self.total)
             arrays = {
@@ -336,22 +392,17 @@ class _Writer:
             dense = stack.enter_context(Column(self.folder / f"{first}.side-dense.npy", np.float32, (len(plan.dense),)))
             bags = [_BagColumns(stack, self.folder, f"{first}.side-bag", FIELDS[field].name) for field in plan.bags]
             for chunk in joined.users.chunks(CHUNK):
-                ids.write(self._ids(chunk.codes, plan.ids))
+                fields, rows = np.array(plan.ids, np.int64), np.arange(len(chunk))
+                ids.write(self.vocabulary.rows(fields, chunk.ids, rows))
                 dense.write(self._dense(chunk.values, plan.dense))
                 for b, bag in enumerate(bags):
-                    codes, weights = chunk.bags[b]
-                    bag.write(chunk.lengths[:, b], self.vocabularies[plan.bags[b]].number[codes], weights)
+                    entries, weights = chunk.bags[b]
+                    bag.write(chunk.lengths[:, b], self.vocabulary.bag(plan.bags[b], entries), weights)
         keys = ["side-ids", "side-dense", *(key for bag in bags for key in bag.keys)]
         for name in names[1:]:
             for key in keys:
                 link_or_copy(self.folder / f"{first}.{key}.npy", self.folder / f"{name}.{key}.npy")
         return keys
-
-    def _ids(self, codes: np.ndarray, fields: tuple[int, ...]) -> np.ndarray:
-        out = np.empty(codes.shape, np.int32)
-        for j, field in enumerate(fields):
-            out[:, j] = self.vocabularies[field].number[codes[:, j]]
-        return out
 
     def _dense(self, values: np.ndarray, fields: tuple[int, ...]) -> np.ndarray:
         out = np.empty(values.shape, np.float32)

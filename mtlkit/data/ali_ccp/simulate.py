@@ -10,16 +10,19 @@ true chances rank the test rows (the AUC of the planted model, which no learner 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import tarfile
 import uuid
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from isal import igzip_threaded
+from isal import igzip
 
 from mtlkit.data.ali_ccp import simulate_text as text
 from mtlkit.data.ali_ccp.fields import FIELDS, OFFICIAL_SPLITS
@@ -29,6 +32,8 @@ MARK = "simulated.json"
 VERSION = 1
 SESSION_ROWS = 58  # mean, as in the real data
 CHUNK_ROWS = 8192
+THREADS = min(4, os.cpu_count() or 1)  # what is written does not depend on it
+LEVEL = 1
 CLICK_SPREAD, BUY_SPREAD = 0.5, 0.45
 """Deviations of the planted log-odds; the first gives a click AUC about .63."""
 DIRTY = 5.4e-6
@@ -72,12 +77,15 @@ def write_archives(folder: Path, simulation: Simulation, progress: Progress = no
     try:
         world = _World(simulation)
         texts = {split: _SplitText(world, split) for split in OFFICIAL_SPLITS}
-        measured = {split: text.measure() for split, text in texts.items()}
+        sizes: dict[str, dict[str, int]] = {}
+        with ThreadPoolExecutor(THREADS) as pool:
+            for split, split_text in texts.items():
+                sizes[split] = _write_texts(partial, split_text, pool, progress)
         facts: dict[str, Any] = {"version": VERSION, **asdict(simulation)}
         facts["planted_auc"] = texts["test"].planted()
         facts["counts"] = {split: text.counts() for split, text in texts.items()}
-        for split, split_text in texts.items():
-            _write_archive(partial / f"sample_{split}.tar.gz", split_text, measured[split], facts, progress)
+        for split in texts:
+            _assemble(partial / f"sample_{split}.tar.gz", sizes[split], json.dumps(facts).encode())
         (partial / MARK).write_text(json.dumps(facts, indent=1), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         partial.rename(folder)
@@ -86,20 +94,44 @@ def write_archives(folder: Path, simulation: Simulation, progress: Progress = no
     return facts
 
 
-def _write_archive(
-    path: Path, split_text: _SplitText, sizes: dict[str, int], facts: dict[str, Any], progress: Progress
-) -> None:
-    done, total = 0, sum(sizes.values())
-    with igzip_threaded.open(path, "wb", compresslevel=1, threads=1) as file:
-        _member(file, MARK, json.dumps(facts).encode())
+def _write_texts(folder: Path, split_text: _SplitText, pool: ThreadPoolExecutor, progress: Progress) -> dict[str, int]:
+    """Write both texts of a split, packed; returns the size of each before packing."""
+    sizes = {}
+    sessions = len(split_text.starts) - 1
+    for half, name in enumerate(split_text.names):
+        size = 0
+        with (folder / name).open("wb") as file:
+            waiting: deque[tuple[int, Future[tuple[int, bytes]]]] = deque()
+            for first, last in split_text.parts(name):
+                waiting.append((last, pool.submit(split_text.packed, name, first, last)))
+                if len(waiting) > 2 * THREADS or last == sessions:  # a bounded number at a time
+                    while waiting and (last == sessions or len(waiting) > THREADS):
+                        done, future = waiting.popleft()
+                        length, packed = future.result()
+                        file.write(packed)
+                        size += length
+                        progress(f"simulating sample_{split_text.split}.tar.gz", half * sessions + done, 2 * sessions)
+        sizes[name] = size
+    return sizes
+
+
+def _assemble(path: Path, sizes: dict[str, int], mark: bytes) -> None:
+    """Put a tar together from texts that are packed already: gzip files are joined by writing one after another.
+
+    Args:
+        path: Of the archive; the texts lie beside it and are gone afterwards.
+        sizes: Of each text before packing, which a tar states before the content.
+        mark: Content of the first member.
+    """
+    with path.open("wb") as file:
+        file.write(igzip.compress(_header(MARK, len(mark)) + mark + _padding(len(mark)), LEVEL, mtime=0))
         for name, size in sizes.items():
-            file.write(_header(name, size))
-            for piece in split_text.pieces(name):
-                file.write(piece)
-                done += len(piece)
-                progress(f"simulating {path.name}", done, total)
-            file.write(bytes(-size % tarfile.BLOCKSIZE))
-        file.write(bytes(2 * tarfile.BLOCKSIZE))
+            file.write(igzip.compress(_header(name, size), LEVEL, mtime=0))
+            with path.with_name(name).open("rb") as packed:
+                shutil.copyfileobj(packed, file, 1 << 20)
+            path.with_name(name).unlink()
+            file.write(igzip.compress(_padding(size), LEVEL, mtime=0))
+        file.write(igzip.compress(bytes(2 * tarfile.BLOCKSIZE), LEVEL, mtime=0))
 
 
 def _header(name: str, size: int) -> bytes:
@@ -108,9 +140,8 @@ def _header(name: str, size: int) -> bytes:
     return member.tobuf(tarfile.GNU_FORMAT)
 
 
-def _member(file: IO[bytes], name: str, content: bytes) -> None:
-    file.write(_header(name, len(content)))
-    file.write(content + bytes(-len(content) % tarfile.BLOCKSIZE))
+def _padding(size: int) -> bytes:
+    return bytes(-size % tarfile.BLOCKSIZE)
 
 
 class _World:
@@ -138,7 +169,8 @@ class _World:
 
     def _calibrate(self) -> None:
         sample = _SplitText(self, "train", most=40_000)
-        sample.measure()
+        for first, last in sample.parts(sample.names[0]):
+            sample.piece(sample.names[0], first, last)
         z, y = sample.chances.astype(np.float64).T
         scale = CLICK_SPREAD / max(float(z.std()), 1e-9), BUY_SPREAD / max(float(y.std()), 1e-9)
         z, y = z * scale[0], y * scale[1]
@@ -163,6 +195,7 @@ class _SplitText:
 
     def __init__(self, world: _World, split: str, most: int | None = None) -> None:
         self.world, self.split = world, split
+        self.names = (f"sample_skeleton_{split}.csv", f"common_features_{split}.csv")
         self.salt = OFFICIAL_SPLITS.index(split)
         rows = world.simulation.rows_of(split)
         rows = min(rows, most) if most else rows
@@ -174,35 +207,36 @@ class _SplitText:
         self.chances = np.zeros((rows, 2), np.float32)
         self.labels = np.zeros((rows, 2), np.uint8)
 
-    def measure(self) -> dict[str, int]:
-        """Bytes of each file, which an archive states before the content; labels and chances are filled in."""
-        names = (f"sample_skeleton_{self.split}.csv", f"common_features_{self.split}.csv")
-        return {name: sum(len(piece) for piece in self.pieces(name)) for name in names}
-
-    def pieces(self, name: str) -> Iterator[memoryview]:
-        """The content of one of the two files."""
-        skeleton = name.startswith("sample_skeleton")
-        world, seed = self.world, self.world.simulation.seed
+    def parts(self, name: str) -> Iterator[tuple[int, int]]:
+        """The sessions of each piece of a file: the first, and the one to stop before."""
         sessions = len(self.starts) - 1
-        buffer = np.empty(0, np.uint8)
         first = 0
         while first < sessions:
             last = int(np.searchsorted(self.starts, self.starts[first] + CHUNK_ROWS))
-            last = min(max(last, first + 1), sessions, sessions if skeleton else first + 64)
-            rows = slice(int(self.starts[first]), int(self.starts[last]))
-            room = (rows.stop - rows.start) * text.ROW_BYTES if skeleton else (last - first) * text.SESSION_BYTES
-            if len(buffer) < room:
-                buffer = np.empty(room, np.uint8)
-            place = (seed, self.salt, first, last)
-            if skeleton:
-                drawn = (self.chances[rows], self.labels[rows])
-                size = text.skeleton_text(
-                    *place, self.starts, world.sizes, world.bases, world.bias, world.dirty, buffer, *drawn
-                )
-            else:
-                size = text.common_text(*place, world.sizes, world.bases, buffer)
-            yield buffer[:size].data
+            last = min(max(last, first + 1), sessions, sessions if name == self.names[0] else first + 64)
+            yield first, last
             first = last
+
+    def piece(self, name: str, first: int, last: int) -> memoryview:
+        """Some sessions of one of the two files; of the skeleton, labels and chances are filled in."""
+        world = self.world
+        place = (world.simulation.seed, self.salt, first, last)
+        if name == self.names[0]:
+            rows = slice(int(self.starts[first]), int(self.starts[last]))
+            buffer = np.empty((rows.stop - rows.start) * text.ROW_BYTES, np.uint8)
+            drawn = (self.chances[rows], self.labels[rows])
+            size = text.skeleton_text(
+                *place, self.starts, world.sizes, world.bases, world.bias, world.dirty, buffer, *drawn
+            )
+        else:
+            buffer = np.empty((last - first) * text.SESSION_BYTES, np.uint8)
+            size = text.common_text(*place, world.sizes, world.bases, buffer)
+        return buffer[:size].data
+
+    def packed(self, name: str, first: int, last: int) -> tuple[int, bytes]:
+        """The size of a piece, and the piece as gzip; both halves of the work let go of the interpreter."""
+        piece = self.piece(name, first, last)
+        return len(piece), igzip.compress(piece, LEVEL, mtime=0)
 
     def counts(self) -> dict[str, int]:
         """Rows, clicks, purchases and dirty rows as drawn; the dirty ones are not among the purchases."""

@@ -9,19 +9,17 @@ import math
 
 import numpy as np
 
-from mtlkit.data.ali_ccp.fields import FIELDS, NUMBER
+from mtlkit.data.ali_ccp.fields import FIELD_END, FIELDS, NUMBER, VALUE_BEGIN
 from mtlkit.data.ali_ccp.hashing import kernel, mix
+from mtlkit.data.ali_ccp.words import address_of, put_byte, put_word
 
-NAMES = np.zeros((len(FIELDS), 8), np.uint8)
-for _number, _field in enumerate(FIELDS):
-    NAMES[_number, : len(_field.name)] = np.frombuffer(_field.name.encode(), np.uint8)
-NAME_LENGTHS = np.array([len(field.name) for field in FIELDS])
 STRENGTHS = 64
-_TEXTS = [b"1.0", *(f"{math.log(1 + k):.5f}".encode() for k in range(1, STRENGTHS))]
-VALUES = np.zeros((STRENGTHS, 8), np.uint8)
-for _k, _text in enumerate(_TEXTS):
-    VALUES[_k, : len(_text)] = np.frombuffer(_text, np.uint8)
-VALUE_LENGTHS = np.array([len(text) for text in _TEXTS])
+_NAMES = [field.name.encode() + bytes([FIELD_END]) for field in FIELDS]
+_VALUES = [b"1.0", *(f"{math.log(1 + k):.5f}".encode() for k in range(1, STRENGTHS))]
+_VALUES = [bytes([VALUE_BEGIN]) + value for value in _VALUES]
+NAMES, VALUES = (np.array([int.from_bytes(text, "little") for text in of], np.uint64) for of in (_NAMES, _VALUES))
+NAME_LENGTHS, VALUE_LENGTHS = (np.array([len(text) for text in of]) for of in (_NAMES, _VALUES))
+"""What stands before and after the id of a feature: at most eight bytes, so one word."""
 
 PROFILE = np.array([NUMBER[name] for name in ("121", "122", "124", "125", "126", "127", "128", "129")])
 PROFILE_LEVELS = np.array([97, 13, 2, 7, 3, 3, 2, 4])
@@ -72,39 +70,35 @@ def _effect(seed: int, kind: int, level: int) -> float:
 
 
 @kernel
-def _bytes(out: np.ndarray, i: int, text: np.ndarray, length: int) -> int:
-    for k in range(length):
-        out[i + k] = text[k]
-    return i + length
-
-
-@kernel
-def _integer(out: np.ndarray, i: int, value: int) -> int:
+def _integer(i: int, value: int) -> int:
+    """Write a number at address ``i``; returns where it ends. So do the next two."""
     digits, rest = 1, value
     while rest >= 10:
         rest //= 10
         digits += 1
     for k in range(digits):
-        out[i + digits - 1 - k] = 48 + value % 10
+        put_byte(i + digits - 1 - k, 48 + value % 10)
         value //= 10
     return i + digits
 
 
 @kernel
-def _hex(out: np.ndarray, i: int, value: np.uint64) -> int:
+def _hex(i: int, value: np.uint64) -> int:
     for k in range(16):
         nibble = np.int64((value >> np.uint64(60 - 4 * k)) & np.uint64(15))
-        out[i + k] = 48 + nibble if nibble < 10 else 87 + nibble
+        put_byte(i + k, 48 + nibble if nibble < 10 else 87 + nibble)
     return i + 16
 
 
 @kernel
-def _feature(out: np.ndarray, i: int, field: int, id: int, strength: int) -> int:
-    i = _bytes(out, i, NAMES[field], NAME_LENGTHS[field])
-    out[i] = 2
-    i = _integer(out, i + 1, id)
-    out[i] = 3
-    return _bytes(out, i + 1, VALUES[strength], VALUE_LENGTHS[strength])
+def _feature(i: int, field: int, id: int, strength: int) -> int:
+    """With the character after a feature, and up to 7 bytes behind it that the next one overwrites."""
+    put_word(i, NAMES[field])
+    i = _integer(i + NAME_LENGTHS[field], id)
+    put_word(i, VALUES[strength])
+    i += VALUE_LENGTHS[strength]
+    put_byte(i, 1)
+    return i + 1
 
 
 @kernel
@@ -136,50 +130,41 @@ def common_text(
         bases: The id of each field's level 0.
         out: Where to write; it must have room.
     """
-    i = 0
+    begin = address_of(out)
+    i = begin
+    entries, levels = np.empty(HISTORY.shape[0], np.int64), np.empty(PROFILE.shape[0], np.int64)
     for session in range(first, last):
         user = _user_of(seed, salt, session, sizes[F101])
-        i = _hex(out, i, mix(np.uint64(seed) * _A + np.uint64(2 * session + salt + 1) * _B))
-        out[i] = 44
-        start, count, i = i + 1, 0, i + 6  # room for a number of four digits
+        known = _uniform(seed, _PRESENT, session, salt) >= 0.01
+        count = int(known)
         for h in range(HISTORY.shape[0]):
             u = _uniform(seed, _COUNT, session, 8 * salt + h)
-            entries = min(int(-HISTORY_MEAN[h] * math.log(1.0 - u)), HISTORY_MOST)
+            entries[h] = min(int(-HISTORY_MEAN[h] * math.log(1.0 - u)), HISTORY_MOST)
+            count += entries[h]
+        for p in range(PROFILE.shape[0]):
+            levels[p] = _profile(seed, user, p)
+            count += levels[p] >= 0
+        i = _hex(i, mix(np.uint64(seed) * _A + np.uint64(2 * session + salt + 1) * _B))
+        put_byte(i, 44)
+        i = _integer(i + 1, count)
+        put_byte(i, 44)
+        i += 1
+        for h in range(HISTORY.shape[0]):
             field = HISTORY[h]
             place = 64 * (2 * session + salt) + h
-            for k in range(entries):
+            for k in range(entries[h]):
                 u = _uniform(seed, _VALUE, place, k)
-                level = _zipf(u, sizes[field])
                 strength = int((u * 1e6) % (STRENGTHS - 1)) + 1
-                i = _feature(out, i, field, bases[field] + level, strength)
-                out[i] = 1
-                i += 1
-            count += entries
+                i = _feature(i, field, bases[field] + _zipf(u, sizes[field]), strength)
         for p in range(PROFILE.shape[0]):
-            level = _profile(seed, user, p)
-            if level >= 0:
-                i = _feature(out, i, PROFILE[p], bases[PROFILE[p]] + level, 0)
-                out[i] = 1
-                i += 1
-                count += 1
-        if _uniform(seed, _PRESENT, session, salt) >= 0.01:
-            i = _feature(out, i, F101, bases[F101] + user, 0)
-            out[i] = 1
-            i += 1
-            count += 1
-        # the count has a place of four digits before the list; shift the list if it needs fewer
-        end = i - 1 if count else i
-        begin = start + 5
-        out[start] = 48
-        j = _integer(out, start, count)
-        out[j] = 44
-        j += 1
-        for k in range(begin, end):
-            out[j + k - begin] = out[k]
-        i = j + end - begin
-        out[i] = 10
+            if levels[p] >= 0:
+                i = _feature(i, PROFILE[p], bases[PROFILE[p]] + levels[p], 0)
+        if known:
+            i = _feature(i, F101, bases[F101] + user, 0)
+        i -= count > 0  # instead of the last separator
+        put_byte(i, 10)
         i += 1
-    return i
+    return i - begin
 
 
 @kernel
@@ -213,7 +198,8 @@ def skeleton_text(
         chances: (rows, 2) set to the planted logits of a click and of a purchase given a click.
         labels: (rows, 2) set to what was drawn.
     """
-    i, r = 0, 0
+    begin, r = address_of(out), 0
+    i = begin
     field, id, strength = np.empty(40, np.int64), np.empty(40, np.int64), np.empty(40, np.int64)
     levels = np.empty(PROFILE.shape[0], np.int64)
     for session in range(first, last):
@@ -283,18 +269,20 @@ def skeleton_text(
                 click, buy = False, True
             labels[r, 0], labels[r, 1] = click, buy
             r += 1
-            i = _integer(out, i, number + 1)
-            out[i], out[i + 1], out[i + 2], out[i + 3], out[i + 4] = 44, 48 + click, 44, 48 + buy, 44
-            i = _hex(out, i + 5, session_key)
-            out[i] = 44
-            i = _integer(out, i + 1, n)
-            out[i] = 44
+            i = _integer(i, number + 1)
+            put_byte(i, 44)
+            put_byte(i + 1, 48 + click)
+            put_byte(i + 2, 44)
+            put_byte(i + 3, 48 + buy)
+            put_byte(i + 4, 44)
+            i = _hex(i + 5, session_key)
+            put_byte(i, 44)
+            i = _integer(i + 1, n)
+            put_byte(i, 44)
             i += 1
             turn = int(_uniform(seed, _ORDER, row, 0) * n)
             for k in range(n):
                 f = (k + turn) % n
-                i = _feature(out, i, field[f], bases[field[f]] + id[f], strength[f])
-                out[i] = 1
-                i += 1
-            out[i - 1] = 10
-    return i
+                i = _feature(i, field[f], bases[field[f]] + id[f], strength[f])
+            put_byte(i - 1, 10)
+    return i - begin

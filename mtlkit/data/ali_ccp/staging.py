@@ -12,32 +12,13 @@ import numpy as np
 
 from mtlkit.data.ali_ccp import tokenise as t
 from mtlkit.data.ali_ccp.archives import BLOCK, Text
-from mtlkit.data.ali_ccp.fields import FIELDS, SKELETON
-from mtlkit.data.ali_ccp.hashing import grown, replaced
+from mtlkit.data.ali_ccp.fields import FIELDS, SKELETON, USER
+from mtlkit.data.ali_ccp.hashing import MAX_ID, replaced
 from mtlkit.data.ali_ccp.protocols import SidePlan
 from mtlkit.errors import MissingError
 
 ROOM_ROWS = 1 << 15
 MOST_FEATURES = BLOCK // 6 + 1  # the shortest feature has six bytes, and a line fits in a block
-MOST_WORDS = 1 << 28
-
-
-class Codes:
-    """Codes of the ids of all fields, shared by both splits."""
-
-    def __init__(self) -> None:
-        self.table = np.zeros(1 << 16, np.uint64)
-        self.sizes = np.zeros(len(FIELDS), np.int64)
-
-    def grow(self) -> None:
-        """Make room.
-
-        Raises:
-            MissingError: There are more different ids than any real data set has.
-        """
-        if len(self.table) >= MOST_WORDS:
-            raise MissingError("The data has more than a hundred million different ids: it is not Ali-CCP.")
-        self.table = grown(self.table)
 
 
 class Keys:
@@ -67,19 +48,19 @@ class Chunk:
     Args:
         line: (n,) int32 line numbers, from 1.
         number: (n,) int32 numbers of common indexes.
-        user: (n,) int32 raw user ids, -1 where missing.
+        user: (n,) int32 user ids, NONE where missing.
         labels: (n, 2) uint8.
-        codes: (n, ids) int32, 0 where missing.
+        ids: (n, ids) int32 as written in the text, NONE where missing.
         values: (n, dense) float32.
         lengths: (n, bags) int32.
-        bags: Codes (m,) and weights (m,) of each bag.
+        bags: Ids (m,) and weights (m,) of each bag.
     """
 
     line: np.ndarray
     number: np.ndarray
     user: np.ndarray
     labels: np.ndarray
-    codes: np.ndarray
+    ids: np.ndarray
     values: np.ndarray
     lengths: np.ndarray
     bags: list[tuple[np.ndarray, np.ndarray]]
@@ -104,16 +85,17 @@ class Staged:
             "number": (np.int32, ()),
             "user": (np.int32, ()),
             "labels": (np.uint8, (2,)),
-            "codes": (np.int32, (len(plan.ids),)),
+            "ids": (np.int32, (len(plan.ids),)),
             "values": (np.float32, (len(plan.dense),)),
             "lengths": (np.int32, (len(plan.bags),)),
         }
         self.files = {column: folder / f"{name}.{column}" for column in self.columns}
         self.bag_files = [
-            (folder / f"{name}.bag-{b}-codes", folder / f"{name}.bag-{b}-weights") for b in range(len(plan.bags))
+            (folder / f"{name}.bag-{b}-ids", folder / f"{name}.bag-{b}-weights") for b in range(len(plan.bags))
         ]
         self.tally = np.zeros(len(t.TALLIES), np.int64)
         self.noted = np.zeros((2, t.NOTED, 2), np.int64)
+        self.ranges = np.tile(np.array([MAX_ID + 1, -1]), (len(FIELDS), 1))
 
     def __len__(self) -> int:
         return int(self.tally[t.ROWS])
@@ -137,8 +119,8 @@ class Staged:
                     read[name] = np.fromfile(files[name], dtype, size).reshape(n, *shape)
                 sizes = read["lengths"].sum(0, dtype=np.int64)
                 bags = [
-                    (np.fromfile(codes, np.int32, sizes[b]), np.fromfile(weights, np.float32, sizes[b]))
-                    for b, (codes, weights) in enumerate(pairs)
+                    (np.fromfile(ids, np.int32, sizes[b]), np.fromfile(weights, np.float32, sizes[b]))
+                    for b, (ids, weights) in enumerate(pairs)
                 ]
                 yield Chunk(**read, bags=bags)
                 left -= n
@@ -158,22 +140,21 @@ class Staged:
 
 
 class Stager:
-    """Tokenises texts to disk; its scratch and output areas are made once.
+    """Tokenises the texts of one split to disk; its scratch areas are made once.
 
     Args:
         folder: Where columns go.
         sample: Share of users to keep.
-        max_bad_rows: Malformed rows of all texts together that are put up with.
+        max_bad_rows: Malformed rows that are put up with.
         hint: For errors.
     """
 
     def __init__(self, folder: Path, sample: float, max_bad_rows: int, hint: str) -> None:
         self.folder, self.sample, self.max_bad_rows, self.hint = folder, sample, max_bad_rows, hint
-        self.codes = Codes()
         self.bad = 0
         self.scratch = (
             np.empty(MOST_FEATURES, np.int8),
-            np.empty(MOST_FEATURES, np.int64),
+            np.empty(MOST_FEATURES, np.int32),
             np.empty(MOST_FEATURES, np.float32),
             np.empty(len(FIELDS), np.int64),
         )
@@ -186,11 +167,12 @@ class Stager:
         """
         staged = Staged(self.folder, f"{text.split}-{text.kind}", plan)
         skeleton = text.kind == SKELETON
-        places = t.SKELETON_PLACES if skeleton else t.COMMON_PLACES
+        asked = {*plan.ids, *plan.dense, *plan.bags, *(() if skeleton else (USER,))}
+        places = t.places("row" if skeleton else "user", asked)
         out = {name: np.empty((ROOM_ROWS, *shape), dtype) for name, (dtype, shape) in staged.columns.items()}
         bags = len(plan.bags)
         entries = MOST_FEATURES if bags else 0
-        bag_codes, bag_weights = np.empty((bags, entries), np.int32), np.empty((bags, entries), np.float32)
+        bag_ids, bag_weights = np.empty((bags, entries), np.int32), np.empty((bags, entries), np.float32)
         fill = np.zeros(bags, np.int64)
         columns = tuple(_columns(chosen) for chosen in (plan.ids, plan.dense, plan.bags))
         with ExitStack() as stack:
@@ -206,8 +188,6 @@ class Stager:
                         places,
                         *columns,
                         self.sample,
-                        self.codes.table,
-                        self.codes.sizes,
                         keys.places,
                         keys.keys,
                         keys.count,
@@ -216,35 +196,37 @@ class Stager:
                         staged.noted,
                         *self.scratch,
                         *out.values(),
-                        bag_codes,
+                        bag_ids,
                         bag_weights,
                         fill,
+                        staged.ranges,
                     )
                     for name, file in files.items():
                         out[name][:rows].tofile(file)
-                    for b, (codes, weights) in enumerate(pairs):
-                        bag_codes[b, : fill[b]].tofile(codes)
+                    for b, (ids, weights) in enumerate(pairs):
+                        bag_ids[b, : fill[b]].tofile(ids)
                         bag_weights[b, : fill[b]].tofile(weights)
-                    if why == t.CODES_FULL:
-                        self.codes.grow()
-                    elif why == t.KEYS_FULL:
+                    if why == t.KEYS_FULL:
                         keys.grow()
                 bad = int(staged.tally[t.BAD])
                 if self.bad + bad > self.max_bad_rows:
-                    raise self.too_many(staged.name, staged.noted[0, : min(bad, 3)].tolist())
+                    raise too_many(self.max_bad_rows, staged.name, staged.noted[0, : min(bad, 3)].tolist(), self.hint)
         self.bad += int(staged.tally[t.BAD])
         return staged
 
-    def too_many(self, name: str, lines: list[list[int]]) -> MissingError:
-        """The error for more malformed rows than are put up with.
 
-        Args:
-            name: Of the text.
-            lines: Some of them: line number and reason.
-        """
-        said = "; ".join(f"line {line}: {t.REASONS[reason]}" for line, reason in lines)
-        message = f"More than {self.max_bad_rows:,} rows are malformed, so this may not be Ali-CCP: {name}.csv, {said}."
-        return MissingError(message, f"{self.hint} --max-bad-rows N, if that many are to be left out")
+def too_many(most: int, name: str, lines: list[list[int]], hint: str) -> MissingError:
+    """The error for more malformed rows than are put up with.
+
+    Args:
+        most: How many are.
+        name: Of the text.
+        lines: Some of them: line number and reason.
+        hint: Begins the hint.
+    """
+    said = "; ".join(f"line {line}: {t.REASONS[reason]}" for line, reason in lines)
+    message = f"More than {most:,} rows are malformed, so this may not be Ali-CCP: {name}.csv, {said}."
+    return MissingError(message, f"{hint} --max-bad-rows N, if that many are to be left out")
 
 
 def _columns(chosen: tuple[int, ...]) -> np.ndarray:

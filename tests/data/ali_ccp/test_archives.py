@@ -17,8 +17,9 @@ def read(origin):
     """(split, kind) to content of all texts, and what was noted."""
     reading, told = Reading(), []
     found = {}
-    for text in read_texts(find_source(origin, "hint"), reading, lambda *call: told.append(call), "hint"):
-        found[text.split, text.kind] = b"".join(bytes(block) for block in text.blocks)
+    for split in ("train", "test"):
+        for text in read_texts(find_source(origin, "hint"), split, reading, lambda *call: told.append(call), "hint"):
+            found[text.split, text.kind] = b"".join(bytes(block) for block in text.blocks)
     return found, reading, told
 
 
@@ -69,7 +70,7 @@ def test_blocks_end_with_lines(texts, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 1000)
     texts["sample_skeleton_test.csv"] = texts["sample_skeleton_test.csv"][:-1]  # no last line feed
     origin = raw.write_archives(tmp_path / "in", texts)
-    for text in read_texts(find_source(origin, "hint"), Reading(), lambda *call: None, "hint"):
+    for text in read_texts(find_source(origin, "hint"), "test", Reading(), lambda *call: None, "hint"):
         blocks = [bytes(block) for block in text.blocks]
         assert len(blocks) > 1 or text.kind == "common"
         assert all(block.endswith(b"\n") for block in blocks)

@@ -1,11 +1,13 @@
 import json
 import tarfile
+import time
 
 import numpy as np
 import pytest
 
 from mtlkit.data import packed
 from mtlkit.data.ali_ccp import prepare as module
+from mtlkit.data.ali_ccp import vocabulary
 from mtlkit.data.ali_ccp.archives import find_source
 from mtlkit.data.ali_ccp.prepare import prepare
 from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
@@ -14,6 +16,7 @@ from mtlkit.data.schema import fingerprint
 from mtlkit.errors import MissingError
 
 from . import raw, reference
+from .rows import joined
 
 
 def run(origin, folder, protocol="aitm", min_count=None, sample=1.0, max_bad_rows=0, fields=()):
@@ -37,8 +40,8 @@ def assert_equals_reference(data, texts, protocol, min_count=None, sample=1.0):
         if feature.kind != "dense":
             assert feature.vocab == len(numbers[feature.name]) + 1
     for split, rows in expected.items():
-        got = data.splits[split].joined()
-        assert len(got) == len(rows) > 0
+        got = joined(data.splits[split])
+        assert len(got.labels) == len(rows) > 0
         np.testing.assert_array_equal(got.labels, [labels for labels, *_ in rows])
         assert got.observed.all()
         np.testing.assert_array_equal(got.groups["user"], [user for _, user, *_ in rows])
@@ -133,6 +136,56 @@ def test_chunks_do_not_show(archives, tmp_path, monkeypatch):
     assert run(archives, tmp_path / "pieces", "full").fingerprint == whole.fingerprint
 
 
+@pytest.mark.parametrize("protocol", ["aitm", "rechub", "full"])
+def test_threads_do_not_show(archives, tmp_path, monkeypatch, protocol):
+    """Every byte of every array, however many splits are read at once and whichever is slower."""
+
+    def contents(name):
+        run(archives, tmp_path / name, protocol)
+        return {path.name: path.read_bytes() for path in (tmp_path / name).iterdir()}
+
+    both = contents("both")
+    monkeypatch.setattr(module, "THREADS", 1)
+    assert contents("one") == both
+    monkeypatch.setattr(module, "THREADS", 4)
+    whole = module._Half.stage
+
+    def late(half, *rest):
+        if half.split == "train":
+            time.sleep(0.2)
+        return whole(half, *rest)
+
+    monkeypatch.setattr(module._Half, "stage", late)
+    assert contents("late") == both
+
+
+@pytest.mark.parametrize("protocol", ["aitm", "rechub", "full"])
+def test_hashed_ids_and_direct_cells_give_the_same(archives, tmp_path, monkeypatch, protocol):
+    direct = run(archives, tmp_path / "direct", protocol)
+    monkeypatch.setattr(vocabulary, "DIRECT_CELLS", 200)
+    assert run(archives, tmp_path / "hashed", protocol).fingerprint == direct.fingerprint
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_split_that_fails_stops_the_other(tmp_path, split):
+    origin = raw.write_archives(tmp_path / "in", raw.small_texts(3000))
+    path = origin / f"sample_{split}.tar.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(MissingError, match=rf"sample_{split}.tar.gz is truncated"):
+        run(origin, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == [origin]
+
+
+def test_progress_may_end_it(archives, tmp_path):
+    def stop(*told):
+        raise KeyboardInterrupt
+
+    request = Request(PROTOCOLS["aitm"], 12, 1.0, 0)
+    with pytest.raises(KeyboardInterrupt), written(tmp_path / "out") as partial:
+        prepare(find_source(archives, "hint"), partial, "ali-ccp", request, stop, "hint")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_fields(archives, tmp_path):
     data = run(archives, tmp_path / "out", "full", fields=("205", "109_14", "508"))
     assert [(f.name, f.kind) for f in data.schema.features] == [
@@ -160,7 +213,7 @@ def test_users_are_stored_once(archives, tmp_path):
 def test_vocabulary_leads_back_to_raw_ids(archives, tmp_path):
     data = run(archives, tmp_path / "out")
     raw_ids = np.load(tmp_path / "out" / "vocabulary.101.npy")
-    train = data.splits["train"].joined()
+    train = joined(data.splits["train"])
     column = [f.name for f in data.schema.of_kind("id")].index("101")
     kept = train.ids[:, column] > 0
     np.testing.assert_array_equal(raw_ids[train.ids[kept, column]], train.groups["user"][kept])
@@ -214,6 +267,17 @@ def test_too_many_bad_rows_end_it(tmp_path, allowed):
         run(origin, tmp_path / "out", max_bad_rows=allowed)
     assert "--max-bad-rows" in caught.value.hint
     assert list(tmp_path.iterdir()) == [tmp_path / "in"]
+
+
+@pytest.mark.parametrize("kind", ["sample_skeleton", "common_features"])
+def test_bad_rows_of_both_splits_count_together(tmp_path, kind):
+    texts = raw.small_texts()
+    for split in ("train", "test"):
+        texts[f"{kind}_{split}.csv"] += b"?\n" * 3
+    origin = raw.write_archives(tmp_path / "in", texts)
+    assert run(origin, tmp_path / "out", max_bad_rows=6)
+    with pytest.raises(MissingError, match=r"More than 5 rows.*train-(skeleton.csv, line 61|common.csv, line 6): "):
+        run(origin, tmp_path / "two", max_bad_rows=5)
 
 
 def test_interrupted_preparation_leaves_nothing(archives, tmp_path, monkeypatch):

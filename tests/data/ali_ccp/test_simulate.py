@@ -103,6 +103,14 @@ def test_chunks_do_not_show(archives, tmp_path, monkeypatch):
     assert reference.texts_of(tmp_path / "same") == reference.texts_of(archives)
 
 
+def test_threads_do_not_show(archives, tmp_path, monkeypatch):
+    for threads in (1, 3):
+        monkeypatch.setattr(module, "THREADS", threads)
+        write_archives(tmp_path / str(threads), SIMULATION)
+        for name in ("sample_train.tar.gz", "sample_test.tar.gz"):
+            assert (tmp_path / str(threads) / name).read_bytes() == (archives / name).read_bytes()
+
+
 def test_interrupted_simulation_leaves_nothing(tmp_path):
     def stop(*told):
         raise KeyboardInterrupt

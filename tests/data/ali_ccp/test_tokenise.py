@@ -9,7 +9,7 @@ from mtlkit.data.ali_ccp import staging
 from mtlkit.data.ali_ccp import tokenise as t
 from mtlkit.data.ali_ccp.archives import Text
 from mtlkit.data.ali_ccp.fields import NUMBER
-from mtlkit.data.ali_ccp.hashing import mix, raw_ids, share
+from mtlkit.data.ali_ccp.hashing import mix, share
 from mtlkit.data.ali_ccp.protocols import PROTOCOLS, side_plan
 from mtlkit.data.ali_ccp.staging import Keys, Stager
 
@@ -137,23 +137,43 @@ def test_rows_of_2706_features(stager):
     items = [("109_14", k, k / 7) for k in range(2706)]
     staged, _ = stage(stager, raw.common("ab", *items), "common")
     (chunk,) = staged.chunks(10)
-    codes, weights = chunk.bags[side_plan(PROTOCOLS["full"], "user").bags.index(NUMBER["109_14"])]
-    ids = raw_ids(stager.codes.table, NUMBER["109_14"], int(stager.codes.sizes[NUMBER["109_14"]]))
-    assert ids[codes].tolist() == list(range(2706))
+    ids, weights = chunk.bags[side_plan(PROTOCOLS["full"], "user").bags.index(NUMBER["109_14"])]
+    assert ids.tolist() == list(range(2706))
+    assert staged.ranges[NUMBER["109_14"]].tolist() == [0, 2705]
     np.testing.assert_array_equal(weights, np.array([float(str(k / 7)) for k in range(2706)], np.float32))
 
 
 def test_tables_and_output_grow_as_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "ROOM_ROWS", 7)
     stager = Stager(tmp_path, 1.0, 0, "hint")
-    stager.codes.table = np.zeros(16, np.uint64)
     lines = [raw.skeleton(n, 0, 0, f"{n // 3:x}", ("205", n * 977, 1.0), ("210", n % 91, 1)) for n in range(20_000)]
     staged, keys = stage(stager, b"".join(lines))
     assert len(staged) == 20_000
     assert keys.keys[: len(keys)].tolist() == list(range(6667))
-    codes = np.concatenate([chunk.codes[:, 0] for chunk in staged.chunks(999)])
-    ids = raw_ids(stager.codes.table, NUMBER["205"], int(stager.codes.sizes[NUMBER["205"]]))
-    np.testing.assert_array_equal(ids[codes], np.arange(20_000) * 977)
+    ids = np.concatenate([chunk.ids[:, 0] for chunk in staged.chunks(999)])
+    np.testing.assert_array_equal(ids, np.arange(20_000) * 977)
+
+
+def test_by_words_and_by_bytes_the_same(tmp_path):
+    """A feature near the end of its block is read byte by byte: a line in a block of its own, or many in one."""
+    rng = np.random.default_rng(2)
+    lines = []
+    for _ in range(3000):
+        id = int(rng.integers(0, 10 ** int(rng.integers(1, 10))))
+        whole, part = (int(rng.integers(0, 10 ** int(n))) for n in (rng.integers(0, 3), rng.integers(0, 9)))
+        value = f"{whole}.{part}" if rng.random() < 0.9 else f"{whole}.0e{part % 30}"
+        lines.append(raw.skeleton(1, 0, 0, "1", (str(rng.choice(["508", "702", "853", "7"])), id, value)))
+    found = []
+    for number, blocks in enumerate(([b"".join(lines)], lines)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        arrays = iter([np.frombuffer(block, np.uint8) for block in blocks])
+        plan = side_plan(PROTOCOLS["full"], "row")
+        staged = Stager(folder, 1.0, 0, "hint").stage(Text("train", "skeleton", arrays), Keys(), plan)
+        found.append({path.name: path.read_bytes() for path in folder.iterdir()})
+        assert len(staged) == len(lines)
+    assert len(max(lines, key=len)) <= t.AHEAD + 12, "read by bytes alone, from the feature on"
+    assert found[0] == found[1]
 
 
 def test_what_is_odd_but_harmless_is_counted(stager):

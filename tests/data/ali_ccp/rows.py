@@ -1,0 +1,28 @@
+"""Splits with the columns of their users put beside each row, as one would read them."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+
+from mtlkit.data.schema import Bag
+
+
+def joined(split) -> SimpleNamespace:
+    """The arrays of a split, a row's own columns before those of its user."""
+    side, rows = split.side, range(len(split))
+    bags = dict(split.bags)
+    for name, bag in side.bags.items():
+        parts = [slice(bag.offsets[u], bag.offsets[u + 1]) for u in side.row]
+        offsets = np.cumsum([0] + [part.stop - part.start for part in parts])
+        values, weights = (np.concatenate([array[part] for part in parts]) for array in (bag.values, bag.weights))
+        bags[name] = Bag(offsets, values, weights)
+    return SimpleNamespace(
+        ids=np.array([[*split.ids[r], *side.ids[side.row[r]]] for r in rows]),
+        dense=np.array([[*split.dense[r], *side.dense[side.row[r]]] for r in rows], np.float32),
+        labels=split.labels,
+        observed=split.observed,
+        groups=split.groups,
+        bags=bags,
+    )
