@@ -26,7 +26,7 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding, Inputs
-from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix
+from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix, own_and_shared
 
 
 class Direct(nn.Module):
@@ -87,18 +87,15 @@ class AdaTT(Architecture):
             self.experts.append(experts)
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
-        # experts stand in the order own of task 1, own of task 2, ..., shared
-        owner = torch.tensor([t for t in range(n_tasks) for _ in range(specific)] + [n_tasks] * shared)
+        owner, names = own_and_shared(schema.task_names, specific, shared)
         self.register_buffer("owner", owner, persistent=False)  # (E,) which path an expert reads
         own, common = torch.arange(total).split([n_tasks * specific, shared])
         self.register_buffer("own", own.view(n_tasks, -1), persistent=False)  # (T, specific) experts of each task
         self.register_buffer("common", common[None], persistent=False)  # (1, shared)
-        names = [f"{name} {k + 1}" for name in schema.task_names for k in range(specific)]
-        names += [f"shared {k + 1}" for k in range(shared)]
-        self.expert_names = [tuple(names)] * options.levels
+        self.expert_names = [names] * options.levels
         for level in range(1, options.levels + 1):
             readers = [*schema.task_names, *["shared"] * (level <= len(self.shared_gates))]
-            self.gate_experts |= {f"level-{level}/{reader}": tuple(names) for reader in readers}
+            self.gate_experts |= {f"level-{level}/{reader}": names for reader in readers}
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
@@ -120,4 +117,4 @@ class AdaTT(Architecture):
             paths = fused
         logits = self.towers(paths)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, gates, x.materialised)
+        return Output(predictions, gates, x)

@@ -29,7 +29,7 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import ALL_ROWS, Schema
 from mtlkit.models.base import Architecture, BaseOptions, Batch, Objective, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.funnel import NO_FUNNEL, funnel_columns
+from mtlkit.models.funnel import funnel_columns
 from mtlkit.models.layers import StackedMLP, Towers
 from mtlkit.models.losses import mean_of_rows
 
@@ -61,6 +61,7 @@ class AITM(Architecture):
         bottom: Sizes = Field((128, 32), min_length=1, description="hidden layers of each step's bottom")
         weight: float = Field(0.6, ge=0, description="of the calibrator; 0 leaves it out")
 
+    needs_funnel = True
     options: Options
 
     def __init__(self, schema: Schema, options: Options) -> None:
@@ -78,14 +79,6 @@ class AITM(Architecture):
             f"level-1/{names[t]}": (f"from {names[before]}", "own") for before, t in pairwise(self.steps)
         }
 
-    @classmethod
-    def inapplicable(cls, schema: Schema) -> str | None:
-        return NO_FUNNEL if schema.funnel is None else None
-
-    @classmethod
-    def check(cls, schema: Schema, options: BaseOptions) -> None:
-        funnel_columns(schema, cls.__name__)
-
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         z = list(self.bottom(x).unbind(1))  # T of (B, d), at first q
@@ -97,7 +90,7 @@ class AITM(Architecture):
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         for t in self.steps:
             predictions[t].space = ALL_ROWS
-        return Output(predictions, gates, x.materialised)
+        return Output(predictions, gates, x)
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
         out = super().objectives(output, batch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -12,9 +13,10 @@ from torch import Tensor, nn
 
 from mtlkit.config import Settings, Sizes
 from mtlkit.data.schema import ALL_ROWS, Schema, Task, rows_with
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.funnel import labels_in
+from mtlkit.models.embedding import FieldEmbedding, Inputs
+from mtlkit.models.funnel import NO_FUNNEL, funnel_columns, labels_in
 from mtlkit.models.losses import task_loss
+from mtlkit.models.parting import Parting
 
 
 @dataclass
@@ -28,6 +30,7 @@ class Batch:
         observed: (B, T) bool, or None when every label exists.
         weight: (B,) float32 row weights, or None for 1.
         bags: Feature name to (offsets (B + 1,), values (M,), weights (M,)).
+        embedded: What the embedding makes of these rows, if it has been asked already.
     """
 
     ids: Tensor
@@ -36,6 +39,7 @@ class Batch:
     observed: Tensor | None = None
     weight: Tensor | None = None
     bags: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    embedded: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,16 +88,26 @@ class Output:
             the reader is the task that is served, or what stands in its place (``shared``, ``all tasks``, a group).
             Each row sums to 1, and ``Architecture.gate_experts`` names the E experts. Factors that are no mixture
             (sigmoid gates, stitches) are not listed.
-        representation: (B, D) the embedding output, when it was materialised.
+        inputs: The embedded features.
+        representation: (B, D) the embedding output that tasks share; by default all of x, when it was materialised.
         further: Predictions of tasks in a second space, for scoring; the default objectives leave them alone.
         extra: What the model's own objectives need beside predictions.
+        parting: Where the tasks part, if the model says so; training is then faster.
     """
 
     predictions: list[Prediction]
     gates: dict[str, Tensor] = field(default_factory=dict)
+    inputs: Inputs | None = None
     representation: Tensor | None = None
     further: list[Prediction] = field(default_factory=list)
     extra: list[Tensor] = field(default_factory=list)
+    parting: Parting | None = None
+
+    def __post_init__(self) -> None:
+        if self.representation is None and self.inputs is not None:
+            self.representation = self.inputs.materialised
+        if torch.compiler.is_compiling():
+            self.inputs = None  # what a compiled graph gives back is not on the way to its losses
 
 
 class BaseOptions(Settings):
@@ -133,6 +147,7 @@ class Architecture(nn.Module, ABC):
         """Options of the architecture: a ``ModelOptions``, or a ``BaseOptions`` if it trains funnels in its own way."""
 
     shares_parameters: ClassVar[bool] = True
+    needs_funnel: ClassVar[bool] = False
     detaches: ClassVar[bool] = False
     """A gradient path is cut on purpose: finite differences of the loss then differ from the gradient."""
     embedding: FieldEmbedding
@@ -152,19 +167,27 @@ class Architecture(nn.Module, ABC):
     @classmethod
     def inapplicable(cls, schema: Schema) -> str | None:
         """Why the architecture makes no sense on such data (``"has no funnel"``), or None when it does."""
-        return None
+        return NO_FUNNEL if cls.needs_funnel and schema.funnel is None else None
 
     @classmethod
     def check(cls, schema: Schema, options: BaseOptions) -> None:
         """Look at options that must fit the data, when a run is planned.
 
         Raises:
-            UsageError: One does not, such as the name of a task that does not exist.
+            UsageError: One does not, such as the name of a task that does not exist, or the tasks are no funnel.
         """
+        if cls.needs_funnel:
+            funnel_columns(schema, cls.__name__)
 
     def learning_rates(self) -> dict[str, float]:
         """Prefix of parameter names to a factor on their learning rate; the factor is an option, hence recorded."""
         return {}
+
+    def one_level(self, experts: int, readers: Sequence[str]) -> None:
+        """Name the experts of a single level, and the readers whose gates mix all of them."""
+        names = tuple(f"expert {k + 1}" for k in range(experts))
+        self.gate_experts = {f"level-1/{reader}": names for reader in readers}
+        self.expert_names = [names]
 
     def present(self, level: int, outputs: Tensor) -> Tensor:
         """The outputs (B, E, d) of a level's experts, counted from 0, with 0 for the one that an ablation silences."""

@@ -20,7 +20,7 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding, Inputs
-from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix
+from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix, own_and_shared
 
 
 class CGC(Architecture):
@@ -51,19 +51,16 @@ class CGC(Architecture):
             self.experts.append(experts)
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
-        # experts stand in the order own of task 1, own of task 2, ..., shared
-        owner = torch.tensor([t for t in range(n_tasks) for _ in range(specific)] + [n_tasks] * shared)
+        owner, names = own_and_shared(schema.task_names, specific, shared)
         reach = torch.stack([torch.where((owner == t) | (owner == n_tasks))[0] for t in range(n_tasks)])
         self.register_buffer("owner", owner, persistent=False)  # (E,) which level input an expert reads
         self.register_buffer("reach", reach, persistent=False)  # (T, specific + shared) experts a task mixes
-        names = [f"{name} {k + 1}" for name in schema.task_names for k in range(specific)]
-        names += [f"shared {k + 1}" for k in range(shared)]
-        self.expert_names = [tuple(names)] * levels
+        self.expert_names = [names] * levels
         for level in range(1, levels + 1):
             for t, name in enumerate(schema.task_names):
                 self.gate_experts[f"level-{level}/{name}"] = tuple(names[k] for k in reach[t])
             if level < levels:
-                self.gate_experts[f"level-{level}/shared"] = tuple(names)
+                self.gate_experts[f"level-{level}/shared"] = names
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
@@ -73,7 +70,7 @@ class CGC(Architecture):
             paths = self._level(level, paths, gate, expert, gates)
         logits = self.towers(paths)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, gates, x.materialised)
+        return Output(predictions, gates, x)
 
     def _level(
         self, level: int, paths: Tensor | Inputs, gate: nn.Module, expert: nn.Module, gates: dict[str, Tensor]

@@ -86,4 +86,4 @@ class CrossStitch(Architecture):
             h = stitch(self.bottom.layer(k, h))  # (B, T, d)
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, representation=x.materialised)
+        return Output(predictions, inputs=x)

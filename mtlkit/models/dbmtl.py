@@ -111,7 +111,7 @@ class DBMTL(Architecture):
         for t, task in enumerate(self.tasks):
             logits = self.heads[t](related[t])[:, 0]  # (B, C)
             predictions.append(Prediction(task.name, logits if task.outputs > 1 else logits[:, 0]))
-        return Output(predictions, gates, x.materialised)
+        return Output(predictions, gates, x)
 
 
 def parents_of(schema: Schema, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
@@ -143,5 +143,5 @@ def order_of(parents: dict[str, tuple[str, ...]]) -> Sequence[str]:
         return list(TopologicalSorter(parents).static_order())
     except CycleError as error:
         circle = " -> ".join(error.args[1])
-        hint = "give parents that have an order, such as 'dbmtl[parents.purchase=click]'"
+        hint = "mtlkit bench --models dbmtl makes each task depend on the one before it"
         raise UsageError(f"The tasks of dbmtl depend on each other in a circle: {circle}.", hint) from None

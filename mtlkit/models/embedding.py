@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.data.schema import Feature, Schema
-from mtlkit.models.kernels import embed_linear
+from mtlkit.models.folding import Places, fold, sum_rows
 from mtlkit.models.sparse_rows import take_rows
 
 if TYPE_CHECKING:
@@ -118,11 +118,19 @@ class Inputs:
     def __init__(self, embedding: FieldEmbedding, batch: Batch) -> None:
         self.embedding = embedding
         self.batch = batch
-        self._tensor: Tensor | None = None
-        self._found: dict[str, Tensor] = {}
+        self.cuts: list[Tensor] = []
+        """Tensors through which the tables reach everything else, none of them made of another."""
+        self._tensor: Tensor | None = batch.embedded
+        self._direct: Tensor | None = None
+        self._found: dict[str, Places] = {}
 
     def tensor(self) -> Tensor:
         """x itself, made once."""
+        if self._direct is None:
+            self._direct = self._cut(self._x().view_as(self._x()))  # apart from the x that linear layers read
+        return self._direct
+
+    def _x(self) -> Tensor:
         if self._tensor is None:
             parts = [self._lookup(group) for group in self.embedding.groups] + self._rest()
             self._tensor = torch.cat(parts, dim=-1)
@@ -136,14 +144,14 @@ class Inputs:
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``F.linear(x, weight, bias)`` for an embedding without copies; weight (O, D), result (B, O)."""
         if not self._folds():
-            return F.linear(self.tensor(), weight, bias)
+            return self._cut(F.linear(self._x(), weight, bias))
         return self._folded(weight, bias, None)
 
     def stacked_linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A linear layer for each copy; weight (copies, O, D), bias (copies, O), result (B, copies, O)."""
         if not self._folds():
-            product = torch.bmm(self.tensor().transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-            return product if bias is None else product + bias
+            product = torch.bmm(self._x().transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+            return self._cut(product if bias is None else product + bias)
         copies = range(self.embedding.copies)
         return torch.stack([self._folded(weight[c], None if bias is None else bias[c], c) for c in copies], dim=1)
 
@@ -153,25 +161,37 @@ class Inputs:
     def _folded(self, weight: Tensor, bias: Tensor | None, copy: int | None) -> Tensor:
         groups = self.embedding.foldable_groups()
         rest = self._rest(copy)
-        parts = [F.linear(torch.cat(rest, -1), weight[:, groups[-1].stop :], bias)] if rest else []
+        parts = []
+        if rest:
+            parts.append(self._cut(F.linear(torch.cat(rest, -1), weight[:, groups[-1].stop :], bias)))
+            bias = None
         for group in groups:
             table = getattr(self.embedding, group.parameter)
             table = table if copy is None else table[:, copy].contiguous()
             field = getattr(self.embedding, f"{group.parameter}_field")
-            parts.append(embed_linear(table, weight[:, group.start : group.stop], self._rows(group), field))
-        total = sum(parts[1:], start=parts[0])
-        return total if rest or bias is None else total + bias
+            own = weight if group.stop - group.start == weight.shape[1] else weight[:, group.start : group.stop]
+            folded, of_table = fold(table, own, bias, field)
+            self._cut(of_table)
+            parts.append(sum_rows(folded, self._rows(group)))
+            bias = None
+        return sum(parts[1:], start=parts[0])
 
-    def _rows(self, group: _Group) -> Tensor:
+    def _cut(self, tensor: Tensor) -> Tensor:
+        if tensor.requires_grad:  # without tables nothing need be found beneath
+            self.cuts.append(tensor)
+        return tensor
+
+    def _rows(self, group: _Group) -> Places:
         """(B, F) int32 rows of the group's table, made once."""
         if group.parameter not in self._found:
             ids = self.batch.ids
             own = ids if len(group.columns) == ids.shape[1] else ids[:, list(group.columns)]
-            self._found[group.parameter] = own + getattr(self.embedding, f"{group.parameter}_offsets")
+            rows = own + getattr(self.embedding, f"{group.parameter}_offsets")
+            self._found[group.parameter] = Places(rows, len(getattr(self.embedding, group.parameter)))
         return self._found[group.parameter]
 
     def _lookup(self, group: _Group) -> Tensor:
-        rows = self._rows(group)
+        rows = self._rows(group).ids
         found = self.embedding.take(group.parameter, rows.flatten()).unflatten(0, (len(rows), len(group.columns)))
         return found.transpose(1, -2).flatten(-2)  # (B, [copies,] F * width)
 

@@ -27,12 +27,14 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import ALL_ROWS, Schema, Task, rows_with
 from mtlkit.models.base import Architecture, BaseOptions, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.funnel import NO_FUNNEL, funnel_columns, running_products
+from mtlkit.models.funnel import funnel_columns, running_products
 from mtlkit.models.layers import StackedMLP, Towers
 
 
 class ESMM(Architecture):
     """Entire-space multi-task model."""
+
+    needs_funnel = True
 
     class Options(BaseOptions):
         """Options of esmm."""
@@ -47,14 +49,6 @@ class ESMM(Architecture):
         self.bottom = StackedMLP(len(networks), self.embedding.width, options.bottom, options)
         self.towers = Towers(networks, self.bottom.outputs, options)
 
-    @classmethod
-    def inapplicable(cls, schema: Schema) -> str | None:
-        return NO_FUNNEL if schema.funnel is None else None
-
-    @classmethod
-    def check(cls, schema: Schema, options: BaseOptions) -> None:
-        funnel_columns(schema, cls.__name__)
-
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         names = self.schema.task_names
@@ -64,4 +58,4 @@ class ESMM(Architecture):
         for t, logit in zip(self.steps, products, strict=True):
             predictions[t] = Prediction(names[t], logit, ALL_ROWS)
         further = [Prediction(names[t], logits[t], rows_with(names[before])) for before, t in pairwise(self.steps)]
-        return Output(predictions, representation=x.materialised, further=further, extra=logits[len(names) :])
+        return Output(predictions, inputs=x, further=further, extra=logits[len(names) :])

@@ -59,8 +59,10 @@ def funnel_columns(schema: Schema, name: str) -> list[int]:
     if schema.funnel is not None:
         return [schema.task_names.index(step) for step in schema.funnel]
     if len(schema.tasks) < 2 or any(task.kind != "binary" for task in schema.tasks):
+        binary = [task.name for task in schema.tasks if task.kind == "binary"]
         raise UsageError(
-            f"{name} needs two or more tasks, all binary, to take them for a funnel.", "name the tasks with --tasks"
+            f"{name} needs two or more tasks, all binary, to take them for a funnel.",
+            f"mtlkit bench --tasks {','.join(binary)}" if len(binary) > 1 else "mtlkit list models",
         )
     return list(range(len(schema.tasks)))
 

@@ -107,10 +107,10 @@ class HoME(Architecture):
         if options.groups and set(options.groups) != names:
             raise UsageError(
                 "The groups of home must name a group for each task, and no other task.",
-                f"the tasks are {', '.join(schema.task_names)}; give 'home[groups.{schema.task_names[0]}=first,...]'",
+                f"mtlkit bench --models 'home[{','.join(f'groups.{name}=first' for name in schema.task_names)}]'",
             )
         if "shared" in options.groups.values():
-            raise UsageError("No group of home can be called 'shared'.", "that is the name of the shared path")
+            raise UsageError("No group of home can be called 'shared'.", "mtlkit info home tells of the shared path")
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
@@ -175,4 +175,4 @@ class HoME(Architecture):
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         found = [*to_group.unbind(1), to_all[:, 0], *weights.unbind(1)]
-        return Output(predictions, dict(zip(self.gate_experts, found, strict=True)), x.materialised)
+        return Output(predictions, dict(zip(self.gate_experts, found, strict=True)), x)

@@ -7,7 +7,6 @@ from typing import Any
 import numba
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -15,93 +14,6 @@ _kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "n
 
 
 # Rows are taken out of the inner loops: only then does the compiler see that they do not overlap, and vectorise.
-
-
-@_kernel
-def _fold(table: np.ndarray, field: np.ndarray, weight: np.ndarray, out: np.ndarray) -> None:
-    """``out[v] = table[v] @ weight[field[v]]``; table (V, d), weight (F, d, O), out (V, O)."""
-    for v in range(table.shape[0]):
-        own, target = weight[field[v]], out[v]
-        target[:] = 0
-        for k in range(table.shape[1]):
-            value, row = table[v, k], own[k]
-            for o in range(target.shape[0]):
-                target[o] += value * row[o]
-
-
-@_kernel
-def _fold_backward(
-    table: np.ndarray,
-    field: np.ndarray,
-    weight: np.ndarray,
-    grad: np.ndarray,
-    d_table: np.ndarray,
-    d_weight: np.ndarray,
-) -> None:
-    """The gradients of ``_fold``; d_weight is added to."""
-    for v in range(table.shape[0]):
-        own, d_own, g = weight[field[v]], d_weight[field[v]], grad[v]
-        for k in range(table.shape[1]):
-            value, row, d_row = table[v, k], own[k], d_own[k]
-            total = value * 0
-            for o in range(g.shape[0]):
-                total += g[o] * row[o]
-            for o in range(g.shape[0]):
-                d_row[o] += value * g[o]
-            d_table[v, k] = total
-
-
-@_kernel
-def _add_rows(ids: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
-    """``out[ids[b, f]] += rows[b]`` for all b and f; ids (B, F), rows (B, O), out (V, O)."""
-    for b in range(ids.shape[0]):
-        row = rows[b]
-        for f in range(ids.shape[1]):
-            target = out[ids[b, f]]
-            for o in range(row.shape[0]):
-                target[o] += row[o]
-
-
-class _EmbedLinear(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, table: Tensor, weight: Tensor, ids: Tensor, field: Tensor) -> Tensor:
-        fields, outputs = weight.shape[1] // table.shape[1], weight.shape[0]
-        by_field = weight.view(outputs, fields, -1).permute(1, 2, 0).contiguous()  # (F, d, O)
-        folded = table.new_empty(len(table), outputs)
-        _fold(table.numpy(), field.numpy(), by_field.numpy(), folded.numpy())
-        ctx.save_for_backward(table, by_field, ids, field)
-        return F.embedding_bag(ids, folded, mode="sum")
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        table, by_field, ids, field = ctx.saved_tensors
-        folded_grad = grad.new_zeros(len(table), grad.shape[1])
-        _add_rows(ids.numpy(), grad.contiguous().numpy(), folded_grad.numpy())
-        d_table, d_weight = torch.empty_like(table), torch.zeros_like(by_field)
-        _fold_backward(
-            table.numpy(), field.numpy(), by_field.numpy(), folded_grad.numpy(), d_table.numpy(), d_weight.numpy()
-        )
-        return d_table, d_weight.permute(2, 0, 1).reshape(grad.shape[1], -1), None, None
-
-
-def embed_linear(table: Tensor, weight: Tensor, ids: Tensor, field: Tensor) -> Tensor:
-    """A linear layer on concatenated embeddings, on the CPU, for small vocabularies.
-
-    Equal to ``F.linear(table[ids].flatten(1), weight)``, in another order of the sum: the layer is applied to the V
-    table rows instead of to the B * F looked-up ones, and each sample sums its rows' results. The backward pass is a
-    scatter-add of (B, O) gradients into the V rows, and the same small products again.
-
-    Args:
-        table: (V, d) contiguous.
-        weight: (O, F * d).
-        ids: (B, F) int32 row numbers; column f holds rows of field f only.
-        field: (V,) int32 the field that each row belongs to.
-
-    Returns:
-        (B, O).
-    """
-    return _EmbedLinear.apply(table, weight, ids, field)
 
 
 @_kernel
@@ -177,5 +89,65 @@ def mix_shared(weights: Tensor, experts: Tensor, reach: Tensor | None = None) ->
         (B, n, d), equal to ``weights @ experts`` where every mixture sees all.
     """
     if reach is None:
-        reach = torch.arange(experts.shape[1]).expand(weights.shape[1], -1).contiguous()
+        reach = _all(weights.shape[1], experts.shape[1])
     return _Mix.apply(weights, experts, reach)
+
+
+@_kernel
+def _mix_gradients(
+    weights: np.ndarray,
+    experts: np.ndarray,
+    reach: np.ndarray,
+    grad: np.ndarray,
+    d_weights: np.ndarray,
+    d_experts: np.ndarray,
+) -> None:
+    """As ``_mix_backward``, with d_experts (n, B, E, d) of each mixture apart."""
+    for b in range(grad.shape[0]):
+        for n in range(grad.shape[1]):
+            g = grad[b, n]
+            for k in range(reach.shape[1]):
+                value, row, d_row = weights[b, n, k], experts[b, reach[n, k]], d_experts[n, b, reach[n, k]]
+                total = value * 0
+                for i in range(g.shape[0]):
+                    total += g[i] * row[i]
+                for i in range(g.shape[0]):
+                    d_row[i] = value * g[i]
+                d_weights[b, n, k] = total
+
+
+def mix_gradients(weights: Tensor, experts: Tensor, reach: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
+    """What a gradient (B, n, d) of mixtures means for the experts, by mixture, and for the weights.
+
+    Args:
+        weights: (B, n, k).
+        experts: (B, E, d).
+        reach: (n, k) int64, or None.
+        grad: (B, n, d).
+
+    Returns:
+        (n, B, E, d) and (B, n, k).
+    """
+    weights, experts, grad = weights.detach(), experts.detach(), grad.detach()
+    by_mixture = experts.new_zeros if reach is not None else experts.new_empty
+    d_experts = by_mixture(grad.shape[1], *experts.shape)
+    if experts.device.type == "cpu" and weights.dtype == experts.dtype == grad.dtype:
+        if reach is None:
+            reach = _all(weights.shape[1], experts.shape[1])
+        d_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
+        weights, experts, grad = weights.contiguous(), experts.contiguous(), grad.contiguous()
+        _mix_gradients(
+            weights.numpy(), experts.numpy(), reach.numpy(), grad.numpy(), d_weights.numpy(), d_experts.numpy()
+        )
+        return d_experts, d_weights
+    own = experts[:, None] if reach is None else experts.index_select(1, reach.flatten()).unflatten(1, reach.shape)
+    found = (weights[..., None].to(grad.dtype) * grad[:, :, None]).transpose(0, 1).to(experts.dtype)  # (n, B, k, d)
+    if reach is None:
+        d_experts.copy_(found)
+    else:
+        d_experts.scatter_(2, reach[:, None, :, None].expand_as(found), found)
+    return d_experts, (grad[:, :, None] * own).sum(-1).to(weights.dtype)
+
+
+def _all(mixtures: int, experts: int) -> Tensor:
+    return torch.arange(experts).expand(mixtures, -1).contiguous()

@@ -157,6 +157,22 @@ class Gate(nn.Module):
         return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
+def own_and_shared(tasks: Sequence[str], specific: int, shared: int) -> tuple[Tensor, tuple[str, ...]]:
+    """Experts of a level in the order own of task 1, own of task 2, ..., shared.
+
+    Args:
+        tasks: Names of the T tasks.
+        specific: Experts of each.
+        shared: Experts of all.
+
+    Returns:
+        (E,) the task that owns each expert, T for a shared one; and the experts' names.
+    """
+    owner = torch.cat([torch.arange(len(tasks)).repeat_interleave(specific), torch.full((shared,), len(tasks))])
+    names = [f"{name} {k + 1}" for name in tasks for k in range(specific)]
+    return owner, (*names, *(f"shared {k + 1}" for k in range(shared)))
+
+
 def mix(weights: Tensor, experts: Tensor, reach: Tensor | None = None) -> Tensor:
     """Mixtures of experts.
 
@@ -168,7 +184,7 @@ def mix(weights: Tensor, experts: Tensor, reach: Tensor | None = None) -> Tensor
     Returns:
         (B, n, d).
     """
-    if experts.device.type == "cpu" and weights.dtype == experts.dtype:
+    if experts.device.type == "cpu" and weights.dtype == experts.dtype and not torch.compiler.is_compiling():
         return mix_shared(weights, experts, reach)
     own = experts[:, None] if reach is None else experts.index_select(1, reach.flatten()).unflatten(1, reach.shape)
     return (weights[..., None].to(experts.dtype) * own).sum(-2)

@@ -21,6 +21,7 @@ from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding
 from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix
+from mtlkit.models.parting import parted_mixture
 
 
 class MMoE(Architecture):
@@ -39,9 +40,7 @@ class MMoE(Architecture):
         self.gates = Gate(len(gate_names), self.embedding.width, options.experts, options)
         self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
         self.towers = Towers(self.tasks, self.experts.outputs, options)
-        names = tuple(f"expert {k + 1}" for k in range(options.experts))
-        self.gate_experts = {f"level-1/{name}": names for name in gate_names}
-        self.expert_names = [names]
+        self.one_level(options.experts, gate_names)
 
     def gate_names(self) -> list[str]:
         """One gate a task."""
@@ -50,8 +49,9 @@ class MMoE(Architecture):
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         weights = self.gates(x)  # (B, gates, K)
-        h = mix(weights, self.present(0, self.experts(x))).expand(-1, len(self.tasks), -1)  # (B, T, d)
+        experts = self.present(0, self.experts(x))  # (B, K, d)
+        h = mix(weights, experts).expand(-1, len(self.tasks), -1)  # (B, T, d)
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         gates = {name: weights[:, g] for g, name in enumerate(self.gate_experts)}
-        return Output(predictions, gates, x.materialised)
+        return Output(predictions, gates, x, parting=parted_mixture(h, weights, experts))

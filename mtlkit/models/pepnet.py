@@ -102,4 +102,4 @@ class PEPNet(Architecture):
         gates = [[gate(prior) for gate in stack.children()] for stack in self.ppnet]
         logits = self.towers(scaled[:, None].expand(-1, len(self.tasks), -1), gates)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, representation=inputs.materialised)
+        return Output(predictions, inputs=inputs)

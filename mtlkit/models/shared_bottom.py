@@ -18,6 +18,7 @@ from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding
 from mtlkit.models.layers import StackedMLP, Towers
+from mtlkit.models.parting import parted_copies
 
 
 class SharedBottom(Architecture):
@@ -36,7 +37,8 @@ class SharedBottom(Architecture):
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
-        h = self.bottom(x).expand(-1, len(self.tasks), -1)  # (B, T, d)
+        bottom = self.bottom(x)  # (B, 1, d)
+        h = bottom.expand(-1, len(self.tasks), -1)  # (B, T, d)
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, representation=x.materialised)
+        return Output(predictions, inputs=x, parting=parted_copies(h, bottom))

@@ -110,7 +110,7 @@ class SNR(Architecture):
             v = routing(subnets(v))  # (B, S, d), in the end (B, T, d)
         logits = self.towers(v)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, representation=x.materialised)
+        return Output(predictions, inputs=x)
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
         """The losses, and the price of open connections, which counts where its task has a label."""

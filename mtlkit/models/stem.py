@@ -24,7 +24,7 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix
+from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix, own_and_shared
 
 
 class STEM(Architecture):
@@ -62,8 +62,7 @@ class STEM(Architecture):
             self.experts.append(experts)
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
-        # experts stand in the order own of task 1, own of task 2, ..., shared
-        owner = torch.tensor([t for t in range(n_tasks) for _ in range(specific)] + [n_tasks] * shared)
+        owner, names = own_and_shared(schema.task_names, specific, shared)
         reads = [(owner == t) | (owner == n_tasks) for t in range(n_tasks)]
         self.register_buffer("owner", owner, persistent=False)  # (E,) which table or path an expert reads
         self.register_buffer("own", torch.stack([torch.where(r)[0] for r in reads]), persistent=False)  # (T, k) trained
@@ -73,16 +72,15 @@ class STEM(Architecture):
         parts = torch.arange(total)[None].split([n_tasks * specific, shared], dim=1)
         self.register_buffer("specific", parts[0], persistent=False)  # (1, T * specific)
         self.register_buffer("common", parts[1], persistent=False)  # (1, shared)
-        names = [f"{name} {k + 1}" for name in schema.task_names for k in range(specific)]
-        names += [f"shared {k + 1}" for k in range(shared)]
-        self.expert_names = [tuple(names)] * options.levels
+        self.expert_names = [names] * options.levels
         for level in range(1, options.levels + 1):
             readers = [*schema.task_names, "shared"] if level < options.levels else schema.task_names
-            self.gate_experts |= {f"level-{level}/{reader}": tuple(names) for reader in readers}
+            self.gate_experts |= {f"level-{level}/{reader}": names for reader in readers}
 
     def forward(self, batch: Batch) -> Output:
         n_tasks = len(self.tasks)
-        own, shared = self.embedding(batch).tensor().split([n_tasks, 1], dim=1)
+        x = self.embedding(batch)
+        own, shared = x.tensor().split([n_tasks, 1], dim=1)
         paths = torch.cat([own, shared], dim=1)  # (B, T + 1, D)
         gates: dict[str, Tensor] = {}
         for level, (gate, expert) in enumerate(zip(self.gates, self.experts, strict=True)):
@@ -98,7 +96,7 @@ class STEM(Architecture):
             paths = mixed
         logits = self.towers(paths)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, gates, shared)  # the part of x that tasks have in common
+        return Output(predictions, gates, x, shared)  # the part of x that tasks have in common
 
 
 def _mix_in_part(weights: Tensor, outputs: Tensor, own: Tensor, foreign: Tensor) -> Tensor:

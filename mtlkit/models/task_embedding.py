@@ -72,9 +72,7 @@ class TaskEmbedding(Architecture):
         self.attention = ExpertAttention(len(self.tasks), options.experts, options.task_width, options.heads)
         self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
         self.towers = Towers(self.tasks, self.experts.outputs, options)
-        names = tuple(f"expert {k + 1}" for k in range(options.experts))
-        self.gate_experts = {f"level-1/{name}": names for name in schema.task_names}
-        self.expert_names = [names]
+        self.one_level(options.experts, schema.task_names)
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
@@ -82,4 +80,4 @@ class TaskEmbedding(Architecture):
         logits = self.towers(mix(weights, self.present(0, self.experts(x))))
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
-        return Output(predictions, gates, x.materialised)
+        return Output(predictions, gates, x)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtlkit.balancers.base import Scope
-from mtlkit.models.base import Architecture, Batch, Objective
+from mtlkit.models.base import Architecture, Batch, Objective, Output
 
 DRAWS = 2
+SAME = 1e-3  # of the length of a gradient, as far as two ways to it may differ in single precision
 
 
 class Slices:
@@ -73,14 +75,15 @@ class Reach:
             for name, value in model.named_parameters()
         }
         sparse: set[str] = set()
+        checks: list[Shortcuts] = []
         for draw in range(DRAWS):
             twin = _randomised(model, seed + draw, positive=draw > 0)
-            losses = owner_losses(twin.objectives(twin(batch), batch), tasks)
+            output = twin(batch)
+            losses = owner_losses(twin.objectives(output, batch), tasks)
             names, values = zip(*twin.named_parameters(), strict=True)
-            for t, loss in enumerate(losses):
-                if not loss.requires_grad:
-                    continue
-                grads = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True)
+            by_task = [gradients(loss, values) for loss in losses]
+            checks.append(Shortcuts(output, losses, dict(twin.named_parameters()), by_task))
+            for t, grads in enumerate(by_task):
                 for name, grad in zip(names, grads, strict=True):
                     if grad is not None:
                         if grad.is_sparse:
@@ -94,6 +97,16 @@ class Reach:
             Slices(name, value, found[name].to(value.device), axes.get(name), name in sparse)
             for name, value in model.named_parameters()
         ]
+        self.cuts = all(check.cuts for check in checks)
+        """Whether the embedding tables reach the losses through ``Inputs.cuts`` alone."""
+        shared = {item.name for item in self.slices if item.any_shared and not item.is_embedding}
+        self.trunk: set[str] = set.union(*(check.trunk for check in checks))
+        """The parameters that each task's gradient reaches from ``Parting.shared``; empty without a valid parting."""
+        self.private: set[str] = set.union(*(check.private for check in checks))
+        """Those that it reaches from ``Parting.private``."""
+        valid = self.cuts and all(check.parting for check in checks)
+        if not valid or not shared <= self.trunk or self.trunk & self.private:
+            self.trunk, self.private = set(), set()
 
     def scope(self, scope: Scope) -> list[Slices]:
         """The parameters of a scope that have a shared slice. ``dense`` falls back to all when it would be empty."""
@@ -121,6 +134,89 @@ class Reach:
                 if members:
                     group = [min(members) if g in members else g for g in group]
         return [[t for t, g in enumerate(group) if g == root] for root in sorted(set(group))]
+
+
+class Shortcuts:
+    """Ways to the gradients that do less, each compared with the gradients themselves on one forward pass.
+
+    Args:
+        output: The forward pass, of a model with random parameters.
+        losses: By task.
+        parameters: Of the model.
+        by_task: For each task the gradients of all parameters.
+    """
+
+    def __init__(
+        self,
+        output: Output,
+        losses: Sequence[Tensor],
+        parameters: Mapping[str, Tensor],
+        by_task: Sequence[Sequence[Tensor | None]],
+    ) -> None:
+        tables = {name: value for name, value in parameters.items() if name.startswith("embedding.")}
+        dense = {name: value for name, value in parameters.items() if name not in tables}
+        expected = [dict(zip(parameters, grads, strict=True)) for grads in by_task]
+        cuts = output.inputs.cuts if output.inputs is not None else []
+        self.cuts = bool(cuts) and all(
+            self._equal(tables, gradients(cuts, list(tables.values()), gradients(loss, cuts)), own)
+            for loss, own in zip(losses, expected, strict=True)
+        )
+        self.parting = False
+        self.trunk: set[str] = set()
+        self.private: set[str] = set()
+        parting = output.parting
+        if not self.cuts or parting is None:
+            return
+        (grad,) = gradients(torch.stack(list(losses)).sum(), [parting.own])
+        if grad is None:
+            return
+        by_shared, private = parting.pull(grad)
+        from_shared = gradients(parting.shared, list(dense.values()), parting.shared.detach())
+        self.trunk = {name for name, found in zip(dense, from_shared, strict=True) if found is not None}
+        beneath = dict(parameters)
+        for name, found in zip(dense, gradients(parting.own, list(dense.values()), grad), strict=True):
+            if found is None:
+                del beneath[name]  # it stands above
+        self.private = beneath.keys() - tables.keys() - self.trunk
+        self.parting = True
+        for t, own in enumerate(expected):
+            sources, upstream = [parting.shared], [by_shared[t]]
+            if parting.private is not None and private is not None:
+                alone = torch.zeros_like(private)
+                alone[:, t] = private[:, t]
+                sources.append(parting.private)
+                upstream.append(alone)
+                from_private = gradients(parting.private, list(dense.values()), alone)
+                self.private |= {name for name, found in zip(dense, from_private, strict=True) if found is not None}
+            self.parting &= self._equal(beneath, gradients(sources, list(beneath.values()), upstream), own)
+
+    @staticmethod
+    def _equal(names: Iterable[str], found: Sequence[Tensor | None], expected: Mapping[str, Tensor | None]) -> bool:
+        for name, one in zip(names, found, strict=True):
+            other = expected[name]
+            if one is None or other is None:
+                if any(grad is not None and bool((grad.to_dense() != 0).any()) for grad in (one, other)):
+                    return False
+            elif not bool((one - other).to_dense().norm() <= SAME * other.to_dense().norm()):
+                return False
+        return True
+
+
+def gradients(
+    of: Tensor | Sequence[Tensor], parameters: Sequence[Tensor], upstream: Any = None
+) -> tuple[Tensor | None, ...]:
+    """Gradients of a tensor, or of several with a gradient each; None where there is no path."""
+    several = [of] if isinstance(of, Tensor) else list(of)
+    given: list[Tensor | None] = [upstream] if upstream is None or isinstance(upstream, Tensor) else list(upstream)
+    pairs = [
+        (one, grad)
+        for one, grad in zip(several, given * len(several) if upstream is None else given, strict=True)
+        if one.requires_grad and (grad is not None or upstream is None)
+    ]
+    if not pairs or not parameters:
+        return (None,) * len(parameters)
+    tensors, grads = zip(*pairs, strict=True)
+    return torch.autograd.grad(tensors, parameters, grads, retain_graph=True, allow_unused=True)
 
 
 def owner_losses(objectives: Sequence[Objective], tasks: Sequence[str]) -> list[Tensor]:

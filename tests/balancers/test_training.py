@@ -9,7 +9,7 @@ import torch
 
 from mtlkit.errors import UsageError
 from mtlkit.registry import MODELS
-from mtlkit.training.loop import _Window
+from mtlkit.training.window import Window
 from tests.balancers.fakes import CASES, DEFAULTS
 from tests.toy import toy_dataset, toy_schema
 from tests.training.test_loop import SMALL
@@ -65,7 +65,7 @@ class Drive:
 
     def __init__(self, run):
         self.run, self.losses, self.idle, self.fresh = run, [], 0, 0
-        self.window = _Window(len(run.tasks), run.device)
+        self.window = Window(len(run.tasks), run.device)
         step, fresh = run._step, run._fresh_step
         run._step = lambda *arguments: self._seen(step(*arguments))
         run._fresh_step = lambda index: self._drawn(fresh(index))

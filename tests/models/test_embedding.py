@@ -145,8 +145,8 @@ def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
         calls.append(args)
         return kernel(*args)
 
-    kernel = embedding_module.embed_linear
-    monkeypatch.setattr(embedding_module, "embed_linear", counted)
+    kernel = embedding_module.fold
+    monkeypatch.setattr(embedding_module, "fold", counted)
     results = []
     for foldable in (True, False):
         model.embedding.foldable = foldable

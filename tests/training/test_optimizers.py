@@ -1,3 +1,4 @@
+import copy
 import math
 
 import pytest
@@ -8,7 +9,9 @@ from torch import nn
 
 from mtlkit.config import TrainingSettings
 from mtlkit.training.optimizers import START, Optimizers, learning_rate_factor
-from tests.toy import toy_dataset, toy_schema
+from tests.models.build import build
+from tests.toy import toy_batch, toy_dataset, toy_schema
+from tests.training.steps import loop_step
 
 OPTIMIZERS = ["adam", "adamw", "adagrad", "sgd"]
 SCHEDULES = ["constant", "onecycle", "cosine", "linear"]
@@ -163,3 +166,23 @@ def test_the_learning_rate_of_every_step_is_the_schedules(trainer, monkeypatch):
     assert run.total == 10
     assert [dense for dense, _ in seen] == pytest.approx([0.1 * factor for factor in expected])
     assert [tables for _, tables in seen] == pytest.approx([0.2 * factor for factor in expected])
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("name", ["mmoe", "stem", "ple", "single-task"])
+def test_steps_after_task_gradients_are_those_of_one_backward(name, optimizer):
+    """Fused optimisers read a gradient's memory in the parameter's order, whatever the gradient's strides."""
+    schema = toy_schema(tasks=3)
+    batch, plain = toy_batch(schema, 24), build(name, schema).eval()
+    asked = copy.deepcopy(plain)
+    for model in (plain, asked):
+        optimizers = Optimizers(model, TrainingSettings(optimizer=optimizer, lr=0.05))
+        for _ in range(3):
+            optimizers.zero_grad()
+            step = loop_step(model, batch)
+            if model is asked:
+                step.rows("all")
+            step.apply(torch.tensor([1.0, 0.5, 2.0]), "weighted", 1.0)
+            optimizers.step()
+    for (where, one), other in zip(plain.named_parameters(), asked.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=lambda text, where=where: f"{where}: {text}")

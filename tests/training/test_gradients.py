@@ -1,0 +1,159 @@
+"""The shortcuts to task gradients: where they are taken, and that what a model says of itself is not just believed."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from mtlkit.balancers.base import Direction
+from mtlkit.models import embedding
+from mtlkit.models.mmoe import MMoE
+from mtlkit.training.gradients import TaskGradients
+from mtlkit.training.reach import Reach
+from tests.models.build import build, doubled, known
+from tests.toy import toy_batch, toy_schema
+from tests.training.steps import loop_step
+from tests.training.test_step import HEADS, SHARING, SMALL, WEIGHTS, applied, check, expected_gradient, make
+
+PARTED = ["mmoe", "shared-bottom"]
+FORMS = ["folded", "looked up", "row-sparse"]
+
+
+@pytest.fixture(params=FORMS)
+def form(request, monkeypatch):
+    """How the embedding is computed."""
+    if request.param != "folded":
+        monkeypatch.setattr(embedding, "FOLD_VOCABULARY", 0)
+    return request.param
+
+
+def small(name, form, **options):
+    schema = toy_schema(3, bags=1)
+    model = build(name, schema, **known(name, SMALL | options)).eval().double()
+    model.embedding.sparse_from = 1 if form == "row-sparse" else None
+    return model, doubled(toy_batch(schema, 40, missing=0.2))
+
+
+def dense(found):
+    return {name: grad.to_dense() for name, grad in found.items()}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_every_table_is_reached_through_the_cuts(name, form):
+    """All but those of a model that says nothing of its inputs."""
+    model, batch = small(name, form)
+    assert Reach(model, batch).cuts
+
+
+@pytest.mark.parametrize("options", [{}, {"tower": (4, 3)}, {"norm": "layer"}], ids=str)
+@pytest.mark.parametrize("name", PARTED)
+def test_towers_are_passed_once(name, options, form, monkeypatch):
+    model, batch = small(name, form, **options)
+    reach = Reach(model, batch)
+    shared = {item.name for item in reach.scope("dense")}
+    assert shared == reach.trunk
+    assert all(part.startswith("gates.") for part in reach.private)
+    monkeypatch.setattr(TaskGradients, "_separate", None)  # which would be a pass through all layers for each task
+    for heads in HEADS:
+        for weights in (WEIGHTS, torch.tensor([1.2, 0.0, 0.4]).double(), torch.tensor([1.2, -0.5, 0.4]).double()):
+            step = loop_step(model, batch, reach=reach)
+            step.gram()
+            assert step.backward_passes == 3
+            check(dense(applied(step, weights, heads)), expected_gradient(model, batch, reach, weights, heads))
+            assert step.backward_passes == 3
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("name", SHARING)
+def test_tables_take_one_pass(name, heads, form, monkeypatch):
+    """In every model whose tables are beneath dense shared layers, whatever the weights."""
+    model, batch = small(name, form)
+    reach = Reach(model, batch)
+    if all(item.is_embedding for item in reach.scope("dense")):
+        pytest.skip("shares tables alone")
+    asked, values = [], TaskGradients._values
+    monkeypatch.setattr(
+        TaskGradients, "_values", lambda self, item, grad: (asked.append(item.name), values(self, item, grad))[1]
+    )
+    step = loop_step(model, batch, reach=reach)
+    step.gram()
+    assert not [name for name in asked if name.startswith("embedding.")]
+    weights = torch.tensor([1.2, -0.5, 0.4]).double()
+    check(dense(applied(step, weights, heads)), expected_gradient(model, batch, reach, weights, heads))
+    assert max(asked.count(i.name) for i in reach.slices if i.is_embedding) <= 2  # shared rows, and rows of one task
+
+
+@pytest.mark.parametrize("name", PARTED)
+def test_directions_after_a_parting(name, form):
+    model, batch = small(name, form)
+    step = loop_step(model, batch)
+    vector = torch.tensor([1.0, -2.0, 0.5]).double() @ step.rows("dense")
+    places = step.parts("dense")
+    expected = expected_gradient(model, batch, step.reach, torch.ones(3).double(), "weighted")
+    for key, place in places.items():
+        expected[key] = vector[place].view(expected[key].shape)
+    check(dense(applied(step, Direction(vector, "dense"), "weighted")), expected)
+
+
+@pytest.mark.parametrize("name", PARTED)
+def test_all_rows_after_dense_ones(name, form):
+    """What was found first is kept, and the rest is found then."""
+    model, batch = small(name, form)
+    one, other = loop_step(model, batch), loop_step(model, batch)
+    one.rows("dense")
+    torch.testing.assert_close(one.rows("all"), other.rows("all"))
+    torch.testing.assert_close(one.rows("dense"), other.rows("dense"))
+    weights = expected_gradient(model, batch, one.reach, WEIGHTS, "weighted")
+    check(dense(applied(one, WEIGHTS, "weighted")), weights)
+    check(dense(applied(other, WEIGHTS, "weighted")), weights)
+
+
+class Crossed(MMoE):
+    """Says that towers read their own mixture, while they read the next one's, too."""
+
+    def forward(self, batch):
+        self.towers.register_forward_pre_hook(lambda _, given: (given[0] + given[0].roll(1, 1),)) if not len(
+            self.towers._forward_pre_hooks
+        ) else None
+        return super().forward(batch)
+
+
+class Doubled(MMoE):
+    """Says that a mixture's gradient means half of what it does for the experts."""
+
+    def forward(self, batch):
+        output = super().forward(batch)
+        pull = output.parting.pull
+        halved = dataclasses.replace(output.parting, pull=lambda grad: (pull(grad)[0] / 2, pull(grad)[1]))
+        return dataclasses.replace(output, parting=halved)
+
+
+class Secret(MMoE):
+    """Reads its table beside the inputs that it speaks of."""
+
+    def forward(self, batch):
+        output = super().forward(batch)
+        table = next(iter(self.embedding.parameters()))
+        for prediction in output.predictions:
+            prediction.logits = prediction.logits + table[batch.ids[:, 0]].sum(-1)
+        return output
+
+
+@pytest.mark.parametrize("kind", [Crossed, Doubled, Secret])
+def test_what_does_not_hold_is_not_believed(kind):
+    torch.manual_seed(0)
+    schema = toy_schema(3)
+    model = kind(schema, MMoE.Options(experts=3, hidden=(5,), tower=(4,), embedding=3)).double()
+    batch = doubled(toy_batch(schema, 40))
+    reach = Reach(model, batch)
+    assert not reach.trunk
+    assert not reach.private
+    assert reach.cuts == (kind is not Secret)
+    step = loop_step(model, batch, reach=reach)
+    step.gram()
+    check(applied(step, WEIGHTS, "weighted"), expected_gradient(model, batch, reach, WEIGHTS, "weighted"))
+
+
+def test_a_gate_that_all_tasks_share_is_no_parting():
+    model, batch = make("omoe")
+    assert not Reach(model, batch).trunk
