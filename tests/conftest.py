@@ -8,13 +8,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the models are ti
 
 import contextlib
 import io
-import multiprocessing
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -235,23 +234,10 @@ def story(tmp_path_factory: pytest.TempPathFactory, home: Path, plugin: Callable
     process = subprocess.Popen(
         [sys.executable, "-m", "mtlkit", *killed.command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
-    with quick_workers():
-        first = _interrupt(interrupted)
-        second = _kill(killed, process)
-        finished = run_cli(*killed.command)
+    first = _interrupt(interrupted)
+    second = _kill(killed, process)
+    finished = run_cli(*killed.command)
     return Story(killed.command, killed.out, first, second, finished, files(killed.out))
-
-
-@contextlib.contextmanager
-def quick_workers() -> Iterator[None]:
-    """Workers of this process are forked from one that has imported torch: each of them starts seconds earlier.
-
-    The command that is killed starts its worker as every user's does.
-    """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mtlkit.grid.cell", "torch._dynamo"])
-    with mock.patch("mtlkit.grid.engines.local.multiprocessing", mock.Mock(get_context=lambda _: context)):
-        yield
 
 
 class _Grid:
@@ -287,23 +273,29 @@ def _interrupt(grid: _Grid) -> Act:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     finger = threading.Thread(target=press)
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
     finger.start()
     said = run_cli(*grid.command)
     over.set()
     finger.join()
+    signal.signal(signal.SIGINT, handler)
     assert before, said.err
     return Act(said, before, files(grid.out), _wait(lambda: not _alive(grid.worker)), all(ignored))
 
 
 def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
-    """kill -9 while the second cell waits. Its worker is an orphan then, and sees that at the next point."""
+    """kill -9 while the second cell waits. Its worker is an orphan then, and sees that at the next point.
+
+    The process that the worker was forked from ends with it.
+    """
     _wait(lambda: grid.pid.exists() or process.poll() is not None)
     assert process.poll() is None, "the command ended by itself"
     before = files(grid.out)
     process.kill()
     code = process.wait(PATIENCE)
+    family = {grid.worker, parent(grid.worker)}
     grid.hold.unlink()
-    ended = _wait(lambda: not _alive(grid.worker))
+    ended = _wait(lambda: not any(map(_alive, family)))
     return Act(Said(code, "", ""), before, files(grid.out), ended)
 
 
@@ -327,6 +319,12 @@ def is_deaf(pid: int, field: str) -> bool:
         return True
     mask = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
     return bool(int(mask, 16) >> (signal.SIGINT - 1) & 1)
+
+
+def parent(pid: int) -> int:
+    """The process that a process is a child of; itself where nobody can tell."""
+    stat = Path(f"/proc/{pid}/stat")
+    return int(stat.read_text().rpartition(")")[2].split()[1]) if stat.exists() else pid
 
 
 def _alive(pid: int) -> bool:

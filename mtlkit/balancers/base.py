@@ -10,7 +10,6 @@ from typing import Any, ClassVar, Literal, Protocol
 import numpy as np
 import torch
 from pydantic import Field
-from scipy.stats import qmc
 from torch import Tensor, nn
 
 from mtlkit.config import Settings
@@ -205,6 +204,8 @@ def simplex_points(tasks: int, n: int) -> np.ndarray:
     if tasks == 2:
         first = np.arange(1, n + 1) / (n + 1)
         return np.stack([first, 1 - first], 1)
+    from scipy.stats import qmc  # here: it takes a second to import, and few runs need it
+
     spread = -np.log(qmc.Halton(tasks, scramble=False).random(n)[1:])  # the first point is 0
     return np.vstack([np.full(tasks, 1 / tasks), spread / spread.sum(1, keepdims=True)])
 

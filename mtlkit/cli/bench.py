@@ -61,7 +61,7 @@ def bench(
     Finished cells are never run again, so an interrupted grid goes on where it stopped. Without arguments a small grid
     runs on the data set fetched last, or on Census-Income.
     """
-    from mtlkit.grid.spec import read_grid, write_grid
+    from mtlkit.grid.spec import read_grid, with_dataset, write_grid
 
     flags: dict[str, Any] = {
         "dataset": dataset,
@@ -75,6 +75,8 @@ def bench(
         "out": out,
     }
     settings = read_grid(file, _given(flags), assignments or [])
+    if settings.dataset is not None:
+        settings = with_dataset(settings, settings.dataset)
     if print_config:
         print(write_grid(settings), end="")
         return
@@ -93,6 +95,10 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_failed: bool, force: bool) -> int:
+    from mtlkit.grid.engines.local import start_early
+
+    if not dry_run:
+        start_early(settings.execution.device)  # first: it imports in the background
     from rich.console import Console
     from rich.markup import escape
 
@@ -101,6 +107,7 @@ def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_fai
     from mtlkit.data.sources import ensure
     from mtlkit.grid.cell import resolve_device
     from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.spec import with_dataset
     from mtlkit.store import ResultStore
 
     talk = Console(stderr=True)
@@ -108,7 +115,7 @@ def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_fai
     resolve_device(settings.execution.device)
     if settings.dataset is None:
         last = last_fetched(home)
-        settings = settings.model_copy(update={"dataset": last or "census"})
+        settings = with_dataset(settings, last or "census")
         why = "fetched last" if last else "none was fetched before"
         talk.print(f"Data set [bold]{escape(str(settings.dataset))}[/bold] ({why}).", highlight=False)
     with show_downloads() as progress:

@@ -26,8 +26,10 @@ from mtlkit.models.base import Architecture
 from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from mtlkit.store import ResultStore
+from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.loop import Trainer
 from mtlkit.training.result import DivergedError, FitResult
+from mtlkit.training.scoring import autocast
 from mtlkit.training.seeding import seed_for
 from mtlkit.training.warm_start import WarmStart
 
@@ -60,12 +62,14 @@ def run_cell(
     device = resolve_device(execution.device)
     started = datetime.now(UTC)
     _reset_peak_memory(device)
+    compiled = None
     try:
         dataset = load_dataset(cell, home)
         trainer = build_trainer(cell, dataset, execution, device)
+        compiled = compile_model(trainer)
         result = trainer.fit(on_progress)
     except Exception as error:
-        return failure(cell, error, _environment(device, started))
+        return failure(cell, error, _environment(device, started, compiled))
     result.cost["peak_memory_bytes"] = _peak_memory(device)
     record = RunRecord(
         key=cell.key,
@@ -78,7 +82,7 @@ def run_cell(
         curve=result.curve,
         timing=result.timing,
         cost=result.cost,
-        environment=_environment(device, started),
+        environment=_environment(device, started, compiled),
         warnings=result.warnings,
     )
     arrays = {"probes": result.probes, "scores": result.scores, "weights": result.weights}
@@ -131,6 +135,18 @@ def build_trainer(cell: Cell, dataset: Dataset, execution: ExecutionSettings, de
     settings = TrainingSettings.model_validate(cell.resolved["training"])
     warm = warm_start(settings, execution)
     return Trainer(model, balancer, dataset, settings, execution, cell.seed, device, warm)
+
+
+def compile_model(trainer: Trainer) -> CompiledForward | None:
+    """Compile what a trainer is about to train, if the settings ask for it; failing is a warning."""
+    wanted = trainer.execution.compile
+    if wanted == "off" or (wanted == "auto" and trainer.device.type == "cpu"):
+        return None
+    size = trainer.settings.batch_size
+    compiled = CompiledForward(trainer.model, size, trainer.warnings.append)
+    batch = trainer.train.take(torch.arange(size) % len(trainer.train))
+    compiled.try_out(batch, autocast(trainer.device, trainer.settings.precision))
+    return compiled
 
 
 def warm_start(settings: TrainingSettings, execution: ExecutionSettings) -> WarmStart | None:
@@ -186,7 +202,7 @@ def _tasks(dataset: Dataset, result: FitResult) -> list[dict[str, Any]]:
     ]
 
 
-def _environment(device: torch.device, started: datetime) -> dict[str, Any]:
+def _environment(device: torch.device, started: datetime, compiled: CompiledForward | None = None) -> dict[str, Any]:
     return {
         "mtlkit": mtlkit.__version__,
         "python": platform.python_version(),
@@ -198,6 +214,8 @@ def _environment(device: torch.device, started: datetime) -> dict[str, Any]:
         "device_type": device.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "compiled": compiled is not None and compiled.working,
+        "compile_seconds": 0.0 if compiled is None else round(compiled.seconds, 1),
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }

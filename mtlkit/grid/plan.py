@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from mtlkit.config import Settings, Spec, parse_spec, validate
 from mtlkit.data.datasets.base import DatasetSource
+from mtlkit.data.planted import ceilings
 from mtlkit.data.schema import Dataset, Schema
 from mtlkit.errors import UsageError
 from mtlkit.grid.spec import GridSettings
@@ -106,6 +107,7 @@ def make_plan(
         "simulated": dataset.simulated,
     }
     training = settings.training.model_dump(mode="json") | {"init_from": _start(settings)}
+    ceiling = ceilings(dataset)
     cells: dict[str, Cell] = {}
     for seed in settings.seeds:
         for model, shares in models:
@@ -122,6 +124,7 @@ def make_plan(
                     balancer=balancer.typed,
                     seed=seed,
                     resolved=resolved,
+                    ceiling=ceiling,
                 )
                 cells.setdefault(cell.key, cell)
     return Plan([Planned(cell, _state(cell, store, retry_failed)) for cell in cells.values()], inapplicable)
@@ -129,25 +132,40 @@ def make_plan(
 
 def _start(settings: GridSettings) -> str | None:
     """The key of the run to start from: the folder may move, what was learnt there is what counts."""
-    folder = settings.execution.init_from
+    folder, key = settings.execution.init_from, settings.training.init_from
+    example = "mtlkit bench --init-from results/census/mmoe/uniform/seed-0-1a2b3c4d"
     if folder is None:
+        if key is not None:
+            raise UsageError(
+                f"init_from of the training is the key of a run, which mtlkit fills in; {key!r} names no folder.",
+                example,
+            )
         if settings.training.freeze:
             raise UsageError(
-                "freeze keeps weights of an earlier run, but none is named.",
-                "mtlkit bench --init-from results/census/mmoe/uniform/seed-0-1a2b3c4d --freeze 'embedding.*'",
+                "freeze keeps weights of an earlier run, but none is named.", f"{example} --freeze 'embedding.*'"
             )
-        return settings.training.init_from
+        return None
     record = ResultStore.record(folder)
     if record is None or not record.ok:
-        raise UsageError(
-            f"There is no finished run in {folder}.", "a run is a folder such as results/census/mmoe/uniform/seed-0-..."
-        )
+        raise UsageError(f"There is no finished run in {folder}.", example)
     if not (folder / "weights.npz").exists():
         raise UsageError(
             f"The run in {folder} kept no weights.",
-            f"mtlkit bench --models {record.cell.model} --set save_weights=true",
+            f"{_again(record.cell)} --set save_weights=true --out results/weights",
+        )
+    if key not in (None, record.key):
+        raise UsageError(
+            f"init_from of the training is {key!r}, but the run in {folder} has the key {record.key}.",
+            f"mtlkit bench --init-from {folder}, without that setting",
         )
     return record.key
+
+
+def _again(cell: Cell) -> str:
+    """The command that runs a cell alone."""
+    balancer = "" if cell.balancer == NO_BALANCER else f" --balancers '{cell.balancer}'"
+    alone = f"--references none --seeds {cell.seed},"
+    return f"mtlkit bench -d '{cell.dataset}' --models '{cell.model}'{balancer} {alone}"
 
 
 def _balancers(settings: GridSettings, dataset: Dataset) -> list[_Method]:
@@ -159,7 +177,7 @@ def _balancers(settings: GridSettings, dataset: Dataset) -> list[_Method]:
         if settings.training.scope not in kind.scopes:
             raise UsageError(
                 f"{spec.name} compares gradients of several batches, so it cannot work with scope=representation.",
-                "--set scope=dense",
+                f"mtlkit bench --balancers {spec.name} --set scope=dense",
             )
         for name, own in kind.expand(spec.name, dataset.schema.tasks, options):
             BALANCERS.load(name)(dataset.schema.tasks, own)  # raises where an option does not fit the tasks
@@ -211,7 +229,7 @@ def _check_names(options: Settings, schema: Schema, spec: Spec) -> None:
     """Options that name features or tasks must name ones that exist."""
     assert isinstance(options, BaseOptions)
     if isinstance(options, ModelOptions) and options.cvr != "derived" and schema.funnel is None:
-        raise UsageError(f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.", "leave the option cvr out")
+        raise UsageError(f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.", f"mtlkit bench --models {spec.name}")
     features = {feature.name for feature in schema.features if feature.kind != "dense"}
     towers = options.tower if isinstance(options.tower, dict) else {}
     checks: list[tuple[Iterable[str], Iterable[str], str]] = [

@@ -9,6 +9,7 @@ import yaml
 from pydantic import BeforeValidator, Field
 
 from mtlkit.config import ExecutionSettings, Settings, TrainingSettings, assign, read_yaml, split_list, validate
+from mtlkit.data.sources import open_source
 from mtlkit.errors import UsageError
 
 
@@ -91,6 +92,17 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
     for item in assignments:
         assign(values, _with_section(item), "given to --set")
     return validate(GridSettings, values, "grid", "mtlkit bench --print-config shows every setting")
+
+
+def with_dataset(settings: GridSettings, dataset: str) -> GridSettings:
+    """The same grid on a data set, with the training settings that suit it where the user gave none.
+
+    Raises:
+        UsageError: The data set or an option of it is unknown.
+    """
+    given = settings.training.model_dump(exclude_unset=True)
+    training = TrainingSettings.model_validate(open_source(dataset).training | given)
+    return settings.model_copy(update={"dataset": dataset, "training": training})
 
 
 def write_grid(settings: GridSettings) -> str:

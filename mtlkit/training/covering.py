@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 from mtlkit.data.schema import Schema, Split
@@ -73,6 +72,8 @@ def cover(split: Split, schema: Schema, batch_size: int, least: int) -> Cover:
     Raises:
         UsageError: That fills more than half of a batch.
     """
+    from scipy.stats import binom  # here: it takes a second to import, and few runs need it
+
     rows = len(split)
     rare = []
     for t, task in enumerate(schema.tasks):

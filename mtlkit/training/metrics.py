@@ -2,37 +2,76 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
+import numba
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mtlkit.data.schema import Task
 
+BLOCK = 1 << 15  # rows whose float64 values fit into a core's cache
+
 
 def auc(scores: Tensor, labels: Tensor) -> float | None:
     """The exact area under the ROC curve, ties counted half.
 
-    Negatives are sorted as plain values and the positives searched among them: no sort of row numbers is needed.
+    The positives and the negatives are sorted as plain values, and the pairs in the right order counted in one walk
+    along both: no sort of row numbers is needed, and the only rounding is that of the quotient.
 
     Args:
         scores: (N,).
         labels: (N,), positive where > 0.
 
     Returns:
-        The area, or None when one class is missing.
+        The area, or None when one class is missing or a score is NaN.
     """
+    scores = _precise(scores)
     positive = labels > 0
-    above, below = scores[positive], scores[~positive].sort().values
+    above, below = _rows(scores, positive), _rows(scores, ~positive)
     if not len(above) or not len(below):
         return None
-    wins = torch.searchsorted(below, above).sum() + torch.searchsorted(below, above, right=True).sum()
-    return int(wins) / (2 * len(above) * len(below))
+    wins = _wins_on_host(above.numpy(), below.numpy()) if scores.device.type == "cpu" else _wins(above, below)
+    return None if wins is None else wins / (2 * len(above) * len(below))
+
+
+def _wins_on_host(above: np.ndarray, below: np.ndarray) -> int | None:
+    """Twice the number of pairs in which the first is larger, and once that of ties; None if a value is NaN.
+
+    NumPy sorts plain numbers with vector instructions, more than ten times as fast as PyTorch.
+    """
+    above, below = np.sort(above), np.sort(below)
+    if np.isnan(above[-1]) or np.isnan(below[-1]):  # sorting puts them last
+        return None
+    return int(_walk(above, below))
+
+
+@numba.njit(nogil=True, cache=True)
+def _walk(above: np.ndarray, below: np.ndarray) -> int:
+    wins, less, at_most = 0, 0, 0  # how many of below are less than x, and at most x
+    for x in above:
+        while less < len(below) and below[less] < x:
+            less += 1
+        at_most = max(at_most, less)
+        while at_most < len(below) and below[at_most] <= x:
+            at_most += 1
+        wins += less + at_most
+    return wins
+
+
+def _wins(above: Tensor, below: Tensor) -> int | None:
+    """The same on any device, by searches."""
+    above, below = above.sort().values, below.sort().values
+    if bool(above[-1].isnan() | below[-1].isnan()):
+        return None
+    return int(torch.searchsorted(below, above).sum() + torch.searchsorted(below, above, right=True).sum())
 
 
 def task_metrics(task: Task, logits: Tensor, labels: Tensor, observed: Tensor | None) -> dict[str, Any]:
-    """All metrics of one task.
+    """All metrics of one task. A metric that is no finite number is None.
 
     Args:
         task: Its kind decides which metrics there are; regression is scored on the original scale.
@@ -43,46 +82,65 @@ def task_metrics(task: Task, logits: Tensor, labels: Tensor, observed: Tensor | 
     Returns:
         Metric name to value, beside ``rows`` and ``positives``.
     """
+    logits = _precise(logits)
     if observed is not None:
-        logits, labels = logits[observed], labels[observed]
-    positives = int((labels > 0).sum())
+        logits, labels = _rows(logits, observed), _rows(labels, observed)
+    positives = int((labels > 0).count_nonzero())
     out: dict[str, Any] = {"rows": len(labels), "positives": positives if task.kind == "binary" else None}
     if not len(labels):
         return out
     measure = {"binary": _binary, "regression": _regression, "multiclass": _multiclass}[task.kind]
-    return out | measure(task, logits.double(), labels.double())
+    found = measure(task, logits, labels)
+    return out | {name: value if value is not None and math.isfinite(value) else None for name, value in found.items()}
 
 
-def _binary(task: Task, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    loss = float(F.binary_cross_entropy_with_logits(logits, labels))
-    rate = float(labels.mean())
-    base = -(rate * _log(rate) + (1 - rate) * _log(1 - rate))  # loss of the best constant
+def _precise(values: Tensor) -> Tensor:
+    return values.detach().to(torch.promote_types(values.dtype, torch.float32))
+
+
+def _rows(values: Tensor, where: Tensor) -> Tensor:
+    """``values[where]``; on the CPU through NumPy, which is several times as fast."""
+    return torch.from_numpy(values.numpy()[where.numpy()]) if values.device.type == "cpu" else values[where]
+
+
+def _binary(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
+    loss, expected = (torch.zeros((), dtype=torch.float64, device=logits.device) for _ in range(2))
+    for block, label in zip(logits.split(BLOCK), labels.split(BLOCK), strict=True):
+        x = block.double()
+        loss -= F.logsigmoid(torch.where(label > 0, x, -x)).sum()  # in this form infinite logits are right, too
+        expected += x.sigmoid().sum()
+    mean, positives = float(loss) / len(labels), int((labels > 0).count_nonzero())
+    rate = positives / len(labels)
+    base = -(_xlogx(rate) + _xlogx(1 - rate))  # loss of the best constant
     return {
-        "auc": auc(logits.float(), labels),
-        "logloss": loss,
-        "normalized_entropy": loss / base if base > 0 else None,
-        "calibration": float(logits.sigmoid().sum() / labels.sum()) if rate > 0 else None,
+        "auc": auc(logits, labels),
+        "logloss": mean,
+        "normalized_entropy": mean / base if base > 0 else None,
+        "calibration": float(expected) / positives if positives else None,
     }
 
 
-def _regression(task: Task, predicted: Tensor, labels: Tensor) -> dict[str, Any]:
+def _regression(task: Task, predicted: Tensor, labels: Tensor) -> dict[str, float | None]:
     std = task.scale[1] if task.scale else 1.0
+    labels = labels.double()
     error = (predicted - labels) * std
     spread = float(((labels - labels.mean()) * std).square().mean())
     mse = float(error.square().mean())
     return {"mse": mse, "mae": float(error.abs().mean()), "r2": 1 - mse / spread if spread > 0 else None}
 
 
-def _multiclass(task: Task, logits: Tensor, labels: Tensor) -> dict[str, Any]:
-    classes = labels.long()
-    areas = [auc(logits.softmax(-1)[:, c].float(), classes == c) for c in range(task.classes)]
+def _multiclass(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
+    classes, logits = labels.long(), logits.double()
+    loss = float(F.cross_entropy(logits, classes))
+    chances = logits.softmax(-1).float()
+    areas = [auc(chances[:, c], classes == c) for c in range(task.classes)]
     defined = [area for area in areas if area is not None]
     return {
-        "accuracy": float((logits.argmax(-1) == classes).double().mean()),
-        "logloss": float(F.cross_entropy(logits, classes)),
+        "accuracy": None if math.isnan(loss) else float((logits.argmax(-1) == classes).double().mean()),
+        "logloss": loss,
         "auc": sum(defined) / len(defined) if defined else None,  # one class against the rest, mean over classes
     }
 
 
-def _log(value: float) -> float:
-    return float(torch.log(torch.tensor(value, dtype=torch.float64))) if value > 0 else 0.0
+def _xlogx(value: float) -> float:
+    return value * math.log(value) if value > 0 else 0.0

@@ -198,3 +198,26 @@ def test_what_to_start_from_is_checked_before_anything_runs(cells, home, tmp_pat
         cells("mmoe", "uniform", f"execution.init_from={tmp_path}/nothing")
     with pytest.raises(UsageError, match="none is named"):
         cells("mmoe", "uniform", "freeze=gates.*")
+
+
+def test_compiling_is_recorded_and_its_failure_a_warning(cells, home, monkeypatch):
+    asked = []
+
+    def compile_nothing(function, **options):
+        asked.append(options)
+
+        def body(batch):
+            raise RuntimeError("no compiler")
+
+        return body
+
+    (cell,) = cells("mmoe[hidden=4]", "uniform")
+    plain = run_cell(cell, home, CPU.model_copy(update={"compile": "auto"})).record
+    assert (plain.environment["compiled"], plain.environment["compile_seconds"]) == (False, 0)
+    monkeypatch.setattr(torch, "compile", compile_nothing)
+    record = run_cell(cell, home, CPU.model_copy(update={"compile": "on"})).record
+    assert asked == [{"dynamic": False, "fullgraph": True}]
+    assert record.ok
+    assert record.environment["compiled"] is False
+    assert record.warnings == ["torch.compile failed, the run went on without it: RuntimeError: no compiler"]
+    assert record.metrics == plain.metrics

@@ -1,12 +1,19 @@
+import multiprocessing
+import os
 import signal
+from pathlib import Path
+from unittest import mock
+
+import pytest
 
 from mtlkit.config import ExecutionSettings
 from mtlkit.data.sources import ensure
-from mtlkit.grid.engines.local import LocalEngine, _end, available_cores
+from mtlkit.grid.engines import local
+from mtlkit.grid.engines.local import FORKS, LocalEngine, _end, _Worker, available_cores
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.spec import read_grid
 from mtlkit.store import RECORD, ResultStore
-from tests.conftest import DATA, is_deaf, quick_workers
+from tests.conftest import DATA, is_deaf, parent
 
 
 def test_the_grid_goes_on_whatever_happens(story):
@@ -89,8 +96,7 @@ def test_a_cell_that_takes_too_long(tmp_path, home, plugin):
     cells = cells_of(home, store, [sleepy, "uniform", "uwl"])
     started = []
     engine = LocalEngine(store, home, ExecutionSettings(device="cpu", jobs=2, timeout=3))
-    with quick_workers():
-        records = {record.key: record for record in engine.run(cells, lambda cell, share: started.append(cell.key))}
+    records = {record.key: record for record in engine.run(cells, lambda cell, share: started.append(cell.key))}
     assert records.keys() == {cell.key for cell in cells}
     slow = records[cells[0].key]
     assert slow.status == "timeout"
@@ -99,6 +105,39 @@ def test_a_cell_that_takes_too_long(tmp_path, home, plugin):
     assert [store.get(cell) for cell in cells] == [records[cell.key] for cell in cells]
     assert {record.status for record in records.values()} <= {"ok", "timeout"}
     assert started[:2] == [cells[0].key, cells[1].key]
+
+
+def test_the_time_in_which_a_worker_starts_does_not_count(tmp_path, home):
+    (cell,) = cells_of(home, ResultStore(tmp_path), ["uniform"])
+    engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu", timeout=3600))
+    ours, theirs = multiprocessing.Pipe()
+    worker = _Worker(mock.Mock(), ours, cell)
+    heard = []
+
+    def hear(ready):
+        return engine._hear(worker, ready, lambda cell, share: heard.append(share))
+
+    assert hear(False) is None
+    assert worker.since is None, "it has not said that it took up the cell"
+    theirs.send(0.0)
+    assert hear(True) is None
+    assert heard == [0]
+    worker.since -= 3601
+    assert hear(False).status == "timeout"
+    assert worker.process.kill.called
+
+
+@pytest.mark.skipif(not FORKS, reason="workers are spawned here")
+def test_workers_are_forked_from_one_process_that_has_imported_everything(tmp_path, home):
+    engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu"))
+    workers = [engine._start(1) for _ in range(2)]
+    try:
+        (server,) = {parent(worker.process.pid) for worker in workers}
+        assert server != os.getpid()
+        assert "libtorch_cpu" in Path(f"/proc/{server}/maps").read_text()
+    finally:
+        for worker in workers:
+            _end(worker)
 
 
 def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(tmp_path, home):
@@ -132,3 +171,29 @@ def test_jobs(monkeypatch, tmp_path, home):
 def test_nothing_to_do(tmp_path, home):
     assert list(LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu")).run([])) == []
     assert available_cores() >= 1
+
+
+@pytest.mark.parametrize(("device", "driver", "starts"), [("cpu", True, 1), ("auto", False, 1), ("auto", True, 0)])
+def test_imports_begin_early_where_workers_will_be_forked(monkeypatch, tmp_path, device, driver, starts):
+    started = []
+    monkeypatch.setattr(local, "start_server", lambda: started.append(1))
+    monkeypatch.setattr(local, "GPU_DRIVERS", (tmp_path if driver else tmp_path / "none",))
+    local.start_early(device)
+    local.start_early("cuda")
+    assert len(started) == starts
+
+
+def test_on_a_gpu_workers_are_spawned(monkeypatch, tmp_path, home):
+    """What a forked process would inherit of a GPU is of no use to it."""
+    contexts = []
+
+    def get_context(method):
+        contexts.append(method)
+        raise InterruptedError
+
+    engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cuda"))
+    monkeypatch.setattr(engine, "_on_cpu", lambda: False)
+    monkeypatch.setattr(multiprocessing, "get_context", get_context)
+    with pytest.raises(InterruptedError):
+        engine._start(1)
+    assert contexts == ["spawn"]

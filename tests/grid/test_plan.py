@@ -1,3 +1,7 @@
+import shlex
+from pathlib import Path
+
+import numpy as np
 import pytest
 
 from mtlkit.data.sources import ensure
@@ -102,6 +106,42 @@ def test_whatever_moves_numbers_is(plan, text):
     changed, plain = (plan({"models": "mmoe"}, *given).cells[0].cell for given in ([text], []))
     assert changed.key != plain.key
     assert changed.group != plain.group
+
+
+def test_a_cell_knows_the_ceiling_of_simulated_data(plan, home):
+    _, data = ensure(DATA, home)
+    planted = data.details["simulation"]["planted_auc"]
+    cells = [p.cell for p in plan({"models": "mmoe,ple"}).cells]
+    assert all(cell.ceiling == planted for cell in cells)
+    assert "ceiling" not in cells[0].resolved["dataset"]
+    assert plan({"models": "mmoe"}, tasks=["task-2"]).cells[0].cell.ceiling == {"task-2": planted["task-2"]}
+
+
+def test_the_start_is_named_by_its_folder(plan, store):
+    run = done(plan({"models": "mmoe"}).cells[0].cell)
+    folder = store.save(run, {"weights": {"x": np.zeros(1)}})
+    for text in ("init_from=results/x", f"training.init_from={run.key}"):
+        with pytest.raises(UsageError, match=r"which mtlkit fills in; .* names no folder") as caught:
+            plan({"models": "mmoe"}, text)
+        assert caught.value.hint.startswith("mtlkit bench --init-from ")
+    with pytest.raises(UsageError, match=r"but the run in .* has the key"):
+        plan({"models": "mmoe"}, "training.init_from=else", f"execution.init_from={folder}")
+    for items in ([], [f"training.init_from={run.key}"]):
+        made = plan({"models": "mmoe"}, f"execution.init_from={folder}", *items)
+        assert made.cells[0].cell.resolved["training"]["init_from"] == run.key
+
+
+def test_a_start_without_weights_names_the_command_that_makes_them(plan, store):
+    of = plan({"models": "mmoe[experts=4]", "balancers": "static[w=1:2]"}).cells[0].cell
+    folder = store.save(done(of))
+    with pytest.raises(UsageError, match="kept no weights") as caught:
+        plan({"models": "mmoe"}, f"execution.init_from={folder}")
+    words = shlex.split(caught.value.hint)
+    given = dict(zip(words[2::2], words[3::2], strict=True))
+    assert given.pop("--set") == "save_weights=true"
+    assert Path(given.pop("--out")) != store.root, "a finished cell is not run again"
+    made = plan({"models": given["--models"], "balancers": given["--balancers"], "seeds": given["--seeds"]})
+    assert [p.cell.key for p in made.cells] == [of.key]
 
 
 def test_tasks_and_their_order_are_part_of_the_identity(plan):
@@ -229,6 +269,29 @@ def test_errors_are_found_before_anything_runs(plan, settings, items, message):
         plan(settings, *items)
     assert caught.value.message.startswith(message)
     assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("settings", "items"),
+    [
+        ({"models": "mmoe", "balancers": "static[w=1:2:3]"}, []),
+        ({"models": "mmoe", "balancers": "pareto[c=2]"}, []),
+        ({"models": "mmoe", "balancers": "pareto[c=0.1,sweep=3]"}, []),
+        ({"models": "mmoe", "balancers": "moco"}, ["scope=representation"]),
+        ({"models": "mmoe[cvr=clicked]"}, []),
+        ({"models": "home[groups.task-1=a]"}, []),
+    ],
+    ids=str,
+)
+def test_hints_are_commands_that_work(plan, settings, items):
+    with pytest.raises(UsageError) as caught:
+        plan(settings, *items)
+    program, command, *words = shlex.split(caught.value.hint)
+    assert (program, command) == ("mtlkit", "bench")
+    given = dict(zip(words[::2], words[1::2], strict=True))
+    assigned = [given.pop("--set")] if "--set" in given else []
+    changed = {option.removeprefix("--"): value for option, value in given.items()}
+    assert plan({"models": "mmoe"} | changed, *assigned).cells
 
 
 def test_what_names_an_existing_task_is_fine(plan):

@@ -3,8 +3,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mtlkit.config import TrainingSettings
 from mtlkit.errors import UsageError
-from mtlkit.grid.spec import GridSettings, read_grid, write_grid
+from mtlkit.grid.spec import GridSettings, read_grid, with_dataset, write_grid
+from mtlkit.registry import DATASETS
 
 YAML = """
 dataset: synthetic[rows=200]
@@ -133,3 +135,11 @@ def test_every_setting_is_written():
     assert plain.keys() == GridSettings.model_fields.keys()
     for section in ("training", "execution"):
         assert plain[section].keys() == GridSettings.model_fields[section].annotation.model_fields.keys()
+
+
+def test_a_data_set_brings_training_settings_that_flags_outrank():
+    plain = with_dataset(read_grid(None, {}, []), "ali-ccp")
+    assert plain.training.model_dump(exclude_unset=True) == DATASETS.load("ali-ccp").training != {}
+    asked = with_dataset(read_grid(None, {"training": {"epochs": 6}}, ["lr=.01"]), "ali-ccp[sample=.1]")
+    assert (asked.training.epochs, asked.training.batch_size, asked.training.lr) == (6, plain.training.batch_size, 0.01)
+    assert with_dataset(read_grid(None, {}, []), "census").training == TrainingSettings()

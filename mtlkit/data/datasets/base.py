@@ -37,6 +37,8 @@ class DatasetSource(ABC):
     citation: ClassVar[str] = ""
     download_size: ClassVar[str] = "nothing"
     simulated: ClassVar[bool] = False
+    training: ClassVar[dict[str, Any]] = {}
+    """Training settings that suit these data where the user says nothing."""
     preparation: ClassVar[int] = 1
     """Raised when :meth:`prepare` comes to build other data from the same raw files: what was prepared is stale."""
 

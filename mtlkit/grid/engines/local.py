@@ -2,6 +2,9 @@
 
 A worker stores what it finishes, so nothing is lost when the pool dies. A worker that dies takes down its own cell
 only: that cell is recorded as failed, and another worker takes its place.
+
+Imports take seconds, many times what the rest of a small cell takes. So where the platform allows it (Linux, and no
+GPU is used), one process imports everything once, and workers are forked from it.
 """
 
 from __future__ import annotations
@@ -9,11 +12,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -25,13 +30,18 @@ from mtlkit.store import ResultStore
 Progress = Callable[[Cell, float], None]
 """Called with a cell and the share of it that is done; 0 when it starts."""
 
+GRACE = 2.0  # seconds in which an idle worker may end by itself
+PRELOAD = "mtlkit.grid.engines.preload"
+FORKS = sys.platform == "linux"  # on macOS system libraries that torch has loaded may not survive a fork
+GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+
 
 @dataclass
 class _Worker:
     process: BaseProcess
     pipe: Connection
     cell: Cell | None = None
-    since: float = 0.0
+    since: float | None = None  # when it took up the cell; its own start does not count
 
 
 class LocalEngine:
@@ -48,11 +58,13 @@ class LocalEngine:
 
     def jobs(self, cells: int) -> int:
         """Cells at a time: as asked, else one a core on the CPU and one on a GPU."""
+        default = available_cores() if self._on_cpu() else 1
+        return max(1, min(self.execution.jobs or default, cells))
+
+    def _on_cpu(self) -> bool:
         from mtlkit.grid.cell import resolve_device
 
-        cores = available_cores()
-        default = cores if resolve_device(self.execution.device).type == "cpu" else 1
-        return max(1, min(self.execution.jobs or default, cells))
+        return resolve_device(self.execution.device).type == "cpu"
 
     def run(self, cells: Sequence[Cell], progress: Progress = lambda cell, share: None) -> Iterator[RunRecord]:
         """Run cells and yield their records as they finish, in no particular order.
@@ -62,8 +74,10 @@ class LocalEngine:
         waiting = deque(cells)
         jobs = self.jobs(len(cells))
         threads = max(1, available_cores() // jobs)
-        workers = [self._start(threads) for _ in range(min(jobs, len(cells)))]
+        workers: list[_Worker] = []
         try:
+            for _ in range(min(jobs, len(cells))):
+                workers.append(self._start(threads))
             for worker in workers:
                 self._assign(worker, waiting, progress)
             while busy := [worker for worker in workers if worker.cell is not None]:
@@ -82,18 +96,25 @@ class LocalEngine:
                 _end(worker)
 
     def _start(self, threads: int) -> _Worker:
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        arguments = (theirs, self.store.root, self.home, self.execution, threads)
-        process = context.Process(target=_work, args=arguments, daemon=True)
-        with _interrupts_held():
-            process.start()
+        arguments = (self.store.root, self.home, self.execution, threads)
+        if FORKS and self._on_cpu():
+            start_server()
+            forking = multiprocessing.get_context("forkserver")
+            ours, theirs = forking.Pipe()
+            process: BaseProcess = forking.Process(target=_work, args=(theirs, *arguments), daemon=True)
+            process.start()  # may wait for the server: here Ctrl-C counts, and a worker without a parent ends
+        else:
+            spawning = multiprocessing.get_context("spawn")
+            ours, theirs = spawning.Pipe()
+            process = spawning.Process(target=_work, args=(theirs, *arguments), daemon=True)
+            with _interrupts_held():
+                process.start()
         theirs.close()
         return _Worker(process, ours)
 
     def _assign(self, worker: _Worker, waiting: deque[Cell], progress: Progress) -> None:
         worker.cell = waiting.popleft() if waiting else None
-        worker.since = time.monotonic()
+        worker.since = None
         if worker.cell is not None:
             progress(worker.cell, 0.0)
             try:
@@ -116,8 +137,9 @@ class LocalEngine:
                 return self._give_up(cell, "WorkerDied", f"the process of this cell {how}{hint}", timeout=False)
             if isinstance(message, RunRecord):
                 return message
+            worker.since = worker.since or time.monotonic()
             progress(cell, message)
-        if limit is not None and time.monotonic() - worker.since > limit:
+        if limit is not None and worker.since is not None and time.monotonic() - worker.since > limit:
             worker.process.kill()
             worker.process.join()
             return self._give_up(cell, "Timeout", f"the cell took longer than {limit:g} seconds", timeout=True)
@@ -131,6 +153,21 @@ class LocalEngine:
         return outcome.record
 
 
+def start_early(device: str) -> None:
+    """Have the imports of the workers begin, if it can be told already that they will be forked."""
+    if device == "cpu" or (device == "auto" and not any(path.exists() for path in GPU_DRIVERS)):
+        start_server()
+
+
+def start_server() -> None:
+    """Start the process that workers are forked from, unless it runs. It ends with the last of its users."""
+    if not FORKS:
+        return
+    multiprocessing.set_forkserver_preload([PRELOAD])
+    with _interrupts_held():
+        forkserver.ensure_running()
+
+
 def available_cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -142,6 +179,7 @@ def _interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
+    resource_tracker.ensure_running()  # first: to start it later would let interrupts through again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -150,9 +188,12 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _end(worker: _Worker) -> None:
+    """Without a pipe, a worker that waits for a cell ends by itself, and cleans up; one at work is stopped."""
     try:
         worker.pipe.close()
     finally:
+        if worker.cell is None:
+            worker.process.join(GRACE)
         if worker.process.is_alive():
             worker.process.terminate()
         worker.process.join()
@@ -172,6 +213,7 @@ def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSetti
             cell = pipe.recv()
         except (EOFError, OSError):
             return
+        _tell(pipe, 0.0)  # taken up: from now on its time counts
         outcome = run_cell(cell, home, execution, on_progress=lambda share: _tell(pipe, share))
         store.save(outcome.record, outcome.arrays, outcome.log)
         _tell(pipe, outcome.record)

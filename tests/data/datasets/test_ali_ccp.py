@@ -9,6 +9,7 @@ from mtlkit.cli.fetch import _typed
 from mtlkit.data import download as download_module
 from mtlkit.data.ali_ccp.simulate import Simulation, write_archives
 from mtlkit.data.home import last_fetched
+from mtlkit.data.planted import ceilings
 from mtlkit.data.sources import ensure, open_source
 from mtlkit.errors import MissingError, MtlkitError, UsageError
 from mtlkit.training.batches import DeviceSplit
@@ -47,7 +48,7 @@ def test_simulate_flag_and_card(tmp_path):
     flags = ("--simulate", "3000", "--protocol", "rechub", "--fields", "101,109_14,205", "--sample", "0.9")
     code, said = run("fetch", "ali-ccp", *flags, home=tmp_path)
     assert code == 0, said
-    for text in ("SIMULATED", "planted AUC", "not stated", "dirty rows (lines"):
+    for text in ("SIMULATED", "planted model", "not stated", "dirty rows (lines"):
         assert text in said
     spec = "ali-ccp[protocol=rechub,fields=101:109_14:205,sample=0.9,simulate=3000]"
     assert last_fetched(tmp_path) == spec
@@ -66,9 +67,9 @@ def test_simulated_archives_can_be_read_again_with_from(home, tmp_path):
 
 
 def test_planted_ceiling_is_with_the_data(home):
-    source, data = ensure(SMALL, home)
+    _, data = ensure(SMALL, home)
     assert 0.5 < data.details["simulation"]["planted_auc"]["click"] < 0.75
-    assert "planted AUC" in source.provenance(home)
+    assert ceilings(data)["click"] == data.details["simulation"]["planted_auc"]["click"]
 
 
 def test_other_raw_files_are_other_data(tmp_path):

@@ -1,0 +1,93 @@
+"""``torch.compile`` for the body of a model: all that stands above the embedding, in training, at one batch size.
+
+The embedding stays as it is, for the compiler sees neither row-sparse gradients nor our own kernels. One shape is
+compiled and tried out before the run; whatever goes wrong then or later, the model goes on uncompiled.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mtlkit.models.base import Architecture, Batch, Output
+
+
+class CompiledForward:
+    """Stands in for the ``forward`` of a model, and compiles it for the batches of training.
+
+    Args:
+        model: Its ``forward`` is replaced.
+        rows: Rows of a training batch; batches of other sizes are not compiled.
+        on_failure: Called with a sentence if the compiler gives up.
+    """
+
+    def __init__(self, model: Architecture, rows: int, on_failure: Callable[[str], None]) -> None:
+        import torch._functorch.config
+        import torch._inductor.config
+
+        torch._functorch.config.donated_buffer = False  # or each graph could be differentiated only once
+        torch._inductor.config.compile_threads = 1  # a cell has one core, and leaves no process behind
+        self.model, self.rows, self.on_failure = model, rows, on_failure
+        self.seconds = 0.0
+        self.plain, self.foldable = model.forward, model.embedding.foldable
+        self.body: Callable[[Batch], Output] | None = torch.compile(self.plain, dynamic=False, fullgraph=True)
+        model.embedding.foldable = False  # what is folded is computed by a kernel of our own
+        model.forward = self  # type: ignore[method-assign]
+
+    @property
+    def working(self) -> bool:
+        return self.body is not None
+
+    def __call__(self, batch: Batch) -> Output:
+        training = self.model.training and torch.is_grad_enabled()
+        if self.body is None or not training or len(batch) != self.rows:
+            return self.plain(batch)
+        x = self.model.embedding(batch).tensor()
+        try:
+            output = self.body(replace(batch, embedded=x))
+            if output.representation is not None:
+                output.representation = self._same(output.representation, x)
+        except Exception as error:
+            self._give_up(error)
+            return self.plain(batch)
+        return output
+
+    def try_out(self, batch: Batch, precision: torch.autocast) -> None:
+        """Compile the forward and the backward pass, without a trace in the model or in the random state."""
+        began = time.perf_counter()
+        model = self.model
+        kept = {name: value.clone() for name, value in model.named_buffers()}
+        devices = [batch.labels.device] if batch.labels.is_cuda else []
+        with torch.random.fork_rng(devices=devices):
+            training = model.training
+            model.train()
+            try:
+                with precision:
+                    output = model(batch)
+                parameters = [value for value in model.parameters() if value.requires_grad]
+                for objective in model.objectives(output, batch):  # twice through one graph, as balancers go
+                    torch.autograd.grad(objective.loss, parameters, retain_graph=True, allow_unused=True)
+            except Exception as error:
+                self._give_up(error)
+            model.train(training)
+        with torch.no_grad():
+            for name, value in model.named_buffers():
+                value.copy_(kept[name])
+        self.seconds = time.perf_counter() - began
+
+    @staticmethod
+    def _same(given: Tensor, x: Tensor) -> Tensor:
+        """What a compiled body returns is not on the way to its losses, so x itself has to stand for it."""
+        if given.shape != x.shape:
+            raise RuntimeError("the tasks share a part of the embedding only")
+        return x
+
+    def _give_up(self, error: Exception) -> None:
+        self.body = None
+        self.model.embedding.foldable = self.foldable
+        reason = str(error).strip().partition("\n")[0]
+        self.on_failure(f"torch.compile failed, the run went on without it: {type(error).__name__}: {reason}")
