@@ -62,6 +62,8 @@ class Cell(_Value):
         seed: Source of initial weights, batch order and dropout.
         resolved: Everything that moves the numbers, defaults filled in, under ``dataset`` (name, options, tasks,
             fingerprint), ``model`` (name, options), ``balancer`` (name, options) and ``training``.
+        ceiling: Score to the primary metric that the planted model of simulated data reaches on the test split; empty
+            for real data. It follows from the data, so it is no part of the key.
     """
 
     dataset: str
@@ -69,6 +71,7 @@ class Cell(_Value):
     balancer: str
     seed: int
     resolved: dict[str, Any]
+    ceiling: dict[str, float] = Field(default_factory=dict)
 
     @cached_property
     def group(self) -> str:

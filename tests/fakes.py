@@ -41,6 +41,7 @@ def cell(
     simulated: bool = False,
     training: dict[str, Any] | None = None,
     model_options: dict[str, Any] | None = None,
+    ceiling: dict[str, float] | None = None,
 ) -> Cell:
     kind, weighing = parse_spec(model), parse_spec(balancer)
     options: dict[str, Any] = {"protocol": protocol} if protocol else {}
@@ -61,6 +62,7 @@ def cell(
             "balancer": {"name": weighing.name, "options": weighing.options},
             "training": {"epochs": 6.0, "lr": 0.002, **(training or {})},
         },
+        ceiling=ceiling or {},
     )
 
 

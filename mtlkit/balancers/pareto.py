@@ -50,7 +50,7 @@ class Pareto(GramBalancer):
         if len(floor) != count or floor.min() < 0 or floor.sum() >= 1:
             raise UsageError(
                 f"pareto needs bounds c >= 0 that sum to less than 1, one for all or one for each of {count} tasks.",
-                "--balancers 'pareto[c=0.05]'",
+                f"mtlkit bench --balancers 'pareto[c={0.1 / count:.2g}]'",
             )
         self.floor = floor
 
@@ -61,7 +61,9 @@ class Pareto(GramBalancer):
         if options.sweep is None:
             return [(name, options)]
         if options.c is not None:
-            raise UsageError("pareto takes bounds c or a sweep of them, not both.", "--balancers 'pareto[sweep=5]'")
+            raise UsageError(
+                "pareto takes bounds c or a sweep of them, not both.", "mtlkit bench --balancers 'pareto[sweep=5]'"
+            )
         given = options.model_dump(exclude_unset=True, exclude={"sweep"})
         bounds = BOUND * simplex_points(len(tasks), options.sweep)
         return [(name, cls.Options(**given, c=tuple(float(f"{value:.3g}") for value in c))) for c in bounds]

@@ -40,7 +40,8 @@ class Static(Balancer):
             names = ", ".join(task.name for task in tasks)
             example = ":".join(str(t + 1) for t in range(len(tasks)))
             raise UsageError(
-                f"static needs one positive weight for each of {names}.", f"--balancers 'static[w={example}]'"
+                f"static needs one positive weight for each of {names}.",
+                f"mtlkit bench --balancers 'static[w={example}]'",
             )
         self.weights: Tensor
         self.register_buffer("weights", torch.tensor(given))

@@ -70,7 +70,8 @@ def info(
     entry = registry.load(name)
     options = _options(entry.Options)
     facts = {"name": name, "kind": registry.kind, "description": registry.docstring(name), "options": options}
-    facts |= {key: getattr(entry, key) for key in ("needs", "scale", "licence", "url") if hasattr(entry, key)}
+    further = ("needs", "scale", "licence", "url", "simulated", "training")
+    facts |= {key: getattr(entry, key) for key in further if hasattr(entry, key)}
     if registry is BALANCERS:
         facts["same_as"] = relatives(name)
     if as_json:
@@ -121,6 +122,13 @@ def _show(facts: dict[str, Any], kind: str) -> None:
     if "needs" in facts:
         scale = {"simplex": "weights sum to T", "native": "weights keep the length the method gives them"}
         console.print(Padding(Text(f"Needs: {facts['needs']}. Scale: {scale[facts['scale']]}."), (0, 2, 1, 2)))
+    if facts.get("simulated"):
+        console.print(
+            Padding(Text("Simulated: generated on this machine, and every table and figure says so."), (0, 2, 1, 2))
+        )
+    if facts.get("training"):
+        said = ", ".join(f"{key}={value}" for key, value in facts["training"].items())
+        console.print(Padding(Text(f"Trains with {said} unless told otherwise."), (0, 2, 1, 2)))
     for text in facts.get("same_as", []):
         console.print(Padding(Text(f"Note: {text}"), (0, 2, 1, 2)))
     table = Table.grid(padding=(0, 2))

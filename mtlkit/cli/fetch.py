@@ -170,6 +170,8 @@ def _facts(source: DatasetSource, data: Dataset, prepared: list[str], provenance
     from rich.table import Table
     from rich.text import Text
 
+    from mtlkit.data.planted import ceilings
+
     counts = {kind: len(data.schema.of_kind(kind)) for kind in ("id", "bag", "dense")}
     names = {"id": "ids", "bag": "bags of ids", "dense": "numbers"}
     title = Text(source.title, style="bold")
@@ -185,6 +187,12 @@ def _facts(source: DatasetSource, data: Dataset, prepared: list[str], provenance
     facts.add_row("licence", Text(source.licence))
     facts.add_row("inputs", ", ".join(f"{count} {names[kind]}" for kind, count in counts.items() if count))
     facts.add_row("prepared", Text("\n".join(prepared)))
+    planted = ceilings(data)
+    if planted:
+        reached = [f"{of.label} {planted[of.name]:.4f}" for of in data.schema.scores() if of.name in planted]
+        facts.add_row(
+            "ceiling", Text(f"{', '.join(reached)}: the planted model on test, which none passes but by luck")
+        )
     return facts
 
 

@@ -27,6 +27,8 @@ def report(
         return
     files = write_report(results, out)
     _warn(files.unreadable)
+    for title in files.simulated:
+        typer.echo(f"note: {title} is simulated data", err=True)
     for path in (files.page, *files.tables):
         typer.echo(path)
     folder = files.page.parent / "figures"

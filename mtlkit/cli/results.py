@@ -55,7 +55,7 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
 
 def _width(content: Content, columns: list[int]) -> int:
     longest = [
-        max(len(text) for text in (content.columns[i], *(row[i].text + row[i].marks for row in content.rows)))
+        max(len(text) for text in (content.columns[i], *(row[i].text + row[i].marks for row in content.lines)))
         for i in columns
     ]
     return sum(longest) + len(columns)
@@ -78,6 +78,9 @@ def _table(content: Content, columns: list[int]) -> list[RenderableType]:
         table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
     for row in content.rows:
         table.add_row(*(Text(row[i].text + row[i].marks, style="bold" if row[i].best else "") for i in columns))
+    if content.ceiling:
+        table.add_section()
+        table.add_row(*(Text(content.ceiling[i].text, style="yellow") for i in columns))
     shown = "".join(row[i].marks for row in content.rows for i in columns)
     names = {content.columns[i] for i in columns}
     notes = [note for note in content.notes if _applies(note, shown, names)]

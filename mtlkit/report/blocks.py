@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
@@ -27,6 +28,7 @@ class TaskInfo:
         description: Of the data set.
         label: In tables and figures; the name, if empty.
         trained: The task that is trained for it; itself, if empty.
+        ceiling: What the planted model of simulated data reaches on the test split; NaN where that is unknown.
     """
 
     name: str
@@ -35,6 +37,7 @@ class TaskInfo:
     description: str = ""
     label: str = ""
     trained: str = ""
+    ceiling: float = math.nan
 
     @property
     def title(self) -> str:
@@ -96,6 +99,16 @@ class Block:
     groups: tuple[Group, ...]
 
     @property
+    def label(self) -> str:
+        """The title, with what must be said wherever a reader sees numbers of this block."""
+        return self.title + self.mark
+
+    @property
+    def mark(self) -> str:
+        """That the data is simulated; nothing for real data."""
+        return " (simulated data)" if self.simulated else ""
+
+    @property
     def trained(self) -> int:
         """Number of tasks that were trained; on a funnel more scores than that are measured."""
         return len({task.trained or task.name for task in self.tasks})
@@ -130,6 +143,7 @@ def make_block(key: str, records: list[RunRecord]) -> Block:
 
 def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
     """The tasks of a block: as described by its finished records, else by name alone."""
+    ceiling = {name: value for record in records for name, value in record.cell.ceiling.items()}
     known: dict[str, TaskInfo] = {}
     for record in records:
         for task in record.tasks:
@@ -153,7 +167,7 @@ def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
         listed = records[0].cell.resolved.get("dataset", {}).get("tasks") or []
         names = [str(task["name"]) if isinstance(task, Mapping) else str(task) for task in listed]
         known = {name: TaskInfo(name, "auc") for name in names}
-    return tuple(known.values())
+    return tuple(replace(task, ceiling=ceiling.get(task.name, math.nan)) for task in known.values())
 
 
 def _groups(records: list[RunRecord]) -> tuple[Group, ...]:

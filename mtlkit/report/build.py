@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -18,6 +19,9 @@ from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_mar
 from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
 from mtlkit.store import ResultStore
 
+WRITTEN = "files.json"
+"""Lists the files of a report, so that the next one can remove those that it does not write again."""
+
 
 @dataclass(frozen=True)
 class ReportFiles:
@@ -28,12 +32,14 @@ class ReportFiles:
         tables: Table files.
         figures: Figure files.
         unreadable: Records that were skipped.
+        simulated: Titles of the blocks whose data is simulated.
     """
 
     page: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
     unreadable: tuple[Path, ...] = ()
+    simulated: tuple[str, ...] = ()
 
 
 def open_results(results: Path) -> Frames:
@@ -53,7 +59,7 @@ def open_results(results: Path) -> Frames:
 
 
 def write_report(results: Path, out: Path | None = None, written: datetime | None = None) -> ReportFiles:
-    """Write page, tables and figures.
+    """Write page, tables and figures; files of an earlier report that have no successor are removed.
 
     Args:
         results: The results folder.
@@ -75,7 +81,23 @@ def write_report(results: Path, out: Path | None = None, written: datetime | Non
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
     tables = tuple(out / file for section in sections for table in section.tables for file in table.files)
     figures = tuple(out / file for section in sections for figure in section.figures for file in figure.files)
-    return ReportFiles(page, tables, figures, frames.unreadable)
+    _replace(out, [str(file.relative_to(out)) for file in (page, *tables, *figures)])
+    simulated = tuple(block.title for block in frames.blocks if block.simulated)
+    return ReportFiles(page, tables, figures, frames.unreadable, simulated)
+
+
+def _replace(out: Path, files: list[str]) -> None:
+    """Note what was written, and remove what the report before wrote and this one did not."""
+    listed = out / WRITTEN
+    try:
+        earlier = json.loads(listed.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        earlier = []
+    for name in earlier if isinstance(earlier, list) else []:
+        old = out / str(name)
+        if name not in files and old.parent in (out, out / "tables", out / "figures") and old.is_file():
+            old.unlink()
+    listed.write_text(json.dumps(files, indent=0), encoding="utf-8")
 
 
 def _now() -> datetime:
@@ -91,7 +113,7 @@ def _section(frames: Frames, block: Block, look: object, out: Path) -> Section:
     for found in verdicts:
         table = verdict_table(summary, found)
         stem = f"tables/{block.slug}-verdicts-{slug(found.model)}"
-        tables.append(PageTable(table, _write_table(stem, table, rows_to_csv(verdict_rows([found])), out)))
+        tables.append(PageTable(table, _write_table(stem, table, rows_to_csv(verdict_rows(block, [found])), out)))
     figures = tuple(_write_figures(frames, summary, look, out))
     sentences = [found.sentence for found in verdicts]
     return Section(summary, tuple(tables), tuple(sentences), figures, failures(frames, block))
@@ -111,6 +133,7 @@ def _write_figures(frames: Frames, summary: Summary, look: object, out: Path) ->
     assert isinstance(look, Look)
     slug = summary.block.slug
     for drawing in draw_all(Context(summary, load_probes(frames, summary.block), look)):
+        drawing = replace(drawing, title=drawing.title + summary.block.mark)
         files = save(drawing, out / "figures" / f"{slug}-{drawing.name}")
         svg = inline_svg(files[0].read_text(encoding="utf-8"), f"{slug}-{drawing.name}", drawing.title)
         yield PageFigure(drawing.title, drawing.caption, svg, tuple(f"figures/{file.name}" for file in files))

@@ -84,11 +84,24 @@ def render(frames: Frames, sections: Sequence[Section], written: datetime) -> st
     return environment.get_template("page.html.j2").render(
         sections=sections,
         version=mtlkit.__version__,
+        simulated=_simulated(sections),
         written=written.strftime("%Y-%m-%d %H:%M UTC"),
         runs=len(frames.runs),
         failed=int((status != "ok").sum()),
         unreadable=len(frames.unreadable),
         environment=environments(frames),
+    )
+
+
+def _simulated(sections: Sequence[Section]) -> str:
+    """What the page's own title says of the data."""
+    names = dict.fromkeys(section.block.name for section in sections if section.block.simulated)
+    if not names:
+        return ""
+    return (
+        " (simulated data)"
+        if all(section.block.simulated for section in sections)
+        else (f" (simulated: {', '.join(names)})")
     )
 
 

@@ -21,7 +21,8 @@ def rows(store: ResultStore) -> list[dict[str, Any]]:
 
     ``mean``, ``ci_low`` and ``ci_high`` are None where they are unknown; ``seeds`` counts the finished runs that have
     the number, ``seeds_failed`` those that failed; ``positives`` and ``rows`` are of the split and space, None where
-    runs differ; ``derived`` says whether the score follows from others. A group without a finished run has rows for
+    runs differ; ``derived`` says whether the score follows from others, and ``ceiling`` what the planted model of
+    simulated data reaches. A group without a finished run has rows for
     its tasks' primary metrics.
     """
     return rows_of(load(store))
@@ -53,9 +54,11 @@ def _group(frames: Frames, block: Block, group: Group) -> list[dict[str, Any]]:
 def _row(block: Block, group: Group, of: tuple[str, str, str, str], values: list[float]) -> dict[str, Any]:
     split, task, space, metric = of
     interval = t_interval(values)
+    ceilings = {("test", info.name, info.metric): info.ceiling for info in block.tasks}
     return {
         "dataset": block.name,
         "protocol": block.protocol,
+        "simulated": block.simulated,
         "model": group.model,
         "balancer": group.balancer,
         "group": group.id,
@@ -71,6 +74,7 @@ def _row(block: Block, group: Group, of: tuple[str, str, str, str], values: list
         "positives": None,
         "rows": None,
         "derived": None,
+        "ceiling": _or_none(ceilings.get((split, task, metric), math.nan)),
     }
 
 

@@ -102,6 +102,12 @@ def relative_gain(value: float, reference: float, metric: Metric) -> float:
     return (1 if metric.higher_is_better else -1) * (value - reference) / distance
 
 
+def recovered(value: float, ceiling: float, metric: Metric) -> float:
+    """The share of a ceiling's distance from a useless model that a value covers; NaN when undefined."""
+    distance = ceiling - metric.floor
+    return math.nan if math.isnan(distance) or abs(distance) < TINY else (value - metric.floor) / distance
+
+
 def delta_m(
     values: Mapping[str, Mapping[int, float]],
     reference: Mapping[str, Mapping[int, float]],

@@ -13,9 +13,11 @@ import pandas as pd
 from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, Group, TaskInfo
 from mtlkit.report.frame import Frames
-from mtlkit.report.statistics import Interval, delta_m, paired_delta, pareto_front, t_interval
+from mtlkit.report.statistics import Interval, delta_m, paired_delta, pareto_front, recovered, t_interval
 
 SPLIT = "test"
+FEW = 100
+"""Of so few positives the draw of the test rows moves an AUC more than most seeds do."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,13 @@ class Summary:
         trainings = Counter(row.group.training for row in self.rows)
         return max(rows, key=lambda row: trainings[row.group.training], default=None)
 
+    def recovered(self, task: TaskInfo) -> float:
+        """The share of the planted model's distance from a useless one that the best mean covers; NaN if unknown."""
+        best = self.best.get(task.name)
+        if best is None:
+            return math.nan
+        return recovered(self.row(best).metric[task.name].mean, task.ceiling, task.reading)
+
     def worse(self, task: TaskInfo, row: Row) -> bool:
         """Whether a row's interval lies clear of the best mean's interval."""
         best = self.best.get(task.name)
@@ -122,12 +131,13 @@ def summarise(frames: Frames, block: Block) -> Summary:
             )
         )
     rows.sort(key=lambda row: _rank(row, block))
+    counts = {task.name: _counts(metrics, task) for task in block.tasks}
     return Summary(
         block,
         tuple(rows),
         _best(block, means),
-        {task.name: _counts(metrics, task) for task in block.tasks},
-        tuple(_warnings(block)),
+        counts,
+        tuple(_warnings(block, counts)),
     )
 
 
@@ -194,10 +204,27 @@ def _counts(metrics: pd.DataFrame, task: TaskInfo) -> tuple[float, float]:
     return (float(own["positives"].iloc[0]), float(own["rows"].iloc[0])) if len(own) == 1 else (math.nan, math.nan)
 
 
-def _warnings(block: Block) -> list[str]:
+def _warnings(block: Block, counts: Mapping[str, tuple[float, float]]) -> list[str]:
     balancers = [(group.balancer_name, group.resolved["balancer"].get("options") or {}) for group in block.groups]
     copies = notices(balancers, block.trained)
-    return [text for text in (_unequal_seeds(block), _several_trainings(block), *copies) if text]
+    said = (_unequal_seeds(block), _several_trainings(block), _few_positives(block, counts), *copies)
+    return [text for text in said if text]
+
+
+def _few_positives(block: Block, counts: Mapping[str, tuple[float, float]]) -> str:
+    few = {task.title: counts[task.name] for task in block.tasks if task.metric == "auc"}
+    few = {
+        name: (positives, rows) for name, (positives, rows) in few.items() if 0 < positives < FEW and positives < rows
+    }
+    if not few:
+        return ""
+    positives, rows = min(few.values())
+    error = math.sqrt((rows + 1) / (12 * positives * (rows - positives)))  # of the AUC of useless scores
+    listed = ", ".join(f"{name} {positives:.0f}" for name, (positives, _) in few.items())
+    return (
+        f"Few positives in the test split: {listed}. With {positives:.0f} of them the standard error of an AUC over "
+        f"test rows is about {error:.2f}, and intervals over seeds leave it out."
+    )
 
 
 def _unequal_seeds(block: Block) -> str:

@@ -29,7 +29,10 @@ NOTES = {
     "percent; above 0 is better.",
     "‡": "‡ derived: the model does not predict this task itself, its score is computed from those of other tasks.",
     "§": "§ the mean is over other seeds than in the most complete rows.",
+    "ceiling": "Planted model: the rule by which the simulator drew the labels, scored on its test rows; no model "
+    "passes it but by luck.",
 }
+PLANTED = ("planted model", "ceiling")
 
 
 @dataclass(frozen=True)
@@ -44,12 +47,26 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows of cells and the footnotes that the cells need."""
+    """Columns, rows of cells and the footnotes that the cells need.
+
+    Args:
+        title: What is compared, and whether it is simulated.
+        columns: Their heads; the first two are names.
+        rows: One a group of runs.
+        notes: Below the table.
+        ceiling: A last row, of what the planted model of simulated data reaches; none where nobody knows.
+    """
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...]
+    ceiling: tuple[Cell, ...] = ()
+
+    @property
+    def lines(self) -> tuple[tuple[Cell, ...], ...]:
+        """All rows with the ceiling."""
+        return (*self.rows, self.ceiling) if self.ceiling else self.rows
 
 
 def fixed(value: float, decimals: int, sign: bool = False) -> str:
@@ -84,14 +101,43 @@ def build_table(summary: Summary) -> Table:
     empty = [name for name, text in EMPTY.items() if all(cells[columns.index(name)].text == text for cells in rows)]
     kept = [place for place, name in enumerate(columns) if name not in empty]
     columns, rows = [columns[i] for i in kept], tuple(tuple(cells[i] for i in kept) for cells in rows)
+    ceiling = ceiling_cells(tasks, 2, len(columns))
     used = "".join(cell.marks for cells in rows for cell in cells)
     notes = [NOTES["interval"], NOTES["best"], NOTES["delta"], NOTES["gain"]]
     notes += [NOTES[mark] for mark in "†*‡§" if mark in used]
     notes += [NOTES["cost"]] if "kFLOP/row" in columns else []
-    title = summary.block.title + (" (simulated data)" if summary.block.simulated else "")
-    return Table(
-        title, tuple(columns), rows, (*notes, *(_space_note(summary, task) for task in tasks), *summary.warnings)
-    )
+    notes += [f"{NOTES['ceiling']} {_shares(summary)}".rstrip()] if ceiling else []
+    notes += [*(_space_note(summary, task) for task in tasks), *summary.warnings]
+    return Table(summary.block.label, tuple(columns), rows, tuple(notes), ceiling)
+
+
+def ceiling_cells(tasks: Sequence[TaskInfo], each: int, width: int) -> tuple[Cell, ...]:
+    """The row of the planted model.
+
+    Args:
+        tasks: In the order of the columns.
+        each: Columns of a task, of which the first has its metric.
+        width: Columns of the table.
+    """
+    if all(math.isnan(task.ceiling) for task in tasks):
+        return ()
+    cells = [Cell("")] * width
+    cells[:2] = [Cell(text) for text in PLANTED]
+    for place, task in enumerate(tasks):
+        cells[2 + each * place] = Cell(fixed(task.ceiling, task.reading.decimals))
+    return tuple(cells)
+
+
+def _shares(summary: Summary) -> str:
+    """How near the best rows come to the planted model."""
+    shares = {task.title: summary.recovered(task) for task in summary.block.tasks}
+    known = [f"{name} {percent(share)}" for name, share in shares.items() if not math.isnan(share)]
+    return f"Of its distance from a useless model the best rows recover: {', '.join(known)}." if known else ""
+
+
+def percent(share: float) -> str:
+    """A share as a whole number of percent; in words where there is none."""
+    return f"{fixed(100 * share, 0)} %" if share >= 0.005 else "nothing"
 
 
 def _space_note(summary: Summary, task: TaskInfo) -> str:
@@ -164,7 +210,7 @@ def to_markdown(table: Table) -> str:
     """A Markdown table with its notes."""
     lines = [f"# {_md(table.title)}", "", _md_row(table.columns)]
     lines.append("|" + "|".join("---" if place < 2 else "---:" for place in range(len(table.columns))) + "|")
-    for cells in table.rows:
+    for cells in table.lines:
         shown = [f"**{_md(cell.text)}**" if cell.best else _md(cell.text) for cell in cells]
         lines.append(_md_row([text + _md(cell.marks) for text, cell in zip(shown, cells, strict=True)], escaped=True))
     return "\n".join([*lines, "", *(f"- {_md(note)}" for note in table.notes), ""])
@@ -218,8 +264,10 @@ def to_tex(table: Table) -> str:
         " & ".join(
             (rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text)) + tex(cell.marks) for cell in cells
         )
-        for cells in table.rows
+        for cells in table.lines
     ]
+    if table.ceiling:
+        body[-1] = rf"\midrule {body[-1]}"
     return "\n".join(
         [
             r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
@@ -245,10 +293,11 @@ def to_csv(summary: Summary) -> str:
     """Numbers for further work: one line a row, an empty field for NA."""
     tasks = summary.block.tasks
     stem = [(f"{task.name}_{task.metric}", task) for task in tasks]
-    header = ["dataset", "protocol", "model", "balancer", "group", "seeds", "seeds_failed"]
+    header = ["dataset", "protocol", "simulated", "model", "balancer", "group", "seeds", "seeds_failed"]
     for name, task in stem:
         header += [f"{name}_mean", f"{name}_low", f"{name}_high"]
         header += [f"{task.name}_delta{end}" for end in ("", "_low", "_high", "_seeds")]
+        header += [] if math.isnan(task.ceiling) else [f"{name}_ceiling"]
     header += ["delta_m", "delta_m_low", "delta_m_high", "delta_m_seeds"]
     header += ["parameters", "flops_per_row", "train_rows_per_second", "train_seconds", "peak_memory_bytes"]
     out = io.StringIO()
@@ -256,12 +305,14 @@ def to_csv(summary: Summary) -> str:
     writer.writerow(header)
     for row in summary.rows:
         group, block = row.group, summary.block
-        fields: list[object] = [block.name, block.protocol or "", group.model, group.balancer, group.id]
+        fields: list[object] = [block.name, block.protocol or "", yes(block.simulated)]
+        fields += [group.model, group.balancer, group.id]
         fields += [len(group.seeds), len(group.failed)]
         for task in tasks:
             metric, delta = row.metric[task.name], row.delta.get(task.name, Interval())
             fields += [_plain(metric.mean), _plain(metric.low), _plain(metric.high)]
             fields += [_plain(delta.mean), _plain(delta.low), _plain(delta.high), delta.n]
+            fields += [] if math.isnan(task.ceiling) else [_plain(task.ceiling)]
         fields += [_plain(row.gain.mean), _plain(row.gain.low), _plain(row.gain.high), row.gain.n]
         costs = (row.parameters, row.flops_per_row, row.rows_per_second, row.seconds, row.peak_memory)
         fields += [_plain(value) for value in costs]
@@ -276,6 +327,11 @@ def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return out.getvalue()
+
+
+def yes(value: bool) -> str:
+    """A truth value in a CSV file."""
+    return "yes" if value else "no"
 
 
 def _plain(value: float) -> str:

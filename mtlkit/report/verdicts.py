@@ -12,11 +12,15 @@ import numpy as np
 
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
-from mtlkit.report.statistics import Interval, delta_m, holm, paired_delta, t_interval, t_test
+from mtlkit.report.statistics import Interval, delta_m, holm, paired_delta, relative_gain, t_interval, t_test
 from mtlkit.report.summary import Row, Summary, task_values
-from mtlkit.report.tables import Cell, Table, difference
+from mtlkit.report.tables import PLANTED, Cell, Table, difference, fixed, yes
 
 FIXED = ("uniform", "static")
+HEADROOM = (
+    "Planted model: how far the rule by which the simulator drew the labels lies above the reference; no balancer "
+    "passes it but by luck."
+)
 LEAST = 3
 """So many fixed weightings make a sweep."""
 
@@ -85,13 +89,13 @@ def judge(frames: Frames, summary: Summary) -> tuple[Verdicts, ...]:
 
 
 def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
-    fixed = [row for row in rows if row.group.balancer_name in FIXED]
+    weighted = [row for row in rows if row.group.balancer_name in FIXED]
     others = [row for row in rows if row.group.balancer_name not in ("static", "none")]
-    scores = {row.group.id: _validation_score(frames, block, row) for row in fixed}
+    scores = {row.group.id: _validation_score(frames, block, row) for row in weighted}
     scores = {key: score for key, score in scores.items() if not math.isnan(score)}
-    if len(scores) < LEAST or all(row in fixed for row in others):
+    if len(scores) < LEAST or all(row in weighted for row in others):
         return None
-    best = next(row for row in fixed if row.group.id == max(scores, key=lambda key: scores[key]))
+    best = next(row for row in weighted if row.group.id == max(scores, key=lambda key: scores[key]))
     others = [row for row in others if row is not best]
     metrics = {task.name: task.reading for task in block.tasks}
     gains = [list(delta_m(row.values, best.values, metrics).values()) for row in others]
@@ -107,7 +111,7 @@ def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
         for row, values, kept in zip(others, gains, survives, strict=True)
     ]
     found.sort(key=lambda verdict: (not verdict.gain.known, -verdict.gain.mean if verdict.gain.known else 0.0))
-    shares = np.array([_shares(row, block.trained) for row in fixed])
+    shares = np.array([_shares(row, block.trained) for row in weighted])
     at_end = bool((_shares(best, block.trained) >= shares.max(0)).any())
     return Verdicts(best.group.model, best, len(scores), at_end, tuple(found))
 
@@ -156,9 +160,21 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
         "this mark expect one in twenty by chance.",
         "* the interval of the difference excludes 0.",
     )
-    title = f"{summary.block.title}: {verdicts.model}, every balancer against the best fixed weights"
-    simulated = " (simulated data)" if summary.block.simulated else ""
-    return Table(title + simulated, columns, tuple(rows), notes)
+    title = f"{summary.block.label}: {verdicts.model}, every balancer against the best fixed weights"
+    ceiling = _headroom(summary.block, best, len(columns))
+    return Table(title, columns, tuple(rows), (*notes, HEADROOM) if ceiling else notes, ceiling)
+
+
+def _headroom(block: Block, best: Row, width: int) -> tuple[Cell, ...]:
+    """How far the planted model of simulated data lies above the reference: what a balancer could have gained."""
+    means = {task.name: best.metric[task.name].mean for task in block.tasks}
+    gaps = [task.ceiling - means[task.name] for task in block.tasks]
+    if all(map(math.isnan, gaps)):
+        return ()
+    gain = float(np.mean([relative_gain(task.ceiling, means[task.name], task.reading) for task in block.tasks]))
+    differences = [fixed(gap, task.reading.decimals, sign=True) for gap, task in zip(gaps, block.tasks, strict=True)]
+    texts = [*PLANTED, fixed(100 * gain, 2, sign=True), *differences]
+    return tuple(Cell(text) for text in texts + [""] * (width - len(texts)))
 
 
 def _cells(block: Block, verdict: Verdict) -> tuple[Cell, ...]:
@@ -173,12 +189,15 @@ def _cells(block: Block, verdict: Verdict) -> tuple[Cell, ...]:
     )
 
 
-def verdict_rows(all_verdicts: Iterable[Verdicts]) -> list[dict[str, object]]:
+def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[str, object]]:
     """The same as plain values: one line a model x balancer x task, and one for all tasks together."""
     out: list[dict[str, object]] = []
     for verdicts in all_verdicts:
         for verdict in verdicts.verdicts:
             common = {
+                "dataset": block.name,
+                "protocol": block.protocol or "",
+                "simulated": yes(block.simulated),
                 "model": verdicts.model,
                 "balancer": verdict.row.group.balancer,
                 "reference": verdicts.best.group.balancer,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.summary import Row, Summary
-from mtlkit.report.tables import fixed, spread
+from mtlkit.report.tables import fixed, percent, spread
 
 
 def sentences(summary: Summary) -> list[str]:
@@ -18,6 +20,10 @@ def sentences(summary: Summary) -> list[str]:
 def _task(summary: Summary, task: TaskInfo) -> str:
     best = summary.row(summary.best[task.name])
     value = spread(best.metric[task.name], task.reading.decimals)
+    return f"{_best(summary, task, best, value)}{_ceiling(summary, task)}"
+
+
+def _best(summary: Summary, task: TaskInfo, best: Row, value: str) -> str:
     start = f"{task.title}: the best mean {task.reading.label} ({task.space}) is {value}, by {best.group.label}"
     others = [row for row in summary.finished if row is not best and row.metric[task.name].known]
     if not others:
@@ -31,6 +37,18 @@ def _task(summary: Summary, task: TaskInfo) -> str:
         else ", clear of all others"
     )
     return f"{start}{close}. {_against_single(best, task)}"
+
+
+def _ceiling(summary: Summary, task: TaskInfo) -> str:
+    share = summary.recovered(task)
+    if math.isnan(share):
+        return ""
+    reading = task.reading
+    useless = f" of {fixed(reading.floor, 1)}" if reading.floor else ""
+    return (
+        f" The planted model, which no model passes but by luck, reaches {fixed(task.ceiling, reading.decimals)}: of "
+        f"its distance from a useless model's {reading.label}{useless}, the best row recovers {percent(share)}."
+    )
 
 
 def _against_single(best: Row, task: TaskInfo) -> str:

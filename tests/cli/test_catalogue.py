@@ -82,6 +82,13 @@ def test_the_example_in_brackets_works(cli):
     assert example == "gradnorm[alpha=1.5]"
 
 
+def test_info_says_what_is_simulated(cli):
+    for name, simulated in (("funnel", True), ("synthetic", True), ("census", False), ("ali-ccp", False)):
+        assert ("Simulated: " in cli("info", name).out) == simulated
+        assert json.loads(cli("info", name, "--json").out)["simulated"] == simulated
+    assert "simulated" not in json.loads(cli("info", "mmoe", "--json").out)
+
+
 def test_info_of_a_file(cli, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(MINE)

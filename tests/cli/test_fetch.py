@@ -22,7 +22,21 @@ def app():
 def test_card_to_stdout_talk_to_stderr(app, tmp_path):
     result = CliRunner().invoke(app, [SPEC, "--data-dir", str(tmp_path)], env={"COLUMNS": "120"})
     assert result.exit_code == 0, result.output
-    for text in ("SIMULATED", "4 numbers", "80 rows", "20 rows", "task-1", "40 (50.00%)", "regression", SPEC):
+    for text in (
+        "SIMULATED",
+        "ceiling",
+        "the planted model on test",
+        "task-1 0.",
+        "task-2 0.",
+        "task-3 0.",
+        "4 numbers",
+        "80 rows",
+        "20 rows",
+        "task-1",
+        "40 (50.00%)",
+        "regression",
+        SPEC,
+    ):
         assert text in result.stdout
     assert f"mtlkit bench -d '{SPEC}' --data-dir {tmp_path}" in result.stderr
     assert "mtlkit bench" not in result.stdout

@@ -14,6 +14,7 @@ from tests.fakes import cell, failure, fill, record
 KEYS = [
     "dataset",
     "protocol",
+    "simulated",
     "model",
     "balancer",
     "group",
@@ -29,6 +30,7 @@ KEYS = [
     "positives",
     "rows",
     "derived",
+    "ceiling",
 ]
 
 

@@ -30,6 +30,7 @@ from pydantic import Field, model_validator
 
 from mtlkit.config import Settings
 from mtlkit.data.datasets.base import GeneratedSource
+from mtlkit.data.planted import auc
 from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
 from mtlkit.errors import UsageError
 
@@ -72,6 +73,7 @@ class Synthetic(GeneratedSource):
 
     title: ClassVar[str] = "Synthetic tasks with chosen correlation (MMoE paper, section 3.2)"
     url: ClassVar[str] = "https://doi.org/10.1145/3219819.3220007"
+    preparation: ClassVar[int] = 2
     citation: ClassVar[str] = "Ma et al., Modeling Task Relationships in Multi-task Learning with MMoE, KDD 2018"
 
     def resolved_options(self) -> dict[str, Any]:
@@ -99,7 +101,8 @@ class Synthetic(GeneratedSource):
         tasks = (tasks[0], *(_with_correlation(tasks, k, splits["train"].labels) for k in range(1, len(tasks))))
         features = tuple(Feature(name=f"x{i + 1}", kind="dense") for i in range(self.options.d))
         schema = Schema(features=features, tasks=tasks)
-        return Dataset(self.name, schema, splits, fingerprint(schema, splits), simulated=True)
+        details = {"simulation": _planted(tasks, drawn["test"].signals, splits["test"].labels, (offset, scale))}
+        return Dataset(self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details)
 
 
 @dataclass(frozen=True)
@@ -109,10 +112,12 @@ class Drawn:
     Args:
         inputs: (N, d) float32.
         targets: (N, T) float64.
+        signals: (N, T) float64, the targets without noise.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
+    signals: np.ndarray
 
 
 def generate(options: Synthetic.Options) -> dict[str, Drawn]:
@@ -127,7 +132,8 @@ def generate(options: Synthetic.Options) -> dict[str, Drawn]:
         noise = np.random.default_rng(streams[2 * i + 1]).standard_normal((rows, options.tasks))
         z = inputs @ weights.T  # (N, T)
         waved = sum((np.sin(a * z + b) for a, b in zip(alpha, beta, strict=True)), np.zeros_like(z))
-        drawn[name] = Drawn(inputs, z + waved + options.noise_std * noise)
+        signals = z + waved
+        drawn[name] = Drawn(inputs, signals + options.noise_std * noise, signals)
     return drawn
 
 
@@ -165,6 +171,21 @@ def _encode_task(options: Synthetic.Options, k: int, train: np.ndarray) -> tuple
         return task, mean, std
     threshold = float(np.quantile(target, 1 - options.positive_rate))
     return Task(name=name, description=f"y > {threshold:.4g}"), threshold, 1.0
+
+
+def _planted(
+    tasks: tuple[Task, ...], signals: np.ndarray, labels: np.ndarray, scales: tuple[np.ndarray, np.ndarray]
+) -> dict[str, dict[str, float | None]]:
+    """How well the targets without noise do on the test split: the AUC of binary tasks, the R² of regression."""
+    centred = (signals - scales[0]) / scales[1]
+    found: dict[str, dict[str, float | None]] = {"planted_auc": {}, "planted_r2": {}}
+    for k, task in enumerate(tasks):
+        signal, label = centred[:, k], labels[:, k].astype(np.float64)
+        if task.kind == "binary":
+            found["planted_auc"][task.name] = auc(signal, label > 0)
+        else:
+            found["planted_r2"][task.name] = float(1 - np.square(signal - label).mean() / label.var())
+    return found
 
 
 def _with_correlation(tasks: tuple[Task, ...], k: int, labels: np.ndarray) -> Task:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.style import (
+    CEILING,
+    CEILING_COLOUR,
+    CEILING_DASHES,
     FAINT,
     GRID,
     INK,
@@ -17,10 +22,12 @@ from mtlkit.report.figures.style import (
     Drawing,
     Entry,
     Sheet,
+    ceiling_text,
     limits,
     row_label,
     shorten,
     text_width,
+    with_ceiling,
 )
 from mtlkit.report.summary import Row
 
@@ -47,16 +54,21 @@ def draw(context: Context) -> list[Drawing]:
     legend = context.legend(rows)
     if reference:
         legend.append(Entry("single-task mean", REFERENCE_COLOUR, "", (0, (4, 2))))
+    legend += context.ceiling_entry
     sheet = Sheet("Test metric of every row", context.subtitle, lines * (HEAD + height + FOOT), legend)
     for place, task in enumerate(tasks):
         line, column = divmod(place, columns)
         axes = sheet.axes(label + column * (width + GAP), line * (HEAD + height + FOOT) + HEAD, width, height)
         _panel(axes, context, task, rows, reference)
-        axes.set_title(shorten(task.title, 9.5, width, bold=True), size=9.5, weight="bold", loc="left", pad=6)
+        ceiling = ceiling_text(task, axes.get_xlim())
+        name = shorten(task.title, 9.5, width - text_width(ceiling, 8) - 0.1, bold=True)
+        axes.set_title(name, size=9.5, weight="bold", loc="left", pad=6)
+        axes.set_title(ceiling, size=8, color=CEILING_COLOUR, loc="right", pad=6)
         axes.set_yticks(range(len(rows)), [])
         if column == 0:
             axes.set_yticklabels([row_label(row, 8.5, label - 0.2) for row in rows], color=INK, size=8.5)
-    return [Drawing("metrics", "Test metric by task", CAPTION, sheet.figure)]
+    caption = f"{CAPTION} {CEILING}" if context.ceiling_entry else CAPTION
+    return [Drawing("metrics", "Test metric by task", caption, sheet.figure)]
 
 
 def _panel(axes: Axes, context: Context, task: TaskInfo, rows: tuple[Row, ...], reference: Row | None) -> None:
@@ -64,6 +76,7 @@ def _panel(axes: Axes, context: Context, task: TaskInfo, rows: tuple[Row, ...], 
     seeds = [value for row in rows for value in row.values[task.name].values()]
     spans = [(mean.low, mean.high) for mean in means if mean.bounded]
     low, high = limits([*seeds, *(mean.mean for mean in means if mean.known)], spans)
+    low, high = with_ceiling((low, high), task.ceiling, 1.0)
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", color=GRID, linewidth=0.7)
@@ -76,6 +89,8 @@ def _panel(axes: Axes, context: Context, task: TaskInfo, rows: tuple[Row, ...], 
         if mean.bounded:
             axes.axvspan(mean.low, mean.high, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
         axes.axvline(mean.mean, color=REFERENCE_COLOUR, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
+    if not math.isnan(task.ceiling):
+        axes.axvline(task.ceiling, color=CEILING_COLOUR, linewidth=1, linestyle=CEILING_DASHES, zorder=1)
     for place, row in enumerate(rows):
         _row(axes, context, task, row, place)
 

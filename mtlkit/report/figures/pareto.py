@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import combinations
 
 import numpy as np
@@ -11,6 +12,9 @@ from matplotlib.ticker import MaxNLocator
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.labels import HEIGHT, place_labels
 from mtlkit.report.figures.style import (
+    CEILING,
+    CEILING_COLOUR,
+    CEILING_DASHES,
     GRID,
     INK,
     MUTED,
@@ -20,10 +24,12 @@ from mtlkit.report.figures.style import (
     Drawing,
     Entry,
     Sheet,
+    ceiling_text,
     limits,
     row_label,
     shorten,
     text_width,
+    with_ceiling,
 )
 from mtlkit.report.statistics import pareto_front
 from mtlkit.report.summary import Row
@@ -51,6 +57,7 @@ def draw(context: Context) -> list[Drawing]:
     width = (WIDTH - left - 0.3 - gap_x * (columns - 1)) / columns
     height = 5.0 if columns == 1 else width * 0.95
     legend = [*context.legend(rows), Entry("Pareto front of the means", INK, "o", (0, (3, 1.5)), hollow=True)]
+    legend += context.ceiling_entry
     sheet = Sheet("Pareto front of the tasks", context.subtitle, 0.12 + lines * (height + gap_y) - 0.05, legend)
     hidden = set()
     for place, (across, up) in enumerate(pairs):
@@ -58,7 +65,8 @@ def draw(context: Context) -> list[Drawing]:
         axes = sheet.axes(left + column * (width + gap_x), 0.12 + line * (height + gap_y), width, height)
         hidden |= _panel(axes, context, rows, across, up, (width, height), columns <= 2)
     missing = f" Outside of the panels: {', '.join(sorted(hidden))}." if hidden else ""
-    return [Drawing("pareto", "Pareto front", CAPTION + missing, sheet.figure)]
+    ceiling = f" {CEILING}" if context.ceiling_entry else ""
+    return [Drawing("pareto", "Pareto front", CAPTION + ceiling + missing, sheet.figure)]
 
 
 def _panel(
@@ -77,7 +85,7 @@ def _panel(
         spans = [
             (row.metric[task.name].low, row.metric[task.name].high) for row in rows if row.metric[task.name].bounded
         ]
-        bounds = limits(points, spans)
+        bounds = with_ceiling(limits(points, spans), task.ceiling, 0.4)
         if not task.reading.higher_is_better:
             bounds = bounds[::-1]
         (axes.set_xlim if axis == 0 else axes.set_ylim)(*bounds)
@@ -96,12 +104,32 @@ def _panel(
     if reference in rows:
         axes.axvline(reference.metric[across.name].mean, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":", zorder=1)
         axes.axhline(reference.metric[up.name].mean, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":", zorder=1)
+    _ceilings(axes, across, up, labelled)
     for row, on_front in zip(rows, front, strict=True):
         _point(axes, context, row, across, up, bool(on_front), 1.0 if size[0] > 3 else 0.75)
     inside = _inside(axes, means)
     if labelled:
         _label(axes, rows, means, [index for index in order if inside[index]][:LABELLED], size, (across, up))
     return {row.group.label for row, within in zip(rows, inside, strict=True) if not within}
+
+
+def _ceilings(axes: Axes, across: TaskInfo, up: TaskInfo, labelled: bool) -> None:
+    """Lines at what the planted model of simulated data reaches; values where there is room or a line is outside."""
+    style = {"color": CEILING_COLOUR, "linewidth": 0.9, "linestyle": CEILING_DASHES, "zorder": 1}
+    if not math.isnan(across.ceiling):
+        axes.axvline(across.ceiling, **style)  # type: ignore[arg-type]
+    if not math.isnan(up.ceiling):
+        axes.axhline(up.ceiling, **style)  # type: ignore[arg-type]
+    shown = []
+    for task, bounds, arrows in ((across, axes.get_xlim(), "◀▶"), (up, axes.get_ylim(), "▼▲")):
+        said, inside = ceiling_text(task, bounds, arrows), min(bounds) <= task.ceiling <= max(bounds)
+        if said and (labelled or not inside):
+            shown.append(f"{task.title} {said}")
+    size = 8 if labelled else 7
+    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}
+    if shown:
+        text = "\n".join(shown)
+        axes.text(0.015, 0.985, text, transform=axes.transAxes, va="top", size=size, color=CEILING_COLOUR, bbox=box)
 
 
 def _axis_label(task: TaskInfo, width: float) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -16,9 +17,11 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import TextPath
 
+from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.probes import Probes
 from mtlkit.report.summary import Row, Summary
+from mtlkit.report.tables import fixed
 
 WIDTH = 9.4
 """Inches: the width of the page's text column, so that figures are shown at their own size."""
@@ -28,6 +31,11 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7
 """Okabe and Ito's palette without its yellow and black, and two more hues; lines also differ in dashes after eight."""
 TASK_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#444444")
 REFERENCE_COLOUR = "#3b4248"
+CEILING = (
+    "The brown lines are the planted model of the simulated data, which no row passes but by luck; where one lies "
+    "outside of a panel, an arrow beside its value shows the side."
+)
+CEILING_COLOUR, CEILING_DASHES = "#8a6100", (0, (7, 2, 1.5, 2))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "d")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
 DIVERGING = LinearSegmentedColormap.from_list("conflict", ["#9c3d00", "#e08a4b", "#f7f7f7", "#5fa3d0", "#00507d"])
@@ -94,8 +102,13 @@ class Context:
 
     @property
     def subtitle(self) -> str:
-        block = self.summary.block
-        return block.title + (", simulated data" if block.simulated else "")
+        return self.summary.block.label
+
+    @property
+    def ceiling_entry(self) -> list[Entry]:
+        """The legend entry of the planted model's line; none for real data."""
+        known = any(not math.isnan(task.ceiling) for task in self.summary.block.tasks)
+        return [Entry("planted model (ceiling)", CEILING_COLOUR, "", CEILING_DASHES)] if known else []
 
     def probed(self) -> list[tuple[Row, Probes]]:
         """Rows with probes, ordered by model and balancer."""
@@ -297,6 +310,26 @@ def limits(points: Sequence[float], spans: Sequence[tuple[float, float]] = ()) -
         low, high = min(low, max(start, kept[0] - 0.6 * room)), max(high, min(end, kept[-1] + 0.6 * room))
     margin = 0.06 * max(high - low, 2e-4)
     return low - margin, high + margin
+
+
+def with_ceiling(bounds: tuple[float, float], ceiling: float, most: float) -> tuple[float, float]:
+    """Axis limits that hold a ceiling as well, where that lengthens the axis by no more than the share ``most``."""
+    low, high = bounds
+    room = high - low
+    if high < ceiling + 0.04 * room <= high + most * room:
+        return low, ceiling + 0.04 * room
+    if low > ceiling - 0.04 * room >= low - most * room:
+        return ceiling - 0.04 * room, high
+    return bounds
+
+
+def ceiling_text(task: TaskInfo, bounds: tuple[float, float], arrows: str = "◀▶") -> str:
+    """What a figure says of the ceiling, with an arrow where its line lies outside of the axis; empty without one."""
+    if math.isnan(task.ceiling):
+        return ""
+    low, high = min(bounds), max(bounds)
+    text = f"ceiling {fixed(task.ceiling, task.reading.decimals)}"
+    return f"{text} {arrows[1]}" if task.ceiling > high else f"{arrows[0]} {text}" if task.ceiling < low else text
 
 
 def save(drawing: Drawing, stem: Path) -> tuple[Path, Path]:

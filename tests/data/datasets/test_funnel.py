@@ -6,6 +6,7 @@ import torch
 
 from mtlkit.data.datasets.funnel import best_aucs, expected_auc, generate
 from mtlkit.data.packed import read_dataset, write_dataset
+from mtlkit.data.planted import ceilings
 from mtlkit.data.schema import SPLITS
 from mtlkit.data.sources import open_source
 from mtlkit.errors import UsageError
@@ -107,6 +108,28 @@ def test_the_best_aucs_and_the_bias_are_stated(tmp_path):
     for name in ("CTCVR", "CVR", "all-rows CVR"):
         assert f"{name} {best[name]:.4f}" in purchase.description
     assert "on clicked rows" in purchase.description
+
+
+def test_the_ceiling_is_the_auc_of_the_planted_chances_on_the_drawn_labels(tmp_path, drawn):
+    data, part = source().prepare(tmp_path), drawn["test"]
+    click, purchase = (torch.tensor(column) for column in data.splits["test"].labels.T)
+    p, q = torch.tensor(part.click), torch.tensor(part.buy)
+    assert ceilings(data) == pytest.approx(
+        {
+            "click": auc(p, click),
+            "purchase": auc(p * q, purchase),
+            "purchase-given-click": auc(q[click > 0], purchase[click > 0]),
+            "purchase-if-click": auc(q, torch.tensor(data.splits["test"].hidden["purchase"])),
+        }
+    )
+    assert ceilings(data).keys() == {score.name for score in data.schema.scores()}
+    assert ceilings(data.select(["purchase"])) == {"purchase": ceilings(data)["purchase"]}
+
+
+def test_a_ceiling_that_cannot_be_known_is_left_out(tmp_path):
+    data = source("rows=40", "buy_rate=1e-9").prepare(tmp_path)
+    assert not data.splits["test"].labels[:, 1].any()
+    assert "purchase" not in ceilings(data)
 
 
 def test_what_would_have_been_bought_is_hidden_in_the_test_split(tmp_path):

@@ -4,6 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtlkit.data.datasets.synthetic import generate, lowest_cosine, weight_vectors
+from mtlkit.data.planted import ceilings
 from mtlkit.data.schema import SPLITS
 from mtlkit.data.sources import ensure, open_source
 from mtlkit.errors import UsageError
@@ -51,6 +52,24 @@ def test_p_moves_the_vectors_and_nothing_else():
         np.testing.assert_array_equal(one[name].inputs, two[name].inputs)
         np.testing.assert_allclose(one[name].targets[:, 0], two[name].targets[:, 0], atol=1e-9)
         assert not np.allclose(one[name].targets[:, 1], two[name].targets[:, 1])
+
+
+def test_the_ceiling_is_what_the_targets_without_noise_reach(tmp_path):
+    data = prepare(tmp_path, "kind=mixed", "noise_std=1")
+    options = open_source("synthetic[rows=4000,d=16,kind=mixed,noise_std=1]").options
+    drawn = generate(options)
+    signal, target = drawn["test"].signals, drawn["test"].targets
+    assert np.std(target - signal) == pytest.approx(1, rel=0.05)
+    found = ceilings(data)
+    label = data.splits["test"].labels[:, 0]
+    wins = signal[label > 0, 0][:, None] > signal[label == 0, 0]
+    assert found["task-1"] == pytest.approx(wins.mean())
+    error = np.square(target[:, 1] - signal[:, 1]).mean()
+    assert found["task-2"] == pytest.approx(1 - error / target[:, 1].var(), rel=1e-5)
+
+
+def test_without_noise_nothing_is_out_of_reach(tmp_path):
+    assert ceilings(prepare(tmp_path, "kind=mixed", "noise_std=0")) == pytest.approx({"task-1": 1, "task-2": 1})
 
 
 def test_seed_decides_everything(tmp_path):
