@@ -1,0 +1,133 @@
+"""The fixed cost of a cell, and two cells at once against one, through the engine that ``mtlkit bench`` uses."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from itertools import pairwise
+from typing import Any
+
+from .common import Check, Record, Section, Setup, in_child, markdown, say, select, spread
+
+FIXED, TWICE = 1.0, 1.9
+EPOCHS = 3.0
+
+
+def collect(setup: Setup) -> list[Record]:
+    """Every round measures fixed costs, one cell at a time on one core, and two at a time on two."""
+    records = []
+    for number in range(setup.rounds):
+        say(f"cells: round {number + 1} of {setup.rounds}")
+        job = {"home": str(setup.data), "jobs": 1, "seeds": [0, 1, 2], "epochs": 1e-6}
+        records.append({"kind": "fixed", "round": number} | in_child("cells", job))
+        for jobs in (1, 2) if number % 2 == 0 else (2, 1):
+            job = {"home": str(setup.data), "jobs": jobs, "seeds": list(range(2 * jobs)), "epochs": EPOCHS}
+            records.append({"kind": f"jobs={jobs}", "round": number} | in_child("cells", job, cores=jobs))
+    return records
+
+
+def work(job: dict[str, Any]) -> Record:
+    """In a process of its own, on the cores that it was given: run a grid and note when each cell was done."""
+    from pathlib import Path
+
+    from mtlkit.config import ExecutionSettings
+    from mtlkit.grid.engines.local import LocalEngine
+    from mtlkit.store import ResultStore
+
+    from .data import CENSUS
+
+    home = Path(job["home"])
+    cells = grid(CENSUS, home, job)
+    execution = ExecutionSettings(device="cpu", probes=False, save_scores=False, jobs=None)
+    with tempfile.TemporaryDirectory() as folder:
+        store = ResultStore(Path(folder))
+        chosen = LocalEngine(store, home, execution).jobs(len(cells))
+        engine = LocalEngine(store, home, execution.model_copy(update={"jobs": job["jobs"]}))
+        began = time.perf_counter()
+        done = []
+        for record in engine.run(cells):
+            assert record.ok, record.error
+            done.append(
+                {
+                    "at": time.perf_counter() - began,
+                    "evaluation_seconds": record.timing["evaluation_seconds"],
+                    "rows_per_second": record.cost["train_rows_per_second"],
+                    "threads": record.environment["threads"],
+                }
+            )
+    return {"cells": done, "jobs_by_default": chosen}
+
+
+def grid(dataset: str, home: Any, job: dict[str, Any]) -> list[Any]:
+    """Cells of the benchmark's model, one a seed."""
+    from pathlib import Path
+
+    from mtlkit.data.sources import ensure
+    from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.spec import GridSettings
+    from mtlkit.store import ResultStore
+
+    settings = GridSettings(
+        dataset=dataset,
+        models=("mmoe[experts=8,hidden=16,tower=8,embedding=8]",),
+        balancers=("uniform",),
+        references=(),
+        seeds=tuple(job["seeds"]),
+        training={"epochs": job["epochs"], "evaluations": 1},
+    )
+    source, found = ensure(dataset, home)
+    with tempfile.TemporaryDirectory() as empty:
+        return make_plan(settings, source, found, ResultStore(Path(empty))).to_run
+
+
+def fixed_costs(record: Record) -> tuple[float, float]:
+    """Seconds of a cell of one step without its scoring: the first in a new worker, and the mean of the later ones."""
+    cells = record["cells"]
+    first = cells[0]["at"] - cells[0]["evaluation_seconds"]
+    later = [after["at"] - before["at"] - after["evaluation_seconds"] for before, after in pairwise(cells)]
+    return first, statistics.mean(later)
+
+
+def speedups(records: list[Record]) -> tuple[list[float], list[float]]:
+    """Two at a time over one at a time, by round: by the rate of training alone, and cells a second of wall time."""
+    training, wall = [], []
+    for one, two in zip(select(records, kind="jobs=1"), select(records, kind="jobs=2"), strict=True):
+        rates = [statistics.mean(cell["rows_per_second"] for cell in record["cells"]) for record in (one, two)]
+        training.append(2 * rates[1] / rates[0])
+        spans = [record["cells"][-1]["at"] / len(record["cells"]) for record in (one, two)]
+        wall.append(spans[0] / spans[1])
+    return training, wall
+
+
+def table(records: list[Record]) -> str:
+    """Fixed costs and speed-ups."""
+    costs = [fixed_costs(record) for record in select(records, kind="fixed")]
+    training, wall = speedups(records)
+    rows = [
+        ["fixed cost of a cell, first in a new worker, s", spread([first for first, _ in costs])],
+        ["fixed cost of a cell in a worker that has run one, s", spread([later for _, later in costs])],
+        ["two cells at once on two cores / one on one, rows per second of training", spread(training)],
+        ["the same with start-up, scoring and storing, cells per second", spread(wall)],
+    ]
+    return markdown(["", "median (min-max)"], rows)
+
+
+def checks(records: list[Record]) -> list[Check]:
+    """Below a second; nearly twice as fast, and chosen by default."""
+    costs = [fixed_costs(record) for record in select(records, kind="fixed")]
+    first, later = (statistics.median(values) for values in zip(*costs, strict=True))
+    training, wall = (statistics.median(values) for values in speedups(records))
+    two = select(records, kind="jobs=2")
+    chosen = two[0]["jobs_by_default"]
+    single = all(cell["threads"] == 1 for record in two for cell in record["cells"])
+    found = f"{training:.2f} by training, {wall:.2f} by wall time, threads each: {'1' if single else 'more'}"
+    return [
+        Check("fixed cost of a cell below 1 s, new worker", f"{first:.2f} s", first < FIXED),
+        Check("fixed cost of a cell below 1 s, warm worker", f"{later:.2f} s", later < FIXED),
+        Check("two cells on two cores >= 1.9 x one", found, single and training >= TWICE),
+        Check("--jobs chooses one cell a core by itself", f"{chosen} on two cores", chosen == 2),
+    ]
+
+
+SECTION = Section("cells", "The fixed cost of a cell, and two cells at once", 3, collect, table, checks)

@@ -1,0 +1,151 @@
+"""Exact AUC against scikit-learn at 10 million rows, and what evaluation costs of a run."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import Any
+
+from .common import Check, Record, Section, Setup, in_child, markdown, ratios, say, spread
+
+ROWS = 10_000_000
+RATES = (0.04, 0.5)
+FASTER, EQUAL, SHARE = 3.0, 1e-12, 0.10
+RUNS = {"census": {"epochs": 6.0, "batch": 1024}, "ali": {"epochs": 1.0, "batch": 4096}}
+
+
+def collect(setup: Setup) -> list[Record]:
+    """AUC of both, then a run of each data set with as many evaluation points as by default."""
+    records = []
+    for rate in RATES:
+        say(f"evaluation: AUC of {ROWS:,} rows, {rate:.0%} positive")
+        records.append(in_child("evaluation", {"rows": ROWS, "rate": rate, "rounds": setup.rounds}))
+    for shape in RUNS:
+        say(f"evaluation: a run on {shape}")
+        records.append(in_child("evaluation", {"run": shape, "home": str(setup.data)}))
+    return records
+
+
+def work(job: dict[str, Any]) -> Record:
+    """In a process of its own."""
+    return run(job) if "run" in job else areas(job)
+
+
+def areas(job: dict[str, Any]) -> Record:
+    """Both AUCs of the same float32 scores, a tenth of them tied, in turn."""
+    import numpy as np
+    import torch
+    from sklearn.metrics import roc_auc_score
+
+    from mtlkit.training.metrics import auc
+
+    rng = np.random.default_rng(0)
+    labels = (rng.random(job["rows"]) < job["rate"]).astype(np.float32)
+    scores = rng.standard_normal(job["rows"], dtype=np.float32) + labels
+    tied = rng.random(job["rows"]) < 0.1
+    scores[tied] = np.round(scores[tied], 1)
+    ours, theirs = torch.from_numpy(scores), torch.from_numpy(labels)
+    record: Record = {"rate": job["rate"], "rows": job["rows"], "mtlkit": [], "scikit-learn": []}
+    for _ in range(job["rounds"]):
+        began = time.process_time()
+        area = auc(ours, theirs)
+        record["mtlkit"].append(time.process_time() - began)
+        began = time.process_time()
+        expected = roc_auc_score(labels, scores)
+        record["scikit-learn"].append(time.process_time() - began)
+        assert area is not None
+        record["difference"] = abs(area - expected)
+    return record
+
+
+def run(job: dict[str, Any]) -> Record:
+    """One run with default evaluation: its seconds of training and of evaluation."""
+    from pathlib import Path
+
+    import torch
+
+    from mtlkit.config import TrainingSettings
+    from mtlkit.training.loop import Trainer
+
+    from .data import WIDTHS, open_dataset
+    from .models import EXECUTION, balancer, count_cpu_seconds, mmoe
+
+    count_cpu_seconds()
+    shape = job["run"]
+    dataset = open_dataset(shape, Path(job["home"]))
+    options = RUNS[shape]
+    settings = TrainingSettings(epochs=options["epochs"], batch_size=int(options["batch"]))
+    model = mmoe(dataset.schema, WIDTHS[shape])
+    uniform = balancer("uniform", dataset.schema)
+    trainer = Trainer(model, uniform, dataset, settings, EXECUTION, 0, torch.device("cpu"))
+    result = trainer.fit()
+    points = len(result.curve)
+    return {
+        "run": shape,
+        "epochs": options["epochs"],
+        "batch": options["batch"],
+        "points": points,
+        "train_seconds": result.timing["train_seconds"],
+        "evaluation_seconds": result.timing["evaluation_seconds"],
+    }
+
+
+def _shares(record: Record) -> tuple[float, float]:
+    """One evaluation over an epoch of training, and all evaluation over all training."""
+    epoch = record["train_seconds"] / record["epochs"]
+    one = record["evaluation_seconds"] / (record["points"] + 1)  # and the test split, about as large
+    return one / epoch, record["evaluation_seconds"] / record["train_seconds"]
+
+
+def _split(records: list[Record]) -> tuple[list[Record], list[Record]]:
+    return [record for record in records if "rate" in record], [record for record in records if "run" in record]
+
+
+def table(records: list[Record]) -> str:
+    """Two tables: AUC, and runs."""
+    found, runs = _split(records)
+    first = [
+        [
+            f"{record['rows']:,}",
+            f"{record['rate']:.0%}",
+            spread(record["mtlkit"]),
+            spread(record["scikit-learn"]),
+            spread(ratios(record["scikit-learn"], record["mtlkit"]), ".1f"),
+            f"{record['difference']:.0e}",
+        ]
+        for record in found
+    ]
+    second = []
+    for record in runs:
+        one, all_points = _shares(record)
+        cells = [record["run"], f"{record['epochs']:g}", f"{record['batch']:.0f}", f"{record['points']}"]
+        cells += [f"{record['train_seconds']:.1f}", f"{record['evaluation_seconds']:.1f}"]
+        second.append([*cells, f"{one:.1%}", f"{all_points:.1%}"])
+    head = ["run on", "epochs", "batch", "points", "training, s", "evaluation, s"]
+    return "\n\n".join(
+        [
+            markdown(["rows", "positive", "mtlkit, s", "scikit-learn, s", "times as fast", "difference"], first),
+            markdown([*head, "one evaluation / epoch", "all evaluation / training"], second),
+        ]
+    )
+
+
+def checks(records: list[Record]) -> list[Check]:
+    """Speed and equality of the AUC, and the share of an epoch."""
+    found, runs = _split(records)
+    checks = []
+    for record in found:
+        faster = statistics.median(ratios(record["scikit-learn"], record["mtlkit"]))
+        asked = f"exact AUC, {record['rows']:,} rows, {record['rate']:.0%} positive: >= {FASTER:g} x scikit-learn"
+        checks.append(Check(asked, f"{faster:.1f} times as fast", faster >= FASTER))
+    worst = max(record["difference"] for record in found)
+    checks.append(Check(f"equal to it within {EQUAL:g}", f"{worst:.0e}", worst <= EQUAL))
+    for record in runs:
+        one, all_points = _shares(record)
+        asked = f"evaluation takes at most {SHARE:.0%} of an epoch, {record['run']}"
+        found_here = f"{all_points:.1%} of training with {record['points']} points (one of them: {one:.1%} of an epoch)"
+        checks.append(Check(asked, found_here, all_points <= SHARE))
+    return checks
+
+
+SECTION = Section("evaluation", "Evaluation", 3, collect, table, checks)

@@ -1,0 +1,72 @@
+"""The model of all comparisons, and trainings of it that stop after windows of steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+
+from mtlkit.balancers.base import Balancer
+from mtlkit.config import ExecutionSettings, TrainingSettings
+from mtlkit.data.schema import Dataset, Schema
+from mtlkit.models.mmoe import MMoE
+from mtlkit.registry import BALANCERS
+from mtlkit.training import loop
+from mtlkit.training.loop import Trainer
+
+from .turns import Pause
+
+EXPERTS, HIDDEN, TOWER = 8, 16, 8
+EXECUTION = ExecutionSettings(device="cpu", probes=False, save_scores=False, save_weights=False)
+
+
+def count_cpu_seconds() -> None:
+    """Let the trainer time itself by the CPU time of this process, which neighbours on the machine do not lengthen."""
+    loop.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+
+
+def mmoe(schema: Schema, width: int, seed: int = 0, norm: Any = "none") -> MMoE:
+    """Eight experts of one layer of 16, towers of one layer of 8."""
+    options = MMoE.Options(experts=EXPERTS, hidden=(HIDDEN,), tower=(TOWER,), embedding=width, norm=norm)
+    torch.manual_seed(seed)
+    return MMoE(schema, options)
+
+
+def balancer(name: str, schema: Schema) -> Balancer:
+    """A balancer with its default options."""
+    kind = BALANCERS.load(name)
+    return kind(schema.tasks, kind.Options())
+
+
+def settings(dataset: Dataset, batch: int, windows: int, steps: int, **more: Any) -> TrainingSettings:
+    """A training of some windows of as many steps each, at a constant learning rate of 1e-3."""
+    epochs = windows * steps * batch / len(dataset.splits["train"])
+    return TrainingSettings(epochs=epochs, batch_size=batch, lr=1e-3, schedule="constant", evaluations=windows, **more)
+
+
+def training(
+    dataset: Dataset, width: int, method: str, batch: int, windows: int, steps: int, **more: Any
+) -> Callable[[Pause], None]:
+    """A training through the trainer of ``mtlkit bench`` that pauses after each window; the first is a warm-up.
+
+    Args:
+        dataset: Its validation and test splits should be small, as they are scored after each window.
+        width: Of the embeddings.
+        method: Name of the balancer.
+        batch: Rows a batch.
+        windows: To be timed.
+        steps: A window.
+        more: Settings.
+    """
+    own = settings(dataset, batch, windows + 1, steps, **more)
+
+    def run(pause: Pause) -> None:
+        model = mmoe(dataset.schema, width)
+        device = torch.device("cpu")
+        trainer = Trainer(model, balancer(method, dataset.schema), dataset, own, EXECUTION, 0, device)
+        trainer.fit(lambda share: pause(trainer.timing["train_seconds"]))
+
+    return run

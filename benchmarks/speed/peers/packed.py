@@ -1,0 +1,31 @@
+"""Packed splits without mtlkit: columns by name, and what the schema says of them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def read(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+    """The schema, and by split the columns and the labels (N, T); rows are cut as the job says."""
+    folder = Path(job["folder"])
+    schema = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["schema"]
+    kinds = {kind: [f["name"] for f in schema["features"] if f["kind"] == kind] for kind in ("id", "dense")}
+    columns, labels = {}, {}
+    for split in ("train", "test"):
+        rows = slice(job["rows"][split])
+        ids = np.load(folder / f"{split}.ids.npy", mmap_mode="r")[rows]
+        dense = np.load(folder / f"{split}.dense.npy", mmap_mode="r")[rows]
+        columns[split] = {name: ids[:, i].copy() for i, name in enumerate(kinds["id"])}
+        columns[split] |= {name: dense[:, i].copy() for i, name in enumerate(kinds["dense"])}
+        labels[split] = np.array(np.load(folder / f"{split}.labels.npy", mmap_mode="r")[rows])
+    return schema, columns, labels
+
+
+def peak_memory() -> int:
+    """The most bytes that this process ever held."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

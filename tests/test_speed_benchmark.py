@@ -1,0 +1,306 @@
+"""The parts of ``benchmarks/speed.py``: small runs of what measures, and what is made of measurements."""
+
+import json
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import mtlkit
+
+BENCHMARKS = Path(mtlkit.__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def beside_the_script():
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(str(BENCHMARKS))
+    yield
+    patch.undo()
+
+
+@pytest.fixture
+def small():
+    from speed.data import ali_shaped
+
+    return ali_shaped(4000, vocabularies=[5, 50, 500])
+
+
+def test_trainings_take_turns_window_by_window():
+    from speed.turns import take_turns
+
+    seen, running = [], threading.Lock()
+
+    def run(name, step):
+        def train(pause):
+            for window in range(3):
+                assert running.acquire(blocking=False), "two at once"
+                seen.append(name)
+                running.release()
+                pause(step * (window + 1))
+
+        return train
+
+    found = take_turns({"a": run("a", 1.0), "b": run("b", 2.0)})
+    assert found == {"a": [1.0, 1.0], "b": [2.0, 2.0]}  # the first is a warm-up
+    assert [set(seen[i : i + 2]) for i in (0, 2, 4)] == [{"a", "b"}] * 3
+
+
+def test_an_error_in_one_of_them_ends_all():
+    from speed.turns import take_turns
+
+    def broken(pause):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        take_turns({"broken": broken})
+
+
+def test_generated_ids_follow_zipf_and_labels_follow_the_features(small):
+    from speed.data import ZIPF, zipf
+
+    ranks = zipf(np.random.default_rng(0), 200_000, 1000)
+    assert (ranks.min(), ranks.max()) == (0, 999)
+    counts = np.bincount(ranks)
+    assert counts[0] / counts[9] == pytest.approx(
+        (1 - 2 ** (1 - ZIPF)) / (10 ** (1 - ZIPF) - 11 ** (1 - ZIPF)), rel=0.1
+    )
+    train = small.splits["train"]
+    assert [len(split) for split in small.splits.values()] == [3200, 400, 400]
+    assert train.ids.max(0).tolist() <= [4, 49, 499]
+    rates = train.labels.mean(0)
+    assert 0.02 < rates[1] < rates[0] < 0.3
+    from sklearn.linear_model import LogisticRegression
+
+    hot = np.hstack([np.eye(5)[train.ids[:, 0]], np.eye(50)[train.ids[:, 1]], train.dense])
+    model = LogisticRegression(max_iter=300).fit(hot, train.labels[:, 0])
+    from sklearn.metrics import roc_auc_score
+
+    assert roc_auc_score(train.labels[:, 0], model.predict_proba(hot)[:, 1]) > 0.65
+
+
+def test_a_split_is_cut_and_gets_further_tasks(small):
+    from speed.data import head, with_extra_tasks
+
+    cut = with_extra_tasks(head(small, validation=100, test=50), 4)
+    assert [len(split) for split in cut.splits.values()] == [3200, 100, 50]
+    assert cut.schema.task_names == ("click", "purchase", "extra-1", "extra-2")
+    assert cut.splits["train"].labels.shape == (3200, 4)
+    assert np.array_equal(cut.splits["train"].labels[:, :2], small.splits["train"].labels)
+    extra = cut.splits["train"].labels[:, 2:].mean(0)
+    assert ((extra > 0.01) & (extra < 0.9)).all()
+
+
+@pytest.mark.parametrize("system", ["uniform", "upgrad", "upgrad, representation", "torchjd UPGrad", "torchjd MGDA"])
+def test_every_system_of_the_balancers_trains(small, system, monkeypatch):
+    from speed import balancers
+    from speed.turns import take_turns
+
+    pytest.importorskip("torchjd")
+    dataset = balancers.with_tasks(small, 3)
+    monkeypatch.setattr(balancers, "STEPS", {64: 2})
+    found = take_turns({system: balancers.run(dataset, system, {"shape": "census", "rounds": 2}, 64)})[system]
+    assert len(found) == 2
+    assert min(found) > 0
+
+
+def test_torchjd_takes_the_same_steps_as_upgrad(small, monkeypatch):
+    from speed import balancers, models
+
+    pytest.importorskip("torchjd")
+    monkeypatch.setattr(balancers, "STEPS", {256: 1})
+    plain = models.settings
+    sgd = {"optimizer": "sgd", "lr": 2.0}  # whose steps are as long as the gradients
+    monkeypatch.setattr(models, "settings", lambda *args, **more: plain(*args, **more).model_copy(update=sgd))
+    made = []
+    build = models.mmoe
+    monkeypatch.setattr(models, "mmoe", lambda *args: made.append(build(*args)) or made[-1])
+    states = []
+    for system in ("upgrad", "torchjd UPGrad"):
+        run = balancers.run(small, system, {"shape": "census", "rounds": 0}, 256)
+        state = {}
+
+        def note(seconds, state=state):
+            state |= {name: value.clone() for name, value in made[-1].state_dict().items()}
+
+        run(note)
+        states.append(state)
+    start = build(small.schema, 8).state_dict()
+    for name, value in states[0].items():
+        if start[name].is_floating_point() and not torch.equal(value, start[name]):
+            moved, apart = (value - start[name]).abs().mean(), (value - states[1][name]).abs().mean()
+            assert apart < 0.01 * moved, name  # torchjd adds 1e-4 of the trace to the Gram matrix
+
+
+def test_tables_of_growing_size_hold_the_same_batches(monkeypatch):
+    from speed import sparse
+
+    monkeypatch.setattr(sparse, "ROWS", 5000)
+    base, large = sparse.spread_out(2300, 2300), sparse.spread_out(23_000, 2300)
+    sizes = [sum(f.vocab for f in dataset.schema.of_kind("id")) for dataset in (base, large)]
+    assert sizes == [2300, 23_000]
+    own, other = (dataset.splits["train"].ids for dataset in (base, large))
+    assert np.array_equal(other // 10, own)
+    for field in range(0, 23, 7):
+        assert len(np.unique(other[:, field])) == len(np.unique(own[:, field]))
+        assert other[:, field].max() < 1000
+
+
+def test_phases_add_up_to_the_step(small):
+    from speed.phases import PHASES, timed_steps
+
+    found = timed_steps(small, 8, 256, steps=3, warm=1)
+    parts = [phase for phase in PHASES if phase != "rest"]
+    assert {len(ms) for ms in found.values()} == {3}
+    for step in range(3):
+        assert sum(found[part][step] for part in parts) == pytest.approx(found["sum"][step], abs=0.2)
+
+
+def test_the_dense_part_does_the_operations_of_its_products():
+    from speed import models, roofline
+
+    from mtlkit.training.cost import flops_per_row
+
+    inputs, tasks, batch = 40, 2, 64
+    step, model = roofline.dense_step(inputs, tasks, batch, models)
+    step()
+    assert all(value.grad is not None for value in model.parameters())
+    hidden = models.EXPERTS * (models.HIDDEN + tasks)
+    towers = tasks * (models.HIDDEN * models.TOWER + models.TOWER)
+    counted = flops_per_row(model, roofline.dense_batch(inputs, tasks, batch))
+    assert counted == 2 * (inputs * hidden + towers)
+    shares = roofline.profile(step)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["matrix products"] > 0
+
+
+def test_fractions_take_the_slower_of_arithmetic_and_memory():
+    from speed.roofline import fractions
+
+    record = {"operations": 100.0, "matrix_rate": 50.0, "shaped_rate": 25.0, "bytes": 30.0, "memory_rate": 10.0}
+    record |= {"dense_seconds": 6.0, "step_bytes": 50.0, "step_seconds": 10.0}
+    assert fractions(record) == {"least": 3.0, "dense": 0.5, "shaped": pytest.approx(4 / 6), "step": 0.5}
+
+
+def test_both_areas_are_measured_and_equal():
+    from speed.evaluation import areas
+
+    found = areas({"rows": 20_000, "rate": 0.1, "rounds": 2})
+    assert len(found["mtlkit"]) == len(found["scikit-learn"]) == 2
+    assert found["difference"] <= 1e-12
+
+
+def test_fixed_costs_leave_scoring_out_and_speedups_are_paired():
+    from speed.cells import fixed_costs, speedups
+
+    def cells(*at, rate=1.0):
+        return [{"at": a, "evaluation_seconds": 0.5, "rows_per_second": rate} for a in at]
+
+    assert fixed_costs({"cells": cells(3.0, 4.0, 5.5)}) == (2.5, pytest.approx(0.75))
+    one = {"kind": "jobs=1", "cells": cells(5.0, 10.0, rate=100.0)}
+    two = {"kind": "jobs=2", "cells": cells(5.0, 5.5, 10.0, 10.4, rate=96.0)}
+    assert speedups([one, two]) == ([pytest.approx(1.92)], [pytest.approx(5 / 2.6)])
+
+
+def training_records():
+    rates = {"torch-rechub": 10_000.0, "fuxictr": 20_000.0, "mtlkit": 150_000.0, "mtlkit, batch norm": 90_000.0}
+    return [
+        {
+            "shape": "census",
+            "batch": 1024,
+            "system": system,
+            "seed": seed,
+            "rows_per_second": rate * (1 + seed),  # a machine that slows down slows all of them
+            "memory": 5e8,
+            "auc": [0.9 + seed / 100, 0.8 if system == "mtlkit" else 0.9],
+        }
+        for system, rate in rates.items()
+        for seed in range(3)
+    ]
+
+
+def test_a_missed_target_is_said_to_be_missed():
+    from speed.training import checks, table
+
+    found = {check.asked: check for check in checks(training_records())}
+    speed = "rows per second of {}, census, batch 1024: >= {} x {}"
+    assert found[speed.format("mtlkit", 7, "torch-rechub")].found == "15.0 x"
+    assert found[speed.format("mtlkit, batch norm", 7, "torch-rechub")].met
+    assert found[speed.format("mtlkit", 4, "fuxictr")].met
+    quality = next(check for asked, check in found.items() if "AUC" in asked)
+    assert not quality.met  # it learns less than FuxiCTR on the second task
+    assert "**missed**" in str(quality)
+    assert "| census | 1024 | mtlkit | 300.0 (150.0-450.0) | 15.0 (15.0-15.0) | 7.5 (7.5-7.5) |" in table(
+        training_records()
+    )
+
+
+def test_sections_are_merged_and_drawn_again(tmp_path, monkeypatch, capsys):
+    from speed import main, sparse
+
+    own = {
+        "taken": "2026-01-01",
+        "seconds": 1,
+        "load": 0.0,
+        "rounds": 2,
+        "machine": {"cpu": "x", "cores": 2, "torch": "2"},
+    }
+    results = {"sections": {"training": own | {"records": training_records()}}}
+    (tmp_path / "speed.json").write_text(json.dumps(results), encoding="utf-8")
+    records = [{"batch": b, "size": size, "ms": [1.0, 1.1]} for b in sparse.BATCHES for size in sparse.SIZES]
+    part = sparse.SECTION
+    monkeypatch.setattr(
+        sparse, "SECTION", type(part)(part.name, part.title, 1, lambda setup: records, part.table, part.checks)
+    )
+    monkeypatch.setattr(
+        "sys.argv", ["speed.py", "--only", "sparse", "--out", str(tmp_path), "--data-dir", str(tmp_path)]
+    )
+    main.main()
+    merged = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["sections"]
+    assert merged.keys() == {"training", "sparse"}
+    assert merged["sparse"]["rounds"] == 1
+    shown = capsys.readouterr().out
+    assert "within 15 %, batch 4096 | 0 % | met" in shown
+    assert "Torch-RecHub" not in shown  # only what was measured is printed
+    text = (tmp_path / "speed.md").read_text(encoding="utf-8")
+    assert "### Training against" in text
+    assert (tmp_path / "speed.png").stat().st_size > 10_000
+    (tmp_path / "speed.png").unlink()
+    page = tmp_path / "README.md"
+    page.write_text(f"before\n{main.BEGIN}\nold\n{main.END}\nafter\n", encoding="utf-8")
+    monkeypatch.setattr(main, "README", page)
+    monkeypatch.setattr(main, "HOME", tmp_path / "sub")
+    (tmp_path / "sub").mkdir()
+    monkeypatch.setattr("sys.argv", ["speed.py", "--redraw", "--publish", "--out", str(tmp_path)])
+    main.main()
+    published = page.read_text(encoding="utf-8")
+    assert published.startswith("before\n")
+    assert published.endswith("\nafter\n")
+    assert text in published
+    assert "old" not in published
+    assert (tmp_path / "sub" / "speed.png").exists()
+
+
+def test_peers_read_the_packed_arrays_without_mtlkit(small, tmp_path, monkeypatch):
+    from mtlkit.data.packed import write_dataset
+
+    write_dataset(tmp_path / "set", small, {})
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "speed" / "peers"))
+    import packed
+
+    job = {"folder": str(tmp_path / "set"), "rows": {"train": 100, "test": 50}}
+    schema, columns, labels = packed.read(job)
+    assert [feature["name"] for feature in schema["features"]] == list(columns["train"])
+    assert np.array_equal(columns["train"]["f2"], small.splits["train"].ids[:100, 1])
+    assert np.array_equal(columns["test"]["x1"], small.splits["test"].dense[:50, 0])
+    assert labels["test"].shape == (50, 2)
+    source = (BENCHMARKS / "speed" / "peers").glob("*.py")
+    assert not any("import mtlkit" in text or "from mtlkit" in text for text in (f.read_text() for f in source))
+
+
+def test_every_script_and_grid_has_its_line_in_the_readme():
+    text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
+    for file in [*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("*.yaml")]:
+        assert f"| `{file.name}` |" in text
