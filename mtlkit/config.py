@@ -112,6 +112,12 @@ class ExecutionSettings(Settings):
 
     device: Device = "auto"
     jobs: int | None = Field(None, gt=0, description="cells at a time; default: one per core, one on a GPU")
+    threads: int = Field(
+        1,
+        gt=0,
+        description="of a cell on the CPU; a second one gains next to nothing at the usual sizes, and loses much where "
+        "others use the cores",
+    )
     timeout: float | None = Field(None, gt=0, description="seconds after which a cell is stopped")
     probes: bool = Field(True, description="record gradient cosines, gate usage and task weights")
     ablation: bool = Field(False, description="record what each expert is good for, at the end of a run")

@@ -72,12 +72,10 @@ class LocalEngine:
         Stopping the iteration, or an interrupt, ends the workers; finished cells are in the store.
         """
         waiting = deque(cells)
-        jobs = self.jobs(len(cells))
-        threads = max(1, available_cores() // jobs)
         workers: list[_Worker] = []
         try:
-            for _ in range(min(jobs, len(cells))):
-                workers.append(self._start(threads))
+            for _ in range(self.jobs(len(cells))):
+                workers.append(self._start())
             for worker in workers:
                 self._assign(worker, waiting, progress)
             while busy := [worker for worker in workers if worker.cell is not None]:
@@ -88,15 +86,15 @@ class LocalEngine:
                         continue
                     yield record
                     if not worker.process.is_alive() and waiting:
-                        replacement = self._start(threads)
+                        replacement = self._start()
                         worker.process, worker.pipe = replacement.process, replacement.pipe
                     self._assign(worker, waiting, progress)
         finally:
             for worker in workers:
                 _end(worker)
 
-    def _start(self, threads: int) -> _Worker:
-        arguments = (self.store.root, self.home, self.execution, threads)
+    def _start(self) -> _Worker:
+        arguments = (self.store.root, self.home, self.execution)
         if FORKS and self._on_cpu():
             start_server()
             forking = multiprocessing.get_context("forkserver")
@@ -199,14 +197,14 @@ def _end(worker: _Worker) -> None:
         worker.process.join()
 
 
-def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettings, threads: int) -> None:
+def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettings) -> None:
     """The life of a worker: receive a cell, run it, store it, say so."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     import torch
 
     from mtlkit.grid.cell import run_cell
 
-    torch.set_num_threads(threads)
+    torch.set_num_threads(execution.threads)
     store = ResultStore(results)
     while True:
         try:
