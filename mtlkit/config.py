@@ -88,7 +88,7 @@ class TrainingSettings(Settings):
         None,
         gt=0,
         description="most validation rows that are scored at an evaluation point, a fixed random choice; the point "
-        "that is picked is then scored on all of them; default: 100,000, or more as long as all points together score "
+        "that is picked is then scored on all of them; default: 50,000, or more as long as all points together score "
         "less than three tenths of the rows trained on",
     )
     patience: int | None = Field(None, gt=0, description="evaluation points without improvement before stopping early")

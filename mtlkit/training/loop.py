@@ -36,7 +36,7 @@ from mtlkit.training.window import Window
 
 PROBE_ROWS = 512
 PROBE_POSITIVES = 64
-JUDGED_ROWS = 100_000
+JUDGED_ROWS = 50_000
 JUDGED_SHARE = 0.3  # of the rows trained on; a row costs about a quarter of one that is trained on
 COUNTED_ROWS = 64  # on which the operations of a forward pass are counted
 WEIGHTS_LIMIT = 32 * 2**20  # bytes up to which weights are kept without being asked for

@@ -130,7 +130,7 @@ def test_the_time_in_which_a_worker_starts_does_not_count(tmp_path, home):
 @pytest.mark.skipif(not FORKS, reason="workers are spawned here")
 def test_workers_are_forked_from_one_process_that_has_imported_everything(tmp_path, home):
     engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu"))
-    workers = [engine._start(1) for _ in range(2)]
+    workers = [engine._start() for _ in range(2)]
     try:
         (server,) = {parent(worker.process.pid) for worker in workers}
         assert server != os.getpid()
@@ -141,7 +141,7 @@ def test_workers_are_forked_from_one_process_that_has_imported_everything(tmp_pa
 
 
 def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(tmp_path, home):
-    worker = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu"))._start(1)
+    worker = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu"))._start()
     try:
         assert is_deaf(worker.process.pid, "SigBlk")
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -195,5 +195,5 @@ def test_on_a_gpu_workers_are_spawned(monkeypatch, tmp_path, home):
     monkeypatch.setattr(engine, "_on_cpu", lambda: False)
     monkeypatch.setattr(multiprocessing, "get_context", get_context)
     with pytest.raises(InterruptedError):
-        engine._start(1)
+        engine._start()
     assert contexts == ["spawn"]
