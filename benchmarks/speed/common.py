@@ -7,7 +7,7 @@ import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,15 +37,16 @@ class Check:
     Args:
         asked: The target, in words.
         found: The measured value, in words.
-        met: Whether it is reached.
+        met: Whether it is reached; None where too little was measured to tell.
     """
 
     asked: str
     found: str
-    met: bool
+    met: bool | None
 
     def __str__(self) -> str:
-        return f"| {self.asked} | {self.found} | {'met' if self.met else '**missed**'} |"
+        verdict = {True: "met", False: "**missed**", None: "not judged"}[self.met]
+        return f"| {self.asked} | {self.found} | {verdict} |"
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,12 @@ class Section:
 
 
 def child(
-    arguments: Sequence[str], job: Record, python: str = sys.executable, threads: int = 1, cores: int | None = None
+    arguments: Sequence[str],
+    job: Record,
+    python: str = sys.executable,
+    threads: int = 1,
+    cores: int | None = None,
+    variables: Mapping[str, str] | None = None,
 ) -> Any:
     """Run a script on a job in a fresh process; the last line of JSON that it prints is its answer.
 
@@ -80,9 +86,10 @@ def child(
         python: The interpreter.
         threads: Of every pool of threads in the process.
         cores: How many of this process's cores it may use; None for all.
+        variables: Of the environment, beside this process's own.
     """
     pools = ("OMP", "MKL", "OPENBLAS", "NUMBA")
-    environment = os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in pools}
+    environment = os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in pools} | dict(variables or {})
     command = [python, *arguments, json.dumps(job)]
     own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     try:
@@ -103,6 +110,13 @@ def child(
 def in_child(section: str, job: Record, **options: Any) -> Any:
     """The answer of a section's ``work`` to a job, in a fresh process."""
     return child([str(SCRIPT), "--work", section], job, **options)
+
+
+def worker_variables() -> dict[str, str]:
+    """What ``mtlkit bench`` sets for its workers; for processes that stand in for one."""
+    from mtlkit.grid.engines import local
+
+    return dict(getattr(local, "HUGE_PAGES", {}))
 
 
 def say(text: str) -> None:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mtlkit.balancers.base import Balancer
 from mtlkit.config import ExecutionSettings, TrainingSettings
@@ -48,7 +49,16 @@ def settings(dataset: Dataset, batch: int, windows: int, steps: int, **more: Any
 
 
 def training(
-    dataset: Dataset, width: int, method: str, batch: int, windows: int, steps: int, **more: Any
+    dataset: Dataset,
+    width: int,
+    method: str,
+    batch: int,
+    windows: int,
+    steps: int,
+    *,
+    foldable: bool = True,
+    order: Tensor | None = None,
+    **more: Any,
 ) -> Callable[[Pause], None]:
     """A training through the trainer of ``mtlkit bench`` that pauses after each window; the first is a warm-up.
 
@@ -59,14 +69,19 @@ def training(
         batch: Rows a batch.
         windows: To be timed.
         steps: A window.
+        foldable: Whether the first layer may be folded into small vocabularies.
+        order: (rows of all steps,) what to train on, batch by batch; None for the trainer's own shuffle.
         more: Settings.
     """
     own = settings(dataset, batch, windows + 1, steps, **more)
 
     def run(pause: Pause) -> None:
         model = mmoe(dataset.schema, width)
+        model.embedding.foldable = foldable
         device = torch.device("cpu")
         trainer = Trainer(model, balancer(method, dataset.schema), dataset, own, EXECUTION, 0, device)
+        if order is not None:
+            trainer.stream = iter(order.split(batch))
         trainer.fit(lambda share: pause(trainer.timing["train_seconds"]))
 
     return run

@@ -61,6 +61,7 @@ def bench(
     Finished cells are never run again, so an interrupted grid goes on where it stopped. Without arguments a small grid
     runs on the data set fetched last, or on Census-Income.
     """
+    from mtlkit.data.home import data_home, last_fetched
     from mtlkit.grid.spec import read_grid, with_dataset, write_grid
 
     flags: dict[str, Any] = {
@@ -75,11 +76,12 @@ def bench(
         "out": out,
     }
     settings = read_grid(file, _given(flags), assignments or [])
+    if print_config:
+        named = settings.dataset or last_fetched(data_home(data_dir)) or "census"
+        print(write_grid(with_dataset(settings, named)), end="")
+        return
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
-    if print_config:
-        print(write_grid(settings), end="")
-        return
     raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force))
 
 

@@ -9,22 +9,21 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 1024  # rows of a batch that stay in the cache while they are summed by id
+from mtlkit.models.kernels import kernel
 
-_kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+BLOCK = 1024  # rows of a batch that stay in the cache while they are summed by id
 
 
 # Rows are taken out of the inner loops: only then does the compiler see that they do not overlap, and vectorise.
 
 
-@_kernel
+@kernel
 def _fold(table: np.ndarray, field: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
     """``out[v] = table[v] @ weight[field[v]]``, and the bias in the first field's rows.
 
@@ -47,7 +46,7 @@ def _fold(table: np.ndarray, field: np.ndarray, weight: np.ndarray, bias: np.nda
                 target[o] += value * row[o]
 
 
-@_kernel
+@kernel
 def _fold_by_table(field: np.ndarray, weight: np.ndarray, grad: np.ndarray, d_table: np.ndarray) -> None:
     """The gradient of ``_fold`` by the table."""
     for v in range(d_table.shape[0]):
@@ -60,7 +59,7 @@ def _fold_by_table(field: np.ndarray, weight: np.ndarray, grad: np.ndarray, d_ta
             d_table[v, k] = total
 
 
-@_kernel
+@kernel
 def _fold_by_weight(
     table: np.ndarray, field: np.ndarray, grad: np.ndarray, d_weight: np.ndarray, d_bias: np.ndarray
 ) -> None:
@@ -76,7 +75,7 @@ def _fold_by_weight(
                 d_row[o] += value * g[o]
 
 
-@_kernel
+@kernel
 def _sort_places(ids: np.ndarray, block: int, ends: np.ndarray, rows: np.ndarray) -> None:
     """Where each id stands, by block of the batch and by id: a counting sort.
 

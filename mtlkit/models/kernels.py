@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 
 
 # Rows are taken out of the inner loops: only then does the compiler see that they do not overlap, and vectorise.
 
 
-@_kernel
+@kernel
 def _mix(weights: np.ndarray, experts: np.ndarray, reach: np.ndarray, out: np.ndarray) -> None:
     """``out[b, n] = weights[b, n] @ experts[b, reach[n]]``; weights (B, n, k), experts (B, E, d), out (B, n, d)."""
     for b in range(out.shape[0]):
@@ -29,7 +29,7 @@ def _mix(weights: np.ndarray, experts: np.ndarray, reach: np.ndarray, out: np.nd
                     target[i] += value * row[i]
 
 
-@_kernel
+@kernel
 def _mix_backward(
     weights: np.ndarray,
     experts: np.ndarray,
@@ -93,7 +93,7 @@ def mix_shared(weights: Tensor, experts: Tensor, reach: Tensor | None = None) ->
     return _Mix.apply(weights, experts, reach)
 
 
-@_kernel
+@kernel
 def _mix_gradients(
     weights: np.ndarray,
     experts: np.ndarray,

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mtlkit.models.kernels import kernel
+
 DIGIT = 11  # bits sorted by at a time
 
-_kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 
-
-@_kernel
+@kernel
 def _grouped(rows: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Sort row numbers (M,) by radix.
 
@@ -48,7 +47,7 @@ def _grouped(rows: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np
     return taken[:found], starts[: found + 1], order
 
 
-@_kernel
+@kernel
 def _sums(grad: np.ndarray, starts: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Sum the rows of grad (M, W) that belong together: (U, W)."""
     out = np.empty((len(starts) - 1, grad.shape[1]), grad.dtype)
@@ -84,15 +83,19 @@ class _TakeRows(torch.autograd.Function):
             ctx.groups = _groups(rows, ctx.shape[0])
         taken, starts, order = ctx.groups
         if has_kernels(grad):
-            flat = grad.reshape(len(rows), -1).contiguous()
-            values = torch.from_numpy(_sums(flat.numpy(), starts.numpy(), order.numpy())).view(-1, *grad.shape[1:])
+            flat = grad.flatten(1).contiguous()
+            sums = torch.from_numpy(_sums(flat.numpy(), starts.numpy(), order.numpy()))
+            values = sums.view(len(taken), *grad.shape[1:])
         else:
             values = grad.new_zeros(len(taken), *grad.shape[1:]).index_add(0, order, grad)
         return torch.sparse_coo_tensor(taken[None], values, ctx.shape, is_coalesced=True, check_invariants=False), None
 
 
 def _groups(rows: Tensor, table_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows taken, sorted, and what :func:`_sums` or ``index_add`` needs to sum by them."""
+    """The rows taken, sorted, and how to sum by them: starts and order for :func:`_sums`, or places for ``index_add``.
+
+    The places are given twice, in the stead of both.
+    """
     if has_kernels(rows):
         taken, starts, order = map(torch.from_numpy, _grouped(rows.numpy(), table_rows - 1))
         return taken, starts, order

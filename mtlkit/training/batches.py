@@ -49,7 +49,7 @@ class DeviceSplit:
     side: SideColumns | None = None
     device: torch.device | None = None
     files: list[mmap.mmap] = field(default_factory=list)
-    _taken: int = 0
+    _taken: int = field(default=0, init=False)
 
     @classmethod
     def load(cls, split: Split, device: torch.device) -> DeviceSplit:
@@ -79,7 +79,7 @@ class DeviceSplit:
         if shared is not None:
             side = SideColumns(tensor(shared.row), tensor(shared.ids), tensor(shared.dense), bags(shared.bags))
         files = {id(file): file for array in arrays.values() if (file := _file(array)) is not None}
-        return cls(own, hidden, side, device, list(files.values()))
+        return cls(own, hidden, side, None if room else device, list(files.values()))
 
     def __len__(self) -> int:
         return len(self.all)
@@ -118,9 +118,16 @@ class DeviceSplit:
         return batch if self.target == self.home else _moved(batch, self.target)
 
     def part(self, rows: Tensor) -> DeviceSplit:
-        """The rows of the given numbers as a split in memory."""
-        hidden = {name: labels.index_select(0, rows.to(self.home)) for name, labels in self.hidden.items()}
-        return DeviceSplit(self.take(rows), {name: labels.to(self.target) for name, labels in hidden.items()})
+        """The rows of the given numbers; what is not a label is gathered when it is asked for."""
+        rows, source = rows.to(self.home), self.all
+        labels = Batch(
+            source.ids[:0],
+            source.dense[:0],
+            source.labels.index_select(0, rows),
+            None if source.observed is None else source.observed.index_select(0, rows),
+        )
+        hidden = {name: values.index_select(0, rows) for name, values in self.hidden.items()}
+        return _Part(labels, hidden, device=self.device, whole=self, rows=rows)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All rows in order, in batches of at most ``size``."""
@@ -135,6 +142,17 @@ class DeviceSplit:
             for file in self.files:
                 if hasattr(file, "madvise"):
                     file.madvise(mmap.MADV_DONTNEED)
+
+
+@dataclass
+class _Part(DeviceSplit):
+    """Some rows of a split."""
+
+    whole: DeviceSplit = field(kw_only=True)
+    rows: Tensor = field(kw_only=True)
+
+    def take(self, rows: Tensor, weight: Tensor | None = None) -> Batch:
+        return self.whole.take(self.rows[rows.to(self.home)], weight)
 
 
 def _tensor(array: np.ndarray) -> Tensor:

@@ -26,17 +26,16 @@ class CompiledForward:
     """
 
     def __init__(self, model: Architecture, rows: int, on_failure: Callable[[str], None]) -> None:
-        import torch._functorch.config
-        import torch._inductor.config
-
-        torch._functorch.config.donated_buffer = False  # or each graph could be differentiated only once
-        torch._inductor.config.compile_threads = 1  # a cell has one core, and leaves no process behind
         self.model, self.rows, self.on_failure = model, rows, on_failure
         self.seconds = 0.0
         self.plain, self.foldable = model.forward, model.embedding.foldable
-        self.body: Callable[[Batch], Output] | None = torch.compile(self.plain, dynamic=False, fullgraph=True)
+        self.body: Callable[[Batch], Output] | None = None
         model.embedding.foldable = False  # what is folded is computed by a kernel of our own
         model.forward = self  # type: ignore[method-assign]
+        try:
+            self.body = _compiler()(self.plain, dynamic=False, fullgraph=True)
+        except Exception as error:
+            self._give_up(error)
 
     @property
     def working(self) -> bool:
@@ -91,3 +90,13 @@ class CompiledForward:
         self.model.embedding.foldable = self.foldable
         reason = str(error).strip().partition("\n")[0]
         self.on_failure(f"torch.compile failed, the run went on without it: {type(error).__name__}: {reason}")
+
+
+def _compiler() -> Callable[..., Callable[[Batch], Output]]:
+    import torch._functorch.config
+    import torch._inductor.config
+
+    torch._dynamo.reset()  # it counts the variants of a class, and refuses the ninth
+    torch._functorch.config.donated_buffer = False  # or each graph could be differentiated only once
+    torch._inductor.config.compile_threads = 1  # a cell has one core, and leaves no process behind
+    return torch.compile

@@ -44,15 +44,20 @@ class TaskGradients:
     def of(self, items: Sequence[Slices]) -> list[list[Tensor | None]]:
         """For each parameter the gradient of each task, None where the task does not reach it."""
         missing = [item for item in items if item.name not in self.found]
-        if missing:
-            first = not self.found
-            if not first or not self._cuts or any(item.is_embedding for item in missing):
-                self._separate(self.reach.slices if first else missing, [])
-            elif self._parting is None:
-                self._separate([item for item in self.reach.slices if not item.is_embedding], self._cuts)
-            else:
-                self._part([item for item in self.reach.slices if item.name in self.reach.trunk])
+        if missing and (self.found or any(item.is_embedding for item in missing)):
+            self._separate(missing if self.found else self.reach.slices, [])
+        elif missing:
+            self._begin(all(item.name in self.reach.trunk for item in missing))
         return [self.found[item.name] for item in items]
+
+    def _begin(self, part: bool) -> None:
+        """Compute what :meth:`combine` needs at least, without a pass a task through the tables."""
+        if not self._cuts:
+            self._separate(self.reach.slices, [])
+        elif part and self._parting is not None:
+            self._part([item for item in self.reach.slices if item.name in self.reach.trunk])
+        else:
+            self._separate([item for item in self.reach.slices if not item.is_embedding], self._cuts)
 
     def combine(self, weights: Tensor, own: Tensor) -> dict[str, Tensor]:
         """Weighted sums of all parameters' gradients; a parameter without any is left out.
@@ -61,8 +66,8 @@ class TaskGradients:
             weights: (T,) of what tasks share.
             own: (T,) of slices that a task has for itself.
         """
-        if not self.found:
-            self.of(self.reach.slices)
+        if not self.found and not self._at_cuts:
+            self._begin(part=True)
         same = torch.equal(weights, own)
         out = {}
         for item in self.reach.slices:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from mtlkit.models import sparse_rows
+from mtlkit.models.kernels import kernel
 
 
-@numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
+@kernel
 def _move_rows(
     table: np.ndarray,
     moments: np.ndarray,
@@ -65,8 +65,8 @@ class LazyAdam(torch.optim.Optimizer):
         scale, rate = 1 / (1 - second**count), group["lr"] / (1 - first**count)
         if sparse_rows.has_kernels(table):
             numbers = tuple(map(values.numpy().dtype.type, (1 - first, 1 - second, scale, rate, group["eps"])))
-            own, state_rows = table.detach().view(len(table), -1), moments.view(len(table), 2, -1)
-            flat = values.reshape(len(rows), -1).contiguous()
+            own, state_rows = table.detach().flatten(1), moments.flatten(2)
+            flat = values.flatten(1).contiguous()
             _move_rows(own.numpy(), state_rows.numpy(), rows.numpy(), flat.numpy(), numbers)
             return
         mean, square = moments.index_select(0, rows).unbind(1)

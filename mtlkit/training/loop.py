@@ -320,7 +320,9 @@ class Trainer:
             for name in own:
                 result.best[name] = {key: point[key] for key in ("point", "step", "epoch")} | {"value": best.value}
         if again:
-            result.metrics = {name: metrics(self.model, kept[name], self.splits[name]) for name in kept}
+            result.metrics["validation"] = metrics(self.model, kept["validation"], validation)
+            if len(self.bests) > 1:
+                result.metrics["test"] = metrics(self.model, kept["test"], test)
         if self._worth_keeping(self.execution.save_scores, len(test), SCORED_ROWS_LIMIT):
             result.scores = score_arrays(self.schema, kept["test"], test)
         result.weights = self._weights()

@@ -1,4 +1,6 @@
+import mmap
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -112,8 +114,20 @@ def test_mapped_files_give_the_same_rows_and_their_pages_back(tmp_path, monkeypa
     assert len(mapped.files) >= 4
     assert not loaded.files
     assert mapped.all.ids.data_ptr() == read.ids.ctypes.data, "nothing is copied"
+    released = []
+    mapped.files.append(SimpleNamespace(madvise=released.append))
     for rows in torch.randint(60, (9, 20)):
         same(mapped.take(rows), loaded.take(rows))
+    assert released == [mmap.MADV_DONTNEED] * 4, "every 40 rows, which is when 30 are passed"
+
+
+def test_columns_that_do_not_fit_on_the_device_stay_where_they_are():
+    split = DeviceSplit.load(shared(), CPU)
+    split.device = torch.device("meta")
+    batch = split.take(torch.tensor([1, 2]))
+    assert {batch.ids.device.type, batch.labels.device.type, batch.bags["bag2"][1].device.type} == {"meta"}
+    assert split.home == CPU
+    assert DeviceSplit.load(shared(), CPU).device is None, "columns that are there need no second way"
 
 
 def test_a_part_is_its_rows():
@@ -122,6 +136,8 @@ def test_a_part_is_its_rows():
     part = whole.part(rows)
     assert len(part) == 3
     assert part.hidden["t1"].tolist() == [3, 17, 30]
+    assert part.all.labels.tolist() == split.labels[[3, 17, 30]].tolist()
+    same(next(part.chunks(2)), whole.take(rows[:2]))
     same(part.take(torch.tensor([2, 0])), whole.take(torch.tensor([30, 3])))
 
 

@@ -58,7 +58,11 @@ def assert_same(one, two, tolerance):
         (MMOE, "uniform", {}),
         (MMOE, "upgrad", {}),
         (MMOE, "mgda", {"scope": "representation"}),
-        ("shared-bottom[bottom=8,tower=4,embedding=3,norm=batch,dropout=.3]", "pcgrad", {"accumulate": 2, "optimizer": "sgd"}),
+        (
+            "shared-bottom[bottom=8,tower=4,embedding=3,norm=batch,dropout=.3]",
+            "pcgrad",
+            {"accumulate": 2, "optimizer": "sgd"},
+        ),
     ],
 )
 def test_numbers_are_those_of_the_plain_run(trainer, compiler, model, balancer, more):
@@ -140,3 +144,23 @@ def test_the_real_compiler(trainer, precision):
     assert stand_in.working
     assert stand_in.seconds > 0
     assert_same(found, wanted, 1e-4 if precision == "fp32" else 3e-2)
+
+
+def test_more_variants_of_a_model_than_the_compiler_keeps(trainer, compiler):
+    data = toy_dataset(toy_schema(), rows=100)
+    graphs = compiler(plain)
+    for experts in range(1, 11):
+        run = trainer(data, f"mmoe[experts={experts},hidden=3,tower=2,embedding=2]")
+        stand_in = CompiledForward(run.model, 32, run.warnings.append)
+        stand_in.try_out(run.train.take(torch.arange(32)), autocast(run.device, "fp32"))
+        assert stand_in.working, run.warnings
+    assert len(graphs) == 10
+
+
+def test_a_compiler_that_cannot_even_be_set_up_is_a_warning(trainer, monkeypatch):
+    monkeypatch.setattr(torch, "compile", no_compiler)
+    run = trainer(toy_dataset(toy_schema(), rows=100), MMOE)
+    foldable = run.model.embedding.foldable
+    assert not CompiledForward(run.model, 32, run.warnings.append).working
+    assert "torch.compile failed" in run.warnings[-1]
+    assert run.model.embedding.foldable == foldable

@@ -10,7 +10,7 @@ from mtlkit.models import embedding
 from mtlkit.models.mmoe import MMoE
 from mtlkit.training.gradients import TaskGradients
 from mtlkit.training.reach import Reach
-from tests.models.build import build, doubled, known
+from tests.models.build import build, doubled, known, task_losses
 from tests.toy import toy_batch, toy_schema
 from tests.training.steps import loop_step
 from tests.training.test_step import HEADS, SHARING, SMALL, WEIGHTS, applied, check, expected_gradient, make
@@ -157,3 +157,21 @@ def test_what_does_not_hold_is_not_believed(kind):
 def test_a_gate_that_all_tasks_share_is_no_parting():
     model, batch = make("omoe")
     assert not Reach(model, batch).trunk
+
+
+@pytest.mark.parametrize("name", ["mmoe", "shared-bottom", "ple"])
+@pytest.mark.parametrize("heads", ["weighted", "plain"])
+def test_weights_of_zero_without_tables_to_train(name, heads):
+    """Nothing was asked for before, and no table makes the passes go all the way down."""
+    schema = toy_schema(tasks=3)
+    model, batch = build(name, schema), toy_batch(schema, 24)
+    reach = Reach(model, batch)
+    for value in model.embedding.parameters():
+        value.requires_grad_(False)
+    reach.slices = [item for item in reach.slices if not item.is_embedding]
+    loop_step(model, batch, reach=reach).apply(torch.tensor([1.0, 0.0, 0.0]), heads, 1.0)
+    loss = task_losses(model, batch)[0]
+    for item in reach.slices:
+        if item.all_shared:
+            (grad,) = torch.autograd.grad(loss, item.parameter, retain_graph=True)
+            torch.testing.assert_close(item.parameter.grad, grad)

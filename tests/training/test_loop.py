@@ -173,6 +173,15 @@ def test_points_are_judged_on_a_sample_and_the_best_one_on_all_rows(trainer, pai
     assert trainer(pair, validation_rows=rows).fit().metrics == whole.metrics
 
 
+def test_as_many_rows_are_judged_as_cost_little(trainer, pair, monkeypatch):
+    rows = len(pair.splits["train"])
+    assert trainer(pair)._judged_rows() == loop.JUDGED_ROWS
+    monkeypatch.setattr(loop, "JUDGED_ROWS", 1)
+    assert trainer(pair, epochs=2, evaluations=4)._judged_rows() == int(0.3 * 2 * rows / 4)
+    judged = trainer(pair, epochs=1, evaluations=10)
+    assert len(judged.judged) == int(0.3 * rows / 10) < len(pair.splits["validation"])
+
+
 def test_scores_of_large_splits_are_kept_only_if_asked_for(trainer, pair, monkeypatch):
     monkeypatch.setattr(loop, "SCORED_ROWS_LIMIT", 10)
     run = trainer(pair)

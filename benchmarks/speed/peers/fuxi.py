@@ -8,6 +8,7 @@ the streaming ones, and reads in this process, on the one core that every system
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import json
 import sys
@@ -79,24 +80,34 @@ def feature_map(schema: dict[str, Any], width: int, folder: str) -> FeatureMap:
 def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    torch.manual_seed(job["seed"])
     schema, columns, labels = packed.read(job)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         mapped = feature_map(schema, job["width"], folder)
         for split, own in columns.items():
             outcomes = {name: labels[split][:, t] for t, name in enumerate(mapped.labels)}
             np.savez(Path(folder) / f"{split}.npz", **own, **outcomes)
+            if split == "train":
+                two = {name: values[: 2 * job["batch"]] for name, values in (own | outcomes).items()}
+                np.savez(Path(folder) / "warm.npz", **two)
         rows = job["rows"]["passes"] * len(labels["train"])
         del columns, labels
         loaders = {
             split: NpzDataLoader(
-                mapped, str(Path(folder) / split), batch_size=job["batch"], shuffle=split == "train", num_workers=0
+                mapped, str(Path(folder) / split), batch_size=job["batch"], shuffle=split != "test", num_workers=0
             )
-            for split in ("train", "test")
+            for split in ("warm", "train", "test")
         }
-        model = MMoE(mapped, job, folder)
-        model._eval_steps = float("inf")  # no evaluation in between; ``fit`` sets these before an epoch
-        model._max_gradient_norm, model._total_steps, model._stop_training = 10.0, 0, False
+
+        def build() -> MMoE:
+            torch.manual_seed(job["seed"])
+            model = MMoE(mapped, job, folder)
+            model._eval_steps = float("inf")  # no evaluation in between; ``fit`` sets these before an epoch
+            model._max_gradient_norm, model._total_steps, model._stop_training = 10.0, 0, False
+            return model
+
+        build().train_epoch(loaders["warm"])  # two steps, of a model that is thrown away
+        gc.collect()
+        model = build()
         began = time.process_time()
         for _ in range(job["rows"]["passes"]):
             model.train_epoch(loaders["train"])
