@@ -163,6 +163,8 @@ def test_jobs(monkeypatch, tmp_path, home):
     assert jobs(100, device="cpu", jobs=9) == 9
     assert jobs(2, device="cpu", jobs=9) == 2
     assert jobs(0, device="cpu") == 1
+    assert jobs(100, device="cpu", threads=4) == 1
+    assert jobs(100, device="cpu", threads=3) == 2
     monkeypatch.setattr("mtlkit.grid.cell.resolve_device", lambda _: torch.device("cuda"))
     assert jobs(100, device="cuda") == 1
     assert jobs(100, device="cuda", jobs=3) == 3

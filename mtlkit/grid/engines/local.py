@@ -60,7 +60,7 @@ class LocalEngine:
     def jobs(self, cells: int) -> int:
         """Cells at a time: as asked, else one a core on the CPU and one on a GPU."""
         default = max(1, available_cores() // self.execution.threads) if self._on_cpu() else 1
-        return min(self.execution.jobs or default, cells)
+        return max(1, min(self.execution.jobs or default, cells))
 
     def _on_cpu(self) -> bool:
         from mtlkit.grid.cell import resolve_device
@@ -75,7 +75,7 @@ class LocalEngine:
         waiting = deque(cells)
         workers: list[_Worker] = []
         try:
-            for _ in range(self.jobs(len(cells))):
+            for _ in range(min(self.jobs(len(cells)), len(cells))):
                 workers.append(self._start())
             for worker in workers:
                 self._assign(worker, waiting, progress)
