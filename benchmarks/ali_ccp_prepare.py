@@ -8,10 +8,8 @@ training, hashing included. Peak memory is the process's; it is fitted by
 
     peak = a + b x skeleton rows
 
-over the sizes measured, and extrapolated to the 85.3 million rows of the real data. Measured once at 1, 4 and 16
-million training rows (1.5, 6 and 24 million in all) under aitm: 0.36, 0.47 and 0.70 GB, so 0.36 GB + 15 bytes a row
-and 1.6 GB for the real data (2.5 GB by the steeper of the two steps alone). Under full 0.51 and 0.67 GB at 1 and 4
-million: 0.46 GB + 36 bytes a row, 3.5 GB.
+over the sizes measured, and extrapolated to the 85.3 million rows of the real data; what was measured stands in
+``benchmarks/README.md``.
 
 Two slow sides do what AITM's public preprocessing does, written from its description, for the same protocol:
 

@@ -93,7 +93,9 @@ def test_a_split_is_cut_and_gets_further_tasks(small):
     assert ((extra > 0.01) & (extra < 0.9)).all()
 
 
-@pytest.mark.parametrize("system", ["uniform", "upgrad", "upgrad, representation", "torchjd UPGrad", "torchjd MGDA"])
+@pytest.mark.parametrize(
+    "system", ["uniform", "upgrad", "upgrad, unfolded", "upgrad, representation", "torchjd UPGrad", "torchjd MGDA"]
+)
 def test_every_system_of_the_balancers_trains(small, system, monkeypatch):
     from speed import balancers
     from speed.turns import take_turns
@@ -127,11 +129,14 @@ def test_torchjd_takes_the_same_steps_as_upgrad(small, monkeypatch):
 
         run(note)
         states.append(state)
-    start = build(small.schema, 8).state_dict()
+    plain_model = build(small.schema, 8)
+    start, compared = plain_model.state_dict(), set()
     for name, value in states[0].items():
         if start[name].is_floating_point() and not torch.equal(value, start[name]):
             moved, apart = (value - start[name]).abs().mean(), (value - states[1][name]).abs().mean()
             assert apart < 0.01 * moved, name  # torchjd adds 1e-4 of the trace to the Gram matrix
+            compared.add(name)
+    assert compared == {name for name, _ in plain_model.named_parameters()}
 
 
 def test_tables_of_growing_size_get_batches_of_equally_many_rows_all_over_them():
@@ -217,6 +222,48 @@ def test_both_areas_are_measured_and_equal():
     found = areas({"rows": 20_000, "rate": 0.1, "rounds": 2})
     assert len(found["mtlkit"]) == len(found["scikit-learn"]) == 2
     assert found["difference"] <= 1e-12
+
+
+def test_one_pass_is_judged_and_every_share_is_named(small, monkeypatch):
+    from speed import data, evaluation, models
+
+    monkeypatch.setattr(models, "count_cpu_seconds", lambda: None)
+    monkeypatch.setattr(data, "open_dataset", lambda shape, home: small)
+    measured = evaluation.run({"run": "census", "home": ""})
+    assert min(measured["point_seconds"], measured["final_seconds"]) > 0
+    assert measured["points"] == 10
+    record = measured | {"train_seconds": 60.0, "point_seconds": 6.0, "final_seconds": 0.9}
+    areas = {"rate": 0.1, "rows": 100, "mtlkit": [1.0], "scikit-learn": [5.0], "difference": 0.0}
+    last = evaluation.checks([areas, record])[-1]
+    assert last.asked == "one evaluation pass takes at most 10% of an epoch, census"
+    assert last.found == "6.0%; all 10 points 10.0% and final scoring 1.5% of training"  # 0.6 s of an epoch of 10 s
+    assert last.met is True
+    assert evaluation.checks([areas, record | {"point_seconds": 11.0}])[-1].met is False
+    assert "| 60.0 | 6.0 | 0.9 | 6.0% | 10.0% | 1.5% |" in evaluation.table([areas, record])
+
+
+def test_cells_are_judged_by_training_and_by_the_clock_each():
+    from speed.cells import checks
+
+    def cells(*at, rate=1.0):
+        own = {"evaluation_seconds": 0.0, "rows_per_second": rate, "threads": 1}
+        return {"cells": [own | {"at": a} for a in at], "jobs_by_default": 2}
+
+    fixed = {"kind": "fixed"} | cells(0.5, 0.7)
+    records = [fixed, {"kind": "jobs=1"} | cells(5.0, 10.0), {"kind": "jobs=2"} | cells(6.0, 6.5, 12.0, 12.5)]
+    found = {check.asked: check.met for check in checks(records)}
+    assert found["two cells on two cores >= 1.9 x one, rows per second of training"] is True
+    assert found["two cells on two cores >= 1.9 x one, cells per second of wall time, all included"] is False
+
+
+def test_a_set_of_an_older_recipe_is_generated_anew(tmp_path, monkeypatch):
+    from speed import data
+
+    monkeypatch.setattr(data, "VOCABULARIES", (5, 50))
+    first = data.ali_folder(tmp_path, 100)
+    assert data.ali_folder(tmp_path, 100) == first
+    monkeypatch.setattr(data, "ZIPF", 1.2)
+    assert data.ali_folder(tmp_path, 100) != first
 
 
 def test_fixed_costs_leave_scoring_out_and_speedups_are_paired():
@@ -356,7 +403,7 @@ def test_sections_are_merged_and_drawn_again(tmp_path, monkeypatch, capsys):
     assert merged.keys() == {"training", "sparse"}
     assert merged["sparse"]["rounds"] == 1
     shown = capsys.readouterr().out
-    assert "within 15 %, batch 4096 | 0 % | met" in shown
+    assert "within 15 %, rows drawn afresh for every batch of 4096 | 0 % | met" in shown
     assert "Torch-RecHub" not in shown  # only what was measured is printed
     text = (tmp_path / "speed.md").read_text(encoding="utf-8")
     assert "### Training against" in text

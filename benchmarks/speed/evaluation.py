@@ -59,7 +59,7 @@ def areas(job: dict[str, Any]) -> Record:
 
 
 def run(job: dict[str, Any]) -> Record:
-    """One run with default evaluation: its seconds of training and of evaluation."""
+    """One run with default evaluation: its seconds of training, of evaluation points and of the scoring at the end."""
     from pathlib import Path
 
     import torch
@@ -78,7 +78,13 @@ def run(job: dict[str, Any]) -> Record:
     model = mmoe(dataset.schema, WIDTHS[shape])
     uniform = balancer("uniform", dataset.schema)
     trainer = Trainer(model, uniform, dataset, settings, EXECUTION, 0, torch.device("cpu"))
-    result = trainer.fit()
+    at_points = 0.0
+
+    def note(share: float) -> None:
+        nonlocal at_points
+        at_points = trainer.timing["evaluation_seconds"]
+
+    result = trainer.fit(note)
     points = len(result.curve)
     return {
         "run": shape,
@@ -86,15 +92,19 @@ def run(job: dict[str, Any]) -> Record:
         "batch": options["batch"],
         "points": points,
         "train_seconds": result.timing["train_seconds"],
-        "evaluation_seconds": result.timing["evaluation_seconds"],
+        "point_seconds": at_points,
+        "final_seconds": result.timing["evaluation_seconds"] - at_points,
     }
 
 
-def _shares(record: Record) -> tuple[float, float]:
-    """One evaluation over an epoch of training, and all evaluation over all training."""
+def shares(record: Record) -> dict[str, float]:
+    """Of evaluation: one pass of an epoch, all points of the training, the scoring at the end of the training."""
     epoch = record["train_seconds"] / record["epochs"]
-    one = record["evaluation_seconds"] / (record["points"] + 1)  # and the test split, about as large
-    return one / epoch, record["evaluation_seconds"] / record["train_seconds"]
+    return {
+        "one pass / epoch": record["point_seconds"] / record["points"] / epoch,
+        "all points / training": record["point_seconds"] / record["train_seconds"],
+        "final scoring / training": record["final_seconds"] / record["train_seconds"],
+    }
 
 
 def _split(records: list[Record]) -> tuple[list[Record], list[Record]]:
@@ -117,21 +127,21 @@ def table(records: list[Record]) -> str:
     ]
     second = []
     for record in runs:
-        one, all_points = _shares(record)
         cells = [record["run"], f"{record['epochs']:g}", f"{record['batch']:.0f}", f"{record['points']}"]
-        cells += [f"{record['train_seconds']:.1f}", f"{record['evaluation_seconds']:.1f}"]
-        second.append([*cells, f"{one:.1%}", f"{all_points:.1%}"])
-    head = ["run on", "epochs", "batch", "points", "training, s", "evaluation, s"]
+        cells += [f"{record[part]:.1f}" for part in ("train_seconds", "point_seconds", "final_seconds")]
+        second.append([*cells, *(f"{share:.1%}" for share in shares(record).values())])
+    head = ["run on", "epochs", "batch", "points", "training, s", "points, s", "final scoring, s"]
+    head += list(shares(runs[0])) if runs else []
     return "\n\n".join(
         [
             markdown(["rows", "positive", "mtlkit, s", "scikit-learn, s", "times as fast", "difference"], first),
-            markdown([*head, "one evaluation / epoch", "all evaluation / training"], second),
+            markdown(head, second),
         ]
     )
 
 
 def checks(records: list[Record]) -> list[Check]:
-    """Speed and equality of the AUC, and the share of an epoch."""
+    """Speed and equality of the AUC; the share of an epoch that one pass takes, with the other shares beside it."""
     found, runs = _split(records)
     checks = []
     for record in found:
@@ -141,10 +151,10 @@ def checks(records: list[Record]) -> list[Check]:
     worst = max(record["difference"] for record in found)
     checks.append(Check(f"equal to it within {EQUAL:g}", f"{worst:.0e}", worst <= EQUAL))
     for record in runs:
-        one, all_points = _shares(record)
-        asked = f"evaluation takes at most {SHARE:.0%} of an epoch, {record['run']}"
-        found_here = f"{all_points:.1%} of training with {record['points']} points (one of them: {one:.1%} of an epoch)"
-        checks.append(Check(asked, found_here, all_points <= SHARE))
+        one, all_points, final = shares(record).values()
+        asked = f"one evaluation pass takes at most {SHARE:.0%} of an epoch, {record['run']}"
+        beside = f"all {record['points']} points {all_points:.1%} and final scoring {final:.1%} of training"
+        checks.append(Check(asked, f"{one:.1%}; {beside}", one <= SHARE))
     return checks
 
 
