@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import shutil
@@ -16,9 +17,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mtlkit.data.schema import SPLITS, Dataset, Schema, Split
+from mtlkit.errors import MissingError
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 HASHED = 1 << 22  # bytes read at a time
 STALE_SECONDS = 86_400  # after so long without a change, what was being written is nobody's
 
@@ -28,6 +31,9 @@ def written(folder: Path) -> Iterator[Path]:
     """A folder to write to, beside the final place; it moves there when all went well, and is gone otherwise.
 
     What an earlier process left when it was killed while writing to the same place is removed first.
+
+    Raises:
+        MissingError: The disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.*"):
@@ -41,6 +47,13 @@ def written(folder: Path) -> Iterator[Path]:
         if folder.exists():
             folder.rename(replaced)  # in one step: a folder that is half deleted could still hold its manifest
         partial.rename(folder)
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise MissingError(
+            f"The disk of {folder.parent} became full while data was prepared; what was written is gone again.",
+            "make room, or choose a larger disk with --data-dir DIR",
+        ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
@@ -53,7 +66,7 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
         for name in SPLITS:
             split = dataset.splits[name]
             for key, array in split.arrays().items():
-                np.save(partial / f"{name}.{key}.npy", np.ascontiguousarray(array), allow_pickle=False)
+                save_array(partial / f"{name}.{key}.npy", array)
             positives = dict(zip(dataset.schema.task_names, split.positives(), strict=True))
             splits[name] = {"rows": len(split), "positives": positives, "arrays": sorted(split.arrays())}
         write_manifest(partial, dataset, options, splits)
@@ -110,6 +123,12 @@ class Column:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """As ``np.save``, which however does not say why it cannot write."""
+    with Column(path, array.dtype, array.shape[1:]) as column:
+        column.write(array)
 
 
 def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequence[str]]) -> str:

@@ -2,31 +2,39 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
 from mtlkit.data.schema import Dataset
 from mtlkit.records import PRIMARY_METRIC
 
+ALL_ROWS = "of all simulated test rows"
+"""Where the ceilings stand of generated rows of which the test split holds only some: those of that split differ."""
+
 
 def ceilings(dataset: Dataset) -> dict[str, float]:
     """Score to the primary metric that the planted model reaches on the test split, where a generator noted it."""
-    planted = dataset.details.get("simulation", {})
+    return _noted(dataset, dataset.details.get("simulation"))
+
+
+def ceilings_of_all_rows(dataset: Dataset) -> dict[str, float]:
+    """The same on more rows than the test split holds, where nothing is known of the split itself."""
+    return _noted(dataset, _entry(dataset.details.get("simulation"), ALL_ROWS))
+
+
+def _noted(dataset: Dataset, facts: Any) -> dict[str, float]:
     kinds = {task.name: task.kind for task in dataset.schema.tasks}
     found = {
-        score.name: planted.get(f"planted_{PRIMARY_METRIC[kinds[score.task]]}", {}).get(score.name)
+        score.name: _entry(_entry(facts, f"planted_{PRIMARY_METRIC[kinds[score.task]]}"), score.name)
         for score in dataset.schema.scores()
     }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: float(value) for name, value in found.items() if _is_share(value)}
 
 
-def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """The AUC of scores (N,) for labels (N,) bool, ties counted half; None where a class is missing."""
-    return expected_auc(scores, labels, ~labels) if 0 < labels.sum() < len(labels) else None
+def _entry(facts: Any, name: str) -> Any:
+    """What an object of somebody's file says; nothing if it is no object."""
+    return facts.get(name) if isinstance(facts, dict) else None
 
 
-def expected_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
-    """The AUC of rows (N,) that count as positive and as negative with the given weights (N,)."""
-    _, place = np.unique(scores, return_inverse=True)
-    above, below = np.bincount(place, positive), np.bincount(place, negative)
-    beaten = below.cumsum() - below / 2
-    return float((above * beaten).sum() / (above.sum() * below.sum()))
+def _is_share(value: Any) -> bool:
+    """Whether it is a number that an AUC or an R² can be; NaN is none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1

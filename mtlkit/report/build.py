@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -19,8 +20,11 @@ from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_mar
 from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
 from mtlkit.store import ResultStore
 
-WRITTEN = "files.json"
+WRITTEN = ".mtlkit-report.json"
 """Lists the files of a report, so that the next one can remove those that it does not write again."""
+LAYOUT = 1
+OWN_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg|png)")
+"""Names under which a report is written. Nothing else is ever removed, whatever the list says."""
 
 
 @dataclass(frozen=True)
@@ -88,16 +92,21 @@ def write_report(results: Path, out: Path | None = None, written: datetime | Non
 
 def _replace(out: Path, files: list[str]) -> None:
     """Note what was written, and remove what the report before wrote and this one did not."""
-    listed = out / WRITTEN
+    for name in _earlier(out):
+        if name not in files and (out / name).is_file():
+            (out / name).unlink()
+    (out / WRITTEN).write_text(json.dumps({"mtlkit": LAYOUT, "files": files}, indent=0), encoding="utf-8")
+
+
+def _earlier(out: Path) -> list[str]:
+    """The files of the report before, as it noted them."""
     try:
-        earlier = json.loads(listed.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        earlier = []
-    for name in earlier if isinstance(earlier, list) else []:
-        old = out / str(name)
-        if name not in files and old.parent in (out, out / "tables", out / "figures") and old.is_file():
-            old.unlink()
-    listed.write_text(json.dumps(files, indent=0), encoding="utf-8")
+        noted = json.loads((out / WRITTEN).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return []
+    if not isinstance(noted, dict) or noted.get("mtlkit") != LAYOUT or not isinstance(noted.get("files"), list):
+        return []
+    return [name for name in noted["files"] if isinstance(name, str) and OWN_FILE.fullmatch(name)]
 
 
 def _now() -> datetime:

@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from mtlkit.data import packed
 from mtlkit.data.packed import MANIFEST, Column, fingerprint_folder, read_dataset, read_manifest, write_dataset
 from mtlkit.data.schema import SPLITS, Bag, Dataset, Feature, Schema, Side, Split, Task, fingerprint
+from mtlkit.errors import MissingError
 
 
 def make_split(rows: int, seed: int) -> Split:
@@ -95,11 +97,41 @@ def test_interruption_leaves_nothing_finished(dataset, tmp_path, monkeypatch):
         if len(calls) == 5:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(np, "save", fail_late)
+    monkeypatch.setattr(packed, "save_array", fail_late)
     with pytest.raises(KeyboardInterrupt):
         write_dataset(tmp_path / "toy", dataset, {})
     assert list(tmp_path.iterdir()) == []
     assert read_manifest(tmp_path / "toy") is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("file", ["validation.labels.npy", MANIFEST])
+def test_a_full_disk_is_said(dataset, tmp_path, file):
+    with packed.written(tmp_path / "toy") as partial:
+        (partial / "old").touch()
+    with pytest.raises(MissingError, match="became full") as caught, packed.written(tmp_path / "toy") as partial:
+        on_full_disk(partial, file, dataset)
+    assert "--data-dir" in caught.value.hint
+    assert [path.name for path in tmp_path.rglob("*")] == ["toy", "old"], "what was there is kept"
+
+
+def on_full_disk(partial, file, dataset):
+    (partial / file).symlink_to("/dev/full")
+    packed.save_array(partial / "validation.labels.npy", dataset.splits["validation"].labels)
+    packed.write_manifest(partial, dataset, {}, {})
+
+
+def test_other_errors_are_not_said_to_be_a_full_disk(tmp_path):
+    with pytest.raises(IsADirectoryError), packed.written(tmp_path / "toy") as partial:
+        partial.write_text("x")
+
+
+def test_arrays_are_saved_as_numpy_saves_them(tmp_path):
+    for number, array in enumerate((np.eye(3, dtype=bool).T[:, 1:], np.zeros((0, 4), np.float32), np.arange(5))):
+        paths = [tmp_path / f"{who}-{number}.npy" for who in ("numpy", "own")]
+        np.save(paths[0], np.ascontiguousarray(array))
+        packed.save_array(paths[1], array)
+        assert paths[0].read_bytes() == paths[1].read_bytes()
 
 
 def test_replacing_keeps_one_folder(dataset, tmp_path):

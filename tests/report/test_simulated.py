@@ -15,6 +15,7 @@ from matplotlib.text import Text
 from mtlkit.cli.results import results_table
 from mtlkit.records import METRICS
 from mtlkit.report import rows, write_report
+from mtlkit.report.build import WRITTEN
 from mtlkit.report.figures import FIGURES, draw_all
 from mtlkit.report.figures.style import CEILING_COLOUR, Context, Look, ceiling_text, with_ceiling
 from mtlkit.report.frame import load
@@ -285,7 +286,7 @@ def test_few_positives_are_said(tmp_path):
 def test_the_standard_error_is_that_of_useless_scores():
     generator = np.random.default_rng(0)
     labels = np.arange(300) < 12
-    from mtlkit.data.planted import auc
+    from mtlkit.data.ranking import auc
 
     found = [auc(generator.random(300), labels) for _ in range(3000)]
     assert np.std(found) == pytest.approx(math.sqrt(301 / (12 * 12 * 288)), rel=0.05)
@@ -294,15 +295,25 @@ def test_the_standard_error_is_that_of_useless_scores():
 def test_files_of_an_earlier_report_are_removed_and_no_others(tmp_path):
     store = fill(tmp_path / "results", ("mmoe",), ("uniform",), seeds=(0,))
     first = write_report(store.root, tmp_path / "out")
-    mine = [tmp_path / "out" / name for name in ("notes.md", "figures/mine.png", "tables/mine.csv")]
+    mine = [tmp_path / "out" / name for name in ("notes.md", "files.json", "figures/mine.py", "tables/mine.csv")]
     outside = tmp_path / "outside.csv"
     for file in (*mine, outside):
         file.write_text("mine")
     for file in store.root.rglob("probes.npz"):
         file.unlink()
-    listed = tmp_path / "out" / "files.json"
-    names = json.loads(listed.read_text())
-    listed.write_text(json.dumps([*names, "../outside.csv", str(outside), "figures/../notes.md", 7, "figures"]))
+    listed = tmp_path / "out" / WRITTEN
+    noted = json.loads(listed.read_text())
+    others = [
+        "../outside.csv",
+        str(outside),
+        "figures/../notes.md",
+        7,
+        "figures",
+        "notes.md",
+        "figures/mine.py",
+        WRITTEN,
+    ]
+    listed.write_text(json.dumps({**noted, "files": [*noted["files"], *others, "tables/../../outside.csv"]}))
     second = write_report(store.root, tmp_path / "out")
     gone = {*first.figures, *first.tables} - {*second.figures, *second.tables}
     assert len(gone) == 8
@@ -310,9 +321,35 @@ def test_files_of_an_earlier_report_are_removed_and_no_others(tmp_path):
     assert all(file.exists() for file in (second.page, *second.figures, *second.tables, *mine, outside))
     listed.write_text("{broken")
     third = write_report(store.root, tmp_path / "out")
-    assert json.loads(listed.read_text()) == [
-        str(file.relative_to(tmp_path / "out")) for file in (third.page, *third.tables, *third.figures)
-    ]
+    files = [str(file.relative_to(tmp_path / "out")) for file in (third.page, *third.tables, *third.figures)]
+    assert json.loads(listed.read_text()) == {"mtlkit": 1, "files": files}
+
+
+@pytest.mark.parametrize(
+    "noted",
+    [
+        ["index.md", "tables/mine.csv"],
+        {"files": ["tables/mine.csv"]},
+        {"mtlkit": 2, "files": ["tables/mine.csv"]},
+        {"mtlkit": 1, "files": {"tables/mine.csv": 1}},
+        {"mtlkit": 1, "files": ["index.md", "./tables/mine.csv", ["tables/mine.csv"]]},
+        {"mtlkit": 1},
+        7,
+    ],
+)
+def test_a_list_of_another_shape_removes_nothing(tmp_path, noted):
+    """Neither a file of the user's that happens to be called like ours, nor a name that no report has."""
+    store = fill(tmp_path / "results", ("mmoe",), ("uniform",), seeds=(0,), with_probes=False)
+    out = tmp_path / "out"
+    (out / "tables").mkdir(parents=True)
+    mine = [out / name for name in ("index.md", "tables/mine.csv")]
+    for file in mine:
+        file.write_text("mine")
+    for name in ("files.json", WRITTEN):
+        (out / name).write_text(json.dumps(noted))
+    write_report(store.root, out)
+    assert all(file.read_text() == "mine" for file in mine)
+    assert json.loads((out / "files.json").read_text()) == noted
 
 
 def test_planted_needs_no_torch():

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
+from mtlkit.data.ranking import wins
 from mtlkit.data.schema import Task
 from mtlkit.training import metrics
-from mtlkit.training.metrics import _wins, _wins_on_host, auc, task_metrics
+from mtlkit.training.metrics import _wins_on_device, auc, task_metrics
 
 BINARY = Task(name="a")
 
@@ -185,8 +186,8 @@ def test_auc_of_random_families(family, kind):
         wanted = plain_auc(scores, labels)
         assert auc(*given) == pytest.approx(wanted, abs=1e-12)
         positive = given[1] > 0
-        pairs = _wins(given[0][positive], given[0][~positive])
-        assert pairs == _wins_on_host(scores[labels > 0], scores[labels == 0]), "devices count the same pairs"
+        pairs = _wins_on_device(given[0][positive], given[0][~positive])
+        assert pairs == wins(scores[labels > 0], scores[labels == 0]), "devices count the same pairs"
         assert auc(*given) == pairs / (2 * int(positive.sum()) * int((~positive).sum()))
 
 
@@ -195,7 +196,7 @@ def test_no_ranks_where_a_score_is_no_number(place):
     scores, labels = numbers(1, 2, 3, 4), numbers(0, 1, 0, 1)
     scores[place] = math.nan
     assert auc(scores, labels) is None
-    assert _wins(scores[labels > 0], scores[labels == 0]) is None
+    assert _wins_on_device(scores[labels > 0], scores[labels == 0]) is None
     found = task_metrics(BINARY, scores, labels, None)
     assert {name for name, value in found.items() if value is not None} == {"rows", "positives"}
     assert task_metrics(BINARY, scores, labels, ~scores.isnan())["auc"] is not None, "the rows left out do not count"

@@ -32,6 +32,7 @@ BLOCKS_AHEAD = 4
 MAX_HEADER = 1 << 20  # a long name or extended header; a hostile one could claim gigabytes
 MAX_TEXT = 200 << 30  # what one file may unpack to; all four real ones together have 41 GB
 MARK = "simulated.json"
+MOST_NOTED = 1e15  # far above every number that the simulator notes
 ARCHIVE = re.compile(r"sample_(train|test)\.(tar\.gz|tgz|tar)")
 _ISAL_ERROR: Any = isal_zlib.IsalError
 DAMAGED = (EOFError, zlib.error, _ISAL_ERROR, igzip.BadGzipFile, tarfile.TarError)
@@ -208,11 +209,23 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _mark(content: bytes) -> dict[str, Any] | None:
+    """What the simulator noted: numbers, and objects of them. Anybody may have written it, so nothing else is taken."""
     try:
         facts = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
-    return facts if isinstance(facts, dict) else None
+    return _numbers(facts, 2) if isinstance(facts, dict) else None
+
+
+def _numbers(facts: dict[str, Any], deeper: int) -> dict[str, Any]:
+    """The finite numbers of an object, and those of the objects in it."""
+    found: dict[str, Any] = {}
+    for name, value in facts.items():
+        if isinstance(value, dict) and deeper:
+            found[name] = _numbers(value, deeper - 1)
+        elif isinstance(value, int | float) and abs(value) < MOST_NOTED:  # never so of NaN
+            found[name] = value
+    return found
 
 
 class _Counted:

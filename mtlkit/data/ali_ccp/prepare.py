@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,7 +27,8 @@ from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged, Stager, too_many
 from mtlkit.data.ali_ccp.vocabulary import Counter, Vocabulary
 from mtlkit.data.datasets.base import Progress
 from mtlkit.data.encoding import MinMax
-from mtlkit.data.packed import Column, fingerprint_folder
+from mtlkit.data.packed import Column, fingerprint_folder, save_array
+from mtlkit.data.planted import ALL_ROWS
 from mtlkit.data.schema import SPLITS, Dataset, Schema, Task
 from mtlkit.errors import MissingError
 
@@ -39,6 +41,8 @@ CHUNK = 1 << 19  # rows at a time after staging
 THREADS = 2  # splits at a time; each has a second thread that unpacks
 DISK = {"aitm": 0.35, "rechub": 0.45, "full": 1.0}
 """Disk that preparation needs for a byte of text: staged columns and the splits together, with some to spare."""
+PLANTED = "planted_auc"
+T = TypeVar("T")
 
 _DROPPED, _TRAIN, _VALIDATION, _TEST = range(4)
 _BY_ROW, _BY_SESSION, _HALVES, _WHOLE = range(4)
@@ -66,7 +70,8 @@ def prepare(
     check_disk(folder, int(source.unpacked_bytes() * DISK[request.protocol.name]))
     staging = folder / "staging"
     staging.mkdir()
-    halves = _stage(source, staging, request, progress, hint)
+    halves = {split: _Half(source, split) for split in OFFICIAL_SPLITS}
+    _together([partial(half.stage, staging, request, hint) for half in halves.values()], progress)
     joined = {
         split: _Joined(half.staged[SKELETON], half.staged[COMMON], half.keys, request.protocol, split)
         for split, half in halves.items()
@@ -78,14 +83,13 @@ def prepare(
     rows = np.sum([part.sizes() for part in joined.values()], axis=0)[1:]
     check_rows(dict(zip(SPLITS, rows.tolist(), strict=True)))
     vocabulary, scalers = _fit(joined["train"], request)
-    writer = _Writer(folder, vocabulary, scalers, progress, sum(len(part.part) for part in joined.values()))
+    writer = _Writer(folder, vocabulary, scalers, sum(len(part.part) for part in joined.values()))
     entries: dict[str, Any] = {}
-    with ThreadPoolExecutor(THREADS) as pool:
-        for written in pool.map(writer.write, joined.values()):
-            entries |= written
+    for written in _together([partial(writer.write, part) for part in joined.values()], progress):
+        entries |= written
     shutil.rmtree(staging)
     for field, raw in vocabulary.raw.items():
-        np.save(folder / f"vocabulary.{FIELDS[field].name}.npy", raw, allow_pickle=False)
+        save_array(folder / f"vocabulary.{FIELDS[field].name}.npy", raw)
     sizes = {field: len(raw) for field, raw in vocabulary.raw.items()}
     readings = [half.reading for half in halves.values()]
     schema = Schema(features=features(request.protocol, sizes), tasks=TASKS, funnel=FUNNEL)
@@ -102,7 +106,7 @@ def prepare(
     }
     simulated = next((reading.simulated for reading in readings if reading.simulated is not None), None)
     if simulated is not None:
-        details["simulation"] = simulated
+        details["simulation"] = _of_the_test_split(simulated, request)
     digest = fingerprint_folder(folder, schema, {split: entry["arrays"] for split, entry in entries.items()})
     return Dataset(name, schema, {}, digest, simulated is not None, details), entries
 
@@ -133,8 +137,47 @@ def check_disk(folder: Path, needed: int) -> None:
         )
 
 
+def _of_the_test_split(simulated: dict[str, Any], request: Request) -> dict[str, Any]:
+    """What the simulator noted. Its ceiling is that of all its test rows: set aside where the split holds only some."""
+    if request.sample == 1 and request.protocol.held_out != "test":
+        return simulated
+    return {name: fact for name, fact in simulated.items() if name != PLANTED} | {
+        ALL_ROWS: {PLANTED: simulated.get(PLANTED)}
+    }
+
+
 class _Stopped(Exception):
     """Another thread failed, or the user wants it to end."""
+
+
+def _together(works: list[Callable[[Progress], T]], progress: Progress) -> list[T]:
+    """Run pieces of work in threads. When one fails, or the user interrupts, the others end where they tell progress.
+
+    Args:
+        works: Each is called with a progress callback that may raise.
+        progress: Told by one of them at a time.
+
+    Returns:
+        What each returned.
+    """
+    stop, one_at_a_time = threading.Event(), threading.Lock()
+
+    def told(what: str, done: int, total: int | None) -> None:
+        if stop.is_set():
+            raise _Stopped
+        with one_at_a_time:
+            progress(what, done, total)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        try:
+            futures = [pool.submit(work, told) for work in works]
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:
+            stop.set()  # when all went well, nobody is there to hear it
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in sorted(errors, key=lambda error: isinstance(error, _Stopped)):
+        raise error
+    return [future.result() for future in futures]
 
 
 class _Half:
@@ -145,34 +188,13 @@ class _Half:
         self.keys, self.reading, self.staged = Keys(), Reading(), dict[str, Staged]()
         self.bad = 0
 
-    def stage(self, folder: Path, request: Request, progress: Progress, hint: str, stop: threading.Event) -> None:
+    def stage(self, folder: Path, request: Request, hint: str, progress: Progress) -> None:
+        """Both texts of the split from text to columns on disk."""
         stager = Stager(folder, request.sample, request.max_bad_rows, hint)
-
-        def told(what: str, done: int, total: int | None) -> None:
-            if stop.is_set():
-                raise _Stopped
-            progress(what, done, total)
-
-        for text in read_texts(self.source, self.split, self.reading, told, hint):
+        for text in read_texts(self.source, self.split, self.reading, progress, hint):
             plan = side_plan(request.protocol, "row" if text.kind == SKELETON else "user")
             self.staged[text.kind] = stager.stage(text, self.keys, plan)
         self.bad = stager.bad
-
-
-def _stage(source: RawSource, folder: Path, request: Request, progress: Progress, hint: str) -> dict[str, _Half]:
-    """Both splits from text to columns on disk."""
-    halves = {split: _Half(source, split) for split in OFFICIAL_SPLITS}
-    stop = threading.Event()
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            futures = [pool.submit(half.stage, folder, request, progress, hint, stop) for half in halves.values()]
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:
-            stop.set()  # when all went well, nobody is there to hear it
-    errors = [error for future in futures if (error := future.exception()) is not None]
-    for error in sorted(errors, key=lambda error: isinstance(error, _Stopped)):
-        raise error
-    return halves
 
 
 @kernel
@@ -316,17 +338,22 @@ class _Writer:
         folder: Path,
         vocabulary: Vocabulary,
         scalers: dict[int, MinMax],
-        progress: Progress,
         total: int,
     ) -> None:
         self.folder, self.vocabulary, self.scalers = folder, vocabulary, scalers
-        self.progress, self.total, self.done = progress, total, 0
+        self.total, self.done, self.adding = total, 0, threading.Lock()
 
-    def write(self, joined: _Joined) -> dict[str, Any]:
+    def _tell(self, progress: Progress, rows: int) -> None:
+        """Say that so many more rows are written; they are added up over all threads."""
+        with self.adding:
+            self.done += rows
+            progress("writing splits", self.done, self.total)
+
+    def write(self, joined: _Joined, progress: Progress) -> dict[str, Any]:
         """The final splits that come from one official split; returns their entries in the manifest."""
         counts = joined.sizes()
         names = {code: SPLITS[code - 1] for code in (_TRAIN, _VALIDATION, _TEST) if counts[code]}
-        side = self._write_side(joined, list(names.values()))
+        side = self._write_side(joined, list(names.values()), progress)
         users = np.fromfile(joined.users.files["user"], np.int32)
         plan = joined.rows.plan
         positives = {name: np.zeros(len(TASKS), np.int64) for name in names.values()}
@@ -353,8 +380,7 @@ class _Writer:
                         lengths, (ids, weights) = chunk.lengths[:, b], chunk.bags[b]
                         entries = np.flatnonzero(np.repeat(part == code, lengths))
                         bag.write(lengths[rows], self.vocabulary.bag(plan.bags[b], ids[entries]), weights[entries])
-                self.done += len(chunk)
-                self.progress("writing splits", self.done, self.total)
+                self._tell(progress, len(chunk))
             arrays = {
                 name: [*files[code], *side, *(key for bag in bags[code] for key in bag.keys)]
                 for code, name in names.items()
@@ -384,7 +410,7 @@ class _Writer:
             for key, (dtype, shape) in shapes.items()
         }
 
-    def _write_side(self, joined: _Joined, names: list[str]) -> list[str]:
+    def _write_side(self, joined: _Joined, names: list[str], progress: Progress) -> list[str]:
         """The users' columns, written once and given a second name for a second split of the same users."""
         plan, first = joined.users.plan, names[0]
         with ExitStack() as stack:
@@ -398,6 +424,7 @@ class _Writer:
                 for b, bag in enumerate(bags):
                     entries, weights = chunk.bags[b]
                     bag.write(chunk.lengths[:, b], self.vocabulary.bag(plan.bags[b], entries), weights)
+                self._tell(progress, 0)
         keys = ["side-ids", "side-dense", *(key for bag in bags for key in bag.keys)]
         for name in names[1:]:
             for key in keys:

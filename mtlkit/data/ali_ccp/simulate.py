@@ -27,6 +27,7 @@ from isal import igzip
 from mtlkit.data.ali_ccp import simulate_text as text
 from mtlkit.data.ali_ccp.fields import FIELDS, OFFICIAL_SPLITS
 from mtlkit.data.datasets.base import Progress, no_progress
+from mtlkit.data.ranking import auc
 
 MARK = "simulated.json"
 VERSION = 1
@@ -259,18 +260,6 @@ class _SplitText:
             "purchase": auc(chance[:, 0] * chance[:, 1], buy),
             "purchase-given-click": auc(chance[click, 1], buy[click]),
         }
-
-
-def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """Area under the ROC curve; None without both classes."""
-    positives = int(labels.sum())
-    if positives in (0, len(labels)):
-        return None
-    values, level = np.unique(scores, return_inverse=True)
-    counts = np.bincount(level, minlength=len(values))
-    ranks = np.cumsum(counts) - (counts - 1) / 2
-    total = float(ranks[level[labels]].sum())
-    return (total - positives * (positives + 1) / 2) / (positives * (len(labels) - positives))
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:

@@ -12,13 +12,17 @@ import numpy as np
 
 from mtlkit.data.ali_ccp import tokenise as t
 from mtlkit.data.ali_ccp.archives import BLOCK, Text
-from mtlkit.data.ali_ccp.fields import FIELDS, SKELETON, USER
+from mtlkit.data.ali_ccp.fields import FIELDS, MEMBERS, SKELETON, USER
 from mtlkit.data.ali_ccp.hashing import MAX_ID, replaced
 from mtlkit.data.ali_ccp.protocols import SidePlan
 from mtlkit.errors import MissingError
 
 ROOM_ROWS = 1 << 15
 MOST_FEATURES = BLOCK // 6 + 1  # the shortest feature has six bytes, and a line fits in a block
+IN_CHUNKS = ("labels", "ids", "values", "lengths")
+MOST_KEYS = 100_000_000
+MEMBER_OF = {f"{split}-{kind}": member for member, (split, kind) in MEMBERS.items()}
+"""Name of a staged text to that of the file it comes from."""
 
 
 class Keys:
@@ -34,8 +38,14 @@ class Keys:
         return int(self.count[0])
 
     def grow(self) -> None:
-        """Make room."""
+        """Make room.
+
+        Raises:
+            MissingError: There are more than any real data set has.
+        """
         more = len(self.keys)
+        if more > MOST_KEYS:
+            raise MissingError("The data has more than a hundred million different common indexes: it is not Ali-CCP.")
         self.keys = np.concatenate([self.keys, np.zeros(more, np.uint64)])
         self.common_row = np.concatenate([self.common_row, np.full(more, t.UNMET, np.int32)])
         self.places = replaced(self.keys, len(self), 2 * len(self.places))
@@ -46,9 +56,6 @@ class Chunk:
     """Consecutive rows of a staged text.
 
     Args:
-        line: (n,) int32 line numbers, from 1.
-        number: (n,) int32 numbers of common indexes.
-        user: (n,) int32 user ids, NONE where missing.
         labels: (n, 2) uint8.
         ids: (n, ids) int32 as written in the text, NONE where missing.
         values: (n, dense) float32.
@@ -56,9 +63,6 @@ class Chunk:
         bags: Ids (m,) and weights (m,) of each bag.
     """
 
-    line: np.ndarray
-    number: np.ndarray
-    user: np.ndarray
     labels: np.ndarray
     ids: np.ndarray
     values: np.ndarray
@@ -66,11 +70,14 @@ class Chunk:
     bags: list[tuple[np.ndarray, np.ndarray]]
 
     def __len__(self) -> int:
-        return len(self.line)
+        return len(self.labels)
 
 
 class Staged:
     """One text after tokenising.
+
+    Beside what chunks hold, its files have the line numbers (from 1), the numbers of common indexes and the user ids
+    (NONE where missing) of all rows, int32 each, which are read whole.
 
     Args:
         folder: Where its columns lie.
@@ -103,7 +110,7 @@ class Staged:
     def chunks(self, rows: int, entries: int = 1 << 23) -> Iterator[Chunk]:
         """All rows in order, at most so many at a time, and about so many entries of bags."""
         with ExitStack() as stack:
-            files = {name: stack.enter_context(path.open("rb")) for name, path in self.files.items()}
+            files = {name: stack.enter_context(self.files[name].open("rb")) for name in IN_CHUNKS}
             pairs = [tuple(stack.enter_context(path.open("rb")) for path in pair) for pair in self.bag_files]
             left = len(self)
             while left:
@@ -114,7 +121,8 @@ class Staged:
                     files["lengths"].seek(place)
                     n = max(1, min(n, int(np.searchsorted(ahead.sum(1).cumsum(), entries))))
                 read: dict[str, Any] = {}
-                for name, (dtype, shape) in self.columns.items():
+                for name in IN_CHUNKS:
+                    dtype, shape = self.columns[name]
                     size = n * int(np.prod(shape, dtype=np.int64))
                     read[name] = np.fromfile(files[name], dtype, size).reshape(n, *shape)
                 sizes = read["lengths"].sum(0, dtype=np.int64)
@@ -202,10 +210,10 @@ class Stager:
                         staged.ranges,
                     )
                     for name, file in files.items():
-                        out[name][:rows].tofile(file)
+                        file.write(out[name][:rows].data)  # tofile does not say why it cannot write
                     for b, (ids, weights) in enumerate(pairs):
-                        bag_ids[b, : fill[b]].tofile(ids)
-                        bag_weights[b, : fill[b]].tofile(weights)
+                        ids.write(bag_ids[b, : fill[b]].data)
+                        weights.write(bag_weights[b, : fill[b]].data)
                     if why == t.KEYS_FULL:
                         keys.grow()
                 bad = int(staged.tally[t.BAD])
@@ -225,7 +233,7 @@ def too_many(most: int, name: str, lines: list[list[int]], hint: str) -> Missing
         hint: Begins the hint.
     """
     said = "; ".join(f"line {line}: {t.REASONS[reason]}" for line, reason in lines)
-    message = f"More than {most:,} rows are malformed, so this may not be Ali-CCP: {name}.csv, {said}."
+    message = f"More than {most:,} rows are malformed, so this may not be Ali-CCP: {MEMBER_OF[name]}, {said}."
     return MissingError(message, f"{hint} --max-bad-rows N, if that many are to be left out")
 
 

@@ -35,7 +35,10 @@ def byte_at(typing: Any, address: Any) -> Any:
 
 @_intrinsic
 def word_at(typing: Any, address: Any) -> Any:
-    """The eight bytes from an address on, as a uint64 with the first of them lowest; the address may be odd."""
+    """The eight bytes from an address on, as a uint64; the address may be odd.
+
+    The first byte is the lowest: a little-endian machine is taken for granted, here and by whoever reads the words.
+    """
 
     def load(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.load(builder.inttoptr(arguments[0], _WORD.as_pointer()), align=1)

@@ -32,7 +32,7 @@ from pydantic import Field
 
 from mtlkit.config import Settings
 from mtlkit.data.datasets.base import GeneratedSource
-from mtlkit.data.planted import auc, expected_auc
+from mtlkit.data.ranking import auc, expected_auc
 from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
 
 CATEGORIES, SLOTS, DENSE = 30, 8, 4
@@ -65,7 +65,7 @@ class Funnel(GeneratedSource):
 
     title: ClassVar[str] = "Synthetic click -> purchase funnel with a planted selection bias"
     url: ClassVar[str] = "https://arxiv.org/abs/1804.07931"
-    preparation: ClassVar[int] = 2
+    preparation: ClassVar[int] = 3
     citation: ClassVar[str] = "The bias is the one described in Ma et al., Entire Space Multi-Task Model, SIGIR 2018"
 
     def prepare(self, home: Path) -> Dataset:
@@ -163,12 +163,12 @@ def _tasks(drawn: dict[str, Drawn]) -> tuple[Task, ...]:
     best = best_aucs(test)
     clicked = float(np.average(test.buy, weights=test.click))
     purchase = (
-        f"click and buy; best AUC: CTCVR {best['CTCVR']:.4f}, CVR {best['CVR']:.4f}, all-rows CVR "
+        f"click and buy; expected best AUC: CTCVR {best['CTCVR']:.4f}, CVR {best['CVR']:.4f}, all-rows CVR "
         f"{best['all-rows CVR']:.4f}; planted P(buy if clicked): {clicked:.3f} on clicked rows, "
         f"{test.buy.mean():.3f} on all rows"
     )
     return (
-        Task(name="click", description=f"best AUC: CTR {best['CTR']:.4f}"),
+        Task(name="click", description=f"expected best AUC: CTR {best['CTR']:.4f}"),
         Task(name="purchase", description=purchase),
     )
 

@@ -30,7 +30,7 @@ from pydantic import Field, model_validator
 
 from mtlkit.config import Settings
 from mtlkit.data.datasets.base import GeneratedSource
-from mtlkit.data.planted import auc
+from mtlkit.data.ranking import auc
 from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
 from mtlkit.errors import UsageError
 

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import io
+import json
 import os
 import tarfile
 
@@ -203,3 +204,32 @@ def test_unreadable_file(texts, tmp_path):
     (origin / "sample_test.tar.gz").chmod(0)
     with pytest.raises(MissingError, match="cannot be read"):
         read(origin)
+
+
+DEEP = b"[" * 200_000
+DEEP_OBJECT = b'{"planted_auc":' * 100_000
+
+
+@pytest.mark.parametrize("content", [DEEP, DEEP_OBJECT, b"[1]", b"7", b"null", b"{broken", b"\xff\xfe", b"1" * 5000])
+def test_a_mark_that_is_none(content, texts, tmp_path):
+    origin = raw.write_archives(tmp_path / "in", texts)
+    members = [("simulated.json", content), *((name, text) for name, text in texts.items() if "train" in name)]
+    packed = raw.tar_bytes([(tarfile.TarInfo(name), member) for name, member in members])
+    (origin / "sample_train.tar.gz").write_bytes(gzip.compress(packed, 1))
+    found, reading, _ = read(origin)
+    assert found == expected(texts)
+    assert reading.simulated is None
+
+
+def test_a_mark_says_numbers_and_objects_of_them():
+    content = b"""{"rows": 5, "planted_auc": {"click": 0.6, "purchase": NaN, "other": [1], "more": {"deep": {"er": 1}}},
+        "seed": Infinity, "name": "x", "huge": 1e400, "long": 1%s, "counts": null, "purchase_rate": 0.5}""" % (
+        b"0" * 400
+    )
+    noted = {"rows": 5, "planted_auc": {"click": 0.6, "more": {}}, "purchase_rate": 0.5}
+    assert module._mark(content) == noted
+
+
+def test_the_simulators_own_mark_is_kept_whole(archives):
+    facts = (archives / "simulated.json").read_bytes()
+    assert module._mark(facts) == json.loads(facts)

@@ -1,17 +1,23 @@
 import json
+import signal
 import tarfile
+import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mtlkit.data import packed
+from mtlkit.data.ali_ccp import archives as archive_files
 from mtlkit.data.ali_ccp import prepare as module
-from mtlkit.data.ali_ccp import vocabulary
+from mtlkit.data.ali_ccp import staging, vocabulary
 from mtlkit.data.ali_ccp.archives import find_source
 from mtlkit.data.ali_ccp.prepare import prepare
 from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
+from mtlkit.data.ali_ccp.staging import Staged
 from mtlkit.data.packed import read_dataset, write_manifest, written
+from mtlkit.data.planted import ALL_ROWS, ceilings, ceilings_of_all_rows
 from mtlkit.data.schema import fingerprint
 from mtlkit.errors import MissingError
 
@@ -166,14 +172,157 @@ def test_hashed_ids_and_direct_cells_give_the_same(archives, tmp_path, monkeypat
     assert run(archives, tmp_path / "hashed", protocol).fingerprint == direct.fingerprint
 
 
+class Told:
+    """A progress callback that remembers how far each piece of work has come, and gives the others time."""
+
+    def __init__(self, slow=0.002, interrupt=None):
+        self.slow, self.interrupt, self.seen = slow, interrupt, {}
+
+    def __call__(self, what, done, total):
+        share = done / total
+        self.seen[what] = max(self.seen.get(what, 0), share)
+        time.sleep(self.slow)
+        if self.interrupt and what.startswith(self.interrupt) and share > 0.02:
+            self.interrupt = None
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+
+def long_work(tmp_path, monkeypatch, suffix="tar"):
+    """Archives that take hundreds of small steps to stage and to write."""
+    monkeypatch.setattr(archive_files, "BLOCK", 1 << 10)
+    monkeypatch.setattr(module, "CHUNK", 10)
+    return raw.write_archives(tmp_path / "in", raw.small_texts(4000), suffix)
+
+
+def prepared(origin, folder, told, protocol="aitm"):
+    request = Request(PROTOCOLS[protocol], 1, 1.0, 0)
+    with written(folder) as partial:
+        return prepare(find_source(origin, "hint"), partial, "ali-ccp", request, told, "hint")
+
+
+def test_all_is_told_to_the_end(tmp_path, monkeypatch):
+    told = Told(slow=0)
+    prepared(long_work(tmp_path, monkeypatch), tmp_path / "out", told)
+    assert told.seen == {"preparing sample_train.tar": 1, "preparing sample_test.tar": 1, "writing splits": 1}
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_a_split_that_fails_stops_the_other(tmp_path, split):
-    origin = raw.write_archives(tmp_path / "in", raw.small_texts(3000))
-    path = origin / f"sample_{split}.tar.gz"
+def test_a_split_that_fails_stops_the_other(tmp_path, monkeypatch, split):
+    origin, told = long_work(tmp_path, monkeypatch), Told()
+    path = origin / f"sample_{split}.tar"
     path.write_bytes(path.read_bytes()[:2000])
-    with pytest.raises(MissingError, match=rf"sample_{split}.tar.gz is truncated"):
-        run(origin, tmp_path / "out")
+    with pytest.raises(MissingError, match=rf"sample_{split}.tar is truncated"):
+        prepared(origin, tmp_path / "out", told)
+    other = {"train": "test", "test": "train"}[split]
+    assert told.seen.get(f"preparing sample_{other}.tar", 0) < 0.5
     assert list(tmp_path.iterdir()) == [origin]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_writer_that_fails_stops_the_other(tmp_path, monkeypatch, split):
+    origin, told = long_work(tmp_path, monkeypatch), Told()
+    whole = module._Writer.write
+
+    def write(writer, joined, progress):
+        if joined.split == split:
+            time.sleep(0.05)
+            raise MissingError("This one fails.")
+        return whole(writer, joined, progress)
+
+    monkeypatch.setattr(module._Writer, "write", write)
+    with pytest.raises(MissingError, match="This one fails"):
+        prepared(origin, tmp_path / "out", told)
+    assert told.seen["writing splits"] < 0.3
+    assert list(tmp_path.iterdir()) == [origin]
+
+
+@pytest.mark.parametrize("stage", ["preparing", "writing"])
+def test_the_users_interrupt_stops_both(tmp_path, monkeypatch, stage):
+    origin, told = long_work(tmp_path, monkeypatch), Told(interrupt=stage)
+    with pytest.raises(KeyboardInterrupt):
+        prepared(origin, tmp_path / "out", told)
+    reached = [share for what, share in told.seen.items() if what.startswith(stage)]
+    assert told.interrupt is None
+    assert reached
+    assert max(reached) < 0.5
+    assert threading.active_count() == 1
+    assert list(tmp_path.iterdir()) == [origin]
+
+
+def test_progress_is_told_by_one_thread_at_a_time(tmp_path, monkeypatch):
+    """The rows written so far only grow, and nobody tells while another does."""
+    inside, places, together = [0], [], []
+
+    def told(what, done, total):
+        inside[0] += 1
+        together.append(inside[0])
+        time.sleep(0.0002)
+        inside[0] -= 1
+        if what == "writing splits":
+            places.append(done)
+
+    prepared(long_work(tmp_path, monkeypatch), tmp_path / "out", told)
+    assert max(together) == 1
+    assert places == sorted(places)
+    assert places[-1] == 8000
+
+
+FULL_DISK = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("file", ["line", "ids", "lengths", "bag"])
+def test_a_disk_that_fills_while_staging(archives, tmp_path, monkeypatch, file):
+    whole = Staged.__init__
+
+    def staged(self, *given):
+        whole(self, *given)
+        self.files |= {file: FULL_DISK} if file != "bag" else {}
+        self.bag_files = [(FULL_DISK, weights) for _, weights in self.bag_files] if file == "bag" else self.bag_files
+
+    monkeypatch.setattr(Staged, "__init__", staged)
+    with pytest.raises(MissingError, match="became full") as caught:
+        run(archives, tmp_path / "out", "full")
+    assert "--data-dir" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="this system has no device that is always full")
+@pytest.mark.parametrize("name", ["train.ids", "test.side-ids", "validation.bag-values-210", "vocabulary.101"])
+def test_a_disk_that_fills_while_writing(archives, tmp_path, monkeypatch, name):
+    whole = module.check_disk
+
+    def check(folder, needed):
+        (folder / f"{name}.npy").symlink_to(FULL_DISK)
+        whole(folder, needed)
+
+    monkeypatch.setattr(module, "check_disk", check)
+    with pytest.raises(MissingError, match="became full"):
+        run(archives, tmp_path / "out", "full", 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_too_many_common_indexes(archives, tmp_path, monkeypatch):
+    monkeypatch.setattr(staging, "MOST_KEYS", 1000)
+    texts = raw.small_texts()
+    texts["common_features_train.csv"] = b"".join(raw.common(f"{k:016x}", ("101", k, 1)) for k in range(5000))
+    origin = raw.write_archives(tmp_path / "in", texts)
+    with pytest.raises(MissingError, match="different common indexes: it is not Ali-CCP"):
+        run(origin, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("protocol", "sample", "known"),
+    [("aitm", 1.0, True), ("full", 1.0, True), ("rechub", 1.0, False), ("aitm", 0.5, False)],
+)
+def test_a_ceiling_is_that_of_the_rows_of_the_test_split(archives, tmp_path, protocol, sample, known):
+    data = run(archives, tmp_path / "out", protocol, 2, sample)
+    facts = json.loads((archives / "simulated.json").read_text())
+    noted = {name: value for name, value in facts["planted_auc"].items() if value is not None}
+    assert len(noted) == 3
+    assert ceilings(data) == (noted if known else {})
+    assert ceilings_of_all_rows(data) == ({} if known else noted)
+    assert (len(data.splits["test"]) == facts["counts"]["test"]["rows"] - facts["counts"]["test"]["dirty"]) == known
 
 
 def test_progress_may_end_it(archives, tmp_path):
@@ -226,7 +375,8 @@ def test_manifest_tells_what_was_done(archives, tmp_path):
     _, left = reference.joined(reference.texts_of(archives), "train", 1.0)
     assert details["texts"]["train-skeleton"]["dirty"] == len(left["dirty"]) > 0
     assert details["texts"]["train-skeleton"]["first dirty lines"] == left["dirty"][:8]
-    assert details["simulation"]["planted_auc"]["click"] > 0.5
+    assert details["simulation"][ALL_ROWS]["planted_auc"]["click"] > 0.5
+    assert details["simulation"]["counts"]["test"]["rows"] > 0
     assert [entry["file"] for entry in details["files"]] == ["sample_train.tar.gz", "sample_test.tar.gz"]
     assert all(len(entry["sha256"]) == 64 for entry in details["files"])
     assert not (tmp_path / "out" / "staging").exists()
@@ -276,7 +426,9 @@ def test_bad_rows_of_both_splits_count_together(tmp_path, kind):
         texts[f"{kind}_{split}.csv"] += b"?\n" * 3
     origin = raw.write_archives(tmp_path / "in", texts)
     assert run(origin, tmp_path / "out", max_bad_rows=6)
-    with pytest.raises(MissingError, match=r"More than 5 rows.*train-(skeleton.csv, line 61|common.csv, line 6): "):
+    with pytest.raises(
+        MissingError, match=r"More than 5 rows.*: (sample_skeleton|common_features)_train.csv, line (61|6): "
+    ):
         run(origin, tmp_path / "two", max_bad_rows=5)
 
 
@@ -319,7 +471,9 @@ def test_a_common_file_cut_short_is_noticed(tmp_path):
     texts = raw.small_texts()
     texts["common_features_test.csv"] = texts["common_features_test.csv"].splitlines(keepends=True)[0]
     origin = raw.write_archives(tmp_path / "in", texts)
-    with pytest.raises(MissingError, match=r"test-skeleton.csv, line 1: its common index is not in the common file"):
+    with pytest.raises(
+        MissingError, match=r"sample_skeleton_test.csv, line 1: its common index is not in the common file"
+    ):
         run(origin, tmp_path / "out", max_bad_rows=40)
 
 

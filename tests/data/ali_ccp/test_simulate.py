@@ -4,10 +4,9 @@ import tarfile
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from mtlkit.data.ali_ccp import simulate as module
-from mtlkit.data.ali_ccp.simulate import MARK, Simulation, auc, write_archives
+from mtlkit.data.ali_ccp.simulate import MARK, Simulation, write_archives
 
 from . import reference
 from .conftest import SIMULATION
@@ -118,10 +117,3 @@ def test_interrupted_simulation_leaves_nothing(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         write_archives(tmp_path / "out", SIMULATION, stop)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_auc():
-    rng = np.random.default_rng(0)
-    scores, truth = rng.integers(0, 20, 500) / 7, rng.random(500) < 0.3
-    assert auc(scores, truth) == pytest.approx(roc_auc_score(truth, scores))
-    assert auc(scores, np.zeros(500, bool)) is None

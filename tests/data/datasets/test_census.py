@@ -254,7 +254,7 @@ def test_interrupted_preparation_leaves_nothing_finished(tmp_path, raw, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed.np, "save", interrupt)
+        patch.setattr(packed, "save_array", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load(tmp_path)
     assert not open_source("census").is_ready(tmp_path / "home")

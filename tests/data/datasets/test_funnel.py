@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.data.datasets.funnel import best_aucs, expected_auc, generate
+from mtlkit.data.datasets.funnel import best_aucs, generate
 from mtlkit.data.packed import read_dataset, write_dataset
 from mtlkit.data.planted import ceilings
+from mtlkit.data.ranking import expected_auc
 from mtlkit.data.schema import SPLITS
 from mtlkit.data.sources import open_source
 from mtlkit.errors import UsageError
@@ -104,9 +105,10 @@ def test_no_score_beats_the_best_auc(drawn):
 def test_the_best_aucs_and_the_bias_are_stated(tmp_path):
     click, purchase = source().prepare(tmp_path).schema.tasks
     best = best_aucs(generate(source().options)["test"])
-    assert f"CTR {best['CTR']:.4f}" in click.description
+    assert f"expected best AUC: CTR {best['CTR']:.4f}" in click.description
     for name in ("CTCVR", "CVR", "all-rows CVR"):
         assert f"{name} {best[name]:.4f}" in purchase.description
+    assert "expected best AUC: CTCVR" in purchase.description, "the ceiling is that on the labels as drawn"
     assert "on clicked rows" in purchase.description
 
 
