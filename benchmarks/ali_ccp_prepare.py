@@ -70,6 +70,8 @@ def main() -> None:
         job = json.loads(arguments.work)
         print(json.dumps({"mtlkit": prepare, "simulate": simulate}.get(job["what"], prepare_slowly)(job)))
         return
+    if arguments.folder is not None:
+        Path(arguments.folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="ali-ccp-", dir=arguments.folder) as name:
         folder = Path(name)
         measured = measure(folder, [int(rows) for rows in arguments.rows.split(",")], arguments)
