@@ -119,7 +119,7 @@ def show_downloads() -> Iterator[Progress]:
         def line(what: str, done: int, total: int | None) -> None:
             if what not in seen:
                 seen.add(what)
-                size = f" ({total / 1e6:.1f} MB)" if total and not what.startswith("writing") else ""
+                size = f" ({total / 1e6:.1f} MB)" if total and not what.startswith(("writing", "simulating")) else ""
                 print(f"{_said(what)}{size}", file=sys.stderr, flush=True)
 
         yield line
