@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.data.schema import Feature, Schema
-from mtlkit.models.folding import Places, fold, sum_rows
+from mtlkit.models.folding import Places, fold, sum_rows, weight_gradients
 from mtlkit.models.sparse_rows import take_rows
 
 if TYPE_CHECKING:
@@ -108,6 +109,56 @@ class FieldEmbedding(nn.Module):
         return self.groups if self.foldable and on_cpu and small else []
 
 
+class LinearStack(Protocol):
+    """n linear layers of one shape, as :class:`mtlkit.models.layers.StackedLinear`."""
+
+    weight: nn.Parameter  # (n, O, D)
+    bias: nn.Parameter | None  # (n, O)
+
+
+class Product:
+    """Layers that read x, computed as one: ``x @ [W_1; W_2; ...].T``.
+
+    Attributes:
+        layers: The layers.
+        outputs: What each makes of x, (B, n, O).
+        cuts: Tensors (rows, O_1 + O_2 + ...) through which the tables reach the outputs.
+    """
+
+    def __init__(self, layers: Sequence[LinearStack], inputs: Inputs) -> None:
+        self.layers = list(layers)
+        self._inputs = inputs
+        sizes = [layer.weight.shape[0] * layer.weight.shape[1] for layer in self.layers]
+        weights = [layer.weight.flatten(0, 1) for layer in self.layers]
+        biases = [layer.bias for layer in self.layers]
+        bias: Tensor | None = None
+        if any(own is not None for own in biases):
+            parts = [
+                weights[0].new_zeros(size) if own is None else own.flatten()
+                for size, own in zip(sizes, biases, strict=True)
+            ]
+            bias = parts[0] if len(parts) == 1 else torch.cat(parts)
+        known = len(inputs.cuts)
+        whole = inputs.linear(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
+        self.cuts = inputs.cuts[known:]
+        parts = [whole] if len(sizes) == 1 else whole.split(sizes, 1)
+        self.outputs = [
+            part.view(len(whole), *layer.weight.shape[:2]) for part, layer in zip(parts, self.layers, strict=True)
+        ]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Of all layers."""
+        return [value for layer in self.layers for value in (layer.weight, layer.bias) if value is not None]
+
+    def pull(self, columns: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What gradients (B, C) of outputs mean beneath: a column is that of any one output, in any order.
+
+        Returns:
+            The gradients (C, D) of the rows of the weights that made them, and the gradients (rows, C) at each cut.
+        """
+        return self._inputs.pull(columns)
+
+
 class Inputs:
     """The embedded rows of a batch, x (B, D), or (B, copies, D) for an embedding with copies.
 
@@ -120,14 +171,34 @@ class Inputs:
         self.batch = batch
         self.cuts: list[Tensor] = []
         """Tensors through which the tables reach everything else, none of them made of another."""
+        self.products: list[Product] = []
+        self._together: tuple[LinearStack, ...] = ()
         self._tensor: Tensor | None = batch.embedded
         self._direct: Tensor | None = None
         self._found: dict[str, Places] = {}
+        self._folds = bool(embedding.foldable_groups()) and not torch.is_autocast_enabled("cpu")
+
+    def together(self, *layers: LinearStack) -> Inputs:
+        """Have these layers computed as one product, when the first of them is asked for."""
+        self._together = layers
+        return self
+
+    def layer(self, layer: LinearStack) -> Tensor:
+        """A stack of layers on x, for an embedding without copies; (B, n, O)."""
+        for product in self.products:
+            for own, output in zip(product.layers, product.outputs, strict=True):
+                if own is layer:
+                    return output
+        members = self._together if any(own is layer for own in self._together) else (layer,)
+        self.products.append(Product(members, self))
+        return self.layer(layer)
 
     def tensor(self) -> Tensor:
         """x itself, made once."""
         if self._direct is None:
-            self._direct = self._cut(self._x().view_as(self._x()))  # apart from the x that linear layers read
+            self._direct = self._cut(
+                self._x().view_as(self._x()), self._x()
+            )  # apart from the x that linear layers read
         return self._direct
 
     def _x(self) -> Tensor:
@@ -143,27 +214,25 @@ class Inputs:
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """``F.linear(x, weight, bias)`` for an embedding without copies; weight (O, D), result (B, O)."""
-        if not self._folds():
-            return self._cut(F.linear(self._x(), weight, bias))
+        if not self._folds:
+            return self._cut(F.linear(self._x(), weight, bias), self._x())
         return self._folded(weight, bias, None)
 
     def stacked_linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A linear layer for each copy; weight (copies, O, D), bias (copies, O), result (B, copies, O)."""
-        if not self._folds():
+        if not self._folds:
             product = torch.bmm(self._x().transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-            return self._cut(product if bias is None else product + bias)
+            return self._cut(product if bias is None else product + bias, self._x())
         copies = range(self.embedding.copies)
         return torch.stack([self._folded(weight[c], None if bias is None else bias[c], c) for c in copies], dim=1)
-
-    def _folds(self) -> bool:
-        return bool(self.embedding.foldable_groups()) and not torch.is_autocast_enabled("cpu")
 
     def _folded(self, weight: Tensor, bias: Tensor | None, copy: int | None) -> Tensor:
         groups = self.embedding.foldable_groups()
         rest = self._rest(copy)
         parts = []
         if rest:
-            parts.append(self._cut(F.linear(torch.cat(rest, -1), weight[:, groups[-1].stop :], bias)))
+            joined = torch.cat(rest, -1)
+            parts.append(self._cut(F.linear(joined, weight[:, groups[-1].stop :], bias), joined))
             bias = None
         for group in groups:
             table = getattr(self.embedding, group.parameter)
@@ -171,13 +240,32 @@ class Inputs:
             field = getattr(self.embedding, f"{group.parameter}_field")
             own = weight if group.stop - group.start == weight.shape[1] else weight[:, group.start : group.stop]
             folded, of_table = fold(table, own, bias, field)
-            self._cut(of_table)
+            self._cut(of_table, table)
             parts.append(sum_rows(folded, self._rows(group)))
             bias = None
         return sum(parts[1:], start=parts[0])
 
-    def _cut(self, tensor: Tensor) -> Tensor:
-        if tensor.requires_grad:  # without tables nothing need be found beneath
+    def pull(self, columns: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """What gradients (B, C) of columns of ``linear``'s results mean beneath, see :meth:`Product.pull`."""
+        if not self._folds:
+            return columns.t() @ self._x().detach().to(columns.dtype), [columns] if self._x().requires_grad else []
+        by_weight, at_cuts = [], []
+        rest = self._rest()
+        if rest:
+            joined = torch.cat(rest, -1)
+            by_weight.append(columns.t() @ joined.detach())
+            at_cuts += [columns] if joined.requires_grad else []
+        parts = []
+        for group in self.embedding.foldable_groups():
+            table = getattr(self.embedding, group.parameter)
+            sums = self._rows(group).sum_by_id(columns.contiguous())  # (V, C)
+            parts.append(weight_gradients(table, getattr(self.embedding, f"{group.parameter}_field"), sums))
+            at_cuts += [sums] if table.requires_grad else []
+        whole = [*parts, *by_weight]
+        return whole[0] if len(whole) == 1 else torch.cat(whole, 1), at_cuts
+
+    def _cut(self, tensor: Tensor, made_of: Tensor) -> Tensor:
+        if made_of.requires_grad:  # without tables nothing need be found beneath
             self.cuts.append(tensor)
         return tensor
 
@@ -214,8 +302,3 @@ def _bag(found: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     owner = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=found.device), offsets.diff())
     out = found.new_zeros(len(offsets) - 1, *found.shape[1:])
     return out.index_add(0, owner, found * weights.view(-1, *[1] * (found.dim() - 1)))
-
-
-def linear(x: Tensor | Inputs, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A linear layer on a tensor or on inputs that are not yet materialised."""
-    return x.linear(weight, bias) if isinstance(x, Inputs) else F.linear(x, weight, bias)

@@ -199,6 +199,16 @@ def fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> t
     return _FoldWeight.apply(of_table, weight, bias, rows, field), of_table
 
 
+def weight_gradients(table: Tensor, field: Tensor, sums: Tensor) -> Tensor:
+    """What gradients (V, C) of columns of ``fold``'s results mean for the weights that made them: (C, F * d)."""
+    fields = int(field[-1]) + 1
+    out = table.new_zeros(fields, table.shape[1], sums.shape[1])
+    _fold_by_weight(
+        table.detach().numpy(), field.numpy(), sums.numpy(), out.numpy(), sums.new_zeros(sums.shape[1]).numpy()
+    )
+    return out.permute(2, 0, 1).reshape(sums.shape[1], -1)
+
+
 def sum_rows(folded: Tensor, places: Places) -> Tensor:
     """``folded[ids].sum(1)``, (B, O); the backward pass sums the (B, O) gradients by id."""
     return _SumRows.apply(folded, places)

@@ -151,3 +151,52 @@ def mix_gradients(weights: Tensor, experts: Tensor, reach: Tensor | None, grad: 
 
 def _all(mixtures: int, experts: int) -> Tensor:
     return torch.arange(experts).expand(mixtures, -1).contiguous()
+
+
+@kernel
+def _inner_product(one: np.ndarray, other: np.ndarray) -> float:
+    """Of two vectors, summed in double precision."""
+    total = 0.0
+    for i in range(one.shape[0]):
+        total += np.float64(one[i]) * np.float64(other[i])
+    return total
+
+
+def inner_product(one: Tensor, other: Tensor) -> Tensor | float:
+    """The inner product of two tensors of one shape, summed in double precision."""
+    if one.device.type == "cpu" and one.dtype == other.dtype and one.dtype in {torch.float32, torch.float64}:
+        return _inner_product(one.detach().flatten().numpy(), other.detach().flatten().numpy())
+    return one.flatten().double() @ other.flatten().double()
+
+
+@kernel
+def _mixture_gram(weights: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
+    """``out[s, t] = sum over b of (weights[b, s] @ weights[b, t]) * (grad[b, s] @ grad[b, t])`` for t <= s."""
+    for b in range(grad.shape[0]):
+        for s in range(grad.shape[1]):
+            for t in range(s + 1):
+                left, right = 0.0, 0.0
+                w, v, g, h = weights[b, s], weights[b, t], grad[b, s], grad[b, t]
+                for k in range(w.shape[0]):
+                    left += w[k] * v[k]
+                for i in range(g.shape[0]):
+                    right += g[i] * h[i]
+                out[s, t] += left * right
+
+
+def mixture_gram(weights: Tensor, grad: Tensor) -> Tensor:
+    """(n, n) float64 inner products of the gradients that each of n mixtures has for the experts it mixes.
+
+    They are outer products ``weights[b, s, e] * grad[b, s]``, whose inner products need not have them formed.
+
+    Args:
+        weights: (B, n, E).
+        grad: (B, n, d), of the mixtures.
+    """
+    if grad.device.type == "cpu" and weights.dtype == grad.dtype and grad.dtype in {torch.float32, torch.float64}:
+        out = np.zeros((grad.shape[1], grad.shape[1]))
+        _mixture_gram(weights.detach().contiguous().numpy(), grad.detach().contiguous().numpy(), out)
+        found = torch.from_numpy(out)
+        return found + found.tril(-1).T
+    weights, grad = weights.double(), grad.double()
+    return ((weights @ weights.mT) * (grad @ grad.mT)).sum(0)

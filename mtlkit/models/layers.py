@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from mtlkit.config import Sizes
 from mtlkit.data.schema import Task
 from mtlkit.models.base import BaseOptions, ModelOptions
-from mtlkit.models.embedding import Inputs, linear
+from mtlkit.models.embedding import Inputs
 from mtlkit.models.kernels import mix_shared
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -54,9 +54,11 @@ class StackedLinear(nn.Module):
         n, outputs, _ = self.weight.shape
         if isinstance(x, Inputs) and x.embedding.copies:
             return x.stacked_linear(self.weight, self.bias)
-        if isinstance(x, Inputs) or x.dim() == 2:
+        if isinstance(x, Inputs):
+            return x.layer(self)
+        if x.dim() == 2:
             bias = None if self.bias is None else self.bias.flatten()
-            return linear(x, self.weight.flatten(0, 1), bias).view(-1, n, outputs)
+            return F.linear(x, self.weight.flatten(0, 1), bias).view(-1, n, outputs)
         if n == 1:
             return F.linear(x[:, 0], self.weight[0], None if self.bias is None else self.bias[0])[:, None]
         product = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
@@ -111,6 +113,11 @@ class StackedMLP(nn.Module):
         self.n = n
         self.outputs = widths[-1]
 
+    @property
+    def first(self) -> list[StackedLinear]:
+        """The layer that reads the input, if there is one."""
+        return [layer for layer in self.linears if isinstance(layer, StackedLinear)][:1]
+
     def forward(self, x: Tensor | Inputs, gates: Sequence[Tensor] = ()) -> Tensor:
         """(B, inputs), the same for all, or (B, n, inputs); returns (B, n, outputs). Gates scale the layers."""
         for k in range(len(self.linears)):
@@ -149,6 +156,11 @@ class Gate(nn.Module):
         self.hidden = StackedMLP(n, inputs, hidden, options) if hidden else None
         self.linear = StackedLinear(n, hidden[-1] if hidden else inputs, experts, bias=options.gate_bias)
         self.norm = StackedNorm(norm, n, experts) if norm != "none" else None
+
+    @property
+    def first(self) -> list[StackedLinear]:
+        """The layer that reads the input."""
+        return [self.linear] if self.hidden is None else self.hidden.first
 
     def forward(self, x: Tensor | Inputs) -> Tensor:
         """(B, inputs) or (B, n, inputs) to weights (B, n, experts) that sum to 1."""

@@ -47,7 +47,7 @@ class MMoE(Architecture):
         return list(self.schema.task_names)
 
     def forward(self, batch: Batch) -> Output:
-        x = self.embedding(batch)
+        x = self.embedding(batch).together(*self.gates.first, *self.experts.first)
         weights = self.gates(x)  # (B, gates, K)
         experts = self.present(0, self.experts(x))  # (B, K, d)
         h = mix(weights, experts).expand(-1, len(self.tasks), -1)  # (B, T, d)

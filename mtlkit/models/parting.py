@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtlkit.models.kernels import mix_gradients
+from mtlkit.models.kernels import mix_gradients, mixture_gram
 
 
 @dataclass
@@ -22,23 +22,44 @@ class Parting:
         shared: A tensor that ``own`` is made of, of all tasks.
         private: (B, T, ...) the other tensor that ``own`` is made of; ``own[:, t]`` depends on ``private[:, t]`` alone.
         pull: A gradient of ``own`` to (T, ...) gradients of ``shared``, one a task, and the gradient of ``private``.
+        gram: A gradient of ``own`` to the (T, T) float64 inner products of the tasks' gradients of ``shared``.
     """
 
     own: Tensor
     shared: Tensor
     private: Tensor | None
     pull: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    gram: Callable[[Tensor], Tensor]
 
 
 def parted_mixture(own: Tensor, weights: Tensor, experts: Tensor, reach: Tensor | None = None) -> Parting | None:
     """The parting at ``own = mix(weights, experts, reach)``; None if it is not one mixture a task."""
     if own.shape[1] != weights.shape[1] or torch.compiler.is_compiling():  # see Output
         return None
-    return Parting(own, experts, weights, lambda grad: mix_gradients(weights, experts, reach, grad))
+    return Parting(
+        own,
+        experts,
+        weights,
+        lambda grad: mix_gradients(weights, experts, reach, grad),
+        lambda grad: mixture_gram(spread(weights.detach(), reach, experts.shape[1]), grad),
+    )
 
 
 def parted_copies(own: Tensor, shared: Tensor) -> Parting | None:
     """The parting at ``own = shared.expand(-1, T, -1)``."""
     if torch.compiler.is_compiling():
         return None
-    return Parting(own, shared, None, lambda grad: (grad.transpose(0, 1)[:, :, None], None))
+    return Parting(
+        own,
+        shared,
+        None,
+        lambda grad: (grad.transpose(0, 1)[:, :, None], None),
+        lambda grad: mixture_gram(grad.new_ones(*grad.shape[:2], 1), grad),
+    )
+
+
+def spread(weights: Tensor, reach: Tensor | None, experts: int) -> Tensor:
+    """Weights (B, n, k) of the experts ``reach`` (n, k) as weights (B, n, E) of all, 0 for those out of reach."""
+    if reach is None:
+        return weights
+    return weights.new_zeros(*weights.shape[:2], experts).scatter_(2, reach.expand_as(weights), weights)

@@ -91,9 +91,10 @@ class Trainer:
         )
         self.probe_batch = self.train.take(torch.from_numpy(rows), torch.from_numpy(weights).to(self.train.home))
         self.model.embedding.sparse_from = settings.sparse_rows
-        if settings.scope == "representation" and balancer is not None:
-            self.model.embedding.foldable = False  # so that x exists to be differentiated by
         self.reach = Reach(self.model, self.probe_batch)
+        if settings.scope == "representation" and balancer is not None and not self.reach.trunk:
+            self.model.embedding.foldable = False  # so that x exists to be differentiated by
+            self.reach = Reach(self.model, self.probe_batch)
         self.warnings = [f"no task reaches {name}" for name in self.reach.unreached]
         if warm is not None:
             self.warnings += warm.apply(self.model, self.reach)

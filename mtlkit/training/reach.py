@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from mtlkit.balancers.base import Scope
 from mtlkit.models.base import Architecture, Batch, Objective, Output
+from mtlkit.models.embedding import Product
 
 DRAWS = 2
 SAME = 1e-3  # of the length of a gradient, as far as two ways to it may differ in single precision
@@ -97,8 +98,12 @@ class Reach:
             Slices(name, value, found[name].to(value.device), axes.get(name), name in sparse)
             for name, value in model.named_parameters()
         ]
+        self.by_name = {item.name: item for item in self.slices}
+        self.by_parameter = {id(item.parameter): item for item in self.slices}
         self.cuts = all(check.cuts for check in checks)
         """Whether the embedding tables reach the losses through ``Inputs.cuts`` alone."""
+        self.products = self.cuts and all(check.products for check in checks)
+        """Whether ``Inputs.products`` know the gradients of their layers."""
         shared = {item.name for item in self.slices if item.any_shared and not item.is_embedding}
         self.trunk: set[str] = set.union(*(check.trunk for check in checks))
         """The parameters that each task's gradient reaches from ``Parting.shared``; empty without a valid parting."""
@@ -107,6 +112,8 @@ class Reach:
         valid = self.cuts and all(check.parting for check in checks)
         if not valid or not shared <= self.trunk or self.trunk & self.private:
             self.trunk, self.private = set(), set()
+        self.heads = {item.name for item in self.slices if not item.is_embedding} - self.trunk - self.private
+        """Those that stand above ``Parting.own``."""
 
     def scope(self, scope: Scope) -> list[Slices]:
         """The parameters of a scope that have a shared slice. ``dense`` falls back to all when it would be empty."""
@@ -157,10 +164,12 @@ class Shortcuts:
         dense = {name: value for name, value in parameters.items() if name not in tables}
         expected = [dict(zip(parameters, grads, strict=True)) for grads in by_task]
         cuts = output.inputs.cuts if output.inputs is not None else []
-        self.cuts = bool(cuts) and all(
+        products = output.inputs.products if output.inputs is not None else []
+        self.cuts = (bool(cuts) or not tables) and all(
             self._equal(tables, gradients(cuts, list(tables.values()), gradients(loss, cuts)), own)
             for loss, own in zip(losses, expected, strict=True)
         )
+        self.products = self.cuts and all(self._known(product, parameters, losses, expected) for product in products)
         self.parting = False
         self.trunk: set[str] = set()
         self.private: set[str] = set()
@@ -172,7 +181,7 @@ class Shortcuts:
             return
         by_shared, private = parting.pull(grad)
         from_shared = gradients(parting.shared, list(dense.values()), parting.shared.detach())
-        self.trunk = {name for name, found in zip(dense, from_shared, strict=True) if found is not None}
+        self.trunk = {name for name, found in zip(dense, from_shared, strict=True) if _reaches(found)}
         beneath = dict(parameters)
         for name, found in zip(dense, gradients(parting.own, list(dense.values()), grad), strict=True):
             if found is None:
@@ -187,19 +196,46 @@ class Shortcuts:
                 sources.append(parting.private)
                 upstream.append(alone)
                 from_private = gradients(parting.private, list(dense.values()), alone)
-                self.private |= {name for name, found in zip(dense, from_private, strict=True) if found is not None}
+                self.private |= {name for name, found in zip(dense, from_private, strict=True) if _reaches(found)}
             self.parting &= self._equal(beneath, gradients(sources, list(beneath.values()), upstream), own)
+
+    def _known(
+        self,
+        product: Product,
+        parameters: Mapping[str, Tensor],
+        losses: Sequence[Tensor],
+        expected: Sequence[Mapping[str, Tensor | None]],
+    ) -> bool:
+        names = {id(value): name for name, value in parameters.items()}
+        for loss, own in zip(losses, expected, strict=True):
+            for layer, grad in zip(product.layers, gradients(loss, product.outputs), strict=True):
+                if grad is None:
+                    found: list[Tensor | None] = [None, None]
+                else:
+                    columns = grad.flatten(1)
+                    found = [product.pull(columns)[0].view_as(layer.weight), columns.sum(0)]
+                for value, gradient in zip((layer.weight, layer.bias), found, strict=True):
+                    if value is not None:
+                        gradient = None if gradient is None else gradient.view_as(value)
+                        if not self._equal([names[id(value)]], [gradient], own):
+                            return False
+        return True
 
     @staticmethod
     def _equal(names: Iterable[str], found: Sequence[Tensor | None], expected: Mapping[str, Tensor | None]) -> bool:
         for name, one in zip(names, found, strict=True):
             other = expected[name]
             if one is None or other is None:
-                if any(grad is not None and bool(_size(grad) > 0) for grad in (one, other)):
+                if any(_reaches(grad) for grad in (one, other)):
                     return False
             elif one.is_sparse != other.is_sparse or not bool(_size(one - other) <= SAME * _size(other)):
                 return False
         return True
+
+
+def _reaches(grad: Tensor | None) -> bool:
+    """Whether there is a path: layers that are computed as one give zeros in the stead of None."""
+    return grad is not None and bool(_size(grad) > 0)
 
 
 def _size(grad: Tensor) -> Tensor:

@@ -54,11 +54,14 @@ class LoopStep:
         self._drawn: list[LoopStep] = []
         self.gradients = TaskGradients(reach, output, self.task_losses)
         self._rows: dict[Scope, Tensor] = {}
+        self._grams: dict[Scope, Tensor] = {}
         self._other_passes = 0
 
     def gram(self, scope: Scope | None = None) -> Tensor:
-        rows = self.rows(scope).double()
-        return rows @ rows.T
+        scope = scope or self.default_scope
+        if scope not in self._grams:
+            self._grams[scope] = self._representation_gram() if scope == "representation" else self._shared_gram(scope)
+        return self._grams[scope]
 
     def rows(self, scope: Scope | None = None) -> Tensor:
         scope = scope or self.default_scope
@@ -125,7 +128,7 @@ class LoopStep:
             weights = decision
             # one backward pass cannot give a head another weight than its task's, unless it divides by that
             whole = (heads == "weighted" and not signed) or bool((weights[self.active] > 0).all())
-            if not self.gradients.found and whole:
+            if not self.gradients.begun and whole:
                 self._apply_by_one_backward(weights * share, heads, share)
             else:
                 self._apply_by_combination(weights * share, heads, {}, share)
@@ -156,25 +159,43 @@ class LoopStep:
     def _directed(self, direction: Direction, share: float) -> dict[str, Tensor]:
         scope = direction.scope or self.default_scope
         if scope == "representation":
-            return self._beneath_representation(direction.vector * share)
+            return self._beneath_representation(direction.vector * share, share)
         shapes = {item.name: self._shape(item) for item in self.reach.scope(scope)}
         parts = self.parts(scope)
         return {name: direction.vector[parts[name]].view(shape) * share for name, shape in shapes.items()}
 
-    def _beneath_representation(self, vector: Tensor) -> dict[str, Tensor]:
+    def _beneath_representation(self, vector: Tensor, share: float) -> dict[str, Tensor]:
         """What a gradient of the representation means for the parameters that it is made of."""
-        x = self.output.representation
-        assert x is not None, "the representation was not materialised"
+        if self.reach.trunk:
+            return self.gradients.beneath_parting(vector, torch.full_like(self.losses, share))
+        x = self._embedded()
         self._other_passes += 1
         grads = self.gradients.values(x, self.reach.slices, vector.view_as(x))
         return {item.name: grad for item, grad in zip(self.reach.slices, grads, strict=True) if grad is not None}
 
     def _representation_rows(self) -> Tensor:
-        x = self.output.representation
-        assert x is not None, "the representation was not materialised"
+        parting = self.output.parting
+        if self.reach.trunk and parting is not None:
+            return parting.pull(self.gradients.at_parting())[0].flatten(1)
+        x = self._embedded()
         self._other_passes += len(self.task_losses)
         rows = [gradients(loss, [x])[0] for loss in self.task_losses]
         return torch.stack([torch.zeros_like(x) if r is None else r for r in rows]).flatten(1)
+
+    def _embedded(self) -> Tensor:
+        x = self.output.representation
+        assert x is not None, "the representation was not materialised"
+        return x
+
+    def _representation_gram(self) -> Tensor:
+        parting = self.output.parting
+        if self.reach.trunk and parting is not None:
+            return parting.gram(self.gradients.at_parting())
+        rows = self.rows("representation").double()
+        return rows @ rows.T
+
+    def _shared_gram(self, scope: Scope) -> Tensor:
+        return self.gradients.gram(self.reach.scope(scope))
 
     def _shared_rows(self, scope: Scope) -> Tensor:
         items = self.reach.scope(scope)
