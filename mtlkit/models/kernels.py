@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numba
@@ -10,27 +11,43 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mtlkit.models.lanes import LANES, fma, load, store, total, zeros
+
 kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 
+# "reassoc" would strike out a number that is added and subtracted again
+exact_kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
-# Rows are taken out of the inner loops: only then does the compiler see that they do not overlap, and vectorise.
+SMALL = 16  # experts of a gate from which on torch's softmax is the faster one
+
+
+# Rows are taken out of the inner loops: only then does the compiler see that they do not overlap, and vectorise. The
+# first numbers of a row are taken 16 at a time, the rest of it one by one.
 
 
 @kernel
 def _mix(weights: np.ndarray, experts: np.ndarray, reach: np.ndarray, out: np.ndarray) -> None:
     """``out[b, n] = weights[b, n] @ experts[b, reach[n]]``; weights (B, n, k), experts (B, E, d), out (B, n, d)."""
+    width = out.shape[2]
+    whole = width - width % LANES
     for b in range(out.shape[0]):
         for n in range(out.shape[1]):
             target = out[b, n]
-            target[:] = 0
-            for k in range(reach.shape[1]):
-                value, row = weights[b, n, k], experts[b, reach[n, k]]
-                for i in range(target.shape[0]):
-                    target[i] += value * row[i]
+            for i in range(0, whole, LANES):
+                mixed = zeros(target)
+                for k in range(reach.shape[1]):
+                    mixed = fma(weights[b, n, k], load(experts[b, reach[n, k]], i), mixed)
+                store(target, i, mixed)
+            if whole < width:
+                target[whole:] = 0
+                for k in range(reach.shape[1]):
+                    value, row = weights[b, n, k], experts[b, reach[n, k]]
+                    for i in range(whole, width):
+                        target[i] += value * row[i]
 
 
 @kernel
-def _mix_backward(
+def _mix_gradients(
     weights: np.ndarray,
     experts: np.ndarray,
     reach: np.ndarray,
@@ -38,43 +55,54 @@ def _mix_backward(
     d_weights: np.ndarray,
     d_experts: np.ndarray,
 ) -> None:
-    """The gradients of ``_mix``; d_experts is added to."""
+    """The gradients of ``_mix``; d_experts is (n, B, E, d) of each mixture apart, or (1, B, E, d) of all."""
+    width = grad.shape[2]
+    whole = width - width % LANES
+    apart = d_experts.shape[0] > 1
     for b in range(grad.shape[0]):
+        d_experts[:, b] = 0
         for n in range(grad.shape[1]):
-            g = grad[b, n]
+            g, d_own = grad[b, n], d_experts[n if apart else 0, b]
             for k in range(reach.shape[1]):
-                value, row, d_row = weights[b, n, k], experts[b, reach[n, k]], d_experts[b, reach[n, k]]
-                total = value * 0
-                for i in range(g.shape[0]):
-                    total += g[i] * row[i]
-                for i in range(g.shape[0]):
+                value, row, d_row = weights[b, n, k], experts[b, reach[n, k]], d_own[reach[n, k]]
+                products = zeros(g)
+                for i in range(0, whole, LANES):
+                    part = load(g, i)
+                    products = fma(part, load(row, i), products)
+                    store(d_row, i, fma(value, part, load(d_row, i)))
+                d_value = total(products)
+                for i in range(whole, width):
+                    d_value += g[i] * row[i]
                     d_row[i] += value * g[i]
-                d_weights[b, n, k] = total
+                d_weights[b, n, k] = d_value
 
 
 class _Mix(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, experts: Tensor, reach: Tensor) -> Tensor:
+    def forward(ctx: Any, weights: Tensor, experts: Tensor, reach: np.ndarray) -> Tensor:
         weights, experts = weights.contiguous(), experts.contiguous()
-        ctx.save_for_backward(weights, experts, reach)
+        ctx.save_for_backward(weights, experts)
+        ctx.reach = reach
         out = experts.new_empty(*weights.shape[:2], experts.shape[2])
-        _mix(weights.numpy(), experts.numpy(), reach.numpy(), out.numpy())
+        _mix(weights.numpy(), experts.numpy(), reach, out.numpy())
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        weights, experts, reach = ctx.saved_tensors
-        d_weights, d_experts = torch.empty_like(weights), torch.zeros_like(experts)
-        _mix_backward(
-            weights.numpy(),
-            experts.numpy(),
-            reach.numpy(),
-            grad.contiguous().numpy(),
-            d_weights.numpy(),
-            d_experts.numpy(),
-        )
-        return d_weights, d_experts, None
+        weights, experts = ctx.saved_tensors
+        d_weights, d_experts = _compiled_gradients(weights, experts, ctx.reach, grad, 1)
+        return d_weights, d_experts[0], None
+
+
+def _compiled_gradients(
+    weights: Tensor, experts: Tensor, reach: np.ndarray, grad: Tensor, parts: int
+) -> tuple[Tensor, Tensor]:
+    """By weights and experts, the latter (parts, B, E, d)."""
+    d_weights, d_experts = torch.empty_like(weights), experts.new_empty(parts, *experts.shape)
+    grad = grad.contiguous()
+    _mix_gradients(weights.numpy(), experts.numpy(), reach, grad.numpy(), d_weights.numpy(), d_experts.numpy())
+    return d_weights, d_experts
 
 
 def mix_shared(weights: Tensor, experts: Tensor, reach: Tensor | None = None) -> Tensor:
@@ -88,32 +116,7 @@ def mix_shared(weights: Tensor, experts: Tensor, reach: Tensor | None = None) ->
     Returns:
         (B, n, d), equal to ``weights @ experts`` where every mixture sees all.
     """
-    if reach is None:
-        reach = _all(weights.shape[1], experts.shape[1])
-    return _Mix.apply(weights, experts, reach)
-
-
-@kernel
-def _mix_gradients(
-    weights: np.ndarray,
-    experts: np.ndarray,
-    reach: np.ndarray,
-    grad: np.ndarray,
-    d_weights: np.ndarray,
-    d_experts: np.ndarray,
-) -> None:
-    """As ``_mix_backward``, with d_experts (n, B, E, d) of each mixture apart."""
-    for b in range(grad.shape[0]):
-        for n in range(grad.shape[1]):
-            g = grad[b, n]
-            for k in range(reach.shape[1]):
-                value, row, d_row = weights[b, n, k], experts[b, reach[n, k]], d_experts[n, b, reach[n, k]]
-                total = value * 0
-                for i in range(g.shape[0]):
-                    total += g[i] * row[i]
-                for i in range(g.shape[0]):
-                    d_row[i] = value * g[i]
-                d_weights[b, n, k] = total
+    return _Mix.apply(weights, experts, _numbers(weights, experts, reach))
 
 
 def mix_gradients(weights: Tensor, experts: Tensor, reach: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -129,24 +132,18 @@ def mix_gradients(weights: Tensor, experts: Tensor, reach: Tensor | None, grad: 
         (n, B, E, d) and (B, n, k).
     """
     weights, experts, grad = weights.detach(), experts.detach(), grad.detach()
-    by_mixture = experts.new_zeros if reach is not None else experts.new_empty
-    d_experts = by_mixture(grad.shape[1], *experts.shape)
     if experts.device.type == "cpu" and weights.dtype == experts.dtype == grad.dtype:
-        if reach is None:
-            reach = _all(weights.shape[1], experts.shape[1])
-        d_weights = torch.empty_like(weights, memory_format=torch.contiguous_format)
-        weights, experts, grad = weights.contiguous(), experts.contiguous(), grad.contiguous()
-        _mix_gradients(
-            weights.numpy(), experts.numpy(), reach.numpy(), grad.numpy(), d_weights.numpy(), d_experts.numpy()
+        known = _numbers(weights, experts, reach)
+        d_weights, d_experts = _compiled_gradients(
+            weights.contiguous(), experts.contiguous(), known, grad, grad.shape[1]
         )
         return d_experts, d_weights
     own = experts[:, None] if reach is None else experts.index_select(1, reach.flatten()).unflatten(1, reach.shape)
     found = (weights[..., None].to(grad.dtype) * grad[:, :, None]).transpose(0, 1).to(experts.dtype)  # (n, B, k, d)
-    if reach is None:
-        d_experts.copy_(found)
-    else:
-        d_experts.scatter_(2, reach[:, None, :, None].expand_as(found), found)
-    return d_experts, (grad[:, :, None] * own).sum(-1).to(weights.dtype)
+    if reach is not None:
+        spread = experts.new_zeros(grad.shape[1], *experts.shape)
+        found = spread.scatter_(2, reach[:, None, :, None].expand_as(found), found)
+    return found, (grad[:, :, None] * own).sum(-1).to(weights.dtype)
 
 
 def _all(mixtures: int, experts: int) -> Tensor:
@@ -200,3 +197,96 @@ def mixture_gram(weights: Tensor, grad: Tensor) -> Tensor:
         return found + found.tril(-1).T
     weights, grad = weights.double(), grad.double()
     return ((weights @ weights.mT) * (grad @ grad.mT)).sum(0)
+
+
+def _numbers(weights: Tensor, experts: Tensor, reach: Tensor | None) -> np.ndarray:
+    return _all(weights.shape[1], experts.shape[1]) if reach is None else reach.contiguous().numpy()
+
+
+@lru_cache
+def _all(mixtures: int, experts: int) -> np.ndarray:
+    return np.tile(np.arange(experts, dtype=np.int64), (mixtures, 1))
+
+
+@exact_kernel
+def _softmax(logits: np.ndarray, out: np.ndarray) -> None:
+    """The softmax of logits (B, n, k) over k, in float32."""
+    for b in range(out.shape[0]):
+        for n in range(out.shape[1]):
+            row, target = logits[b, n], out[b, n]
+            largest = row[0]
+            for k in range(1, row.shape[0]):
+                largest = max(largest, row[k])
+            for k in range(row.shape[0]):
+                target[k] = row[k] - largest
+    _exp(out.reshape(out.size))
+    for b in range(out.shape[0]):
+        for n in range(out.shape[1]):
+            target = out[b, n]
+            total = target[0]
+            for k in range(1, target.shape[0]):
+                total += target[k]
+            for k in range(target.shape[0]):
+                target[k] /= total
+
+
+@exact_kernel
+def _exp(values: np.ndarray) -> None:
+    """The exponentials of float32 numbers (M,) of at most 0, in place, to 2 units in the last place; 0 below exp(-87).
+
+    Not ``np.exp``, which is a call for each number. With x = n log 2 + r this is 2^n exp(r), and the polynomial for
+    exp(r) is that of Cephes' expf. 1.5 * 2^23 is so large that adding it rounds to whole numbers: n stands in the last
+    bits of the sum, from where it goes to the exponent's.
+    """
+    for i in range(values.shape[0]):
+        x = values[i]
+        moved = np.float32(x * np.float32(1.44269504) + np.float32(12582912))
+        n = moved - np.float32(12582912)
+        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+        y = np.float32(1.9875691500e-4)
+        y = y * r + np.float32(1.3981999507e-3)
+        y = y * r + np.float32(8.3334519073e-3)
+        y = y * r + np.float32(4.1665795894e-2)
+        y = y * r + np.float32(1.6666665459e-1)
+        y = y * r + np.float32(5.0000001201e-1)
+        y = y * (r * r) + r + np.float32(1)
+        power = np.int32((np.int64(moved.view(np.int32)) + 127) << 23).view(np.float32)
+        values[i] = np.float32(0) if x < np.float32(-87) else y * power
+
+
+@exact_kernel
+def _softmax_backward(weights: np.ndarray, grad: np.ndarray, d_logits: np.ndarray) -> None:
+    """The gradient of ``_softmax``, whose result is weights; all (B, n, k)."""
+    for b in range(weights.shape[0]):
+        for n in range(weights.shape[1]):
+            row, g, target = weights[b, n], grad[b, n], d_logits[b, n]
+            mean = row[0] * g[0]
+            for k in range(1, row.shape[0]):
+                mean += row[k] * g[k]
+            for k in range(row.shape[0]):
+                target[k] = row[k] * (g[k] - mean)
+
+
+class _Softmax(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        weights = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        _softmax(logits.numpy(), weights.numpy())
+        ctx.save_for_backward(weights)
+        return weights
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (weights,) = ctx.saved_tensors
+        d_logits = torch.empty_like(weights)
+        _softmax_backward(weights.numpy(), grad.contiguous().numpy(), d_logits.numpy())
+        return d_logits
+
+
+def softmax_small(logits: Tensor) -> Tensor:
+    """The softmax of a gate's logits (B, n, k) over k, in float32 or wider."""
+    compiled = logits.device.type == "cpu" and logits.dtype == torch.float32 and 0 < logits.shape[-1] < SMALL
+    if compiled and not torch.compiler.is_compiling():
+        return _Softmax.apply(logits)
+    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

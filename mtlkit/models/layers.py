@@ -20,7 +20,7 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import Task
 from mtlkit.models.base import BaseOptions, ModelOptions
 from mtlkit.models.embedding import Inputs
-from mtlkit.models.kernels import mix_shared
+from mtlkit.models.kernels import mix_shared, softmax_small
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -166,7 +166,7 @@ class Gate(nn.Module):
         """(B, inputs) or (B, n, inputs) to weights (B, n, experts) that sum to 1."""
         logits = self.linear(x if self.hidden is None else self.hidden(x))
         logits = logits if self.norm is None else self.norm(logits)
-        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+        return softmax_small(logits)
 
 
 def own_and_shared(tasks: Sequence[str], specific: int, shared: int) -> tuple[Tensor, tuple[str, ...]]:

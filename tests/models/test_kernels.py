@@ -6,7 +6,7 @@ import torch.nn.functional as F
 
 from mtlkit.models import folding
 from mtlkit.models.folding import Places, fold, sum_rows
-from mtlkit.models.kernels import mix_gradients, mix_shared
+from mtlkit.models.kernels import mix_gradients, mix_shared, softmax_small
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -26,7 +26,7 @@ def compare(kernel, plain, inputs, strange_gradient):
         upstream = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
         if strange_gradient:
             upstream = upstream.transpose(0, -1).contiguous().transpose(0, -1)
-            assert not upstream.is_contiguous()
+            assert not upstream.is_contiguous() or upstream.numel() < 8
         results.append([out, *torch.autograd.grad(out, leaves, upstream)])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=TOLERANCE[one.dtype], atol=TOLERANCE[one.dtype])
@@ -51,7 +51,9 @@ def test_embed_linear(dtype, width, outputs, vocabularies, strange_gradient):
 
 
 @pytest.mark.parametrize("strange_gradient", [False, True])
-@pytest.mark.parametrize("shape", [(40, 2, 5, 16), (7, 1, 1, 3), (3, 4, 2, 1)])
+@pytest.mark.parametrize(
+    "shape", [(40, 2, 5, 16), (7, 1, 1, 3), (3, 4, 2, 1), (5, 3, 2, 37), (1, 2, 8, 48), (0, 2, 3, 16)]
+)
 def test_mix_shared(dtype, shape, strange_gradient):
     rows, gates, experts, width = shape
     compare(
@@ -69,6 +71,53 @@ def test_mix_shared_of_strided_inputs(dtype):
         [torch.randn(6, 5, 2, dtype=dtype), torch.randn(6, 4, 5, dtype=dtype)],
         False,
     )
+
+
+@pytest.mark.parametrize("width", [5, 16, 19])
+def test_mix_shared_of_some_experts(dtype, width):
+    reach = torch.tensor([[0, 3], [1, 3], [2, 3]])
+    compare(
+        lambda weights, values: mix_shared(weights, values, reach),
+        lambda weights, values: torch.einsum("bnk,bnkd->bnd", weights, values[:, reach]),
+        [torch.randn(6, 3, 2, dtype=dtype), torch.randn(6, 4, width, dtype=dtype)],
+        True,
+    )
+
+
+@pytest.mark.parametrize("strange_gradient", [False, True])
+@pytest.mark.parametrize("shape", [(40, 2, 8), (1, 3, 5), (7, 1, 1), (9, 2, 15), (6, 2, 16), (0, 2, 8)])
+def test_softmax(dtype, shape, strange_gradient):
+    logits = 8 * torch.randn(shape, dtype=dtype)
+    compare(softmax_small, lambda logits: logits.softmax(-1), [logits], strange_gradient)
+    assert softmax_small(logits).dtype == dtype
+
+
+def test_softmax_of_strided_inputs(dtype):
+    """Columns of a wider matrix, and a last dimension that is not contiguous."""
+    for own in (lambda x: x[:, 3:13].view(-1, 2, 5), lambda x: x.view(6, 5, 4).transpose(1, 2)):
+        compare(
+            lambda x, own=own: softmax_small(own(x)),
+            lambda x, own=own: own(x).softmax(-1),
+            [torch.randn(6, 20, dtype=dtype)],
+            False,
+        )
+
+
+def test_softmax_of_numbers_far_apart(dtype):
+    numbers = torch.cat([torch.linspace(-100, 0, 1001), torch.tensor([-torch.inf, -3e38, 3e38])]).to(dtype)
+    logits = torch.stack([numbers, torch.zeros_like(numbers), numbers.flip(0)], 1)[:, None]
+    torch.testing.assert_close(softmax_small(logits), logits.softmax(-1), rtol=1e-6, atol=1e-37)
+    assert softmax_small(torch.tensor([[[0, -torch.inf]]], dtype=dtype)).tolist() == [[[1, 0]]]
+
+
+def test_softmax_of_what_is_no_number(dtype):
+    logits = torch.randn(6, 1, 4, dtype=dtype)
+    logits[1, 0, 0] = logits[2, 0, 3] = torch.nan
+    logits[3, 0, 1] = torch.inf
+    logits[4] = -torch.inf
+    torch.testing.assert_close(softmax_small(logits), logits.softmax(-1), equal_nan=True)
+    half = torch.randn(3, 2, 4).bfloat16()
+    assert torch.equal(softmax_small(half), half.softmax(-1, dtype=torch.float32))
 
 
 @pytest.mark.parametrize("rows", [1, 7, 8, 30])
@@ -102,16 +151,17 @@ def test_a_folded_layer_with_a_bias(dtype):
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("width", [5, 16, 19])
 @pytest.mark.parametrize("some", [False, True])
-def test_gradients_of_mixtures_apart(dtype, some):
+def test_gradients_of_mixtures_apart(dtype, some, width):
     """Those of the experts by mixture: one backward pass each, with the other mixtures' gradients set to 0."""
     reach = torch.tensor([[0, 3], [1, 3], [2, 3]]) if some else None
     weights = torch.rand(6, 3, 2 if some else 4, dtype=dtype, requires_grad=True)
-    experts = torch.randn(6, 4, 5, dtype=dtype, requires_grad=True)
-    grad = torch.randn(6, 3, 5, dtype=dtype)
+    experts = torch.randn(6, 4, width, dtype=dtype, requires_grad=True)
+    grad = torch.randn(6, 3, width, dtype=dtype)
     by_mixture, by_weights = mix_gradients(weights, experts, reach, grad)
     out = mix_shared(weights, experts, reach)
-    assert by_mixture.shape == (3, 6, 4, 5)
+    assert by_mixture.shape == (3, 6, 4, width)
     for n in range(3):
         alone = torch.zeros_like(grad)
         alone[:, n] = grad[:, n]
