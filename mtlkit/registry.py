@@ -143,7 +143,19 @@ MODELS = Registry(
     "models",
     "Architecture",
     frozenset(
-        {"layers", "losses", "embedding", "folding", "kernels", "lanes", "sparse_rows", "funnel", "masknet", "parting"}
+        {
+            "layers",
+            "losses",
+            "embedding",
+            "folding",
+            "kernels",
+            "lanes",
+            "mixture",
+            "sparse_rows",
+            "funnel",
+            "masknet",
+            "parting",
+        }
     ),
 )
 BALANCERS = Registry("balancer", "balancers", "Balancer", frozenset({"gram", "kernels"}))

@@ -62,6 +62,9 @@ def min_norm(gram: np.ndarray) -> np.ndarray:
     Returns:
         (T,) weights on the simplex.
     """
+    if len(gram) == 2:  # the foot of the perpendicular, unless it lies beyond an end
+        ahead = np.maximum(gram[::-1, ::-1].diagonal() - gram[0, 1], 0.0)
+        return ahead / ahead.sum() if ahead.any() else np.full(2, 0.5)
     return min_norm_point(factor(gram))
 
 
@@ -142,6 +145,8 @@ def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
     Returns:
         (K, N) weights u + y.
     """
+    if cosines.min() >= 0:  # nothing conflicts
+        return points
     size = len(cosines)
     # with every other vector in play, y is a row of the inverse; its signs are a good first guess
     guess = np.linalg.inv(cosines + 1e-3 * np.eye(size))

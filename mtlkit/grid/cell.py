@@ -142,6 +142,9 @@ def compile_model(trainer: Trainer) -> CompiledForward | None:
     wanted = trainer.execution.compile
     if wanted == "off" or (wanted == "auto" and trainer.device.type == "cpu"):
         return None
+    if trainer.parts_at_representation:
+        trainer.warnings.append("not compiled: with scope=representation tasks part inside what would be compiled")
+        return None
     size = trainer.settings.batch_size
     compiled = CompiledForward(trainer.model, size, trainer.warnings.append)
     batch = trainer.train.take(torch.arange(size) % len(trainer.train))

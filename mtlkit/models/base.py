@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -194,6 +194,12 @@ class Architecture(nn.Module, ABC):
         if self.left_out is None or self.left_out[0] != level:
             return outputs
         return outputs.index_fill(1, torch.tensor([self.left_out[1]], device=outputs.device), 0)
+
+    def silencer(self, level: int) -> Callable[[Tensor], Tensor] | None:
+        """:meth:`present` for a level; None where it would change nothing."""
+        if self.left_out is None or self.left_out[0] != level:
+            return None
+        return lambda outputs: self.present(level, outputs)
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:

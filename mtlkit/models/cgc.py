@@ -12,6 +12,8 @@ Cost: T * specific + shared experts as one product, T gates.
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -21,6 +23,7 @@ from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding, Inputs
 from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix, own_and_shared
+from mtlkit.models.mixture import Mixture, gated_mixture, mixture
 
 
 class CGC(Architecture):
@@ -66,25 +69,42 @@ class CGC(Architecture):
         x = self.embedding(batch)
         gates: dict[str, Tensor] = {}
         paths: Tensor | Inputs = x  # (B, D) at first, then (B, T + 1, d): one path a task and the shared one
-        for level, (gate, expert) in enumerate(zip(self.gates, self.experts, strict=True)):
-            paths = self._level(level, paths, gate, expert, gates)
-        logits = self.towers(paths)
+        for level in range(len(self.shared_gates)):
+            paths = self._shared_level(level, paths, gates)
+        last = self._last_level(paths)
+        gates |= self._named(len(self.shared_gates), last.weights)
+        logits = self.towers(last.own)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, gates, x)
+        return Output(predictions, gates, x, parting=last.parting)
 
-    def _level(
-        self, level: int, paths: Tensor | Inputs, gate: nn.Module, expert: nn.Module, gates: dict[str, Tensor]
-    ) -> Tensor:
-        n_tasks = len(self.tasks)
+    def _shared_level(self, level: int, paths: Tensor | Inputs, gates: dict[str, Tensor]) -> Tensor:
+        """A level but the last: (B, T + 1, d), the mixture of each task and that of the shared path."""
+        gate, experts = self._stage(level)
+        to_all = cast(Gate, self.shared_gates[level])
         if isinstance(paths, Inputs):
-            outputs, weights = self.present(level, expert(paths)), gate(paths)
+            paths.together(*gate.first, *to_all.first, *experts.first)
+            weights, shared = gate(paths), to_all(paths)  # (B, T, specific + shared) and (B, 1, E)
         else:
-            outputs = self.present(level, expert(paths.index_select(1, self.owner)))  # (B, E, d)
-            weights = gate(paths[:, :n_tasks])  # (B, T, specific + shared)
-        mixed = mix(weights, outputs, self.reach)  # (B, T, d)
-        gates |= {f"level-{level + 1}/{name}": weights[:, t] for t, name in enumerate(self.schema.task_names)}
-        if level >= len(self.shared_gates):
-            return mixed
-        to_all = self.shared_gates[level](paths if isinstance(paths, Inputs) else paths[:, n_tasks:])  # (B, 1, E)
-        gates[f"level-{level + 1}/shared"] = to_all[:, 0]
-        return torch.cat([mixed, mix(to_all, outputs)], dim=1)
+            weights, shared = gate(paths[:, : len(self.tasks)]), to_all(paths[:, len(self.tasks) :])
+        outputs = self.present(level, experts(self._by_owner(paths)))  # (B, E, d)
+        gates |= self._named(level, weights)
+        gates[f"level-{level + 1}/shared"] = shared[:, 0]
+        return torch.cat([mix(weights, outputs, self.reach), mix(shared, outputs)], dim=1)
+
+    def _last_level(self, paths: Tensor | Inputs) -> Mixture:
+        level = len(self.shared_gates)
+        gate, experts = self._stage(level)
+        present = self.silencer(level)
+        if isinstance(paths, Inputs):
+            return gated_mixture(paths, gate, experts, self.reach, present)
+        return mixture(gate(paths[:, : len(self.tasks)]), experts(self._by_owner(paths)), self.reach, present)
+
+    def _stage(self, level: int) -> tuple[Gate, StackedMLP]:
+        return cast(Gate, self.gates[level]), cast(StackedMLP, self.experts[level])
+
+    def _by_owner(self, paths: Tensor | Inputs) -> Tensor | Inputs:
+        """What each expert reads."""
+        return paths if isinstance(paths, Inputs) else paths.index_select(1, self.owner)
+
+    def _named(self, level: int, weights: Tensor) -> dict[str, Tensor]:
+        return {f"level-{level + 1}/{name}": weights[:, t] for t, name in enumerate(self.schema.task_names)}

@@ -52,6 +52,7 @@ class FieldEmbedding(nn.Module):
         self.copies = copies
         self.stack_axes: dict[str, int] = {}
         self.foldable = True
+        self.fusable = True  # whether gates and experts on top may be one kernel
         self.sparse_from: int | None = None  # tables of at least so many rows get row-sparse gradients
         ids, bags = schema.of_kind("id"), schema.of_kind("bag")
         widths = {f.name: options.embedding_dims.get(f.name, f.dim or options.embedding) for f in ids + bags}
@@ -121,14 +122,14 @@ class Product:
 
     Attributes:
         layers: The layers.
-        outputs: What each makes of x, (B, n, O).
-        cuts: Tensors (rows, O_1 + O_2 + ...) through which the tables reach the outputs.
+        whole: (B, C) what they make of x, one after the other.
+        cuts: Tensors (rows, C) through which the tables reach it.
     """
 
     def __init__(self, layers: Sequence[LinearStack], inputs: Inputs) -> None:
         self.layers = list(layers)
         self._inputs = inputs
-        sizes = [layer.weight.shape[0] * layer.weight.shape[1] for layer in self.layers]
+        sizes = self.sizes = [layer.weight.shape[0] * layer.weight.shape[1] for layer in self.layers]
         weights = [layer.weight.flatten(0, 1) for layer in self.layers]
         biases = [layer.bias for layer in self.layers]
         bias: Tensor | None = None
@@ -139,12 +140,24 @@ class Product:
             ]
             bias = parts[0] if len(parts) == 1 else torch.cat(parts)
         known = len(inputs.cuts)
-        whole = inputs.linear(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
+        self.whole = inputs.linear(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
         self.cuts = inputs.cuts[known:]
-        parts = [whole] if len(sizes) == 1 else whole.split(sizes, 1)
-        self.outputs = [
-            part.view(len(whole), *layer.weight.shape[:2]) for part, layer in zip(parts, self.layers, strict=True)
-        ]
+        self._parts: list[Tensor] = []
+
+    def output(self, layer: LinearStack) -> Tensor:
+        """What a layer makes of x, (B, n, O)."""
+        if not self._parts:
+            self._parts = [self.whole] if len(self.sizes) == 1 else list(self.whole.split(self.sizes, 1))
+        place = next(k for k, own in enumerate(self.layers) if own is layer)
+        return self._parts[place].view(len(self.whole), *layer.weight.shape[:2])
+
+    @property
+    def ends(self) -> list[tuple[Tensor, list[int]]]:
+        """Tensors through which alone the layers reach the losses, and the places of the layers behind each."""
+        places = list(range(len(self.layers)))
+        if self._parts:
+            return [(part, [k]) for k, part in zip(places, self._parts, strict=True)]
+        return [(self.whole, places)]
 
     def parameters(self) -> list[nn.Parameter]:
         """Of all layers."""
@@ -185,13 +198,16 @@ class Inputs:
 
     def layer(self, layer: LinearStack) -> Tensor:
         """A stack of layers on x, for an embedding without copies; (B, n, O)."""
+        return self.product(layer).output(layer)
+
+    def product(self, layer: LinearStack) -> Product:
+        """The product that a layer is part of."""
         for product in self.products:
-            for own, output in zip(product.layers, product.outputs, strict=True):
-                if own is layer:
-                    return output
+            if any(own is layer for own in product.layers):
+                return product
         members = self._together if any(own is layer for own in self._together) else (layer,)
         self.products.append(Product(members, self))
-        return self.layer(layer)
+        return self.products[-1]
 
     def tensor(self) -> Tensor:
         """x itself, made once."""

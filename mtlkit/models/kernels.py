@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -116,7 +117,7 @@ def mix_shared(weights: Tensor, experts: Tensor, reach: Tensor | None = None) ->
     Returns:
         (B, n, d), equal to ``weights @ experts`` where every mixture sees all.
     """
-    return _Mix.apply(weights, experts, _numbers(weights, experts, reach))
+    return _Mix.apply(weights, experts, reach_array(weights.shape[1], experts.shape[1], reach))
 
 
 def mix_gradients(weights: Tensor, experts: Tensor, reach: Tensor | None, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -133,7 +134,7 @@ def mix_gradients(weights: Tensor, experts: Tensor, reach: Tensor | None, grad: 
     """
     weights, experts, grad = weights.detach(), experts.detach(), grad.detach()
     if experts.device.type == "cpu" and weights.dtype == experts.dtype == grad.dtype:
-        known = _numbers(weights, experts, reach)
+        known = reach_array(weights.shape[1], experts.shape[1], reach)
         d_weights, d_experts = _compiled_gradients(
             weights.contiguous(), experts.contiguous(), known, grad, grad.shape[1]
         )
@@ -146,10 +147,6 @@ def mix_gradients(weights: Tensor, experts: Tensor, reach: Tensor | None, grad: 
     return found, (grad[:, :, None] * own).sum(-1).to(weights.dtype)
 
 
-def _all(mixtures: int, experts: int) -> Tensor:
-    return torch.arange(experts).expand(mixtures, -1).contiguous()
-
-
 @kernel
 def _inner_product(one: np.ndarray, other: np.ndarray) -> float:
     """Of two vectors, summed in double precision."""
@@ -159,24 +156,42 @@ def _inner_product(one: np.ndarray, other: np.ndarray) -> float:
     return total
 
 
-def inner_product(one: Tensor, other: Tensor) -> Tensor | float:
-    """The inner product of two tensors of one shape, summed in double precision."""
-    if one.device.type == "cpu" and one.dtype == other.dtype and one.dtype in {torch.float32, torch.float64}:
-        return _inner_product(one.detach().flatten().numpy(), other.detach().flatten().numpy())
-    return one.flatten().double() @ other.flatten().double()
+def inner_products(values: Sequence[Tensor | None]) -> np.ndarray:
+    """(T, T) inner products of T tensors of one shape, summed in double precision; 0 for those of None."""
+    found = np.zeros((len(values), len(values)))
+    known = [(t, value.detach().flatten()) for t, value in enumerate(values) if value is not None]
+    if not known:
+        return found
+    places, flat = [t for t, _ in known], [value for _, value in known]
+    if flat[0].device.type == "cpu" and flat[0].dtype in {torch.float32, torch.float64}:
+        arrays = [value.numpy() for value in flat]
+        for i, t in enumerate(places):
+            for j in range(i + 1):
+                found[t, places[j]] = found[places[j], t] = _inner_product(arrays[i], arrays[j])
+    else:
+        rows = torch.stack(flat).double()
+        found[np.ix_(places, places)] = (rows @ rows.T).cpu().numpy()
+    return found
 
 
 @kernel
 def _mixture_gram(weights: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
     """``out[s, t] = sum over b of (weights[b, s] @ weights[b, t]) * (grad[b, s] @ grad[b, t])`` for t <= s."""
+    width = grad.shape[2]
+    whole = width - width % LANES
     for b in range(grad.shape[0]):
         for s in range(grad.shape[1]):
+            w, g = weights[b, s], grad[b, s]
             for t in range(s + 1):
-                left, right = 0.0, 0.0
-                w, v, g, h = weights[b, s], weights[b, t], grad[b, s], grad[b, t]
-                for k in range(w.shape[0]):
+                v, h = weights[b, t], grad[b, t]
+                left = w[0] * v[0]
+                for k in range(1, w.shape[0]):
                     left += w[k] * v[k]
-                for i in range(g.shape[0]):
+                products = zeros(g)
+                for i in range(0, whole, LANES):
+                    products = fma(load(g, i), load(h, i), products)
+                right = total(products)
+                for i in range(whole, width):
                     right += g[i] * h[i]
                 out[s, t] += left * right
 
@@ -199,8 +214,9 @@ def mixture_gram(weights: Tensor, grad: Tensor) -> Tensor:
     return ((weights @ weights.mT) * (grad @ grad.mT)).sum(0)
 
 
-def _numbers(weights: Tensor, experts: Tensor, reach: Tensor | None) -> np.ndarray:
-    return _all(weights.shape[1], experts.shape[1]) if reach is None else reach.contiguous().numpy()
+def reach_array(mixtures: int, experts: int, reach: Tensor | None) -> np.ndarray:
+    """The experts (n, k) that each mixture sees, for kernels."""
+    return _all(mixtures, experts) if reach is None else reach.contiguous().numpy()
 
 
 @lru_cache
@@ -267,11 +283,25 @@ def _softmax_backward(weights: np.ndarray, grad: np.ndarray, d_logits: np.ndarra
                 target[k] = row[k] * (g[k] - mean)
 
 
+def softmax_forward(logits: Tensor) -> Tensor:
+    """The softmax of logits (B, n, k) over k, on the CPU."""
+    if logits.dtype != torch.float32:
+        return logits.softmax(-1)
+    weights = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    _softmax(logits.numpy(), weights.numpy())
+    return weights
+
+
+def softmax_backward(weights: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+    """Write the gradient of a softmax, whose result is weights, into a tensor that need not be contiguous."""
+    _softmax_backward(weights.numpy(), grad.contiguous().numpy(), out.numpy())
+    return out
+
+
 class _Softmax(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
-        weights = torch.empty_like(logits, memory_format=torch.contiguous_format)
-        _softmax(logits.numpy(), weights.numpy())
+        weights = softmax_forward(logits)
         ctx.save_for_backward(weights)
         return weights
 
@@ -279,9 +309,7 @@ class _Softmax(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
         (weights,) = ctx.saved_tensors
-        d_logits = torch.empty_like(weights)
-        _softmax_backward(weights.numpy(), grad.contiguous().numpy(), d_logits.numpy())
-        return d_logits
+        return softmax_backward(weights, grad, torch.empty_like(weights))
 
 
 def softmax_small(logits: Tensor) -> Tensor:

@@ -104,3 +104,29 @@ def total(typing: Any, lanes: Any) -> Any:
         return builder.extract_element(value, ir.IntType(32)(0))
 
     return lanes.dtype(lanes), build
+
+
+def _compared(builder: Any, lanes: Any, chosen: Any) -> Any:
+    """0 where the vector is at most 0, else what is chosen; of NaN, too."""
+    empty = ir.Constant(lanes.type, None)
+    return builder.select(builder.fcmp_ordered("<=", lanes, empty), empty, chosen)
+
+
+@_intrinsic
+def positive(typing: Any, lanes: Any) -> Any:
+    """The rectified vector: 0 for what is below 0."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _compared(builder, args[0], args[0])
+
+    return lanes(lanes), build
+
+
+@_intrinsic
+def where_positive(typing: Any, lanes: Any, other: Any) -> Any:
+    """Another vector where the first is above 0, else 0: the gradient of ``positive``."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _compared(builder, args[0], args[1])
+
+    return other(lanes, other), build

@@ -45,6 +45,7 @@ class StackedLinear(nn.Module):
 
     def __init__(self, n: int, inputs: int, outputs: int, bias: bool = True) -> None:
         super().__init__()
+        self.n = n
         bound = 1 / math.sqrt(inputs)  # as nn.Linear
         self.weight = nn.Parameter(torch.empty(n, outputs, inputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n, outputs).uniform_(-bound, bound)) if bias else None

@@ -20,8 +20,8 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix
-from mtlkit.models.parting import parted_mixture
+from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers
+from mtlkit.models.mixture import gated_mixture
 
 
 class MMoE(Architecture):
@@ -47,11 +47,10 @@ class MMoE(Architecture):
         return list(self.schema.task_names)
 
     def forward(self, batch: Batch) -> Output:
-        x = self.embedding(batch).together(*self.gates.first, *self.experts.first)
-        weights = self.gates(x)  # (B, gates, K)
-        experts = self.present(0, self.experts(x))  # (B, K, d)
-        h = mix(weights, experts).expand(-1, len(self.tasks), -1)  # (B, T, d)
+        x = self.embedding(batch)
+        mixture = gated_mixture(x, self.gates, self.experts, present=self.silencer(0))
+        h = mixture.own.expand(-1, len(self.tasks), -1)  # (B, T, d)
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        gates = {name: weights[:, g] for g, name in enumerate(self.gate_experts)}
-        return Output(predictions, gates, x, parting=parted_mixture(h, weights, experts))
+        gates = {name: mixture.weights[:, g] for g, name in enumerate(self.gate_experts)}
+        return Output(predictions, gates, x, parting=mixture.parting if h.shape == mixture.own.shape else None)

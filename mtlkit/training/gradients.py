@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtlkit.models.base import Output
 from mtlkit.models.embedding import Product
-from mtlkit.models.kernels import inner_product
-from mtlkit.training.reach import Reach, Slices, gradients
+from mtlkit.models.kernels import inner_products
+from mtlkit.models.parting import PartingAtProduct, PartingAtTensors
+from mtlkit.training.slices import Paths, Slices, gradients
 
 
 class TaskGradients:
@@ -25,7 +26,7 @@ class TaskGradients:
     one backward pass with a weighted sum serves all tables, unless the gradients of tables are asked for.
 
     Args:
-        reach: Which task reaches which parameter.
+        paths: The parameters, and the ways to their gradients.
         output: The forward pass.
         losses: T scalars, attached to the graph.
 
@@ -34,18 +35,19 @@ class TaskGradients:
         rows: The table rows of row-sparse gradients, which are kept as their values (M, ...).
     """
 
-    def __init__(self, reach: Reach, output: Output, losses: Sequence[Tensor]) -> None:
-        self.reach = reach
+    def __init__(self, paths: Paths, output: Output, losses: Sequence[Tensor]) -> None:
+        self.paths = paths
         self.losses = list(losses)
         self.passes = 0
         self.rows: dict[str, Tensor] = {}
         self.found: dict[str, list[Tensor | None]] = {}  # by parameter, the gradient of each task
         self._alone: dict[str, Tensor] = {}  # by parameter without a shared slice, the sum of the tasks' gradients
-        inputs = output.inputs
-        self._products = inputs.products if reach.products and inputs is not None else []
-        self._cuts = inputs.cuts if reach.cuts and inputs is not None else []
+        inputs = output.inputs  # None where a compiled graph is all there is
+        self._products = inputs.products if paths.products and inputs is not None else []
+        self._cut = paths.cuts and inputs is not None
+        self._cuts = inputs.cuts if paths.cuts and inputs is not None else []
         self._at_cuts: list[_Cut] = []
-        self._parting = output.parting if reach.trunk else None
+        self._parting = output.parting if paths.trunk else None
         self._at_parting: Tensor | None = None  # the gradient of ``Parting.own``
 
     @property
@@ -57,29 +59,24 @@ class TaskGradients:
         """For each parameter the gradient of each task, None where the task does not reach it."""
         missing = [item for item in items if item.name not in self.found]
         if missing and (self.found or any(item.is_embedding for item in missing)):
-            self._separate(missing if self.found else self.reach.slices)
+            self._separate(missing if self.found else self.paths.slices)
         elif missing:
-            self._begin(all(item.name in self.reach.trunk for item in missing))
+            self._begin(all(item.name in self.paths.trunk for item in missing))
         return [self.found[item.name] for item in items]
 
     def gram(self, items: Sequence[Slices]) -> Tensor:
         """(T, T) float64 inner products of the task gradients over the shared slices of some parameters."""
-        size = len(self.losses)
-        total = torch.zeros(size, size, dtype=torch.float64)
+        total = np.zeros((len(self.losses), len(self.losses)))
         for item, grads in zip(items, self.of(items), strict=True):
-            for t, one in enumerate(grads):
-                if one is not None:
-                    own = one if item.all_shared else one * item.expand(item.shared)
-                    for s, other in enumerate(grads[: t + 1]):
-                        if other is not None:
-                            total[t, s] += inner_product(own, other)
-        return total + total.tril(-1).T
+            shared = None if item.all_shared else item.expand(item.shared)
+            total += inner_products(grads if shared is None else [None if g is None else g * shared for g in grads])
+        return torch.from_numpy(total)
 
     def at_parting(self) -> Tensor:
         """The gradient of ``Parting.own``, from one backward pass through all that stands above it."""
         assert self._parting is not None
         if self._at_parting is None:
-            heads = [item for item in self.reach.slices if item.name in self.reach.heads]
+            heads = self.paths.heads
             own, *alone = gradients(torch.stack(self.losses).sum(), [self._parting.own, *_parameters(heads)])
             self._alone |= {item.name: grad for item, grad in zip(heads, alone, strict=True) if grad is not None}
             self._at_parting = torch.zeros_like(self._parting.own) if own is None else own
@@ -87,11 +84,12 @@ class TaskGradients:
 
     def beneath_parting(self, shared: Tensor, weights: Tensor) -> dict[str, Tensor]:
         """The gradients of all that stands beneath, for one of ``Parting.shared``, and (T,) weights of the gates."""
-        assert self._parting is not None
-        _, private = self._parting.pull(self.at_parting())
-        of, upstream = [self._parting.shared], [shared.view_as(self._parting.shared)]
-        if self._parting.private is not None and private is not None:
-            of.append(self._parting.private)
+        parting = self._parting
+        assert isinstance(parting, PartingAtTensors)
+        _, private = parting.pull(self.at_parting())
+        of, upstream = [parting.shared], [shared.view_as(parting.shared)]
+        if parting.private is not None and private is not None:
+            of.append(parting.private)
             upstream.append(_by_task(private, weights))
         return self._beneath_parting(of, upstream)
 
@@ -109,16 +107,16 @@ class TaskGradients:
         if not self.found:
             self._begin(part=True)
         out = self._alone_times(own)
-        for item in self.reach.slices:
+        for item in self.paths.slices:
             if item.name in self.found:
                 total = _weighted_sum(self.found[item.name], item, weights, own)
                 if total is not None:
                     out[item.name] = total
-        tables = [item for item in self.reach.slices if item.is_embedding and item.name not in self.found]
+        tables = [item for item in self.paths.slices if item.is_embedding and item.name not in self.found]
         out |= self._beneath_cuts(tables, weights)
         apart = [] if same else [item for item in tables if not item.all_shared]
         for name, grad in self._beneath_cuts(apart, own).items():
-            item = self.reach.by_name[name]
+            item = self.paths.by_name[name]
             out[name] = torch.where(item.expand(item.shared), out[name], grad) if name in out else grad
         return out
 
@@ -138,10 +136,10 @@ class TaskGradients:
         """Compute what :meth:`combine` needs at least, without a pass a task through the tables."""
         if part and self._parting is not None:
             self._part()
-        elif self.reach.cuts:
-            self._separate([item for item in self.reach.slices if not item.is_embedding], cut=True)
+        elif self._cut:
+            self._separate([item for item in self.paths.slices if not item.is_embedding], cut=True)
         else:
-            self._separate(self.reach.slices)
+            self._separate(self.paths.slices)
 
     def _separate(self, items: Sequence[Slices], cut: bool = False) -> None:
         """A backward pass for each task, to the parameters, or to those above the cuts."""
@@ -152,27 +150,61 @@ class TaskGradients:
 
     def _part(self) -> None:
         """One backward pass to where the tasks part, one for their gates, and one a task for what they share."""
-        assert self._parting is not None
-        by_task, private = self._parting.pull(self.at_parting())
-        trunk = [item for item in self.reach.slices if item.name in self.reach.trunk]
-        gates = [item for item in self.reach.slices if item.name in self.reach.private]
+        at_parting, parting = self.at_parting(), self._parting
+        if isinstance(parting, PartingAtProduct):
+            self.passes += len(self.losses)
+            self._through(parting.product, parting.pull(at_parting), parting.columns)
+            return
+        assert isinstance(parting, PartingAtTensors)
+        by_task, private = parting.pull(at_parting)
+        trunk = [item for item in self.paths.slices if item.name in self.paths.trunk]
+        gates = [item for item in self.paths.slices if item.name in self.paths.private]
         descent = _Descent(trunk, self._products, self._cuts, gates)
         for t, upstream in enumerate(by_task):
-            descent.of_task(t, [self._parting.shared], [upstream])
-        if self._parting.private is not None and private is not None:
-            descent.of_all(self._parting.private, private)
+            descent.of_task(t, [parting.shared], [upstream])
+        if parting.private is not None and private is not None:
+            descent.of_all(parting.private, private)
         self._take(descent)
 
     def _take(self, descent: _Descent) -> None:
+        """Keep what a descent has found, and go through the products."""
         self.passes += len(self.losses)
-        found, alone, at_cuts = descent.result(self.reach)
-        self.found |= {name: [self._values(self.reach.by_name[name], g) for g in own] for name, own in found.items()}
-        self._alone |= alone
-        self._at_cuts += at_cuts
+        for item, own in descent.found():
+            self.found[item.name] = [self._values(item, grad) for grad in own]
+        self._alone |= descent.found_alone()
+        self._at_cuts += [_Cut(cut, own) for cut, own in descent.found_at_cuts()]
+        for product, columns, places in descent.found_at_products():
+            self._through(product, columns, places)
+
+    def _through(self, product: Product, columns: Tensor, places: Sequence[tuple[int, int | None]]) -> None:
+        """Keep the gradients of a product's layers, and those at its cuts.
+
+        Args:
+            product: The product.
+            columns: (B, C) gradients of its outputs.
+            places: Of all outputs of a layer after the other: the layer, and the task whose gradient it is; None where
+                it is that of all tasks, of which each has slices of its own.
+        """
+        by_weight, at_cuts = product.pull(columns)
+        widths = [product.sizes[layer] for layer, _ in places]
+        for (place, task), *grads in zip(places, by_weight.split(widths), columns.sum(0).split(widths), strict=True):
+            layer = product.layers[place]
+            for value, grad in zip((layer.weight, layer.bias), grads, strict=True):
+                if value is not None:
+                    name, own = self.paths.by_parameter[id(value)].name, grad.view_as(value).to(value.dtype)
+                    if task is None:
+                        self._alone[name] = own
+                    else:
+                        self.found.setdefault(name, [None] * len(self.losses))[task] = own
+        reach = [self.paths.by_parameter[id(layer.weight)].reach for layer in product.layers]
+        for cut, at in zip(product.cuts, at_cuts, strict=True):
+            pieces = [_Piece(*place, own) for place, own in zip(places, at.split(widths, 1), strict=True)]
+            self._at_cuts.append(_Cut(cut, pieces=pieces, sizes=product.sizes, reach=reach))
 
     def _beneath_parting(self, of: Sequence[Tensor], upstream: Sequence[Tensor]) -> dict[str, Tensor]:
         self.passes += 1
-        items = [item for item in self.reach.slices if item.name not in self.reach.heads]
+        heads = {item.name for item in self.paths.heads}
+        items = [item for item in self.paths.slices if item.name not in heads]
         found = self.values(of, items, upstream)
         return {item.name: grad for item, grad in zip(items, found, strict=True) if grad is not None}
 
@@ -185,7 +217,7 @@ class TaskGradients:
 
     def _alone_times(self, own: Tensor) -> dict[str, Tensor]:
         """The gradients of what each task has for itself, with its weight."""
-        items = [self.reach.by_name[name] for name in self._alone]
+        items = [self.paths.by_name[name] for name in self._alone]
         return {
             i.name: self._alone[i.name] * i.expand(own @ i.reach.to(own)).to(self._alone[i.name].dtype) for i in items
         }
@@ -193,13 +225,7 @@ class TaskGradients:
 
 @dataclass
 class _Piece:
-    """Gradients of the outputs of a layer that is part of a product.
-
-    Args:
-        layer: Place of the layer in the product.
-        task: Whose gradient it is; None for all tasks in one, where each slice of the stack belongs to one task.
-        columns: (rows, n * O).
-    """
+    """The gradient (rows, n * O) of the outputs of a layer in a product, of one task or (None) of all."""
 
     layer: int
     task: int | None
@@ -208,40 +234,44 @@ class _Piece:
 
 @dataclass
 class _Cut:
-    """The gradients at a tensor through which tables are reached: one a task, or pieces (rows, n * O) of its columns.
+    """The gradients at a tensor through which tables are reached.
 
     Args:
         tensor: The tensor.
         by_task: The gradient of each task.
-        pieces: In the stead of these, gradients of columns.
-        layers: The parameter slices of the layers whose outputs are the columns.
+        pieces: In the stead of these, gradients of some of its columns, which are the outputs of a product's layers.
+        sizes: How many columns each layer has.
+        reach: (T, n) the slices of each layer that a task reaches.
     """
 
     tensor: Tensor
     by_task: Sequence[Tensor | None] = ()
     pieces: Sequence[_Piece] = ()
-    layers: Sequence[Slices] = ()
+    sizes: Sequence[int] = ()
+    reach: Sequence[Tensor] = ()
 
     def sum(self, weights: Tensor) -> Tensor | None:
         """The weighted sum over the tasks (T,)."""
         if not self.pieces:
             return _dot(weights, self.by_task)
         out = torch.zeros_like(self.tensor)
-        parts = out.split([layer.parameter.shape[0] * layer.parameter.shape[1] for layer in self.layers], 1)
+        parts = out.split(list(self.sizes), 1)
         for piece in self.pieces:
-            reach = self.layers[piece.layer].reach  # (T, n)
-            factor = weights @ reach.to(weights) if piece.task is None else weights[piece.task].expand(reach.shape[1])
-            part = parts[piece.layer].unflatten(1, (len(factor), -1))  # (rows, n, O)
-            part.addcmul_(piece.columns.view_as(part), factor[:, None].to(out.dtype))
+            part, columns = parts[piece.layer], piece.columns
+            if piece.task is None:
+                factor = weights @ self.reach[piece.layer].to(weights)  # (n,)
+                part.addcmul_(columns, factor.to(out.dtype).repeat_interleave(part.shape[1] // len(factor)))
+            else:
+                part.addcmul_(columns, weights[piece.task].to(out.dtype))
         return out
 
 
 class _Descent:
-    """Backward passes of the tasks, one after the other, to parameters, to the outputs of products and to cuts.
+    """Backward passes of the tasks, one after the other, to parameters, to the ends of products and to cuts.
 
     Args:
         items: The parameters that each task is differentiated by.
-        products: The layers above the embedding at whose outputs to stop.
+        products: The layers that read the embedding, at whose outputs to stop.
         cuts: Other tensors at which to stop; those of products are left out.
         alone: Parameters of one task each, which all tasks are differentiated by at once.
     """
@@ -255,77 +285,55 @@ class _Descent:
     ) -> None:
         made = {id(value) for product in products for value in product.parameters()}
         under = {id(cut) for product in products for cut in product.cuts}
-        self.products = products
         self.items = [item for item in items if id(item.parameter) not in made]
         self.alone = [item for item in alone if id(item.parameter) not in made]
         self.cuts = [cut for cut in cuts if id(cut) not in under]
-        self.outputs = [output for product in products for output in product.outputs]
-        self.by_task: list[tuple[Tensor | None, ...]] = []
-        self.of_alone: tuple[Tensor | None, ...] = (None,) * (len(self.alone) + len(self.outputs))
+        self.ends = [(product, *end) for product in products for end in product.ends]
+        self._tensors = [tensor for _, tensor, _ in self.ends]
+        self._by_task: list[tuple[Tensor | None, ...]] = []
+        self._at_once: tuple[Tensor | None, ...] = (None,) * (len(self.alone) + len(self.ends))
 
     def of_task(self, t: int, of: Sequence[Tensor], upstream: Any = None) -> None:
         """Go down from some tensors that only task t is differentiated by."""
-        reached = [item.parameter if item.reach[t].any() else None for item in self.items]
-        wanted = [value for value in reached if value is not None]
-        found = iter(gradients(of, [*wanted, *self.outputs, *self.cuts], upstream))
-        by_item = [None if value is None else next(found) for value in reached]
-        self.by_task.append((*by_item, *found))
+        reached = [item for item in self.items if item.reach[t].any()]
+        found = gradients(of, [*_parameters(reached), *self._tensors, *self.cuts], upstream)
+        by_item = {item.name: grad for item, grad in zip(reached, found, strict=False)}
+        self._by_task.append((*(by_item.get(item.name) for item in self.items), *found[len(reached) :]))
 
     def of_all(self, of: Tensor, upstream: Tensor) -> None:
         """Go down from a tensor beneath which no parameter belongs to two tasks, for all of them at once."""
-        self.of_alone = gradients(of, [*_parameters(self.alone), *self.outputs], upstream)
+        self._at_once = gradients(of, [*_parameters(self.alone), *self._tensors], upstream)
 
-    def result(self, reach: Reach) -> tuple[dict[str, list[Tensor | None]], dict[str, Tensor], list[_Cut]]:
-        """By parameter the gradient of each task; the gradients of all tasks in one; and those at the cuts."""
-        items, outputs = len(self.items), len(self.outputs)
-        columns = [list(own) for own in zip(*self.by_task, strict=True)]
-        found = {item.name: own for item, own in zip(self.items, columns, strict=False)}
-        alone = {item.name: own for item, own in zip(self.alone, self.of_alone, strict=False) if own is not None}
-        cuts = [_Cut(cut, own) for cut, own in zip(self.cuts, columns[items + outputs :], strict=True)]
-        at_outputs = zip(columns[items : items + outputs], self.of_alone[len(self.alone) :], strict=True)
-        for product in self.products:
-            pieces = [
-                _Piece(k, t, grad.flatten(1))
-                for k, (by_task, at_once) in enumerate(islice(at_outputs, len(product.layers)))
-                for t, grad in [*enumerate(by_task), (None, at_once)]
-                if grad is not None
-            ]
-            if pieces:
-                cuts += self._through(product, pieces, reach, found, alone)
-        return found, alone, cuts
+    def found(self) -> Iterator[tuple[Slices, list[Tensor | None]]]:
+        """By parameter, the gradient of each task."""
+        for k, item in enumerate(self.items):
+            yield item, [own[k] for own in self._by_task]
 
-    def _through(
-        self,
-        product: Product,
-        pieces: Sequence[_Piece],
-        reach: Reach,
-        found: dict[str, list[Tensor | None]],
-        alone: dict[str, Tensor],
-    ) -> list[_Cut]:
-        """Add the gradients of a product's layers to ``found`` and ``alone``, and return those at its cuts."""
-        joined = torch.cat([piece.columns for piece in pieces], 1) if len(pieces) > 1 else pieces[0].columns
-        by_weight, at_cuts = product.pull(joined)
-        widths = [piece.columns.shape[1] for piece in pieces]
-        by_bias = joined.sum(0).split(widths)
-        for piece, *grads in zip(pieces, by_weight.split(widths), by_bias, strict=True):
-            layer = product.layers[piece.layer]
-            for value, grad in zip((layer.weight, layer.bias), grads, strict=True):
-                if value is None:
-                    continue
-                name, grad = reach.by_parameter[id(value)].name, grad.view_as(value).to(value.dtype)
-                if piece.task is None:
-                    alone[name] = grad
-                else:
-                    found.setdefault(name, [None] * len(self.by_task))[piece.task] = grad
-        layers = [reach.by_parameter[id(layer.weight)] for layer in product.layers]
-        return [
-            _Cut(
-                cut,
-                pieces=[_Piece(p.layer, p.task, own) for p, own in zip(pieces, at.split(widths, 1), strict=True)],
-                layers=layers,
-            )
-            for cut, at in zip(product.cuts, at_cuts, strict=True)
-        ]
+    def found_alone(self) -> dict[str, Tensor]:
+        """The gradients of all tasks at once."""
+        pairs = zip(self.alone, self._at_once, strict=False)
+        return {item.name: grad for item, grad in pairs if grad is not None}
+
+    def found_at_cuts(self) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
+        """By cut, the gradient of each task."""
+        for k, cut in enumerate(self.cuts, len(self.items) + len(self.ends)):
+            yield cut, [own[k] for own in self._by_task]
+
+    def found_at_products(self) -> Iterator[tuple[Product, Tensor, list[tuple[int, int | None]]]]:
+        """By product, the gradients of its outputs as :meth:`TaskGradients._through` takes them."""
+        for product in dict.fromkeys(product for product, _, _ in self.ends):
+            columns: list[Tensor] = []
+            places: list[tuple[int, int | None]] = []
+            for k, (owner, _, layers) in enumerate(self.ends):
+                if owner is product:
+                    own: list[tuple[int | None, Tensor | None]] = [(None, self._at_once[len(self.alone) + k])]
+                    own += [(t, grads[len(self.items) + k]) for t, grads in enumerate(self._by_task)]
+                    for task, grad in own:
+                        if grad is not None:
+                            columns.append(grad)
+                            places += [(layer, task) for layer in layers]
+            if columns:
+                yield product, columns[0] if len(columns) == 1 else torch.cat(columns, 1), places
 
 
 def _parameters(items: Sequence[Slices]) -> list[Tensor]:

@@ -91,6 +91,9 @@ class Trainer:
         )
         self.probe_batch = self.train.take(torch.from_numpy(rows), torch.from_numpy(weights).to(self.train.home))
         self.model.embedding.sparse_from = settings.sparse_rows
+        by_rows = balancer is not None and balancer.needs == "rows"
+        if settings.scope == "representation" and by_rows:
+            self.model.embedding.fusable = False  # so that the representation exists
         self.reach = Reach(self.model, self.probe_batch)
         if settings.scope == "representation" and balancer is not None and not self.reach.trunk:
             self.model.embedding.foldable = False  # so that x exists to be differentiated by
@@ -117,6 +120,11 @@ class Trainer:
         self.curve: list[dict[str, Any]] = []
         self.timing = {"train_seconds": 0.0, "evaluation_seconds": 0.0, "probe_seconds": 0.0}
         self.backward_passes = 0
+
+    @property
+    def parts_at_representation(self) -> bool:
+        """Whether the balancer compares gradients at a place inside the model that it names (``Output.parting``)."""
+        return self.balancer is not None and self.settings.scope == "representation" and bool(self.reach.trunk)
 
     def fit(self, on_point: Callable[[float], None] = lambda done: None) -> FitResult:
         """Train, evaluate at evenly spaced points, select on validation, score the test split once.

@@ -3,55 +3,22 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mtlkit.balancers.base import Scope
-from mtlkit.models.base import Architecture, Batch, Objective, Output
-from mtlkit.models.embedding import Product
+from mtlkit.models.base import Architecture, Batch, Objective
+from mtlkit.models.parting import PartingAtProduct, PartingAtTensors
+from mtlkit.training.gradients import TaskGradients
+from mtlkit.training.slices import Paths, Slices, gradients
 
 DRAWS = 2
 SAME = 1e-3  # of the length of a gradient, as far as two ways to it may differ in single precision
 
 
-class Slices:
-    """One parameter, cut along its stack axis (a parameter without one is a single slice).
-
-    Args:
-        name: Its name in the model.
-        parameter: The parameter.
-        reach: (T, S) bool: whether task t reaches slice s.
-        axis: The stack axis, or None.
-        sparse: Whether its gradients are row-sparse.
-    """
-
-    def __init__(
-        self, name: str, parameter: nn.Parameter, reach: Tensor, axis: int | None, sparse: bool = False
-    ) -> None:
-        self.name = name
-        self.parameter = parameter
-        self.reach = reach
-        self.axis = axis
-        self.sparse = sparse
-        self.shared = reach.sum(0) >= 2  # (S,) bool: reached by two tasks or more
-        self.any_shared = bool(self.shared.any())
-        self.all_shared = bool(self.shared.all())
-        self.is_embedding = name.startswith("embedding.")
-        self.part = name.partition(".")[0]  # the top-level module that holds it, e.g. "experts"
-
-    def expand(self, values: Tensor) -> Tensor:
-        """Values by slice (S,), in a shape that multiplies the parameter."""
-        if self.axis is None:
-            return values.view([1] * self.parameter.dim())
-        shape = [1] * self.parameter.dim()
-        shape[self.axis] = len(values)
-        return values.view(shape)
-
-
-class Reach:
+class Reach(Paths):
     """The reach of every task in a model.
 
     Each task's loss is differentiated on a copy of the model whose parameters are drawn at random, so that neither zero
@@ -76,16 +43,13 @@ class Reach:
             for name, value in model.named_parameters()
         }
         sparse: set[str] = set()
-        checks: list[Shortcuts] = []
+        trials: list[_Trial] = []
         for draw in range(DRAWS):
             twin = _randomised(model, seed + draw, positive=draw > 0)
-            output = twin(batch)
-            losses = owner_losses(twin.objectives(output, batch), tasks)
-            names, values = zip(*twin.named_parameters(), strict=True)
-            by_task = [gradients(loss, values) for loss in losses]
-            checks.append(Shortcuts(output, losses, dict(twin.named_parameters()), by_task))
-            for t, grads in enumerate(by_task):
-                for name, grad in zip(names, grads, strict=True):
+            trial = _Trial(twin, batch)
+            trials.append(trial)
+            for t, grads in enumerate(trial.by_task):
+                for name, grad in grads.items():
                     if grad is not None:
                         if grad.is_sparse:
                             sparse.add(name)
@@ -94,26 +58,38 @@ class Reach:
                         moved = grad.reshape(1, -1) if axis is None else grad.movedim(axis, 0).flatten(1)
                         found[name][t] |= (moved != 0).any(1).cpu()
         self.tasks = tasks
-        self.slices = [
-            Slices(name, value, found[name].to(value.device), axes.get(name), name in sparse)
-            for name, value in model.named_parameters()
-        ]
-        self.by_name = {item.name: item for item in self.slices}
-        self.by_parameter = {id(item.parameter): item for item in self.slices}
-        self.cuts = all(check.cuts for check in checks)
-        """Whether the embedding tables reach the losses through ``Inputs.cuts`` alone."""
-        self.products = self.cuts and all(check.products for check in checks)
-        """Whether ``Inputs.products`` know the gradients of their layers."""
+
+        def slices(of: Architecture) -> list[Slices]:
+            return [
+                Slices(name, value, found[name].to(value.device), axes.get(name), name in sparse)
+                for name, value in of.named_parameters()
+            ]
+
+        super().__init__(slices(model))
+        self._find_paths([(trial, Paths(slices(trial.model))) for trial in trials])
+
+    def _find_paths(self, trials: Sequence[tuple[_Trial, Paths]]) -> None:
+        """See which ways lead to the gradients, by going them on the copies."""
+        for name in ("cuts", "products"):
+            for _, paths in trials:
+                setattr(paths, name, True)
+            if not all(trial.holds(paths) for trial, paths in trials):
+                for _, paths in trials:
+                    setattr(paths, name, False)
+                return
+            setattr(self, name, True)
+        trunk: set[str] = set()
+        private: set[str] = set()
+        for trial, paths in trials:
+            own, alone = trial.beneath_parting(paths)
+            trunk, private = trunk | own, private | alone
         shared = {item.name for item in self.slices if item.any_shared and not item.is_embedding}
-        self.trunk: set[str] = set.union(*(check.trunk for check in checks))
-        """The parameters that each task's gradient reaches from ``Parting.shared``; empty without a valid parting."""
-        self.private: set[str] = set.union(*(check.private for check in checks))
-        """Those that it reaches from ``Parting.private``."""
-        valid = self.cuts and all(check.parting for check in checks)
-        if not valid or not shared <= self.trunk or self.trunk & self.private:
-            self.trunk, self.private = set(), set()
-        self.heads = {item.name for item in self.slices if not item.is_embedding} - self.trunk - self.private
-        """Those that stand above ``Parting.own``."""
+        if not trunk or not shared <= trunk or trunk & private:
+            return
+        for _, paths in trials:
+            paths.trunk, paths.private = trunk, private
+        if all(trial.holds(paths) for trial, paths in trials):
+            self.trunk, self.private = trunk, private
 
     def scope(self, scope: Scope) -> list[Slices]:
         """The parameters of a scope that have a shared slice. ``dense`` falls back to all when it would be empty."""
@@ -143,121 +119,65 @@ class Reach:
         return [[t for t, g in enumerate(group) if g == root] for root in sorted(set(group))]
 
 
-class Shortcuts:
-    """Ways to the gradients that do less, each compared with the gradients themselves on one forward pass.
+class _Trial:
+    """A forward pass of a copy with random parameters, and the gradients that any way to them must find.
 
     Args:
-        output: The forward pass, of a model with random parameters.
-        losses: By task.
-        parameters: Of the model.
-        by_task: For each task the gradients of all parameters.
+        model: The copy.
+        batch: Rows.
     """
 
-    def __init__(
-        self,
-        output: Output,
-        losses: Sequence[Tensor],
-        parameters: Mapping[str, Tensor],
-        by_task: Sequence[Sequence[Tensor | None]],
-    ) -> None:
-        tables = {name: value for name, value in parameters.items() if name.startswith("embedding.")}
-        dense = {name: value for name, value in parameters.items() if name not in tables}
-        expected = [dict(zip(parameters, grads, strict=True)) for grads in by_task]
-        cuts = output.inputs.cuts if output.inputs is not None else []
-        products = output.inputs.products if output.inputs is not None else []
-        self.cuts = (bool(cuts) or not tables) and all(
-            self._equal(tables, gradients(cuts, list(tables.values()), gradients(loss, cuts)), own)
-            for loss, own in zip(losses, expected, strict=True)
-        )
-        self.products = self.cuts and all(self._known(product, parameters, losses, expected) for product in products)
-        self.parting = False
-        self.trunk: set[str] = set()
-        self.private: set[str] = set()
-        parting = output.parting
-        if not self.cuts or parting is None:
-            return
-        (grad,) = gradients(torch.stack(list(losses)).sum(), [parting.own])
-        if grad is None:
-            return
-        by_shared, private = parting.pull(grad)
-        from_shared = gradients(parting.shared, list(dense.values()), parting.shared.detach())
-        self.trunk = {name for name, found in zip(dense, from_shared, strict=True) if _reaches(found)}
-        beneath = dict(parameters)
-        for name, found in zip(dense, gradients(parting.own, list(dense.values()), grad), strict=True):
-            if found is None:
-                del beneath[name]  # it stands above
-        self.private = beneath.keys() - tables.keys() - self.trunk
-        self.parting = True
-        for t, own in enumerate(expected):
-            sources, upstream = [parting.shared], [by_shared[t]]
-            if parting.private is not None and private is not None:
-                alone = torch.zeros_like(private)
-                alone[:, t] = private[:, t]
-                sources.append(parting.private)
-                upstream.append(alone)
-                from_private = gradients(parting.private, list(dense.values()), alone)
-                self.private |= {name for name, found in zip(dense, from_private, strict=True) if _reaches(found)}
-            self.parting &= self._equal(beneath, gradients(sources, list(beneath.values()), upstream), own)
+    def __init__(self, model: Architecture, batch: Batch) -> None:
+        self.model = model
+        self.output = model(batch)
+        self.losses = owner_losses(model.objectives(self.output, batch), model.schema.task_names)
+        names, values = zip(*model.named_parameters(), strict=True)
+        self.by_task = [dict(zip(names, gradients(loss, values), strict=True)) for loss in self.losses]
 
-    def _known(
-        self,
-        product: Product,
-        parameters: Mapping[str, Tensor],
-        losses: Sequence[Tensor],
-        expected: Sequence[Mapping[str, Tensor | None]],
-    ) -> bool:
-        names = {id(value): name for name, value in parameters.items()}
-        for loss, own in zip(losses, expected, strict=True):
-            for layer, grad in zip(product.layers, gradients(loss, product.outputs), strict=True):
-                if grad is None:
-                    found: list[Tensor | None] = [None, None]
-                else:
-                    columns = grad.flatten(1)
-                    found = [product.pull(columns)[0].view_as(layer.weight), columns.sum(0)]
-                for value, gradient in zip((layer.weight, layer.bias), found, strict=True):
-                    if value is not None:
-                        gradient = None if gradient is None else gradient.view_as(value)
-                        if not self._equal([names[id(value)]], [gradient], own):
-                            return False
+    def holds(self, paths: Paths) -> bool:
+        """Whether the ways that are opened lead to the gradient of each task alone."""
+        found = TaskGradients(paths, self.output, self.losses)
+        for t, expected in enumerate(self.by_task):
+            weights = torch.zeros(len(self.losses), device=self.losses[0].device)
+            weights[t] = 1
+            found.of([item for item in paths.slices if item.name in paths.trunk])
+            own = found.combine(weights, weights)
+            for item in paths.slices:
+                if not self._equal(own.get(item.name), expected[item.name], found.rows.get(item.name)):
+                    return False
         return True
+
+    def beneath_parting(self, paths: Paths) -> tuple[set[str], set[str]]:
+        """The dense parameters that are reached from what tasks share at the parting, and from what each has there."""
+        parting = self.output.parting
+        if isinstance(parting, PartingAtProduct):
+            layers = [parting.product.layers[place] for place in (parting.shared, parting.private)]
+            values = [[value for value in (layer.weight, layer.bias) if value is not None] for layer in layers]
+            trunk, private = ({paths.by_parameter[id(value)].name for value in own} for own in values)
+            return trunk, private
+        if not isinstance(parting, PartingAtTensors):
+            return set(), set()
+        return self._reached(parting.shared, paths), self._reached(parting.private, paths)
 
     @staticmethod
-    def _equal(names: Iterable[str], found: Sequence[Tensor | None], expected: Mapping[str, Tensor | None]) -> bool:
-        for name, one in zip(names, found, strict=True):
-            other = expected[name]
-            if one is None or other is None:
-                if any(_reaches(grad) for grad in (one, other)):
-                    return False
-            elif one.is_sparse != other.is_sparse or not bool(_size(one - other) <= SAME * _size(other)):
-                return False
-        return True
+    def _reached(tensor: Tensor | None, paths: Paths) -> set[str]:
+        if tensor is None:
+            return set()
+        dense = [item for item in paths.slices if not item.is_embedding]
+        grads = gradients(tensor, [item.parameter for item in dense], tensor.detach())
+        # layers that are computed as one give zeros in the stead of None
+        return {item.name for item, grad in zip(dense, grads, strict=True) if grad is not None and bool(grad.any())}
 
-
-def _reaches(grad: Tensor | None) -> bool:
-    """Whether there is a path: layers that are computed as one give zeros in the stead of None."""
-    return grad is not None and bool(_size(grad) > 0)
-
-
-def _size(grad: Tensor) -> Tensor:
-    """The norm; of a row-sparse gradient without the table's other rows."""
-    return (grad.coalesce().values() if grad.is_sparse else grad).norm()
-
-
-def gradients(
-    of: Tensor | Sequence[Tensor], parameters: Sequence[Tensor], upstream: Any = None
-) -> tuple[Tensor | None, ...]:
-    """Gradients of a tensor, or of several with a gradient each; None where there is no path."""
-    several = [of] if isinstance(of, Tensor) else list(of)
-    given: list[Tensor | None] = [upstream] if upstream is None or isinstance(upstream, Tensor) else list(upstream)
-    pairs = [
-        (one, grad)
-        for one, grad in zip(several, given * len(several) if upstream is None else given, strict=True)
-        if one.requires_grad and (grad is not None or upstream is None)
-    ]
-    if not pairs or not parameters:
-        return (None,) * len(parameters)
-    tensors, grads = zip(*pairs, strict=True)
-    return torch.autograd.grad(tensors, parameters, grads, retain_graph=True, allow_unused=True)
+    @staticmethod
+    def _equal(found: Tensor | None, expected: Tensor | None, rows: Tensor | None) -> bool:
+        if expected is not None and expected.is_sparse:
+            expected = expected.coalesce()
+            if rows is None or not torch.equal(rows, expected.indices()):
+                return not expected.values().any()
+            expected = expected.values()
+        if found is None or expected is None:
+            return not any(grad is not None and bool(grad.any()) for grad in (found, expected))
+        return bool((found - expected).norm() <= SAME * expected.norm())
 
 
 def owner_losses(objectives: Sequence[Objective], tasks: Sequence[str]) -> list[Tensor]:

@@ -9,8 +9,10 @@ from torch import Tensor
 
 from mtlkit.balancers.base import Direction, Scope
 from mtlkit.models.base import Output
+from mtlkit.models.parting import PartingAtTensors
 from mtlkit.training.gradients import TaskGradients
-from mtlkit.training.reach import Reach, Slices, gradients
+from mtlkit.training.reach import Reach
+from mtlkit.training.slices import Slices, gradients
 
 
 class LoopStep:
@@ -175,7 +177,7 @@ class LoopStep:
 
     def _representation_rows(self) -> Tensor:
         parting = self.output.parting
-        if self.reach.trunk and parting is not None:
+        if self.reach.trunk and isinstance(parting, PartingAtTensors):
             return parting.pull(self.gradients.at_parting())[0].flatten(1)
         x = self._embedded()
         self._other_passes += len(self.task_losses)
@@ -185,6 +187,7 @@ class LoopStep:
     def _embedded(self) -> Tensor:
         x = self.output.representation
         assert x is not None, "the representation was not materialised"
+        assert not self.reach.trunk, "the representation is where the tasks part, and is no tensor"
         return x
 
     def _representation_gram(self) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from mtlkit.errors import UsageError
 from mtlkit.models.base import Architecture
-from mtlkit.training.reach import Reach, Slices
+from mtlkit.training.reach import Reach
+from mtlkit.training.slices import Slices
 
 
 @dataclass(frozen=True)

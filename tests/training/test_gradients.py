@@ -13,9 +13,19 @@ from mtlkit.training.reach import Reach
 from tests.models.build import build, doubled, known, task_losses
 from tests.toy import toy_batch, toy_schema
 from tests.training.steps import loop_step
-from tests.training.test_step import HEADS, SHARING, SMALL, WEIGHTS, applied, check, expected_gradient, make
+from tests.training.test_step import (
+    HEADS,
+    SHARING,
+    SMALL,
+    WEIGHTS,
+    applied,
+    check,
+    expected_gradient,
+    make,
+    shared_mask,
+)
 
-PARTED = ["mmoe", "shared-bottom"]
+PARTED = ["mmoe", "shared-bottom", "cgc"]
 FORMS = ["folded", "looked up", "row-sparse"]
 
 
@@ -53,6 +63,7 @@ def test_towers_are_passed_once(name, options, form, monkeypatch):
     shared = {item.name for item in reach.scope("dense")}
     assert shared == reach.trunk
     assert all(part.startswith("gates.") for part in reach.private)
+    assert reach.products
     monkeypatch.setattr(TaskGradients, "_separate", None)  # which would be a pass through all layers for each task
     for heads in HEADS:
         for weights in (WEIGHTS, torch.tensor([1.2, 0.0, 0.4]).double(), torch.tensor([1.2, -0.5, 0.4]).double()):
@@ -90,8 +101,9 @@ def test_directions_after_a_parting(name, form):
     vector = torch.tensor([1.0, -2.0, 0.5]).double() @ step.rows("dense")
     places = step.parts("dense")
     expected = expected_gradient(model, batch, step.reach, torch.ones(3).double(), "weighted")
+    masks = {item.name: shared_mask(item) for item in step.reach.slices}
     for key, place in places.items():
-        expected[key] = vector[place].view(expected[key].shape)
+        expected[key] = torch.where(masks[key] > 0, vector[place].view(expected[key].shape), expected[key])
     check(dense(applied(step, Direction(vector, "dense"), "weighted")), expected)
 
 
@@ -124,8 +136,12 @@ class Doubled(MMoE):
     def forward(self, batch):
         output = super().forward(batch)
         pull = output.parting.pull
-        halved = dataclasses.replace(output.parting, pull=lambda grad: (pull(grad)[0] / 2, pull(grad)[1]))
-        return dataclasses.replace(output, parting=halved)
+
+        def halved(grad):
+            found = pull(grad)
+            return found / 2 if isinstance(found, torch.Tensor) else (found[0] / 2, found[1])
+
+        return dataclasses.replace(output, parting=dataclasses.replace(output.parting, pull=halved))
 
 
 class Secret(MMoE):
@@ -139,16 +155,29 @@ class Secret(MMoE):
         return output
 
 
-@pytest.mark.parametrize("kind", [Crossed, Doubled, Secret])
-def test_what_does_not_hold_is_not_believed(kind):
+class Tied(MMoE):
+    """Uses a layer that reads the embedding for something else, too."""
+
+    def forward(self, batch):
+        output = super().forward(batch)
+        for prediction in output.predictions:
+            prediction.logits = prediction.logits + self.experts.linears[0].weight.sum()
+        return output
+
+
+@pytest.mark.parametrize("fusable", [True, False])
+@pytest.mark.parametrize("kind", [Crossed, Doubled, Secret, Tied])
+def test_what_does_not_hold_is_not_believed(kind, fusable):
     torch.manual_seed(0)
     schema = toy_schema(3)
     model = kind(schema, MMoE.Options(experts=3, hidden=(5,), tower=(4,), embedding=3)).double()
+    model.embedding.fusable = fusable
     batch = doubled(toy_batch(schema, 40))
     reach = Reach(model, batch)
     assert not reach.trunk
     assert not reach.private
     assert reach.cuts == (kind is not Secret)
+    assert reach.products == (kind not in {Secret, Tied})
     step = loop_step(model, batch, reach=reach)
     step.gram()
     check(applied(step, WEIGHTS, "weighted"), expected_gradient(model, batch, reach, WEIGHTS, "weighted"))

@@ -101,19 +101,49 @@ def test_norms_are_those_of_the_rows(setup, after_rows):
     close(step.norms("last"), rows[:, parts[last.name]].norm(dim=1) if last else torch.zeros(3).double())
 
 
-@pytest.mark.parametrize("name", SHARING)
-def test_representation_rows_are_gradients_by_x(name, monkeypatch):
+def unfused(name, monkeypatch):
+    """A model whose representation is a tensor in the graph: what the tasks share where they part, else x."""
     model, batch = make(name)
-    monkeypatch.setattr(model.embedding, "foldable", False)
+    monkeypatch.setattr(model.embedding, "fusable", False)
+    if not Reach(model, batch).trunk:
+        monkeypatch.setattr(model.embedding, "foldable", False)
+    return model, batch
+
+
+def representation(step):
+    return step.output.parting.shared if step.reach.trunk else step.output.representation
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_representation_rows_are_gradients_by_what_the_tasks_share(name, monkeypatch):
+    model, batch = unfused(name, monkeypatch)
     step = loop_step(model, batch, scope="representation")
+    assert bool(step.reach.trunk) == (name in {"mmoe", "shared-bottom", "cgc"})
     rows = step.rows()
     assert step.parts() == {"representation": slice(0, rows.shape[1])}
-    x = step.output.representation
     for t, loss in enumerate(step.task_losses):
-        (grad,) = torch.autograd.grad(loss, [x], retain_graph=True)
+        (grad,) = torch.autograd.grad(loss, [representation(step)], retain_graph=True)
         assert grad.any()
         close(rows[t], grad.flatten())
     close(step.gram(), rows @ rows.T)
+    monkeypatch.undo()
+    if step.reach.trunk:  # without the tensors themselves
+        fused = loop_step(model, batch, scope="representation", reach=Reach(model, batch))
+        close(fused.gram(), rows @ rows.T)
+        assert fused.backward_passes == 0  # none beneath the towers
+
+
+@pytest.mark.parametrize("heads", ["weighted", "plain"])
+@pytest.mark.parametrize("name", ["mmoe", "shared-bottom", "cgc"])
+def test_weights_of_the_representation_take_one_pass_beneath_it(name, heads):
+    model, batch = make(name)
+    step = loop_step(model, batch, scope="representation")
+    step.gram()
+    expected = expected_gradient(model, batch, step.reach, WEIGHTS, heads)
+    check(applied(step, WEIGHTS, heads), expected)
+    assert step.backward_passes == (1 if heads == "weighted" else 3)
+    ones = torch.ones(3, dtype=torch.float64)
+    check(applied(loop_step(model, batch), ones, heads), expected_gradient(model, batch, step.reach, ones, heads))
 
 
 def expected_gradient(model, batch, reach, weights, heads):
@@ -201,16 +231,17 @@ def test_a_direction_replaces_the_shared_slices_of_its_scope(name, scope, heads)
 
 @pytest.mark.parametrize("name", SHARING)
 def test_a_direction_of_the_representation_goes_down_to_the_embedding(name, monkeypatch):
-    model, batch = make(name)
-    monkeypatch.setattr(model.embedding, "foldable", False)
+    model, batch = unfused(name, monkeypatch)
     step = loop_step(model, batch, scope="representation")
     vector = torch.randn(step.rows().shape[1], dtype=torch.float64)
-    x = step.output.representation
     values = dict(model.named_parameters())
-    grads = torch.autograd.grad(x, list(values.values()), vector.view_as(x), retain_graph=True, allow_unused=True)
+    of, upstream = [representation(step)], [vector.view_as(representation(step))]
+    if step.reach.trunk and step.output.parting.private is not None:  # the gates go on with a weight of 1
+        of.append(step.output.parting.private)
+        upstream += torch.autograd.grad(sum(step.task_losses), of[1:], retain_graph=True)
+    grads = torch.autograd.grad(of, list(values.values()), upstream, retain_graph=True, allow_unused=True)
     directed = {key: grad for key, grad in zip(values, grads, strict=True) if grad is not None}
-    assert directed
-    assert all(key.startswith("embedding.") for key in directed)
+    assert {key.startswith("embedding.") for key in directed} == ({True, False} if step.reach.trunk else {True})
     plain = expected_gradient(model, batch, step.reach, torch.ones(3), "plain")
     masks = {item.name: shared_mask(item) for item in step.reach.slices}  # a table of one task keeps its gradient
     expected = {k: 0.5 * (masks[k] * directed.get(k, grad) + (1 - masks[k]) * grad) for k, grad in plain.items()}
