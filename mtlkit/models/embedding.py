@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.data.schema import Feature, Schema
-from mtlkit.models.folding import Places, fold, sum_rows, weight_gradients
+from mtlkit.models.folding import Places, fold, fold_weight_gradients, sum_rows
 from mtlkit.models.sparse_rows import take_rows
 
 if TYPE_CHECKING:
@@ -163,11 +163,11 @@ class Product:
         """Of all layers."""
         return [value for layer in self.layers for value in (layer.weight, layer.bias) if value is not None]
 
-    def pull(self, columns: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def pull(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What gradients (B, C) of outputs mean beneath: a column is that of any one output, in any order.
 
         Returns:
-            The gradients (C, D) of the rows of the weights that made them, and the gradients (rows, C) at each cut.
+            The gradients of the rows of the weights that made them (C, D), of the biases (C,), and (rows, C) at each cut.
         """
         return self._inputs.pull(columns)
 
@@ -261,24 +261,26 @@ class Inputs:
             bias = None
         return sum(parts[1:], start=parts[0])
 
-    def pull(self, columns: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def pull(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What gradients (B, C) of columns of ``linear``'s results mean beneath, see :meth:`Product.pull`."""
         if not self._folds:
-            return columns.t() @ self._x().detach().to(columns.dtype), [columns] if self._x().requires_grad else []
-        by_weight, at_cuts = [], []
-        rest = self._rest()
+            x = self._x()
+            return columns.t() @ x.detach().to(columns.dtype), columns.sum(0), [columns] if x.requires_grad else []
+        rest, parts, by_rest = self._rest(), [], []
+        at_cuts: list[Tensor] = []
         if rest:
             joined = torch.cat(rest, -1)
-            by_weight.append(columns.t() @ joined.detach())
+            by_rest = [columns.t() @ joined.detach()]
             at_cuts += [columns] if joined.requires_grad else []
-        parts = []
+        by_bias = columns.new_empty(0)
         for group in self.embedding.foldable_groups():
             table = getattr(self.embedding, group.parameter)
-            sums = self._rows(group).sum_by_id(columns.contiguous())  # (V, C)
-            parts.append(weight_gradients(table, getattr(self.embedding, f"{group.parameter}_field"), sums))
+            sums = self._rows(group).sum_by_id(columns)  # (V, C)
+            field = getattr(self.embedding, f"{group.parameter}_field")
+            by_weight, by_bias = (found[0] for found in fold_weight_gradients(table, field, sums[None]))
+            parts.append(by_weight)
             at_cuts += [sums] if table.requires_grad else []
-        whole = [*parts, *by_weight]
-        return whole[0] if len(whole) == 1 else torch.cat(whole, 1), at_cuts
+        return torch.cat([*parts, *by_rest], 1), by_bias, at_cuts
 
     def _cut(self, tensor: Tensor, made_of: Tensor) -> Tensor:
         if made_of.requires_grad:  # without tables nothing need be found beneath

@@ -11,16 +11,18 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mtlkit.models.kernels import kernel
+from mtlkit.models.lanes import LANES, add, fma, load, store, total, zeros
 
-BLOCK = 1024  # rows of a batch that stay in the cache while they are summed by id
+WIDE = 4 * LANES
+PANEL = 2 * WIDE  # columns that are summed at a time, so that their sums stay in the cache
 
 
-# Rows are taken out of the inner loops: only then does the compiler see that they do not overlap, and vectorise.
+# The first numbers of a row are taken 16 at a time, the rest of it one by one. Rows are taken out of the inner loops:
+# only then does the compiler see that they do not overlap, and vectorise.
 
 
 @kernel
@@ -34,74 +36,139 @@ def _fold(table: np.ndarray, field: np.ndarray, weight: np.ndarray, bias: np.nda
         bias: (O,).
         out: (V, O).
     """
+    width = out.shape[1]
+    whole = width - width % LANES
     for v in range(table.shape[0]):
-        own, target = weight[field[v]], out[v]
-        if field[v] == 0:
-            target[:] = bias
-        else:
-            target[:] = 0
-        for k in range(table.shape[1]):
-            value, row = table[v, k], own[k]
-            for o in range(target.shape[0]):
-                target[o] += value * row[o]
+        own, target, first = weight[field[v]], out[v], field[v] == 0
+        for o in range(0, whole, LANES):
+            found = load(bias, o) if first else zeros(bias)
+            for k in range(table.shape[1]):
+                found = fma(table[v, k], load(own[k], o), found)
+            store(target, o, found)
+        for o in range(whole, width):
+            rest = bias[o] if first else total(zeros(bias))
+            for k in range(table.shape[1]):
+                rest += table[v, k] * own[k, o]
+            target[o] = rest
 
 
 @kernel
 def _fold_by_table(field: np.ndarray, weight: np.ndarray, grad: np.ndarray, d_table: np.ndarray) -> None:
     """The gradient of ``_fold`` by the table."""
+    width = grad.shape[1]
+    whole = width - width % LANES
     for v in range(d_table.shape[0]):
         own, g = weight[field[v]], grad[v]
         for k in range(d_table.shape[1]):
             row = own[k]
-            total = g[0] * 0
-            for o in range(g.shape[0]):
-                total += g[o] * row[o]
-            d_table[v, k] = total
+            products = zeros(g)
+            for o in range(0, whole, LANES):
+                products = fma(load(g, o), load(row, o), products)
+            product = total(products)
+            for o in range(whole, width):
+                product += g[o] * row[o]
+            d_table[v, k] = product
 
 
 @kernel
 def _fold_by_weight(
     table: np.ndarray, field: np.ndarray, grad: np.ndarray, d_weight: np.ndarray, d_bias: np.ndarray
 ) -> None:
-    """The gradients of ``_fold`` by weight and bias, which are added to."""
-    for v in range(table.shape[0]):
-        d_own, g = d_weight[field[v]], grad[v]
-        if field[v] == 0:
-            for o in range(g.shape[0]):
-                d_bias[o] += g[o]
-        for k in range(table.shape[1]):
-            value, d_row = table[v, k], d_own[k]
-            for o in range(g.shape[0]):
-                d_row[o] += value * g[o]
+    """The gradients of ``_fold`` by weight and bias, which are added to, for several gradients by its result.
+
+    Args:
+        table: (V, d).
+        field: (V,).
+        grad: (T, V, O).
+        d_weight: (T, F, d, O).
+        d_bias: (T, O).
+    """
+    width = grad.shape[2]
+    whole = width - width % LANES
+    for t in range(grad.shape[0]):
+        for v in range(table.shape[0]):
+            g, d_own, sums = grad[t, v], d_weight[t, field[v]], d_bias[t]
+            for o in range(0, whole, LANES):
+                part = load(g, o)
+                for k in range(table.shape[1]):
+                    d_row = d_own[k]
+                    store(d_row, o, fma(table[v, k], part, load(d_row, o)))
+                if field[v] == 0:
+                    store(sums, o, add(load(sums, o), part))
+            for o in range(whole, width):
+                for k in range(table.shape[1]):
+                    d_own[k, o] += table[v, k] * g[o]
+                if field[v] == 0:
+                    sums[o] += g[o]
 
 
 @kernel
-def _sort_places(ids: np.ndarray, block: int, ends: np.ndarray, rows: np.ndarray) -> None:
-    """Where each id stands, by block of the batch and by id: a counting sort.
+def _sum_rows(ids: np.ndarray, folded: np.ndarray, out: np.ndarray) -> None:
+    """``out[b] = folded[ids[b]].sum(0)``; ids (B, F) uint32, folded (V, O), out (B, O)."""
+    width = out.shape[1]
+    wide, whole = width - width % WIDE, width - width % LANES
+    for b in range(out.shape[0]):
+        own, target = ids[b], out[b]
+        for o in range(0, wide, WIDE):  # a look at an id for four vectors
+            first = second = third = fourth = zeros(target)
+            for f in range(own.shape[0]):
+                row = folded[own[f]]
+                first = add(first, load(row, o))
+                second = add(second, load(row, o + LANES))
+                third = add(third, load(row, o + 2 * LANES))
+                fourth = add(fourth, load(row, o + 3 * LANES))
+            store(target, o, first)
+            store(target, o + LANES, second)
+            store(target, o + 2 * LANES, third)
+            store(target, o + 3 * LANES, fourth)
+        for o in range(wide, whole, LANES):
+            first = zeros(target)
+            for f in range(own.shape[0]):
+                first = add(first, load(folded[own[f]], o))
+            store(target, o, first)
+        for o in range(whole, width):
+            rest = total(zeros(target))
+            for f in range(own.shape[0]):
+                rest += folded[own[f], o]
+            target[o] = rest
 
-    Args:
-        ids: (B, F), unsigned so that no index can count from the end.
-        block: Rows of a block.
-        ends: (blocks * V + 2,) zeros; then ``ends[k]`` is where the places of the k-th (block, id) begin.
-        rows: (B * F,) the rows of the batch in that order.
+
+@kernel
+def _sum_by_id(ids: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
+    """``out[t, ids[b, f]] += rows[t, b]``; ids (B, F) uint32, rows (T, B, O), out (T, V, O).
+
+    In this order and not by id: the sums of ids that occur often stay in the cache, and nothing need be sorted.
     """
-    size = (ends.shape[0] - 2) // ((ids.shape[0] + block - 1) // block)
-    for b in range(ids.shape[0]):
-        first = b // block * size + 2
-        for f in range(ids.shape[1]):
-            ends[first + ids[b, f]] += 1
-    for k in range(1, ends.shape[0]):
-        ends[k] += ends[k - 1]
-    for b in range(ids.shape[0]):
-        first = b // block * size + 1
-        for f in range(ids.shape[1]):
-            k = first + ids[b, f]
-            rows[ends[k]] = b
-            ends[k] += 1
+    width = rows.shape[2]
+    wide, whole = width - width % WIDE, width - width % LANES
+    for t in range(rows.shape[0]):
+        sums = out[t]
+        for start in range(0, wide, PANEL):
+            for b in range(ids.shape[0]):
+                own, row = ids[b], rows[t, b]
+                for o in range(start, min(start + PANEL, wide), WIDE):
+                    first, second = load(row, o), load(row, o + LANES)
+                    third, fourth = load(row, o + 2 * LANES), load(row, o + 3 * LANES)
+                    for f in range(own.shape[0]):
+                        target = sums[own[f]]
+                        store(target, o, add(load(target, o), first))
+                        store(target, o + LANES, add(load(target, o + LANES), second))
+                        store(target, o + 2 * LANES, add(load(target, o + 2 * LANES), third))
+                        store(target, o + 3 * LANES, add(load(target, o + 3 * LANES), fourth))
+        for b in range(ids.shape[0] if wide < width else 0):
+            own, row = ids[b], rows[t, b]
+            for o in range(wide, whole, LANES):
+                first = load(row, o)
+                for f in range(own.shape[0]):
+                    target = sums[own[f]]
+                    store(target, o, add(load(target, o), first))
+            for o in range(whole, width):
+                for f in range(own.shape[0]):
+                    sums[own[f], o] += row[o]
 
 
 class Places:
-    """Row numbers (B, F) of a table, and where in the batch each table row stands.
+    """Row numbers (B, F) of a table.
 
     Args:
         ids: (B, F) int32, none below 0.
@@ -111,19 +178,34 @@ class Places:
     def __init__(self, ids: Tensor, size: int) -> None:
         self.ids = ids
         self.size = size
-        self._by_id: tuple[Tensor, Tensor] | None = None
+        self._numbers: np.ndarray | None = None
+
+    def numbers(self) -> np.ndarray:
+        """The ids, each of which is a row of the table: kernels do not look again.
+
+        Raises:
+            IndexError: One is not.
+        """
+        if self._numbers is None:
+            numbers = self.ids.contiguous().numpy().view(np.uint32)  # unsigned: no index counts from the end
+            if numbers.max(initial=0) >= max(self.size, 1):
+                raise IndexError(f"an id beyond the {self.size} rows of its table")
+            self._numbers = numbers
+        return self._numbers
 
     def sum_by_id(self, rows: Tensor) -> Tensor:
-        """``out[ids[b, f]] += rows[b]`` for all b and f; rows (B, O), out (V, O)."""
-        if self._by_id is None:
-            blocks = -(-len(self.ids) // BLOCK)
-            ends = np.zeros(blocks * self.size + 2, np.int32)
-            order = np.empty(self.ids.numel(), np.int32)
-            _sort_places(self.ids.numpy().view(np.uint32), BLOCK, ends, order)
-            self._by_id = torch.from_numpy(order), torch.from_numpy(ends[:-1])
-        places, starts = self._by_id
-        sums = F.embedding_bag(places, rows, starts, mode="sum", include_last_offset=True)
-        return sums if len(sums) == self.size else sums.view(-1, self.size, rows.shape[1]).sum(0)
+        """``out[..., ids[b, f], :] += rows[..., b, :]`` for all b and f.
+
+        Args:
+            rows: (B, O) or (T, B, O).
+
+        Returns:
+            (V, O) or (T, V, O).
+        """
+        several = (rows if rows.dim() == 3 else rows[None]).detach().contiguous()
+        out = several.new_zeros(len(several), self.size, several.shape[2])
+        _sum_by_id(self.numbers(), several.numpy(), out.numpy())
+        return out if rows.dim() == 3 else out[0]
 
 
 class _FoldTable(torch.autograd.Function):
@@ -152,30 +234,29 @@ class _FoldWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, out: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor, field: Tensor) -> Tensor:
         ctx.save_for_backward(table, field)
-        ctx.fields, ctx.bias = weight.shape[1] // table.shape[1], bias is not None
+        ctx.bias = bias is not None
         return out.view_as(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         table, field = ctx.saved_tensors
-        d_weight = table.new_zeros(ctx.fields, table.shape[1], grad.shape[1])
-        d_bias = table.new_zeros(grad.shape[1])
-        _fold_by_weight(table.numpy(), field.numpy(), grad.contiguous().numpy(), d_weight.numpy(), d_bias.numpy())
-        whole = d_weight.permute(2, 0, 1).reshape(grad.shape[1], -1)
-        return grad, whole, d_bias if ctx.bias else None, None, None
+        d_weight, d_bias = fold_weight_gradients(table, field, grad[None])
+        return grad, d_weight[0], d_bias[0] if ctx.bias else None, None, None
 
 
 class _SumRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, folded: Tensor, places: Places) -> Tensor:
         ctx.places = places
-        return F.embedding_bag(places.ids, folded, mode="sum")
+        out = folded.new_empty(len(places.ids), folded.shape[1])
+        _sum_rows(places.numbers(), folded.contiguous().numpy(), out.numpy())
+        return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.places.sum_by_id(grad.contiguous()), None
+        return ctx.places.sum_by_id(grad), None
 
 
 def fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,21 +273,30 @@ def fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> t
     """
     outputs, fields = len(weight), weight.shape[1] // table.shape[1]
     with torch.no_grad():
-        by_field = weight.view(outputs, fields, -1).permute(1, 2, 0).contiguous()  # (F, d, O)
-        added = weight.new_zeros(outputs) if bias is None else bias.view_as(bias)
+        by_field = weight.t().contiguous().view(fields, -1, outputs)  # (F, d, O)
+        added = weight.new_zeros(outputs) if bias is None else bias.detach().contiguous()
         rows = table.view_as(table)
     of_table = _FoldTable.apply(table, by_field, added, field)
     return _FoldWeight.apply(of_table, weight, bias, rows, field), of_table
 
 
-def weight_gradients(table: Tensor, field: Tensor, sums: Tensor) -> Tensor:
-    """What gradients (V, C) of columns of ``fold``'s results mean for the weights that made them: (C, F * d)."""
-    fields = int(field[-1]) + 1
-    out = table.new_zeros(fields, table.shape[1], sums.shape[1])
-    _fold_by_weight(
-        table.detach().numpy(), field.numpy(), sums.numpy(), out.numpy(), sums.new_zeros(sums.shape[1]).numpy()
-    )
-    return out.permute(2, 0, 1).reshape(sums.shape[1], -1)
+def fold_weight_gradients(table: Tensor, field: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
+    """What gradients of :func:`fold`'s result mean for its weight and bias.
+
+    Args:
+        table: (V, d) contiguous.
+        field: (V,) int32 the field that each row belongs to, rising to F - 1.
+        grads: (T, V, O).
+
+    Returns:
+        (T, O, F * d), which is a transposed (T, F * d, O), and (T, O).
+    """
+    count, _, outputs = grads.shape
+    d_weight = table.new_zeros(count, int(field[-1]) + 1, table.shape[1], outputs)
+    d_bias = table.new_zeros(count, outputs)
+    grads = grads.detach().contiguous()
+    _fold_by_weight(table.detach().numpy(), field.numpy(), grads.numpy(), d_weight.numpy(), d_bias.numpy())
+    return d_weight.flatten(1, 2).transpose(1, 2), d_bias
 
 
 def sum_rows(folded: Tensor, places: Places) -> Tensor:

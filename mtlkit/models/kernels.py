@@ -39,12 +39,11 @@ def _mix(weights: np.ndarray, experts: np.ndarray, reach: np.ndarray, out: np.nd
                 for k in range(reach.shape[1]):
                     mixed = fma(weights[b, n, k], load(experts[b, reach[n, k]], i), mixed)
                 store(target, i, mixed)
-            if whole < width:
-                target[whole:] = 0
+            for i in range(whole, width):
+                rest = total(zeros(target))
                 for k in range(reach.shape[1]):
-                    value, row = weights[b, n, k], experts[b, reach[n, k]]
-                    for i in range(whole, width):
-                        target[i] += value * row[i]
+                    rest += weights[b, n, k] * experts[b, reach[n, k], i]
+                target[i] = rest
 
 
 @kernel

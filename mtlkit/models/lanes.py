@@ -86,6 +86,16 @@ def fma(typing: Any, factor: Any, lanes: Any, added: Any) -> Any:
 
 
 @_intrinsic
+def add(typing: Any, one: Any, other: Any) -> Any:
+    """``one + other``, vectors both."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fadd(*args)
+
+    return one(one, other), build
+
+
+@_intrinsic
 def total(typing: Any, lanes: Any) -> Any:
     """The sum of a vector."""
 

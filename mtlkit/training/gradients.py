@@ -185,9 +185,9 @@ class TaskGradients:
             places: Of all outputs of a layer after the other: the layer, and the task whose gradient it is; None where
                 it is that of all tasks, of which each has slices of its own.
         """
-        by_weight, at_cuts = product.pull(columns)
+        by_weight, by_bias, at_cuts = product.pull(columns)
         widths = [product.sizes[layer] for layer, _ in places]
-        for (place, task), *grads in zip(places, by_weight.split(widths), columns.sum(0).split(widths), strict=True):
+        for (place, task), *grads in zip(places, by_weight.split(widths), by_bias.split(widths), strict=True):
             layer = product.layers[place]
             for value, grad in zip((layer.weight, layer.bias), grads, strict=True):
                 if value is not None:

@@ -4,8 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtlkit.models import folding
-from mtlkit.models.folding import Places, fold, sum_rows
+from mtlkit.models.folding import Places, fold, fold_weight_gradients, sum_rows
 from mtlkit.models.kernels import mix_gradients, mix_shared, softmax_small
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -33,7 +32,9 @@ def compare(kernel, plain, inputs, strange_gradient):
 
 
 @pytest.mark.parametrize("strange_gradient", [False, True])
-@pytest.mark.parametrize(("width", "outputs", "vocabularies"), [(1, 3, (4,)), (8, 33, (3, 9, 2)), (5, 2, (6, 1, 1, 7))])
+@pytest.mark.parametrize(
+    ("width", "outputs", "vocabularies"), [(1, 3, (4,)), (8, 33, (3, 9, 2)), (5, 2, (6, 1, 1, 7)), (4, 80, (20, 30))]
+)
 def test_embed_linear(dtype, width, outputs, vocabularies, strange_gradient):
     rows = 50
     starts = torch.tensor([0, *vocabularies[:-1]]).cumsum(0)
@@ -120,18 +121,47 @@ def test_softmax_of_what_is_no_number(dtype):
     assert torch.equal(softmax_small(half), half.softmax(-1, dtype=torch.float32))
 
 
-@pytest.mark.parametrize("rows", [1, 7, 8, 30])
-def test_sums_by_id_in_blocks(dtype, rows, monkeypatch):
-    """Blocks of rows that fit, that do not, and more of them than rows."""
-    monkeypatch.setattr(folding, "BLOCK", 8)
-    ids = torch.stack([torch.randint(0, 3, (rows,)), torch.randint(3, 9, (rows,))], 1).int()
-    values = torch.randn(rows, 5, dtype=dtype)
-    expected = torch.zeros(10, 5, dtype=dtype)  # nothing stands in the last row
-    for field in range(2):
-        expected.index_add_(0, ids[:, field], values)
-    places = Places(ids, 10)
-    for _ in range(2):  # the second time with what was sorted the first time
-        torch.testing.assert_close(places.sum_by_id(values), expected)
+@pytest.mark.parametrize("width", [5, 16, 64, 100])
+@pytest.mark.parametrize("rows", [0, 1, 30])
+def test_sums_of_rows_and_by_id(dtype, rows, width):
+    ids = torch.stack([torch.randint(0, 3, (rows,)), torch.randint(3, 9, (rows,))]).int().T  # not contiguous
+    places = Places(ids, 10)  # nothing stands in the last row
+    table, values = torch.randn(10, width, dtype=dtype), torch.randn(width, 3, rows, dtype=dtype).permute(1, 2, 0)
+    torch.testing.assert_close(sum_rows(table, places), table[ids.long()].sum(1))
+    sums = places.sum_by_id(values)
+    for task in range(3):
+        expected = torch.zeros(10, width, dtype=dtype)
+        for field in range(2):
+            expected.index_add_(0, ids[:, field], values[task])
+        torch.testing.assert_close(sums[task], expected)
+        torch.testing.assert_close(places.sum_by_id(values[task]), expected)
+
+
+@pytest.mark.parametrize("strange", [3, -1])
+def test_an_id_that_is_no_row_is_refused(strange):
+    places = Places(torch.tensor([[0, 1], [2, strange]], dtype=torch.int32), 3)
+    with pytest.raises(IndexError, match="beyond the 3 rows"):
+        sum_rows(torch.randn(3, 4), places)
+    with pytest.raises(IndexError):
+        places.sum_by_id(torch.randn(2, 4))
+
+
+@pytest.mark.parametrize("outputs", [4, 16, 37])
+def test_weight_gradients_of_several_tasks(dtype, outputs):
+    field = torch.tensor([0, 0, 1, 2, 2], dtype=torch.int32)
+    table, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((5, 3), (outputs, 9), (outputs,)))
+    weight.requires_grad_()
+    bias.requires_grad_()
+    plain = (
+        torch.einsum("vd,ovd->vo", table, weight.view(outputs, 3, 3)[:, field.long()]) + bias * (field == 0)[:, None]
+    )
+    folded, _ = fold(table, weight, bias, field)
+    torch.testing.assert_close(folded, plain)
+    grads = torch.randn(outputs, 5, 2, dtype=dtype).transpose(0, 2)
+    by_weight, by_bias = fold_weight_gradients(table, field, grads)
+    for task in range(2):
+        expected = torch.autograd.grad(plain, [weight, bias], grads[task], retain_graph=True)
+        torch.testing.assert_close((by_weight[task], by_bias[task]), expected)
 
 
 def test_a_folded_layer_with_a_bias(dtype):
