@@ -167,7 +167,7 @@ class Product:
         """What gradients (B, C) of outputs mean beneath: a column is that of any one output, in any order.
 
         Returns:
-            The gradients of the rows of the weights that made them (C, D), of the biases (C,), and (rows, C) at each cut.
+            The gradients (C, D) of the rows of the weights that made them, (C,) of biases, and (rows, C) at each cut.
         """
         return self._inputs.pull(columns)
 
