@@ -2,6 +2,8 @@
 
 The compiler makes vectors of inner loops by itself, but each such loop asks anew whether its arrays overlap and how
 much is left over, which costs more than a row of 16 numbers. These are vectors from the start, on any machine.
+
+numba's cache does not look here: after a change, delete the compiled kernels of the files that import this one.
 """
 
 from __future__ import annotations
