@@ -16,7 +16,8 @@ from mtlkit.models.lanes import LANES, fma, load, store, total, zeros
 
 kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "nsz"})
 
-# "reassoc" would strike out a number that is added and subtracted again
+# "reassoc" would strike out a number that is added and subtracted again; where a division by 0 gives inf, as here, it
+# does not keep a loop from being vectorised
 exact_kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
 SMALL = 16  # experts of a gate from which on torch's softmax is the faster one

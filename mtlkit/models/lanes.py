@@ -1,7 +1,9 @@
-"""Vectors of 16 numbers for compiled kernels.
+"""Vectors of 16 numbers, and a hint to the memory, for compiled kernels.
 
 The compiler makes vectors of inner loops by itself, but each such loop asks anew whether its arrays overlap and how
 much is left over, which costs more than a row of 16 numbers. These are vectors from the start, on any machine.
+
+numba's cache does not look here: after a change, delete the compiled kernels of the files that import this one.
 """
 
 from __future__ import annotations
@@ -140,3 +142,19 @@ def where_positive(typing: Any, lanes: Any, other: Any) -> Any:
         return _compared(builder, args[0], args[1])
 
     return other(lanes, other), build
+
+
+@_intrinsic
+def prefetch(typing: Any, row: Any, i: Any) -> Any:
+    """Say that the i-th number of a contiguous row is soon wanted; the processor may bring it, or do nothing."""
+
+    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        array = cgutils.create_struct_proxy(row)(context, builder, args[0])
+        place = builder.bitcast(builder.gep(array.data, [args[1]]), ir.IntType(8).as_pointer())
+        number = ir.IntType(32)
+        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(hint, [place, number(0), number(3), number(1)])  # to read, for long, data
+        return context.get_dummy_value()
+
+    return types.void(row, types.intp), build

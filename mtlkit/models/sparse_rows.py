@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mtlkit.models.kernels import kernel
+from mtlkit.models.lanes import LANES, add, load, store
 
 DIGIT = 11  # bits sorted by at a time
 
@@ -22,24 +23,27 @@ def _grouped(rows: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np
         Those that occur (U,), where each begins in the order (U + 1,), and the order (M,).
     """
     count = len(rows)
-    order, other = np.arange(count).astype(np.int32), np.empty(count, np.int32)
+    keys, other = np.empty(count, np.uint64), np.empty(count, np.uint64)
+    for i in range(count):
+        keys[i] = np.uint64(rows[i]) << np.uint64(32) | np.uint64(i)  # side by side: nothing is looked up
     shift = 0
     while shift == 0 or largest >> shift:
-        places = np.zeros((1 << DIGIT) + 1, np.int64)
+        places = np.zeros((1 << DIGIT) + 1, np.int32)
         for i in range(count):
             places[((rows[i] >> shift) & ((1 << DIGIT) - 1)) + 1] += 1
         for digit in range(1 << DIGIT):
             places[digit + 1] += places[digit]
         for i in range(count):
-            digit = (rows[order[i]] >> shift) & ((1 << DIGIT) - 1)
-            other[places[digit]] = order[i]
+            digit = keys[i] >> np.uint64(32 + shift) & np.uint64((1 << DIGIT) - 1)
+            other[places[digit]] = keys[i]
             places[digit] += 1
-        order, other = other, order
+        keys, other = other, keys
         shift += DIGIT
-    taken, starts = np.empty(count, np.int64), np.empty(count + 1, np.int32)
+    taken, starts, order = np.empty(count, np.int64), np.empty(count + 1, np.int32), np.empty(count, np.int32)
     found = 0
     for i in range(count):
-        row = rows[order[i]]
+        row = np.int64(keys[i] >> np.uint64(32))
+        order[i] = keys[i] & np.uint64(0xFFFFFFFF)
         if found == 0 or taken[found - 1] != row:
             taken[found], starts[found] = row, i
             found += 1
@@ -50,15 +54,21 @@ def _grouped(rows: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np
 @kernel
 def _sums(grad: np.ndarray, starts: np.ndarray, order: np.ndarray) -> np.ndarray:
     """Sum the rows of grad (M, W) that belong together: (U, W)."""
-    out = np.empty((len(starts) - 1, grad.shape[1]), grad.dtype)
+    width = grad.shape[1]
+    whole = width - width % LANES
+    out = np.empty((len(starts) - 1, width), grad.dtype)
     for u in range(out.shape[0]):
-        first = order[starts[u]]
-        for w in range(grad.shape[1]):
-            out[u, w] = grad[first, w]
-        for i in range(starts[u] + 1, starts[u + 1]):
-            row = order[i]
-            for w in range(grad.shape[1]):
-                out[u, w] += grad[row, w]
+        first, target = grad[order[starts[u]]], out[u]
+        for w in range(0, whole, LANES):
+            found = load(first, w)
+            for i in range(starts[u] + 1, starts[u + 1]):
+                found = add(found, load(grad[order[i]], w))
+            store(target, w, found)
+        for w in range(whole, width):
+            rest = first[w]
+            for i in range(starts[u] + 1, starts[u + 1]):
+                rest += grad[order[i], w]
+            target[w] = rest
     return out
 
 

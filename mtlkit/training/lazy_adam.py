@@ -9,10 +9,14 @@ import torch
 from torch import Tensor
 
 from mtlkit.models import sparse_rows
-from mtlkit.models.kernels import kernel
+from mtlkit.models.kernels import exact_kernel
+from mtlkit.models.lanes import prefetch
+
+AHEAD = 16  # rows between asking for one and moving it: they lie anywhere in memory, and a trip there takes long
+LINE = 64  # bytes that come at a time
 
 
-@kernel
+@exact_kernel
 def _move_rows(
     table: np.ndarray,
     moments: np.ndarray,
@@ -23,13 +27,20 @@ def _move_rows(
     """Adam on some rows in one pass; table (V, W), moments (V, 2, W), rows (U,), values (U, W)."""
     rest_first, rest_second, scale, rate, eps = numbers
     for u in range(rows.shape[0]):
-        row = rows[u]
-        for w in range(values.shape[1]):
-            grad, mean, square = values[u, w], moments[row, 0, w], moments[row, 1, w]
+        if u + AHEAD < rows.shape[0]:
+            later = rows[u + AHEAD]
+            for w in range(0, values.shape[1], LINE // table.itemsize):
+                prefetch(table[later], w)
+                prefetch(moments[later, 0], w)
+                prefetch(moments[later, 1], w)
+        row, own = table[rows[u]], values[u]
+        means, squares = moments[rows[u], 0], moments[rows[u], 1]
+        for w in range(own.shape[0]):
+            grad, mean, square = own[w], means[w], squares[w]
             mean += rest_first * (grad - mean)
             square += rest_second * (grad * grad - square)
-            moments[row, 0, w], moments[row, 1, w] = mean, square
-            table[row, w] -= rate * mean / (np.sqrt(square * scale) + eps)
+            means[w], squares[w] = mean, square
+            row[w] -= rate * mean / (np.sqrt(square * scale) + eps)
 
 
 class LazyAdam(torch.optim.Optimizer):

@@ -39,13 +39,16 @@ def form(request, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.int64])
-@pytest.mark.parametrize(("table_rows", "count"), [(9, 4), (5000, 700), (5_000_000, 3000), (3, 50), (7, 1), (7, 0)])
-def test_taking_rows_is_index_select_with_a_sparse_gradient(form, table_rows, count, kind):
+@pytest.mark.parametrize(
+    ("table_rows", "count", "width"),
+    [(9, 4, 3), (5000, 700, 16), (5_000_000, 3000, 3), (3, 50, 17), (7, 1, 8), (7, 0, 16)],
+)
+def test_taking_rows_is_index_select_with_a_sparse_gradient(form, table_rows, count, width, kind):
     generator = torch.Generator().manual_seed(count)
-    table = torch.randn(table_rows, 2, 3, generator=generator, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(table_rows, 2, width, generator=generator, dtype=torch.float64, requires_grad=True)
     rows = (table_rows * torch.rand(count, generator=generator) ** 3).to(kind)  # some many times
     rows[-1:] = table_rows - 1
-    upstream = torch.randn(count, 2, 3, generator=generator, dtype=torch.float64)
+    upstream = torch.randn(count, 2, width, generator=generator, dtype=torch.float64)
     found, expected = take_rows(table, rows), table.index_select(0, rows)
     assert torch.equal(found, expected)
     (dense,) = torch.autograd.grad(expected, table, upstream)
@@ -57,14 +60,15 @@ def test_taking_rows_is_index_select_with_a_sparse_gradient(form, table_rows, co
         torch.testing.assert_close(sparse.to_dense(), factor * dense)
 
 
+@pytest.mark.parametrize("shape", [(6, 2, 5), (50, 37)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_lazy_adam_is_adam_where_every_row_is_in_every_batch(form, dtype):
+def test_lazy_adam_is_adam_where_every_row_is_in_every_batch(form, dtype, shape):
     torch.manual_seed(0)
-    lazy = torch.nn.Parameter(torch.randn(6, 2, 5, dtype=dtype))
+    lazy = torch.nn.Parameter(torch.randn(shape, dtype=dtype))
     plain = torch.nn.Parameter(lazy.detach().clone())
     one, other = LazyAdam([{"params": [lazy], "lr": 0.1}]), torch.optim.Adam([plain], lr=0.1)
     for _ in range(7):
-        grad = torch.randn(6, 2, 5, dtype=dtype)
+        grad = torch.randn(shape, dtype=dtype)
         lazy.grad, plain.grad = grad.to_sparse(1), grad
         one.step()
         other.step()
