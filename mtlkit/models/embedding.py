@@ -244,12 +244,14 @@ class Inputs:
 
     def _folded(self, weight: Tensor, bias: Tensor | None, copy: int | None) -> Tensor:
         groups = self.embedding.foldable_groups()
-        rest = self._rest(copy)
+        rest = self._joined_rest(copy)
         parts = []
-        if rest:
-            joined = torch.cat(rest, -1)
-            parts.append(self._cut(F.linear(joined, weight[:, groups[-1].stop :], bias), joined))
+        numbers: Tensor | None = None
+        if rest is not None and rest.requires_grad:
+            parts.append(self._cut(F.linear(rest, weight[:, groups[-1].stop :], bias), rest))
             bias = None
+        else:
+            numbers = rest
         for group in groups:
             table = getattr(self.embedding, group.parameter)
             table = table if copy is None else table[:, copy].contiguous()
@@ -257,30 +259,37 @@ class Inputs:
             own = weight if group.stop - group.start == weight.shape[1] else weight[:, group.start : group.stop]
             folded, of_table = fold(table, own, bias, field)
             self._cut(of_table, table)
-            parts.append(sum_rows(folded, self._rows(group)))
-            bias = None
+            by_number = None if numbers is None else weight[:, groups[-1].stop :]
+            parts.append(sum_rows(folded, self._rows(group), numbers, by_number))
+            bias, numbers = None, None
         return sum(parts[1:], start=parts[0])
+
+    def _joined_rest(self, copy: int | None = None) -> Tensor | None:
+        """Bags and dense values (B, d) of one copy, if there are any."""
+        rest = self._rest(copy)
+        return None if not rest else rest[0] if len(rest) == 1 else torch.cat(rest, -1)
 
     def pull(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What gradients (B, C) of columns of ``linear``'s results mean beneath, see :meth:`Product.pull`."""
         if not self._folds:
             x = self._x()
             return columns.t() @ x.detach().to(columns.dtype), columns.sum(0), [columns] if x.requires_grad else []
-        rest, parts, by_rest = self._rest(), [], []
-        at_cuts: list[Tensor] = []
-        if rest:
-            joined = torch.cat(rest, -1)
-            by_rest = [columns.t() @ joined.detach()]
-            at_cuts += [columns] if joined.requires_grad else []
+        rest, parts, at_cuts = self._joined_rest(), [], []
+        by_rest: Tensor | None = None
+        if rest is not None and rest.requires_grad:
+            by_rest, rest = columns.t() @ rest.detach(), None
+            at_cuts.append(columns)
         by_bias = columns.new_empty(0)
         for group in self.embedding.foldable_groups():
             table = getattr(self.embedding, group.parameter)
-            sums = self._rows(group).sum_by_id(columns)  # (V, C)
+            sums, by_number = self._rows(group).sum_by_id(columns, rest)  # (V, C) and (D, C)
+            if rest is not None:
+                by_rest, rest = by_number.t(), None
             field = getattr(self.embedding, f"{group.parameter}_field")
             by_weight, by_bias = (found[0] for found in fold_weight_gradients(table, field, sums[None]))
             parts.append(by_weight)
             at_cuts += [sums] if table.requires_grad else []
-        return torch.cat([*parts, *by_rest], 1), by_bias, at_cuts
+        return torch.cat(parts if by_rest is None else [*parts, by_rest], 1), by_bias, at_cuts
 
     def _cut(self, tensor: Tensor, made_of: Tensor) -> Tensor:
         if made_of.requires_grad:  # without tables nothing need be found beneath

@@ -15,9 +15,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mtlkit.models.kernels import kernel
-from mtlkit.models.lanes import LANES, add, fma, load, store, total, zeros
+from mtlkit.models.lanes import LANES, add, fma, load, prefetch, store, total, zeros
 
 WIDE = 4 * LANES
+AHEAD = 4  # rows
 PANEL = 2 * WIDE  # columns that are summed at a time, so that their sums stay in the cache
 
 
@@ -103,12 +104,20 @@ def _fold_by_weight(
 
 
 @kernel
-def _sum_rows(ids: np.ndarray, folded: np.ndarray, out: np.ndarray) -> None:
-    """``out[b] = folded[ids[b]].sum(0)``; ids (B, F) uint32, folded (V, O), out (B, O)."""
+def _sum_rows(ids: np.ndarray, folded: np.ndarray, numbers: np.ndarray, by_number: np.ndarray, out: np.ndarray) -> None:
+    """``out[b] = folded[ids[b]].sum(0) + numbers[b] @ by_number``.
+
+    Args:
+        ids: (B, F) uint32.
+        folded: (V, O).
+        numbers: (B, D).
+        by_number: (D, O).
+        out: (B, O).
+    """
     width = out.shape[1]
     wide, whole = width - width % WIDE, width - width % LANES
     for b in range(out.shape[0]):
-        own, target = ids[b], out[b]
+        own, target, factors = ids[b], out[b], numbers[b]
         for o in range(0, wide, WIDE):  # a look at an id for four vectors
             first = second = third = fourth = zeros(target)
             for f in range(own.shape[0]):
@@ -117,6 +126,12 @@ def _sum_rows(ids: np.ndarray, folded: np.ndarray, out: np.ndarray) -> None:
                 second = add(second, load(row, o + LANES))
                 third = add(third, load(row, o + 2 * LANES))
                 fourth = add(fourth, load(row, o + 3 * LANES))
+            for d in range(factors.shape[0]):
+                row, factor = by_number[d], factors[d]
+                first = fma(factor, load(row, o), first)
+                second = fma(factor, load(row, o + LANES), second)
+                third = fma(factor, load(row, o + 2 * LANES), third)
+                fourth = fma(factor, load(row, o + 3 * LANES), fourth)
             store(target, o, first)
             store(target, o + LANES, second)
             store(target, o + 2 * LANES, third)
@@ -125,46 +140,72 @@ def _sum_rows(ids: np.ndarray, folded: np.ndarray, out: np.ndarray) -> None:
             first = zeros(target)
             for f in range(own.shape[0]):
                 first = add(first, load(folded[own[f]], o))
+            for d in range(factors.shape[0]):
+                first = fma(factors[d], load(by_number[d], o), first)
             store(target, o, first)
         for o in range(whole, width):
             rest = total(zeros(target))
             for f in range(own.shape[0]):
                 rest += folded[own[f], o]
+            for d in range(factors.shape[0]):
+                rest += factors[d] * by_number[d, o]
             target[o] = rest
 
 
 @kernel
-def _sum_by_id(ids: np.ndarray, rows: np.ndarray, out: np.ndarray) -> None:
-    """``out[t, ids[b, f]] += rows[t, b]``; ids (B, F) uint32, rows (T, B, O), out (T, V, O).
+def _sum_by_id(
+    ids: np.ndarray, numbers: np.ndarray, rows: np.ndarray, out: np.ndarray, out_by_number: np.ndarray
+) -> None:
+    """``out[ids[b, f]] += rows[b]`` and ``out_by_number[d] += numbers[b, d] * rows[b]``.
 
     In this order and not by id: the sums of ids that occur often stay in the cache, and nothing need be sorted.
+
+    Args:
+        ids: (B, F) uint32.
+        numbers: (B, D).
+        rows: (B, O).
+        out: (V, O).
+        out_by_number: (D, O).
     """
-    width = rows.shape[2]
+    width = rows.shape[1]
     wide, whole = width - width % WIDE, width - width % LANES
-    for t in range(rows.shape[0]):
-        sums = out[t]
-        for start in range(0, wide, PANEL):
-            for b in range(ids.shape[0]):
-                own, row = ids[b], rows[t, b]
-                for o in range(start, min(start + PANEL, wide), WIDE):
-                    first, second = load(row, o), load(row, o + LANES)
-                    third, fourth = load(row, o + 2 * LANES), load(row, o + 3 * LANES)
-                    for f in range(own.shape[0]):
-                        target = sums[own[f]]
-                        store(target, o, add(load(target, o), first))
-                        store(target, o + LANES, add(load(target, o + LANES), second))
-                        store(target, o + 2 * LANES, add(load(target, o + 2 * LANES), third))
-                        store(target, o + 3 * LANES, add(load(target, o + 3 * LANES), fourth))
-        for b in range(ids.shape[0] if wide < width else 0):
-            own, row = ids[b], rows[t, b]
-            for o in range(wide, whole, LANES):
-                first = load(row, o)
+    for start in range(0, wide, PANEL):
+        end = min(start + PANEL, wide)
+        for b in range(ids.shape[0]):
+            own, row, factors = ids[b], rows[b], numbers[b]
+            ahead = rows[min(b + AHEAD, ids.shape[0] - 1)]
+            for o in range(start, end, WIDE):
+                for line in range(o, o + WIDE, LANES):
+                    prefetch(ahead, line)
+                first, second = load(row, o), load(row, o + LANES)
+                third, fourth = load(row, o + 2 * LANES), load(row, o + 3 * LANES)
                 for f in range(own.shape[0]):
-                    target = sums[own[f]]
+                    target = out[own[f]]
                     store(target, o, add(load(target, o), first))
-            for o in range(whole, width):
-                for f in range(own.shape[0]):
-                    sums[own[f], o] += row[o]
+                    store(target, o + LANES, add(load(target, o + LANES), second))
+                    store(target, o + 2 * LANES, add(load(target, o + 2 * LANES), third))
+                    store(target, o + 3 * LANES, add(load(target, o + 3 * LANES), fourth))
+                for d in range(factors.shape[0]):
+                    target, factor = out_by_number[d], factors[d]
+                    store(target, o, fma(factor, first, load(target, o)))
+                    store(target, o + LANES, fma(factor, second, load(target, o + LANES)))
+                    store(target, o + 2 * LANES, fma(factor, third, load(target, o + 2 * LANES)))
+                    store(target, o + 3 * LANES, fma(factor, fourth, load(target, o + 3 * LANES)))
+    for b in range(ids.shape[0] if wide < width else 0):
+        own, row, factors = ids[b], rows[b], numbers[b]
+        for o in range(wide, whole, LANES):
+            first = load(row, o)
+            for f in range(own.shape[0]):
+                target = out[own[f]]
+                store(target, o, add(load(target, o), first))
+            for d in range(factors.shape[0]):
+                target = out_by_number[d]
+                store(target, o, fma(factors[d], first, load(target, o)))
+        for o in range(whole, width):
+            for f in range(own.shape[0]):
+                out[own[f], o] += row[o]
+            for d in range(factors.shape[0]):
+                out_by_number[d, o] += factors[d] * row[o]
 
 
 class Places:
@@ -193,19 +234,22 @@ class Places:
             self._numbers = numbers
         return self._numbers
 
-    def sum_by_id(self, rows: Tensor) -> Tensor:
-        """``out[..., ids[b, f], :] += rows[..., b, :]`` for all b and f.
+    def sum_by_id(self, rows: Tensor, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Sum rows (B, O) by id, and times numbers.
 
         Args:
-            rows: (B, O) or (T, B, O).
+            rows: (B, O).
+            numbers: (B, D), or None.
 
         Returns:
-            (V, O) or (T, V, O).
+            (V, O), where ``out[ids[b, f]] += rows[b]`` for all b and f; and ``numbers.T @ rows`` (D, O).
         """
-        several = (rows if rows.dim() == 3 else rows[None]).detach().contiguous()
-        out = several.new_zeros(len(several), self.size, several.shape[2])
-        _sum_by_id(self.numbers(), several.numpy(), out.numpy())
-        return out if rows.dim() == 3 else out[0]
+        rows = rows.detach().contiguous()
+        numbers = rows.new_empty(len(rows), 0) if numbers is None else numbers.detach().contiguous()
+        out = rows.new_zeros(self.size + numbers.shape[1], rows.shape[1])
+        by_id, by_number = out.split([self.size, numbers.shape[1]])
+        _sum_by_id(self.numbers(), numbers.numpy(), rows.numpy(), by_id.numpy(), by_number.numpy())
+        return by_id, by_number
 
 
 class _FoldTable(torch.autograd.Function):
@@ -247,16 +291,18 @@ class _FoldWeight(torch.autograd.Function):
 
 class _SumRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, folded: Tensor, places: Places) -> Tensor:
-        ctx.places = places
+    def forward(ctx: Any, folded: Tensor, places: Places, numbers: Tensor, weight: Tensor) -> Tensor:
+        ctx.places, ctx.numbers = places, numbers
         out = folded.new_empty(len(places.ids), folded.shape[1])
-        _sum_rows(places.numbers(), folded.contiguous().numpy(), out.numpy())
+        by_number = weight.t().contiguous()
+        _sum_rows(places.numbers(), folded.contiguous().numpy(), numbers.numpy(), by_number.numpy(), out.numpy())
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        return ctx.places.sum_by_id(grad), None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Tensor]:
+        by_id, by_number = ctx.places.sum_by_id(grad, ctx.numbers)
+        return by_id, None, None, by_number.t()
 
 
 def fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> tuple[Tensor, Tensor]:
@@ -299,6 +345,15 @@ def fold_weight_gradients(table: Tensor, field: Tensor, grads: Tensor) -> tuple[
     return d_weight.flatten(1, 2).transpose(1, 2), d_bias
 
 
-def sum_rows(folded: Tensor, places: Places) -> Tensor:
-    """``folded[ids].sum(1)``, (B, O); the backward pass sums the (B, O) gradients by id."""
-    return _SumRows.apply(folded, places)
+def sum_rows(folded: Tensor, places: Places, numbers: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
+    """``folded[ids].sum(1) + F.linear(numbers, weight)``, (B, O); the backward pass sums the (B, O) gradients by id.
+
+    Args:
+        folded: (V, O).
+        places: The ids.
+        numbers: (B, D), which get no gradient; or None.
+        weight: (O, D).
+    """
+    if numbers is None or weight is None:
+        numbers, weight = folded.new_empty(len(places.ids), 0), folded.new_empty(folded.shape[1], 0)
+    return _SumRows.apply(folded, places, numbers.contiguous(), weight)
