@@ -70,7 +70,7 @@ def rows(calls: int) -> list[tuple[str, dict[int, tuple[float, str]]]]:
                 worst = (0.0, "")
                 for family, jacobian in families(count, np.random.default_rng(count)).items():
                     gram = jacobian @ jacobian.T
-                    problem = GramProblem(gram, np.ones(count), np.arange(count), np.random.default_rng(0))
+                    problem = GramProblem(gram, np.ones(count), np.arange(count), (0,))
                     worst = max(worst, (milliseconds(balancer, problem, calls), family))
                 times[count] = worst
             found.append((f"{name}[{shown}]" if shown else name, times))

@@ -149,13 +149,18 @@ class GramProblem:
         gram: (A, A) float64 inner products of the active tasks' gradients, finite and not all zero.
         losses: (A,) float64.
         tasks: (A,) positions of the active tasks among all.
-        rng: Randomness of this step.
+        seed: Of the randomness of this step.
     """
 
     gram: np.ndarray
     losses: np.ndarray
     tasks: np.ndarray
-    rng: np.random.Generator
+    seed: tuple[int, ...]
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The randomness of this step, from its start."""
+        return np.random.default_rng(self.seed)
 
 
 class GramBalancer(Balancer):
@@ -178,8 +183,7 @@ class GramBalancer(Balancer):
         weights[tasks] = 1
         if np.isfinite(gram).all() and gram.any():
             losses = step.losses.double().cpu().numpy()[tasks]
-            rng = np.random.default_rng([step.seed, step.index])
-            weights[tasks] = self.solve(GramProblem(gram, losses, tasks, rng))
+            weights[tasks] = self.solve(GramProblem(gram, losses, tasks, (step.seed, step.index)))
         if self.scale == "simplex":
             weights *= len(tasks) / max(weights.sum(), np.finfo(float).tiny)
         return torch.from_numpy(weights).to(step.losses)

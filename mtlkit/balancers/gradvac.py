@@ -48,7 +48,8 @@ class GradVac(GramBalancer):
         self.register_buffer("target", torch.zeros(len(tasks), len(tasks)))  # rho (T, T)
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        orders = np.stack([problem.rng.permutation(len(problem.gram)) for _ in problem.gram])
+        rng = problem.rng
+        orders = np.stack([rng.permutation(len(problem.gram)) for _ in problem.gram])
         own = np.ix_(problem.tasks, problem.tasks)
         target = self.target.double().cpu().numpy().copy()
         goals = target[own]

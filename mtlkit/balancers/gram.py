@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import lsq_linear, nnls
 
-from mtlkit.balancers.kernels import fair_point, pivot
+from mtlkit.balancers.kernels import fair_point, pivot_all, unit_gram
 
+FEW = 8  # vectors, up to which a good first guess costs more than it saves
 NO_LENGTH = 1e-12  # a gradient that is shorter than the longest by this factor counts as zero
 NO_RANK = 1e-10  # so does an eigenvalue of the cosines, beside the largest
 
@@ -24,13 +25,7 @@ def unit_rows(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     Returns:
         Positions (N,) of the non-zero gradients, their cosines (N, N) and their norms (N,).
     """
-    norms = np.sqrt(np.clip(gram.diagonal(), 0, None))
-    place = np.flatnonzero(norms > NO_LENGTH * norms.max())
-    norms = norms[place]
-    cosines = gram[np.ix_(place, place)] / norms[:, None] / norms
-    cosines = np.clip((cosines + cosines.T) / 2, -1, 1)
-    np.fill_diagonal(cosines, 1)
-    return place, cosines, norms
+    return unit_gram(gram, NO_LENGTH)
 
 
 def scatter(values: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
@@ -148,18 +143,19 @@ def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
     if cosines.min() >= 0:  # nothing conflicts
         return points
     size = len(cosines)
-    # with every other vector in play, y is a row of the inverse; its signs are a good first guess
-    guess = np.linalg.inv(cosines + 1e-3 * np.eye(size))
-    held = (points @ guess > 0) & (points == 0)
+    if size > FEW:
+        # with every other vector in play, y is a row of the inverse; its signs are a good first guess
+        guess = np.linalg.inv(cosines + 1e-3 * np.eye(size))
+        held = (points @ guess > 0) & (points == 0)
+    else:
+        held = points @ cosines < 0
     firm = cosines + 1e-13 * np.eye(size)
-    out, y = np.empty_like(points), np.empty(size)
-    root = None  # of the cosines, made when it is needed
-    for k, (u, active) in enumerate(zip(points, held, strict=True)):
-        if pivot(firm, u @ cosines, active, y):
-            out[k] = u + y
-        else:
-            root = _factor(cosines) if root is None else root
-            out[k] = u + non_negative(root, -root @ u)
+    out = np.empty_like(points)
+    missed = pivot_all(firm, points, held, out)
+    if missed.any():
+        root = _factor(cosines)
+        for k in np.flatnonzero(missed):
+            out[k] = points[k] + non_negative(root, -root @ points[k])
     return out
 
 

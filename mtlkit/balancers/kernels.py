@@ -58,6 +58,20 @@ def vaccination(gram: np.ndarray, orders: np.ndarray, goals: np.ndarray, beta: f
     return total
 
 
+@kernel
+def unit_gram(gram: np.ndarray, no_length: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions (N,) of the gradients that are longer than ``no_length`` of the longest, their cosines and norms."""
+    norms = np.sqrt(np.maximum(np.diag(gram), 0.0))
+    place = np.flatnonzero(norms > no_length * norms.max())
+    size = len(place)
+    cosines, kept = np.ones((size, size)), norms[place]
+    for a in range(size):
+        for b in range(a):
+            value = (gram[place[a], place[b]] + gram[place[b], place[a]]) / 2 / kept[a] / kept[b]
+            cosines[a, b] = cosines[b, a] = min(1.0, max(-1.0, value))
+    return place, cosines, kept
+
+
 @sums
 def solve_positive(matrix: np.ndarray, target: np.ndarray) -> bool:
     """Solve a positive definite system by Cholesky's method; the lower triangle and ``target`` are overwritten.
@@ -132,6 +146,27 @@ def pivot(matrix: np.ndarray, offset: np.ndarray, active: np.ndarray, y: np.ndar
                 y[i] = max(y[i], 0.0)
             return True
     return False
+
+
+@kernel
+def pivot_all(matrix: np.ndarray, points: np.ndarray, guesses: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """:func:`pivot` for the offset of each point; ``out`` is the point plus its y.
+
+    Args:
+        matrix: (N, N), positive definite.
+        points: (K, N).
+        guesses: (K, N) bool, overwritten.
+        out: (K, N).
+
+    Returns:
+        (K,) bool, where there is no answer.
+    """
+    missed = np.zeros(len(points), np.bool_)
+    y = np.empty(len(matrix))
+    for k in range(len(points)):
+        missed[k] = not pivot(matrix, points[k] @ matrix, guesses[k], y)
+        out[k] = points[k] + y
+    return missed
 
 
 @kernel

@@ -25,5 +25,6 @@ class PCGrad(GramBalancer):
     scale = "native"
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        orders = np.stack([problem.rng.permutation(len(problem.gram)) for _ in problem.gram])
+        rng = problem.rng
+        orders = np.stack([rng.permutation(len(problem.gram)) for _ in problem.gram])
         return surgery(problem.gram, orders)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.data.schema import Feature, Schema
-from mtlkit.models.folding import Places, fold, fold_weight_gradients, sum_rows
+from mtlkit.models.folding import Places, add_fold_weight_gradients, fold, sum_rows
 from mtlkit.models.sparse_rows import take_rows
 
 if TYPE_CHECKING:
@@ -274,22 +274,22 @@ class Inputs:
         if not self._folds:
             x = self._x()
             return columns.t() @ x.detach().to(columns.dtype), columns.sum(0), [columns] if x.requires_grad else []
-        rest, parts, at_cuts = self._joined_rest(), [], []
-        by_rest: Tensor | None = None
+        groups, rest = self.embedding.foldable_groups(), self._joined_rest()
+        by_weight = columns.new_zeros(self.embedding.width, columns.shape[1])  # transposed
+        by_rest = by_weight[groups[-1].stop :]
+        by_bias, at_cuts = columns.new_empty(0), []
         if rest is not None and rest.requires_grad:
-            by_rest, rest = columns.t() @ rest.detach(), None
+            torch.mm(rest.detach().t(), columns, out=by_rest)
             at_cuts.append(columns)
-        by_bias = columns.new_empty(0)
-        for group in self.embedding.foldable_groups():
+            rest = None
+        for group in groups:
             table = getattr(self.embedding, group.parameter)
-            sums, by_number = self._rows(group).sum_by_id(columns, rest)  # (V, C) and (D, C)
-            if rest is not None:
-                by_rest, rest = by_number.t(), None
+            sums = self._rows(group).sum_by_id(columns, rest, by_rest)  # (V, C)
+            rest = None
             field = getattr(self.embedding, f"{group.parameter}_field")
-            by_weight, by_bias = (found[0] for found in fold_weight_gradients(table, field, sums[None]))
-            parts.append(by_weight)
+            by_bias = add_fold_weight_gradients(table, field, sums, by_weight[group.start : group.stop])
             at_cuts += [sums] if table.requires_grad else []
-        return torch.cat(parts if by_rest is None else [*parts, by_rest], 1), by_bias, at_cuts
+        return by_weight.t(), by_bias, at_cuts
 
     def _cut(self, tensor: Tensor, made_of: Tensor) -> Tensor:
         if made_of.requires_grad:  # without tables nothing need be found beneath

@@ -75,32 +75,31 @@ def _fold_by_table(field: np.ndarray, weight: np.ndarray, grad: np.ndarray, d_ta
 def _fold_by_weight(
     table: np.ndarray, field: np.ndarray, grad: np.ndarray, d_weight: np.ndarray, d_bias: np.ndarray
 ) -> None:
-    """The gradients of ``_fold`` by weight and bias, which are added to, for several gradients by its result.
+    """The gradients of ``_fold`` by weight and bias, which are added to.
 
     Args:
         table: (V, d).
         field: (V,).
-        grad: (T, V, O).
-        d_weight: (T, F, d, O).
-        d_bias: (T, O).
+        grad: (V, O).
+        d_weight: (F, d, O).
+        d_bias: (O,).
     """
-    width = grad.shape[2]
+    width = grad.shape[1]
     whole = width - width % LANES
-    for t in range(grad.shape[0]):
-        for v in range(table.shape[0]):
-            g, d_own, sums = grad[t, v], d_weight[t, field[v]], d_bias[t]
-            for o in range(0, whole, LANES):
-                part = load(g, o)
-                for k in range(table.shape[1]):
-                    d_row = d_own[k]
-                    store(d_row, o, fma(table[v, k], part, load(d_row, o)))
-                if field[v] == 0:
-                    store(sums, o, add(load(sums, o), part))
-            for o in range(whole, width):
-                for k in range(table.shape[1]):
-                    d_own[k, o] += table[v, k] * g[o]
-                if field[v] == 0:
-                    sums[o] += g[o]
+    for v in range(table.shape[0]):
+        g, d_own = grad[v], d_weight[field[v]]
+        for o in range(0, whole, LANES):
+            part = load(g, o)
+            for k in range(table.shape[1]):
+                d_row = d_own[k]
+                store(d_row, o, fma(table[v, k], part, load(d_row, o)))
+            if field[v] == 0:
+                store(d_bias, o, add(load(d_bias, o), part))
+        for o in range(whole, width):
+            for k in range(table.shape[1]):
+                d_own[k, o] += table[v, k] * g[o]
+            if field[v] == 0:
+                d_bias[o] += g[o]
 
 
 @kernel
@@ -234,22 +233,21 @@ class Places:
             self._numbers = numbers
         return self._numbers
 
-    def sum_by_id(self, rows: Tensor, numbers: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Sum rows (B, O) by id, and times numbers.
+    def sum_by_id(self, rows: Tensor, numbers: Tensor | None = None, by_number: Tensor | None = None) -> Tensor:
+        """Sum rows by id: (V, O) with ``out[ids[b, f]] += rows[b]`` for all b and f.
 
         Args:
             rows: (B, O).
-            numbers: (B, D), or None.
-
-        Returns:
-            (V, O), where ``out[ids[b, f]] += rows[b]`` for all b and f; and ``numbers.T @ rows`` (D, O).
+            numbers: (B, D), if any.
+            by_number: (D, O) to which ``numbers.T @ rows`` is added.
         """
         rows = rows.detach().contiguous()
-        numbers = rows.new_empty(len(rows), 0) if numbers is None else numbers.detach().contiguous()
-        out = rows.new_zeros(self.size + numbers.shape[1], rows.shape[1])
-        by_id, by_number = out.split([self.size, numbers.shape[1]])
-        _sum_by_id(self.numbers(), numbers.numpy(), rows.numpy(), by_id.numpy(), by_number.numpy())
-        return by_id, by_number
+        if numbers is None or by_number is None:
+            numbers, by_number = rows.new_empty(len(rows), 0), rows.new_empty(0, rows.shape[1])
+        out = rows.new_zeros(self.size, rows.shape[1])
+        numbers = numbers.detach().contiguous()
+        _sum_by_id(self.numbers(), numbers.numpy(), rows.numpy(), out.numpy(), by_number.numpy())
+        return out
 
 
 class _FoldTable(torch.autograd.Function):
@@ -278,15 +276,16 @@ class _FoldWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, out: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor, field: Tensor) -> Tensor:
         ctx.save_for_backward(table, field)
-        ctx.bias = bias is not None
+        ctx.bias, ctx.width = bias is not None, weight.shape[1]
         return out.view_as(out)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, Tensor | None, None, None]:
         table, field = ctx.saved_tensors
-        d_weight, d_bias = fold_weight_gradients(table, field, grad[None])
-        return grad, d_weight[0], d_bias[0] if ctx.bias else None, None, None
+        d_weight = grad.new_zeros(ctx.width, grad.shape[1])
+        d_bias = add_fold_weight_gradients(table, field, grad, d_weight)
+        return grad, d_weight.t(), d_bias if ctx.bias else None, None, None
 
 
 class _SumRows(torch.autograd.Function):
@@ -301,8 +300,8 @@ class _SumRows(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Tensor]:
-        by_id, by_number = ctx.places.sum_by_id(grad, ctx.numbers)
-        return by_id, None, None, by_number.t()
+        by_number = grad.new_zeros(ctx.numbers.shape[1], grad.shape[1])
+        return ctx.places.sum_by_id(grad, ctx.numbers, by_number), None, None, by_number.t()
 
 
 def fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> tuple[Tensor, Tensor]:
@@ -326,23 +325,22 @@ def fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> t
     return _FoldWeight.apply(of_table, weight, bias, rows, field), of_table
 
 
-def fold_weight_gradients(table: Tensor, field: Tensor, grads: Tensor) -> tuple[Tensor, Tensor]:
-    """What gradients of :func:`fold`'s result mean for its weight and bias.
+def add_fold_weight_gradients(table: Tensor, field: Tensor, grad: Tensor, out: Tensor) -> Tensor:
+    """Add what a gradient of columns of :func:`fold`'s result means for the weights that made them.
 
     Args:
         table: (V, d) contiguous.
-        field: (V,) int32 the field that each row belongs to, rising to F - 1.
-        grads: (T, V, O).
+        field: (V,) int32 the field that each row belongs to.
+        grad: (V, O).
+        out: (F * d, O) contiguous, the transposed weights' gradient.
 
     Returns:
-        (T, O, F * d), which is a transposed (T, F * d, O), and (T, O).
+        The biases' gradient (O,).
     """
-    count, _, outputs = grads.shape
-    d_weight = table.new_zeros(count, int(field[-1]) + 1, table.shape[1], outputs)
-    d_bias = table.new_zeros(count, outputs)
-    grads = grads.detach().contiguous()
-    _fold_by_weight(table.detach().numpy(), field.numpy(), grads.numpy(), d_weight.numpy(), d_bias.numpy())
-    return d_weight.flatten(1, 2).transpose(1, 2), d_bias
+    grad, by_field = grad.detach().contiguous(), out.unflatten(0, (-1, table.shape[1]))
+    d_bias = grad.new_zeros(grad.shape[1])
+    _fold_by_weight(table.detach().numpy(), field.numpy(), grad.numpy(), by_field.numpy(), d_bias.numpy())
+    return d_bias
 
 
 def sum_rows(folded: Tensor, places: Places, numbers: Tensor | None = None, weight: Tensor | None = None) -> Tensor:

@@ -20,6 +20,7 @@ kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "reassoc", "ns
 # does not keep a loop from being vectorised
 exact_kernel = numba.njit(nogil=True, cache=True, fastmath={"contract", "nsz"}, error_model="numpy")
 
+CHUNK = 16 * LANES
 SMALL = 16  # experts of a gate from which on torch's softmax is the faster one
 
 
@@ -149,27 +150,41 @@ def mix_gradients(weights: Tensor, experts: Tensor, reach: Tensor | None, grad: 
 
 @kernel
 def _inner_product(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two vectors, summed in double precision."""
-    total = 0.0
+    """Of two matrices with contiguous rows: sums of up to ``CHUNK`` products, summed in double precision."""
+    found, width = 0.0, one.shape[1]
+    whole = width - width % LANES
     for i in range(one.shape[0]):
-        total += np.float64(one[i]) * np.float64(other[i])
-    return total
+        row, column = one[i], other[i]
+        for start in range(0, whole, CHUNK):
+            products = zeros(row)
+            for j in range(start, min(start + CHUNK, whole), LANES):
+                products = fma(load(row, j), load(column, j), products)
+            found += total(products)
+        for j in range(whole, width):
+            found += np.float64(row[j]) * np.float64(column[j])
+    return found
 
 
 def inner_products(values: Sequence[Tensor | None]) -> np.ndarray:
-    """(T, T) inner products of T tensors of one shape, summed in double precision; 0 for those of None."""
+    """(T, T) float64 inner products of T tensors of one shape; 0 for those of None."""
     found = np.zeros((len(values), len(values)))
-    known = [(t, value.detach().flatten()) for t, value in enumerate(values) if value is not None]
+    known = [(t, value.detach()) for t, value in enumerate(values) if value is not None]
     if not known:
         return found
-    places, flat = [t for t, _ in known], [value for _, value in known]
-    if flat[0].device.type == "cpu" and flat[0].dtype in {torch.float32, torch.float64}:
-        arrays = [value.numpy() for value in flat]
+    places, tensors = [t for t, _ in known], [value for _, value in known]
+    first = tensors[0]
+    if first.device.type == "cpu" and first.dtype in {torch.float32, torch.float64}:
+        # in the order of memory, and as few rows as it takes
+        order = sorted(range(first.dim()), key=first.stride, reverse=True)
+        matrix = first.shape[order[0]] if order else 1, -1
+        arrays = [value.permute(order).reshape(matrix).numpy() for value in tensors]
+        if arrays[0].strides[1] != arrays[0].itemsize:
+            arrays = [np.ascontiguousarray(array) for array in arrays]
         for i, t in enumerate(places):
             for j in range(i + 1):
                 found[t, places[j]] = found[places[j], t] = _inner_product(arrays[i], arrays[j])
     else:
-        rows = torch.stack(flat).double()
+        rows = torch.stack([value.flatten() for value in tensors]).double()
         found[np.ix_(places, places)] = (rows @ rows.T).cpu().numpy()
     return found
 

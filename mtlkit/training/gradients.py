@@ -196,7 +196,7 @@ class TaskGradients:
                         self._alone[name] = own
                     else:
                         self.found.setdefault(name, [None] * len(self.losses))[task] = own
-        reach = [self.paths.by_parameter[id(layer.weight)].reach for layer in product.layers]
+        reach = [self.paths.by_parameter[id(layer.weight)].reach_as_weights for layer in product.layers]
         for cut, at in zip(product.cuts, at_cuts, strict=True):
             pieces = [_Piece(*place, own) for place, own in zip(places, at.split(widths, 1), strict=True)]
             self._at_cuts.append(_Cut(cut, pieces=pieces, sizes=product.sizes, reach=reach))
@@ -217,10 +217,11 @@ class TaskGradients:
 
     def _alone_times(self, own: Tensor) -> dict[str, Tensor]:
         """The gradients of what each task has for itself, with its weight."""
-        items = [self.paths.by_name[name] for name in self._alone]
-        return {
-            i.name: self._alone[i.name] * i.expand(own @ i.reach.to(own)).to(self._alone[i.name].dtype) for i in items
-        }
+        out = {}
+        for name, grad in self._alone.items():
+            item = self.paths.by_name[name]
+            out[name] = grad * item.expand(own @ item.reach_as_weights.to(own.dtype)).to(grad.dtype)
+        return out
 
 
 @dataclass
@@ -241,7 +242,7 @@ class _Cut:
         by_task: The gradient of each task.
         pieces: In the stead of these, gradients of some of its columns, which are the outputs of a product's layers.
         sizes: How many columns each layer has.
-        reach: (T, n) the slices of each layer that a task reaches.
+        reach: (T, n) the slices of each layer that a task reaches, 1 or 0.
     """
 
     tensor: Tensor
@@ -259,7 +260,7 @@ class _Cut:
         for piece in self.pieces:
             part, columns = parts[piece.layer], piece.columns
             if piece.task is None:
-                factor = weights @ self.reach[piece.layer].to(weights)  # (n,)
+                factor = weights @ self.reach[piece.layer].to(weights.dtype)  # (n,)
                 part.addcmul_(columns, factor.to(out.dtype).repeat_interleave(part.shape[1] // len(factor)))
             else:
                 part.addcmul_(columns, weights[piece.task].to(out.dtype))

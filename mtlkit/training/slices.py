@@ -26,6 +26,7 @@ class Slices:
         self.name = name
         self.parameter = parameter
         self.reach = reach
+        self.reach_as_weights = reach.float()
         self.axis = axis
         self.sparse = sparse
         self.shared = reach.sum(0) >= 2  # (S,) bool: reached by two tasks or more

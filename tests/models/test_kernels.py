@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtlkit.models.folding import Places, fold, fold_weight_gradients, sum_rows
+from mtlkit.models.folding import Places, add_fold_weight_gradients, fold, sum_rows
 from mtlkit.models.kernels import mix_gradients, mix_shared, softmax_small
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
@@ -121,20 +121,20 @@ def test_softmax_of_what_is_no_number(dtype):
     assert torch.equal(softmax_small(half), half.softmax(-1, dtype=torch.float32))
 
 
-@pytest.mark.parametrize("width", [5, 16, 64, 100])
+@pytest.mark.parametrize("width", [5, 16, 64, 100, 300])
+@pytest.mark.parametrize("numbers", [0, 3])
 @pytest.mark.parametrize("rows", [0, 1, 30])
-def test_sums_of_rows_and_by_id(dtype, rows, width):
+def test_sums_of_rows_and_by_id(dtype, rows, numbers, width):
     ids = torch.stack([torch.randint(0, 3, (rows,)), torch.randint(3, 9, (rows,))]).int().T  # not contiguous
     places = Places(ids, 10)  # nothing stands in the last row
-    table, values = torch.randn(10, width, dtype=dtype), torch.randn(width, 3, rows, dtype=dtype).permute(1, 2, 0)
+    table, weight = (torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((10, width), (width, numbers)))
+    given, grad = torch.randn(numbers, rows, dtype=dtype).T, torch.randn(width, rows, dtype=dtype).T
+    found, plain = sum_rows(table, places, given, weight), table[ids.long()].sum(1) + given @ weight.T
+    torch.testing.assert_close(found, plain)
+    for one, other in zip(*(torch.autograd.grad(of, [table, weight], grad) for of in (found, plain)), strict=True):
+        torch.testing.assert_close(one, other)
     torch.testing.assert_close(sum_rows(table, places), table[ids.long()].sum(1))
-    sums = places.sum_by_id(values)
-    for task in range(3):
-        expected = torch.zeros(10, width, dtype=dtype)
-        for field in range(2):
-            expected.index_add_(0, ids[:, field], values[task])
-        torch.testing.assert_close(sums[task], expected)
-        torch.testing.assert_close(places.sum_by_id(values[task]), expected)
+    torch.testing.assert_close(places.sum_by_id(grad), torch.autograd.grad(table[ids.long()].sum(1), table, grad)[0])
 
 
 @pytest.mark.parametrize("strange", [3, -1])
@@ -147,7 +147,7 @@ def test_an_id_that_is_no_row_is_refused(strange):
 
 
 @pytest.mark.parametrize("outputs", [4, 16, 37])
-def test_weight_gradients_of_several_tasks(dtype, outputs):
+def test_weight_gradients_of_a_folded_layer(dtype, outputs):
     field = torch.tensor([0, 0, 1, 2, 2], dtype=torch.int32)
     table, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((5, 3), (outputs, 9), (outputs,)))
     weight.requires_grad_()
@@ -157,11 +157,12 @@ def test_weight_gradients_of_several_tasks(dtype, outputs):
     )
     folded, _ = fold(table, weight, bias, field)
     torch.testing.assert_close(folded, plain)
-    grads = torch.randn(outputs, 5, 2, dtype=dtype).transpose(0, 2)
-    by_weight, by_bias = fold_weight_gradients(table, field, grads)
-    for task in range(2):
-        expected = torch.autograd.grad(plain, [weight, bias], grads[task], retain_graph=True)
-        torch.testing.assert_close((by_weight[task], by_bias[task]), expected)
+    grad = torch.randn(outputs, 5, dtype=dtype).T
+    expected = torch.autograd.grad(plain, [weight, bias], grad)
+    torch.testing.assert_close(torch.autograd.grad(folded, [weight, bias], grad), expected)
+    out = torch.ones(9, outputs, dtype=dtype)  # which is added to
+    by_bias = add_fold_weight_gradients(table, field, grad, out)
+    torch.testing.assert_close((out.T - 1, by_bias), expected)
 
 
 def test_a_folded_layer_with_a_bias(dtype):
