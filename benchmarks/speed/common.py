@@ -116,7 +116,7 @@ def worker_variables() -> dict[str, str]:
     """What ``mtlkit bench`` sets for its workers; for processes that stand in for one."""
     from mtlkit.grid.engines import local
 
-    return dict(getattr(local, "HUGE_PAGES", {}))
+    return dict(local.MEMORY)
 
 
 def say(text: str) -> None:

@@ -30,7 +30,12 @@ from mtlkit.store import ResultStore
 Progress = Callable[[Cell, float], None]
 """Called with a cell and the share of it that is done; 0 when it starts."""
 
-HUGE_PAGES = {"THP_MEM_ALLOC_ENABLE": "1"}  # PyTorch then asks Linux for large pages: fewer misses in large tables
+MEMORY = {  # how workers get memory; numbers do not depend on it
+    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch asks Linux for large pages: fewer misses in large tables
+    # what a step frees is kept for the next one, instead of being given back and cleared again
+    "MALLOC_TRIM_THRESHOLD_": f"{2**28}",
+    "MALLOC_MMAP_THRESHOLD_": f"{2**25}",
+}
 GRACE = 2.0  # seconds in which an idle worker may end by itself
 PRELOAD = "mtlkit.grid.engines.preload"
 FORKS = sys.platform == "linux"  # on macOS system libraries that torch has loaded may not survive a fork
@@ -95,7 +100,7 @@ class LocalEngine:
                 _end(worker)
 
     def _start(self) -> _Worker:
-        _prefer_large_pages()
+        _set_memory()
         arguments = (self.store.root, self.home, self.execution)
         if FORKS and self._on_cpu():
             start_server()
@@ -163,15 +168,15 @@ def start_server() -> None:
     """Start the process that workers are forked from, unless it runs. It ends with the last of its users."""
     if not FORKS:
         return
-    _prefer_large_pages()
+    _set_memory()
     multiprocessing.set_forkserver_preload([PRELOAD])
     with _interrupts_held():
         forkserver.ensure_running()
 
 
-def _prefer_large_pages() -> None:
-    """Processes that are started after this inherit it; PyTorch reads it when it is imported."""
-    for name, value in HUGE_PAGES.items():
+def _set_memory() -> None:
+    """Processes that are started after this inherit it; they read it when they start, or import PyTorch."""
+    for name, value in MEMORY.items():
         os.environ.setdefault(name, value)
 
 
