@@ -142,7 +142,20 @@ MODELS = Registry(
     "model",
     "models",
     "Architecture",
-    frozenset({"layers", "losses", "embedding", "folding", "kernels", "sparse_rows", "funnel", "masknet", "parting"}),
+    frozenset(
+        {
+            "layers",
+            "losses",
+            "embedding",
+            "folding",
+            "initial",
+            "kernels",
+            "sparse_rows",
+            "funnel",
+            "masknet",
+            "parting",
+        }
+    ),
 )
 BALANCERS = Registry("balancer", "balancers", "Balancer", frozenset({"gram", "kernels"}))
 DATASETS = Registry("dataset", "data.datasets", "DatasetSource", frozenset())
