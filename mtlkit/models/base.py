@@ -122,6 +122,10 @@ class BaseOptions(Settings):
         description="initial linear layers: uniform in +-1/sqrt(inputs) as torch.nn.Linear, or Glorot normal with zero "
         "biases",
     )
+    numbers: Literal["value", "vector"] = Field(
+        "value",
+        description="dense features: appended as they are, or each times a learnt vector of the embedding's width",
+    )
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
     norm: Literal["none", "batch", "layer"] = "none"
     dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer of experts, bottoms and towers")
