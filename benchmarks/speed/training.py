@@ -116,9 +116,8 @@ def work(job: dict[str, Any]) -> Record:
     from . import models
     from .common import peak_memory
     from .data import head
-    from .models import EXECUTION, balancer, count_cpu_seconds, mmoe
 
-    count_cpu_seconds()
+    models.count_cpu_seconds()
     whole = read_dataset(Path(job["folder"]))
     dataset = head(whole, train=job["rows"]["train"], validation=2 * job["batch"], test=job["rows"]["test"])
     system = job["system"]
@@ -126,10 +125,10 @@ def work(job: dict[str, Any]) -> Record:
     own = {"batch_size": job["batch"], "lr": 1e-3, "schedule": "constant", "evaluations": 1} | SETTINGS.get(system, {})
 
     def train(epochs: float) -> FitResult:
-        model = mmoe(dataset.schema, job["width"], job["seed"], **options)
+        model = models.mmoe(dataset.schema, job["width"], job["seed"], **options)
         settings = TrainingSettings(epochs=epochs, **own)
-        uniform = balancer("uniform", dataset.schema)
-        trainer = Trainer(model, uniform, dataset, settings, EXECUTION, job["seed"], torch.device("cpu"))
+        uniform = models.balancer("uniform", dataset.schema)
+        trainer = Trainer(model, uniform, dataset, settings, models.EXECUTION, job["seed"], torch.device("cpu"))
 
         def keep_last(share: float) -> None:  # peers are scored as they are after the last step, so is this
             for best in trainer.bests:
