@@ -507,6 +507,31 @@ def test_peers_read_the_packed_arrays_without_mtlkit(small, tmp_path, monkeypatc
     assert not any("import mtlkit" in text or "from mtlkit" in text for text in (f.read_text() for f in source))
 
 
+def test_the_model_of_torch_rechub_that_is_timed_does_not_begin_with_trained_tables(small, tmp_path, monkeypatch):
+    pytest.importorskip("torch_rechub", reason="torch-rechub is not installed: pip install 'mtlkit[parity]'")
+    from mtlkit.data.packed import write_dataset
+
+    write_dataset(tmp_path / "set", small, {})
+    monkeypatch.syspath_prepend(str(BENCHMARKS / "speed" / "peers"))
+    import rechub
+
+    sizes, make = [], rechub.MMOE
+
+    def noted(*args):
+        model = make(*args)
+        sizes.append(max(float(value.detach().abs().max()) for value in model.embedding.parameters()))
+        return model
+
+    monkeypatch.setattr(rechub, "MMOE", noted)
+    rows = {"train": 256, "passes": 1, "test": 200}
+    job = {"folder": str(tmp_path / "set"), "width": 4, "seed": 0, "batch": 64, "rows": rows}
+    job |= {"experts": 3, "hidden": 5, "tower": 4}
+    monkeypatch.setattr("sys.argv", ["rechub.py", json.dumps(job)])
+    rechub.main()
+    assert len(sizes) == 2
+    assert sizes[0] == sizes[1] < 6e-4  # after a step of Adam they would reach 1e-3
+
+
 def test_every_script_and_grid_has_its_line_in_the_readme():
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     for file in [*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("*.yaml")]:
