@@ -148,6 +148,7 @@ MODELS = Registry(
             "losses",
             "embedding",
             "folding",
+            "initial",
             "kernels",
             "lanes",
             "mixture",

@@ -18,6 +18,7 @@ from .common import Record, select
 
 NAMES = {"census": "Census-Income", "ali": "Ali-CCP-shaped"}
 LIBRARIES = {"torch-rechub": "Torch-RecHub", "fuxictr": "FuxiCTR"}
+LIBRARIES |= {training.TWINS[peer]: f"mtlkit as {name}" for peer, name in LIBRARIES.items()}
 GREY = "#a9b1b8"
 
 
@@ -56,7 +57,7 @@ def _legend_below(axes: Axes, columns: int) -> None:
 
 def _training(axes: Axes, records: list[Record]) -> None:
     places = list(dict.fromkeys((record["shape"], record["batch"]) for record in records))
-    colours = dict(zip(training.SYSTEMS, (GREY, "#6d7780", COLOURS[0], COLOURS[5]), strict=True))
+    colours = dict(zip(training.SYSTEMS, (GREY, "#6d7780", COLOURS[0], COLOURS[5], COLOURS[2]), strict=True))
     height = 0.8 / len(training.SYSTEMS)
     for row, (shape, batch) in enumerate(places):
         for place, system in enumerate(training.SYSTEMS):
@@ -80,7 +81,7 @@ def _training(axes: Axes, records: list[Record]) -> None:
     axes.set_xlabel("thousand rows per CPU second (line: extremes)")
     axes.grid(axis="x", color=GRID)
     axes.margins(x=0.1)
-    _legend_below(axes, len(training.SYSTEMS))
+    _legend_below(axes, 3)
     _title(axes, "Training", "MMoE 8 x [16], towers [8], Adam, one thread")
 
 

@@ -22,6 +22,11 @@ from .turns import Pause
 
 EXPERTS, HIDDEN, TOWER = 8, 16, 8
 EXECUTION = ExecutionSettings(device="cpu", probes=False, save_scores=False, save_weights=False)
+TWINS: dict[str, dict[str, Any]] = {
+    "torch-rechub": {"norm": "batch", "gate_norm": "batch", "gate_bias": True, "embedding_std": 1e-4},
+    "fuxictr": {"numbers": "vector", "init": "xavier", "embedding_std": 1e-4},
+}
+"""Options with which the model has a peer's layers, and draws its initial parameters from the peer's distributions."""
 
 
 def count_cpu_seconds() -> None:
@@ -29,9 +34,9 @@ def count_cpu_seconds() -> None:
     loop.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
 
 
-def mmoe(schema: Schema, width: int, seed: int = 0, norm: Any = "none") -> MMoE:
-    """Eight experts of one layer of 16, towers of one layer of 8."""
-    options = MMoE.Options(experts=EXPERTS, hidden=(HIDDEN,), tower=(TOWER,), embedding=width, norm=norm)
+def mmoe(schema: Schema, width: int, seed: int = 0, **more: Any) -> MMoE:
+    """Eight experts of one layer of 16, towers of one layer of 8; further options may be given."""
+    options = MMoE.Options(experts=EXPERTS, hidden=(HIDDEN,), tower=(TOWER,), embedding=width, **more)
     torch.manual_seed(seed)
     return MMoE(schema, options)
 

@@ -5,7 +5,10 @@ from round to round; the round's number is the seed. Peers come from PyPI into e
 use. Every system trains two steps with a model that is thrown away, then the timed passes, and is scored as it is after
 the last of them: none chooses a point by validation.
 
-A speed counts only where the same system learns no less than that peer: see :func:`verdict`.
+A speed counts only where the same system learns no less than that peer: see :func:`verdict`. After so few steps an AUC
+is first of all a matter of the initial parameters. Each peer therefore has a twin, mtlkit with that peer's layers,
+treatment of numbers, initial distributions and clipping, and targets are judged on these pairs. Plain ``mtlkit``, with
+its own defaults, is measured for information.
 """
 
 from __future__ import annotations
@@ -33,10 +36,9 @@ from .common import (
 )
 
 PEERS = {"torch-rechub": ("torch-rechub==0.9.0", "rechub.py"), "fuxictr": ("fuxictr==2.3.10", "fuxi.py")}
-NORMED = "mtlkit, batch norm"
-SYSTEMS = ("torch-rechub", "fuxictr", "mtlkit", NORMED)
-TWINS = {"torch-rechub": NORMED, "fuxictr": "mtlkit"}
-"""Torch-RecHub's layers always hold batch normalisation, FuxiCTR's do not unless asked."""
+TWINS = {peer: f"mtlkit as {peer}" for peer in PEERS}
+SYSTEMS = (*PEERS, "mtlkit", *TWINS.values())
+SETTINGS: dict[str, dict[str, Any]] = {TWINS["fuxictr"]: {"clip_norm": 10.0}}  # as FuxiCTR's loop does
 PLACES = {  # data set and batch to the rows that every system trains on, how often, and the rows that it is tested on
     ("census", 1024): {"train": 199_523, "passes": 2, "test": 49_881},
     ("census", 4096): {"train": 199_523, "passes": 3, "test": 49_881},
@@ -111,20 +113,22 @@ def work(job: dict[str, Any]) -> Record:
     from mtlkit.training.loop import Trainer
     from mtlkit.training.result import FitResult
 
+    from . import models
     from .common import peak_memory
     from .data import head
-    from .models import EXECUTION, balancer, count_cpu_seconds, mmoe
 
-    count_cpu_seconds()
+    models.count_cpu_seconds()
     whole = read_dataset(Path(job["folder"]))
     dataset = head(whole, train=job["rows"]["train"], validation=2 * job["batch"], test=job["rows"]["test"])
-    norm = "batch" if job["system"] == NORMED else "none"
+    system = job["system"]
+    options = next((models.TWINS[peer] for peer, twin in TWINS.items() if twin == system), {})
+    own = {"batch_size": job["batch"], "lr": 1e-3, "schedule": "constant", "evaluations": 1} | SETTINGS.get(system, {})
 
     def train(epochs: float) -> FitResult:
-        model = mmoe(dataset.schema, job["width"], job["seed"], norm)
-        settings = TrainingSettings(epochs=epochs, batch_size=job["batch"], lr=1e-3, schedule="constant", evaluations=1)
-        uniform = balancer("uniform", dataset.schema)
-        trainer = Trainer(model, uniform, dataset, settings, EXECUTION, job["seed"], torch.device("cpu"))
+        model = models.mmoe(dataset.schema, job["width"], job["seed"], **options)
+        settings = TrainingSettings(epochs=epochs, **own)
+        uniform = models.balancer("uniform", dataset.schema)
+        trainer = Trainer(model, uniform, dataset, settings, models.EXECUTION, job["seed"], torch.device("cpu"))
 
         def keep_last(share: float) -> None:  # peers are scored as they are after the last step, so is this
             for best in trainer.bests:
@@ -166,28 +170,33 @@ def table(records: list[Record]) -> str:
             ]
             rates = spread([record["rows_per_second"] / 1000 for record in own], ".1f")
             memory = f"{statistics.median(record['memory'] for record in own) / 1e9:.2f}"
-            over = [spread(factor(here, system, peer), ".1f") if peer != system else "-" for peer in PEERS]
-            rows.append([shape, f"{batch}", system, rates, *over, memory, *areas])
+            others = [peer for peer in PEERS if peer != system]
+            over = {peer: spread(factor(here, system, peer), ".1f") for peer in others}
+            gaps = {peer: shown_gaps(shortfall(here, system, peer)) for peer in others}
+            beside = [found.get(peer, "-") for found in (over, gaps) for peer in PEERS]
+            rows.append([shape, f"{batch}", system, rates, *beside[:2], memory, *areas, *beside[2:]])
     head = ["data", "batch", "system", "thousand rows/s", *(f"x {peer}" for peer in PEERS), "peak memory, GB"]
-    return markdown([*head, "first task, test AUC", "second task, test AUC"], rows)
+    head += ["first task, test AUC", "second task, test AUC", *(f"AUC less that of {peer}" for peer in PEERS)]
+    return markdown(head, rows)
 
 
 def checks(records: list[Record]) -> list[Check]:
-    """Speed of what learns no less; and what each system learns beside the peer with the same layers."""
+    """Speed of what learns no less; and what each twin learns beside its peer."""
     found = []
     for (shape, batch, peer), wanted in TARGETS.items():
-        here = select(records, shape=shape, batch=batch)
-        for system in dict.fromkeys(("mtlkit", TWINS[peer])) if here else ():
-            reached = statistics.median(factor(here, system, peer))
-            gaps = shortfall(here, system, peer)
-            asked = f"rows per second of {system}, {shape}, batch {batch}: >= {wanted:g} x {peer}, test AUC no less"
-            met = verdict(gaps) if reached >= wanted else False
-            found.append(Check(asked, f"{reached:.1f} x; AUC {shown_gaps(gaps)}", met))
+        here, system = select(records, shape=shape, batch=batch), TWINS[peer]
+        if not here:
+            continue
+        reached = statistics.median(factor(here, system, peer))
+        gaps = shortfall(here, system, peer)
+        asked = f"rows per second of {system}, {shape}, batch {batch}: >= {wanted:g} x {peer}, test AUC no less"
+        met = verdict(gaps) if reached >= wanted else False
+        found.append(Check(asked, f"{reached:.1f} x; AUC {shown_gaps(gaps)}", met))
     for shape, batch in _places(records):
         here = select(records, shape=shape, batch=batch)
         for peer, system in TWINS.items():
             gaps = shortfall(here, system, peer)
-            asked = f"test AUC of {system}, {shape}, batch {batch}: no less than {peer}'s, which has the same layers"
+            asked = f"test AUC of {system}, {shape}, batch {batch}: no less than {peer}'s"
             found.append(Check(asked, shown_gaps(gaps), verdict(gaps)))
     return found
 

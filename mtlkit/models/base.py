@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import ABCMeta, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -15,6 +15,7 @@ from mtlkit.config import Settings, Sizes
 from mtlkit.data.schema import ALL_ROWS, Schema, Task, rows_with
 from mtlkit.models.embedding import FieldEmbedding, Inputs
 from mtlkit.models.funnel import NO_FUNNEL, funnel_columns, labels_in
+from mtlkit.models.initial import glorot
 from mtlkit.models.losses import task_loss
 from mtlkit.models.parting import Parting
 
@@ -116,6 +117,15 @@ class BaseOptions(Settings):
     embedding: int = Field(8, gt=0, description="width of the embedding of each id and bag feature")
     embedding_dims: dict[str, int] = Field(default_factory=dict, description="feature: its own embedding width")
     embedding_std: float = Field(0.05, ge=0, description="standard deviation of the initial embeddings")
+    init: Literal["uniform", "xavier"] = Field(
+        "uniform",
+        description="initial linear layers: uniform in +-1/sqrt(inputs) as torch.nn.Linear, or Glorot normal with zero "
+        "biases",
+    )
+    numbers: Literal["value", "vector"] = Field(
+        "value",
+        description="dense features: appended as they are, or each times a learnt vector of the embedding's width",
+    )
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
     norm: Literal["none", "batch", "layer"] = "none"
     dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer of experts, bottoms and towers")
@@ -132,7 +142,17 @@ class ModelOptions(BaseOptions):
     )
 
 
-class Architecture(nn.Module, ABC):
+class _Initialised(ABCMeta):
+    """Gives every architecture, once it is built, the initial layers of its option ``init``."""
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        model = super().__call__(*args, **kwargs)
+        if model.options.init == "xavier":
+            glorot(model)
+        return model
+
+
+class Architecture(nn.Module, metaclass=_Initialised):
     """A multi-task model.
 
     Sub-modules are registered in the order in which data flows through them, the embedding under the name

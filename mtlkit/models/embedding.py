@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from mtlkit.data.schema import Feature, Schema
 from mtlkit.models.folding import Places, add_fold_weight_gradients, fold, sum_rows
+from mtlkit.models.initial import glorot_
 from mtlkit.models.sparse_rows import take_rows
 
 if TYPE_CHECKING:
@@ -37,15 +38,20 @@ class _Group:
 
 
 class FieldEmbedding(nn.Module):
-    """Embeds all features of a batch into x = concat(ids by width, bags, dense values).
+    """Embeds all features of a batch into x = concat(ids by width, bags, dense values or their vectors).
 
     Row 0 of every feature stands for values that training never saw; it starts as zeros.
 
     Args:
         schema: Features of the data.
-        options: Embedding width, widths of single features, initial standard deviation.
+        options: Embedding width, widths of single features, initial standard deviation, what numbers become.
         copies: Number of tables of equal shape, e.g. one a task; kept as one tensor (V, copies, width).
+
+    Attributes:
+        numbers: (D, [copies,] width) the vectors of dense features, each a linear layer on one number; or None.
     """
+
+    numbers: nn.Parameter | None
 
     def __init__(self, schema: Schema, options: BaseOptions, copies: int = 0) -> None:
         super().__init__()
@@ -77,13 +83,29 @@ class FieldEmbedding(nn.Module):
             self._add_table(f"bag_{feature.name}", [feature], widths[feature.name], options.embedding_std)
             self.places[feature.name] = range(start, start + widths[feature.name])
             start += widths[feature.name]
-        self.places |= {f.name: range(start + k, start + k + 1) for k, f in enumerate(schema.of_kind("dense"))}
         self.ids_and_bags_width = start
-        self.width = start + len(schema.of_kind("dense"))
+        dense = schema.of_kind("dense")
+        width = options.embedding if options.numbers == "vector" else 1
+        for k, feature in enumerate(dense):
+            self.places[feature.name] = range(start + k * width, start + (k + 1) * width)
+        self.width = start + len(dense) * width
+        self.register_parameter("numbers", None)
+        if options.numbers == "vector" and dense:
+            self.numbers = nn.Parameter(torch.empty(len(dense), *self._shape(width)).uniform_(-1, 1))
+            if copies:
+                self.stack_axes["numbers"] = 1
+
+    def _shape(self, width: int) -> tuple[int, ...]:
+        """Of an embedded feature in all copies."""
+        return (self.copies, width) if self.copies else (width,)
+
+    def glorot(self) -> None:
+        """Other initial vectors of the dense features."""
+        if self.numbers is not None:
+            glorot_(self.numbers[..., None])
 
     def _add_table(self, name: str, features: list[Feature], width: int, std: float) -> None:
-        shape = (self.copies, width) if self.copies else (width,)
-        table = torch.randn(sum(f.vocab for f in features), *shape) * std
+        table = torch.randn(sum(f.vocab for f in features), *self._shape(width)) * std
         unknown = torch.tensor([0] + [f.vocab for f in features[:-1]]).cumsum(0)
         table[unknown] = 0
         self.register_parameter(name, nn.Parameter(table))
@@ -311,15 +333,19 @@ class Inputs:
         return found.transpose(1, -2).flatten(-2)  # (B, [copies,] F * width)
 
     def _rest(self, copy: int | None = None) -> list[Tensor]:
-        """Bags and dense values: (B, [copies,] d) each; of one copy, if given."""
+        """Bags and dense values, or their vectors: (B, [copies,] d) each; of one copy, if given."""
         parts = []
         for feature in self.embedding.bags:
             offsets, values, weights = self.batch.bags[feature.name]
             found = self.embedding.take(f"bag_{feature.name}", values)
             parts.append(_bag(found if copy is None else found[:, copy], offsets, weights))
-        if self.batch.dense.shape[1]:
+        dense, numbers = self.batch.dense, self.embedding.numbers
+        if numbers is not None:
+            own = numbers if copy is None else numbers[:, copy]
+            found = dense.view(*dense.shape, *[1] * (own.dim() - 1)) * own  # (B, D, [copies,] width)
+            parts.append(found.transpose(1, -2).flatten(-2))
+        elif dense.shape[1]:
             spread = self.embedding.copies and copy is None
-            dense = self.batch.dense
             parts.append(dense[:, None].expand(-1, self.embedding.copies, -1) if spread else dense)
         return parts
 

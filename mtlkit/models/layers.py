@@ -20,6 +20,7 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import Task
 from mtlkit.models.base import BaseOptions, ModelOptions
 from mtlkit.models.embedding import Inputs
+from mtlkit.models.initial import glorot_
 from mtlkit.models.kernels import mix_shared, softmax_small
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -49,6 +50,10 @@ class StackedLinear(nn.Module):
         bound = 1 / math.sqrt(inputs)  # as nn.Linear
         self.weight = nn.Parameter(torch.empty(n, outputs, inputs).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(n, outputs).uniform_(-bound, bound)) if bias else None
+
+    def glorot(self) -> None:
+        """Other initial layers."""
+        glorot_(self.weight, self.bias)
 
     def forward(self, x: Tensor | Inputs) -> Tensor:
         """(B, inputs), the same for all layers, or (B, n, inputs); returns (B, n, outputs)."""

@@ -30,6 +30,7 @@ from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, ModelOptions, Objective, Output, Prediction
 from mtlkit.models.embedding import FieldEmbedding, Inputs
+from mtlkit.models.initial import glorot_
 from mtlkit.models.layers import StackedMLP, Towers
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # temperature and stretch of the hard concrete distribution
@@ -53,6 +54,11 @@ class Routing(nn.Module):
         self.log_alpha = nn.Parameter(torch.full((n, subnets), start))
         bound = 1 / math.sqrt(subnets * width)
         self.weight = nn.Parameter(torch.empty(n, width, subnets, width).uniform_(-bound, bound)) if transform else None
+
+    def glorot(self) -> None:
+        """Other initial matrices: a reader's are one layer on the outputs of all sub-networks."""
+        if self.weight is not None:
+            glorot_(self.weight.flatten(2))
 
     def connections(self) -> Tensor:
         """(n, S) values of z: drawn in training, a fixed estimate otherwise."""

@@ -34,6 +34,7 @@ CASES = {
     "layer norm": (toy_schema(3, KINDS), {"norm": "layer"}),
     "dropout": (toy_schema(3, KINDS), {"dropout": 0.5}),
     "activation": (toy_schema(2), {"activation": "gelu"}),
+    "numbers as vectors": (toy_schema(3, KINDS, bags=1), {"numbers": "vector", "init": "xavier"}),
 }
 
 

@@ -1,5 +1,6 @@
 """The fused table against a dictionary of plain lookups, and the folded first layer against the plain one."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -11,18 +12,21 @@ from mtlkit.models import embedding as embedding_module
 from mtlkit.models.base import ModelOptions
 from mtlkit.models.embedding import FOLD_VOCABULARY, FieldEmbedding
 from mtlkit.registry import MODELS
-from tests.models.build import build, gradients, load
+from tests.models.build import build, gradients, load, task_losses
 from tests.toy import toy_batch, toy_schema
 
 WIDTHS = {"id1": 4, "id2": 2, "id3": 4, "bag1": 5}
 
 DATA = {
     "one width": (toy_schema(2), {}),
-    "several widths": (toy_schema(2, ids=4), {"id2": 3, "id4": 11}),
-    "bags": (toy_schema(2, bags=2), {"bag1": 5}),
+    "several widths": (toy_schema(2, ids=4), {"embedding_dims": {"id2": 3, "id4": 11}}),
+    "bags": (toy_schema(2, bags=2), {"embedding_dims": {"bag1": 5}}),
     "dense only": (toy_schema(2, ids=0, dense=5), {}),
     "ids only": (toy_schema(2, dense=0), {}),
-    "ids only of several widths": (toy_schema(2, dense=0), {"id1": 3}),
+    "ids only of several widths": (toy_schema(2, dense=0), {"embedding_dims": {"id1": 3}}),
+    "numbers as vectors": (toy_schema(2, dense=3), {"numbers": "vector"}),
+    "bags and numbers as vectors": (toy_schema(2, bags=1), {"numbers": "vector", "embedding_dims": {"id2": 3}}),
+    "vectors only": (toy_schema(2, ids=0, dense=5), {"numbers": "vector"}),
 }
 
 
@@ -105,6 +109,68 @@ def test_places_say_which_columns_a_feature_fills():
     assert torch.equal(x[:, list(module.places["dense2"])][:, 0], batch.dense[:, 1])
 
 
+@pytest.mark.parametrize("foldable", [True, False])
+@pytest.mark.parametrize("name", ["mmoe", "pepnet", "stem", "cross-stitch"])
+def test_a_vector_of_numbers_is_as_many_numbers(name, foldable):
+    """A model that appends them is the same when it is given the products as its dense features."""
+    schema = toy_schema(2, dense=2, bags=1)
+    wide = schema.model_copy(update={"features": toy_schema(2, dense=6, bags=1).features})
+    model, twin = build(name, schema, numbers="vector", embedding=3), build(name, wide, embedding=3)
+    model.embedding.foldable = twin.embedding.foldable = foldable
+    assert model.embedding.width == twin.embedding.width
+    twin.load_state_dict({key: value for key, value in model.state_dict().items() if key != "embedding.numbers"})
+    vectors = model.embedding.numbers  # (2, [copies,] 3)
+    with torch.no_grad():
+        if model.embedding.copies:
+            vectors.copy_(vectors[:, :1].expand_as(vectors))  # a copy of the twin has no numbers of its own
+    batch = toy_batch(schema, 30)
+    products = torch.stack([batch.dense[:, d] * value for d in range(2) for value in vectors[d].view(-1, 3)[0]], 1)
+    widened = replace(batch, dense=products.detach().requires_grad_())
+    for one, other in zip(model(batch).predictions, twin(widened).predictions, strict=True):
+        torch.testing.assert_close(one.logits, other.logits)
+    own, expected = gradients(model, batch), gradients(twin, widened)
+    for key, grad in expected.items():
+        torch.testing.assert_close(own[key], grad, rtol=1e-4, atol=1e-6)
+    (by_product,) = torch.autograd.grad(sum(task_losses(twin, widened)), widened.dense)
+    by_vector = (by_product.unflatten(1, (2, 3)) * batch.dense[:, :, None]).sum(0)
+    summed = own["embedding.numbers"].view(2, -1, 3).sum(1)
+    torch.testing.assert_close(summed, by_vector, rtol=1e-4, atol=1e-6)
+
+
+def test_vectors_of_numbers_start_as_linear_layers_on_one_number():
+    schema = toy_schema(2, dense=400)
+    uniform, xavier = (build("mmoe", schema, numbers="vector", init=i).embedding.numbers for i in ("uniform", "xavier"))
+    assert uniform.shape == xavier.shape == (400, 8)
+    assert 0.99 < float(uniform.detach().abs().max()) <= 1
+    assert float(uniform.detach().std()) == pytest.approx(3**-0.5, rel=0.03)
+    assert float(xavier.detach().std()) == pytest.approx((2 / 9) ** 0.5, rel=0.05)
+
+
+def test_vectors_of_numbers_follow_the_tables_and_their_copies():
+    schema = toy_schema(2, bags=1)
+    tables = dict(make(schema, copies=3).named_parameters())
+    module, batch = make(schema, copies=3, numbers="vector", embedding=5), toy_batch(schema, 30)
+    x = module(batch).tensor()
+    assert module.numbers.shape == (2, 3, 5)
+    assert module.stack_axes["numbers"] == 1
+    for d, name in enumerate(("dense1", "dense2")):
+        assert len(module.places[name]) == 5
+        for copy in range(3):
+            own = batch.dense[:, d, None] * module.numbers[d, copy]
+            assert torch.equal(x[:, copy, list(module.places[name])], own)
+    assert sorted(column for place in module.places.values() for column in place) == list(range(module.width))
+    again = dict(make(schema, copies=3, numbers="vector").named_parameters())
+    assert again.keys() == {*tables, "numbers"}
+    assert all(torch.equal(value, again[key]) for key, value in tables.items())  # the same start
+
+
+def test_without_dense_features_there_are_no_vectors():
+    schema = toy_schema(2, dense=0)
+    one, other = make(schema, numbers="vector"), make(schema)
+    assert one.width == other.width
+    assert one.state_dict().keys() == other.state_dict().keys()
+
+
 def test_initial_rows(schema):
     big = toy_schema(2, ids=2, bags=1, vocab=4000)
     module = make(big, embedding_std=0.3)
@@ -118,8 +184,8 @@ def test_initial_rows(schema):
 @pytest.mark.parametrize("case", DATA)
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_is_a_linear_layer_on_x(case, bias):
-    schema, dims = DATA[case]
-    module, batch = make(schema, embedding_dims=dims), toy_batch(schema, 30)
+    schema, options = DATA[case]
+    module, batch = make(schema, **options), toy_batch(schema, 30)
     leaves = [torch.randn(7, module.width, requires_grad=True)]
     leaves += [torch.randn(7, requires_grad=True)] if bias else []
     leaves += list(module.parameters())
@@ -137,8 +203,8 @@ def test_linear_is_a_linear_layer_on_x(case, bias):
 @pytest.mark.parametrize("case", DATA)
 @pytest.mark.parametrize("name", MODELS.names())
 def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
-    schema, dims = DATA[case]
-    model, batch = build(name, schema, embedding_dims=dims), toy_batch(schema, 30, missing=0.1)
+    schema, options = DATA[case]
+    model, batch = build(name, schema, **options), toy_batch(schema, 30, missing=0.1)
     calls = []
 
     def counted(*args):

@@ -16,7 +16,7 @@ from tests.toy import toy_batch, toy_schema
 STEP = 1e-6
 GENERAL = toy_schema(3, ("binary", "regression", "multiclass"), bags=1)
 FUNNEL = toy_schema(2, bags=1).model_copy(update={"funnel": ("t1", "t2")})
-SMOOTH = {"activation": "tanh", "embedding_std": 1.0, "embedding_dims": {"id2": 2}}
+SMOOTH = {"activation": "tanh", "embedding_std": 1.0, "embedding_dims": {"id2": 2}, "numbers": "vector"}
 DEEPER = {
     "adatt": {"levels": 2, "shared": 1, "gate_bias": True},
     "cross-stitch": {"bottom": (5, 4), "channels": True, "tables": "own"},

@@ -39,7 +39,7 @@ def form(request, monkeypatch):
 
 def small(name, form, **options):
     schema = toy_schema(3, bags=1)
-    model = build(name, schema, **known(name, SMALL | options)).eval().double()
+    model = build(name, schema, numbers="vector", **known(name, SMALL | options)).eval().double()
     model.embedding.sparse_from = 1 if form == "row-sparse" else None
     return model, doubled(toy_batch(schema, 40, missing=0.2))
 

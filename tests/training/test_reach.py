@@ -57,7 +57,7 @@ def test_is_that_of_an_unbatched_twin(name, options, tasks):
 
 
 def test_every_stack_is_cut_along_its_axis(name):
-    model, batch = make(name, norm="layer")
+    model, batch = make(name, norm="layer", numbers="vector")
     axes = {
         f"{prefix}.{key}": axis
         for prefix, module in model.named_modules()

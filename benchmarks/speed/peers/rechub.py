@@ -19,14 +19,18 @@ from torch_rechub.trainers import MTLTrainer
 from torch_rechub.utils.data import DataGenerator
 
 
+def features_of(schema: dict[str, Any], width: int) -> list[SparseFeature | DenseFeature]:
+    """The columns in Torch-RecHub's terms, for one model: a feature keeps its table, and would give it to the next."""
+    return [
+        SparseFeature(f["name"], f["vocab"], embed_dim=width) if f["kind"] == "id" else DenseFeature(f["name"])
+        for f in schema["features"]
+    ]
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     schema, columns, labels = packed.read(job)
-    features = [
-        SparseFeature(f["name"], f["vocab"], embed_dim=job["width"]) if f["kind"] == "id" else DenseFeature(f["name"])
-        for f in schema["features"]
-    ]
     train, _, test = DataGenerator(columns["train"], labels["train"]).generate_dataloader(
         x_val=columns["test"],
         y_val=labels["test"],
@@ -44,6 +48,7 @@ def main() -> None:
 
     def build(scratch: str) -> MTLTrainer:
         torch.manual_seed(job["seed"])
+        features = features_of(schema, job["width"])
         model = MMOE(features, types, job["experts"], {"dims": [job["hidden"]]}, [tower] * len(types))
         options = {"lr": 1e-3, "weight_decay": 0.0}
         return MTLTrainer(model, types, optimizer_params=options, n_epoch=1, model_path=scratch)
