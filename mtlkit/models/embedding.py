@@ -266,14 +266,15 @@ class Inputs:
 
     def _folded(self, weight: Tensor, bias: Tensor | None, copy: int | None) -> Tensor:
         groups = self.embedding.foldable_groups()
-        rest = self._joined_rest(copy)
+        by_rest = weight[:, groups[-1].stop :]
         parts = []
-        numbers: Tensor | None = None
-        if rest is not None and rest.requires_grad:
-            parts.append(self._cut(F.linear(rest, weight[:, groups[-1].stop :], bias), rest))
+        numbers = self.batch.dense if self._numbers_fold else None
+        if numbers is None:
+            rest = self._joined_rest(copy)
+            parts.append(self._cut(F.linear(rest, by_rest, bias), rest))
             bias = None
-        else:
-            numbers = rest
+        elif self.embedding.numbers is not None:
+            by_rest = self._by_number(by_rest, copy)
         for group in groups:
             table = getattr(self.embedding, group.parameter)
             table = table if copy is None else table[:, copy].contiguous()
@@ -281,33 +282,47 @@ class Inputs:
             own = weight if group.stop - group.start == weight.shape[1] else weight[:, group.start : group.stop]
             folded, of_table = fold(table, own, bias, field)
             self._cut(of_table, table)
-            by_number = None if numbers is None else weight[:, groups[-1].stop :]
-            parts.append(sum_rows(folded, self._rows(group), numbers, by_number))
+            parts.append(sum_rows(folded, self._rows(group), numbers, by_rest))
             bias, numbers = None, None
         return sum(parts[1:], start=parts[0])
 
-    def _joined_rest(self, copy: int | None = None) -> Tensor | None:
-        """Bags and dense values (B, d) of one copy, if there are any."""
+    @property
+    def _numbers_fold(self) -> bool:
+        """Whether all that stands beside ids are numbers, whose part of a layer needs no vectors."""
+        return not self.embedding.bags
+
+    def _by_number(self, weight: Tensor, copy: int | None) -> Tensor:
+        """What a layer (O, D * width) on vectors times numbers does to the numbers themselves: (O, D)."""
+        assert self.embedding.numbers is not None
+        vectors = self.embedding.numbers if copy is None else self.embedding.numbers[:, copy]  # (D, width)
+        return self._cut((weight.unflatten(1, vectors.shape) * vectors).sum(-1).t(), vectors).t()
+
+    def _joined_rest(self, copy: int | None = None) -> Tensor:
+        """Bags and dense values (B, d) of one copy."""
         rest = self._rest(copy)
-        return None if not rest else rest[0] if len(rest) == 1 else torch.cat(rest, -1)
+        return rest[0] if len(rest) == 1 else torch.cat(rest, -1)
 
     def pull(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """What gradients (B, C) of columns of ``linear``'s results mean beneath, see :meth:`Product.pull`."""
         if not self._folds:
             x = self._x()
             return columns.t() @ x.detach().to(columns.dtype), columns.sum(0), [columns] if x.requires_grad else []
-        groups, rest = self.embedding.foldable_groups(), self._joined_rest()
+        groups = self.embedding.foldable_groups()
         by_weight = columns.new_zeros(self.embedding.width, columns.shape[1])  # transposed
-        by_rest = by_weight[groups[-1].stop :]
-        by_bias, at_cuts = columns.new_empty(0), []
-        if rest is not None and rest.requires_grad:
+        by_rest, by_bias = by_weight[groups[-1].stop :], columns.new_empty(0)
+        at_cuts: list[Tensor] = []
+        numbers, vectors = self.batch.dense if self._numbers_fold else None, self.embedding.numbers
+        by_number = by_rest if vectors is None else columns.new_zeros(self.batch.dense.shape[1], columns.shape[1])
+        if numbers is None:
+            rest = self._joined_rest()
             torch.mm(rest.detach().t(), columns, out=by_rest)
-            at_cuts.append(columns)
-            rest = None
-        for group in groups:
+            at_cuts += [columns] if rest.requires_grad else []
+        for place, group in enumerate(groups):
             table = getattr(self.embedding, group.parameter)
-            sums = self._rows(group).sum_by_id(columns, rest, by_rest)  # (V, C)
-            rest = None
+            sums = self._rows(group).sum_by_id(columns, None if place else numbers, by_number)  # (V, C)
+            if place == 0 and numbers is not None and vectors is not None:
+                by_rest.copy_((by_number[:, None] * vectors.detach()[..., None]).flatten(0, 1))
+                at_cuts += [by_number] if vectors.requires_grad else []
             field = getattr(self.embedding, f"{group.parameter}_field")
             by_bias = add_fold_weight_gradients(table, field, sums, by_weight[group.start : group.stop])
             at_cuts += [sums] if table.requires_grad else []

@@ -26,13 +26,13 @@ from tests.training.test_step import (
 )
 
 PARTED = ["mmoe", "shared-bottom", "cgc"]
-FORMS = ["folded", "looked up", "row-sparse"]
+FORMS = ["folded", "looked up", "row-sparse", "folded numbers", "folded vectors"]
 
 
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
     """How the embedding is computed."""
-    if request.param != "folded":
+    if not request.param.startswith("folded"):
         monkeypatch.setattr(embedding, "FOLD_VOCABULARY", 0)
     return request.param
 
