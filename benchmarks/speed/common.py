@@ -108,15 +108,13 @@ def child(
 
 
 def in_child(section: str, job: Record, **options: Any) -> Any:
-    """The answer of a section's ``work`` to a job, in a fresh process."""
-    return child([str(SCRIPT), "--work", section], job, **options)
+    """The answer of a section's ``work`` to a job, in a fresh process with the environment of mtlkit's workers.
 
+    A worker trains in its main thread; trainings that take turns have threads, which get memory as that one does.
+    """
+    from mtlkit.grid.engines.local import MEMORY
 
-def worker_variables() -> dict[str, str]:
-    """What ``mtlkit bench`` sets for its workers; for processes that stand in for one."""
-    from mtlkit.grid.engines import local
-
-    return dict(local.MEMORY)
+    return child([str(SCRIPT), "--work", section], job, variables=MEMORY | {"MALLOC_ARENA_MAX": "1"}, **options)
 
 
 def say(text: str) -> None:

@@ -24,7 +24,6 @@ from .common import (
     say,
     select,
     spread,
-    worker_variables,
 )
 
 SIZES = (100_000, 1_000_000, 10_000_000)
@@ -39,7 +38,7 @@ def collect(setup: Setup) -> list[Record]:
     for batch in BATCHES:
         say(f"sparse: batch {batch}, tables of {', '.join(f'{size:,}' for size in SIZES)} rows")
         job = {"batch": batch, "rounds": setup.rounds, "sizes": SIZES}
-        records += in_child("sparse", job, variables=worker_variables())
+        records += in_child("sparse", job)
     return records
 
 

@@ -32,7 +32,6 @@ from .common import (
     say,
     select,
     spread,
-    worker_variables,
 )
 
 PEERS = {"torch-rechub": ("torch-rechub==0.9.0", "rechub.py"), "fuxictr": ("fuxictr==2.3.10", "fuxi.py")}
@@ -76,7 +75,7 @@ def collect(setup: Setup) -> list[Record]:
                     script = str(HOME / "speed" / "peers" / PEERS[system][1])
                     found = child([script], job, python=pythons[system])
                 else:
-                    found = in_child("training", job, variables=worker_variables())
+                    found = in_child("training", job)
                 records.append(where | found)
                 say(f"training: {shape}, batch {batch}, round {number + 1}, {system}: {shown(found)}")
     return records
