@@ -178,7 +178,8 @@ class GramBalancer(Balancer):
     def weigh(self, step: Step, inner: Tensor) -> Tensor:
         """(T,) weights for inner products (T, T) that need not be the step's own, as when a method scales gradients."""
         tasks = np.flatnonzero(step.active.cpu().numpy())
-        gram = inner.double().cpu().numpy()[np.ix_(tasks, tasks)]
+        gram = inner.double().cpu().numpy()
+        gram = gram if len(tasks) == len(gram) else gram[np.ix_(tasks, tasks)]
         weights = np.zeros(len(step.losses))
         weights[tasks] = 1
         if np.isfinite(gram).all() and gram.any():

@@ -15,7 +15,8 @@ from __future__ import annotations
 import numpy as np
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import onto_dual_cone, unit_rows
+from mtlkit.balancers.gram import FEW, NO_LENGTH, onto_dual_cone, unit_rows
+from mtlkit.balancers.kernels import mean_of_projections
 
 
 class UPGrad(GramBalancer):
@@ -24,6 +25,10 @@ class UPGrad(GramBalancer):
     scale = "native"
 
     def solve(self, problem: GramProblem) -> np.ndarray:
+        if len(problem.gram) <= FEW:
+            weights, found = mean_of_projections(problem.gram, NO_LENGTH)
+            if found:
+                return weights
         place, cosines, norms = unit_rows(problem.gram)
         weights = np.ones(len(problem.gram))
         weights[place] = norms @ onto_dual_cone(cosines, np.eye(len(place))) / norms
