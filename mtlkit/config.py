@@ -76,7 +76,10 @@ class TrainingSettings(Settings):
     accumulate: int = Field(1, gt=0, description="batches whose gradients are averaged into one optimiser step")
     precision: Literal["fp32", "bf16"] = "fp32"
     scope: Literal["dense", "all", "representation"] = Field(
-        "dense", description="which shared parameters make the Gram matrix of gradient-based balancers"
+        "dense",
+        description="what the gradients of gradient-based balancers are taken by: shared dense parameters, all shared "
+        "parameters, or the representation, which is what tasks share where they part (the outputs of experts or of a "
+        "bottom, arXiv:1810.04650), or the embedding output in models that name no such place",
     )
     heads: Literal["weighted", "plain"] = Field(
         "weighted", description="whether parameters of one task alone receive that task's weight, or weight 1"

@@ -90,10 +90,12 @@ class Output:
             Each row sums to 1, and ``Architecture.gate_experts`` names the E experts. Factors that are no mixture
             (sigmoid gates, stitches) are not listed.
         inputs: The embedded features.
-        representation: (B, D) the embedding output that tasks share; by default all of x, when it was materialised.
+        representation: (B, D) the embedding output that tasks share, for models without a parting; by default all of
+            x, when it was materialised.
         further: Predictions of tasks in a second space, for scoring; the default objectives leave them alone.
         extra: What the model's own objectives need beside predictions.
-        parting: Where the tasks part, if the model says so; training is then faster.
+        parting: Where the tasks part, if the model says so: what they share there is their representation, and
+            training takes their gradients apart no earlier.
     """
 
     predictions: list[Prediction]

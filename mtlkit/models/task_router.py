@@ -45,7 +45,7 @@ class TaskRouter(Architecture):
         self.one_level(options.experts, schema.task_names)
 
     def forward(self, batch: Batch) -> Output:
-        x = self.embedding(batch)
+        x = self.embedding(batch).together(*self.router.first, *self.experts.first)
         scores = self.routes(self.router(x)[:, 0])
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))  # (B, T, K)
         logits = self.towers(mix(weights, self.present(0, self.experts(x))))
