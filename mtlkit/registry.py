@@ -149,6 +149,7 @@ MODELS = Registry(
             "embedding",
             "folding",
             "initial",
+            "inputs",
             "kernels",
             "lanes",
             "mixture",

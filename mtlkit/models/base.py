@@ -13,9 +13,10 @@ from torch import Tensor, nn
 
 from mtlkit.config import Settings, Sizes
 from mtlkit.data.schema import ALL_ROWS, Schema, Task, rows_with
-from mtlkit.models.embedding import FieldEmbedding, Inputs
+from mtlkit.models.embedding import FieldEmbedding
 from mtlkit.models.funnel import NO_FUNNEL, funnel_columns, labels_in
 from mtlkit.models.initial import glorot
+from mtlkit.models.inputs import Inputs
 from mtlkit.models.losses import task_loss
 from mtlkit.models.parting import Parting
 

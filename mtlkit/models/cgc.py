@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding, Inputs
+from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.inputs import Inputs
 from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix, own_and_shared
 from mtlkit.models.mixture import Mixture, gated_mixture, mixture
 

@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding, Inputs
+from mtlkit.models.embedding import FieldEmbedding
+from mtlkit.models.inputs import Inputs
 from mtlkit.models.layers import StackedMLP, Towers
 
 

@@ -1,18 +1,16 @@
-"""From ids to vectors: one fused table an embedding width, and inputs that a first layer may fold into it."""
+"""From ids to vectors: one fused table an embedding width."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.data.schema import Feature, Schema
-from mtlkit.models.folding import Places, add_fold_weight_gradients, fold, sum_rows
 from mtlkit.models.initial import glorot_
+from mtlkit.models.inputs import Inputs
 from mtlkit.models.sparse_rows import take_rows
 
 if TYPE_CHECKING:
@@ -23,7 +21,7 @@ FOLD_VOCABULARY = 256
 
 
 @dataclass(frozen=True)
-class _Group:
+class Group:
     """The id features of one embedding width: they share a table."""
 
     parameter: str
@@ -62,13 +60,13 @@ class FieldEmbedding(nn.Module):
         self.sparse_from: int | None = None  # tables of at least so many rows get row-sparse gradients
         ids, bags = schema.of_kind("id"), schema.of_kind("bag")
         widths = {f.name: options.embedding_dims.get(f.name, f.dim or options.embedding) for f in ids + bags}
-        self.groups: list[_Group] = []
+        self.groups: list[Group] = []
         self.places: dict[str, range] = {}  # the columns of x that a feature fills
         start = 0
         for width in sorted({widths[feature.name] for feature in ids}):
             columns = tuple(i for i, feature in enumerate(ids) if widths[feature.name] == width)
             members = [ids[i] for i in columns]
-            group = _Group(f"width_{width}", width, columns, start, max(f.vocab for f in members))
+            group = Group(f"width_{width}", width, columns, start, max(f.vocab for f in members))
             self._add_table(group.parameter, members, width, options.embedding_std)
             offsets = torch.tensor([0] + [f.vocab for f in members[:-1]]).cumsum(0)
             self.register_buffer(f"{group.parameter}_offsets", offsets.int(), persistent=False)
@@ -83,7 +81,6 @@ class FieldEmbedding(nn.Module):
             self._add_table(f"bag_{feature.name}", [feature], widths[feature.name], options.embedding_std)
             self.places[feature.name] = range(start, start + widths[feature.name])
             start += widths[feature.name]
-        self.ids_and_bags_width = start
         dense = schema.of_kind("dense")
         width = options.embedding if options.numbers == "vector" else 1
         for k, feature in enumerate(dense):
@@ -125,248 +122,8 @@ class FieldEmbedding(nn.Module):
         # index_select, not F.embedding: its dense backward is several times faster on the CPU
         return table.index_select(0, rows)
 
-    def foldable_groups(self) -> list[_Group]:
+    def foldable_groups(self) -> list[Group]:
         """The groups whose part of a first linear layer is folded into the table: all of them, or none."""
         on_cpu = all(getattr(self, group.parameter).device.type == "cpu" for group in self.groups)
         small = all(group.largest <= FOLD_VOCABULARY for group in self.groups)
         return self.groups if self.foldable and on_cpu and small else []
-
-
-class LinearStack(Protocol):
-    """n linear layers of one shape, as :class:`mtlkit.models.layers.StackedLinear`."""
-
-    weight: nn.Parameter  # (n, O, D)
-    bias: nn.Parameter | None  # (n, O)
-
-
-class Product:
-    """Layers that read x, computed as one: ``x @ [W_1; W_2; ...].T``.
-
-    Attributes:
-        layers: The layers.
-        whole: (B, C) what they make of x, one after the other.
-        cuts: Tensors (rows, C) through which the tables reach it.
-    """
-
-    def __init__(self, layers: Sequence[LinearStack], inputs: Inputs) -> None:
-        self.layers = list(layers)
-        self._inputs = inputs
-        sizes = self.sizes = [layer.weight.shape[0] * layer.weight.shape[1] for layer in self.layers]
-        weights = [layer.weight.flatten(0, 1) for layer in self.layers]
-        biases = [layer.bias for layer in self.layers]
-        bias: Tensor | None = None
-        if any(own is not None for own in biases):
-            parts = [
-                weights[0].new_zeros(size) if own is None else own.flatten()
-                for size, own in zip(sizes, biases, strict=True)
-            ]
-            bias = parts[0] if len(parts) == 1 else torch.cat(parts)
-        known = len(inputs.cuts)
-        self.whole = inputs.linear(weights[0] if len(weights) == 1 else torch.cat(weights), bias)
-        self.cuts = inputs.cuts[known:]
-        self._parts: list[Tensor] = []
-
-    def output(self, layer: LinearStack) -> Tensor:
-        """What a layer makes of x, (B, n, O)."""
-        if not self._parts:
-            self._parts = [self.whole] if len(self.sizes) == 1 else list(self.whole.split(self.sizes, 1))
-        place = next(k for k, own in enumerate(self.layers) if own is layer)
-        return self._parts[place].view(len(self.whole), *layer.weight.shape[:2])
-
-    @property
-    def ends(self) -> list[tuple[Tensor, list[int]]]:
-        """Tensors through which alone the layers reach the losses, and the places of the layers behind each."""
-        places = list(range(len(self.layers)))
-        if self._parts:
-            return [(part, [k]) for k, part in zip(places, self._parts, strict=True)]
-        return [(self.whole, places)]
-
-    def parameters(self) -> list[nn.Parameter]:
-        """Of all layers."""
-        return [value for layer in self.layers for value in (layer.weight, layer.bias) if value is not None]
-
-    def pull(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """What gradients (B, C) of outputs mean beneath: a column is that of any one output, in any order.
-
-        Returns:
-            The gradients (C, D) of the rows of the weights that made them, (C,) of biases, and (rows, C) at each cut.
-        """
-        return self._inputs.pull(columns)
-
-
-class Inputs:
-    """The embedded rows of a batch, x (B, D), or (B, copies, D) for an embedding with copies.
-
-    ``linear`` computes a layer on x. Where vocabularies are small it never forms x: the layer is applied to the table
-    once, and each row sums its ids' results, which is the same sum in another order.
-    """
-
-    def __init__(self, embedding: FieldEmbedding, batch: Batch) -> None:
-        self.embedding = embedding
-        self.batch = batch
-        self.cuts: list[Tensor] = []
-        """Tensors through which the tables reach everything else, none of them made of another."""
-        self.products: list[Product] = []
-        self._together: tuple[LinearStack, ...] = ()
-        self._tensor: Tensor | None = batch.embedded
-        self._direct: Tensor | None = None
-        self._found: dict[str, Places] = {}
-        self._folds = bool(embedding.foldable_groups()) and not torch.is_autocast_enabled("cpu")
-
-    def together(self, *layers: LinearStack) -> Inputs:
-        """Have these layers computed as one product, when the first of them is asked for."""
-        self._together = layers
-        return self
-
-    def layer(self, layer: LinearStack) -> Tensor:
-        """A stack of layers on x, for an embedding without copies; (B, n, O)."""
-        return self.product(layer).output(layer)
-
-    def product(self, layer: LinearStack) -> Product:
-        """The product that a layer is part of."""
-        for product in self.products:
-            if any(own is layer for own in product.layers):
-                return product
-        members = self._together if any(own is layer for own in self._together) else (layer,)
-        self.products.append(Product(members, self))
-        return self.products[-1]
-
-    def tensor(self) -> Tensor:
-        """x itself, made once."""
-        if self._direct is None:
-            self._direct = self._cut(
-                self._x().view_as(self._x()), self._x()
-            )  # apart from the x that linear layers read
-        return self._direct
-
-    def _x(self) -> Tensor:
-        if self._tensor is None:
-            parts = [self._lookup(group) for group in self.embedding.groups] + self._rest()
-            self._tensor = torch.cat(parts, dim=-1)
-        return self._tensor
-
-    @property
-    def materialised(self) -> Tensor | None:
-        """x, if some layer asked for it."""
-        return self._tensor
-
-    def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``F.linear(x, weight, bias)`` for an embedding without copies; weight (O, D), result (B, O)."""
-        if not self._folds:
-            return self._cut(F.linear(self._x(), weight, bias), self._x())
-        return self._folded(weight, bias, None)
-
-    def stacked_linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """A linear layer for each copy; weight (copies, O, D), bias (copies, O), result (B, copies, O)."""
-        if not self._folds:
-            product = torch.bmm(self._x().transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
-            return self._cut(product if bias is None else product + bias, self._x())
-        copies = range(self.embedding.copies)
-        return torch.stack([self._folded(weight[c], None if bias is None else bias[c], c) for c in copies], dim=1)
-
-    def _folded(self, weight: Tensor, bias: Tensor | None, copy: int | None) -> Tensor:
-        groups = self.embedding.foldable_groups()
-        by_rest = weight[:, groups[-1].stop :]
-        parts = []
-        numbers = self.batch.dense if self._numbers_fold else None
-        if numbers is None:
-            rest = self._joined_rest(copy)
-            parts.append(self._cut(F.linear(rest, by_rest, bias), rest))
-            bias = None
-        elif self.embedding.numbers is not None:
-            by_rest = self._by_number(by_rest, copy)
-        for group in groups:
-            table = getattr(self.embedding, group.parameter)
-            table = table if copy is None else table[:, copy].contiguous()
-            field = getattr(self.embedding, f"{group.parameter}_field")
-            own = weight if group.stop - group.start == weight.shape[1] else weight[:, group.start : group.stop]
-            folded, of_table = fold(table, own, bias, field)
-            self._cut(of_table, table)
-            parts.append(sum_rows(folded, self._rows(group), numbers, by_rest))
-            bias, numbers = None, None
-        return sum(parts[1:], start=parts[0])
-
-    @property
-    def _numbers_fold(self) -> bool:
-        """Whether all that stands beside ids are numbers, whose part of a layer needs no vectors."""
-        return not self.embedding.bags
-
-    def _by_number(self, weight: Tensor, copy: int | None) -> Tensor:
-        """What a layer (O, D * width) on vectors times numbers does to the numbers themselves: (O, D)."""
-        assert self.embedding.numbers is not None
-        vectors = self.embedding.numbers if copy is None else self.embedding.numbers[:, copy]  # (D, width)
-        return self._cut((weight.unflatten(1, vectors.shape) * vectors).sum(-1).t(), vectors).t()
-
-    def _joined_rest(self, copy: int | None = None) -> Tensor:
-        """Bags and dense values (B, d) of one copy."""
-        rest = self._rest(copy)
-        return rest[0] if len(rest) == 1 else torch.cat(rest, -1)
-
-    def pull(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """What gradients (B, C) of columns of ``linear``'s results mean beneath, see :meth:`Product.pull`."""
-        if not self._folds:
-            x = self._x()
-            return columns.t() @ x.detach().to(columns.dtype), columns.sum(0), [columns] if x.requires_grad else []
-        groups = self.embedding.foldable_groups()
-        by_weight = columns.new_zeros(self.embedding.width, columns.shape[1])  # transposed
-        by_rest, by_bias = by_weight[groups[-1].stop :], columns.new_empty(0)
-        at_cuts: list[Tensor] = []
-        numbers, vectors = self.batch.dense if self._numbers_fold else None, self.embedding.numbers
-        by_number = by_rest if vectors is None else columns.new_zeros(self.batch.dense.shape[1], columns.shape[1])
-        if numbers is None:
-            rest = self._joined_rest()
-            torch.mm(rest.detach().t(), columns, out=by_rest)
-            at_cuts += [columns] if rest.requires_grad else []
-        for place, group in enumerate(groups):
-            table = getattr(self.embedding, group.parameter)
-            sums = self._rows(group).sum_by_id(columns, None if place else numbers, by_number)  # (V, C)
-            if place == 0 and numbers is not None and vectors is not None:
-                by_rest.copy_((by_number[:, None] * vectors.detach()[..., None]).flatten(0, 1))
-                at_cuts += [by_number] if vectors.requires_grad else []
-            field = getattr(self.embedding, f"{group.parameter}_field")
-            by_bias = add_fold_weight_gradients(table, field, sums, by_weight[group.start : group.stop])
-            at_cuts += [sums] if table.requires_grad else []
-        return by_weight.t(), by_bias, at_cuts
-
-    def _cut(self, tensor: Tensor, made_of: Tensor) -> Tensor:
-        if made_of.requires_grad:  # without tables nothing need be found beneath
-            self.cuts.append(tensor)
-        return tensor
-
-    def _rows(self, group: _Group) -> Places:
-        """(B, F) int32 rows of the group's table, made once."""
-        if group.parameter not in self._found:
-            ids = self.batch.ids
-            own = ids if len(group.columns) == ids.shape[1] else ids[:, list(group.columns)]
-            rows = own + getattr(self.embedding, f"{group.parameter}_offsets")
-            self._found[group.parameter] = Places(rows, len(getattr(self.embedding, group.parameter)))
-        return self._found[group.parameter]
-
-    def _lookup(self, group: _Group) -> Tensor:
-        rows = self._rows(group).ids
-        found = self.embedding.take(group.parameter, rows.flatten()).unflatten(0, (len(rows), len(group.columns)))
-        return found.transpose(1, -2).flatten(-2)  # (B, [copies,] F * width)
-
-    def _rest(self, copy: int | None = None) -> list[Tensor]:
-        """Bags and dense values, or their vectors: (B, [copies,] d) each; of one copy, if given."""
-        parts = []
-        for feature in self.embedding.bags:
-            offsets, values, weights = self.batch.bags[feature.name]
-            found = self.embedding.take(f"bag_{feature.name}", values)
-            parts.append(_bag(found if copy is None else found[:, copy], offsets, weights))
-        dense, numbers = self.batch.dense, self.embedding.numbers
-        if numbers is not None:
-            own = numbers if copy is None else numbers[:, copy]
-            found = dense.view(*dense.shape, *[1] * (own.dim() - 1)) * own  # (B, D, [copies,] width)
-            parts.append(found.transpose(1, -2).flatten(-2))
-        elif dense.shape[1]:
-            spread = self.embedding.copies and copy is None
-            parts.append(dense[:, None].expand(-1, self.embedding.copies, -1) if spread else dense)
-        return parts
-
-
-def _bag(found: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of the table rows (M, ...) that a ragged batch holds: (B, ...)."""
-    owner = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=found.device), offsets.diff())
-    out = found.new_zeros(len(offsets) - 1, *found.shape[1:])
-    return out.index_add(0, owner, found * weights.view(-1, *[1] * (found.dim() - 1)))

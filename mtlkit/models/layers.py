@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from mtlkit.config import Sizes
 from mtlkit.data.schema import Task
 from mtlkit.models.base import BaseOptions, ModelOptions
-from mtlkit.models.embedding import Inputs
 from mtlkit.models.initial import glorot_
+from mtlkit.models.inputs import Inputs
 from mtlkit.models.kernels import mix_shared, softmax_small
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from mtlkit.models.embedding import Inputs, Product
+from mtlkit.models.inputs import Inputs, Product
 from mtlkit.models.kernels import kernel, mixture_gram, reach_array, softmax_backward, softmax_forward
 from mtlkit.models.lanes import LANES, fma, load, positive, store, total, where_positive, zeros
 from mtlkit.models.layers import Gate, StackedMLP, mix

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtlkit.models.embedding import Product
+from mtlkit.models.inputs import Product
 from mtlkit.models.kernels import mix_gradients, mixture_gram
 
 

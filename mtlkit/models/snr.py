@@ -29,8 +29,9 @@ from torch import Tensor, nn
 from mtlkit.config import Sizes
 from mtlkit.data.schema import Schema
 from mtlkit.models.base import Architecture, Batch, ModelOptions, Objective, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding, Inputs
+from mtlkit.models.embedding import FieldEmbedding
 from mtlkit.models.initial import glorot_
+from mtlkit.models.inputs import Inputs
 from mtlkit.models.layers import StackedMLP, Towers
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # temperature and stretch of the hard concrete distribution

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.models.base import Output
-from mtlkit.models.embedding import Product
+from mtlkit.models.inputs import Product
 from mtlkit.models.kernels import inner_products
 from mtlkit.models.parting import PartingAtProduct, PartingAtTensors
 from mtlkit.training.slices import Paths, Slices, gradients

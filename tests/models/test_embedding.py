@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mtlkit.data.schema import Feature, Schema
-from mtlkit.models import embedding as embedding_module
+from mtlkit.models import inputs
 from mtlkit.models.base import ModelOptions
 from mtlkit.models.embedding import FOLD_VOCABULARY, FieldEmbedding
 from mtlkit.registry import MODELS
@@ -211,8 +211,8 @@ def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
         calls.append(args)
         return kernel(*args)
 
-    kernel = embedding_module.fold
-    monkeypatch.setattr(embedding_module, "fold", counted)
+    kernel = inputs.fold
+    monkeypatch.setattr(inputs, "fold", counted)
     results = []
     for foldable in (True, False):
         model.embedding.foldable = foldable
