@@ -234,4 +234,4 @@ def shown_gaps(gaps: list[list[float]]) -> str:
     )
 
 
-SECTION = Section("training", "Training against Torch-RecHub and FuxiCTR", 3, collect, table, checks)
+SECTION = Section("training", "Training against Torch-RecHub and FuxiCTR", 5, collect, table, checks)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from mtlkit.models.base import Output
 from mtlkit.models.inputs import Product
 from mtlkit.models.kernels import inner_products
 from mtlkit.models.parting import PartingAtProduct, PartingAtTensors
+from mtlkit.training.descent import Cut, Descent, Piece, parameters_of, weighted_sum
 from mtlkit.training.slices import Paths, Slices, gradients
 
 
@@ -46,7 +46,7 @@ class TaskGradients:
         self._products = inputs.products if paths.products and inputs is not None else []
         self._cut = paths.cuts and inputs is not None
         self._cuts = inputs.cuts if paths.cuts and inputs is not None else []
-        self._at_cuts: list[_Cut] = []
+        self._at_cuts: list[Cut] = []
         self._parting = output.parting if paths.trunk else None
         self._at_parting: Tensor | None = None  # the gradient of ``Parting.own``
 
@@ -77,7 +77,7 @@ class TaskGradients:
         assert self._parting is not None
         if self._at_parting is None:
             heads = self.paths.heads
-            own, *alone = gradients(torch.stack(self.losses).sum(), [self._parting.own, *_parameters(heads)])
+            own, *alone = gradients(torch.stack(self.losses).sum(), [self._parting.own, *parameters_of(heads)])
             self._alone |= {item.name: grad for item, grad in zip(heads, alone, strict=True) if grad is not None}
             self._at_parting = torch.zeros_like(self._parting.own) if own is None else own
         return self._at_parting
@@ -109,7 +109,7 @@ class TaskGradients:
         out = self._alone_times(own)
         for item in self.paths.slices:
             if item.name in self.found:
-                total = _weighted_sum(self.found[item.name], item, weights, own)
+                total = _by_slice(self.found[item.name], item, weights, own)
                 if total is not None:
                     out[item.name] = total
         tables = [item for item in self.paths.slices if item.is_embedding and item.name not in self.found]
@@ -122,7 +122,7 @@ class TaskGradients:
 
     def values(self, of: Any, items: Sequence[Slices], upstream: Any = None) -> list[Tensor | None]:
         """Gradients by parameters; of a row-sparse one its values (M, ...), with the rows remembered."""
-        found = gradients(of, _parameters(items), upstream)
+        found = gradients(of, parameters_of(items), upstream)
         return [self._values(item, grad) for item, grad in zip(items, found, strict=True)]
 
     def _values(self, item: Slices, grad: Tensor | None) -> Tensor | None:
@@ -143,7 +143,7 @@ class TaskGradients:
 
     def _separate(self, items: Sequence[Slices], cut: bool = False) -> None:
         """A backward pass for each task, to the parameters, or to those above the cuts."""
-        descent = _Descent(items, self._products if cut else [], self._cuts if cut else [])
+        descent = Descent(items, self._products if cut else [], self._cuts if cut else [])
         for t, loss in enumerate(self.losses):
             descent.of_task(t, [loss])
         self._take(descent)
@@ -159,20 +159,20 @@ class TaskGradients:
         by_task, private = parting.pull(at_parting)
         trunk = [item for item in self.paths.slices if item.name in self.paths.trunk]
         gates = [item for item in self.paths.slices if item.name in self.paths.private]
-        descent = _Descent(trunk, self._products, self._cuts, gates)
+        descent = Descent(trunk, self._products, self._cuts, gates)
         for t, upstream in enumerate(by_task):
             descent.of_task(t, [parting.shared], [upstream])
         if parting.private is not None and private is not None:
             descent.of_all(parting.private, private)
         self._take(descent)
 
-    def _take(self, descent: _Descent) -> None:
+    def _take(self, descent: Descent) -> None:
         """Keep what a descent has found, and go through the products."""
         self.passes += len(self.losses)
         for item, own in descent.found():
             self.found[item.name] = [self._values(item, grad) for grad in own]
         self._alone |= descent.found_alone()
-        self._at_cuts += [_Cut(cut, own) for cut, own in descent.found_at_cuts()]
+        self._at_cuts += [Cut(cut, own) for cut, own in descent.found_at_cuts()]
         for product, columns, places in descent.found_at_products():
             self._through(product, columns, places)
 
@@ -198,8 +198,8 @@ class TaskGradients:
                         self.found.setdefault(name, [None] * len(self.losses))[task] = own
         reach = [self.paths.by_parameter[id(layer.weight)].reach_as_weights for layer in product.layers]
         for cut, at in zip(product.cuts, at_cuts, strict=True):
-            pieces = [_Piece(*place, own) for place, own in zip(places, at.split(widths, 1), strict=True)]
-            self._at_cuts.append(_Cut(cut, pieces=pieces, sizes=product.sizes, reach=reach))
+            pieces = [Piece(*place, own) for place, own in zip(places, at.split(widths, 1), strict=True)]
+            self._at_cuts.append(Cut(cut, pieces=pieces, sizes=product.sizes, reach=reach))
 
     def _beneath_parting(self, of: Sequence[Tensor], upstream: Sequence[Tensor]) -> dict[str, Tensor]:
         self.passes += 1
@@ -224,140 +224,14 @@ class TaskGradients:
         return out
 
 
-@dataclass
-class _Piece:
-    """The gradient (rows, n * O) of the outputs of a layer in a product, of one task or (None) of all."""
-
-    layer: int
-    task: int | None
-    columns: Tensor
-
-
-@dataclass
-class _Cut:
-    """The gradients at a tensor through which tables are reached.
-
-    Args:
-        tensor: The tensor.
-        by_task: The gradient of each task.
-        pieces: In the stead of these, gradients of some of its columns, which are the outputs of a product's layers.
-        sizes: How many columns each layer has.
-        reach: (T, n) the slices of each layer that a task reaches, 1 or 0.
-    """
-
-    tensor: Tensor
-    by_task: Sequence[Tensor | None] = ()
-    pieces: Sequence[_Piece] = ()
-    sizes: Sequence[int] = ()
-    reach: Sequence[Tensor] = ()
-
-    def sum(self, weights: Tensor) -> Tensor | None:
-        """The weighted sum over the tasks (T,)."""
-        if not self.pieces:
-            return _dot(weights, self.by_task)
-        out = torch.zeros_like(self.tensor)
-        parts = out.split(list(self.sizes), 1)
-        for piece in self.pieces:
-            part, columns = parts[piece.layer], piece.columns
-            if piece.task is None:
-                factor = weights @ self.reach[piece.layer].to(weights.dtype)  # (n,)
-                part.addcmul_(columns, factor.to(out.dtype).repeat_interleave(part.shape[1] // len(factor)))
-            else:
-                part.addcmul_(columns, weights[piece.task].to(out.dtype))
-        return out
-
-
-class _Descent:
-    """Backward passes of the tasks, one after the other, to parameters, to the ends of products and to cuts.
-
-    Args:
-        items: The parameters that each task is differentiated by.
-        products: The layers that read the embedding, at whose outputs to stop.
-        cuts: Other tensors at which to stop; those of products are left out.
-        alone: Parameters of one task each, which all tasks are differentiated by at once.
-    """
-
-    def __init__(
-        self,
-        items: Sequence[Slices],
-        products: Sequence[Product],
-        cuts: Sequence[Tensor],
-        alone: Sequence[Slices] = (),
-    ) -> None:
-        made = {id(value) for product in products for value in product.parameters()}
-        under = {id(cut) for product in products for cut in product.cuts}
-        self.items = [item for item in items if id(item.parameter) not in made]
-        self.alone = [item for item in alone if id(item.parameter) not in made]
-        self.cuts = [cut for cut in cuts if id(cut) not in under]
-        self.ends = [(product, *end) for product in products for end in product.ends]
-        self._tensors = [tensor for _, tensor, _ in self.ends]
-        self._by_task: list[tuple[Tensor | None, ...]] = []
-        self._at_once: tuple[Tensor | None, ...] = (None,) * (len(self.alone) + len(self.ends))
-
-    def of_task(self, t: int, of: Sequence[Tensor], upstream: Any = None) -> None:
-        """Go down from some tensors that only task t is differentiated by."""
-        reached = [item for item in self.items if item.reach[t].any()]
-        found = gradients(of, [*_parameters(reached), *self._tensors, *self.cuts], upstream)
-        by_item = {item.name: grad for item, grad in zip(reached, found, strict=False)}
-        self._by_task.append((*(by_item.get(item.name) for item in self.items), *found[len(reached) :]))
-
-    def of_all(self, of: Tensor, upstream: Tensor) -> None:
-        """Go down from a tensor beneath which no parameter belongs to two tasks, for all of them at once."""
-        self._at_once = gradients(of, [*_parameters(self.alone), *self._tensors], upstream)
-
-    def found(self) -> Iterator[tuple[Slices, list[Tensor | None]]]:
-        """By parameter, the gradient of each task."""
-        for k, item in enumerate(self.items):
-            yield item, [own[k] for own in self._by_task]
-
-    def found_alone(self) -> dict[str, Tensor]:
-        """The gradients of all tasks at once."""
-        pairs = zip(self.alone, self._at_once, strict=False)
-        return {item.name: grad for item, grad in pairs if grad is not None}
-
-    def found_at_cuts(self) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
-        """By cut, the gradient of each task."""
-        for k, cut in enumerate(self.cuts, len(self.items) + len(self.ends)):
-            yield cut, [own[k] for own in self._by_task]
-
-    def found_at_products(self) -> Iterator[tuple[Product, Tensor, list[tuple[int, int | None]]]]:
-        """By product, the gradients of its outputs as :meth:`TaskGradients._through` takes them."""
-        for product in dict.fromkeys(product for product, _, _ in self.ends):
-            columns: list[Tensor] = []
-            places: list[tuple[int, int | None]] = []
-            for k, (owner, _, layers) in enumerate(self.ends):
-                if owner is product:
-                    own: list[tuple[int | None, Tensor | None]] = [(None, self._at_once[len(self.alone) + k])]
-                    own += [(t, grads[len(self.items) + k]) for t, grads in enumerate(self._by_task)]
-                    for task, grad in own:
-                        if grad is not None:
-                            columns.append(grad)
-                            places += [(layer, task) for layer in layers]
-            if columns:
-                yield product, columns[0] if len(columns) == 1 else torch.cat(columns, 1), places
-
-
-def _parameters(items: Sequence[Slices]) -> list[Tensor]:
-    return [item.parameter for item in items]
-
-
 def _by_task(grad: Tensor, weights: Tensor) -> Tensor:
     """A gradient (B, T, ...) times the weight (T,) of each task."""
     return grad * weights.to(grad).view(1, -1, *[1] * (grad.dim() - 2))
 
 
-def _weighted_sum(grads: Sequence[Tensor | None], item: Slices, weights: Tensor, own: Tensor) -> Tensor | None:
+def _by_slice(grads: Sequence[Tensor | None], item: Slices, weights: Tensor, own: Tensor) -> Tensor | None:
     if item.all_shared or torch.equal(weights, own):
-        return _dot(weights, grads)
+        return weighted_sum(weights, grads)
     by_slice = torch.where(item.shared, weights[:, None], own[:, None])  # (T, S)
     terms = [grad * item.expand(by_slice[t].to(grad)) for t, grad in enumerate(grads) if grad is not None]
     return torch.stack(terms).sum(0) if terms else None
-
-
-def _dot(weights: Tensor, values: Sequence[Tensor | None]) -> Tensor | None:
-    total: Tensor | None = None
-    for weight, value in zip(weights, values, strict=True):
-        if value is not None:
-            weight = weight.to(value.dtype)
-            total = value * weight if total is None else total.addcmul_(value, weight)
-    return total
