@@ -165,28 +165,21 @@ def _inner_product(one: np.ndarray, other: np.ndarray) -> float:
     return found
 
 
-def inner_products(values: Sequence[Tensor | None]) -> np.ndarray:
-    """(T, T) float64 inner products of T tensors of one shape; 0 for those of None."""
-    found = np.zeros((len(values), len(values)))
-    known = [(t, value.detach()) for t, value in enumerate(values) if value is not None]
-    if not known:
-        return found
-    places, tensors = [t for t, _ in known], [value for _, value in known]
-    first = tensors[0]
-    if first.device.type == "cpu" and first.dtype in {torch.float32, torch.float64}:
-        # in the order of memory, and as few rows as it takes
-        order = sorted(range(first.dim()), key=first.stride, reverse=True)
-        matrix = first.shape[order[0]] if order else 1, -1
-        arrays = [value.permute(order).reshape(matrix).numpy() for value in tensors]
-        if arrays[0].strides[1] != arrays[0].itemsize:
-            arrays = [np.ascontiguousarray(array) for array in arrays]
-        for i, t in enumerate(places):
-            for j in range(i + 1):
-                found[t, places[j]] = found[places[j], t] = _inner_product(arrays[i], arrays[j])
-    else:
-        rows = torch.stack([value.flatten() for value in tensors]).double()
-        found[np.ix_(places, places)] = (rows @ rows.T).cpu().numpy()
-    return found
+def inner_products(values: Sequence[Tensor]) -> Tensor:
+    """(T, T) float64 inner products of T tensors of one shape."""
+    first = values[0]
+    if first.device.type != "cpu" or first.dtype not in {torch.float32, torch.float64}:
+        rows = torch.stack([value.detach().flatten() for value in values]).double()
+        return rows @ rows.T
+    # in the order of memory, and as few rows as it takes
+    order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    matrix = first.shape[order[0]] if order else 1, -1
+    arrays = [np.ascontiguousarray(value.detach().permute(order).reshape(matrix).numpy()) for value in values]
+    found = np.empty((len(values), len(values)))
+    for t in range(len(values)):
+        for s in range(t + 1):
+            found[t, s] = found[s, t] = _inner_product(arrays[t], arrays[s])
+    return torch.from_numpy(found)
 
 
 @kernel

@@ -76,6 +76,7 @@ class Descent:
         made = {id(value) for product in products for value in product.parameters()}
         under = {id(cut) for product in products for cut in product.cuts}
         self.items = [item for item in items if id(item.parameter) not in made]
+        self.of_products = [item for item in items if id(item.parameter) in made]
         self.alone = [item for item in alone if id(item.parameter) not in made]
         self.cuts = [cut for cut in cuts if id(cut) not in under]
         self.ends = [(product, *end) for product in products for end in product.ends]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -66,11 +65,15 @@ class TaskGradients:
 
     def gram(self, items: Sequence[Slices]) -> Tensor:
         """(T, T) float64 inner products of the task gradients over the shared slices of some parameters."""
-        total = np.zeros((len(self.losses), len(self.losses)))
+        size = len(self.losses)
+        total = self.losses[0].new_zeros(size, size, dtype=torch.float64)
         for item, grads in zip(items, self.of(items), strict=True):
-            shared = None if item.all_shared else item.expand(item.shared)
-            total += inner_products(grads if shared is None else [None if g is None else g * shared for g in grads])
-        return torch.from_numpy(total)
+            own = [(t, grad) for t, grad in enumerate(grads) if grad is not None]
+            if own:
+                places = torch.tensor([t for t, _ in own], device=total.device)
+                shared = [grad if item.all_shared else grad * item.expand(item.shared) for _, grad in own]
+                total[places[:, None], places] += inner_products(shared)
+        return total
 
     def at_parting(self) -> Tensor:
         """The gradient of ``Parting.own``, from one backward pass through all that stands above it."""
@@ -171,6 +174,8 @@ class TaskGradients:
         self.passes += len(self.losses)
         for item, own in descent.found():
             self.found[item.name] = [self._values(item, grad) for grad in own]
+        for item in descent.of_products:
+            self.found[item.name] = [None] * len(self.losses)
         self._alone |= descent.found_alone()
         self._at_cuts += [Cut(cut, own) for cut, own in descent.found_at_cuts()]
         for product, columns, places in descent.found_at_products():

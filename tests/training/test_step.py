@@ -1,6 +1,7 @@
 """A step as balancers see it, against separate autograd calls; and how decisions become gradients."""
 
 from functools import cache
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -281,6 +282,17 @@ def test_idle_tasks_leave_no_trace(name, rows_first, heads):
         for k in torch.nonzero(alone).flatten().tolist():
             own = found[item.name] if item.axis is None else found[item.name].select(item.axis, k)
             assert not own.any()
+
+
+@pytest.mark.parametrize("name", MODELS.names())
+def test_a_batch_without_any_label_moves_nothing(name):
+    model, _ = make(name)
+    batch = doubled(toy_batch(model.schema, 40))
+    reach = Reach(model, batch)
+    step = loop_step(model, replace(batch, observed=torch.zeros_like(batch.labels, dtype=torch.bool)), reach=reach)
+    assert not step.active.any()
+    assert not step.gram().any()
+    assert not any(grad.any() for grad in applied(step, torch.zeros(3).double(), "weighted").values())
 
 
 def test_gradients_are_computed_once_and_counted():
