@@ -91,10 +91,11 @@ class StackedNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, n, width) to the same shape."""
         if self.batch_norm is None:
-            normal = F.layer_norm(x, x.shape[-1:])
-        else:
-            normal = self.batch_norm(x.flatten(1)).view_as(x)
-        return normal * self.scale + self.shift
+            return F.layer_norm(x, x.shape[-1:]) * self.scale + self.shift
+        flat = x.flatten(1).contiguous()  # part of a wider matrix takes many times as long
+        mean, variance, training = self.batch_norm.running_mean, self.batch_norm.running_var, self.training
+        scale, shift = self.scale.flatten(), self.shift.flatten()
+        return F.batch_norm(flat, mean, variance, scale, shift, training, eps=self.batch_norm.eps).view(x.shape)
 
 
 class StackedMLP(nn.Module):

@@ -1,7 +1,7 @@
 """A step as balancers see it, against separate autograd calls; and how decisions become gradients."""
 
-from functools import cache
 from dataclasses import replace
+from functools import cache
 from itertools import product
 
 import pytest
