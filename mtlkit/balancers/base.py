@@ -40,7 +40,10 @@ class Step(Protocol):
         """(T, T) float64 inner products of the task gradients over the shared parameters of a scope."""
 
     def rows(self, scope: Scope | None = None) -> Tensor:
-        """(T, P) task gradients over the shared parameters of a scope, zero where a task does not reach."""
+        """(T, P) task gradients over the shared parameters of a scope, zero where a task does not reach.
+
+        A balancer that asks for those of the representation has ``needs = "rows"``.
+        """
 
     def parts(self, scope: Scope | None = None) -> dict[str, slice]:
         """Where each parameter tensor stands in the columns of ``rows``."""

@@ -227,7 +227,7 @@ class Places:
             IndexError: One is not.
         """
         if self._numbers is None:
-            numbers = self.ids.contiguous().numpy().view(np.uint32)  # unsigned: no index counts from the end
+            numbers = self.ids.int().contiguous().numpy().view(np.uint32)  # unsigned: no index counts from the end
             if numbers.max(initial=0) >= max(self.size, 1):
                 raise IndexError(f"an id beyond the {self.size} rows of its table")
             self._numbers = numbers

@@ -34,7 +34,6 @@ class Product:
 
     def __init__(self, layers: Sequence[LinearStack], inputs: Inputs) -> None:
         self.layers = list(layers)
-        self._inputs = inputs
         sizes = self.sizes = [layer.weight.shape[0] * layer.weight.shape[1] for layer in self.layers]
         weights = [layer.weight.flatten(0, 1) for layer in self.layers]
         biases = [layer.bias for layer in self.layers]
@@ -69,14 +68,6 @@ class Product:
         """Of all layers."""
         return [value for layer in self.layers for value in (layer.weight, layer.bias) if value is not None]
 
-    def pull(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """What gradients (B, C) of outputs mean beneath: a column is that of any one output, in any order.
-
-        Returns:
-            The gradients (C, D) of the rows of the weights that made them, (C,) of biases, and (rows, C) at each cut.
-        """
-        return self._inputs.pull(columns)
-
 
 class Inputs:
     """The embedded rows of a batch, x (B, D), or (B, copies, D) for an embedding with copies.
@@ -95,6 +86,7 @@ class Inputs:
         self._tensor: Tensor | None = batch.embedded
         self._direct: Tensor | None = None
         self._found: dict[str, Places] = {}
+        self._joined: dict[int | None, Tensor] = {}  # by copy
         self._folds = bool(embedding.foldable_groups()) and not torch.is_autocast_enabled("cpu")
 
     def together(self, *layers: LinearStack) -> Inputs:
@@ -181,12 +173,17 @@ class Inputs:
         return self._cut((weight.unflatten(1, vectors.shape) * vectors).sum(-1).t(), vectors).t()
 
     def _joined_rest(self, copy: int | None = None) -> Tensor:
-        """Bags and dense values (B, d) of one copy."""
-        rest = self._rest(copy)
-        return rest[0] if len(rest) == 1 else torch.cat(rest, -1)
+        """Bags and dense values (B, d) of one copy, made once."""
+        if copy not in self._joined:
+            self._joined[copy] = torch.cat(self._rest(copy), -1)
+        return self._joined[copy]
 
     def pull(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """What gradients (B, C) of columns of ``linear``'s results mean beneath, see :meth:`Product.pull`."""
+        """What gradients (B, C) of a product's outputs mean beneath: a column is that of any one output, in any order.
+
+        Returns:
+            The gradients (C, D) of the rows of the weights that made them, (C,) of biases, and (rows, C) at each cut.
+        """
         if not self._folds:
             x = self._x()
             return columns.t() @ x.detach().to(columns.dtype), columns.sum(0), [columns] if x.requires_grad else []
@@ -195,7 +192,9 @@ class Inputs:
         by_rest, by_bias = by_weight[groups[-1].stop :], columns.new_empty(0)
         at_cuts: list[Tensor] = []
         numbers, vectors = self.batch.dense if self._numbers_fold else None, self.embedding.numbers
-        by_number = by_rest if vectors is None else columns.new_zeros(self.batch.dense.shape[1], columns.shape[1])
+        by_number = by_rest
+        if numbers is not None and vectors is not None:
+            by_number = columns.new_zeros(numbers.shape[1], columns.shape[1])
         if numbers is None:
             rest = self._joined_rest()
             torch.mm(rest.detach().t(), columns, out=by_rest)

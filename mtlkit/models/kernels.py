@@ -168,6 +168,8 @@ def _inner_product(one: np.ndarray, other: np.ndarray) -> float:
 def inner_products(values: Sequence[Tensor]) -> Tensor:
     """(T, T) float64 inner products of T tensors of one shape."""
     first = values[0]
+    if first.numel() == 0:
+        return first.new_zeros(len(values), len(values), dtype=torch.float64)
     if first.device.type != "cpu" or first.dtype not in {torch.float32, torch.float64}:
         rows = torch.stack([value.detach().flatten() for value in values]).double()
         return rows @ rows.T
@@ -292,8 +294,8 @@ def _softmax_backward(weights: np.ndarray, grad: np.ndarray, d_logits: np.ndarra
 
 
 def softmax_forward(logits: Tensor) -> Tensor:
-    """The softmax of logits (B, n, k) over k, on the CPU."""
-    if logits.dtype != torch.float32:
+    """The softmax of logits (B, n, k) over k, on the CPU; in whichever way is the faster one."""
+    if logits.dtype != torch.float32 or logits.shape[-1] >= SMALL:
         return logits.softmax(-1)
     weights = torch.empty_like(logits, memory_format=torch.contiguous_format)
     _softmax(logits.numpy(), weights.numpy())

@@ -82,7 +82,11 @@ def _in_one_kernel(product: Product, experts: StackedMLP, known: np.ndarray, rea
 
 
 def _is_one_kernel(x: Inputs, gate: Gate, experts: StackedMLP) -> bool:
-    """Whether the compiled kernels do what these layers do."""
+    """Whether the compiled kernels do what these layers do.
+
+    They may in one mode and not in another (dropout). As gates and experts are one layer each, the same parameters lie
+    beneath the parting either way, so that what ``training.reach`` has seen in one mode holds in the other.
+    """
     weight = gate.linear.weight
     return (
         x.embedding.fusable
@@ -125,7 +129,8 @@ def _mix_relu(weights: np.ndarray, outputs: np.ndarray, start: int, reach: np.nd
                 target[i] = 0
                 for k in range(reach.shape[1]):
                     value = row[start + reach[n, k] * width + i]
-                    target[i] += own[k] * (value * 0 if value <= 0 else value)
+                    if not value <= 0:
+                        target[i] += own[k] * value
 
 
 @kernel
@@ -171,7 +176,7 @@ def _mix_relu_backward(
                     store(d_row, place + i, fma(own[k], where_positive(value, part), before))
                 d_value = total(products)
                 for i in range(whole, width):
-                    before = own[k] * 0 if empty else d_row[place + i]
+                    before = total(zeros(g)) if empty else d_row[place + i]
                     if row[first + i] <= 0:
                         d_row[place + i] = before
                     else:

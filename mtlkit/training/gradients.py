@@ -41,7 +41,7 @@ class TaskGradients:
         self.rows: dict[str, Tensor] = {}
         self.found: dict[str, list[Tensor | None]] = {}  # by parameter, the gradient of each task
         self._alone: dict[str, Tensor] = {}  # by parameter without a shared slice, the sum of the tasks' gradients
-        inputs = output.inputs  # None where a compiled graph is all there is
+        self._inputs = inputs = output.inputs  # None where a compiled graph is all there is
         self._products = inputs.products if paths.products and inputs is not None else []
         self._cut = paths.cuts and inputs is not None
         self._cuts = inputs.cuts if paths.cuts and inputs is not None else []
@@ -190,7 +190,8 @@ class TaskGradients:
             places: Of all outputs of a layer after the other: the layer, and the task whose gradient it is; None where
                 it is that of all tasks, of which each has slices of its own.
         """
-        by_weight, by_bias, at_cuts = product.pull(columns)
+        assert self._inputs is not None
+        by_weight, by_bias, at_cuts = self._inputs.pull(columns)
         widths = [product.sizes[layer] for layer, _ in places]
         for (place, task), *grads in zip(places, by_weight.split(widths), by_bias.split(widths), strict=True):
             layer = product.layers[place]

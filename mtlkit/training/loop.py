@@ -91,9 +91,8 @@ class Trainer:
         )
         self.probe_batch = self.train.take(torch.from_numpy(rows), torch.from_numpy(weights).to(self.train.home))
         self.model.embedding.sparse_from = settings.sparse_rows
-        by_rows = balancer is not None and balancer.needs == "rows"
-        if settings.scope == "representation" and by_rows:
-            self.model.embedding.fusable = False  # so that the representation exists
+        if balancer is not None and balancer.needs == "rows":
+            self.model.embedding.fusable = False  # so that the representation is a tensor, should it be asked for
         self.reach = Reach(self.model, self.probe_batch)
         if settings.scope == "representation" and balancer is not None and not self.reach.trunk:
             self.model.embedding.foldable = False  # so that x exists to be differentiated by

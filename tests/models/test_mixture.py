@@ -123,6 +123,13 @@ def test_inner_products(shape, kind):
         torch.testing.assert_close(inner_products(form), rows @ rows.T, rtol=1e-5, atol=1e-5)
 
 
+def test_inner_products_whatever_the_layout():
+    values = [torch.randn(40, 33), torch.randn(33, 40).t(), torch.randn(40, 1).expand(40, 33)]
+    rows = torch.stack(values).flatten(1).double()
+    torch.testing.assert_close(inner_products(values), rows @ rows.T, rtol=1e-5, atol=1e-4)
+    assert not inner_products([torch.randn(0, 3)] * 2).any()
+
+
 def test_inner_products_do_not_lose_what_is_small():
     """Beside 300,000 numbers near 1000, in single precision."""
     one = torch.full((300_000,), 1000.0) + torch.randn(300_000)

@@ -1,6 +1,8 @@
 """The shortcuts to task gradients: where they are taken, and that what a model says of itself is not just believed."""
 
 import dataclasses
+import gc
+import weakref
 
 import pytest
 import torch
@@ -204,3 +206,38 @@ def test_weights_of_zero_without_tables_to_train(name, heads):
         if item.all_shared:
             (grad,) = torch.autograd.grad(loss, item.parameter, retain_graph=True)
             torch.testing.assert_close(item.parameter.grad, grad)
+
+
+@pytest.mark.parametrize("fusable", [True, False])
+@pytest.mark.parametrize("name", PARTED)
+def test_nothing_of_a_step_outlives_it(name, fusable, form):
+    """No cycle of references keeps graphs until the collector comes by."""
+    model, batch = small(name, form)
+    model.embedding.fusable = fusable
+    reach = Reach(model, batch)
+    gc.collect()
+    gc.disable()
+    try:
+        step = loop_step(model, batch, reach=reach)
+        kept = weakref.ref(step.output.inputs)
+        step.gram()
+        step.apply(WEIGHTS, "weighted", 1.0)
+        del step
+        assert kept() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("name", ["mmoe", "cgc"])
+def test_dropout_parts_elsewhere_than_the_trial(name, heads, form):
+    """What was tried out without dropout is one kernel; with it there are layers, beneath the same parting."""
+    model, batch = small(name, form, dropout=0.4)
+    reach = Reach(model, batch)
+    model.train()
+    torch.manual_seed(3)
+    step = loop_step(model, batch, reach=reach)
+    torch.manual_seed(3)
+    expected = expected_gradient(model, batch, reach, WEIGHTS, heads)
+    step.gram()
+    check(dense(applied(step, WEIGHTS, heads)), expected)
