@@ -215,9 +215,10 @@ def mixture_gram(weights: Tensor, grad: Tensor) -> Tensor:
         weights: (B, n, E).
         grad: (B, n, d), of the mixtures.
     """
+    weights, grad = weights.detach(), grad.detach()
     if grad.device.type == "cpu" and weights.dtype == grad.dtype and grad.dtype in {torch.float32, torch.float64}:
         out = np.zeros((grad.shape[1], grad.shape[1]))
-        _mixture_gram(weights.detach().contiguous().numpy(), grad.detach().contiguous().numpy(), out)
+        _mixture_gram(weights.contiguous().numpy(), grad.contiguous().numpy(), out)
         found = torch.from_numpy(out)
         return found + found.tril(-1).T
     weights, grad = weights.double(), grad.double()

@@ -138,7 +138,9 @@ def test_inner_products_do_not_lose_what_is_small():
 
 
 def test_gram_of_mixtures_without_kernels():
-    weights, grad = torch.rand(6, 2, 3), torch.randn(6, 2, 5)
+    weights, grad = torch.rand(6, 2, 3, requires_grad=True), torch.randn(6, 2, 5)
+    assert not mixture_gram(weights, grad).requires_grad
+    assert not mixture_gram(weights, grad.bfloat16()).requires_grad
     torch.testing.assert_close(mixture_gram(weights, grad), mixture_gram(weights.bfloat16(), grad), rtol=0.05, atol=0.1)
     spread_out = spread(weights, torch.tensor([[0, 1, 2], [3, 1, 2]]), 4)
     assert spread_out.shape == (6, 2, 4)

@@ -426,6 +426,13 @@ def test_accumulation_over_a_whole_run(trainer, pair):
     assert difference(trained(batch_size=64), trained(batch_size=32)) > 1e-3
 
 
+@pytest.mark.parametrize("scope", ["dense", "all", "representation"])
+@pytest.mark.parametrize("model", ["mmoe", "cgc", "shared-bottom", "ple"])
+def test_gradients_are_compared_in_bf16(trainer, mixed, model, scope):
+    found = trainer(mixed, model, "mgda", epochs=1.0, precision="bf16", scope=scope).fit()
+    assert all(value is not None for value in found.curve[-1]["train_loss"].values())
+
+
 @pytest.mark.parametrize(
     "model", ["shared-bottom[bottom=8,tower=4]", "mmoe[experts=3,hidden=5]", "single-task[bottom=6]"]
 )
