@@ -50,8 +50,8 @@ def _title(axes: Axes, title: str, subtitle: str) -> None:
     axes.text(0, 1.035, subtitle, transform=axes.transAxes, fontsize=8, color=MUTED)
 
 
-def _legend_below(axes: Axes, columns: int) -> None:
-    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, -0.34)}
+def _legend_below(axes: Axes, columns: int, rows: int = 1) -> None:
+    place = {"loc": "lower left", "bbox_to_anchor": (-0.02, -0.27 - 0.07 * rows)}
     axes.legend(frameon=False, fontsize=7.5, ncols=columns, handlelength=1, columnspacing=1, **place)
 
 
@@ -81,7 +81,7 @@ def _training(axes: Axes, records: list[Record]) -> None:
     axes.set_xlabel("thousand rows per CPU second (line: extremes)")
     axes.grid(axis="x", color=GRID)
     axes.margins(x=0.1)
-    _legend_below(axes, 3)
+    _legend_below(axes, 3, rows=2)
     _title(axes, "Training", "MMoE 8 x [16], towers [8], Adam, one thread")
 
 
