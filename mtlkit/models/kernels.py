@@ -176,7 +176,8 @@ def inner_products(values: Sequence[Tensor]) -> Tensor:
     # in the order of memory, and as few rows as it takes
     order = sorted(range(first.dim()), key=first.stride, reverse=True)
     matrix = first.shape[order[0]] if order else 1, -1
-    arrays = [np.ascontiguousarray(value.detach().permute(order).reshape(matrix).numpy()) for value in values]
+    arrays = [value.detach().permute(order).reshape(matrix).numpy() for value in values]
+    arrays = [a if a.strides[1] == a.itemsize else np.ascontiguousarray(a) for a in arrays]
     found = np.empty((len(values), len(values)))
     for t in range(len(values)):
         for s in range(t + 1):

@@ -68,11 +68,13 @@ class TaskGradients:
         size = len(self.losses)
         total = self.losses[0].new_zeros(size, size, dtype=torch.float64)
         for item, grads in zip(items, self.of(items), strict=True):
-            own = [(t, grad) for t, grad in enumerate(grads) if grad is not None]
-            if own:
-                places = torch.tensor([t for t, _ in own], device=total.device)
-                shared = [grad if item.all_shared else grad * item.expand(item.shared) for _, grad in own]
-                total[places[:, None], places] += inner_products(shared)
+            reached = [t for t, grad in enumerate(grads) if grad is not None]
+            own = [grad if item.all_shared else grad * item.expand(item.shared) for grad in grads if grad is not None]
+            if len(own) == size:
+                total += inner_products(own)
+            elif own:
+                places = torch.tensor(reached, device=total.device)
+                total[places[:, None], places] += inner_products(own)
         return total
 
     def at_parting(self) -> Tensor:
@@ -226,7 +228,7 @@ class TaskGradients:
         out = {}
         for name, grad in self._alone.items():
             item = self.paths.by_name[name]
-            out[name] = grad * item.expand(own @ item.reach_as_weights.to(own.dtype)).to(grad.dtype)
+            out[name] = grad * item.expand(item.by_slice(own)).to(grad.dtype)
         return out
 
 

@@ -27,6 +27,7 @@ class Slices:
         self.parameter = parameter
         self.reach = reach
         self.reach_as_weights = reach.float()
+        self._one_each = reach.shape[0] == reach.shape[1] and bool(reach.cpu().equal(torch.eye(len(reach)).bool()))
         self.axis = axis
         self.sparse = sparse
         self.shared = reach.sum(0) >= 2  # (S,) bool: reached by two tasks or more
@@ -34,6 +35,10 @@ class Slices:
         self.all_shared = bool(self.shared.all())
         self.is_embedding = name.startswith("embedding.")
         self.part = name.partition(".")[0]  # the top-level module that holds it, e.g. "experts"
+
+    def by_slice(self, weights: Tensor) -> Tensor:
+        """Weights of tasks (T,) to those of slices (S,) that belong to one task each."""
+        return weights if self._one_each else weights @ self.reach_as_weights.to(weights.dtype)
 
     def expand(self, values: Tensor) -> Tensor:
         """Values by slice (S,), in a shape that multiplies the parameter."""
