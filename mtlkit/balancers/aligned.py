@@ -20,7 +20,8 @@ from __future__ import annotations
 import numpy as np
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import NO_RANK, unit_rows
+from mtlkit.balancers.gram import NO_RANK
+from mtlkit.balancers.kernels import unit_rows
 
 
 class AlignedMTL(GramBalancer):

@@ -19,7 +19,8 @@ from __future__ import annotations
 import numpy as np
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import equal_cosines, scatter, unit_rows
+from mtlkit.balancers.gram import equal_cosines, scatter
+from mtlkit.balancers.kernels import unit_rows
 
 
 class ConFIG(GramBalancer):

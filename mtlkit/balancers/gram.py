@@ -9,23 +9,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import lsq_linear, nnls
 
-from mtlkit.balancers.kernels import fair_point, pivot_all, unit_gram
+from mtlkit.balancers.kernels import fair_point, pivot_all, unit_rows
 
 FEW = 8  # vectors, up to which a good first guess costs more than it saves
-NO_LENGTH = 1e-12  # a gradient that is shorter than the longest by this factor counts as zero
 NO_RANK = 1e-10  # so does an eigenvalue of the cosines, beside the largest
-
-
-def unit_rows(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The cosines of the gradients that are not zero.
-
-    Args:
-        gram: (T, T), positive semidefinite.
-
-    Returns:
-        Positions (N,) of the non-zero gradients, their cosines (N, N) and their norms (N,).
-    """
-    return unit_gram(gram, NO_LENGTH)
 
 
 def scatter(values: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:

@@ -11,6 +11,7 @@ kernel: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
 sums: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 """As ``kernel``, with sums in any order, so that they are vectorised."""
 
+NO_LENGTH = 1e-12  # a gradient that is shorter than the longest by this factor counts as zero
 ROUNDS = 12  # of principal pivoting
 STEPS = 100  # of Newton's method
 
@@ -59,10 +60,17 @@ def vaccination(gram: np.ndarray, orders: np.ndarray, goals: np.ndarray, beta: f
 
 
 @kernel
-def unit_gram(gram: np.ndarray, no_length: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Positions (N,) of the gradients that are longer than ``no_length`` of the longest, their cosines and norms."""
+def unit_rows(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The cosines of the gradients that are not zero.
+
+    Args:
+        gram: (T, T), positive semidefinite.
+
+    Returns:
+        Positions (N,) of the non-zero gradients, their cosines (N, N) and their norms (N,).
+    """
     norms = np.sqrt(np.maximum(np.diag(gram), 0.0))
-    place = np.flatnonzero(norms > no_length * norms.max())
+    place = np.flatnonzero(norms > NO_LENGTH * norms.max())
     size = len(place)
     cosines, kept = np.ones((size, size)), norms[place]
     for a in range(size):
@@ -170,9 +178,9 @@ def pivot_all(matrix: np.ndarray, points: np.ndarray, guesses: np.ndarray, out: 
 
 
 @kernel
-def mean_of_projections(gram: np.ndarray, no_length: float) -> tuple[np.ndarray, bool]:
+def mean_of_projections(gram: np.ndarray) -> tuple[np.ndarray, bool]:
     """(T,) weights of upgrad for a few tasks, and whether they were found: one call, where numpy would need dozens."""
-    place, cosines, norms = unit_gram(gram, no_length)
+    place, cosines, norms = unit_rows(gram)
     size = len(place)
     firm = cosines + 1e-13 * np.eye(size)
     total = norms.copy()  # of unit vectors, before the projections add to it

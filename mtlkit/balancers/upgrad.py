@@ -15,8 +15,8 @@ from __future__ import annotations
 import numpy as np
 
 from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import FEW, NO_LENGTH, onto_dual_cone, unit_rows
-from mtlkit.balancers.kernels import mean_of_projections
+from mtlkit.balancers.gram import FEW, onto_dual_cone
+from mtlkit.balancers.kernels import mean_of_projections, unit_rows
 
 
 class UPGrad(GramBalancer):
@@ -26,7 +26,7 @@ class UPGrad(GramBalancer):
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         if len(problem.gram) <= FEW:
-            weights, found = mean_of_projections(problem.gram, NO_LENGTH)
+            weights, found = mean_of_projections(problem.gram)
             if found:
                 return weights
         place, cosines, norms = unit_rows(problem.gram)

@@ -96,6 +96,5 @@ def spread(weights: Tensor, reach: Tensor | None, experts: int) -> Tensor:
     """Weights (B, n, k) of the experts ``reach`` (n, k) as weights (B, n, E) of all, 0 for those out of reach."""
     if reach is None:
         return weights
-    return (
-        weights.detach().new_zeros(*weights.shape[:2], experts).scatter_(2, reach.expand_as(weights), weights.detach())
-    )
+    weights = weights.detach()
+    return weights.new_zeros(*weights.shape[:2], experts).scatter_(2, reach.expand_as(weights), weights)

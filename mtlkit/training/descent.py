@@ -31,14 +31,14 @@ class Cut:
         by_task: The gradient of each task.
         pieces: In the stead of these, gradients of some of its columns, which are the outputs of a product's layers.
         sizes: How many columns each layer has.
-        reach: (T, n) the slices of each layer that a task reaches, 1 or 0.
+        layers: The weights of these layers.
     """
 
     tensor: Tensor
     by_task: Sequence[Tensor | None] = ()
     pieces: Sequence[Piece] = ()
     sizes: Sequence[int] = ()
-    reach: Sequence[Tensor] = ()
+    layers: Sequence[Slices] = ()
 
     def sum(self, weights: Tensor) -> Tensor | None:
         """The weighted sum over the tasks (T,)."""
@@ -49,7 +49,7 @@ class Cut:
         for piece in self.pieces:
             part, columns = parts[piece.layer], piece.columns
             if piece.task is None:
-                factor = weights @ self.reach[piece.layer].to(weights.dtype)  # (n,)
+                factor = self.layers[piece.layer].by_slice(weights)  # (n,)
                 part.addcmul_(columns, factor.to(out.dtype).repeat_interleave(part.shape[1] // len(factor)))
             else:
                 part.addcmul_(columns, weights[piece.task].to(out.dtype))

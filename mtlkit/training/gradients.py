@@ -204,10 +204,10 @@ class TaskGradients:
                         self._alone[name] = own
                     else:
                         self.found.setdefault(name, [None] * len(self.losses))[task] = own
-        reach = [self.paths.by_parameter[id(layer.weight)].reach_as_weights for layer in product.layers]
+        layers = [self.paths.by_parameter[id(layer.weight)] for layer in product.layers]
         for cut, at in zip(product.cuts, at_cuts, strict=True):
             pieces = [Piece(*place, own) for place, own in zip(places, at.split(widths, 1), strict=True)]
-            self._at_cuts.append(Cut(cut, pieces=pieces, sizes=product.sizes, reach=reach))
+            self._at_cuts.append(Cut(cut, pieces=pieces, sizes=product.sizes, layers=layers))
 
     def _beneath_parting(self, of: Sequence[Tensor], upstream: Sequence[Tensor]) -> dict[str, Tensor]:
         self.passes += 1

@@ -26,7 +26,7 @@ class Slices:
         self.name = name
         self.parameter = parameter
         self.reach = reach
-        self.reach_as_weights = reach.float()
+        self._reach_as_weights = reach.float()
         self._one_each = reach.shape[0] == reach.shape[1] and bool(reach.cpu().equal(torch.eye(len(reach)).bool()))
         self.axis = axis
         self.sparse = sparse
@@ -38,7 +38,7 @@ class Slices:
 
     def by_slice(self, weights: Tensor) -> Tensor:
         """Weights of tasks (T,) to those of slices (S,) that belong to one task each."""
-        return weights if self._one_each else weights @ self.reach_as_weights.to(weights.dtype)
+        return weights if self._one_each else weights @ self._reach_as_weights.to(weights.dtype)
 
     def expand(self, values: Tensor) -> Tensor:
         """Values by slice (S,), in a shape that multiplies the parameter."""

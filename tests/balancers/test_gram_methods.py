@@ -9,7 +9,8 @@ from scipy.optimize import minimize
 
 from mtlkit.balancers.aligned import alignment
 from mtlkit.balancers.base import GramProblem
-from mtlkit.balancers.gram import NO_RANK, fair_weights, unit_rows
+from mtlkit.balancers.gram import NO_RANK, fair_weights
+from mtlkit.balancers.kernels import unit_rows
 from tests.balancers.fakes import Case, FakeStep, families
 
 F = Fraction

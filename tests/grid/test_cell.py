@@ -200,6 +200,15 @@ def test_what_to_start_from_is_checked_before_anything_runs(cells, home, tmp_pat
         cells("mmoe", "uniform", "freeze=gates.*")
 
 
+def test_what_is_compared_inside_the_model_is_not_compiled(cells, home):
+    (cell,) = cells("mmoe[hidden=4]", "mgda", "scope=representation")
+    plain = run_cell(cell, home, CPU).record
+    record = run_cell(cell, home, CPU.model_copy(update={"compile": "on"})).record
+    assert record.environment["compiled"] is False
+    assert record.warnings == ["not compiled: with scope=representation tasks part inside what would be compiled"]
+    assert record.metrics == plain.metrics
+
+
 def test_compiling_is_recorded_and_its_failure_a_warning(cells, home, monkeypatch):
     asked = []
 
