@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.data.types import Task
 from mtlkit.registry import BALANCERS
 
 COUNTS = (2, 4, 8, 64)

@@ -28,11 +28,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mtlkit.balancers.base import Direction, Scope
-from mtlkit.config import parse_spec
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Scope, SharedGradient
+from mtlkit.data.types import Task
 from mtlkit.registry import BALANCERS
 from mtlkit.report.figures.style import COLOURS, DPI, FAINT, INK, MUTED, RC, WIDTH
+from mtlkit.spec import parse_spec
 
 OUT = Path(__file__).parents[1] / "results" / "reference" / "balancer-toys.png"
 Problem = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -86,10 +86,10 @@ def concave(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class PlaneStep:
-    """A step (see ``mtlkit.balancers.base.Step``) at a point of a problem; all batches are alike."""
+    """A step (see ``mtlkit.balancers._base.Step``) at a point of a problem; all batches are alike."""
 
     losses: Tensor
-    jacobian: Tensor
+    task_gradients: Tensor
     index: int
     total: int
     seed: int = 0
@@ -99,22 +99,22 @@ class PlaneStep:
     def __post_init__(self) -> None:
         self.active = torch.ones(len(self.losses), dtype=torch.bool)
 
-    def gram(self, scope: Scope | None = None) -> Tensor:
-        return self.jacobian @ self.jacobian.T
+    def gramian(self, scope: Scope | None = None) -> Tensor:
+        return self.task_gradients @ self.task_gradients.T
 
-    def rows(self, scope: Scope | None = None) -> Tensor:
-        return self.jacobian
+    def jacobian(self, scope: Scope | None = None) -> Tensor:
+        return self.task_gradients
 
-    def parts(self, scope: Scope | None = None) -> dict[str, slice]:
-        return {"x": slice(0, self.jacobian.shape[1])}
+    def jacobian_columns(self, scope: Scope | None = None) -> dict[str, slice]:
+        return {"x": slice(0, self.task_gradients.shape[1])}
 
-    def norms(self, part: str) -> Tensor:
-        return self.jacobian.norm(dim=1)
+    def grad_norms(self, part: str) -> Tensor:
+        return self.task_gradients.norm(dim=1)
 
     def fresh_batch(self) -> PlaneStep:
         return self
 
-    def after(self, callback: Callable[[Tensor], None]) -> None:
+    def after_step(self, callback: Callable[[Tensor], None]) -> None:
         self.callbacks.append(callback)
 
 
@@ -130,7 +130,7 @@ def descend(problem: Problem, balancer: str, start: Sequence[float], steps: int,
         losses, rows = problem(x)
         step = PlaneStep(torch.from_numpy(losses), torch.from_numpy(rows), index, steps)
         answer = method(step)
-        grad = answer.vector.numpy() if isinstance(answer, Direction) else answer.double().numpy() @ rows
+        grad = answer.vector.numpy() if isinstance(answer, SharedGradient) else answer.double().numpy() @ rows
         mean, square = 0.9 * mean + 0.1 * grad, 0.99 * square + 0.01 * grad**2
         root = np.sqrt(square / (1 - 0.99 ** (index + 1))) + 1e-8
         x = x - lr * mean / (1 - 0.9 ** (index + 1)) / root

@@ -18,12 +18,13 @@ from pathlib import Path
 
 import torch
 
-from mtlkit.config import ExecutionSettings, TrainingSettings, parse_spec
 from mtlkit.data.sources import open_source
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.report.statistics import Interval, paired_delta, t_interval
-from mtlkit.training.loop import Trainer
+from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.spec import parse_spec
 from mtlkit.training.seeding import seed_for
+from mtlkit.training.trainer import Trainer
 
 OUT = Path(__file__).parents[1] / "results" / "reference" / "funnel-bias.md"
 REFERENCE = "shared-bottom[cvr=clicked]"

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mtlkit.config import Spec
+from mtlkit.spec import Spec
 
 DEFAULTS: Mapping[str, Mapping[str, Any]] = {
     "cagrad": {"c": 0.4},

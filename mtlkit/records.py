@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mtlkit.config import digest
+from mtlkit.spec import digest
 
 RECORD_VERSION = 1
 Status = Literal["ok", "failed", "timeout"]

@@ -32,14 +32,12 @@ class Registry:
     Args:
         kind: What one entry is called in messages, e.g. ``"model"``.
         folder: The dotted sub-package that holds one file per entry, e.g. ``"models"``.
-        base: The name of the base class, defined in ``<folder>.base``, that an entry subclasses.
-        helpers: Files of the folder that are no entries.
+        base: Where the base class is that an entry subclasses, e.g. ``"models._architecture:Architecture"``.
     """
 
     kind: str
     folder: str
     base: str
-    helpers: frozenset[str] = frozenset()
 
     @property
     def path(self) -> Path:
@@ -47,7 +45,7 @@ class Registry:
 
     def names(self, pattern: str = "*") -> list[str]:
         """All names that match a shell wildcard, sorted."""
-        own = {_name(file) for file in self.path.glob("*.py") if file.stem not in self.helpers | {"__init__", "base"}}
+        own = {_name(file) for file in self.path.glob("*.py") if not file.stem.startswith("_")}
         return sorted(name for name in own | set(self._entry_points()) if fnmatch.fnmatch(name, pattern))
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
@@ -79,7 +77,8 @@ class Registry:
         """Import the entry and return its class."""
         self.check(name)
         module = self._module(name)
-        base = getattr(importlib.import_module(f"mtlkit.{self.folder}.base"), self.base)
+        base_module, _, base_name = self.base.partition(":")
+        base = getattr(importlib.import_module(f"mtlkit.{base_module}"), base_name)
         classes = [
             value
             for value in vars(module).values()
@@ -87,7 +86,7 @@ class Registry:
         ]
         if len(classes) != 1:
             raise UsageError(
-                f"{module.__file__} must define exactly one {self.base} subclass, found {len(classes)}.",
+                f"{module.__file__} must define exactly one {base_name} subclass, found {len(classes)}.",
                 f"mtlkit list {self.kind}s",
             )
         return classes[0]
@@ -138,28 +137,7 @@ def _name(file: Path) -> str:
     return file.stem.replace("_", "-")
 
 
-MODELS = Registry(
-    "model",
-    "models",
-    "Architecture",
-    frozenset(
-        {
-            "layers",
-            "losses",
-            "embedding",
-            "folding",
-            "initial",
-            "inputs",
-            "kernels",
-            "lanes",
-            "mixture",
-            "sparse_rows",
-            "funnel",
-            "masknet",
-            "parting",
-        }
-    ),
-)
-BALANCERS = Registry("balancer", "balancers", "Balancer", frozenset({"gram", "kernels"}))
-DATASETS = Registry("dataset", "data.datasets", "DatasetSource", frozenset())
+MODELS = Registry("model", "models", "models._architecture:Architecture")
+BALANCERS = Registry("balancer", "balancers", "balancers._base:Balancer")
+DATASETS = Registry("dataset", "data.datasets", "data.datasets._source:DatasetSource")
 REGISTRIES = {"models": MODELS, "balancers": BALANCERS, "datasets": DATASETS}

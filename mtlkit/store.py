@@ -12,9 +12,9 @@ from typing import IO
 import numpy as np
 from pydantic import ValidationError
 
-from mtlkit.config import parse_spec
 from mtlkit.errors import MissingError
 from mtlkit.records import Cell, RunRecord
+from mtlkit.spec import parse_spec
 
 RECORD = "record.json"
 

@@ -58,10 +58,10 @@ def cli() -> Callable[..., Said]:
 @pytest.fixture(scope="session")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A data home that holds the small synthetic data set."""
-    from mtlkit.data.sources import ensure
+    from mtlkit.data.sources import prepare
 
     home = tmp_path_factory.mktemp("home")
-    ensure(DATA, home)
+    prepare(DATA, home)
     return home
 
 
@@ -81,7 +81,7 @@ from pathlib import Path
 
 import torch
 
-from mtlkit.balancers.base import Balancer
+from mtlkit.balancers._base import Balancer
 
 
 class Plugin(Balancer):
@@ -119,10 +119,11 @@ def make_trainer(
     """
     import torch
 
-    from mtlkit.balancers.base import Balancer
-    from mtlkit.config import ExecutionSettings, TrainingSettings, parse_spec
+    from mtlkit.balancers._base import Balancer
     from mtlkit.registry import BALANCERS, MODELS
-    from mtlkit.training.loop import Trainer
+    from mtlkit.settings import ExecutionSettings, TrainingSettings
+    from mtlkit.spec import parse_spec
+    from mtlkit.training.trainer import Trainer
 
     class Given(Balancer):
         def forward(self, step: Any) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from mtlkit.config import digest, parse_spec
 from mtlkit.records import Cell, Failure, RunRecord
+from mtlkit.spec import digest, parse_spec
 from mtlkit.store import ResultStore
 
 BASE = {"income": 0.9450, "marital": 0.9941}

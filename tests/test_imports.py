@@ -12,9 +12,11 @@ from tests.fakes import fill
 PACKAGE = Path(mtlkit.__file__).parent
 ORDER = [
     {"errors"},
-    {"registry", "config"},
+    {"spec"},
+    {"registry", "settings"},
     {"records", "equivalences"},
     {"store"},
+    {"ops"},
     {"data"},
     {"models", "balancers"},
     {"training"},
@@ -23,8 +25,8 @@ ORDER = [
     {"__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-REPORT_READS = {"errors", "registry", "config", "records", "equivalences", "store"}
-WITHOUT_TORCH = {"errors", "registry", "config", "records", "equivalences", "store", "data", "report", "cli"}
+REPORT_READS = {"errors", "registry", "settings", "spec", "records", "equivalences", "store"}
+WITHOUT_TORCH = {"errors", "registry", "settings", "spec", "records", "equivalences", "store", "data", "report", "cli"}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -77,19 +79,19 @@ def test_imports_only_go_up(file):
 @pytest.mark.parametrize(
     ("part", "source", "wrong"),
     [
-        ("models", "import mtlkit.balancers.base", True),
-        ("balancers", "from mtlkit.models.base import Output", True),
+        ("models", "import mtlkit.balancers._base", True),
+        ("balancers", "from mtlkit.models._architecture import Output", True),
         ("balancers", "from mtlkit import models", True),
-        ("config", "def f():\n    from mtlkit.registry import MODELS", True),
+        ("settings", "def f():\n    from mtlkit.registry import MODELS", True),
         ("training", "if TYPE_CHECKING:\n    from mtlkit.grid.plan import Plan", True),
         ("report", "from mtlkit.training.metrics import auc", True),
-        ("report", "from mtlkit.data.schema import Task", True),
+        ("report", "from mtlkit.data.types import Task", True),
         ("grid", "from mtlkit.report import rows", True),
         ("report", "import torch.nn", True),
         ("store", "from torch import Tensor", True),
         ("data", "from mtlkit.strange import x", True),
         ("cli", "from mtlkit.report.frame import load", False),
-        ("training", "import torch, mtlkit\nfrom mtlkit.models.base import Batch", False),
+        ("training", "import torch, mtlkit\nfrom mtlkit.models._architecture import Batch", False),
     ],
 )
 def test_the_walk_sees_wrong_arrows(part, source, wrong):

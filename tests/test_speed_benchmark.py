@@ -165,7 +165,7 @@ def test_a_table_of_any_size_is_trained_on_its_batches_in_their_order(monkeypatc
     from speed import sparse
     from speed.turns import take_turns
 
-    from mtlkit.training.loop import Trainer
+    from mtlkit.training.trainer import Trainer
 
     monkeypatch.setattr(sparse, "STEPS", 2)
     monkeypatch.setattr(sparse, "SCORED", 64)
@@ -374,7 +374,7 @@ def test_twins_have_the_layers_and_the_initial_distributions_of_their_peers(smal
 def test_each_system_trains_what_it_stands_for(system, small, tmp_path, monkeypatch):
     from speed import models, training
 
-    from mtlkit.data.packed import write_dataset
+    from mtlkit.data.storage import write_dataset
     from mtlkit.training.optimizers import Optimizers
 
     write_dataset(tmp_path / "set", small, {})
@@ -410,8 +410,8 @@ def test_shortfalls_are_paired_by_seed():
 def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatch):
     from speed import data, models, training
 
-    from mtlkit.data.packed import write_dataset
-    from mtlkit.training.loop import Trainer
+    from mtlkit.data.storage import write_dataset
+    from mtlkit.training.trainer import Trainer
 
     write_dataset(tmp_path / "set", small, {})
     whole = data.head(small, train=1024, validation=512, test=400)
@@ -491,7 +491,7 @@ def test_sections_are_merged_and_drawn_again(tmp_path, monkeypatch, capsys):
 
 
 def test_peers_read_the_packed_arrays_without_mtlkit(small, tmp_path, monkeypatch):
-    from mtlkit.data.packed import write_dataset
+    from mtlkit.data.storage import write_dataset
 
     write_dataset(tmp_path / "set", small, {})
     monkeypatch.syspath_prepend(str(BENCHMARKS / "speed" / "peers"))
@@ -509,7 +509,7 @@ def test_peers_read_the_packed_arrays_without_mtlkit(small, tmp_path, monkeypatc
 
 def test_the_model_of_torch_rechub_that_is_timed_does_not_begin_with_trained_tables(small, tmp_path, monkeypatch):
     pytest.importorskip("torch_rechub", reason="torch-rechub is not installed: pip install 'mtlkit[parity]'")
-    from mtlkit.data.packed import write_dataset
+    from mtlkit.data.storage import write_dataset
 
     write_dataset(tmp_path / "set", small, {})
     monkeypatch.syspath_prepend(str(BENCHMARKS / "speed" / "peers"))

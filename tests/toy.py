@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mtlkit.data.schema import SPLITS, Bag, Dataset, Feature, Schema, Split, Task, fingerprint
+from mtlkit.data.splits import SPLITS, Bag, Dataset, Split, fingerprint
+from mtlkit.data.types import Feature, Schema, Task
 
 if TYPE_CHECKING:
-    from mtlkit.models.base import Batch
+    from mtlkit.models._types import Batch
 
 ROLES = ("user", "item", "domain")
 LOSS = {"binary": "bce", "regression": "mse", "multiclass": "cross_entropy"}

@@ -94,7 +94,7 @@ def torchjd_training(
     from torchjd.aggregation import MGDAWeighting, UPGradWeighting
     from torchjd.autojac import jac
 
-    from mtlkit.training.loop import Trainer
+    from mtlkit.training.trainer import Trainer
 
     from . import models
 

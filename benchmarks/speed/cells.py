@@ -31,8 +31,8 @@ def work(job: dict[str, Any]) -> Record:
     """In a process of its own, on the cores that it was given: run a grid and note when each cell was done."""
     from pathlib import Path
 
-    from mtlkit.config import ExecutionSettings
     from mtlkit.grid.engines.local import LocalEngine
+    from mtlkit.settings import ExecutionSettings
     from mtlkit.store import ResultStore
 
     from .data import CENSUS
@@ -63,9 +63,9 @@ def grid(dataset: str, home: Any, job: dict[str, Any]) -> list[Any]:
     """Cells of the benchmark's model, one a seed."""
     from pathlib import Path
 
-    from mtlkit.data.sources import ensure
+    from mtlkit.data.sources import prepare
+    from mtlkit.grid.grid_settings import GridSettings
     from mtlkit.grid.plan import make_plan
-    from mtlkit.grid.spec import GridSettings
     from mtlkit.store import ResultStore
 
     settings = GridSettings(
@@ -76,7 +76,7 @@ def grid(dataset: str, home: Any, job: dict[str, Any]) -> list[Any]:
         seeds=tuple(job["seeds"]),
         training={"epochs": job["epochs"], "evaluations": 1},
     )
-    source, found = ensure(dataset, home)
+    source, found = prepare(dataset, home)
     with tempfile.TemporaryDirectory() as empty:
         return make_plan(settings, source, found, ResultStore(Path(empty))).to_run
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mtlkit.data.packed import read_dataset, read_manifest, write_dataset
-from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
-from mtlkit.data.sources import ensure
+from mtlkit.data.sources import prepare
+from mtlkit.data.splits import SPLITS, Dataset, Split, fingerprint
+from mtlkit.data.storage import read_dataset, read_manifest, write_dataset
+from mtlkit.data.types import Feature, Schema, Task
 
 CENSUS = "census[protocol=rechub]"
 OF_USERS = (240_000, 100, 14, 3, 8, 4, 4, 3, 5, 4)
@@ -29,12 +30,12 @@ EXTRA = "extra-{}"
 
 def census(home: Path) -> Dataset:
     """Census-Income: 32 id fields with small vocabularies, 7 numbers, income and marital status."""
-    return ensure(CENSUS, home)[1]
+    return prepare(CENSUS, home)[1]
 
 
 def census_folder(home: Path) -> Path:
     """Where Census-Income lies prepared."""
-    source, _ = ensure(CENSUS, home)
+    source, _ = prepare(CENSUS, home)
     return source.folder(home)
 
 

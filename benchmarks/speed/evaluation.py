@@ -64,8 +64,8 @@ def run(job: dict[str, Any]) -> Record:
 
     import torch
 
-    from mtlkit.config import TrainingSettings
-    from mtlkit.training.loop import Trainer
+    from mtlkit.settings import TrainingSettings
+    from mtlkit.training.trainer import Trainer
 
     from .data import WIDTHS, open_dataset
     from .models import EXECUTION, balancer, count_cpu_seconds, mmoe

@@ -67,7 +67,7 @@ def main() -> None:
 
 def measure(part: Section, data_dir: Path | None, rounds: int | None, file: Path) -> None:
     """Measure a section and put it in the place of what the file held of it."""
-    from mtlkit.data.home import data_home
+    from mtlkit.data.data_home import data_home
 
     setup = Setup(data_home(data_dir).resolve(), rounds or part.rounds)
     began, load = time.monotonic(), os.getloadavg()[0]

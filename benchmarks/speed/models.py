@@ -10,13 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer
-from mtlkit.config import ExecutionSettings, TrainingSettings
-from mtlkit.data.schema import Dataset, Schema
+from mtlkit.balancers._base import Balancer
+from mtlkit.data.splits import Dataset
+from mtlkit.data.types import Schema
 from mtlkit.models.mmoe import MMoE
 from mtlkit.registry import BALANCERS
-from mtlkit.training import loop
-from mtlkit.training.loop import Trainer
+from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.training import trainer
+from mtlkit.training.trainer import Trainer
 
 from .turns import Pause
 
@@ -31,7 +32,7 @@ TWINS: dict[str, dict[str, Any]] = {
 
 def count_cpu_seconds() -> None:
     """Let the trainer time itself by the CPU time of this process, which neighbours on the machine do not lengthen."""
-    loop.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    trainer.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
 
 
 def mmoe(schema: Schema, width: int, seed: int = 0, **more: Any) -> MMoE:

@@ -17,7 +17,7 @@ def timed_steps(dataset: Any, width: int, batch: int, steps: int, warm: int = 3)
     """
     import torch
 
-    from mtlkit.training.loop import Trainer
+    from mtlkit.training.trainer import Trainer
 
     from . import models
 

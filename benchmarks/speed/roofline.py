@@ -122,7 +122,7 @@ def dense_batch(inputs: int, tasks: int, batch: int) -> Any:
     """A batch whose numbers stand in for the embedded rows."""
     import torch
 
-    from mtlkit.models.base import Batch
+    from mtlkit.models._types import Batch
 
     x, labels = torch.randn(batch, inputs), (torch.rand(batch, tasks) < 0.2).float()
     return Batch(torch.empty(batch, 0, dtype=torch.int32), x, labels)
@@ -132,7 +132,7 @@ def dense_step(inputs: int, tasks: int, batch: int, models: Any) -> tuple[Callab
     """Forward and backward of the model's dense part on x (B, inputs), and that model."""
     import torch
 
-    from mtlkit.data.schema import Feature, Schema, Task
+    from mtlkit.data.types import Feature, Schema, Task
 
     features = tuple(Feature(name=f"x{i}", kind="dense") for i in range(inputs))
     model = models.mmoe(Schema(features=features, tasks=tuple(Task(name=f"t{t}") for t in range(tasks))), 8)

@@ -107,10 +107,10 @@ def work(job: dict[str, Any]) -> Record:
     """In a process of its own: the rows through the trainer that ``mtlkit bench`` uses."""
     import torch
 
-    from mtlkit.config import TrainingSettings
-    from mtlkit.data.packed import read_dataset
-    from mtlkit.training.loop import Trainer
+    from mtlkit.data.storage import read_dataset
+    from mtlkit.settings import TrainingSettings
     from mtlkit.training.result import FitResult
+    from mtlkit.training.trainer import Trainer
 
     from . import models
     from .common import peak_memory

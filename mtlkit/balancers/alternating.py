@@ -21,9 +21,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step, per_task
-from mtlkit.config import Floats
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, Step, per_task
+from mtlkit.data.types import Task
+from mtlkit.settings import Floats
 
 
 class Alternating(Balancer):

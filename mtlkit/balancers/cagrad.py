@@ -18,8 +18,8 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import factor, mean_on_dual_cone, min_norm_point
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._gramian import factor, mean_on_dual_cone, min_norm_point
 
 
 class CAGrad(GramBalancer):

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import equal_cosines, scatter
-from mtlkit.balancers.kernels import unit_rows
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._gramian import equal_cosines, scatter
+from mtlkit.balancers._solvers import unit_rows
 
 
 class ConFIG(GramBalancer):

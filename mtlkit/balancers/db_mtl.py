@@ -20,14 +20,14 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Direction, Step
-from mtlkit.config import Settings
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, SharedGradient, Step
+from mtlkit.data.types import Task
+from mtlkit.settings import Settings
 
 EPSILON = 1e-8  # in the logarithm, as in the authors' code
 
 
-class DBMTL(Balancer):
+class DualBalancing(Balancer):
     """Dual balancing."""
 
     class Options(Settings):
@@ -48,8 +48,8 @@ class DBMTL(Balancer):
         self.register_buffer("means", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
         self.register_buffer("counts", torch.zeros(len(tasks), dtype=torch.float64))
 
-    def forward(self, step: Step) -> Direction:
-        rows, active = step.rows(), step.active
+    def forward(self, step: Step) -> SharedGradient:
+        rows, active = step.jacobian(), step.active
         logs = rows.double() / (step.losses.double() + EPSILON)[:, None]
         if not self.means.numel():
             self.means = torch.zeros_like(logs)
@@ -60,4 +60,4 @@ class DBMTL(Balancer):
         norms = torch.where(active, self.means.norm(dim=1), 0.0)
         factors = torch.where(norms > 0, norms.max() / norms, 0.0)
         limit = torch.finfo(rows.dtype).max
-        return Direction((factors @ self.means).clamp(-limit, limit).to(rows))
+        return SharedGradient((factors @ self.means).clamp(-limit, limit).to(rows))

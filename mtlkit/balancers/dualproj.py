@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import mean_on_dual_cone
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._gramian import mean_on_dual_cone
 
 
 class DualProj(GramBalancer):

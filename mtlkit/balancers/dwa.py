@@ -19,8 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step, on_simplex
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, Step, on_simplex
+from mtlkit.data.types import Task
 
 
 class DWA(Balancer):

@@ -20,8 +20,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step, softmax_over
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, Step, softmax_over
+from mtlkit.data.types import Task
 
 
 class ExcessMTL(Balancer):
@@ -47,7 +47,7 @@ class ExcessMTL(Balancer):
 
     def forward(self, step: Step) -> Tensor:
         active = step.active
-        squares = step.rows().double() ** 2  # 0 for idle tasks
+        squares = step.jacobian().double() ** 2  # 0 for idle tasks
         if not self.squares.numel():
             self.squares = torch.zeros_like(squares)
         self.squares.add_(squares)

@@ -21,9 +21,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Adam, Balancer, Step, per_task, softmax_over
-from mtlkit.config import Floats
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Adam, Balancer, Step, per_task, softmax_over
+from mtlkit.data.types import Task
+from mtlkit.settings import Floats
 
 EPSILON = 1e-8
 
@@ -58,7 +58,7 @@ class FAMO(Balancer):
             grad = shares * (fall - (shares * fall).sum())
             self.adam.step(self.logits, grad + self.options.decay * self.logits, active)
 
-        step.after(learn)
+        step.after_step(learn)
         return softmax_over(self.logits - before, active)  # z / (L - floor + eps), scaled to sum to 1
 
     def _logs(self, losses: Tensor) -> Tensor:

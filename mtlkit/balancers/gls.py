@@ -17,7 +17,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step
+from mtlkit.balancers._base import Balancer, Step
 
 
 class GLS(Balancer):

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from mtlkit.balancers.base import Balancer, Direction, Step
-from mtlkit.config import Settings
+from mtlkit.balancers._base import Balancer, SharedGradient, Step
+from mtlkit.settings import Settings
 
 
 class GradDrop(Balancer):
@@ -35,10 +35,10 @@ class GradDrop(Balancer):
     scale = "native"
     options: Options
 
-    def forward(self, step: Step) -> Direction:
-        rows = step.rows()
+    def forward(self, step: Step) -> SharedGradient:
+        rows = step.jacobian()
         up, down = rows.clamp_min(0).sum(0), rows.clamp_max(0).sum(0)  # (P,) of each sign
         draws = np.random.default_rng([step.seed, step.index]).random(rows.shape[1], dtype=np.float32)
         keep_up = torch.from_numpy(draws).to(rows) * (up - down) < up  # with probability P
         kept, dropped = torch.where(keep_up, up, down), torch.where(keep_up, down, up)
-        return Direction(kept + self.options.leak * dropped)
+        return SharedGradient(kept + self.options.leak * dropped)

@@ -20,8 +20,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Adam, Balancer, Step, on_simplex
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Adam, Balancer, Step, on_simplex
+from mtlkit.data.types import Task
 
 
 class GradNorm(Balancer):
@@ -51,7 +51,7 @@ class GradNorm(Balancer):
         self.first.copy_(torch.where(active & self.first.isnan(), step.losses.clamp_min(tiny), self.first))
         ratio = torch.where(active, step.losses / self.first, 0.0)
         rate = ratio / (ratio.sum() / count).clamp_min(tiny)  # r_t
-        norms = torch.where(active, step.norms("last"), 0.0)
+        norms = torch.where(active, step.grad_norms("last"), 0.0)
         target = (self.w * norms).sum() / count * rate**self.options.alpha
         self.adam.step(self.w, torch.sign(self.w * norms - target) * norms, active & (norms > 0))
         floored = self.w.clamp_min(1e-3)

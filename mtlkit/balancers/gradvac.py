@@ -24,9 +24,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.kernels import vaccination
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._solvers import vaccination
+from mtlkit.data.types import Task
 
 HIGHEST = 0.999
 

@@ -20,10 +20,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step
+from mtlkit.balancers._base import Balancer, Step
 from mtlkit.balancers.imtl_g import IMTLG
 from mtlkit.balancers.imtl_l import IMTLL
-from mtlkit.data.schema import Task
+from mtlkit.data.types import Task
 
 
 class IMTL(Balancer):
@@ -43,5 +43,5 @@ class IMTL(Balancer):
 
     def forward(self, step: Step) -> Tensor:
         scales = self.loss_balance(step)  # (T,) exp(s)
-        inner = step.gram() * torch.outer(scales, scales).to(torch.float64)
+        inner = step.gramian() * torch.outer(scales, scales).to(torch.float64)
         return scales * self.gradient_balance.weigh(step, inner)

@@ -20,8 +20,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Adam, Balancer, Step
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Adam, Balancer, Step
+from mtlkit.data.types import Task
 
 
 class IMTLL(Balancer):

@@ -25,10 +25,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Direction, Step
-from mtlkit.config import Settings
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, SharedGradient, Step
+from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
+from mtlkit.settings import Settings
 
 
 class MetaBalance(Balancer):
@@ -57,13 +57,13 @@ class MetaBalance(Balancer):
         self.register_buffer("sizes", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, tensors)
         self.register_buffer("counts", torch.zeros(len(tasks), 0, dtype=torch.float64))
 
-    def forward(self, step: Step) -> Direction:
-        rows, places = step.rows(), list(step.parts().values())
+    def forward(self, step: Step) -> SharedGradient:
+        rows, places = step.jacobian(), list(step.jacobian_columns().values())
         if not places:
-            return Direction(rows.sum(0))
+            return SharedGradient(rows.sum(0))
         parts = [rows[:, place].double() for place in places]
         factors = self._factors(torch.stack([part.norm(dim=1) for part in parts], 1))
-        return Direction(torch.cat([factors[:, k] @ part for k, part in enumerate(parts)]).to(rows))
+        return SharedGradient(torch.cat([factors[:, k] @ part for k, part in enumerate(parts)]).to(rows))
 
     def _factors(self, norms: Tensor) -> Tensor:
         """(T, tensors) for the norms (T, tensors) of one batch, which are 0 for idle tasks."""

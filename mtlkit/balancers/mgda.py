@@ -23,8 +23,8 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import min_norm
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._gramian import min_norm
 
 
 class MGDA(GramBalancer):

@@ -23,10 +23,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Direction, Step, softmax_over
-from mtlkit.balancers.gram import project_on_simplex
-from mtlkit.config import Settings
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, SharedGradient, Step, softmax_over
+from mtlkit.balancers._gramian import project_on_simplex
+from mtlkit.data.types import Task
+from mtlkit.settings import Settings
 
 
 class MoCo(Balancer):
@@ -55,8 +55,8 @@ class MoCo(Balancer):
         self.register_buffer("weights", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(len(tasks), dtype=torch.float64))
 
-    def forward(self, step: Step) -> Direction:
-        rows, active, options = step.rows(), step.active, self.options
+    def forward(self, step: Step) -> SharedGradient:
+        rows, active, options = step.jacobian(), step.active, self.options
         wide = rows.double()
         norms = wide.norm(dim=1)
         units = torch.where((norms > 0)[:, None], wide / norms[:, None], 0.0) * step.losses.double()[:, None]
@@ -73,7 +73,7 @@ class MoCo(Balancer):
         share = self._on_simplex(share - options.gamma * pace * slope, active)
         self.weights.copy_(torch.where(active, share * held, self.weights))
         limit = torch.finfo(rows.dtype).max
-        return Direction((share @ self.means).clamp(-limit, limit).to(rows))
+        return SharedGradient((share @ self.means).clamp(-limit, limit).to(rows))
 
     def _on_simplex(self, point: Tensor, active: Tensor) -> Tensor:
         if self.options.update == "softmax" or not active.any():

@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import fair_weights
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._gramian import fair_weights
 
 
 class Nash(GramBalancer):

@@ -21,11 +21,11 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers.base import GramBalancer, GramProblem, simplex_points
-from mtlkit.balancers.gram import min_norm_above, project_on_simplex
-from mtlkit.config import Floats, Settings
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import GramBalancer, GramProblem, simplex_points
+from mtlkit.balancers._gramian import min_norm_above, project_on_simplex
+from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
+from mtlkit.settings import Floats, Settings
 
 BOUND = 0.8  # sum of the lower bounds of a sweep: what a preference fixes, and the rest is free
 

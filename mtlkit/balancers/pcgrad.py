@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.kernels import surgery
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._solvers import surgery
 
 
 class PCGrad(GramBalancer):

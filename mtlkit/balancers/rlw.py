@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step, softmax_over
+from mtlkit.balancers._base import Balancer, Step, softmax_over
 
 
 class RLW(Balancer):

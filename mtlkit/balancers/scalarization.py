@@ -19,11 +19,11 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers.base import simplex_points
+from mtlkit.balancers._base import simplex_points
 from mtlkit.balancers.static import Static
 from mtlkit.balancers.uniform import Uniform
-from mtlkit.config import Settings
-from mtlkit.data.schema import Task
+from mtlkit.data.types import Task
+from mtlkit.settings import Settings
 
 
 class Scalarization(Uniform):

@@ -23,9 +23,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step, on_simplex
-from mtlkit.balancers.gram import project_on_simplex
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, Step, on_simplex
+from mtlkit.balancers._gramian import project_on_simplex
+from mtlkit.data.types import Task
 
 
 class SDMGrad(Balancer):
@@ -50,7 +50,7 @@ class SDMGrad(Balancer):
     def forward(self, step: Step) -> Tensor:
         first, second = step.fresh_batch(), step.fresh_batch()
         seen = step.active & first.active & second.active
-        one, two = first.rows()[seen].double(), second.rows()[seen].double()
+        one, two = first.jacobian()[seen].double(), second.jacobian()[seen].double()
         size = float(one.norm() * two.norm())
         held = float(self.w[seen].sum())  # what the other tasks do not hold
         if size > 0 and held > 0:

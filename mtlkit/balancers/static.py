@@ -19,10 +19,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step, on_simplex
-from mtlkit.config import Floats, Settings
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, Step, on_simplex
+from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
+from mtlkit.settings import Floats, Settings
 
 
 class Static(Balancer):

@@ -22,8 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step, softmax_over
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, Step, softmax_over
+from mtlkit.data.types import Task
 
 TINY = 1e-20  # as in the authors' code
 

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Step
-from mtlkit.config import Settings
+from mtlkit.balancers._base import Balancer, Step
+from mtlkit.settings import Settings
 
 
 class Uniform(Balancer):

@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers.base import GramBalancer, GramProblem
-from mtlkit.balancers.gram import FEW, onto_dual_cone
-from mtlkit.balancers.kernels import mean_of_projections, unit_rows
+from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._gramian import FEW, onto_dual_cone
+from mtlkit.balancers._solvers import mean_of_projections, unit_rows
 
 
 class UPGrad(GramBalancer):

@@ -10,9 +10,9 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from mtlkit.data.schema import Dataset
+    from mtlkit.data.splits import Dataset
+    from mtlkit.grid.grid_settings import GridSettings
     from mtlkit.grid.plan import Plan
-    from mtlkit.grid.spec import GridSettings
     from mtlkit.records import RunRecord
     from mtlkit.store import ResultStore
 
@@ -61,8 +61,8 @@ def bench(
     Finished cells are never run again, so an interrupted grid goes on where it stopped. Without arguments a small grid
     runs on the data set fetched last, or on Census-Income.
     """
-    from mtlkit.data.home import data_home, last_fetched
-    from mtlkit.grid.spec import read_grid, with_dataset, write_grid
+    from mtlkit.data.data_home import data_home, last_fetched
+    from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
 
     flags: dict[str, Any] = {
         "dataset": dataset,
@@ -105,11 +105,11 @@ def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_fai
     from rich.markup import escape
 
     from mtlkit.cli.fetch import show_downloads
-    from mtlkit.data.home import data_home, last_fetched, remember
-    from mtlkit.data.sources import ensure
-    from mtlkit.grid.cell import resolve_device
+    from mtlkit.data.data_home import data_home, last_fetched, remember
+    from mtlkit.data.sources import prepare
+    from mtlkit.grid.grid_settings import with_dataset
     from mtlkit.grid.plan import make_plan
-    from mtlkit.grid.spec import with_dataset
+    from mtlkit.grid.run_cell import resolve_device
     from mtlkit.store import ResultStore
 
     talk = Console(stderr=True)
@@ -121,7 +121,7 @@ def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_fai
         why = "fetched last" if last else "none was fetched before"
         talk.print(f"Data set [bold]{escape(str(settings.dataset))}[/bold] ({why}).", highlight=False)
     with show_downloads() as progress:
-        source, data = ensure(str(settings.dataset), home, progress=progress)
+        source, data = prepare(str(settings.dataset), home, progress=progress)
     if last_fetched(home) is None:
         remember(home, str(settings.dataset))
     if settings.tasks is not None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from mtlkit.config import Settings
+    from mtlkit.settings import Settings
 
 
 class Kind(StrEnum):
@@ -111,7 +111,7 @@ def _show(facts: dict[str, Any], kind: str) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from mtlkit.config import Spec
+    from mtlkit.spec import Spec
 
     title, rest = _paragraphs(facts["description"])
     console = Console()

@@ -14,8 +14,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from mtlkit.data.datasets.base import DatasetSource, Progress
-    from mtlkit.data.schema import Dataset
+    from mtlkit.data.datasets._source import DatasetSource, Progress
+    from mtlkit.data.splits import Dataset
 
 
 def fetch(
@@ -42,8 +42,8 @@ def fetch(
     """Download a data set, prepare it, and print its card. What is there already is not fetched again."""
     from rich.console import Console
 
-    from mtlkit.data.home import data_home, remember
-    from mtlkit.data.sources import ensure
+    from mtlkit.data.data_home import data_home, remember
+    from mtlkit.data.sources import prepare
 
     options = {
         "protocol": protocol,
@@ -58,7 +58,7 @@ def fetch(
     home, talk = data_home(data_dir), Console(stderr=True)
     started = time.perf_counter()
     with show_downloads() as progress:
-        source, data = ensure(dataset, home, origin=origin, force=force, progress=progress, links=links, asked=True)
+        source, data = prepare(dataset, home, origin=origin, force=force, progress=progress, links=links, asked=True)
         prepared = _prepare_presets(source, home)
     remember(home, dataset)
     Console().print(card(source, data, prepared, source.provenance(home)))
@@ -69,7 +69,7 @@ def fetch(
 
 def _with_options(text: str, options: dict[str, Any]) -> str:
     """The data set as typed, with the options that were given as flags written into the brackets."""
-    from mtlkit.config import Spec, parse_spec
+    from mtlkit.spec import Spec, parse_spec
 
     if not options:
         return text
@@ -89,8 +89,8 @@ def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
 
 def _typed(source: DatasetSource) -> str:
     """The shortest text that gives these options."""
-    from mtlkit.config import Spec
     from mtlkit.errors import UsageError
+    from mtlkit.spec import Spec
 
     def resolved(options: dict[str, Any]) -> dict[str, Any]:
         return type(source)(source.name, source.Options.model_validate(options)).resolved_options()

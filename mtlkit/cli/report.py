@@ -18,7 +18,7 @@ def report(
 ) -> None:
     """Write a page, tables and figures that compare the runs of a results folder."""
     from mtlkit.report.build import open_results, write_report
-    from mtlkit.report.rows import rows_of
+    from mtlkit.report.result_rows import rows_of
 
     if json:
         frames = open_results(results)

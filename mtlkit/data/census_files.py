@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from mtlkit.data.datasets.base import Progress
+from mtlkit.data.datasets._source import Progress
 from mtlkit.data.download import download, pip_download
 from mtlkit.errors import MissingError, UsageError
 

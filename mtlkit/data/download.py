@@ -18,7 +18,7 @@ from pathlib import Path
 
 import httpx
 
-from mtlkit.data.datasets.base import Progress, no_progress
+from mtlkit.data.datasets._source import Progress, no_progress
 from mtlkit.errors import MissingError
 
 TIMEOUT = httpx.Timeout(30.0, connect=8.0)

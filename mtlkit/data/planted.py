@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mtlkit.data.schema import Dataset
+from mtlkit.data.splits import Dataset
 from mtlkit.records import PRIMARY_METRIC
 
 ALL_ROWS = "of all simulated test rows"

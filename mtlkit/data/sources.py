@@ -6,11 +6,12 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtlkit.config import parse_spec, validate
-from mtlkit.data.datasets.base import DatasetSource, Progress, no_progress
-from mtlkit.data.home import make_home
-from mtlkit.data.schema import Dataset
+from mtlkit.data.data_home import make_home
+from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
+from mtlkit.data.splits import Dataset
 from mtlkit.registry import DATASETS
+from mtlkit.settings import validate
+from mtlkit.spec import parse_spec
 
 
 def open_source(spec_text: str) -> DatasetSource:
@@ -24,7 +25,7 @@ def open_source(spec_text: str) -> DatasetSource:
     return kind(spec.name, validate(kind.Options, spec.options, f"data set {spec.name}"))
 
 
-def ensure(
+def prepare(
     spec_text: str,
     home: Path,
     *,

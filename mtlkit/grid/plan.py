@@ -8,16 +8,18 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from mtlkit.config import Settings, Spec, parse_spec, validate
-from mtlkit.data.datasets.base import DatasetSource
+from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.planted import ceilings
-from mtlkit.data.schema import Dataset, Schema
+from mtlkit.data.splits import Dataset
+from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
-from mtlkit.grid.spec import GridSettings
-from mtlkit.models.base import BaseOptions, ModelOptions
-from mtlkit.models.funnel import NO_FUNNEL
+from mtlkit.grid.grid_settings import GridSettings
+from mtlkit.models._funnel import NO_FUNNEL
+from mtlkit.models._options import BaseOptions, ModelOptions
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS, Registry
+from mtlkit.settings import Settings, validate
+from mtlkit.spec import Spec, parse_spec
 from mtlkit.store import ResultStore
 from mtlkit.training.selection import check_task_names
 

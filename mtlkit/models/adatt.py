@@ -22,12 +22,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.inputs import Inputs
-from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix, own_and_shared
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedded_batch import EmbeddedBatch
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers, own_and_shared
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.settings import Sizes
 
 
 class Direct(nn.Module):
@@ -102,19 +104,21 @@ class AdaTT(Architecture):
         x = self.embedding(batch)
         n_tasks = len(self.tasks)
         gates: dict[str, Tensor] = {}
-        paths: Tensor | Inputs = x  # (B, D) at first, then (B, T [+ 1], d)
+        paths: Tensor | EmbeddedBatch = x  # (B, D) at first, then (B, T [+ 1], d)
         for level, expert in enumerate(self.experts):
             read, by_tasks, by_shared = paths, paths, paths
-            if not isinstance(paths, Inputs):
+            if not isinstance(paths, EmbeddedBatch):
                 read = paths.index_select(1, self.owner)
                 by_tasks, by_shared = paths[:, :n_tasks], paths[:, n_tasks:]
             outputs, weights = self.present(level, expert(read)), self.gates[level](by_tasks)  # (B, E, d), (B, T, E)
-            fused = mix(self.direct[level](weights, self.own), outputs)
+            fused = combine_experts(self.direct[level](weights, self.own), outputs)
             gates |= {f"level-{level + 1}/{name}": weights[:, t] for t, name in enumerate(self.schema.task_names)}
             if level < len(self.shared_gates):
                 to_all = self.shared_gates[level](by_shared)  # (B, 1, E)
                 gates[f"level-{level + 1}/shared"] = to_all[:, 0]
-                fused = torch.cat([fused, mix(self.shared_direct[level](to_all, self.common), outputs)], dim=1)
+                fused = torch.cat(
+                    [fused, combine_experts(self.shared_direct[level](to_all, self.common), outputs)], dim=1
+                )
             paths = fused
         logits = self.towers(paths)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]

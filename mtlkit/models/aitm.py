@@ -25,13 +25,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import ALL_ROWS, Schema
-from mtlkit.models.base import Architecture, BaseOptions, Batch, Objective, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.funnel import funnel_columns
-from mtlkit.models.layers import StackedMLP, Towers
-from mtlkit.models.losses import mean_of_rows
+from mtlkit.data.types import ALL_ROWS, Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._funnel import funnel_columns
+from mtlkit.models._layers import StackedMLP, Towers
+from mtlkit.models._losses import mean_of_rows
+from mtlkit.models._options import BaseOptions
+from mtlkit.models._types import Batch, Objective, Output, Prediction
+from mtlkit.settings import Sizes
 
 
 class Transfer(nn.Module):

@@ -1,6 +1,6 @@
 """CGC: each task mixes its own experts with shared ones; one level of PLE.
 
-h_t = sum_k softmax(W_t x)_k [E_t(x), E_S(x)]_k, y_t = Tower_t(h_t). Other tasks' experts are out of reach.
+h_t = sum_k softmax(W_t x)_k [E_t(x), E_S(x)]_k, y_t = Tower_t(h_t). Other tasks' experts are out of expert_index.
 
 Paper: Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized
 Recommendations", RecSys 2020, doi:10.1145/3383313.3412236.
@@ -18,20 +18,22 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.inputs import Inputs
-from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix, own_and_shared
-from mtlkit.models.mixture import Mixture, gated_mixture, mixture
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedded_batch import EmbeddedBatch
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers, own_and_shared
+from mtlkit.models._moe import Mixture, gated_mixture, mixture
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.settings import Sizes
 
 
 class CGC(Architecture):
     """Customized gate control; several levels of it are PLE."""
 
     owner: Tensor
-    reach: Tensor
+    expert_index: Tensor
 
     class Options(GateOptions):
         """Options of cgc."""
@@ -56,56 +58,60 @@ class CGC(Architecture):
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
         owner, names = own_and_shared(schema.task_names, specific, shared)
-        reach = torch.stack([torch.where((owner == t) | (owner == n_tasks))[0] for t in range(n_tasks)])
+        expert_index = torch.stack([torch.where((owner == t) | (owner == n_tasks))[0] for t in range(n_tasks)])
         self.register_buffer("owner", owner, persistent=False)  # (E,) which level input an expert reads
-        self.register_buffer("reach", reach, persistent=False)  # (T, specific + shared) experts a task mixes
+        self.register_buffer(
+            "expert_index", expert_index, persistent=False
+        )  # (T, specific + shared) experts a task mixes
         self.expert_names = [names] * levels
         for level in range(1, levels + 1):
             for t, name in enumerate(schema.task_names):
-                self.gate_experts[f"level-{level}/{name}"] = tuple(names[k] for k in reach[t])
+                self.gate_experts[f"level-{level}/{name}"] = tuple(names[k] for k in expert_index[t])
             if level < levels:
                 self.gate_experts[f"level-{level}/shared"] = names
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         gates: dict[str, Tensor] = {}
-        paths: Tensor | Inputs = x  # (B, D) at first, then (B, T + 1, d): one path a task and the shared one
+        paths: Tensor | EmbeddedBatch = x  # (B, D) at first, then (B, T + 1, d): one path a task and the shared one
         for level in range(len(self.shared_gates)):
             paths = self._shared_level(level, paths, gates)
         last = self._last_level(paths)
         gates |= self._named(len(self.shared_gates), last.weights)
         logits = self.towers(last.own)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, gates, x, parting=last.parting)
+        return Output(predictions, gates, x, boundary=last.boundary)
 
-    def _shared_level(self, level: int, paths: Tensor | Inputs, gates: dict[str, Tensor]) -> Tensor:
+    def _shared_level(self, level: int, paths: Tensor | EmbeddedBatch, gates: dict[str, Tensor]) -> Tensor:
         """A level but the last: (B, T + 1, d), the mixture of each task and that of the shared path."""
         gate, experts = self._stage(level)
         to_all = cast(Gate, self.shared_gates[level])
-        if isinstance(paths, Inputs):
-            paths.together(*gate.first, *to_all.first, *experts.first)
+        if isinstance(paths, EmbeddedBatch):
+            paths.fuse(*gate.first, *to_all.first, *experts.first)
             weights, shared = gate(paths), to_all(paths)  # (B, T, specific + shared) and (B, 1, E)
         else:
             weights, shared = gate(paths[:, : len(self.tasks)]), to_all(paths[:, len(self.tasks) :])
         outputs = self.present(level, experts(self._by_owner(paths)))  # (B, E, d)
         gates |= self._named(level, weights)
         gates[f"level-{level + 1}/shared"] = shared[:, 0]
-        return torch.cat([mix(weights, outputs, self.reach), mix(shared, outputs)], dim=1)
+        return torch.cat(
+            [combine_experts(weights, outputs, self.expert_index), combine_experts(shared, outputs)], dim=1
+        )
 
-    def _last_level(self, paths: Tensor | Inputs) -> Mixture:
+    def _last_level(self, paths: Tensor | EmbeddedBatch) -> Mixture:
         level = len(self.shared_gates)
         gate, experts = self._stage(level)
         present = self.silencer(level)
-        if isinstance(paths, Inputs):
-            return gated_mixture(paths, gate, experts, self.reach, present)
-        return mixture(gate(paths[:, : len(self.tasks)]), experts(self._by_owner(paths)), self.reach, present)
+        if isinstance(paths, EmbeddedBatch):
+            return gated_mixture(paths, gate, experts, self.expert_index, present)
+        return mixture(gate(paths[:, : len(self.tasks)]), experts(self._by_owner(paths)), self.expert_index, present)
 
     def _stage(self, level: int) -> tuple[Gate, StackedMLP]:
         return cast(Gate, self.gates[level]), cast(StackedMLP, self.experts[level])
 
-    def _by_owner(self, paths: Tensor | Inputs) -> Tensor | Inputs:
+    def _by_owner(self, paths: Tensor | EmbeddedBatch) -> Tensor | EmbeddedBatch:
         """What each expert reads."""
-        return paths if isinstance(paths, Inputs) else paths.index_select(1, self.owner)
+        return paths if isinstance(paths, EmbeddedBatch) else paths.index_select(1, self.owner)
 
     def _named(self, level: int, weights: Tensor) -> dict[str, Tensor]:
         return {f"level-{level + 1}/{name}": weights[:, t] for t, name in enumerate(self.schema.task_names)}

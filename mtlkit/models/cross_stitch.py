@@ -21,12 +21,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.inputs import Inputs
-from mtlkit.models.layers import StackedMLP, Towers
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedded_batch import EmbeddedBatch
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import StackedMLP, Towers
+from mtlkit.models._options import ModelOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.settings import Sizes
 
 
 class Stitch(nn.Module):
@@ -82,9 +84,9 @@ class CrossStitch(Architecture):
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
-        h: Tensor | Inputs = x
+        h: Tensor | EmbeddedBatch = x
         for k, stitch in enumerate(self.stitches):
             h = stitch(self.bottom.layer(k, h))  # (B, T, d)
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, inputs=x)
+        return Output(predictions, embedded=x)

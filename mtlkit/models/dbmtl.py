@@ -24,13 +24,16 @@ import torch
 from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
+from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
-from mtlkit.models.base import Architecture, BaseOptions, Batch, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import Gate, GateOptions, StackedLinear, StackedMLP, mix
-from mtlkit.models.masknet import MaskNet
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP
+from mtlkit.models._masknet import MaskNet
+from mtlkit.models._options import BaseOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.settings import Sizes
 
 
 def _as_names(value: Any) -> Any:
@@ -100,7 +103,7 @@ class DBMTL(Architecture):
             own = h.expand(-1, len(self.tasks), -1)
         else:
             weights = self.gates(h[:, 0])  # (B, T, K)
-            own = mix(weights, self.present(0, self.experts(h[:, 0])))  # (B, T, d)
+            own = combine_experts(weights, self.present(0, self.experts(h[:, 0])))  # (B, T, d)
             gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
         hidden = [tower(own[:, t]) for t, tower in enumerate(self.towers)]  # T x (B, 1, w)
         related: dict[int, Tensor] = {}

@@ -28,11 +28,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.data.schema import Schema, rows_with
-from mtlkit.models.base import Batch, Objective, Output
+from mtlkit.data.types import Schema, rows_with
+from mtlkit.models._funnel import funnel_columns, labels_in
+from mtlkit.models._losses import mean_of_rows, row_losses
+from mtlkit.models._types import Batch, Objective, Output
 from mtlkit.models.esmm import ESMM
-from mtlkit.models.funnel import funnel_columns, labels_in
-from mtlkit.models.losses import mean_of_rows, row_losses
 
 
 class ESCM2(ESMM):

@@ -23,12 +23,14 @@ from itertools import pairwise
 
 from pydantic import Field
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import ALL_ROWS, Schema, Task, rows_with
-from mtlkit.models.base import Architecture, BaseOptions, Batch, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.funnel import funnel_columns, running_products
-from mtlkit.models.layers import StackedMLP, Towers
+from mtlkit.data.types import ALL_ROWS, Schema, Task, rows_with
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._funnel import funnel_columns, running_products
+from mtlkit.models._layers import StackedMLP, Towers
+from mtlkit.models._options import BaseOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.settings import Sizes
 
 
 class ESMM(Architecture):
@@ -58,4 +60,4 @@ class ESMM(Architecture):
         for t, logit in zip(self.steps, products, strict=True):
             predictions[t] = Prediction(names[t], logit, ALL_ROWS)
         further = [Prediction(names[t], logits[t], rows_with(names[before])) for before, t in pairwise(self.steps)]
-        return Output(predictions, inputs=x, further=further, extra=logits[len(names) :])
+        return Output(predictions, embedded=x, further=further, extra=logits[len(names) :])

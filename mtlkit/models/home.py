@@ -25,12 +25,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
+from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
-from mtlkit.models.base import Architecture, BaseOptions, Batch, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import Gate, GateOptions, StackedLinear, StackedMLP, Towers, mix
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP, Towers
+from mtlkit.models._options import BaseOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.settings import Sizes
 
 
 class FeatureGate(nn.Module):
@@ -83,10 +86,10 @@ class HoME(Architecture):
     """Hierarchy of multi-gate experts."""
 
     meta_owner: Tensor
-    meta_reach: Tensor
+    meta_expert_index: Tensor
     source: Tensor
     owner: Tensor
-    reach: Tensor
+    expert_index: Tensor
 
     class Options(GateOptions):
         """Options of home."""
@@ -143,16 +146,16 @@ class HoME(Architecture):
         task_paths = torch.stack([torch.arange(n), n + group, torch.full((n,), n + g)], 1)  # own, group's, shared
         buffers = {
             "meta_owner": torch.arange(g + 1).repeat_interleave(meta),  # path that a meta expert reads
-            "meta_reach": experts_of(torch.stack([torch.arange(g), shared], 1), meta),  # (G, 2 meta)
+            "meta_expert_index": experts_of(torch.stack([torch.arange(g), shared], 1), meta),  # (G, 2 meta)
             "source": torch.cat([group, torch.arange(g + 1)]),  # (T + G + 1,) the z that a path of the task level reads
             "owner": torch.arange(n + g + 1).repeat_interleave(specific),
-            "reach": experts_of(task_paths, specific),  # (T, 3 specific)
+            "expert_index": experts_of(task_paths, specific),  # (T, 3 specific)
         }
         for name, value in buffers.items():
             self.register_buffer(name, value, persistent=False)
         meta_names = [f"{path} {k + 1}" for path in [*groups, "shared"] for k in range(meta)]
         for index, name in enumerate(groups):
-            self.gate_experts[f"level-1/{name}"] = tuple(meta_names[k] for k in buffers["meta_reach"][index])
+            self.gate_experts[f"level-1/{name}"] = tuple(meta_names[k] for k in buffers["meta_expert_index"][index])
         self.gate_experts["level-1/shared"] = tuple(meta_names)
         paths = [*names, *(f"group {name}" for name in groups), "shared"]
         self.expert_names = [tuple(meta_names), tuple(f"{path} {k + 1}" for path in paths for k in range(specific))]
@@ -165,13 +168,15 @@ class HoME(Architecture):
         v, n = x.tensor(), len(self.tasks)
         outputs = self.present(0, self.meta_experts(self.meta_features(v).index_select(1, self.meta_owner)))
         to_group, to_all = self.meta_gates(v), self.shared_gate(v)  # (B, G, 2 meta), (B, 1, (G + 1) meta)
-        z = torch.cat([mix(to_group, outputs, self.meta_reach), mix(to_all, outputs)], dim=1)
+        z = torch.cat(
+            [combine_experts(to_group, outputs, self.meta_expert_index), combine_experts(to_all, outputs)], dim=1
+        )
         z = z + self.meta_self(v, outputs)  # (B, G + 1, d)
         read = z.index_select(1, self.source)  # (B, T + G + 1, d)
         outputs = self.present(1, self.experts(self.features(read).index_select(1, self.owner)))
         own = read[:, :n]
         weights = self.gates(torch.cat([own, z[:, -1:].expand_as(own)], dim=-1))  # (B, T, 3 specific)
-        h = mix(weights, outputs, self.reach) + self.self_gates(own, outputs[:, : self.own_experts])
+        h = combine_experts(weights, outputs, self.expert_index) + self.self_gates(own, outputs[:, : self.own_experts])
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         found = [*to_group.unbind(1), to_all[:, 0], *weights.unbind(1)]

@@ -16,12 +16,13 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers
-from mtlkit.models.mixture import gated_mixture
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
+from mtlkit.models._moe import gated_mixture
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.settings import Sizes
 
 
 class MMoE(Architecture):
@@ -53,4 +54,4 @@ class MMoE(Architecture):
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         gates = {name: mixture.weights[:, g] for g, name in enumerate(self.gate_experts)}
-        return Output(predictions, gates, x, parting=mixture.parting if h.shape == mixture.own.shape else None)
+        return Output(predictions, gates, x, boundary=mixture.boundary if h.shape == mixture.own.shape else None)

@@ -23,11 +23,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import StackedLinear, Towers
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import StackedLinear, Towers
+from mtlkit.models._options import ModelOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.settings import Sizes
 
 ROLES = ("domain", "user", "item")
 
@@ -102,4 +104,4 @@ class PEPNet(Architecture):
         gates = [[gate(prior) for gate in stack.children()] for stack in self.ppnet]
         logits = self.towers(scaled[:, None].expand(-1, len(self.tasks), -1), gates)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, inputs=inputs)
+        return Output(predictions, embedded=inputs)

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mtlkit.data.schema import Schema
+from mtlkit.data.types import Schema
 from mtlkit.models.cgc import CGC
 
 

@@ -13,12 +13,14 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import StackedMLP, Towers
-from mtlkit.models.parting import parted_copies
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._boundary import copies_boundary
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import StackedMLP, Towers
+from mtlkit.models._options import ModelOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.settings import Sizes
 
 
 class SharedBottom(Architecture):
@@ -41,4 +43,4 @@ class SharedBottom(Architecture):
         h = bottom.expand(-1, len(self.tasks), -1)  # (B, T, d)
         logits = self.towers(h)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, inputs=x, parting=parted_copies(h, bottom))
+        return Output(predictions, embedded=x, boundary=copies_boundary(h, bottom))

@@ -26,13 +26,15 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Objective, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.initial import glorot_
-from mtlkit.models.inputs import Inputs
-from mtlkit.models.layers import StackedMLP, Towers
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedded_batch import EmbeddedBatch
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._initial import glorot_
+from mtlkit.models._layers import StackedMLP, Towers
+from mtlkit.models._options import ModelOptions
+from mtlkit.models._types import Batch, Objective, Output, Prediction
+from mtlkit.settings import Sizes
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # temperature and stretch of the hard concrete distribution
 
@@ -112,12 +114,12 @@ class SNR(Architecture):
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
-        v: Tensor | Inputs = x
+        v: Tensor | EmbeddedBatch = x
         for subnets, routing in zip(self.subnets, self.routings, strict=True):
             v = routing(subnets(v))  # (B, S, d), in the end (B, T, d)
         logits = self.towers(v)
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        return Output(predictions, inputs=x)
+        return Output(predictions, embedded=x)
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
         """The losses, and the price of open connections, which counts where its task has a label."""

@@ -20,11 +20,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import Gate, GateOptions, StackedMLP, Towers, mix, own_and_shared
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers, own_and_shared
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.settings import Sizes
 
 
 class STEM(Architecture):
@@ -102,7 +104,7 @@ class STEM(Architecture):
 def _mix_in_part(weights: Tensor, outputs: Tensor, own: Tensor, foreign: Tensor) -> Tensor:
     """Mixtures of all experts, of which each trains only its own: weights (B, n, E), outputs (B, E, d) to (B, n, d)."""
     rows = len(weights)
-    mixed = mix(weights.gather(2, own.expand(rows, -1, -1)), outputs, own)
+    mixed = combine_experts(weights.gather(2, own.expand(rows, -1, -1)), outputs, own)
     if not foreign.numel():
         return mixed
-    return mixed + mix(weights.gather(2, foreign.expand(rows, -1, -1)), outputs.detach(), foreign)
+    return mixed + combine_experts(weights.gather(2, foreign.expand(rows, -1, -1)), outputs.detach(), foreign)

@@ -20,11 +20,14 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import StackedMLP, Towers, mix
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import StackedMLP, Towers
+from mtlkit.models._options import ModelOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.settings import Sizes
 
 
 class ExpertAttention(nn.Module):
@@ -77,7 +80,7 @@ class TaskEmbedding(Architecture):
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         weights = self.attention().expand(len(batch), -1, -1)  # (B, T, K)
-        logits = self.towers(mix(weights, self.present(0, self.experts(x))))
+        logits = self.towers(combine_experts(weights, self.present(0, self.experts(x))))
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
         return Output(predictions, gates, x)

@@ -18,11 +18,14 @@ from __future__ import annotations
 import torch
 from pydantic import Field
 
-from mtlkit.config import Sizes
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import StackedLinear, StackedMLP, Towers, mix
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import StackedLinear, StackedMLP, Towers
+from mtlkit.models._options import ModelOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.settings import Sizes
 
 
 class TaskRouter(Architecture):
@@ -45,10 +48,10 @@ class TaskRouter(Architecture):
         self.one_level(options.experts, schema.task_names)
 
     def forward(self, batch: Batch) -> Output:
-        x = self.embedding(batch).together(*self.router.first, *self.experts.first)
+        x = self.embedding(batch).fuse(*self.router.first, *self.experts.first)
         scores = self.routes(self.router(x)[:, 0])
         weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))  # (B, T, K)
-        logits = self.towers(mix(weights, self.present(0, self.experts(x))))
+        logits = self.towers(combine_experts(weights, self.present(0, self.experts(x))))
         predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
         gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
         return Output(predictions, gates, x)

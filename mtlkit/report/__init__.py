@@ -5,6 +5,6 @@ Data moves one way: ``frame`` and ``blocks`` (store to tidy frames) -> ``summary
 """
 
 from mtlkit.report.build import ReportFiles, write_report
-from mtlkit.report.rows import rows
+from mtlkit.report.result_rows import rows
 
 __all__ = ["ReportFiles", "rows", "write_report"]

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mtlkit.config import Spec, digest, parse_spec
 from mtlkit.errors import MtlkitError
 from mtlkit.records import METRICS, PRIMARY_METRIC, Metric, RunRecord
+from mtlkit.spec import Spec, digest, parse_spec
 
 REFERENCE_MODEL = "single-task"
 
@@ -50,7 +50,7 @@ class TaskInfo:
 
 
 @dataclass(frozen=True)
-class Group:
+class RunGroup:
     """The runs of one row: the same settings, several seeds.
 
     Args:
@@ -96,7 +96,7 @@ class Block:
     fingerprint: str
     simulated: bool
     tasks: tuple[TaskInfo, ...]
-    groups: tuple[Group, ...]
+    groups: tuple[RunGroup, ...]
 
     @property
     def label(self) -> str:
@@ -170,25 +170,25 @@ def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
     return tuple(replace(task, ceiling=ceiling.get(task.name, math.nan)) for task in known.values())
 
 
-def _groups(records: list[RunRecord]) -> tuple[Group, ...]:
+def _groups(records: list[RunRecord]) -> tuple[RunGroup, ...]:
     by_group: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_group[record.group].append(record)
     groups = [_group(key, members) for key, members in by_group.items()]
-    namesakes: dict[tuple[str, str], list[Group]] = defaultdict(list)
+    namesakes: dict[tuple[str, str], list[RunGroup]] = defaultdict(list)
     for group in groups:
         namesakes[group.model, group.balancer].append(group)
     told_apart = [group for same in namesakes.values() for group in _tell_apart(same)]
     return tuple(sorted(told_apart, key=lambda group: (not group.is_reference, group.model, group.balancer)))
 
 
-def _group(key: str, records: list[RunRecord]) -> Group:
+def _group(key: str, records: list[RunRecord]) -> RunGroup:
     cell = records[0].cell
     resolved = {part: value for part, value in cell.resolved.items() if part != "dataset"}
     model = _shortest(record.cell.model for record in records)
     balancer = _shortest(record.cell.balancer for record in records)
     done = {record.cell.seed for record in records if record.ok}
-    return Group(
+    return RunGroup(
         id=key,
         model=str(model),
         balancer=str(balancer),
@@ -213,7 +213,7 @@ def _shortest(texts: Iterable[str]) -> Spec:
     return min(specs, key=lambda spec: (len(str(spec)), str(spec)))
 
 
-def _tell_apart(same: list[Group]) -> list[Group]:
+def _tell_apart(same: list[RunGroup]) -> list[RunGroup]:
     """Add to the labels of namesakes the settings in which they differ."""
     if len(same) == 1:
         return same

@@ -14,7 +14,7 @@ from mtlkit.errors import MissingError, UsageError
 from mtlkit.report.blocks import Block, slug
 from mtlkit.report.frame import Frames, load
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
-from mtlkit.report.probes import load_probes
+from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.summary import Summary, summarise
 from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_markdown, to_tex
 from mtlkit.report.verdicts import judge, verdict_rows, verdict_table

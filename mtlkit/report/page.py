@@ -18,7 +18,7 @@ from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
 from mtlkit.report.tables import Table, counts
-from mtlkit.report.words import sentences
+from mtlkit.report.wording import sentences
 
 HERE = Path(__file__).parent
 

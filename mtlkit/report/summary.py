@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from mtlkit.equivalences import notices
-from mtlkit.report.blocks import Block, Group, TaskInfo
+from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.statistics import Interval, delta_m, paired_delta, pareto_front, recovered, t_interval
 
@@ -40,7 +40,7 @@ class Row:
         has_reference: Whether there is a single-task group with the same training settings.
     """
 
-    group: Group
+    group: RunGroup
     values: Mapping[str, Mapping[int, float]]
     metric: Mapping[str, Interval]
     delta: Mapping[str, Interval]
@@ -150,7 +150,7 @@ def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> dict[str,
     return values
 
 
-def _reference(block: Block, group: Group) -> Group | None:
+def _reference(block: Block, group: RunGroup) -> RunGroup | None:
     """The finished single-task group with the same training settings; of several, the one with the shortest name."""
     same = [other for other in block.groups if other.is_reference and other.training == group.training and other.seeds]
     if group in same:

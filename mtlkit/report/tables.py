@@ -36,7 +36,7 @@ PLANTED = ("planted model", "ceiling")
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """One field: its text, whether it is the best of its column, and the marks of its footnotes."""
 
     text: str
@@ -59,12 +59,12 @@ class Table:
 
     title: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[Cell, ...], ...]
+    rows: tuple[tuple[TableCell, ...], ...]
     notes: tuple[str, ...]
-    ceiling: tuple[Cell, ...] = ()
+    ceiling: tuple[TableCell, ...] = ()
 
     @property
-    def lines(self) -> tuple[tuple[Cell, ...], ...]:
+    def lines(self) -> tuple[tuple[TableCell, ...], ...]:
         """All rows with the ceiling."""
         return (*self.rows, self.ceiling) if self.ceiling else self.rows
 
@@ -111,7 +111,7 @@ def build_table(summary: Summary) -> Table:
     return Table(summary.block.label, tuple(columns), rows, tuple(notes), ceiling)
 
 
-def ceiling_cells(tasks: Sequence[TaskInfo], each: int, width: int) -> tuple[Cell, ...]:
+def ceiling_cells(tasks: Sequence[TaskInfo], each: int, width: int) -> tuple[TableCell, ...]:
     """The row of the planted model.
 
     Args:
@@ -121,10 +121,10 @@ def ceiling_cells(tasks: Sequence[TaskInfo], each: int, width: int) -> tuple[Cel
     """
     if all(math.isnan(task.ceiling) for task in tasks):
         return ()
-    cells = [Cell("")] * width
-    cells[:2] = [Cell(text) for text in PLANTED]
+    cells = [TableCell("")] * width
+    cells[:2] = [TableCell(text) for text in PLANTED]
     for place, task in enumerate(tasks):
-        cells[2 + each * place] = Cell(fixed(task.ceiling, task.reading.decimals))
+        cells[2 + each * place] = TableCell(fixed(task.ceiling, task.reading.decimals))
     return tuple(cells)
 
 
@@ -156,54 +156,54 @@ def counts(summary: Summary, task: TaskInfo) -> str:
     return f", n+ = {positives:,.0f}, n− = {rows - positives:,.0f}"
 
 
-def _cells(summary: Summary, row: Row) -> tuple[Cell, ...]:
+def _cells(summary: Summary, row: Row) -> tuple[TableCell, ...]:
     group = row.group
     most = max((len(other.group.seeds) for other in summary.rows), default=0)
     usual = {other.group.seeds for other in summary.rows if len(other.group.seeds) == most}
     odd = "§" if group.seeds and group.seeds not in usual else ""
-    cells = [Cell(group.model), Cell("–" if group.balancer_name == "none" else group.balancer)]
+    cells = [TableCell(group.model), TableCell("–" if group.balancer_name == "none" else group.balancer)]
     for task in summary.block.tasks:
         cells += [_metric(summary, row, task), _delta(row, task)]
     return (
         *cells,
         _gain(row),
-        Cell(str(len(group.seeds)), marks=odd),
-        Cell(str(len(group.failed))),
-        Cell(whole(row.parameters)),
-        Cell(fixed(row.flops_per_row / 1000, 1)),
-        Cell(whole(row.rows_per_second)),
-        Cell(fixed(row.seconds, 1)),
+        TableCell(str(len(group.seeds)), marks=odd),
+        TableCell(str(len(group.failed))),
+        TableCell(whole(row.parameters)),
+        TableCell(fixed(row.flops_per_row / 1000, 1)),
+        TableCell(whole(row.rows_per_second)),
+        TableCell(fixed(row.seconds, 1)),
     )
 
 
-def _metric(summary: Summary, row: Row, task: TaskInfo) -> Cell:
+def _metric(summary: Summary, row: Row, task: TaskInfo) -> TableCell:
     metric = row.metric[task.name]
     if not metric.known:
-        return Cell(NA)
+        return TableCell(NA)
     best = summary.best.get(task.name) == row.group.id
     worse = summary.worse(task, row)
     marks = ("" if best or worse else "†") + ("‡" if task.name in row.derived else "")
-    return Cell(spread(metric, task.reading.decimals), best, marks, worse)
+    return TableCell(spread(metric, task.reading.decimals), best, marks, worse)
 
 
-def _delta(row: Row, task: TaskInfo) -> Cell:
+def _delta(row: Row, task: TaskInfo) -> TableCell:
     if row.group.is_reference and row.group.seeds:
-        return Cell("ref.")
+        return TableCell("ref.")
     delta = row.delta.get(task.name, Interval())
     return difference(delta, task.reading.decimals, len(row.values[task.name]))
 
 
-def _gain(row: Row) -> Cell:
+def _gain(row: Row) -> TableCell:
     if row.group.is_reference and row.group.seeds:
-        return Cell("ref.")
+        return TableCell("ref.")
     percent = Interval(100 * row.gain.mean, 100 * row.gain.half, row.gain.n)
     return difference(percent, 2, len(row.group.seeds))
 
 
-def difference(delta: Interval, decimals: int, seeds: int) -> Cell:
+def difference(delta: Interval, decimals: int, seeds: int) -> TableCell:
     """A paired difference: a star where it is clear of 0, its number of seeds where they are fewer than ``seeds``."""
     few = f" (n={delta.n})" if delta.known and delta.n < seeds else ""
-    return Cell(spread(delta, decimals, sign=True) + few, marks="*" if delta.excludes_zero else "")
+    return TableCell(spread(delta, decimals, sign=True) + few, marks="*" if delta.excludes_zero else "")
 
 
 def to_markdown(table: Table) -> str:

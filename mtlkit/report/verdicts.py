@@ -14,7 +14,7 @@ from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
 from mtlkit.report.statistics import Interval, delta_m, holm, paired_delta, relative_gain, t_interval, t_test
 from mtlkit.report.summary import Row, Summary, task_values
-from mtlkit.report.tables import PLANTED, Cell, Table, difference, fixed, yes
+from mtlkit.report.tables import PLANTED, Table, TableCell, difference, fixed, yes
 
 FIXED = ("uniform", "static")
 HEADROOM = (
@@ -148,7 +148,9 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     tasks = summary.block.tasks
     best = verdicts.best
     columns = ("balancer", "verdict", "Δm, %", *(f"Δ {task.title} {task.reading.label}" for task in tasks), "seeds")
-    rows = [(Cell(best.group.balancer), *[Cell("ref.")] * (len(tasks) + 2), Cell(str(len(best.group.seeds))))]
+    rows = [
+        (TableCell(best.group.balancer), *[TableCell("ref.")] * (len(tasks) + 2), TableCell(str(len(best.group.seeds))))
+    ]
     rows += [_cells(summary.block, verdict) for verdict in verdicts.verdicts]
     end = " It lies at an end of the sweep: weights beyond it were not tried." if verdicts.at_end else ""
     notes = (
@@ -165,7 +167,7 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     return Table(title, columns, tuple(rows), (*notes, HEADROOM) if ceiling else notes, ceiling)
 
 
-def _headroom(block: Block, best: Row, width: int) -> tuple[Cell, ...]:
+def _headroom(block: Block, best: Row, width: int) -> tuple[TableCell, ...]:
     """How far the planted model of simulated data lies above the reference: what a balancer could have gained."""
     means = {task.name: best.metric[task.name].mean for task in block.tasks}
     gaps = [task.ceiling - means[task.name] for task in block.tasks]
@@ -174,18 +176,18 @@ def _headroom(block: Block, best: Row, width: int) -> tuple[Cell, ...]:
     gain = float(np.mean([relative_gain(task.ceiling, means[task.name], task.reading) for task in block.tasks]))
     differences = [fixed(gap, task.reading.decimals, sign=True) for gap, task in zip(gaps, block.tasks, strict=True)]
     texts = [*PLANTED, fixed(100 * gain, 2, sign=True), *differences]
-    return tuple(Cell(text) for text in texts + [""] * (width - len(texts)))
+    return tuple(TableCell(text) for text in texts + [""] * (width - len(texts)))
 
 
-def _cells(block: Block, verdict: Verdict) -> tuple[Cell, ...]:
+def _cells(block: Block, verdict: Verdict) -> tuple[TableCell, ...]:
     seeds = len(verdict.row.group.seeds)
     gain = Interval(100 * verdict.gain.mean, 100 * verdict.gain.half, verdict.gain.n)
     return (
-        Cell(verdict.row.group.balancer),
-        Cell(verdict.word, verdict.word == "better", "¶" if verdict.survives else "", verdict.word == "worse"),
+        TableCell(verdict.row.group.balancer),
+        TableCell(verdict.word, verdict.word == "better", "¶" if verdict.survives else "", verdict.word == "worse"),
         difference(gain, 2, seeds),
         *(difference(verdict.delta[task.name], task.reading.decimals, seeds) for task in block.tasks),
-        Cell(str(seeds)),
+        TableCell(str(seeds)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.models.base import Architecture
+from mtlkit.models._architecture import Architecture
 from mtlkit.records import PRIMARY_METRIC
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.scoring import metrics, score

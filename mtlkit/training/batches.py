@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.data.schema import Bag, Split
-from mtlkit.models.base import Batch
+from mtlkit.data.splits import Bag, Split
+from mtlkit.models._types import Batch
 
 Bags = dict[str, tuple[Tensor, Tensor, Tensor]]
 SHARE = 0.5  # of the free memory of a GPU that a split may fill

@@ -13,7 +13,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from mtlkit.models.base import Architecture, Batch, Output
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._types import Batch, Output
 
 
 class CompiledForward:

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mtlkit.models.base import Architecture, Batch
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._types import Batch
 
 aten = torch.ops.aten
 INNER: Mapping[Any, int] = {aten.mm.default: 0, aten.addmm.default: 1, aten.bmm.default: 0, aten.baddbmm.default: 1}

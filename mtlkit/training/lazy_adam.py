@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.models import sparse_rows
-from mtlkit.models.kernels import exact_kernel
-from mtlkit.models.lanes import prefetch
+from mtlkit.ops import take_rows
+from mtlkit.ops._numba import exact_kernel
+from mtlkit.ops._simd import prefetch
 
 AHEAD = 16  # rows between asking for one and moving it: they lie anywhere in memory, and a trip there takes long
 LINE = 64  # bytes that come at a time
@@ -74,7 +74,7 @@ class LazyAdam(torch.optim.Optimizer):
         state["step"] += 1
         (first, second), count, moments = group["betas"], state["step"], state["moments"]
         scale, rate = 1 / (1 - second**count), group["lr"] / (1 - first**count)
-        if sparse_rows.has_kernels(table):
+        if take_rows.has_kernels(table):
             numbers = tuple(map(values.numpy().dtype.type, (1 - first, 1 - second, scale, rate, group["eps"])))
             own, state_rows = table.detach().flatten(1), moments.flatten(2)
             flat = values.flatten(1).contiguous()

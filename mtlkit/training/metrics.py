@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtlkit.data.ranking import wins
-from mtlkit.data.schema import Task
+from mtlkit.data.auc import wins
+from mtlkit.data.types import Task
 
 BLOCK = 1 << 15  # rows whose float64 values fit into a core's cache
 
@@ -18,7 +18,7 @@ BLOCK = 1 << 15  # rows whose float64 values fit into a core's cache
 def auc(scores: Tensor, labels: Tensor) -> float | None:
     """The exact area under the ROC curve, ties counted half.
 
-    The pairs in the right order are counted (:func:`mtlkit.data.ranking.wins`), so the only rounding is that of the
+    The pairs in the right order are counted (:func:`mtlkit.data.auc.wins`), so the only rounding is that of the
     quotient.
 
     Args:

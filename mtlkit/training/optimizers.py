@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from mtlkit.config import TrainingSettings
 from mtlkit.errors import UsageError
+from mtlkit.settings import TrainingSettings
 from mtlkit.training.lazy_adam import LazyAdam
 
 START = 1 / 25  # of the peak learning rate, where one-cycle begins

@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.data.schema import Schema, Score
-from mtlkit.models.base import Architecture
-from mtlkit.models.funnel import labels_in, product, ratio
+from mtlkit.data.types import Schema, Score
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._funnel import labels_in, product, ratio
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.metrics import task_metrics
-from mtlkit.training.reach import owner_losses
+from mtlkit.training.task_losses import owner_losses
 
 
 @dataclass

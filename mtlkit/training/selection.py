@@ -8,10 +8,10 @@ from typing import Any
 
 from torch import Tensor
 
-from mtlkit.config import TrainingSettings
-from mtlkit.data.schema import Schema, Task
+from mtlkit.data.types import Schema, Task
 from mtlkit.errors import UsageError
 from mtlkit.records import PRIMARY_METRIC
+from mtlkit.settings import TrainingSettings
 
 RULES = ("mean", "weighted", "loss")
 

@@ -7,19 +7,19 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancers.base import Direction, Scope
-from mtlkit.models.base import Output
-from mtlkit.models.parting import PartingAtTensors
-from mtlkit.training.gradients import TaskGradients
-from mtlkit.training.reach import Reach
-from mtlkit.training.slices import Slices, gradients
+from mtlkit.balancers._base import Scope, SharedGradient
+from mtlkit.models._boundary import TensorBoundary
+from mtlkit.models._types import Output
+from mtlkit.training.parameter_slices import ParameterSlices, gradients
+from mtlkit.training.sharing import SharedParameters
+from mtlkit.training.task_gradients import TaskGradients
 
 
 class LoopStep:
-    """The loop's :class:`mtlkit.balancers.base.Step`. Task gradients are computed when first asked for, and reused.
+    """The loop's :class:`mtlkit.balancers._base.Step`. Task gradients are computed when first asked for, and reused.
 
     Args:
-        reach: Which task reaches which parameter.
+        sharing: Which task reaches which parameter.
         output: The forward pass.
         task_losses: T scalars, attached to the graph.
         active: (T,) bool.
@@ -32,7 +32,7 @@ class LoopStep:
 
     def __init__(
         self,
-        reach: Reach,
+        sharing: SharedParameters,
         output: Output,
         task_losses: Sequence[Tensor],
         active: Tensor,
@@ -42,7 +42,7 @@ class LoopStep:
         scope: Scope,
         draw: Callable[[], LoopStep],
     ) -> None:
-        self.reach = reach
+        self.sharing = sharing
         self.output = output
         self.task_losses = list(task_losses)
         self.losses = torch.stack([loss.detach() for loss in task_losses])
@@ -54,36 +54,36 @@ class LoopStep:
         self.callbacks: list[Callable[[Tensor], None]] = []
         self._draw = draw
         self._drawn: list[LoopStep] = []
-        self.gradients = TaskGradients(reach, output, self.task_losses)
+        self.gradients = TaskGradients(sharing, output, self.task_losses)
         self._rows: dict[Scope, Tensor] = {}
         self._grams: dict[Scope, Tensor] = {}
         self._other_passes = 0
 
-    def gram(self, scope: Scope | None = None) -> Tensor:
+    def gramian(self, scope: Scope | None = None) -> Tensor:
         scope = scope or self.default_scope
         if scope not in self._grams:
             self._grams[scope] = self._representation_gram() if scope == "representation" else self._shared_gram(scope)
         return self._grams[scope]
 
-    def rows(self, scope: Scope | None = None) -> Tensor:
+    def jacobian(self, scope: Scope | None = None) -> Tensor:
         scope = scope or self.default_scope
         if scope not in self._rows:
             self._rows[scope] = self._representation_rows() if scope == "representation" else self._shared_rows(scope)
         return self._rows[scope]
 
-    def parts(self, scope: Scope | None = None) -> dict[str, slice]:
+    def jacobian_columns(self, scope: Scope | None = None) -> dict[str, slice]:
         scope = scope or self.default_scope
         if scope == "representation":
-            return {"representation": slice(0, self.rows(scope).shape[1])}
+            return {"representation": slice(0, self.jacobian(scope).shape[1])}
         out, start = {}, 0
-        for item in self.reach.scope(scope):
+        for item in self.sharing.scope(scope):
             size = self._shape(item).numel()
             out[item.name] = slice(start, start + size)
             start += size
         return out
 
-    def norms(self, part: str) -> Tensor:
-        item = self.reach.last if part == "last" else next(i for i in self.reach.slices if i.name == part)
+    def grad_norms(self, part: str) -> Tensor:
+        item = self.sharing.last if part == "last" else next(i for i in self.sharing.slices if i.name == part)
         if item is None:
             return torch.zeros_like(self.losses)
         if item.name in self.gradients.found:
@@ -98,7 +98,7 @@ class LoopStep:
         self._drawn.append(step)
         return step
 
-    def after(self, callback: Callable[[Tensor], None]) -> None:
+    def after_step(self, callback: Callable[[Tensor], None]) -> None:
         self.callbacks.append(callback)
 
     @property
@@ -110,7 +110,7 @@ class LoopStep:
         """Backward passes of this step and of the fresh batches drawn for it."""
         return self.backward_passes + sum(step.all_backward_passes() for step in self._drawn)
 
-    def apply(self, decision: Tensor | Direction, heads: str, share: float, signed: bool = False) -> Tensor:
+    def apply(self, decision: Tensor | SharedGradient, heads: str, share: float, signed: bool = False) -> Tensor:
         """Add the gradient that a decision means to the parameters' ``grad``.
 
         Args:
@@ -123,7 +123,7 @@ class LoopStep:
         Returns:
             The task weights (T,) in effect; ones for a direction.
         """
-        if isinstance(decision, Direction):
+        if isinstance(decision, SharedGradient):
             weights = torch.ones_like(self.losses)
             self._apply_by_combination(weights * share, heads, self._directed(decision, share), share)
         else:
@@ -142,43 +142,43 @@ class LoopStep:
         if heads == "weighted":
             total.backward()
             return
-        for item, grad in zip(self.reach.slices, self.gradients.values(total, self.reach.slices), strict=True):
+        for item, grad in zip(self.sharing.slices, self.gradients.values(total, self.sharing.slices), strict=True):
             if grad is not None:
-                own = (item.reach * weights[:, None]).sum(0)  # (S,) the weight of an unshared slice's only task
+                own = (item.reached_by * weights[:, None]).sum(0)  # (S,) the weight of an unshared slice's only task
                 factor = torch.where(item.shared, 1.0, share / own.clamp_min(torch.finfo(own.dtype).tiny))
                 self._accumulate(item, grad * item.expand(factor))
 
     def _apply_by_combination(self, weights: Tensor, heads: str, directed: dict[str, Tensor], share: float) -> None:
         own = torch.full_like(weights, share) if heads == "plain" else weights.clamp_min(0)
         totals = self.gradients.combine(weights, own)
-        for item in self.reach.slices:
+        for item in self.sharing.slices:
             total = totals.get(item.name)
             if total is not None:
                 if item.name in directed:
                     total = torch.where(item.expand(item.shared), directed[item.name], total)
                 self._accumulate(item, total)
 
-    def _directed(self, direction: Direction, share: float) -> dict[str, Tensor]:
+    def _directed(self, direction: SharedGradient, share: float) -> dict[str, Tensor]:
         scope = direction.scope or self.default_scope
         if scope == "representation":
             return self._beneath_representation(direction.vector * share, share)
-        shapes = {item.name: self._shape(item) for item in self.reach.scope(scope)}
-        parts = self.parts(scope)
+        shapes = {item.name: self._shape(item) for item in self.sharing.scope(scope)}
+        parts = self.jacobian_columns(scope)
         return {name: direction.vector[parts[name]].view(shape) * share for name, shape in shapes.items()}
 
     def _beneath_representation(self, vector: Tensor, share: float) -> dict[str, Tensor]:
         """What a gradient of the representation means for the parameters that it is made of."""
-        if self.reach.trunk:
-            return self.gradients.beneath_parting(vector, torch.full_like(self.losses, share))
+        if self.sharing.trunk:
+            return self.gradients.below_boundary(vector, torch.full_like(self.losses, share))
         x = self._embedded()
         self._other_passes += 1
-        grads = self.gradients.values(x, self.reach.slices, vector.view_as(x))
-        return {item.name: grad for item, grad in zip(self.reach.slices, grads, strict=True) if grad is not None}
+        grads = self.gradients.values(x, self.sharing.slices, vector.view_as(x))
+        return {item.name: grad for item, grad in zip(self.sharing.slices, grads, strict=True) if grad is not None}
 
     def _representation_rows(self) -> Tensor:
-        parting = self.output.parting
-        if self.reach.trunk and isinstance(parting, PartingAtTensors):
-            return parting.pull(self.gradients.at_parting())[0].flatten(1)
+        boundary = self.output.boundary
+        if self.sharing.trunk and isinstance(boundary, TensorBoundary):
+            return boundary.vjp(self.gradients.at_boundary())[0].flatten(1)
         x = self._embedded()
         self._other_passes += len(self.task_losses)
         rows = [gradients(loss, [x])[0] for loss in self.task_losses]
@@ -187,21 +187,21 @@ class LoopStep:
     def _embedded(self) -> Tensor:
         x = self.output.representation
         assert x is not None, "the representation was not materialised"
-        assert not self.reach.trunk, "the representation is where the tasks part, and is no tensor"
+        assert not self.sharing.trunk, "the representation is where the tasks part, and is no tensor"
         return x
 
     def _representation_gram(self) -> Tensor:
-        parting = self.output.parting
-        if self.reach.trunk and parting is not None:
-            return parting.gram(self.gradients.at_parting())
-        rows = self.rows("representation").double()
+        boundary = self.output.boundary
+        if self.sharing.trunk and boundary is not None:
+            return boundary.gramian(self.gradients.at_boundary())
+        rows = self.jacobian("representation").double()
         return rows @ rows.T
 
     def _shared_gram(self, scope: Scope) -> Tensor:
-        return self.gradients.gram(self.reach.scope(scope))
+        return self.gradients.gramian(self.sharing.scope(scope))
 
     def _shared_rows(self, scope: Scope) -> Tensor:
-        items = self.reach.scope(scope)
+        items = self.sharing.scope(scope)
         if not items:
             return self.losses.new_zeros(len(self.losses), 0)
         found = self.gradients.of(items)
@@ -212,21 +212,21 @@ class LoopStep:
             ]
         )
 
-    def _shape(self, item: Slices) -> torch.Size:
+    def _shape(self, item: ParameterSlices) -> torch.Size:
         """The shape of a parameter's gradient as it is kept."""
         if not item.sparse:
             return item.parameter.shape
         self.gradients.of([item])
         return torch.Size((self.gradients.rows[item.name].shape[1], *item.parameter.shape[1:]))
 
-    def _shared_part(self, item: Slices, grad: Tensor | None) -> Tensor:
+    def _shared_part(self, item: ParameterSlices, grad: Tensor | None) -> Tensor:
         """A gradient without its unshared slices, flat; zeros for None."""
         if grad is None:
             parameter = item.parameter
             return torch.zeros(self._shape(item).numel(), device=parameter.device, dtype=parameter.dtype)
         return grad.flatten() if item.all_shared else (grad * item.expand(item.shared)).flatten()
 
-    def _accumulate(self, item: Slices, grad: Tensor) -> None:
+    def _accumulate(self, item: ParameterSlices, grad: Tensor) -> None:
         parameter = item.parameter
         if item.sparse:
             rows = self.gradients.rows[item.name]

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from mtlkit.errors import UsageError
-from mtlkit.models.base import Architecture
-from mtlkit.training.reach import Reach
-from mtlkit.training.slices import Slices
+from mtlkit.models._architecture import Architecture
+from mtlkit.training.parameter_slices import ParameterSlices
+from mtlkit.training.sharing import SharedParameters
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class WarmStart:
     tasks: Sequence[str]
     freeze: Sequence[str] = ()
 
-    def apply(self, model: Architecture, reach: Reach) -> list[str]:
+    def apply(self, model: Architecture, sharing: SharedParameters) -> list[str]:
         """Copy what fits into a model, and freeze what shall stay.
 
         A parameter fits when it has the same name and shape. In a stack that has layers of single tasks (towers, gates,
@@ -38,7 +38,7 @@ class WarmStart:
 
         Args:
             model: Freshly initialised.
-            reach: Its reach, which tells the layers of single tasks; frozen parameters are taken out of it.
+            sharing: Its sharing, which tells the layers of single tasks; frozen parameters are taken out of it.
 
         Returns:
             Sentences for the user.
@@ -46,11 +46,11 @@ class WarmStart:
         Raises:
             UsageError: Nothing fits, or a pattern matches nothing.
         """
-        slices = {item.name: item for item in reach.slices}
+        slices = {item.name: item for item in sharing.slices}
         left = []
         for name, value in model.state_dict().items():
             source = self.weights.get(name)
-            if source is None or not self._copy(torch.from_numpy(source), value, slices.get(name), reach.tasks):
+            if source is None or not self._copy(torch.from_numpy(source), value, slices.get(name), sharing.tasks):
                 left.append(name)
         fresh = [name for name in slices if name in left]
         if len(fresh) == len(slices):
@@ -59,10 +59,10 @@ class WarmStart:
                 "mtlkit bench --init-from RUN --models MODEL, with the model of that run",
             )
         self._freeze(dict(model.named_parameters()))
-        reach.slices = [item for item in reach.slices if item.parameter.requires_grad]
+        sharing.slices = [item for item in sharing.slices if item.parameter.requires_grad]
         return [f"new beside the run that it started from: {', '.join(fresh)}"] if fresh else []
 
-    def _copy(self, source: Tensor, target: Tensor, item: Slices | None, tasks: Sequence[str]) -> bool:
+    def _copy(self, source: Tensor, target: Tensor, item: ParameterSlices | None, tasks: Sequence[str]) -> bool:
         """Copy one tensor; returns whether all of the target was filled."""
         places = None
         if item is not None and item.axis is not None and tuple(tasks) != tuple(self.tasks):
@@ -76,7 +76,7 @@ class WarmStart:
         return len(new) == target.shape[item.axis]
 
     def _places(
-        self, source: Tensor, target: Tensor, item: Slices, tasks: Sequence[str]
+        self, source: Tensor, target: Tensor, item: ParameterSlices, tasks: Sequence[str]
     ) -> tuple[Tensor, Tensor] | None:
         """Where to copy from and to in a stack of ``each`` layers a task, in task order, and shared ones at its end."""
         assert item.axis is not None
@@ -87,7 +87,7 @@ class WarmStart:
         if len(tasks) != len(self.tasks):
             each, odd = divmod(more, len(tasks) - len(self.tasks))
         else:  # sizes do not tell; a level that all tasks read is copied as it is
-            each, odd = int((item.reach[0] & ~item.shared).sum()), more
+            each, odd = int((item.reached_by[0] & ~item.shared).sum()), more
         shared = source.shape[item.axis] - each * len(self.tasks)
         if odd or each < 0 or shared < 0:
             return None

@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers.base import Balancer, Direction, Scope
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import Balancer, Scope, SharedGradient
+from mtlkit.data.types import Task
 from mtlkit.registry import BALANCERS
 
 WIDTH = 12  # parameters of the made-up shared layers
@@ -28,16 +28,16 @@ ALLOWED = {
 
 @dataclass
 class FakeStep:
-    """A step whose task gradients are given: implements ``mtlkit.balancers.base.Step``.
+    """A step whose task gradients are given: implements ``mtlkit.balancers._base.Step``.
 
     Args:
-        jacobian: (T, P) task gradients. The first half of the columns is one tensor, the second the last weight.
+        task_gradients: (T, P) task gradients. The first half of the columns is one tensor, the second the last weight.
         losses: (T,), default ones.
         active: (T,) bool, default all.
         allowed: Questions that may be asked; default all.
     """
 
-    jacobian: Tensor
+    task_gradients: Tensor
     losses: Tensor = None
     active: Tensor = None
     index: int = 0
@@ -48,49 +48,51 @@ class FakeStep:
     drawn: int = 0
 
     def __post_init__(self) -> None:
-        count = len(self.jacobian)
-        self.losses = torch.ones(count).to(self.jacobian) if self.losses is None else self.losses.to(self.jacobian)
+        count = len(self.task_gradients)
+        self.losses = (
+            torch.ones(count).to(self.task_gradients) if self.losses is None else self.losses.to(self.task_gradients)
+        )
         self.active = torch.ones(count, dtype=torch.bool) if self.active is None else self.active
         # as in training: an idle task has a loss of 0 and no gradient
         self.losses = self.losses * self.active
-        self.jacobian = self.jacobian * self.active[:, None]
+        self.task_gradients = self.task_gradients * self.active[:, None]
 
     def _asked(self, question: str) -> None:
         assert self.allowed is None or question in self.allowed, f"asks for {question} without saying so in `needs`"
 
-    def gram(self, scope: Scope | None = None) -> Tensor:
+    def gramian(self, scope: Scope | None = None) -> Tensor:
         self._asked("gram")
-        return self.jacobian.double() @ self.jacobian.double().T
+        return self.task_gradients.double() @ self.task_gradients.double().T
 
-    def rows(self, scope: Scope | None = None) -> Tensor:
+    def jacobian(self, scope: Scope | None = None) -> Tensor:
         self._asked("rows")
-        return self.jacobian.clone()
+        return self.task_gradients.clone()
 
-    def parts(self, scope: Scope | None = None) -> dict[str, slice]:
+    def jacobian_columns(self, scope: Scope | None = None) -> dict[str, slice]:
         self._asked("parts")
-        width = self.jacobian.shape[1]
+        width = self.task_gradients.shape[1]
         return {"first": slice(0, width // 2), "second": slice(width // 2, width)}
 
-    def norms(self, part: str) -> Tensor:
+    def grad_norms(self, part: str) -> Tensor:
         self._asked("norms")
-        width = self.jacobian.shape[1]
+        width = self.task_gradients.shape[1]
         places = {"first": slice(0, width // 2), "second": slice(width // 2, width), "last": slice(width // 2, width)}
-        return self.jacobian[:, places[part]].norm(dim=1)
+        return self.task_gradients[:, places[part]].norm(dim=1)
 
     def fresh_batch(self) -> FakeStep:
         self._asked("fresh_batch")
         self.drawn += 1
         # the same noise for all tasks, so that their order does not matter
-        noise = np.random.default_rng([self.seed, self.index, self.drawn]).standard_normal(self.jacobian.shape[1])
-        moved = self.jacobian * (1 + 0.1 * torch.from_numpy(noise).to(self.jacobian))
+        noise = np.random.default_rng([self.seed, self.index, self.drawn]).standard_normal(self.task_gradients.shape[1])
+        moved = self.task_gradients * (1 + 0.1 * torch.from_numpy(noise).to(self.task_gradients))
         return FakeStep(moved, self.losses, self.active, self.index, self.total, self.seed, self.allowed)
 
-    def after(self, callback: Callable[[Tensor], None]) -> None:
+    def after_step(self, callback: Callable[[Tensor], None]) -> None:
         self.callbacks.append(callback)
 
     def finish(self) -> None:
         """What the loop does once the optimiser has stepped: losses are lower, most so where the gradient is large."""
-        size = self.jacobian.double().norm(dim=1)
+        size = self.task_gradients.double().norm(dim=1)
         lower = self.losses * (1 - 0.1 * size / size.max().clamp_min(1e-60)).to(self.losses)
         for callback in self.callbacks:
             callback(lower)
@@ -203,7 +205,9 @@ def losses_at(index: int, count: int) -> Tensor:
     return start * torch.exp(-speed * index) * (0.9 + 0.2 * noise)
 
 
-def run(balancer: Balancer, jacobian: Tensor, steps: int, first: int = 0, **options: Any) -> list[Tensor | Direction]:
+def run(
+    balancer: Balancer, jacobian: Tensor, steps: int, first: int = 0, **options: Any
+) -> list[Tensor | SharedGradient]:
     """Some steps of training on falling losses; returns the decisions."""
     decisions = []
     for index in range(first, first + steps):
@@ -217,14 +221,14 @@ def run(balancer: Balancer, jacobian: Tensor, steps: int, first: int = 0, **opti
     return decisions
 
 
-def direction(decision: Tensor | Direction, jacobian: Tensor) -> Tensor:
+def direction(decision: Tensor | SharedGradient, jacobian: Tensor) -> Tensor:
     """(P,) the gradient that a decision means for the shared parameters."""
-    return decision.vector if isinstance(decision, Direction) else decision.to(jacobian) @ jacobian
+    return decision.vector if isinstance(decision, SharedGradient) else decision.to(jacobian) @ jacobian
 
 
-def numbers(decision: Tensor | Direction) -> Tensor:
+def numbers(decision: Tensor | SharedGradient) -> Tensor:
     """What a decision is made of."""
-    return decision.vector if isinstance(decision, Direction) else decision
+    return decision.vector if isinstance(decision, SharedGradient) else decision
 
 
 def seed_of(text: str) -> int:

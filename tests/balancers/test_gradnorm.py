@@ -95,9 +95,9 @@ def test_looks_at_the_last_shared_weight_only():
     asked = []
 
     class Asked(FakeStep):
-        def norms(self, part):
+        def grad_norms(self, part):
             asked.append(part)
-            return super().norms(part)
+            return super().grad_norms(part)
 
     gradnorm(2)(Asked(rows_with([1.0, 2.0])))
     assert asked == ["last"]

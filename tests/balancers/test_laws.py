@@ -7,7 +7,7 @@ from functools import cache
 import pytest
 import torch
 
-from mtlkit.balancers.base import Direction
+from mtlkit.balancers._base import SharedGradient
 from mtlkit.registry import BALANCERS
 from tests.balancers.fakes import (
     ALLOWED,
@@ -43,7 +43,7 @@ def count(request):
 def check_scale(case, decision, active, where):
     """The promises of the contract about one decision."""
     assert numbers(decision).isfinite().all(), where
-    if isinstance(decision, Direction):
+    if isinstance(decision, SharedGradient):
         return
     assert decision.shape == active.shape, where
     assert not decision[~active].any(), where
@@ -116,7 +116,7 @@ def decisions(case, jacobian, order, steps):
     """(steps, T) or (steps, P) decisions for tasks in some order; weights are put back into the first order."""
     made = run(case.make(len(order), order), jacobian[order], steps, order=order)
     back = torch.argsort(torch.tensor(order))
-    return torch.stack([d.vector if isinstance(d, Direction) else d[back] for d in made]).double()
+    return torch.stack([d.vector if isinstance(d, SharedGradient) else d[back] for d in made]).double()
 
 
 @pytest.mark.parametrize("count", COUNTS[1:])
@@ -220,7 +220,7 @@ def test_leaves_the_step_and_its_own_answers_alone(case):
     assert torch.equal(numbers(answer), kept)  # no view of a buffer that moves on
     assert not numbers(answer).requires_grad
     assert torch.equal(step.losses, losses)
-    assert torch.equal(step.jacobian, jacobian)
+    assert torch.equal(step.task_gradients, jacobian)
     assert step.active.all()
 
 

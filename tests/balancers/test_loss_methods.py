@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.data.schema import Task
+from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from tests.balancers.fakes import FakeStep, families, load
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.balancers.base import Direction
-from mtlkit.balancers.gram import min_norm, min_norm_above
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import SharedGradient
+from mtlkit.balancers._gramian import min_norm, min_norm_above
+from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from tests.balancers.fakes import FakeStep, families, load
 
@@ -34,7 +34,7 @@ def ask(balancer, rows, losses=None, index=0, active=None, seed=0):
     losses = torch.ones(len(rows)) if losses is None else torch.tensor([float(loss) for loss in losses])
     on = None if active is None else torch.tensor(active)
     answer = balancer(FakeStep(rows, losses, on, index, seed=seed))
-    return answer.vector if isinstance(answer, Direction) else answer
+    return answer.vector if isinstance(answer, SharedGradient) else answer
 
 
 def close(found, expected, **tolerance):
@@ -226,7 +226,7 @@ class Noiseless(FakeStep):
     """All batches alike."""
 
     def fresh_batch(self):
-        return FakeStep(self.jacobian, self.losses, self.active)
+        return FakeStep(self.task_gradients, self.losses, self.active)
 
 
 def settle(rows, steps=300, **options):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.balancers.base import simplex_points
-from mtlkit.data.schema import Task
+from mtlkit.balancers._base import simplex_points
+from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from mtlkit.registry import BALANCERS
 from tests.balancers.fakes import Case, FakeStep, load

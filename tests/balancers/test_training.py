@@ -6,13 +6,13 @@ from itertools import cycle
 
 import pytest
 import torch
+from tests.training.test_trainer import SMALL
 
 from mtlkit.errors import UsageError
 from mtlkit.registry import MODELS
-from mtlkit.training.window import Window
+from mtlkit.training.running_means import RunningMeans
 from tests.balancers.fakes import CASES, DEFAULTS
 from tests.toy import toy_dataset, toy_schema
-from tests.training.test_loop import SMALL
 
 OPTIONS = SMALL | {"dropout": "0.2"}
 MIXED = toy_schema(tasks=3, kinds=("binary", "regression", "multiclass"), bags=1)
@@ -65,7 +65,7 @@ class Drive:
 
     def __init__(self, run):
         self.run, self.losses, self.idle, self.fresh = run, [], 0, 0
-        self.window = Window(len(run.tasks), run.device)
+        self.window = RunningMeans(len(run.tasks), run.device)
         step, fresh = run._step, run._fresh_step
         run._step = lambda *arguments: self._seen(step(*arguments))
         run._fresh_step = lambda index: self._drawn(fresh(index))

@@ -4,9 +4,9 @@ import pytest
 import yaml
 
 import mtlkit
-from mtlkit.data.home import last_fetched, remember
+from mtlkit.data.data_home import last_fetched, remember
 from mtlkit.errors import MissingError
-from mtlkit.grid.spec import read_grid
+from mtlkit.grid.grid_settings import read_grid
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
@@ -179,11 +179,11 @@ def test_the_data_set_fetched_last(dry, cli, home, tmp_path):
 def test_census_where_nothing_was_fetched(cli, tmp_path, monkeypatch):
     asked = []
 
-    def ensure(text, home, **_):
+    def prepare(text, home, **_):
         asked.append((text, home))
         raise MissingError("There is no network.", "mtlkit fetch census --from FILE")
 
-    monkeypatch.setattr("mtlkit.data.sources.ensure", ensure)
+    monkeypatch.setattr("mtlkit.data.sources.prepare", prepare)
     monkeypatch.setenv("MTLKIT_DATA", str(tmp_path))
     said = cli("bench")
     assert said.code == 3

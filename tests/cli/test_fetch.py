@@ -6,7 +6,7 @@ import typer
 from typer.testing import CliRunner
 
 from mtlkit.cli.fetch import _typed, fetch, show_downloads
-from mtlkit.data.home import last_fetched
+from mtlkit.data.data_home import last_fetched
 from mtlkit.data.sources import open_source
 
 SPEC = "synthetic[p=0.9,tasks=3,kind=mixed,rows=80,d=4]"

@@ -6,7 +6,8 @@ import pytest
 
 from mtlkit.cli.fetch import _facts
 from mtlkit.data.planted import ALL_ROWS, ceilings, ceilings_of_all_rows
-from mtlkit.data.schema import Dataset, Feature, Schema, Task
+from mtlkit.data.splits import Dataset
+from mtlkit.data.types import Feature, Schema, Task
 
 SCHEMA = Schema(
     features=(Feature(name="a", vocab=3),),

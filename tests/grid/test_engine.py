@@ -6,12 +6,12 @@ from unittest import mock
 
 import pytest
 
-from mtlkit.config import ExecutionSettings
-from mtlkit.data.sources import ensure
+from mtlkit.data.sources import prepare
 from mtlkit.grid.engines import local
 from mtlkit.grid.engines.local import FORKS, LocalEngine, _end, _Worker, available_cores
+from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
-from mtlkit.grid.spec import read_grid
+from mtlkit.settings import ExecutionSettings
 from mtlkit.store import RECORD, ResultStore
 from tests.conftest import DATA, is_deaf, parent
 
@@ -86,7 +86,7 @@ def test_only_unfinished_cells_are_run_again(story):
 def cells_of(home, store, balancers):
     flags = {"dataset": DATA, "models": "shared-bottom", "balancers": balancers, "references": [], "seeds": 1}
     settings = read_grid(None, flags, ["epochs=2", "batch_size=50", "bottom=4"])
-    return make_plan(settings, *ensure(DATA, home), store).to_run
+    return make_plan(settings, *prepare(DATA, home), store).to_run
 
 
 def test_a_cell_that_takes_too_long(tmp_path, home, plugin):
@@ -165,7 +165,7 @@ def test_jobs(monkeypatch, tmp_path, home):
     assert jobs(0, device="cpu") == 1
     assert jobs(100, device="cpu", threads=4) == 1
     assert jobs(100, device="cpu", threads=3) == 2
-    monkeypatch.setattr("mtlkit.grid.cell.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("mtlkit.grid.run_cell.resolve_device", lambda _: torch.device("cuda"))
     assert jobs(100, device="cuda") == 1
     assert jobs(100, device="cuda", jobs=3) == 3
 

@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from mtlkit.config import ExecutionSettings
-from mtlkit.data.sources import ensure
+from mtlkit.data.sources import prepare
 from mtlkit.errors import UsageError
-from mtlkit.grid.cell import run_cell
+from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
-from mtlkit.grid.spec import read_grid
+from mtlkit.grid.run_cell import run_cell
 from mtlkit.report.frame import load
-from mtlkit.report.rows import rows
+from mtlkit.report.result_rows import rows
 from mtlkit.report.summary import summarise
 from mtlkit.report.tables import build_table, to_markdown
+from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
 
@@ -30,7 +30,7 @@ def plan(home, tmp_path_factory):
     def make(models, dataset=FUNNEL, references=(), tasks=None, **how):
         flags = {"dataset": dataset, "models": models, "balancers": "uniform", "seeds": 1}
         flags["references"] = list(references)
-        source, data = ensure(dataset, home)
+        source, data = prepare(dataset, home)
         return make_plan(read_grid(None, flags, SMALL), source, data.select(tasks) if tasks else data, store, **how)
 
     return make

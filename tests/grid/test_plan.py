@@ -4,10 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtlkit.data.sources import ensure
+from mtlkit.data.sources import prepare
 from mtlkit.errors import UsageError
+from mtlkit.grid.grid_settings import GridSettings, read_grid
 from mtlkit.grid.plan import make_plan
-from mtlkit.grid.spec import GridSettings, read_grid
 from mtlkit.records import RunRecord
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.store import ResultStore
@@ -36,7 +36,7 @@ def plan(home, store):
 
     def make(settings=None, *assignments, tasks=None, dataset=DATA, **how):
         given = {"dataset": dataset, "seeds": 1, "references": [], "balancers": "uniform"} | (settings or {})
-        source, data = ensure(dataset, home)
+        source, data = prepare(dataset, home)
         data = data.select(tasks) if tasks else data
         return make_plan(read_grid(None, given, list(assignments)), source, data, store, **how)
 
@@ -68,7 +68,7 @@ def test_a_grid_is_a_product_seed_by_seed(plan):
 
 
 def test_a_cell_specifies_the_run(plan, home):
-    source, data = ensure(DATA, home)
+    source, data = prepare(DATA, home)
     cell = plan({"models": "mmoe[experts=4]", "balancers": "static[w=1:2]"}, "lr=0.1").cells[0].cell
     assert (cell.dataset, cell.model, cell.balancer) == (DATA, "mmoe[experts=4]", "static[w=1:2]")
     found = cell.resolved
@@ -109,7 +109,7 @@ def test_whatever_moves_numbers_is(plan, text):
 
 
 def test_a_cell_knows_the_ceiling_of_simulated_data(plan, home):
-    _, data = ensure(DATA, home)
+    _, data = prepare(DATA, home)
     planted = data.details["simulation"]["planted_auc"]
     cells = [p.cell for p in plan({"models": "mmoe,ple"}).cells]
     assert all(cell.ceiling == planted for cell in cells)

@@ -10,10 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._types import Batch
 from mtlkit.registry import MODELS
-from mtlkit.training.reach import owner_losses
+from mtlkit.training.task_losses import owner_losses
 
 SMALL = {"hidden": (5,), "bottom": (5,), "tower": (4,), "experts": 3, "specific": 2, "shared": 2, "embedding": 3}
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtlkit.models.base import Batch
+from mtlkit.models._types import Batch
 from mtlkit.models.snr import GAMMA, ZETA
 from tests.models.twins import Forward, Twin
 

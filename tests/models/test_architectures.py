@@ -5,10 +5,10 @@ import re
 import pytest
 import torch
 
-from mtlkit.models.embedding import FOLD_VOCABULARY
+from mtlkit.models._embedding import FOLD_VOCABULARY
 from mtlkit.registry import MODELS
 from mtlkit.training.batches import DeviceSplit
-from mtlkit.training.reach import Reach
+from mtlkit.training.sharing import SharedParameters
 from tests.models.build import build, doubled, gradients, load, task_losses
 from tests.toy import toy_batch, toy_schema
 
@@ -68,10 +68,10 @@ def test_forward_and_backward(name, case):
 @pytest.mark.parametrize("case", sorted(CASES.keys() - {"funnel", "activation", "dropout", "ids only", "batch norm"}))
 def test_every_parameter_is_reached(name, case):
     schema, options = CASES[case]
-    reach = Reach(build(name, schema, **options), toy_batch(schema, 40))
-    assert reach.unreached == []
-    assert all(item.reach.shape == (len(schema.tasks), len(item.shared)) for item in reach.slices)
-    assert bool(reach.scope("all")) == (load(name).shares_parameters and len(schema.tasks) > 1)
+    sharing = SharedParameters(build(name, schema, **options), toy_batch(schema, 40))
+    assert sharing.unreached == []
+    assert all(item.reached_by.shape == (len(schema.tasks), len(item.shared)) for item in sharing.slices)
+    assert bool(sharing.scope("all")) == (load(name).shares_parameters and len(schema.tasks) > 1)
 
 
 @pytest.mark.parametrize("case", ["one task", "three kinds", "funnel", "large vocabulary"])

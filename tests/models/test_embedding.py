@@ -7,10 +7,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtlkit.data.schema import Feature, Schema
-from mtlkit.models import inputs
-from mtlkit.models.base import ModelOptions
-from mtlkit.models.embedding import FOLD_VOCABULARY, FieldEmbedding
+from mtlkit.data.types import Feature, Schema
+from mtlkit.models import _embedded_batch
+from mtlkit.models._embedding import FOLD_VOCABULARY, FieldEmbedding
+from mtlkit.models._options import ModelOptions
 from mtlkit.registry import MODELS
 from tests.models.build import build, gradients, load, task_losses
 from tests.toy import toy_batch, toy_schema
@@ -211,8 +211,8 @@ def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
         calls.append(args)
         return kernel(*args)
 
-    kernel = inputs.fold
-    monkeypatch.setattr(inputs, "fold", counted)
+    kernel = _embedded_batch.fold
+    monkeypatch.setattr(_embedded_batch, "fold", counted)
     results = []
     for foldable in (True, False):
         model.embedding.foldable = foldable

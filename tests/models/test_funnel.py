@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtlkit.data.schema import ALL_ROWS, Schema, Task
+from mtlkit.data.types import ALL_ROWS, Schema, Task
 from mtlkit.errors import UsageError
-from mtlkit.models.base import Batch
-from mtlkit.models.funnel import MOST, labels_in, product, ratio, running_products
-from mtlkit.training.reach import Reach
+from mtlkit.models._funnel import MOST, labels_in, product, ratio, running_products
+from mtlkit.models._types import Batch
+from mtlkit.training.sharing import SharedParameters
 from tests.models.build import build, load, small, task_losses
 from tests.toy import toy_batch, toy_schema
 
@@ -225,8 +225,8 @@ def test_they_have_no_option_for_what_they_do_themselves(name):
 @pytest.mark.parametrize("steps", [2, 3])
 def test_every_parameter_of_a_funnel_model_is_reached(name, steps):
     schema = funnel(steps, more=1)
-    reach = Reach(make(name, schema), toy_batch(schema, 60))
-    assert reach.unreached == []
+    sharing = SharedParameters(make(name, schema), toy_batch(schema, 60))
+    assert sharing.unreached == []
 
 
 @pytest.mark.parametrize("name", FUNNEL_MODELS)
@@ -302,8 +302,8 @@ def test_esmm_has_no_direct_conversion_loss():
 
 def test_esmm_shares_the_embedding_and_through_the_product_the_click_network():
     schema = funnel()
-    reach = Reach(make("esmm", schema), toy_batch(schema, 60))
-    shared = {item.name: item.shared.tolist() for item in reach.slices}
+    sharing = SharedParameters(make("esmm", schema), toy_batch(schema, 60))
+    shared = {item.name: item.shared.tolist() for item in sharing.slices}
     assert all(all(flags) for name, flags in shared.items() if name.startswith("embedding."))
     assert all(flags == [True, False] for name, flags in shared.items() if not name.startswith("embedding."))
 

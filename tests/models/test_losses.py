@@ -6,9 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtlkit.data.schema import Task
-from mtlkit.models.base import Batch
-from mtlkit.models.losses import LOSSES, mean_of_rows, task_loss
+from mtlkit.data.types import Task
+from mtlkit.models._losses import LOSSES, mean_of_rows, task_loss
+from mtlkit.models._types import Batch
 
 PLAIN = {
     "bce": F.binary_cross_entropy_with_logits,

@@ -3,12 +3,13 @@
 import pytest
 import torch
 
-from mtlkit.config import TrainingSettings, parse_spec, validate
-from mtlkit.data.schema import Feature
+from mtlkit.data.types import Feature
 from mtlkit.errors import UsageError
 from mtlkit.models.snr import BETA, GAMMA, ZETA
+from mtlkit.settings import TrainingSettings, validate
+from mtlkit.spec import parse_spec
 from mtlkit.training.optimizers import Optimizers
-from mtlkit.training.reach import Reach
+from mtlkit.training.sharing import SharedParameters
 from tests.models.build import build, doubled, load, task_losses
 from tests.models.sharing_twins import FORWARD
 from tests.models.twins import Twin
@@ -106,7 +107,7 @@ def test_gates_may_have_hidden_layers_a_bias_and_a_norm(name):
     parameters = {parameter.rpartition("gates.")[2] for parameter, _ in model.named_parameters()}
     found = {parameter.split(".", 1)[-1] if parameter[0].isdigit() else parameter for parameter in parameters}
     assert {"hidden.linears.0.weight", "linear.bias", "norm.scale", "norm.shift"} <= found
-    assert Reach(model, toy_batch(schema, ROWS)).unreached == []
+    assert SharedParameters(model, toy_batch(schema, ROWS)).unreached == []
 
 
 def test_a_gate_is_one_bias_free_layer_unless_asked_otherwise():
@@ -129,8 +130,8 @@ def test_stem_isolates_tasks_at_any_depth(levels):
             assert found[f"gates.{level}.linear.weight"] == {t}
         for level in range(levels - 1):
             assert found[f"shared_gates.{level}.linear.weight"] == {0}
-    reach = {item.name: item for item in Reach(model, batch).slices}
-    assert reach["embedding.width_8"].shared.tolist() == [False, False, False, True]
+    sharing = {item.name: item for item in SharedParameters(model, batch).slices}
+    assert sharing["embedding.width_8"].shared.tolist() == [False, False, False, True]
 
 
 @pytest.mark.parametrize("levels", [1, 2])
@@ -184,8 +185,8 @@ def test_the_last_stitches_belong_to_one_task_each():
         found = slices_of(model, t, batch)
         assert found["stitches.1.weight"] == {t}
         assert found["stitches.0.weight"] == found["bottom.linears.0.weight"] == {0, 1, 2}
-    assert Reach(model, batch).last.name == "bottom.linears.1.weight"
-    assert Reach(deep("cross-stitch", schema, channels=True), batch).last.name == "bottom.linears.0.weight"
+    assert SharedParameters(model, batch).last.name == "bottom.linears.1.weight"
+    assert SharedParameters(deep("cross-stitch", schema, channels=True), batch).last.name == "bottom.linears.0.weight"
 
 
 def test_stitches_have_their_own_learning_rate():

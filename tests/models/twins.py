@@ -1,7 +1,7 @@
 """Naive twins of the architectures: one module an expert, gate and tower, one lookup a feature, no stacks.
 
 A twin holds a copy of every slice of every parameter as a parameter of its own, and computes the forward pass expert
-by expert as the papers write it. Its outputs, gradients and reach are what the batched model must have.
+by expert as the papers write it. Its outputs, gradients and sharing are what the batched model must have.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtlkit.models.base import Architecture, Batch, Output, Prediction
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._types import Batch, Output, Prediction
 
 Forward = Callable[["Twin", Batch], list[Tensor]]
 

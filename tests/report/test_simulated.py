@@ -19,11 +19,11 @@ from mtlkit.report.build import WRITTEN
 from mtlkit.report.figures import FIGURES, draw_all
 from mtlkit.report.figures.style import CEILING_COLOUR, Context, Look, ceiling_text, with_ceiling
 from mtlkit.report.frame import load
-from mtlkit.report.probes import load_probes
+from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.statistics import recovered
 from mtlkit.report.summary import summarise
 from mtlkit.report.tables import build_table, to_csv, to_markdown, to_tex
-from mtlkit.report.words import sentences
+from mtlkit.report.wording import sentences
 from mtlkit.store import ResultStore
 from tests.fakes import cell, fill, record
 
@@ -286,7 +286,7 @@ def test_few_positives_are_said(tmp_path):
 def test_the_standard_error_is_that_of_useless_scores():
     generator = np.random.default_rng(0)
     labels = np.arange(300) < 12
-    from mtlkit.data.ranking import auc
+    from mtlkit.data.auc import auc
 
     found = [auc(generator.random(300), labels) for _ in range(3000)]
     assert np.std(found) == pytest.approx(math.sqrt(301 / (12 * 12 * 288)), rel=0.05)

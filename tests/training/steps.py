@@ -9,25 +9,28 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from mtlkit.data.schema import Schema
-from mtlkit.models.base import Architecture, Batch, ModelOptions, Output, Prediction
-from mtlkit.models.embedding import FieldEmbedding
-from mtlkit.models.layers import StackedMLP, Towers
-from mtlkit.training.reach import Reach, owner_active, owner_losses
+from mtlkit.data.types import Schema
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import StackedMLP, Towers
+from mtlkit.models._options import ModelOptions
+from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.step import LoopStep
+from mtlkit.training.task_losses import owner_active, owner_losses
 
-REACH: WeakKeyDictionary[Architecture, Reach] = WeakKeyDictionary()
+REACH: WeakKeyDictionary[Architecture, SharedParameters] = WeakKeyDictionary()
 
 
 def loop_step(model: Architecture, batch: Batch, **options: Any) -> LoopStep:
-    """What ``Trainer._step`` makes of a batch; the reach is found once for each model."""
+    """What ``Trainer._step`` makes of a batch; the sharing is found once for each model."""
     output = model(batch)
     objectives = model.objectives(output, batch)
     tasks = model.schema.task_names
     given = {"scope": "dense", "index": 0, "total": 10, "seed": 0, "draw": lambda: loop_step(model, batch)} | options
-    reach = given.pop("reach", None) or REACH.get(model) or REACH.setdefault(model, Reach(model, batch))
+    sharing = given.pop("sharing", None) or REACH.get(model) or REACH.setdefault(model, SharedParameters(model, batch))
     return LoopStep(
-        reach, output, owner_losses(objectives, tasks), owner_active(objectives, tasks, torch.device("cpu")), **given
+        sharing, output, owner_losses(objectives, tasks), owner_active(objectives, tasks, torch.device("cpu")), **given
     )
 
 

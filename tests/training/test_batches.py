@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.data.packed import read_dataset, write_dataset
-from mtlkit.data.schema import Bag, Side, Split
+from mtlkit.data.splits import Bag, SharedColumns, Split
+from mtlkit.data.storage import read_dataset, write_dataset
 from mtlkit.training import batches
 from mtlkit.training.batches import DeviceSplit
 from tests.toy import toy_dataset, toy_schema, toy_split
@@ -71,7 +71,7 @@ def shared(rows=40, users=7):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     values = rng.integers(0, 5, offsets[-1]).astype(np.int32)
     history = Bag(offsets, values, rng.random(offsets[-1]).astype(np.float32))
-    side = Side(
+    side = SharedColumns(
         rng.integers(0, users, rows).astype(np.int32),
         rng.integers(0, 5, (users, 2)).astype(np.int32),
         rng.random((users, 1)).astype(np.float32),

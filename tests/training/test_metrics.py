@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from scipy.stats import rankdata
 from sklearn.metrics import log_loss, r2_score, roc_auc_score
 
-from mtlkit.data.ranking import wins
-from mtlkit.data.schema import Task
+from mtlkit.data.auc import wins
+from mtlkit.data.types import Task
 from mtlkit.training import metrics
 from mtlkit.training.metrics import _wins_on_device, auc, task_metrics
 

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from mtlkit.config import TrainingSettings
+from mtlkit.settings import TrainingSettings
 from mtlkit.training.optimizers import START, Optimizers, learning_rate_factor
 from tests.models.build import build
 from tests.toy import toy_batch, toy_dataset, toy_schema
@@ -181,7 +181,7 @@ def test_steps_after_task_gradients_are_those_of_one_backward(name, optimizer):
             optimizers.zero_grad()
             step = loop_step(model, batch)
             if model is asked:
-                step.rows("all")
+                step.jacobian("all")
             step.apply(torch.tensor([1.0, 0.5, 2.0]), "weighted", 1.0)
             optimizers.step()
     for (where, one), other in zip(plain.named_parameters(), asked.parameters(), strict=True):

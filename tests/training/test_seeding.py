@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from mtlkit.config import ExecutionSettings, TrainingSettings
-from mtlkit.grid.cell import build_trainer
+from mtlkit.grid.run_cell import build_trainer
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training.seeding import Source, generator, seed_for
 from tests.toy import toy_dataset, toy_schema
 
@@ -109,7 +109,7 @@ def test_a_balancer_that_looks_at_fresh_batches_shifts_nothing(data, baseline, p
     name = plugin(
         tmp_path,
         "fresh.py",
-        "step.fresh_batch().rows()\nstep.after(lambda losses: None)\nreturn step.active.to(step.losses.dtype)",
+        "step.fresh_batch().jacobian()\nstep.after_step(lambda losses: None)\nreturn step.active.to(step.losses.dtype)",
     )
     run, plain = built(data, name), built(data)
     initial, rows, states, _ = watch(run)

@@ -7,7 +7,7 @@ import torch
 from mtlkit.data.sources import open_source
 from mtlkit.errors import UsageError
 from mtlkit.registry import MODELS
-from mtlkit.training import loop
+from mtlkit.training import trainer as trainer_module
 from mtlkit.training.metrics import auc
 from mtlkit.training.scoring import Scores, complete
 from tests.toy import toy_dataset, toy_schema
@@ -63,7 +63,7 @@ def test_every_model_is_scored_in_every_space(trainer, data, model, derived):
     assert set(result.best) == {"click", "purchase"}
 
 
-def test_stored_scores_are_those_of_the_metrics_and_fit_together(trainer, data):
+def test_stored_scores_are_those_of_the_metrics_and_fit_fused(trainer, data):
     for model in ("shared-bottom", "shared-bottom[cvr=clicked]", "esmm", "single-task"):
         result = trainer(data, sizes(model), batch_size=100, epochs=2).fit()
         stored = {key: torch.tensor(value) for key, value in result.scores.items() if not key.startswith("space")}
@@ -83,7 +83,9 @@ def test_single_task_combines_scores_of_each_tasks_own_best_point(trainer, data,
     run = trainer(data, sizes("single-task"), batch_size=100, epochs=3, evaluations=6)
     # click is best at point 1, purchase at point 4
     values = {"click": iter([0.1, 0.9, 0.2, 0.2, 0.2, 0.2]), "purchase": iter([0.1, 0.2, 0.3, 0.4, 0.9, 0.2])}
-    monkeypatch.setattr(loop, "selection_value", lambda settings, tasks, found, loss: next(values[next(iter(tasks))]))
+    monkeypatch.setattr(
+        trainer_module, "selection_value", lambda settings, tasks, found, loss: next(values[next(iter(tasks))])
+    )
     result = run.fit()
     assert [result.best[task]["point"] for task in ("click", "purchase")] == [1, 4]
     parts = {}

@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from mtlkit.balancers.base import Direction
+from mtlkit.balancers._base import SharedGradient
 from mtlkit.errors import UsageError
-from mtlkit.models import embedding, sparse_rows
-from mtlkit.models.sparse_rows import take_rows
+from mtlkit.models import _embedding
+from mtlkit.ops import take_rows as take_rows_module
+from mtlkit.ops.take_rows import take_rows
 from mtlkit.registry import MODELS
 from mtlkit.training.lazy_adam import LazyAdam
-from mtlkit.training.reach import Reach
+from mtlkit.training.sharing import SharedParameters
 from tests.models.build import build
 from tests.toy import toy_dataset, toy_schema
 from tests.training.steps import loop_step
@@ -23,7 +24,7 @@ NAMES = ["mmoe", "shared-bottom", "stem", "ple"]
 
 @pytest.fixture(autouse=True)
 def no_folding(monkeypatch):
-    monkeypatch.setattr(embedding, "FOLD_VOCABULARY", 0)
+    monkeypatch.setattr(_embedding, "FOLD_VOCABULARY", 0)
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,7 @@ def pair():
 def form(request, monkeypatch):
     """With compiled kernels, and in the form that other devices take."""
     if request.param == "plain":
-        monkeypatch.setattr(sparse_rows, "has_kernels", lambda tensor: False)
+        monkeypatch.setattr(take_rows_module, "has_kernels", lambda tensor: False)
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.int64])
@@ -112,14 +113,14 @@ def grads(model):
 def test_steps_are_the_same(name, scope):
     dense, sparse, batch = two(name)
     one, other = (loop_step(model, batch, scope=scope) for model in (dense, sparse))
-    tables = [item for item in other.reach.slices if item.sparse]
-    assert {item.name for item in tables} == {i.name for i in other.reach.slices if i.is_embedding}
-    torch.testing.assert_close(one.gram(), other.gram())
+    tables = [item for item in other.sharing.slices if item.sparse]
+    assert {item.name for item in tables} == {i.name for i in other.sharing.slices if i.is_embedding}
+    torch.testing.assert_close(one.gramian(), other.gramian())
     if scope == "all":
-        assert other.rows().shape[1] < one.rows().shape[1], "rows that the batch lacks are not there"
-    assert sum(part.stop - part.start for part in other.parts().values()) == other.rows().shape[1]
+        assert other.jacobian().shape[1] < one.jacobian().shape[1], "rows that the batch lacks are not there"
+    assert sum(part.stop - part.start for part in other.jacobian_columns().values()) == other.jacobian().shape[1]
     for item in tables:
-        torch.testing.assert_close(one.norms(item.name), other.norms(item.name))
+        torch.testing.assert_close(one.grad_norms(item.name), other.grad_norms(item.name))
     weights = torch.tensor([0.5, 2.0, 0.7], dtype=torch.float64)
     for heads in ("weighted", "plain"):
         for ask in (False, True):
@@ -127,7 +128,7 @@ def test_steps_are_the_same(name, scope):
                 model.zero_grad()
                 step = loop_step(model, batch, scope=scope)
                 if ask:
-                    step.rows()
+                    step.jacobian()
                 step.apply(weights, heads, 0.5)
             torch.testing.assert_close(grads(sparse), grads(dense))
 
@@ -139,7 +140,7 @@ def test_directions_are_the_same(name, scope):
     for model in (dense, sparse):
         model.embedding.fusable = scope != "representation"  # which is then a tensor
         step = loop_step(model, batch, scope=scope)
-        step.apply(Direction(torch.tensor([1.0, -2.0, 0.5]).double() @ step.rows(), scope), "weighted", 1.0)
+        step.apply(SharedGradient(torch.tensor([1.0, -2.0, 0.5]).double() @ step.jacobian(), scope), "weighted", 1.0)
     torch.testing.assert_close(grads(sparse), grads(dense))
 
 
@@ -147,8 +148,10 @@ def test_reach_is_the_same():
     for name in MODELS.names():
         if MODELS.load(name).inapplicable(toy_schema(tasks=3, bags=1, vocab=40)) is None:
             dense, sparse, batch = two(name)
-            for one, other in zip(Reach(dense, batch).slices, Reach(sparse, batch).slices, strict=True):
-                assert torch.equal(one.reach, other.reach), (name, one.name)
+            for one, other in zip(
+                SharedParameters(dense, batch).slices, SharedParameters(sparse, batch).slices, strict=True
+            ):
+                assert torch.equal(one.reached_by, other.reached_by), (name, one.name)
 
 
 def trained(trainer, data, sparse_rows, **settings):
@@ -185,14 +188,14 @@ def test_rows_that_a_batch_lacks_stay(trainer, optimizer):
     data = toy_dataset(toy_schema(tasks=2, vocab=200), rows=320)
     run = trainer(data, MODEL, optimizer=optimizer, lr=0.1, sparse_rows=1, l2_embedding=0.1, batch_size=16)
     table = run.model.embedding.width_8
-    from mtlkit.training.window import Window
+    from mtlkit.training.running_means import RunningMeans
 
     batches, take = [], run.splits["train"].take
     run.splits["train"].take = lambda *rows: (batches.append(take(*rows)), batches[-1])[1]
     run.model.train()
     for index in range(3):
         before = table.detach().clone()
-        run._train_step(index, Window(2, run.device))
+        run._train_step(index, RunningMeans(2, run.device))
         rows = (batches[-1].ids + run.model.embedding.width_8_offsets).unique().long()
         moved = (table.detach() != before).any(1).nonzero().flatten()
         assert set(moved.tolist()) <= set(rows.tolist())

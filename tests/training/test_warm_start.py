@@ -46,7 +46,7 @@ def test_a_task_is_added(trainer, model):
     second = trainer(THREE, model, seed=5, warm=WarmStart(weights(first), ("t1", "t2")))
     fresh = trainer(THREE, model, seed=5)
     old, new, start = weights(first), weights(second), weights(fresh)
-    for item in second.reach.slices:
+    for item in second.sharing.slices:
         if item.name.startswith("shared_gates"):  # which see one expert more
             np.testing.assert_array_equal(new[item.name], start[item.name])
             continue

@@ -23,7 +23,7 @@ import numpy as np
 from isal import igzip, isal_zlib
 
 from mtlkit.data.ali_ccp.fields import MEMBERS, OFFICIAL_SPLITS
-from mtlkit.data.datasets.base import Progress
+from mtlkit.data.datasets._source import Progress
 from mtlkit.errors import MissingError, UsageError
 
 BLOCK = 4 << 20

@@ -19,10 +19,11 @@ from mtlkit.data.ali_ccp.hashing import MAX_ID, kernel, share
 from mtlkit.data.ali_ccp.prepare import FUNNEL, TASKS, check_disk, check_rows
 from mtlkit.data.ali_ccp.protocols import HELD_OUT, SPLIT_SALT, Request, features
 from mtlkit.data.ali_ccp.tokenise import NOTED, SAMPLE_SALT
-from mtlkit.data.datasets.base import Progress
+from mtlkit.data.datasets._source import Progress
 from mtlkit.data.download import Downloaded, download
-from mtlkit.data.packed import Column, fingerprint_folder
-from mtlkit.data.schema import SPLITS, Dataset, Schema
+from mtlkit.data.splits import SPLITS, Dataset
+from mtlkit.data.storage import Column, fingerprint_folder
+from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError
 
 URLS = {

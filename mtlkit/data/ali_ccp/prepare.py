@@ -25,11 +25,12 @@ from mtlkit.data.ali_ccp.hashing import kernel, share
 from mtlkit.data.ali_ccp.protocols import HELD_OUT, SPLIT_SALT, Protocol, Request, features, side_plan
 from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged, Stager, too_many
 from mtlkit.data.ali_ccp.vocabulary import Counter, Vocabulary
-from mtlkit.data.datasets.base import Progress
-from mtlkit.data.encoding import MinMax
-from mtlkit.data.packed import Column, fingerprint_folder, save_array
+from mtlkit.data.datasets._source import Progress
+from mtlkit.data.encoders import MinMaxScaler
 from mtlkit.data.planted import ALL_ROWS
-from mtlkit.data.schema import SPLITS, Dataset, Schema, Task
+from mtlkit.data.splits import SPLITS, Dataset
+from mtlkit.data.storage import Column, fingerprint_folder, save_array
+from mtlkit.data.types import Schema, Task
 from mtlkit.errors import MissingError
 
 TASKS = (
@@ -275,7 +276,7 @@ class _Joined:
             begin += len(chunk)
 
 
-def _fit(train: _Joined, request: Request) -> tuple[Vocabulary, dict[int, MinMax]]:
+def _fit(train: _Joined, request: Request) -> tuple[Vocabulary, dict[int, MinMaxScaler]]:
     """Vocabulary and scales, from the rows of train: one count a row, for the user's fields too."""
     rows, users = train.rows.plan, train.users.plan
     ids_of = {text: (*text.plan.ids, *text.plan.bags) for text in (train.rows, train.users)}
@@ -310,7 +311,7 @@ def _fit(train: _Joined, request: Request) -> tuple[Vocabulary, dict[int, MinMax
     counter.rows(np.array(users.ids, np.int64), ids[order], impressions[order])
     fields = tuple(dict.fromkeys(field for own in ids_of.values() for field in own))
     vocabulary = Vocabulary(counter, fields, request.min_count, request.protocol.order)
-    return vocabulary, {field: MinMax(*map(float, ends)) for field, ends in ranges.items()}
+    return vocabulary, {field: MinMaxScaler(*map(float, ends)) for field, ends in ranges.items()}
 
 
 @kernel
@@ -337,7 +338,7 @@ class _Writer:
         self,
         folder: Path,
         vocabulary: Vocabulary,
-        scalers: dict[int, MinMax],
+        scalers: dict[int, MinMaxScaler],
         total: int,
     ) -> None:
         self.folder, self.vocabulary, self.scalers = folder, vocabulary, scalers

@@ -8,7 +8,7 @@ from typing import Literal
 
 from mtlkit.data.ali_ccp.fields import FIELDS, NUMBER
 from mtlkit.data.ali_ccp.fields import Side as FileSide
-from mtlkit.data.schema import Feature
+from mtlkit.data.types import Feature
 from mtlkit.errors import UsageError
 
 HELD_OUT = 0.1

@@ -26,8 +26,8 @@ from isal import igzip
 
 from mtlkit.data.ali_ccp import simulate_text as text
 from mtlkit.data.ali_ccp.fields import FIELDS, OFFICIAL_SPLITS
-from mtlkit.data.datasets.base import Progress, no_progress
-from mtlkit.data.ranking import auc
+from mtlkit.data.auc import auc
+from mtlkit.data.datasets._source import Progress, no_progress
 
 MARK = "simulated.json"
 VERSION = 1

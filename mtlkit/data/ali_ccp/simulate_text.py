@@ -9,9 +9,9 @@ import math
 
 import numpy as np
 
+from mtlkit.data.ali_ccp.byte_words import address_of, put_byte, put_word
 from mtlkit.data.ali_ccp.fields import FIELD_END, FIELDS, NUMBER, VALUE_BEGIN
 from mtlkit.data.ali_ccp.hashing import kernel, mix
-from mtlkit.data.ali_ccp.words import address_of, put_byte, put_word
 
 STRENGTHS = 64
 _NAMES = [field.name.encode() + bytes([FIELD_END]) for field in FIELDS]

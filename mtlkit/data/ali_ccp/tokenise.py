@@ -12,9 +12,9 @@ import math
 
 import numpy as np
 
+from mtlkit.data.ali_ccp.byte_words import address_of, byte_at, digits_of, number_in, word_at
 from mtlkit.data.ali_ccp.fields import FIELDS, USER
 from mtlkit.data.ali_ccp.hashing import MAX_ID, kernel, number_of, share
-from mtlkit.data.ali_ccp.words import address_of, byte_at, digits_of, number_in, word_at
 
 DONE, FULL, KEYS_FULL = range(3)
 """Why the tokeniser came back: the block is used up, the output is full, the table of keys is."""

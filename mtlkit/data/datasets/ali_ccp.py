@@ -22,11 +22,12 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mtlkit.config import Settings, digest
-from mtlkit.data.datasets.base import DatasetSource, Progress, no_progress
-from mtlkit.data.packed import read_dataset, read_manifest, write_manifest, written
-from mtlkit.data.schema import Dataset
+from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
+from mtlkit.data.splits import Dataset
+from mtlkit.data.storage import read_dataset, read_manifest, write_manifest, written
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.settings import Settings
+from mtlkit.spec import digest
 
 if TYPE_CHECKING:
     from mtlkit.data.ali_ccp.protocols import Request

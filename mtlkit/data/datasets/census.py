@@ -19,12 +19,13 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from mtlkit.config import Settings
 from mtlkit.data.census_files import COLUMNS, RAW, SOURCE, bring
-from mtlkit.data.datasets.base import DatasetSource, Progress, no_progress
-from mtlkit.data.encoding import Bins, Levels, MinMax, ZScore
-from mtlkit.data.schema import Dataset, Feature, Schema, Split, Task, fingerprint
+from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
+from mtlkit.data.encoders import CategoryEncoder, MinMaxScaler, QuantileBins, Standardizer
+from mtlkit.data.splits import Dataset, Split, fingerprint
+from mtlkit.data.types import Feature, Schema, Task
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.settings import Settings
 
 NUMERIC = (
     "age",
@@ -142,23 +143,29 @@ class CensusIncome(DatasetSource):
         ids: dict[str, list[np.ndarray]] = {name: [] for name in frames}
         dense: dict[str, list[np.ndarray]] = {name: [] for name in frames}
 
-        def add(feature: Feature, encoder: Levels | Bins | ZScore | MinMax, column: str) -> None:
+        def add(
+            feature: Feature, encoder: CategoryEncoder | QuantileBins | Standardizer | MinMaxScaler, column: str
+        ) -> None:
             features.append(feature)
             for name, frame in frames.items():
                 (dense if feature.kind == "dense" else ids)[name].append(encoder.transform(frame[column]))  # type: ignore[arg-type]
 
         train = frames["train"]
         for column in (name for name in COLUMNS if name not in hidden and name not in NUMERIC):
-            levels = Levels.fit(train[column], MISSING)
+            levels = CategoryEncoder.fit(train[column], MISSING)
             add(Feature(name=column, vocab=levels.vocab), levels, column)
         for column in NUMERIC:
             values = train[column].to_numpy()
             if self.options.numeric in ("bins", "both"):
-                bins = Bins.fit(values, self.options.bins)
+                bins = QuantileBins.fit(values, self.options.bins)
                 name = f"{column}-bin" if self.options.numeric == "both" else column
                 add(Feature(name=name, vocab=bins.vocab), bins, column)
             if self.options.numeric in ("dense", "both"):
-                scaler = MinMax.fit(values) if self.options.protocol == "rechub" else ZScore.fit(values, log=True)
+                scaler = (
+                    MinMaxScaler.fit(values)
+                    if self.options.protocol == "rechub"
+                    else Standardizer.fit(values, log=True)
+                )
                 add(Feature(name=column, kind="dense"), scaler, column)
 
         parts = {}

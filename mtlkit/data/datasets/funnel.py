@@ -30,10 +30,11 @@ from typing import Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from mtlkit.config import Settings
-from mtlkit.data.datasets.base import GeneratedSource
-from mtlkit.data.ranking import auc, expected_auc
-from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
+from mtlkit.data.auc import auc, expected_auc
+from mtlkit.data.datasets._source import GeneratedSource
+from mtlkit.data.splits import SPLITS, Dataset, Split, fingerprint
+from mtlkit.data.types import Feature, Schema, Task
+from mtlkit.settings import Settings
 
 CATEGORIES, SLOTS, DENSE = 30, 8, 4
 BUY_SCALE, SLOT_SCALE = 1.5, 0.7
@@ -87,7 +88,7 @@ class Funnel(GeneratedSource):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class FunnelSample:
     """One split.
 
     Args:
@@ -107,7 +108,7 @@ class Drawn:
     buys: np.ndarray
 
 
-def generate(options: Funnel.Options) -> dict[str, Drawn]:
+def generate(options: Funnel.Options) -> dict[str, FunnelSample]:
     """Draw all splits; the planted effects and each split come from random streams of their own."""
     rule, *streams = (np.random.default_rng(s) for s in np.random.SeedSequence(options.seed).spawn(1 + len(SPLITS)))
     sizes = (options.users, options.items, CATEGORIES, SLOTS)
@@ -132,11 +133,13 @@ def generate(options: Funnel.Options) -> dict[str, Drawn]:
     drawn = {}
     for name, rng in zip(SPLITS, streams, strict=True):
         click, buy = (_sigmoid(logit + c) for logit, c in zip(logits[name], shift, strict=True))
-        drawn[name] = Drawn(*inputs[name], click, buy, rng.random(len(click)) < click, rng.random(len(buy)) < buy)
+        drawn[name] = FunnelSample(
+            *inputs[name], click, buy, rng.random(len(click)) < click, rng.random(len(buy)) < buy
+        )
     return drawn
 
 
-def best_aucs(part: Drawn) -> dict[str, float]:
+def best_aucs(part: FunnelSample) -> dict[str, float]:
     """The AUC of the planted probabilities, expected over the draw of labels: no model can do better on these rows."""
     p, q = part.click, part.buy
     return {
@@ -147,7 +150,7 @@ def best_aucs(part: Drawn) -> dict[str, float]:
     }
 
 
-def planted_aucs(part: Drawn) -> dict[str, float | None]:
+def planted_aucs(part: FunnelSample) -> dict[str, float | None]:
     """Score to the AUC of the planted probabilities on the labels as drawn; None where a class is missing."""
     p, q, clicks, buys = part.click, part.buy, part.clicks, part.buys
     return {
@@ -158,7 +161,7 @@ def planted_aucs(part: Drawn) -> dict[str, float | None]:
     }
 
 
-def _tasks(drawn: dict[str, Drawn]) -> tuple[Task, ...]:
+def _tasks(drawn: dict[str, FunnelSample]) -> tuple[Task, ...]:
     test = drawn["test"]
     best = best_aucs(test)
     clicked = float(np.average(test.buy, weights=test.click))

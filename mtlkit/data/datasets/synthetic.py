@@ -28,11 +28,12 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from mtlkit.config import Settings
-from mtlkit.data.datasets.base import GeneratedSource
-from mtlkit.data.ranking import auc
-from mtlkit.data.schema import SPLITS, Dataset, Feature, Schema, Split, Task, fingerprint
+from mtlkit.data.auc import auc
+from mtlkit.data.datasets._source import GeneratedSource
+from mtlkit.data.splits import SPLITS, Dataset, Split, fingerprint
+from mtlkit.data.types import Feature, Schema, Task
 from mtlkit.errors import UsageError
+from mtlkit.settings import Settings
 
 
 class Synthetic(GeneratedSource):
@@ -106,7 +107,7 @@ class Synthetic(GeneratedSource):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class SyntheticSample:
     """One split before its targets become labels.
 
     Args:
@@ -120,7 +121,7 @@ class Drawn:
     signals: np.ndarray
 
 
-def generate(options: Synthetic.Options) -> dict[str, Drawn]:
+def generate(options: Synthetic.Options) -> dict[str, SyntheticSample]:
     """Draw the inputs and targets of all splits, each random part from a stream of its own."""
     directions, waves, *streams = np.random.SeedSequence(options.seed).spawn(2 + 2 * len(SPLITS))
     weights = weight_vectors(options.p, options.tasks, options.d, np.random.default_rng(directions))
@@ -133,7 +134,7 @@ def generate(options: Synthetic.Options) -> dict[str, Drawn]:
         z = inputs @ weights.T  # (N, T)
         waved = sum((np.sin(a * z + b) for a, b in zip(alpha, beta, strict=True)), np.zeros_like(z))
         signals = z + waved
-        drawn[name] = Drawn(inputs, signals + options.noise_std * noise, signals)
+        drawn[name] = SyntheticSample(inputs, signals + options.noise_std * noise, signals)
     return drawn
 
 

@@ -23,8 +23,8 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from mtlkit.config import ExecutionSettings
 from mtlkit.records import Cell, RunRecord
+from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 
 Progress = Callable[[Cell, float], None]
@@ -68,7 +68,7 @@ class LocalEngine:
         return max(1, min(self.execution.jobs or default, cells))
 
     def _on_cpu(self) -> bool:
-        from mtlkit.grid.cell import resolve_device
+        from mtlkit.grid.run_cell import resolve_device
 
         return resolve_device(self.execution.device).type == "cpu"
 
@@ -151,7 +151,7 @@ class LocalEngine:
         return None
 
     def _give_up(self, cell: Cell, kind: str, message: str, timeout: bool) -> RunRecord:
-        from mtlkit.grid.cell import failure
+        from mtlkit.grid.run_cell import failure
 
         outcome = failure(cell, type(kind, (RuntimeError,), {})(message), status="timeout" if timeout else "failed")
         self.store.save(outcome.record, log=outcome.log)
@@ -216,7 +216,7 @@ def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSetti
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     import torch
 
-    from mtlkit.grid.cell import run_cell
+    from mtlkit.grid.run_cell import run_cell
 
     torch.set_num_threads(execution.threads)
     store = ResultStore(results)

@@ -22,7 +22,7 @@ def _nothing() -> int:
 
 
 def _load() -> None:
-    importlib.import_module("mtlkit.grid.cell")
+    importlib.import_module("mtlkit.grid.run_cell")
     importlib.import_module("torch._dynamo")  # the first optimiser of a process would import it: seconds
     for registry in REGISTRIES.values():
         package = importlib.import_module(f"mtlkit.{registry.folder}")

@@ -13,12 +13,12 @@ from mtlkit.report.figures import (
     gate_entropy,
     gate_usage,
     metric_dots,
-    pareto,
+    pareto_front,
     task_weights,
 )
 from mtlkit.report.figures.style import RC, Context, Drawing
 
-FIGURES = (metric_dots, pareto, cosine_end, cosine_run, gate_usage, expert_ablation, gate_entropy, task_weights)
+FIGURES = (metric_dots, pareto_front, cosine_end, cosine_run, gate_usage, expert_ablation, gate_entropy, task_weights)
 """In the order of the page."""
 
 

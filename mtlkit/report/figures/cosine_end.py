@@ -20,7 +20,7 @@ from mtlkit.report.figures.style import (
     shorten,
     text_width,
 )
-from mtlkit.report.probes import Probes
+from mtlkit.report.probe_frames import Probes
 
 CAPTION = (
     "Cosine between the gradients of each two tasks with respect to all shared parameters, on one fixed probe batch "

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from mtlkit.report.figures.style import GRID, MUTED, WIDTH, Context, Drawing, Sheet, shorten
-from mtlkit.report.probes import Probes, mean_over
+from mtlkit.report.probe_frames import Probes, mean_over
 from mtlkit.report.summary import Row
 
 CAPTION = (

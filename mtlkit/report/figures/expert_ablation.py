@@ -7,7 +7,7 @@ from matplotlib.colors import Normalize
 
 from mtlkit.report.figures.expert_grid import Level, Scale, draw_model
 from mtlkit.report.figures.style import DIVERGING, Context, Drawing
-from mtlkit.report.probes import Probes, mean_over
+from mtlkit.report.probe_frames import Probes, mean_over
 
 CAPTION = (
     "What the experts of {model} are good for: the change of each task's metric (row) on the validation split, times "

@@ -10,9 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 
-from mtlkit.config import digest
 from mtlkit.report.figures.style import INK, MUTED, WIDTH, Context, Drawing, Sheet, contrast, shorten, text_width
 from mtlkit.report.summary import Row
+from mtlkit.spec import digest
 
 CELL, ROW, GAP = 0.44, 0.27, 0.3
 

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from mtlkit.report.figures.gate_usage import split_gate
 from mtlkit.report.figures.style import GRID, MUTED, WIDTH, Context, Drawing, Sheet, shorten
-from mtlkit.report.probes import Probes, mean_over
+from mtlkit.report.probe_frames import Probes, mean_over
 from mtlkit.report.summary import Row
 
 CAPTION = (

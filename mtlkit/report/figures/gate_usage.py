@@ -9,7 +9,7 @@ from matplotlib.colors import Normalize
 
 from mtlkit.report.figures.expert_grid import Level, Scale, draw_model
 from mtlkit.report.figures.style import SEQUENTIAL, Context, Drawing
-from mtlkit.report.probes import Probes
+from mtlkit.report.probe_frames import Probes
 
 CAPTION = (
     "How {model} uses its experts at the last evaluation point: the mean gate weight of each expert (column) in each "

@@ -19,7 +19,7 @@ from matplotlib.textpath import TextPath
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.frame import Frames
-from mtlkit.report.probes import Probes
+from mtlkit.report.probe_frames import Probes
 from mtlkit.report.summary import Row, Summary
 from mtlkit.report.tables import fixed
 

@@ -18,7 +18,7 @@ from mtlkit.report.figures.style import (
     Sheet,
     shorten,
 )
-from mtlkit.report.probes import Probes, mean_over
+from mtlkit.report.probe_frames import Probes, mean_over
 from mtlkit.report.summary import Row
 
 CAPTION = (

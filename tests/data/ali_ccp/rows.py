@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from mtlkit.data.schema import Bag
+from mtlkit.data.splits import Bag
 
 
 def joined(split) -> SimpleNamespace:

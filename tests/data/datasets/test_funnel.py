@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from mtlkit.data.auc import expected_auc
 from mtlkit.data.datasets.funnel import best_aucs, generate
-from mtlkit.data.packed import read_dataset, write_dataset
 from mtlkit.data.planted import ceilings
-from mtlkit.data.ranking import expected_auc
-from mtlkit.data.schema import SPLITS
 from mtlkit.data.sources import open_source
+from mtlkit.data.splits import SPLITS
+from mtlkit.data.storage import read_dataset, write_dataset
 from mtlkit.errors import UsageError
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.metrics import auc

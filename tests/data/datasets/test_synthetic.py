@@ -5,8 +5,9 @@ from hypothesis import strategies as st
 
 from mtlkit.data.datasets.synthetic import generate, lowest_cosine, weight_vectors
 from mtlkit.data.planted import ceilings
-from mtlkit.data.schema import SPLITS
-from mtlkit.data.sources import ensure, open_source
+from mtlkit.data.sources import open_source
+from mtlkit.data.sources import prepare as prepare_data
+from mtlkit.data.splits import SPLITS
 from mtlkit.errors import UsageError
 
 
@@ -118,8 +119,8 @@ def test_options_out_of_range(text):
 
 
 def test_needs_no_network_and_no_file(tmp_path):
-    source, data = ensure("synthetic[rows=40,d=4]", tmp_path)
+    source, data = prepare_data("synthetic[rows=40,d=4]", tmp_path)
     assert source.is_ready(tmp_path)
-    assert ensure("synthetic[rows=40,d=4]", tmp_path)[1].fingerprint == data.fingerprint
+    assert prepare_data("synthetic[rows=40,d=4]", tmp_path)[1].fingerprint == data.fingerprint
     with pytest.raises(UsageError, match="--from"):
-        ensure("synthetic[rows=44,d=4]", tmp_path, origin=tmp_path)
+        prepare_data("synthetic[rows=44,d=4]", tmp_path, origin=tmp_path)

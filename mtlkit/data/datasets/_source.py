@@ -1,0 +1,138 @@
+"""The contract of a data set: bring raw files, turn them into packed splits, load those."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mtlkit.data.splits import Dataset
+from mtlkit.data.storage import read_dataset, read_manifest, write_dataset
+from mtlkit.errors import UsageError
+from mtlkit.settings import Settings
+from mtlkit.spec import digest
+
+Progress = Callable[[str, int, int | None], None]
+"""Called with (what, bytes or rows done, total or None)."""
+
+
+def no_progress(what: str, done: int, total: int | None) -> None:
+    """The progress callback that shows nothing."""
+
+
+class DatasetSource(ABC):
+    """One data set. Subclasses live in a file of their own; the file's name is the data set's name.
+
+    Args:
+        name: The registry name.
+        options: Validated options; every value that changes the prepared data is one of them.
+    """
+
+    class Options(Settings):
+        """What the user may choose in brackets."""
+
+    title: ClassVar[str] = ""
+    licence: ClassVar[str] = ""
+    url: ClassVar[str] = ""
+    citation: ClassVar[str] = ""
+    download_size: ClassVar[str] = "nothing"
+    simulated: ClassVar[bool] = False
+    training: ClassVar[dict[str, Any]] = {}
+    """Training settings that suit these data where the user says nothing."""
+    preparation: ClassVar[int] = 1
+    """Raised when :meth:`prepare` comes to build other data from the same raw files: what was prepared is stale."""
+
+    def __init__(self, name: str, options: Settings) -> None:
+        self.name = name
+        self.options = options
+
+    def presets(self) -> list[Settings]:
+        """The options that ``fetch`` prepares at once; these options by default."""
+        return [self.options]
+
+    @abstractmethod
+    def obtain(
+        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
+    ) -> None:
+        """Make the raw files available under ``home``; do nothing when they are there and ``force`` is false.
+
+        Args:
+            home: The data home.
+            origin: A file or folder of the user's to take them from, instead of the network.
+            force: Obtain them again.
+            progress: Told of bytes received.
+
+        Raises:
+            MissingError: They cannot be had; the message says what was tried.
+        """
+
+    def use_links(self, links: dict[str, str]) -> None:
+        """Take raw files from these addresses, which the user has pasted, by the name of the file's part.
+
+        Raises:
+            UsageError: This data set has no use for them.
+        """
+        if links:
+            raise UsageError(f"{self.name} takes no links.", f"mtlkit fetch {self.name}")
+
+    def check_unasked(self, home: Path) -> None:
+        """Called before raw files are obtained without ``fetch``, for a run that needs them.
+
+        Raises:
+            MissingError: They are too large to be downloaded unasked.
+        """
+        return
+
+    def provenance(self, home: Path) -> str | None:
+        """Where the raw files under ``home`` were taken from, for the card; None when nothing is known."""
+        return None
+
+    @abstractmethod
+    def prepare(self, home: Path) -> Dataset:
+        """Build the data set from raw files, encoders fitted on the training split only."""
+
+    def resolved_options(self) -> dict[str, Any]:
+        """All options with their values, as recorded and hashed."""
+        return self.options.model_dump(mode="json")
+
+    def folder(self, home: Path) -> Path:
+        """Where the prepared data of these options lie."""
+        return home / self.name / "prepared" / digest([self.preparation, self.resolved_options()])[:12]
+
+    def is_ready(self, home: Path) -> bool:
+        """Whether the data can be loaded without the network."""
+        return read_manifest(self.folder(home)) is not None
+
+    def load(self, home: Path, progress: Progress = no_progress) -> Dataset:
+        """The prepared data, memory-mapped; prepared first when the raw files are there.
+
+        Raises:
+            MissingError: The data set has not been fetched.
+        """
+        folder = self.folder(home)
+        if read_manifest(folder) is None:
+            self.build(home, folder, progress)
+        return read_dataset(folder)
+
+    def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
+        """Write the prepared data into a folder, which appears when it is whole."""
+        write_dataset(folder, self.prepare(home), self.resolved_options())
+
+
+class GeneratedSource(DatasetSource):
+    """Data that is made on this machine."""
+
+    licence: ClassVar[str] = "none needed: generated on this machine"
+    simulated: ClassVar[bool] = True
+
+    def obtain(
+        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
+    ) -> None:
+        """Nothing to bring.
+
+        Raises:
+            UsageError: An ``origin`` is given.
+        """
+        if origin is not None:
+            raise UsageError("Synthetic data is generated, so it takes no --from.", f"mtlkit fetch {self.name}")

@@ -1,0 +1,121 @@
+"""Where the tasks of a model part: above the boundary each has layers of its own, below it they share.
+
+Without a boundary, training needs one backward pass a task through the whole model. With one, a single pass through all
+towers brings the gradient of every task to the boundary, and the tasks' gradients go apart only from there on down.
+Training looks at gradients before it believes a boundary, see ``training.sharing``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mtlkit.models._embedded_batch import FirstLayer
+from mtlkit.ops.combine_experts import combine_experts_vjp
+from mtlkit.ops.mixture_gramian import mixture_gramian
+
+
+@dataclass
+class Boundary:
+    """Where the tasks part.
+
+    Args:
+        task_inputs: (B, T, d), of which task t reads ``task_inputs[:, t]`` and nothing else.
+        gramian: From the gradient (B, T, d) of ``task_inputs`` to the (T, T) float64 inner products of the tasks'
+            gradients by the trunk's output, which is what they share here (the experts' outputs, or the bottom's).
+    """
+
+    task_inputs: Tensor
+    gramian: Callable[[Tensor], Tensor]
+
+
+@dataclass
+class TensorBoundary(Boundary):
+    """A boundary below which the graph goes on from two tensors.
+
+    Args:
+        trunk_output: (B, ...) the tensor that all tasks share.
+        gate_output: (B, T, ...) the other tensor that ``task_inputs`` is made of, if there is one;
+            ``task_inputs[:, t]`` depends on ``gate_output[:, t]`` alone.
+        vjp: From the gradient (B, T, d) of ``task_inputs`` to (T, ...), the gradient of ``trunk_output`` for each task
+            apart, and (B, T, ...), the gradient of ``gate_output``.
+    """
+
+    trunk_output: Tensor
+    gate_output: Tensor | None
+    vjp: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+
+
+@dataclass
+class FirstLayerBoundary(Boundary):
+    """A boundary right above layers that read the embedding.
+
+    Args:
+        first_layer: The layers that are computed as one.
+        trunk: Index in ``first_layer.layers`` of the layer that all tasks share.
+        gates: Index of the layer of which each task has its own slices.
+        vjp: From the gradient (B, T, d) of ``task_inputs`` to columns (B, C): the gradient of the trunk's output for
+            task 0, for task 1, ..., and then that of the gates' output.
+    """
+
+    first_layer: FirstLayer
+    trunk: int
+    gates: int
+    vjp: Callable[[Tensor], Tensor]
+
+    @property
+    def column_owners(self) -> Sequence[tuple[int, int | None]]:
+        """Of the columns of ``vjp``, block by block: the layer, and the task, or None for that of all tasks at once."""
+        n_tasks = self.task_inputs.shape[1]
+        return [*((self.trunk, task) for task in range(n_tasks)), (self.gates, None)]
+
+
+def mixture_boundary(
+    task_inputs: Tensor, weights: Tensor, experts: Tensor, expert_index: Tensor | None = None
+) -> TensorBoundary | None:
+    """The boundary at ``task_inputs = combine_experts(weights, experts, expert_index)``.
+
+    Args:
+        task_inputs: (B, T, d).
+        weights: (B, T, k).
+        experts: (B, E, d).
+        expert_index: (T, k) int64, the experts that each task mixes; None where every task mixes all.
+    """
+    if torch.compiler.is_compiling():  # a compiled graph gives back no tensors on the way to its losses
+        return None
+
+    def gramian(grad: Tensor) -> Tensor:
+        return mixture_gramian(dense_weights(weights, expert_index, experts.shape[1]), grad)
+
+    def vjp(grad: Tensor) -> tuple[Tensor, Tensor]:
+        return combine_experts_vjp(weights, experts, expert_index, grad)
+
+    return TensorBoundary(task_inputs, gramian, experts, weights, vjp)
+
+
+def copies_boundary(task_inputs: Tensor, trunk_output: Tensor) -> TensorBoundary | None:
+    """The boundary at ``task_inputs = trunk_output.expand(-1, T, -1)``; (B, 1, d) to (B, T, d)."""
+    if torch.compiler.is_compiling():
+        return None
+
+    def gramian(grad: Tensor) -> Tensor:
+        # every task takes the one trunk with weight 1
+        ones = grad.new_ones(*grad.shape[:2], 1)
+        return mixture_gramian(ones, grad)
+
+    def vjp(grad: Tensor) -> tuple[Tensor, None]:
+        return grad.transpose(0, 1)[:, :, None], None
+
+    return TensorBoundary(task_inputs, gramian, trunk_output, None, vjp)
+
+
+def dense_weights(weights: Tensor, expert_index: Tensor | None, experts: int) -> Tensor:
+    """Weights (B, n, k) of the experts in ``expert_index`` (n, k) as (B, n, E), with 0 for those left out."""
+    if expert_index is None:
+        return weights
+    weights = weights.detach()
+    zeros = weights.new_zeros(*weights.shape[:2], experts)
+    return zeros.scatter_(2, expert_index.expand_as(weights), weights)

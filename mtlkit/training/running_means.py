@@ -1,0 +1,39 @@
+"""Mean losses and task weights between two evaluation points."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from mtlkit.training.step import LoopStep
+
+
+class RunningMeans:
+    """Sums over the steps since the last evaluation point. They stay on the device until then: no step waits for it.
+
+    Args:
+        tasks: Number of tasks.
+        device: Of the losses.
+    """
+
+    def __init__(self, tasks: int, device: torch.device) -> None:
+        self.loss_sum = torch.zeros(tasks, device=device)
+        self.weight_sum = torch.zeros(tasks, device=device)
+        self.count = torch.zeros(tasks, device=device)
+
+    def add(self, step: LoopStep, weights: Tensor) -> None:
+        """Count a step in, with the task weights (T,) in effect."""
+        self.loss_sum += torch.where(step.active, step.losses, 0.0)
+        self.weight_sum += torch.where(step.active, weights, 0.0)
+        self.count += step.active
+
+    def losses(self) -> list[float | None]:
+        """Mean loss of each task; 0 for one that was never active, None when not finite."""
+        means = (self.loss_sum / self.count.clamp_min(1)).tolist()
+        return [mean if math.isfinite(mean) else None for mean in means]
+
+    def weights(self) -> Tensor:
+        """(T,) mean weight while active; NaN for a task that never was."""
+        return torch.where(self.count > 0, self.weight_sum / self.count, torch.nan)

@@ -1,0 +1,206 @@
+import json
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from mtlkit.errors import UsageError
+from mtlkit.settings import ExecutionSettings, Floats, Settings, Sizes, TrainingSettings, read_yaml, validate
+from mtlkit.spec import Spec, assign, canonical_json, digest, parse_spec, parse_value, split_list
+
+
+class Options(Settings):
+    rate: float = Field(0.5, gt=0)
+    hidden: Sizes = (32,)
+    w: Floats | None = None
+    tower: Sizes | dict[str, Sizes] = (16,)
+    on: bool = False
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3", 3),
+        ("-2", -2),
+        ("0.5", 0.5),
+        (".5", 0.5),
+        ("1e-3", 0.001),
+        ("true", True),
+        ("False", False),
+        ("none", None),
+        ("NULL", None),
+        ("", None),
+        ("relu", "relu"),
+        ("Adam ", "Adam"),
+        ("64:32", [64, 32]),
+        ("1:0.5:none", [1, 0.5, None]),
+        ("mmoe[hidden=64:32]", "mmoe[hidden=64:32]"),
+    ],
+)
+def test_values(text, value):
+    assert parse_value(text) == value
+    assert type(parse_value(text)) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("a,b", ["a", "b"]),
+        (" a , ,b,", ["a", "b"]),
+        ("", []),
+        ("a[x=1,y=2],b", ["a[x=1,y=2]", "b"]),
+        ("b,a[x=1,y=2]", ["b", "a[x=1,y=2]"]),
+        ("a[x=1,y=b[z=2,u=3],v=4],c", ["a[x=1,y=b[z=2,u=3],v=4]", "c"]),
+        ("a[x=1,y=b[z=2]],c[d=1]", ["a[x=1,y=b[z=2]]", "c[d=1]"]),
+    ],
+)
+def test_lists_are_split_outside_brackets(text, parts):
+    assert split_list(text) == parts
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "options"),
+    [
+        ("mmoe", "mmoe", {}),
+        (" mmoe[] ", "mmoe", {}),
+        ("mmoe[experts=16,hidden=64:32]", "mmoe", {"experts": 16, "hidden": [64, 32]}),
+        ("m[ a = 1 , b = none ]", "m", {"a": 1, "b": None}),
+        ("m[tower.income=64:32,tower.marital=none]", "m", {"tower": {"income": [64, 32], "marital": None}}),
+        ("m[a=b=c]", "m", {"a": "b=c"}),
+        ("outer[inner=mmoe[experts=2,hidden=4:4],n=1]", "outer", {"inner": "mmoe[experts=2,hidden=4:4]", "n": 1}),
+        ("./my/file.py[lr=1e-2]", "./my/file.py", {"lr": 0.01}),
+        ("shared-bottom[dropout=.1]", "shared-bottom", {"dropout": 0.1}),
+    ],
+)
+def test_specs(text, name, options):
+    assert parse_spec(text) == Spec(name, options)
+
+
+@pytest.mark.parametrize("text", ["", "[a=1]", "m[a=1", "m]a[", "m[a=1]x", "m[a=1]]", "m[a=n[b=1]"])
+def test_specs_that_cannot_be_read(text):
+    with pytest.raises(UsageError, match="Cannot read") as caught:
+        parse_spec(text)
+    assert "name[key=value" in caught.value.hint
+
+
+@pytest.mark.parametrize("text", ["m[a]", "m[=1]", "m[a=1,b]"])
+def test_options_that_cannot_be_read(text):
+    with pytest.raises(UsageError, match="Cannot read the option"):
+        parse_spec(text)
+
+
+def test_an_option_has_a_value_or_parts():
+    with pytest.raises(UsageError, match="both a value and parts"):
+        parse_spec("m[a=1,a.b=2]")
+    options = {}
+    for item in ("a.b.c=1", "a.b.d=2", "a.b.c=3"):
+        assign(options, item, "here")
+    assert options == {"a": {"b": {"c": 3, "d": 2}}}
+
+
+words = st.from_regex(r"[a-zA-Z][a-zA-Z_]{0,8}", fullmatch=True).filter(
+    lambda text: text.lower() not in {"none", "null", "true", "false", "nan", "inf", "infinity"}
+)
+single = st.one_of(
+    st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none(), words
+)
+leaf = st.one_of(single, st.lists(single, min_size=2, max_size=4))
+tree = st.recursive(
+    st.dictionaries(words, leaf, min_size=1, max_size=3),
+    lambda inner: st.dictionaries(words, st.one_of(leaf, inner), min_size=1, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.from_regex(r"[a-z][a-z0-9-]{0,9}", fullmatch=True), st.one_of(st.just({}), tree))
+def test_what_is_written_is_read_back(name, options):
+    assert parse_spec(str(Spec(name, options))) == Spec(name, options)
+
+
+def test_specs_are_short():
+    assert str(Spec("a", {"x": 1.0, "y": 0.1, "z": (4, 2), "u": True})) == "a[x=1,y=0.1,z=4:2,u=true]"
+    assert str(Spec("a", {"x": 0.123456789})) == "a[x=0.123456789]"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"rte": 1}, "The model m has no option 'rte'. Did you mean rate?"),
+        ({"zzz": 1}, "The model m has no option 'zzz'."),
+        ({"rate": -1}, "The option 'rate' of the model m cannot be -1: input should be greater than 0."),
+        ({"rate": math.inf}, "The option 'rate' of the model m cannot be inf: input should be a finite number."),
+        ({"hidden": [8, 0]}, "The option 'hidden.1' of the model m cannot be 0: input should be greater than 0."),
+        ({"tower": -1}, "The option 'tower.0' of the model m cannot be -1: input should be greater than 0."),
+        ({"tower": {"a": -1}}, "The option 'tower.a.0' of the model m cannot be -1: input should be greater than 0."),
+    ],
+)
+def test_messages(values, message):
+    with pytest.raises(UsageError) as caught:
+        validate(Options, values, "model m")
+    assert caught.value.message == message
+    assert caught.value.hint == "its options are rate, hidden, w, tower, on"
+
+
+def test_lists_of_settings():
+    assert validate(Options, {"hidden": 8, "w": 1}, "m").hidden == (8,)
+    assert validate(Options, {"hidden": [8, 4], "w": [1, 2]}, "m").w == (1.0, 2.0)
+    assert validate(Options, {"hidden": None, "tower": {"a": 4}}, "m").tower == {"a": (4,)}
+    assert validate(Options, {"hidden": "none"}, "m").hidden == ()
+
+
+def test_options_of_nothing():
+    class Nothing(Settings):
+        pass
+
+    with pytest.raises(UsageError) as caught:
+        validate(Nothing, {"a": 1}, "balancer b")
+    assert caught.value.hint == "it takes no options"
+
+
+def test_settings_never_change():
+    with pytest.raises(ValueError, match="frozen"):
+        TrainingSettings().lr = 1.0
+    with pytest.raises(UsageError):
+        validate(ExecutionSettings, {"device": "tpu"}, "grid")
+
+
+def test_digests_are_canonical():
+    assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
+    assert digest({"a": 1}) != digest({"a": 2})
+    assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
+    assert canonical_json({"b": 1, "a": {"d": None, "c": "é"}}) == '{"a":{"c":"\\u00e9","d":null},"b":1}'
+    with pytest.raises(ValueError):
+        digest({"a": math.nan})
+
+
+def test_equal_settings_have_one_digest():
+    as_typed = [{"rate": 1, "w": [1, 2]}, {"w": (1.0, 2.0), "rate": 1.0}, {"rate": "1", "w": ["1", "2e0"], "on": False}]
+    assert len({digest(validate(Options, values, "m")) for values in as_typed}) == 1
+    assert digest(Options(rate=1)) != digest(Options(rate=1.5))
+    assert json.loads(canonical_json(Options(hidden=(4,))))["hidden"] == [4]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [1", "grid.yaml is not valid YAML at line 1."),
+        ("a: 1\nb: {x\n", "grid.yaml is not valid YAML at line 3."),
+        ("a: 1\n  b: 2\n", "grid.yaml is not valid YAML at line 2."),
+        ("- 1\n- 2\n", "grid.yaml must hold key: value pairs."),
+        ("text", "grid.yaml must hold key: value pairs."),
+        ("a: !!python/object:os.system {}", "grid.yaml is not valid YAML at line 1."),
+    ],
+)
+def test_yaml_errors(text, message):
+    with pytest.raises(UsageError) as caught:
+        read_yaml(text, "grid.yaml")
+    assert caught.value.message == message
+    assert "mtlkit bench --print-config" in caught.value.hint
+
+
+def test_yaml():
+    assert read_yaml("", "x") == {}
+    assert read_yaml("training:\n  lr: 2e-3\n", "x") == {"training": {"lr": "2e-3"}}
+    assert validate(TrainingSettings, {"lr": "2e-3"}, "x").lr == 0.002  # YAML 1.1 takes it for a text
