@@ -1,30 +1,35 @@
-"""Preparation of Ali-CCP: speed, memory, and the ratio to the usual Python scripts, on simulated archives.
+"""Preparation of Ali-CCP: speed, memory, and the ratio to the usual Python scripts, on simulated
+archives.
 
     python benchmarks/ali_ccp_prepare.py --rows 1000000,4000000 --slow-rows 250000
 
-Every measurement runs in a process of its own, in which a tiny set is prepared first: what that costs once (loading
-the compiled code) has a column. Speed is unpacked text per second, from the compressed archives to files ready for
-training, hashing included. Peak memory is the process's; it is fitted by
+Every measurement runs in a process of its own, in which a tiny set is prepared first: what that
+costs once (loading the compiled code) has a column. Speed is unpacked text per second, from the
+compressed archives to files ready for training, hashing included. Peak memory is the process's; it
+is fitted by
 
     peak = a + b x skeleton rows
 
-over the sizes measured, and extrapolated to the 85.3 million rows of the real data; what was measured stands in
-``benchmarks/README.md``.
+over the sizes measured, and extrapolated to the 85.3 million rows of the real data; what was
+measured stands in ``benchmarks/README.md``.
 
-Two slow sides do what AITM's public preprocessing does, written from its description, for the same protocol:
+Two slow sides do what AITM's public preprocessing does, written from its description, for the same
+protocol:
 
-1. unpack the archives (the script begins with text files; its own seconds without this are measured too);
+1. unpack the archives (the script begins with text files; its own seconds without this are measured
+too);
 2. put every row of the common file into a dictionary of dictionaries;
-3. read the skeleton line by line, drop purchases without a click, join, count the ids of 18 fields in dictionaries,
-   write the joined rows as text;
+3. read the skeleton line by line, drop purchases without a click, join, count the ids of 18 fields
+   in dictionaries, write the joined rows as text;
 4. keep ids met 12 times, save them compressed, load them again, number them;
-5. read the joined text again, number every id, write one row in ten to a file for validation and the others to train;
+5. read the joined text again, number every id, write one row in ten to a file for validation and
+the others to train;
 6. the same for test with the numbers of train.
 
-``published`` handles features as that script does: a regular expression splits the whole list, names and ids are picked
-out of an array of strings, and a dictionary of all fields is made of them. ``loop`` is the same passes with a leaner
-inner loop, which keeps only fields that are wanted. All sides read the same archives in turn, so a machine that slows
-down slows all.
+``published`` handles features as that script does: a regular expression splits the whole list,
+names and ids are picked out of an array of strings, and a dictionary of all fields is made of them.
+``loop`` is the same passes with a leaner inner loop, which keeps only fields that are wanted. All
+sides read the same archives in turn, so a machine that slows down slows all.
 """
 
 from __future__ import annotations
@@ -57,18 +62,33 @@ SEPARATORS = re.compile("[\\x01\\x02\\x03]")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", default="1000000,4000000", help="simulated training rows of each size")
-    parser.add_argument("--slow-rows", type=int, default=250_000, help="rows at which all sides are compared; 0: none")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rows", default="1000000,4000000", help="simulated training rows of each size"
+    )
+    parser.add_argument(
+        "--slow-rows",
+        type=int,
+        default=250_000,
+        help="rows at which all sides are compared; 0: none",
+    )
     parser.add_argument("--protocols", default="aitm", help="protocols to prepare")
     parser.add_argument("--rounds", type=int, default=3, help="rounds of all sides")
-    parser.add_argument("--folder", type=Path, default=None, help="where archives and results go meanwhile")
+    parser.add_argument(
+        "--folder", type=Path, default=None, help="where archives and results go meanwhile"
+    )
     parser.add_argument("--json", type=Path, default=None, help="write all measurements there")
     parser.add_argument("--work", default=None, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
         job = json.loads(arguments.work)
-        print(json.dumps({"mtlkit": prepare, "simulate": simulate}.get(job["what"], prepare_slowly)(job)))
+        print(
+            json.dumps(
+                {"mtlkit": prepare, "simulate": simulate}.get(job["what"], prepare_slowly)(job)
+            )
+        )
         return
     if arguments.folder is not None:
         Path(arguments.folder).mkdir(parents=True, exist_ok=True)
@@ -83,14 +103,26 @@ def main() -> None:
 def measure(folder: Path, sizes: list[int], arguments: argparse.Namespace) -> list[dict[str, Any]]:
     """All measurements, one after the other."""
     protocols = arguments.protocols.split(",")
-    warm = {"what": "simulate", "rows": 2000, "archives": str(folder / "warm"), "warm": str(folder / "warm")}
+    warm = {
+        "what": "simulate",
+        "rows": 2000,
+        "archives": str(folder / "warm"),
+        "warm": str(folder / "warm"),
+    }
     in_process(warm)
-    in_process({**warm, "what": "mtlkit", "protocol": "full", "out": str(folder / "out")})  # compiles
+    in_process(
+        {**warm, "what": "mtlkit", "protocol": "full", "out": str(folder / "out")}
+    )  # compiles
     found = []
     for rows in (arguments.slow_rows, *sizes):
         if not rows:
             continue
-        job = {"rows": rows, "archives": str(folder / str(rows)), "out": str(folder / "out"), "warm": warm["archives"]}
+        job = {
+            "rows": rows,
+            "archives": str(folder / str(rows)),
+            "out": str(folder / "out"),
+            "warm": warm["archives"],
+        }
         found.append({"what": "simulate", **job, **in_process({"what": "simulate", **job})})
         jobs = [{"what": "mtlkit", "protocol": protocol, **job} for protocol in protocols]
         if rows == arguments.slow_rows:
@@ -104,7 +136,9 @@ def measure(folder: Path, sizes: list[int], arguments: argparse.Namespace) -> li
 def in_process(job: dict[str, Any]) -> dict[str, Any]:
     """Run one job in a fresh process; what it prints, and its peak memory."""
     command = [sys.executable, __file__, "--work", json.dumps(job)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    done = subprocess.run(
+        command, stdout=subprocess.PIPE, check=True, env=os.environ | {"OMP_NUM_THREADS": "1"}
+    )
     return json.loads(done.stdout)
 
 
@@ -153,7 +187,9 @@ def prepare_slowly(job: dict[str, Any]) -> dict[str, Any]:
         unpacked = time.perf_counter() - began
         counts = join(out, "train", read)
         joblib.dump(
-            {field: {id for id, n in seen.items() if n > 10} for field, seen in counts.items()}, out / "kept", 3
+            {field: {id for id, n in seen.items() if n > 10} for field, seen in counts.items()},
+            out / "kept",
+            3,
         )
         rows = number(out, "train", {"train": 0.9, "dev": 1.0})
         join(out, "test", read)
@@ -168,8 +204,12 @@ def prepare_slowly(job: dict[str, Any]) -> dict[str, Any]:
         }
 
 
-def join(folder: Path, split: str, read: Callable[[str], dict[str, str]]) -> dict[str, dict[str, int]]:
-    """Write the rows of a split as text, with the fields of both files; how often each id was met again."""
+def join(
+    folder: Path, split: str, read: Callable[[str], dict[str, str]]
+) -> dict[str, dict[str, int]]:
+    """Write the rows of a split as text, with the fields of both files; how often each id was met
+    again.
+    """
     users = {}
     with (folder / f"common_features_{split}.csv").open(encoding="utf-8") as file:
         for line in file:
@@ -187,7 +227,9 @@ def join(folder: Path, split: str, read: Callable[[str], dict[str, str]]) -> dic
                 continue
             row = read(features)
             row.update(users[key])
-            joined.write(",".join([click, purchase, *(row.get(field, "0") for field in FIELDS)]) + "\n")
+            joined.write(
+                ",".join([click, purchase, *(row.get(field, "0") for field in FIELDS)]) + "\n"
+            )
             if split == "train":
                 for field, id in row.items():
                     if field in FIELDS:
@@ -202,7 +244,10 @@ def number(folder: Path, split: str, shares: dict[str, float]) -> int:
     rows = 0
     with ExitStack() as stack:
         joined = stack.enter_context((folder / f"joined.{split}").open(encoding="utf-8"))
-        files = {part: stack.enter_context((folder / f"ctr_cvr.{part}").open("w", encoding="utf-8")) for part in shares}
+        files = {
+            part: stack.enter_context((folder / f"ctr_cvr.{part}").open("w", encoding="utf-8"))
+            for part in shares
+        }
         header = joined.readline()
         for file in files.values():
             file.write(header)
@@ -234,17 +279,23 @@ def own_fields(features: str) -> dict[str, str]:
 
 def peak() -> int:
     """Peak memory of this process in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 1024
+    )
 
 
 def table(measured: list[dict[str, Any]]) -> str:
     """Speed, ratios and memory as text."""
-    lines = ["what          protocol   train rows    seconds   CPU s   MB/s of text   peak GB   once, s"]
+    lines = [
+        "what          protocol   train rows    seconds   CPU s   MB/s of text   peak GB   once, s"
+    ]
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for one in measured:
         groups.setdefault((one["rows"], one["what"], one.get("protocol", "-")), []).append(one)
     for (rows, what, protocol), group in groups.items():
-        seconds, cpu = (statistics.median(one[clock] for one in group) for clock in ("seconds", "cpu_seconds"))
+        seconds, cpu = (
+            statistics.median(one[clock] for one in group) for clock in ("seconds", "cpu_seconds")
+        )
         line = f"{what:<13} {protocol:<8} {rows:>12,} {seconds:>10.2f} {cpu:>7.2f}"
         if what != "simulate":
             gb = max(one["peak_bytes"] for one in group) / 1e9
@@ -257,8 +308,14 @@ def table(measured: list[dict[str, Any]]) -> str:
         pairs = list(zip(*sides, strict=False))  # the sides meet at the first size
         for what, ratios in (
             ("seconds", [b["seconds"] / a["seconds"] for a, b in pairs]),
-            ("seconds without unpacking", [(b["seconds"] - b["unpack_seconds"]) / a["seconds"] for a, b in pairs]),
-            ("seconds, with what is paid once", [b["seconds"] / (a["seconds"] + a["start_seconds"]) for a, b in pairs]),
+            (
+                "seconds without unpacking",
+                [(b["seconds"] - b["unpack_seconds"]) / a["seconds"] for a, b in pairs],
+            ),
+            (
+                "seconds, with what is paid once",
+                [b["seconds"] / (a["seconds"] + a["start_seconds"]) for a, b in pairs],
+            ),
             ("CPU seconds", [b["cpu_seconds"] / a["cpu_seconds"] for a, b in pairs]),
         ):
             if ratios:

@@ -1,10 +1,11 @@
-"""Solver time of every Gram-based balancer, in CPU time, for T = 2, 4, 8 and 64 and for Grams of every difficulty.
+"""Solver time of every Gram-based balancer, in CPU time, for T = 2, 4, 8 and 64 and for Grams of
+every difficulty.
 
     python benchmarks/balancer_solvers.py [--out solvers.md]
 
-The families are those of the law tests: gradients that agree, conflict, are collinear, opposing, near duplicates or
-scaled from 1 to 1e6, in few dimensions and in many. A cell is the median of the calls on a family, and the worst family
-is what counts. One thread; a warm-up call comes first.
+The families are those of the law tests: gradients that agree, conflict, are collinear, opposing,
+near duplicates or scaled from 1 to 1e6, in few dimensions and in many. A cell is the median of the
+calls on a family, and the worst family is what counts. One thread; a warm-up call comes first.
 """
 
 from __future__ import annotations
@@ -22,7 +23,11 @@ from mtlkit.registry import BALANCERS
 
 COUNTS = (2, 4, 8, 64)
 LIMITS = {2: 1.0, 4: 1.0, 8: 1.0, 64: 20.0}  # milliseconds
-CASES = {"mgda": [{}, {"normalize": "none"}], "pareto": [{}, {"solver": "paper"}], "fairgrad": [{}, {"alpha": 10.0}]}
+CASES = {
+    "mgda": [{}, {"normalize": "none"}],
+    "pareto": [{}, {"solver": "paper"}],
+    "fairgrad": [{}, {"alpha": 10.0}],
+}
 
 
 def families(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -61,7 +66,8 @@ def rows(calls: int) -> list[tuple[str, dict[int, tuple[float, str]]]]:
             continue
         for options in CASES.get(name, [{}]):
             shown = ",".join(
-                f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}" for key, value in options.items()
+                f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
+                for key, value in options.items()
             )
             times = {}
             for count in COUNTS:

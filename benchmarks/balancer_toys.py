@@ -2,14 +2,17 @@
 
     python benchmarks/balancer_toys.py [--out FILE.png]
 
-- ``barrier``: two tasks of different scale whose gradients oppose each other across a steep valley, after the toy
-  problem of CAGrad (arXiv:2110.14048) and Nash-MTL (arXiv:2202.01017). From one start the sum gets stuck on the slope;
-  methods that count directions alike reach the Pareto set, where the gradients are opposite.
-- ``scales``: L_t = s_t (|x - c_t|^2 + 2) with s = (10, 0.1). The sum has its minimum at 0.98 c_1. Methods that rest at
-  weights of 1 / L_t minimise sum log L_t, whose only minimum is the midpoint (the 2 makes it one). FAMO has weights of
-  that kind times learned shares, which return to equal ones by weight decay alone: it comes near.
-- ``concave``: L_t = 1 - exp(-|x - c_t|^2), whose Pareto front is concave: every weighted sum has its minima near the
-  ends of the front, where one task is lost. A smooth maximum of relative losses has its own in the middle.
+- ``barrier``: two tasks of different scale whose gradients oppose each other across a steep valley,
+  after the toy problem of CAGrad (arXiv:2110.14048) and Nash-MTL (arXiv:2202.01017). From one start
+  the sum gets stuck on the slope; methods that count directions alike reach the Pareto set, where
+  the gradients are opposite.
+- ``scales``: L_t = s_t (|x - c_t|^2 + 2) with s = (10, 0.1). The sum has its minimum at 0.98 c_1.
+  Methods that rest at weights of 1 / L_t minimise sum log L_t, whose only minimum is the midpoint
+  (the 2 makes it one). FAMO has weights of that kind times learned shares, which return to equal
+  ones by weight decay alone: it comes near.
+- ``concave``: L_t = 1 - exp(-|x - c_t|^2), whose Pareto front is concave: every weighted sum has
+  its minima near the ends of the front, where one task is lost. A smooth maximum of relative losses
+  has its own in the middle.
 """
 
 from __future__ import annotations
@@ -39,11 +42,14 @@ Problem = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """A point (2,) to losses (T,) and their gradients (T, 2)."""
 
 
-# --- problems ---------------------------------------------------------------------------------------------------------
+# --- problems
+# ---------------------------------------------------------------------------------------------------------
 
 
 def barrier(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Above the axis logarithmic walls that meet, below it two bowls; the first task's loss is a tenth of its size."""
+    """Above the axis logarithmic walls that meet, below it two bowls; the first task's loss is a
+    tenth of its size.
+    """
     a, b = float(x[0]), float(x[1])
     slope = math.tanh(b)
     share, change = math.tanh(b / 2), (1 - math.tanh(b / 2) ** 2) / 2
@@ -52,12 +58,18 @@ def barrier(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if b > 0:
             height = -a / 2 + side * (slope - 3.5)
             loss = math.log(max(abs(height), 5e-6)) + 6
-            along = np.array([-0.5, side * (1 - slope**2)]) / height if abs(height) > 5e-6 else np.zeros(2)
+            along = (
+                np.array([-0.5, side * (1 - slope**2)]) / height
+                if abs(height) > 5e-6
+                else np.zeros(2)
+            )
             row = along * share + np.array([0, loss * change])
             loss *= share
         else:
             loss = ((7 * side - a) ** 2 + 0.1 * (b + 8) ** 2) / 10 - 20
-            row = -np.array([(a - 7 * side) / 5, 0.02 * (b + 8)]) * share - np.array([0, loss * change])
+            row = -np.array([(a - 7 * side) / 5, 0.02 * (b + 8)]) * share - np.array(
+                [0, loss * change]
+            )
             loss *= -share
         losses.append(scale * (loss + 21))  # 21 makes it positive
         rows.append(scale * row)
@@ -81,7 +93,8 @@ def concave(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 1 - depth, 2 * depth[:, None] * away
 
 
-# --- descent ----------------------------------------------------------------------------------------------------------
+# --- descent
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -118,19 +131,30 @@ class PlaneStep:
         self.callbacks.append(callback)
 
 
-def descend(problem: Problem, balancer: str, start: Sequence[float], steps: int, lr: float) -> np.ndarray:
+def descend(
+    problem: Problem, balancer: str, start: Sequence[float], steps: int, lr: float
+) -> np.ndarray:
     """(steps + 1, 2) the way of Adam under a balancer, given with its options in brackets."""
     spec = parse_spec(balancer)
     kind = BALANCERS.load(spec.name)
     count = len(problem(np.array(start))[0])
     tasks = [Task(name=f"task-{t + 1}", kind="binary", losses=("bce",)) for t in range(count)]
     method = kind(tasks, kind.Options.model_validate(spec.options))
-    x, mean, square, path = np.array(start, dtype=float), np.zeros(2), np.zeros(2), [np.array(start, dtype=float)]
+    x, mean, square, path = (
+        np.array(start, dtype=float),
+        np.zeros(2),
+        np.zeros(2),
+        [np.array(start, dtype=float)],
+    )
     for index in range(steps):
         losses, rows = problem(x)
         step = PlaneStep(torch.from_numpy(losses), torch.from_numpy(rows), index, steps)
         answer = method(step)
-        grad = answer.vector.numpy() if isinstance(answer, SharedGradient) else answer.double().numpy() @ rows
+        grad = (
+            answer.vector.numpy()
+            if isinstance(answer, SharedGradient)
+            else answer.double().numpy() @ rows
+        )
         mean, square = 0.9 * mean + 0.1 * grad, 0.99 * square + 0.01 * grad**2
         root = np.sqrt(square / (1 - 0.99 ** (index + 1))) + 1e-8
         x = x - lr * mean / (1 - 0.9 ** (index + 1)) / root
@@ -141,7 +165,9 @@ def descend(problem: Problem, balancer: str, start: Sequence[float], steps: int,
 
 
 def stationarity(problem: Problem, x: np.ndarray) -> float:
-    """The least norm of a convex combination of two tasks' unit gradients: 0 where they are opposite."""
+    """The least norm of a convex combination of two tasks' unit gradients: 0 where they are
+    opposite.
+    """
     rows = problem(x)[1]
     units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     return math.sqrt(max(0.0, (1 + units[0] @ units[1]) / 2))
@@ -202,7 +228,8 @@ PANELS = {
 }
 
 
-# --- figure -----------------------------------------------------------------------------------------------------------
+# --- figure
+# -----------------------------------------------------------------------------------------------------------
 
 
 def draw(paths: dict[str, dict[str, list[np.ndarray]]]) -> Figure:
@@ -214,27 +241,52 @@ def draw(paths: dict[str, dict[str, list[np.ndarray]]]) -> Figure:
         colours = {"uniform": MUTED} | dict(zip(names, COLOURS, strict=False))
         for ax, name in zip(axes, PANELS, strict=True):
             panel = PANELS[name]
-            {"barrier": barrier_ground, "scales": scales_ground, "concave": concave_ground}[name](ax)
+            {"barrier": barrier_ground, "scales": scales_ground, "concave": concave_ground}[name](
+                ax
+            )
             for balancer, found in paths[name].items():
                 colour = colours[balancer]
                 for path in found:
                     shown = np.array([concave(x)[0] for x in path]) if name == "concave" else path
                     ax.plot(*shown.T, color=colour, linewidth=1.3, zorder=3)
-                    ax.plot(*shown[0], "o", color="white", markeredgecolor=INK, markersize=4.5, zorder=4)
-                    ax.plot(*shown[-1], "s", color=colour, markeredgecolor="white", markersize=6.5, zorder=5)
+                    ax.plot(
+                        *shown[0], "o", color="white", markeredgecolor=INK, markersize=4.5, zorder=4
+                    )
+                    ax.plot(
+                        *shown[-1],
+                        "s",
+                        color=colour,
+                        markeredgecolor="white",
+                        markersize=6.5,
+                        zorder=5,
+                    )
                 ax.plot([], [], "s-", color=colour, label=balancer.partition("[")[0], markersize=5)
             ax.set_title(panel.title, fontsize=9, loc="left")
-            ax.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3)
+            ax.legend(
+                frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3
+            )
         return figure
 
 
 def barrier_ground(ax: Axes) -> None:
     across, up = np.meshgrid(np.linspace(-10, 10, 120), np.linspace(-10, 10, 120))
-    total = np.array([barrier(point)[0].sum() for point in np.stack([across.ravel(), up.ravel()], 1)])
-    ax.contour(across, up, total.reshape(across.shape), levels=14, colors=FAINT, linewidths=0.6, linestyles="-")
+    total = np.array(
+        [barrier(point)[0].sum() for point in np.stack([across.ravel(), up.ravel()], 1)]
+    )
+    ax.contour(
+        across,
+        up,
+        total.reshape(across.shape),
+        levels=14,
+        colors=FAINT,
+        linewidths=0.6,
+        linestyles="-",
+    )
     depth = np.linspace(-9, -8, 400)
     best = depth[np.argmin([barrier(np.array([0.0, b]))[0].sum() for b in depth])]
-    ax.plot([-7, 7], [best, best], color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2)
+    ax.plot(
+        [-7, 7], [best, best], color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2
+    )
     ax.annotate("Pareto set", (0, best - 1.2), ha="center", fontsize=8, color=MUTED)
     ax.set(xlabel="first parameter", ylabel="second parameter", xlim=(-10, 10), ylim=(-10, 10))
 
@@ -255,7 +307,9 @@ def concave_ground(ax: Axes) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     paths = {name: panel.paths() for name, panel in PANELS.items()}

@@ -1,12 +1,14 @@
-"""Conversion on all rows from biased clicks: models of the whole funnel against one that is trained on clicked rows.
+"""Conversion on all rows from biased clicks: models of the whole funnel against one that is trained
+on clicked rows.
 
     python benchmarks/funnel_bias.py [--seeds 5] [--first 5] [--out FILE.md]
 
-Every model is trained on the synthetic ``funnel`` data set under three planted biases, with a new data set for each
-seed, and scored by the AUC of its conversion rate on ALL test rows, clicked or not: the generator knows what each
-would have become. Differences are taken seed by seed. The biases are the default one, where clicks follow the wish to
-buy; one as strong, which has nothing to do with that wish though it selects by the same features; and none. Only under
-the first do rows without a click tell something about buying, and only there are models of the whole funnel better.
+Every model is trained on the synthetic ``funnel`` data set under three planted biases, with a new
+data set for each seed, and scored by the AUC of its conversion rate on ALL test rows, clicked or
+not: the generator knows what each would have become. Differences are taken seed by seed. The biases
+are the default one, where clicks follow the wish to buy; one as strong, which has nothing to do
+with that wish though it selects by the same features; and none. Only under the first do rows
+without a click tell something about buying, and only there are models of the whole funnel better.
 """
 
 from __future__ import annotations
@@ -66,7 +68,9 @@ def compare(options: str, seeds: Sequence[int], names: tuple[str, ...] = MODEL_N
     outcome = Outcome([], {name: {score: {} for score in SCORES} for name in names})
     for seed in seeds:
         data = open_source(f"funnel[{options}seed={seed}]").prepare(Path())
-        outcome.tasks = outcome.tasks or [f"{task.name}: {task.description}" for task in data.schema.tasks]
+        outcome.tasks = outcome.tasks or [
+            f"{task.name}: {task.description}" for task in data.schema.tasks
+        ]
         for name in names:
             spec = parse_spec(name)
             kind, uniform = MODELS.load(spec.name), BALANCERS.load("uniform")
@@ -74,7 +78,9 @@ def compare(options: str, seeds: Sequence[int], names: tuple[str, ...] = MODEL_N
             model = kind(data.schema, kind.Options.model_validate(SMALL | spec.options))
             balancer = uniform(data.schema.tasks, uniform.Options())
             execution = ExecutionSettings(device="cpu", probes=False, save_scores=False)
-            run = Trainer(model, balancer, data, SETTINGS, execution, seed, torch.device("cpu")).fit()
+            run = Trainer(
+                model, balancer, data, SETTINGS, execution, seed, torch.device("cpu")
+            ).fit()
             for score in SCORES:
                 outcome.aucs[name][score][seed] = run.metrics["test"][score]["auc"]
     return outcome
@@ -113,7 +119,9 @@ def heading(seeds: Sequence[int]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=5, help="how many")
     parser.add_argument("--first", type=int, default=5, help="the first of them")
     parser.add_argument("--out", type=Path, default=OUT)

@@ -1,7 +1,9 @@
-"""Which balancers are one method: a table, tested on random gradients, and what to say of a grid that holds copies.
+"""Which balancers are one method: a table, tested on random gradients, and what to say of a grid
+that holds copies.
 
-Two balancers are one method when the steps of the shared parameters point the same way whatever the gradients. Their
-lengths may differ, which is a question of the learning rate, and hardly one for an optimiser that divides by it.
+Two balancers are one method when the steps of the shared parameters point the same way whatever the
+gradients. Their lengths may differ, which is a question of the learning rate, and hardly one for an
+optimiser that divides by it.
 """
 
 from __future__ import annotations
@@ -36,7 +38,8 @@ class Member:
 
     Args:
         name: Of the balancer.
-        options: What they must be. A number for one with a value a task: this number for all; None: all equal.
+        options: What they must be. A number for one with a value a task: this number for all; None:
+            all equal.
     """
 
     name: str
@@ -45,12 +48,19 @@ class Member:
     def __str__(self) -> str:
         """As a user would type it; ``None``, for equal numbers, is the default."""
         usual = DEFAULTS.get(self.name, {})
-        return str(Spec(self.name, {k: v for k, v in self.options.items() if v is not None and v != usual[k]}))
+        return str(
+            Spec(
+                self.name,
+                {k: v for k, v in self.options.items() if v is not None and v != usual[k]},
+            )
+        )
 
     def matches(self, name: str, options: Mapping[str, Any]) -> bool:
         """Whether a balancer of a grid is this one."""
         given = {**DEFAULTS.get(name, {}), **options}
-        return name == self.name and all(_fits(given.get(key), wanted) for key, wanted in self.options.items())
+        return name == self.name and all(
+            _fits(given.get(key), wanted) for key, wanted in self.options.items()
+        )
 
 
 def _fits(given: Any, wanted: Any) -> bool:
@@ -106,7 +116,10 @@ TABLE = (
     ),
     # always
     Same("the sum of the gradients", UNIFORM),
-    Same("the shortest mixture of the gradients", (MGDA, Member("pareto", {"c": 0, "solver": "exact"}))),
+    Same(
+        "the shortest mixture of the gradients",
+        (MGDA, Member("pareto", {"c": 0, "solver": "exact"})),
+    ),
     Same("the shortest mixture of the gradients", (MGDA, Member("pareto", {"c": 0})), tasks=2),
     Same("the step on which the tasks agree as in a bargaining game", BARGAINING),
     Same("the step with the same cosine with every gradient", EQUAL_COSINES),
@@ -116,9 +129,14 @@ TABLE = (
         (*BARGAINING, *EQUAL_COSINES, MGDA_OF_UNITS, Member("db-mtl", {"beta": 0})),
         tasks=2,
     ),
-    Same("each gradient without what points against the other one", (*SURGERY, Member("upgrad")), tasks=2),
+    Same(
+        "each gradient without what points against the other one",
+        (*SURGERY, Member("upgrad")),
+        tasks=2,
+    ),
 )
-"""``imtl-g``, ``imtl`` and ``config`` need linearly independent gradients, the bisector two that are not exactly
+"""``imtl-g``, ``imtl`` and ``config`` need linearly independent gradients, the bisector two that
+are not exactly
 opposite: as good as sure with more parameters than tasks. ``static`` stands for equal weights."""
 
 
@@ -130,8 +148,8 @@ def notices(balancers: Sequence[tuple[str, Mapping[str, Any]]], tasks: int) -> l
         tasks: Number of tasks.
 
     Returns:
-        A sentence for each set of balancers that are one method, always or in some steps; none for a single task, for
-        which there is nothing to balance.
+        A sentence for each set of balancers that are one method, always or in some steps; none for
+        a single task, for which there is nothing to balance.
     """
     found: dict[tuple[str, ...], Same] = {}
     for same in TABLE:
@@ -143,12 +161,16 @@ def notices(balancers: Sequence[tuple[str, Mapping[str, Any]]], tasks: int) -> l
     kept = [(labels, same) for labels, same in found.items() if labels not in told]
     return [
         _sentence(labels, same)
-        for labels, same in sorted(kept, key=lambda item: (bool(item[1].when), TABLE.index(item[1])))
+        for labels, same in sorted(
+            kept, key=lambda item: (bool(item[1].when), TABLE.index(item[1]))
+        )
     ]
 
 
 def relatives(name: str) -> list[str]:
-    """What ``mtlkit info`` says of a balancer: with which others it is one method, and for how many tasks."""
+    """What ``mtlkit info`` says of a balancer: with which others it is one method, and for how many
+    tasks.
+    """
     found = []
     for same in sorted(TABLE, key=lambda same: bool(same.when)):
         own = [member for member in same.members if member.name == name]
@@ -158,8 +180,12 @@ def relatives(name: str) -> list[str]:
     return found
 
 
-def _copies(same: Same, balancers: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterable[tuple[str, ...]]:
-    """Labels of the balancers of a grid that are this method, apart for those whose weights are used for k steps."""
+def _copies(
+    same: Same, balancers: Sequence[tuple[str, Mapping[str, Any]]]
+) -> Iterable[tuple[str, ...]]:
+    """Labels of the balancers of a grid that are this method, apart for those whose weights are
+    used for k steps.
+    """
     for every in sorted({options.get(EVERY, 1) for _, options in balancers}):
         labels = {
             _label(name, options)
@@ -174,7 +200,11 @@ def _label(name: str, options: Mapping[str, Any]) -> str:
     """A balancer with those of its options that make it another one."""
     given = {**DEFAULTS.get(name, {}), **options}
     usual = {**DEFAULTS.get(name, {}), EVERY: 1}
-    deciding = {key: given[key] for key, value in usual.items() if key in given and _plain(given[key]) != value}
+    deciding = {
+        key: given[key]
+        for key, value in usual.items()
+        if key in given and _plain(given[key]) != value
+    }
     return str(Spec(name, deciding))
 
 

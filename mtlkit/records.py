@@ -45,7 +45,9 @@ METRICS = {
     "r2": Metric("R²", True),
 }
 PRIMARY_METRIC = {"binary": "auc", "regression": "r2", "multiclass": "accuracy"}
-"""The metric by which a task of each kind is selected and ranked; all of them are better when higher."""
+"""The metric by which a task of each kind is selected and ranked; all of them are better when
+higher.
+"""
 
 
 class _Value(BaseModel):
@@ -60,10 +62,11 @@ class Cell(_Value):
         model: As typed.
         balancer: As typed; ``"none"`` for models whose tasks share no parameter.
         seed: Source of initial weights, batch order and dropout.
-        resolved: Everything that moves the numbers, defaults filled in, under ``dataset`` (name, options, tasks,
-            fingerprint), ``model`` (name, options), ``balancer`` (name, options) and ``training``.
-        ceiling: Score to the primary metric that the planted model of simulated data reaches on the test split; empty
-            for real data. It follows from the data, so it is no part of the key.
+        resolved: Everything that moves the numbers, defaults filled in, under ``dataset`` (name,
+            options, tasks, fingerprint), ``model`` (name, options), ``balancer`` (name, options)
+            and ``training``.
+        ceiling: Score to the primary metric that the planted model of simulated data reaches on the
+            test split; empty for real data. It follows from the data, so it is no part of the key.
     """
 
     dataset: str
@@ -99,7 +102,9 @@ class Failure(_Value):
 
 
 class RunRecord(_Value):
-    """The outcome of one cell. ``metrics[split][task]`` holds the numbers of the selected evaluation point."""
+    """The outcome of one cell. ``metrics[split][task]`` holds the numbers of the selected
+    evaluation point.
+    """
 
     record_version: int = RECORD_VERSION
     key: str

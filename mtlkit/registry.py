@@ -1,8 +1,8 @@
 """Names are file names: ``shared_bottom.py`` is ``shared-bottom``, and nothing else needs an entry.
 
-Three places are searched: the package folder of the kind, installed entry points (groups ``mtlkit.models``,
-``mtlkit.balancers``, ``mtlkit.datasets``), and, for a name that ends in ``.py``, that file. Listing reads docstrings
-from source, so it imports nothing heavy.
+Three places are searched: the package folder of the kind, installed entry points (groups
+``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``), and, for a name that ends in ``.py``,
+that file. Listing reads docstrings from source, so it imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ class Registry:
     Args:
         kind: What one entry is called in messages, e.g. ``"model"``.
         folder: The dotted sub-package that holds one file per entry, e.g. ``"models"``.
-        base: Where the base class is that an entry subclasses, e.g. ``"models._architecture:Architecture"``.
+        base: Where the base class is that an entry subclasses, e.g.
+            ``"models._architecture:Architecture"``.
     """
 
     kind: str
@@ -46,7 +47,9 @@ class Registry:
     def names(self, pattern: str = "*") -> list[str]:
         """All names that match a shell wildcard, sorted."""
         own = {_name(file) for file in self.path.glob("*.py") if not file.stem.startswith("_")}
-        return sorted(name for name in own | set(self._entry_points()) if fnmatch.fnmatch(name, pattern))
+        return sorted(
+            name for name in own | set(self._entry_points()) if fnmatch.fnmatch(name, pattern)
+        )
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         group = f"mtlkit.{self.folder.split('.')[-1]}"
@@ -70,8 +73,12 @@ class Registry:
         close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
         guess = f" Did you mean {' or '.join(close)}?" if close else ""
         if name.endswith(".py"):
-            raise UsageError(f"There is no {self.kind} file {name!r}.", "give the path of an existing .py file")
-        raise UsageError(f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.kind}s")
+            raise UsageError(
+                f"There is no {self.kind} file {name!r}.", "give the path of an existing .py file"
+            )
+        raise UsageError(
+            f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.kind}s"
+        )
 
     def load(self, name: str) -> Any:
         """Import the entry and return its class."""
@@ -82,7 +89,9 @@ class Registry:
         classes = [
             value
             for value in vars(module).values()
-            if isinstance(value, type) and issubclass(value, base) and value.__module__ == module.__name__
+            if isinstance(value, type)
+            and issubclass(value, base)
+            and value.__module__ == module.__name__
         ]
         if len(classes) != 1:
             raise UsageError(
@@ -92,7 +101,9 @@ class Registry:
         return classes[0]
 
     def source_digest(self, name: str) -> str | None:
-        """The sha256 of a plugin file, which belongs to its identity; None for entries of the package."""
+        """The sha256 of a plugin file, which belongs to its identity; None for entries of the
+        package.
+        """
         plugin = self._plugin(name)
         return hashlib.sha256(plugin.read_bytes()).hexdigest() if plugin else None
 

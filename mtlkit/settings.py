@@ -15,18 +15,27 @@ from mtlkit.spec import split_list
 
 
 class Settings(BaseModel):
-    """Base of every group of options: unknown keys are errors, values never change after validation."""
+    """Base of every group of options: unknown keys are errors, values never change after
+    validation.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
     def _none_by_name(cls, values: Any) -> Any:
-        """In brackets ``none`` is no value; where ``none`` is one of an option's words, that word is meant."""
+        """In brackets ``none`` is no value; where ``none`` is one of an option's words, that word
+        is meant.
+        """
         if not isinstance(values, dict):
             return values
-        words = {key for key, field in cls.model_fields.items() if "none" in get_args(field.annotation)}
-        return {key: "none" if value is None and key in words else value for key, value in values.items()}
+        words = {
+            key for key, field in cls.model_fields.items() if "none" in get_args(field.annotation)
+        }
+        return {
+            key: "none" if value is None and key in words else value
+            for key, value in values.items()
+        }
 
 
 def _as_list(value: Any) -> Any:
@@ -51,13 +60,17 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class TrainingSettings(Settings):
-    """What moves the numbers of a run beside the model and the balancer. All of it enters the cell's key."""
+    """What moves the numbers of a run beside the model and the balancer. All of it enters the
+    cell's key.
+    """
 
     epochs: float = Field(6, gt=0, description="passes over the training split; may be a fraction")
     batch_size: int = Field(1024, gt=0, description="rows per batch")
     optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
     lr: float = Field(2e-3, gt=0, description="peak learning rate of the dense parameters")
-    embedding_lr: float | None = Field(None, gt=0, description="learning rate of the embeddings, if another")
+    embedding_lr: float | None = Field(
+        None, gt=0, description="learning rate of the embeddings, if another"
+    )
     sparse_rows: int = Field(
         100_000,
         gt=0,
@@ -67,10 +80,14 @@ class TrainingSettings(Settings):
     momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
     schedule: Literal["constant", "onecycle", "cosine", "linear"] = "onecycle"
     warmup: float = Field(0.3, ge=0, lt=1, description="share of the steps in which lr rises")
-    l2_dense: float = Field(0.0, ge=0, description="L2 penalty (adamw: decoupled decay) of dense parameters")
+    l2_dense: float = Field(
+        0.0, ge=0, description="L2 penalty (adamw: decoupled decay) of dense parameters"
+    )
     l2_embedding: float = Field(0.0, ge=0, description="the same for embedding tables")
     clip_norm: float | None = Field(None, gt=0, description="largest norm of the whole gradient")
-    accumulate: int = Field(1, gt=0, description="batches whose gradients are averaged into one optimiser step")
+    accumulate: int = Field(
+        1, gt=0, description="batches whose gradients are averaged into one optimiser step"
+    )
     precision: Literal["fp32", "bf16"] = "fp32"
     scope: Literal["dense", "all", "representation"] = Field(
         "dense",
@@ -79,10 +96,15 @@ class TrainingSettings(Settings):
         "bottom, arXiv:1810.04650), or the embedding output in models that name no such place",
     )
     heads: Literal["weighted", "plain"] = Field(
-        "weighted", description="whether parameters of one task alone receive that task's weight, or weight 1"
+        "weighted",
+        description="whether parameters of one task alone receive that task's weight, or weight 1",
     )
-    init_from: str | None = Field(None, description="key of the run whose weights it starts from; see --init-from")
-    freeze: Words = Field((), description="patterns of parameters that keep the weights of that run")
+    init_from: str | None = Field(
+        None, description="key of the run whose weights it starts from; see --init-from"
+    )
+    freeze: Words = Field(
+        (), description="patterns of parameters that keep the weights of that run"
+    )
     evaluations: int = Field(10, gt=0, description="least number of evaluation points a run")
     validation_rows: int | None = Field(
         None,
@@ -91,27 +113,42 @@ class TrainingSettings(Settings):
         "that is picked is then scored on all of them; default: 50,000, or more as long as all points together score "
         "less than three tenths of the rows trained on",
     )
-    patience: int | None = Field(None, gt=0, description="evaluation points without improvement before stopping early")
-    select: str = Field("mean", description="what picks the best point on validation: mean, weighted, loss or a task")
-    select_weights: dict[str, float] = Field(default_factory=dict, description="task: weight, for select=weighted")
-    task_weights: dict[str, float] = Field(default_factory=dict, description="task: factor on its loss")
+    patience: int | None = Field(
+        None, gt=0, description="evaluation points without improvement before stopping early"
+    )
+    select: str = Field(
+        "mean",
+        description="what picks the best point on validation: mean, weighted, loss or a task",
+    )
+    select_weights: dict[str, float] = Field(
+        default_factory=dict, description="task: weight, for select=weighted"
+    )
+    task_weights: dict[str, float] = Field(
+        default_factory=dict, description="task: factor on its loss"
+    )
     task_lr: dict[str, Annotated[float, Field(ge=0)]] = Field(
-        default_factory=dict, description="task: factor on the learning rate of the parameters that it alone reaches"
+        default_factory=dict,
+        description="task: factor on the learning rate of the parameters that it alone reaches",
     )
     task_every: dict[str, Annotated[int, Field(gt=0)]] = Field(
         default_factory=dict, description="task: it takes part in every n-th step only"
     )
     batches: Literal["shuffled", "covering"] = Field(
-        "shuffled", description="covering: each batch holds rows and positives of every task, with importance weights"
+        "shuffled",
+        description="covering: each batch holds rows and positives of every task, with importance weights",
     )
-    cover: int = Field(1, gt=0, description="least number of rows and positives of a task in a covering batch")
+    cover: int = Field(
+        1, gt=0, description="least number of rows and positives of a task in a covering batch"
+    )
 
 
 class ExecutionSettings(Settings):
     """How cells are run. Recorded, but no part of a cell's identity."""
 
     device: Device = "auto"
-    jobs: int | None = Field(None, gt=0, description="cells at a time; default: one per core, one on a GPU")
+    jobs: int | None = Field(
+        None, gt=0, description="cells at a time; default: one per core, one on a GPU"
+    )
     threads: int = Field(
         1,
         gt=0,
@@ -120,12 +157,18 @@ class ExecutionSettings(Settings):
     )
     timeout: float | None = Field(None, gt=0, description="seconds after which a cell is stopped")
     probes: bool = Field(True, description="record gradient cosines, gate usage and task weights")
-    ablation: bool = Field(False, description="record what each expert is good for, at the end of a run")
+    ablation: bool = Field(
+        False, description="record what each expert is good for, at the end of a run"
+    )
     save_scores: bool | None = Field(
         None, description="keep the scores of the test split; default: if it has at most 2^20 rows"
     )
-    save_weights: bool | None = Field(None, description="keep the weights of the best point; default: if below 32 MiB")
-    init_from: Path | None = Field(None, description="folder of the run whose weights to start from")
+    save_weights: bool | None = Field(
+        None, description="keep the weights of the best point; default: if below 32 MiB"
+    )
+    init_from: Path | None = Field(
+        None, description="folder of the run whose weights to start from"
+    )
     eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")
     compile: Literal["auto", "on", "off"] = Field(
         "off",
@@ -154,7 +197,9 @@ def validate(kind: type[S], values: Mapping[str, Any], of: str, hint: str | None
         return kind.model_validate(dict(values))
     except ValidationError as error:
         errors = error.errors(include_url=False)
-        alternatives = [item for item in errors if item["loc"][:1] == errors[0]["loc"][:1]]  # of a union of types
+        alternatives = [
+            item for item in errors if item["loc"][:1] == errors[0]["loc"][:1]
+        ]  # of a union of types
         first = max(alternatives, key=lambda item: len(item["loc"]))
         key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
         known = list(kind.model_fields)
@@ -180,9 +225,13 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         line = getattr(error, "problem_mark", None)
         at = f" at line {line.line + 1}" if line else ""
-        raise UsageError(f"{where} is not valid YAML{at}.", "mtlkit bench --print-config shows a valid file") from None
+        raise UsageError(
+            f"{where} is not valid YAML{at}.", "mtlkit bench --print-config shows a valid file"
+        ) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UsageError(f"{where} must hold key: value pairs.", "mtlkit bench --print-config shows a valid file")
+        raise UsageError(
+            f"{where} must hold key: value pairs.", "mtlkit bench --print-config shows a valid file"
+        )
     return value

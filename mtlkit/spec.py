@@ -96,7 +96,10 @@ def parse_spec(text: str) -> Spec:
     """
     match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", text, re.DOTALL)
     if match is None or text.count("[") != text.count("]"):
-        raise UsageError(f"Cannot read {text!r}.", "write name or 'name[key=value,key=value]', quoted for the shell")
+        raise UsageError(
+            f"Cannot read {text!r}.",
+            "write name or 'name[key=value,key=value]', quoted for the shell",
+        )
     name, body = match.groups()
     options: dict[str, Any] = {}
     for item in split_list(body or ""):
@@ -108,11 +111,17 @@ def assign(options: dict[str, Any], item: str, where: str) -> None:
     """Put one ``key=value`` (or ``a.b=value``) into a nested dictionary."""
     key, equals, value = item.partition("=")
     if not equals or not key.strip():
-        raise UsageError(f"Cannot read the option {item!r} {where}.", "write options as key=value, lists as key=1:2")
+        raise UsageError(
+            f"Cannot read the option {item!r} {where}.",
+            "write options as key=value, lists as key=1:2",
+        )
     *parents, last = key.strip().split(".")
     target = options
     for parent in parents:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            raise UsageError(f"The option {parent!r} {where} is given both a value and parts.", "give one of the two")
+            raise UsageError(
+                f"The option {parent!r} {where} is given both a value and parts.",
+                "give one of the two",
+            )
     target[last] = parse_value(value)

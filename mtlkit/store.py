@@ -1,4 +1,6 @@
-"""The result store: one folder a cell, ``record.json`` written last as the mark that the cell is done."""
+"""The result store: one folder a cell, ``record.json`` written last as the mark that the cell is
+done.
+"""
 
 from __future__ import annotations
 
@@ -41,12 +43,15 @@ class ResultStore:
         except OSError as error:
             reason = error.strerror or str(error)
             raise MissingError(
-                f"The results folder {self.root} cannot be made: {reason}.", "choose another with --out DIR"
+                f"The results folder {self.root} cannot be made: {reason}.",
+                "choose another with --out DIR",
             ) from None
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's files are."""
-        names = (Path(parse_spec(text).name).stem for text in (cell.dataset, cell.model, cell.balancer))
+        names = (
+            Path(parse_spec(text).name).stem for text in (cell.dataset, cell.model, cell.balancer)
+        )
         return self.root.joinpath(*names, f"seed-{cell.seed}-{cell.key[:8]}")
 
     def get(self, cell: Cell) -> RunRecord | None:
@@ -54,13 +59,18 @@ class ResultStore:
         return self._read(self.folder(cell) / RECORD)
 
     def save(
-        self, record: RunRecord, arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None, log: str = ""
+        self,
+        record: RunRecord,
+        arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+        log: str = "",
     ) -> Path:
-        """Write a cell's arrays, log and, last, its record. A finished record is never overwritten by a failure.
+        """Write a cell's arrays, log and, last, its record. A finished record is never overwritten
+        by a failure.
 
         Args:
             record: The outcome.
-            arrays: File stem (``probes``, ``scores``, ``weights``) to the named arrays of that ``.npz`` file.
+            arrays: File stem (``probes``, ``scores``, ``weights``) to the named arrays of that
+                ``.npz`` file.
             log: Text of ``log.txt``.
 
         Returns:
@@ -77,13 +87,17 @@ class ResultStore:
         if log:
             with _replacing(folder / "log.txt") as handle:
                 handle.write(log.encode())
-        text = json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(
+            record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False
+        )
         with _replacing(folder / RECORD) as handle:
             handle.write(text.encode() + b"\n")
         return folder
 
     def scan(self) -> Iterator[tuple[RunRecord, Path]]:
-        """All readable records with their folders, in a stable order; the others are listed in ``unreadable``."""
+        """All readable records with their folders, in a stable order; the others are listed in
+        ``unreadable``.
+        """
         self.unreadable = []
         for file in sorted(self.root.glob(f"*/*/*/seed-*/{RECORD}")):
             record = self._read(file)
@@ -116,7 +130,9 @@ class ResultStore:
 
 @contextmanager
 def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write to a temporary file that takes the place of ``path`` when the block ends without an error."""
+    """Write to a temporary file that takes the place of ``path`` when the block ends without an
+    error.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with temporary.open("wb") as handle:

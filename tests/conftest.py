@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the models are tiny, and the machine may be busy
+os.environ.setdefault(
+    "OMP_NUM_THREADS", "1"
+)  # before torch: the models are tiny, and the machine may be busy
 
 import contextlib
 import io
@@ -69,7 +71,9 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plugin() -> Callable[..., str]:
     """Writes a balancer file; returns its path, which is its name."""
 
-    def write(folder: Path, name: str, body: str = "return step.active.to(step.losses.dtype)") -> str:
+    def write(
+        folder: Path, name: str, body: str = "return step.active.to(step.losses.dtype)"
+    ) -> str:
         lines = "\n        ".join(body.splitlines())
         (folder / name).write_text(
             f'''"""{name}: a balancer of a test."""
@@ -105,7 +109,8 @@ def make_trainer(
     warm: Any = None,
     **training: Any,
 ) -> Any:
-    """A trainer on toy data: one epoch in batches of 32 and three evaluation points, unless a test asks for others.
+    """A trainer on toy data: one epoch in batches of 32 and three evaluation points, unless a test
+    asks for others.
 
     Args:
         dataset: As of ``toy_dataset``.
@@ -218,7 +223,9 @@ class Story:
         """Balancer to the record of its cell."""
         from mtlkit.store import ResultStore
 
-        return {Path(record.cell.balancer).stem: record for record, _ in ResultStore(self.out).scan()}
+        return {
+            Path(record.cell.balancer).stem: record for record, _ in ResultStore(self.out).scan()
+        }
 
     def folder(self, balancer: str) -> Path:
         from mtlkit.store import ResultStore
@@ -227,13 +234,20 @@ class Story:
 
 
 @pytest.fixture(scope="session")
-def story(tmp_path_factory: pytest.TempPathFactory, home: Path, plugin: Callable[..., str]) -> Story:
-    """Seven cells, one at a time. The second one waits, and there the grid is stopped: one is killed and one, at the
-    same time, interrupted. The killed one is run again to its end, through cells that fail in every way there is.
+def story(
+    tmp_path_factory: pytest.TempPathFactory, home: Path, plugin: Callable[..., str]
+) -> Story:
+    """Seven cells, one at a time. The second one waits, and there the grid is stopped: one is
+    killed and one, at the same time, interrupted. The killed one is run again to its end, through
+    cells that fail in every way there is.
     """
-    killed, interrupted = (_Grid(tmp_path_factory.mktemp(name), home, plugin) for name in ("killed", "interrupted"))
+    killed, interrupted = (
+        _Grid(tmp_path_factory.mktemp(name), home, plugin) for name in ("killed", "interrupted")
+    )
     process = subprocess.Popen(
-        [sys.executable, "-m", "mtlkit", *killed.command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "mtlkit", *killed.command],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     first = _interrupt(interrupted)
     second = _kill(killed, process)
@@ -248,9 +262,36 @@ class _Grid:
         self.hold, self.pid, self.out = (folder / name for name in ("hold", "pid", "results"))
         self.hold.touch()
         paths = {name: plugin(folder, f"{name}.py", body) for name, body in BALANCERS.items()}
-        order = ["uniform", paths["waits"], paths["raises"], paths["broken"], paths["exits"], "uwl", paths["killed"]]
-        self.command = ["bench", "-d", DATA, "--models", "shared-bottom", "--balancers", ",".join(order)]
-        self.command += ["--references", "none", "--seeds", "1", "--epochs", "1", "--batch-size", "50", "--jobs", "1"]
+        order = [
+            "uniform",
+            paths["waits"],
+            paths["raises"],
+            paths["broken"],
+            paths["exits"],
+            "uwl",
+            paths["killed"],
+        ]
+        self.command = [
+            "bench",
+            "-d",
+            DATA,
+            "--models",
+            "shared-bottom",
+            "--balancers",
+            ",".join(order),
+        ]
+        self.command += [
+            "--references",
+            "none",
+            "--seeds",
+            "1",
+            "--epochs",
+            "1",
+            "--batch-size",
+            "50",
+            "--jobs",
+            "1",
+        ]
         self.command += ["--device", "cpu", "--data-dir", str(home), "--out", str(self.out)]
 
     @property
@@ -274,7 +315,9 @@ def _interrupt(grid: _Grid) -> Act:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     finger = threading.Thread(target=press)
-    handler = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs would ignore it
+    handler = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background jobs would ignore it
     finger.start()
     said = run_cli(*grid.command)
     over.set()
@@ -285,7 +328,8 @@ def _interrupt(grid: _Grid) -> Act:
 
 
 def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
-    """kill -9 while the second cell waits. Its worker is an orphan then, and sees that at the next point.
+    """kill -9 while the second cell waits. Its worker is an orphan then, and sees that at the next
+    point.
 
     The process that the worker was forked from ends with it.
     """
@@ -314,11 +358,15 @@ def _wait(condition: Callable[[], bool]) -> bool:
 
 
 def is_deaf(pid: int, field: str) -> bool:
-    """Whether a process ignores (``SigIgn``) or blocks (``SigBlk``) Ctrl-C; true where nobody can tell."""
+    """Whether a process ignores (``SigIgn``) or blocks (``SigBlk``) Ctrl-C; true where nobody can
+    tell.
+    """
     status = Path(f"/proc/{pid}/status")
     if not status.exists():
         return True
-    mask = next(line.split()[1] for line in status.read_text().splitlines() if line.startswith(f"{field}:"))
+    mask = next(
+        line.split()[1] for line in status.read_text().splitlines() if line.startswith(f"{field}:")
+    )
     return bool(int(mask, 16) >> (signal.SIGINT - 1) & 1)
 
 

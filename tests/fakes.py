@@ -21,7 +21,14 @@ MODEL_SHIFT = {
     "cgc": 0.0011,
     "ple": 0.0014,
 }
-BALANCER_SHIFT = {"uniform": 0.0, "uwl": 0.0005, "dwa": 0.0001, "gradnorm": 0.0003, "mgda": -0.0010, "pcgrad": 0.0002}
+BALANCER_SHIFT = {
+    "uniform": 0.0,
+    "uwl": 0.0005,
+    "dwa": 0.0001,
+    "gradnorm": 0.0003,
+    "mgda": -0.0010,
+    "pcgrad": 0.0002,
+}
 GATED = {"mmoe": 1, "omoe": 1, "cgc": 1, "ple": 2}
 POINTS = 10
 
@@ -58,7 +65,10 @@ def cell(
                 "fingerprint": digest([dataset, protocol, list(tasks)]),
                 "simulated": simulated,
             },
-            "model": {"name": kind.name, "options": {"experts": 8, **kind.options, **(model_options or {})}},
+            "model": {
+                "name": kind.name,
+                "options": {"experts": 8, **kind.options, **(model_options or {})},
+            },
             "balancer": {"name": weighing.name, "options": weighing.options},
             "training": {"epochs": 6.0, "lr": 0.002, **(training or {})},
         },
@@ -66,7 +76,9 @@ def cell(
     )
 
 
-def record(of: Cell, kinds: dict[str, str] | None = None, missing: Collection[str] = ()) -> RunRecord:
+def record(
+    of: Cell, kinds: dict[str, str] | None = None, missing: Collection[str] = ()
+) -> RunRecord:
     """A finished run. ``missing`` names tasks whose metrics are NA."""
     model, balancer = parse_spec(of.model).name, parse_spec(of.balancer).name
     names = of.resolved["dataset"]["tasks"]
@@ -80,7 +92,9 @@ def record(of: Cell, kinds: dict[str, str] | None = None, missing: Collection[st
         luck = noise(name, of.seed).normal() * 0.0004 + noise(of.key, name).normal() * 0.0003
         value = base + (shift + luck) * (0.5 if name == "marital" else 1)
         for split in metrics:
-            metrics[split][name] = _numbers(kinds[name], value + (0.0006 if split == "validation" else 0))
+            metrics[split][name] = _numbers(
+                kinds[name], value + (0.0006 if split == "validation" else 0)
+            )
             if name in missing:
                 metrics[split][name].update(auc=None, logloss=None)
     speed = 9e4 * (1 + 0.1 * noise(of.key, "speed").normal()) / (1 + 0.4 * GATED.get(model, 0))
@@ -101,7 +115,12 @@ def record(of: Cell, kinds: dict[str, str] | None = None, missing: Collection[st
         ],
         metrics=metrics,
         best={name: {"point": 8, "step": 800, "epoch": 4.8, "value": 0.9} for name in names},
-        timing={"train_seconds": 1.2e6 / speed, "evaluation_seconds": 1.0, "probe_seconds": 0.4, "total_seconds": 16.0},
+        timing={
+            "train_seconds": 1.2e6 / speed,
+            "evaluation_seconds": 1.0,
+            "probe_seconds": 0.4,
+            "total_seconds": 16.0,
+        },
         cost={
             "parameters": 60_000 + 25_000 * GATED.get(model, 0),
             "flops_per_row": 40_000.0 + 20_000 * GATED.get(model, 0),
@@ -109,7 +128,13 @@ def record(of: Cell, kinds: dict[str, str] | None = None, missing: Collection[st
             "peak_memory_bytes": 4.2e8,
             "backward_passes_per_step": 2 if balancer in {"mgda", "pcgrad", "gradnorm"} else 1,
         },
-        environment={"mtlkit": "0.1.0", "python": "3.11.7", "torch": "2.13.0", "device": "cpu", "threads": 1},
+        environment={
+            "mtlkit": "0.1.0",
+            "python": "3.11.7",
+            "torch": "2.13.0",
+            "device": "cpu",
+            "threads": 1,
+        },
     )
 
 
@@ -118,9 +143,15 @@ def failure(of: Cell, timeout: bool = False) -> RunRecord:
     reason = (
         Failure(type="Timeout", message="stopped after 600 seconds")
         if timeout
-        else Failure(type="Diverged", message="the loss of task income is not finite <nan> & cannot recover", step=412)
+        else Failure(
+            type="Diverged",
+            message="the loss of task income is not finite <nan> & cannot recover",
+            step=412,
+        )
     )
-    return RunRecord(key=of.key, group=of.group, status="timeout" if timeout else "failed", cell=of, error=reason)
+    return RunRecord(
+        key=of.key, group=of.group, status="timeout" if timeout else "failed", cell=of, error=reason
+    )
 
 
 def probes(of: Cell) -> dict[str, np.ndarray]:
@@ -133,7 +164,9 @@ def probes(of: Cell) -> dict[str, np.ndarray]:
     level = noise(of.model, of.balancer, "cosine").normal(0.0, 0.15, (len(parts), count, count))
     level = (level + level.transpose(0, 2, 1)) / 2
     drift = np.linspace(0.35, -0.05, POINTS)[:, None, None, None]
-    cosine = np.clip(level[None] + drift + random.normal(0, 0.03, (POINTS, len(parts), count, count)), -1, 1)
+    cosine = np.clip(
+        level[None] + drift + random.normal(0, 0.03, (POINTS, len(parts), count, count)), -1, 1
+    )
     cosine = (cosine + cosine.transpose(0, 1, 3, 2)) / 2
     cosine[..., np.arange(count), np.arange(count)] = 1.0
     found = {
@@ -187,7 +220,9 @@ def _weights(balancer: str, count: int, random: np.random.Generator) -> np.ndarr
     if balancer == "uniform":
         return np.ones((POINTS, count))
     if balancer == "uwl":
-        return np.exp(np.linspace(0, 1, POINTS)[:, None] * (1.5 + 1.6 * np.arange(count) % 4) + 0.1 * wave)
+        return np.exp(
+            np.linspace(0, 1, POINTS)[:, None] * (1.5 + 1.6 * np.arange(count) % 4) + 0.1 * wave
+        )
     weights = np.exp(wave)
     weights *= count / weights.sum(axis=1, keepdims=True)
     if balancer == "mgda":
@@ -201,7 +236,10 @@ def _gates(
     own = {name: [f"{name} 1", f"{name} 2"] for name in names}
     shared = ["shared 1", "shared 2"]
     if model in {"mmoe", "omoe"}:
-        seen = {name: [f"expert {i}" for i in range(1, 9)] for name in (names if model == "mmoe" else ["all tasks"])}
+        seen = {
+            name: [f"expert {i}" for i in range(1, 9)]
+            for name in (names if model == "mmoe" else ["all tasks"])
+        }
     else:
         seen = {name: own[name] + shared for name in names}
         if number < last:

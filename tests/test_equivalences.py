@@ -18,7 +18,9 @@ def concrete(member):
     """A balancer as the table has it."""
     values = {key: () if value is None else value for key, value in member.options.items()}
     defaults = DEFAULTS.get(member.name, {})
-    return Case(member.name, tuple((key, value) for key, value in values.items() if value != defaults[key]))
+    return Case(
+        member.name, tuple((key, value) for key, value in values.items() if value != defaults[key])
+    )
 
 
 def gradients(count, seed):
@@ -33,7 +35,10 @@ def gradients(count, seed):
 def cosine(one, other, rows, seed):
     """Of the steps of two balancers."""
     losses = torch.from_numpy(np.random.default_rng(seed).uniform(0.1, 2, len(rows)))
-    steps = [direction(case.make(len(rows))(FakeStep(rows, losses, seed=seed)), rows) for case in (one, other)]
+    steps = [
+        direction(case.make(len(rows))(FakeStep(rows, losses, seed=seed)), rows)
+        for case in (one, other)
+    ]
     return float(torch.cosine_similarity(*steps, dim=0))
 
 
@@ -58,7 +63,9 @@ CONDITIONS = {
 
 def condition(same):
     """Whether a set is said to be one method on given gradients."""
-    return next((rule for words, rule in CONDITIONS.items() if words in same.when), lambda rows: True)
+    return next(
+        (rule for words, rule in CONDITIONS.items() if words in same.when), lambda rows: True
+    )
 
 
 def pairs(same):
@@ -84,7 +91,9 @@ def test_they_are_one_method(same, count):
 def is_one_at_any_number(one, other):
     """Whether another set of the table says so."""
     return any(
-        not same.tasks and not same.when and {str(one), str(other)} <= {str(concrete(m)) for m in same.members}
+        not same.tasks
+        and not same.when
+        and {str(one), str(other)} <= {str(concrete(m)) for m in same.members}
         for same in TABLE
     )
 
@@ -106,7 +115,10 @@ def test_in_other_steps_they_are_not(same):
 
 
 def test_paper_solver_of_pareto_is_another_method_from_three_tasks_on():
-    mgda, paper = Case("mgda", (("normalize", "none"),)), Case("pareto", (("c", 0), ("solver", "paper")))
+    mgda, paper = (
+        Case("mgda", (("normalize", "none"),)),
+        Case("pareto", (("c", 0), ("solver", "paper"))),
+    )
     assert all(cosine(mgda, paper, gradients(2, seed), seed) > 1 - 1e-6 for seed in range(DRAWS))
     assert any(cosine(mgda, paper, gradients(3, seed), seed) < 1 - 1e-3 for seed in range(DRAWS))
 
@@ -120,7 +132,9 @@ CASES = [Case(name) for name in NAMES] + [
 
 
 def path(case):
-    """(N, P) directions of the steps on two tasks whose gradients and losses change, as the balancer's state moves."""
+    """(N, P) directions of the steps on two tasks whose gradients and losses change, as the
+    balancer's state moves.
+    """
     balancer, steps = case.make(2), []
     for seed in range(8):
         rows = gradients(2, seed)
@@ -187,7 +201,11 @@ def test_notices_of_a_grid():
             ("pareto", {"c": [0.0], "solver": "exact"}),
             "mgda[normalize=none] and pareto[c=0]",
         ),
-        (("mgda", {"normalize": "none"}), ("pareto", {"c": (0.0, 0.0)}), "mgda[normalize=none] and pareto[c=0:0]"),
+        (
+            ("mgda", {"normalize": "none"}),
+            ("pareto", {"c": (0.0, 0.0)}),
+            "mgda[normalize=none] and pareto[c=0:0]",
+        ),
         (("fairgrad", {"alpha": 1.0}), ("nash", {}), "fairgrad[alpha=1] and nash"),
         (("static", {"w": [2.0, 2.0]}), ("uniform", {}), "static[w=2:2] and uniform"),
         (("static", {}), ("uniform", {}), "static and uniform"),
@@ -222,14 +240,24 @@ def test_no_notice(one, other):
 
 
 def test_weights_of_every_kth_step_are_compared_among_themselves():
-    grid = [("imtl-g", {"update_every": 2}), ("nash", {"update_every": 2}), ("config", {"update_every": 1})]
+    grid = [
+        ("imtl-g", {"update_every": 2}),
+        ("nash", {"update_every": 2}),
+        ("config", {"update_every": 1}),
+    ]
     (only,) = notices(grid, 2)
-    assert only.startswith("With 2 tasks, imtl-g[update_every=2] and nash[update_every=2] are one method")
+    assert only.startswith(
+        "With 2 tasks, imtl-g[update_every=2] and nash[update_every=2] are one method"
+    )
 
 
 def test_relatives():
-    assert relatives("fairgrad")[0].startswith("With any number of tasks, fairgrad[alpha=1] and nash are one method")
-    assert relatives("uniform")[0].startswith("With any number of tasks, uniform, static and cagrad[c=0] are")
+    assert relatives("fairgrad")[0].startswith(
+        "With any number of tasks, fairgrad[alpha=1] and nash are one method"
+    )
+    assert relatives("uniform")[0].startswith(
+        "With any number of tasks, uniform, static and cagrad[c=0] are"
+    )
     assert relatives("uwl") == []
 
 

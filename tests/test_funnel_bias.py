@@ -1,4 +1,6 @@
-"""The table of ``benchmarks/funnel_bias.py``: the planted bias, and that models of the whole funnel see through it."""
+"""The table of ``benchmarks/funnel_bias.py``: the planted bias, and that models of the whole funnel
+see through it.
+"""
 
 import importlib.util
 import sys

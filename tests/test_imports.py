@@ -26,7 +26,18 @@ ORDER = [
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 REPORT_READS = {"errors", "registry", "settings", "spec", "records", "equivalences", "store"}
-WITHOUT_TORCH = {"errors", "registry", "settings", "spec", "records", "equivalences", "store", "data", "report", "cli"}
+WITHOUT_TORCH = {
+    "errors",
+    "registry",
+    "settings",
+    "spec",
+    "records",
+    "equivalences",
+    "store",
+    "data",
+    "report",
+    "cli",
+}
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
 
@@ -40,7 +51,11 @@ def imports(source: str) -> set[str]:
             assert node.level == 0, "imports are absolute here"
             assert node.module is not None
             # `from mtlkit import x` imports mtlkit.x
-            found |= {f"mtlkit.{alias.name}" for alias in node.names} if node.module == "mtlkit" else {node.module}
+            found |= (
+                {f"mtlkit.{alias.name}" for alias in node.names}
+                if node.module == "mtlkit"
+                else {node.module}
+            )
     return found
 
 
@@ -100,7 +115,9 @@ def test_the_walk_sees_wrong_arrows(part, source, wrong):
 
 def test_nothing_is_pickled():
     for file in MODULES:
-        assert not {"pickle", "dill", "joblib", "shelve"} & imports(file.read_text(encoding="utf-8")), file
+        assert not {"pickle", "dill", "joblib", "shelve"} & imports(
+            file.read_text(encoding="utf-8")
+        ), file
 
 
 COMMANDS = [
@@ -135,8 +152,12 @@ print(json.dumps(found))
 
 @pytest.fixture(scope="module")
 def after_each(tmp_path_factory):
-    """Command to its exit code, whether it printed something, and the heavy modules that are loaded after it."""
-    folder = fill(tmp_path_factory.mktemp("results"), ["mmoe"], ["uniform"], seeds=[0], with_probes=False).root
+    """Command to its exit code, whether it printed something, and the heavy modules that are loaded
+    after it.
+    """
+    folder = fill(
+        tmp_path_factory.mktemp("results"), ["mmoe"], ["uniform"], seeds=[0], with_probes=False
+    ).root
     commands = json.dumps([command.replace("FOLDER", str(folder)) for command in COMMANDS])
     ended = subprocess.run([sys.executable, "-c", DRIVER, commands], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -153,4 +174,7 @@ def test_help_imports_nothing_slow():
         "import sys, mtlkit.cli.app\n"
         "print(sorted({'torch', 'numpy', 'pandas', 'pydantic', 'yaml', 'matplotlib', 'httpx'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", driver], capture_output=True, text=True).stdout
+        == "[]\n"
+    )

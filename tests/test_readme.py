@@ -1,4 +1,6 @@
-"""The README says only what is true: its files exist, its code runs, its commands are those of the command line."""
+"""The README says only what is true: its files exist, its code runs, its commands are those of the
+command line.
+"""
 
 import re
 import subprocess
@@ -21,7 +23,9 @@ def marked(kind: str) -> list[tuple[str, str]]:
     return re.findall(pattern, README, re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", README))))
+@pytest.mark.parametrize(
+    "target", sorted(set(re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", README)))
+)
 def test_what_it_links_to_exists(target):
     assert (ROOT / target).exists()
 
@@ -34,8 +38,13 @@ def test_a_method_of_your_own_runs_as_shown(tmp_path):
         (tmp_path / name).write_text(code, encoding="utf-8")
     for _, command in commands:
         program = f"{sys.executable} -m mtlkit"
-        command = re.sub(r"^mtlkit\b", program, command.strip()) + f" --epochs 0.5 --data-dir {tmp_path}/data"
-        done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+        command = (
+            re.sub(r"^mtlkit\b", program, command.strip())
+            + f" --epochs 0.5 --data-dir {tmp_path}/data"
+        )
+        done = subprocess.run(
+            command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
+        )
         assert done.returncode == 0, done.stderr
         assert "./softmax.py[temperature=0.5]" in done.stderr
     assert len(list((tmp_path / "results").glob("synthetic/mmoe/softmax/*/record.json"))) == 2
@@ -43,7 +52,11 @@ def test_a_method_of_your_own_runs_as_shown(tmp_path):
 
 def commands() -> list[str]:
     """Every mtlkit command in a code block of the two READMEs."""
-    text = "\n".join(re.findall(r"^(?:```sh\n.*?^```|    mtlkit [^\n]*)$", README + DATASETS, re.MULTILINE | re.DOTALL))
+    text = "\n".join(
+        re.findall(
+            r"^(?:```sh\n.*?^```|    mtlkit [^\n]*)$", README + DATASETS, re.MULTILINE | re.DOTALL
+        )
+    )
     found = re.findall(r"(?:^|&& |\n) *(mtlkit (?:[^\n&#]*))", text)
     return sorted({command.strip() for command in found})
 
@@ -75,7 +88,13 @@ def test_the_constraints_pin_every_dependency():
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    pins = dict(re.findall(r"^([A-Za-z0-9_.-]+)==(\S+)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.M))
+    pins = dict(
+        re.findall(
+            r"^([A-Za-z0-9_.-]+)==(\S+)$",
+            (ROOT / "constraints.txt").read_text(encoding="utf-8"),
+            re.M,
+        )
+    )
     pinned = {name.lower().replace("_", "-") for name in pins}
     extras = [item for group in project["optional-dependencies"].values() for item in group]
     for requirement in project["dependencies"] + extras:

@@ -39,14 +39,18 @@ def test_names_are_file_names(registry):
     files = {file.stem for file in registry.path.glob("*.py")}
     names = registry.names()
     assert names == sorted(set(names))
-    assert {name.replace("-", "_") for name in names} == {file for file in files if not file.startswith("_")}
+    assert {name.replace("-", "_") for name in names} == {
+        file for file in files if not file.startswith("_")
+    }
     assert not any("_" in name for name in names)
 
 
 def test_known_names():
     first = {"single-task", "shared-bottom", "mmoe", "omoe", "cgc", "ple"}
     assert first <= set(MODELS.names())
-    assert {"uniform", "static", "uwl", "dwa", "gradnorm", "mgda", "pareto", "pcgrad"} <= set(BALANCERS.names())
+    assert {"uniform", "static", "uwl", "dwa", "gradnorm", "mgda", "pareto", "pcgrad"} <= set(
+        BALANCERS.names()
+    )
     assert {"census", "synthetic"} <= set(DATASETS.names())
 
 
@@ -59,7 +63,11 @@ def test_wildcards():
 
 @pytest.mark.parametrize(
     ("registry", "wrong", "meant"),
-    [(MODELS, "mmo", "mmoe"), (MODELS, "shared_bottom", "shared-bottom"), (BALANCERS, "pc-grad", "pcgrad")],
+    [
+        (MODELS, "mmo", "mmoe"),
+        (MODELS, "shared_bottom", "shared-bottom"),
+        (BALANCERS, "pc-grad", "pcgrad"),
+    ],
 )
 def test_did_you_mean(registry, wrong, meant):
     with pytest.raises(UsageError, match=f"Did you mean .*{meant}") as caught:
@@ -114,7 +122,11 @@ def test_files_of_one_name_are_two_entries_and_have_their_digests(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "found"),
-    [("x = 1", 0), ("from mtlkit.balancers.uniform import Uniform", 0), (MINE + "\nclass Two(Mine): ...\n", 2)],
+    [
+        ("x = 1", 0),
+        ("from mtlkit.balancers.uniform import Uniform", 0),
+        (MINE + "\nclass Two(Mine): ...\n", 2),
+    ],
 )
 def test_a_file_must_define_one_entry(tmp_path, text, found):
     file = tmp_path / "odd.py"

@@ -7,7 +7,15 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from mtlkit.errors import UsageError
-from mtlkit.settings import ExecutionSettings, Floats, Settings, Sizes, TrainingSettings, read_yaml, validate
+from mtlkit.settings import (
+    ExecutionSettings,
+    Floats,
+    Settings,
+    Sizes,
+    TrainingSettings,
+    read_yaml,
+    validate,
+)
 from mtlkit.spec import Spec, assign, canonical_json, digest, parse_spec, parse_value, split_list
 
 
@@ -67,9 +75,17 @@ def test_lists_are_split_outside_brackets(text, parts):
         (" mmoe[] ", "mmoe", {}),
         ("mmoe[experts=16,hidden=64:32]", "mmoe", {"experts": 16, "hidden": [64, 32]}),
         ("m[ a = 1 , b = none ]", "m", {"a": 1, "b": None}),
-        ("m[tower.income=64:32,tower.marital=none]", "m", {"tower": {"income": [64, 32], "marital": None}}),
+        (
+            "m[tower.income=64:32,tower.marital=none]",
+            "m",
+            {"tower": {"income": [64, 32], "marital": None}},
+        ),
         ("m[a=b=c]", "m", {"a": "b=c"}),
-        ("outer[inner=mmoe[experts=2,hidden=4:4],n=1]", "outer", {"inner": "mmoe[experts=2,hidden=4:4]", "n": 1}),
+        (
+            "outer[inner=mmoe[experts=2,hidden=4:4],n=1]",
+            "outer",
+            {"inner": "mmoe[experts=2,hidden=4:4]", "n": 1},
+        ),
         ("./my/file.py[lr=1e-2]", "./my/file.py", {"lr": 0.01}),
         ("shared-bottom[dropout=.1]", "shared-bottom", {"dropout": 0.1}),
     ],
@@ -104,7 +120,11 @@ words = st.from_regex(r"[a-zA-Z][a-zA-Z_]{0,8}", fullmatch=True).filter(
     lambda text: text.lower() not in {"none", "null", "true", "false", "nan", "inf", "infinity"}
 )
 single = st.one_of(
-    st.integers(-(10**9), 10**9), st.floats(allow_nan=False, allow_infinity=False), st.booleans(), st.none(), words
+    st.integers(-(10**9), 10**9),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.booleans(),
+    st.none(),
+    words,
 )
 leaf = st.one_of(single, st.lists(single, min_size=2, max_size=4))
 tree = st.recursive(
@@ -120,7 +140,9 @@ def test_what_is_written_is_read_back(name, options):
 
 
 def test_specs_are_short():
-    assert str(Spec("a", {"x": 1.0, "y": 0.1, "z": (4, 2), "u": True})) == "a[x=1,y=0.1,z=4:2,u=true]"
+    assert (
+        str(Spec("a", {"x": 1.0, "y": 0.1, "z": (4, 2), "u": True})) == "a[x=1,y=0.1,z=4:2,u=true]"
+    )
     assert str(Spec("a", {"x": 0.123456789})) == "a[x=0.123456789]"
 
 
@@ -129,11 +151,26 @@ def test_specs_are_short():
     [
         ({"rte": 1}, "The model m has no option 'rte'. Did you mean rate?"),
         ({"zzz": 1}, "The model m has no option 'zzz'."),
-        ({"rate": -1}, "The option 'rate' of the model m cannot be -1: input should be greater than 0."),
-        ({"rate": math.inf}, "The option 'rate' of the model m cannot be inf: input should be a finite number."),
-        ({"hidden": [8, 0]}, "The option 'hidden.1' of the model m cannot be 0: input should be greater than 0."),
-        ({"tower": -1}, "The option 'tower.0' of the model m cannot be -1: input should be greater than 0."),
-        ({"tower": {"a": -1}}, "The option 'tower.a.0' of the model m cannot be -1: input should be greater than 0."),
+        (
+            {"rate": -1},
+            "The option 'rate' of the model m cannot be -1: input should be greater than 0.",
+        ),
+        (
+            {"rate": math.inf},
+            "The option 'rate' of the model m cannot be inf: input should be a finite number.",
+        ),
+        (
+            {"hidden": [8, 0]},
+            "The option 'hidden.1' of the model m cannot be 0: input should be greater than 0.",
+        ),
+        (
+            {"tower": -1},
+            "The option 'tower.0' of the model m cannot be -1: input should be greater than 0.",
+        ),
+        (
+            {"tower": {"a": -1}},
+            "The option 'tower.a.0' of the model m cannot be -1: input should be greater than 0.",
+        ),
     ],
 )
 def test_messages(values, message):
@@ -170,13 +207,20 @@ def test_digests_are_canonical():
     assert digest({"a": 1, "b": [1, 2]}) == digest({"b": [1, 2], "a": 1})
     assert digest({"a": 1}) != digest({"a": 2})
     assert digest({"a": [1, 2]}) != digest({"a": [2, 1]})
-    assert canonical_json({"b": 1, "a": {"d": None, "c": "é"}}) == '{"a":{"c":"\\u00e9","d":null},"b":1}'
+    assert (
+        canonical_json({"b": 1, "a": {"d": None, "c": "é"}})
+        == '{"a":{"c":"\\u00e9","d":null},"b":1}'
+    )
     with pytest.raises(ValueError):
         digest({"a": math.nan})
 
 
 def test_equal_settings_have_one_digest():
-    as_typed = [{"rate": 1, "w": [1, 2]}, {"w": (1.0, 2.0), "rate": 1.0}, {"rate": "1", "w": ["1", "2e0"], "on": False}]
+    as_typed = [
+        {"rate": 1, "w": [1, 2]},
+        {"w": (1.0, 2.0), "rate": 1.0},
+        {"rate": "1", "w": ["1", "2e0"], "on": False},
+    ]
     assert len({digest(validate(Options, values, "m")) for values in as_typed}) == 1
     assert digest(Options(rate=1)) != digest(Options(rate=1.5))
     assert json.loads(canonical_json(Options(hidden=(4,))))["hidden"] == [4]
@@ -203,4 +247,6 @@ def test_yaml_errors(text, message):
 def test_yaml():
     assert read_yaml("", "x") == {}
     assert read_yaml("training:\n  lr: 2e-3\n", "x") == {"training": {"lr": "2e-3"}}
-    assert validate(TrainingSettings, {"lr": "2e-3"}, "x").lr == 0.002  # YAML 1.1 takes it for a text
+    assert (
+        validate(TrainingSettings, {"lr": "2e-3"}, "x").lr == 0.002
+    )  # YAML 1.1 takes it for a text

@@ -1,4 +1,6 @@
-"""The parts of ``benchmarks/speed.py``: small runs of what measures, and what is made of measurements."""
+"""The parts of ``benchmarks/speed.py``: small runs of what measures, and what is made of
+measurements.
+"""
 
 import json
 import threading
@@ -94,7 +96,15 @@ def test_a_split_is_cut_and_gets_further_tasks(small):
 
 
 @pytest.mark.parametrize(
-    "system", ["uniform", "upgrad", "upgrad, unfolded", "upgrad, representation", "torchjd UPGrad", "torchjd MGDA"]
+    "system",
+    [
+        "uniform",
+        "upgrad",
+        "upgrad, unfolded",
+        "upgrad, representation",
+        "torchjd UPGrad",
+        "torchjd MGDA",
+    ],
 )
 def test_every_system_of_the_balancers_trains(small, system, monkeypatch):
     from speed import balancers
@@ -103,7 +113,9 @@ def test_every_system_of_the_balancers_trains(small, system, monkeypatch):
     pytest.importorskip("torchjd")
     dataset = balancers.with_tasks(small, 3)
     monkeypatch.setattr(balancers, "STEPS", {64: 2})
-    found = take_turns({system: balancers.run(dataset, system, {"shape": "census", "rounds": 2}, 64)})[system]
+    found = take_turns(
+        {system: balancers.run(dataset, system, {"shape": "census", "rounds": 2}, 64)}
+    )[system]
     assert len(found) == 2
     assert min(found) > 0
 
@@ -115,7 +127,9 @@ def test_torchjd_takes_the_same_steps_as_upgrad(small, monkeypatch):
     monkeypatch.setattr(balancers, "STEPS", {256: 1})
     plain = models.settings
     sgd = {"optimizer": "sgd", "lr": 2.0}  # whose steps are as long as the gradients
-    monkeypatch.setattr(models, "settings", lambda *args, **more: plain(*args, **more).model_copy(update=sgd))
+    monkeypatch.setattr(
+        models, "settings", lambda *args, **more: plain(*args, **more).model_copy(update=sgd)
+    )
     made = []
     build = models.mmoe
     monkeypatch.setattr(models, "mmoe", lambda *args: made.append(build(*args)) or made[-1])
@@ -133,7 +147,10 @@ def test_torchjd_takes_the_same_steps_as_upgrad(small, monkeypatch):
     start, compared = plain_model.state_dict(), set()
     for name, value in states[0].items():
         if start[name].is_floating_point() and not torch.equal(value, start[name]):
-            moved, apart = (value - start[name]).abs().mean(), (value - states[1][name]).abs().mean()
+            moved, apart = (
+                (value - start[name]).abs().mean(),
+                (value - states[1][name]).abs().mean(),
+            )
             assert apart < 0.01 * moved, name  # torchjd adds 1e-4 of the trace to the Gram matrix
             compared.add(name)
     assert compared == {name for name, _ in plain_model.named_parameters()}
@@ -143,16 +160,23 @@ def test_tables_of_growing_size_get_batches_of_equally_many_rows_all_over_them()
     from speed import sparse
 
     batch, steps = 64, 20
-    (base, order), (large, same) = (sparse.fresh_batches(size, 23_000, batch, steps) for size in (23_000, 2_300_000))
+    (base, order), (large, same) = (
+        sparse.fresh_batches(size, 23_000, batch, steps) for size in (23_000, 2_300_000)
+    )
     assert torch.equal(order, same)
     assert torch.equal(order.sort().values, torch.arange(batch * steps))
     sizes = [sum(f.vocab for f in dataset.schema.of_kind("id")) for dataset in (base, large)]
     assert sizes == [23_000, 2_300_000]
-    own, other = (dataset.splits["train"].ids[order] for dataset in (base, large))  # (N, F), batch by batch
+    own, other = (
+        dataset.splits["train"].ids[order] for dataset in (base, large)
+    )  # (N, F), batch by batch
     assert np.array_equal(other // 100, own)
     assert (own.min(), other.min()) >= (0, 0)
     for field in range(0, 23, 7):
-        distinct = [[np.unique(ids[s * batch : (s + 1) * batch, field]) for s in range(steps)] for ids in (own, other)]
+        distinct = [
+            [np.unique(ids[s * batch : (s + 1) * batch, field]) for s in range(steps)]
+            for ids in (own, other)
+        ]
         assert [len(part) for part in distinct[0]] == [len(part) for part in distinct[1]]
         touched = len(np.unique(other[:, field]))
         assert touched > 0.98 * sum(map(len, distinct[1]))  # hardly a row comes twice
@@ -170,13 +194,16 @@ def test_a_table_of_any_size_is_trained_on_its_batches_in_their_order(monkeypatc
     monkeypatch.setattr(sparse, "STEPS", 2)
     monkeypatch.setattr(sparse, "SCORED", 64)
     take, seen = Trainer._batch, []
-    monkeypatch.setattr(Trainer, "_batch", lambda self, stream: seen.append(take(self, stream)) or seen[-1])
+    monkeypatch.setattr(
+        Trainer, "_batch", lambda self, stream: seen.append(take(self, stream)) or seen[-1]
+    )
     found = take_turns({"one": sparse.run(230_000, 23_000, 32, 2)})
     assert len(found["one"]) == 2
     dataset, order = sparse.fresh_batches(230_000, 23_000, 32, 6)
     assert len(seen) == 6
     assert torch.equal(
-        torch.cat([batch.ids for batch in seen]).int(), torch.from_numpy(dataset.splits["train"].ids)[order]
+        torch.cat([batch.ids for batch in seen]).int(),
+        torch.from_numpy(dataset.splits["train"].ids)[order],
     )
 
 
@@ -187,7 +214,9 @@ def test_phases_add_up_to_the_step(small):
     parts = [phase for phase in PHASES if phase != "rest"]
     assert {len(ms) for ms in found.values()} == {3}
     for step in range(3):
-        assert sum(found[part][step] for part in parts) == pytest.approx(found["sum"][step], abs=0.2)
+        assert sum(found[part][step] for part in parts) == pytest.approx(
+            found["sum"][step], abs=0.2
+        )
 
 
 def test_the_dense_part_does_the_operations_of_its_products():
@@ -211,9 +240,20 @@ def test_the_dense_part_does_the_operations_of_its_products():
 def test_fractions_take_the_slower_of_arithmetic_and_memory():
     from speed.roofline import fractions
 
-    record = {"operations": 100.0, "matrix_rate": 50.0, "shaped_rate": 25.0, "bytes": 30.0, "memory_rate": 10.0}
+    record = {
+        "operations": 100.0,
+        "matrix_rate": 50.0,
+        "shaped_rate": 25.0,
+        "bytes": 30.0,
+        "memory_rate": 10.0,
+    }
     record |= {"dense_seconds": 6.0, "step_bytes": 50.0, "step_seconds": 10.0}
-    assert fractions(record) == {"least": 3.0, "dense": 0.5, "shaped": pytest.approx(4 / 6), "step": 0.5}
+    assert fractions(record) == {
+        "least": 3.0,
+        "dense": 0.5,
+        "shaped": pytest.approx(4 / 6),
+        "step": 0.5,
+    }
 
 
 def test_both_areas_are_measured_and_equal():
@@ -236,7 +276,9 @@ def test_one_pass_is_judged_and_every_share_is_named(small, monkeypatch):
     areas = {"rate": 0.1, "rows": 100, "mtlkit": [1.0], "scikit-learn": [5.0], "difference": 0.0}
     last = evaluation.checks([areas, record])[-1]
     assert last.asked == "one evaluation pass takes at most 10% of an epoch, census"
-    assert last.found == "6.0%; all 10 points 10.0% and final scoring 1.5% of training"  # 0.6 s of an epoch of 10 s
+    assert (
+        last.found == "6.0%; all 10 points 10.0% and final scoring 1.5% of training"
+    )  # 0.6 s of an epoch of 10 s
     assert last.met is True
     assert evaluation.checks([areas, record | {"point_seconds": 11.0}])[-1].met is False
     assert "| 60.0 | 6.0 | 0.9 | 6.0% | 10.0% | 1.5% |" in evaluation.table([areas, record])
@@ -250,10 +292,17 @@ def test_cells_are_judged_by_training_and_by_the_clock_each():
         return {"cells": [own | {"at": a} for a in at], "jobs_by_default": 2}
 
     fixed = {"kind": "fixed"} | cells(0.5, 0.7)
-    records = [fixed, {"kind": "jobs=1"} | cells(5.0, 10.0), {"kind": "jobs=2"} | cells(6.0, 6.5, 12.0, 12.5)]
+    records = [
+        fixed,
+        {"kind": "jobs=1"} | cells(5.0, 10.0),
+        {"kind": "jobs=2"} | cells(6.0, 6.5, 12.0, 12.5),
+    ]
     found = {check.asked: check.met for check in checks(records)}
     assert found["two cells on two cores >= 1.9 x one, rows per second of training"] is True
-    assert found["two cells on two cores >= 1.9 x one, cells per second of wall time, all included"] is False
+    assert (
+        found["two cells on two cores >= 1.9 x one, cells per second of wall time, all included"]
+        is False
+    )
 
 
 def test_a_set_of_an_older_recipe_is_generated_anew(tmp_path, monkeypatch):
@@ -310,10 +359,15 @@ def test_targets_are_judged_on_the_twin_of_each_peer():
     ]
     assert [check.met for check in found.values()] == [True, False, True, False]
     fast = found[speed.format("mtlkit as fuxictr", 4, "fuxictr")]
-    assert fast.found == "5.5 x; AUC +0.0000 ± 0.0000, -0.1000 ± 0.0000"  # it learns less on the second task
+    assert (
+        fast.found == "5.5 x; AUC +0.0000 ± 0.0000, -0.1000 ± 0.0000"
+    )  # it learns less on the second task
     assert "**missed**" in str(fast)
     text = table(training_records())
-    assert "| census | 1024 | mtlkit | 300.0 (150.0-450.0) | 15.0 (15.0-15.0) | 7.5 (7.5-7.5) |" in text
+    assert (
+        "| census | 1024 | mtlkit | 300.0 (150.0-450.0) | 15.0 (15.0-15.0) | 7.5 (7.5-7.5) |"
+        in text
+    )
     gap = "+0.0000 ± 0.0000, -0.2000 ± 0.0000"
     assert f"| 0.9100 ± 0.0100 | 0.7000 ± 0.0000 | {gap} | {gap} |" in text  # of mtlkit as it comes
     assert next(line for line in text.splitlines() if "| fuxictr | " in line).endswith("| - |")
@@ -326,7 +380,11 @@ def test_a_missed_speed_is_said_to_be_missed():
     for record in records:
         if record["system"] == "mtlkit as torch-rechub":
             record["rows_per_second"] *= 0.7
-    missed = next(check for check in checks(records) if "rows per second of mtlkit as torch-rechub" in check.asked)
+    missed = next(
+        check
+        for check in checks(records)
+        if "rows per second of mtlkit as torch-rechub" in check.asked
+    )
     assert missed.found.startswith("6.3 x")
     assert missed.met is False
 
@@ -336,20 +394,29 @@ def test_a_speed_is_not_judged_without_enough_seeds_behind_its_auc():
 
     few = [record for record in training_records() if record["seed"] < 2]
     found = {check.asked: check for check in checks(few)}
-    fast = found["rows per second of mtlkit as torch-rechub, census, batch 1024: >= 7 x torch-rechub, test AUC no less"]
+    fast = found[
+        "rows per second of mtlkit as torch-rechub, census, batch 1024: >= 7 x torch-rechub, test AUC no less"
+    ]
     assert fast.met is None
     assert str(fast).endswith("| not judged |")
     for record in few:
         record["rows_per_second"] = 1.0
-    assert not any(check.met is None for check in checks(few) if "second" in check.asked)  # a slow one is missed
+    assert not any(
+        check.met is None for check in checks(few) if "second" in check.asked
+    )  # a slow one is missed
 
 
 @torch.no_grad()
 def test_twins_have_the_layers_and_the_initial_distributions_of_their_peers(small):
-    """As the peers' sources have them: nn.Linear's own start and tables of 1e-4; or Glorot's, numbers included."""
+    """As the peers' sources have them: nn.Linear's own start and tables of 1e-4; or Glorot's,
+    numbers included.
+    """
     from speed.models import TWINS, mmoe
 
-    uniform, xavier = mmoe(small.schema, 8, **TWINS["torch-rechub"]), mmoe(small.schema, 8, **TWINS["fuxictr"])
+    uniform, xavier = (
+        mmoe(small.schema, 8, **TWINS["torch-rechub"]),
+        mmoe(small.schema, 8, **TWINS["fuxictr"]),
+    )
     inputs = 3 * 8 + 8  # of three fields, and eight numbers
     weight = uniform.experts.linears[0].weight
     assert weight.shape == (8, 16, inputs)
@@ -361,7 +428,9 @@ def test_twins_have_the_layers_and_the_initial_distributions_of_their_peers(smal
     weight = xavier.experts.linears[0].weight
     assert weight.shape == (8, 16, inputs)
     assert float(weight.std()) == pytest.approx((2 / (inputs + 16)) ** 0.5, rel=0.03)
-    assert float(xavier.gates.linear.weight.std()) == pytest.approx((2 / (inputs + 8)) ** 0.5, rel=0.1)
+    assert float(xavier.gates.linear.weight.std()) == pytest.approx(
+        (2 / (inputs + 8)) ** 0.5, rel=0.1
+    )
     assert float(xavier.embedding.numbers.std()) == pytest.approx((2 / (1 + 8)) ** 0.5, rel=0.3)
     assert not xavier.towers.heads[0].bias.any()
     assert xavier.gates.linear.bias is xavier.gates.norm is None
@@ -381,10 +450,19 @@ def test_each_system_trains_what_it_stands_for(system, small, tmp_path, monkeypa
     monkeypatch.setattr(models, "count_cpu_seconds", lambda: None)
     made, norms = [], set()
     build, clip = models.mmoe, Optimizers.clip
-    monkeypatch.setattr(models, "mmoe", lambda *args, **more: made.append(build(*args, **more)) or made[-1])
+    monkeypatch.setattr(
+        models, "mmoe", lambda *args, **more: made.append(build(*args, **more)) or made[-1]
+    )
     monkeypatch.setattr(Optimizers, "clip", lambda self, most: norms.add(most) or clip(self, most))
     rows = {"train": 1024, "passes": 1, "test": 400}
-    job = {"folder": str(tmp_path / "set"), "system": system, "width": 4, "seed": 0, "batch": 256, "rows": rows}
+    job = {
+        "folder": str(tmp_path / "set"),
+        "system": system,
+        "width": 4,
+        "seed": 0,
+        "batch": 256,
+        "rows": rows,
+    }
     assert len(training.work(job)["auc"]) == 2
     peer = system.removeprefix("mtlkit as ")
     expected = build(small.schema, 4, **models.TWINS.get(peer, {})).options
@@ -396,9 +474,15 @@ def test_shortfalls_are_paired_by_seed():
     from speed.training import shortfall, verdict
 
     def records(**areas):
-        return [{"system": s, "seed": n, "auc": [a]} for s, own in areas.items() for n, a in enumerate(own)]
+        return [
+            {"system": s, "seed": n, "auc": [a]}
+            for s, own in areas.items()
+            for n, a in enumerate(own)
+        ]
 
-    both = records(own=[0.70, 0.80, 0.90], peer=[0.71, 0.81, 0.91])  # noise between seeds hides nothing
+    both = records(
+        own=[0.70, 0.80, 0.90], peer=[0.71, 0.81, 0.91]
+    )  # noise between seeds hides nothing
     assert shortfall(both[::-1], "own", "peer")[0] == pytest.approx([-0.01] * 3)
     assert verdict(shortfall(both, "own", "peer")) is False
     assert verdict([[-0.0029, -0.0029, -0.0029]]) is True  # within the margin
@@ -418,7 +502,9 @@ def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatc
     monkeypatch.setattr(models, "count_cpu_seconds", lambda: None)
     made = []
     build = models.mmoe
-    monkeypatch.setattr(models, "mmoe", lambda *args, **more: made.append(build(*args, **more)) or made[-1])
+    monkeypatch.setattr(
+        models, "mmoe", lambda *args, **more: made.append(build(*args, **more)) or made[-1]
+    )
     points = []
     evaluate = Trainer._evaluate
 
@@ -440,7 +526,9 @@ def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatc
     for state in points[1:]:
         model.load_state_dict(state)
         split = DeviceSplit.load(whole.splits["test"], torch.device("cpu"))
-        areas.append([own["auc"] for own in metrics(model, score(model, split, 512, "fp32"), split).values()])
+        areas.append(
+            [own["auc"] for own in metrics(model, score(model, split, 512, "fp32"), split).values()]
+        )
     assert found["auc"] == areas[-1] != areas[0]
 
 
@@ -456,13 +544,20 @@ def test_sections_are_merged_and_drawn_again(tmp_path, monkeypatch, capsys):
     }
     results = {"sections": {"training": own | {"records": training_records()}}}
     (tmp_path / "speed.json").write_text(json.dumps(results), encoding="utf-8")
-    records = [{"batch": b, "size": size, "ms": [1.0, 1.1]} for b in sparse.BATCHES for size in sparse.SIZES]
+    records = [
+        {"batch": b, "size": size, "ms": [1.0, 1.1]}
+        for b in sparse.BATCHES
+        for size in sparse.SIZES
+    ]
     part = sparse.SECTION
     monkeypatch.setattr(
-        sparse, "SECTION", type(part)(part.name, part.title, 1, lambda setup: records, part.table, part.checks)
+        sparse,
+        "SECTION",
+        type(part)(part.name, part.title, 1, lambda setup: records, part.table, part.checks),
     )
     monkeypatch.setattr(
-        "sys.argv", ["speed.py", "--only", "sparse", "--out", str(tmp_path), "--data-dir", str(tmp_path)]
+        "sys.argv",
+        ["speed.py", "--only", "sparse", "--out", str(tmp_path), "--data-dir", str(tmp_path)],
     )
     main.main()
     merged = json.loads((tmp_path / "speed.json").read_text(encoding="utf-8"))["sections"]
@@ -504,11 +599,17 @@ def test_peers_read_the_packed_arrays_without_mtlkit(small, tmp_path, monkeypatc
     assert np.array_equal(columns["test"]["x1"], small.splits["test"].dense[:50, 0])
     assert labels["test"].shape == (50, 2)
     source = (BENCHMARKS / "speed" / "peers").glob("*.py")
-    assert not any("import mtlkit" in text or "from mtlkit" in text for text in (f.read_text() for f in source))
+    assert not any(
+        "import mtlkit" in text or "from mtlkit" in text for text in (f.read_text() for f in source)
+    )
 
 
-def test_the_model_of_torch_rechub_that_is_timed_does_not_begin_with_trained_tables(small, tmp_path, monkeypatch):
-    pytest.importorskip("torch_rechub", reason="torch-rechub is not installed: pip install 'mtlkit[parity]'")
+def test_the_model_of_torch_rechub_that_is_timed_does_not_begin_with_trained_tables(
+    small, tmp_path, monkeypatch
+):
+    pytest.importorskip(
+        "torch_rechub", reason="torch-rechub is not installed: pip install 'mtlkit[parity]'"
+    )
     from mtlkit.data.storage import write_dataset
 
     write_dataset(tmp_path / "set", small, {})
@@ -519,7 +620,9 @@ def test_the_model_of_torch_rechub_that_is_timed_does_not_begin_with_trained_tab
 
     def noted(*args):
         model = make(*args)
-        sizes.append(max(float(value.detach().abs().max()) for value in model.embedding.parameters()))
+        sizes.append(
+            max(float(value.detach().abs().max()) for value in model.embedding.parameters())
+        )
         return model
 
     monkeypatch.setattr(rechub, "MMOE", noted)

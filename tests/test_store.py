@@ -16,7 +16,9 @@ def store(tmp_path):
 
 
 def files(store):
-    return sorted(str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file())
+    return sorted(
+        str(path.relative_to(store.root)) for path in store.root.rglob("*") if path.is_file()
+    )
 
 
 def test_saved_and_found_again(store):
@@ -26,8 +28,12 @@ def test_saved_and_found_again(store):
     assert folder == store.root / "census" / "mmoe" / "uniform" / f"seed-0-{one.key[:8]}"
     assert store.get(one.cell) == one
     assert (folder / "log.txt").read_text() == "a line\n"
-    assert files(store) == [f"{folder.relative_to(store.root)}/{name}" for name in ("log.txt", "probes.npz", RECORD)]
-    np.testing.assert_array_equal(store.arrays(folder, "probes")["steps"], probes(one.cell)["steps"])
+    assert files(store) == [
+        f"{folder.relative_to(store.root)}/{name}" for name in ("log.txt", "probes.npz", RECORD)
+    ]
+    np.testing.assert_array_equal(
+        store.arrays(folder, "probes")["steps"], probes(one.cell)["steps"]
+    )
     assert store.arrays(folder, "scores") == {}
 
 
@@ -38,7 +44,13 @@ def test_a_record_reads_without_mtlkit(store):
 
 
 def test_options_do_not_make_folders(store):
-    one = record(cell(model="mmoe[experts=4]", balancer="/some/where/my_own.py[lr=.1]", dataset="census[bins=8]"))
+    one = record(
+        cell(
+            model="mmoe[experts=4]",
+            balancer="/some/where/my_own.py[lr=.1]",
+            dataset="census[bins=8]",
+        )
+    )
     assert store.save(one).relative_to(store.root).parts[:3] == ("census", "mmoe", "my_own")
     assert store.get(one.cell) == one
 
@@ -54,7 +66,12 @@ def test_scan_is_complete_and_in_a_stable_order(store):
 
 
 def test_seeds_and_settings_do_not_collide(store):
-    cells = [cell(seed=0), cell(seed=1), cell(training={"lr": 1.0}), cell(model_options={"experts": 2})]
+    cells = [
+        cell(seed=0),
+        cell(seed=1),
+        cell(training={"lr": 1.0}),
+        cell(model_options={"experts": 2}),
+    ]
     assert len({store.save(record(one)) for one in cells}) == 4
     assert [store.get(one).key for one in cells] == [one.key for one in cells]
 
@@ -122,7 +139,11 @@ def test_a_finished_record_is_never_overwritten(store):
     folder = store.save(one, {"probes": {"a": np.zeros(1)}}, "first")
     before = {path: path.read_bytes() for path in folder.iterdir()}
     store.save(failure(cell()), log="second")
-    store.save(one.model_copy(update={"timing": {"total_seconds": 0.0}}), {"probes": {"a": np.ones(1)}}, "third")
+    store.save(
+        one.model_copy(update={"timing": {"total_seconds": 0.0}}),
+        {"probes": {"a": np.ones(1)}},
+        "third",
+    )
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 

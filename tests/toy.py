@@ -19,9 +19,15 @@ LOSS = {"binary": "bce", "regression": "mse", "multiclass": "cross_entropy"}
 
 
 def toy_schema(
-    tasks: int = 2, kinds: Sequence[str] = ("binary",), ids: int = 3, dense: int = 2, bags: int = 0, vocab: int = 7
+    tasks: int = 2,
+    kinds: Sequence[str] = ("binary",),
+    ids: int = 3,
+    dense: int = 2,
+    bags: int = 0,
+    vocab: int = 7,
 ) -> Schema:
-    """A schema with tasks t1, t2, ... of the given kinds in turn, and features id1.., bag1.., dense1...
+    """A schema with tasks t1, t2, ... of the given kinds in turn, and features id1.., bag1..,
+    dense1...
 
     The first three id features have the roles user, item and domain.
 
@@ -33,7 +39,10 @@ def toy_schema(
         bags: Number of bag features.
         vocab: Ids of the first id or bag feature; the next has one more, and so on.
     """
-    features = [Feature(name=f"id{i + 1}", vocab=vocab + i, role=dict(enumerate(ROLES)).get(i)) for i in range(ids)]
+    features = [
+        Feature(name=f"id{i + 1}", vocab=vocab + i, role=dict(enumerate(ROLES)).get(i))
+        for i in range(ids)
+    ]
     features += [Feature(name=f"bag{i + 1}", kind="bag", vocab=vocab + i) for i in range(bags)]
     features += [Feature(name=f"dense{i + 1}", kind="dense") for i in range(dense)]
     made = []
@@ -45,12 +54,16 @@ def toy_schema(
 
 
 def toy_split(schema: Schema, rows: int, seed: int = 0, missing: float = 0.0) -> Split:
-    """Rows whose labels follow from the features: part of the rule is common to all tasks, part is a task's own.
+    """Rows whose labels follow from the features: part of the rule is common to all tasks, part is
+    a task's own.
 
-    The rule is the same for every seed, so splits of different seeds are drawn from one distribution.
+    The rule is the same for every seed, so splits of different seeds are drawn from one
+    distribution.
     """
     rng, rule = np.random.default_rng([seed, 1]), np.random.default_rng(0)
-    ids = np.stack([rng.integers(0, f.vocab, rows) for f in schema.of_kind("id")] or [np.zeros((rows, 0))], -1)
+    ids = np.stack(
+        [rng.integers(0, f.vocab, rows) for f in schema.of_kind("id")] or [np.zeros((rows, 0))], -1
+    )
     ids = ids.reshape(rows, -1).astype(np.int32)
     dense = rng.standard_normal((rows, len(schema.of_kind("dense")))).astype(np.float32)
     bags = {feature.name: _bag(rng, rows, feature.vocab) for feature in schema.of_kind("bag")}
@@ -83,13 +96,22 @@ def _bag(rng: np.random.Generator, rows: int, vocab: int) -> Bag:
     lengths = rng.integers(0, 4, rows)
     count = int(lengths.sum())
     offsets = np.concatenate([[0], lengths.cumsum()]).astype(np.int64)
-    return Bag(offsets, rng.integers(0, vocab, count).astype(np.int32), rng.random(count).astype(np.float32) + 0.5)
+    return Bag(
+        offsets,
+        rng.integers(0, vocab, count).astype(np.int32),
+        rng.random(count).astype(np.float32) + 0.5,
+    )
 
 
 def toy_dataset(schema: Schema, rows: int = 600, missing: float = 0.0, seed: int = 0) -> Dataset:
-    """Splits of ``rows``, and half as many for validation and test; ``missing`` is the share of labels left out."""
+    """Splits of ``rows``, and half as many for validation and test; ``missing`` is the share of
+    labels left out.
+    """
     sizes = dict(zip(SPLITS, (rows, rows // 2, rows // 2), strict=True))
-    splits = {name: toy_split(schema, n, 10 * seed + i, missing) for i, (name, n) in enumerate(sizes.items())}
+    splits = {
+        name: toy_split(schema, n, 10 * seed + i, missing)
+        for i, (name, n) in enumerate(sizes.items())
+    }
     return Dataset("toy", schema, splits, fingerprint(schema, splits), simulated=True)
 
 

@@ -1,10 +1,12 @@
-"""Gram-based balancers against uniform weights, and torchjd's autojac, on one model with 2, 4 and 8 tasks.
+"""Gram-based balancers against uniform weights, and torchjd's autojac, on one model with 2, 4 and 8
+tasks.
 
-All of them train the same model on the same batches with the same optimisers; a window of steps of each is timed in
-turn. torchjd differentiates every loss by the experts, by the heads and by the embedded rows (``autojac.jac``, one loss
-at a time, which is faster here than its vmap), takes the weights of the Gram matrix over the experts, combines the rows
-by them and goes from the embedded rows to the table once: the same gradients as mtlkit's, at the least work that its
-interface allows. Its documented ``mtl_backward`` would also make T gradients of the table.
+All of them train the same model on the same batches with the same optimisers; a window of steps of
+each is timed in turn. torchjd differentiates every loss by the experts, by the heads and by the
+embedded rows (``autojac.jac``, one loss at a time, which is faster here than its vmap), takes the
+weights of the Gram matrix over the experts, combines the rows by them and goes from the embedded
+rows to the table once: the same gradients as mtlkit's, at the least work that its interface allows.
+Its documented ``mtl_backward`` would also make T gradients of the table.
 """
 
 from __future__ import annotations
@@ -53,7 +55,15 @@ def work(job: dict[str, Any]) -> list[Record]:
         windows = take_turns({system: run(dataset, system, job, batch) for system in SYSTEMS})
         for system, found in windows.items():
             ms = [1000 * seconds / STEPS[batch] for seconds in found]
-            records.append({"shape": job["shape"], "tasks": job["tasks"], "batch": batch, "system": system, "ms": ms})
+            records.append(
+                {
+                    "shape": job["shape"],
+                    "tasks": job["tasks"],
+                    "batch": batch,
+                    "system": system,
+                    "ms": ms,
+                }
+            )
     return records
 
 
@@ -83,13 +93,17 @@ def run(dataset: Any, system: str, job: dict[str, Any], batch: int) -> Callable[
         return torchjd_training(dataset, width, system, batch, windows, steps)
     name, _, form = system.partition(", ")
     scope = form if form == "representation" else "dense"
-    return training(dataset, width, name, batch, windows, steps, foldable=form != "unfolded", scope=scope)
+    return training(
+        dataset, width, name, batch, windows, steps, foldable=form != "unfolded", scope=scope
+    )
 
 
 def torchjd_training(
     dataset: Any, width: int, system: str, batch: int, windows: int, steps: int
 ) -> Callable[[Any], None]:
-    """The same training with task gradients and weights by torchjd; batches and optimisers are the trainer's."""
+    """The same training with task gradients and weights by torchjd; batches and optimisers are the
+    trainer's.
+    """
     import torch
     from torchjd.aggregation import MGDAWeighting, UPGradWeighting
     from torchjd.autojac import jac
@@ -106,7 +120,11 @@ def torchjd_training(
         own = models.settings(dataset, batch, windows + 1, steps)
         uniform = models.balancer("uniform", dataset.schema)
         trainer = Trainer(model, uniform, dataset, own, models.EXECUTION, 0, torch.device("cpu"))
-        parameters = {name: value for name, value in model.named_parameters() if not name.startswith("embedding.")}
+        parameters = {
+            name: value
+            for name, value in model.named_parameters()
+            if not name.startswith("embedding.")
+        }
         shared = [name.startswith("experts.") for name in parameters]
         seconds = 0.0
         for _ in range(windows + 1):
@@ -117,9 +135,13 @@ def torchjd_training(
                 output = model(rows)
                 losses = [objective.loss for objective in model.objectives(output, rows)]
                 x = output.representation
-                found = jac(losses, [*parameters.values(), x], retain_graph=True, parallel_chunk_size=1)
+                found = jac(
+                    losses, [*parameters.values(), x], retain_graph=True, parallel_chunk_size=1
+                )
                 jacobians = [jacobian.flatten(1) for jacobian in found]  # (T, ...)
-                trunk = torch.cat([part for part, on in zip(jacobians, shared, strict=False) if on], 1)
+                trunk = torch.cat(
+                    [part for part, on in zip(jacobians, shared, strict=False) if on], 1
+                )
                 weights = weighting(trunk @ trunk.T)  # (T,)
                 for parameter, jacobian in zip(parameters.values(), jacobians, strict=False):
                     parameter.grad = (weights @ jacobian).view_as(parameter)
@@ -148,9 +170,18 @@ def table(records: list[Record]) -> str:
         found = factors(records, shape=shape, batch=batch, tasks=tasks)
         ms = select(records, shape=shape, batch=batch, tasks=tasks, system="uniform")[0]["ms"]
         cells = [f"{statistics.median(found[system]):.2f}" for system in SYSTEMS[1:]]
-        cells += [f"{statistics.median(ratios(found[system], found[UNFOLDED])):.2f}" for system in WITHOUT_FOLD]
+        cells += [
+            f"{statistics.median(ratios(found[system], found[UNFOLDED])):.2f}"
+            for system in WITHOUT_FOLD
+        ]
         rows.append([shape, f"{batch}", f"{tasks}", f"{statistics.median(ms):.1f}", *cells])
-    head = ["data", "batch", "tasks", "uniform, ms", *(f"{system}, x uniform" for system in SYSTEMS[1:])]
+    head = [
+        "data",
+        "batch",
+        "tasks",
+        "uniform, ms",
+        *(f"{system}, x uniform" for system in SYSTEMS[1:]),
+    ]
     head += [f"{system}, x uniform without fold" for system in WITHOUT_FOLD]
     return markdown(head, rows)
 
@@ -161,7 +192,9 @@ def checks(records: list[Record]) -> list[Check]:
     medians = {
         place: {
             system: statistics.median(values)
-            for system, values in factors(records, shape=place[0], batch=place[1], tasks=place[2]).items()
+            for system, values in factors(
+                records, shape=place[0], batch=place[1], tasks=place[2]
+            ).items()
         }
         for place in places
     }
@@ -170,7 +203,9 @@ def checks(records: list[Record]) -> list[Check]:
         own = {place: values for place, values in medians.items() if place[2] == tasks}
         worst, where = max((max(v[system] for system in DENSE), place) for place, v in own.items())
         asked = f"{', '.join(DENSE)}, scope dense, {tasks} tasks: each <= {limit:g} x uniform"
-        found.append(Check(asked, f"{worst:.2f} at worst ({where[0]}, batch {where[1]})", worst <= limit))
+        found.append(
+            Check(asked, f"{worst:.2f} at worst ({where[0]}, batch {where[1]})", worst <= limit)
+        )
     worst, where = max((v[REPRESENTATION], place) for place, v in medians.items())
     asked = f"{REPRESENTATION}: <= {LIMIT_REPRESENTATION:g} x uniform"
     at = f"{where[0]}, batch {where[1]}, {where[2]} tasks"
@@ -188,4 +223,6 @@ def checks(records: list[Record]) -> list[Check]:
     return found
 
 
-SECTION = Section("balancers", "Gram balancers against uniform weights and torchjd", 5, collect, table, checks)
+SECTION = Section(
+    "balancers", "Gram balancers against uniform weights and torchjd", 5, collect, table, checks
+)

@@ -18,7 +18,9 @@ def collect(setup: Setup) -> list[Record]:
     records = []
     for shape in SHAPES:
         say(f"breakdown: {shape}")
-        records += in_child("breakdown", {"shape": shape, "rounds": setup.rounds, "home": str(setup.data)})
+        records += in_child(
+            "breakdown", {"shape": shape, "rounds": setup.rounds, "home": str(setup.data)}
+        )
     return records
 
 
@@ -46,7 +48,9 @@ def work(job: dict[str, Any]) -> list[Record]:
 
 
 def medians(record: Record) -> dict[str, float]:
-    """Milliseconds of a step by phase; the rest is what the trainer's loop takes beyond them, if anything."""
+    """Milliseconds of a step by phase; the rest is what the trainer's loop takes beyond them, if
+    anything.
+    """
     found = {phase: statistics.median(ms) for phase, ms in record["phases"].items()}
     whole = max(statistics.median(record["whole"]), found["sum"])
     found["rest"] = whole - found.pop("sum")
@@ -62,7 +66,10 @@ def table(records: list[Record]) -> str:
         cells = [f"{ms:.2f} ({ms / total:.0%})" for ms in found.values()]
         rate = f"{record['batch'] / total:.0f}"
         rows.append([record["shape"], f"{record['batch']}", f"{total:.2f}", rate, *cells])
-    return markdown(["data", "batch", "step, ms", "thousand rows/s", *(f"{phase}, ms" for phase in PHASES)], rows)
+    return markdown(
+        ["data", "batch", "step, ms", "thousand rows/s", *(f"{phase}, ms" for phase in PHASES)],
+        rows,
+    )
 
 
 SECTION = Section("breakdown", "Where a step's time goes", 3, collect, table)

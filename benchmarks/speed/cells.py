@@ -1,4 +1,6 @@
-"""The fixed cost of a cell, and two cells at once against one, through the engine that ``mtlkit bench`` uses."""
+"""The fixed cost of a cell, and two cells at once against one, through the engine that ``mtlkit
+bench`` uses.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +24,22 @@ def collect(setup: Setup) -> list[Record]:
         job = {"home": str(setup.data), "jobs": 1, "seeds": [0, 1, 2], "epochs": 1e-6}
         records.append({"kind": "fixed", "round": number} | in_child("cells", job))
         for jobs in (1, 2) if number % 2 == 0 else (2, 1):
-            job = {"home": str(setup.data), "jobs": jobs, "seeds": list(range(2 * jobs)), "epochs": EPOCHS}
-            records.append({"kind": f"jobs={jobs}", "round": number} | in_child("cells", job, cores=jobs))
+            job = {
+                "home": str(setup.data),
+                "jobs": jobs,
+                "seeds": list(range(2 * jobs)),
+                "epochs": EPOCHS,
+            }
+            records.append(
+                {"kind": f"jobs={jobs}", "round": number} | in_child("cells", job, cores=jobs)
+            )
     return records
 
 
 def work(job: dict[str, Any]) -> Record:
-    """In a process of its own, on the cores that it was given: run a grid and note when each cell was done."""
+    """In a process of its own, on the cores that it was given: run a grid and note when each cell
+    was done.
+    """
     from pathlib import Path
 
     from mtlkit.grid.engines.local import LocalEngine
@@ -82,18 +93,30 @@ def grid(dataset: str, home: Any, job: dict[str, Any]) -> list[Any]:
 
 
 def fixed_costs(record: Record) -> tuple[float, float]:
-    """Seconds of a cell of one step without its scoring: the first in a new worker, and the mean of the later ones."""
+    """Seconds of a cell of one step without its scoring: the first in a new worker, and the mean of
+    the later ones.
+    """
     cells = record["cells"]
     first = cells[0]["at"] - cells[0]["evaluation_seconds"]
-    later = [after["at"] - before["at"] - after["evaluation_seconds"] for before, after in pairwise(cells)]
+    later = [
+        after["at"] - before["at"] - after["evaluation_seconds"]
+        for before, after in pairwise(cells)
+    ]
     return first, statistics.mean(later)
 
 
 def speedups(records: list[Record]) -> tuple[list[float], list[float]]:
-    """Two at a time over one at a time, by round: by the rate of training alone, and cells a second of wall time."""
+    """Two at a time over one at a time, by round: by the rate of training alone, and cells a second
+    of wall time.
+    """
     training, wall = [], []
-    for one, two in zip(select(records, kind="jobs=1"), select(records, kind="jobs=2"), strict=True):
-        rates = [statistics.mean(cell["rows_per_second"] for cell in record["cells"]) for record in (one, two)]
+    for one, two in zip(
+        select(records, kind="jobs=1"), select(records, kind="jobs=2"), strict=True
+    ):
+        rates = [
+            statistics.mean(cell["rows_per_second"] for cell in record["cells"])
+            for record in (one, two)
+        ]
         training.append(2 * rates[1] / rates[0])
         spans = [record["cells"][-1]["at"] / len(record["cells"]) for record in (one, two)]
         wall.append(spans[0] / spans[1])
@@ -106,8 +129,14 @@ def table(records: list[Record]) -> str:
     training, wall = speedups(records)
     rows = [
         ["fixed cost of a cell, first in a new worker, s", spread([first for first, _ in costs])],
-        ["fixed cost of a cell in a worker that has run one, s", spread([later for _, later in costs])],
-        ["two cells at once on two cores / one on one, rows per second of training", spread(training)],
+        [
+            "fixed cost of a cell in a worker that has run one, s",
+            spread([later for _, later in costs]),
+        ],
+        [
+            "two cells at once on two cores / one on one, rows per second of training",
+            spread(training),
+        ],
         ["the same with start-up, scoring and storing, cells per second", spread(wall)],
     ]
     return markdown(["", "median (min-max)"], rows)
@@ -126,10 +155,20 @@ def checks(records: list[Record]) -> list[Check]:
     return [
         Check("fixed cost of a cell below 1 s, new worker", f"{first:.2f} s", first < FIXED),
         Check("fixed cost of a cell below 1 s, warm worker", f"{later:.2f} s", later < FIXED),
-        Check(asked + "rows per second of training", f"{training:.2f}, {each}", single and training >= TWICE),
-        Check(asked + "cells per second of wall time, all included", f"{wall:.2f}, {each}", single and wall >= TWICE),
+        Check(
+            asked + "rows per second of training",
+            f"{training:.2f}, {each}",
+            single and training >= TWICE,
+        ),
+        Check(
+            asked + "cells per second of wall time, all included",
+            f"{wall:.2f}, {each}",
+            single and wall >= TWICE,
+        ),
         Check("--jobs chooses one cell a core by itself", f"{chosen} on two cores", chosen == 2),
     ]
 
 
-SECTION = Section("cells", "The fixed cost of a cell, and two cells at once", 3, collect, table, checks)
+SECTION = Section(
+    "cells", "The fixed cost of a cell, and two cells at once", 3, collect, table, checks
+)

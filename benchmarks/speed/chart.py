@@ -52,16 +52,23 @@ def _title(axes: Axes, title: str, subtitle: str) -> None:
 
 def _legend_below(axes: Axes, columns: int, rows: int = 1) -> None:
     place = {"loc": "lower left", "bbox_to_anchor": (-0.02, -0.27 - 0.07 * rows)}
-    axes.legend(frameon=False, fontsize=7.5, ncols=columns, handlelength=1, columnspacing=1, **place)
+    axes.legend(
+        frameon=False, fontsize=7.5, ncols=columns, handlelength=1, columnspacing=1, **place
+    )
 
 
 def _training(axes: Axes, records: list[Record]) -> None:
     places = list(dict.fromkeys((record["shape"], record["batch"]) for record in records))
-    colours = dict(zip(training.SYSTEMS, (GREY, "#6d7780", COLOURS[0], COLOURS[5], COLOURS[2]), strict=True))
+    colours = dict(
+        zip(training.SYSTEMS, (GREY, "#6d7780", COLOURS[0], COLOURS[5], COLOURS[2]), strict=True)
+    )
     height = 0.8 / len(training.SYSTEMS)
     for row, (shape, batch) in enumerate(places):
         for place, system in enumerate(training.SYSTEMS):
-            own = [r["rows_per_second"] / 1000 for r in select(records, shape=shape, batch=batch, system=system)]
+            own = [
+                r["rows_per_second"] / 1000
+                for r in select(records, shape=shape, batch=batch, system=system)
+            ]
             if not own:
                 continue
             y = row - 0.4 + height * (place + 0.5)
@@ -75,7 +82,9 @@ def _training(axes: Axes, records: list[Record]) -> None:
             )
             axes.plot([min(own), max(own)], [y, y], color=INK, linewidth=0.8)
             axes.text(max(own), y, f" {middle:.0f}", va="center", fontsize=7, color=INK)
-    axes.set_yticks(range(len(places)), [f"{NAMES[shape]}\nbatch {batch}" for shape, batch in places])
+    axes.set_yticks(
+        range(len(places)), [f"{NAMES[shape]}\nbatch {batch}" for shape, batch in places]
+    )
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel("thousand rows per CPU second (line: extremes)")
@@ -99,7 +108,9 @@ def _balancers(axes: Axes, records: list[Record]) -> None:
             found = []
             for shape, batch in places:
                 factors = balancers.factors(records, shape=shape, batch=batch, tasks=tasks)
-                values = [statistics.median(factors[system]) for system in systems if system in factors]
+                values = [
+                    statistics.median(factors[system]) for system in systems if system in factors
+                ]
                 found += [pick(values)] if values else []
             middles.append((min(found), statistics.median(found), max(found)))
         x = range(len(counts))
@@ -108,7 +119,12 @@ def _balancers(axes: Axes, records: list[Record]) -> None:
         axes.plot(x, middle, color=colour, marker=marker, markersize=5, linewidth=1.6, label=label)
     limits = [balancers.LIMITS[tasks] for tasks in counts]
     axes.plot(
-        range(len(counts)), limits, color=COLOURS[1], linestyle=(0, (4, 2)), linewidth=1.2, label="target, scope dense"
+        range(len(counts)),
+        limits,
+        color=COLOURS[1],
+        linestyle=(0, (4, 2)),
+        linewidth=1.2,
+        label="target, scope dense",
     )
     axes.axhline(1, color=MUTED, linewidth=0.8)
     axes.set_xticks(range(len(counts)), [f"{tasks} tasks" for tasks in counts])
@@ -131,7 +147,15 @@ def _breakdown(axes: Axes, records: list[Record]) -> None:
             share = 100 * found[phase] / total
             axes.barh(row, share, 0.62, left=left, color=colour, label=phase if row == 0 else None)
             if share >= 7:
-                axes.text(left + share / 2, row, f"{share:.0f}", ha="center", va="center", fontsize=7.5, color="white")
+                axes.text(
+                    left + share / 2,
+                    row,
+                    f"{share:.0f}",
+                    ha="center",
+                    va="center",
+                    fontsize=7.5,
+                    color="white",
+                )
             left += share
         axes.text(101.5, row, f"{total:.1f} ms", va="center", fontsize=8, color=INK)
     names = [f"{NAMES[record['shape']]}\nbatch {record['batch']}" for record in records]
@@ -152,11 +176,21 @@ def _sparse(axes: Axes, records: list[Record]) -> None:
         own = [select(records, batch=batch, size=size)[0]["ms"] for size in sizes]
         middles = [statistics.median(ms) for ms in own]
         axes.fill_between(
-            sizes, [min(ms) for ms in own], [max(ms) for ms in own], color=colour, alpha=0.15, linewidth=0
+            sizes,
+            [min(ms) for ms in own],
+            [max(ms) for ms in own],
+            color=colour,
+            alpha=0.15,
+            linewidth=0,
         )
         axes.plot(sizes, middles, color=colour, marker=marker, markersize=5, linewidth=1.6)
         axes.annotate(
-            f"batch {batch}", (sizes[-1], middles[-1]), (0, 9), textcoords="offset points", ha="right", color=colour
+            f"batch {batch}",
+            (sizes[-1], middles[-1]),
+            (0, 9),
+            textcoords="offset points",
+            ha="right",
+            color=colour,
         )
     axes.set_xscale("log")
     axes.set_ylim(0, 1.15 * max(max(record["ms"]) for record in records))
@@ -164,4 +198,6 @@ def _sparse(axes: Axes, records: list[Record]) -> None:
     axes.set_ylabel("ms a step")
     axes.grid(axis="y", color=GRID)
     axes.tick_params(axis="x", which="minor", color=FAINT)
-    _title(axes, "Row-sparse tables", "The same batches on larger and larger tables; bands: extremes")
+    _title(
+        axes, "Row-sparse tables", "The same batches on larger and larger tables; bands: extremes"
+    )

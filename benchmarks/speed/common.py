@@ -89,14 +89,21 @@ def child(
         variables: Of the environment, beside this process's own.
     """
     pools = ("OMP", "MKL", "OPENBLAS", "NUMBA")
-    environment = os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in pools} | dict(variables or {})
+    environment = (
+        os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in pools} | dict(variables or {})
+    )
     command = [python, *arguments, json.dumps(job)]
     own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     try:
         if cores is not None and own:
             os.sched_setaffinity(0, own[:cores])  # inherited by the child
         process = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+            command,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
         )
     finally:
         if cores is not None and own:
@@ -108,13 +115,20 @@ def child(
 
 
 def in_child(section: str, job: Record, **options: Any) -> Any:
-    """The answer of a section's ``work`` to a job, in a fresh process with the environment of mtlkit's workers.
+    """The answer of a section's ``work`` to a job, in a fresh process with the environment of
+    mtlkit's workers.
 
-    A worker trains in its main thread; trainings that take turns have threads, which get memory as that one does.
+    A worker trains in its main thread; trainings that take turns have threads, which get memory as
+    that one does.
     """
     from mtlkit.grid.engines.local import MEMORY
 
-    return child([str(SCRIPT), "--work", section], job, variables=MEMORY | {"MALLOC_ARENA_MAX": "1"}, **options)
+    return child(
+        [str(SCRIPT), "--work", section],
+        job,
+        variables=MEMORY | {"MALLOC_ARENA_MAX": "1"},
+        **options,
+    )
 
 
 def say(text: str) -> None:
@@ -124,7 +138,11 @@ def say(text: str) -> None:
 
 def select(records: Iterable[Record], **wanted: Any) -> list[Record]:
     """The records with these values."""
-    return [record for record in records if all(record.get(key) == value for key, value in wanted.items())]
+    return [
+        record
+        for record in records
+        if all(record.get(key) == value for key, value in wanted.items())
+    ]
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
@@ -140,7 +158,9 @@ def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; columns after the first are aligned to the right where they hold numbers only."""
     body = [list(row) for row in rows]
-    right = [all(row[i][:1].isdigit() or row[i] in {"", "-"} for row in body) for i in range(len(head))]
+    right = [
+        all(row[i][:1].isdigit() or row[i] in {"", "-"} for row in body) for i in range(len(head))
+    ]
     rule = ["---:" if on else "---" for on in right]
     return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), rule, *body])
 

@@ -40,7 +40,9 @@ def census_folder(home: Path) -> Path:
 
 
 def ali_folder(home: Path, rows: int = ALI_ROWS) -> Path:
-    """The Ali-CCP-shaped set in the data home, written on first use; a tenth each for validation and test."""
+    """The Ali-CCP-shaped set in the data home, written on first use; a tenth each for validation
+    and test.
+    """
     folder = home / "speed" / f"ali-shaped-{rows}-{recipe()}"
     if read_manifest(folder) is None:
         write_dataset(folder, ali_shaped(rows), {"rows": rows})
@@ -48,7 +50,9 @@ def ali_folder(home: Path, rows: int = ALI_ROWS) -> Path:
 
 
 def recipe() -> str:
-    """A digest of all that the generated rows depend on, so that a set of an older recipe is not taken for this one."""
+    """A digest of all that the generated rows depend on, so that a set of an older recipe is not
+    taken for this one.
+    """
     sources = [inspect.getsource(function) for function in (ali_shaped, zipf, task_names)]
     told = [*sources, repr((VOCABULARIES, NUMBERS, ZIPF, EXTRA))]
     return hashlib.sha256("\0".join(told).encode()).hexdigest()[:12]
@@ -59,16 +63,20 @@ def open_dataset(name: str, home: Path) -> Dataset:
     return census(home) if name == "census" else read_dataset(ali_folder(home))
 
 
-def ali_shaped(rows: int, tasks: int = 2, vocabularies: Sequence[int] = VOCABULARIES, seed: int = 0) -> Dataset:
+def ali_shaped(
+    rows: int, tasks: int = 2, vocabularies: Sequence[int] = VOCABULARIES, seed: int = 0
+) -> Dataset:
     """Zipf-distributed ids, normal numbers and planted labels.
 
-    A task's log odds are a sum of effects of the ids and of the numbers, half of whose variance the tasks share. Rates
-    of 10 % and 3 %, above those of Ali-CCP, let a test split of modest size tell AUCs apart.
+    A task's log odds are a sum of effects of the ids and of the numbers, half of whose variance the
+    tasks share. Rates of 10 % and 3 %, above those of Ali-CCP, let a test split of modest size tell
+    AUCs apart.
     """
     rng = np.random.default_rng(seed)
     ids = np.empty((rows, len(vocabularies)), np.int32)
     dense = rng.standard_normal((rows, NUMBERS), dtype=np.float32)
-    # effects of large vocabularies are small: little can be learnt of an id that is seen a few times
+    # effects of large vocabularies are small: little can be learnt of an id that is seen a few
+    # times
     weight = rng.standard_normal((NUMBERS, tasks + 1)).astype(np.float32) * 0.15
     logits = dense @ weight  # (N, T + 1): the shared part, then each task's own
     for field, vocabulary in enumerate(vocabularies):
@@ -100,7 +108,9 @@ def task_names(tasks: int) -> list[str]:
 
 
 def zipf(rng: np.random.Generator, rows: int, vocabulary: int) -> np.ndarray:
-    """(rows,) int32 ranks from 0, the chance of rank r near (r + 1) ** -ZIPF, by the inverse of its continuous form."""
+    """(rows,) int32 ranks from 0, the chance of rank r near (r + 1) ** -ZIPF, by the inverse of its
+    continuous form.
+    """
     power = 1 - ZIPF
     top = (vocabulary + 1) ** power - 1
     drawn = (rng.random(rows) * top + 1) ** (1 / power)
@@ -113,7 +123,10 @@ def with_extra_tasks(dataset: Dataset, tasks: int, seed: int = 0) -> Dataset:
     extra = tuple(Task(name=EXTRA.format(t + 1)) for t in range(tasks - len(own)))
     schema = dataset.schema.model_copy(update={"tasks": own + extra, "funnel": None})
     vocabularies = [feature.vocab for feature in schema.of_kind("id")]
-    effects = [np.random.default_rng([seed, f]).standard_normal((v, len(extra))) for f, v in enumerate(vocabularies)]
+    effects = [
+        np.random.default_rng([seed, f]).standard_normal((v, len(extra)))
+        for f, v in enumerate(vocabularies)
+    ]
     splits = {}
     for place, (name, split) in enumerate(dataset.splits.items()):
         logits = np.zeros((len(split), len(extra)))

@@ -59,7 +59,9 @@ def areas(job: dict[str, Any]) -> Record:
 
 
 def run(job: dict[str, Any]) -> Record:
-    """One run with default evaluation: its seconds of training, of evaluation points and of the scoring at the end."""
+    """One run with default evaluation: its seconds of training, of evaluation points and of the
+    scoring at the end.
+    """
     from pathlib import Path
 
     import torch
@@ -98,7 +100,9 @@ def run(job: dict[str, Any]) -> Record:
 
 
 def shares(record: Record) -> dict[str, float]:
-    """Of evaluation: one pass of an epoch, all points of the training, the scoring at the end of the training."""
+    """Of evaluation: one pass of an epoch, all points of the training, the scoring at the end of
+    the training.
+    """
     epoch = record["train_seconds"] / record["epochs"]
     return {
         "one pass / epoch": record["point_seconds"] / record["points"] / epoch,
@@ -108,7 +112,9 @@ def shares(record: Record) -> dict[str, float]:
 
 
 def _split(records: list[Record]) -> tuple[list[Record], list[Record]]:
-    return [record for record in records if "rate" in record], [record for record in records if "run" in record]
+    return [record for record in records if "rate" in record], [
+        record for record in records if "run" in record
+    ]
 
 
 def table(records: list[Record]) -> str:
@@ -127,21 +133,33 @@ def table(records: list[Record]) -> str:
     ]
     second = []
     for record in runs:
-        cells = [record["run"], f"{record['epochs']:g}", f"{record['batch']:.0f}", f"{record['points']}"]
-        cells += [f"{record[part]:.1f}" for part in ("train_seconds", "point_seconds", "final_seconds")]
+        cells = [
+            record["run"],
+            f"{record['epochs']:g}",
+            f"{record['batch']:.0f}",
+            f"{record['points']}",
+        ]
+        cells += [
+            f"{record[part]:.1f}" for part in ("train_seconds", "point_seconds", "final_seconds")
+        ]
         second.append([*cells, *(f"{share:.1%}" for share in shares(record).values())])
     head = ["run on", "epochs", "batch", "points", "training, s", "points, s", "final scoring, s"]
     head += list(shares(runs[0])) if runs else []
     return "\n\n".join(
         [
-            markdown(["rows", "positive", "mtlkit, s", "scikit-learn, s", "times as fast", "difference"], first),
+            markdown(
+                ["rows", "positive", "mtlkit, s", "scikit-learn, s", "times as fast", "difference"],
+                first,
+            ),
             markdown(head, second),
         ]
     )
 
 
 def checks(records: list[Record]) -> list[Check]:
-    """Speed and equality of the AUC; the share of an epoch that one pass takes, with the other shares beside it."""
+    """Speed and equality of the AUC; the share of an epoch that one pass takes, with the other
+    shares beside it.
+    """
     found, runs = _split(records)
     checks = []
     for record in found:

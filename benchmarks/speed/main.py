@@ -29,14 +29,25 @@ def section(name: str) -> Section:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="speed.py", description="Speed of mtlkit against its peers, its targets and the hardware."
+        prog="speed.py",
+        description="Speed of mtlkit against its peers, its targets and the hardware.",
     )
     parser.add_argument("--only", default=",".join(NAMES), help=f"sections, of {', '.join(NAMES)}")
-    parser.add_argument("--rounds", type=int, help="paired repetitions; default: each section's own")
-    parser.add_argument("--data-dir", type=Path, help="the data home; default: $MTLKIT_DATA, else ./datasets")
-    parser.add_argument("--out", type=Path, default=OUT, help="where speed.json, speed.md and speed.png go")
-    parser.add_argument("--redraw", action="store_true", help="only write table and chart again, from speed.json")
-    parser.add_argument("--publish", action="store_true", help="also put them into benchmarks/README.md")
+    parser.add_argument(
+        "--rounds", type=int, help="paired repetitions; default: each section's own"
+    )
+    parser.add_argument(
+        "--data-dir", type=Path, help="the data home; default: $MTLKIT_DATA, else ./datasets"
+    )
+    parser.add_argument(
+        "--out", type=Path, default=OUT, help="where speed.json, speed.md and speed.png go"
+    )
+    parser.add_argument(
+        "--redraw", action="store_true", help="only write table and chart again, from speed.json"
+    )
+    parser.add_argument(
+        "--publish", action="store_true", help="also put them into benchmarks/README.md"
+    )
     parser.add_argument("--work", nargs=2, metavar=("SECTION", "JOB"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.work:
@@ -47,7 +58,9 @@ def main() -> None:
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"there is no section {unknown[0]!r}; they are {', '.join(NAMES)}")
     if "balancers" in names and importlib.util.find_spec("torchjd") is None:
-        parser.error("section balancers needs torchjd: pip install -c constraints.txt -e '.[parity]'")
+        parser.error(
+            "section balancers needs torchjd: pip install -c constraints.txt -e '.[parity]'"
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
     file = arguments.out / "speed.json"
     for name in names:
@@ -109,7 +122,9 @@ def machine() -> dict[str, Any]:
 def render(results: dict[str, Any]) -> str:
     """Targets, then every section's table, as Markdown."""
     found = {name: results["sections"][name] for name in NAMES if name in results["sections"]}
-    checks = [check for name, own in found.items() for check in section(name).checks(own["records"])]
+    checks = [
+        check for name, own in found.items() for check in section(name).checks(own["records"])
+    ]
     lines = ["| asked | measured | |", "|---|---|---|", *map(str, checks), ""] if checks else []
     for name, own in found.items():
         part = section(name)

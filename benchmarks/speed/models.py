@@ -24,20 +24,31 @@ from .turns import Pause
 EXPERTS, HIDDEN, TOWER = 8, 16, 8
 EXECUTION = ExecutionSettings(device="cpu", probes=False, save_scores=False, save_weights=False)
 TWINS: dict[str, dict[str, Any]] = {
-    "torch-rechub": {"norm": "batch", "gate_norm": "batch", "gate_bias": True, "embedding_std": 1e-4},
+    "torch-rechub": {
+        "norm": "batch",
+        "gate_norm": "batch",
+        "gate_bias": True,
+        "embedding_std": 1e-4,
+    },
     "fuxictr": {"numbers": "vector", "init": "xavier", "embedding_std": 1e-4},
 }
-"""Options with which the model has a peer's layers, and draws its initial parameters from the peer's distributions."""
+"""Options with which the model has a peer's layers, and draws its initial parameters from the
+peer's distributions.
+"""
 
 
 def count_cpu_seconds() -> None:
-    """Let the trainer time itself by the CPU time of this process, which neighbours on the machine do not lengthen."""
+    """Let the trainer time itself by the CPU time of this process, which neighbours on the machine
+    do not lengthen.
+    """
     trainer.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
 
 
 def mmoe(schema: Schema, width: int, seed: int = 0, **more: Any) -> MMoE:
     """Eight experts of one layer of 16, towers of one layer of 8; further options may be given."""
-    options = MMoE.Options(experts=EXPERTS, hidden=(HIDDEN,), tower=(TOWER,), embedding=width, **more)
+    options = MMoE.Options(
+        experts=EXPERTS, hidden=(HIDDEN,), tower=(TOWER,), embedding=width, **more
+    )
     torch.manual_seed(seed)
     return MMoE(schema, options)
 
@@ -48,10 +59,14 @@ def balancer(name: str, schema: Schema) -> Balancer:
     return kind(schema.tasks, kind.Options())
 
 
-def settings(dataset: Dataset, batch: int, windows: int, steps: int, **more: Any) -> TrainingSettings:
+def settings(
+    dataset: Dataset, batch: int, windows: int, steps: int, **more: Any
+) -> TrainingSettings:
     """A training of some windows of as many steps each, at a constant learning rate of 1e-3."""
     epochs = windows * steps * batch / len(dataset.splits["train"])
-    return TrainingSettings(epochs=epochs, batch_size=batch, lr=1e-3, schedule="constant", evaluations=windows, **more)
+    return TrainingSettings(
+        epochs=epochs, batch_size=batch, lr=1e-3, schedule="constant", evaluations=windows, **more
+    )
 
 
 def training(
@@ -66,17 +81,20 @@ def training(
     order: Tensor | None = None,
     **more: Any,
 ) -> Callable[[Pause], None]:
-    """A training through the trainer of ``mtlkit bench`` that pauses after each window; the first is a warm-up.
+    """A training through the trainer of ``mtlkit bench`` that pauses after each window; the first
+    is a warm-up.
 
     Args:
-        dataset: Its validation and test splits should be small, as they are scored after each window.
+        dataset: Its validation and test splits should be small, as they are scored after each
+            window.
         width: Of the embeddings.
         method: Name of the balancer.
         batch: Rows a batch.
         windows: To be timed.
         steps: A window.
         foldable: Whether the first layer may be folded into small vocabularies.
-        order: (rows of all steps,) what to train on, batch by batch; None for the trainer's own shuffle.
+        order: (rows of all steps,) what to train on, batch by batch; None for the trainer's own
+            shuffle.
         more: Settings.
     """
     own = settings(dataset, batch, windows + 1, steps, **more)
@@ -85,7 +103,9 @@ def training(
         model = mmoe(dataset.schema, width)
         model.embedding.foldable = foldable
         device = torch.device("cpu")
-        trainer = Trainer(model, balancer(method, dataset.schema), dataset, own, EXECUTION, 0, device)
+        trainer = Trainer(
+            model, balancer(method, dataset.schema), dataset, own, EXECUTION, 0, device
+        )
         if order is not None:
             trainer.stream = iter(order.split(batch))
         trainer.fit(lambda share: pause(trainer.timing["train_seconds"]))

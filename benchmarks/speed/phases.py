@@ -8,12 +8,15 @@ from typing import Any
 PHASES = ("gather", "look up", "forward", "backward", "optimiser", "rest")
 
 
-def timed_steps(dataset: Any, width: int, batch: int, steps: int, warm: int = 3) -> dict[str, list[float]]:
+def timed_steps(
+    dataset: Any, width: int, batch: int, steps: int, warm: int = 3
+) -> dict[str, list[float]]:
     """Milliseconds of each phase of each step, after some warm-up steps.
 
-    ``gather`` takes the batch's columns. ``look up`` is the forward pass beneath the model's first layer where the
-    embedded rows are made at all; where the first layer is folded into a small vocabulary it is part of ``forward``.
-    ``rest`` is a whole step of the trainer less the phases: learning rate, sums of losses and weights, bookkeeping.
+    ``gather`` takes the batch's columns. ``look up`` is the forward pass beneath the model's first
+    layer where the embedded rows are made at all; where the first layer is folded into a small
+    vocabulary it is part of ``forward``. ``rest`` is a whole step of the trainer less the phases:
+    learning rate, sums of losses and weights, bookkeeping.
     """
     import torch
 

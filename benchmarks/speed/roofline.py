@@ -1,9 +1,10 @@
 """What a step must do by arithmetic and memory, what the machine can do, and how near the two come.
 
-The dense part is everything above the embedded rows x: gates, experts, mixtures, towers and losses, forward and
-backward, down to the gradient of x. Its least time is the larger of its floating-point operations over the rate of a
-large single-precision matrix product and of its least bytes over the rate of a stream triad; the fraction reached is
-that over the measured time. What eats the rest is read off a profile, by kind of operation.
+The dense part is everything above the embedded rows x: gates, experts, mixtures, towers and losses,
+forward and backward, down to the gradient of x. Its least time is the larger of its floating-point
+operations over the rate of a large single-precision matrix product and of its least bytes over the
+rate of a stream triad; the fraction reached is that over the measured time. What eats the rest is
+read off a profile, by kind of operation.
 """
 
 from __future__ import annotations
@@ -48,9 +49,13 @@ def work(job: dict[str, Any]) -> list[Record]:
     """In a process of its own."""
     from .data import WIDTHS, head, open_dataset
 
-    dataset = head(open_dataset(job["shape"], Path(job["home"])), train=100_000, validation=2048, test=2048)
+    dataset = head(
+        open_dataset(job["shape"], Path(job["home"])), train=100_000, validation=2048, test=2048
+    )
     width = WIDTHS[job["shape"]]
-    return [one(dataset, width, batch) | {"shape": job["shape"], "batch": batch} for batch in BATCHES]
+    return [
+        one(dataset, width, batch) | {"shape": job["shape"], "batch": batch} for batch in BATCHES
+    ]
 
 
 def one(dataset: Any, width: int, batch: int) -> Record:
@@ -135,7 +140,9 @@ def dense_step(inputs: int, tasks: int, batch: int, models: Any) -> tuple[Callab
     from mtlkit.data.types import Feature, Schema, Task
 
     features = tuple(Feature(name=f"x{i}", kind="dense") for i in range(inputs))
-    model = models.mmoe(Schema(features=features, tasks=tuple(Task(name=f"t{t}") for t in range(tasks))), 8)
+    model = models.mmoe(
+        Schema(features=features, tasks=tuple(Task(name=f"t{t}") for t in range(tasks))), 8
+    )
     rows = dense_batch(inputs, tasks, batch)
     rows.dense.requires_grad_()
 
@@ -149,14 +156,18 @@ def dense_step(inputs: int, tasks: int, batch: int, models: Any) -> tuple[Callab
 
 
 def dense_bytes(batch: int, inputs: int, tasks: int, models: Any) -> float:
-    """The least traffic of the dense part: x is read twice and its gradient written, activations once each way."""
+    """The least traffic of the dense part: x is read twice and its gradient written, activations
+    once each way.
+    """
     hidden = models.EXPERTS * (models.HIDDEN + tasks) + tasks * (models.HIDDEN + models.TOWER + 1)
     weights = models.EXPERTS * (models.HIDDEN + tasks) * inputs
     return 4.0 * (batch * (3 * inputs + 4 * hidden) + 3 * weights)
 
 
 def step_bytes(rows: Any, model: Any, batch: int, inputs: int, tasks: int, models: Any) -> float:
-    """The least traffic of a whole step: columns, look-up, dense part, scatter, Adam on the rows that were touched."""
+    """The least traffic of a whole step: columns, look-up, dense part, scatter, Adam on the rows
+    that were touched.
+    """
     import torch
 
     embedded = sum(group.width * len(group.columns) for group in model.embedding.groups)
@@ -164,16 +175,22 @@ def step_bytes(rows: Any, model: Any, batch: int, inputs: int, tasks: int, model
     for group in model.embedding.groups:
         offsets = getattr(model.embedding, f"{group.parameter}_offsets")
         table = getattr(model.embedding, group.parameter)
-        own = len(torch.unique(rows.ids[:, list(group.columns)] + offsets)) if len(table) >= 100_000 else len(table)
+        own = (
+            len(torch.unique(rows.ids[:, list(group.columns)] + offsets))
+            if len(table) >= 100_000
+            else len(table)
+        )
         touched += own * group.width
     columns = batch * (rows.ids.shape[1] + rows.dense.shape[1] + tasks)
-    return 4.0 * (2 * columns + 2 * batch * embedded + batch * embedded + 8 * touched) + dense_bytes(
-        batch, inputs, tasks, models
-    )
+    return 4.0 * (
+        2 * columns + 2 * batch * embedded + batch * embedded + 8 * touched
+    ) + dense_bytes(batch, inputs, tasks, models)
 
 
 def profile(step: Callable[[], None]) -> dict[str, float]:
-    """Share of the dense part's time by kind of operation; what no operation takes is Python's and autograd's."""
+    """Share of the dense part's time by kind of operation; what no operation takes is Python's and
+    autograd's.
+    """
     import torch
 
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
@@ -211,7 +228,11 @@ def table(records: list[Record]) -> str:
             own = select(records, shape=shape, batch=batch)
             if not own:
                 continue
-            middle = {key: statistics.median(record[key] for record in own) for key in own[0] if key in NUMBERS}
+            middle = {
+                key: statistics.median(record[key] for record in own)
+                for key in own[0]
+                if key in NUMBERS
+            }
             reached = [fractions(record) for record in own]
             rows.append(
                 [
@@ -229,9 +250,14 @@ def table(records: list[Record]) -> str:
                 ]
             )
             kinds = sorted({kind for record in own for kind in record["profile"]})
-            shares = {kind: statistics.median(record["profile"].get(kind, 0.0) for record in own) for kind in kinds}
+            shares = {
+                kind: statistics.median(record["profile"].get(kind, 0.0) for record in own)
+                for kind in kinds
+            }
             listed = sorted(shares.items(), key=lambda item: -item[1])
-            eaten.append([shape, f"{batch}", "; ".join(f"{kind} {share:.0%}" for kind, share in listed)])
+            eaten.append(
+                [shape, f"{batch}", "; ".join(f"{kind} {share:.0%}" for kind, share in listed)]
+            )
     head = [
         "data",
         "batch",
@@ -241,21 +267,40 @@ def table(records: list[Record]) -> str:
         "Gflop/s, large / own shape",
         "triad, GB/s",
     ]
-    head += ["dense part, ms", "% of the roofline", "% of own shape's rate", "whole step, % of the roofline"]
-    return markdown(head, rows) + "\n\n" + markdown(["data", "batch", "the dense part's time"], eaten)
+    head += [
+        "dense part, ms",
+        "% of the roofline",
+        "% of own shape's rate",
+        "whole step, % of the roofline",
+    ]
+    return (
+        markdown(head, rows) + "\n\n" + markdown(["data", "batch", "the dense part's time"], eaten)
+    )
 
 
-NUMBERS = ("operations", "bytes", "step_bytes", "matrix_rate", "shaped_rate", "memory_rate", "dense_seconds")
+NUMBERS = (
+    "operations",
+    "bytes",
+    "step_bytes",
+    "matrix_rate",
+    "shaped_rate",
+    "memory_rate",
+    "dense_seconds",
+)
 
 
 def checks(records: list[Record]) -> list[Check]:
     """The fraction on the dense part at the larger batch."""
     found = []
     for shape in SHAPES:
-        own = [fractions(record)["dense"] for record in select(records, shape=shape, batch=BATCHES[-1])]
+        own = [
+            fractions(record)["dense"] for record in select(records, shape=shape, batch=BATCHES[-1])
+        ]
         if own:
             reached = statistics.median(own)
-            asked = f">= {LIMIT:.0%} of the roofline on the dense part, {shape}, batch {BATCHES[-1]}"
+            asked = (
+                f">= {LIMIT:.0%} of the roofline on the dense part, {shape}, batch {BATCHES[-1]}"
+            )
             found.append(Check(asked, f"{reached:.0%}", reached >= LIMIT))
     return found
 

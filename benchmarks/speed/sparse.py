@@ -1,7 +1,9 @@
-"""The step time of row-sparse embedding tables of 1e5, 1e6 and 1e7 rows, under batches of equally many distinct rows.
+"""The step time of row-sparse embedding tables of 1e5, 1e6 and 1e7 rows, under batches of equally
+many distinct rows.
 
-Every batch draws its rows afresh from the whole of the table. How often a row occurs within a batch follows Zipf's law
-and is the same for all sizes. So a large table is not read from a few rows that stay in the processor's cache.
+Every batch draws its rows afresh from the whole of the table. How often a row occurs within a batch
+follows Zipf's law and is the same for all sizes. So a large table is not read from a few rows that
+stay in the processor's cache.
 """
 
 from __future__ import annotations
@@ -48,9 +50,18 @@ def work(job: dict[str, Any]) -> list[Record]:
     from .turns import take_turns
 
     count_cpu_seconds()
-    windows = take_turns({str(size): run(size, job["sizes"][0], job["batch"], job["rounds"]) for size in job["sizes"]})
+    windows = take_turns(
+        {
+            str(size): run(size, job["sizes"][0], job["batch"], job["rounds"])
+            for size in job["sizes"]
+        }
+    )
     return [
-        {"batch": job["batch"], "size": int(size), "ms": [1000 * seconds / STEPS for seconds in found]}
+        {
+            "batch": job["batch"],
+            "size": int(size),
+            "ms": [1000 * seconds / STEPS for seconds in found],
+        }
         for size, found in windows.items()
     ]
 
@@ -64,11 +75,12 @@ def run(size: int, smallest: int, batch: int, windows: int) -> Callable[[Any], N
 
 
 def fresh_batches(size: int, smallest: int, batch: int, steps: int) -> tuple[Any, Any]:
-    """A data set whose table has ``size`` rows, and the order in which its rows make up the batches.
+    """A data set whose table has ``size`` rows, and the order in which its rows make up the
+    batches.
 
-    Ranks by Zipf's law within the smallest vocabulary, the same for every size, say which rows of a batch are one and
-    the same. A permutation of that vocabulary, drawn anew for every batch and field, gives each rank a block of the
-    table, and another draw its place in the block.
+    Ranks by Zipf's law within the smallest vocabulary, the same for every size, say which rows of a
+    batch are one and the same. A permutation of that vocabulary, drawn anew for every batch and
+    field, gives each rank a block of the table, and another draw its place in the block.
     """
     import torch
 
@@ -78,7 +90,10 @@ def fresh_batches(size: int, smallest: int, batch: int, steps: int) -> tuple[Any
     rows = steps * batch
     dataset = ali_shaped(max(-(-5 * rows // 4), 10 * SCORED), vocabularies=[vocabulary] * FIELDS)
     dataset = head(dataset, train=rows, validation=SCORED, test=SCORED)
-    shared, own = np.random.default_rng(0), np.random.default_rng(1)  # what all sizes have in common, and the rest
+    shared, own = (
+        np.random.default_rng(0),
+        np.random.default_rng(1),
+    )  # what all sizes have in common, and the rest
     order = shared.permutation(rows)
     ids = dataset.splits["train"].ids
     for step in range(steps):
@@ -89,10 +104,14 @@ def fresh_batches(size: int, smallest: int, batch: int, steps: int) -> tuple[Any
     for name in ("validation", "test"):
         dataset.splits[name].ids[:] *= scale
     features = tuple(
-        feature.model_copy(update={"vocab": vocabulary * scale}) if feature.kind == "id" else feature
+        feature.model_copy(update={"vocab": vocabulary * scale})
+        if feature.kind == "id"
+        else feature
         for feature in dataset.schema.features
     )
-    return replace(dataset, schema=dataset.schema.model_copy(update={"features": features})), torch.from_numpy(order)
+    return replace(
+        dataset, schema=dataset.schema.model_copy(update={"features": features})
+    ), torch.from_numpy(order)
 
 
 def table(records: list[Record]) -> str:
@@ -102,8 +121,17 @@ def table(records: list[Record]) -> str:
     for batch in sorted({record["batch"] for record in records}):
         own = {size: select(records, batch=batch, size=size)[0]["ms"] for size in sizes}
         base = own[sizes[0]]
-        rows.append([f"{batch}", *(spread(own[size]) for size in sizes), spread(ratios(own[sizes[-1]], base))])
-    return markdown(["batch", *(f"ms a step, {size:.0e} rows" for size in sizes), "largest / smallest table"], rows)
+        rows.append(
+            [
+                f"{batch}",
+                *(spread(own[size]) for size in sizes),
+                spread(ratios(own[sizes[-1]], base)),
+            ]
+        )
+    return markdown(
+        ["batch", *(f"ms a step, {size:.0e} rows" for size in sizes), "largest / smallest table"],
+        rows,
+    )
 
 
 def checks(records: list[Record]) -> list[Check]:

@@ -1,14 +1,16 @@
 """Rows per CPU second, peak memory and test AUC of mtlkit, Torch-RecHub and FuxiCTR.
 
-A round runs every system once on the same rows, each in a fresh process on one thread, in an order that is reversed
-from round to round; the round's number is the seed. Peers come from PyPI into environments of their own, made on first
-use. Every system trains two steps with a model that is thrown away, then the timed passes, and is scored as it is after
-the last of them: none chooses a point by validation.
+A round runs every system once on the same rows, each in a fresh process on one thread, in an order
+that is reversed from round to round; the round's number is the seed. Peers come from PyPI into
+environments of their own, made on first use. Every system trains two steps with a model that is
+thrown away, then the timed passes, and is scored as it is after the last of them: none chooses a
+point by validation.
 
-A speed counts only where the same system learns no less than that peer: see :func:`verdict`. After so few steps an AUC
-is first of all a matter of the initial parameters. Each peer therefore has a twin, mtlkit with that peer's layers,
-treatment of numbers, initial distributions and clipping, and targets are judged on these pairs. Plain ``mtlkit``, with
-its own defaults, is measured for information.
+A speed counts only where the same system learns no less than that peer: see :func:`verdict`. After
+so few steps an AUC is first of all a matter of the initial parameters. Each peer therefore has a
+twin, mtlkit with that peer's layers, treatment of numbers, initial distributions and clipping, and
+targets are judged on these pairs. Plain ``mtlkit``, with its own defaults, is measured for
+information.
 """
 
 from __future__ import annotations
@@ -34,10 +36,15 @@ from .common import (
     spread,
 )
 
-PEERS = {"torch-rechub": ("torch-rechub==0.9.0", "rechub.py"), "fuxictr": ("fuxictr==2.3.10", "fuxi.py")}
+PEERS = {
+    "torch-rechub": ("torch-rechub==0.9.0", "rechub.py"),
+    "fuxictr": ("fuxictr==2.3.10", "fuxi.py"),
+}
 TWINS = {peer: f"mtlkit as {peer}" for peer in PEERS}
 SYSTEMS = (*PEERS, "mtlkit", *TWINS.values())
-SETTINGS: dict[str, dict[str, Any]] = {TWINS["fuxictr"]: {"clip_norm": 10.0}}  # as FuxiCTR's loop does
+SETTINGS: dict[str, dict[str, Any]] = {
+    TWINS["fuxictr"]: {"clip_norm": 10.0}
+}  # as FuxiCTR's loop does
 PLACES = {  # data set and batch to the rows that every system trains on, how often, and the rows that it is tested on
     ("census", 1024): {"train": 199_523, "passes": 2, "test": 49_881},
     ("census", 4096): {"train": 199_523, "passes": 3, "test": 49_881},
@@ -77,7 +84,9 @@ def collect(setup: Setup) -> list[Record]:
                 else:
                     found = in_child("training", job)
                 records.append(where | found)
-                say(f"training: {shape}, batch {batch}, round {number + 1}, {system}: {shown(found)}")
+                say(
+                    f"training: {shape}, batch {batch}, round {number + 1}, {system}: {shown(found)}"
+                )
     return records
 
 
@@ -96,7 +105,16 @@ def environment(name: str) -> str:
         say(f"installing {package} into {home}")
         venv.create(home, with_pip=True, clear=True)
         constraints = HOME.parent / "constraints.txt"
-        pip = [str(python), "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", str(constraints)]
+        pip = [
+            str(python),
+            "-m",
+            "pip",
+            "install",
+            "-q",
+            "--disable-pip-version-check",
+            "-c",
+            str(constraints),
+        ]
         subprocess.run([*pip, "torch"], check=True)
         subprocess.run([*pip, package], check=True)
         (home / "ready").touch()
@@ -118,20 +136,33 @@ def work(job: dict[str, Any]) -> Record:
 
     models.count_cpu_seconds()
     whole = read_dataset(Path(job["folder"]))
-    dataset = head(whole, train=job["rows"]["train"], validation=2 * job["batch"], test=job["rows"]["test"])
+    dataset = head(
+        whole, train=job["rows"]["train"], validation=2 * job["batch"], test=job["rows"]["test"]
+    )
     system = job["system"]
     options = next((models.TWINS[peer] for peer, twin in TWINS.items() if twin == system), {})
-    own = {"batch_size": job["batch"], "lr": 1e-3, "schedule": "constant", "evaluations": 1} | SETTINGS.get(system, {})
+    own = {
+        "batch_size": job["batch"],
+        "lr": 1e-3,
+        "schedule": "constant",
+        "evaluations": 1,
+    } | SETTINGS.get(system, {})
 
     def train(epochs: float) -> FitResult:
         model = models.mmoe(dataset.schema, job["width"], job["seed"], **options)
         settings = TrainingSettings(epochs=epochs, **own)
         uniform = models.balancer("uniform", dataset.schema)
-        trainer = Trainer(model, uniform, dataset, settings, models.EXECUTION, job["seed"], torch.device("cpu"))
+        trainer = Trainer(
+            model, uniform, dataset, settings, models.EXECUTION, job["seed"], torch.device("cpu")
+        )
 
-        def keep_last(share: float) -> None:  # peers are scored as they are after the last step, so is this
+        def keep_last(
+            share: float,
+        ) -> None:  # peers are scored as they are after the last step, so is this
             for best in trainer.bests:
-                best.state = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+                best.state = {
+                    name: value.clone() for name, value in trainer.model.state_dict().items()
+                }
 
         return trainer.fit(keep_last)
 
@@ -147,7 +178,8 @@ def work(job: dict[str, Any]) -> Record:
 def factor(records: list[Record], system: str, base: str) -> list[float]:
     """Rates of a system over those of another, by round."""
     rates = [
-        {record["seed"]: record["rows_per_second"] for record in select(records, system=s)} for s in (system, base)
+        {record["seed"]: record["rows_per_second"] for record in select(records, system=s)}
+        for s in (system, base)
     ]
     return [rates[0][seed] / rates[1][seed] for seed in rates[1]]
 
@@ -173,9 +205,22 @@ def table(records: list[Record]) -> str:
             over = {peer: spread(factor(here, system, peer), ".1f") for peer in others}
             gaps = {peer: shown_gaps(shortfall(here, system, peer)) for peer in others}
             beside = [found.get(peer, "-") for found in (over, gaps) for peer in PEERS]
-            rows.append([shape, f"{batch}", system, rates, *beside[:2], memory, *areas, *beside[2:]])
-    head = ["data", "batch", "system", "thousand rows/s", *(f"x {peer}" for peer in PEERS), "peak memory, GB"]
-    head += ["first task, test AUC", "second task, test AUC", *(f"AUC less that of {peer}" for peer in PEERS)]
+            rows.append(
+                [shape, f"{batch}", system, rates, *beside[:2], memory, *areas, *beside[2:]]
+            )
+    head = [
+        "data",
+        "batch",
+        "system",
+        "thousand rows/s",
+        *(f"x {peer}" for peer in PEERS),
+        "peak memory, GB",
+    ]
+    head += [
+        "first task, test AUC",
+        "second task, test AUC",
+        *(f"AUC less that of {peer}" for peer in PEERS),
+    ]
     return markdown(head, rows)
 
 
@@ -202,20 +247,30 @@ def checks(records: list[Record]) -> list[Check]:
 
 def shortfall(records: list[Record], system: str, peer: str) -> list[list[float]]:
     """By task: the test AUC of a system less the peer's, seed by seed."""
-    own, other = ({record["seed"]: record["auc"] for record in select(records, system=s)} for s in (system, peer))
-    by_seed = [[mine - theirs for mine, theirs in zip(own[seed], other[seed], strict=True)] for seed in other]
+    own, other = (
+        {record["seed"]: record["auc"] for record in select(records, system=s)}
+        for s in (system, peer)
+    )
+    by_seed = [
+        [mine - theirs for mine, theirs in zip(own[seed], other[seed], strict=True)]
+        for seed in other
+    ]
     return [list(gaps) for gaps in zip(*by_seed, strict=True)]
 
 
 def verdict(gaps: list[list[float]]) -> bool | None:
     """Whether a system learns no less than a peer on every task; None with fewer than three rounds.
 
-    It learns less on a task where its AUC, paired by seed, is on average more than .003 below the peer's and the 95 %
-    t-interval of that mean lies below zero: a shortfall that matters and that is not the seeds'.
+    It learns less on a task where its AUC, paired by seed, is on average more than .003 below the
+    peer's and the 95 % t-interval of that mean lies below zero: a shortfall that matters and that
+    is not the seeds'.
     """
     if min(map(len, gaps)) < LEAST_ROUNDS:
         return None
-    return not any(statistics.mean(own) < -MARGIN and statistics.mean(own) + half_width(own) < 0 for own in gaps)
+    return not any(
+        statistics.mean(own) < -MARGIN and statistics.mean(own) + half_width(own) < 0
+        for own in gaps
+    )
 
 
 def half_width(gaps: list[float]) -> float:
@@ -229,9 +284,12 @@ def half_width(gaps: list[float]) -> float:
 def shown_gaps(gaps: list[list[float]]) -> str:
     """Means by task, with their intervals where there are enough rounds."""
     return ", ".join(
-        f"{statistics.mean(own):+.4f}" + (f" ± {half_width(own):.4f}" if len(own) >= LEAST_ROUNDS else "")
+        f"{statistics.mean(own):+.4f}"
+        + (f" ± {half_width(own):.4f}" if len(own) >= LEAST_ROUNDS else "")
         for own in gaps
     )
 
 
-SECTION = Section("training", "Training against Torch-RecHub and FuxiCTR", 5, collect, table, checks)
+SECTION = Section(
+    "training", "Training against Torch-RecHub and FuxiCTR", 5, collect, table, checks
+)

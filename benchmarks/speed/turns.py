@@ -1,7 +1,8 @@
 """Several trainings in one process that take turns, a window of steps at a time.
 
-A window of each is timed in every round, so that a machine that slows down slows all of them, and nothing of a training
-is rebuilt between rounds. Only the one whose turn it is runs; the others wait.
+A window of each is timed in every round, so that a machine that slows down slows all of them, and
+nothing of a training is rebuilt between rounds. Only the one whose turn it is runs; the others
+wait.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The contract of a balancer: it sees one optimiser step and answers with task weights, or with a direction."""
+"""The contract of a balancer: it sees one optimiser step and answers with task weights, or with a
+direction.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ Scope = Literal["dense", "all", "representation"]
 
 
 class Step(Protocol):
-    """What a balancer may ask about the batch at hand. Everything is computed on first use and kept.
+    """What a balancer may ask about the batch at hand. Everything is computed on first use and
+    kept.
 
     Attributes:
         losses: (T,) detached losses of the tasks, objectives summed by owner.
@@ -37,10 +40,13 @@ class Step(Protocol):
     seed: int
 
     def gramian(self, scope: Scope | None = None) -> Tensor:
-        """(T, T) float64 inner products of the task gradients over the shared parameters of a scope."""
+        """(T, T) float64 inner products of the task gradients over the shared parameters of a
+        scope.
+        """
 
     def jacobian(self, scope: Scope | None = None) -> Tensor:
-        """(T, P) task gradients over the shared parameters of a scope, zero where a task does not reach.
+        """(T, P) task gradients over the shared parameters of a scope, zero where a task does not
+        reach.
 
         A balancer that asks for those of the representation has ``needs = "rows"``.
         """
@@ -49,13 +55,17 @@ class Step(Protocol):
         """Where each parameter tensor stands in the columns of ``rows``."""
 
     def grad_norms(self, part: str) -> Tensor:
-        """(T,) gradient norms over one tensor of ``parts``, or over ``"last"``, the last shared weight."""
+        """(T,) gradient norms over one tensor of ``parts``, or over ``"last"``, the last shared
+        weight.
+        """
 
     def fresh_batch(self) -> Step:
         """The same questions about an independent batch, at the same parameters."""
 
     def after_step(self, callback: Callable[[Tensor], None]) -> None:
-        """Have a function called with the (T,) losses on the same batch after the optimiser has stepped."""
+        """Have a function called with the (T,) losses on the same batch after the optimiser has
+        stepped.
+        """
 
 
 @dataclass(frozen=True)
@@ -63,7 +73,8 @@ class SharedGradient:
     """A gradient for the shared parameters of a scope that is no weighted sum of task gradients.
 
     Args:
-        vector: (P,) in the order of ``Step.rows``. Parameters outside the scope receive weights of 1.
+        vector: (P,) in the order of ``Step.rows``. Parameters outside the scope receive weights of
+            1.
         scope: The scope of those rows.
     """
 
@@ -80,10 +91,11 @@ class Balancer(nn.Module, ABC):
 
     Attributes:
         needs: The most that it asks of a step.
-        scale: Whether its weights sum to the number of active tasks, or have the length that the method gives them.
+        scale: Whether its weights sum to the number of active tasks, or have the length that the
+            method gives them.
         signed: Whether it may give a task a negative weight.
-        scopes: What its gradients may be taken over; methods that compare gradients of several batches need
-            parameters, as the representation of one batch is not that of another.
+        scopes: What its gradients may be taken over; methods that compare gradients of several
+            batches need parameters, as the representation of one batch is not that of another.
     """
 
     class Options(Settings):
@@ -103,25 +115,33 @@ class Balancer(nn.Module, ABC):
         self.update_every: int = getattr(options, "update_every", 1)
         self.last_weights: Tensor
         # (T,) the last weights, NaN before the first
-        self.register_buffer("last_weights", torch.full((len(tasks),), torch.nan, dtype=torch.float64))
+        self.register_buffer(
+            "last_weights", torch.full((len(tasks),), torch.nan, dtype=torch.float64)
+        )
 
     @classmethod
-    def expand(cls, name: str, tasks: Sequence[Task], options: Settings) -> list[tuple[str, Settings]]:
-        """What an entry of a grid stands for: itself; a sweep is several balancers, by name and with options."""
+    def expand(
+        cls, name: str, tasks: Sequence[Task], options: Settings
+    ) -> list[tuple[str, Settings]]:
+        """What an entry of a grid stands for: itself; a sweep is several balancers, by name and
+        with options.
+        """
         return [(name, options)]
 
     @abstractmethod
     def forward(self, step: Step) -> Tensor | SharedGradient:
         """Task weights (T,), 0 for idle tasks, or a direction.
 
-        Weights of a ``simplex`` balancer sum to the number of active tasks, those of a ``native`` one have the length
-        that the method gives them.
+        Weights of a ``simplex`` balancer sum to the number of active tasks, those of a ``native``
+        one have the length that the method gives them.
         """
 
     def decide(self, step: Step) -> Tensor | SharedGradient:
-        """The answer to a step: a new one in every ``update_every``-th step, and between them the last weights.
+        """The answer to a step: a new one in every ``update_every``-th step, and between them the
+        last weights.
 
-        New ones are made sooner for a task that was idle when they were, and when those of all active tasks are 0.
+        New ones are made sooner for a task that was idle when they were, and when those of all
+        active tasks are 0.
         """
         if self.update_every == 1:
             return self(step)
@@ -130,11 +150,15 @@ class Balancer(nn.Module, ABC):
             weights = torch.where(step.active, self.last_weights, 0.0).to(step.losses)
             return on_simplex(weights, step.active) if self.scale == "simplex" else weights
         weights = self(step)
-        self.last_weights = torch.where(step.active, weights.to(self.last_weights), self.last_weights)
+        self.last_weights = torch.where(
+            step.active, weights.to(self.last_weights), self.last_weights
+        )
         return weights
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Load; a buffer that is (T, 0) until the first step makes it (T, P) takes the shape of the loaded one."""
+        """Load; a buffer that is (T, 0) until the first step makes it (T, P) takes the shape of the
+        loaded one.
+        """
         for name, value in self._buffers.items():
             loaded = state_dict.get(prefix + name)
             if value is None or loaded is None or value.shape[:1] != loaded.shape[:1]:
@@ -173,13 +197,17 @@ class GramBalancer(Balancer):
 
     @abstractmethod
     def solve(self, problem: GramProblem) -> np.ndarray:
-        """(A,) weights of the active tasks; a ``simplex`` balancer may return any positive multiple of them."""
+        """(A,) weights of the active tasks; a ``simplex`` balancer may return any positive multiple
+        of them.
+        """
 
     def forward(self, step: Step) -> Tensor:
         return self.weigh(step, step.gramian())
 
     def weigh(self, step: Step, inner: Tensor) -> Tensor:
-        """(T,) weights for inner products (T, T) that need not be the step's own, as when a method scales gradients."""
+        """(T,) weights for inner products (T, T) that need not be the step's own, as when a method
+        scales gradients.
+        """
         tasks = np.flatnonzero(step.active.cpu().numpy())
         gram = inner.double().cpu().numpy()
         gram = gram if len(tasks) == len(gram) else gram[np.ix_(tasks, tasks)]
@@ -206,7 +234,9 @@ def softmax_over(logits: Tensor, active: Tensor) -> Tensor:
 
 
 def simplex_points(tasks: int, n: int) -> np.ndarray:
-    """(n, tasks) positive weights that sum to 1, spread evenly; from three tasks on the first are equal."""
+    """(n, tasks) positive weights that sum to 1, spread evenly; from three tasks on the first are
+    equal.
+    """
     if tasks == 1:
         return np.ones((1, 1))
     if tasks == 2:
@@ -226,12 +256,15 @@ def per_task(name: str, values: Sequence[float], tasks: Sequence[Task], default:
     """
     if values and len(values) != len(tasks):
         names = ", ".join(task.name for task in tasks)
-        raise UsageError(f"{name} needs one number for each of {names}.", f"{name}={':'.join('1' * len(tasks))}")
+        raise UsageError(
+            f"{name} needs one number for each of {names}.", f"{name}={':'.join('1' * len(tasks))}"
+        )
     return torch.tensor(values or (default,) * len(tasks))
 
 
 class Adam(nn.Module):
-    """Adam (arXiv:1412.6980) on a small tensor of a balancer's own, with all of its state in buffers.
+    """Adam (arXiv:1412.6980) on a small tensor of a balancer's own, with all of its state in
+    buffers.
 
     Args:
         size: Length of the tensor.

@@ -1,7 +1,7 @@
 """Algebra on Gram matrices of task gradients: everything that only needs inner products.
 
-Most of it works on unit gradients, whose Gram matrix holds the cosines: norms may then differ by many powers of ten
-without any loss of digits.
+Most of it works on unit gradients, whose Gram matrix holds the cosines: norms may then differ by
+many powers of ten without any loss of digits.
 """
 
 from __future__ import annotations
@@ -23,7 +23,9 @@ def scatter(values: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
 
 
 def factor(gram: np.ndarray) -> np.ndarray:
-    """A (T, T) matrix whose columns have the given inner products: ``A.T @ A == gram``, exact in short columns, too."""
+    """A (T, T) matrix whose columns have the given inner products: ``A.T @ A == gram``, exact in
+    short columns, too.
+    """
     place, cosines, norms = unit_rows(gram)
     out = np.zeros_like(gram)
     out[: len(place), place] = _factor(cosines) * norms
@@ -53,9 +55,9 @@ def min_norm(gram: np.ndarray) -> np.ndarray:
 def min_norm_point(points: np.ndarray) -> np.ndarray:
     """The point of least norm in the convex hull of the columns of a matrix.
 
-    Exact, as a non-negative least-squares problem: for the u >= 0 that minimises ``|A u|^2 + (1 - sum u)^2``,
-    ``u / sum u`` minimises ``|A a|^2`` over the simplex, because for a fixed direction a the best length leaves
-    ``m / (1 + m)`` with ``m = |A a|^2``, which grows with m.
+    Exact, as a non-negative least-squares problem: for the u >= 0 that minimises ``|A u|^2 + (1 -
+    sum u)^2``, ``u / sum u`` minimises ``|A a|^2`` over the simplex, because for a fixed direction
+    a the best length leaves ``m / (1 + m)`` with ``m = |A a|^2``, which grows with m.
 
     Args:
         points: (P, T).
@@ -67,7 +69,9 @@ def min_norm_point(points: np.ndarray) -> np.ndarray:
     largest = np.abs(points).max()
     if largest <= 0:
         return np.full(size, 1 / size)
-    solution = non_negative(np.vstack([points / largest, np.ones(size)]), np.append(np.zeros(len(points)), 1.0))
+    solution = non_negative(
+        np.vstack([points / largest, np.ones(size)]), np.append(np.zeros(len(points)), 1.0)
+    )
     return solution / solution.sum()
 
 
@@ -103,8 +107,9 @@ def equal_cosines(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         cosines: (N, N).
 
     Returns:
-        x (N,), for which the projections are all 1, or nearest to 1 where they cannot all be equal and non-zero; and
-        what keeps them from it: the part (N,) of the ones that no sum can reach, itself weights of a vanishing sum.
+        x (N,), for which the projections are all 1, or nearest to 1 where they cannot all be equal
+        and non-zero; and what keeps them from it: the part (N,) of the ones that no sum can reach,
+        itself weights of a vanishing sum.
     """
     values, vectors = np.linalg.eigh(cosines)
     reached = values > NO_RANK * values.max()
@@ -116,9 +121,10 @@ def equal_cosines(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
     """The nearest vectors that conflict with none of some unit vectors.
 
-    The projection of ``sum_t u_t e_t`` is ``sum_t (u_t + y_t) e_t`` with the y >= 0 that makes it shortest, for which
-    ``y * z = 0`` where ``z = C (u + y) >= 0``: a linear complementarity problem, solved by block principal pivoting
-    (doi:10.1137/110821172), or by non-negative least squares where that does not settle.
+    The projection of ``sum_t u_t e_t`` is ``sum_t (u_t + y_t) e_t`` with the y >= 0 that makes it
+    shortest, for which ``y * z = 0`` where ``z = C (u + y) >= 0``: a linear complementarity
+    problem, solved by block principal pivoting (doi:10.1137/110821172), or by non-negative least
+    squares where that does not settle.
 
     Args:
         cosines: C (N, N).
@@ -131,7 +137,8 @@ def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
         return points
     size = len(cosines)
     if size > FEW:
-        # with every other vector in play, y is a row of the inverse; its signs are a good first guess
+        # with every other vector in play, y is a row of the inverse; its signs are a good first
+        # guess
         guess = np.linalg.inv(cosines + 1e-3 * np.eye(size))
         held = (points @ guess > 0) & (points == 0)
     else:
@@ -165,10 +172,10 @@ def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
 def fair_weights(gram: np.ndarray, alpha: float) -> np.ndarray:
     """The a > 0 with ``G a = a ** (-1 / alpha)``; 0 where a gradient is zero.
 
-    With norms n, h = n^((1 - alpha) / (1 + alpha)), cosines C and ``a = z / n`` this reads ``C z = h x^(-1/alpha)``,
-    x = z / h: the minimum of ``z C z / 2 - sum h^2 p(x)``, p' = x^(-1/alpha), found by Newton's method with a line
-    search. Where gradients oppose each other so that no step serves all, the solution would be infinite; a ridge of
-    ``NO_RANK`` on C keeps it finite.
+    With norms n, h = n^((1 - alpha) / (1 + alpha)), cosines C and ``a = z / n`` this reads ``C z =
+    h x^(-1/alpha)``, x = z / h: the minimum of ``z C z / 2 - sum h^2 p(x)``, p' = x^(-1/alpha),
+    found by Newton's method with a line search. Where gradients oppose each other so that no step
+    serves all, the solution would be infinite; a ridge of ``NO_RANK`` on C keeps it finite.
 
     Args:
         gram: (T, T), positive semidefinite.
@@ -181,7 +188,9 @@ def fair_weights(gram: np.ndarray, alpha: float) -> np.ndarray:
     unit = norms.max()
     h = (norms / unit) ** ((1 - alpha) / (1 + alpha))
     matrix = cosines + NO_RANK * np.eye(len(place))
-    z = h * ((h @ h) / (h @ matrix @ h)) ** (alpha / (1 + alpha))  # the best multiple of the answer without conflict
+    z = h * ((h @ h) / (h @ matrix @ h)) ** (
+        alpha / (1 + alpha)
+    )  # the best multiple of the answer without conflict
     z = fair_point(matrix, h, alpha, z)
     return limited(scatter(z / norms * unit ** ((1 - alpha) / (1 + alpha)), place, len(gram)))
 

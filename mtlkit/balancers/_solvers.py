@@ -8,7 +8,9 @@ import numba
 import numpy as np
 
 kernel: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
-sums: Any = numba.njit(nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
+sums: Any = numba.njit(
+    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
+)
 """As ``kernel``, with sums in any order, so that they are vectorised."""
 
 NO_LENGTH = 1e-12  # a gradient that is shorter than the longest by this factor counts as zero
@@ -34,7 +36,9 @@ def surgery(gram: np.ndarray, orders: np.ndarray) -> np.ndarray:
 
 
 @kernel
-def vaccination(gram: np.ndarray, orders: np.ndarray, goals: np.ndarray, beta: float, highest: float) -> np.ndarray:
+def vaccination(
+    gram: np.ndarray, orders: np.ndarray, goals: np.ndarray, beta: float, highest: float
+) -> np.ndarray:
     """(T,) weights of gradvac; ``goals`` (T, T), the target cosines, follow the present ones."""
     size = len(gram)
     norms = np.sqrt(np.maximum(np.diag(gram), 0))
@@ -50,7 +54,9 @@ def vaccination(gram: np.ndarray, orders: np.ndarray, goals: np.ndarray, beta: f
             phi = min(1.0, max(-1.0, inner[j] / norm / norms[j]))
             goal = min(goals[i, j], highest)
             if phi < goal:
-                longer = np.sqrt(1 - phi**2) / np.sqrt(1 - goal**2)  # what is orthogonal to g_j stays
+                longer = np.sqrt(1 - phi**2) / np.sqrt(
+                    1 - goal**2
+                )  # what is orthogonal to g_j stays
                 more = norm / norms[j] * (goal * longer - phi)
                 total[j] += more
                 inner += more * gram[j]
@@ -82,7 +88,8 @@ def unit_rows(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @sums
 def solve_positive(matrix: np.ndarray, target: np.ndarray) -> bool:
-    """Solve a positive definite system by Cholesky's method; the lower triangle and ``target`` are overwritten.
+    """Solve a positive definite system by Cholesky's method; the lower triangle and ``target`` are
+    overwritten.
 
     Returns:
         Whether it is positive definite.
@@ -113,7 +120,8 @@ def solve_positive(matrix: np.ndarray, target: np.ndarray) -> bool:
 
 @kernel
 def pivot(matrix: np.ndarray, offset: np.ndarray, active: np.ndarray, y: np.ndarray) -> bool:
-    """Block principal pivoting: y >= 0 with z = matrix y + offset >= 0 and one of the two 0 in each entry.
+    """Block principal pivoting: y >= 0 with z = matrix y + offset >= 0 and one of the two 0 in each
+    entry.
 
     Args:
         matrix: (N, N), positive definite.
@@ -157,7 +165,9 @@ def pivot(matrix: np.ndarray, offset: np.ndarray, active: np.ndarray, y: np.ndar
 
 
 @kernel
-def pivot_all(matrix: np.ndarray, points: np.ndarray, guesses: np.ndarray, out: np.ndarray) -> np.ndarray:
+def pivot_all(
+    matrix: np.ndarray, points: np.ndarray, guesses: np.ndarray, out: np.ndarray
+) -> np.ndarray:
     """:func:`pivot` for the offset of each point; ``out`` is the point plus its y.
 
     Args:
@@ -179,7 +189,9 @@ def pivot_all(matrix: np.ndarray, points: np.ndarray, guesses: np.ndarray, out: 
 
 @kernel
 def mean_of_projections(gram: np.ndarray) -> tuple[np.ndarray, bool]:
-    """(T,) weights of upgrad for a few tasks, and whether they were found: one call, where numpy would need dozens."""
+    """(T,) weights of upgrad for a few tasks, and whether they were found: one call, where numpy
+    would need dozens.
+    """
     place, cosines, norms = unit_rows(gram)
     size = len(place)
     firm = cosines + 1e-13 * np.eye(size)
@@ -197,7 +209,9 @@ def mean_of_projections(gram: np.ndarray) -> tuple[np.ndarray, bool]:
 
 @kernel
 def fair_point(matrix: np.ndarray, h: np.ndarray, alpha: float, start: np.ndarray) -> np.ndarray:
-    """The z > 0 with ``matrix z = h (z / h) ** (-1 / alpha)``, by Newton's method with a line search."""
+    """The z > 0 with ``matrix z = h (z / h) ** (-1 / alpha)``, by Newton's method with a line
+    search.
+    """
     z = start.copy()
     last = np.inf
     for _ in range(STEPS):

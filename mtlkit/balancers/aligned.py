@@ -1,18 +1,20 @@
 """Aligned-MTL: the principal components of the gradients are scaled to one length.
 
-The rows of gradients G = V S^(1/2) W' become sqrt(smallest eigenvalue) V W', the nearest rows that are orthogonal and
-of one norm, and the step is their mean: weights sqrt(s_min) V S^(-1/2) V' 1 / T, with S, V the non-zero eigenpairs of
-the Gram matrix.
+The rows of gradients G = V S^(1/2) W' become sqrt(smallest eigenvalue) V W', the nearest rows that
+are orthogonal and of one norm, and the step is their mean: weights sqrt(s_min) V S^(-1/2) V' 1 / T,
+with S, V the non-zero eigenpairs of the Gram matrix.
 
-Paper: Senushkin et al., "Independent Component Alignment for Multi-Task Learning", CVPR 2023, arXiv:2305.19000.
+Paper: Senushkin et al., "Independent Component Alignment for Multi-Task Learning", CVPR 2023,
+arXiv:2305.19000.
 
-When to use: conflict and gradients of different size at once; stable directions.
-When not: almost collinear gradients, of which the smallest component sets the length of the step; weights may be
+When to use: conflict and gradients of different size at once; stable directions. When not: almost
+collinear gradients, of which the smallest component sets the length of the step; weights may be
 negative; a task's own parameters then rest, or move on with ``heads=plain``.
 Cost: one backward pass a task.
-Deviations: the official code takes eigenvalues of the Gram matrix itself; here its rank is that of the cosines, and
-components are found on a factor, so that a short gradient keeps its digits beside a long one. The official code's other
-scales (median, mean) change the length alone, and preferences other than 1 / T are left out.
+Deviations: the official code takes eigenvalues of the Gram matrix itself; here its rank is that of
+the cosines, and components are found on a factor, so that a short gradient keeps its digits beside
+a long one. The official code's other scales (median, mean) change the length alone, and preferences
+other than 1 / T are left out.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ def alignment(gram: np.ndarray) -> np.ndarray:
     place, cosines, norms = unit_rows(gram)
     values, vectors = np.linalg.eigh(cosines)
     kept = values > NO_RANK * values.max()
-    rows = (norms / norms.max())[:, None] * vectors[:, kept] * np.sqrt(values[kept])  # rows @ rows.T = Gram
+    rows = (
+        (norms / norms.max())[:, None] * vectors[:, kept] * np.sqrt(values[kept])
+    )  # rows @ rows.T = Gram
     v, roots, _ = np.linalg.svd(rows, full_matrices=False)
     out = np.zeros_like(gram)
     out[np.ix_(place, place)] = (v * (roots.min() / roots)) @ v.T

@@ -1,15 +1,17 @@
 """Alternating: one task a step, in rounds.
 
-A round visits every task once, in an order drawn anew; the task whose turn it is has weight 1 (or its rate), the others
-have 0. Tasks without a label in the batch are skipped, and a round ends when no active task is left to visit.
+A round visits every task once, in an order drawn anew; the task whose turn it is has weight 1 (or
+its rate), the others have 0. Tasks without a label in the batch are skipped, and a round ends when
+no active task is left to visit.
 
-Paper: Pascal et al., "Improved optimization strategies for deep Multi-Task Networks", 2021, arXiv:2109.11678.
+Paper: Pascal et al., "Improved optimization strategies for deep Multi-Task Networks", 2021,
+arXiv:2109.11678.
 
 When to use: tasks whose gradients are better not added up; tasks with labels on different rows.
 When not: few steps, as each task gets one in T.
 Cost: one backward pass.
-Deviations: the optimiser's running means are common to all tasks, where the paper keeps them apart; a task's own
-parameters move on by the momentum that is left while others have their turn.
+Deviations: the optimiser's running means are common to all tasks, where the paper keeps them apart;
+a task's own parameters move on by the momentum that is left while others have their turn.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Alternating(Balancer):
     class Options(Balancer.Options):
         """Options of alternating."""
 
-        rates: Floats = Field((), description="a factor on each task's steps, in the order of the tasks; default 1")
+        rates: Floats = Field(
+            (), description="a factor on each task's steps, in the order of the tasks; default 1"
+        )
 
     scale = "native"
 
@@ -43,7 +47,9 @@ class Alternating(Balancer):
         self.visited: Tensor
         self.register_buffer("rates", per_task("rates", options.rates, tasks, 1.0))
         self.register_buffer("round", torch.ones((), dtype=torch.int64))
-        self.register_buffer("visited", torch.zeros(len(tasks), dtype=torch.int64))  # in which round last
+        self.register_buffer(
+            "visited", torch.zeros(len(tasks), dtype=torch.int64)
+        )  # in which round last
 
     def forward(self, step: Step) -> Tensor:
         waiting = step.active & (self.visited < self.round)

@@ -1,16 +1,18 @@
 """CAGrad: near the mean gradient, the step whose worst gain over all tasks is best.
 
-max over d of min_t <d, g_t> subject to |d - g_0| <= c |g_0|, g_0 the mean. Solved by d = g_0 + c |g_0| g_w / |g_w|, w
-the argmin over the simplex of <g_w, g_0> + c |g_0| |g_w|, g_w = sum_t w_t g_t.
+max over d of min_t <d, g_t> subject to |d - g_0| <= c |g_0|, g_0 the mean. Solved by d = g_0 + c
+|g_0| g_w / |g_w|, w the argmin over the simplex of <g_w, g_0> + c |g_0| |g_w|, g_w = sum_t w_t g_t.
 
-Paper: Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021, arXiv:2110.14048.
+Paper: Liu et al., "Conflict-Averse Gradient Descent for Multi-task Learning", NeurIPS 2021,
+arXiv:2110.14048.
 
 When to use: some care for the task that gains least, without leaving the mean loss as the aim.
 When not: c of 1 or more, where it no longer approaches a minimum of the mean loss.
 Cost: one backward pass a task.
-Deviations: the minimum is exact (a root over exact quadratic programs), not SLSQP's. Where it is at g_w = 0, which the
-official code meets with a small number in the denominator, several steps are best, and the nearest to g_0 is taken.
-The official code divides the step by 1 + c^2 by default (``rescale=1``), the paper does not.
+Deviations: the minimum is exact (a root over exact quadratic programs), not SLSQP's. Where it is at
+g_w = 0, which the official code meets with a small number in the denominator, several steps are
+best, and the nearest to g_0 is taken. The official code divides the step by 1 + c^2 by default
+(``rescale=1``), the paper does not.
 """
 
 from __future__ import annotations
@@ -28,8 +30,12 @@ class CAGrad(GramBalancer):
     class Options(GramBalancer.Options):
         """Options of cagrad."""
 
-        c: float = Field(0.4, ge=0, description="how far from the mean gradient the step may be, in its length")
-        rescale: int = Field(0, ge=0, le=2, description="what the step is divided by: 0: 1, 1: 1 + c^2, 2: 1 + c")
+        c: float = Field(
+            0.4, ge=0, description="how far from the mean gradient the step may be, in its length"
+        )
+        rescale: int = Field(
+            0, ge=0, le=2, description="what the step is divided by: 0: 1, 1: 1 + c^2, 2: 1 + c"
+        )
 
     scale = "native"
     options: Options
@@ -51,8 +57,9 @@ def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
         return weights
 
     def weights_at(square: float) -> tuple[np.ndarray, float]:
-        # |g_w| = min over s > 0 of (|g_w|^2 / s + s) / 2, and for a fixed s the best w gives the point of least norm
-        # among the g_t + (s / radius) g_0; so s^2 = |g_w|^2 is wanted, which is piecewise linear in s^2
+        # |g_w| = min over s > 0 of (|g_w|^2 / s + s) / 2, and for a fixed s the best w gives the
+        # point of least norm among the g_t + (s / radius) g_0; so s^2 = |g_w|^2 is wanted, which is
+        # piecewise linear in s^2
         w = min_norm_point(rows + np.sqrt(square) / radius * mean[:, None])
         point = rows @ w
         return w, point @ point

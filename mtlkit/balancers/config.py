@@ -1,17 +1,18 @@
 """ConFIG: the step that has the same cosine with every task's gradient.
 
-With unit gradients U, direction d = U^+ 1 / |U^+ 1| and step (sum_t <g_t, d>) d: longer where the tasks agree. In
-weights, with cosines C and norms n: C^+ 1 / n, rescaled. It points where imtl-g points.
+With unit gradients U, direction d = U^+ 1 / |U^+ 1| and step (sum_t <g_t, d>) d: longer where the
+tasks agree. In weights, with cosines C and norms n: C^+ 1 / n, rescaled. It points where imtl-g
+points.
 
-Paper: Liu et al., "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks", ICLR 2025,
-arXiv:2408.11104.
+Paper: Liu et al., "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks",
+ICLR 2025, arXiv:2408.11104.
 
-When to use: gradients of very different size; no task may get worse.
-When not: from three tasks on, conflicts can make weights negative; a task's own parameters then rest, or move on with
+When to use: gradients of very different size; no task may get worse. When not: from three tasks on,
+conflicts can make weights negative; a task's own parameters then rest, or move on with
 ``heads=plain``.
 Cost: one backward pass a task.
-Deviations: cosines are resolved to 1e-10, so directions that differ by less than about 1e-5 count as one. Without the
-momentum variant (M-ConFIG), which saves backward passes.
+Deviations: cosines are resolved to 1e-10, so directions that differ by less than about 1e-5 count
+as one. Without the momentum variant (M-ConFIG), which saves backward passes.
 """
 
 from __future__ import annotations

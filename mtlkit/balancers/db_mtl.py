@@ -1,15 +1,15 @@
 """DB-MTL: gradients of log losses, all as long as the longest.
 
-h_t = running mean of grad log L_t; the step is sum_t h_t max_k |h_k| / |h_t|. The logarithm balances losses, the common
-length balances gradients.
+h_t = running mean of grad log L_t; the step is sum_t h_t max_k |h_k| / |h_t|. The logarithm
+balances losses, the common length balances gradients.
 
 Paper: Lin et al., "Dual-Balancing for Multi-Task Learning", 2023, arXiv:2308.12029.
 
 When to use: losses and gradients of different size.
 When not: a task with a small, noisy gradient, which is made as long as the others.
 Cost: one backward pass a task; a copy of the shared parameters for each task in memory.
-Deviations: the running mean starts at the first gradient; in the authors' code (LibMTL) it starts at 0, which shortens
-the first steps.
+Deviations: the running mean starts at the first gradient; in the authors' code (LibMTL) it starts
+at 0, which shortens the first steps.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class DualBalancing(Balancer):
         self.counts.add_(active)
         past = self.options.beta / self.counts.clamp_min(1) ** self.options.sigma
         past = torch.where(self.counts > 1, past, 0.0)[:, None]
-        self.means.copy_(torch.where(active[:, None], logs + past * (self.means - logs), self.means))
+        self.means.copy_(
+            torch.where(active[:, None], logs + past * (self.means - logs), self.means)
+        )
         norms = torch.where(active, self.means.norm(dim=1), 0.0)
         factors = torch.where(norms > 0, norms.max() / norms, 0.0)
         limit = torch.finfo(rows.dtype).max

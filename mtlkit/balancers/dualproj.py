@@ -2,8 +2,9 @@
 
 The nearest vector to mean_t g_t in the cone {d: <d, g_t> >= 0 for all t}.
 
-Papers: Lopez-Paz & Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017, arXiv:1706.08840; for
-several tasks at once: Quinton & Rey, "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232.
+Papers: Lopez-Paz & Ranzato, "Gradient Episodic Memory for Continual Learning", NeurIPS 2017,
+arXiv:1706.08840; for several tasks at once: Quinton & Rey, "Jacobian Descent for Multi-Objective
+Optimization", 2024, arXiv:2406.16232.
 
 When to use: no task may get worse, and otherwise the plain mean is wanted.
 When not: as long as the mean conflicts with no task it is exactly uniform (divided by T).

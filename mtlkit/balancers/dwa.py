@@ -1,7 +1,7 @@
 """DWA: tasks whose loss falls slowly weigh more.
 
-w = T softmax(r / temperature), r_t = L_t(last window) / L_t(window before). Windows are counted in steps, so the method
-is at work in one-epoch training, too.
+w = T softmax(r / temperature), r_t = L_t(last window) / L_t(window before). Windows are counted in
+steps, so the method is at work in one-epoch training, too.
 
 Paper: Liu et al., "End-to-End Multi-Task Learning with Attention", CVPR 2019, arXiv:1803.10704.
 

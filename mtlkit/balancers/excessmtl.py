@@ -1,15 +1,15 @@
 """ExcessMTL: tasks that are farther from their optimum weigh more, whatever their loss is there.
 
-e_t = sum_p g_tp^2 / sqrt(s_tp), s_tp the sum of all g_tp^2 so far: an estimate of the excess risk with a diagonal
-Hessian. w_t <- w_t exp(eta e_t / e_t(first)), scaled to sum to T.
+e_t = sum_p g_tp^2 / sqrt(s_tp), s_tp the sum of all g_tp^2 so far: an estimate of the excess risk
+with a diagonal Hessian. w_t <- w_t exp(eta e_t / e_t(first)), scaled to sum to T.
 
 Paper: He et al., "Robust Multi-Task Learning with Excess Risks", ICML 2024, arXiv:2402.02009.
 
 When to use: noisy labels in some tasks, whose large loss would draw a loss-based method.
 When not: gradients whose size says little about the distance, e.g. with tasks of few labels.
 Cost: one backward pass a task; a copy of the shared parameters for each task in memory.
-Deviations: no constant under the root, so that the unit of a loss does not matter; e_t(first) is that of the first step
-as in the authors' code, where the paper averages over three epochs.
+Deviations: no constant under the root, so that the unit of a loss does not matter; e_t(first) is
+that of the first step as in the authors' code, where the paper averages over three epochs.
 """
 
 from __future__ import annotations

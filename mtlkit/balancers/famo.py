@@ -1,16 +1,18 @@
 """FAMO: all losses fall at the same relative rate.
 
-z = softmax(v); minimises sum_t z_t log(L_t - floor_t + eps) / c with c = sum z / (L - floor + eps) held fixed, so
-w_t = z_t / (L_t - floor_t + eps) / c, which sum to 1. After the optimiser's step the losses on the same batch are taken
-again, and v descends sum_t z_t (log L_t before - log L_t after): a task that fell less gains.
+z = softmax(v); minimises sum_t z_t log(L_t - floor_t + eps) / c with c = sum z / (L - floor + eps)
+held fixed, so w_t = z_t / (L_t - floor_t + eps) / c, which sum to 1. After the optimiser's step the
+losses on the same batch are taken again, and v descends sum_t z_t (log L_t before - log L_t after):
+a task that fell less gains.
 
 Paper: Liu et al., "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023, arXiv:2306.03792.
 
-When to use: many tasks, as the cost does not grow with their number; losses of different size or speed.
-When not: losses that are noisy within a batch, e.g. through much dropout.
+When to use: many tasks, as the cost does not grow with their number; losses of different size or
+speed. When not: losses that are noisy within a batch, e.g. through much dropout.
 Cost: one backward pass and one more forward pass.
-Deviations: the authors' code clips the shared gradient to norm 1, here the training setting ``clip_norm`` does; the
-weight decay is the paper's, their code has 0.01 in famo.py and 0.00001 in the experiments.
+Deviations: the authors' code clips the shared gradient to norm 1, here the training setting
+``clip_norm`` does; the weight decay is the paper's, their code has 0.01 in famo.py and 0.00001 in
+the experiments.
 """
 
 from __future__ import annotations
@@ -36,7 +38,10 @@ class FAMO(Balancer):
 
         lr: float = Field(0.025, gt=0, description="learning rate of the logits")
         decay: float = Field(0.001, ge=0, description="weight decay of the logits")
-        floor: Floats = Field((), description="a lower bound of each task's loss, in the order of the tasks; default 0")
+        floor: Floats = Field(
+            (),
+            description="a lower bound of each task's loss, in the order of the tasks; default 0",
+        )
 
     scale = "native"
     options: Options
@@ -59,7 +64,9 @@ class FAMO(Balancer):
             self.adam.step(self.logits, grad + self.options.decay * self.logits, active)
 
         step.after_step(learn)
-        return softmax_over(self.logits - before, active)  # z / (L - floor + eps), scaled to sum to 1
+        return softmax_over(
+            self.logits - before, active
+        )  # z / (L - floor + eps), scaled to sum to 1
 
     def _logs(self, losses: Tensor) -> Tensor:
         return ((losses - self.floor).clamp_min(0) + EPSILON).log()

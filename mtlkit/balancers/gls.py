@@ -1,15 +1,16 @@
 """GLS: the geometric mean of the losses.
 
-Minimises (prod_t L_t)^(1/T); its gradient is that of sum_t w_t L_t with w_t = (prod L)^(1/T) / (T L_t). The unit of a
-loss does not matter: every task's relative improvement counts the same.
+Minimises (prod_t L_t)^(1/T); its gradient is that of sum_t w_t L_t with w_t = (prod L)^(1/T) / (T
+L_t). The unit of a loss does not matter: every task's relative improvement counts the same.
 
-Paper: Chennupati et al., "MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy for Multi-Task
-Learning", CVPR Workshops 2019, arXiv:1904.08492.
+Paper: Chennupati et al., "MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss Strategy
+for Multi-Task Learning", CVPR Workshops 2019, arXiv:1904.08492.
 
 When to use: losses of different size or unit; cheap, nothing to tune.
 When not: a loss that comes close to 0, which takes all the weight.
 Cost: one backward pass.
-Deviations: computed in logarithms. The weights that LibMTL's GLS reports are L / (T prod L), which is not the gradient.
+Deviations: computed in logarithms. The weights that LibMTL's GLS reports are L / (T prod L), which
+is not the gradient.
 """
 
 from __future__ import annotations

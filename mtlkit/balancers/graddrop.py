@@ -1,16 +1,17 @@
 """GradDrop: in each coordinate the tasks of one sign are kept, those of the other dropped.
 
-P = (1 + sum_t g_t / sum_t |g_t|) / 2 in each coordinate; with probability P the positive entries are kept, otherwise
-the negative ones; the step is their sum. Its mean is the plain sum of gradients.
+P = (1 + sum_t g_t / sum_t |g_t|) / 2 in each coordinate; with probability P the positive entries
+are kept, otherwise the negative ones; the step is their sum. Its mean is the plain sum of
+gradients.
 
-Paper: Chen et al., "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout", NeurIPS 2020,
-arXiv:2010.06808.
+Paper: Chen et al., "Just Pick a Sign: Optimizing Deep Multitask Models with Gradient Sign Dropout",
+NeurIPS 2020, arXiv:2010.06808.
 
 When to use: opposing gradients, and training that can bear noise.
 When not: agreeing gradients, where it is uniform.
 Cost: one backward pass a task.
-Deviations: signs are those of the gradients of shared parameters; the paper works on the output of the shared layers,
-with signs of the gradient times the output, summed over the batch.
+Deviations: signs are those of the gradients of shared parameters; the paper works on the output of
+the shared layers, with signs of the gradient times the output, summed over the batch.
 """
 
 from __future__ import annotations
@@ -29,7 +30,9 @@ class GradDrop(Balancer):
     class Options(Settings):
         """Options of graddrop."""
 
-        leak: float = Field(0.0, ge=0, le=1, description="share of the dropped entries that is kept; 1 is uniform")
+        leak: float = Field(
+            0.0, ge=0, le=1, description="share of the dropped entries that is kept; 1 is uniform"
+        )
 
     needs = "rows"
     scale = "native"
@@ -38,7 +41,9 @@ class GradDrop(Balancer):
     def forward(self, step: Step) -> SharedGradient:
         rows = step.jacobian()
         up, down = rows.clamp_min(0).sum(0), rows.clamp_max(0).sum(0)  # (P,) of each sign
-        draws = np.random.default_rng([step.seed, step.index]).random(rows.shape[1], dtype=np.float32)
+        draws = np.random.default_rng([step.seed, step.index]).random(
+            rows.shape[1], dtype=np.float32
+        )
         keep_up = torch.from_numpy(draws).to(rows) * (up - down) < up  # with probability P
         kept, dropped = torch.where(keep_up, up, down), torch.where(keep_up, down, up)
         return SharedGradient(kept + self.options.leak * dropped)

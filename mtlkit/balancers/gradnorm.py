@@ -1,10 +1,11 @@
 """GradNorm: weights that give all tasks gradients of like size, larger for those that learn slowly.
 
-Minimises over w: sum_t |w_t n_t - target_t|, n_t the gradient norm at the last shared layer, target_t = mean(w n) r_t^a
-held fixed, r_t = (L_t / L_t(0)) / mean over tasks; w stays positive and sums to T.
+Minimises over w: sum_t |w_t n_t - target_t|, n_t the gradient norm at the last shared layer,
+target_t = mean(w n) r_t^a held fixed, r_t = (L_t / L_t(0)) / mean over tasks; w stays positive and
+sums to T.
 
-Paper: Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask Networks",
-ICML 2018, arXiv:1711.02257.
+Paper: Chen et al., "GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep Multitask
+Networks", ICML 2018, arXiv:1711.02257.
 
 When to use: gradients of different size that drown a task.
 When not: tasks without a common layer; a first loss L(0) that is not typical.
@@ -30,7 +31,9 @@ class GradNorm(Balancer):
     class Options(Balancer.Options):
         """Options of gradnorm."""
 
-        alpha: float = Field(1.5, ge=0, description="strength of the pull towards equal training rates")
+        alpha: float = Field(
+            1.5, ge=0, description="strength of the pull towards equal training rates"
+        )
         lr: float = Field(0.025, gt=0, description="learning rate of w")
 
     needs = "norms"
@@ -48,7 +51,9 @@ class GradNorm(Balancer):
         active, count = step.active, step.active.sum().clamp_min(1)
         weights = on_simplex(self.w, active)
         tiny = torch.finfo(self.w.dtype).tiny
-        self.first.copy_(torch.where(active & self.first.isnan(), step.losses.clamp_min(tiny), self.first))
+        self.first.copy_(
+            torch.where(active & self.first.isnan(), step.losses.clamp_min(tiny), self.first)
+        )
         ratio = torch.where(active, step.losses / self.first, 0.0)
         rate = ratio / (ratio.sum() / count).clamp_min(tiny)  # r_t
         norms = torch.where(active, step.grad_norms("last"), 0.0)
@@ -56,5 +61,7 @@ class GradNorm(Balancer):
         self.adam.step(self.w, torch.sign(self.w * norms - target) * norms, active & (norms > 0))
         floored = self.w.clamp_min(1e-3)
         room = len(self.w) - torch.where(active, 0.0, self.w).sum()  # idle tasks keep theirs
-        self.w.copy_(torch.where(active, floored * room / (floored * active).sum().clamp_min(tiny), self.w))
+        self.w.copy_(
+            torch.where(active, floored * room / (floored * active).sum().clamp_min(tiny), self.w)
+        )
         return weights

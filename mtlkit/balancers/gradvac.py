@@ -1,18 +1,20 @@
-"""GradVac: turns gradients towards each other until their cosines reach a moving average of past ones.
+"""GradVac: turns gradients towards each other until their cosines reach a moving average of past
+ones.
 
-For each task i, over the others in random order: where phi = cos(g_i, g_j) is below the target rho_ij,
-g_i += |g_i| (rho sqrt(1 - phi^2) - phi sqrt(1 - rho^2)) / (|g_j| sqrt(1 - rho^2)) g_j, with the original g_j, after
-which the cosine is rho; then rho_ij <- (1 - beta) rho_ij + beta phi. The step is the sum. rho starts at 0, where the
-rule is that of pcgrad; with ``beta=0`` it stays there.
+For each task i, over the others in random order: where phi = cos(g_i, g_j) is below the target
+rho_ij, g_i += |g_i| (rho sqrt(1 - phi^2) - phi sqrt(1 - rho^2)) / (|g_j| sqrt(1 - rho^2)) g_j, with
+the original g_j, after which the cosine is rho; then rho_ij <- (1 - beta) rho_ij + beta phi. The
+step is the sum. rho starts at 0, where the rule is that of pcgrad; with ``beta=0`` it stays there.
 
-Paper: Wang et al., "Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively Multilingual
-Models", ICLR 2021, arXiv:2010.05874.
+Paper: Wang et al., "Gradient Vaccine: Investigating and Improving Multi-task Optimization in
+Massively Multilingual Models", ICLR 2021, arXiv:2010.05874.
 
-When to use: tasks that are known to agree, whose gradients agree less in some steps.
-When not: a few steps of training: rho needs about 1 / beta of them; negative targets let conflict pass.
+When to use: tasks that are known to agree, whose gradients agree less in some steps. When not: a
+few steps of training: rho needs about 1 / beta of them; negative targets let conflict pass.
 Cost: one backward pass a task.
-Deviations: one cosine for all shared parameters, not one a layer; rho is kept below .999, as at 1 nothing reaches it.
-There is no official code; LibMTL's moves rho only where phi < rho, so that targets never rise, with beta .5.
+Deviations: one cosine for all shared parameters, not one a layer; rho is kept below .999, as at 1
+nothing reaches it. There is no official code; LibMTL's moves rho only where phi < rho, so that
+targets never rise, with beta .5.
 """
 
 from __future__ import annotations
@@ -37,7 +39,9 @@ class GradVac(GramBalancer):
     class Options(GramBalancer.Options):
         """Options of gradvac."""
 
-        beta: float = Field(0.01, ge=0, le=1, description="how fast the target cosines follow the present ones")
+        beta: float = Field(
+            0.01, ge=0, le=1, description="how fast the target cosines follow the present ones"
+        )
 
     scale = "native"
     options: Options

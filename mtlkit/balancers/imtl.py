@@ -1,16 +1,17 @@
 """IMTL: losses scaled to the same size, then equal projections on all tasks' gradients.
 
-w_t = a_t exp(s_t): imtl-l learns s from the losses, imtl-g finds a for the gradients of exp(s_t) L_t, sum a = 1.
+w_t = a_t exp(s_t): imtl-l learns s from the losses, imtl-g finds a for the gradients of exp(s_t)
+L_t, sum a = 1.
 
-Papers: Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021 (openreview IMPnRXEWpvr, no arXiv number); Lin et
-al., "Dual-Balancing for Multi-Task Learning", 2023, arXiv:2308.12029, on its loss part.
+Papers: Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021 (openreview IMPnRXEWpvr, no
+arXiv number); Lin et al., "Dual-Balancing for Multi-Task Learning", 2023, arXiv:2308.12029, on its
+loss part.
 
-When to use: losses and gradients of different size.
-When not: instead of imtl-g where only shared parameters matter: the step points the same way, and the scales give it
-another length.
+When to use: losses and gradients of different size. When not: instead of imtl-g where only shared
+parameters matter: the step points the same way, and the scales give it another length.
 Cost: one backward pass a task.
-Deviations: those of imtl-l and imtl-g. What a single task's parameters receive is the recorded ``heads`` setting, w_t
-or 1; in the paper it is exp(s_t).
+Deviations: those of imtl-l and imtl-g. What a single task's parameters receive is the recorded
+``heads`` setting, w_t or 1; in the paper it is exp(s_t).
 """
 
 from __future__ import annotations

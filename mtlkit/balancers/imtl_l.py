@@ -2,14 +2,15 @@
 
 Minimises sum_t exp(s_t) L_t - s_t over s as well; w_t = exp(s_t), which tends to 1 / L_t.
 
-Papers: Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021 (openreview IMPnRXEWpvr, no arXiv number); Lin et
-al., "Dual-Balancing for Multi-Task Learning", 2023, arXiv:2308.12029: with s at rest it minimises sum_t log L_t.
+Papers: Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021 (openreview IMPnRXEWpvr, no
+arXiv number); Lin et al., "Dual-Balancing for Multi-Task Learning", 2023, arXiv:2308.12029: with s
+at rest it minimises sum_t log L_t.
 
-When to use: losses of different size; cheap.
-When not: a rare label such as purchase, whose tiny loss drives its weight to thousands (watch the weights figure).
+When to use: losses of different size; cheap. When not: a rare label such as purchase, whose tiny
+loss drives its weight to thousands (watch the weights figure).
 Cost: one backward pass.
-Deviations: s has its own Adam without weight decay. For regression tasks it is twice uwl, with s of the other sign; for
-classification it rests at twice uwl's weights.
+Deviations: s has its own Adam without weight decay. For regression tasks it is twice uwl, with s of
+the other sign; for classification it rests at twice uwl's weights.
 """
 
 from __future__ import annotations

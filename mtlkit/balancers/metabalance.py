@@ -1,19 +1,19 @@
 """MetaBalance: auxiliary gradients are brought near the size of the target's, tensor by tensor.
 
-m_t = b m_t + (1 - b) |g_t| in each tensor; g_t <- r g_t m_target / m_t + (1 - r) g_t; the step is the sum. Mode ``A``
-only shrinks, ``B`` only enlarges, ``C`` does both. A tensor that the target does not reach is left alone, and so is a
-task that does not reach a tensor.
+m_t = b m_t + (1 - b) |g_t| in each tensor; g_t <- r g_t m_target / m_t + (1 - r) g_t; the step is
+the sum. Mode ``A`` only shrinks, ``B`` only enlarges, ``C`` does both. A tensor that the target
+does not reach is left alone, and so is a task that does not reach a tensor.
 
-Paper: He et al., "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient Magnitudes of Auxiliary
-Tasks", WWW 2022, arXiv:2203.06801.
+Paper: He et al., "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient
+Magnitudes of Auxiliary Tasks", WWW 2022, arXiv:2203.06801.
 
-When to use: one task matters, the others are there to help it.
-When not: all tasks matter. With two tasks and r < 1 it changes the way, not where training rests: the sum is 0 only
-where both norms are equal, and there the factor is 1.
+When to use: one task matters, the others are there to help it. When not: all tasks matter. With two
+tasks and r < 1 it changes the way, not where training rests: the sum is 0 only where both norms are
+equal, and there the factor is 1.
 Cost: one backward pass a task.
-Deviations: running means are bias-corrected, which changes nothing as long as all tasks have had as many steps; an idle
-task keeps its mean, and the others follow an idle target's last one. The authors' code has mode C only, and leaves the
-loop over tensors at the first one without a gradient.
+Deviations: running means are bias-corrected, which changes nothing as long as all tasks have had as
+many steps; an idle task keeps its mean, and the others follow an idle target's last one. The
+authors' code has mode C only, and leaves the loop over tensors at the first one without a gradient.
 """
 
 from __future__ import annotations
@@ -37,9 +37,13 @@ class MetaBalance(Balancer):
     class Options(Settings):
         """Options of metabalance."""
 
-        mode: Literal["A", "B", "C"] = Field("C", description="A shrinks only, B enlarges only, C does both")
+        mode: Literal["A", "B", "C"] = Field(
+            "C", description="A shrinks only, B enlarges only, C does both"
+        )
         r: float = Field(0.7, ge=0, le=1, description="how near to the target's size; 0 is uniform")
-        b: float = Field(0.9, ge=0, lt=1, description="share of the past in the running means of the norms")
+        b: float = Field(
+            0.9, ge=0, lt=1, description="share of the past in the running means of the norms"
+        )
         target: str | None = Field(None, description="the task that matters; default the first")
 
     needs = "rows"
@@ -50,11 +54,16 @@ class MetaBalance(Balancer):
         super().__init__(tasks, options)
         names = [task.name for task in tasks]
         if options.target not in {None, *names}:
-            raise UsageError(f"metabalance has no target {options.target!r}.", f"its tasks are {', '.join(names)}")
+            raise UsageError(
+                f"metabalance has no target {options.target!r}.",
+                f"its tasks are {', '.join(names)}",
+            )
         self.target = 0 if options.target is None else names.index(options.target)
         self.sizes: Tensor
         self.counts: Tensor
-        self.register_buffer("sizes", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, tensors)
+        self.register_buffer(
+            "sizes", torch.zeros(len(tasks), 0, dtype=torch.float64)
+        )  # (T, tensors)
         self.register_buffer("counts", torch.zeros(len(tasks), 0, dtype=torch.float64))
 
     def forward(self, step: Step) -> SharedGradient:
@@ -63,7 +72,9 @@ class MetaBalance(Balancer):
             return SharedGradient(rows.sum(0))
         parts = [rows[:, place].double() for place in places]
         factors = self._factors(torch.stack([part.norm(dim=1) for part in parts], 1))
-        return SharedGradient(torch.cat([factors[:, k] @ part for k, part in enumerate(parts)]).to(rows))
+        return SharedGradient(
+            torch.cat([factors[:, k] @ part for k, part in enumerate(parts)]).to(rows)
+        )
 
     def _factors(self, norms: Tensor) -> Tensor:
         """(T, tensors) for the norms (T, tensors) of one batch, which are 0 for idle tasks."""

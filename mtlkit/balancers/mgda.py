@@ -1,19 +1,20 @@
 """MGDA: the common descent direction of least norm.
 
-a = argmin over the simplex of |sum_t a_t g_t / z_t|^2, w_t = a_t / z_t scaled to sum to T, with z_t = 1 (``none``),
-|g_t| (``l2``), L_t (``loss``) or L_t |g_t| (``loss+``). The direction conflicts with no task, and vanishes only where
-the tasks are Pareto-stationary.
+a = argmin over the simplex of |sum_t a_t g_t / z_t|^2, w_t = a_t / z_t scaled to sum to T, with z_t
+= 1 (``none``), |g_t| (``l2``), L_t (``loss``) or L_t |g_t| (``loss+``). The direction conflicts
+with no task, and vanishes only where the tasks are Pareto-stationary.
 
-Papers: Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization", 2012,
-doi:10.1016/j.crma.2012.03.014; Sener & Koltun, "Multi-Task Learning as Multi-Objective Optimization", NeurIPS 2018,
-arXiv:1810.04650.
+Papers: Désidéri, "Multiple-gradient descent algorithm (MGDA) for multiobjective optimization",
+2012, doi:10.1016/j.crma.2012.03.014; Sener & Koltun, "Multi-Task Learning as Multi-Objective
+Optimization", NeurIPS 2018, arXiv:1810.04650.
 
 When to use: no task may get worse.
 When not: one task near its optimum: with ``none`` its small gradient stops all.
 Cost: one backward pass a task.
-Deviations: the minimum is exact (a quadratic program over the T x T Gram), not Frank-Wolfe. The weights of normalised
-gradients are divided by the norms, so that the step IS the common descent direction; Sener & Koltun's code finds the
-weights on normalised gradients and applies them to the others.
+Deviations: the minimum is exact (a quadratic program over the T x T Gram), not Frank-Wolfe. The
+weights of normalised gradients are divided by the norms, so that the step IS the common descent
+direction; Sener & Koltun's code finds the weights on normalised gradients and applies them to the
+others.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ class MGDA(GramBalancer):
     class Options(GramBalancer.Options):
         """Options of mgda."""
 
-        normalize: Literal["none", "l2", "loss", "loss+"] = Field("loss+", description="what gradients are divided by")
+        normalize: Literal["none", "l2", "loss", "loss+"] = Field(
+            "loss+", description="what gradients are divided by"
+        )
 
     options: Options
 

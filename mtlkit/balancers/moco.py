@@ -1,17 +1,19 @@
 """MoCo: the common descent direction of running means of the gradients.
 
-y_t <- y_t - beta_k (y_t - L_t g_t / |g_t|); a <- projection of a - gamma_k (Y Y' + rho I) a on the simplex; the step
-is sum_t a_t y_t; beta_k = beta / k^sigma, gamma_k = gamma / k^sigma in step k. With exact gradients it tends to MGDA;
-the running means take away the bias that noise gives its weights.
+y_t <- y_t - beta_k (y_t - L_t g_t / |g_t|); a <- projection of a - gamma_k (Y Y' + rho I) a on the
+simplex; the step is sum_t a_t y_t; beta_k = beta / k^sigma, gamma_k = gamma / k^sigma in step k.
+With exact gradients it tends to MGDA; the running means take away the bias that noise gives its
+weights.
 
-Paper: Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent Stochastic
-Approach", ICLR 2023, arXiv:2210.12624.
+Paper: Fernando et al., "Mitigating Gradient Bias in Multi-objective Learning: A Provably Convergent
+Stochastic Approach", ICLR 2023, arXiv:2210.12624.
 
 When to use: no task may get worse, and gradients are noisy.
 When not: short runs, in which a hardly leaves its start.
 Cost: one backward pass a task; a copy of the shared parameters for each task in memory.
-Deviations: gradients of unit length times the loss as in LibMTL's version, made with the authors' help, where the paper
-has plain ones. ``update=softmax`` is LibMTL's step for a, softmax in place of the projection, which stays near uniform.
+Deviations: gradients of unit length times the loss as in LibMTL's version, made with the authors'
+help, where the paper has plain ones. ``update=softmax`` is LibMTL's step for a, softmax in place of
+the projection, which stays near uniform.
 """
 
 from __future__ import annotations
@@ -35,11 +37,15 @@ class MoCo(Balancer):
     class Options(Settings):
         """Options of moco."""
 
-        beta: float = Field(0.5, gt=0, le=1, description="share of the present in the running means, at first")
+        beta: float = Field(
+            0.5, gt=0, le=1, description="share of the present in the running means, at first"
+        )
         gamma: float = Field(0.1, gt=0, description="learning rate of the weights, at first")
         sigma: float = Field(0.5, ge=0, description="both fall with step^-sigma")
         rho: float = Field(0.0, ge=0, description="pull of the weights towards equal ones")
-        update: Literal["projection", "softmax"] = Field("projection", description="how weights come to sum to 1")
+        update: Literal["projection", "softmax"] = Field(
+            "projection", description="how weights come to sum to 1"
+        )
 
     needs = "rows"
     scopes = ("dense", "all")
@@ -52,14 +58,19 @@ class MoCo(Balancer):
         self.weights: Tensor
         self.counts: Tensor
         self.register_buffer("means", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
-        self.register_buffer("weights", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
+        self.register_buffer(
+            "weights", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64)
+        )
         self.register_buffer("counts", torch.zeros(len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> SharedGradient:
         rows, active, options = step.jacobian(), step.active, self.options
         wide = rows.double()
         norms = wide.norm(dim=1)
-        units = torch.where((norms > 0)[:, None], wide / norms[:, None], 0.0) * step.losses.double()[:, None]
+        units = (
+            torch.where((norms > 0)[:, None], wide / norms[:, None], 0.0)
+            * step.losses.double()[:, None]
+        )
         if not self.means.numel():
             self.means = torch.zeros_like(wide)
         self.counts.add_(active)

@@ -1,12 +1,14 @@
-"""Pareto-efficient weighting (PE-LTR): the least-norm combination with a lower bound on each weight.
+"""Pareto-efficient weighting (PE-LTR): the least-norm combination with a lower bound on each
+weight.
 
-min |sum_t w_t g_t|^2 subject to sum w = 1, w_t >= c_t; then scaled to sum to T. ``solver=exact`` solves that program;
-``solver=paper`` solves it without the bounds (KKT conditions) and takes the nearest feasible point, as the paper does.
-The two agree for two tasks and differ from three on. ``sweep=n`` stands for n cells whose bounds are preferences: the
-points of scalarization's sweep, scaled to sum to .8.
+min |sum_t w_t g_t|^2 subject to sum w = 1, w_t >= c_t; then scaled to sum to T. ``solver=exact``
+solves that program; ``solver=paper`` solves it without the bounds (KKT conditions) and takes the
+nearest feasible point, as the paper does. The two agree for two tasks and differ from three on.
+``sweep=n`` stands for n cells whose bounds are preferences: the points of scalarization's sweep,
+scaled to sum to .8.
 
-Paper: Lin et al., "A Pareto-Efficient Algorithm for Multiple Objective Optimization in E-Commerce Recommendation",
-RecSys 2019, doi:10.1145/3298689.3346998.
+Paper: Lin et al., "A Pareto-Efficient Algorithm for Multiple Objective Optimization in E-Commerce
+Recommendation", RecSys 2019, doi:10.1145/3298689.3346998.
 
 When to use: as mgda, with a share guaranteed to every task.
 When not: losses of very different size: the largest gradient gets the smallest weight.
@@ -36,9 +38,13 @@ class Pareto(GramBalancer):
     class Options(GramBalancer.Options):
         """Options of pareto."""
 
-        c: Floats | None = Field(None, description="lower bounds, one for all or one a task; default .1 / T")
+        c: Floats | None = Field(
+            None, description="lower bounds, one for all or one a task; default .1 / T"
+        )
         solver: Literal["exact", "paper"] = "exact"
-        sweep: int | None = Field(None, ge=2, description="number of preferences, each a cell with its own c")
+        sweep: int | None = Field(
+            None, ge=2, description="number of preferences, each a cell with its own c"
+        )
 
     options: Options
 
@@ -55,18 +61,24 @@ class Pareto(GramBalancer):
         self.floor = floor
 
     @classmethod
-    def expand(cls, name: str, tasks: Sequence[Task], options: Settings) -> list[tuple[str, Settings]]:
+    def expand(
+        cls, name: str, tasks: Sequence[Task], options: Settings
+    ) -> list[tuple[str, Settings]]:
         """Itself, or a cell for each preference."""
         assert isinstance(options, cls.Options)
         if options.sweep is None:
             return [(name, options)]
         if options.c is not None:
             raise UsageError(
-                "pareto takes bounds c or a sweep of them, not both.", "mtlkit bench --balancers 'pareto[sweep=5]'"
+                "pareto takes bounds c or a sweep of them, not both.",
+                "mtlkit bench --balancers 'pareto[sweep=5]'",
             )
         given = options.model_dump(exclude_unset=True, exclude={"sweep"})
         bounds = BOUND * simplex_points(len(tasks), options.sweep)
-        return [(name, cls.Options(**given, c=tuple(float(f"{value:.3g}") for value in c))) for c in bounds]
+        return [
+            (name, cls.Options(**given, c=tuple(float(f"{value:.3g}") for value in c)))
+            for c in bounds
+        ]
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         floor = self.floor[problem.tasks]
@@ -76,7 +88,9 @@ class Pareto(GramBalancer):
 
 
 def _stationary(gram: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """The KKT point v of min |sum (v + floor)_t g_t|^2 subject to sum v = 1 - sum floor, with v of any sign."""
+    """The KKT point v of min |sum (v + floor)_t g_t|^2 subject to sum v = 1 - sum floor, with v of
+    any sign.
+    """
     size, largest = len(gram), gram.diagonal().max()
     system = np.ones((size + 1, size + 1))
     system[:size, :size] = gram / largest

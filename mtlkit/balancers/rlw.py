@@ -1,14 +1,16 @@
 """RLW: weights drawn at random in each step.
 
-w = T softmax(z), z from a standard normal distribution. In the mean it is uniform: a check of what others add to noise.
+w = T softmax(z), z from a standard normal distribution. In the mean it is uniform: a check of what
+others add to noise.
 
-Paper: Lin et al., "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning", TMLR 2022,
-arXiv:2111.10603.
+Paper: Lin et al., "Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task
+Learning", TMLR 2022, arXiv:2111.10603.
 
 When to use: as the baseline of methods that claim more than noise.
 When not: small batches, whose gradients are noisy enough.
 Cost: one backward pass.
-Deviations: weights sum to T, in the authors' code (LibMTL) to 1. Of its distributions there is the default, normal.
+Deviations: weights sum to T, in the authors' code (LibMTL) to 1. Of its distributions there is the
+default, normal.
 """
 
 from __future__ import annotations

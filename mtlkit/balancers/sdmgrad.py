@@ -1,17 +1,19 @@
 """SDMGrad: a common descent direction near the mean gradient, from independent batches.
 
-w descends |sum_t (w_t + lam / T) g_t|^2 on the simplex; weights are T (w_t + lam / T) / (1 + lam). Inner products are
-taken between the gradients of two further batches, since those within one batch are biased by its noise.
+w descends |sum_t (w_t + lam / T) g_t|^2 on the simplex; weights are T (w_t + lam / T) / (1 + lam).
+Inner products are taken between the gradients of two further batches, since those within one batch
+are biased by its noise.
 
-Paper: Xiao et al., "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms",
-NeurIPS 2023, arXiv:2305.18409.
+Paper: Xiao et al., "Direction-oriented Multi-objective Learning: Simple and Provable Stochastic
+Algorithms", NeurIPS 2023, arXiv:2305.18409.
 
 When to use: as mgda or pareto, with small batches.
 When not: batches large enough for exact gradients; there it is pareto with c = lam / (T (1 + lam)).
 Cost: two more batches with one backward pass a task each, and one backward pass.
-Deviations: the inner products are divided by the product of the two batches' Frobenius norms, so that steps of length 1
-converge; the authors' code divides by the mean squared norm and takes 20 steps of 10 with momentum. There the three
-batches' gradients are written to one tensor, so that the third stands for all.
+Deviations: the inner products are divided by the product of the two batches' Frobenius norms, so
+that steps of length 1 converge; the authors' code divides by the mean squared norm and takes 20
+steps of 10 with momentum. There the three batches' gradients are written to one tensor, so that the
+third stands for all.
 """
 
 from __future__ import annotations
@@ -54,7 +56,9 @@ class SDMGrad(Balancer):
         size = float(one.norm() * two.norm())
         held = float(self.w[seen].sum())  # what the other tasks do not hold
         if size > 0 and held > 0:
-            w = self._descend((one @ two.T / size).cpu().numpy(), (self.w[seen] / held).cpu().numpy())
+            w = self._descend(
+                (one @ two.T / size).cpu().numpy(), (self.w[seen] / held).cpu().numpy()
+            )
             self.w.masked_scatter_(seen, torch.from_numpy(w * held).to(self.w))
         own = on_simplex(self.w, step.active)  # (T,) sums to the number of active tasks
         own = torch.where(own.sum() > 0, own, 1.0)

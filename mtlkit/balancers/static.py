@@ -1,10 +1,10 @@
 """Static: fixed task weights, chosen by hand.
 
-w_t proportional to the given numbers, scaled to sum to T. Linear scalarization; swept over the simplex it is the
-baseline that every other balancer must beat.
+w_t proportional to the given numbers, scaled to sum to T. Linear scalarization; swept over the
+simplex it is the baseline that every other balancer must beat.
 
-Paper: Xin et al., "Do Current Multi-Task Optimization Methods in Deep Learning Even Help?", NeurIPS 2022,
-arXiv:2209.11379.
+Paper: Xin et al., "Do Current Multi-Task Optimization Methods in Deep Learning Even Help?", NeurIPS
+2022, arXiv:2209.11379.
 
 When to use: a known preference between tasks, or a sweep, e.g. ``'static[w=1:2]','static[w=2:1]'``.
 When not: no budget to search weights.
@@ -31,7 +31,10 @@ class Static(Balancer):
     class Options(Settings):
         """Options of static."""
 
-        w: Floats = Field((), description="a positive weight for each task, in the order of the tasks; default equal")
+        w: Floats = Field(
+            (),
+            description="a positive weight for each task, in the order of the tasks; default equal",
+        )
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)

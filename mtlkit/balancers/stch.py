@@ -1,17 +1,19 @@
 """STCH: the smooth maximum of the losses, relative to where a warm-up left them.
 
-Minimises T mu logsumexp_t(log(L_t / nadir_t) / mu), so w_t = T softmax(log(L / nadir) / mu)_t / L_t: the smaller mu,
-the more it cares for the task that is worst off alone. The warm-up minimises sum_t log L_t, w_t = 1 / L_t; nadir_t is
-the mean loss over its last fifth.
+Minimises T mu logsumexp_t(log(L_t / nadir_t) / mu), so w_t = T softmax(log(L / nadir) / mu)_t /
+L_t: the smaller mu, the more it cares for the task that is worst off alone. The warm-up minimises
+sum_t log L_t, w_t = 1 / L_t; nadir_t is the mean loss over its last fifth.
 
-Paper: Lin et al., "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", ICML 2024, arXiv:2402.19078.
+Paper: Lin et al., "Smooth Tchebycheff Scalarization for Multi-Objective Optimization", ICML 2024,
+arXiv:2402.19078.
 
 When to use: no task may stay behind; cheap.
 When not: runs not much longer than the warm-up; a loss close to 0, whose 1 / L explodes.
 Cost: one backward pass.
-Deviations: the formula is that of the authors' code for multi-task learning (the paper's own has L - ideal in place of
-log(L / nadir)); the code's warm-up is 4 epochs and its nadir the mean of a fifth, here it is counted in steps. A task
-without a label in that time takes the first loss it has afterwards.
+Deviations: the formula is that of the authors' code for multi-task learning (the paper's own has L
+- ideal in place of log(L / nadir)); the code's warm-up is 4 epochs and its nadir the mean of a
+fifth, here it is counted in steps. A task without a label in that time takes the first loss it has
+afterwards.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class STCH(Balancer):
     class Options(Balancer.Options):
         """Options of stch."""
 
-        mu: float = Field(1.0, gt=0, description="smoothness; near 0 the largest relative loss counts alone")
+        mu: float = Field(
+            1.0, gt=0, description="smoothness; near 0 the largest relative loss counts alone"
+        )
         warmup: int = Field(100, gt=0, description="steps on the sum of log losses")
 
     scale = "native"

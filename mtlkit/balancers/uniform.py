@@ -2,8 +2,8 @@
 
 w_t = 1. The baseline that costs nothing and is often hard to beat.
 
-Paper: Kurin et al., "In Defense of the Unitary Scalarization for Deep Multi-Task Learning", NeurIPS 2022,
-arXiv:2201.04122.
+Paper: Kurin et al., "In Defense of the Unitary Scalarization for Deep Multi-Task Learning", NeurIPS
+2022, arXiv:2201.04122.
 
 When to use: first, and as the baseline of everything else.
 When not: losses of very different size, where the largest one decides.

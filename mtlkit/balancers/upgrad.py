@@ -7,7 +7,8 @@ Paper: Quinton & Rey, "Jacobian Descent for Multi-Objective Optimization", 2024,
 When to use: no task may get worse, and a larger gradient should count for more.
 When not: cosines of 0 and above, where it is exactly uniform (divided by T).
 Cost: one backward pass a task, and one small quadratic program a task.
-Deviations: exact, where torchjd, the official code, adds 1e-4 of the trace to the diagonal of the Gram matrix.
+Deviations: exact, where torchjd, the official code, adds 1e-4 of the trace to the diagonal of the
+Gram matrix.
 """
 
 from __future__ import annotations

@@ -1,15 +1,16 @@
 """UWL: uncertainty weighting; each task's weight is learned as its noise.
 
-Minimises sum_t c_t exp(-s_t) L_t + s_t / 2 over s as well, c = 1 for classification and 1/2 for regression;
-w_t = c_t exp(-s_t), which tends to 1 / (2 L_t).
+Minimises sum_t c_t exp(-s_t) L_t + s_t / 2 over s as well, c = 1 for classification and 1/2 for
+regression; w_t = c_t exp(-s_t), which tends to 1 / (2 L_t).
 
-Paper: Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and Semantics",
-CVPR 2018, arXiv:1705.07115.
+Paper: Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
+Semantics", CVPR 2018, arXiv:1705.07115.
 
-When to use: losses of different size; cheap.
-When not: a rare label such as purchase, whose tiny loss drives its weight to hundreds (watch the weights figure).
+When to use: losses of different size; cheap. When not: a rare label such as purchase, whose tiny
+loss drives its weight to hundreds (watch the weights figure).
 Cost: one backward pass.
-Deviations: s has its own Adam without weight decay, never clamped: ports that clamp it at 0 are uniform for L < .5.
+Deviations: s has its own Adam without weight decay, never clamped: ports that clamp it at 0 are
+uniform for L < .5.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class UWL(Balancer):
         super().__init__(tasks, options)
         self.factor: Tensor
         self.s: Tensor
-        self.register_buffer("factor", torch.tensor([0.5 if task.kind == "regression" else 1.0 for task in tasks]))
+        self.register_buffer(
+            "factor", torch.tensor([0.5 if task.kind == "regression" else 1.0 for task in tasks])
+        )
         self.register_buffer("s", torch.zeros(len(tasks)))
         self.adam = Adam(len(tasks), options.lr)
 

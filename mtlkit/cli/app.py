@@ -17,7 +17,9 @@ from mtlkit.errors import MtlkitError
 
 INTERRUPTED = 130
 # typer carries its own copy of click or uses the installed one, by version: take the class it uses
-CLICK_ERROR: Any = next(base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException")
+CLICK_ERROR: Any = next(
+    base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="mtlkit",
@@ -41,17 +43,23 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool,
+        typer.Option(
+            "--version", callback=_version, is_eager=True, help="Print the version and exit."
+        ),
     ] = False,
 ) -> None:
     """Benchmark multi-task-learning methods for recommendation: architecture x balancer x seed.
 
-    Start with [bold]mtlkit bench[/bold]: it fetches Census-Income, runs a small grid and says what to type next.
+    Start with [bold]mtlkit bench[/bold]: it fetches Census-Income, runs a small grid and says what
+    to type next.
     """
 
 
 def main() -> None:
-    """Run a command. Errors are one sentence and a hint on stderr, with the exit code of their kind."""
+    """Run a command. Errors are one sentence and a hint on stderr, with the exit code of their
+    kind.
+    """
     try:
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
     except MtlkitError as error:
@@ -59,7 +67,10 @@ def main() -> None:
         code = error.exit_code
     except CLICK_ERROR as error:
         context = getattr(error, "ctx", None)
-        _say(_sentence(error.format_message()), f"{context.command_path if context else 'mtlkit'} --help")
+        _say(
+            _sentence(error.format_message()),
+            f"{context.command_path if context else 'mtlkit'} --help",
+        )
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         print("\ninterrupted", file=sys.stderr)

@@ -20,46 +20,78 @@ SOME_FAILED = 1
 
 
 def bench(
-    file: Annotated[Path | None, typer.Argument(help="A YAML file with a grid; flags override it.")] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="A YAML file with a grid; flags override it.")
+    ] = None,
     dataset: Annotated[
         str | None,
-        typer.Option("--dataset", "-d", help="E.g. 'census[protocol=rechub]'. Default: fetched last, else census."),
+        typer.Option(
+            "--dataset",
+            "-d",
+            help="E.g. 'census[protocol=rechub]'. Default: fetched last, else census.",
+        ),
     ] = None,
     models: Annotated[
-        str | None, typer.Option(help="Architectures, e.g. 'mmoe[experts=16],ple'; wildcards and .py files work.")
+        str | None,
+        typer.Option(
+            help="Architectures, e.g. 'mmoe[experts=16],ple'; wildcards and .py files work."
+        ),
     ] = None,
-    balancers: Annotated[str | None, typer.Option(help="Balancers, e.g. 'uwl,static[w=1:2]'.")] = None,
+    balancers: Annotated[
+        str | None, typer.Option(help="Balancers, e.g. 'uwl,static[w=1:2]'.")
+    ] = None,
     references: Annotated[str | None, typer.Option(help="Models to compare with, or none.")] = None,
-    tasks: Annotated[str | None, typer.Option(help="Train only these tasks of the data set.")] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Train only these tasks of the data set.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3), or which (0,5,7).")] = None,
-    epochs: Annotated[float | None, typer.Option(help="Passes over the training split; may be a fraction.")] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Passes over the training split; may be a fraction.")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
-    jobs: Annotated[int | None, typer.Option("--jobs", "-j", help="Cells at a time. Default: one per core.")] = None,
-    timeout: Annotated[float | None, typer.Option(help="Stop and record a cell after so many seconds.")] = None,
+    jobs: Annotated[
+        int | None, typer.Option("--jobs", "-j", help="Cells at a time. Default: one per core.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(help="Stop and record a cell after so many seconds.")
+    ] = None,
     init_from: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Start from the weights of a run: its folder in the results.")
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="Start from the weights of a run: its folder in the results."
+        ),
     ] = None,
     freeze: Annotated[
-        str | None, typer.Option(help="Parts that keep the weights of that run, e.g. 'embedding.*,experts.*'.")
+        str | None,
+        typer.Option(help="Parts that keep the weights of that run, e.g. 'embedding.*,experts.*'."),
     ] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="Where results go. Default: results/.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Where results go. Default: results/.")
+    ] = None,
     data_dir: Annotated[
         Path | None, typer.Option(help="Where data live. Default: $MTLKIT_DATA, else ./datasets.")
     ] = None,
     assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="Any setting as key=value, e.g. dropout=.1. Repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="Any setting as key=value, e.g. dropout=.1. Repeatable."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
-    print_config: Annotated[bool, typer.Option("--print-config", help="Print the grid as YAML and stop.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run cells again that failed before.")] = False,
-    force: Annotated[bool, typer.Option("--force", help="Run models that do not apply to the data, too.")] = False,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the grid as YAML and stop.")
+    ] = False,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Run cells again that failed before.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Run models that do not apply to the data, too.")
+    ] = False,
 ) -> None:
     """Run every model under every balancer with several seeds, and compare them.
 
-    Finished cells are never run again, so an interrupted grid goes on where it stopped. Without arguments a small grid
-    runs on the data set fetched last, or on Census-Income.
+    Finished cells are never run again, so an interrupted grid goes on where it stopped. Without
+    arguments a small grid runs on the data set fetched last, or on Census-Income.
     """
     from mtlkit.data.data_home import data_home, last_fetched
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
@@ -96,7 +128,9 @@ def _given(flags: dict[str, Any]) -> dict[str, Any]:
     return out
 
 
-def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_failed: bool, force: bool) -> int:
+def _run(
+    settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_failed: bool, force: bool
+) -> int:
     from mtlkit.grid.engines.local import start_early
 
     if not dry_run:
@@ -119,7 +153,9 @@ def _run(settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_fai
         last = last_fetched(home)
         settings = with_dataset(settings, last or "census")
         why = "fetched last" if last else "none was fetched before"
-        talk.print(f"Data set [bold]{escape(str(settings.dataset))}[/bold] ({why}).", highlight=False)
+        talk.print(
+            f"Data set [bold]{escape(str(settings.dataset))}[/bold] ({why}).", highlight=False
+        )
     with show_downloads() as progress:
         source, data = prepare(str(settings.dataset), home, progress=progress)
     if last_fetched(home) is None:
@@ -143,7 +179,10 @@ def _show_plan(plan: Plan, data: Dataset, talk: Console, every_cell: bool) -> No
 
     from mtlkit.equivalences import notices
 
-    counts = {state: sum(p.state == state for p in plan.cells) for state in ("to run", "done", "failed before")}
+    counts = {
+        state: sum(p.state == state for p in plan.cells)
+        for state in ("to run", "done", "failed before")
+    }
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
     simulated = " (simulated)" if data.simulated else ""
     tasks = ", ".join(data.schema.task_names)
@@ -154,7 +193,9 @@ def _show_plan(plan: Plan, data: Dataset, talk: Console, every_cell: bool) -> No
     if counts["failed before"]:
         talk.print("[dim]--retry-failed runs the failed ones again.[/dim]")
     resolved = [planned.cell.resolved["balancer"] for planned in plan.cells]
-    for notice in notices([(balancer["name"], balancer["options"]) for balancer in resolved], len(data.schema.tasks)):
+    for notice in notices(
+        [(balancer["name"], balancer["options"]) for balancer in resolved], len(data.schema.tasks)
+    ):
         talk.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
     if not every_cell:
         return
@@ -173,8 +214,12 @@ def _show_plan(plan: Plan, data: Dataset, talk: Console, every_cell: bool) -> No
     Console().print(table)
 
 
-def _execute(plan: Plan, settings: GridSettings, store: ResultStore, home: Path, talk: Console) -> int:
-    """Run what is left to run; return how many cells of the plan have failed, earlier ones included."""
+def _execute(
+    plan: Plan, settings: GridSettings, store: ResultStore, home: Path, talk: Console
+) -> int:
+    """Run what is left to run; return how many cells of the plan have failed, earlier ones
+    included.
+    """
     from mtlkit.cli.progress import GridProgress
     from mtlkit.grid.engines.local import LocalEngine
 
@@ -210,5 +255,7 @@ def describe(record: RunRecord) -> str:
     parts = []
     for task in record.tasks:
         value = record.metrics["test"][task["name"]].get(task["metric"])
-        parts.append(f"{task.get('label') or task['name']} {'NA' if value is None else f'{value:.4f}'}")
+        parts.append(
+            f"{task.get('label') or task['name']} {'NA' if value is None else f'{value:.4f}'}"
+        )
     return f"{record.cell.label}: {', '.join(parts)} ({record.timing['total_seconds']:.0f} s)"

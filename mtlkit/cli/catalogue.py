@@ -23,7 +23,9 @@ class Kind(StrEnum):
 def list_entries(
     kind: Annotated[Kind, typer.Argument(help="What to list.")],
     pattern: Annotated[str, typer.Argument(help="Only names that match, e.g. 'm*'.")] = "*",
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON: a list of objects with a name.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print JSON: a list of objects with a name.")
+    ] = False,
 ) -> None:
     """List models, balancers or data sets."""
     from mtlkit.errors import UsageError
@@ -31,7 +33,9 @@ def list_entries(
 
     registry = REGISTRIES[kind.value]
     names = registry.names(pattern)
-    entries = [{"name": name, "summary": registry.summary(name).partition(": ")[2]} for name in names]
+    entries = [
+        {"name": name, "summary": registry.summary(name).partition(": ")[2]} for name in names
+    ]
     if as_json:
         print(json.dumps(entries, indent=1, ensure_ascii=False))
         return
@@ -58,18 +62,28 @@ def info(
     from mtlkit.errors import UsageError
     from mtlkit.registry import BALANCERS, REGISTRIES
 
-    homes = [r for r in REGISTRIES.values() if name in r.names() or (name.endswith(".py") and r.holds(name))]
+    homes = [
+        r
+        for r in REGISTRIES.values()
+        if name in r.names() or (name.endswith(".py") and r.holds(name))
+    ]
     if not homes:
         everything = [entry for registry in REGISTRIES.values() for entry in registry.names()]
         close = difflib.get_close_matches(name, everything, n=3, cutoff=0.5)
         guess = f" Did you mean {' or '.join(close)}?" if close else ""
         raise UsageError(
-            f"Nothing is called {name!r}.{guess}", f"mtlkit {f'info {close[0]}' if close else 'list models'}"
+            f"Nothing is called {name!r}.{guess}",
+            f"mtlkit {f'info {close[0]}' if close else 'list models'}",
         )
     registry = homes[0]
     entry = registry.load(name)
     options = _options(entry.Options)
-    facts = {"name": name, "kind": registry.kind, "description": registry.docstring(name), "options": options}
+    facts = {
+        "name": name,
+        "kind": registry.kind,
+        "description": registry.docstring(name),
+        "options": options,
+    }
     further = ("needs", "scale", "licence", "url", "simulated", "training")
     facts |= {key: getattr(entry, key) for key in further if hasattr(entry, key)}
     if registry is BALANCERS:
@@ -83,7 +97,9 @@ def info(
 def _options(kind: type[Settings]) -> list[dict[str, Any]]:
     inherited = {key for base in kind.__bases__ for key in getattr(base, "model_fields", {})}
     own_first = sorted(kind.model_fields, key=lambda key: key in inherited)
-    defaults = {key: kind.model_fields[key].get_default(call_default_factory=True) for key in own_first}
+    defaults = {
+        key: kind.model_fields[key].get_default(call_default_factory=True) for key in own_first
+    }
     schema = kind.model_json_schema()["properties"] if kind.model_fields else {}
     return [
         {
@@ -120,11 +136,19 @@ def _show(facts: dict[str, Any], kind: str) -> None:
     console.print(Padding(Text(title, style="bold"), (0, 0, 0, 2)))
     console.print(Padding(Text(rest), (1, 2)))
     if "needs" in facts:
-        scale = {"simplex": "weights sum to T", "native": "weights keep the length the method gives them"}
-        console.print(Padding(Text(f"Needs: {facts['needs']}. Scale: {scale[facts['scale']]}."), (0, 2, 1, 2)))
+        scale = {
+            "simplex": "weights sum to T",
+            "native": "weights keep the length the method gives them",
+        }
+        console.print(
+            Padding(Text(f"Needs: {facts['needs']}. Scale: {scale[facts['scale']]}."), (0, 2, 1, 2))
+        )
     if facts.get("simulated"):
         console.print(
-            Padding(Text("Simulated: generated on this machine, and every table and figure says so."), (0, 2, 1, 2))
+            Padding(
+                Text("Simulated: generated on this machine, and every table and figure says so."),
+                (0, 2, 1, 2),
+            )
         )
     if facts.get("training"):
         said = ", ".join(f"{key}={value}" for key, value in facts["training"].items())
@@ -137,7 +161,9 @@ def _show(facts: dict[str, Any], kind: str) -> None:
         text = option["description"]
         if option["choices"]:
             text += f"{': ' if text else ''}{', '.join(map(str, option['choices']))}"
-        table.add_row(Text(option["name"], style="bold"), Text(shown, style="green"), Text(text, style="dim"))
+        table.add_row(
+            Text(option["name"], style="bold"), Text(shown, style="green"), Text(text, style="dim")
+        )
     if facts["options"]:
         console.print(Padding(Text("Options", style="bold underline"), (0, 2)))
         console.print(Padding(table, (0, 2)))

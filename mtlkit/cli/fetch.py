@@ -20,26 +20,50 @@ if TYPE_CHECKING:
 
 def fetch(
     dataset: Annotated[
-        str, typer.Argument(help="A data set, e.g. census or 'synthetic[p=0.9]'; see mtlkit list datasets.")
+        str,
+        typer.Argument(
+            help="A data set, e.g. census or 'synthetic[p=0.9]'; see mtlkit list datasets."
+        ),
     ],
     data_dir: Annotated[
-        Path | None, typer.Option(help="Where data live. Default: $MTLKIT_DATA, else ./datasets.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Where data live. Default: $MTLKIT_DATA, else ./datasets.", show_default=False
+        ),
     ] = None,
     origin: Annotated[
         Path | None,
-        typer.Option("--from", help="Take the raw files from this file or folder, not from the network."),
+        typer.Option(
+            "--from", help="Take the raw files from this file or folder, not from the network."
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Download and prepare again.")] = False,
-    protocol: Annotated[str | None, typer.Option(help="The option protocol=, e.g. aitm, rechub or full.")] = None,
-    fields: Annotated[str | None, typer.Option(help="The option fields=: only these, e.g. 101,205,206.")] = None,
-    min_count: Annotated[int | None, typer.Option(help="The option min_count=: keep ids seen so often.")] = None,
-    sample: Annotated[float | None, typer.Option(help="The option sample=: keep this share of users.")] = None,
-    simulate: Annotated[int | None, typer.Option(help="The option simulate=: so many rows of simulated data.")] = None,
-    max_bad_rows: Annotated[int | None, typer.Option(help="Leave out up to so many malformed rows.")] = None,
-    url_train: Annotated[str | None, typer.Option(help="A signed link to the training archive.")] = None,
+    protocol: Annotated[
+        str | None, typer.Option(help="The option protocol=, e.g. aitm, rechub or full.")
+    ] = None,
+    fields: Annotated[
+        str | None, typer.Option(help="The option fields=: only these, e.g. 101,205,206.")
+    ] = None,
+    min_count: Annotated[
+        int | None, typer.Option(help="The option min_count=: keep ids seen so often.")
+    ] = None,
+    sample: Annotated[
+        float | None, typer.Option(help="The option sample=: keep this share of users.")
+    ] = None,
+    simulate: Annotated[
+        int | None, typer.Option(help="The option simulate=: so many rows of simulated data.")
+    ] = None,
+    max_bad_rows: Annotated[
+        int | None, typer.Option(help="Leave out up to so many malformed rows.")
+    ] = None,
+    url_train: Annotated[
+        str | None, typer.Option(help="A signed link to the training archive.")
+    ] = None,
     url_test: Annotated[str | None, typer.Option(help="A signed link to the test archive.")] = None,
 ) -> None:
-    """Download a data set, prepare it, and print its card. What is there already is not fetched again."""
+    """Download a data set, prepare it, and print its card. What is there already is not fetched
+    again.
+    """
     from rich.console import Console
 
     from mtlkit.data.data_home import data_home, remember
@@ -53,18 +77,33 @@ def fetch(
         "simulate": simulate,
         "max_bad_rows": max_bad_rows,
     }
-    dataset = _with_options(dataset, {key: value for key, value in options.items() if value is not None})
-    links = {part: link for part, link in (("train", url_train), ("test", url_test)) if link is not None}
+    dataset = _with_options(
+        dataset, {key: value for key, value in options.items() if value is not None}
+    )
+    links = {
+        part: link for part, link in (("train", url_train), ("test", url_test)) if link is not None
+    }
     home, talk = data_home(data_dir), Console(stderr=True)
     started = time.perf_counter()
     with show_downloads() as progress:
-        source, data = prepare(dataset, home, origin=origin, force=force, progress=progress, links=links, asked=True)
+        source, data = prepare(
+            dataset, home, origin=origin, force=force, progress=progress, links=links, asked=True
+        )
         prepared = _prepare_presets(source, home)
     remember(home, dataset)
     Console().print(card(source, data, prepared, source.provenance(home)))
-    talk.print(f"\nReady in {home} after {time.perf_counter() - started:.1f} s. Next:\n", style="dim", markup=False)
+    talk.print(
+        f"\nReady in {home} after {time.perf_counter() - started:.1f} s. Next:\n",
+        style="dim",
+        markup=False,
+    )
     more = f" --data-dir {data_dir}" if data_dir else ""
-    talk.print(f"  mtlkit bench -d {_quoted(dataset)}{more}\n", markup=False, highlight=False, soft_wrap=True)
+    talk.print(
+        f"  mtlkit bench -d {_quoted(dataset)}{more}\n",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
 
 
 def _with_options(text: str, options: dict[str, Any]) -> str:
@@ -119,13 +158,24 @@ def show_downloads() -> Iterator[Progress]:
         def line(what: str, done: int, total: int | None) -> None:
             if what not in seen:
                 seen.add(what)
-                size = f" ({total / 1e6:.1f} MB)" if total and not what.startswith(("writing", "simulating")) else ""
+                size = (
+                    f" ({total / 1e6:.1f} MB)"
+                    if total and not what.startswith(("writing", "simulating"))
+                    else ""
+                )
                 print(f"{_said(what)}{size}", file=sys.stderr, flush=True)
 
         yield line
         return
 
-    from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        TaskID,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
     from rich.progress import Progress as Bars
 
     columns = (
@@ -148,10 +198,14 @@ def show_downloads() -> Iterator[Progress]:
 
 def _said(what: str) -> str:
     """What is going on; a name alone is one of a file that is fetched."""
-    return what if what.startswith(("preparing ", "writing ", "simulating ")) else f"fetching {what}"
+    return (
+        what if what.startswith(("preparing ", "writing ", "simulating ")) else f"fetching {what}"
+    )
 
 
-def card(source: DatasetSource, data: Dataset, prepared: list[str], provenance: str | None) -> RenderableType:
+def card(
+    source: DatasetSource, data: Dataset, prepared: list[str], provenance: str | None
+) -> RenderableType:
     """What a data set is, on one screen.
 
     Args:
@@ -166,7 +220,9 @@ def card(source: DatasetSource, data: Dataset, prepared: list[str], provenance: 
     return Group(Padding(_facts(source, data, prepared, provenance), (1, 0, 0, 1)), _tasks(data))
 
 
-def _facts(source: DatasetSource, data: Dataset, prepared: list[str], provenance: str | None) -> RenderableType:
+def _facts(
+    source: DatasetSource, data: Dataset, prepared: list[str], provenance: str | None
+) -> RenderableType:
     from rich.table import Table
     from rich.text import Text
 
@@ -185,11 +241,15 @@ def _facts(source: DatasetSource, data: Dataset, prepared: list[str], provenance
     if provenance:
         facts.add_row("taken from", Text(provenance))
     facts.add_row("licence", Text(source.licence))
-    facts.add_row("inputs", ", ".join(f"{count} {names[kind]}" for kind, count in counts.items() if count))
+    facts.add_row(
+        "inputs", ", ".join(f"{count} {names[kind]}" for kind, count in counts.items() if count)
+    )
     facts.add_row("prepared", Text("\n".join(prepared)))
     planted, whole = ceilings(data), ceilings_of_all_rows(data)
     if planted:
-        said = f"{_reached(data, planted)}: the planted model on test, which none passes but by luck"
+        said = (
+            f"{_reached(data, planted)}: the planted model on test, which none passes but by luck"
+        )
         facts.add_row("ceiling", Text(said))
     elif whole:
         said = f"{_reached(data, whole)}: the planted model on all simulated test rows, of which test holds some"
@@ -198,7 +258,9 @@ def _facts(source: DatasetSource, data: Dataset, prepared: list[str], provenance
 
 
 def _reached(data: Dataset, planted: dict[str, float]) -> str:
-    return ", ".join(f"{of.label} {planted[of.name]:.4f}" for of in data.schema.scores() if of.name in planted)
+    return ", ".join(
+        f"{of.label} {planted[of.name]:.4f}" for of in data.schema.scores() if of.name in planted
+    )
 
 
 def _tasks(data: Dataset) -> RenderableType:

@@ -6,7 +6,14 @@ import time
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.text import Text
 
 from mtlkit.records import Cell, RunRecord
@@ -42,11 +49,16 @@ class GridProgress:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         self.bars.stop()
         if kind is KeyboardInterrupt:
-            self.console.print(f"{self.done} of {self.total} cells finished and kept; the same command goes on.")
+            self.console.print(
+                f"{self.done} of {self.total} cells finished and kept; the same command goes on."
+            )
 
     def advance(self, cell: Cell, share: float) -> None:
         """Take note that a cell is done to some share."""
@@ -83,4 +95,6 @@ class GridProgress:
         if work < 0.1 or self.done == self.total:
             return ""
         seconds = elapsed / work * (self.total - work)
-        return f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+        return (
+            f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
+        )

@@ -12,9 +12,12 @@ import typer
 def report(
     results: Annotated[Path, typer.Argument(help="The results folder.")] = Path("results"),
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where to write.  [default: RESULTS/report]")
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Where to write.  [default: RESULTS/report]"),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print the rows as JSON and write nothing.")] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print the rows as JSON and write nothing.")
+    ] = False,
 ) -> None:
     """Write a page, tables and figures that compare the runs of a results folder."""
     from mtlkit.report.build import open_results, write_report
@@ -23,7 +26,9 @@ def report(
     if json:
         frames = open_results(results)
         _warn(frames.unreadable)
-        typer.echo(json_module.dumps(rows_of(frames), indent=1, ensure_ascii=False, allow_nan=False))
+        typer.echo(
+            json_module.dumps(rows_of(frames), indent=1, ensure_ascii=False, allow_nan=False)
+        )
         return
     files = write_report(results, out)
     _warn(files.unreadable)
@@ -32,7 +37,11 @@ def report(
     for path in (files.page, *files.tables):
         typer.echo(path)
     folder = files.page.parent / "figures"
-    typer.echo(f"{folder}  ({len(files.figures)} files)" if files.figures else "no figures: no run has finished")
+    typer.echo(
+        f"{folder}  ({len(files.figures)} files)"
+        if files.figures
+        else "no figures: no run has finished"
+    )
     typer.echo(f"\nhint: open {files.page} in a browser", err=True)
 
 

@@ -55,7 +55,10 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
 
 def _width(content: Content, columns: list[int]) -> int:
     longest = [
-        max(len(text) for text in (content.columns[i], *(row[i].text + row[i].marks for row in content.lines)))
+        max(
+            len(text)
+            for text in (content.columns[i], *(row[i].text + row[i].marks for row in content.lines))
+        )
         for i in columns
     ]
     return sum(longest) + len(columns)
@@ -63,21 +66,37 @@ def _width(content: Content, columns: list[int]) -> int:
 
 def _without_intervals(content: Content) -> Content:
     rows = tuple(
-        tuple(cell if i < 2 else replace(cell, text=cell.text.partition(" ± ")[0]) for i, cell in enumerate(row))
+        tuple(
+            cell if i < 2 else replace(cell, text=cell.text.partition(" ± ")[0])
+            for i, cell in enumerate(row)
+        )
         for row in content.rows
     )
-    return replace(content, rows=rows, notes=("Intervals do not fit here; the report has them.", *content.notes[1:]))
+    return replace(
+        content,
+        rows=rows,
+        notes=("Intervals do not fit here; the report has them.", *content.notes[1:]),
+    )
 
 
 def _table(content: Content, columns: list[int]) -> list[RenderableType]:
-    table = Table(title=content.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
+    table = Table(
+        title=content.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
+    )
     table.padding, table.pad_edge = (0, 1, 0, 0), False
     for i in columns:
         name = content.columns[i]
         left = name in {"model", "balancer"}
-        table.add_column(name, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+        table.add_column(
+            name, justify="left" if left else "right", no_wrap=not left, overflow="fold"
+        )
     for row in content.rows:
-        table.add_row(*(Text(row[i].text + row[i].marks, style="bold" if row[i].best else "") for i in columns))
+        table.add_row(
+            *(
+                Text(row[i].text + row[i].marks, style="bold" if row[i].best else "")
+                for i in columns
+            )
+        )
     if content.ceiling:
         table.add_section()
         table.add_row(*(Text(content.ceiling[i].text, style="yellow") for i in columns))

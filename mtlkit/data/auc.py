@@ -1,4 +1,6 @@
-"""How well scores rank labels: the one home of the AUC, ties counted half. No PyTorch, and numba for many rows only."""
+"""How well scores rank labels: the one home of the AUC, ties counted half. No PyTorch, and numba
+for many rows only.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,15 @@ from typing import Any
 import numpy as np
 
 WALKED_ROWS = 1 << 14
-"""From so many rows on a compiled walk counts the pairs; for fewer, searches cost less than numba takes to import."""
+"""From so many rows on a compiled walk counts the pairs; for fewer, searches cost less than numba
+takes to import.
+"""
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """The area under the ROC curve of scores (N,) for labels (N,) bool; None if a class is missing, or for a NaN."""
+    """The area under the ROC curve of scores (N,) for labels (N,) bool; None if a class is missing,
+    or for a NaN.
+    """
     above, below = scores[labels], scores[~labels]
     if not len(above) or not len(below):
         return None
@@ -21,10 +27,11 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def wins(above: np.ndarray, below: np.ndarray) -> int | None:
-    """Twice the number of pairs in which the first is larger, and once that of ties; None if a value is NaN.
+    """Twice the number of pairs in which the first is larger, and once that of ties; None if a
+    value is NaN.
 
-    Positives and negatives are sorted as plain values, which NumPy does with vector instructions: no sort of row
-    numbers is needed, and the count is exact.
+    Positives and negatives are sorted as plain values, which NumPy does with vector instructions:
+    no sort of row numbers is needed, and the count is exact.
 
     Args:
         above: (P,) at least one.
@@ -35,7 +42,9 @@ def wins(above: np.ndarray, below: np.ndarray) -> int | None:
         return None
     if len(above) + len(below) >= WALKED_ROWS:
         return int(_compiled_walk()(above, below))
-    return int(np.searchsorted(below, above).sum() + np.searchsorted(below, above, side="right").sum())
+    return int(
+        np.searchsorted(below, above).sum() + np.searchsorted(below, above, side="right").sum()
+    )
 
 
 @cache

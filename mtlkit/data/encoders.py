@@ -14,7 +14,8 @@ UNKNOWN = 0
 
 @dataclass(frozen=True)
 class CategoryEncoder:
-    """CategoryEncoder of a categorical column to ids ``1..len(levels)``, in sorted order; anything else to :data:`UNKNOWN`.
+    """CategoryEncoder of a categorical column to ids ``1..len(levels)``, in sorted order; anything
+    else to :data:`UNKNOWN`.
 
     Args:
         levels: The levels seen on train, sorted.
@@ -69,7 +70,8 @@ class Standardizer:
 
 @dataclass(frozen=True)
 class MinMaxScaler:
-    """A numeric column to [0, 1] on train; values beyond train's range are not clipped, NaN becomes 0.
+    """A numeric column to [0, 1] on train; values beyond train's range are not clipped, NaN becomes
+    0.
 
     Args:
         low: Least value on train.
@@ -92,7 +94,8 @@ class MinMaxScaler:
 
 @dataclass(frozen=True)
 class QuantileBins:
-    """A numeric column to ids of bins with about equal numbers of training rows; NaN to :data:`UNKNOWN`.
+    """A numeric column to ids of bins with about equal numbers of training rows; NaN to
+    :data:`UNKNOWN`.
 
     Args:
         edges: Increasing; bin ``i + 1`` holds ``edges[i - 1] <= x < edges[i]``.
@@ -104,9 +107,9 @@ class QuantileBins:
     def fit(cls, train: np.ndarray, bins: int) -> QuantileBins:
         """Find the edges of about ``bins`` bins over (N,) values.
 
-        With no more values than bins, each value is a bin. Else a value that alone fills a bin gets one of its own, and
-        the quantiles are taken over the rest: a column that is zero for nearly every row keeps its resolution where it
-        is not zero.
+        With no more values than bins, each value is a bin. Else a value that alone fills a bin gets
+        one of its own, and the quantiles are taken over the rest: a column that is zero for nearly
+        every row keeps its resolution where it is not zero.
         """
         values = np.asarray(train, np.float64)
         values = values[~np.isnan(values)]
@@ -122,7 +125,9 @@ class QuantileBins:
         inner = np.unique(np.concatenate(edges))
         # Edges between the same two neighbouring values part nothing.
         _, first = np.unique(np.searchsorted(distinct, inner), return_index=True)
-        return cls(tuple(float(edge) for edge in inner[first] if distinct[0] < edge <= distinct[-1]))
+        return cls(
+            tuple(float(edge) for edge in inner[first] if distinct[0] < edge <= distinct[-1])
+        )
 
     @property
     def vocab(self) -> int:
@@ -137,4 +142,8 @@ class QuantileBins:
 
 
 def _categorical(values: pd.Series) -> pd.Categorical:
-    return pd.Categorical(values) if not isinstance(values.dtype, pd.CategoricalDtype) else values.array
+    return (
+        pd.Categorical(values)
+        if not isinstance(values.dtype, pd.CategoricalDtype)
+        else values.array
+    )

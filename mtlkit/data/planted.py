@@ -1,4 +1,6 @@
-"""How well the rule by which a generator drew labels ranks them: the ceiling of whoever learns from the rows."""
+"""How well the rule by which a generator drew labels ranks them: the ceiling of whoever learns from
+the rows.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,15 @@ from mtlkit.data.splits import Dataset
 from mtlkit.records import PRIMARY_METRIC
 
 ALL_ROWS = "of all simulated test rows"
-"""Where the ceilings stand of generated rows of which the test split holds only some: those of that split differ."""
+"""Where the ceilings stand of generated rows of which the test split holds only some: those of that
+split differ.
+"""
 
 
 def ceilings(dataset: Dataset) -> dict[str, float]:
-    """Score to the primary metric that the planted model reaches on the test split, where a generator noted it."""
+    """Score to the primary metric that the planted model reaches on the test split, where a
+    generator noted it.
+    """
     return _noted(dataset, dataset.details.get("simulation"))
 
 
@@ -24,7 +30,9 @@ def ceilings_of_all_rows(dataset: Dataset) -> dict[str, float]:
 def _noted(dataset: Dataset, facts: Any) -> dict[str, float]:
     kinds = {task.name: task.kind for task in dataset.schema.tasks}
     found = {
-        score.name: _entry(_entry(facts, f"planted_{PRIMARY_METRIC[kinds[score.task]]}"), score.name)
+        score.name: _entry(
+            _entry(facts, f"planted_{PRIMARY_METRIC[kinds[score.task]]}"), score.name
+        )
         for score in dataset.schema.scores()
     }
     return {name: float(value) for name, value in found.items() if _is_share(value)}

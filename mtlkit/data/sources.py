@@ -1,4 +1,6 @@
-"""From what the user typed to a data set that is ready: the door that ``fetch`` and ``bench`` share."""
+"""From what the user typed to a data set that is ready: the door that ``fetch`` and ``bench``
+share.
+"""
 
 from __future__ import annotations
 

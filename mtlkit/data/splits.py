@@ -35,7 +35,8 @@ class Bag:
 
 @dataclass(frozen=True)
 class SharedColumns:
-    """Columns that many rows share (a user's, of a session): stored once, and pointed at by each row.
+    """Columns that many rows share (a user's, of a session): stored once, and pointed at by each
+    row.
 
     Args:
         row: (N,) int32: which of the U shared rows belongs to each row of the split.
@@ -62,8 +63,9 @@ class Split:
         bags: One :class:`Bag` a ``bag`` feature.
         weight: (N,) float32 row weights, or None for 1.
         groups: Name (session, user, segment) to (N,) ids, for group metrics.
-        hidden: Task to (N,) labels that only a generator knows, for scoring: what would have become of the row had it
-            come to the step before. They are no labels to train on, and batches do not carry them.
+        hidden: Task to (N,) labels that only a generator knows, for scoring: what would have become
+            of the row had it come to the step before. They are no labels to train on, and batches
+            do not carry them.
         side: Columns that rows share, or None.
     """
 
@@ -87,7 +89,12 @@ class Split:
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays under flat names, as they are hashed and written."""
-        arrays = {"ids": self.ids, "dense": self.dense, "labels": self.labels, "observed": self.observed}
+        arrays = {
+            "ids": self.ids,
+            "dense": self.dense,
+            "labels": self.labels,
+            "observed": self.observed,
+        }
         if self.weight is not None:
             arrays["weight"] = self.weight
         arrays |= {f"group-{key}": value for key, value in self.groups.items()}
@@ -103,8 +110,16 @@ class Split:
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Split:
         """The inverse of :meth:`arrays`."""
-        groups = {key.removeprefix("group-"): value for key, value in arrays.items() if key.startswith("group-")}
-        hidden = {key.removeprefix("hidden-"): value for key, value in arrays.items() if key.startswith("hidden-")}
+        groups = {
+            key.removeprefix("group-"): value
+            for key, value in arrays.items()
+            if key.startswith("group-")
+        }
+        hidden = {
+            key.removeprefix("hidden-"): value
+            for key, value in arrays.items()
+            if key.startswith("hidden-")
+        }
         side = None
         if "side-row" in arrays:
             row, ids, dense = (arrays[f"side-{part}"] for part in ("row", "ids", "dense"))
@@ -120,7 +135,10 @@ class Split:
 
     def positives(self) -> list[int]:
         """Count of observed labels above 0, a task."""
-        return [int(((self.labels[:, t] > 0) & self.observed[:, t]).sum()) for t in range(self.labels.shape[1])]
+        return [
+            int(((self.labels[:, t] > 0) & self.observed[:, t]).sum())
+            for t in range(self.labels.shape[1])
+        ]
 
 
 def _as_slice(columns: Sequence[int]) -> slice | Sequence[int]:
@@ -161,7 +179,11 @@ class Dataset:
         """The same data with some of its tasks."""
         schema = self.schema.select(tasks)
         columns = [self.schema.task_names.index(name) for name in tasks]
-        return replace(self, schema=schema, splits={name: split.select(columns) for name, split in self.splits.items()})
+        return replace(
+            self,
+            schema=schema,
+            splits={name: split.select(columns) for name, split in self.splits.items()},
+        )
 
 
 def fingerprint(schema: Schema, splits: dict[str, Split]) -> str:

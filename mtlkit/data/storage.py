@@ -1,4 +1,6 @@
-"""Packed splits on disk: one ``.npy`` file an array, ``manifest.json`` written last. Reading memory-maps."""
+"""Packed splits on disk: one ``.npy`` file an array, ``manifest.json`` written last. Reading
+memory-maps.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,11 @@ STALE_SECONDS = 86_400  # after so long without a change, what was being written
 
 @contextmanager
 def written(folder: Path) -> Iterator[Path]:
-    """A folder to write to, beside the final place; it moves there when all went well, and is gone otherwise.
+    """A folder to write to, beside the final place; it moves there when all went well, and is gone
+    otherwise.
 
-    What an earlier process left when it was killed while writing to the same place is removed first.
+    What an earlier process left when it was killed while writing to the same place is removed
+    first.
 
     Raises:
         MissingError: The disk is full.
@@ -46,7 +50,9 @@ def written(folder: Path) -> Iterator[Path]:
     try:
         yield partial
         if folder.exists():
-            folder.rename(replaced)  # in one step: a folder that is half deleted could still hold its manifest
+            folder.rename(
+                replaced
+            )  # in one step: a folder that is half deleted could still hold its manifest
         partial.rename(folder)
     except OSError as error:
         if error.errno not in DISK_FULL:
@@ -61,7 +67,9 @@ def written(folder: Path) -> Iterator[Path]:
 
 
 def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> None:
-    """Write a data set beside its final place and move it there, so that a half-written one never looks finished."""
+    """Write a data set beside its final place and move it there, so that a half-written one never
+    looks finished.
+    """
     with written(folder) as partial:
         splits: dict[str, Any] = {}
         for name in SPLITS:
@@ -69,11 +77,17 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
             for key, array in split.arrays().items():
                 save_array(partial / f"{name}.{key}.npy", array)
             positives = dict(zip(dataset.schema.task_names, split.positives(), strict=True))
-            splits[name] = {"rows": len(split), "positives": positives, "arrays": sorted(split.arrays())}
+            splits[name] = {
+                "rows": len(split),
+                "positives": positives,
+                "arrays": sorted(split.arrays()),
+            }
         write_manifest(partial, dataset, options, splits)
 
 
-def write_manifest(folder: Path, dataset: Dataset, options: dict[str, Any], splits: dict[str, Any]) -> None:
+def write_manifest(
+    folder: Path, dataset: Dataset, options: dict[str, Any], splits: dict[str, Any]
+) -> None:
     """Write the file that says what the other files of a folder are."""
     manifest = {
         "format": FORMAT,
@@ -114,9 +128,14 @@ class Column:
         self.file.close()
 
     def _write_header(self) -> None:
-        # the format leaves room for the first axis to grow, so the length of the head does not change
+        # the format leaves room for the first axis to grow, so the length of the head does not
+        # change
         shape = (self.rows, *self.shape)
-        head = {"descr": np.lib.format.dtype_to_descr(self.dtype), "fortran_order": False, "shape": shape}
+        head = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": shape,
+        }
         np.lib.format.write_array_header_1_0(self.file, head)
 
     def __enter__(self) -> Column:
@@ -179,4 +198,6 @@ def read_dataset(folder: Path) -> Dataset:
         }
         splits[name] = Split.from_arrays(arrays)
     details = manifest.get("details", {})
-    return Dataset(manifest["name"], schema, splits, manifest["fingerprint"], manifest["simulated"], details)
+    return Dataset(
+        manifest["name"], schema, splits, manifest["fingerprint"], manifest["simulated"], details
+    )

@@ -21,12 +21,14 @@ class Task(_Value):
 
     Args:
         name: Used in tables and file names.
-        kind: ``binary`` (0/1), ``regression`` (standardised on train) or ``multiclass`` (0..classes-1).
+        kind: ``binary`` (0/1), ``regression`` (standardised on train) or ``multiclass``
+            (0..classes-1).
         classes: Number of classes of a multiclass task.
         losses: Names of losses, added up.
         weight: Weight in a user-weighted mean.
         given: Name of the binary task without whose positive this label does not exist.
-        scale: ``(mean, std)`` on train of a regression target; predictions are scored on the original scale.
+        scale: ``(mean, std)`` on train of a regression target; predictions are scored on the
+            original scale.
         description: For cards and reports.
     """
 
@@ -89,12 +91,14 @@ def rows_with(step: str) -> str:
 
 
 class Schema(_Value):
-    """Columns of a data set: the order of ``features`` of a kind is the order of the packed columns.
+    """Columns of a data set: the order of ``features`` of a kind is the order of the packed
+    columns.
 
     Args:
         features: Inputs.
         tasks: Labels.
-        funnel: Binary tasks in the order in which a user comes to them, each positive only where the one before is.
+        funnel: Binary tasks in the order in which a user comes to them, each positive only where
+            the one before is.
     """
 
     features: tuple[Feature, ...]
@@ -122,7 +126,8 @@ class Schema(_Value):
         return f"{task}-given-{before[-1]}" if before and space not in (None, ALL_ROWS) else task
 
     def scores(self) -> tuple[Score, ...]:
-        """What every model is measured by: each task, and each later step of the funnel given the one before.
+        """What every model is measured by: each task, and each later step of the funnel given the
+        one before.
 
         On click -> purchase these are CTR and CTCVR on all rows and CVR on clicked rows.
         """
@@ -130,14 +135,20 @@ class Schema(_Value):
         found = []
         for task in self.tasks:
             before = self.before(task.name)
-            usual_label = ("CTCVR" if before else "CTR") if usual and task.name in (self.funnel or ()) else task.name
+            usual_label = (
+                ("CTCVR" if before else "CTR")
+                if usual and task.name in (self.funnel or ())
+                else task.name
+            )
             space = rows_with(task.given) if task.given and not before else ALL_ROWS
             found.append(Score(name=task.name, task=task.name, space=space, label=usual_label))
             if before:
                 step = before[-1]
                 name = f"{task.name}-given-{step}"
                 label = "CVR" if usual else f"{task.name} given {step}"
-                found.append(Score(name=name, task=task.name, space=rows_with(step), label=label, given=step))
+                found.append(
+                    Score(name=name, task=task.name, space=rows_with(step), label=label, given=step)
+                )
                 found.append(
                     Score(
                         name=f"{task.name}-if-{step}",
@@ -168,10 +179,15 @@ class Schema(_Value):
         for name in tasks:
             if name not in by_name:
                 raise UsageError(
-                    f"There is no task {name!r} in this data set.", f"its tasks are {', '.join(self.task_names)}"
+                    f"There is no task {name!r} in this data set.",
+                    f"its tasks are {', '.join(self.task_names)}",
                 )
         if len(set(tasks)) != len(tasks):
-            raise UsageError("A task is named twice.", f"its tasks are {', '.join(self.task_names)}")
+            raise UsageError(
+                "A task is named twice.", f"its tasks are {', '.join(self.task_names)}"
+            )
         kept = tuple(step for step in self.funnel or () if step in tasks)
         funnel = kept if len(kept) > 1 else None
-        return self.model_copy(update={"tasks": tuple(by_name[name] for name in tasks), "funnel": funnel})
+        return self.model_copy(
+            update={"tasks": tuple(by_name[name] for name in tasks), "funnel": funnel}
+        )

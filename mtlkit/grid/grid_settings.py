@@ -42,21 +42,29 @@ def _seeds(value: Any) -> Any:
 
 Specs = Annotated[tuple[str, ...], BeforeValidator(_specs)]
 SpecsOrNone = Annotated[tuple[str, ...], BeforeValidator(_specs_or_none)]
-Seeds = Annotated[tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds), Field(min_length=1)]
+Seeds = Annotated[
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds), Field(min_length=1)
+]
 
 
 class GridSettings(Settings):
     """A grid, as a YAML file holds it."""
 
-    dataset: str | None = Field(None, description="a data set; default: the one fetched last, else census")
+    dataset: str | None = Field(
+        None, description="a data set; default: the one fetched last, else census"
+    )
     models: Specs = Field(("shared-bottom", "mmoe", "ple"), description="architectures")
     balancers: Specs = Field(("uniform", "uwl"), description="balancers")
     references: SpecsOrNone = Field(("single-task",), description="models to compare with, or none")
     seeds: Seeds = Field((0, 1, 2), description="how many, or which")
     tasks: Specs | None = Field(None, description="a subset of the data set's tasks")
     training: TrainingSettings = Field(default_factory=TrainingSettings)
-    model: dict[str, Any] = Field(default_factory=dict, description="options for every model that has them")
-    balancer: dict[str, Any] = Field(default_factory=dict, description="options for every balancer that has them")
+    model: dict[str, Any] = Field(
+        default_factory=dict, description="options for every model that has them"
+    )
+    balancer: dict[str, Any] = Field(
+        default_factory=dict, description="options for every balancer that has them"
+    )
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
     out: Path = Field(Path("results"), description="where results go")
 
@@ -67,8 +75,8 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
     Args:
         file: A YAML file, or None.
         flags: Values given on the command line; nested mappings are merged into those of the file.
-        assignments: ``key=value`` texts. A key without a section is looked up in the training settings, then in the
-            execution settings, and else belongs to the models.
+        assignments: ``key=value`` texts. A key without a section is looked up in the training
+            settings, then in the execution settings, and else belongs to the models.
 
     Raises:
         UsageError: The file or a setting cannot be read.
@@ -80,13 +88,16 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
         except (OSError, UnicodeDecodeError) as error:
             reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
             raise UsageError(
-                f"Cannot read {file}: {reason}.", "mtlkit bench --print-config > grid.yaml makes such a file"
+                f"Cannot read {file}: {reason}.",
+                "mtlkit bench --print-config > grid.yaml makes such a file",
             ) from None
     for key, value in flags.items():
         if isinstance(value, dict):
             section = values.setdefault(key, {})
             if not isinstance(section, dict):
-                raise UsageError(f"{key!r} in {file} must hold key: value pairs.", "mtlkit bench --print-config")
+                raise UsageError(
+                    f"{key!r} in {file} must hold key: value pairs.", "mtlkit bench --print-config"
+                )
             section.update(value)
         else:
             values[key] = value
@@ -96,7 +107,8 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
 
 
 def with_dataset(settings: GridSettings, dataset: str) -> GridSettings:
-    """The same grid on a data set, with the training settings that suit it where the user gave none.
+    """The same grid on a data set, with the training settings that suit it where the user gave
+    none.
 
     Raises:
         UsageError: The data set or an option of it is unknown.

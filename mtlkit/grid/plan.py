@@ -66,7 +66,8 @@ def make_plan(
     force: bool = False,
     retry_failed: bool = False,
 ) -> Plan:
-    """List the cells of a grid, one seed after another so that early results are complete across methods.
+    """List the cells of a grid, one seed after another so that early results are complete across
+    methods.
 
     Args:
         settings: The grid; ``settings.dataset`` is the text that was typed.
@@ -82,7 +83,9 @@ def make_plan(
     check_task_names(settings.training, dataset.schema)
     models: list[tuple[_Method, bool]] = []
     inapplicable: list[tuple[str, str]] = []
-    references = () if settings.execution.init_from else settings.references  # they have other weights
+    references = (
+        () if settings.execution.init_from else settings.references
+    )  # they have other weights
     typed = _expand(references, MODELS) + _expand(settings.models, MODELS)
     for spec in typed:
         kind = MODELS.load(spec.name)
@@ -97,7 +100,9 @@ def make_plan(
     _check_known(settings.model, (MODELS.load(spec.name).Options for spec in typed), "model")
     balancers = _balancers(settings, dataset)
     refused = {name for name, _ in inapplicable}
-    if not models or (settings.models and refused.issuperset(map(str, _expand(settings.models, MODELS)))):
+    if not models or (
+        settings.models and refused.issuperset(map(str, _expand(settings.models, MODELS)))
+    ):
         names = "; ".join(f"{name}: {reason}" for name, reason in inapplicable) or "none was named"
         raise UsageError(f"No model of this grid applies ({names}).", "mtlkit list models")
 
@@ -113,7 +118,11 @@ def make_plan(
     cells: dict[str, Cell] = {}
     for seed in settings.seeds:
         for model, shares in models:
-            for balancer in balancers if shares else [_Method(NO_BALANCER, {"name": NO_BALANCER, "options": {}})]:
+            for balancer in (
+                balancers
+                if shares
+                else [_Method(NO_BALANCER, {"name": NO_BALANCER, "options": {}})]
+            ):
                 resolved = {
                     "dataset": data,
                     "model": model.resolved,
@@ -129,7 +138,9 @@ def make_plan(
                     ceiling=ceiling,
                 )
                 cells.setdefault(cell.key, cell)
-    return Plan([Planned(cell, _state(cell, store, retry_failed)) for cell in cells.values()], inapplicable)
+    return Plan(
+        [Planned(cell, _state(cell, store, retry_failed)) for cell in cells.values()], inapplicable
+    )
 
 
 def _start(settings: GridSettings) -> str | None:
@@ -144,7 +155,8 @@ def _start(settings: GridSettings) -> str | None:
             )
         if settings.training.freeze:
             raise UsageError(
-                "freeze keeps weights of an earlier run, but none is named.", f"{example} --freeze 'embedding.*'"
+                "freeze keeps weights of an earlier run, but none is named.",
+                f"{example} --freeze 'embedding.*'",
             )
         return None
     record = ResultStore.record(folder)
@@ -182,10 +194,18 @@ def _balancers(settings: GridSettings, dataset: Dataset) -> list[_Method]:
                 f"mtlkit bench --balancers {spec.name} --set scope=dense",
             )
         for name, own in kind.expand(spec.name, dataset.schema.tasks, options):
-            BALANCERS.load(name)(dataset.schema.tasks, own)  # raises where an option does not fit the tasks
-            typed = spec if own is options else Spec(name, own.model_dump(mode="json", exclude_unset=True))
+            BALANCERS.load(name)(
+                dataset.schema.tasks, own
+            )  # raises where an option does not fit the tasks
+            typed = (
+                spec
+                if own is options
+                else Spec(name, own.model_dump(mode="json", exclude_unset=True))
+            )
             methods.append(_method(typed, own, BALANCERS))
-    _check_known(settings.balancer, (BALANCERS.load(spec.name).Options for spec in specs), "balancer")
+    _check_known(
+        settings.balancer, (BALANCERS.load(spec.name).Options for spec in specs), "balancer"
+    )
     return methods
 
 
@@ -198,7 +218,9 @@ def _expand(typed: Iterable[str], registry: Registry) -> list[Spec]:
         if any(sign in spec.name for sign in "*?"):
             names = registry.names(spec.name)
             if not names:
-                raise UsageError(f"No {registry.kind} matches {spec.name!r}.", f"mtlkit list {registry.kind}s")
+                raise UsageError(
+                    f"No {registry.kind} matches {spec.name!r}.", f"mtlkit list {registry.kind}s"
+                )
         specs += [Spec(registry.check(name), spec.options) for name in names]
     return specs
 
@@ -223,7 +245,9 @@ def _check_known(common: dict[str, Any], kinds: Iterable[type[BaseModel]], what:
         if key not in known:
             raise UsageError(
                 f"No setting and no option of a {what} in this grid is called {key!r}.",
-                f"options of its {what}s are {', '.join(known)}" if known else f"its {what}s take no options",
+                f"options of its {what}s are {', '.join(known)}"
+                if known
+                else f"its {what}s take no options",
             )
 
 
@@ -231,7 +255,10 @@ def _check_names(options: Settings, schema: Schema, spec: Spec) -> None:
     """Options that name features or tasks must name ones that exist."""
     assert isinstance(options, BaseOptions)
     if isinstance(options, ModelOptions) and options.cvr != "derived" and schema.funnel is None:
-        raise UsageError(f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.", f"mtlkit bench --models {spec.name}")
+        raise UsageError(
+            f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.",
+            f"mtlkit bench --models {spec.name}",
+        )
     features = {feature.name for feature in schema.features if feature.kind != "dense"}
     towers = options.tower if isinstance(options.tower, dict) else {}
     checks: list[tuple[Iterable[str], Iterable[str], str]] = [
@@ -246,7 +273,9 @@ def _check_names(options: Settings, schema: Schema, spec: Spec) -> None:
             )
 
 
-def _state(cell: Cell, store: ResultStore, retry_failed: bool) -> Literal["to run", "done", "failed before"]:
+def _state(
+    cell: Cell, store: ResultStore, retry_failed: bool
+) -> Literal["to run", "done", "failed before"]:
     record = store.get(cell)
     if record is None or (retry_failed and not record.ok):
         return "to run"

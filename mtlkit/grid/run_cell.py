@@ -1,4 +1,6 @@
-"""One cell, from its frozen description to its record. Whatever goes wrong becomes part of the record."""
+"""One cell, from its frozen description to its record. Whatever goes wrong becomes part of the
+record.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +48,10 @@ class Outcome:
 
 
 def run_cell(
-    cell: Cell, home: Path, execution: ExecutionSettings, on_progress: Callable[[float], None] = lambda share: None
+    cell: Cell,
+    home: Path,
+    execution: ExecutionSettings,
+    on_progress: Callable[[float], None] = lambda share: None,
 ) -> Outcome:
     """Run a cell on this process's threads.
 
@@ -90,18 +95,30 @@ def run_cell(
 
 
 def failure(
-    cell: Cell, error: BaseException, environment: dict[str, Any] | None = None, status: Status = "failed"
+    cell: Cell,
+    error: BaseException,
+    environment: dict[str, Any] | None = None,
+    status: Status = "failed",
 ) -> Outcome:
     """The outcome of a cell that came to nothing."""
     text = "".join(traceback.format_exception(error))
     reason = Failure(
-        type=type(error).__name__.removesuffix("Error") if isinstance(error, DivergedError) else type(error).__name__,
-        message=error.message if isinstance(error, MtlkitError) else str(error) or type(error).__name__,
+        type=type(error).__name__.removesuffix("Error")
+        if isinstance(error, DivergedError)
+        else type(error).__name__,
+        message=error.message
+        if isinstance(error, MtlkitError)
+        else str(error) or type(error).__name__,
         step=error.step if isinstance(error, DivergedError) else None,
         traceback=text,
     )
     record = RunRecord(
-        key=cell.key, group=cell.group, status=status, cell=cell, error=reason, environment=environment or {}
+        key=cell.key,
+        group=cell.group,
+        status=status,
+        cell=cell,
+        error=reason,
+        environment=environment or {},
     )
     return Outcome(record, log=text)
 
@@ -116,11 +133,16 @@ def load_dataset(cell: Cell, home: Path) -> Dataset:
     kind: type[DatasetSource] = DATASETS.load(wanted["name"])
     dataset = kind(wanted["name"], kind.Options.model_validate(wanted["options"])).load(home)
     if dataset.fingerprint != wanted["fingerprint"]:
-        raise MissingError(f"The prepared data of {cell.dataset} have changed since the plan.", "run the command again")
+        raise MissingError(
+            f"The prepared data of {cell.dataset} have changed since the plan.",
+            "run the command again",
+        )
     return dataset.select(wanted["tasks"])
 
 
-def build_trainer(cell: Cell, dataset: Dataset, execution: ExecutionSettings, device: torch.device) -> Trainer:
+def build_trainer(
+    cell: Cell, dataset: Dataset, execution: ExecutionSettings, device: torch.device
+) -> Trainer:
     """A trainer with a freshly initialised model."""
     model_kind = MODELS.load(cell.resolved["model"]["name"])
     model_options = model_kind.Options.model_validate(cell.resolved["model"]["options"])
@@ -130,7 +152,9 @@ def build_trainer(cell: Cell, dataset: Dataset, execution: ExecutionSettings, de
     balancer = None
     if model_kind.shares_parameters:
         balancer_kind = BALANCERS.load(cell.resolved["balancer"]["name"])
-        balancer_options = balancer_kind.Options.model_validate(cell.resolved["balancer"]["options"])
+        balancer_options = balancer_kind.Options.model_validate(
+            cell.resolved["balancer"]["options"]
+        )
         balancer = balancer_kind(dataset.schema.tasks, balancer_options)
     settings = TrainingSettings.model_validate(cell.resolved["training"])
     warm = warm_start(settings, execution)
@@ -143,7 +167,9 @@ def compile_model(trainer: Trainer) -> CompiledForward | None:
     if wanted == "off" or (wanted == "auto" and trainer.device.type == "cpu"):
         return None
     if trainer.parts_at_representation:
-        trainer.warnings.append("not compiled: with scope=representation tasks part inside what would be compiled")
+        trainer.warnings.append(
+            "not compiled: with scope=representation tasks part inside what would be compiled"
+        )
         return None
     size = trainer.settings.batch_size
     compiled = CompiledForward(trainer.model, size, trainer.warnings.append)
@@ -205,7 +231,9 @@ def _tasks(dataset: Dataset, result: FitResult) -> list[dict[str, Any]]:
     ]
 
 
-def _environment(device: torch.device, started: datetime, compiled: CompiledForward | None = None) -> dict[str, Any]:
+def _environment(
+    device: torch.device, started: datetime, compiled: CompiledForward | None = None
+) -> dict[str, Any]:
     return {
         "mtlkit": mtlkit.__version__,
         "python": platform.python_version(),
@@ -227,7 +255,9 @@ def _environment(device: torch.device, started: datetime, compiled: CompiledForw
 def _cpu_name() -> str:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+        return next(
+            line.partition(":")[2].strip() for line in lines if line.startswith("model name")
+        )
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
 
@@ -237,7 +267,9 @@ def _reset_peak_memory(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
     elif PEAK_FILE.exists():
         with suppress(OSError):  # sandboxes may forbid it
-            PEAK_FILE.write_text("5", encoding="ascii")  # Linux: forget the high-water mark of earlier cells
+            PEAK_FILE.write_text(
+                "5", encoding="ascii"
+            )  # Linux: forget the high-water mark of earlier cells
 
 
 def _peak_memory(device: torch.device) -> int:
@@ -263,5 +295,7 @@ def _log(result: FitResult) -> str:
             for metric, value in found.items()
             if isinstance(value, float)
         )
-        lines.append(f"step {entry['step']} epoch {entry['epoch']:g} train_loss {losses} validation {values}")
+        lines.append(
+            f"step {entry['step']} epoch {entry['epoch']:g} train_loss {losses} validation {values}"
+        )
     return "\n".join([*result.warnings, *lines]) + "\n"

@@ -31,8 +31,10 @@ class _Initialised(ABCMeta):
 class Architecture(nn.Module, metaclass=_Initialised):
     """A multi-task model.
 
-    Sub-modules are registered in the order in which data flows through them, the embedding under the name
-    ``embedding``: probes name parts of the model after them, and the last shared weight is the last registered one.
+    Sub-modules are registered in the order in which data flows through them, the embedding under
+    the name
+    ``embedding``: probes name parts of the model after them, and the last shared weight is the last
+    registered one.
 
     Args:
         schema: Features and tasks of the data.
@@ -40,12 +42,16 @@ class Architecture(nn.Module, metaclass=_Initialised):
     """
 
     class Options(BaseOptions):
-        """Options of the architecture: a ``ModelOptions``, or a ``BaseOptions`` if it trains funnels in its own way."""
+        """Options of the architecture: a ``ModelOptions``, or a ``BaseOptions`` if it trains
+        funnels in its own way.
+        """
 
     shares_parameters: ClassVar[bool] = True
     needs_funnel: ClassVar[bool] = False
     detaches: ClassVar[bool] = False
-    """A gradient path is cut on purpose: finite differences of the loss then differ from the gradient."""
+    """A gradient path is cut on purpose: finite differences of the loss then differ from the
+    gradient.
+    """
     embedding: FieldEmbedding
 
     def __init__(self, schema: Schema, options: BaseOptions) -> None:
@@ -54,7 +60,9 @@ class Architecture(nn.Module, metaclass=_Initialised):
         self.options = options
         self.gate_experts: dict[str, tuple[str, ...]] = {}
         self.expert_names: list[tuple[str, ...]] = []  # by level, in the order of their outputs
-        self.left_out: tuple[int, int] | None = None  # level and place of an expert that an ablation silences
+        self.left_out: tuple[int, int] | None = (
+            None  # level and place of an expert that an ablation silences
+        )
 
     @property
     def tasks(self) -> tuple[Task, ...]:
@@ -62,7 +70,9 @@ class Architecture(nn.Module, metaclass=_Initialised):
 
     @classmethod
     def inapplicable(cls, schema: Schema) -> str | None:
-        """Why the architecture makes no sense on such data (``"has no funnel"``), or None when it does."""
+        """Why the architecture makes no sense on such data (``"has no funnel"``), or None when it
+        does.
+        """
         return NO_FUNNEL if cls.needs_funnel and schema.funnel is None else None
 
     @classmethod
@@ -70,13 +80,16 @@ class Architecture(nn.Module, metaclass=_Initialised):
         """Look at options that must fit the data, when a run is planned.
 
         Raises:
-            UsageError: One does not, such as the name of a task that does not exist, or the tasks are no funnel.
+            UsageError: One does not, such as the name of a task that does not exist, or the tasks
+                are no funnel.
         """
         if cls.needs_funnel:
             funnel_columns(schema, cls.__name__)
 
     def learning_rates(self) -> dict[str, float]:
-        """Prefix of parameter names to a factor on their learning rate; the factor is an option, hence recorded."""
+        """Prefix of parameter names to a factor on their learning rate; the factor is an option,
+        hence recorded.
+        """
         return {}
 
     def one_level(self, experts: int, readers: Sequence[str]) -> None:
@@ -86,7 +99,9 @@ class Architecture(nn.Module, metaclass=_Initialised):
         self.expert_names = [names]
 
     def present(self, level: int, outputs: Tensor) -> Tensor:
-        """The outputs (B, E, d) of a level's experts, counted from 0, with 0 for the one that an ablation silences."""
+        """The outputs (B, E, d) of a level's experts, counted from 0, with 0 for the one that an
+        ablation silences.
+        """
         if self.left_out is None or self.left_out[0] != level:
             return outputs
         return outputs.index_fill(1, torch.tensor([self.left_out[1]], device=outputs.device), 0)
@@ -109,13 +124,21 @@ class Architecture(nn.Module, metaclass=_Initialised):
         task = self.tasks[self.schema.task_names.index(prediction.task)]
         if before and isinstance(options, ModelOptions) and options.cvr == "clicked":
             return rows_with(before[-1])
-        if task.given and not before:  # there is no label elsewhere; in a funnel it is known to be 0
+        if (
+            task.given and not before
+        ):  # there is no label elsewhere; in a funnel it is known to be 0
             return rows_with(task.given)
         return ALL_ROWS
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
-        """The losses of an output: by default each prediction against its own label, on the rows of its space."""
-        return [self.objective(prediction, batch) for prediction in output.predictions if not prediction.derived]
+        """The losses of an output: by default each prediction against its own label, on the rows of
+        its space.
+        """
+        return [
+            self.objective(prediction, batch)
+            for prediction in output.predictions
+            if not prediction.derived
+        ]
 
     def objective(self, prediction: Prediction, batch: Batch) -> Objective:
         """The loss of a prediction against the task's label on the rows of its space."""

@@ -1,8 +1,10 @@
-"""Where the tasks of a model part: above the boundary each has layers of its own, below it they share.
+"""Where the tasks of a model part: above the boundary each has layers of its own, below it they
+share.
 
-Without a boundary, training needs one backward pass a task through the whole model. With one, a single pass through all
-towers brings the gradient of every task to the boundary, and the tasks' gradients go apart only from there on down.
-Training looks at gradients before it believes a boundary, see ``training.sharing``.
+Without a boundary, training needs one backward pass a task through the whole model. With one, a
+single pass through all towers brings the gradient of every task to the boundary, and the tasks'
+gradients go apart only from there on down. Training looks at gradients before it believes a
+boundary, see ``training.sharing``.
 """
 
 from __future__ import annotations
@@ -24,8 +26,9 @@ class Boundary:
 
     Args:
         task_inputs: (B, T, d), of which task t reads ``task_inputs[:, t]`` and nothing else.
-        gramian: From the gradient (B, T, d) of ``task_inputs`` to the (T, T) float64 inner products of the tasks'
-            gradients by the trunk's output, which is what they share here (the experts' outputs, or the bottom's).
+        gramian: From the gradient (B, T, d) of ``task_inputs`` to the (T, T) float64 inner products
+            of the tasks' gradients by the trunk's output, which is what they share here (the
+            experts' outputs, or the bottom's).
     """
 
     task_inputs: Tensor
@@ -40,8 +43,8 @@ class TensorBoundary(Boundary):
         trunk_output: (B, ...) the tensor that all tasks share.
         gate_output: (B, T, ...) the other tensor that ``task_inputs`` is made of, if there is one;
             ``task_inputs[:, t]`` depends on ``gate_output[:, t]`` alone.
-        vjp: From the gradient (B, T, d) of ``task_inputs`` to (T, ...), the gradient of ``trunk_output`` for each task
-            apart, and (B, T, ...), the gradient of ``gate_output``.
+        vjp: From the gradient (B, T, d) of ``task_inputs`` to (T, ...), the gradient of
+            ``trunk_output`` for each task apart, and (B, T, ...), the gradient of ``gate_output``.
     """
 
     trunk_output: Tensor
@@ -57,8 +60,8 @@ class FirstLayerBoundary(Boundary):
         first_layer: The layers that are computed as one.
         trunk: Index in ``first_layer.layers`` of the layer that all tasks share.
         gates: Index of the layer of which each task has its own slices.
-        vjp: From the gradient (B, T, d) of ``task_inputs`` to columns (B, C): the gradient of the trunk's output for
-            task 0, for task 1, ..., and then that of the gates' output.
+        vjp: From the gradient (B, T, d) of ``task_inputs`` to columns (B, C): the gradient of the
+            trunk's output for task 0, for task 1, ..., and then that of the gates' output.
     """
 
     first_layer: FirstLayer
@@ -68,7 +71,9 @@ class FirstLayerBoundary(Boundary):
 
     @property
     def column_owners(self) -> Sequence[tuple[int, int | None]]:
-        """Of the columns of ``vjp``, block by block: the layer, and the task, or None for that of all tasks at once."""
+        """Of the columns of ``vjp``, block by block: the layer, and the task, or None for that of
+        all tasks at once.
+        """
         n_tasks = self.task_inputs.shape[1]
         return [*((self.trunk, task) for task in range(n_tasks)), (self.gates, None)]
 
@@ -82,9 +87,12 @@ def mixture_boundary(
         task_inputs: (B, T, d).
         weights: (B, T, k).
         experts: (B, E, d).
-        expert_index: (T, k) int64, the experts that each task mixes; None where every task mixes all.
+        expert_index: (T, k) int64, the experts that each task mixes; None where every task mixes
+            all.
     """
-    if torch.compiler.is_compiling():  # a compiled graph gives back no tensors on the way to its losses
+    if (
+        torch.compiler.is_compiling()
+    ):  # a compiled graph gives back no tensors on the way to its losses
         return None
 
     def gramian(grad: Tensor) -> Tensor:
@@ -113,7 +121,9 @@ def copies_boundary(task_inputs: Tensor, trunk_output: Tensor) -> TensorBoundary
 
 
 def dense_weights(weights: Tensor, expert_index: Tensor | None, experts: int) -> Tensor:
-    """Weights (B, n, k) of the experts in ``expert_index`` (n, k) as (B, n, E), with 0 for those left out."""
+    """Weights (B, n, k) of the experts in ``expert_index`` (n, k) as (B, n, E), with 0 for those
+    left out.
+    """
     if expert_index is None:
         return weights
     weights = weights.detach()

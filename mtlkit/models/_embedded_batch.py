@@ -34,7 +34,9 @@ class FirstLayer:
 
     def __init__(self, layers: Sequence[LinearStack], embedded: EmbeddedBatch) -> None:
         self.layers = list(layers)
-        sizes = self.sizes = [layer.weight.shape[0] * layer.weight.shape[1] for layer in self.layers]
+        sizes = self.sizes = [
+            layer.weight.shape[0] * layer.weight.shape[1] for layer in self.layers
+        ]
         weights = [layer.weight.flatten(0, 1) for layer in self.layers]
         biases = [layer.bias for layer in self.layers]
         bias: Tensor | None = None
@@ -52,13 +54,17 @@ class FirstLayer:
     def output_of(self, layer: LinearStack) -> Tensor:
         """What a layer makes of x, (B, n, O)."""
         if not self._parts:
-            self._parts = [self.output] if len(self.sizes) == 1 else list(self.output.split(self.sizes, 1))
+            self._parts = (
+                [self.output] if len(self.sizes) == 1 else list(self.output.split(self.sizes, 1))
+            )
         place = next(k for k, own in enumerate(self.layers) if own is layer)
         return self._parts[place].view(len(self.output), *layer.weight.shape[:2])
 
     @property
     def endpoints(self) -> list[tuple[Tensor, list[int]]]:
-        """Tensors through which alone the layers reach the losses, and the places of the layers behind each."""
+        """Tensors through which alone the layers reach the losses, and the places of the layers
+        behind each.
+        """
         places = list(range(len(self.layers)))
         if self._parts:
             return [(part, [k]) for k, part in zip(places, self._parts, strict=True)]
@@ -66,14 +72,20 @@ class FirstLayer:
 
     def parameters(self) -> list[nn.Parameter]:
         """Of all layers."""
-        return [value for layer in self.layers for value in (layer.weight, layer.bias) if value is not None]
+        return [
+            value
+            for layer in self.layers
+            for value in (layer.weight, layer.bias)
+            if value is not None
+        ]
 
 
 class EmbeddedBatch:
     """The embedded rows of a batch, x (B, D), or (B, copies, D) for an embedding with copies.
 
-    ``linear`` computes a layer on x. Where vocabularies are small it never forms x: the layer is applied to the table
-    once, and each row sums its ids' results, which is the same sum in another order.
+    ``linear`` computes a layer on x. Where vocabularies are small it never forms x: the layer is
+    applied to the table once, and each row sums its ids' results, which is the same sum in another
+    order.
     """
 
     def __init__(self, embedding: FieldEmbedding, batch: Batch) -> None:
@@ -126,18 +138,24 @@ class EmbeddedBatch:
         return self._tensor
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """``F.linear(x, weight, bias)`` for an embedding without copies; weight (O, D), result (B, O)."""
+        """``F.linear(x, weight, bias)`` for an embedding without copies; weight (O, D), result (B,
+        O).
+        """
         if not self._folds:
             return self._cut(F.linear(self._x(), weight, bias), self._x())
         return self._folded(weight, bias, None)
 
     def stacked_linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """A linear layer for each copy; weight (copies, O, D), bias (copies, O), result (B, copies, O)."""
+        """A linear layer for each copy; weight (copies, O, D), bias (copies, O), result (B, copies,
+        O).
+        """
         if not self._folds:
             product = torch.bmm(self._x().transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
             return self._cut(product if bias is None else product + bias, self._x())
         copies = range(self.embedding.copies)
-        return torch.stack([self._folded(weight[c], None if bias is None else bias[c], c) for c in copies], dim=1)
+        return torch.stack(
+            [self._folded(weight[c], None if bias is None else bias[c], c) for c in copies], dim=1
+        )
 
     def _folded(self, weight: Tensor, bias: Tensor | None, copy: int | None) -> Tensor:
         groups = self.embedding.foldable_groups()
@@ -154,7 +172,11 @@ class EmbeddedBatch:
             table = getattr(self.embedding, group.parameter)
             table = table if copy is None else table[:, copy].contiguous()
             field = getattr(self.embedding, f"{group.parameter}_field")
-            own = weight if group.stop - group.start == weight.shape[1] else weight[:, group.start : group.stop]
+            own = (
+                weight
+                if group.stop - group.start == weight.shape[1]
+                else weight[:, group.start : group.stop]
+            )
             folded, of_table = fold(table, own, bias, field)
             self._cut(of_table, table)
             parts.append(sum_rows(folded, self._rows(group), numbers, by_rest))
@@ -167,9 +189,13 @@ class EmbeddedBatch:
         return not self.embedding.bags
 
     def _by_number(self, weight: Tensor, copy: int | None) -> Tensor:
-        """What a layer (O, D * width) on vectors times numbers does to the numbers themselves: (O, D)."""
+        """What a layer (O, D * width) on vectors times numbers does to the numbers themselves: (O,
+        D).
+        """
         assert self.embedding.numbers is not None
-        vectors = self.embedding.numbers if copy is None else self.embedding.numbers[:, copy]  # (D, width)
+        vectors = (
+            self.embedding.numbers if copy is None else self.embedding.numbers[:, copy]
+        )  # (D, width)
         return self._cut((weight.unflatten(1, vectors.shape) * vectors).sum(-1).t(), vectors).t()
 
     def _joined_rest(self, copy: int | None = None) -> Tensor:
@@ -179,14 +205,20 @@ class EmbeddedBatch:
         return self._joined[copy]
 
     def vjp(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """What gradients (B, C) of a product's outputs mean beneath: a column is that of any one output, in any order.
+        """What gradients (B, C) of a product's outputs mean beneath: a column is that of any one
+        output, in any order.
 
         Returns:
-            The gradients (C, D) of the rows of the weights that made them, (C,) of biases, and (rows, C) at each cut.
+            The gradients (C, D) of the rows of the weights that made them, (C,) of biases, and
+            (rows, C) at each cut.
         """
         if not self._folds:
             x = self._x()
-            return columns.t() @ x.detach().to(columns.dtype), columns.sum(0), [columns] if x.requires_grad else []
+            return (
+                columns.t() @ x.detach().to(columns.dtype),
+                columns.sum(0),
+                [columns] if x.requires_grad else [],
+            )
         groups = self.embedding.foldable_groups()
         by_weight = columns.new_zeros(self.embedding.width, columns.shape[1])  # transposed
         by_rest, by_bias = by_weight[groups[-1].stop :], columns.new_empty(0)
@@ -201,12 +233,16 @@ class EmbeddedBatch:
             at_cuts += [columns] if rest.requires_grad else []
         for place, group in enumerate(groups):
             table = getattr(self.embedding, group.parameter)
-            sums = self._rows(group).sum_by_id(columns, None if place else numbers, by_number)  # (V, C)
+            sums = self._rows(group).sum_by_id(
+                columns, None if place else numbers, by_number
+            )  # (V, C)
             if place == 0 and numbers is not None and vectors is not None:
                 by_rest.copy_((by_number[:, None] * vectors.detach()[..., None]).flatten(0, 1))
                 at_cuts += [by_number] if vectors.requires_grad else []
             field = getattr(self.embedding, f"{group.parameter}_field")
-            by_bias = add_fold_weight_gradients(table, field, sums, by_weight[group.start : group.stop])
+            by_bias = add_fold_weight_gradients(
+                table, field, sums, by_weight[group.start : group.stop]
+            )
             at_cuts += [sums] if table.requires_grad else []
         return by_weight.t(), by_bias, at_cuts
 
@@ -221,12 +257,16 @@ class EmbeddedBatch:
             ids = self.batch.ids
             own = ids if len(group.columns) == ids.shape[1] else ids[:, list(group.columns)]
             rows = own + getattr(self.embedding, f"{group.parameter}_offsets")
-            self._found[group.parameter] = RowIndex(rows, len(getattr(self.embedding, group.parameter)))
+            self._found[group.parameter] = RowIndex(
+                rows, len(getattr(self.embedding, group.parameter))
+            )
         return self._found[group.parameter]
 
     def _lookup(self, group: TableGroup) -> Tensor:
         rows = self._rows(group).ids
-        found = self.embedding.take(group.parameter, rows.flatten()).unflatten(0, (len(rows), len(group.columns)))
+        found = self.embedding.take(group.parameter, rows.flatten()).unflatten(
+            0, (len(rows), len(group.columns))
+        )
         return found.transpose(1, -2).flatten(-2)  # (B, [copies,] F * width)
 
     def _rest(self, copy: int | None = None) -> list[Tensor]:
@@ -239,7 +279,9 @@ class EmbeddedBatch:
         dense, numbers = self.batch.dense, self.embedding.numbers
         if numbers is not None:
             own = numbers if copy is None else numbers[:, copy]
-            found = dense.view(*dense.shape, *[1] * (own.dim() - 1)) * own  # (B, D, [copies,] width)
+            found = (
+                dense.view(*dense.shape, *[1] * (own.dim() - 1)) * own
+            )  # (B, D, [copies,] width)
             parts.append(found.transpose(1, -2).flatten(-2))
         elif dense.shape[1]:
             spread = self.embedding.copies and copy is None
@@ -249,6 +291,8 @@ class EmbeddedBatch:
 
 def _bag(found: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Weighted sums of the table rows (M, ...) that a ragged batch holds: (B, ...)."""
-    owner = torch.repeat_interleave(torch.arange(len(offsets) - 1, device=found.device), offsets.diff())
+    owner = torch.repeat_interleave(
+        torch.arange(len(offsets) - 1, device=found.device), offsets.diff()
+    )
     out = found.new_zeros(len(offsets) - 1, *found.shape[1:])
     return out.index_add(0, owner, found * weights.view(-1, *[1] * (found.dim() - 1)))

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from mtlkit.models._types import Batch
 
 FOLD_VOCABULARY = 256
-"""Largest vocabulary for which projecting the table costs less than projecting the rows of a usual batch."""
+"""Largest vocabulary for which projecting the table costs less than projecting the rows of a usual
+batch.
+"""
 
 
 @dataclass(frozen=True)
@@ -37,17 +39,21 @@ class TableGroup:
 
 
 class FieldEmbedding(nn.Module):
-    """Embeds all features of a batch into x = concat(ids by width, bags, dense values or their vectors).
+    """Embeds all features of a batch into x = concat(ids by width, bags, dense values or their
+    vectors).
 
     Row 0 of every feature stands for values that training never saw; it starts as zeros.
 
     Args:
         schema: Features of the data.
-        options: Embedding width, widths of single features, initial standard deviation, what numbers become.
-        copies: Number of tables of equal shape, e.g. one a task; kept as one tensor (V, copies, width).
+        options: Embedding width, widths of single features, initial standard deviation, what
+            numbers become.
+        copies: Number of tables of equal shape, e.g. one a task; kept as one tensor (V, copies,
+            width).
 
     Attributes:
-        numbers: (D, [copies,] width) the vectors of dense features, each a linear layer on one number; or None.
+        numbers: (D, [copies,] width) the vectors of dense features, each a linear layer on one
+            number; or None.
     """
 
     numbers: nn.Parameter | None
@@ -58,20 +64,29 @@ class FieldEmbedding(nn.Module):
         self.stack_axes: dict[str, int] = {}
         self.foldable = True
         self.fusable = True  # whether gates and experts on top may be one kernel
-        self.sparse_from: int | None = None  # tables of at least so many rows get row-sparse gradients
+        self.sparse_from: int | None = (
+            None  # tables of at least so many rows get row-sparse gradients
+        )
         ids, bags = schema.of_kind("id"), schema.of_kind("bag")
-        widths = {f.name: options.embedding_dims.get(f.name, f.dim or options.embedding) for f in ids + bags}
+        widths = {
+            f.name: options.embedding_dims.get(f.name, f.dim or options.embedding)
+            for f in ids + bags
+        }
         self.groups: list[TableGroup] = []
         self.places: dict[str, range] = {}  # the columns of x that a feature fills
         start = 0
         for width in sorted({widths[feature.name] for feature in ids}):
             columns = tuple(i for i, feature in enumerate(ids) if widths[feature.name] == width)
             members = [ids[i] for i in columns]
-            group = TableGroup(f"width_{width}", width, columns, start, max(f.vocab for f in members))
+            group = TableGroup(
+                f"width_{width}", width, columns, start, max(f.vocab for f in members)
+            )
             self._add_table(group.parameter, members, width, options.embedding_std)
             offsets = torch.tensor([0] + [f.vocab for f in members[:-1]]).cumsum(0)
             self.register_buffer(f"{group.parameter}_offsets", offsets.int(), persistent=False)
-            field = torch.repeat_interleave(torch.arange(len(members)), torch.tensor([f.vocab for f in members]))
+            field = torch.repeat_interleave(
+                torch.arange(len(members)), torch.tensor([f.vocab for f in members])
+            )
             self.register_buffer(f"{group.parameter}_field", field.int(), persistent=False)
             self.groups.append(group)
             for k, feature in enumerate(members):
@@ -79,7 +94,9 @@ class FieldEmbedding(nn.Module):
             start = group.stop
         self.bags = bags
         for feature in bags:
-            self._add_table(f"bag_{feature.name}", [feature], widths[feature.name], options.embedding_std)
+            self._add_table(
+                f"bag_{feature.name}", [feature], widths[feature.name], options.embedding_std
+            )
             self.places[feature.name] = range(start, start + widths[feature.name])
             start += widths[feature.name]
         dense = schema.of_kind("dense")
@@ -89,7 +106,9 @@ class FieldEmbedding(nn.Module):
         self.width = start + len(dense) * width
         self.register_parameter("numbers", None)
         if options.numbers == "vector" and dense:
-            self.numbers = nn.Parameter(torch.empty(len(dense), *self._shape(width)).uniform_(-1, 1))
+            self.numbers = nn.Parameter(
+                torch.empty(len(dense), *self._shape(width)).uniform_(-1, 1)
+            )
             if copies:
                 self.stack_axes["numbers"] = 1
 
@@ -118,13 +137,17 @@ class FieldEmbedding(nn.Module):
         """Rows (M,) of a table (V, ...): (M, ...)."""
         table: Tensor = getattr(self, name)
         large = self.sparse_from is not None and len(table) >= self.sparse_from
-        if large and not any(group.parameter == name and group.largest <= FOLD_VOCABULARY for group in self.groups):
+        if large and not any(
+            group.parameter == name and group.largest <= FOLD_VOCABULARY for group in self.groups
+        ):
             return take_rows(table, rows)
         # index_select, not F.embedding: its dense backward is several times faster on the CPU
         return table.index_select(0, rows)
 
     def foldable_groups(self) -> list[TableGroup]:
-        """The groups whose part of a first linear layer is folded into the table: all of them, or none."""
+        """The groups whose part of a first linear layer is folded into the table: all of them, or
+        none.
+        """
         on_cpu = all(getattr(self, group.parameter).device.type == "cpu" for group in self.groups)
         small = all(group.largest <= FOLD_VOCABULARY for group in self.groups)
         return self.groups if self.foldable and on_cpu and small else []

@@ -1,7 +1,9 @@
-"""Probabilities along a funnel, on logits: products and ratios that stay finite, and labels in a space.
+"""Probabilities along a funnel, on logits: products and ratios that stay finite, and labels in a
+space.
 
-With p = sigmoid(a) and q = sigmoid(b), 1 / (pq) - 1 = e^-a + e^-b + e^-(a + b), so the product has the logit
--logsumexp(-a, -b, -a - b). Nothing in it overflows or cancels, and its gradient is a softmax.
+With p = sigmoid(a) and q = sigmoid(b), 1 / (pq) - 1 = e^-a + e^-b + e^-(a + b), so the product has
+the logit -logsumexp(-a, -b, -a - b). Nothing in it overflows or cancels, and its gradient is a
+softmax.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 NO_FUNNEL = "has no funnel (click -> purchase)"
 MOST = 1 - 1e-6
-"""The largest ratio: a quotient of two estimates may exceed 1, and a certain prediction would cost an infinite loss."""
+"""The largest ratio: a quotient of two estimates may exceed 1, and a certain prediction would cost
+an infinite loss.
+"""
 
 
 def product(a: Tensor, b: Tensor) -> Tensor:
@@ -47,7 +51,8 @@ def ratio(z: Tensor, a: Tensor) -> Tensor:
 
 
 def funnel_columns(schema: Schema, name: str) -> list[int]:
-    """The columns of the funnel's steps, in order; where there is none, of all tasks as they are declared.
+    """The columns of the funnel's steps, in order; where there is none, of all tasks as they are
+    declared.
 
     Args:
         schema: Of the data.
@@ -70,7 +75,8 @@ def funnel_columns(schema: Schema, name: str) -> list[int]:
 def labels_in(schema: Schema, task: Task, space: str, batch: Batch) -> tuple[Tensor, Tensor | None]:
     """The labels of a task in a space, and where they count.
 
-    On all rows a later step did not happen where an earlier one is known not to have, labelled or not.
+    On all rows a later step did not happen where an earlier one is known not to have, labelled or
+    not.
 
     Args:
         schema: Of the data.

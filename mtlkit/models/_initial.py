@@ -1,7 +1,8 @@
 """Initial linear layers: normal with variance 2 / (inputs + outputs), and biases of zero.
 
-Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks", AISTATS 2010. Of several
-layers in one tensor each has its own inputs and outputs, so a module that holds some has a method ``glorot``.
+Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks",
+AISTATS 2010. Of several layers in one tensor each has its own inputs and outputs, so a module that
+holds some has a method ``glorot``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Layers in stacks: n layers of one shape as one tensor, computed as one product.
 
-Experts of a level, gates of a level and towers of one shape are stacks. ``stack_axes`` names the axis along which a
-parameter is a stack, so that training can tell which slice belongs to which task.
+Experts of a level, gates of a level and towers of one shape are stacks. ``stack_axes`` names the
+axis along which a parameter is a stack, so that training can tell which slice belongs to which
+task.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class StackedLinear(nn.Module):
             bias = None if self.bias is None else self.bias.flatten()
             return F.linear(x, self.weight.flatten(0, 1), bias).view(-1, n, outputs)
         if n == 1:
-            return F.linear(x[:, 0], self.weight[0], None if self.bias is None else self.bias[0])[:, None]
+            return F.linear(x[:, 0], self.weight[0], None if self.bias is None else self.bias[0])[
+                :, None
+            ]
         product = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
         return product if self.bias is None else product + self.bias
 
@@ -93,13 +96,20 @@ class StackedNorm(nn.Module):
         if self.batch_norm is None:
             return F.layer_norm(x, x.shape[-1:]) * self.scale + self.shift
         flat = x.flatten(1).contiguous()  # part of a wider matrix takes many times as long
-        mean, variance, training = self.batch_norm.running_mean, self.batch_norm.running_var, self.training
+        mean, variance, training = (
+            self.batch_norm.running_mean,
+            self.batch_norm.running_var,
+            self.training,
+        )
         scale, shift = self.scale.flatten(), self.shift.flatten()
-        return F.batch_norm(flat, mean, variance, scale, shift, training, eps=self.batch_norm.eps).view(x.shape)
+        return F.batch_norm(
+            flat, mean, variance, scale, shift, training, eps=self.batch_norm.eps
+        ).view(x.shape)
 
 
 class StackedMLP(nn.Module):
-    """n multi-layer perceptrons of one shape: linear, optional norm, activation, dropout, for each hidden layer.
+    """n multi-layer perceptrons of one shape: linear, optional norm, activation, dropout, for each
+    hidden layer.
 
     Args:
         n: Number of perceptrons.
@@ -113,7 +123,8 @@ class StackedMLP(nn.Module):
         widths = [inputs, *hidden]
         self.linears = nn.ModuleList(StackedLinear(n, a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList(
-            nn.Identity() if options.norm == "none" else StackedNorm(options.norm, n, width) for width in hidden
+            nn.Identity() if options.norm == "none" else StackedNorm(options.norm, n, width)
+            for width in hidden
         )
         self.activation = ACTIVATIONS[options.activation]
         self.dropout = nn.Dropout(options.dropout)
@@ -126,13 +137,17 @@ class StackedMLP(nn.Module):
         return [layer for layer in self.linears if isinstance(layer, StackedLinear)][:1]
 
     def forward(self, x: Tensor | EmbeddedBatch, gates: Sequence[Tensor] = ()) -> Tensor:
-        """(B, inputs), the same for all, or (B, n, inputs); returns (B, n, outputs). Gates scale the layers."""
+        """(B, inputs), the same for all, or (B, n, inputs); returns (B, n, outputs). Gates scale
+        the layers.
+        """
         for k in range(len(self.linears)):
             x = self.layer(k, x)
             x = x * gates[k] if gates else x
         if isinstance(x, EmbeddedBatch):
             x = x.tensor()
-        return x[:, None].expand(-1, self.n, -1) if x.dim() == 2 else x  # no hidden layer: the input itself
+        return (
+            x[:, None].expand(-1, self.n, -1) if x.dim() == 2 else x
+        )  # no hidden layer: the input itself
 
     def layer(self, k: int, x: Tensor | EmbeddedBatch) -> Tensor:
         """The k-th hidden layer alone: (B, width) or (B, n, width) to (B, n, its width)."""
@@ -140,11 +155,15 @@ class StackedMLP(nn.Module):
 
 
 class GateOptions(ModelOptions):
-    """Options of every architecture with softmax gates. As they stand, a gate is one linear layer, as in the papers."""
+    """Options of every architecture with softmax gates. As they stand, a gate is one linear layer,
+    as in the papers.
+    """
 
     gate_hidden: Sizes = Field((), description="hidden layers of each gate")
     gate_bias: bool = Field(False, description="whether the gates' linear layer has a bias")
-    gate_norm: Literal["none", "batch", "layer"] = Field("none", description="norm before the gates' softmax")
+    gate_norm: Literal["none", "batch", "layer"] = Field(
+        "none", description="norm before the gates' softmax"
+    )
 
 
 class Gate(nn.Module):
@@ -161,7 +180,9 @@ class Gate(nn.Module):
         super().__init__()
         hidden, norm = options.gate_hidden, options.gate_norm
         self.hidden = StackedMLP(n, inputs, hidden, options) if hidden else None
-        self.linear = StackedLinear(n, hidden[-1] if hidden else inputs, experts, bias=options.gate_bias)
+        self.linear = StackedLinear(
+            n, hidden[-1] if hidden else inputs, experts, bias=options.gate_bias
+        )
         self.norm = StackedNorm(norm, n, experts) if norm != "none" else None
 
     @property
@@ -176,7 +197,9 @@ class Gate(nn.Module):
         return softmax(logits)
 
 
-def own_and_shared(tasks: Sequence[str], specific: int, shared: int) -> tuple[Tensor, tuple[str, ...]]:
+def own_and_shared(
+    tasks: Sequence[str], specific: int, shared: int
+) -> tuple[Tensor, tuple[str, ...]]:
     """Experts of a level in the order own of task 1, own of task 2, ..., shared.
 
     Args:
@@ -187,7 +210,9 @@ def own_and_shared(tasks: Sequence[str], specific: int, shared: int) -> tuple[Te
     Returns:
         (E,) the task that owns each expert, T for a shared one; and the experts' names.
     """
-    owner = torch.cat([torch.arange(len(tasks)).repeat_interleave(specific), torch.full((shared,), len(tasks))])
+    owner = torch.cat(
+        [torch.arange(len(tasks)).repeat_interleave(specific), torch.full((shared,), len(tasks))]
+    )
     names = [f"{name} {k + 1}" for name in tasks for k in range(specific)]
     return owner, (*names, *(f"shared {k + 1}" for k in range(shared)))
 
@@ -203,7 +228,11 @@ class Towers(nn.Module):
 
     def __init__(self, tasks: Sequence[Task], inputs: int, options: BaseOptions) -> None:
         super().__init__()
-        sizes = options.tower if isinstance(options.tower, dict) else {task.name: options.tower for task in tasks}
+        sizes = (
+            options.tower
+            if isinstance(options.tower, dict)
+            else {task.name: options.tower for task in tasks}
+        )
         shapes = {task.name: (sizes.get(task.name, (16,)), task.outputs) for task in tasks}
         self.members = [
             [t for t, task in enumerate(tasks) if shapes[task.name] == shape]
@@ -212,7 +241,9 @@ class Towers(nn.Module):
         self.sizes = [hidden for hidden, _ in dict.fromkeys(shapes.values())]
         self.hidden = nn.ModuleList()
         self.heads = nn.ModuleList()
-        for (hidden, outputs), members in zip(dict.fromkeys(shapes.values()), self.members, strict=True):
+        for (hidden, outputs), members in zip(
+            dict.fromkeys(shapes.values()), self.members, strict=True
+        ):
             body = StackedMLP(len(members), inputs, hidden, options)
             self.hidden.append(body)
             self.heads.append(StackedLinear(len(members), body.outputs, outputs))
@@ -223,10 +254,13 @@ class Towers(nn.Module):
 
         Args:
             h: The towers' inputs.
-            gates: For each stack, and each of its hidden layers, factors (B, members, width) on the layer's output.
+            gates: For each stack, and each of its hidden layers, factors (B, members, width) on the
+                layer's output.
         """
         logits: list[Tensor] = [h] * len(self.multiclass)
-        for s, (members, hidden, head) in enumerate(zip(self.members, self.hidden, self.heads, strict=True)):
+        for s, (members, hidden, head) in enumerate(
+            zip(self.members, self.hidden, self.heads, strict=True)
+        ):
             own = h if len(members) == h.shape[1] else h[:, members]
             out = head(hidden(own, () if gates is None else gates[s]))  # (B, members, outputs)
             for place, t in enumerate(members):

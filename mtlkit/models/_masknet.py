@@ -1,7 +1,8 @@
 """MaskNet: layers that multiply their input by a mask which is computed from the whole instance.
 
-Wang et al., "MaskNet: Introducing Feature-Wise Multiplication to CTR Ranking Models by Instance-Guided Mask", DLP-KDD
-2021, arXiv:2102.07619. Here x is normalised as a whole, where the paper normalises each field's embedding by itself.
+Wang et al., "MaskNet: Introducing Feature-Wise Multiplication to CTR Ranking Models by
+Instance-Guided Mask", DLP-KDD 2021, arXiv:2102.07619. Here x is normalised as a whole, where the
+paper normalises each field's embedding by itself.
 """
 
 from __future__ import annotations
@@ -40,20 +41,24 @@ class MaskNet(nn.Module):
     """Mask blocks beside each other on LN(x), their outputs concatenated, or one after another.
 
     Args:
-        serial: Whether each block reads the output of the one before; the mask is always computed from x.
+        serial: Whether each block reads the output of the one before; the mask is always computed
+            from x.
         blocks: Number of blocks.
         width: Width of x.
         aggregation: Hidden width of the masks.
         outputs: Width of the output of each block.
     """
 
-    def __init__(self, serial: bool, blocks: int, width: int, aggregation: int, outputs: int) -> None:
+    def __init__(
+        self, serial: bool, blocks: int, width: int, aggregation: int, outputs: int
+    ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
         steps = blocks if serial else 1
         beside = 1 if serial else blocks
         self.blocks = nn.ModuleList(
-            MaskBlock(beside, width, outputs if step else width, aggregation, outputs) for step in range(steps)
+            MaskBlock(beside, width, outputs if step else width, aggregation, outputs)
+            for step in range(steps)
         )
         self.outputs = beside * outputs
 

@@ -46,7 +46,8 @@ def gated_mixture(
         x: The input of all of them.
         gate: n gates.
         experts: E experts.
-        expert_index: (n, k) int64, the experts that each gate mixes; None where every one mixes all.
+        expert_index: (n, k) int64, the experts that each gate mixes; None where every one mixes
+            all.
         present: Applied to the experts' outputs (B, E, d) before they are mixed, if at all.
     """
     x.fuse(*gate.first, *experts.first)
@@ -73,7 +74,9 @@ def mixture(
     return Mixture(own, weights, boundary)
 
 
-def _in_one_kernel(product: FirstLayer, experts: StackedMLP, known: np.ndarray, expert_index: Tensor | None) -> Mixture:
+def _in_one_kernel(
+    product: FirstLayer, experts: StackedMLP, known: np.ndarray, expert_index: Tensor | None
+) -> Mixture:
     outputs = product.output
     own, weights = gated_experts(outputs, experts.outputs, known)
 
@@ -83,14 +86,17 @@ def _in_one_kernel(product: FirstLayer, experts: StackedMLP, known: np.ndarray, 
     def vjp(grad: Tensor) -> Tensor:
         return gated_experts_vjp(outputs, weights, known, grad, apart=True)
 
-    return Mixture(own, weights, FirstLayerBoundary(own, gramian, product, trunk=1, gates=0, vjp=vjp))
+    return Mixture(
+        own, weights, FirstLayerBoundary(own, gramian, product, trunk=1, gates=0, vjp=vjp)
+    )
 
 
 def _is_one_kernel(x: EmbeddedBatch, gate: Gate, experts: StackedMLP) -> bool:
     """Whether the compiled kernels do what these layers do.
 
-    They may in one mode and not in another (dropout). As gates and experts are one layer each, the same parameters lie
-    beneath the boundary either way, so that what ``training.sharing`` has seen in one mode holds in the other.
+    They may in one mode and not in another (dropout). As gates and experts are one layer each, the
+    same parameters lie beneath the boundary either way, so that what ``training.sharing`` has seen
+    in one mode holds in the other.
     """
     weight = gate.linear.weight
     return (

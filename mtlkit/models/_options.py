@@ -13,8 +13,12 @@ class BaseOptions(Settings):
     """Options that every architecture has."""
 
     embedding: int = Field(8, gt=0, description="width of the embedding of each id and bag feature")
-    embedding_dims: dict[str, int] = Field(default_factory=dict, description="feature: its own embedding width")
-    embedding_std: float = Field(0.05, ge=0, description="standard deviation of the initial embeddings")
+    embedding_dims: dict[str, int] = Field(
+        default_factory=dict, description="feature: its own embedding width"
+    )
+    embedding_std: float = Field(
+        0.05, ge=0, description="standard deviation of the initial embeddings"
+    )
     init: Literal["uniform", "xavier"] = Field(
         "uniform",
         description="initial linear layers: uniform in +-1/sqrt(inputs) as torch.nn.Linear, or Glorot normal with zero "
@@ -26,8 +30,12 @@ class BaseOptions(Settings):
     )
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
     norm: Literal["none", "batch", "layer"] = "none"
-    dropout: float = Field(0.0, ge=0, lt=1, description="after each hidden layer of experts, bottoms and towers")
-    tower: Sizes | dict[str, Sizes] = Field((16,), description="hidden layers of the towers, for all or by task")
+    dropout: float = Field(
+        0.0, ge=0, lt=1, description="after each hidden layer of experts, bottoms and towers"
+    )
+    tower: Sizes | dict[str, Sizes] = Field(
+        (16,), description="hidden layers of the towers, for all or by task"
+    )
 
 
 class ModelOptions(BaseOptions):

@@ -1,4 +1,6 @@
-"""What goes into an architecture, and what comes out of it: batches, predictions, objectives and gates."""
+"""What goes into an architecture, and what comes out of it: batches, predictions, objectives and
+gates.
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,8 @@ class Prediction:
     Args:
         task: Task name.
         logits: (B,) for binary and regression tasks, (B, C) for multiclass ones.
-        space: The rows on which the prediction means something; None for those on which the model's options train the
-            task (``Architecture.space``).
+        space: The rows on which the prediction means something; None for those on which the model's
+            options train the task (``Architecture.space``).
         derived: Whether it follows from other predictions and has no loss of its own.
     """
 
@@ -76,17 +78,19 @@ class Output:
 
     Args:
         predictions: One a task, in the order of the schema.
-        gates: Mixing weights (B, E) by name. The name is ``level-<n>/<reader>``: n counts from 1 next to the input, and
-            the reader is the task that is served, or what stands in its place (``shared``, ``all tasks``, a group).
-            Each row sums to 1, and ``Architecture.gate_experts`` names the E experts. Factors that are no mixture
-            (sigmoid gates, stitches) are not listed.
+        gates: Mixing weights (B, E) by name. The name is ``level-<n>/<reader>``: n counts from 1
+            next to the input, and the reader is the task that is served, or what stands in its
+            place (``shared``, ``all tasks``, a group). Each row sums to 1, and
+            ``Architecture.gate_experts`` names the E experts. Factors that are no mixture (sigmoid
+            gates, stitches) are not listed.
         embedded: The embedded features.
-        representation: (B, D) the embedding output that tasks share, for models without a boundary; by default all of
-            x, when it was materialised.
-        further: Predictions of tasks in a second space, for scoring; the default objectives leave them alone.
+        representation: (B, D) the embedding output that tasks share, for models without a boundary;
+            by default all of x, when it was materialised.
+        further: Predictions of tasks in a second space, for scoring; the default objectives leave
+            them alone.
         extra: What the model's own objectives need beside predictions.
-        boundary: Where the tasks part, if the model says so: what they share there is their representation, and
-            training takes their gradients apart no earlier.
+        boundary: Where the tasks part, if the model says so: what they share there is their
+            representation, and training takes their gradients apart no earlier.
     """
 
     predictions: list[Prediction]

@@ -1,17 +1,18 @@
 """AdaTT: every task fuses the experts of all tasks, and its own ones once more by a direct path.
 
-Level inputs x_1..x_T, all equal to x at first; experts of task t read x_t. x_t' = sum_k softmax(W_t x_t)_k E_k over ALL
-experts + sum over its own experts v_tk E_k, with learnt numbers v (1 for a single expert). y_t = Tower_t(x_t).
-With shared experts there is a shared path x_S, fused in the same way in every level but the last.
+Level inputs x_1..x_T, all equal to x at first; experts of task t read x_t. x_t' = sum_k softmax(W_t
+x_t)_k E_k over ALL experts + sum over its own experts v_tk E_k, with learnt numbers v (1 for a
+single expert). y_t = Tower_t(x_t). With shared experts there is a shared path x_S, fused in the
+same way in every level but the last.
 
-Paper: Li et al., "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in Recommendations", KDD 2023,
-arXiv:2304.04959. Without shared experts it is the paper's AdaTT-sp.
+Paper: Li et al., "AdaTT: Adaptive Task-to-Task Fusion Network for Multitask Learning in
+Recommendations", KDD 2023, arXiv:2304.04959. Without shared experts it is the paper's AdaTT-sp.
 
-When to use: tasks that may help each other, with a direct path that keeps a task's own experts its own.
-When not: many tasks; each level has T gates over all experts.
-Cost: per level T * specific + shared experts as one product; gates over all of them.
-Deviations from the authors' code: gates have no bias (``gate_bias``). With a shared path, v is 1 for each path that has
-a single expert; theirs is learnt unless all paths have one.
+When to use: tasks that may help each other, with a direct path that keeps a task's own experts its
+own. When not: many tasks; each level has T gates over all experts.
+Cost: per level T * specific + shared experts as one product; gates over all of them. Deviations
+from the authors' code: gates have no bias (``gate_bias``). With a shared path, v is 1 for each path
+that has a single expert; theirs is learnt unless all paths have one.
 """
 
 from __future__ import annotations
@@ -83,7 +84,9 @@ class AdaTT(Architecture):
         for level in range(options.levels):
             self.gates.append(Gate(n_tasks, width, total, options))
             self.direct.append(Direct(n_tasks, specific))
-            if shared and level < options.levels - 1:  # nothing reads the shared path of the last level
+            if (
+                shared and level < options.levels - 1
+            ):  # nothing reads the shared path of the last level
                 self.shared_gates.append(Gate(1, width, total, options))
                 self.shared_direct.append(Direct(1, shared))
             experts = StackedMLP(total, width, options.hidden, options)
@@ -93,7 +96,9 @@ class AdaTT(Architecture):
         owner, names = own_and_shared(schema.task_names, specific, shared)
         self.register_buffer("owner", owner, persistent=False)  # (E,) which path an expert reads
         own, common = torch.arange(total).split([n_tasks * specific, shared])
-        self.register_buffer("own", own.view(n_tasks, -1), persistent=False)  # (T, specific) experts of each task
+        self.register_buffer(
+            "own", own.view(n_tasks, -1), persistent=False
+        )  # (T, specific) experts of each task
         self.register_buffer("common", common[None], persistent=False)  # (1, shared)
         self.expert_names = [names] * options.levels
         for level in range(1, options.levels + 1):
@@ -110,16 +115,28 @@ class AdaTT(Architecture):
             if not isinstance(paths, EmbeddedBatch):
                 read = paths.index_select(1, self.owner)
                 by_tasks, by_shared = paths[:, :n_tasks], paths[:, n_tasks:]
-            outputs, weights = self.present(level, expert(read)), self.gates[level](by_tasks)  # (B, E, d), (B, T, E)
+            outputs, weights = (
+                self.present(level, expert(read)),
+                self.gates[level](by_tasks),
+            )  # (B, E, d), (B, T, E)
             fused = combine_experts(self.direct[level](weights, self.own), outputs)
-            gates |= {f"level-{level + 1}/{name}": weights[:, t] for t, name in enumerate(self.schema.task_names)}
+            gates |= {
+                f"level-{level + 1}/{name}": weights[:, t]
+                for t, name in enumerate(self.schema.task_names)
+            }
             if level < len(self.shared_gates):
                 to_all = self.shared_gates[level](by_shared)  # (B, 1, E)
                 gates[f"level-{level + 1}/shared"] = to_all[:, 0]
                 fused = torch.cat(
-                    [fused, combine_experts(self.shared_direct[level](to_all, self.common), outputs)], dim=1
+                    [
+                        fused,
+                        combine_experts(self.shared_direct[level](to_all, self.common), outputs),
+                    ],
+                    dim=1,
                 )
             paths = fused
         logits = self.towers(paths)
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         return Output(predictions, gates, x)

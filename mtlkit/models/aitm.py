@@ -1,20 +1,23 @@
 """AITM: each step of a funnel receives what the step before has learnt, and is held below it.
 
-In funnel order, q_t = Bottom_t(x), z_1 = q_1, p_t = ReLU(W_t z_{t-1} + b_t) and
-z_t = sum_{u in (p_t, q_t)} softmax_u(<h1 u, h2 u> / sqrt(d)) h3 u, all (B, d), with bias-free linear h1, h2, h3 that
-are shared by all transitions; y_t = Tower_t(z_t), on all rows. Beside the loss of each y_t, step t is charged the
-calibrator weight * mean(max(s(y_t) - s(y_{t-1}), 0)), which acts on probabilities.
+In funnel order, q_t = Bottom_t(x), z_1 = q_1, p_t = ReLU(W_t z_{t-1} + b_t) and z_t = sum_{u in
+(p_t, q_t)} softmax_u(<h1 u, h2 u> / sqrt(d)) h3 u, all (B, d), with bias-free linear h1, h2, h3
+that are shared by all transitions; y_t = Tower_t(z_t), on all rows. Beside the loss of each y_t,
+step t is charged the calibrator weight * mean(max(s(y_t) - s(y_{t-1}), 0)), which acts on
+probabilities.
 
-Paper: Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions with Multi-task Learning in
-Targeted Display Advertising", KDD 2021, doi:10.1145/3447548.3467071, arXiv:2105.08489.
+Paper: Xi et al., "Modeling the Sequential Dependence among Audience Multi-step Conversions with
+Multi-task Learning in Targeted Display Advertising", KDD 2021, doi:10.1145/3447548.3467071,
+arXiv:2105.08489.
 
-When to use: funnels, also of many steps, whose later steps are rare.
-When not: tasks without an order, or where CVR itself is to be learnt (AITM predicts CTCVR; its CVR is a quotient).
+When to use: funnels, also of many steps, whose later steps are rare. When not: tasks without an
+order, or where CVR itself is to be learnt (AITM predicts CTCVR; its CVR is a quotient).
 Cost: one bottom and tower a step; the transitions are computed one after the other.
-Deviations: none in the wiring; most ports drop the calibrator or reverse the steps, and one sums the calibrator over
-the batch, which here is averaged like the losses. Widths are our own. The information layer is a ReLU as in the paper,
-whatever ``activation`` is elsewhere. Tasks outside of the funnel are towers on their q_t. With --force on data without
-a funnel, all tasks are taken for one in their declared order.
+Deviations: none in the wiring; most ports drop the calibrator or reverse the steps, and one sums
+the calibrator over the batch, which here is averaged like the losses. Widths are our own. The
+information layer is a ReLU as in the paper, whatever ``activation`` is elsewhere. Tasks outside of
+the funnel are towers on their q_t. With --force on data without a funnel, all tasks are taken for
+one in their declared order.
 """
 
 from __future__ import annotations
@@ -60,7 +63,9 @@ class AITM(Architecture):
     class Options(BaseOptions):
         """Options of aitm."""
 
-        bottom: Sizes = Field((128, 32), min_length=1, description="hidden layers of each step's bottom")
+        bottom: Sizes = Field(
+            (128, 32), min_length=1, description="hidden layers of each step's bottom"
+        )
         weight: float = Field(0.6, ge=0, description="of the calibrator; 0 leaves it out")
 
     needs_funnel = True
@@ -78,18 +83,23 @@ class AITM(Architecture):
         self.towers = Towers(self.tasks, width, options)
         names = schema.task_names
         self.gate_experts = {
-            f"level-1/{names[t]}": (f"from {names[before]}", "own") for before, t in pairwise(self.steps)
+            f"level-1/{names[t]}": (f"from {names[before]}", "own")
+            for before, t in pairwise(self.steps)
         }
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         z = list(self.bottom(x).unbind(1))  # T of (B, d), at first q
         gates = {}
-        for info, name, (before, t) in zip(self.info, self.gate_experts, pairwise(self.steps), strict=True):
+        for info, name, (before, t) in zip(
+            self.info, self.gate_experts, pairwise(self.steps), strict=True
+        ):
             handed = self.dropout(info(z[before]).relu())
             z[t], gates[name] = self.transfer(torch.stack([handed, z[t]], 1))
         logits = self.towers(torch.stack(z, 1))
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         for t in self.steps:
             predictions[t].space = ALL_ROWS
         return Output(predictions, gates, x)
@@ -98,7 +108,9 @@ class AITM(Architecture):
         out = super().objectives(output, batch)
         if not self.options.weight:
             return out
-        likely = [prediction.logits.to(out[0].loss.dtype).sigmoid() for prediction in output.predictions]
+        likely = [
+            prediction.logits.to(out[0].loss.dtype).sigmoid() for prediction in output.predictions
+        ]
         for before, t in pairwise(self.steps):
             excess, _ = mean_of_rows((likely[t] - likely[before]).relu(), None, batch.weight)
             out.append(Objective(self.options.weight * excess, self.tasks[t].name, out[t].active))

@@ -1,16 +1,17 @@
 """Cross-stitch: one network a task; after each layer they exchange linear combinations.
 
-h_t^0 = x, u_t^l = f_t^l(h_t^(l-1)), h_t^l = sum_j A^l_tj u_j^l for each hidden layer l, y_t = Tower_t(h_t^L). A starts
-with .9 for a task's own network and .1 / (T - 1) for each of the others.
+h_t^0 = x, u_t^l = f_t^l(h_t^(l-1)), h_t^l = sum_j A^l_tj u_j^l for each hidden layer l, y_t =
+Tower_t(h_t^L). A starts with .9 for a task's own network and .1 / (T - 1) for each of the others.
 
 Paper: Misra et al., "Cross-stitch Networks for Multi-task Learning", CVPR 2016, arXiv:1604.03539.
 
 When to use: tasks whose common part is unknown, layer by layer; to look at A afterwards.
 When not: many tasks, since every task has a network of its own.
 Cost: T bottoms and T * T numbers a layer (times its width with ``channels``).
-Deviations: the paper stitches networks that were trained alone before. The parameters are named and shaped as those of
-single-task (with ``tables=own`` its embeddings, too), so that such a start is possible; by default the tables are
-shared, as in recommenders. The paper trains A at a rate 100 to 1000 times as high, under SGD; Adam needs less.
+Deviations: the paper stitches networks that were trained alone before. The parameters are named and
+shaped as those of single-task (with ``tables=own`` its embeddings, too), so that such a start is
+possible; by default the tables are shared, as in recommenders. The paper trains A at a rate 100 to
+1000 times as high, under SGD; Adam needs less.
 """
 
 from __future__ import annotations
@@ -32,7 +33,8 @@ from mtlkit.settings import Sizes
 
 
 class Stitch(nn.Module):
-    """h_t = sum_j A_tj u_j, with a number or a vector (one number a channel) for each pair of tasks.
+    """h_t = sum_j A_tj u_j, with a number or a vector (one number a channel) for each pair of
+    tasks.
 
     Args:
         tasks: Number of tasks.
@@ -45,7 +47,9 @@ class Stitch(nn.Module):
     def __init__(self, tasks: int, width: int | None, own: float) -> None:
         super().__init__()
         weight = torch.full((tasks, tasks), (1 - own) / max(tasks - 1, 1)).fill_diagonal_(own)
-        self.weight = nn.Parameter(weight if width is None else weight[..., None].repeat(1, 1, width))
+        self.weight = nn.Parameter(
+            weight if width is None else weight[..., None].repeat(1, 1, width)
+        )
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, T, d) to the same shape."""
@@ -60,20 +64,30 @@ class CrossStitch(Architecture):
         """Options of cross-stitch."""
 
         bottom: Sizes = Field(
-            (128,), min_length=1, description="hidden layers of each task's network; all are stitched"
+            (128,),
+            min_length=1,
+            description="hidden layers of each task's network; all are stitched",
         )
         channels: bool = Field(False, description="whether every channel has its own stitches")
         own: float = Field(0.9, ge=0, le=1, description="initial weight of a task's own network")
-        stitch_lr: float = Field(10.0, gt=0, description="factor on the learning rate of the stitches")
-        tables: Literal["shared", "own"] = Field("shared", description="embeddings: shared, or one table a task")
+        stitch_lr: float = Field(
+            10.0, gt=0, description="factor on the learning rate of the stitches"
+        )
+        tables: Literal["shared", "own"] = Field(
+            "shared", description="embeddings: shared, or one table a task"
+        )
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         n_tasks = len(self.tasks)
-        self.embedding = FieldEmbedding(schema, options, copies=n_tasks if options.tables == "own" else 0)
-        # stitches first, though each follows a layer: the last shared weight is to be one of the bottom
+        self.embedding = FieldEmbedding(
+            schema, options, copies=n_tasks if options.tables == "own" else 0
+        )
+        # stitches first, though each follows a layer: the last shared weight is to be one of the
+        # bottom
         self.stitches = nn.ModuleList(
-            Stitch(n_tasks, width if options.channels else None, options.own) for width in options.bottom
+            Stitch(n_tasks, width if options.channels else None, options.own)
+            for width in options.bottom
         )
         self.bottom = StackedMLP(n_tasks, self.embedding.width, options.bottom, options)
         self.towers = Towers(self.tasks, self.bottom.outputs, options)
@@ -88,5 +102,7 @@ class CrossStitch(Architecture):
         for k, stitch in enumerate(self.stitches):
             h = stitch(self.bottom.layer(k, h))  # (B, T, d)
         logits = self.towers(h)
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         return Output(predictions, embedded=x)

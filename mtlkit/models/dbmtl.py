@@ -1,17 +1,19 @@
 """DBMTL: towers whose hidden vectors are passed on to the tasks that depend on them.
 
-x -> [MaskNet] -> [bottom] -> [experts, a gate a task] -> h_t = MLP_t -> r_t = Relation_t([h_t; r_j for each parent j])
--> y_t = Linear_t(r_t). Parts in brackets are optional. The parents form a Bayesian network over the tasks, so that
-P(purchase) may depend on what is known about the click. Hidden vectors are passed, not logits, and not detached: a
-child trains its parents, too.
+x -> [MaskNet] -> [bottom] -> [experts, a gate a task] -> h_t = MLP_t -> r_t = Relation_t([h_t; r_j
+for each parent j]) -> y_t = Linear_t(r_t). Parts in brackets are optional. The parents form a
+Bayesian network over the tasks, so that P(purchase) may depend on what is known about the click.
+Hidden vectors are passed, not logits, and not detached: a child trains its parents, too.
 
 Paper: Wang et al., "Deep Bayesian Multi-Target Learning for Recommender Systems", arXiv:1902.09154.
 
 When to use: tasks with a known order or cause, such as click and purchase.
 When not: no reason to put one task before another; the declared order is then arbitrary.
-Cost: that of the parts in use; relation towers run one after another, along the longest chain of parents.
-Deviations: the MaskNet block (arXiv:2102.07619) and the experts are additions of public implementations. Without the
-option ``parents`` the tasks form a chain, in the order of the funnel or else of the tasks.
+Cost: that of the parts in use; relation towers run one after another, along the longest chain of
+parents.
+Deviations: the MaskNet block (arXiv:2102.07619) and the experts are additions of public
+implementations. Without the option ``parents`` the tasks form a chain, in the order of the funnel
+or else of the tasks.
 """
 
 from __future__ import annotations
@@ -46,16 +48,21 @@ class DBMTL(Architecture):
     class Options(GateOptions):
         """Options of dbmtl."""
 
-        mask: Literal["none", "parallel", "serial"] = Field("none", description="MaskNet blocks on the embeddings")
+        mask: Literal["none", "parallel", "serial"] = Field(
+            "none", description="MaskNet blocks on the embeddings"
+        )
         mask_blocks: int = Field(2, gt=0, description="number of MaskNet blocks")
         mask_hidden: int = Field(64, gt=0, description="hidden width of each mask")
         mask_width: int = Field(64, gt=0, description="width of the output of each MaskNet block")
         bottom: Sizes = Field((128,), description="hidden layers of the bottom, none for no bottom")
         experts: int = Field(0, ge=0, description="number of experts above the bottom, 0 for none")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
-        relation: Sizes = Field((16,), min_length=1, description="hidden layers of each relation tower")
+        relation: Sizes = Field(
+            (16,), min_length=1, description="hidden layers of each relation tower"
+        )
         parents: dict[str, Annotated[tuple[str, ...], BeforeValidator(_as_names)]] = Field(
-            default_factory=dict, description="task: the tasks it depends on; default: each on the one before"
+            default_factory=dict,
+            description="task: the tasks it depends on; default: each on the one before",
         )
 
     @classmethod
@@ -74,7 +81,9 @@ class DBMTL(Architecture):
         self.mask: MaskNet | None = None
         if options.mask != "none":
             serial = options.mask == "serial"
-            self.mask = MaskNet(serial, options.mask_blocks, width, options.mask_hidden, options.mask_width)
+            self.mask = MaskNet(
+                serial, options.mask_blocks, width, options.mask_hidden, options.mask_width
+            )
             width = self.mask.outputs
         self.bottom = StackedMLP(1, width, options.bottom, options)
         width = self.bottom.outputs
@@ -86,7 +95,11 @@ class DBMTL(Architecture):
             experts = tuple(f"expert {k + 1}" for k in range(options.experts))
             self.gate_experts = {f"level-1/{name}": experts for name in names}
             self.expert_names = [experts]
-        sizes = options.tower if isinstance(options.tower, dict) else dict.fromkeys(names, options.tower)
+        sizes = (
+            options.tower
+            if isinstance(options.tower, dict)
+            else dict.fromkeys(names, options.tower)
+        )
         self.towers, self.relations, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         for name, task in zip(names, self.tasks, strict=True):
             tower = StackedMLP(1, width, sizes.get(name, (16,)), options)
@@ -127,7 +140,8 @@ def parents_of(schema: Schema, given: dict[str, tuple[str, ...]]) -> dict[str, t
     for name in [*given, *(parent for parents in given.values() for parent in parents)]:
         if name not in names:
             raise UsageError(
-                f"dbmtl names the task {name!r}, which the data set does not have.", f"it has {', '.join(names)}"
+                f"dbmtl names the task {name!r}, which the data set does not have.",
+                f"it has {', '.join(names)}",
             )
     if given:
         return {name: tuple(dict.fromkeys(given.get(name, ()))) for name in names}
@@ -147,4 +161,6 @@ def order_of(parents: dict[str, tuple[str, ...]]) -> Sequence[str]:
     except CycleError as error:
         circle = " -> ".join(error.args[1])
         hint = "mtlkit bench --models dbmtl makes each task depend on the one before it"
-        raise UsageError(f"The tasks of dbmtl depend on each other in a circle: {circle}.", hint) from None
+        raise UsageError(
+            f"The tasks of dbmtl depend on each other in a circle: {circle}.", hint
+        ) from None

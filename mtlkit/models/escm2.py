@@ -1,21 +1,24 @@
 """ESCM2: ESMM with a conversion loss on clicked rows, corrected for how they were selected.
 
-As esmm, x -> pCTR, pCVR, pCTCVR = pCTR * pCVR, all (B,), and L = L_ctr + lc L_cvr + lg L_ctcvr. With o = click,
-e = BCE(buy, pCVR) of each row, and the propensity p = max(pCTR, clip), through which no gradient flows,
-ips: L_cvr = mean(o e / p); dr: L_cvr = mean(e_hat + o (e - e_hat) / p) + mean(o (e - e_hat)^2 / p), where a third
-network on the shared embeddings imputes the error, e_hat = softplus(f_imp(x)). All means are over all rows.
+As esmm, x -> pCTR, pCVR, pCTCVR = pCTR * pCVR, all (B,), and L = L_ctr + lc L_cvr + lg L_ctcvr.
+With o = click, e = BCE(buy, pCVR) of each row, and the propensity p = max(pCTR, clip), through
+which no gradient flows,
+ips: L_cvr = mean(o e / p); dr: L_cvr = mean(e_hat + o (e - e_hat) / p) + mean(o (e - e_hat)^2 / p),
+where a third network on the shared embeddings imputes the error, e_hat = softplus(f_imp(x)). All
+means are over all rows.
 
-Paper: Wang et al., "ESCM2: Entire Space Counterfactual Multi-Task Model for Post-Click Conversion Rate Estimation",
-SIGIR 2022, doi:10.1145/3477495.3531972, arXiv:2204.05125.
+Paper: Wang et al., "ESCM2: Entire Space Counterfactual Multi-Task Model for Post-Click Conversion
+Rate Estimation", SIGIR 2022, doi:10.1145/3477495.3531972, arXiv:2204.05125.
 
-When to use: click -> purchase data where clicked rows differ from all rows and the level of CVR matters.
-When not: without a funnel; with clicks so rare that 1 / p is mostly noise or mostly clipped (look at esmm first).
+When to use: click -> purchase data where clicked rows differ from all rows and the level of CVR
+matters. When not: without a funnel; with clicks so rare that 1 / p is mostly noise or mostly
+clipped (look at esmm first).
 Cost: esmm, and for dr one more bottom and tower a later step.
-Deviations: the propensity is bounded from below, where ports after PaddleRec clip its inverse (for ips after a division
-by the number of clicks) at 15. The products are taken of logits as in esmm. e_hat is a softplus, as errors are not
-bounded by 1. The weights lc and lg have defaults of our own. Longer funnels take the probability of the step before as
-the propensity. As in those ports, nothing but the propensity is detached, so the imputation loss of dr reaches the
-conversion network, too.
+Deviations: the propensity is bounded from below, where ports after PaddleRec clip its inverse (for
+ips after a division by the number of clicks) at 15. The products are taken of logits as in esmm.
+e_hat is a softplus, as errors are not bounded by 1. The weights lc and lg have defaults of our own.
+Longer funnels take the probability of the step before as the propensity. As in those ports, nothing
+but the propensity is detached, so the imputation loss of dr reaches the conversion network, too.
 """
 
 from __future__ import annotations
@@ -41,7 +44,9 @@ class ESCM2(ESMM):
     class Options(ESMM.Options):
         """Options of escm2."""
 
-        estimator: Literal["ips", "dr"] = Field("ips", description="inverse propensity, or doubly robust")
+        estimator: Literal["ips", "dr"] = Field(
+            "ips", description="inverse propensity, or doubly robust"
+        )
         lc: float = Field(0.1, ge=0, description="weight of the corrected conversion loss")
         lg: float = Field(1.0, ge=0, description="weight of the loss of CTCVR")
         clip: float = Field(0.05, gt=0, lt=1, description="least propensity")
@@ -68,11 +73,15 @@ class ESCM2(ESMM):
         if clicked is None:  # no funnel in the data: the tasks are taken for one
             clicked = batch.labels[:, before] > 0
         error = row_losses(task, output.further[j].logits, torch.where(clicked, labels, 0.0))
-        weight = clicked / output.predictions[before].logits.detach().float().sigmoid().clamp_min(self.options.clip)
+        weight = clicked / output.predictions[before].logits.detach().float().sigmoid().clamp_min(
+            self.options.clip
+        )
         rows = self._corrected(error, weight, output.extra[j] if output.extra else None)
         known = None
         if batch.observed is not None:  # whether it was clicked, and if so, bought
-            known = batch.observed[:, before] & ((batch.labels[:, before] <= 0) | batch.observed[:, t])
+            known = batch.observed[:, before] & (
+                (batch.labels[:, before] <= 0) | batch.observed[:, t]
+            )
         loss, active = mean_of_rows(rows, known, batch.weight)
         return Objective(self.options.lc * loss, task.name, active)
 

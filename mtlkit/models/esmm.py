@@ -1,19 +1,21 @@
 """ESMM: click times conversion, trained on all rows, so that conversion needs no clicked rows.
 
-x -> f_t(x), one network a step: pCTR = s(f_1(x)), pCVR = s(f_2(x)), pCTCVR = pCTR * pCVR, all (B,); f_t = Tower_t o
-Bottom_t. Loss: BCE(click, pCTR) + BCE(click & buy, pCTCVR), both over all rows, and none on pCVR. The embeddings are
-shared; through the product, the loss of CTCVR reaches the click network as well.
+x -> f_t(x), one network a step: pCTR = s(f_1(x)), pCVR = s(f_2(x)), pCTCVR = pCTR * pCVR, all (B,);
+f_t = Tower_t o Bottom_t. Loss: BCE(click, pCTR) + BCE(click & buy, pCTCVR), both over all rows, and
+none on pCVR. The embeddings are shared; through the product, the loss of CTCVR reaches the click
+network as well.
 
-Paper: Ma et al., "Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion Rate",
-SIGIR 2018, doi:10.1145/3209978.3210104, arXiv:1804.07931.
+Paper: Ma et al., "Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click
+Conversion Rate", SIGIR 2018, doi:10.1145/3209978.3210104, arXiv:1804.07931.
 
-When to use: click -> purchase data where conversion is to be ranked on all rows and not only on clicked ones.
-When not: without a funnel; where the level of CVR matters, which the product leaves loose where clicks are rare (see
-escm2).
+When to use: click -> purchase data where conversion is to be ranked on all rows and not only on
+clicked ones. When not: without a funnel; where the level of CVR matters, which the product leaves
+loose where clicks are rare (see escm2).
 Cost: one bottom and one tower a step, one embedding.
-Deviations: the product is taken of logits, -logsumexp(-a, -b, -a - b), instead of clamped probabilities; it is finite
-for any logits. Longer funnels are products of all steps. Tasks outside of the funnel get a network of their own. With
---force on data without a funnel, all tasks are taken for one in their declared order.
+Deviations: the product is taken of logits, -logsumexp(-a, -b, -a - b), instead of clamped
+probabilities; it is finite for any logits. Longer funnels are products of all steps. Tasks outside
+of the funnel get a network of their own. With --force on data without a funnel, all tasks are taken
+for one in their declared order.
 """
 
 from __future__ import annotations
@@ -41,7 +43,9 @@ class ESMM(Architecture):
     class Options(BaseOptions):
         """Options of esmm."""
 
-        bottom: Sizes = Field((128,), min_length=1, description="hidden layers of each step's bottom")
+        bottom: Sizes = Field(
+            (128,), min_length=1, description="hidden layers of each step's bottom"
+        )
 
     def __init__(self, schema: Schema, options: Options, more: Sequence[Task] = ()) -> None:
         super().__init__(schema, options)
@@ -59,5 +63,8 @@ class ESMM(Architecture):
         products = running_products([logits[t] for t in self.steps])
         for t, logit in zip(self.steps, products, strict=True):
             predictions[t] = Prediction(names[t], logit, ALL_ROWS)
-        further = [Prediction(names[t], logits[t], rows_with(names[before])) for before, t in pairwise(self.steps)]
+        further = [
+            Prediction(names[t], logits[t], rows_with(names[before]))
+            for before, t in pairwise(self.steps)
+        ]
         return Output(predictions, embedded=x, further=further, extra=logits[len(names) :])

@@ -1,20 +1,23 @@
 """HoME: experts for groups of tasks, then for tasks, normalised and gated to protect sparse tasks.
 
-Meta level: group g and the shared path read x, each scaled by a feature gate of its own. z_g mixes the group's and the
-shared meta experts, z_S all of them. Task level: task t of group g mixes its own experts on z_g, the group's on z_g and
-the shared ones on z_S, each input scaled by a feature gate, by softmax(W_t [z_g; z_S]). To every mixture, one of the
-reader's own experts alone is added, by a self gate on their unscaled input (a sigmoid if there is one expert). An
-expert is Swish(BatchNorm(W u)). A feature gate is sum_i softmax(W u)_i 2 sigmoid(u B_i A_i) with n pairs of matrices of
-rank width / n. y_t = Tower_t(h_t).
+Meta level: group g and the shared path read x, each scaled by a feature gate of its own. z_g mixes
+the group's and the shared meta experts, z_S all of them. Task level: task t of group g mixes its
+own experts on z_g, the group's on z_g and the shared ones on z_S, each input scaled by a feature
+gate, by softmax(W_t [z_g; z_S]). To every mixture, one of the reader's own experts alone is added,
+by a self gate on their unscaled input (a sigmoid if there is one expert). An expert is
+Swish(BatchNorm(W u)). A feature gate is sum_i softmax(W u)_i 2 sigmoid(u B_i A_i) with n pairs of
+matrices of rank width / n. y_t = Tower_t(h_t).
 
-Paper: Wang et al., "HoME: Hierarchy of Multi-Gate Experts for Multi-Task Learning at Kuaishou", KDD 2025,
-arXiv:2408.05430.
+Paper: Wang et al., "HoME: Hierarchy of Multi-Gate Experts for Multi-Task Learning at Kuaishou", KDD
+2025, arXiv:2408.05430.
 
-When to use: many tasks that fall into groups, some with few positives; experts of ple that die or serve one task only.
-When not: two or three tasks without groups, where most of the hierarchy repeats itself.
-Cost: two levels of experts, and a feature gate of about 2 * width^2 parameters for each of their inputs.
-Deviations: there is no code of the authors. Without the option ``groups`` all tasks are one group; the paper groups
-tasks by hand. Norm and activation are those of the towers, too.
+When to use: many tasks that fall into groups, some with few positives; experts of ple that die or
+serve one task only. When not: two or three tasks without groups, where most of the hierarchy
+repeats itself.
+Cost: two levels of experts, and a feature gate of about 2 * width^2 parameters for each of their
+inputs.
+Deviations: there is no code of the authors. Without the option ``groups`` all tasks are one group;
+the paper groups tasks by hand. Norm and activation are those of the towers, too.
 """
 
 from __future__ import annotations
@@ -94,10 +97,16 @@ class HoME(Architecture):
     class Options(GateOptions):
         """Options of home."""
 
-        groups: dict[str, str] = Field(default_factory=dict, description="task: its group; default: one group of all")
+        groups: dict[str, str] = Field(
+            default_factory=dict, description="task: its group; default: one group of all"
+        )
         meta: int = Field(2, gt=0, description="meta experts of each group, and shared ones")
-        meta_hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each meta expert")
-        specific: int = Field(1, gt=0, description="experts of each task, of each group, and shared ones")
+        meta_hidden: Sizes = Field(
+            (32,), min_length=1, description="hidden layers of each meta expert"
+        )
+        specific: int = Field(
+            1, gt=0, description="experts of each task, of each group, and shared ones"
+        )
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
         gate_parts: int = Field(2, gt=0, description="low-rank matrices of each feature gate")
         activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "silu"
@@ -113,7 +122,10 @@ class HoME(Architecture):
                 f"mtlkit bench --models 'home[{','.join(f'groups.{name}=first' for name in schema.task_names)}]'",
             )
         if "shared" in options.groups.values():
-            raise UsageError("No group of home can be called 'shared'.", "mtlkit info home tells of the shared path")
+            raise UsageError(
+                "No group of home can be called 'shared'.",
+                "mtlkit info home tells of the shared path",
+            )
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
@@ -143,11 +155,19 @@ class HoME(Architecture):
             return (paths[..., None] * each + torch.arange(each)).flatten(-2)
 
         shared = torch.full((g,), g)
-        task_paths = torch.stack([torch.arange(n), n + group, torch.full((n,), n + g)], 1)  # own, group's, shared
+        task_paths = torch.stack(
+            [torch.arange(n), n + group, torch.full((n,), n + g)], 1
+        )  # own, group's, shared
         buffers = {
-            "meta_owner": torch.arange(g + 1).repeat_interleave(meta),  # path that a meta expert reads
-            "meta_expert_index": experts_of(torch.stack([torch.arange(g), shared], 1), meta),  # (G, 2 meta)
-            "source": torch.cat([group, torch.arange(g + 1)]),  # (T + G + 1,) the z that a path of the task level reads
+            "meta_owner": torch.arange(g + 1).repeat_interleave(
+                meta
+            ),  # path that a meta expert reads
+            "meta_expert_index": experts_of(
+                torch.stack([torch.arange(g), shared], 1), meta
+            ),  # (G, 2 meta)
+            "source": torch.cat(
+                [group, torch.arange(g + 1)]
+            ),  # (T + G + 1,) the z that a path of the task level reads
             "owner": torch.arange(n + g + 1).repeat_interleave(specific),
             "expert_index": experts_of(task_paths, specific),  # (T, 3 specific)
         }
@@ -155,29 +175,51 @@ class HoME(Architecture):
             self.register_buffer(name, value, persistent=False)
         meta_names = [f"{path} {k + 1}" for path in [*groups, "shared"] for k in range(meta)]
         for index, name in enumerate(groups):
-            self.gate_experts[f"level-1/{name}"] = tuple(meta_names[k] for k in buffers["meta_expert_index"][index])
+            self.gate_experts[f"level-1/{name}"] = tuple(
+                meta_names[k] for k in buffers["meta_expert_index"][index]
+            )
         self.gate_experts["level-1/shared"] = tuple(meta_names)
         paths = [*names, *(f"group {name}" for name in groups), "shared"]
-        self.expert_names = [tuple(meta_names), tuple(f"{path} {k + 1}" for path in paths for k in range(specific))]
+        self.expert_names = [
+            tuple(meta_names),
+            tuple(f"{path} {k + 1}" for path in paths for k in range(specific)),
+        ]
         for task in names:
             kinds = (task, f"group {of[task]}", "shared")
-            self.gate_experts[f"level-2/{task}"] = tuple(f"{kind} {k + 1}" for kind in kinds for k in range(specific))
+            self.gate_experts[f"level-2/{task}"] = tuple(
+                f"{kind} {k + 1}" for kind in kinds for k in range(specific)
+            )
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         v, n = x.tensor(), len(self.tasks)
-        outputs = self.present(0, self.meta_experts(self.meta_features(v).index_select(1, self.meta_owner)))
-        to_group, to_all = self.meta_gates(v), self.shared_gate(v)  # (B, G, 2 meta), (B, 1, (G + 1) meta)
+        outputs = self.present(
+            0, self.meta_experts(self.meta_features(v).index_select(1, self.meta_owner))
+        )
+        to_group, to_all = (
+            self.meta_gates(v),
+            self.shared_gate(v),
+        )  # (B, G, 2 meta), (B, 1, (G + 1) meta)
         z = torch.cat(
-            [combine_experts(to_group, outputs, self.meta_expert_index), combine_experts(to_all, outputs)], dim=1
+            [
+                combine_experts(to_group, outputs, self.meta_expert_index),
+                combine_experts(to_all, outputs),
+            ],
+            dim=1,
         )
         z = z + self.meta_self(v, outputs)  # (B, G + 1, d)
         read = z.index_select(1, self.source)  # (B, T + G + 1, d)
         outputs = self.present(1, self.experts(self.features(read).index_select(1, self.owner)))
         own = read[:, :n]
-        weights = self.gates(torch.cat([own, z[:, -1:].expand_as(own)], dim=-1))  # (B, T, 3 specific)
-        h = combine_experts(weights, outputs, self.expert_index) + self.self_gates(own, outputs[:, : self.own_experts])
+        weights = self.gates(
+            torch.cat([own, z[:, -1:].expand_as(own)], dim=-1)
+        )  # (B, T, 3 specific)
+        h = combine_experts(weights, outputs, self.expert_index) + self.self_gates(
+            own, outputs[:, : self.own_experts]
+        )
         logits = self.towers(h)
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         found = [*to_group.unbind(1), to_all[:, 0], *weights.unbind(1)]
         return Output(predictions, dict(zip(self.gate_experts, found, strict=True)), x)

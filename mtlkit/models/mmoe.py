@@ -2,14 +2,15 @@
 
 h_t = sum_k softmax(W_t x)_k E_k(x), y_t = Tower_t(h_t).
 
-Paper: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD 2018,
-doi:10.1145/3219819.3220007.
+Paper: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
+Mixture-of-Experts", KDD 2018, doi:10.1145/3219819.3220007.
 
 When to use: the default choice; tasks of unknown relation share as much as their gates find useful.
-When not: strong conflict, where every expert still serves every task (see ple), or gates that collapse on one expert.
+When not: strong conflict, where every expert still serves every task (see ple), or gates that
+collapse on one expert.
 Cost: the experts of a level are one product; T gates of one linear layer each.
-Deviations: gates are one bias-free linear layer and a softmax, as in the paper; for ports that give them hidden layers,
-a bias or batch norm there are options.
+Deviations: gates are one bias-free linear layer and a softmax, as in the paper; for ports that give
+them hidden layers, a bias or batch norm there are options.
 """
 
 from __future__ import annotations
@@ -52,6 +53,13 @@ class MMoE(Architecture):
         mixture = gated_mixture(x, self.gates, self.experts, present=self.silencer(0))
         h = mixture.own.expand(-1, len(self.tasks), -1)  # (B, T, d)
         logits = self.towers(h)
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         gates = {name: mixture.weights[:, g] for g, name in enumerate(self.gate_experts)}
-        return Output(predictions, gates, x, boundary=mixture.boundary if h.shape == mixture.own.shape else None)
+        return Output(
+            predictions,
+            gates,
+            x,
+            boundary=mixture.boundary if h.shape == mixture.own.shape else None,
+        )

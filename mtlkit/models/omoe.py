@@ -2,8 +2,8 @@
 
 h = sum_k softmax(W x)_k E_k(x), y_t = Tower_t(h): the one-gate ablation of MMoE.
 
-Paper: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts", KDD 2018,
-doi:10.1145/3219819.3220007.
+Paper: Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
+Mixture-of-Experts", KDD 2018, doi:10.1145/3219819.3220007.
 
 When to use: to see what the separate gates of mmoe bring.
 When not: tasks in conflict; they cannot weigh experts differently.

@@ -2,18 +2,19 @@
 
 GateNU(u) = 2 * sigmoid(W_2 relu(W_1 u)), sg = stop-gradient, x = all embeddings.
 EPNet: o = x * GateNU([x_domain; sg(x)]).
-PPNet: h_t^0 = o and, for every hidden layer l of tower t, h_t^l = f(W_t^l h_t^(l-1)) * GateNU_t^l([x_user; x_item;
-sg(o)]); y_t = Linear_t(h_t^L).
-The gates train the embeddings of the domain, the user and the item, but no other part of x.
+PPNet: h_t^0 = o and, for every hidden layer l of tower t, h_t^l = f(W_t^l h_t^(l-1)) *
+GateNU_t^l([x_user; x_item; sg(o)]); y_t = Linear_t(h_t^L). The gates train the embeddings of the
+domain, the user and the item, but no other part of x.
 
-Paper: Chang et al., "PEPNet: Parameter and Embedding Personalized Network for Infusing with Personalized Prior
-Information", KDD 2023, arXiv:2302.01115.
+Paper: Chang et al., "PEPNet: Parameter and Embedding Personalized Network for Infusing with
+Personalized Prior Information", KDD 2023, arXiv:2302.01115.
 
-When to use: several domains (pages, entrances) and ids of users and items in one data set; features with these roles.
-When not: data without a domain, or without ids that say who and what.
-Cost: T gate networks on the whole input for each tower layer, often more than the towers themselves.
-Deviations: there is no code of the authors. Author features count as item ones. Gates are not shared by tasks. The
-embedding that is scaled holds all features, those with a role, too.
+When to use: several domains (pages, entrances) and ids of users and items in one data set; features
+with these roles. When not: data without a domain, or without ids that say who and what.
+Cost: T gate networks on the whole input for each tower layer, often more than the towers
+themselves.
+Deviations: there is no code of the authors. Author features count as item ones. Gates are not
+shared by tasks. The embedding that is scaled holds all features, those with a role, too.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class PEPNet(Architecture):
     class Options(ModelOptions):
         """Options of pepnet."""
 
-        tower: Sizes | dict[str, Sizes] = Field((64, 32), description="hidden layers of the towers, for all or by task")
+        tower: Sizes | dict[str, Sizes] = Field(
+            (64, 32), description="hidden layers of the towers, for all or by task"
+        )
         gate_width: int = Field(32, gt=0, description="hidden width of each gate")
         gate_scale: float = Field(2.0, gt=0, description="largest factor of a gate")
 
@@ -74,27 +77,42 @@ class PEPNet(Architecture):
     def inapplicable(cls, schema: Schema) -> str | None:
         roles = {feature.role for feature in schema.features}
         missing = [role for role in ROLES if role not in roles]
-        return f"has no feature with the role {missing[0]} (needs domain, user and item)" if missing else None
+        return (
+            f"has no feature with the role {missing[0]} (needs domain, user and item)"
+            if missing
+            else None
+        )
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         self.embedding = FieldEmbedding(schema, options)
         width = self.embedding.width
         self.register_buffer("domain", self._columns("domain"), persistent=False)
-        self.register_buffer("prior", torch.cat([self._columns("user"), self._columns("item")]), persistent=False)
-        self.epnet = GateNU(1, width + len(self.domain), options.gate_width, width, options.gate_scale)
-        self.ppnet = nn.ModuleList()  # for each stack of towers, a gate for each of their hidden layers
+        self.register_buffer(
+            "prior", torch.cat([self._columns("user"), self._columns("item")]), persistent=False
+        )
+        self.epnet = GateNU(
+            1, width + len(self.domain), options.gate_width, width, options.gate_scale
+        )
+        self.ppnet = (
+            nn.ModuleList()
+        )  # for each stack of towers, a gate for each of their hidden layers
         self.towers = Towers(self.tasks, width, options)
         inputs = width + len(self.prior)
         for members, sizes in zip(self.towers.members, self.towers.sizes, strict=True):
             self.ppnet.append(
-                nn.ModuleList(GateNU(len(members), inputs, options.gate_width, k, options.gate_scale) for k in sizes)
+                nn.ModuleList(
+                    GateNU(len(members), inputs, options.gate_width, k, options.gate_scale)
+                    for k in sizes
+                )
             )
 
     def _columns(self, role: str) -> Tensor:
         """The columns of x that features with a role fill."""
         names = [feature.name for feature in self.schema.features if feature.role == role]
-        return torch.tensor([column for name in names for column in self.embedding.places[name]], dtype=torch.long)
+        return torch.tensor(
+            [column for name in names for column in self.embedding.places[name]], dtype=torch.long
+        )
 
     def forward(self, batch: Batch) -> Output:
         inputs = self.embedding(batch)
@@ -103,5 +121,7 @@ class PEPNet(Architecture):
         prior = torch.cat([x[:, self.prior], scaled.detach()], dim=-1)
         gates = [[gate(prior) for gate in stack.children()] for stack in self.ppnet]
         logits = self.towers(scaled[:, None].expand(-1, len(self.tasks), -1), gates)
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         return Output(predictions, embedded=inputs)

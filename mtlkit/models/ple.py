@@ -1,15 +1,17 @@
 """PLE: levels of task-specific and shared experts that separate progressively.
 
-Level inputs x_1..x_T, x_S, all equal to x at first. Task t mixes its own and the shared experts by softmax(W_t x_t);
-the shared path of every level but the last mixes all experts by softmax(W_S x_S). y_t = Tower_t(x_t).
+Level inputs x_1..x_T, x_S, all equal to x at first. Task t mixes its own and the shared experts by
+softmax(W_t x_t); the shared path of every level but the last mixes all experts by softmax(W_S x_S).
+y_t = Tower_t(x_t).
 
-Paper: Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for Personalized
-Recommendations", RecSys 2020, doi:10.1145/3383313.3412236.
+Paper: Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for
+Personalized Recommendations", RecSys 2020, doi:10.1145/3383313.3412236.
 
 When to use: tasks that disagree, where mmoe shows a seesaw (one gains what the other loses).
 When not: small data or many tasks: experts grow with levels and T.
 Cost: per level T * specific + shared experts as one product; the last level has no shared gate.
-Deviations: none from the paper. Ports often give the shared gate only shared experts, or build the unused last one.
+Deviations: none from the paper. Ports often give the shared gate only shared experts, or build the
+unused last one.
 """
 
 from __future__ import annotations

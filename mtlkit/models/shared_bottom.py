@@ -1,6 +1,7 @@
 """Shared-bottom: one network under all task towers.
 
-h = Bottom(x), y_t = Tower_t(h). The oldest form of multi-task learning and the baseline of the field.
+h = Bottom(x), y_t = Tower_t(h). The oldest form of multi-task learning and the baseline of the
+field.
 
 Paper: Caruana, "Multitask Learning", Machine Learning 1997, doi:10.1023/A:1007379606734.
 
@@ -42,5 +43,7 @@ class SharedBottom(Architecture):
         bottom = self.bottom(x)  # (B, 1, d)
         h = bottom.expand(-1, len(self.tasks), -1)  # (B, T, d)
         logits = self.towers(h)
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         return Output(predictions, embedded=x, boundary=copies_boundary(h, bottom))

@@ -1,11 +1,12 @@
 """Single-task: a full model for each task, with nothing in common.
 
-y_t = Tower_t(Bottom_t(Embedding_t(x))). The reference of every multi-task method: each task has its own embeddings,
-bottom and tower, sees the same batches under the same budget, and keeps its own best evaluation point. The T models
-are trained side by side as one batched model, which changes nothing: no parameter is shared.
+y_t = Tower_t(Bottom_t(Embedding_t(x))). The reference of every multi-task method: each task has its
+own embeddings, bottom and tower, sees the same batches under the same budget, and keeps its own
+best evaluation point. The T models are trained side by side as one batched model, which changes
+nothing: no parameter is shared.
 
-Paper: the single-task baseline as in Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
-Mixture-of-Experts", KDD 2018, doi:10.1145/3219819.3220007.
+Paper: the single-task baseline as in Ma et al., "Modeling Task Relationships in Multi-task Learning
+with Multi-gate Mixture-of-Experts", KDD 2018, doi:10.1145/3219819.3220007.
 
 When to use: always, as the reference.
 When not: as a proposal; it costs T models.
@@ -31,7 +32,9 @@ class SingleTask(Architecture):
     class Options(ModelOptions):
         """Options of single-task."""
 
-        bottom: Sizes = Field((128,), min_length=1, description="hidden layers of each task's bottom")
+        bottom: Sizes = Field(
+            (128,), min_length=1, description="hidden layers of each task's bottom"
+        )
 
     shares_parameters = False
 
@@ -43,4 +46,6 @@ class SingleTask(Architecture):
 
     def forward(self, batch: Batch) -> Output:
         logits = self.towers(self.bottom(self.embedding(batch)))
-        return Output([Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)])
+        return Output(
+            [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        )

@@ -1,19 +1,23 @@
-"""SNR: layers cut into sub-networks, with connections between them that training switches on or off.
+"""SNR: layers cut into sub-networks, with connections between them that training switches on or
+off.
 
-Level 1: S sub-networks on x. Between levels, and from the last one to the towers: v_i = sum_j z_ij W_ij u_j
-(``trans``) or v_i = sum_j z_ij u_j (``aver``); sub-network i of the next level, or Tower_i, reads v_i. Each z_ij is a
-hard concrete variable: z = clip((zeta - gamma) s + gamma, 0, 1), s = sigmoid((log u - log(1 - u) + a_ij) / beta) with u
-uniform, drawn anew for each batch; when scoring, s = sigmoid(a_ij). The expected number of open connections,
-sum sigmoid(a_ij - beta log(-gamma / zeta)), times ``l0`` is added to the losses: a tower's connections to its own
-task's, others in equal parts.
+Level 1: S sub-networks on x. Between levels, and from the last one to the towers: v_i = sum_j z_ij
+W_ij u_j (``trans``) or v_i = sum_j z_ij u_j (``aver``); sub-network i of the next level, or
+Tower_i, reads v_i. Each z_ij is a hard concrete variable: z = clip((zeta - gamma) s + gamma, 0, 1),
+s = sigmoid((log u - log(1 - u) + a_ij) / beta) with u uniform, drawn anew for each batch; when
+scoring, s = sigmoid(a_ij). The expected number of open connections, sum sigmoid(a_ij - beta
+log(-gamma / zeta)), times ``l0`` is added to the losses: a tower's connections to its own task's,
+others in equal parts.
 
-Paper: Ma et al., "SNR: Sub-Network Routing for Flexible Parameter Sharing in Multi-Task Learning", AAAI 2019,
-doi:10.1609/aaai.v33i01.3301216; the variables are those of Louizos et al., ICLR 2018, arXiv:1712.01312.
+Paper: Ma et al., "SNR: Sub-Network Routing for Flexible Parameter Sharing in Multi-Task Learning",
+AAAI 2019, doi:10.1609/aaai.v33i01.3301216; the variables are those of Louizos et al., ICLR 2018,
+arXiv:1712.01312.
 
 When to use: tasks that share some parts and not others, with a sparse model as the result.
 When not: routing that depends on the row (see mmoe); runs too short for connections to settle.
 Cost: sub-networks of a level as one product; with ``trans`` one matrix for each connection.
-Deviations: there is no code of the authors. The penalty is part of the losses, which losses on all splits show.
+Deviations: there is no code of the authors. The penalty is part of the losses, which losses on all
+splits show.
 """
 
 from __future__ import annotations
@@ -56,7 +60,11 @@ class Routing(nn.Module):
         super().__init__()
         self.log_alpha = nn.Parameter(torch.full((n, subnets), start))
         bound = 1 / math.sqrt(subnets * width)
-        self.weight = nn.Parameter(torch.empty(n, width, subnets, width).uniform_(-bound, bound)) if transform else None
+        self.weight = (
+            nn.Parameter(torch.empty(n, width, subnets, width).uniform_(-bound, bound))
+            if transform
+            else None
+        )
 
     def glorot(self) -> None:
         """Other initial matrices: a reader's are one layer on the outputs of all sub-networks."""
@@ -79,7 +87,9 @@ class Routing(nn.Module):
         if self.weight is None:
             return torch.einsum("nj,bjd->bnd", z, u)
         weight = self.weight * z[:, None, :, None]  # (n, d, S, d)
-        return F.linear(u.flatten(1), weight.flatten(0, 1).flatten(1)).unflatten(1, weight.shape[:2])
+        return F.linear(u.flatten(1), weight.flatten(0, 1).flatten(1)).unflatten(
+            1, weight.shape[:2]
+        )
 
 
 class SNR(Architecture):
@@ -94,13 +104,18 @@ class SNR(Architecture):
         connection: Literal["trans", "aver"] = Field(
             "trans", description="with a matrix for each connection, or without"
         )
-        l0: float = Field(1e-4, ge=0, description="price of an open connection, added to the losses")
+        l0: float = Field(
+            1e-4, ge=0, description="price of an open connection, added to the losses"
+        )
         start: float = Field(1.0, description="initial log-odds of a connection")
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         self.embedding = FieldEmbedding(schema, options)
-        self.routings, self.subnets = nn.ModuleList(), nn.ModuleList()  # the last shared weight is one of a sub-network
+        self.routings, self.subnets = (
+            nn.ModuleList(),
+            nn.ModuleList(),
+        )  # the last shared weight is one of a sub-network
         width = self.embedding.width
         for level in range(1, options.levels + 1):
             subnets = StackedMLP(options.subnets, width, options.hidden, options)
@@ -118,7 +133,9 @@ class SNR(Architecture):
         for subnets, routing in zip(self.subnets, self.routings, strict=True):
             v = routing(subnets(v))  # (B, S, d), in the end (B, T, d)
         logits = self.towers(v)
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         return Output(predictions, embedded=x)
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
@@ -127,11 +144,15 @@ class SNR(Architecture):
         if not self._price:
             return objectives
         active = {objective.owner: objective.active for objective in objectives}
-        *inner, last = [_expected_open(v) for name, v in self.routings.named_parameters() if "log_alpha" in name]
+        *inner, last = [
+            _expected_open(v) for name, v in self.routings.named_parameters() if "log_alpha" in name
+        ]
         common = sum((count.sum() for count in inner), torch.zeros_like(last[0])) / len(self.tasks)
         for t, task in enumerate(self.tasks):
             price, known = self._price * (common + last[t]), active.get(task.name)
-            objectives.append(Objective(price if known is None else price * known, task.name, known))
+            objectives.append(
+                Objective(price if known is None else price * known, task.name, known)
+            )
         return objectives
 
 

@@ -1,13 +1,16 @@
-"""Task-embedding: learnt embeddings of tasks and experts, and attention between them as the mixture.
+"""Task-embedding: learnt embeddings of tasks and experts, and attention between them as the
+mixture.
 
-a_t = mean over heads of softmax_k(<W_q e_t, W_k c_k> / sqrt(d)), with learnt embeddings e_t of the tasks and c_k of the
-experts; h_t = sum_k a_tk E_k(x), y_t = Tower_t(h_t). The mixture of a task is the same for all rows.
+a_t = mean over heads of softmax_k(<W_q e_t, W_k c_k> / sqrt(d)), with learnt embeddings e_t of the
+tasks and c_k of the experts; h_t = sum_k a_tk E_k(x), y_t = Tower_t(h_t). The mixture of a task is
+the same for all rows.
 
-Paper: the attention of Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762, in place of the
-gates of Ma et al., KDD 2018, doi:10.1145/3219819.3220007; a search for the experts of a task by its embedding.
+Paper: the attention of Vaswani et al., "Attention Is All You Need", NeurIPS 2017, arXiv:1706.03762,
+in place of the gates of Ma et al., KDD 2018, doi:10.1145/3219819.3220007; a search for the experts
+of a task by its embedding.
 
-When to use: to see how much of mmoe's gain needs gates that look at the row; many tasks with few rows each.
-When not: rows of one task that need different experts.
+When to use: to see how much of mmoe's gain needs gates that look at the row; many tasks with few
+rows each. When not: rows of one task that need different experts.
 Cost: that of mmoe without its gates; the attention is computed once a batch.
 Deviations: there is no reference code.
 """
@@ -47,7 +50,9 @@ class ExpertAttention(nn.Module):
         self.tasks = nn.Parameter(torch.randn(tasks, width))
         self.experts = nn.Parameter(torch.randn(experts, width))
         self.query = nn.Linear(width, heads * width, bias=False)
-        self.key = nn.Linear(width, heads * width, bias=False)  # a bias would add the same to all experts
+        self.key = nn.Linear(
+            width, heads * width, bias=False
+        )  # a bias would add the same to all experts
         self.heads = heads
 
     def forward(self) -> Tensor:
@@ -66,13 +71,17 @@ class TaskEmbedding(Architecture):
 
         experts: int = Field(8, gt=0, description="number of experts")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
-        task_width: int = Field(16, gt=0, description="width of the embeddings of tasks and experts")
+        task_width: int = Field(
+            16, gt=0, description="width of the embeddings of tasks and experts"
+        )
         heads: int = Field(2, gt=0, description="number of attention heads")
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         self.embedding = FieldEmbedding(schema, options)
-        self.attention = ExpertAttention(len(self.tasks), options.experts, options.task_width, options.heads)
+        self.attention = ExpertAttention(
+            len(self.tasks), options.experts, options.task_width, options.heads
+        )
         self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
         self.towers = Towers(self.tasks, self.experts.outputs, options)
         self.one_level(options.experts, schema.task_names)
@@ -81,6 +90,8 @@ class TaskEmbedding(Architecture):
         x = self.embedding(batch)
         weights = self.attention().expand(len(batch), -1, -1)  # (B, T, K)
         logits = self.towers(combine_experts(weights, self.present(0, self.experts(x))))
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
         return Output(predictions, gates, x)

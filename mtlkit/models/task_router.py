@@ -1,16 +1,17 @@
 """Task-router: one network on x decides, for every task, how to mix the shared experts.
 
-g = softmax over K of Linear(MLP(x)) in R^(T x K), for each task by itself; h_t = sum_k g_tk E_k(x), y_t = Tower_t(h_t).
-MMoE whose gates have hidden layers in common.
+g = softmax over K of Linear(MLP(x)) in R^(T x K), for each task by itself; h_t = sum_k g_tk E_k(x),
+y_t = Tower_t(h_t). MMoE whose gates have hidden layers in common.
 
-Paper: the gates of Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts",
-KDD 2018, doi:10.1145/3219819.3220007, with a router in the sense of Rosenbaum et al., "Routing Networks", ICLR 2018,
-arXiv:1711.01239, which is shared by the tasks.
+Paper: the gates of Ma et al., "Modeling Task Relationships in Multi-task Learning with Multi-gate
+Mixture-of-Experts", KDD 2018, doi:10.1145/3219819.3220007, with a router in the sense of Rosenbaum
+et al., "Routing Networks", ICLR 2018, arXiv:1711.01239, which is shared by the tasks.
 
-When to use: routing that depends on combinations of features, which the linear gates of mmoe cannot express.
-When not: few rows for a task; it has no part of the router to itself but the last layer.
+When to use: routing that depends on combinations of features, which the linear gates of mmoe cannot
+express. When not: few rows for a task; it has no part of the router to itself but the last layer.
 Cost: that of mmoe and one router network.
-Deviations: there is no reference code. Routing is soft and trained by the tasks' losses, not hard and by reinforcement.
+Deviations: there is no reference code. Routing is soft and trained by the tasks' losses, not hard
+and by reinforcement.
 """
 
 from __future__ import annotations
@@ -50,8 +51,12 @@ class TaskRouter(Architecture):
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch).fuse(*self.router.first, *self.experts.first)
         scores = self.routes(self.router(x)[:, 0])
-        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))  # (B, T, K)
+        weights = scores.softmax(
+            -1, dtype=torch.promote_types(scores.dtype, torch.float32)
+        )  # (B, T, K)
         logits = self.towers(combine_experts(weights, self.present(0, self.experts(x))))
-        predictions = [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
+        predictions = [
+            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
+        ]
         gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
         return Output(predictions, gates, x)

@@ -1,9 +1,11 @@
 """Vectors of 16 numbers, and a hint to the memory, for compiled kernels.
 
-The compiler makes vectors of inner loops by itself, but each such loop asks anew whether its arrays overlap and how
-much is left over, which costs more than a row of 16 numbers. These are vectors from the start, on any machine.
+The compiler makes vectors of inner loops by itself, but each such loop asks anew whether its arrays
+overlap and how much is left over, which costs more than a row of 16 numbers. These are vectors from
+the start, on any machine.
 
-numba's cache does not look here: after a change, delete the compiled kernels of the files that import this one.
+numba's cache does not look here: after a change, delete the compiled kernels of the files that
+import this one.
 """
 
 from __future__ import annotations
@@ -36,7 +38,9 @@ class _Model(PrimitiveModel):
 
 def _pointer(context: Any, builder: Any, kind: Any, args: Any, lanes: Any) -> Any:
     array = cgutils.create_struct_proxy(kind)(context, builder, args[0])
-    return builder.bitcast(builder.gep(array.data, [args[1]]), context.get_value_type(lanes).as_pointer())
+    return builder.bitcast(
+        builder.gep(array.data, [args[1]]), context.get_value_type(lanes).as_pointer()
+    )
 
 
 @_intrinsic
@@ -79,10 +83,14 @@ def fma(typing: Any, factor: Any, lanes: Any, added: Any) -> Any:
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         own, other, rest = args
         if not isinstance(factor, Lanes):
-            first = builder.insert_element(ir.Constant(other.type, ir.Undefined), own, ir.IntType(32)(0))
+            first = builder.insert_element(
+                ir.Constant(other.type, ir.Undefined), own, ir.IntType(32)(0)
+            )
             spread = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
             own = builder.shuffle_vector(first, ir.Constant(other.type, ir.Undefined), spread)
-        return builder.fadd(builder.fmul(own, other, flags=("contract",)), rest, flags=("contract",))
+        return builder.fadd(
+            builder.fmul(own, other, flags=("contract",)), rest, flags=("contract",)
+        )
 
     return lanes(factor if isinstance(factor, Lanes) else lanes.dtype, lanes, lanes), build
 
@@ -146,7 +154,9 @@ def where_positive(typing: Any, lanes: Any, other: Any) -> Any:
 
 @_intrinsic
 def prefetch(typing: Any, row: Any, i: Any) -> Any:
-    """Say that the i-th number of a contiguous row is soon wanted; the processor may bring it, or do nothing."""
+    """Say that the i-th number of a contiguous row is soon wanted; the processor may bring it, or
+    do nothing.
+    """
 
     def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         array = cgutils.create_struct_proxy(row)(context, builder, args[0])

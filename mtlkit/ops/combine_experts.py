@@ -1,4 +1,6 @@
-"""Compiled CPU kernels, and the autograd functions around them. Each one has a plain PyTorch form in the tests."""
+"""Compiled CPU kernels, and the autograd functions around them. Each one has a plain PyTorch form
+in the tests.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,17 @@ from torch.autograd.function import once_differentiable
 from mtlkit.ops._numba import kernel
 from mtlkit.ops._simd import LANES, fma, load, store, total, zeros
 
-# Rows are taken out of the inner loops: only then does the compiler see that they do not overlap, and vectorise. The
-# first numbers of a row are taken 16 at a time, the rest of it one by one.
+# Rows are taken out of the inner loops: only then does the compiler see that they do not overlap,
+# and vectorise. The first numbers of a row are taken 16 at a time, the rest of it one by one.
 
 
 @kernel
-def _mix(weights: np.ndarray, experts: np.ndarray, expert_index: np.ndarray, out: np.ndarray) -> None:
-    """``out[b, n] = weights[b, n] @ experts[b, expert_index[n]]``; weights (B, n, k), experts (B, E, d), out (B, n, d)."""
+def _mix(
+    weights: np.ndarray, experts: np.ndarray, expert_index: np.ndarray, out: np.ndarray
+) -> None:
+    """``out[b, n] = weights[b, n] @ experts[b, expert_index[n]]``; weights (B, n, k), experts (B,
+    E, d), out (B, n, d).
+    """
     width = out.shape[2]
     whole = width - width % LANES
     for b in range(out.shape[0]):
@@ -46,7 +52,9 @@ def _mix_gradients(
     d_weights: np.ndarray,
     d_experts: np.ndarray,
 ) -> None:
-    """The gradients of ``_mix``; d_experts is (n, B, E, d) of each mixture apart, or (1, B, E, d) of all."""
+    """The gradients of ``_mix``; d_experts is (n, B, E, d) of each mixture apart, or (1, B, E, d)
+    of all.
+    """
     width = grad.shape[2]
     whole = width - width % LANES
     apart = d_experts.shape[0] > 1
@@ -55,7 +63,11 @@ def _mix_gradients(
         for n in range(grad.shape[1]):
             g, d_own = grad[b, n], d_experts[n if apart else 0, b]
             for k in range(expert_index.shape[1]):
-                value, row, d_row = weights[b, n, k], experts[b, expert_index[n, k]], d_own[expert_index[n, k]]
+                value, row, d_row = (
+                    weights[b, n, k],
+                    experts[b, expert_index[n, k]],
+                    d_own[expert_index[n, k]],
+                )
                 products = zeros(g)
                 for i in range(0, whole, LANES):
                     part = load(g, i)
@@ -92,7 +104,14 @@ def _compiled_gradients(
     """By weights and experts, the latter (parts, B, E, d)."""
     d_weights, d_experts = torch.empty_like(weights), experts.new_empty(parts, *experts.shape)
     grad = grad.contiguous()
-    _mix_gradients(weights.numpy(), experts.numpy(), expert_index, grad.numpy(), d_weights.numpy(), d_experts.numpy())
+    _mix_gradients(
+        weights.numpy(),
+        experts.numpy(),
+        expert_index,
+        grad.numpy(),
+        d_weights.numpy(),
+        d_experts.numpy(),
+    )
     return d_weights, d_experts
 
 
@@ -102,12 +121,15 @@ def mix_shared(weights: Tensor, experts: Tensor, expert_index: Tensor | None = N
     Args:
         weights: (B, n, k).
         experts: (B, E, d).
-        expert_index: (n, k) int64, the experts that each mixture sees; None where every one sees all, k = E.
+        expert_index: (n, k) int64, the experts that each mixture sees; None where every one sees
+            all, k = E.
 
     Returns:
         (B, n, d), equal to ``weights @ experts`` where every mixture sees all.
     """
-    return _Mix.apply(weights, experts, expert_index_array(weights.shape[1], experts.shape[1], expert_index))
+    return _Mix.apply(
+        weights, experts, expert_index_array(weights.shape[1], experts.shape[1], expert_index)
+    )
 
 
 def combine_experts_vjp(
@@ -136,7 +158,9 @@ def combine_experts_vjp(
         if expert_index is None
         else experts.index_select(1, expert_index.flatten()).unflatten(1, expert_index.shape)
     )
-    found = (weights[..., None].to(grad.dtype) * grad[:, :, None]).transpose(0, 1).to(experts.dtype)  # (n, B, k, d)
+    found = (
+        (weights[..., None].to(grad.dtype) * grad[:, :, None]).transpose(0, 1).to(experts.dtype)
+    )  # (n, B, k, d)
     if expert_index is not None:
         spread = experts.new_zeros(grad.shape[1], *experts.shape)
         found = spread.scatter_(2, expert_index[:, None, :, None].expand_as(found), found)
@@ -159,12 +183,17 @@ def combine_experts(weights: Tensor, experts: Tensor, expert_index: Tensor | Non
     Args:
         weights: (B, n, k).
         experts: (B, E, d).
-        expert_index: (n, k) int64, the experts that each mixture sees; None where every one sees all, k = E.
+        expert_index: (n, k) int64, the experts that each mixture sees; None where every one sees
+            all, k = E.
 
     Returns:
         (B, n, d).
     """
-    if experts.device.type == "cpu" and weights.dtype == experts.dtype and not torch.compiler.is_compiling():
+    if (
+        experts.device.type == "cpu"
+        and weights.dtype == experts.dtype
+        and not torch.compiler.is_compiling()
+    ):
         return mix_shared(weights, experts, expert_index)
     own = (
         experts[:, None]

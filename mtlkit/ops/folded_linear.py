@@ -1,8 +1,10 @@
-"""A linear layer on concatenated embeddings of small vocabularies, on the CPU, folded into the tables.
+"""A linear layer on concatenated embeddings of small vocabularies, on the CPU, folded into the
+tables.
 
-The layer is applied to the V rows of a table instead of to the B * F looked-up ones, and each sample sums its rows'
-results: ``F.linear(table[ids].flatten(1), weight)`` in another order of the sum. Each function has a plain PyTorch form
-in the tests.
+The layer is applied to the V rows of a table instead of to the B * F looked-up ones, and each
+sample sums its rows'
+results: ``F.linear(table[ids].flatten(1), weight)`` in another order of the sum. Each function has
+a plain PyTorch form in the tests.
 """
 
 from __future__ import annotations
@@ -22,12 +24,14 @@ AHEAD = 4  # rows
 PANEL = 2 * WIDE  # columns that are summed at a time, so that their sums stay in the cache
 
 
-# The first numbers of a row are taken 16 at a time, the rest of it one by one. Rows are taken out of the inner loops:
-# only then does the compiler see that they do not overlap, and vectorise.
+# The first numbers of a row are taken 16 at a time, the rest of it one by one. Rows are taken out
+# of the inner loops: only then does the compiler see that they do not overlap, and vectorise.
 
 
 @kernel
-def _fold(table: np.ndarray, field: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray) -> None:
+def _fold(
+    table: np.ndarray, field: np.ndarray, weight: np.ndarray, bias: np.ndarray, out: np.ndarray
+) -> None:
     """``out[v] = table[v] @ weight[field[v]]``, and the bias in the first field's rows.
 
     Args:
@@ -54,7 +58,9 @@ def _fold(table: np.ndarray, field: np.ndarray, weight: np.ndarray, bias: np.nda
 
 
 @kernel
-def _fold_by_table(field: np.ndarray, weight: np.ndarray, grad: np.ndarray, d_table: np.ndarray) -> None:
+def _fold_by_table(
+    field: np.ndarray, weight: np.ndarray, grad: np.ndarray, d_table: np.ndarray
+) -> None:
     """The gradient of ``_fold`` by the table."""
     width = grad.shape[1]
     whole = width - width % LANES
@@ -103,7 +109,9 @@ def _fold_by_weight(
 
 
 @kernel
-def _sum_rows(ids: np.ndarray, folded: np.ndarray, numbers: np.ndarray, by_number: np.ndarray, out: np.ndarray) -> None:
+def _sum_rows(
+    ids: np.ndarray, folded: np.ndarray, numbers: np.ndarray, by_number: np.ndarray, out: np.ndarray
+) -> None:
     """``out[b] = folded[ids[b]].sum(0) + numbers[b] @ by_number``.
 
     Args:
@@ -153,11 +161,16 @@ def _sum_rows(ids: np.ndarray, folded: np.ndarray, numbers: np.ndarray, by_numbe
 
 @kernel
 def _sum_by_id(
-    ids: np.ndarray, numbers: np.ndarray, rows: np.ndarray, out: np.ndarray, out_by_number: np.ndarray
+    ids: np.ndarray,
+    numbers: np.ndarray,
+    rows: np.ndarray,
+    out: np.ndarray,
+    out_by_number: np.ndarray,
 ) -> None:
     """``out[ids[b, f]] += rows[b]`` and ``out_by_number[d] += numbers[b, d] * rows[b]``.
 
-    In this order and not by id: the sums of ids that occur often stay in the cache, and nothing need be sorted.
+    In this order and not by id: the sums of ids that occur often stay in the cache, and nothing
+    need be sorted.
 
     Args:
         ids: (B, F) uint32.
@@ -227,13 +240,17 @@ class RowIndex:
             IndexError: One is not.
         """
         if self._numbers is None:
-            numbers = self.ids.int().contiguous().numpy().view(np.uint32)  # unsigned: no index counts from the end
+            numbers = (
+                self.ids.int().contiguous().numpy().view(np.uint32)
+            )  # unsigned: no index counts from the end
             if numbers.max(initial=0) >= max(self.size, 1):
                 raise IndexError(f"an id beyond the {self.size} rows of its table")
             self._numbers = numbers
         return self._numbers
 
-    def sum_by_id(self, rows: Tensor, numbers: Tensor | None = None, by_number: Tensor | None = None) -> Tensor:
+    def sum_by_id(
+        self, rows: Tensor, numbers: Tensor | None = None, by_number: Tensor | None = None
+    ) -> Tensor:
         """Sum rows by id: (V, O) with ``out[ids[b, f]] += rows[b]`` for all b and f.
 
         Args:
@@ -274,7 +291,9 @@ class _FoldWeight(torch.autograd.Function):
     """Its result as it is, as a function of the layer too."""
 
     @staticmethod
-    def forward(ctx: Any, out: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor, field: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, out: Tensor, weight: Tensor, bias: Tensor | None, table: Tensor, field: Tensor
+    ) -> Tensor:
         ctx.save_for_backward(table, field)
         ctx.bias, ctx.width = bias is not None, weight.shape[1]
         return out.view_as(out)
@@ -290,11 +309,19 @@ class _FoldWeight(torch.autograd.Function):
 
 class _SumRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, folded: Tensor, places: RowIndex, numbers: Tensor, weight: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, folded: Tensor, places: RowIndex, numbers: Tensor, weight: Tensor
+    ) -> Tensor:
         ctx.places, ctx.numbers = places, numbers
         out = folded.new_empty(len(places.ids), folded.shape[1])
         by_number = weight.t().contiguous()
-        _sum_rows(places.numbers(), folded.contiguous().numpy(), numbers.numpy(), by_number.numpy(), out.numpy())
+        _sum_rows(
+            places.numbers(),
+            folded.contiguous().numpy(),
+            numbers.numpy(),
+            by_number.numpy(),
+            out.numpy(),
+        )
         return out
 
     @staticmethod
@@ -304,8 +331,11 @@ class _SumRows(torch.autograd.Function):
         return ctx.places.sum_by_id(grad, ctx.numbers, by_number), None, None, by_number.t()
 
 
-def fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> tuple[Tensor, Tensor]:
-    """A linear layer's results for every row of a table: ``out[v] = weight[:, the columns of v's field] @ table[v]``.
+def fold(
+    table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor
+) -> tuple[Tensor, Tensor]:
+    """A linear layer's results for every row of a table: ``out[v] = weight[:, the columns of v's
+    field] @ table[v]``.
 
     Args:
         table: (V, d) contiguous.
@@ -314,7 +344,8 @@ def fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> t
         field: (V,) int32 the field that each row belongs to.
 
     Returns:
-        (V, O), and the same as a function of the table alone, on the way from the table to the first.
+        (V, O), and the same as a function of the table alone, on the way from the table to the
+        first.
     """
     outputs, fields = len(weight), weight.shape[1] // table.shape[1]
     with torch.no_grad():
@@ -339,12 +370,17 @@ def add_fold_weight_gradients(table: Tensor, field: Tensor, grad: Tensor, out: T
     """
     grad, by_field = grad.detach().contiguous(), out.unflatten(0, (-1, table.shape[1]))
     d_bias = grad.new_zeros(grad.shape[1])
-    _fold_by_weight(table.detach().numpy(), field.numpy(), grad.numpy(), by_field.numpy(), d_bias.numpy())
+    _fold_by_weight(
+        table.detach().numpy(), field.numpy(), grad.numpy(), by_field.numpy(), d_bias.numpy()
+    )
     return d_bias
 
 
-def sum_rows(folded: Tensor, places: RowIndex, numbers: Tensor | None = None, weight: Tensor | None = None) -> Tensor:
-    """``folded[ids].sum(1) + F.linear(numbers, weight)``, (B, O); the backward pass sums the (B, O) gradients by id.
+def sum_rows(
+    folded: Tensor, places: RowIndex, numbers: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """``folded[ids].sum(1) + F.linear(numbers, weight)``, (B, O); the backward pass sums the (B, O)
+    gradients by id.
 
     Args:
         folded: (V, O).

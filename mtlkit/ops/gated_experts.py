@@ -1,4 +1,6 @@
-"""Softmax gates, rectified experts and their mixture in one kernel, where gates and experts are one layer each."""
+"""Softmax gates, rectified experts and their mixture in one kernel, where gates and experts are one
+layer each.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ from mtlkit.ops.softmax import softmax_backward, softmax_forward
 
 
 @kernel
-def _mix_relu(weights: np.ndarray, outputs: np.ndarray, start: int, expert_index: np.ndarray, out: np.ndarray) -> None:
+def _mix_relu(
+    weights: np.ndarray, outputs: np.ndarray, start: int, expert_index: np.ndarray, out: np.ndarray
+) -> None:
     """``out[b, n] = weights[b, n] @ relu(experts[b, expert_index[n]])``.
 
     Args:
@@ -34,7 +38,9 @@ def _mix_relu(weights: np.ndarray, outputs: np.ndarray, start: int, expert_index
             for i in range(0, whole, LANES):
                 mixed = zeros(target)
                 for k in range(expert_index.shape[1]):
-                    mixed = fma(own[k], positive(load(row, start + expert_index[n, k] * width + i)), mixed)
+                    mixed = fma(
+                        own[k], positive(load(row, start + expert_index[n, k] * width + i)), mixed
+                    )
                 store(target, i, mixed)
             for i in range(whole, width):
                 target[i] = 0
@@ -78,7 +84,10 @@ def _mix_relu_backward(
         for n in range(grad.shape[1]):
             g, own = grad[b, n], weights[b, n]
             for k in range(expert_index.shape[1]):
-                first, place = start + expert_index[n, k] * width, to + n * step + expert_index[n, k] * width
+                first, place = (
+                    start + expert_index[n, k] * width,
+                    to + n * step + expert_index[n, k] * width,
+                )
                 products, empty = zeros(g), fresh and (n == 0 or step > 0)
                 for i in range(0, whole, LANES):
                     value, part = load(row, first + i), load(g, i)
@@ -101,10 +110,13 @@ def _gates(outputs: np.ndarray, expert_index: np.ndarray) -> np.ndarray:
     return outputs[:, : expert_index.size].reshape(len(outputs), *expert_index.shape)
 
 
-def gated_experts_vjp(outputs: Tensor, weights: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool) -> Tensor:
+def gated_experts_vjp(
+    outputs: Tensor, weights: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool
+) -> Tensor:
     """The gradient of the outputs (B, C) of gates and experts, in that order.
 
-    With ``apart`` (B, n * E * d + n * k): the experts' by each mixture, one after the other, and then the gates'.
+    With ``apart`` (B, n * E * d + n * k): the experts' by each mixture, one after the other, and
+    then the gates'.
     """
     known, gates = outputs.detach().numpy(), expert_index.size
     size = known.shape[1] - gates
@@ -132,7 +144,9 @@ def gated_experts_vjp(outputs: Tensor, weights: Tensor, expert_index: np.ndarray
 
 class _GatedMixture(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, outputs: Tensor, width: int, expert_index: np.ndarray) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, outputs: Tensor, width: int, expert_index: np.ndarray
+    ) -> tuple[Tensor, Tensor]:
         weights = softmax_forward(outputs[:, : expert_index.size].unflatten(1, expert_index.shape))
         own = outputs.new_empty(len(outputs), len(expert_index), width)
         _mix_relu(weights.numpy(), outputs.numpy(), expert_index.size, expert_index, own.numpy())
@@ -152,7 +166,8 @@ def gated_experts(outputs: Tensor, width: int, expert_index: np.ndarray) -> tupl
     """Mixtures of rectified experts by softmax gates.
 
     Args:
-        outputs: (B, n * k + E * d), what the gates' layers make of the input and, after them, the experts'.
+        outputs: (B, n * k + E * d), what the gates' layers make of the input and, after them, the
+            experts'.
         width: d.
         expert_index: (n, k) int64, the experts that each gate mixes.
 

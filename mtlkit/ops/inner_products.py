@@ -16,7 +16,9 @@ CHUNK = 16 * LANES
 
 @kernel
 def _inner_product(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two matrices with contiguous rows: sums of up to ``CHUNK`` products, summed in double precision."""
+    """Of two matrices with contiguous rows: sums of up to ``CHUNK`` products, summed in double
+    precision.
+    """
     found, width = 0.0, one.shape[1]
     whole = width - width % LANES
     for i in range(one.shape[0]):

@@ -12,7 +12,9 @@ from mtlkit.ops._simd import LANES, fma, load, total, zeros
 
 @kernel
 def _mixture_gram(weights: np.ndarray, grad: np.ndarray, out: np.ndarray) -> None:
-    """``out[s, t] = sum over b of (weights[b, s] @ weights[b, t]) * (grad[b, s] @ grad[b, t])`` for t <= s."""
+    """``out[s, t] = sum over b of (weights[b, s] @ weights[b, t]) * (grad[b, s] @ grad[b, t])`` for
+    t <= s.
+    """
     width = grad.shape[2]
     whole = width - width % LANES
     for b in range(grad.shape[0]):
@@ -33,16 +35,22 @@ def _mixture_gram(weights: np.ndarray, grad: np.ndarray, out: np.ndarray) -> Non
 
 
 def mixture_gramian(weights: Tensor, grad: Tensor) -> Tensor:
-    """(n, n) float64 inner products of the gradients that each of n mixtures has for the experts it mixes.
+    """(n, n) float64 inner products of the gradients that each of n mixtures has for the experts it
+    mixes.
 
-    They are outer products ``weights[b, s, e] * grad[b, s]``, whose inner products need not have them formed.
+    They are outer products ``weights[b, s, e] * grad[b, s]``, whose inner products need not have
+    them formed.
 
     Args:
         weights: (B, n, E).
         grad: (B, n, d), of the mixtures.
     """
     weights, grad = weights.detach(), grad.detach()
-    if grad.device.type == "cpu" and weights.dtype == grad.dtype and grad.dtype in {torch.float32, torch.float64}:
+    if (
+        grad.device.type == "cpu"
+        and weights.dtype == grad.dtype
+        and grad.dtype in {torch.float32, torch.float64}
+    ):
         out = np.zeros((grad.shape[1], grad.shape[1]))
         _mixture_gram(weights.contiguous().numpy(), grad.contiguous().numpy(), out)
         found = torch.from_numpy(out)

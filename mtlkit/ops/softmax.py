@@ -38,11 +38,12 @@ def _softmax(logits: np.ndarray, out: np.ndarray) -> None:
 
 @exact_kernel
 def _exp(values: np.ndarray) -> None:
-    """The exponentials of float32 numbers (M,) of at most 0, in place, to 2 units in the last place; 0 below exp(-87).
+    """The exponentials of float32 numbers (M,) of at most 0, in place, to 2 units in the last
+    place; 0 below exp(-87).
 
-    Not ``np.exp``, which is a call for each number. With x = n log 2 + r this is 2^n exp(r), and the polynomial for
-    exp(r) is that of Cephes' expf. 1.5 * 2^23 is so large that adding it rounds to whole numbers: n stands in the last
-    bits of the sum, from where it goes to the exponent's.
+    Not ``np.exp``, which is a call for each number. With x = n log 2 + r this is 2^n exp(r), and
+    the polynomial for exp(r) is that of Cephes' expf. 1.5 * 2^23 is so large that adding it rounds
+    to whole numbers: n stands in the last bits of the sum, from where it goes to the exponent's.
     """
     for i in range(values.shape[0]):
         x = values[i]
@@ -83,7 +84,9 @@ def softmax_forward(logits: Tensor) -> Tensor:
 
 
 def softmax_backward(weights: Tensor, grad: Tensor, out: Tensor) -> Tensor:
-    """Write the gradient of a softmax, whose result is weights, into a tensor that need not be contiguous."""
+    """Write the gradient of a softmax, whose result is weights, into a tensor that need not be
+    contiguous.
+    """
     _softmax_backward(weights.numpy(), grad.contiguous().numpy(), out.numpy())
     return out
 
@@ -104,7 +107,11 @@ class _Softmax(torch.autograd.Function):
 
 def softmax(logits: Tensor) -> Tensor:
     """The softmax of a gate's logits (B, n, k) over k, in float32 or wider."""
-    compiled = logits.device.type == "cpu" and logits.dtype == torch.float32 and 0 < logits.shape[-1] < SMALL
+    compiled = (
+        logits.device.type == "cpu"
+        and logits.dtype == torch.float32
+        and 0 < logits.shape[-1] < SMALL
+    )
     if compiled and not torch.compiler.is_compiling():
         return _Softmax.apply(logits)
     return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))

@@ -25,7 +25,9 @@ def _grouped(rows: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np
     count = len(rows)
     keys, other = np.empty(count, np.uint64), np.empty(count, np.uint64)
     for i in range(count):
-        keys[i] = np.uint64(rows[i]) << np.uint64(32) | np.uint64(i)  # side by side: nothing is looked up
+        keys[i] = np.uint64(rows[i]) << np.uint64(32) | np.uint64(
+            i
+        )  # side by side: nothing is looked up
     shift = 0
     while shift == 0 or largest >> shift:
         places = np.zeros((1 << DIGIT) + 1, np.int32)
@@ -39,7 +41,11 @@ def _grouped(rows: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np
             places[digit] += 1
         keys, other = other, keys
         shift += DIGIT
-    taken, starts, order = np.empty(count, np.int64), np.empty(count + 1, np.int32), np.empty(count, np.int32)
+    taken, starts, order = (
+        np.empty(count, np.int64),
+        np.empty(count + 1, np.int32),
+        np.empty(count, np.int32),
+    )
     found = 0
     for i in range(count):
         row = np.int64(keys[i] >> np.uint64(32))
@@ -98,11 +104,14 @@ class _TakeRows(torch.autograd.Function):
             values = sums.view(len(taken), *grad.shape[1:])
         else:
             values = grad.new_zeros(len(taken), *grad.shape[1:]).index_add(0, order, grad)
-        return torch.sparse_coo_tensor(taken[None], values, ctx.shape, is_coalesced=True, check_invariants=False), None
+        return torch.sparse_coo_tensor(
+            taken[None], values, ctx.shape, is_coalesced=True, check_invariants=False
+        ), None
 
 
 def _groups(rows: Tensor, table_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows taken, sorted, and how to sum by them: starts and order for :func:`_sums`, or places for ``index_add``.
+    """The rows taken, sorted, and how to sum by them: starts and order for :func:`_sums`, or places
+    for ``index_add``.
 
     The places are given twice, in the stead of both.
     """
@@ -114,7 +123,8 @@ def _groups(rows: Tensor, table_rows: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """``table.index_select(0, rows)``, whose gradient by the table is a sparse tensor of the rows that were taken.
+    """``table.index_select(0, rows)``, whose gradient by the table is a sparse tensor of the rows
+    that were taken.
 
     Args:
         table: (V, ...).

@@ -1,4 +1,6 @@
-"""Data set blocks and groups: what may share a table, what is one row of it, and how both are called."""
+"""Data set blocks and groups: what may share a table, what is one row of it, and how both are
+called.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,8 @@ class TaskInfo:
         description: Of the data set.
         label: In tables and figures; the name, if empty.
         trained: The task that is trained for it; itself, if empty.
-        ceiling: What the planted model of simulated data reaches on the test split; NaN where that is unknown.
+        ceiling: What the planted model of simulated data reaches on the test split; NaN where that
+            is unknown.
     """
 
     name: str
@@ -179,7 +182,9 @@ def _groups(records: list[RunRecord]) -> tuple[RunGroup, ...]:
     for group in groups:
         namesakes[group.model, group.balancer].append(group)
     told_apart = [group for same in namesakes.values() for group in _tell_apart(same)]
-    return tuple(sorted(told_apart, key=lambda group: (not group.is_reference, group.model, group.balancer)))
+    return tuple(
+        sorted(told_apart, key=lambda group: (not group.is_reference, group.model, group.balancer))
+    )
 
 
 def _group(key: str, records: list[RunRecord]) -> RunGroup:
@@ -202,14 +207,18 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
 
 
 def _shortest(texts: Iterable[str]) -> Spec:
-    """Of several spellings of the same settings, the one with the fewest words; plugins by their file's stem."""
+    """Of several spellings of the same settings, the one with the fewest words; plugins by their
+    file's stem.
+    """
     specs = []
     for text in sorted(set(texts)):
         try:
             spec = parse_spec(text)
         except MtlkitError:
             spec = Spec(text)
-        specs.append(Spec(Path(spec.name).stem if spec.name.endswith(".py") else spec.name, spec.options))
+        specs.append(
+            Spec(Path(spec.name).stem if spec.name.endswith(".py") else spec.name, spec.options)
+        )
     return min(specs, key=lambda spec: (len(str(spec)), str(spec)))
 
 
@@ -224,12 +233,22 @@ def _tell_apart(same: list[RunGroup]) -> list[RunGroup]:
     for group, values in zip(same, flat, strict=True):
         model = [_setting(key, values) for key in differing if not key.startswith("balancer.")]
         balancer = [_setting(key, values) for key in differing if key.startswith("balancer.")]
-        labelled.append(replace(group, model=group.model + _suffix(model), balancer=group.balancer + _suffix(balancer)))
+        labelled.append(
+            replace(
+                group,
+                model=group.model + _suffix(model),
+                balancer=group.balancer + _suffix(balancer),
+            )
+        )
     return labelled
 
 
 def _setting(key: str, values: Mapping[str, Any]) -> str:
-    short = key.removeprefix("training.").removeprefix("model.options.").removeprefix("balancer.options.")
+    short = (
+        key.removeprefix("training.")
+        .removeprefix("model.options.")
+        .removeprefix("balancer.options.")
+    )
     value = values.get(key)
     shown = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
     return f"{short}={shown}"
@@ -254,10 +273,14 @@ def slug(text: str) -> str:
 
 
 def distinct(blocks: list[Block]) -> list[Block]:
-    """Give blocks of one title their tasks, or else their contents, as a distinction; and every file its own name."""
+    """Give blocks of one title their tasks, or else their contents, as a distinction; and every
+    file its own name.
+    """
     titles = Counter(block.title for block in blocks)
     blocks = [
-        replace(block, title=f"{block.title}, tasks {', '.join(task.title for task in block.tasks)}")
+        replace(
+            block, title=f"{block.title}, tasks {', '.join(task.title for task in block.tasks)}"
+        )
         if titles[block.title] > 1
         else block
         for block in blocks

@@ -21,7 +21,8 @@ from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
 from mtlkit.store import ResultStore
 
 WRITTEN = ".mtlkit-report.json"
-"""Lists the files of a report, so that the next one can remove those that it does not write again."""
+"""Lists the files of a report, so that the next one can remove those that it does not write again.
+"""
 LAYOUT = 1
 OWN_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg|png)")
 """Names under which a report is written. Nothing else is ever removed, whatever the list says."""
@@ -62,18 +63,24 @@ def open_results(results: Path) -> Frames:
     return frames
 
 
-def write_report(results: Path, out: Path | None = None, written: datetime | None = None) -> ReportFiles:
-    """Write page, tables and figures; files of an earlier report that have no successor are removed.
+def write_report(
+    results: Path, out: Path | None = None, written: datetime | None = None
+) -> ReportFiles:
+    """Write page, tables and figures; files of an earlier report that have no successor are
+    removed.
 
     Args:
         results: The results folder.
         out: Where to write; ``<results>/report`` by default.
-        written: The time that the page states; now by default, or ``SOURCE_DATE_EPOCH`` where that is set.
+        written: The time that the page states; now by default, or ``SOURCE_DATE_EPOCH`` where that
+            is set.
 
     Raises:
         MtlkitError: There is nothing to report.
     """
-    from mtlkit.report.figures.style import Look  # matplotlib takes half a second, which --json need not pay
+    from mtlkit.report.figures.style import (
+        Look,
+    )  # matplotlib takes half a second, which --json need not pay
 
     frames = open_results(results)
     out = out or results / "report"
@@ -83,8 +90,12 @@ def write_report(results: Path, out: Path | None = None, written: datetime | Non
     sections = [_section(frames, block, look, out) for block in frames.blocks]
     page = out / "index.html"
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
-    tables = tuple(out / file for section in sections for table in section.tables for file in table.files)
-    figures = tuple(out / file for section in sections for figure in section.figures for file in figure.files)
+    tables = tuple(
+        out / file for section in sections for table in section.tables for file in table.files
+    )
+    figures = tuple(
+        out / file for section in sections for figure in section.figures for file in figure.files
+    )
     _replace(out, [str(file.relative_to(out)) for file in (page, *tables, *figures)])
     simulated = tuple(block.title for block in frames.blocks if block.simulated)
     return ReportFiles(page, tables, figures, frames.unreadable, simulated)
@@ -95,7 +106,9 @@ def _replace(out: Path, files: list[str]) -> None:
     for name in _earlier(out):
         if name not in files and (out / name).is_file():
             (out / name).unlink()
-    (out / WRITTEN).write_text(json.dumps({"mtlkit": LAYOUT, "files": files}, indent=0), encoding="utf-8")
+    (out / WRITTEN).write_text(
+        json.dumps({"mtlkit": LAYOUT, "files": files}, indent=0), encoding="utf-8"
+    )
 
 
 def _earlier(out: Path) -> list[str]:
@@ -104,7 +117,11 @@ def _earlier(out: Path) -> list[str]:
         noted = json.loads((out / WRITTEN).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
-    if not isinstance(noted, dict) or noted.get("mtlkit") != LAYOUT or not isinstance(noted.get("files"), list):
+    if (
+        not isinstance(noted, dict)
+        or noted.get("mtlkit") != LAYOUT
+        or not isinstance(noted.get("files"), list)
+    ):
         return []
     return [name for name in noted["files"] if isinstance(name, str) and OWN_FILE.fullmatch(name)]
 
@@ -122,7 +139,11 @@ def _section(frames: Frames, block: Block, look: object, out: Path) -> Section:
     for found in verdicts:
         table = verdict_table(summary, found)
         stem = f"tables/{block.slug}-verdicts-{slug(found.model)}"
-        tables.append(PageTable(table, _write_table(stem, table, rows_to_csv(verdict_rows(block, [found])), out)))
+        tables.append(
+            PageTable(
+                table, _write_table(stem, table, rows_to_csv(verdict_rows(block, [found])), out)
+            )
+        )
     figures = tuple(_write_figures(frames, summary, look, out))
     sentences = [found.sentence for found in verdicts]
     return Section(summary, tuple(tables), tuple(sentences), figures, failures(frames, block))
@@ -135,7 +156,9 @@ def _write_table(stem: str, table: Table, csv_text: str, out: Path) -> tuple[str
     return tuple(f"{stem}.{ending}" for ending in texts)
 
 
-def _write_figures(frames: Frames, summary: Summary, look: object, out: Path) -> Iterator[PageFigure]:
+def _write_figures(
+    frames: Frames, summary: Summary, look: object, out: Path
+) -> Iterator[PageFigure]:
     from mtlkit.report.figures import draw_all
     from mtlkit.report.figures.style import Context, Look, save
 
@@ -144,5 +167,9 @@ def _write_figures(frames: Frames, summary: Summary, look: object, out: Path) ->
     for drawing in draw_all(Context(summary, load_probes(frames, summary.block), look)):
         drawing = replace(drawing, title=drawing.title + summary.block.mark)
         files = save(drawing, out / "figures" / f"{slug}-{drawing.name}")
-        svg = inline_svg(files[0].read_text(encoding="utf-8"), f"{slug}-{drawing.name}", drawing.title)
-        yield PageFigure(drawing.title, drawing.caption, svg, tuple(f"figures/{file.name}" for file in files))
+        svg = inline_svg(
+            files[0].read_text(encoding="utf-8"), f"{slug}-{drawing.name}", drawing.title
+        )
+        yield PageFigure(
+            drawing.title, drawing.caption, svg, tuple(f"figures/{file.name}" for file in files)
+        )

@@ -16,7 +16,19 @@ from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import ResultStore
 
 NO_METRICS = {"space", "derived", "positives", "rows"}
-METRIC_COLUMNS = ["block", "group", "seed", "split", "task", "space", "derived", "metric", "value", "positives", "rows"]
+METRIC_COLUMNS = [
+    "block",
+    "group",
+    "seed",
+    "split",
+    "task",
+    "space",
+    "derived",
+    "metric",
+    "value",
+    "positives",
+    "rows",
+]
 
 
 @dataclass(frozen=True)
@@ -38,14 +50,22 @@ class Frames:
 
 def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
     """Read a store into frames; of some groups of runs only, if given."""
-    found = [(record, folder) for record, folder in store.scan() if groups is None or record.group in groups]
+    found = [
+        (record, folder)
+        for record, folder in store.scan()
+        if groups is None or record.group in groups
+    ]
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
     for record, _ in found:
         by_block[block_id(record)].append(record)
     blocks = distinct([make_block(key, records) for key, records in by_block.items()])
     runs = pd.DataFrame([_run(record, folder) for record, folder in found])
-    metrics = pd.DataFrame([row for record, _ in found for row in _metric_rows(record)], columns=METRIC_COLUMNS)
-    return Frames(runs, metrics, tuple(sorted(blocks, key=lambda block: block.title)), tuple(store.unreadable))
+    metrics = pd.DataFrame(
+        [row for record, _ in found for row in _metric_rows(record)], columns=METRIC_COLUMNS
+    )
+    return Frames(
+        runs, metrics, tuple(sorted(blocks, key=lambda block: block.title)), tuple(store.unreadable)
+    )
 
 
 def number(value: Any) -> float:

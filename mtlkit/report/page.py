@@ -1,4 +1,6 @@
-"""The page: one self-contained HTML file with the findings, tables and figures of all data set blocks."""
+"""The page: one self-contained HTML file with the findings, tables and figures of all data set
+blocks.
+"""
 
 from __future__ import annotations
 
@@ -78,7 +80,11 @@ def render(frames: Frames, sections: Sequence[Section], written: datetime) -> st
     """The whole page as text."""
     loader = FileSystemLoader(HERE)
     environment = Environment(
-        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     status = frames.runs["status"]
     return environment.get_template("page.html.j2").render(
@@ -129,7 +135,8 @@ def failures(frames: Frames, block: Block) -> tuple[dict[str, Any], ...]:
             "label": labels[run["group"]].label,
             "seed": run["seed"],
             "status": run["status"],
-            "reason": ": ".join(part for part in (run["error"], run["message"]) if part) or "no reason recorded",
+            "reason": ": ".join(part for part in (run["error"], run["message"]) if part)
+            or "no reason recorded",
             "step": f"{run['step']:.0f}" if run["step"] == run["step"] else "–",
         }
         for run in failed.sort_values(["group", "seed"]).to_dict("records")
@@ -137,7 +144,9 @@ def failures(frames: Frames, block: Block) -> tuple[dict[str, Any], ...]:
 
 
 def inline_svg(text: str, name: str, title: str) -> Markup:
-    """An SVG file made fit to stand in a page: ids of its own, no size, no prologue, no styles that leak."""
+    """An SVG file made fit to stand in a page: ids of its own, no size, no prologue, no styles that
+    leak.
+    """
     body = text[text.index("<svg") :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
     body = re.sub(r'<style type="text/css">.*?</style>', "", body, flags=re.DOTALL)

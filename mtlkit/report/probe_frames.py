@@ -1,4 +1,6 @@
-"""What was recorded inside the runs of one group, stacked over seeds: cosines, norms, gates, weights."""
+"""What was recorded inside the runs of one group, stacked over seeds: cosines, norms, gates,
+weights.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class Ablation:
     """What the experts of one level are good for.
 
     Args:
-        change: (S, E, T) change of each task's primary metric on validation when an expert's output is taken to be 0.
+        change: (S, E, T) change of each task's primary metric on validation when an expert's output
+            is taken to be 0.
         experts: Names of the E experts.
     """
 
@@ -131,7 +134,11 @@ def _stack(runs: Sequence[dict[str, np.ndarray]]) -> Probes:
 def _ablation(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, Ablation]:
     """Of the runs that recorded it."""
     own = [run for run in runs if "ablation/level-1" in run]
-    levels = sorted(name for name in own[0] if name.startswith("ablation/") and name.count("/") == 1) if own else []
+    levels = (
+        sorted(name for name in own[0] if name.startswith("ablation/") and name.count("/") == 1)
+        if own
+        else []
+    )
     return {
         name.partition("/")[2]: Ablation(
             np.stack([run[name] for run in own]), tuple(map(str, own[0][f"{name}/experts"]))

@@ -1,4 +1,6 @@
-"""Statistics over seeds: t-intervals, paired differences, relative gain over all tasks, the Pareto front."""
+"""Statistics over seeds: t-intervals, paired differences, relative gain over all tasks, the Pareto
+front.
+"""
 
 from __future__ import annotations
 
@@ -72,11 +74,15 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 
 def paired_delta(values: Mapping[int, float], reference: Mapping[int, float]) -> Interval:
     """Mean difference to a reference over the seeds that both have."""
-    return t_interval([values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())])
+    return t_interval(
+        [values[seed] - reference[seed] for seed in sorted(values.keys() & reference.keys())]
+    )
 
 
 def t_test(differences: Sequence[float]) -> float:
-    """The two-sided p-value of Student's t-test that paired differences have mean 0; 1 where it is undefined."""
+    """The two-sided p-value of Student's t-test that paired differences have mean 0; 1 where it is
+    undefined.
+    """
     kept = np.asarray([value for value in differences if not math.isnan(value)], dtype=float)
     if len(kept) < 2 or not kept.any():
         return 1.0
@@ -85,7 +91,9 @@ def t_test(differences: Sequence[float]) -> float:
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which of several tests reject by the step-down procedure of Holm (1979), https://www.jstor.org/stable/4615733."""
+    """Which of several tests reject by the step-down procedure of Holm (1979),
+    https://www.jstor.org/stable/4615733.
+    """
     rejected = [False] * len(p_values)
     for rank, place in enumerate(np.argsort(p_values, kind="stable")):
         if p_values[place] > level / (len(p_values) - rank):
@@ -95,7 +103,9 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
 
 
 def relative_gain(value: float, reference: float, metric: Metric) -> float:
-    """Change relative to the reference's distance from a useless model; above 0 is better, NaN when undefined."""
+    """Change relative to the reference's distance from a useless model; above 0 is better, NaN when
+    undefined.
+    """
     distance = abs(reference - metric.floor)
     if math.isnan(distance) or distance < TINY:
         return math.nan
@@ -103,9 +113,15 @@ def relative_gain(value: float, reference: float, metric: Metric) -> float:
 
 
 def recovered(value: float, ceiling: float, metric: Metric) -> float:
-    """The share of a ceiling's distance from a useless model that a value covers; NaN when undefined."""
+    """The share of a ceiling's distance from a useless model that a value covers; NaN when
+    undefined.
+    """
     distance = ceiling - metric.floor
-    return math.nan if math.isnan(distance) or abs(distance) < TINY else (value - metric.floor) / distance
+    return (
+        math.nan
+        if math.isnan(distance) or abs(distance) < TINY
+        else (value - metric.floor) / distance
+    )
 
 
 def delta_m(
@@ -121,12 +137,20 @@ def delta_m(
         metrics: Task to metric.
 
     Returns:
-        Seed to gain as a fraction, over the seeds that both have in every task; NaN where one task's is undefined.
+        Seed to gain as a fraction, over the seeds that both have in every task; NaN where one
+        task's is undefined.
     """
-    seeds = set.intersection(*(set(values.get(task, {})) & set(reference.get(task, {})) for task in metrics))
+    seeds = set.intersection(
+        *(set(values.get(task, {})) & set(reference.get(task, {})) for task in metrics)
+    )
     return {
         seed: float(
-            np.mean([relative_gain(values[task][seed], reference[task][seed], metrics[task]) for task in metrics])
+            np.mean(
+                [
+                    relative_gain(values[task][seed], reference[task][seed], metrics[task])
+                    for task in metrics
+                ]
+            )
         )
         for seed in sorted(seeds)
     }
@@ -146,5 +170,7 @@ def pareto_front(points: np.ndarray) -> np.ndarray:
     front = usable.copy()
     for index in np.flatnonzero(usable):
         others = points[usable]
-        front[index] = not ((others >= points[index]).all(axis=1) & (others > points[index]).any(axis=1)).any()
+        front[index] = not (
+            (others >= points[index]).all(axis=1) & (others > points[index]).any(axis=1)
+        ).any()
     return front

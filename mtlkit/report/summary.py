@@ -13,7 +13,14 @@ import pandas as pd
 from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
-from mtlkit.report.statistics import Interval, delta_m, paired_delta, pareto_front, recovered, t_interval
+from mtlkit.report.statistics import (
+    Interval,
+    delta_m,
+    paired_delta,
+    pareto_front,
+    recovered,
+    t_interval,
+)
 
 SPLIT = "test"
 FEW = 100
@@ -63,7 +70,8 @@ class Summary:
         block: Which one.
         rows: Sorted by gain over single-task where there is one, else by mean metric.
         best: Task to the label-independent id of the group with the best mean.
-        counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all runs.
+        counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all
+            runs.
         warnings: What a reader must know before comparing rows.
     """
 
@@ -89,7 +97,9 @@ class Summary:
         return max(rows, key=lambda row: trainings[row.group.training], default=None)
 
     def recovered(self, task: TaskInfo) -> float:
-        """The share of the planted model's distance from a useless one that the best mean covers; NaN if unknown."""
+        """The share of the planted model's distance from a useless one that the best mean covers;
+        NaN if unknown.
+        """
         best = self.best.get(task.name)
         if best is None:
             return math.nan
@@ -98,15 +108,25 @@ class Summary:
     def worse(self, task: TaskInfo, row: Row) -> bool:
         """Whether a row's interval lies clear of the best mean's interval."""
         best = self.best.get(task.name)
-        return best is not None and not row.metric[task.name].overlaps(self.row(best).metric[task.name])
+        return best is not None and not row.metric[task.name].overlaps(
+            self.row(best).metric[task.name]
+        )
 
 
 def summarise(frames: Frames, block: Block) -> Summary:
     """Aggregate one block over seeds."""
-    metrics = frames.metrics[(frames.metrics["block"] == block.id) & (frames.metrics["split"] == SPLIT)]
+    metrics = frames.metrics[
+        (frames.metrics["block"] == block.id) & (frames.metrics["split"] == SPLIT)
+    ]
     runs = frames.runs[(frames.runs["block"] == block.id) & (frames.runs["status"] == "ok")]
-    values = {group.id: task_values(metrics[metrics["group"] == group.id], block.tasks) for group in block.groups}
-    means = {key: {task: t_interval(list(seeds.values())) for task, seeds in of.items()} for key, of in values.items()}
+    values = {
+        group.id: task_values(metrics[metrics["group"] == group.id], block.tasks)
+        for group in block.groups
+    }
+    means = {
+        key: {task: t_interval(list(seeds.values())) for task, seeds in of.items()}
+        for key, of in values.items()
+    }
     front = _front(block, means)
     rows = []
     for group in block.groups:
@@ -118,7 +138,9 @@ def summarise(frames: Frames, block: Block) -> Summary:
                 group=group,
                 values=values[group.id],
                 metric=means[group.id],
-                delta=_deltas(values[group.id], values[reference.id]) if reference and not group.is_reference else {},
+                delta=_deltas(values[group.id], values[reference.id])
+                if reference and not group.is_reference
+                else {},
                 gain=_gain(block, values[group.id], values[reference.id] if reference else {}),
                 derived=frozenset(derived),
                 on_front=front[group.id],
@@ -145,24 +167,38 @@ def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> dict[str,
     """Task to seed to primary metric, from the metric rows of one group and split."""
     values = {}
     for task in tasks:
-        own = metrics[(metrics["task"] == task.name) & (metrics["metric"] == task.metric)].dropna(subset=["value"])
-        values[task.name] = {int(seed): float(v) for seed, v in zip(own["seed"], own["value"], strict=True)}
+        own = metrics[(metrics["task"] == task.name) & (metrics["metric"] == task.metric)].dropna(
+            subset=["value"]
+        )
+        values[task.name] = {
+            int(seed): float(v) for seed, v in zip(own["seed"], own["value"], strict=True)
+        }
     return values
 
 
 def _reference(block: Block, group: RunGroup) -> RunGroup | None:
-    """The finished single-task group with the same training settings; of several, the one with the shortest name."""
-    same = [other for other in block.groups if other.is_reference and other.training == group.training and other.seeds]
+    """The finished single-task group with the same training settings; of several, the one with the
+    shortest name.
+    """
+    same = [
+        other
+        for other in block.groups
+        if other.is_reference and other.training == group.training and other.seeds
+    ]
     if group in same:
         return group
     return min(same, key=lambda other: (len(other.model), other.model), default=None)
 
 
-def _deltas(values: dict[str, dict[int, float]], reference: dict[str, dict[int, float]]) -> dict[str, Interval]:
+def _deltas(
+    values: dict[str, dict[int, float]], reference: dict[str, dict[int, float]]
+) -> dict[str, Interval]:
     return {task: paired_delta(values[task], reference.get(task, {})) for task in values}
 
 
-def _gain(block: Block, values: dict[str, dict[int, float]], reference: dict[str, dict[int, float]]) -> Interval:
+def _gain(
+    block: Block, values: dict[str, dict[int, float]], reference: dict[str, dict[int, float]]
+) -> Interval:
     if not block.tasks or not reference:
         return Interval()
     gains = delta_m(values, reference, {task.name: task.reading for task in block.tasks})
@@ -183,7 +219,10 @@ def _mean(runs: pd.DataFrame, column: str) -> float:
 
 
 def _rank(row: Row, block: Block) -> tuple[bool, bool, float, str]:
-    means = [row.metric[task.name].mean * (1 if task.reading.higher_is_better else -1) for task in block.tasks]
+    means = [
+        row.metric[task.name].mean * (1 if task.reading.higher_is_better else -1)
+        for task in block.tasks
+    ]
     score = float(np.mean(means)) if means else math.nan
     missing = math.isnan(score)
     order = row.gain.mean if row.gain.known else score
@@ -195,31 +234,49 @@ def _best(block: Block, means: Mapping[str, Mapping[str, Interval]]) -> dict[str
     for task in block.tasks:
         known = {key: of[task.name].mean for key, of in means.items() if of[task.name].known}
         if known:
-            best[task.name] = (max if task.reading.higher_is_better else min)(known, key=lambda key: known[key])
+            best[task.name] = (max if task.reading.higher_is_better else min)(
+                known, key=lambda key: known[key]
+            )
     return best
 
 
 def _counts(metrics: pd.DataFrame, task: TaskInfo) -> tuple[float, float]:
     own = metrics[(metrics["task"] == task.name)][["positives", "rows"]].drop_duplicates()
-    return (float(own["positives"].iloc[0]), float(own["rows"].iloc[0])) if len(own) == 1 else (math.nan, math.nan)
+    return (
+        (float(own["positives"].iloc[0]), float(own["rows"].iloc[0]))
+        if len(own) == 1
+        else (math.nan, math.nan)
+    )
 
 
 def _warnings(block: Block, counts: Mapping[str, tuple[float, float]]) -> list[str]:
-    balancers = [(group.balancer_name, group.resolved["balancer"].get("options") or {}) for group in block.groups]
+    balancers = [
+        (group.balancer_name, group.resolved["balancer"].get("options") or {})
+        for group in block.groups
+    ]
     copies = notices(balancers, block.trained)
-    said = (_unequal_seeds(block), _several_trainings(block), _few_positives(block, counts), *copies)
+    said = (
+        _unequal_seeds(block),
+        _several_trainings(block),
+        _few_positives(block, counts),
+        *copies,
+    )
     return [text for text in said if text]
 
 
 def _few_positives(block: Block, counts: Mapping[str, tuple[float, float]]) -> str:
     few = {task.title: counts[task.name] for task in block.tasks if task.metric == "auc"}
     few = {
-        name: (positives, rows) for name, (positives, rows) in few.items() if 0 < positives < FEW and positives < rows
+        name: (positives, rows)
+        for name, (positives, rows) in few.items()
+        if 0 < positives < FEW and positives < rows
     }
     if not few:
         return ""
     positives, rows = min(few.values())
-    error = math.sqrt((rows + 1) / (12 * positives * (rows - positives)))  # of the AUC of useless scores
+    error = math.sqrt(
+        (rows + 1) / (12 * positives * (rows - positives))
+    )  # of the AUC of useless scores
     listed = ", ".join(f"{name} {positives:.0f}" for name, (positives, _) in few.items())
     return (
         f"Few positives in the test split: {listed}. With {positives:.0f} of them the standard error of an AUC over "
@@ -252,7 +309,9 @@ def _several_trainings(block: Block) -> str:
     if len(trainings) == 1:
         return ""
     keys = sorted({key for training in trainings.values() for key in training})
-    differing = [key for key in keys if len({str(training.get(key)) for training in trainings.values()}) > 1]
+    differing = [
+        key for key in keys if len({str(training.get(key)) for training in trainings.values()}) > 1
+    ]
     return (
         f"Rows were trained under {len(trainings)} different settings (they differ in {', '.join(differing)}). "
         "Each is compared with single-task under its own settings, where that was run."

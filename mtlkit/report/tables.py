@@ -54,7 +54,8 @@ class Table:
         columns: Their heads; the first two are names.
         rows: One a group of runs.
         notes: Below the table.
-        ceiling: A last row, of what the planted model of simulated data reaches; none where nobody knows.
+        ceiling: A last row, of what the planted model of simulated data reaches; none where nobody
+            knows.
     """
 
     title: str
@@ -80,7 +81,9 @@ def spread(interval: Interval, decimals: int, sign: bool = False) -> str:
     """``mean ± half-width``, the mean alone when there is no interval."""
     if not interval.bounded:
         return fixed(interval.mean, decimals, sign)
-    if 0 < interval.half < 0.5 * 10**-decimals:  # one digit more, lest a small width be printed as none
+    if (
+        0 < interval.half < 0.5 * 10**-decimals
+    ):  # one digit more, lest a small width be printed as none
         decimals += 1
     return f"{fixed(interval.mean, decimals, sign)} ± {fixed(interval.half, decimals)}"
 
@@ -98,9 +101,16 @@ def build_table(summary: Summary) -> Table:
         columns += [f"{task.title} {task.reading.label}", f"Δ {task.title}"]
     columns += ["Δm, %", "seeds", "failed", "parameters", "kFLOP/row", "rows/s", "train s"]
     rows = tuple(_cells(summary, row) for row in summary.rows)
-    empty = [name for name, text in EMPTY.items() if all(cells[columns.index(name)].text == text for cells in rows)]
+    empty = [
+        name
+        for name, text in EMPTY.items()
+        if all(cells[columns.index(name)].text == text for cells in rows)
+    ]
     kept = [place for place, name in enumerate(columns) if name not in empty]
-    columns, rows = [columns[i] for i in kept], tuple(tuple(cells[i] for i in kept) for cells in rows)
+    columns, rows = (
+        [columns[i] for i in kept],
+        tuple(tuple(cells[i] for i in kept) for cells in rows),
+    )
     ceiling = ceiling_cells(tasks, 2, len(columns))
     used = "".join(cell.marks for cells in rows for cell in cells)
     notes = [NOTES["interval"], NOTES["best"], NOTES["delta"], NOTES["gain"]]
@@ -132,7 +142,11 @@ def _shares(summary: Summary) -> str:
     """How near the best rows come to the planted model."""
     shares = {task.title: summary.recovered(task) for task in summary.block.tasks}
     known = [f"{name} {percent(share)}" for name, share in shares.items() if not math.isnan(share)]
-    return f"Of its distance from a useless model the best rows recover: {', '.join(known)}." if known else ""
+    return (
+        f"Of its distance from a useless model the best rows recover: {', '.join(known)}."
+        if known
+        else ""
+    )
 
 
 def percent(share: float) -> str:
@@ -142,12 +156,16 @@ def percent(share: float) -> str:
 
 def _space_note(summary: Summary, task: TaskInfo) -> str:
     direction = "higher" if task.reading.higher_is_better else "lower"
-    start = f"{task.title}: {task.reading.label} on the test split, {task.space}{counts(summary, task)}"
+    start = (
+        f"{task.title}: {task.reading.label} on the test split, {task.space}{counts(summary, task)}"
+    )
     return f"{start}; {direction} is better."
 
 
 def counts(summary: Summary, task: TaskInfo) -> str:
-    """Positives and negatives, or else rows, of the test split, after a comma; nothing where they are unknown."""
+    """Positives and negatives, or else rows, of the test split, after a comma; nothing where they
+    are unknown.
+    """
     positives, rows = summary.counts[task.name]
     if math.isnan(rows):
         return ""
@@ -161,7 +179,10 @@ def _cells(summary: Summary, row: Row) -> tuple[TableCell, ...]:
     most = max((len(other.group.seeds) for other in summary.rows), default=0)
     usual = {other.group.seeds for other in summary.rows if len(other.group.seeds) == most}
     odd = "§" if group.seeds and group.seeds not in usual else ""
-    cells = [TableCell(group.model), TableCell("–" if group.balancer_name == "none" else group.balancer)]
+    cells = [
+        TableCell(group.model),
+        TableCell("–" if group.balancer_name == "none" else group.balancer),
+    ]
     for task in summary.block.tasks:
         cells += [_metric(summary, row, task), _delta(row, task)]
     return (
@@ -201,18 +222,29 @@ def _gain(row: Row) -> TableCell:
 
 
 def difference(delta: Interval, decimals: int, seeds: int) -> TableCell:
-    """A paired difference: a star where it is clear of 0, its number of seeds where they are fewer than ``seeds``."""
+    """A paired difference: a star where it is clear of 0, its number of seeds where they are fewer
+    than ``seeds``.
+    """
     few = f" (n={delta.n})" if delta.known and delta.n < seeds else ""
-    return TableCell(spread(delta, decimals, sign=True) + few, marks="*" if delta.excludes_zero else "")
+    return TableCell(
+        spread(delta, decimals, sign=True) + few, marks="*" if delta.excludes_zero else ""
+    )
 
 
 def to_markdown(table: Table) -> str:
     """A Markdown table with its notes."""
     lines = [f"# {_md(table.title)}", "", _md_row(table.columns)]
-    lines.append("|" + "|".join("---" if place < 2 else "---:" for place in range(len(table.columns))) + "|")
+    lines.append(
+        "|" + "|".join("---" if place < 2 else "---:" for place in range(len(table.columns))) + "|"
+    )
     for cells in table.lines:
         shown = [f"**{_md(cell.text)}**" if cell.best else _md(cell.text) for cell in cells]
-        lines.append(_md_row([text + _md(cell.marks) for text, cell in zip(shown, cells, strict=True)], escaped=True))
+        lines.append(
+            _md_row(
+                [text + _md(cell.marks) for text, cell in zip(shown, cells, strict=True)],
+                escaped=True,
+            )
+        )
     return "\n".join([*lines, "", *(f"- {_md(note)}" for note in table.notes), ""])
 
 
@@ -258,11 +290,14 @@ def tex(text: str) -> str:
 
 
 def to_tex(table: Table) -> str:
-    """A booktabs table, to be read in with ``\\input``; scaled down to the text width when it is wider."""
+    """A booktabs table, to be read in with ``\\input``; scaled down to the text width when it is
+    wider.
+    """
     head = " & ".join(tex(column) for column in table.columns)
     body = [
         " & ".join(
-            (rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text)) + tex(cell.marks) for cell in cells
+            (rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text)) + tex(cell.marks)
+            for cell in cells
         )
         for cells in table.lines
     ]
@@ -293,13 +328,28 @@ def to_csv(summary: Summary) -> str:
     """Numbers for further work: one line a row, an empty field for NA."""
     tasks = summary.block.tasks
     stem = [(f"{task.name}_{task.metric}", task) for task in tasks]
-    header = ["dataset", "protocol", "simulated", "model", "balancer", "group", "seeds", "seeds_failed"]
+    header = [
+        "dataset",
+        "protocol",
+        "simulated",
+        "model",
+        "balancer",
+        "group",
+        "seeds",
+        "seeds_failed",
+    ]
     for name, task in stem:
         header += [f"{name}_mean", f"{name}_low", f"{name}_high"]
         header += [f"{task.name}_delta{end}" for end in ("", "_low", "_high", "_seeds")]
         header += [] if math.isnan(task.ceiling) else [f"{name}_ceiling"]
     header += ["delta_m", "delta_m_low", "delta_m_high", "delta_m_seeds"]
-    header += ["parameters", "flops_per_row", "train_rows_per_second", "train_seconds", "peak_memory_bytes"]
+    header += [
+        "parameters",
+        "flops_per_row",
+        "train_rows_per_second",
+        "train_seconds",
+        "peak_memory_bytes",
+    ]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(header)
@@ -314,7 +364,13 @@ def to_csv(summary: Summary) -> str:
             fields += [_plain(delta.mean), _plain(delta.low), _plain(delta.high), delta.n]
             fields += [] if math.isnan(task.ceiling) else [_plain(task.ceiling)]
         fields += [_plain(row.gain.mean), _plain(row.gain.low), _plain(row.gain.high), row.gain.n]
-        costs = (row.parameters, row.flops_per_row, row.rows_per_second, row.seconds, row.peak_memory)
+        costs = (
+            row.parameters,
+            row.flops_per_row,
+            row.rows_per_second,
+            row.seconds,
+            row.peak_memory,
+        )
         fields += [_plain(value) for value in costs]
         writer.writerow(fields)
     return out.getvalue()

@@ -12,7 +12,15 @@ import numpy as np
 
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
-from mtlkit.report.statistics import Interval, delta_m, holm, paired_delta, relative_gain, t_interval, t_test
+from mtlkit.report.statistics import (
+    Interval,
+    delta_m,
+    holm,
+    paired_delta,
+    relative_gain,
+    t_interval,
+    t_test,
+)
 from mtlkit.report.summary import Row, Summary, task_values
 from mtlkit.report.tables import PLANTED, Table, TableCell, difference, fixed, yes
 
@@ -54,7 +62,8 @@ class Verdicts:
         model: Label of the model.
         best: The fixed weights of the best mean on validation.
         weightings: How many of them there are.
-        at_end: Whether no other of them gives some task a larger share, so that a better one may lie beyond.
+        at_end: Whether no other of them gives some task a larger share, so that a better one may
+            lie beyond.
         verdicts: Best gain first.
     """
 
@@ -81,11 +90,15 @@ class Verdicts:
 
 
 def judge(frames: Frames, summary: Summary) -> tuple[Verdicts, ...]:
-    """The verdicts of a block, for each model that was trained under enough fixed weights and any other balancer."""
+    """The verdicts of a block, for each model that was trained under enough fixed weights and any
+    other balancer.
+    """
     settings: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in summary.finished:
         settings[row.group.model, row.group.training].append(row)
-    return tuple(filter(None, (_judge(frames, summary.block, rows) for _, rows in sorted(settings.items()))))
+    return tuple(
+        filter(None, (_judge(frames, summary.block, rows) for _, rows in sorted(settings.items())))
+    )
 
 
 def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
@@ -110,7 +123,12 @@ def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
         )
         for row, values, kept in zip(others, gains, survives, strict=True)
     ]
-    found.sort(key=lambda verdict: (not verdict.gain.known, -verdict.gain.mean if verdict.gain.known else 0.0))
+    found.sort(
+        key=lambda verdict: (
+            not verdict.gain.known,
+            -verdict.gain.mean if verdict.gain.known else 0.0,
+        )
+    )
     shares = np.array([_shares(row, block.trained) for row in weighted])
     at_end = bool((_shares(best, block.trained) >= shares.max(0)).any())
     return Verdicts(best.group.model, best, len(scores), at_end, tuple(found))
@@ -118,7 +136,9 @@ def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
 
 def _shares(row: Row, tasks: int) -> np.ndarray:
     """(T,) fixed weights that sum to 1."""
-    w = np.asarray(row.group.resolved["balancer"].get("options", {}).get("w") or np.ones(tasks), dtype=float)
+    w = np.asarray(
+        row.group.resolved["balancer"].get("options", {}).get("w") or np.ones(tasks), dtype=float
+    )
     return w / w.sum()
 
 
@@ -127,7 +147,9 @@ def _validation_score(frames: Frames, block: Block, row: Row) -> float:
 
     A score that needs hidden labels exists on the test split alone, and has no part in it.
     """
-    own = frames.metrics[(frames.metrics["group"] == row.group.id) & (frames.metrics["split"] == "validation")]
+    own = frames.metrics[
+        (frames.metrics["group"] == row.group.id) & (frames.metrics["split"] == "validation")
+    ]
     values = task_values(own[own["block"] == block.id], block.tasks)
     known = [task for task in block.tasks if values[task.name]]
     means = [t_interval(list(values[task.name].values())).mean for task in known]
@@ -147,12 +169,26 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     """The verdicts of one model as a table."""
     tasks = summary.block.tasks
     best = verdicts.best
-    columns = ("balancer", "verdict", "Δm, %", *(f"Δ {task.title} {task.reading.label}" for task in tasks), "seeds")
+    columns = (
+        "balancer",
+        "verdict",
+        "Δm, %",
+        *(f"Δ {task.title} {task.reading.label}" for task in tasks),
+        "seeds",
+    )
     rows = [
-        (TableCell(best.group.balancer), *[TableCell("ref.")] * (len(tasks) + 2), TableCell(str(len(best.group.seeds))))
+        (
+            TableCell(best.group.balancer),
+            *[TableCell("ref.")] * (len(tasks) + 2),
+            TableCell(str(len(best.group.seeds))),
+        )
     ]
     rows += [_cells(summary.block, verdict) for verdict in verdicts.verdicts]
-    end = " It lies at an end of the sweep: weights beyond it were not tried." if verdicts.at_end else ""
+    end = (
+        " It lies at an end of the sweep: weights beyond it were not tried."
+        if verdicts.at_end
+        else ""
+    )
     notes = (
         f"Paired differences to {best.group.balancer}, of {verdicts.weightings} fixed weightings the one of the best "
         f"mean on validation, over common seeds on the test split.{end}",
@@ -162,19 +198,30 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
         "this mark expect one in twenty by chance.",
         "* the interval of the difference excludes 0.",
     )
-    title = f"{summary.block.label}: {verdicts.model}, every balancer against the best fixed weights"
+    title = (
+        f"{summary.block.label}: {verdicts.model}, every balancer against the best fixed weights"
+    )
     ceiling = _headroom(summary.block, best, len(columns))
     return Table(title, columns, tuple(rows), (*notes, HEADROOM) if ceiling else notes, ceiling)
 
 
 def _headroom(block: Block, best: Row, width: int) -> tuple[TableCell, ...]:
-    """How far the planted model of simulated data lies above the reference: what a balancer could have gained."""
+    """How far the planted model of simulated data lies above the reference: what a balancer could
+    have gained.
+    """
     means = {task.name: best.metric[task.name].mean for task in block.tasks}
     gaps = [task.ceiling - means[task.name] for task in block.tasks]
     if all(map(math.isnan, gaps)):
         return ()
-    gain = float(np.mean([relative_gain(task.ceiling, means[task.name], task.reading) for task in block.tasks]))
-    differences = [fixed(gap, task.reading.decimals, sign=True) for gap, task in zip(gaps, block.tasks, strict=True)]
+    gain = float(
+        np.mean(
+            [relative_gain(task.ceiling, means[task.name], task.reading) for task in block.tasks]
+        )
+    )
+    differences = [
+        fixed(gap, task.reading.decimals, sign=True)
+        for gap, task in zip(gaps, block.tasks, strict=True)
+    ]
     texts = [*PLANTED, fixed(100 * gain, 2, sign=True), *differences]
     return tuple(TableCell(text) for text in texts + [""] * (width - len(texts)))
 
@@ -184,9 +231,17 @@ def _cells(block: Block, verdict: Verdict) -> tuple[TableCell, ...]:
     gain = Interval(100 * verdict.gain.mean, 100 * verdict.gain.half, verdict.gain.n)
     return (
         TableCell(verdict.row.group.balancer),
-        TableCell(verdict.word, verdict.word == "better", "¶" if verdict.survives else "", verdict.word == "worse"),
+        TableCell(
+            verdict.word,
+            verdict.word == "better",
+            "¶" if verdict.survives else "",
+            verdict.word == "worse",
+        ),
         difference(gain, 2, seeds),
-        *(difference(verdict.delta[task.name], task.reading.decimals, seeds) for task in block.tasks),
+        *(
+            difference(verdict.delta[task.name], task.reading.decimals, seeds)
+            for task in block.tasks
+        ),
         TableCell(str(seeds)),
     )
 
@@ -208,6 +263,9 @@ def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[st
             }
             for task, delta in {"delta_m": verdict.gain, **verdict.delta}.items():
                 numbers = {"mean": delta.mean, "low": delta.low, "high": delta.high}
-                known = {key: "" if math.isnan(value) else f"{value:.8g}" for key, value in numbers.items()}
+                known = {
+                    key: "" if math.isnan(value) else f"{value:.8g}"
+                    for key, value in numbers.items()
+                }
                 out.append(common | {"difference": task, **known, "seeds": delta.n})
     return out

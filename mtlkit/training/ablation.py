@@ -10,7 +10,9 @@ from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.scoring import metrics, score
 
 
-def ablate(model: Architecture, split: DeviceSplit, batch_size: int, precision: str) -> dict[str, np.ndarray]:
+def ablate(
+    model: Architecture, split: DeviceSplit, batch_size: int, precision: str
+) -> dict[str, np.ndarray]:
     """Score a split once as it is and once without each expert.
 
     Args:
@@ -20,7 +22,8 @@ def ablate(model: Architecture, split: DeviceSplit, batch_size: int, precision: 
         precision: Of the forward pass.
 
     Returns:
-        ``ablation/level-<n>``: (E, T) float32, the change of each task's primary metric, NaN where there is none; and
+        ``ablation/level-<n>``: (E, T) float32, the change of each task's primary metric, NaN where
+            there is none; and
         ``ablation/level-<n>/experts``: (E,) their names.
     """
     tasks = model.tasks

@@ -21,7 +21,9 @@ RELEASED_ROWS = 1 << 20  # after so many, pages of mapped files are given back
 
 @dataclass
 class SideColumns:
-    """Columns that rows share: (N,) numbers of the U shared rows, their ids (U, F), dense values (U, D) and bags."""
+    """Columns that rows share: (N,) numbers of the U shared rows, their ids (U, F), dense values
+    (U, D) and bags.
+    """
 
     row: Tensor
     ids: Tensor
@@ -33,8 +35,9 @@ class SideColumns:
 class DeviceSplit:
     """A split from which batches are gathered, columns that rows share included.
 
-    On the CPU its columns are the packed arrays themselves: memory-mapped files are read as rows are asked for, and the
-    pages given back, so that memory holds a bounded number of rows. On a GPU they are copied there, if there is room.
+    On the CPU its columns are the packed arrays themselves: memory-mapped files are read as rows
+    are asked for, and the pages given back, so that memory holds a bounded number of rows. On a GPU
+    they are copied there, if there is room.
 
     Args:
         all: All rows as one batch, without what rows share.
@@ -63,7 +66,10 @@ class DeviceSplit:
             return _tensor(array).to(home)
 
         def bags(of: Mapping[str, Bag]) -> Bags:
-            return {name: (tensor(bag.offsets), tensor(bag.values), tensor(bag.weights)) for name, bag in of.items()}
+            return {
+                name: (tensor(bag.offsets), tensor(bag.values), tensor(bag.weights))
+                for name, bag in of.items()
+            }
 
         own = Batch(
             tensor(split.ids),
@@ -77,7 +83,9 @@ class DeviceSplit:
         shared = split.side
         side = None
         if shared is not None:
-            side = SideColumns(tensor(shared.row), tensor(shared.ids), tensor(shared.dense), bags(shared.bags))
+            side = SideColumns(
+                tensor(shared.row), tensor(shared.ids), tensor(shared.dense), bags(shared.bags)
+            )
         files = {id(file): file for array in arrays.values() if (file := _file(array)) is not None}
         return cls(own, hidden, side, None if room else device, list(files.values()))
 
@@ -135,7 +143,9 @@ class DeviceSplit:
             yield self.take(torch.arange(start, min(start + size, len(self)), device=self.home))
 
     def _release(self, rows: int) -> None:
-        """Now and then, give back the pages that were read: the system keeps them while it has room."""
+        """Now and then, give back the pages that were read: the system keeps them while it has
+        room.
+        """
         self._taken += rows
         if self._taken >= RELEASED_ROWS:
             self._taken = 0
@@ -157,7 +167,9 @@ class _Part(DeviceSplit):
 
 def _tensor(array: np.ndarray) -> Tensor:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # nobody writes to it
+        warnings.filterwarnings(
+            "ignore", message="The given NumPy array is not writable"
+        )  # nobody writes to it
         return torch.from_numpy(array)
 
 
@@ -173,7 +185,9 @@ def _take_bag(bag: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> tuple[Tensor,
     starts = offsets.index_select(0, rows)
     lengths = offsets.index_select(0, rows + 1) - starts
     new = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    place = torch.arange(int(new[-1]), device=rows.device) + torch.repeat_interleave(starts - new[:-1], lengths)
+    place = torch.arange(int(new[-1]), device=rows.device) + torch.repeat_interleave(
+        starts - new[:-1], lengths
+    )
     return new, values.index_select(0, place), weights.index_select(0, place)
 
 
@@ -181,7 +195,9 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
     """A batch on another device; the copies run beside the host."""
 
     def move(tensor: Tensor) -> Tensor:
-        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
+        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(
+            device, non_blocking=True
+        )
 
     return Batch(
         move(batch.ids),

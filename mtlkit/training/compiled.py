@@ -1,7 +1,9 @@
-"""``torch.compile`` for the body of a model: all that stands above the embedding, in training, at one batch size.
+"""``torch.compile`` for the body of a model: all that stands above the embedding, in training, at
+one batch size.
 
-The embedding stays as it is, for the compiler sees neither row-sparse gradients nor our own kernels. One shape is
-compiled and tried out before the run; whatever goes wrong then or later, the model goes on uncompiled.
+The embedding stays as it is, for the compiler sees neither row-sparse gradients nor our own
+kernels. One shape is compiled and tried out before the run; whatever goes wrong then or later, the
+model goes on uncompiled.
 """
 
 from __future__ import annotations
@@ -57,7 +59,9 @@ class CompiledForward:
         return output
 
     def try_out(self, batch: Batch, precision: torch.autocast) -> None:
-        """Compile the forward and the backward pass, without a trace in the model or in the random state."""
+        """Compile the forward and the backward pass, without a trace in the model or in the random
+        state.
+        """
         began = time.perf_counter()
         model = self.model
         kept = {name: value.clone() for name, value in model.named_buffers()}
@@ -69,8 +73,12 @@ class CompiledForward:
                 with precision:
                     output = model(batch)
                 parameters = [value for value in model.parameters() if value.requires_grad]
-                for objective in model.objectives(output, batch):  # twice through one graph, as balancers go
-                    torch.autograd.grad(objective.loss, parameters, retain_graph=True, allow_unused=True)
+                for objective in model.objectives(
+                    output, batch
+                ):  # twice through one graph, as balancers go
+                    torch.autograd.grad(
+                        objective.loss, parameters, retain_graph=True, allow_unused=True
+                    )
             except Exception as error:
                 self._give_up(error)
             model.train(training)
@@ -81,7 +89,9 @@ class CompiledForward:
 
     @staticmethod
     def _same(given: Tensor, x: Tensor) -> Tensor:
-        """What a compiled body returns is not on the way to its losses, so x itself has to stand for it."""
+        """What a compiled body returns is not on the way to its losses, so x itself has to stand
+        for it.
+        """
         if given.shape != x.shape:
             raise RuntimeError("the tasks share a part of the embedding only")
         return x
@@ -90,7 +100,9 @@ class CompiledForward:
         self.body = None
         self.model.embedding.foldable = self.foldable
         reason = str(error).strip().partition("\n")[0]
-        self.on_failure(f"torch.compile failed, the run went on without it: {type(error).__name__}: {reason}")
+        self.on_failure(
+            f"torch.compile failed, the run went on without it: {type(error).__name__}: {reason}"
+        )
 
 
 def _compiler() -> Callable[..., Callable[[Batch], Output]]:
@@ -98,6 +110,8 @@ def _compiler() -> Callable[..., Callable[[Batch], Output]]:
     import torch._inductor.config
 
     torch._dynamo.reset()  # it counts the variants of a class, and refuses the ninth
-    torch._functorch.config.donated_buffer = False  # or each graph could be differentiated only once
+    torch._functorch.config.donated_buffer = (
+        False  # or each graph could be differentiated only once
+    )
     torch._inductor.config.compile_threads = 1  # a cell has one core, and leaves no process behind
     return torch.compile

@@ -12,19 +12,30 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
 
 aten = torch.ops.aten
-INNER: Mapping[Any, int] = {aten.mm.default: 0, aten.addmm.default: 1, aten.bmm.default: 0, aten.baddbmm.default: 1}
+INNER: Mapping[Any, int] = {
+    aten.mm.default: 0,
+    aten.addmm.default: 1,
+    aten.bmm.default: 0,
+    aten.baddbmm.default: 1,
+}
 """Matrix products, with the place of the argument whose last dimension is summed over."""
 
 
 class _Products(TorchDispatchMode):
-    """Counts the floating-point operations of all matrix products, two for each multiplication and addition."""
+    """Counts the floating-point operations of all matrix products, two for each multiplication and
+    addition.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.operations = 0
 
     def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         out = func(*args, **(kwargs or {}))
         if func in INNER:
@@ -36,8 +47,8 @@ class _Products(TorchDispatchMode):
 def flops_per_row(model: Architecture, batch: Batch) -> float:
     """Floating-point operations of the matrix products of a forward pass, by row of the batch.
 
-    They are those of the plain form: the fast kernels do the same sums in another order. Look-ups, activations and the
-    sums of mixtures are left out.
+    They are those of the plain form: the fast kernels do the same sums in another order. Look-ups,
+    activations and the sums of mixtures are left out.
     """
     was_training = model.training
     model.eval()

@@ -44,10 +44,12 @@ def _move_rows(
 
 
 class LazyAdam(torch.optim.Optimizer):
-    """Adam (arXiv:1412.6980) on the rows that a row-sparse gradient holds; a row that every step holds moves as usual.
+    """Adam (arXiv:1412.6980) on the rows that a row-sparse gradient holds; a row that every step
+    holds moves as usual.
 
-    Bias is corrected by the steps of the table, not of the row. ``torch.optim.SparseAdam`` adds its epsilon before that
-    correction, which shortens the first steps of rows with small gradients several times.
+    Bias is corrected by the steps of the table, not of the row. ``torch.optim.SparseAdam`` adds its
+    epsilon before that correction, which shortens the first steps of rows with small gradients
+    several times.
 
     Args:
         groups: Parameter groups with their learning rate.
@@ -75,7 +77,9 @@ class LazyAdam(torch.optim.Optimizer):
         (first, second), count, moments = group["betas"], state["step"], state["moments"]
         scale, rate = 1 / (1 - second**count), group["lr"] / (1 - first**count)
         if take_rows.has_kernels(table):
-            numbers = tuple(map(values.numpy().dtype.type, (1 - first, 1 - second, scale, rate, group["eps"])))
+            numbers = tuple(
+                map(values.numpy().dtype.type, (1 - first, 1 - second, scale, rate, group["eps"]))
+            )
             own, state_rows = table.detach().flatten(1), moments.flatten(2)
             flat = values.flatten(1).contiguous()
             _move_rows(own.numpy(), state_rows.numpy(), rows.numpy(), flat.numpy(), numbers)

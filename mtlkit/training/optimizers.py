@@ -19,13 +19,14 @@ START = 1 / 25  # of the peak learning rate, where one-cycle begins
 class Optimizers:
     """The optimisers of a model: one for dense gradients, and a lazy one for row-sparse ones.
 
-    The lazy one reads and writes the rows that a batch holds, and leaves the moments and the decay of others alone:
-    their momentum does not fade as it would under a dense one.
+    The lazy one reads and writes the rows that a batch holds, and leaves the moments and the decay
+    of others alone: their momentum does not fade as it would under a dense one.
 
     Args:
         model: Its parameters are grouped by name; those without ``requires_grad`` stay as they are.
         settings: Rule, learning rates and penalties.
-        factors: Prefix of parameter names to a factor on their learning rate; of several prefixes the longest counts.
+        factors: Prefix of parameter names to a factor on their learning rate; of several prefixes
+            the longest counts.
         sparse: Names of the parameters with row-sparse gradients.
 
     Raises:
@@ -46,9 +47,15 @@ class Optimizers:
         }
         for name, value in model.named_parameters():
             if value.requires_grad:
-                prefix = max((prefix for prefix in factors or {} if name.startswith(prefix)), key=len, default=None)
+                prefix = max(
+                    (prefix for prefix in factors or {} if name.startswith(prefix)),
+                    key=len,
+                    default=None,
+                )
                 factor = 1.0 if prefix is None or factors is None else factors[prefix]
-                members.setdefault((name in sparse, name.startswith("embedding."), factor), []).append(value)
+                members.setdefault(
+                    (name in sparse, name.startswith("embedding."), factor), []
+                ).append(value)
         groups: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
         for (lazy, embeds, factor), values in members.items():
             rate = factor * ((settings.embedding_lr or settings.lr) if embeds else settings.lr)
@@ -79,7 +86,9 @@ class Optimizers:
 
     def clip(self, most: float) -> None:
         """Shorten the whole gradient to a norm of at most ``most``."""
-        parameters = [p for group in self.param_groups for p in group["params"] if p.grad is not None]
+        parameters = [
+            p for group in self.param_groups for p in group["params"] if p.grad is not None
+        ]
         for parameter in parameters:
             if parameter.grad.is_sparse:
                 parameter.grad = parameter.grad.coalesce()
@@ -151,8 +160,8 @@ def _lazy(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch.opt
 def learning_rate_factor(settings: TrainingSettings, step: int, total: int) -> float:
     """The learning rate of a step as a share of its peak.
 
-    ``onecycle`` rises from 1/25 and falls to 0, both along a cosine; ``cosine`` and ``linear`` rise in a straight line
-    from 0 and fall to 0; ``constant`` is 1.
+    ``onecycle`` rises from 1/25 and falls to 0, both along a cosine; ``cosine`` and ``linear`` rise
+    in a straight line from 0 and fall to 0; ``constant`` is 1.
     """
     if settings.schedule == "constant":
         return 1.0

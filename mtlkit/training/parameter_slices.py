@@ -21,7 +21,12 @@ class ParameterSlices:
     """
 
     def __init__(
-        self, name: str, parameter: nn.Parameter, reached_by: Tensor, axis: int | None, sparse: bool = False
+        self,
+        name: str,
+        parameter: nn.Parameter,
+        reached_by: Tensor,
+        axis: int | None,
+        sparse: bool = False,
     ) -> None:
         self.name = name
         self.parameter = parameter
@@ -40,7 +45,9 @@ class ParameterSlices:
 
     def by_slice(self, weights: Tensor) -> Tensor:
         """Weights of tasks (T,) to those of slices (S,) that belong to one task each."""
-        return weights if self._one_each else weights @ self._reached_by_as_weights.to(weights.dtype)
+        return (
+            weights if self._one_each else weights @ self._reached_by_as_weights.to(weights.dtype)
+        )
 
     def expand(self, values: Tensor) -> Tensor:
         """Values by slice (S,), in a shape that multiplies the parameter."""
@@ -59,9 +66,10 @@ class GradientRoutes:
 
     Attributes:
         cuts: Whether the embedding tables reached_by the losses through ``Inputs.cuts`` alone.
-        products: Whether the layers of ``Inputs.first_layers`` reached_by them through the products' outputs alone.
-        trunk: The parameters that each task's gradient reaches from what the tasks share at ``Output.boundary``; empty
-            without a valid boundary.
+        products: Whether the layers of ``Inputs.first_layers`` reached_by them through the
+            products' outputs alone.
+        trunk: The parameters that each task's gradient reaches from what the tasks share at
+            ``Output.boundary``; empty without a valid boundary.
         private: Those that it reaches from what each task has for itself there.
     """
 
@@ -77,7 +85,11 @@ class GradientRoutes:
     @property
     def heads(self) -> list[ParameterSlices]:
         """The parameters that stand above the boundary."""
-        return [i for i in self.slices if not (i.is_embedding or i.name in self.trunk or i.name in self.private)]
+        return [
+            i
+            for i in self.slices
+            if not (i.is_embedding or i.name in self.trunk or i.name in self.private)
+        ]
 
 
 def gradients(
@@ -85,10 +97,14 @@ def gradients(
 ) -> tuple[Tensor | None, ...]:
     """Gradients of a tensor, or of several with a gradient each; None where there is no path."""
     several = [of] if isinstance(of, Tensor) else list(of)
-    given: list[Tensor | None] = [upstream] if upstream is None or isinstance(upstream, Tensor) else list(upstream)
+    given: list[Tensor | None] = (
+        [upstream] if upstream is None or isinstance(upstream, Tensor) else list(upstream)
+    )
     pairs = [
         (one, grad)
-        for one, grad in zip(several, given * len(several) if upstream is None else given, strict=True)
+        for one, grad in zip(
+            several, given * len(several) if upstream is None else given, strict=True
+        )
         if one.requires_grad and (grad is not None or upstream is None)
     ]
     wanted = [parameter for parameter in parameters if parameter.requires_grad]

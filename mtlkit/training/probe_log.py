@@ -1,4 +1,6 @@
-"""What is recorded beside the scores, under any balancer: gradient cosines, gate usage, task weights."""
+"""What is recorded beside the scores, under any balancer: gradient cosines, gate usage, task
+weights.
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,24 @@ class ProbeLog:
 
     def add(self, name: str, value: np.ndarray | Tensor | float) -> None:
         """Append one value to a series."""
-        array = value.detach().float().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        array = (
+            value.detach().float().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+        )
         self.rows.setdefault(name, []).append(array.astype(np.float32))
 
     def add_gradients(self, step: LoopStep) -> None:
-        """Record norms and pairwise cosines of the task gradients, over all shared parameters and by module."""
+        """Record norms and pairwise cosines of the task gradients, over all shared parameters and
+        by module.
+        """
         sharing = step.sharing
         items = sharing.scope("all")
         if not items:
             return
         self.parts = [SHARED, *dict.fromkeys(item.part for item in items)]
         rows, places = step.jacobian("all").double(), step.jacobian_columns("all")
-        by_part = {part: torch.zeros(len(rows), len(rows), dtype=torch.float64) for part in self.parts}
+        by_part = {
+            part: torch.zeros(len(rows), len(rows), dtype=torch.float64) for part in self.parts
+        }
         for item in items:
             own = rows[:, places[item.name]]
             product = (own @ own.T).cpu()

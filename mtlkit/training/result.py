@@ -35,7 +35,9 @@ class FitResult:
     curve: list[dict[str, Any]]
     timing: dict[str, float]
     warnings: list[str]
-    metrics: dict[str, dict[str, dict[str, Any]]] = field(default_factory=lambda: {"validation": {}, "test": {}})
+    metrics: dict[str, dict[str, dict[str, Any]]] = field(
+        default_factory=lambda: {"validation": {}, "test": {}}
+    )
     best: dict[str, dict[str, Any]] = field(default_factory=dict)
     cost: dict[str, Any] = field(default_factory=dict)
     probes: dict[str, np.ndarray] = field(default_factory=dict)

@@ -11,7 +11,8 @@ from mtlkit.training.step import LoopStep
 
 
 class RunningMeans:
-    """Sums over the steps since the last evaluation point. They stay on the device until then: no step waits for it.
+    """Sums over the steps since the last evaluation point. They stay on the device until then: no
+    step waits for it.
 
     Args:
         tasks: Number of tasks.

@@ -16,10 +16,14 @@ POOL_ROWS = 1 << 20  # among which a batch is drawn, whatever memory there is
 MANY_CODES = 1 << 20
 
 
-def row_stream(rows: int, batch_size: int, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-    """Endless batches of row numbers (batch_size,): one permutation after another, every batch full.
+def row_stream(
+    rows: int, batch_size: int, generator: torch.Generator, device: torch.device
+) -> Iterator[Tensor]:
+    """Endless batches of row numbers (batch_size,): one permutation after another, every batch
+    full.
 
-    What is left of an epoch begins the first batch of the next, so shapes never change and no row is dropped.
+    What is left of an epoch begins the first batch of the next, so shapes never change and no row
+    is dropped.
     """
     left = torch.empty(0, dtype=torch.int64)
     while True:
@@ -33,8 +37,9 @@ def row_stream(rows: int, batch_size: int, generator: torch.Generator, device: t
 def pools(rows: int, generator: torch.Generator) -> Iterator[Tensor]:
     """All rows once, in random order, as pools of about a million.
 
-    Up to ``POOL_ROWS`` rows are one pool, a plain permutation. Of more rows, blocks of neighbours are dealt out to
-    pools at random, and shuffled within: what is read from disk for a pool is read in blocks and stays small.
+    Up to ``POOL_ROWS`` rows are one pool, a plain permutation. Of more rows, blocks of neighbours
+    are dealt out to pools at random, and shuffled within: what is read from disk for a pool is read
+    in blocks and stays small.
     """
     count = -(-rows // POOL_ROWS)
     if count == 1:
@@ -49,17 +54,22 @@ def pools(rows: int, generator: torch.Generator) -> Iterator[Tensor]:
 
 
 def sample(rows: int, most: int, seed: int) -> np.ndarray | None:
-    """A fixed random choice (most,) of row numbers, in order; None when there are no more than that."""
+    """A fixed random choice (most,) of row numbers, in order; None when there are no more than
+    that.
+    """
     if rows <= most:
         return None
     return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False, shuffle=False))
 
 
-def probe_rows(split: Split, schema: Schema, size: int, positives: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def probe_rows(
+    split: Split, schema: Schema, size: int, positives: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
     """A fixed stratified sample that holds enough positives of every binary task.
 
-    Rows are drawn within each pattern of binary labels, more than proportionally where positives are rare, and
-    weighted by the inverse of their chance, so that weighted means over the sample estimate means over the split.
+    Rows are drawn within each pattern of binary labels, more than proportionally where positives
+    are rare, and weighted by the inverse of their chance, so that weighted means over the sample
+    estimate means over the split.
 
     Args:
         split: Where to draw from.
@@ -90,7 +100,9 @@ def probe_rows(split: Split, schema: Schema, size: int, positives: int, seed: in
 
 
 def _patterns(split: Split, binary: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The patterns (P, tasks) bool of binary labels that occur, in order; how often; which each row (N,) has."""
+    """The patterns (P, tasks) bool of binary labels that occur, in order; how often; which each row
+    (N,) has.
+    """
 
     def positive(rows: slice | np.ndarray, t: int) -> np.ndarray:
         return (split.labels[rows, t] > 0) & split.observed[rows, t]

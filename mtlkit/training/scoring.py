@@ -1,4 +1,6 @@
-"""Scoring a split: logits, losses and gate usage of one pass without gradients, and the metrics of every score."""
+"""Scoring a split: logits, losses and gate usage of one pass without gradients, and the metrics of
+every score.
+"""
 
 from __future__ import annotations
 
@@ -54,11 +56,15 @@ def score(model: Architecture, split: DeviceSplit, batch_size: int, precision: s
     losses = torch.zeros(len(schema.tasks), device=split.target)
     sums: dict[str, Tensor] = {}
     entropies: dict[str, Tensor] = {}
-    for start, batch in zip(range(0, len(split), batch_size), split.chunks(batch_size), strict=True):
+    for start, batch in zip(
+        range(0, len(split), batch_size), split.chunks(batch_size), strict=True
+    ):
         with autocast(split.target, precision):
             output = model(batch)
         share = len(batch) / len(split)
-        losses += torch.stack(owner_losses(model.objectives(output, batch), schema.task_names)) * share
+        losses += (
+            torch.stack(owner_losses(model.objectives(output, batch), schema.task_names)) * share
+        )
         found: dict[str, Tensor] = {}
         for prediction in [*output.predictions, *output.further]:
             name = schema.score(prediction.task, model.space(prediction))
@@ -71,7 +77,9 @@ def score(model: Architecture, split: DeviceSplit, batch_size: int, precision: s
         for name, weights in output.gates.items():
             zero = torch.zeros((), device=weights.device)
             sums[name] = sums.get(name, zero) + weights.mean(0) * share
-            entropies[name] = entropies.get(name, zero) - torch.xlogy(weights, weights).sum(-1).mean() * share
+            entropies[name] = (
+                entropies.get(name, zero) - torch.xlogy(weights, weights).sum(-1).mean() * share
+            )
     model.train(was_training)
     return Scores(scored, derived, losses, sums, entropies)
 
@@ -79,15 +87,20 @@ def score(model: Architecture, split: DeviceSplit, batch_size: int, precision: s
 def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:
     """Every score that can be had: logits, and whether they are derived from those of other scores.
 
-    Along a funnel, the probability of a step is that of the step before times its conditional one; the conditional one
-    is the quotient, which cannot exceed 1.
+    Along a funnel, the probability of a step is that of the step before times its conditional one;
+    the conditional one is the quotient, which cannot exceed 1.
     """
-    found = {name: (logits, scores.derived.get(name, False)) for name, logits in scores.logits.items()}
+    found = {
+        name: (logits, scores.derived.get(name, False)) for name, logits in scores.logits.items()
+    }
     for step in schema.funnel or ():
         for before in schema.before(step)[-1:]:
             given = schema.score(step, "given")
             if step not in found and given in found and before in found:
-                found[step] = product(found[before][0].double(), found[given][0].double()).float(), True
+                found[step] = (
+                    product(found[before][0].double(), found[given][0].double()).float(),
+                    True,
+                )
             if given not in found and step in found and before in found:
                 found[given] = ratio(found[step][0], found[before][0]).float(), True
     for score in schema.scores():
@@ -98,7 +111,9 @@ def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:
 
 
 def targets(schema: Schema, of: Score, split: DeviceSplit) -> tuple[Tensor, Tensor | None] | None:
-    """Labels of a score and the mask of its rows (None: all); None where only a generator would know them."""
+    """Labels of a score and the mask of its rows (None: all); None where only a generator would
+    know them.
+    """
     if of.hidden:
         return (split.hidden[of.task], None) if of.task in split.hidden else None
     return labels_in(schema, schema.tasks[schema.task_names.index(of.task)], of.space, split.all)
@@ -137,8 +152,11 @@ def score_arrays(schema: Schema, scores: Scores, split: DeviceSplit) -> dict[str
     return out
 
 
-def own_scores(schema: Schema, found: dict[str, dict[str, Any]], tasks: Collection[str]) -> list[Score]:
-    """The scores that a group of tasks settles among itself: predicted ones, and those derived within the group.
+def own_scores(
+    schema: Schema, found: dict[str, dict[str, Any]], tasks: Collection[str]
+) -> list[Score]:
+    """The scores that a group of tasks settles among itself: predicted ones, and those derived
+    within the group.
 
     Args:
         schema: Of the data.

@@ -11,7 +11,9 @@ Source = Literal["init", "shuffle", "dropout", "balancer", "fresh", "probe", "va
 
 
 def seed_for(seed: int, source: Source) -> int:
-    """A 63-bit seed for one source of a run's randomness. The balancer's name is no part of it, so runs are paired."""
+    """A 63-bit seed for one source of a run's randomness. The balancer's name is no part of it, so
+    runs are paired.
+    """
     return int.from_bytes(hashlib.sha256(f"{seed}/{source}".encode()).digest()[:8], "big") >> 1
 
 

@@ -34,12 +34,16 @@ class Best:
 
 
 def selection_value(
-    settings: TrainingSettings, tasks: dict[str, Task], metrics: dict[str, dict[str, Any]], loss: float
+    settings: TrainingSettings,
+    tasks: dict[str, Task],
+    metrics: dict[str, dict[str, Any]],
+    loss: float,
 ) -> float:
     """The value, higher is better, of an evaluation point for a group of tasks.
 
     Args:
-        settings: ``select`` is the rule; a named score counts alone in its group, and other groups go by the mean.
+        settings: ``select`` is the rule; a named score counts alone in its group, and other groups
+            go by the mean.
         tasks: The scores of the group, by name, each with its task.
         metrics: Task to validation metrics.
         loss: Summed validation loss of the group, which decides where no metric is defined.
@@ -61,7 +65,9 @@ def selection_value(
 
 
 def check_task_names(settings: TrainingSettings, schema: Schema) -> None:
-    """Raise a :class:`UsageError` where a setting names a task, or a score to select by, that does not exist."""
+    """Raise a :class:`UsageError` where a setting names a task, or a score to select by, that does
+    not exist.
+    """
     tasks = schema.task_names
     scores = [score.name for score in schema.scores() if not score.hidden]
     by_task = (settings.task_weights, settings.task_lr, settings.task_every)
@@ -71,9 +77,11 @@ def check_task_names(settings: TrainingSettings, schema: Schema) -> None:
         more = [name for name in scores if name not in tasks]
         also = f"; to select by, also {', '.join(more)}" if more else ""
         raise UsageError(
-            f"There is no task {min(unknown)!r} in this data set.", f"its tasks are {', '.join(tasks)}{also}"
+            f"There is no task {min(unknown)!r} in this data set.",
+            f"its tasks are {', '.join(tasks)}{also}",
         )
     if min(settings.task_every.get(name, 1) for name in tasks) > 1:
         raise UsageError(
-            "With task_every above 1 for all tasks, there are steps without any.", f"--set task_every.{tasks[0]}=1"
+            "With task_every above 1 for all tasks, there are steps without any.",
+            f"--set task_every.{tasks[0]}=1",
         )

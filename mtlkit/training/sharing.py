@@ -23,9 +23,10 @@ SAME = 1e-3  # of the length of a gradient, as far as two ways to it may differ 
 class SharedParameters(GradientRoutes):
     """The sharing of every task in a model.
 
-    Each task's loss is differentiated on a copy of the model whose parameters are drawn at random, so that neither zero
-    initialisations nor dead units hide a path. Batched layers give zeros where a list of layers would give None;
-    therefore a slice counts as reached when its gradient is not all zero.
+    Each task's loss is differentiated on a copy of the model whose parameters are drawn at random,
+    so that neither zero initialisations nor dead units hide a path. Batched layers give zeros where
+    a list of layers would give None; therefore a slice counts as reached when its gradient is not
+    all zero.
 
     Args:
         model: The model as it will be trained.
@@ -41,7 +42,9 @@ class SharedParameters(GradientRoutes):
             for name, axis in getattr(module, "stack_axes", {}).items()
         }
         found = {
-            name: torch.zeros(len(tasks), value.shape[axes[name]] if name in axes else 1, dtype=torch.bool)
+            name: torch.zeros(
+                len(tasks), value.shape[axes[name]] if name in axes else 1, dtype=torch.bool
+            )
             for name, value in model.named_parameters()
         }
         sparse: set[str] = set()
@@ -57,13 +60,19 @@ class SharedParameters(GradientRoutes):
                             sparse.add(name)
                             grad = grad.coalesce().values()
                         axis = axes.get(name)
-                        moved = grad.reshape(1, -1) if axis is None else grad.movedim(axis, 0).flatten(1)
+                        moved = (
+                            grad.reshape(1, -1)
+                            if axis is None
+                            else grad.movedim(axis, 0).flatten(1)
+                        )
                         found[name][t] |= (moved != 0).any(1).cpu()
         self.tasks = tasks
 
         def slices(of: Architecture) -> list[ParameterSlices]:
             return [
-                ParameterSlices(name, value, found[name].to(value.device), axes.get(name), name in sparse)
+                ParameterSlices(
+                    name, value, found[name].to(value.device), axes.get(name), name in sparse
+                )
                 for name, value in of.named_parameters()
             ]
 
@@ -94,15 +103,21 @@ class SharedParameters(GradientRoutes):
             self.trunk, self.private = trunk, private
 
     def scope(self, scope: Scope) -> list[ParameterSlices]:
-        """The parameters of a scope that have a shared slice. ``dense`` falls back to all when it would be empty."""
+        """The parameters of a scope that have a shared slice. ``dense`` falls back to all when it
+        would be empty.
+        """
         shared = [item for item in self.slices if item.any_shared]
         dense = [item for item in shared if not item.is_embedding]
         return dense if scope == "dense" and dense else shared
 
     @property
     def last(self) -> ParameterSlices | None:
-        """The last shared weight: of the shared dense matrices, or stacks of them, the one registered last."""
-        matrices = [i for i in self.scope("dense") if i.parameter.dim() - (i.axis is not None) > 1]  # a bias is none
+        """The last shared weight: of the shared dense matrices, or stacks of them, the one
+        registered last.
+        """
+        matrices = [
+            i for i in self.scope("dense") if i.parameter.dim() - (i.axis is not None) > 1
+        ]  # a bias is none
         return matrices[-1] if matrices else None
 
     @property
@@ -111,7 +126,9 @@ class SharedParameters(GradientRoutes):
         return [item.name for item in self.slices if not item.reached_by.any(0).all()]
 
     def components(self) -> list[list[int]]:
-        """Groups of tasks that are connected through shared parameters; tasks that share nothing stand alone."""
+        """Groups of tasks that are connected through shared parameters; tasks that share nothing
+        stand alone.
+        """
         group = list(range(len(self.tasks)))
         for item in self.slices:
             for column in item.reached_by.T:
@@ -122,7 +139,8 @@ class SharedParameters(GradientRoutes):
 
 
 class _Trial:
-    """A forward pass of a copy with random parameters, and the gradients that any way to them must find.
+    """A forward pass of a copy with random parameters, and the gradients that any way to them must
+    find.
 
     Args:
         model: The copy.
@@ -134,7 +152,9 @@ class _Trial:
         self.output = model(batch)
         self.losses = owner_losses(model.objectives(self.output, batch), model.schema.task_names)
         names, values = zip(*model.named_parameters(), strict=True)
-        self.by_task = [dict(zip(names, gradients(loss, values), strict=True)) for loss in self.losses]
+        self.by_task = [
+            dict(zip(names, gradients(loss, values), strict=True)) for loss in self.losses
+        ]
 
     def holds(self, paths: GradientRoutes) -> bool:
         """Whether the ways that are opened lead to the gradient of each task alone."""
@@ -145,21 +165,34 @@ class _Trial:
             found.of([item for item in paths.slices if item.name in paths.trunk])
             own = found.combine(weights, weights)
             for item in paths.slices:
-                if not self._equal(own.get(item.name), expected[item.name], found.rows.get(item.name)):
+                if not self._equal(
+                    own.get(item.name), expected[item.name], found.rows.get(item.name)
+                ):
                     return False
         return True
 
     def below_boundary(self, paths: GradientRoutes) -> tuple[set[str], set[str]]:
-        """The dense parameters that are reached from what tasks share at the boundary, and from what each has there."""
+        """The dense parameters that are reached from what tasks share at the boundary, and from
+        what each has there.
+        """
         boundary = self.output.boundary
         if isinstance(boundary, FirstLayerBoundary):
-            layers = [boundary.first_layer.layers[place] for place in (boundary.trunk, boundary.gates)]
-            values = [[value for value in (layer.weight, layer.bias) if value is not None] for layer in layers]
-            trunk, private = ({paths.by_parameter[id(value)].name for value in own} for own in values)
+            layers = [
+                boundary.first_layer.layers[place] for place in (boundary.trunk, boundary.gates)
+            ]
+            values = [
+                [value for value in (layer.weight, layer.bias) if value is not None]
+                for layer in layers
+            ]
+            trunk, private = (
+                {paths.by_parameter[id(value)].name for value in own} for own in values
+            )
             return trunk, private
         if not isinstance(boundary, TensorBoundary):
             return set(), set()
-        return self._reached(boundary.trunk_output, paths), self._reached(boundary.gate_output, paths)
+        return self._reached(boundary.trunk_output, paths), self._reached(
+            boundary.gate_output, paths
+        )
 
     @staticmethod
     def _reached(tensor: Tensor | None, paths: GradientRoutes) -> set[str]:
@@ -168,7 +201,11 @@ class _Trial:
         dense = [item for item in paths.slices if not item.is_embedding]
         grads = gradients(tensor, [item.parameter for item in dense], tensor.detach())
         # layers that are computed as one give zeros in the stead of None
-        return {item.name for item, grad in zip(dense, grads, strict=True) if grad is not None and bool(grad.any())}
+        return {
+            item.name
+            for item, grad in zip(dense, grads, strict=True)
+            if grad is not None and bool(grad.any())
+        }
 
     @staticmethod
     def _equal(found: Tensor | None, expected: Tensor | None, rows: Tensor | None) -> bool:
@@ -185,8 +222,8 @@ class _Trial:
 def _randomised(model: Architecture, seed: int, positive: bool) -> Architecture:
     """A copy in evaluation mode with random parameters of a size that keeps activations alive.
 
-    With both signs a narrow layer may be dead; positive parameters keep it alive, but saturate gates sooner. A path is
-    therefore looked for under both.
+    With both signs a narrow layer may be dead; positive parameters keep it alive, but saturate
+    gates sooner. A path is therefore looked for under both.
     """
     twin = copy.deepcopy(model).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -196,5 +233,7 @@ def _randomised(model: Architecture, seed: int, positive: bool) -> Architecture:
             if name.startswith("embedding.") or value.dim() == 1:
                 value.copy_(draw.abs() if positive else draw)
             else:
-                value.copy_(draw.abs() / value.shape[-1] if positive else draw * value.shape[-1] ** -0.5)
+                value.copy_(
+                    draw.abs() / value.shape[-1] if positive else draw * value.shape[-1] ** -0.5
+                )
     return twin

@@ -15,7 +15,9 @@ from mtlkit.training.parameter_slices import ParameterSlices, gradients
 
 @dataclass
 class ColumnGradient:
-    """The gradient (rows, n * O) of the outputs of a layer in a product, of one task or (None) of all."""
+    """The gradient (rows, n * O) of the outputs of a layer in a product, of one task or (None) of
+    all.
+    """
 
     layer: int
     task: int | None
@@ -29,7 +31,8 @@ class CutGradient:
     Args:
         tensor: The tensor.
         by_task: The gradient of each task.
-        pieces: In the stead of these, gradients of some of its columns, which are the outputs of a product's layers.
+        pieces: In the stead of these, gradients of some of its columns, which are the outputs of a
+            product's layers.
         sizes: How many columns each layer has.
         layers: The weights of these layers.
     """
@@ -50,14 +53,17 @@ class CutGradient:
             part, columns = parts[piece.layer], piece.columns
             if piece.task is None:
                 factor = self.layers[piece.layer].by_slice(weights)  # (n,)
-                part.addcmul_(columns, factor.to(out.dtype).repeat_interleave(part.shape[1] // len(factor)))
+                part.addcmul_(
+                    columns, factor.to(out.dtype).repeat_interleave(part.shape[1] // len(factor))
+                )
             else:
                 part.addcmul_(columns, weights[piece.task].to(out.dtype))
         return out
 
 
 class TaskBackward:
-    """Backward passes of the tasks, one after the other, to parameters, to the ends of products and to cuts.
+    """Backward passes of the tasks, one after the other, to parameters, to the ends of products and
+    to cuts.
 
     Args:
         items: The parameters that each task is differentiated by.
@@ -89,10 +95,14 @@ class TaskBackward:
         reached = [item for item in self.items if item.reached_by[t].any()]
         found = gradients(of, [*parameters_of(reached), *self._tensors, *self.cuts], upstream)
         by_item = {item.name: grad for item, grad in zip(reached, found, strict=False)}
-        self._by_task.append((*(by_item.get(item.name) for item in self.items), *found[len(reached) :]))
+        self._by_task.append(
+            (*(by_item.get(item.name) for item in self.items), *found[len(reached) :])
+        )
 
     def of_all(self, of: Tensor, upstream: Tensor) -> None:
-        """Go down from a tensor beneath which no parameter belongs to two tasks, for all of them at once."""
+        """Go down from a tensor beneath which no parameter belongs to two tasks, for all of them at
+        once.
+        """
         self._at_once = gradients(of, [*parameters_of(self.alone), *self._tensors], upstream)
 
     def found(self) -> Iterator[tuple[ParameterSlices, list[Tensor | None]]]:
@@ -110,15 +120,21 @@ class TaskBackward:
         for k, cut in enumerate(self.cuts, len(self.items) + len(self.endpoints)):
             yield cut, [own[k] for own in self._by_task]
 
-    def found_at_products(self) -> Iterator[tuple[FirstLayer, Tensor, list[tuple[int, int | None]]]]:
+    def found_at_products(
+        self,
+    ) -> Iterator[tuple[FirstLayer, Tensor, list[tuple[int, int | None]]]]:
         """By product, the gradients of its outputs as :meth:`TaskGradients` takes them."""
         for product in dict.fromkeys(product for product, _, _ in self.endpoints):
             columns: list[Tensor] = []
             places: list[tuple[int, int | None]] = []
             for k, (owner, _, layers) in enumerate(self.endpoints):
                 if owner is product:
-                    own: list[tuple[int | None, Tensor | None]] = [(None, self._at_once[len(self.alone) + k])]
-                    own += [(t, grads[len(self.items) + k]) for t, grads in enumerate(self._by_task)]
+                    own: list[tuple[int | None, Tensor | None]] = [
+                        (None, self._at_once[len(self.alone) + k])
+                    ]
+                    own += [
+                        (t, grads[len(self.items) + k]) for t, grads in enumerate(self._by_task)
+                    ]
                     for task, grad in own:
                         if grad is not None:
                             columns.append(grad)

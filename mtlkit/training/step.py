@@ -16,7 +16,8 @@ from mtlkit.training.task_gradients import TaskGradients
 
 
 class LoopStep:
-    """The loop's :class:`mtlkit.balancers._base.Step`. Task gradients are computed when first asked for, and reused.
+    """The loop's :class:`mtlkit.balancers._base.Step`. Task gradients are computed when first asked
+    for, and reused.
 
     Args:
         sharing: Which task reaches which parameter.
@@ -62,13 +63,21 @@ class LoopStep:
     def gramian(self, scope: Scope | None = None) -> Tensor:
         scope = scope or self.default_scope
         if scope not in self._grams:
-            self._grams[scope] = self._representation_gram() if scope == "representation" else self._shared_gram(scope)
+            self._grams[scope] = (
+                self._representation_gram()
+                if scope == "representation"
+                else self._shared_gram(scope)
+            )
         return self._grams[scope]
 
     def jacobian(self, scope: Scope | None = None) -> Tensor:
         scope = scope or self.default_scope
         if scope not in self._rows:
-            self._rows[scope] = self._representation_rows() if scope == "representation" else self._shared_rows(scope)
+            self._rows[scope] = (
+                self._representation_rows()
+                if scope == "representation"
+                else self._shared_rows(scope)
+            )
         return self._rows[scope]
 
     def jacobian_columns(self, scope: Scope | None = None) -> dict[str, slice]:
@@ -83,14 +92,23 @@ class LoopStep:
         return out
 
     def grad_norms(self, part: str) -> Tensor:
-        item = self.sharing.last if part == "last" else next(i for i in self.sharing.slices if i.name == part)
+        item = (
+            self.sharing.last
+            if part == "last"
+            else next(i for i in self.sharing.slices if i.name == part)
+        )
         if item is None:
             return torch.zeros_like(self.losses)
         if item.name in self.gradients.found:
-            return torch.stack([self._shared_part(item, grad).norm() for grad in self.gradients.found[item.name]])
+            return torch.stack(
+                [self._shared_part(item, grad).norm() for grad in self.gradients.found[item.name]]
+            )
         self._other_passes += len(self.task_losses)
         return torch.stack(
-            [self._shared_part(item, self.gradients.values(loss, [item])[0]).norm() for loss in self.task_losses]
+            [
+                self._shared_part(item, self.gradients.values(loss, [item])[0]).norm()
+                for loss in self.task_losses
+            ]
         )
 
     def fresh_batch(self) -> LoopStep:
@@ -110,13 +128,15 @@ class LoopStep:
         """Backward passes of this step and of the fresh batches drawn for it."""
         return self.backward_passes + sum(step.all_backward_passes() for step in self._drawn)
 
-    def apply(self, decision: Tensor | SharedGradient, heads: str, share: float, signed: bool = False) -> Tensor:
+    def apply(
+        self, decision: Tensor | SharedGradient, heads: str, share: float, signed: bool = False
+    ) -> Tensor:
         """Add the gradient that a decision means to the parameters' ``grad``.
 
         Args:
             decision: Task weights (T,), or a direction for the shared parameters.
-            heads: ``weighted``: parameters of one task alone follow its weight, but never uphill: where it is negative
-                they rest; ``plain``: they have weight 1.
+            heads: ``weighted``: parameters of one task alone follow its weight, but never uphill:
+                where it is negative they rest; ``plain``: they have weight 1.
             share: Factor on everything, one over the number of accumulated batches.
             signed: Whether weights may be negative.
 
@@ -125,10 +145,13 @@ class LoopStep:
         """
         if isinstance(decision, SharedGradient):
             weights = torch.ones_like(self.losses)
-            self._apply_by_combination(weights * share, heads, self._directed(decision, share), share)
+            self._apply_by_combination(
+                weights * share, heads, self._directed(decision, share), share
+            )
         else:
             weights = decision
-            # one backward pass cannot give a head another weight than its task's, unless it divides by that
+            # one backward pass cannot give a head another weight than its task's, unless it divides
+            # by that
             whole = (heads == "weighted" and not signed) or bool((weights[self.active] > 0).all())
             if not self.gradients.begun and whole:
                 self._apply_by_one_backward(weights * share, heads, share)
@@ -142,13 +165,21 @@ class LoopStep:
         if heads == "weighted":
             total.backward()
             return
-        for item, grad in zip(self.sharing.slices, self.gradients.values(total, self.sharing.slices), strict=True):
+        for item, grad in zip(
+            self.sharing.slices, self.gradients.values(total, self.sharing.slices), strict=True
+        ):
             if grad is not None:
-                own = (item.reached_by * weights[:, None]).sum(0)  # (S,) the weight of an unshared slice's only task
-                factor = torch.where(item.shared, 1.0, share / own.clamp_min(torch.finfo(own.dtype).tiny))
+                own = (item.reached_by * weights[:, None]).sum(
+                    0
+                )  # (S,) the weight of an unshared slice's only task
+                factor = torch.where(
+                    item.shared, 1.0, share / own.clamp_min(torch.finfo(own.dtype).tiny)
+                )
                 self._accumulate(item, grad * item.expand(factor))
 
-    def _apply_by_combination(self, weights: Tensor, heads: str, directed: dict[str, Tensor], share: float) -> None:
+    def _apply_by_combination(
+        self, weights: Tensor, heads: str, directed: dict[str, Tensor], share: float
+    ) -> None:
         own = torch.full_like(weights, share) if heads == "plain" else weights.clamp_min(0)
         totals = self.gradients.combine(weights, own)
         for item in self.sharing.slices:
@@ -164,7 +195,10 @@ class LoopStep:
             return self._beneath_representation(direction.vector * share, share)
         shapes = {item.name: self._shape(item) for item in self.sharing.scope(scope)}
         parts = self.jacobian_columns(scope)
-        return {name: direction.vector[parts[name]].view(shape) * share for name, shape in shapes.items()}
+        return {
+            name: direction.vector[parts[name]].view(shape) * share
+            for name, shape in shapes.items()
+        }
 
     def _beneath_representation(self, vector: Tensor, share: float) -> dict[str, Tensor]:
         """What a gradient of the representation means for the parameters that it is made of."""
@@ -173,7 +207,11 @@ class LoopStep:
         x = self._embedded()
         self._other_passes += 1
         grads = self.gradients.values(x, self.sharing.slices, vector.view_as(x))
-        return {item.name: grad for item, grad in zip(self.sharing.slices, grads, strict=True) if grad is not None}
+        return {
+            item.name: grad
+            for item, grad in zip(self.sharing.slices, grads, strict=True)
+            if grad is not None
+        }
 
     def _representation_rows(self) -> Tensor:
         boundary = self.output.boundary
@@ -187,7 +225,9 @@ class LoopStep:
     def _embedded(self) -> Tensor:
         x = self.output.representation
         assert x is not None, "the representation was not materialised"
-        assert not self.sharing.trunk, "the representation is where the tasks part, and is no tensor"
+        assert not self.sharing.trunk, (
+            "the representation is where the tasks part, and is no tensor"
+        )
         return x
 
     def _representation_gram(self) -> Tensor:
@@ -207,7 +247,12 @@ class LoopStep:
         found = self.gradients.of(items)
         return torch.stack(
             [
-                torch.cat([self._shared_part(item, grads[t]) for item, grads in zip(items, found, strict=True)])
+                torch.cat(
+                    [
+                        self._shared_part(item, grads[t])
+                        for item, grads in zip(items, found, strict=True)
+                    ]
+                )
                 for t in range(len(self.losses))
             ]
         )
@@ -223,14 +268,20 @@ class LoopStep:
         """A gradient without its unshared slices, flat; zeros for None."""
         if grad is None:
             parameter = item.parameter
-            return torch.zeros(self._shape(item).numel(), device=parameter.device, dtype=parameter.dtype)
+            return torch.zeros(
+                self._shape(item).numel(), device=parameter.device, dtype=parameter.dtype
+            )
         return grad.flatten() if item.all_shared else (grad * item.expand(item.shared)).flatten()
 
     def _accumulate(self, item: ParameterSlices, grad: Tensor) -> None:
         parameter = item.parameter
         if item.sparse:
             rows = self.gradients.rows[item.name]
-            grad = torch.sparse_coo_tensor(rows, grad, parameter.shape, check_invariants=False, is_coalesced=True)
+            grad = torch.sparse_coo_tensor(
+                rows, grad, parameter.shape, check_invariants=False, is_coalesced=True
+            )
         else:
-            grad = grad.contiguous()  # fused optimisers read the memory in order, whatever the strides
+            grad = (
+                grad.contiguous()
+            )  # fused optimisers read the memory in order, whatever the strides
         parameter.grad = grad if parameter.grad is None else parameter.grad + grad

@@ -23,7 +23,8 @@ class Rare:
     """Rows of which every batch shall hold some.
 
     Args:
-        name: What they are: ``purchase`` for the rows with a label, ``purchase=1`` for the positives.
+        name: What they are: ``purchase`` for the rows with a label, ``purchase=1`` for the
+            positives.
         rows: (n,) int64 row numbers.
         count: How many of them are drawn for each batch.
     """
@@ -37,9 +38,9 @@ class Rare:
 class StratifiedSampler:
     """How a covering batch is drawn: a part as a plain one, and a part from each set of rare rows.
 
-    A row's weight is the number of times that a plain batch holds it on average, divided by that of a covering one
-    (the balance heuristic of Veach & Guibas, SIGGRAPH 1995, doi:10.1145/218380.218498), so that weighted sums over a
-    batch estimate the same means.
+    A row's weight is the number of times that a plain batch holds it on average, divided by that of
+    a covering one (the balance heuristic of Veach & Guibas, SIGGRAPH 1995,
+    doi:10.1145/218380.218498), so that weighted sums over a batch estimate the same means.
 
     Args:
         plain: Number of rows drawn as for a plain batch.
@@ -52,10 +53,15 @@ class StratifiedSampler:
     weights: np.ndarray
 
     def stream(self, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-        """Endless batches of row numbers (plain + rare,), each part a pass over its rows after another."""
+        """Endless batches of row numbers (plain + rare,), each part a pass over its rows after
+        another.
+        """
         plain = row_stream(len(self.weights), self.plain, generator, device)
         parts = [
-            (torch.from_numpy(rare.rows).to(device), row_stream(len(rare.rows), rare.count, generator, device))
+            (
+                torch.from_numpy(rare.rows).to(device),
+                row_stream(len(rare.rows), rare.count, generator, device),
+            )
             for rare in self.rare
         ]
         while True:
@@ -64,11 +70,18 @@ class StratifiedSampler:
     def summary(self) -> dict[str, object]:
         """What the record keeps: rows drawn on purpose, and the span of the importance weights."""
         drawn = {rare.name: rare.count for rare in self.rare}
-        return {"drawn": drawn, "lowest_weight": float(self.weights.min()), "highest_weight": float(self.weights.max())}
+        return {
+            "drawn": drawn,
+            "lowest_weight": float(self.weights.min()),
+            "highest_weight": float(self.weights.max()),
+        }
 
 
-def stratified_sampler(split: Split, schema: Schema, batch_size: int, least: int) -> StratifiedSampler:
-    """Plan batches with at least ``least`` rows that have a label of each task, and as many positives of binary ones.
+def stratified_sampler(
+    split: Split, schema: Schema, batch_size: int, least: int
+) -> StratifiedSampler:
+    """Plan batches with at least ``least`` rows that have a label of each task, and as many
+    positives of binary ones.
 
     Raises:
         UsageError: That fills more than half of a batch.

@@ -1,4 +1,6 @@
-"""The gradients of each task on one batch, and their weighted sums, with as little work as possible."""
+"""The gradients of each task on one batch, and their weighted sums, with as little work as
+possible.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,23 @@ from mtlkit.models._embedded_batch import FirstLayer
 from mtlkit.models._types import Output
 from mtlkit.ops.inner_products import inner_products
 from mtlkit.training.parameter_slices import GradientRoutes, ParameterSlices, gradients
-from mtlkit.training.shortcuts import ColumnGradient, CutGradient, TaskBackward, parameters_of, weighted_sum
+from mtlkit.training.shortcuts import (
+    ColumnGradient,
+    CutGradient,
+    TaskBackward,
+    parameters_of,
+    weighted_sum,
+)
 
 
 class TaskGradients:
     """Task gradients, computed no further down than they are asked for, and their weighted sums.
 
-    From the losses down: where the model says how its tasks part (``Output.boundary``), one backward pass serves all
-    towers and another all gates, and the tasks go apart only in between. The layers that read the embedding
-    (``Inputs.first_layers``) get the gradients of all tasks as one product. Beneath them, and beneath all ``Inputs.cuts``,
-    one backward pass with a weighted sum serves all tables, unless the gradients of tables are asked for.
+    From the losses down: where the model says how its tasks part (``Output.boundary``), one
+    backward pass serves all towers and another all gates, and the tasks go apart only in between.
+    The layers that read the embedding (``Inputs.first_layers``) get the gradients of all tasks as
+    one product. Beneath them, and beneath all ``Inputs.cuts``, one backward pass with a weighted
+    sum serves all tables, unless the gradients of tables are asked for.
 
     Args:
         paths: The parameters, and the ways to their gradients.
@@ -40,7 +49,9 @@ class TaskGradients:
         self.passes = 0
         self.rows: dict[str, Tensor] = {}
         self.found: dict[str, list[Tensor | None]] = {}  # by parameter, the gradient of each task
-        self._alone: dict[str, Tensor] = {}  # by parameter without a shared slice, the sum of the tasks' gradients
+        self._alone: dict[
+            str, Tensor
+        ] = {}  # by parameter without a shared slice, the sum of the tasks' gradients
         self._inputs = inputs = output.embedded  # None where a compiled graph is all there is
         self._products = inputs.first_layers if paths.first_layers and inputs is not None else []
         self._cut = paths.cuts and inputs is not None
@@ -64,12 +75,18 @@ class TaskGradients:
         return [self.found[item.name] for item in items]
 
     def gramian(self, items: Sequence[ParameterSlices]) -> Tensor:
-        """(T, T) float64 inner products of the task gradients over the shared slices of some parameters."""
+        """(T, T) float64 inner products of the task gradients over the shared slices of some
+        parameters.
+        """
         size = len(self.losses)
         total = self.losses[0].new_zeros(size, size, dtype=torch.float64)
         for item, grads in zip(items, self.of(items), strict=True):
             reached = [t for t, grad in enumerate(grads) if grad is not None]
-            own = [grad if item.all_shared else grad * item.expand(item.shared) for grad in grads if grad is not None]
+            own = [
+                grad if item.all_shared else grad * item.expand(item.shared)
+                for grad in grads
+                if grad is not None
+            ]
             if len(own) == size:
                 total += inner_products(own)
             elif own:
@@ -82,13 +99,19 @@ class TaskGradients:
         assert self._boundary is not None
         if self._at_boundary is None:
             heads = self.paths.heads
-            own, *alone = gradients(torch.stack(self.losses).sum(), [self._boundary.task_inputs, *parameters_of(heads)])
-            self._alone |= {item.name: grad for item, grad in zip(heads, alone, strict=True) if grad is not None}
+            own, *alone = gradients(
+                torch.stack(self.losses).sum(), [self._boundary.task_inputs, *parameters_of(heads)]
+            )
+            self._alone |= {
+                item.name: grad for item, grad in zip(heads, alone, strict=True) if grad is not None
+            }
             self._at_boundary = torch.zeros_like(self._boundary.task_inputs) if own is None else own
         return self._at_boundary
 
     def below_boundary(self, shared: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """The gradients of all that stands beneath, for one of ``Parting.shared``, and (T,) weights of the gates."""
+        """The gradients of all that stands beneath, for one of ``Parting.shared``, and (T,) weights
+        of the gates.
+        """
         boundary = self._boundary
         assert isinstance(boundary, TensorBoundary)
         _, private = boundary.vjp(self.at_boundary())
@@ -107,7 +130,9 @@ class TaskGradients:
         """
         same = torch.equal(weights, own)
         if self._boundary is not None and self._at_boundary is not None and not self.found and same:
-            out = self._below_boundary([self._boundary.task_inputs], [_by_task(self._at_boundary, weights)])
+            out = self._below_boundary(
+                [self._boundary.task_inputs], [_by_task(self._at_boundary, weights)]
+            )
             return out | self._alone_times(own)  # the tasks need not go apart
         if not self.found:
             self._begin(part=True)
@@ -117,16 +142,24 @@ class TaskGradients:
                 total = _by_slice(self.found[item.name], item, weights, own)
                 if total is not None:
                     out[item.name] = total
-        tables = [item for item in self.paths.slices if item.is_embedding and item.name not in self.found]
+        tables = [
+            item for item in self.paths.slices if item.is_embedding and item.name not in self.found
+        ]
         out |= self._below_cuts(tables, weights)
         apart = [] if same else [item for item in tables if not item.all_shared]
         for name, grad in self._below_cuts(apart, own).items():
             item = self.paths.by_name[name]
-            out[name] = torch.where(item.expand(item.shared), out[name], grad) if name in out else grad
+            out[name] = (
+                torch.where(item.expand(item.shared), out[name], grad) if name in out else grad
+            )
         return out
 
-    def values(self, of: Any, items: Sequence[ParameterSlices], upstream: Any = None) -> list[Tensor | None]:
-        """Gradients by parameters; of a row-sparse one its values (M, ...), with the rows remembered."""
+    def values(
+        self, of: Any, items: Sequence[ParameterSlices], upstream: Any = None
+    ) -> list[Tensor | None]:
+        """Gradients by parameters; of a row-sparse one its values (M, ...), with the rows
+        remembered.
+        """
         found = gradients(of, parameters_of(items), upstream)
         return [self._values(item, grad) for item, grad in zip(items, found, strict=True)]
 
@@ -154,7 +187,9 @@ class TaskGradients:
         self._take(descent)
 
     def _part(self) -> None:
-        """One backward pass to where the tasks part, one for their gates, and one a task for what they share."""
+        """One backward pass to where the tasks part, one for their gates, and one a task for what
+        they share.
+        """
         at_boundary, boundary = self.at_boundary(), self._boundary
         if isinstance(boundary, FirstLayerBoundary):
             self.passes += len(self.losses)
@@ -183,45 +218,66 @@ class TaskGradients:
         for product, columns, places in descent.found_at_products():
             self._through(product, columns, places)
 
-    def _through(self, product: FirstLayer, columns: Tensor, places: Sequence[tuple[int, int | None]]) -> None:
+    def _through(
+        self, product: FirstLayer, columns: Tensor, places: Sequence[tuple[int, int | None]]
+    ) -> None:
         """Keep the gradients of a product's layers, and those at its cuts.
 
         Args:
             product: The product.
             columns: (B, C) gradients of its outputs.
-            places: Of all outputs of a layer after the other: the layer, and the task whose gradient it is; None where
-                it is that of all tasks, of which each has slices of its own.
+            places: Of all outputs of a layer after the other: the layer, and the task whose
+                gradient it is; None where it is that of all tasks, of which each has slices of its
+                own.
         """
         assert self._inputs is not None
         by_weight, by_bias, at_cuts = self._inputs.vjp(columns)
         widths = [product.sizes[layer] for layer, _ in places]
-        for (place, task), *grads in zip(places, by_weight.split(widths), by_bias.split(widths), strict=True):
+        for (place, task), *grads in zip(
+            places, by_weight.split(widths), by_bias.split(widths), strict=True
+        ):
             layer = product.layers[place]
             for value, grad in zip((layer.weight, layer.bias), grads, strict=True):
                 if value is not None:
-                    name, own = self.paths.by_parameter[id(value)].name, grad.view_as(value).to(value.dtype)
+                    name, own = (
+                        self.paths.by_parameter[id(value)].name,
+                        grad.view_as(value).to(value.dtype),
+                    )
                     if task is None:
                         self._alone[name] = own
                     else:
                         self.found.setdefault(name, [None] * len(self.losses))[task] = own
         layers = [self.paths.by_parameter[id(layer.weight)] for layer in product.layers]
         for cut, at in zip(product.cuts, at_cuts, strict=True):
-            pieces = [ColumnGradient(*place, own) for place, own in zip(places, at.split(widths, 1), strict=True)]
-            self._at_cuts.append(CutGradient(cut, pieces=pieces, sizes=product.sizes, layers=layers))
+            pieces = [
+                ColumnGradient(*place, own)
+                for place, own in zip(places, at.split(widths, 1), strict=True)
+            ]
+            self._at_cuts.append(
+                CutGradient(cut, pieces=pieces, sizes=product.sizes, layers=layers)
+            )
 
-    def _below_boundary(self, of: Sequence[Tensor], upstream: Sequence[Tensor]) -> dict[str, Tensor]:
+    def _below_boundary(
+        self, of: Sequence[Tensor], upstream: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
         self.passes += 1
         heads = {item.name for item in self.paths.heads}
         items = [item for item in self.paths.slices if item.name not in heads]
         found = self.values(of, items, upstream)
-        return {item.name: grad for item, grad in zip(items, found, strict=True) if grad is not None}
+        return {
+            item.name: grad for item, grad in zip(items, found, strict=True) if grad is not None
+        }
 
     def _below_cuts(self, tables: Sequence[ParameterSlices], weights: Tensor) -> dict[str, Tensor]:
         """What weighted tasks mean for the tables."""
         if not tables or not self._at_cuts:
             return {}
-        found = self.values([c.tensor for c in self._at_cuts], tables, [c.sum(weights) for c in self._at_cuts])
-        return {item.name: grad for item, grad in zip(tables, found, strict=True) if grad is not None}
+        found = self.values(
+            [c.tensor for c in self._at_cuts], tables, [c.sum(weights) for c in self._at_cuts]
+        )
+        return {
+            item.name: grad for item, grad in zip(tables, found, strict=True) if grad is not None
+        }
 
     def _alone_times(self, own: Tensor) -> dict[str, Tensor]:
         """The gradients of what each task has for itself, with its weight."""
@@ -237,9 +293,13 @@ def _by_task(grad: Tensor, weights: Tensor) -> Tensor:
     return grad * weights.to(grad).view(1, -1, *[1] * (grad.dim() - 2))
 
 
-def _by_slice(grads: Sequence[Tensor | None], item: ParameterSlices, weights: Tensor, own: Tensor) -> Tensor | None:
+def _by_slice(
+    grads: Sequence[Tensor | None], item: ParameterSlices, weights: Tensor, own: Tensor
+) -> Tensor | None:
     if item.all_shared or torch.equal(weights, own):
         return weighted_sum(weights, grads)
     by_slice = torch.where(item.shared, weights[:, None], own[:, None])  # (T, S)
-    terms = [grad * item.expand(by_slice[t].to(grad)) for t, grad in enumerate(grads) if grad is not None]
+    terms = [
+        grad * item.expand(by_slice[t].to(grad)) for t, grad in enumerate(grads) if grad is not None
+    ]
     return torch.stack(terms).sum(0) if terms else None

@@ -18,10 +18,14 @@ class TaskSchedule:
         device: Where the model is.
     """
 
-    def __init__(self, settings: TrainingSettings, sharing: SharedParameters, device: torch.device) -> None:
+    def __init__(
+        self, settings: TrainingSettings, sharing: SharedParameters, device: torch.device
+    ) -> None:
         every = [settings.task_every.get(name, 1) for name in sharing.tasks]
         self.every = torch.tensor(every, device=device) if max(every) > 1 else None
-        factors = torch.tensor([settings.task_lr.get(name, 1.0) for name in sharing.tasks], device=device)
+        factors = torch.tensor(
+            [settings.task_lr.get(name, 1.0) for name in sharing.tasks], device=device
+        )
         self._slowed: list[tuple[Tensor, Tensor]] = []
         for item in sharing.slices:
             own = torch.where(item.shared, 1.0, (item.reached_by * factors[:, None]).sum(0))
@@ -39,6 +43,8 @@ class TaskSchedule:
         self._before = [parameter.clone() for parameter, _ in self._slowed]
 
     def after_step(self) -> None:
-        """Lengthen or shorten the optimiser's step, which is proportional to the learning rate, by their factors."""
+        """Lengthen or shorten the optimiser's step, which is proportional to the learning rate, by
+        their factors.
+        """
         for (parameter, factor), before in zip(self._slowed, self._before, strict=True):
             parameter.copy_(torch.lerp(before, parameter, factor.expand_as(parameter)))

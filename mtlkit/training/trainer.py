@@ -60,7 +60,8 @@ class Trainer:
         warm: Weights to start from, if any.
 
     Raises:
-        UsageError: A setting names a task that does not exist, or the balancer does not work with the others.
+        UsageError: A setting names a task that does not exist, or the balancer does not work with
+            the others.
     """
 
     def __init__(
@@ -81,7 +82,9 @@ class Trainer:
         self.splits = {name: DeviceSplit.load(dataset.splits[name], device) for name in SPLITS}
         self.train = self.splits["train"]
         n_rows = len(self.train)
-        self.total = max(1, round(settings.epochs * n_rows / (settings.batch_size * settings.accumulate)))
+        self.total = max(
+            1, round(settings.epochs * n_rows / (settings.batch_size * settings.accumulate))
+        )
         self.steps_per_epoch = n_rows / (settings.batch_size * settings.accumulate)
         self.judged = self.splits["validation"]  # at evaluation points
         chosen = sample(len(self.judged), self._judged_rows(), seed_for(0, "validation"))
@@ -90,12 +93,20 @@ class Trainer:
         self.model = model.to(device)
         self.balancer = balancer.to(device) if balancer is not None else None
         rows, weights = probe_rows(
-            dataset.splits["train"], dataset.schema, PROBE_ROWS, PROBE_POSITIVES, seed_for(0, "probe")
+            dataset.splits["train"],
+            dataset.schema,
+            PROBE_ROWS,
+            PROBE_POSITIVES,
+            seed_for(0, "probe"),
         )
-        self.probe_batch = self.train.take(torch.from_numpy(rows), torch.from_numpy(weights).to(self.train.home))
+        self.probe_batch = self.train.take(
+            torch.from_numpy(rows), torch.from_numpy(weights).to(self.train.home)
+        )
         self.model.embedding.sparse_from = settings.sparse_rows
         if balancer is not None and balancer.needs == "rows":
-            self.model.embedding.fusable = False  # so that the representation is a tensor, should it be asked for
+            self.model.embedding.fusable = (
+                False  # so that the representation is a tensor, should it be asked for
+            )
         self.sharing = SharedParameters(self.model, self.probe_batch)
         if settings.scope == "representation" and balancer is not None and not self.sharing.trunk:
             self.model.embedding.foldable = False  # so that x exists to be differentiated by
@@ -108,7 +119,9 @@ class Trainer:
             _check_fixed_rows(self.sharing, settings)
         sparse = [item.name for item in self.sharing.slices if item.sparse]
         self.optimizer = Optimizers(self.model, settings, self.model.learning_rates(), sparse)
-        self.task_weights = torch.tensor([settings.task_weights.get(t, 1.0) for t in self.tasks], device=device)
+        self.task_weights = torch.tensor(
+            [settings.task_weights.get(t, 1.0) for t in self.tasks], device=device
+        )
         self.fresh_random = generator(seed, "fresh")
         self.cover: StratifiedSampler | None = None
         self.importance: Tensor | None = None  # (N,)
@@ -127,8 +140,14 @@ class Trainer:
 
     @property
     def parts_at_representation(self) -> bool:
-        """Whether the balancer compares gradients at a place inside the model that it names (``Output.boundary``)."""
-        return self.balancer is not None and self.settings.scope == "representation" and bool(self.sharing.trunk)
+        """Whether the balancer compares gradients at a place inside the model that it names
+        (``Output.boundary``).
+        """
+        return (
+            self.balancer is not None
+            and self.settings.scope == "representation"
+            and bool(self.sharing.trunk)
+        )
 
     def fit(self, on_point: Callable[[float], None] = lambda done: None) -> FitResult:
         """Train, evaluate at evenly spaced points, select on validation, score the test split once.
@@ -170,7 +189,9 @@ class Trainer:
         return self.train.take(rows, None if self.importance is None else self.importance[rows])
 
     def _points(self) -> set[int]:
-        """The steps after which to evaluate: at least ``evaluations``, one an epoch if there are more epochs."""
+        """The steps after which to evaluate: at least ``evaluations``, one an epoch if there are
+        more epochs.
+        """
         count = min(self.total, max(self.settings.evaluations, math.ceil(self.settings.epochs)))
         return {round(self.total * (i + 1) / count) for i in range(count)}
 
@@ -178,7 +199,10 @@ class Trainer:
         """Validation rows to score at an evaluation point: scoring stays a small part of the time."""
         if self.settings.validation_rows is not None:
             return self.settings.validation_rows
-        return max(JUDGED_ROWS, int(JUDGED_SHARE * self.settings.epochs * len(self.train) / len(self._points())))
+        return max(
+            JUDGED_ROWS,
+            int(JUDGED_SHARE * self.settings.epochs * len(self.train) / len(self._points())),
+        )
 
     def _train_step(self, index: int, window: RunningMeans) -> None:
         self.optimizer.set_learning_rate(learning_rate_factor(self.settings, index, self.total))
@@ -191,7 +215,9 @@ class Trainer:
             signed = False
             if self.balancer is not None:
                 decision, signed = self.balancer.decide(step), self.balancer.signed
-            weights = step.apply(decision, self.settings.heads, 1 / self.settings.accumulate, signed)
+            weights = step.apply(
+                decision, self.settings.heads, 1 / self.settings.accumulate, signed
+            )
             window.add(step, weights)
             self.backward_passes += step.all_backward_passes()
             if step.callbacks:
@@ -232,15 +258,23 @@ class Trainer:
         )
 
     def _fresh_step(self, index: int) -> LoopStep:
-        """The step of an independent batch, which leaves the dropout of the run's own batches as it is."""
+        """The step of an independent batch, which leaves the dropout of the run's own batches as it
+        is.
+        """
         batch = self._batch(self.fresh)
         with self._random_state_kept():
             torch.manual_seed(int(torch.randint(2**62, (), generator=self.fresh_random)))
             return self._step(batch, index)
 
     def _losses_again(self, batch: Batch, index: int) -> Tensor:
-        """(T,) losses on a batch that was just trained on, without moving random state or norm statistics."""
-        buffers = {name: value.clone() for name, value in self.model.named_buffers() if value.is_floating_point()}
+        """(T,) losses on a batch that was just trained on, without moving random state or norm
+        statistics.
+        """
+        buffers = {
+            name: value.clone()
+            for name, value in self.model.named_buffers()
+            if value.is_floating_point()
+        }
         with torch.no_grad(), self._random_state_kept():
             losses = self._step(batch, index).losses
         for name, value in self.model.named_buffers():
@@ -256,7 +290,9 @@ class Trainer:
         began = time.perf_counter()
         scores = self._scores(self.judged)
         broken = [
-            name for name, loss in zip(self.tasks, scores.losses.tolist(), strict=True) if not math.isfinite(loss)
+            name
+            for name, loss in zip(self.tasks, scores.losses.tolist(), strict=True)
+            if not math.isfinite(loss)
         ]
         if broken:  # the last steps broke the model; ranks of NaN are no ranks
             raise DivergedError(step, broken)
@@ -272,11 +308,18 @@ class Trainer:
             }
         )
         for best in self.bests:
-            tasks = {of.name: self.schema.tasks[self.tasks.index(of.task)] for of in self._own(best, found)}
-            value = selection_value(self.settings, tasks, found, float(scores.losses[best.tasks].sum()))
+            tasks = {
+                of.name: self.schema.tasks[self.tasks.index(of.task)]
+                for of in self._own(best, found)
+            }
+            value = selection_value(
+                self.settings, tasks, found, float(scores.losses[best.tasks].sum())
+            )
             if value > best.value:
                 best.value, best.point = value, point
-                best.state = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+                best.state = {
+                    name: tensor.clone() for name, tensor in self.model.state_dict().items()
+                }
         self._synchronize()
         self.timing["evaluation_seconds"] += time.perf_counter() - began
         if self.execution.probes:
@@ -311,9 +354,13 @@ class Trainer:
         started = time.perf_counter()
         validation, test = self.splits["validation"], self.splits["test"]
         ablation: dict[str, np.ndarray] = {}
-        kept = {name: Scores({}, {}, torch.zeros(0)) for name in ("validation", "test")}  # each task at its own point
+        kept = {
+            name: Scores({}, {}, torch.zeros(0)) for name in ("validation", "test")
+        }  # each task at its own point
         # some scores need several points, or not all rows were looked at
-        again = (len(self.bests) > 1 and self.schema.funnel is not None) or self.judged is not validation
+        again = (
+            len(self.bests) > 1 and self.schema.funnel is not None
+        ) or self.judged is not validation
         for best in self.bests:
             self.model.load_state_dict(best.state)
             own = [self.tasks[t] for t in best.tasks]
@@ -331,7 +378,9 @@ class Trainer:
                     result.metrics["validation"][of.name] = point["validation"][of.name]
                 result.metrics["test"][of.name] = found[of.name]
             for name in own:
-                result.best[name] = {key: point[key] for key in ("point", "step", "epoch")} | {"value": best.value}
+                result.best[name] = {key: point[key] for key in ("point", "step", "epoch")} | {
+                    "value": best.value
+                }
         if again:
             result.metrics["validation"] = metrics(self.model, kept["validation"], validation)
             if len(self.bests) > 1:
@@ -348,7 +397,9 @@ class Trainer:
         counted = torch.arange(min(COUNTED_ROWS, len(self.train)))
         result.cost = {
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "embedding_parameters": sum(i.parameter.numel() for i in self.sharing.slices if i.is_embedding),
+            "embedding_parameters": sum(
+                i.parameter.numel() for i in self.sharing.slices if i.is_embedding
+            ),
             "flops_per_row": flops_per_row(self.model, self.train.take(counted)),
             "steps": done,
             "train_rows_per_second": rows / max(self.timing["train_seconds"], 1e-9),
@@ -359,7 +410,9 @@ class Trainer:
         return result
 
     def _weights(self) -> dict[str, np.ndarray]:
-        """Every parameter as it was at the best point of the tasks that it belongs to; empty when they are not kept."""
+        """Every parameter as it was at the best point of the tasks that it belongs to; empty when
+        they are not kept.
+        """
         first, *others = (best.state for best in self.bests)
         size = sum(value.numel() * value.element_size() for value in first.values())
         if not self._worth_keeping(self.execution.save_weights, size, WEIGHTS_LIMIT):
@@ -383,7 +436,9 @@ class Trainer:
 
 
 def _check_fixed_rows(sharing: SharedParameters, settings: TrainingSettings) -> None:
-    """Raise a :class:`UsageError` where gradients that a balancer compares would be of other rows in each batch."""
+    """Raise a :class:`UsageError` where gradients that a balancer compares would be of other rows
+    in each batch.
+    """
     large = [item.name for item in sharing.scope(settings.scope) if item.sparse]
     if large:
         raise UsageError(

@@ -1,4 +1,6 @@
-"""Starting from the weights of an earlier run: fine-tuning, parts that stay as they are, a task more or less."""
+"""Starting from the weights of an earlier run: fine-tuning, parts that stay as they are, a task
+more or less.
+"""
 
 from __future__ import annotations
 
@@ -33,12 +35,14 @@ class WarmStart:
     def apply(self, model: Architecture, sharing: SharedParameters) -> list[str]:
         """Copy what fits into a model, and freeze what shall stay.
 
-        A parameter fits when it has the same name and shape. In a stack that has layers of single tasks (towers, gates,
-        a task's own experts) tasks are matched by name, and those that the earlier run lacks keep their first weights.
+        A parameter fits when it has the same name and shape. In a stack that has layers of single
+        tasks (towers, gates, a task's own experts) tasks are matched by name, and those that the
+        earlier run lacks keep their first weights.
 
         Args:
             model: Freshly initialised.
-            sharing: Its sharing, which tells the layers of single tasks; frozen parameters are taken out of it.
+            sharing: Its sharing, which tells the layers of single tasks; frozen parameters are
+                taken out of it.
 
         Returns:
             Sentences for the user.
@@ -50,7 +54,9 @@ class WarmStart:
         left = []
         for name, value in model.state_dict().items():
             source = self.weights.get(name)
-            if source is None or not self._copy(torch.from_numpy(source), value, slices.get(name), sharing.tasks):
+            if source is None or not self._copy(
+                torch.from_numpy(source), value, slices.get(name), sharing.tasks
+            ):
                 left.append(name)
         fresh = [name for name in slices if name in left]
         if len(fresh) == len(slices):
@@ -62,7 +68,9 @@ class WarmStart:
         sharing.slices = [item for item in sharing.slices if item.parameter.requires_grad]
         return [f"new beside the run that it started from: {', '.join(fresh)}"] if fresh else []
 
-    def _copy(self, source: Tensor, target: Tensor, item: ParameterSlices | None, tasks: Sequence[str]) -> bool:
+    def _copy(
+        self, source: Tensor, target: Tensor, item: ParameterSlices | None, tasks: Sequence[str]
+    ) -> bool:
         """Copy one tensor; returns whether all of the target was filled."""
         places = None
         if item is not None and item.axis is not None and tuple(tasks) != tuple(self.tasks):
@@ -78,9 +86,14 @@ class WarmStart:
     def _places(
         self, source: Tensor, target: Tensor, item: ParameterSlices, tasks: Sequence[str]
     ) -> tuple[Tensor, Tensor] | None:
-        """Where to copy from and to in a stack of ``each`` layers a task, in task order, and shared ones at its end."""
+        """Where to copy from and to in a stack of ``each`` layers a task, in task order, and shared
+        ones at its end.
+        """
         assert item.axis is not None
-        rest = [[size for dim, size in enumerate(part.shape) if dim != item.axis] for part in (source, target)]
+        rest = [
+            [size for dim, size in enumerate(part.shape) if dim != item.axis]
+            for part in (source, target)
+        ]
         if source.dim() != target.dim() or rest[0] != rest[1]:
             return None
         more = target.shape[item.axis] - source.shape[item.axis]
@@ -91,7 +104,9 @@ class WarmStart:
         shared = source.shape[item.axis] - each * len(self.tasks)
         if odd or each < 0 or shared < 0:
             return None
-        common = [(list(self.tasks).index(name), t) for t, name in enumerate(tasks) if name in self.tasks]
+        common = [
+            (list(self.tasks).index(name), t) for t, name in enumerate(tasks) if name in self.tasks
+        ]
         pairs = [(i * each + k, t * each + k) for i, t in common for k in range(each)]
         pairs += [(len(self.tasks) * each + k, len(tasks) * each + k) for k in range(shared)]
         old, new = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T
@@ -103,9 +118,12 @@ class WarmStart:
             if not matched:
                 parts = sorted({f"{name.partition('.')[0]}.*" for name in parameters})
                 raise UsageError(
-                    f"No parameter matches the pattern {pattern!r} of freeze.", f"its parts are {', '.join(parts)}"
+                    f"No parameter matches the pattern {pattern!r} of freeze.",
+                    f"its parts are {', '.join(parts)}",
                 )
             for name in matched:
                 parameters[name].requires_grad_(False)
         if not any(value.requires_grad for value in parameters.values()):
-            raise UsageError("Everything is frozen, so there is nothing to train.", "--freeze 'embedding.*'")
+            raise UsageError(
+                "Everything is frozen, so there is nothing to train.", "--freeze 'embedding.*'"
+            )

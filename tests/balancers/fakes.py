@@ -31,7 +31,8 @@ class FakeStep:
     """A step whose task gradients are given: implements ``mtlkit.balancers._base.Step``.
 
     Args:
-        task_gradients: (T, P) task gradients. The first half of the columns is one tensor, the second the last weight.
+        task_gradients: (T, P) task gradients. The first half of the columns is one tensor, the
+            second the last weight.
         losses: (T,), default ones.
         active: (T,) bool, default all.
         allowed: Questions that may be asked; default all.
@@ -50,7 +51,9 @@ class FakeStep:
     def __post_init__(self) -> None:
         count = len(self.task_gradients)
         self.losses = (
-            torch.ones(count).to(self.task_gradients) if self.losses is None else self.losses.to(self.task_gradients)
+            torch.ones(count).to(self.task_gradients)
+            if self.losses is None
+            else self.losses.to(self.task_gradients)
         )
         self.active = torch.ones(count, dtype=torch.bool) if self.active is None else self.active
         # as in training: an idle task has a loss of 0 and no gradient
@@ -58,7 +61,9 @@ class FakeStep:
         self.task_gradients = self.task_gradients * self.active[:, None]
 
     def _asked(self, question: str) -> None:
-        assert self.allowed is None or question in self.allowed, f"asks for {question} without saying so in `needs`"
+        assert self.allowed is None or question in self.allowed, (
+            f"asks for {question} without saying so in `needs`"
+        )
 
     def gramian(self, scope: Scope | None = None) -> Tensor:
         self._asked("gram")
@@ -76,22 +81,32 @@ class FakeStep:
     def grad_norms(self, part: str) -> Tensor:
         self._asked("norms")
         width = self.task_gradients.shape[1]
-        places = {"first": slice(0, width // 2), "second": slice(width // 2, width), "last": slice(width // 2, width)}
+        places = {
+            "first": slice(0, width // 2),
+            "second": slice(width // 2, width),
+            "last": slice(width // 2, width),
+        }
         return self.task_gradients[:, places[part]].norm(dim=1)
 
     def fresh_batch(self) -> FakeStep:
         self._asked("fresh_batch")
         self.drawn += 1
         # the same noise for all tasks, so that their order does not matter
-        noise = np.random.default_rng([self.seed, self.index, self.drawn]).standard_normal(self.task_gradients.shape[1])
+        noise = np.random.default_rng([self.seed, self.index, self.drawn]).standard_normal(
+            self.task_gradients.shape[1]
+        )
         moved = self.task_gradients * (1 + 0.1 * torch.from_numpy(noise).to(self.task_gradients))
-        return FakeStep(moved, self.losses, self.active, self.index, self.total, self.seed, self.allowed)
+        return FakeStep(
+            moved, self.losses, self.active, self.index, self.total, self.seed, self.allowed
+        )
 
     def after_step(self, callback: Callable[[Tensor], None]) -> None:
         self.callbacks.append(callback)
 
     def finish(self) -> None:
-        """What the loop does once the optimiser has stepped: losses are lower, most so where the gradient is large."""
+        """What the loop does once the optimiser has stepped: losses are lower, most so where the
+        gradient is large.
+        """
         size = self.task_gradients.double().norm(dim=1)
         lower = self.losses * (1 - 0.1 * size / size.max().clamp_min(1e-60)).to(self.losses)
         for callback in self.callbacks:
@@ -112,7 +127,9 @@ class Case:
     options: tuple[tuple[str, Any], ...] = ()
 
     def __str__(self) -> str:
-        shown = ",".join(f"{key}={getattr(value, '__name__', value)}" for key, value in self.options)
+        shown = ",".join(
+            f"{key}={getattr(value, '__name__', value)}" for key, value in self.options
+        )
         return f"{self.name}[{shown}]" if shown else self.name
 
     @property
@@ -127,7 +144,9 @@ class Case:
             for key, value in dict(self.options).items()
         }
         if "target" in self.kind.Options.model_fields:
-            options.setdefault("target", "t0")  # a default target is the first task, whichever that is
+            options.setdefault(
+                "target", "t0"
+            )  # a default target is the first task, whichever that is
         tasks = [Task(name=f"t{t}", kind=KINDS[t % 3], losses=("mse",)) for t in order]
         return self.kind(tasks, self.kind.Options.model_validate(options))
 
@@ -181,9 +200,11 @@ def families(count: int) -> dict[str, Tensor]:
 
 
 def differing(index: int) -> Tensor:
-    """(3, P) gradients in some step: of unequal norm, the first and last conflict, and they shrink at different speed.
+    """(3, P) gradients in some step: of unequal norm, the first and last conflict, and they shrink
+    at different speed.
 
-    The second is so much on the others' side that the shortest mixture leaves it out, of unit gradients, too.
+    The second is so much on the others' side that the shortest mixture leaves it out, of unit
+    gradients, too.
     """
     plane = torch.zeros(3, WIDTH, dtype=torch.float64)
     plane[:, :3] = torch.tensor([[1.0, 0.0, 0.0], [1.5, 0.9, 2.4], [-0.3, 0.0, 0.4]])
@@ -223,7 +244,11 @@ def run(
 
 def direction(decision: Tensor | SharedGradient, jacobian: Tensor) -> Tensor:
     """(P,) the gradient that a decision means for the shared parameters."""
-    return decision.vector if isinstance(decision, SharedGradient) else decision.to(jacobian) @ jacobian
+    return (
+        decision.vector
+        if isinstance(decision, SharedGradient)
+        else decision.to(jacobian) @ jacobian
+    )
 
 
 def numbers(decision: Tensor | SharedGradient) -> Tensor:

@@ -25,7 +25,9 @@ def expected(ratios, temperature=2.0):
 
 
 def test_worked_example():
-    weights = train(dwa(), [(1.0, 2.0), (3.0, 2.0), (1.0, 3.0), (0.0, 2.0), (9.0, 9.0), (1.0, 1.0), (0.0, 0.0)])
+    weights = train(
+        dwa(), [(1.0, 2.0), (3.0, 2.0), (1.0, 3.0), (0.0, 2.0), (9.0, 9.0), (1.0, 1.0), (0.0, 0.0)]
+    )
     # windows have mean losses (2, 2), (0.5, 2.5), (5, 5)
     torch.testing.assert_close(weights[:4], torch.ones(4, 2))  # no two windows yet
     torch.testing.assert_close(weights[4:6], expected([0.25, 1.25]).expand(2, 2))
@@ -41,7 +43,10 @@ def test_temperature():
     losses = [(1.0, 1.0)] * 2 + [(0.5, 0.9)] * 3
     for temperature in (0.1, 50.0):
         torch.testing.assert_close(
-            train(dwa(temperature=temperature), losses)[-1], expected([0.5, 0.9], temperature), rtol=1e-5, atol=1e-5
+            train(dwa(temperature=temperature), losses)[-1],
+            expected([0.5, 0.9], temperature),
+            rtol=1e-5,
+            atol=1e-5,
         )
 
 
@@ -69,7 +74,11 @@ def test_a_window_without_a_task_does_not_count_for_it():
 
 
 def test_a_loss_of_zero_is_no_accident():
-    for losses in ([(0.0, 1.0)] * 5, [(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 3, [(1.0, 1.0)] * 2 + [(0.0, 1.0)] * 3):
+    for losses in (
+        [(0.0, 1.0)] * 5,
+        [(0.0, 1.0)] * 2 + [(1.0, 1.0)] * 3,
+        [(1.0, 1.0)] * 2 + [(0.0, 1.0)] * 3,
+    ):
         weights = train(dwa(), losses)
         assert weights.isfinite().all()
         torch.testing.assert_close(weights.sum(1), torch.full((5,), 2.0))

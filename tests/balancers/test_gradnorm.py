@@ -87,7 +87,9 @@ def test_rates_matter_between_tasks_of_equal_norm():
 
 def test_rates_are_relative_to_the_first_loss():
     """Losses of very different size that fall alike leave the weights alone."""
-    weights = train(gradnorm(2), torch.ones(2), lambda i: 0.99**i * torch.tensor([100.0, 0.01]), 100)
+    weights = train(
+        gradnorm(2), torch.ones(2), lambda i: 0.99**i * torch.tensor([100.0, 0.01]), 100
+    )
     torch.testing.assert_close(weights, torch.ones(2), rtol=0.1, atol=0)
 
 
@@ -119,7 +121,11 @@ def test_idle_tasks_neither_move_nor_are_moved():
         balancer(FakeStep(rows_with([0.5, 1.0, 2.0]), index=index))
     before = balancer.w.clone()
     for index in range(5, 10):
-        weights = balancer(FakeStep(rows_with([0.5, 1.0, 2.0]), active=torch.tensor([True, False, True]), index=index))
+        weights = balancer(
+            FakeStep(
+                rows_with([0.5, 1.0, 2.0]), active=torch.tensor([True, False, True]), index=index
+            )
+        )
         assert float(weights.sum()) == pytest.approx(2, rel=1e-5)
     assert balancer.w[1] == before[1]
     assert balancer.w[0] > before[0]

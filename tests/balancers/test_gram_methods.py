@@ -16,7 +16,17 @@ from tests.balancers.fakes import Case, FakeStep, families
 F = Fraction
 COUNTS = (2, 3, 8)
 REGULAR = ("random", "aligned", "conflicting", "orthogonal", "badly scaled", "tiny", "huge")
-NAMES = ("gradvac", "cagrad", "imtl-g", "nash", "aligned", "upgrad", "dualproj", "config", "fairgrad")
+NAMES = (
+    "gradvac",
+    "cagrad",
+    "imtl-g",
+    "nash",
+    "aligned",
+    "upgrad",
+    "dualproj",
+    "config",
+    "fairgrad",
+)
 
 
 def solve(name, gram, seed=0, losses=None, **options):
@@ -30,7 +40,9 @@ def solve(name, gram, seed=0, losses=None, **options):
 
 def gram_of(*rows):
     """Exact inner products."""
-    return [[sum((F(a) * F(b) for a, b in zip(x, y, strict=True)), F(0)) for y in rows] for x in rows]
+    return [
+        [sum((F(a) * F(b) for a, b in zip(x, y, strict=True)), F(0)) for y in rows] for x in rows
+    ]
 
 
 def exact_solve(matrix, target):
@@ -46,7 +58,10 @@ def exact_solve(matrix, target):
 
 def scaled(cosines, norms):
     """The Gram matrix of unit vectors made longer."""
-    return [[c * F(n) * F(m) for c, m in zip(row, norms, strict=True)] for row, n in zip(cosines, norms, strict=True)]
+    return [
+        [c * F(n) * F(m) for c, m in zip(row, norms, strict=True)]
+        for row, n in zip(cosines, norms, strict=True)
+    ]
 
 
 CONFLICT = [[1, -3], [-3, 25]]  # norms 1 and 5, cosine -3/5
@@ -78,10 +93,16 @@ GOLDEN = {
     "gradvac T=2, as pcgrad": ("gradvac", CONFLICT, {}, [4, F(28, 25)]),
     # g_1' = g_1 + g_2 / 2, g_2' = g_2 + g_1, g_3' = g_3
     "gradvac T=3": ("gradvac", gram_of((1, 0, 0), (-1, 1, 0), (0, 0, 1)), {}, [2, F(3, 2), 1]),
-    # |g_0| = 5/2, so the ball has radius 1, best spent on the task that gains least, the first: 7.5 and 8
+    # |g_0| = 5/2, so the ball has radius 1, best spent on the task that gains least, the first: 7.5
+    # and 8
     "cagrad T=2": ("cagrad", gram_of((3, 0), (0, 4)), {}, [F(1, 2) + F(1, 3), F(1, 2)]),
     "cagrad T=2, opposite": ("cagrad", gram_of((1,), (-2,)), {"c": 0.5}, [F(3, 4), F(1, 2)]),
-    "cagrad T=3": ("cagrad", gram_of((3, 0, 0), (0, 6, 0), (0, 0, 6)), {}, [F(11, 15), F(1, 3), F(1, 3)]),
+    "cagrad T=3": (
+        "cagrad",
+        gram_of((3, 0, 0), (0, 6, 0), (0, 0, 6)),
+        {},
+        [F(11, 15), F(1, 3), F(1, 3)],
+    ),
     "cagrad T=3, official scale": (
         "cagrad",
         gram_of((3, 0, 0), (0, 6, 0), (0, 0, 6)),
@@ -106,10 +127,20 @@ GOLDEN = {
     "aligned T=2, one direction": ("aligned", gram_of((3,), (4,)), {}, [F(21, 50), F(28, 50)]),
     "upgrad T=2": ("upgrad", CONFLICT, {}, [2, F(14, 25)]),
     # the cone is 0 <= d_1 <= d_2 <= d_3: projections (1, 1, 1) / 3, (0, 1, 1) / 2 and (0, 0, 1)
-    "upgrad T=3": ("upgrad", gram_of((1, 0, 0), (-1, 1, 0), (0, -1, 1)), {}, [1, F(8, 9), F(11, 18)]),
+    "upgrad T=3": (
+        "upgrad",
+        gram_of((1, 0, 0), (-1, 1, 0), (0, -1, 1)),
+        {},
+        [1, F(8, 9), F(11, 18)],
+    ),
     "dualproj T=2": ("dualproj", CONFLICT, {}, [F(3, 2), F(1, 2)]),
     # the mean (-1, 1/3, 1/3) loses its first entry
-    "dualproj T=3": ("dualproj", gram_of((1, 0, 0), (-4, 1, 0), (0, 0, 1)), {}, [F(4, 3), F(1, 3), F(1, 3)]),
+    "dualproj T=3": (
+        "dualproj",
+        gram_of((1, 0, 0), (-4, 1, 0), (0, 0, 1)),
+        {},
+        [F(4, 3), F(1, 3), F(1, 3)],
+    ),
     "config T=2": ("config", CONFLICT, {}, [3, F(3, 5)]),
     "config T=2, opposite": ("config", gram_of((1,), (-2,)), {}, [0, 0]),
     "config T=3": ("config", scaled(PAIR, [1, 2, 4]), {}, [2, 1, F(3, 4)]),
@@ -121,14 +152,21 @@ GOLDEN = {
         {},
         [1, F(1, 4), 4],
     ),
-    "fairgrad T=2, alpha 1/2": ("fairgrad", [[2, F(-1, 2)], [F(-1, 2), F(3, 8)]], {"alpha": 0.5}, [1, 2]),
+    "fairgrad T=2, alpha 1/2": (
+        "fairgrad",
+        [[2, F(-1, 2)], [F(-1, 2), F(3, 8)]],
+        {"alpha": 0.5},
+        [1, 2],
+    ),
 }
 
 
 @pytest.mark.parametrize("case", GOLDEN.values(), ids=GOLDEN)
 def test_golden(case):
     name, gram, options, expected = case
-    np.testing.assert_allclose(solve(name, gram, **options), np.array(expected, dtype=float), rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(
+        solve(name, gram, **options), np.array(expected, dtype=float), rtol=1e-9, atol=1e-12
+    )
 
 
 @pytest.fixture(params=COUNTS)
@@ -174,7 +212,9 @@ def test_no_conflict(name, count):
 def test_cagrad_conflicts_less_than_the_mean(count):
     for seed in range(20):
         rows = random_rows(count, seed)
-        gains = [worst_gain(solve("cagrad", rows @ rows.T, c=c) @ rows, rows) for c in (0, 0.2, 0.4, 0.8)]
+        gains = [
+            worst_gain(solve("cagrad", rows @ rows.T, c=c) @ rows, rows) for c in (0, 0.2, 0.4, 0.8)
+        ]
         assert np.diff(gains).min() > -1e-9
 
 
@@ -210,7 +250,9 @@ def test_imtl_g_has_equal_projections(rows):
 
 
 def test_imtl_g_does_not_turn_round():
-    """The second gradient stands so far between the others that its weight outweighs theirs: sum a = 1 would ascend."""
+    """The second gradient stands so far between the others that its weight outweighs theirs: sum a
+    = 1 would ascend.
+    """
     rows = np.array([[1.0, 0.0, 0.0], [0.05, 0.05, 0.02], [0.0, 1.0, 0.0]])
     x = np.linalg.solve(unit_rows(rows @ rows.T)[1], np.ones(3))
     assert (x / lengths(rows)).sum() < 0
@@ -230,7 +272,9 @@ def test_aligned_rows_are_orthogonal_and_of_one_norm(rows):
     gram = rows @ rows.T
     moved = alignment(gram) @ rows
     smallest = np.linalg.svd(rows, compute_uv=False).min()
-    np.testing.assert_allclose(moved @ moved.T, smallest**2 * np.eye(len(rows)), atol=1e-6 * smallest**2)
+    np.testing.assert_allclose(
+        moved @ moved.T, smallest**2 * np.eye(len(rows)), atol=1e-6 * smallest**2
+    )
     np.testing.assert_allclose(solve("aligned", gram) @ rows, moved.mean(0), atol=1e-9 * smallest)
 
 
@@ -260,7 +304,9 @@ def test_projections_against_another_solver(family, count):
     rows = families(count)[family].numpy()
     gram = rows @ rows.T
     close = {"rtol": 1e-5, "atol": 1e-6 * lengths(rows).max()}
-    np.testing.assert_allclose(solve("dualproj", gram) @ rows, projected(rows.mean(0), rows), **close)
+    np.testing.assert_allclose(
+        solve("dualproj", gram) @ rows, projected(rows.mean(0), rows), **close
+    )
     each = np.mean([projected(row, rows) for row in rows], 0)
     np.testing.assert_allclose(solve("upgrad", gram) @ rows, each, **close)
 
@@ -286,7 +332,9 @@ def worst_gain(d, rows):
 
 @pytest.mark.parametrize("c", [0.1, 0.4, 0.9, 3.0])
 def test_cagrad_closes_the_gap_of_duality(rows, c):
-    """The worst gain of the step, in the ball, is a lower bound of every dual value: so both are optimal."""
+    """The worst gain of the step, in the ball, is a lower bound of every dual value: so both are
+    optimal.
+    """
     a = solve("cagrad", rows @ rows.T, c=c)
     mean = rows.mean(0)
     radius = c * np.linalg.norm(mean)
@@ -296,7 +344,9 @@ def test_cagrad_closes_the_gap_of_duality(rows, c):
     assert w.min() >= -1e-12 * w.max()
     mixed = w / w.sum() @ rows
     dual = mixed @ mean + radius * np.linalg.norm(mixed)
-    assert worst_gain(step, rows) >= dual - 1e-7 * np.linalg.norm(step) * lengths(rows).max() * (1e-3 + c)
+    assert worst_gain(step, rows) >= dual - 1e-7 * np.linalg.norm(step) * lengths(rows).max() * (
+        1e-3 + c
+    )
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -317,7 +367,9 @@ def test_cagrad_against_brute_force(count):
 
 @pytest.mark.parametrize("c", [0.0, 0.4, 1.0, 5.0])
 def test_cagrad_at_a_stationary_point(c):
-    """Opposite gradients: no step serves both, and within its reach the step takes least from the worst."""
+    """Opposite gradients: no step serves both, and within its reach the step takes least from the
+    worst.
+    """
     a = solve("cagrad", gram_of((1,), (-3,)), c=c)
     assert a @ [1, -3] == pytest.approx(-max(1 - c, 0))
 
@@ -390,7 +442,10 @@ def test_gradvac_with_perfect_targets_stays_bounded():
 def test_gradvac_without_targets_is_pcgrad():
     rows = random_rows(8, 0)
     for seed in range(5):
-        one, other = (solve(name, rows @ rows.T, seed, **o) for name, o in (("gradvac", {"beta": 0}), ("pcgrad", {})))
+        one, other = (
+            solve(name, rows @ rows.T, seed, **o)
+            for name, o in (("gradvac", {"beta": 0}), ("pcgrad", {}))
+        )
         np.testing.assert_allclose(one, other, rtol=1e-9)
 
 

@@ -13,7 +13,9 @@ COUNTS = (1, 2, 3, 8)
 
 def grid(count, steps=60):
     """(N, count) points of the simplex."""
-    corner = np.stack(np.meshgrid(*[np.arange(steps + 1)] * (count - 1), indexing="ij"), -1).reshape(-1, count - 1)
+    corner = np.stack(
+        np.meshgrid(*[np.arange(steps + 1)] * (count - 1), indexing="ij"), -1
+    ).reshape(-1, count - 1)
     corner = corner[corner.sum(1) <= steps]
     return np.column_stack([corner, steps - corner.sum(1)]) / steps
 
@@ -24,7 +26,9 @@ def value(weights, gram):
 
 
 def check_optimal(weights, gram, floor=0.0):
-    """Feasible, and no weight could be moved to another task to shorten the sum (the conditions of Karush et al.)."""
+    """Feasible, and no weight could be moved to another task to shorten the sum (the conditions of
+    Karush et al.).
+    """
     size = np.sqrt(np.maximum(gram.diagonal(), 0))
     assert weights.sum() == pytest.approx(1)
     assert (weights >= floor - 1e-12).all()
@@ -39,7 +43,9 @@ def test_factor(count):
     for family, jacobian in families(count).items():
         gram = (jacobian @ jacobian.T).numpy()
         root = factor(gram)
-        np.testing.assert_allclose(root.T @ root, gram, atol=1e-12 * max(gram.max(), 1e-300), err_msg=family)
+        np.testing.assert_allclose(
+            root.T @ root, gram, atol=1e-12 * max(gram.max(), 1e-300), err_msg=family
+        )
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -80,7 +86,10 @@ def test_min_norm_of_small_integers(rows):
 
 
 @settings(derandomize=True, max_examples=100, deadline=None)
-@given(st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=2, max_size=4), st.floats(0, 0.24))
+@given(
+    st.lists(st.lists(st.integers(-3, 3), min_size=3, max_size=3), min_size=2, max_size=4),
+    st.floats(0, 0.24),
+)
 def test_min_norm_above_a_floor(rows, floor):
     gram = np.array(rows, float) @ np.array(rows, float).T
     check_optimal(min_norm_above(gram, np.full(len(rows), floor)), gram, floor)

@@ -1,4 +1,6 @@
-"""What every balancer must satisfy; a new file in mtlkit/balancers is tested here without further ado."""
+"""What every balancer must satisfy; a new file in mtlkit/balancers is tested here without further
+ado.
+"""
 
 import copy
 import re
@@ -53,7 +55,9 @@ def check_scale(case, decision, active, where):
         assert float(decision.sum()) == pytest.approx(int(active.sum()), rel=1e-5), where
 
 
-@pytest.mark.parametrize(("count", "dtype"), [*((t, torch.float32) for t in COUNTS), (3, torch.float64)], ids=str)
+@pytest.mark.parametrize(
+    ("count", "dtype"), [*((t, torch.float32) for t in COUNTS), (3, torch.float64)], ids=str
+)
 def test_finite_and_of_the_promised_scale(case, count, dtype):
     for family, jacobian in families(count).items():
         balancer = case.make(count)
@@ -80,7 +84,9 @@ def test_extreme_gradients(case):
 
 def test_idle_tasks_get_nothing_and_keep_their_state(case, count):
     jacobian = families(count)["random"].float()
-    masks = [torch.arange(count) != t for t in {0, count // 2, count - 1}] + [torch.zeros(count, dtype=torch.bool)]
+    masks = [torch.arange(count) != t for t in {0, count // 2, count - 1}] + [
+        torch.zeros(count, dtype=torch.bool)
+    ]
     for active in masks:
         balancer = case.make(count)
         run(balancer, jacobian, 3)
@@ -91,7 +97,9 @@ def test_idle_tasks_get_nothing_and_keep_their_state(case, count):
                 assert not numbers(decision).any()
         for name, value in balancer.state_dict().items():
             if value.shape[:1] == (count,) and not (count == 1 and active.any()):
-                torch.testing.assert_close(value[~active], before[name][~active], rtol=0, atol=0, equal_nan=True)
+                torch.testing.assert_close(
+                    value[~active], before[name][~active], rtol=0, atol=0, equal_nan=True
+                )
 
 
 def test_a_task_may_be_idle_from_the_start(case):
@@ -106,17 +114,23 @@ def test_a_task_may_be_idle_from_the_start(case):
 def is_random(case, count):
     """Whether the seed plays a part: found out, not declared."""
     for family in ("random", "conflicting"):
-        one, *others = (numbers(run(case.make(count), families(count)[family], 1, seed=s)[0]) for s in range(5))
+        one, *others = (
+            numbers(run(case.make(count), families(count)[family], 1, seed=s)[0]) for s in range(5)
+        )
         if any(not torch.equal(one, other) for other in others):
             return True
     return False
 
 
 def decisions(case, jacobian, order, steps):
-    """(steps, T) or (steps, P) decisions for tasks in some order; weights are put back into the first order."""
+    """(steps, T) or (steps, P) decisions for tasks in some order; weights are put back into the
+    first order.
+    """
     made = run(case.make(len(order), order), jacobian[order], steps, order=order)
     back = torch.argsort(torch.tensor(order))
-    return torch.stack([d.vector if isinstance(d, SharedGradient) else d[back] for d in made]).double()
+    return torch.stack(
+        [d.vector if isinstance(d, SharedGradient) else d[back] for d in made]
+    ).double()
 
 
 @pytest.mark.parametrize("count", COUNTS[1:])
@@ -127,7 +141,9 @@ def test_order_of_the_tasks_does_not_matter(case, count):
     order = order if order != same else same[::-1]
     random = is_random(case, count)
     for family, jacobian in families(count).items():
-        if (random and family != "conflicting") or (count > 3 and family not in {"conflicting", "badly scaled"}):
+        if (random and family != "conflicting") or (
+            count > 3 and family not in {"conflicting", "badly scaled"}
+        ):
             continue
         steps = DRAWS if random else 2
         one, other = (decisions(case, jacobian, tasks, steps) for tasks in (same, order))
@@ -136,12 +152,16 @@ def test_order_of_the_tasks_does_not_matter(case, count):
             assert ((one.mean(0) - other.mean(0)).abs() <= 5 * error + 1e-9).all(), family
         elif family in DEGENERATE and case.kind.needs in {"gram", "rows"}:
             # the weights are not unique, the direction is
-            first, second = (d[-1] @ jacobian if d.shape[1] == count else d[-1] for d in (one, other))
+            first, second = (
+                d[-1] @ jacobian if d.shape[1] == count else d[-1] for d in (one, other)
+            )
             scale = count * float(jacobian.norm(dim=1).max()) or 1.0
             if max(first.norm(), second.norm()) > 1e-6 * scale:
                 assert torch.cosine_similarity(first, second, 0) > 1 - 1e-6, family
         else:
-            torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5, msg=lambda m, f=family: f"{f}: {m}")
+            torch.testing.assert_close(
+                one, other, rtol=1e-5, atol=1e-5, msg=lambda m, f=family: f"{f}: {m}"
+            )
 
 
 @pytest.mark.parametrize("count", COUNTS[1:])
@@ -171,8 +191,8 @@ def path(case, steps):
 
 
 def alike(case, other, steps):
-    """Whether two methods train the shared parameters alike; lengths count, since imtl-g and config have one direction
-    wherever gradients are linearly independent.
+    """Whether two methods train the shared parameters alike; lengths count, since imtl-g and config
+    have one direction wherever gradients are linearly independent.
     """
     one, two = path(case, steps), path(other, steps)
     apart = (one - two).norm(dim=1) / (one.norm(dim=1) + two.norm(dim=1)).clamp_min(1e-30)
@@ -197,7 +217,9 @@ def test_state_round_trip(case, count):
     second = case.make(count)
     second.load_state_dict(state)
     for one, other in zip(
-        run(first, jacobian, 6, first=6, **options), run(second, jacobian, 6, first=6, **options), strict=True
+        run(first, jacobian, 6, first=6, **options),
+        run(second, jacobian, 6, first=6, **options),
+        strict=True,
     ):
         assert torch.equal(numbers(one), numbers(other))
     after = zip(first.state_dict().values(), second.state_dict().values(), strict=True)

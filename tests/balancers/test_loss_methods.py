@@ -1,4 +1,6 @@
-"""Methods that see losses alone: numbers worked out by hand, the equations they solve, and what they remember."""
+"""Methods that see losses alone: numbers worked out by hand, the equations they solve, and what
+they remember.
+"""
 
 import math
 from fractions import Fraction as F
@@ -11,7 +13,10 @@ from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from tests.balancers.fakes import FakeStep, families, load
 
-ALL = {2: torch.zeros(2, 4), 3: torch.zeros(3, 4)}  # task gradients, which none of these methods looks at
+ALL = {
+    2: torch.zeros(2, 4),
+    3: torch.zeros(3, 4),
+}  # task gradients, which none of these methods looks at
 
 
 def make(name, count, kinds="binary", **options):
@@ -33,7 +38,9 @@ def ask(balancer, losses, index=0, active=None, seed=0, after=None):
 
 def close(weights, expected, **tolerance):
     expected = torch.tensor([float(value) for value in expected], dtype=torch.float64)
-    torch.testing.assert_close(weights.double(), expected, **(tolerance or {"rtol": 1e-6, "atol": 1e-9}))
+    torch.testing.assert_close(
+        weights.double(), expected, **(tolerance or {"rtol": 1e-6, "atol": 1e-9})
+    )
 
 
 def gradient(function, losses):
@@ -42,7 +49,8 @@ def gradient(function, losses):
     return torch.autograd.grad(function(losses), losses)[0]
 
 
-# --- alternating ------------------------------------------------------------------------------------------------------
+# --- alternating
+# ------------------------------------------------------------------------------------------------------
 
 
 def turns(balancer, steps, active=(True, True, True), first=0, seed=0):
@@ -88,14 +96,17 @@ def test_alternating_rates():
     close(total, (2.5, 15))
 
 
-# --- rlw --------------------------------------------------------------------------------------------------------------
+# --- rlw
+# --------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("count", [2, 3])
 def test_rlw_is_a_softmax_of_normal_draws(count):
     balancer = make("rlw", count)
     logs = torch.stack([ask(balancer, [1] * count, index).log() for index in range(2000)])
-    torch.testing.assert_close(logs.exp().sum(1), torch.full((2000,), float(count), dtype=torch.float64))
+    torch.testing.assert_close(
+        logs.exp().sum(1), torch.full((2000,), float(count), dtype=torch.float64)
+    )
     difference = (logs[:, 0] - logs[:, 1]).numpy()  # of two standard normal numbers
     assert abs(difference.mean()) < 4 * math.sqrt(2 / 2000)
     assert difference.std() == pytest.approx(math.sqrt(2), rel=0.06)
@@ -117,7 +128,8 @@ def test_rlw_leaves_ratios_of_active_tasks_alone():
     assert float(part.sum()) == pytest.approx(2)
 
 
-# --- gls --------------------------------------------------------------------------------------------------------------
+# --- gls
+# --------------------------------------------------------------------------------------------------------------
 
 GLS = {
     (F(1, 4), F(4)): (2, F(1, 8)),  # geometric mean 1
@@ -134,7 +146,10 @@ def test_gls_by_hand(losses):
 
 @pytest.mark.parametrize("losses", [(0.3, 1.7), (1e-6, 2.0, 300.0)])
 def test_gls_is_the_gradient_of_the_geometric_mean(losses):
-    close(ask(make("gls", len(losses)), losses), gradient(lambda x: x.prod() ** (1 / len(losses)), losses))
+    close(
+        ask(make("gls", len(losses)), losses),
+        gradient(lambda x: x.prod() ** (1 / len(losses)), losses),
+    )
 
 
 def test_gls_leaves_idle_tasks_out():
@@ -146,7 +161,8 @@ def test_gls_does_not_mind_the_unit_of_a_loss():
     close(other / other[0] * torch.tensor([1, 1000]), one / one[0])
 
 
-# --- stch -------------------------------------------------------------------------------------------------------------
+# --- stch
+# -------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -169,7 +185,9 @@ def test_stch_is_the_gradient_of_the_smooth_maximum(mu):
     nadir, losses = (0.3, 1.5, 0.02), (0.1, 2.0, 0.019)
     balancer = make("stch", 3, mu=mu, warmup=1)
     ask(balancer, nadir)
-    expected = gradient(lambda x: 3 * mu * torch.logsumexp(torch.log(x / torch.tensor(nadir)) / mu, 0), losses)
+    expected = gradient(
+        lambda x: 3 * mu * torch.logsumexp(torch.log(x / torch.tensor(nadir)) / mu, 0), losses
+    )
     close(ask(balancer, losses, 1), expected, rtol=1e-5, atol=1e-8)
 
 
@@ -191,7 +209,8 @@ def test_stch_takes_the_first_loss_of_a_task_that_comes_late():
     close(ask(balancer, (1, 2), 4), (F(4, 3), F(1, 3)))
 
 
-# --- imtl-l -----------------------------------------------------------------------------------------------------------
+# --- imtl-l
+# -----------------------------------------------------------------------------------------------------------
 
 LOSSES = (0.1, 0.4, 2.0)
 
@@ -224,7 +243,8 @@ def test_imtl_l_is_twice_uwl_for_regression():
         close(ask(one, losses, index), 2 * ask(other, losses, index), rtol=1e-4, atol=0)
 
 
-# --- imtl: imtl-l, and imtl-g on the gradients of the scaled losses ---------------------------------------------------
+# --- imtl: imtl-l, and imtl-g on the gradients of the scaled losses
+# ---------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -243,7 +263,9 @@ def test_imtl_by_hand(norms, scales, expected):
 
 
 def test_imtl_has_equal_projections_and_learns_the_scales():
-    balancer, losses_alone, gradients_alone = (make(name, 3) for name in ("imtl", "imtl-l", "imtl-g"))
+    balancer, losses_alone, gradients_alone = (
+        make(name, 3) for name in ("imtl", "imtl-l", "imtl-g")
+    )
     rows = families(3)["aligned"]
     for index in range(100):
         step = FakeStep(rows, torch.tensor(LOSSES), index=index)
@@ -256,13 +278,16 @@ def test_imtl_has_equal_projections_and_learns_the_scales():
     assert float(one.norm()) != pytest.approx(float(other.norm()), rel=0.1)
 
 
-# --- famo -------------------------------------------------------------------------------------------------------------
+# --- famo
+# -------------------------------------------------------------------------------------------------------------
 
 
 def test_famo_by_hand():
     two, three = make("famo", 2, decay=0), make("famo", 3, decay=0)
     close(ask(two, (1, 3), after=(F(1, 2), 3)), (F(3, 4), F(1, 4)), rtol=1e-6, atol=1e-6)
-    close(two.logits, (-0.025, 0.025), rtol=1e-4, atol=0)  # Adam's first step has the length of its learning rate
+    close(
+        two.logits, (-0.025, 0.025), rtol=1e-4, atol=0
+    )  # Adam's first step has the length of its learning rate
     close(ask(three, (1, 2, 4), after=(1, 2, 4)), (F(4, 7), F(2, 7), F(1, 7)), rtol=1e-6, atol=1e-6)
     assert not three.logits.any()  # nothing fell
 
@@ -308,7 +333,8 @@ def test_famo_leaves_idle_tasks_out():
     assert balancer.adam.count.tolist() == [5, 0, 5]
 
 
-# --- options with one number a task -----------------------------------------------------------------------------------
+# --- options with one number a task
+# -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("name", "option"), [("alternating", "rates"), ("famo", "floor")])
@@ -317,7 +343,8 @@ def test_one_number_a_task(name, option):
         make(name, 3, **{option: (1.0, 2.0)})
 
 
-# --- an independent implementation ------------------------------------------------------------------------------------
+# --- an independent implementation
+# ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -339,7 +366,9 @@ def test_gls_agrees_with_torchjd(scalarization, count):
 @pytest.mark.parametrize("count", [2, 3])
 @pytest.mark.parametrize("mu", [0.1, 1.0])
 def test_stch_agrees_with_torchjd(scalarization, count, mu):
-    """Their f is the logarithm of the relative loss, their preferences are 1, and ours is T times theirs."""
+    """Their f is the logarithm of the relative loss, their preferences are 1, and ours is T times
+    theirs.
+    """
     nadir = torch.tensor(random_losses(99, count), dtype=torch.float64)
     balancer = make("stch", count, mu=mu, warmup=1)
     ask(balancer, nadir)
@@ -368,7 +397,9 @@ def test_famo_agrees_with_torchjd(scalarization, count):
     theirs = scalarization.FAMO(count, min_losses=torch.tensor(floor))
     balancer = make("famo", count, floor=floor)
     for index in range(30):
-        losses = torch.tensor([loss + 0.1 for loss in random_losses(index, count)], requires_grad=True)
+        losses = torch.tensor(
+            [loss + 0.1 for loss in random_losses(index, count)], requires_grad=True
+        )
         after = [loss * 0.9 + 0.1 for loss in random_losses(index + 1000, count)]
         theirs(losses).backward()
         theirs.update(torch.tensor(after))

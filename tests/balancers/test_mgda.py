@@ -38,7 +38,10 @@ def test_closed_form_for_two_tasks(normalize):
         boundary += share in (0, 1)
         expected = np.array([share, 1 - share]) / size
         np.testing.assert_allclose(
-            weights_of(normalize, rows, torch.tensor(losses)), 2 * expected / expected.sum(), rtol=1e-9, atol=1e-9
+            weights_of(normalize, rows, torch.tensor(losses)),
+            2 * expected / expected.sum(),
+            rtol=1e-9,
+            atol=1e-9,
         )
     assert (boundary > 0) == (normalize != "l2")  # the family covers both kinds of answer
 
@@ -47,7 +50,9 @@ def test_l2_is_the_bisector_of_two_tasks():
     for rows in pairs():
         bisector = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).sum(0)
         found = weights_of("l2", rows) @ rows
-        np.testing.assert_allclose(found / np.linalg.norm(found), bisector / np.linalg.norm(bisector), atol=1e-9)
+        np.testing.assert_allclose(
+            found / np.linalg.norm(found), bisector / np.linalg.norm(bisector), atol=1e-9
+        )
 
 
 @pytest.mark.parametrize("normalize", NORMALIZERS)
@@ -62,7 +67,9 @@ def test_three_tasks_by_brute_force(normalize):
         scaled = rows / size[:, None]
         found = weights_of(normalize, rows, torch.tensor(losses)) * size
         found /= found.sum()
-        assert np.linalg.norm(found @ scaled) <= np.linalg.norm(points @ scaled, axis=1).min() + 1e-9
+        assert (
+            np.linalg.norm(found @ scaled) <= np.linalg.norm(points @ scaled, axis=1).min() + 1e-9
+        )
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 8])

@@ -16,14 +16,18 @@ SOLVERS = ("exact", "paper")
 def weights_of(rows, solver="exact", c=None, active=None):
     jacobian = torch.as_tensor(np.asarray(rows), dtype=torch.float64)
     options = (("solver", solver),) + ((("c", c),) if c is not None else ())
-    return Case("pareto", options).make(len(jacobian))(FakeStep(jacobian, active=active)).numpy() / len(jacobian)
+    return Case("pareto", options).make(len(jacobian))(
+        FakeStep(jacobian, active=active)
+    ).numpy() / len(jacobian)
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_worked_example(solver):
     """g1 = (1, 0), g2 = (0, 3), no bounds: w1 = 9 / (1 + 9)."""
     w = Fraction(9, 1 + 9)
-    np.testing.assert_allclose(weights_of([[1, 0], [0, 3]], solver, 0.0), [float(w), float(1 - w)], rtol=1e-12)
+    np.testing.assert_allclose(
+        weights_of([[1, 0], [0, 3]], solver, 0.0), [float(w), float(1 - w)], rtol=1e-12
+    )
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -33,7 +37,9 @@ def test_closed_form_for_two_tasks(solver, c):
     for _ in range(40):
         one, two = rows = rng.standard_normal((2, 3)) * rng.lognormal(0, 1.5, (2, 1))
         share = np.clip((two - one) @ two / ((one - two) @ (one - two)), c[0], 1 - c[1])
-        np.testing.assert_allclose(weights_of(rows, solver, c), [share, 1 - share], rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose(
+            weights_of(rows, solver, c), [share, 1 - share], rtol=1e-9, atol=1e-9
+        )
 
 
 def test_default_bound_is_a_tenth_of_an_equal_share():
@@ -59,7 +65,9 @@ def best_by_slsqp(rows, c):
 
 
 def paper_by_hand(rows, c):
-    """KKT point without bounds, by substitution of the sum; then the nearest feasible point, by bisection."""
+    """KKT point without bounds, by substitution of the sum; then the nearest feasible point, by
+    bisection.
+    """
     rows = np.asarray(rows, float)
     basis = np.vstack([np.eye(len(rows) - 1), -np.ones(len(rows) - 1)])
     start = np.full(len(rows), 1 / len(rows))
@@ -87,7 +95,9 @@ def test_solvers_for_three_tasks(c):
 
 
 def test_three_tasks_where_the_paper_is_not_optimal():
-    """The optimum without bounds is (1, -1/3, 1/3), and (5/6, 0, 1/6) the nearest weights; (1/2, 0, 1/2) are better."""
+    """The optimum without bounds is (1, -1/3, 1/3), and (5/6, 0, 1/6) the nearest weights; (1/2, 0,
+    1/2) are better.
+    """
     rows = np.array([[1, 0, 0], [2, 1, 0], [0, 0, 1]])
     np.testing.assert_allclose(weights_of(rows, "paper", 0.0), [5 / 6, 0, 1 / 6], atol=1e-9)
     np.testing.assert_allclose(weights_of(rows, "exact", 0.0), [1 / 2, 0, 1 / 2], atol=1e-9)
@@ -117,7 +127,9 @@ def test_without_bounds_it_is_mgda():
         mgda = Case("mgda", (("normalize", "none"),)).make(3)(FakeStep(jacobian)).numpy() / 3
         rows = jacobian.numpy()
         scale = np.abs(rows).max() + 1e-300
-        np.testing.assert_allclose(weights_of(rows, c=0.0) @ rows / scale, mgda @ rows / scale, atol=1e-7)
+        np.testing.assert_allclose(
+            weights_of(rows, c=0.0) @ rows / scale, mgda @ rows / scale, atol=1e-7
+        )
 
 
 @pytest.mark.parametrize("c", [(0.1, 0.2), (-0.1,), (0.4,), (0.5, 0.3, 0.2)])

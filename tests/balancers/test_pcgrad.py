@@ -9,7 +9,11 @@ from tests.balancers.fakes import Case, FakeStep, families
 
 def weights_of(rows, index=0, seed=0, active=None):
     jacobian = torch.as_tensor(np.asarray(rows), dtype=torch.float64)
-    return Case("pcgrad").make(len(jacobian))(FakeStep(jacobian, active=active, index=index, seed=seed)).numpy()
+    return (
+        Case("pcgrad")
+        .make(len(jacobian))(FakeStep(jacobian, active=active, index=index, seed=seed))
+        .numpy()
+    )
 
 
 def surgery(rows, index, seed):
@@ -41,7 +45,9 @@ def test_closed_form_for_two_tasks():
         gram = rows @ rows.T
         conflict = min(gram[0, 1], 0)
         conflicts += conflict < 0
-        np.testing.assert_allclose(weights_of(rows, index), 1 - conflict / gram.diagonal(), rtol=1e-12)
+        np.testing.assert_allclose(
+            weights_of(rows, index), 1 - conflict / gram.diagonal(), rtol=1e-12
+        )
     assert 5 < conflicts < 35
 
 
@@ -52,7 +58,10 @@ def test_many_tasks_by_vectors(count):
         for index in range(10):
             scale = np.abs(rows).sum()
             np.testing.assert_allclose(
-                weights_of(rows, index, 5) @ rows / scale, surgery(rows, index, 5) / scale, atol=1e-12, err_msg=family
+                weights_of(rows, index, 5) @ rows / scale,
+                surgery(rows, index, 5) / scale,
+                atol=1e-12,
+                err_msg=family,
             )
 
 

@@ -1,4 +1,6 @@
-"""Methods that see the task gradients themselves: numbers by hand, defining equations, and what they remember."""
+"""Methods that see the task gradients themselves: numbers by hand, defining equations, and what
+they remember.
+"""
 
 import copy
 import math
@@ -31,7 +33,9 @@ def tensor(rows):
 def ask(balancer, rows, losses=None, index=0, active=None, seed=0):
     """The weights, or the vector of the direction."""
     rows = tensor(rows) if isinstance(rows, (list, tuple)) else rows
-    losses = torch.ones(len(rows)) if losses is None else torch.tensor([float(loss) for loss in losses])
+    losses = (
+        torch.ones(len(rows)) if losses is None else torch.tensor([float(loss) for loss in losses])
+    )
     on = None if active is None else torch.tensor(active)
     answer = balancer(FakeStep(rows, losses, on, index, seed=seed))
     return answer.vector if isinstance(answer, SharedGradient) else answer
@@ -39,16 +43,22 @@ def ask(balancer, rows, losses=None, index=0, active=None, seed=0):
 
 def close(found, expected, **tolerance):
     expected = torch.tensor([float(value) for value in expected], dtype=torch.float64)
-    torch.testing.assert_close(found.double(), expected, **(tolerance or {"rtol": 1e-7, "atol": 1e-9}))
+    torch.testing.assert_close(
+        found.double(), expected, **(tolerance or {"rtol": 1e-7, "atol": 1e-9})
+    )
 
 
 def random_rows(index, count=3, width=6):
     return torch.from_numpy(np.random.default_rng([3, index]).standard_normal((count, width)))
 
 
-# --- metabalance: the first half of the columns is one tensor, the second another -------------------------------------
+# --- metabalance: the first half of the columns is one tensor, the second another
+# -------------------------------------
 
-TWO = [(3, 4, 0, 1), (0, 10, 0, F(1, 2))]  # norms 5 and 10 in the first tensor, 1 and 1/2 in the second
+TWO = [
+    (3, 4, 0, 1),
+    (0, 10, 0, F(1, 2)),
+]  # norms 5 and 10 in the first tensor, 1 and 1/2 in the second
 THREE = [(3, 4, 0, 1), (0, 10, 0, F(1, 2)), (0, 1, 0, 4)]
 
 
@@ -78,22 +88,34 @@ def test_metabalance_running_means():
 
 @pytest.mark.parametrize("mode", ["A", "B", "C"])
 def test_metabalance_sizes(mode):
-    """A never enlarges, B never shrinks, and C brings a tensor's norm to the target's share of the way."""
+    """A never enlarges, B never shrinks, and C brings a tensor's norm to the target's share of the
+    way.
+    """
     balancer = make("metabalance", 2, mode=mode, b=0)
     for index in range(40):
-        rows = random_rows(index, 2) * torch.tensor([[1.0], [math.exp(3 * math.sin(index))]]).double()
+        rows = (
+            random_rows(index, 2) * torch.tensor([[1.0], [math.exp(3 * math.sin(index))]]).double()
+        )
         helped = ask(balancer, rows, index=index) - rows[0]
         for part in (slice(0, 3), slice(3, 6)):
             own, target, now = (float(row[part].norm()) for row in (rows[1], rows[0], helped))
-            assert float(torch.cosine_similarity(helped[part], rows[1, part], 0)) == pytest.approx(1)
+            assert float(torch.cosine_similarity(helped[part], rows[1, part], 0)) == pytest.approx(
+                1
+            )
             moved = 0.7 * target + 0.3 * own
-            assert now == pytest.approx({"A": min(own, moved), "B": max(own, moved), "C": moved}[mode])
+            assert now == pytest.approx(
+                {"A": min(own, moved), "B": max(own, moved), "C": moved}[mode]
+            )
 
 
 def test_metabalance_leaves_a_tensor_alone_that_a_task_does_not_reach():
     """A missing gradient is none: neither a norm of 0 in a mean, nor a target of size 0."""
     balancer = make("metabalance", 3)
-    rows = [(3, 4, 0, 0), (0, 10, 0, 6), (0, 0, 0, 2)]  # the target has the first tensor, the third task the second
+    rows = [
+        (3, 4, 0, 0),
+        (0, 10, 0, 6),
+        (0, 0, 0, 2),
+    ]  # the target has the first tensor, the third task the second
     for index in range(3):
         close(ask(balancer, rows, index=index), (3, 10.5, 0, 8))
     close(balancer.counts.flatten(), (3, 0, 3, 3, 0, 3))
@@ -103,7 +125,9 @@ def test_metabalance_idle_tasks():
     balancer, without = make("metabalance", 2), make("metabalance", 2)
     for one in (balancer, without):
         ask(one, TWO)
-    close(ask(balancer, TWO, index=1, active=[False, True]), (0, 6.5, 0, 0.85))  # the target's last mean serves
+    close(
+        ask(balancer, TWO, index=1, active=[False, True]), (0, 6.5, 0, 0.85)
+    )  # the target's last mean serves
     close(ask(balancer, TWO, index=2, active=[True, False]), (3, 4, 0, 1))
     close(ask(balancer, TWO, index=3), ask(without, TWO, index=1).tolist())
 
@@ -129,7 +153,8 @@ def test_metabalance_without_relaxation_is_uniform():
         torch.testing.assert_close(ask(make("metabalance", 3, r=0), rows), rows.sum(0))
 
 
-# --- db-mtl -----------------------------------------------------------------------------------------------------------
+# --- db-mtl
+# -----------------------------------------------------------------------------------------------------------
 
 
 def test_db_mtl_by_hand():
@@ -153,7 +178,12 @@ def test_db_mtl_past_fades_with_sigma():
     balancer = make("db-mtl", 2, beta=0.8, sigma=1)
     for index, row in enumerate([(4, 0), (0, 4), (0, 4)]):
         ask(balancer, [row, (1, 1)], index=index)
-    close(balancer.means[0], (4 * F(2, 5) * F(4, 15), 4 * (F(3, 5) * F(4, 15) + F(11, 15))), rtol=1e-6, atol=0)
+    close(
+        balancer.means[0],
+        (4 * F(2, 5) * F(4, 15), 4 * (F(3, 5) * F(4, 15) + F(11, 15))),
+        rtol=1e-6,
+        atol=0,
+    )
 
 
 def test_db_mtl_tasks_count_alike():
@@ -164,16 +194,20 @@ def test_db_mtl_tasks_count_alike():
     parts = logs / logs.norm(dim=1, keepdim=True) * logs.norm(dim=1).max()
     torch.testing.assert_close(whole, parts.sum(0), rtol=1e-5, atol=1e-6)
     unit = torch.tensor([[1.0], [1000.0], [1.0]], dtype=torch.float64)
-    torch.testing.assert_close(ask(make("db-mtl", 3), rows * unit, (0.2, 3000.0, 0.05)), whole, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        ask(make("db-mtl", 3), rows * unit, (0.2, 3000.0, 0.05)), whole, rtol=1e-5, atol=1e-6
+    )
 
 
-# --- moco -------------------------------------------------------------------------------------------------------------
+# --- moco
+# -------------------------------------------------------------------------------------------------------------
 
 AXES = [(7, 0), (0, F(1, 3))]  # only their directions count
 
 
 def test_moco_by_hand():
-    # y = (1/2, 0), (0, 1); a = (1/2, 1/2) - 1/10 (1/8, 1/2) = (.4875, .45), which .03125 more each puts on the simplex
+    # y = (1/2, 0), (0, 1); a = (1/2, 1/2) - 1/10 (1/8, 1/2) = (.4875, .45), which .03125 more each
+    # puts on the simplex
     balancer = make("moco", 2)
     close(ask(balancer, AXES, (1, 2)), (0.51875 / 2, 0.48125))
     close(balancer.weights, (0.51875, 0.48125))
@@ -183,7 +217,8 @@ def test_moco_by_hand():
 
 
 def test_moco_by_hand_with_three_tasks():
-    # y = diag(1, 2, 5) / 2; a = 1/3 - 4/10 (1/12, 4/12, 25/12) = (.3, .2, -.5), projected (.55, .45, 0)
+    # y = diag(1, 2, 5) / 2; a = 1/3 - 4/10 (1/12, 4/12, 25/12) = (.3, .2, -.5), projected (.55,
+    # .45, 0)
     balancer = make("moco", 3, gamma=0.4)
     close(ask(balancer, [(1, 0, 0), (0, 1, 0), (0, 0, 1)], (1, 2, 5)), (0.275, 0.45, 0))
     close(balancer.weights, (0.55, 0.45, 0))
@@ -202,7 +237,9 @@ def test_moco_with_exact_gradients_is_mgda():
     balancer = make("moco", 3, sigma=0, gamma=0.3, beta=1)
     for index in range(1500):
         found = ask(balancer, rows, losses, index)
-    units = rows / rows.norm(dim=1, keepdim=True) * torch.tensor(losses, dtype=torch.float64)[:, None]
+    units = (
+        rows / rows.norm(dim=1, keepdim=True) * torch.tensor(losses, dtype=torch.float64)[:, None]
+    )
     exact = torch.from_numpy(min_norm((units @ units.T).numpy()))
     torch.testing.assert_close(found, exact @ units, rtol=1e-4, atol=1e-5)
 
@@ -218,7 +255,8 @@ def test_moco_idle_tasks_keep_their_weight():
     assert found[2] > 0, "a task with weight 0 trains when it is alone"
 
 
-# --- sdmgrad ----------------------------------------------------------------------------------------------------------
+# --- sdmgrad
+# ----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -289,13 +327,16 @@ def test_sdmgrad_tasks_that_are_idle_in_one_batch_keep_their_weight():
     weights = balancer(step)
     assert float(balancer.w[2]) == pytest.approx(1 / 3)
     assert weights[0] > weights[2] > weights[1]
-    step = Given(tensor(rows), active=torch.tensor([True, False, True]), more=((rows, yes), (rows, yes)))
+    step = Given(
+        tensor(rows), active=torch.tensor([True, False, True]), more=((rows, yes), (rows, yes))
+    )
     before = float(balancer.w[1])
     assert balancer(step)[1] == 0
     assert float(balancer.w[1]) == before
 
 
-# --- excessmtl --------------------------------------------------------------------------------------------------------
+# --- excessmtl
+# --------------------------------------------------------------------------------------------------------
 
 
 def test_excessmtl_by_hand():
@@ -307,7 +348,9 @@ def test_excessmtl_by_hand():
     close(found, (2 * share, 2 - 2 * share), rtol=1e-6, atol=0)
     ask(three, [(1, 0), (0, 2), (3, 4)])
     close(three.first, (1, 2, 7))
-    found = ask(three, [(F(3, 4), 0), (0, F(3, 2)), (0, 3)], index=1)  # 9/16 / (5/4); 9/4 / (5/2); 9 / 5
+    found = ask(
+        three, [(F(3, 4), 0), (0, F(3, 2)), (0, 3)], index=1
+    )  # 9/16 / (5/4); 9/4 / (5/2); 9 / 5
     raw = [math.exp(9 / 20), math.exp(9 / 20), math.exp(9 / 35)]
     close(found, [3 * value / sum(raw) for value in raw], rtol=1e-6, atol=0)
 
@@ -329,7 +372,8 @@ def test_excessmtl_idle_tasks_keep_their_share():
     assert float(shares[1]) == pytest.approx(float(before[1]) / 3)
 
 
-# --- graddrop ---------------------------------------------------------------------------------------------------------
+# --- graddrop
+# ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -368,7 +412,8 @@ def test_graddrop_leak():
     torch.testing.assert_close(leaking, 0.75 * strict + 0.25 * rows.sum(0))
 
 
-# --- state ------------------------------------------------------------------------------------------------------------
+# --- state
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", REMEMBER)
@@ -392,7 +437,8 @@ def test_state_of_the_gradients_width(name):
         make(name, 2).load_state_dict(state)
 
 
-# --- an independent implementation ------------------------------------------------------------------------------------
+# --- an independent implementation
+# ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -408,7 +454,9 @@ def test_graddrop_agrees_with_torchjd(aggregation, monkeypatch, count, leak):
     cases = families(count)
     for family in ("random", "aligned", "conflicting", "collinear", "opposing", "badly scaled"):
         rows = cases[family]
-        draws = torch.from_numpy(np.random.default_rng([5, 6]).random(rows.shape[1], dtype=np.float32)).double()
+        draws = torch.from_numpy(
+            np.random.default_rng([5, 6]).random(rows.shape[1], dtype=np.float32)
+        ).double()
         with monkeypatch.context() as patch:
             patch.setattr(torch, "rand", lambda *shape, draws=draws, **options: draws)
             expected = theirs(rows)
@@ -418,11 +466,16 @@ def test_graddrop_agrees_with_torchjd(aggregation, monkeypatch, count, leak):
 
 def test_excessmtl_agrees_with_torchjd(aggregation):
     """Their one step of warm-up is the first step, and their weights sum to 1."""
-    theirs, ours = aggregation.ExcessMTLWeighting(0.1, n_warmup_steps=1), make("excessmtl", 3, eta=0.1)
+    theirs, ours = (
+        aggregation.ExcessMTLWeighting(0.1, n_warmup_steps=1),
+        make("excessmtl", 3, eta=0.1),
+    )
     for index in range(30):
         rows = random_rows(index)
         expected = 3 * theirs(rows)
-        torch.testing.assert_close(ask(ours, rows, index=index).double(), expected, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(
+            ask(ours, rows, index=index).double(), expected, rtol=1e-5, atol=1e-6
+        )
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3])

@@ -8,7 +8,9 @@ from tests.balancers.fakes import Case, FakeStep, families
 
 
 def weights_of(w, active=None):
-    return Case("static", (("w", w),)).make(3)(FakeStep(families(3)["random"].float(), active=active))
+    return Case("static", (("w", w),)).make(3)(
+        FakeStep(families(3)["random"].float(), active=active)
+    )
 
 
 def test_weights_keep_their_ratio_and_sum_to_the_number_of_tasks():

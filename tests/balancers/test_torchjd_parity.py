@@ -1,22 +1,22 @@
-"""The same steps as torchjd's, an independent implementation: ``torchjd[cagrad,nash_mtl,quadprog_projector]``.
+"""The same steps as torchjd's, an independent implementation:
+``torchjd[cagrad,nash_mtl,quadprog_projector]``.
 
 Its conventions of length, and ours, which agree unless a line says otherwise:
 
-=========  ====================================================================================================
-mgda       a point of the convex hull (ours is then scaled to weights that sum to T, outside of ``solve``)
-pcgrad     the sum of the projected gradients
-gradvac    the sum of the turned gradients
-cagrad     ``g_0 + ...``, g_0 the mean, not divided by ``1 + c^2``
-imtl-g     weights that sum to 1; dependent gradients, or a sum near 0 or below: another length, even another sign
-nash       theirs: G a = 1/a for the Gram matrix divided by its norm; ours: for the Gram matrix, a step of sqrt(T)
-aligned    the mean of orthogonal gradients as short as the smallest component
-upgrad     the mean of the projections
-dualproj   the projection of the mean
-config     the sum of the projections of all gradients on the step
-fairgrad   G a = a^(-1/alpha)
-=========  ====================================================================================================
+=========
+====================================================================================================
+mgda       a point of the convex hull (ours is then scaled to weights that sum to T, outside of
+``solve``) pcgrad     the sum of the projected gradients gradvac    the sum of the turned gradients
+cagrad     ``g_0 + ...``, g_0 the mean, not divided by ``1 + c^2`` imtl-g     weights that sum to 1;
+dependent gradients, or a sum near 0 or below: another length, even another sign nash       theirs:
+G a = 1/a for the Gram matrix divided by its norm; ours: for the Gram matrix, a step of sqrt(T)
+aligned    the mean of orthogonal gradients as short as the smallest component upgrad     the mean
+of the projections dualproj   the projection of the mean config     the sum of the projections of
+all gradients on the step fairgrad   G a = a^(-1/alpha) =========
+====================================================================================================
 
-Where torchjd is further from the answer than the tolerance, ``EXACT`` says why, and the answer is checked by itself.
+Where torchjd is further from the answer than the tolerance, ``EXACT`` says why, and the answer is
+checked by itself.
 """
 
 import warnings
@@ -83,13 +83,17 @@ class Method:
 
 
 def projector(rows):
-    """Their quadratic programs, with no more regularisation than they need (by default 1e-4 of the trace)."""
+    """Their quadratic programs, with no more regularisation than they need (by default 1e-4 of the
+    trace).
+    """
     singular = np.linalg.matrix_rank(rows / lengths(rows)[:, None]) < len(rows)
     return QuadprogProjector(norm_eps=0.0, reg_eps=1e-13 if singular else 0.0)
 
 
 def nash(rows):
-    """Their procedure until it solves its equation to 1e-6, where it is content with 1e-3; without clipping."""
+    """Their procedure until it solves its equation to 1e-6, where it is content with 1e-3; without
+    clipping.
+    """
     aggregator = torchjd.NashMTL(len(rows), max_norm=0, optim_niter=50)
     weighting = aggregator.weighting
 
@@ -155,7 +159,9 @@ def _step_of_theirs(name, content, count, seed):
         warnings.catch_warnings(action="ignore"),
         mock.patch("torch.randperm", randperm),
         mock.patch.object(
-            cvxpy.Problem, "solve", lambda self, *a, **k: whole(self, *a, **k, **(exact if "CLARABEL" in a else {}))
+            cvxpy.Problem,
+            "solve",
+            lambda self, *a, **k: whole(self, *a, **k, **(exact if "CLARABEL" in a else {})),
         ),
     ):
         return METHODS[name].theirs(given)(torch.from_numpy(given)).numpy()
@@ -181,7 +187,9 @@ def check_shortest(rows, ours, theirs):
 
 
 def check_equal_projections(rows, ours, theirs):
-    """Opposite gradients have equal projections on 0 alone; theirs are those of a least-squares fit."""
+    """Opposite gradients have equal projections on 0 alone; theirs are those of a least-squares
+    fit.
+    """
     np.testing.assert_allclose(ours, 0, atol=1e-12)
     assert solve("imtl-g", rows @ rows.T).sum() == pytest.approx(1)
     assert np.ptp(units(rows) @ theirs) > 1
@@ -196,7 +204,9 @@ def check_next_to_nothing(rows, ours, theirs):
 def check_fair(rows, ours, theirs):
     """G a = a^(-1/2), which theirs leaves before it is reached."""
     a = solve("fairgrad", rows @ rows.T)
-    np.testing.assert_array_less(np.abs(rows @ ours - a**-0.5), 1e-8 * lengths(rows) * (lengths(rows) @ a))
+    np.testing.assert_array_less(
+        np.abs(rows @ ours - a**-0.5), 1e-8 * lengths(rows) * (lengths(rows) @ a)
+    )
 
 
 EXACT = {
@@ -242,4 +252,6 @@ def test_length_of_imtl_g(count):
         rows = families(count, seed)["random"]
         weights = solve("imtl-g", rows @ rows.T)
         if weights.sum() == pytest.approx(1):
-            np.testing.assert_allclose(weights @ rows, step_of_theirs("imtl-g", rows), rtol=TOLERANCE)
+            np.testing.assert_allclose(
+                weights @ rows, step_of_theirs("imtl-g", rows), rtol=TOLERANCE
+            )

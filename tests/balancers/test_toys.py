@@ -26,21 +26,29 @@ def toys():
 @pytest.fixture(scope="module")
 def ends(toys):
     """Panel to balancer to the ways; of the costly panels from the last start alone."""
-    starts = {name: panel.starts[0 if name == "concave" else -1 :] for name, panel in toys.PANELS.items()}
-    return {name: replace(panel, starts=starts[name]).paths() for name, panel in toys.PANELS.items()}
+    starts = {
+        name: panel.starts[0 if name == "concave" else -1 :] for name, panel in toys.PANELS.items()
+    }
+    return {
+        name: replace(panel, starts=starts[name]).paths() for name, panel in toys.PANELS.items()
+    }
 
 
 @pytest.mark.parametrize("name", ["barrier", "scales", "concave"])
 def test_gradients_of_the_problems(toys, name):
     problem, step = toys.PANELS[name].problem, 1e-6
     for point in np.random.default_rng(0).uniform(-6, 6, (20, 2)):
-        slopes = [(problem(point + d)[0] - problem(point - d)[0]) / (2 * step) for d in step * np.eye(2)]
+        slopes = [
+            (problem(point + d)[0] - problem(point - d)[0]) / (2 * step) for d in step * np.eye(2)
+        ]
         np.testing.assert_allclose(problem(point)[1], np.stack(slopes, 1), rtol=1e-4, atol=1e-6)
         assert (problem(point)[0] > 0).all()
 
 
 def test_barrier_stops_the_sum_only(toys, ends):
-    found = {name: toys.stationarity(toys.barrier, ways[0][-1]) for name, ways in ends["barrier"].items()}
+    found = {
+        name: toys.stationarity(toys.barrier, ways[0][-1]) for name, ways in ends["barrier"].items()
+    }
     assert found.pop("uniform") > 0.5
     assert len(found) == 2
     assert max(found.values()) < 0.01
@@ -60,7 +68,9 @@ def test_scales_decide_where_the_sum_ends(toys, ends):
 
 def test_scales_have_one_minimum_of_the_logarithms(toys):
     """Along the segment between the centres sum log L falls to the midpoint and rises after it."""
-    logs = np.array([np.log(toys.scales(np.array([a, 0.0]))[0]).sum() for a in np.linspace(-1, 1, 201)])
+    logs = np.array(
+        [np.log(toys.scales(np.array([a, 0.0]))[0]).sum() for a in np.linspace(-1, 1, 201)]
+    )
     assert (np.diff(logs[:101]) < 0).all()
     assert (np.diff(logs[100:]) > 0).all()
 
@@ -71,7 +81,9 @@ def test_concave_front_is_reached_in_the_middle_by_the_smooth_maximum_only(toys,
         assert low < 0.01
         assert high > 0.97
     for way in ends["concave"]["stch[mu=0.05,warmup=5]"]:
-        relative = toys.concave(way[-1])[0] / toys.concave(way[4])[0]  # to the last loss of the warm-up
+        relative = (
+            toys.concave(way[-1])[0] / toys.concave(way[4])[0]
+        )  # to the last loss of the warm-up
         assert relative[0] == pytest.approx(relative[1], rel=0.02)
         assert toys.stationarity(toys.concave, way[-1]) < 0.01
 

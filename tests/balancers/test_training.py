@@ -1,4 +1,6 @@
-"""Every balancer in the training loop: it trains on the architectures, and goes on from its state bit for bit."""
+"""Every balancer in the training loop: it trains on the architectures, and goes on from its state
+bit for bit.
+"""
 
 import copy
 import math
@@ -6,13 +8,13 @@ from itertools import cycle
 
 import pytest
 import torch
-from tests.training.test_trainer import SMALL
 
 from mtlkit.errors import UsageError
 from mtlkit.registry import MODELS
 from mtlkit.training.running_means import RunningMeans
 from tests.balancers.fakes import CASES, DEFAULTS
 from tests.toy import toy_dataset, toy_schema
+from tests.training.test_trainer import SMALL
 
 OPTIONS = SMALL | {"dropout": "0.2"}
 MIXED = toy_schema(tasks=3, kinds=("binary", "regression", "multiclass"), bags=1)
@@ -22,14 +24,18 @@ STEPS = 3  # before and after the interruption
 def small(model):
     """A model with small options and dropout, as many of them as it has."""
     fields = MODELS.load(model).Options.model_fields
-    return f"{model}[{','.join(f'{key}={value}' for key, value in OPTIONS.items() if key in fields)}]"
+    return (
+        f"{model}[{','.join(f'{key}={value}' for key, value in OPTIONS.items() if key in fields)}]"
+    )
 
 
 SMALL_MODELS = {name: small(name) for name in MODELS.names() if MODELS.load(name).shares_parameters}
 
 
 def covering():
-    """Every balancer on both data sets and each choice of its options on one, over all models in turn."""
+    """Every balancer on both data sets and each choice of its options on one, over all models in
+    turn.
+    """
     models = cycle(SMALL_MODELS)
     pairs = [("two", next(models), case) for case in CASES]
     next(models)  # another model for each balancer
@@ -87,11 +93,17 @@ class Drive:
     def state(self):
         run = self.run
         whole = {"model": run.model.state_dict(), "optimizer": run.optimizer.state_dict()}
-        whole |= {"balancer": run.balancer.state_dict(), "random": torch.get_rng_state(), "fresh": self.fresh}
+        whole |= {
+            "balancer": run.balancer.state_dict(),
+            "random": torch.get_rng_state(),
+            "fresh": self.fresh,
+        }
         return copy.deepcopy(whole)
 
     def resume(self, state, done):
-        """Go on where another run was after some steps: its states, and the streams of batches moved on."""
+        """Go on where another run was after some steps: its states, and the streams of batches
+        moved on.
+        """
         run = self.run
         run.model.load_state_dict(state["model"])
         run.optimizer.load_state_dict(state["optimizer"])
@@ -127,7 +139,10 @@ def check(trainer, dataset, model, case, **settings):
     assert torch.stack(first.losses).isfinite().all()
     after = first.run.model.state_dict()
     assert all(value.isfinite().all() for value in after.values())
-    assert any(float((after[name] - before[name]).abs().max()) > 1e-4 for name, _ in first.run.model.named_parameters())
+    assert any(
+        float((after[name] - before[name]).abs().max()) > 1e-4
+        for name, _ in first.run.model.named_parameters()
+    )
     second = make(trainer, dataset, model, case, **settings)
     second.resume(state, STEPS)
     second.steps(STEPS, STEPS)

@@ -51,7 +51,9 @@ def test_descends_the_loss_of_the_paper():
 def test_first_step_is_as_long_as_the_learning_rate():
     balancer = Case("uwl", (("lr", 0.2),)).make(3)
     train(balancer, LOSSES, 1)
-    torch.testing.assert_close(balancer.s, 0.2 * torch.tensor([-1.0, -1.0, 1.0]), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        balancer.s, 0.2 * torch.tensor([-1.0, -1.0, 1.0]), rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("steps", [1, 40])

@@ -37,19 +37,39 @@ def test_version(cli):
         (["bench", "--epochs", "many"], "Invalid value for '--epochs'", "mtlkit bench --help"),
         (["bench", "--set"], "Option '--set' requires an argument.", "mtlkit --help"),
         (["list"], "Missing argument 'kind'", "mtlkit list --help"),
-        (["list", "colours"], "Invalid value for 'kind': 'colours' is not one of", "mtlkit list --help"),
+        (
+            ["list", "colours"],
+            "Invalid value for 'kind': 'colours' is not one of",
+            "mtlkit list --help",
+        ),
         (["list", "models", "zz*"], "No model matches 'zz*'.", "mtlkit list models"),
         (["info", "mmoee"], "Nothing is called 'mmoee'. Did you mean mmoe", "mtlkit info mmoe"),
         (["info", "qqqqqq"], "Nothing is called 'qqqqqq'.", "mtlkit list models"),
-        (["fetch", "censu"], "There is no dataset called 'censu'. Did you mean census?", "mtlkit list datasets"),
-        (["fetch", "synthetic[rows=4]"], "The option 'rows' of the data set synthetic cannot be 4", "its options are"),
+        (
+            ["fetch", "censu"],
+            "There is no dataset called 'censu'. Did you mean census?",
+            "mtlkit list datasets",
+        ),
+        (
+            ["fetch", "synthetic[rows=4]"],
+            "The option 'rows' of the data set synthetic cannot be 4",
+            "its options are",
+        ),
         (
             ["bench", "nofile.yaml"],
             "Cannot read nofile.yaml: No such file or directory.",
             "mtlkit bench --print-config",
         ),
-        (["bench", "--set", "lr=0"], "The option 'training.lr' of the grid cannot be 0", "mtlkit bench --print-config"),
-        (["bench", "--device", "tpu"], "The option 'execution.device' of the grid cannot be 'tpu'", "mtlkit bench"),
+        (
+            ["bench", "--set", "lr=0"],
+            "The option 'training.lr' of the grid cannot be 0",
+            "mtlkit bench --print-config",
+        ),
+        (
+            ["bench", "--device", "tpu"],
+            "The option 'execution.device' of the grid cannot be 'tpu'",
+            "mtlkit bench",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
@@ -68,7 +88,16 @@ def test_usage_errors(cli, arguments, message, hint):
     "arguments",
     [
         ["report", "FOLDER"],
-        ["bench", "--dry-run", "-d", "synthetic[rows=8,d=2]", "--device", "cuda:99", "--data-dir", "FOLDER"],
+        [
+            "bench",
+            "--dry-run",
+            "-d",
+            "synthetic[rows=8,d=2]",
+            "--device",
+            "cuda:99",
+            "--data-dir",
+            "FOLDER",
+        ],
         ["fetch", "census", "--from", "FOLDER", "--data-dir", "FOLDER/data"],
         ["fetch", "synthetic[rows=8,d=2]", "--data-dir", "FOLDER/file/data"],
     ],
@@ -124,7 +153,9 @@ def test_errors_as_text():
 
 
 def test_the_module_is_the_command():
-    run = subprocess.run([sys.executable, "-m", "mtlkit", "list", "zz"], capture_output=True, text=True)
+    run = subprocess.run(
+        [sys.executable, "-m", "mtlkit", "list", "zz"], capture_output=True, text=True
+    )
     assert run.returncode == 2
     assert run.stderr.startswith("error: Invalid value for 'kind'")
     assert "Traceback" not in run.stderr

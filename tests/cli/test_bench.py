@@ -16,7 +16,8 @@ BENCHMARKS = Path(mtlkit.__file__).parents[1] / "benchmarks"
 GRIDS = sorted(BENCHMARKS.glob("*.yaml"))
 
 
-# --- what a grid that ran says ----------------------------------------------------------------------------------------
+# --- what a grid that ran says
+# ----------------------------------------------------------------------------------------
 
 
 def test_some_failed(story):
@@ -78,7 +79,8 @@ def test_a_dry_run_shows_the_state_of_every_cell(story, cli):
     assert {path: path.read_bytes() for path in story.out.rglob("*") if path.is_file()} == files
 
 
-# --- what is planned --------------------------------------------------------------------------------------------------
+# --- what is planned
+# --------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -87,14 +89,25 @@ def dry(cli, home, tmp_path):
 
     def run(*arguments, dataset=DATA):
         given = ["-d", dataset] if dataset else []
-        return cli("bench", *given, "--data-dir", home, "--out", tmp_path / "results", "--dry-run", *arguments)
+        return cli(
+            "bench",
+            *given,
+            "--data-dir",
+            home,
+            "--out",
+            tmp_path / "results",
+            "--dry-run",
+            *arguments,
+        )
 
     return run
 
 
 def rows(said):
     """The cells of a plan as (model, balancer, seed, state)."""
-    lines = [line.split() for line in said.out.splitlines() if " to run " in line or " done " in line]
+    lines = [
+        line.split() for line in said.out.splitlines() if " to run " in line or " done " in line
+    ]
     return [(model, balancer, int(seed)) for model, balancer, seed, *_ in lines]
 
 
@@ -128,7 +141,10 @@ def test_a_subset_of_tasks(dry):
 def test_a_failed_grid_is_told_before_it_runs(dry):
     for arguments, message in [
         (["--models", "mmo"], "error: There is no model called 'mmo'. Did you mean mmoe"),
-        (["--balancers", "static[w=1]"], "error: static needs one positive weight for each of task-1, task-2."),
+        (
+            ["--balancers", "static[w=1]"],
+            "error: static needs one positive weight for each of task-1, task-2.",
+        ),
         (["--set", "select=zz"], "error: There is no task 'zz' in this data set."),
         (["--set", "lr=inf"], "error: The option 'training.lr' of the grid cannot be inf"),
         (["--models", "mmoe[experts=4"], "error: Cannot read 'mmoe[experts=4'."),
@@ -155,7 +171,9 @@ def test_models_that_do_not_apply_are_shown_with_the_reason(dry, tmp_path):
 
 def test_a_file_may_be_a_balancer(dry, plugin, tmp_path):
     name = plugin(tmp_path, "b.py")
-    said = dry("--models", "mmoe", "--balancers", f"uniform,{name}", "--seeds", "1", "--references", "none")
+    said = dry(
+        "--models", "mmoe", "--balancers", f"uniform,{name}", "--seeds", "1", "--references", "none"
+    )
     assert rows(said) == [("mmoe", "uniform", 0), ("mmoe", name, 0)]
 
 
@@ -173,7 +191,10 @@ def test_the_data_set_fetched_last(dry, cli, home, tmp_path):
     fresh = tmp_path / "home"
     assert cli("fetch", "synthetic[rows=16,d=3]", "--data-dir", fresh).code == 0
     assert last_fetched(fresh) == "synthetic[rows=16,d=3]"
-    assert "Data set synthetic[rows=16,d=3] (fetched last)." in cli("bench", "--dry-run", "--data-dir", fresh).err
+    assert (
+        "Data set synthetic[rows=16,d=3] (fetched last)."
+        in cli("bench", "--dry-run", "--data-dir", fresh).err
+    )
 
 
 def test_census_where_nothing_was_fetched(cli, tmp_path, monkeypatch):
@@ -189,24 +210,63 @@ def test_census_where_nothing_was_fetched(cli, tmp_path, monkeypatch):
     assert said.code == 3
     assert asked == [("census", tmp_path)]
     assert "Data set census (none was fetched before)." in said.err
-    assert said.err.endswith("error: There is no network.\n\nhint: mtlkit fetch census --from FILE\n")
+    assert said.err.endswith(
+        "error: There is no network.\n\nhint: mtlkit fetch census --from FILE\n"
+    )
 
 
 def test_results_that_cannot_be_written(cli, home, tmp_path):
     (tmp_path / "file").write_text("")
-    arguments = ["--models", "mmoe", "--balancers", "uniform", "--seeds", "1", "--out", tmp_path / "file" / "results"]
+    arguments = [
+        "--models",
+        "mmoe",
+        "--balancers",
+        "uniform",
+        "--seeds",
+        "1",
+        "--out",
+        tmp_path / "file" / "results",
+    ]
     said = cli("bench", "-d", DATA, "--data-dir", home, *arguments)
     assert said.code == 3
     assert "error: The results folder" in said.err
     assert "hint: choose another with --out DIR" in said.err
 
 
-# --- YAML -------------------------------------------------------------------------------------------------------------
+# --- YAML
+# -------------------------------------------------------------------------------------------------------------
 
 FLAGS = [
-    *["-d", "synthetic[rows=200,d=4]", "--models", "mmoe[experts=4,hidden=64:32],ple", "--seeds", "4,7"],
-    *["--balancers", "static[w=1:2]", "--references", "none", "--epochs", "0.5", "--lr", "1e-3", "--jobs", "2"],
-    *["--set", "tower.task-1=64:32", "--set", "dropout=.1", "--set", "clip_norm=1e-5", "--set", "probes=false"],
+    *[
+        "-d",
+        "synthetic[rows=200,d=4]",
+        "--models",
+        "mmoe[experts=4,hidden=64:32],ple",
+        "--seeds",
+        "4,7",
+    ],
+    *[
+        "--balancers",
+        "static[w=1:2]",
+        "--references",
+        "none",
+        "--epochs",
+        "0.5",
+        "--lr",
+        "1e-3",
+        "--jobs",
+        "2",
+    ],
+    *[
+        "--set",
+        "tower.task-1=64:32",
+        "--set",
+        "dropout=.1",
+        "--set",
+        "clip_norm=1e-5",
+        "--set",
+        "probes=false",
+    ],
 ]
 
 
@@ -222,18 +282,30 @@ def test_what_is_printed_gives_the_same_grid(cli, tmp_path, flags):
         assert grid.models == ("mmoe[experts=4,hidden=64:32]", "ple")
         assert grid.seeds == (4, 7)
         assert grid.references == ()
-        assert (grid.training.epochs, grid.training.lr, grid.training.clip_norm) == (0.5, 0.001, 1e-5)
+        assert (grid.training.epochs, grid.training.lr, grid.training.clip_norm) == (
+            0.5,
+            0.001,
+            1e-5,
+        )
         assert grid.model == {"tower": {"task-1": [64, 32]}, "dropout": 0.1}
         assert (grid.execution.jobs, grid.execution.probes) == (2, False)
 
 
 def test_flags_override_a_file(cli, tmp_path):
     file = tmp_path / "grid.yaml"
-    file.write_text("models: [mmoe]\nbalancers: uwl\nseeds: 2\ntraining:\n  lr: 0.5\n  epochs: 3\nout: there\n")
-    said = cli("bench", file, "--models", "ple", "--lr", "0.1", "--set", "epochs=4", "--print-config")
+    file.write_text(
+        "models: [mmoe]\nbalancers: uwl\nseeds: 2\ntraining:\n  lr: 0.5\n  epochs: 3\nout: there\n"
+    )
+    said = cli(
+        "bench", file, "--models", "ple", "--lr", "0.1", "--set", "epochs=4", "--print-config"
+    )
     found = yaml.safe_load(said.out)
     assert (found["models"], found["balancers"], found["seeds"]) == (["ple"], ["uwl"], [0, 1])
-    assert (found["training"]["lr"], found["training"]["epochs"], found["out"]) == (0.1, 4.0, "there")
+    assert (found["training"]["lr"], found["training"]["epochs"], found["out"]) == (
+        0.1,
+        4.0,
+        "there",
+    )
 
 
 def test_a_file_is_planned(dry, tmp_path):
@@ -242,7 +314,9 @@ def test_a_file_is_planned(dry, tmp_path):
     assert rows(dry(file)) == [("mmoe", "uwl", 0)]
 
 
-@pytest.mark.parametrize("text", ["models: [mmoe", "modles: mmoe", "training: {lr: fast}", "- mmoe"])
+@pytest.mark.parametrize(
+    "text", ["models: [mmoe", "modles: mmoe", "training: {lr: fast}", "- mmoe"]
+)
 def test_files_that_are_wrong(cli, tmp_path, text):
     file = tmp_path / "grid.yaml"
     file.write_text(text)
@@ -265,5 +339,7 @@ def test_published_grids(file):
 
 def test_grids_are_published():
     assert BENCHMARKS.is_dir()
-    assert [file.name for file in GRIDS] == sorted(file.name for file in BENCHMARKS.iterdir() if file.suffix == ".yaml")
+    assert [file.name for file in GRIDS] == sorted(
+        file.name for file in BENCHMARKS.iterdir() if file.suffix == ".yaml"
+    )
     assert GRIDS

@@ -54,9 +54,13 @@ def test_info_of_everything(cli, kind, name):
 
 def test_info_says_with_which_others_a_balancer_is_one_method(cli):
     notes = json.loads(cli("info", "fairgrad", "--json").out)["same_as"]
-    assert notes[0].startswith("With any number of tasks, fairgrad[alpha=1] and nash are one method")
+    assert notes[0].startswith(
+        "With any number of tasks, fairgrad[alpha=1] and nash are one method"
+    )
     assert any(text.startswith("With 2 tasks, ") and "mgda[normalize=l2]" in text for text in notes)
-    assert "Note: With any number of tasks, nash and fairgrad[alpha=1]" in " ".join(cli("info", "nash").out.split())
+    assert "Note: With any number of tasks, nash and fairgrad[alpha=1]" in " ".join(
+        cli("info", "nash").out.split()
+    )
     assert json.loads(cli("info", "dwa", "--json").out)["same_as"] == []
     assert "same_as" not in json.loads(cli("info", "mmoe", "--json").out)
 
@@ -70,8 +74,16 @@ def test_info_names_the_paper_and_when_to_use(cli, name):
 
 
 def test_defaults_of_options(cli):
-    options = {option["name"]: option for option in json.loads(cli("info", "mmoe", "--json").out)["options"]}
-    assert options["experts"] == {"name": "experts", "default": 8, "choices": [], "description": "number of experts"}
+    options = {
+        option["name"]: option
+        for option in json.loads(cli("info", "mmoe", "--json").out)["options"]
+    }
+    assert options["experts"] == {
+        "name": "experts",
+        "default": 8,
+        "choices": [],
+        "description": "number of experts",
+    }
     assert options["hidden"]["default"] == [32]
     assert "relu" in options["activation"]["choices"]
 
@@ -83,7 +95,12 @@ def test_the_example_in_brackets_works(cli):
 
 
 def test_info_says_what_is_simulated(cli):
-    for name, simulated in (("funnel", True), ("synthetic", True), ("census", False), ("ali-ccp", False)):
+    for name, simulated in (
+        ("funnel", True),
+        ("synthetic", True),
+        ("census", False),
+        ("ali-ccp", False),
+    ):
         assert ("Simulated: " in cli("info", name).out) == simulated
         assert json.loads(cli("info", name, "--json").out)["simulated"] == simulated
     assert "simulated" not in json.loads(cli("info", "mmoe", "--json").out)

@@ -44,7 +44,9 @@ def test_card_to_stdout_talk_to_stderr(app, tmp_path):
 
 
 def test_failure_remembers_nothing(app, tmp_path):
-    result = CliRunner().invoke(app, ["census", "--from", str(tmp_path / "nowhere"), "--data-dir", str(tmp_path)])
+    result = CliRunner().invoke(
+        app, ["census", "--from", str(tmp_path / "nowhere"), "--data-dir", str(tmp_path)]
+    )
     assert result.exit_code != 0
     assert last_fetched(tmp_path) is None
 
@@ -58,7 +60,14 @@ def test_one_line_a_download_without_a_terminal(capsys):
 
 
 @pytest.mark.parametrize(
-    "text", ["census", "census[protocol=rechub]", "census[numeric=dense]", "census[bins=8]", "synthetic[p=0.9]"]
+    "text",
+    [
+        "census",
+        "census[protocol=rechub]",
+        "census[numeric=dense]",
+        "census[bins=8]",
+        "synthetic[p=0.9]",
+    ],
 )
 def test_shortest_text_gives_the_same_options(text):
     assert _typed(open_source(text)) == text
@@ -70,7 +79,10 @@ def test_options_without_effect_are_not_typed():
 
 def test_imports_are_light():
     code = "import sys, mtlkit.cli.fetch; print({'torch', 'numpy', 'pandas', 'httpx', 'pydantic'} & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip()
+        == "set()"
+    )
 
 
 def test_fetching_needs_no_torch(tmp_path):

@@ -53,8 +53,12 @@ class Server(ThreadingHTTPServer):
         return f"http://127.0.0.1:{self.server_address[1]}/file.bin"
 
 
-def serve(handler: Handler, stop_after: int | None = None, ranges: bool = True, etag: bool = True) -> None:
-    """Answer as a good server does, Range and If-Range included; ``stop_after`` cuts the connection."""
+def serve(
+    handler: Handler, stop_after: int | None = None, ranges: bool = True, etag: bool = True
+) -> None:
+    """Answer as a good server does, Range and If-Range included; ``stop_after`` cuts the
+    connection.
+    """
     server, start, status = handler.server, 0, 200
     wanted = re.fullmatch(r"bytes=(\d+)-", handler.headers.get("Range", ""))
     if ranges and wanted and handler.headers.get("If-Range") == server.etag:
@@ -85,7 +89,9 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Behaviour:
 @contextmanager
 def serving(content: bytes) -> Iterator[Server]:
     server = Server(content)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread = threading.Thread(
+        target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
+    )
     thread.start()
     try:
         yield server

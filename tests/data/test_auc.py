@@ -15,7 +15,9 @@ from mtlkit.training import metrics
 FAMILIES = {
     "ties": lambda rng, n: rng.integers(0, 3, n),
     "plain": lambda rng, n: rng.standard_normal(n),
-    "infinite": lambda rng, n: np.where(rng.random(n) < 0.2, np.inf, rng.standard_normal(n).round(1)),
+    "infinite": lambda rng, n: np.where(
+        rng.random(n) < 0.2, np.inf, rng.standard_normal(n).round(1)
+    ),
 }
 
 
@@ -36,7 +38,11 @@ def test_all_counts_are_the_definition(family, dtype, monkeypatch):
         assert auc_module._walk(np.sort(above), np.sort(below)) == wanted
         assert metrics._wins_on_device(torch.from_numpy(above), torch.from_numpy(below)) == wanted
         value = wanted / (2 * len(above) * len(below))
-        assert auc(scores, labels) == metrics.auc(torch.from_numpy(scores), torch.from_numpy(labels)) == value
+        assert (
+            auc(scores, labels)
+            == metrics.auc(torch.from_numpy(scores), torch.from_numpy(labels))
+            == value
+        )
         assert expected_auc(scores, labels, ~labels) == pytest.approx(value, abs=1e-12)
         if np.isfinite(scores).all():
             assert roc_auc_score(labels, scores) == pytest.approx(value, abs=1e-12)
@@ -63,4 +69,7 @@ def test_few_rows_need_nothing_heavy():
         "assert auc(np.arange(9.0), np.arange(9) > 4) == 1\n"
         "print(sorted({'torch', 'numba', 'pandas'} & set(sys.modules)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "[]\n"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+        == "[]\n"
+    )

@@ -38,7 +38,9 @@ def leftovers(target: Path) -> list[str]:
 
 def test_whole_file(server, target):
     calls = []
-    got = download(server.url, target, sha256=SHA.upper(), progress=lambda *call: calls.append(call))
+    got = download(
+        server.url, target, sha256=SHA.upper(), progress=lambda *call: calls.append(call)
+    )
     assert target.read_bytes() == CONTENT
     assert (got.path, got.bytes, got.sha256, got.url) == (target, len(CONTENT), SHA, server.url)
     assert leftovers(target) == []
@@ -104,7 +106,9 @@ def test_other_address_is_not_continued(server, target, monkeypatch):
 
 
 def test_continued_at_the_wrong_place_starts_over(server, target):
-    wrong = answer(206, CONTENT[7:], Content_Range=f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}", ETag='"one"')
+    wrong = answer(
+        206, CONTENT[7:], Content_Range=f"bytes 7-{len(CONTENT) - 1}/{len(CONTENT)}", ETag='"one"'
+    )
     server.behaviours = [cut(500_000), wrong]
     download(server.url, target, sha256=SHA)
 
@@ -227,8 +231,14 @@ def test_pip_gets_the_hash_to_check(tmp_path, monkeypatch):
     ("stderr", "message"),
     [
         ("/usr/bin/python: No module named pip", "missing"),
-        ("WARNING: x\nERROR: first\nERROR: No matching distribution.\nWARNING: y", "failed: No matching distribution"),
-        ("ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n  Got abc", "sha256 differs"),
+        (
+            "WARNING: x\nERROR: first\nERROR: No matching distribution.\nWARNING: y",
+            "failed: No matching distribution",
+        ),
+        (
+            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n  Got abc",
+            "sha256 differs",
+        ),
         ("", "it says nothing"),
     ],
 )
@@ -259,7 +269,9 @@ def test_real_pip_refuses_a_wrong_hash(tmp_path, monkeypatch):
     trace, links = tmp_path / "ran", tmp_path / "links"
     package = tmp_path / "evil-1.0"
     package.mkdir()
-    (package / "setup.py").write_text(f"open({str(trace)!r}, 'w')\nimport setuptools\nsetuptools.setup(name='evil')\n")
+    (package / "setup.py").write_text(
+        f"open({str(trace)!r}, 'w')\nimport setuptools\nsetuptools.setup(name='evil')\n"
+    )
     (package / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
     links.mkdir()
     shutil.make_archive(str(links / "evil-1.0"), "gztar", tmp_path, "evil-1.0")

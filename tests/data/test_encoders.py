@@ -66,4 +66,12 @@ def test_bins_keep_resolution_beside_a_heavy_value():
 
 def test_bins_of_few_values_are_the_values_and_nan_is_unknown():
     encoder = QuantileBins.fit(np.array([3.0, 1.0, 1.0, 7.0, np.nan]), 64)
-    assert encoder.transform(np.array([0, 1, 3, 5, 7, 9, np.nan])).tolist() == [1, 1, 2, 2, 3, 3, UNKNOWN]
+    assert encoder.transform(np.array([0, 1, 3, 5, 7, 9, np.nan])).tolist() == [
+        1,
+        1,
+        2,
+        2,
+        3,
+        3,
+        UNKNOWN,
+    ]

@@ -11,7 +11,11 @@ from mtlkit.data.types import Feature, Schema, Task
 
 SCHEMA = Schema(
     features=(Feature(name="a", vocab=3),),
-    tasks=(Task(name="click"), Task(name="purchase"), Task(name="spend", kind="regression", losses=("mse",))),
+    tasks=(
+        Task(name="click"),
+        Task(name="purchase"),
+        Task(name="spend", kind="regression", losses=("mse",)),
+    ),
 )
 
 
@@ -20,16 +24,23 @@ def dataset(simulation):
 
 
 def test_what_a_generator_noted():
-    noted = {"planted_auc": {"click": 0.7, "purchase": 1, "spend": 0.2}, "planted_r2": {"spend": -0.1, "click": 0.3}}
+    noted = {
+        "planted_auc": {"click": 0.7, "purchase": 1, "spend": 0.2},
+        "planted_r2": {"spend": -0.1, "click": 0.3},
+    }
     assert ceilings(dataset(noted)) == {"click": 0.7, "purchase": 1.0, "spend": -0.1}
     assert ceilings_of_all_rows(dataset(noted)) == {}
     assert ceilings(dataset({ALL_ROWS: noted})) == {}
     assert ceilings_of_all_rows(dataset({ALL_ROWS: noted})) == ceilings(dataset(noted))
 
 
-@pytest.mark.parametrize("value", ["high", None, True, [0.7], {"x": 0.7}, math.nan, math.inf, -math.inf, 10**400, 1.5])
+@pytest.mark.parametrize(
+    "value", ["high", None, True, [0.7], {"x": 0.7}, math.nan, math.inf, -math.inf, 10**400, 1.5]
+)
 def test_what_is_no_ceiling(value):
-    assert ceilings(dataset({"planted_auc": {"click": value, "purchase": 0.8}})) == {"purchase": 0.8}
+    assert ceilings(dataset({"planted_auc": {"click": value, "purchase": 0.8}})) == {
+        "purchase": 0.8
+    }
 
 
 @pytest.mark.parametrize(
@@ -42,7 +53,10 @@ def test_facts_of_another_shape(simulation):
 @pytest.mark.parametrize(
     ("simulation", "said"),
     [
-        ({"planted_auc": {"click": 0.7}}, "ceiling click 0.7000: the planted model on test, which none"),
+        (
+            {"planted_auc": {"click": 0.7}},
+            "ceiling click 0.7000: the planted model on test, which none",
+        ),
         (
             {ALL_ROWS: {"planted_auc": {"click": 0.7}}},
             "near the ceiling click 0.7000: the planted model on all simulated test rows",

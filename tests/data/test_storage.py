@@ -7,7 +7,14 @@ import pytest
 
 from mtlkit.data import storage
 from mtlkit.data.splits import SPLITS, Bag, Dataset, SharedColumns, Split, fingerprint
-from mtlkit.data.storage import MANIFEST, Column, fingerprint_folder, read_dataset, read_manifest, write_dataset
+from mtlkit.data.storage import (
+    MANIFEST,
+    Column,
+    fingerprint_folder,
+    read_dataset,
+    read_manifest,
+    write_dataset,
+)
 from mtlkit.data.types import Feature, Schema, Task
 from mtlkit.errors import MissingError
 
@@ -63,7 +70,9 @@ def test_round_trip(dataset, tmp_path):
             assert not after[key].flags.writeable
     manifest = read_manifest(tmp_path / "toy")
     assert manifest["options"] == {"p": 0.5}
-    assert manifest["splits"]["train"]["positives"]["click"] == dataset.splits["train"].positives()[0]
+    assert (
+        manifest["splits"]["train"]["positives"]["click"] == dataset.splits["train"].positives()[0]
+    )
 
 
 def test_fingerprint_read_in_pieces_is_the_same(dataset, tmp_path, monkeypatch):
@@ -105,12 +114,17 @@ def test_interruption_leaves_nothing_finished(dataset, tmp_path, monkeypatch):
     assert read_manifest(tmp_path / "toy") is None
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no device that is always full")
+@pytest.mark.skipif(
+    not Path("/dev/full").exists(), reason="this system has no device that is always full"
+)
 @pytest.mark.parametrize("file", ["validation.labels.npy", MANIFEST])
 def test_a_full_disk_is_said(dataset, tmp_path, file):
     with storage.written(tmp_path / "toy") as partial:
         (partial / "old").touch()
-    with pytest.raises(MissingError, match="became full") as caught, storage.written(tmp_path / "toy") as partial:
+    with (
+        pytest.raises(MissingError, match="became full") as caught,
+        storage.written(tmp_path / "toy") as partial,
+    ):
         on_full_disk(partial, file, dataset)
     assert "--data-dir" in caught.value.hint
     assert [path.name for path in tmp_path.rglob("*")] == ["toy", "old"], "what was there is kept"
@@ -128,7 +142,9 @@ def test_other_errors_are_not_said_to_be_a_full_disk(tmp_path):
 
 
 def test_arrays_are_saved_as_numpy_saves_them(tmp_path):
-    for number, array in enumerate((np.eye(3, dtype=bool).T[:, 1:], np.zeros((0, 4), np.float32), np.arange(5))):
+    for number, array in enumerate(
+        (np.eye(3, dtype=bool).T[:, 1:], np.zeros((0, 4), np.float32), np.arange(5))
+    ):
         paths = [tmp_path / f"{who}-{number}.npy" for who in ("numpy", "own")]
         np.save(paths[0], np.ascontiguousarray(array))
         storage.save_array(paths[1], array)

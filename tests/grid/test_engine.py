@@ -17,7 +17,9 @@ from tests.conftest import DATA, is_deaf, parent
 
 
 def test_the_grid_goes_on_whatever_happens(story):
-    """Cells that raise, diverge, exit and are killed: each becomes a record, and the cells after them run."""
+    """Cells that raise, diverge, exit and are killed: each becomes a record, and the cells after
+    them run.
+    """
     statuses = {name: record.status for name, record in story.records.items()}
     failed = dict.fromkeys(["raises", "broken", "exits", "killed"], "failed")
     assert statuses == failed | dict.fromkeys(["uniform", "waits", "uwl"], "ok")
@@ -25,7 +27,10 @@ def test_the_grid_goes_on_whatever_happens(story):
 
 def test_how_a_worker_died_is_recorded(story):
     exits, killed = (story.records[name].error for name in ("exits", "killed"))
-    assert (exits.type, exits.message) == ("WorkerDied", "the process of this cell ended with code 7")
+    assert (exits.type, exits.message) == (
+        "WorkerDied",
+        "the process of this cell ended with code 7",
+    )
     assert killed.type == "WorkerDied"
     assert killed.message == "the process of this cell was killed by SIGKILL (out of memory?)"
 
@@ -77,26 +82,39 @@ def test_killed(story):
 def test_only_unfinished_cells_are_run_again(story):
     before = story.killed.after
     assert before.keys() < story.files.keys()
-    assert {path: story.files[path] for path in before} == before, "finished records are byte-identical"
+    assert {path: story.files[path] for path in before} == before, (
+        "finished records are byte-identical"
+    )
     assert ": 6 to run, 1 done." in story.finished.err
     assert sum("/6] " in line for line in story.finished.err.splitlines()) == 6
     assert "[6/6] " in story.finished.err
 
 
 def cells_of(home, store, balancers):
-    flags = {"dataset": DATA, "models": "shared-bottom", "balancers": balancers, "references": [], "seeds": 1}
+    flags = {
+        "dataset": DATA,
+        "models": "shared-bottom",
+        "balancers": balancers,
+        "references": [],
+        "seeds": 1,
+    }
     settings = read_grid(None, flags, ["epochs=2", "batch_size=50", "bottom=4"])
     return make_plan(settings, *prepare(DATA, home), store).to_run
 
 
 def test_a_cell_that_takes_too_long(tmp_path, home, plugin):
-    """Two at a time; one of three sleeps. The others end long before the limit, unless the machine is very busy."""
+    """Two at a time; one of three sleeps. The others end long before the limit, unless the machine
+    is very busy.
+    """
     store = ResultStore(tmp_path / "results")
     sleepy = plugin(tmp_path, "sleepy.py", "time.sleep(600)")
     cells = cells_of(home, store, [sleepy, "uniform", "uwl"])
     started = []
     engine = LocalEngine(store, home, ExecutionSettings(device="cpu", jobs=2, timeout=3))
-    records = {record.key: record for record in engine.run(cells, lambda cell, share: started.append(cell.key))}
+    records = {
+        record.key: record
+        for record in engine.run(cells, lambda cell, share: started.append(cell.key))
+    }
     assert records.keys() == {cell.key for cell in cells}
     slow = records[cells[0].key]
     assert slow.status == "timeout"
@@ -171,12 +189,19 @@ def test_jobs(monkeypatch, tmp_path, home):
 
 
 def test_nothing_to_do(tmp_path, home):
-    assert list(LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu")).run([])) == []
+    assert (
+        list(LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu")).run([]))
+        == []
+    )
     assert available_cores() >= 1
 
 
-@pytest.mark.parametrize(("device", "driver", "starts"), [("cpu", True, 1), ("auto", False, 1), ("auto", True, 0)])
-def test_imports_begin_early_where_workers_will_be_forked(monkeypatch, tmp_path, device, driver, starts):
+@pytest.mark.parametrize(
+    ("device", "driver", "starts"), [("cpu", True, 1), ("auto", False, 1), ("auto", True, 0)]
+)
+def test_imports_begin_early_where_workers_will_be_forked(
+    monkeypatch, tmp_path, device, driver, starts
+):
     started = []
     monkeypatch.setattr(local, "start_server", lambda: started.append(1))
     monkeypatch.setattr(local, "GPU_DRIVERS", (tmp_path if driver else tmp_path / "none",))

@@ -31,7 +31,13 @@ def plan(home, tmp_path_factory):
         flags = {"dataset": dataset, "models": models, "balancers": "uniform", "seeds": 1}
         flags["references"] = list(references)
         source, data = prepare(dataset, home)
-        return make_plan(read_grid(None, flags, SMALL), source, data.select(tasks) if tasks else data, store, **how)
+        return make_plan(
+            read_grid(None, flags, SMALL),
+            source,
+            data.select(tasks) if tasks else data,
+            store,
+            **how,
+        )
 
     return make
 
@@ -52,7 +58,10 @@ def test_without_a_funnel_they_are_not_applicable_unless_forced(plan, model):
     made = plan(f"mmoe,{model}", dataset=DATA)
     assert made.inapplicable == [(model, "synthetic has no funnel (click -> purchase)")]
     assert [p.cell.model for p in made.cells] == ["mmoe"]
-    assert [p.cell.model for p in plan(f"mmoe,{model}", dataset=DATA, force=True).cells] == ["mmoe", model]
+    assert [p.cell.model for p in plan(f"mmoe,{model}", dataset=DATA, force=True).cells] == [
+        "mmoe",
+        model,
+    ]
     assert plan(model).inapplicable == []
 
 
@@ -77,16 +86,25 @@ def test_conversion_on_clicked_rows_needs_a_funnel_and_is_a_setting(plan):
         plan("mmoe[cvr=clicked]", dataset=DATA)
     with pytest.raises(UsageError, match="no option 'cvr'"):
         plan("esmm[cvr=clicked]")
-    one, other = (planned.cell for planned in plan("shared-bottom,shared-bottom[cvr=clicked]").cells)
+    one, other = (
+        planned.cell for planned in plan("shared-bottom,shared-bottom[cvr=clicked]").cells
+    )
     assert one.group != other.group
-    assert [cell.resolved["model"]["options"]["cvr"] for cell in (one, other)] == ["derived", "clicked"]
+    assert [cell.resolved["model"]["options"]["cvr"] for cell in (one, other)] == [
+        "derived",
+        "clicked",
+    ]
 
 
 def test_records_say_what_was_measured_where(store):
     for record, folder in store.scan():
         assert [task["label"] for task in record.tasks] == LABELS
         assert [task["task"] for task in record.tasks] == ["click", *["purchase"] * 3]
-        assert [task["space"] for task in record.tasks][:3] == ["all rows", "all rows", "clicked rows"]
+        assert [task["space"] for task in record.tasks][:3] == [
+            "all rows",
+            "all rows",
+            "clicked rows",
+        ]
         stored = store.arrays(folder, "scores")
         for task in record.tasks:
             found = record.metrics["test"][task["name"]]
@@ -104,7 +122,9 @@ def test_the_report_shows_spaces_counts_and_what_is_derived(store):
     assert [task.title for task in block.tasks] == LABELS
     assert block.trained == 2
     summary = summarise(frames, block)
-    assert {row.group.model: sorted(row.derived) for row in summary.rows if not row.group.is_reference} == {
+    assert {
+        row.group.model: sorted(row.derived) for row in summary.rows if not row.group.is_reference
+    } == {
         "shared-bottom": ["purchase-given-click", "purchase-if-click"],
         "shared-bottom[cvr=clicked]": ["purchase"],
         "esmm": [],
@@ -112,18 +132,27 @@ def test_the_report_shows_spaces_counts_and_what_is_derived(store):
     }
     table = build_table(summary)
     assert table.columns[2::2][:4] == tuple(f"{label} AUC" for label in LABELS)
-    marked = {row[0].text: [bool("‡" in row[place].marks) for place in (2, 4, 6, 8)] for row in table.rows}
+    marked = {
+        row[0].text: [bool("‡" in row[place].marks) for place in (2, 4, 6, 8)] for row in table.rows
+    }
     assert marked["shared-bottom"] == marked["single-task"] == [False, False, True, True]
     assert marked["shared-bottom[cvr=clicked]"] == [False, True, False, False]
     assert marked["esmm"] == [False] * 4
     clicks, purchases = (summary.counts[name][0] for name in ("click", "purchase"))
     text = to_markdown(table)
-    assert f"CTR: AUC on the test split, all rows, n+ = {clicks:.0f}, n− = {400 - clicks:.0f}" in text
-    assert f"CVR: AUC on the test split, clicked rows, n+ = {purchases:.0f}, n− = {clicks - purchases:.0f}" in text
+    assert (
+        f"CTR: AUC on the test split, all rows, n+ = {clicks:.0f}, n− = {400 - clicks:.0f}" in text
+    )
+    assert (
+        f"CVR: AUC on the test split, clicked rows, n+ = {purchases:.0f}, n− = {clicks - purchases:.0f}"
+        in text
+    )
 
 
 def test_rows_as_json_have_both_splits_with_their_counts(store):
-    found = [row for row in rows(store) if row["metric"] == "auc" and row["model"] == "shared-bottom"]
+    found = [
+        row for row in rows(store) if row["metric"] == "auc" and row["model"] == "shared-bottom"
+    ]
     keys = {(row["split"], row["task"], row["space"], row["derived"]) for row in found}
     assert {
         ("validation", "click", "all rows", False),
@@ -131,7 +160,9 @@ def test_rows_as_json_have_both_splits_with_their_counts(store):
         ("test", "purchase", "all rows", False),
         ("test", "purchase-if-click", "all rows, as if clicked", True),
     } <= keys
-    assert not any(split == "validation" and task == "purchase-if-click" for split, task, *_ in keys)
+    assert not any(
+        split == "validation" and task == "purchase-if-click" for split, task, *_ in keys
+    )
     by_score = {(row["split"], row["task"]): row for row in found}
     for split in ("validation", "test"):
         given, click = by_score[split, "purchase-given-click"], by_score[split, "click"]

@@ -70,7 +70,8 @@ def test_assignments_find_their_section(item, where):
 
 
 @pytest.mark.parametrize(
-    ("value", "seeds"), [("3", (0, 1, 2)), (2, (0, 1)), ("0,5,7", (0, 5, 7)), ("7,", (7,)), ([4, 2], (4, 2))]
+    ("value", "seeds"),
+    [("3", (0, 1, 2)), (2, (0, 1)), ("0,5,7", (0, 5, 7)), ("7,", (7,)), ([4, 2], (4, 2))],
 )
 def test_seeds(value, seeds):
     assert read_grid(None, {"seeds": value}, []).seeds == seeds
@@ -123,7 +124,13 @@ def test_files_that_cannot_be_read(tmp_path):
 
 def test_what_is_written_is_read_back(file, tmp_path):
     again = tmp_path / "again.yaml"
-    items = ["clip_norm=1e-05", "task_weights.a=2", "tower.a=64:32", "precision=bf16", "hidden=64:32"]
+    items = [
+        "clip_norm=1e-05",
+        "task_weights.a=2",
+        "tower.a=64:32",
+        "precision=bf16",
+        "hidden=64:32",
+    ]
     for grid in (GridSettings(), read_grid(file, {"references": []}, items)):
         again.write_text(write_grid(grid))
         assert read_grid(again, {}, []) == grid
@@ -134,12 +141,21 @@ def test_every_setting_is_written():
     plain = yaml.safe_load(write_grid(GridSettings()))
     assert plain.keys() == GridSettings.model_fields.keys()
     for section in ("training", "execution"):
-        assert plain[section].keys() == GridSettings.model_fields[section].annotation.model_fields.keys()
+        assert (
+            plain[section].keys()
+            == GridSettings.model_fields[section].annotation.model_fields.keys()
+        )
 
 
 def test_a_data_set_brings_training_settings_that_flags_outrank():
     plain = with_dataset(read_grid(None, {}, []), "ali-ccp")
     assert plain.training.model_dump(exclude_unset=True) == DATASETS.load("ali-ccp").training != {}
-    asked = with_dataset(read_grid(None, {"training": {"epochs": 6}}, ["lr=.01"]), "ali-ccp[sample=.1]")
-    assert (asked.training.epochs, asked.training.batch_size, asked.training.lr) == (6, plain.training.batch_size, 0.01)
+    asked = with_dataset(
+        read_grid(None, {"training": {"epochs": 6}}, ["lr=.01"]), "ali-ccp[sample=.1]"
+    )
+    assert (asked.training.epochs, asked.training.batch_size, asked.training.lr) == (
+        6,
+        plain.training.batch_size,
+        0.01,
+    )
     assert with_dataset(read_grid(None, {}, []), "census").training == TrainingSettings()

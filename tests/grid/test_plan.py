@@ -35,7 +35,9 @@ def plan(home, store):
     """Plans a grid of given settings, one seed and no reference unless told otherwise."""
 
     def make(settings=None, *assignments, tasks=None, dataset=DATA, **how):
-        given = {"dataset": dataset, "seeds": 1, "references": [], "balancers": "uniform"} | (settings or {})
+        given = {"dataset": dataset, "seeds": 1, "references": [], "balancers": "uniform"} | (
+            settings or {}
+        )
         source, data = prepare(dataset, home)
         data = data.select(tasks) if tasks else data
         return make_plan(read_grid(None, given, list(assignments)), source, data, store, **how)
@@ -52,7 +54,9 @@ def done(cell):
 
 
 def test_a_grid_is_a_product_seed_by_seed(plan):
-    made = plan({"models": "mmoe,cgc", "balancers": "uniform,uwl", "seeds": 2, "references": "single-task"})
+    made = plan(
+        {"models": "mmoe,cgc", "balancers": "uniform,uwl", "seeds": 2, "references": "single-task"}
+    )
     once = [
         ("single-task", "none"),
         ("mmoe", "uniform"),
@@ -76,32 +80,52 @@ def test_a_cell_specifies_the_run(plan, home):
     assert found["dataset"]["options"] == source.resolved_options()
     assert found["dataset"]["tasks"] == ["task-1", "task-2"]
     assert found["dataset"]["simulated"] is True
-    assert found["model"]["options"] == MODELS.load("mmoe").Options(experts=4).model_dump(mode="json")
+    assert found["model"]["options"] == MODELS.load("mmoe").Options(experts=4).model_dump(
+        mode="json"
+    )
     assert found["balancer"]["options"] == {"w": [1.0, 2.0]}
     assert found["training"]["lr"] == 0.1
     assert found["training"].keys() == GridSettings().training.model_dump().keys()
 
 
 def test_defaults_that_are_typed_are_the_same_cell(plan):
-    made = plan({"models": "mmoe,mmoe[experts=8],mmoe[hidden=32,experts=8],mmoe[experts=9]", "balancers": "uwl,uwl"})
+    made = plan(
+        {
+            "models": "mmoe,mmoe[experts=8],mmoe[hidden=32,experts=8],mmoe[experts=9]",
+            "balancers": "uwl,uwl",
+        }
+    )
     assert names(made) == [("mmoe", "uwl", 0), ("mmoe[experts=9]", "uwl", 0)]
     plain, typed = plan({"models": "mmoe"}), plan({"models": "mmoe[experts=8]"})
     assert plain.cells[0].cell.group == typed.cells[0].cell.group
-    assert plan({"models": "mmoe"}, "experts=8", "lr=2e-3").cells[0].cell.key == plain.cells[0].cell.key
+    assert (
+        plan({"models": "mmoe"}, "experts=8", "lr=2e-3").cells[0].cell.key
+        == plain.cells[0].cell.key
+    )
 
 
 def test_numbers_are_equal_however_they_are_written(plan):
     texts = ["dropout=0", "dropout=0.0", "dropout=0e5"]
     assert len({plan({"models": "mmoe"}, text).cells[0].cell.key for text in texts}) == 1
-    assert plan({"models": "mmoe"}, "dropout=.1").cells[0].cell.key != plan({"models": "mmoe"}).cells[0].cell.key
+    assert (
+        plan({"models": "mmoe"}, "dropout=.1").cells[0].cell.key
+        != plan({"models": "mmoe"}).cells[0].cell.key
+    )
 
 
-@pytest.mark.parametrize("text", ["device=cpu", "jobs=3", "timeout=5", "probes=false", "out=/elsewhere"])
+@pytest.mark.parametrize(
+    "text", ["device=cpu", "jobs=3", "timeout=5", "probes=false", "out=/elsewhere"]
+)
 def test_how_it_runs_is_no_part_of_the_identity(plan, text):
-    assert plan({"models": "mmoe"}, text).cells[0].cell.key == plan({"models": "mmoe"}).cells[0].cell.key
+    assert (
+        plan({"models": "mmoe"}, text).cells[0].cell.key
+        == plan({"models": "mmoe"}).cells[0].cell.key
+    )
 
 
-@pytest.mark.parametrize("text", ["precision=bf16", "evaluations=11", "select=loss", "batch_size=512", "heads=plain"])
+@pytest.mark.parametrize(
+    "text", ["precision=bf16", "evaluations=11", "select=loss", "batch_size=512", "heads=plain"]
+)
 def test_whatever_moves_numbers_is(plan, text):
     changed, plain = (plan({"models": "mmoe"}, *given).cells[0].cell for given in ([text], []))
     assert changed.key != plain.key
@@ -114,14 +138,18 @@ def test_a_cell_knows_the_ceiling_of_simulated_data(plan, home):
     cells = [p.cell for p in plan({"models": "mmoe,ple"}).cells]
     assert all(cell.ceiling == planted for cell in cells)
     assert "ceiling" not in cells[0].resolved["dataset"]
-    assert plan({"models": "mmoe"}, tasks=["task-2"]).cells[0].cell.ceiling == {"task-2": planted["task-2"]}
+    assert plan({"models": "mmoe"}, tasks=["task-2"]).cells[0].cell.ceiling == {
+        "task-2": planted["task-2"]
+    }
 
 
 def test_the_start_is_named_by_its_folder(plan, store):
     run = done(plan({"models": "mmoe"}).cells[0].cell)
     folder = store.save(run, {"weights": {"x": np.zeros(1)}})
     for text in ("init_from=results/x", f"training.init_from={run.key}"):
-        with pytest.raises(UsageError, match=r"which mtlkit fills in; .* names no folder") as caught:
+        with pytest.raises(
+            UsageError, match=r"which mtlkit fills in; .* names no folder"
+        ) as caught:
             plan({"models": "mmoe"}, text)
         assert caught.value.hint.startswith("mtlkit bench --init-from ")
     with pytest.raises(UsageError, match=r"but the run in .* has the key"):
@@ -140,12 +168,17 @@ def test_a_start_without_weights_names_the_command_that_makes_them(plan, store):
     given = dict(zip(words[2::2], words[3::2], strict=True))
     assert given.pop("--set") == "save_weights=true"
     assert Path(given.pop("--out")) != store.root, "a finished cell is not run again"
-    made = plan({"models": given["--models"], "balancers": given["--balancers"], "seeds": given["--seeds"]})
+    made = plan(
+        {"models": given["--models"], "balancers": given["--balancers"], "seeds": given["--seeds"]}
+    )
     assert [p.cell.key for p in made.cells] == [of.key]
 
 
 def test_tasks_and_their_order_are_part_of_the_identity(plan):
-    groups = [plan({"models": "mmoe"}, tasks=t).cells[0].cell.group for t in (None, ["task-2"], ["task-2", "task-1"])]
+    groups = [
+        plan({"models": "mmoe"}, tasks=t).cells[0].cell.group
+        for t in (None, ["task-2"], ["task-2", "task-1"])
+    ]
     assert len(set(groups)) == 3
 
 
@@ -175,7 +208,9 @@ def test_wildcards(plan):
     assert {"mmoe[experts=4]", "omoe[experts=4]"} <= {p.cell.model for p in made.cells}
     every = plan({"models": "shared-bottom", "balancers": "*"})
     found = {p.cell.balancer for p in every.cells}
-    assert set(BALANCERS.names()) - found == {"scalarization"}, "which is the static cells of a sweep"
+    assert set(BALANCERS.names()) - found == {"scalarization"}, (
+        "which is the static cells of a sweep"
+    )
     assert sum(name.startswith("static[w=") for name in found) == 8
     with pytest.raises(UsageError, match=r"No model matches 'zz\*'"):
         plan({"models": "zz*"})
@@ -218,7 +253,9 @@ def test_models_that_do_not_apply(plan, tmp_path):
     assert len(plan({"models": f"mmoe,{file}"}, force=True).cells) == 2
     with pytest.raises(UsageError, match=r"No model of this grid applies \(.*has no funnel\)"):
         plan({"models": str(file)})
-    with pytest.raises(UsageError, match="No model of this grid applies"):  # a reference alone compares nothing
+    with pytest.raises(
+        UsageError, match="No model of this grid applies"
+    ):  # a reference alone compares nothing
         plan({"models": str(file), "references": "single-task"})
 
 
@@ -232,7 +269,11 @@ def test_a_plugin_is_known_by_its_content(plan, plugin, tmp_path):
 
 
 def test_options_for_all_go_to_those_that_have_them(plan):
-    made = plan({"models": "mmoe,shared-bottom", "balancers": "uniform,gradnorm"}, "experts=3", "balancer.alpha=0.5")
+    made = plan(
+        {"models": "mmoe,shared-bottom", "balancers": "uniform,gradnorm"},
+        "experts=3",
+        "balancer.alpha=0.5",
+    )
     options = {p.cell.model: p.cell.resolved["model"]["options"] for p in made.cells}
     assert options["mmoe"]["experts"] == 3
     assert "experts" not in options["shared-bottom"]
@@ -247,17 +288,49 @@ def test_options_for_all_go_to_those_that_have_them(plan):
     ("settings", "items", "message"),
     [
         ({"models": "mmo"}, [], "There is no model called 'mmo'. Did you mean mmoe"),
-        ({"models": "mmoe", "balancers": "uwll"}, [], "There is no balancer called 'uwll'. Did you mean uwl"),
-        ({"models": "mmoe[expert=4]"}, [], "The model mmoe has no option 'expert'. Did you mean experts?"),
+        (
+            {"models": "mmoe", "balancers": "uwll"},
+            [],
+            "There is no balancer called 'uwll'. Did you mean uwl",
+        ),
+        (
+            {"models": "mmoe[expert=4]"},
+            [],
+            "The model mmoe has no option 'expert'. Did you mean experts?",
+        ),
         ({"models": "mmoe[experts=0]"}, [], "The option 'experts' of the model mmoe cannot be 0"),
-        ({"models": "mmoe", "balancers": "uniform[a=1]"}, [], "The balancer uniform has no option 'a'."),
-        ({"models": "mmoe", "balancers": "static[w=1:2:3]"}, [], "static needs one positive weight for each"),
-        ({"models": "mmoe"}, ["alpha=1"], "No setting and no option of a model in this grid is called 'alpha'."),
+        (
+            {"models": "mmoe", "balancers": "uniform[a=1]"},
+            [],
+            "The balancer uniform has no option 'a'.",
+        ),
+        (
+            {"models": "mmoe", "balancers": "static[w=1:2:3]"},
+            [],
+            "static needs one positive weight for each",
+        ),
+        (
+            {"models": "mmoe"},
+            ["alpha=1"],
+            "No setting and no option of a model in this grid is called 'alpha'.",
+        ),
         ({"models": "mmoe"}, ["balancer.alpha=1"], "No setting and no option of a balancer"),
-        ({"models": "mmoe"}, ["tower.zz=4"], "mmoe names the task 'zz', which the data set does not have."),
+        (
+            {"models": "mmoe"},
+            ["tower.zz=4"],
+            "mmoe names the task 'zz', which the data set does not have.",
+        ),
         ({"models": "mmoe"}, ["embedding_dims.x1=4"], "mmoe names the embedded feature 'x1'"),
-        ({"models": "dbmtl[parents.task-1=zz]"}, [], "dbmtl names the task 'zz', which the data set does not have."),
-        ({"models": "home[groups.task-1=a]"}, [], "The groups of home must name a group for each task"),
+        (
+            {"models": "dbmtl[parents.task-1=zz]"},
+            [],
+            "dbmtl names the task 'zz', which the data set does not have.",
+        ),
+        (
+            {"models": "home[groups.task-1=a]"},
+            [],
+            "The groups of home must name a group for each task",
+        ),
         ({"models": "mmoe"}, ["select=zz"], "There is no task 'zz' in this data set."),
         ({"models": "mmoe"}, ["task_weights.zz=2"], "There is no task 'zz' in this data set."),
         ({"models": ""}, [], "No model of this grid applies (none was named)."),

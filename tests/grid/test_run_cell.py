@@ -23,7 +23,13 @@ def cells(home):
     """Cells of a grid on small data, two epochs in batches of 50."""
 
     def make(models="mmoe", balancers="uniform", *items, dataset=DATA, tasks=None):
-        flags = {"dataset": dataset, "models": models, "balancers": balancers, "references": [], "seeds": 1}
+        flags = {
+            "dataset": dataset,
+            "models": models,
+            "balancers": balancers,
+            "references": [],
+            "seeds": 1,
+        }
         source, data = prepare(dataset, home)
         data = data.select(tasks) if tasks else data
         settings = read_grid(None, flags, ["epochs=2", "batch_size=50", *items])
@@ -37,7 +43,12 @@ def test_a_record_is_complete(cells, home, tmp_path):
     (cell,) = cells("mmoe[experts=2]", "pcgrad", dataset=MIXED)
     outcome = run_cell(cell, home, CPU, shares.append)
     record = outcome.record
-    assert (record.status, record.key, record.group, record.cell) == ("ok", cell.key, cell.group, cell)
+    assert (record.status, record.key, record.group, record.cell) == (
+        "ok",
+        cell.key,
+        cell.group,
+        cell,
+    )
     assert record.error is None
     assert [(task["name"], task["kind"], task["metric"]) for task in record.tasks] == [
         ("task-1", "binary", "auc"),
@@ -54,12 +65,16 @@ def test_a_record_is_complete(cells, home, tmp_path):
     assert record.cost["peak_memory_bytes"] > 1e7
     assert {"parameters", "train_rows_per_second", "flops_per_row"} <= set(record.cost)
     assert record.timing["train_seconds"] > 0
-    assert {"mtlkit", "python", "torch", "device", "threads", "started", "finished"} <= set(record.environment)
+    assert {"mtlkit", "python", "torch", "device", "threads", "started", "finished"} <= set(
+        record.environment
+    )
     assert record.environment["device_type"] == "cpu"
     assert set(outcome.arrays) == {"probes", "scores", "weights"}
     assert outcome.log.count("\n") == 8
     folder = ResultStore(tmp_path).save(record, outcome.arrays, outcome.log)
-    assert ResultStore(tmp_path).get(cell) == RunRecord.model_validate(record.model_dump(mode="json"))
+    assert ResultStore(tmp_path).get(cell) == RunRecord.model_validate(
+        record.model_dump(mode="json")
+    )
     for stem, named in outcome.arrays.items():
         again = ResultStore.arrays(folder, stem)
         assert again.keys() == named.keys()
@@ -205,7 +220,9 @@ def test_what_is_compared_inside_the_model_is_not_compiled(cells, home):
     plain = run_cell(cell, home, CPU).record
     record = run_cell(cell, home, CPU.model_copy(update={"compile": "on"})).record
     assert record.environment["compiled"] is False
-    assert record.warnings == ["not compiled: with scope=representation tasks part inside what would be compiled"]
+    assert record.warnings == [
+        "not compiled: with scope=representation tasks part inside what would be compiled"
+    ]
     assert record.metrics == plain.metrics
 
 
@@ -228,5 +245,7 @@ def test_compiling_is_recorded_and_its_failure_a_warning(cells, home, monkeypatc
     assert asked == [{"dynamic": False, "fullgraph": True}]
     assert record.ok
     assert record.environment["compiled"] is False
-    assert record.warnings == ["torch.compile failed, the run went on without it: RuntimeError: no compiler"]
+    assert record.warnings == [
+        "torch.compile failed, the run went on without it: RuntimeError: no compiler"
+    ]
     assert record.metrics == plain.metrics

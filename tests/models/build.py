@@ -16,7 +16,15 @@ from mtlkit.models._types import Batch
 from mtlkit.registry import MODELS
 from mtlkit.training.task_losses import owner_losses
 
-SMALL = {"hidden": (5,), "bottom": (5,), "tower": (4,), "experts": 3, "specific": 2, "shared": 2, "embedding": 3}
+SMALL = {
+    "hidden": (5,),
+    "bottom": (5,),
+    "tower": (4,),
+    "experts": 3,
+    "specific": 2,
+    "shared": 2,
+    "embedding": 3,
+}
 
 
 @cache
@@ -26,7 +34,9 @@ def load(name: str) -> type[Architecture]:
 
 
 def build(name: str, schema: Schema, seed: int = 0, **options: Any) -> Architecture:
-    """A model with these options; skips the test where the architecture makes no sense on such data."""
+    """A model with these options; skips the test where the architecture makes no sense on such
+    data.
+    """
     kind = load(name)
     reason = kind.inapplicable(schema)
     if reason:
@@ -54,7 +64,9 @@ def task_losses(model: Architecture, batch: Batch) -> list[Tensor]:
 def gradients(model: Architecture, batch: Batch) -> dict[str, Tensor]:
     """The gradient of the summed losses, zeros where there is none."""
     values = dict(model.named_parameters())
-    grads = torch.autograd.grad(sum(task_losses(model, batch)), list(values.values()), allow_unused=True)
+    grads = torch.autograd.grad(
+        sum(task_losses(model, batch)), list(values.values()), allow_unused=True
+    )
     return {
         name: torch.zeros_like(value) if grad is None else grad
         for (name, value), grad in zip(values.items(), grads, strict=True)
@@ -63,6 +75,11 @@ def gradients(model: Architecture, batch: Batch) -> dict[str, Tensor]:
 
 def doubled(batch: Batch) -> Batch:
     """The same rows in float64."""
-    bags = {name: (offsets, values, weights.double()) for name, (offsets, values, weights) in batch.bags.items()}
+    bags = {
+        name: (offsets, values, weights.double())
+        for name, (offsets, values, weights) in batch.bags.items()
+    }
     weight = None if batch.weight is None else batch.weight.double()
-    return replace(batch, dense=batch.dense.double(), labels=batch.labels.double(), weight=weight, bags=bags)
+    return replace(
+        batch, dense=batch.dense.double(), labels=batch.labels.double(), weight=weight, bags=bags
+    )

@@ -1,4 +1,6 @@
-"""Naive forward passes of the architectures that share in part, for ``twins.Twin``: one task and expert at a time."""
+"""Naive forward passes of the architectures that share in part, for ``twins.Twin``: one task and
+expert at a time.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ def tasks_of(twin: Twin) -> range:
 def weights(twin: Twin, name: str, k: int, x: Tensor) -> Tensor:
     """The k-th gate of a stack, with its hidden layers and bias: (B, E)."""
     x = twin.mlp(f"{name}.hidden", k, x)
-    return F.linear(x, twin.piece(f"{name}.linear.weight", k), twin.piece(f"{name}.linear.bias", k)).softmax(-1)
+    return F.linear(
+        x, twin.piece(f"{name}.linear.weight", k), twin.piece(f"{name}.linear.bias", k)
+    ).softmax(-1)
 
 
 def combine(factors: Tensor, parts: list[Tensor]) -> Tensor:
@@ -37,7 +41,10 @@ def task_router(twin: Twin, batch: Batch) -> list[Tensor]:
     x = twin.x(batch)
     experts = [twin.mlp("experts", k, x) for k in range(twin.model[0].options.experts)]
     routed = twin.mlp("router", 0, x)
-    return [twin.tower(t, combine(linear(twin, "routes", t, routed).softmax(-1), experts)) for t in tasks_of(twin)]
+    return [
+        twin.tower(t, combine(linear(twin, "routes", t, routed).softmax(-1), experts))
+        for t in tasks_of(twin)
+    ]
 
 
 def task_embedding(twin: Twin, batch: Batch) -> list[Tensor]:
@@ -49,8 +56,14 @@ def task_embedding(twin: Twin, batch: Batch) -> list[Tensor]:
         for head in range(options.heads):
             rows = slice(head * width, (head + 1) * width)
             query = twin.piece("attention.query.weight")[rows] @ twin.piece("attention.tasks", t)
-            keys = [twin.piece("attention.key.weight")[rows] @ e for e in twin.piece("attention.experts")]
-            total = total + torch.stack([query @ key / width**0.5 for key in keys]).softmax(0) / options.heads
+            keys = [
+                twin.piece("attention.key.weight")[rows] @ e
+                for e in twin.piece("attention.experts")
+            ]
+            total = (
+                total
+                + torch.stack([query @ key / width**0.5 for key in keys]).softmax(0) / options.heads
+            )
         logits.append(twin.tower(t, combine(total.expand(len(x), -1), experts)))
     return logits
 
@@ -60,7 +73,10 @@ def cross_stitch(twin: Twin, batch: Batch) -> list[Tensor]:
     h = [twin.x(batch, copy=t if options.tables == "own" else 0) for t in tasks_of(twin)]
     for level in range(len(options.bottom)):
         u = [F.relu(linear(twin, f"bottom.linears.{level}", t, h[t])) for t in tasks_of(twin)]
-        h = [sum(twin.piece(f"stitches.{level}.weight", t)[j] * u[j] for j in tasks_of(twin)) for t in tasks_of(twin)]
+        h = [
+            sum(twin.piece(f"stitches.{level}.weight", t)[j] * u[j] for j in tasks_of(twin))
+            for t in tasks_of(twin)
+        ]
     return [twin.tower(t, h[t]) for t in tasks_of(twin)]
 
 
@@ -74,7 +90,9 @@ def stem(twin: Twin, batch: Batch) -> list[Tensor]:
         shared = [twin.mlp(name, len(tasks) * own + k, x[-1]) for k in range(options.shared)]
         for t in tasks:
             seen = [[e if s == t else e.detach() for e in mine[s]] for s in tasks]
-            after.append(combine(weights(twin, f"gates.{level}", t, x[t] + x[-1]), [*chain(*seen), *shared]))
+            after.append(
+                combine(weights(twin, f"gates.{level}", t, x[t] + x[-1]), [*chain(*seen), *shared])
+            )
         if level < options.levels - 1:
             seen = [e.detach() for e in chain(*mine)]
             after.append(combine(weights(twin, f"shared_gates.{level}", 0, x[-1]), seen + shared))
@@ -104,14 +122,22 @@ def adatt(twin: Twin, batch: Batch) -> list[Tensor]:
 
 
 def dbmtl(twin: Twin, batch: Batch) -> list[Tensor]:
-    model, options, names = twin.model[0], twin.model[0].options, list(twin.model[0].schema.task_names)
+    model, options, names = (
+        twin.model[0],
+        twin.model[0].options,
+        list(twin.model[0].schema.task_names),
+    )
     h = twin.x(batch)
     if options.mask != "none":
         x = h
-        h = F.layer_norm(x, x.shape[-1:], twin.piece("mask.norm.weight"), twin.piece("mask.norm.bias"))
+        h = F.layer_norm(
+            x, x.shape[-1:], twin.piece("mask.norm.weight"), twin.piece("mask.norm.bias")
+        )
 
         def block(name: str, k: int, v: Tensor) -> Tensor:
-            mask = linear(twin, f"{name}.project", k, F.relu(linear(twin, f"{name}.aggregate", k, x)))
+            mask = linear(
+                twin, f"{name}.project", k, F.relu(linear(twin, f"{name}.aggregate", k, x))
+            )
             out = linear(twin, f"{name}.linear", k, v * mask)
             scale, shift = twin.piece(f"{name}.norm.scale", k), twin.piece(f"{name}.norm.shift", k)
             return F.relu(F.layer_norm(out, out.shape[-1:], scale, shift))
@@ -144,7 +170,12 @@ def pepnet(twin: Twin, batch: Batch) -> list[Tensor]:
     x, wide = twin.x(batch), model.options.embedding
 
     def gate(name: str, k: int, u: Tensor) -> Tensor:
-        return 2 * linear(twin, f"{name}.spread", k, F.relu(linear(twin, f"{name}.cross", k, u))).sigmoid()
+        return (
+            2
+            * linear(
+                twin, f"{name}.spread", k, F.relu(linear(twin, f"{name}.cross", k, u))
+            ).sigmoid()
+        )
 
     user, item, domain = (x[:, k * wide : (k + 1) * wide] for k in range(3))
     scaled = x * gate("epnet", 0, torch.cat([domain, x.detach()], -1))
@@ -168,7 +199,10 @@ def home(twin: Twin, batch: Batch) -> list[Tensor]:
 
     def feature(name: str, k: int, u: Tensor) -> Tensor:
         parts = range(k * options.gate_parts, (k + 1) * options.gate_parts)
-        factors = [2 * linear(twin, f"{name}.up", i, linear(twin, f"{name}.down", i, u)).sigmoid() for i in parts]
+        factors = [
+            2 * linear(twin, f"{name}.up", i, linear(twin, f"{name}.down", i, u)).sigmoid()
+            for i in parts
+        ]
         if options.gate_parts == 1:
             return u * factors[0]
         return u * combine(linear(twin, f"{name}.router", k, u).softmax(-1), factors)
@@ -180,15 +214,24 @@ def home(twin: Twin, batch: Batch) -> list[Tensor]:
     def experts(name: str, path: int, u: Tensor, count: int) -> list[Tensor]:
         return [twin.mlp(name, path * count + k, u) for k in range(count)]
 
-    meta = [experts("meta_experts", g, feature("meta_features", g, x), options.meta) for g in range(len(groups) + 1)]
+    meta = [
+        experts("meta_experts", g, feature("meta_features", g, x), options.meta)
+        for g in range(len(groups) + 1)
+    ]
     z = []
     for g in range(len(groups)):
         mixed = combine(weights(twin, "meta_gates", g, x), meta[g] + meta[-1])
         z.append(mixed + alone("meta_self", g, x, meta[g]))
     every = [e for own in meta for e in own]
-    z.append(combine(weights(twin, "shared_gate", 0, x), every) + alone("meta_self", len(groups), x, meta[-1]))
+    z.append(
+        combine(weights(twin, "shared_gate", 0, x), every)
+        + alone("meta_self", len(groups), x, meta[-1])
+    )
     read = [z[groups.index(of[t])] for t in tasks_of(twin)] + z
-    found = [experts("experts", p, feature("features", p, u), options.specific) for p, u in enumerate(read)]
+    found = [
+        experts("experts", p, feature("features", p, u), options.specific)
+        for p, u in enumerate(read)
+    ]
     logits = []
     for t in tasks_of(twin):
         seen = found[t] + found[len(names) + groups.index(of[t])] + found[-1]
@@ -206,7 +249,9 @@ def snr(twin: Twin, batch: Batch) -> list[Tensor]:
         readers = options.subnets if level < options.levels - 1 else len(tasks_of(twin))
         v = []
         for i in range(readers):
-            z = (twin.piece(f"routings.{level}.log_alpha", i).sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+            z = (
+                twin.piece(f"routings.{level}.log_alpha", i).sigmoid() * (ZETA - GAMMA) + GAMMA
+            ).clamp(0, 1)
             matrix = twin.piece(f"routings.{level}.weight", i)  # (d, S, d)
             parts = [u_j if matrix is None else u_j @ matrix[:, j].T for j, u_j in enumerate(u)]
             v.append(sum(z[j] * part for j, part in enumerate(parts)))

@@ -1,4 +1,6 @@
-"""What every architecture must satisfy; a new file in mtlkit/models is tested here without further ado."""
+"""What every architecture must satisfy; a new file in mtlkit/models is tested here without further
+ado.
+"""
 
 import re
 
@@ -25,7 +27,10 @@ CASES = {
         {"tower": {"t1": (16,), "t2": (6, 4), "t3": ()}, "activation": "leaky_relu"},
     ),
     "no tower layers": (toy_schema(3), {"tower": ()}),
-    "widths and bags": (toy_schema(2, bags=2), {"embedding_dims": {"id1": 3, "id2": 12, "bag1": 5}}),
+    "widths and bags": (
+        toy_schema(2, bags=2),
+        {"embedding_dims": {"id1": 3, "id2": 12, "bag1": 5}},
+    ),
     "dense only": (toy_schema(2, ids=0, dense=4), {}),
     "ids only": (toy_schema(2, dense=0), {}),
     "bags only": (toy_schema(2, ids=0, dense=0, bags=2), {}),
@@ -54,9 +59,13 @@ def test_forward_and_backward(name, case):
     output = model(batch)
     assert tuple(prediction.task for prediction in output.predictions) == schema.task_names
     for task, prediction in zip(schema.tasks, output.predictions, strict=True):
-        assert prediction.logits.shape == ((40, task.classes) if task.kind == "multiclass" else (40,))
+        assert prediction.logits.shape == (
+            (40, task.classes) if task.kind == "multiclass" else (40,)
+        )
         assert prediction.logits.isfinite().all()
-        assert prediction.logits.std(0).min() > 0  # the rows differ, so must what is said about them
+        assert (
+            prediction.logits.std(0).min() > 0
+        )  # the rows differ, so must what is said about them
     losses = task_losses(model, batch)
     assert all(loss.shape == () and loss > 0 for loss in losses)
     sum(losses).backward()
@@ -65,12 +74,16 @@ def test_forward_and_backward(name, case):
         assert value.grad.isfinite().all(), parameter
 
 
-@pytest.mark.parametrize("case", sorted(CASES.keys() - {"funnel", "activation", "dropout", "ids only", "batch norm"}))
+@pytest.mark.parametrize(
+    "case", sorted(CASES.keys() - {"funnel", "activation", "dropout", "ids only", "batch norm"})
+)
 def test_every_parameter_is_reached(name, case):
     schema, options = CASES[case]
     sharing = SharedParameters(build(name, schema, **options), toy_batch(schema, 40))
     assert sharing.unreached == []
-    assert all(item.reached_by.shape == (len(schema.tasks), len(item.shared)) for item in sharing.slices)
+    assert all(
+        item.reached_by.shape == (len(schema.tasks), len(item.shared)) for item in sharing.slices
+    )
     assert bool(sharing.scope("all")) == (load(name).shares_parameters and len(schema.tasks) > 1)
 
 
@@ -109,7 +122,9 @@ def test_the_seed_decides_everything(name):
     for seed in (1, 1, 2):
         model = build(name, schema, seed, dropout=0.3)
         torch.manual_seed(seed)
-        runs.append([p.logits for p in model(batch).predictions] + list(gradients(model, batch).values()))
+        runs.append(
+            [p.logits for p in model(batch).predictions] + list(gradients(model, batch).values())
+        )
     assert all(torch.equal(a, b) for a, b in zip(runs[0], runs[1], strict=True))
     assert not any(torch.equal(a, b) for a, b in zip(runs[0], runs[2], strict=True) if a.any())
 
@@ -134,7 +149,9 @@ def test_state_round_trip(name, case):
     model, other = build(name, schema, 1, **options), build(name, schema, 2, **options)
     model(batch)  # moves the statistics of batch norm
     other.load_state_dict(model.state_dict())
-    for one, two in zip(model.eval()(batch).predictions, other.eval()(batch).predictions, strict=True):
+    for one, two in zip(
+        model.eval()(batch).predictions, other.eval()(batch).predictions, strict=True
+    ):
         assert torch.equal(one.logits, two.logits)
 
 

@@ -1,4 +1,6 @@
-"""The fused table against a dictionary of plain lookups, and the folded first layer against the plain one."""
+"""The fused table against a dictionary of plain lookups, and the folded first layer against the
+plain one.
+"""
 
 from dataclasses import replace
 from itertools import pairwise
@@ -25,7 +27,10 @@ DATA = {
     "ids only": (toy_schema(2, dense=0), {}),
     "ids only of several widths": (toy_schema(2, dense=0), {"embedding_dims": {"id1": 3}}),
     "numbers as vectors": (toy_schema(2, dense=3), {"numbers": "vector"}),
-    "bags and numbers as vectors": (toy_schema(2, bags=1), {"numbers": "vector", "embedding_dims": {"id2": 3}}),
+    "bags and numbers as vectors": (
+        toy_schema(2, bags=1),
+        {"numbers": "vector", "embedding_dims": {"id2": 3}},
+    ),
     "vectors only": (toy_schema(2, ids=0, dense=5), {"numbers": "vector"}),
 }
 
@@ -45,7 +50,9 @@ def plain(module: FieldEmbedding, schema: Schema, batch, copy=None):
         table = getattr(module, f"bag_{feature.name}")
         table = table if copy is None else table[:, copy]
         offsets, values, weights = batch.bags[feature.name]
-        sums = [(table[values[a:b].long()] * weights[a:b, None]).sum(0) for a, b in pairwise(offsets)]
+        sums = [
+            (table[values[a:b].long()] * weights[a:b, None]).sum(0) for a, b in pairwise(offsets)
+        ]
         parts.append(torch.stack(sums))
     return torch.cat([*parts, batch.dense], -1)
 
@@ -77,7 +84,11 @@ def test_copies_are_separate_tables(schema):
 
 
 def test_widths_come_from_option_then_feature_then_default():
-    features = [Feature(name="a", vocab=3), Feature(name="b", vocab=4, dim=6), Feature(name="c", vocab=5, dim=6)]
+    features = [
+        Feature(name="a", vocab=3),
+        Feature(name="b", vocab=4, dim=6),
+        Feature(name="c", vocab=5, dim=6),
+    ]
     schema = Schema(features=tuple(features), tasks=toy_schema(1).tasks)
     module = make(schema, embedding=2, embedding_dims={"c": 3})
     assert {name: tuple(value.shape) for name, value in module.named_parameters()} == {
@@ -100,8 +111,12 @@ def test_places_say_which_columns_a_feature_fills():
         "dense1": 1,
         "dense2": 1,
     }
-    assert sorted(column for place in module.places.values() for column in place) == list(range(module.width))
-    torch.testing.assert_close(x[:, list(module.places["id2"])], module.width_2.detach()[batch.ids[:, 1].long()])
+    assert sorted(column for place in module.places.values() for column in place) == list(
+        range(module.width)
+    )
+    torch.testing.assert_close(
+        x[:, list(module.places["id2"])], module.width_2.detach()[batch.ids[:, 1].long()]
+    )
     start = schema.of_kind("id")[0].vocab  # id3 follows id1 in the table of their width
     torch.testing.assert_close(
         x[:, list(module.places["id3"])], module.width_8.detach()[start + batch.ids[:, 2].long()]
@@ -118,13 +133,19 @@ def test_a_vector_of_numbers_is_as_many_numbers(name, foldable):
     model, twin = build(name, schema, numbers="vector", embedding=3), build(name, wide, embedding=3)
     model.embedding.foldable = twin.embedding.foldable = foldable
     assert model.embedding.width == twin.embedding.width
-    twin.load_state_dict({key: value for key, value in model.state_dict().items() if key != "embedding.numbers"})
+    twin.load_state_dict(
+        {key: value for key, value in model.state_dict().items() if key != "embedding.numbers"}
+    )
     vectors = model.embedding.numbers  # (2, [copies,] 3)
     with torch.no_grad():
         if model.embedding.copies:
-            vectors.copy_(vectors[:, :1].expand_as(vectors))  # a copy of the twin has no numbers of its own
+            vectors.copy_(
+                vectors[:, :1].expand_as(vectors)
+            )  # a copy of the twin has no numbers of its own
     batch = toy_batch(schema, 30)
-    products = torch.stack([batch.dense[:, d] * value for d in range(2) for value in vectors[d].view(-1, 3)[0]], 1)
+    products = torch.stack(
+        [batch.dense[:, d] * value for d in range(2) for value in vectors[d].view(-1, 3)[0]], 1
+    )
     widened = replace(batch, dense=products.detach().requires_grad_())
     for one, other in zip(model(batch).predictions, twin(widened).predictions, strict=True):
         torch.testing.assert_close(one.logits, other.logits)
@@ -139,7 +160,10 @@ def test_a_vector_of_numbers_is_as_many_numbers(name, foldable):
 
 def test_vectors_of_numbers_start_as_linear_layers_on_one_number():
     schema = toy_schema(2, dense=400)
-    uniform, xavier = (build("mmoe", schema, numbers="vector", init=i).embedding.numbers for i in ("uniform", "xavier"))
+    uniform, xavier = (
+        build("mmoe", schema, numbers="vector", init=i).embedding.numbers
+        for i in ("uniform", "xavier")
+    )
     assert uniform.shape == xavier.shape == (400, 8)
     assert 0.99 < float(uniform.detach().abs().max()) <= 1
     assert float(uniform.detach().std()) == pytest.approx(3**-0.5, rel=0.03)
@@ -158,7 +182,9 @@ def test_vectors_of_numbers_follow_the_tables_and_their_copies():
         for copy in range(3):
             own = batch.dense[:, d, None] * module.numbers[d, copy]
             assert torch.equal(x[:, copy, list(module.places[name])], own)
-    assert sorted(column for place in module.places.values() for column in place) == list(range(module.width))
+    assert sorted(column for place in module.places.values() for column in place) == list(
+        range(module.width)
+    )
     again = dict(make(schema, copies=3, numbers="vector").named_parameters())
     assert again.keys() == {*tables, "numbers"}
     assert all(torch.equal(value, again[key]) for key, value in tables.items())  # the same start
@@ -176,7 +202,10 @@ def test_initial_rows(schema):
     module = make(big, embedding_std=0.3)
     for value in module.parameters():
         assert float(value.detach().std()) == pytest.approx(0.3, rel=0.02)
-    assert [int(row) for row in (module.width_8 == 0).all(1).nonzero()] == [0, 4000]  # the unknown of each feature
+    assert [int(row) for row in (module.width_8 == 0).all(1).nonzero()] == [
+        0,
+        4000,
+    ]  # the unknown of each feature
     assert [int(row) for row in (module.bag_bag1 == 0).all(1).nonzero()] == [0]
     assert float(make(big, embedding_std=0).width_8.detach().abs().max()) == 0
 
@@ -218,9 +247,13 @@ def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
         model.embedding.foldable = foldable
         before = len(calls)
         torch.manual_seed(1)  # for models that draw
-        results.append([p.logits for p in model(batch).predictions] + list(gradients(model, batch).values()))
+        results.append(
+            [p.logits for p in model(batch).predictions] + list(gradients(model, batch).values())
+        )
         if name == "mmoe" and foldable:
-            assert len(calls) == 2 * len(model.embedding.groups)  # of experts and gates in one, in two forward passes
+            assert len(calls) == 2 * len(
+                model.embedding.groups
+            )  # of experts and gates in one, in two forward passes
         assert foldable or len(calls) == before
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)

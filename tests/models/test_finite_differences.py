@@ -1,7 +1,9 @@
-"""The gradient of every parameter of every architecture against central differences of the loss, in float64.
+"""The gradient of every parameter of every architecture against central differences of the loss, in
+float64.
 
-Where a model cuts a gradient on purpose, its gradient is that of a surrogate, in which the detached values are
-constants. Detached values are therefore recorded once and given back in every further evaluation.
+Where a model cuts a gradient on purpose, its gradient is that of a surrogate, in which the detached
+values are constants. Detached values are therefore recorded once and given back in every further
+evaluation.
 """
 
 from contextlib import contextmanager
@@ -16,7 +18,12 @@ from tests.toy import toy_batch, toy_schema
 STEP = 1e-6
 GENERAL = toy_schema(3, ("binary", "regression", "multiclass"), bags=1)
 FUNNEL = toy_schema(2, bags=1).model_copy(update={"funnel": ("t1", "t2")})
-SMOOTH = {"activation": "tanh", "embedding_std": 1.0, "embedding_dims": {"id2": 2}, "numbers": "vector"}
+SMOOTH = {
+    "activation": "tanh",
+    "embedding_std": 1.0,
+    "embedding_dims": {"id2": 2},
+    "numbers": "vector",
+}
 DEEPER = {
     "adatt": {"levels": 2, "shared": 1, "gate_bias": True},
     "cross-stitch": {"bottom": (5, 4), "channels": True, "tables": "own"},
@@ -59,7 +66,9 @@ def name(request):
 
 
 def differences(model, batch, entries=2):
-    """(parameter, gradient along a direction, slope along it): in a random direction, and at single entries."""
+    """(parameter, gradient along a direction, slope along it): in a random direction, and at single
+    entries.
+    """
     torch.manual_seed(5)  # for models that draw, here and before each evaluation
     found = gradients(model, batch)
     held = Detached()
@@ -74,7 +83,12 @@ def differences(model, batch, entries=2):
     for parameter, value in model.named_parameters():
         directions = [torch.randn(value.shape, generator=random, dtype=value.dtype)]
         for place in torch.randint(value.numel(), (entries,), generator=random).tolist():
-            directions.append(torch.zeros_like(value).flatten().index_fill(0, torch.tensor(place), 1).view_as(value))
+            directions.append(
+                torch.zeros_like(value)
+                .flatten()
+                .index_fill(0, torch.tensor(place), 1)
+                .view_as(value)
+            )
         for direction in directions:
             ends = []
             for sign in (1, -2):  # there, and back beyond the start
@@ -83,7 +97,11 @@ def differences(model, batch, entries=2):
                 ends.append(total())
             with torch.no_grad():
                 value.add_(direction, alpha=STEP)
-            yield parameter, float((found[parameter] * direction).sum()), (ends[0] - ends[1]) / (2 * STEP)
+            yield (
+                parameter,
+                float((found[parameter] * direction).sum()),
+                (ends[0] - ends[1]) / (2 * STEP),
+            )
 
 
 def check(model, batch, entries=2):
@@ -92,7 +110,9 @@ def check(model, batch, entries=2):
         assert gradient == pytest.approx(slope, rel=1e-5, abs=2e-8), parameter
         if gradient:
             seen.add(parameter)
-    assert seen == {parameter for parameter, _ in model.named_parameters()}  # none is without a gradient
+    assert seen == {
+        parameter for parameter, _ in model.named_parameters()
+    }  # none is without a gradient
 
 
 @pytest.mark.parametrize("norm", ["none", "layer"])

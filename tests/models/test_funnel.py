@@ -1,4 +1,6 @@
-"""Products and quotients along a funnel, labels in spaces, and the models that train a funnel as one."""
+"""Products and quotients along a funnel, labels in spaces, and the models that train a funnel as
+one.
+"""
 
 import math
 from dataclasses import replace
@@ -52,7 +54,9 @@ def reached(model, loss):
     }
     names, values = zip(*model.named_parameters(), strict=True)
     found = set()
-    for name, grad in zip(names, torch.autograd.grad(loss, values, allow_unused=True, retain_graph=True), strict=True):
+    for name, grad in zip(
+        names, torch.autograd.grad(loss, values, allow_unused=True, retain_graph=True), strict=True
+    ):
         if grad is None:
             continue
         if name in axes:
@@ -63,7 +67,8 @@ def reached(model, loss):
     return found
 
 
-# --- products and quotients ------------------------------------------------------------------------------------------
+# --- products and quotients
+# ------------------------------------------------------------------------------------------
 
 
 def test_product_and_ratio_are_those_of_probabilities():
@@ -84,7 +89,10 @@ def test_a_quotient_above_one_is_taken_for_one():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("label", [0.0, 1.0])
 def test_the_product_is_stable_in_value_and_gradient(dtype, label):
-    a, b = (x.flatten().to(dtype).requires_grad_() for x in torch.meshgrid(EXTREMES, EXTREMES, indexing="ij"))
+    a, b = (
+        x.flatten().to(dtype).requires_grad_()
+        for x in torch.meshgrid(EXTREMES, EXTREMES, indexing="ij")
+    )
     z = product(a, b)
     loss = F.binary_cross_entropy_with_logits(z, torch.full_like(z, label), reduction="none")
     grads = torch.autograd.grad(loss.sum(), [a, b])
@@ -92,10 +100,14 @@ def test_the_product_is_stable_in_value_and_gradient(dtype, label):
     assert loss.isfinite().all()
     assert all(grad.isfinite().all() and grad.abs().max() <= 1.01 for grad in grads)
     p, q = a.double().sigmoid(), b.double().sigmoid()
-    slope = torch.where(torch.tensor(label > 0), q - 1, p * q * (1 - q) / (1 - p * q).clamp_min(1e-300))
+    slope = torch.where(
+        torch.tensor(label > 0), q - 1, p * q * (1 - q) / (1 - p * q).clamp_min(1e-300)
+    )
     sound = (1 - p * q) > 1e-12  # elsewhere the naive form above cancels
     torch.testing.assert_close(grads[1].double()[sound], slope[sound], rtol=0.02, atol=1e-6)
-    assert float(grads[1][-1]) == pytest.approx(0.5 if label == 0 else 0, abs=1e-6)  # both at 80: each gets half
+    assert float(grads[1][-1]) == pytest.approx(
+        0.5 if label == 0 else 0, abs=1e-6
+    )  # both at 80: each gets half
 
 
 def test_at_thousands_nothing_overflows():
@@ -106,7 +118,8 @@ def test_at_thousands_nothing_overflows():
     assert all(grad.isfinite().all() for grad in torch.autograd.grad(z.sum(), [a, b]))
 
 
-# --- labels and spaces -----------------------------------------------------------------------------------------------
+# --- labels and spaces
+# -----------------------------------------------------------------------------------------------
 
 STEPS = ("click", "buy", "pay")
 PATH = Schema(features=(), tasks=tuple(Task(name=step) for step in STEPS), funnel=STEPS)
@@ -116,7 +129,9 @@ ROWS = [(0, 0, 0), (1, 0, 0), (1, 1, 0), (1, 1, 1)]
 def path_batch(observed=None, labels=ROWS):
     labels = torch.tensor(labels, dtype=torch.float32)
     empty = torch.zeros(len(labels), 0)
-    return Batch(empty, empty, labels, None if observed is None else torch.tensor(observed, dtype=torch.bool))
+    return Batch(
+        empty, empty, labels, None if observed is None else torch.tensor(observed, dtype=torch.bool)
+    )
 
 
 def test_labels_of_a_step_on_all_rows_and_on_those_that_came_to_it():
@@ -131,10 +146,13 @@ def test_labels_of_a_step_on_all_rows_and_on_those_that_came_to_it():
 
 
 def test_a_step_that_was_not_reached_did_not_happen():
-    """Labels of later steps may exist on rows with the earlier one only; on all rows they are 0 elsewhere."""
+    """Labels of later steps may exist on rows with the earlier one only; on all rows they are 0
+    elsewhere.
+    """
     gone = float("nan")
     batch = path_batch(
-        [(1, 0, 0), (1, 1, 0), (1, 1, 1), (0, 0, 0)], [(0, gone, gone), (1, 0, gone), (1, 1, 1), (gone, gone, gone)]
+        [(1, 0, 0), (1, 1, 0), (1, 1, 1), (0, 0, 0)],
+        [(0, gone, gone), (1, 0, gone), (1, 1, 1), (gone, gone, gone)],
     )
     labels, mask = labels_in(PATH, PATH.tasks[2], ALL_ROWS, batch)
     assert mask.tolist() == [True, True, True, False]
@@ -144,7 +162,9 @@ def test_a_step_that_was_not_reached_did_not_happen():
 
 
 def test_scores_of_a_click_to_purchase_funnel():
-    schema = Schema(features=(), tasks=(Task(name="click"), Task(name="purchase")), funnel=("click", "purchase"))
+    schema = Schema(
+        features=(), tasks=(Task(name="click"), Task(name="purchase")), funnel=("click", "purchase")
+    )
     found = [(s.label, s.name, s.space) for s in schema.scores() if not s.hidden]
     assert found == [
         ("CTR", "click", "all rows"),
@@ -162,9 +182,15 @@ def test_scores_of_a_click_to_purchase_funnel():
     assert PATH.select(["pay", "click"]).funnel == ("click", "pay")
 
 
-@pytest.mark.parametrize("steps", [("click",), ("click", "click"), ("click", "cart"), ("click", "spent")])
+@pytest.mark.parametrize(
+    "steps", [("click",), ("click", "click"), ("click", "cart"), ("click", "spent")]
+)
 def test_a_funnel_has_two_binary_tasks_or_more(steps):
-    tasks = (Task(name="click"), Task(name="buy"), Task(name="spent", kind="regression", losses=("mse",)))
+    tasks = (
+        Task(name="click"),
+        Task(name="buy"),
+        Task(name="spent", kind="regression", losses=("mse",)),
+    )
     with pytest.raises(ValueError, match="funnel"):
         Schema(features=(), tasks=tasks, funnel=steps)
 
@@ -178,10 +204,14 @@ def test_any_model_can_train_conversion_on_clicked_rows(name):
     clicked = batch.labels[:, 0] > 0
     assert 0 < clicked.sum() < 60
     losses = task_losses(model, batch)
-    expected = F.binary_cross_entropy_with_logits(output.predictions[1].logits[clicked], batch.labels[clicked, 1])
+    expected = F.binary_cross_entropy_with_logits(
+        output.predictions[1].logits[clicked], batch.labels[clicked, 1]
+    )
     torch.testing.assert_close(losses[1], expected)
     plain = small(name, schema)
-    everywhere = F.binary_cross_entropy_with_logits(plain(batch).predictions[1].logits, batch.labels[:, 1])
+    everywhere = F.binary_cross_entropy_with_logits(
+        plain(batch).predictions[1].logits, batch.labels[:, 1]
+    )
     torch.testing.assert_close(task_losses(plain, batch)[1], everywhere)
 
 
@@ -197,7 +227,8 @@ def test_without_a_click_conversion_is_idle():
     assert bool(buy.active)
 
 
-# --- what all funnel models share ------------------------------------------------------------------------------------
+# --- what all funnel models share
+# ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", FUNNEL_MODELS)
@@ -268,7 +299,8 @@ def test_losses_and_gradients_survive_extreme_logits(name):
         assert grad.abs().sum() > 0
 
 
-# --- esmm ------------------------------------------------------------------------------------------------------------
+# --- esmm
+# ------------------------------------------------------------------------------------------------------------
 
 
 def test_esmm_trains_click_and_click_times_conversion_on_all_rows():
@@ -287,7 +319,9 @@ def test_esmm_trains_click_and_click_times_conversion_on_all_rows():
 
 
 def test_esmm_has_no_direct_conversion_loss():
-    """Where nobody could click, the conversion network learns nothing: its only way is through the product."""
+    """Where nobody could click, the conversion network learns nothing: its only way is through the
+    product.
+    """
     schema = funnel()
     model, batch = make("esmm", schema), toy_batch(schema, 50)
     click, both = task_losses(model, batch)
@@ -297,7 +331,9 @@ def test_esmm_has_no_direct_conversion_loss():
         model.towers.heads[0].bias[0] = -200.0
     quiet = replace(batch, labels=torch.zeros_like(batch.labels))
     _, both = task_losses(model, quiet)
-    assert not {name for name in reached(model, both) if name.startswith("towers") and name.endswith("[1]")}
+    assert not {
+        name for name in reached(model, both) if name.startswith("towers") and name.endswith("[1]")
+    }
 
 
 def test_esmm_shares_the_embedding_and_through_the_product_the_click_network():
@@ -305,7 +341,11 @@ def test_esmm_shares_the_embedding_and_through_the_product_the_click_network():
     sharing = SharedParameters(make("esmm", schema), toy_batch(schema, 60))
     shared = {item.name: item.shared.tolist() for item in sharing.slices}
     assert all(all(flags) for name, flags in shared.items() if name.startswith("embedding."))
-    assert all(flags == [True, False] for name, flags in shared.items() if not name.startswith("embedding."))
+    assert all(
+        flags == [True, False]
+        for name, flags in shared.items()
+        if not name.startswith("embedding.")
+    )
 
 
 def test_esmm_of_three_steps_is_a_chain():
@@ -319,7 +359,8 @@ def test_esmm_of_three_steps_is_a_chain():
     assert [p.space for p in output.further] == ["rows with t1", "rows with t2"]
 
 
-# --- escm2 -----------------------------------------------------------------------------------------------------------
+# --- escm2
+# -----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("weighted", [False, True])
@@ -369,7 +410,9 @@ def test_the_propensity_of_escm2_is_not_trained_by_the_conversion_loss(name):
 
 
 def test_the_estimates_of_escm2_are_unbiased_where_the_propensity_is_right():
-    """Over the draw of clicks, both estimates have the mean error of all rows; dr also with a wrong propensity."""
+    """Over the draw of clicks, both estimates have the mean error of all rows; dr also with a wrong
+    propensity.
+    """
     kind = load("escm2")
     torch.manual_seed(0)
     rows = 400
@@ -387,10 +430,14 @@ def test_escm2_looks_at_rows_whose_click_and_purchase_are_known():
     schema = funnel()
     model, batch = make("escm2", schema), toy_batch(schema, 60)
     observed = torch.rand(60, 2) < 0.6
-    partly = replace(batch, observed=observed, labels=torch.where(observed, batch.labels, torch.nan))
+    partly = replace(
+        batch, observed=observed, labels=torch.where(observed, batch.labels, torch.nan)
+    )
     corrected = owned(model, partly)["t2"][1]
     known = observed[:, 0] & ((batch.labels[:, 0] == 0) | observed[:, 1])
-    some = replace(batch, ids=batch.ids[known], dense=batch.dense[known], labels=batch.labels[known])
+    some = replace(
+        batch, ids=batch.ids[known], dense=batch.dense[known], labels=batch.labels[known]
+    )
     torch.testing.assert_close(corrected.loss, owned(model, some)["t2"][1].loss)
     none = replace(partly, observed=torch.zeros_like(observed))
     assert not any(bool(objective.active) for objective in model.objectives(model(none), none))
@@ -405,7 +452,8 @@ def test_escm2_without_its_correction_is_esmm():
         torch.testing.assert_close(one, other)
 
 
-# --- aitm ------------------------------------------------------------------------------------------------------------
+# --- aitm
+# ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("steps", [2, 3])
@@ -423,7 +471,9 @@ def test_aitm_is_the_wiring_of_the_paper(steps):
     attention = model.transfer
     for t in range(1, steps):
         p = F.relu(F.linear(z[-1], model.info[t - 1].weight, model.info[t - 1].bias))
-        scores = torch.stack([(attention.h1(u) * attention.h2(u)).sum(-1) / math.sqrt(d) for u in (p, q[:, t])], -1)
+        scores = torch.stack(
+            [(attention.h1(u) * attention.h2(u)).sum(-1) / math.sqrt(d) for u in (p, q[:, t])], -1
+        )
         weights = scores.softmax(-1)
         torch.testing.assert_close(output.gates[f"level-1/t{t + 1}"], weights)
         z.append(weights[:, :1] * attention.h3(p) + weights[:, 1:] * attention.h3(q[:, t]))
@@ -439,7 +489,9 @@ def test_aitm_transfers_from_click_to_purchase_and_not_back():
     losses = task_losses(model, batch)
     for t, loss in enumerate(losses):
         found = reached(model, loss)
-        assert {k for k in range(3) if f"bottom.linears.0.weight[{k}]" in found} == set(range(t + 1))
+        assert {k for k in range(3) if f"bottom.linears.0.weight[{k}]" in found} == set(
+            range(t + 1)
+        )
         assert {k for k in range(2) if f"info.{k}.weight" in found} == set(range(t))
         assert {k for k in range(3) if f"towers.heads.0.weight[{k}]" in found} == {t}
     assert "transfer.h1.weight" not in reached(model, losses[0])
@@ -455,7 +507,9 @@ def test_the_calibrator_acts_on_probabilities_and_is_charged_to_the_later_step()
     assert [len(found[task]) for task in ("t1", "t2")] == [1, 2]
     calibrator = found["t2"][1].loss
     torch.testing.assert_close(calibrator, 0.6 * (buy - click).clamp(min=0).mean())
-    lower = replace(output, predictions=[output.predictions[0], replace(output.predictions[0], task="t2")])
+    lower = replace(
+        output, predictions=[output.predictions[0], replace(output.predictions[0], task="t2")]
+    )
     assert owned(model, batch, lower)["t2"][1].loss.item() == 0
     assert len(owned(make("aitm", schema, weight=0.0), batch)["t2"]) == 1
     assert {"towers.heads.0.weight[0]", "towers.heads.0.weight[1]"} <= reached(model, calibrator)

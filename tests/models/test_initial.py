@@ -12,7 +12,14 @@ from tests.toy import toy_schema
 NO_LAYERS = re.compile(
     r"^embedding\.(width|bag)|^stitches\.|direct\.|log_alpha|^attention\.(tasks|experts)$|\.(scale|shift)$|^mask\.norm\."
 )
-EVERYTHING = {"gate_hidden": (20,), "gate_bias": True, "norm": "layer", "shared": 2, "levels": 2, "mask": "parallel"}
+EVERYTHING = {
+    "gate_hidden": (20,),
+    "gate_bias": True,
+    "norm": "layer",
+    "shared": 2,
+    "levels": 2,
+    "mask": "parallel",
+}
 EVERYTHING |= {"tables": "own", "estimator": "dr", "tower": (16, 8), "bottom": (24, 16)}
 SCHEMA = toy_schema(3, bags=1).model_copy(update={"funnel": ("t1", "t2")})
 
@@ -29,7 +36,10 @@ def standard(name, value):
 @pytest.mark.parametrize("name", MODELS.names())
 def test_all_linear_layers_and_no_other_numbers_are_drawn_anew(name, experts):
     options = known(name, EVERYTHING | ({"experts": experts} if name == "dbmtl" or experts else {}))
-    uniform, xavier = (dict(build(name, SCHEMA, init=i, **options).named_parameters()) for i in ("uniform", "xavier"))
+    uniform, xavier = (
+        dict(build(name, SCHEMA, init=i, **options).named_parameters())
+        for i in ("uniform", "xavier")
+    )
     drawn = []
     for parameter, value in xavier.items():
         value = value.detach()
@@ -48,6 +58,8 @@ def test_all_linear_layers_and_no_other_numbers_are_drawn_anew(name, experts):
 
 
 def test_one_seed_gives_one_start():
-    one, same, other = (build("mmoe", SCHEMA, seed, init="xavier").experts.linears[0].weight for seed in (1, 1, 2))
+    one, same, other = (
+        build("mmoe", SCHEMA, seed, init="xavier").experts.linears[0].weight for seed in (1, 1, 2)
+    )
     assert torch.equal(one, same)
     assert not torch.equal(one, other)

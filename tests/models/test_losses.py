@@ -115,11 +115,20 @@ def test_no_row_means_no_loss_and_idle(setup, how):
 def test_losses_of_a_task_add_up():
     torch.manual_seed(0)
     logits, labels = torch.randn(ROWS), torch.randn(ROWS, 1)
-    batch = Batch(torch.zeros(ROWS, 0), torch.zeros(ROWS, 0), labels, weight=torch.rand(ROWS), observed=some()[:, :1])
+    batch = Batch(
+        torch.zeros(ROWS, 0),
+        torch.zeros(ROWS, 0),
+        labels,
+        weight=torch.rand(ROWS),
+        observed=some()[:, :1],
+    )
     single = [
-        task_loss(Task(name="a", kind="regression", losses=(loss,)), logits, batch, 0)[0] for loss in ("mse", "l1")
+        task_loss(Task(name="a", kind="regression", losses=(loss,)), logits, batch, 0)[0]
+        for loss in ("mse", "l1")
     ]
-    both, _, _ = task_loss(Task(name="a", kind="regression", losses=("mse", "l1")), logits, batch, 0)
+    both, _, _ = task_loss(
+        Task(name="a", kind="regression", losses=("mse", "l1")), logits, batch, 0
+    )
     torch.testing.assert_close(both, sum(single))
 
 
@@ -130,7 +139,10 @@ def test_precision_is_at_least_float32(setup, precision):
     loss, _, _ = task_loss(task, logits.to(precision), replace(batch, labels=labels), 1)
     assert loss.dtype == torch.promote_types(precision, torch.float32)
     torch.testing.assert_close(
-        loss.float(), PLAIN[task.losses[0]](logits.to(precision).float(), batch.labels[:, 1]), rtol=1e-6, atol=1e-6
+        loss.float(),
+        PLAIN[task.losses[0]](logits.to(precision).float(), batch.labels[:, 1]),
+        rtol=1e-6,
+        atol=1e-6,
     )
 
 

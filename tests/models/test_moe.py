@@ -26,7 +26,9 @@ def layers(width, dtype, expert_index=None, rows=30, **options):
     schema = toy_schema(3)
     given = GateOptions(embedding=3, **options)
     embedding = FieldEmbedding(schema, given).to(dtype)
-    gate = Gate(3, embedding.width, 5 if expert_index is None else expert_index.shape[1], given).to(dtype)
+    gate = Gate(3, embedding.width, 5 if expert_index is None else expert_index.shape[1], given).to(
+        dtype
+    )
     made = toy_batch(schema, 30)
     batch = Batch(made.ids[:rows], made.dense[:rows].to(dtype), made.labels[:rows])
     return embedding, gate, StackedMLP(5, embedding.width, (width,), given).to(dtype), batch
@@ -51,7 +53,9 @@ def test_one_kernel_is_the_layers_one_after_the_other(rows, width, expert_index,
     (one, other), parameters = both(width, dtype, expert_index, rows, gate_bias=True)
     torch.testing.assert_close((one.own, one.weights), (other.own, other.weights.detach()))
     grad = torch.randn_like(one.own)
-    found, plain = (torch.autograd.grad(m.own, parameters, grad, retain_graph=True) for m in (one, other))
+    found, plain = (
+        torch.autograd.grad(m.own, parameters, grad, retain_graph=True) for m in (one, other)
+    )
     torch.testing.assert_close(found, plain)
 
 
@@ -91,7 +95,13 @@ def test_what_is_not_a_number_stays_so():
 
 @pytest.mark.parametrize(
     "options",
-    [{"gate_hidden": (4,)}, {"gate_norm": "layer"}, {"norm": "batch"}, {"activation": "tanh"}, {"dropout": 0.5}],
+    [
+        {"gate_hidden": (4,)},
+        {"gate_norm": "layer"},
+        {"norm": "batch"},
+        {"activation": "tanh"},
+        {"dropout": 0.5},
+    ],
     ids=str,
 )
 def test_other_layers_are_no_single_kernel(options):
@@ -99,7 +109,9 @@ def test_other_layers_are_no_single_kernel(options):
     assert isinstance(gated_mixture(embedding(batch), gate, experts).boundary, TensorBoundary)
     if "dropout" in options:
         experts.eval()
-        assert isinstance(gated_mixture(embedding(batch), gate, experts).boundary, FirstLayerBoundary)
+        assert isinstance(
+            gated_mixture(embedding(batch), gate, experts).boundary, FirstLayerBoundary
+        )
 
 
 @pytest.mark.parametrize("name", ["mmoe", "omoe", "cgc", "ple"])
@@ -143,7 +155,10 @@ def test_gram_of_mixtures_without_kernels():
     assert not mixture_gramian(weights, grad).requires_grad
     assert not mixture_gramian(weights, grad.bfloat16()).requires_grad
     torch.testing.assert_close(
-        mixture_gramian(weights, grad), mixture_gramian(weights.bfloat16(), grad), rtol=0.05, atol=0.1
+        mixture_gramian(weights, grad),
+        mixture_gramian(weights.bfloat16(), grad),
+        rtol=0.05,
+        atol=0.1,
     )
     spread_out = dense_weights(weights, torch.tensor([[0, 1, 2], [3, 1, 2]]), 4)
     assert spread_out.shape == (6, 2, 4)

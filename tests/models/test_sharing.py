@@ -1,4 +1,6 @@
-"""The architectures that share in part: against naive twins, and the claims of their papers one by one."""
+"""The architectures that share in part: against naive twins, and the claims of their papers one by
+one.
+"""
 
 import pytest
 import torch
@@ -35,13 +37,19 @@ TWINS = [
     ("adatt", {"levels": 2, "specific": 3, "shared": 1}),
     ("dbmtl", {}),
     ("dbmtl", {"experts": 3, "parents": {"t1": ("t3",), "t2": ("t3", "t1")}}),
-    ("dbmtl", {"bottom": (), "mask": "parallel", "mask_blocks": 3, "experts": 2, "relation": (5, 4)}),
+    (
+        "dbmtl",
+        {"bottom": (), "mask": "parallel", "mask_blocks": 3, "experts": 2, "relation": (5, 4)},
+    ),
     ("dbmtl", {"mask": "serial", "mask_blocks": 3, "parents": {"t1": ()}}),
     ("pepnet", {}),
     ("pepnet", {"tower": (6,), "gate_width": 3}),
     ("home", RELU),
     ("home", RELU | {"groups": GROUPS, "meta": 1, "specific": 2, "gate_parts": 1}),
-    ("home", RELU | {"groups": GROUPS, "meta": 3, "specific": 1, "gate_parts": 3, "gate_hidden": (4,)}),
+    (
+        "home",
+        RELU | {"groups": GROUPS, "meta": 3, "specific": 1, "gate_parts": 3, "gate_hidden": (4,)},
+    ),
     ("snr", {"l0": 0}),
     ("snr", {"l0": 0, "levels": 1, "connection": "aver"}),
     ("snr", {"l0": 0, "levels": 3, "subnets": 3}),
@@ -58,10 +66,18 @@ def deep(name, schema, seed=0, **options):
 
 
 def slices_of(model, task, batch):
-    """Parameter names to the set of slices that a task's loss reaches, by gradients of the model as it is."""
+    """Parameter names to the set of slices that a task's loss reaches, by gradients of the model as
+    it is.
+    """
     values = dict(model.named_parameters())
-    grads = torch.autograd.grad(task_losses(model, batch)[task], list(values.values()), allow_unused=True)
-    axes = {f"{p}.{n}": a for p, m in model.named_modules() for n, a in getattr(m, "stack_axes", {}).items()}
+    grads = torch.autograd.grad(
+        task_losses(model, batch)[task], list(values.values()), allow_unused=True
+    )
+    axes = {
+        f"{p}.{n}": a
+        for p, m in model.named_modules()
+        for n, a in getattr(m, "stack_axes", {}).items()
+    }
     found = {}
     for (name, value), grad in zip(values.items(), grads, strict=True):
         grad = torch.zeros_like(value) if grad is None else grad
@@ -88,9 +104,17 @@ def test_batched_model_equals_its_naive_twin(name, options, tower):
         grads = {name: value.grad for name, value in model.named_parameters()}
         for (parameter, k), value in zip(twin.places, twin.values, strict=True):
             axis, whole = twin.axes.get(parameter), grads[parameter]
-            own = torch.zeros_like(value) if whole is None else whole if axis is None else whole.select(axis, k)
+            own = (
+                torch.zeros_like(value)
+                if whole is None
+                else whole
+                if axis is None
+                else whole.select(axis, k)
+            )
             expected = torch.zeros_like(value) if value.grad is None else value.grad
-            torch.testing.assert_close(own, expected, rtol=1e-9, atol=1e-9, msg=lambda m, p=parameter: f"{p}: {m}")
+            torch.testing.assert_close(
+                own, expected, rtol=1e-9, atol=1e-9, msg=lambda m, p=parameter: f"{p}: {m}"
+            )
 
 
 def test_every_twin_is_used():
@@ -105,7 +129,10 @@ def test_gates_may_have_hidden_layers_a_bias_and_a_norm(name):
     schema = toy_schema(2)
     model = deep(name, schema, gate_hidden=(5,), gate_bias=True, gate_norm="batch")
     parameters = {parameter.rpartition("gates.")[2] for parameter, _ in model.named_parameters()}
-    found = {parameter.split(".", 1)[-1] if parameter[0].isdigit() else parameter for parameter in parameters}
+    found = {
+        parameter.split(".", 1)[-1] if parameter[0].isdigit() else parameter
+        for parameter in parameters
+    }
     assert {"hidden.linears.0.weight", "linear.bias", "norm.scale", "norm.shift"} <= found
     assert SharedParameters(model, toy_batch(schema, ROWS)).unreached == []
 
@@ -161,7 +188,8 @@ def test_stitches_start_near_the_identity(channels):
         expected = torch.full((3, 3), 0.05).fill_diagonal_(0.9)
         assert stitch.weight.shape == ((3, 3, width) if channels else (3, 3))
         torch.testing.assert_close(
-            stitch.weight.detach(), expected[..., None].expand(3, 3, width) if channels else expected
+            stitch.weight.detach(),
+            expected[..., None].expand(3, 3, width) if channels else expected,
         )
 
 
@@ -186,7 +214,10 @@ def test_the_last_stitches_belong_to_one_task_each():
         assert found["stitches.1.weight"] == {t}
         assert found["stitches.0.weight"] == found["bottom.linears.0.weight"] == {0, 1, 2}
     assert SharedParameters(model, batch).last.name == "bottom.linears.1.weight"
-    assert SharedParameters(deep("cross-stitch", schema, channels=True), batch).last.name == "bottom.linears.0.weight"
+    assert (
+        SharedParameters(deep("cross-stitch", schema, channels=True), batch).last.name
+        == "bottom.linears.0.weight"
+    )
 
 
 def test_stitches_have_their_own_learning_rate():
@@ -194,12 +225,18 @@ def test_stitches_have_their_own_learning_rate():
     settings = TrainingSettings(lr=0.1, embedding_lr=0.3, l2_dense=0.01)
     groups = Optimizers(model, settings, model.learning_rates()).param_groups
     rates = {
-        id(value): (group["lr"], group["peak"], group["weight_decay"]) for group in groups for value in group["params"]
+        id(value): (group["lr"], group["peak"], group["weight_decay"])
+        for group in groups
+        for value in group["params"]
     }
     assert len(rates) == len(list(model.parameters()))
     for name, value in model.named_parameters():
-        expected = 0.7 if name.startswith("stitches.") else 0.3 if name.startswith("embedding.") else 0.1
-        assert rates[id(value)] == pytest.approx((expected, expected, 0 if name.startswith("embedding.") else 0.01))
+        expected = (
+            0.7 if name.startswith("stitches.") else 0.3 if name.startswith("embedding.") else 0.1
+        )
+        assert rates[id(value)] == pytest.approx(
+            (expected, expected, 0 if name.startswith("embedding.") else 0.01)
+        )
 
 
 # dbmtl
@@ -207,22 +244,33 @@ def test_stitches_have_their_own_learning_rate():
 
 def test_a_child_trains_its_parents_and_not_the_other_way_round():
     schema = toy_schema(3)
-    model, batch = deep("dbmtl", schema, parents={"t1": ("t3",), "t3": ("t2",)}), toy_batch(schema, ROWS)
+    model, batch = (
+        deep("dbmtl", schema, parents={"t1": ("t3",), "t3": ("t2",)}),
+        toy_batch(schema, ROWS),
+    )
     for t, reached in enumerate(({0, 1, 2}, {1}, {1, 2})):
         found = slices_of(model, t, batch)
         for part in ("towers", "relations"):
             assert {k for k in range(3) if found[f"{part}.{k}.linears.0.weight"]} == reached
-        assert {k for k in range(3) if found[f"heads.{k}.weight"]} == {t}  # hidden vectors are passed, not logits
+        assert {k for k in range(3) if found[f"heads.{k}.weight"]} == {
+            t
+        }  # hidden vectors are passed, not logits
 
 
 def test_parents_are_a_chain_by_default_along_the_funnel():
     schema = toy_schema(3)
     assert build("dbmtl", schema).parents == [[], [0], [1]]
-    assert build("dbmtl", schema.model_copy(update={"funnel": ("t3", "t1")})).parents == [[2], [], []]
+    assert build("dbmtl", schema.model_copy(update={"funnel": ("t3", "t1")})).parents == [
+        [2],
+        [],
+        [],
+    ]
     assert build("dbmtl", schema, parents={"t2": ()}).parents == [[], [], []]
 
 
-@pytest.mark.parametrize("text", ["dbmtl[parents.t1=t3:t2,parents.t2=none]", "dbmtl[parents.t1=t3:t2]"])
+@pytest.mark.parametrize(
+    "text", ["dbmtl[parents.t1=t3:t2,parents.t2=none]", "dbmtl[parents.t1=t3:t2]"]
+)
 def test_parents_are_written_in_brackets(text):
     kind = load("dbmtl")
     options = validate(kind.Options, parse_spec(text).options, "model dbmtl")
@@ -256,11 +304,15 @@ def test_gates_of_pepnet_train_the_embeddings_with_a_role_only():
     model, batch = deep("pepnet", schema), toy_batch(schema, ROWS)
     caught = {}
     model.epnet.register_forward_hook(lambda module, inputs, output: caught.update(domain=output))
-    model.ppnet[0][1].register_forward_hook(lambda module, inputs, output: caught.update(prior=output))
+    model.ppnet[0][1].register_forward_hook(
+        lambda module, inputs, output: caught.update(prior=output)
+    )
     model(batch)
     ends = torch.tensor([f.vocab for f in schema.of_kind("id")]).cumsum(0).tolist()
     for gate, features in (("domain", {2}), ("prior", {0, 1})):
-        (grad,) = torch.autograd.grad(caught[gate].sum(), [model.embedding.width_8], retain_graph=True)
+        (grad,) = torch.autograd.grad(
+            caught[gate].sum(), [model.embedding.width_8], retain_graph=True
+        )
         parts = [grad[a:b].abs().max() > 0 for a, b in zip([0, *ends], ends, strict=False)]
         assert {k for k, moved in enumerate(parts) if moved} == features
 
@@ -295,7 +347,9 @@ def test_pepnet_needs_roles():
     for place, role in enumerate(("user", "item", "domain")):
         features = list(schema.features)
         features[place] = Feature(name=features[place].name, vocab=features[place].vocab)
-        reason = load("pepnet").inapplicable(schema.model_copy(update={"features": tuple(features)}))
+        reason = load("pepnet").inapplicable(
+            schema.model_copy(update={"features": tuple(features)})
+        )
         assert reason.startswith(f"has no feature with the role {role} (")
 
 
@@ -303,7 +357,9 @@ def test_pepnet_needs_roles():
 def test_roles_may_be_played_by_any_kind_of_feature(kind):
     schema = toy_schema(2, ids=3, bags=1)
     features = [
-        f.model_copy(update={"role": "domain" if f.kind == kind else None if f.role == "domain" else f.role})
+        f.model_copy(
+            update={"role": "domain" if f.kind == kind else None if f.role == "domain" else f.role}
+        )
         for f in schema.features
     ]
     schema = schema.model_copy(update={"features": tuple(features)})
@@ -351,7 +407,9 @@ def test_task_experts_of_home_stay_within_their_group():
     paths = {0: {0, 3, 5}, 1: {1, 4, 5}, 2: {2, 3, 5}}  # own, the group's, shared
     for t in range(3):
         found = slices_of(model, t, batch)
-        assert found["experts.linears.0.weight"] == {2 * path + k for path in paths[t] for k in range(2)}
+        assert found["experts.linears.0.weight"] == {
+            2 * path + k for path in paths[t] for k in range(2)
+        }
         assert found["gates.linear.weight"] == found["self_gates.linear.weight"] == {t}
         group = (0, 1, 0)[t]
         assert found["meta_gates.linear.weight"] == {group}
@@ -371,7 +429,9 @@ def test_gates_of_home_name_their_experts():
     }
 
 
-@pytest.mark.parametrize("groups", [{"t1": "a"}, {"t1": "a", "t2": "b", "t9": "b"}, {"t1": "a", "t2": "shared"}])
+@pytest.mark.parametrize(
+    "groups", [{"t1": "a"}, {"t1": "a", "t2": "b", "t9": "b"}, {"t1": "a", "t2": "shared"}]
+)
 def test_groups_that_make_no_sense(groups):
     kind = load("home")
     with pytest.raises(UsageError, match="group"):
@@ -381,7 +441,9 @@ def test_groups_that_make_no_sense(groups):
 def test_experts_of_home_are_normalised_and_swish():
     schema = toy_schema(2)
     model, batch = build("home", schema), toy_batch(schema, 500)
-    out = model.meta_experts(model.meta_features(model.embedding(batch).tensor()).index_select(1, model.meta_owner))
+    out = model.meta_experts(
+        model.meta_features(model.embedding(batch).tensor()).index_select(1, model.meta_owner)
+    )
     before = torch.linspace(-3, 3, 601)
     assert (
         out.min() >= torch.nn.functional.silu(before).min() - 1e-4
@@ -405,7 +467,12 @@ def test_connections_are_hard_concrete_variables():
     expected = torch.sigmoid(torch.tensor(0.5) - BETA * torch.log(torch.tensor(-GAMMA / ZETA)))
     assert float(opened) == pytest.approx(float(expected), abs=0.01)
     assert float((draws == 1).float().mean()) == pytest.approx(
-        float(torch.sigmoid(torch.tensor(0.5) - BETA * torch.log(torch.tensor((1 - GAMMA) / (ZETA - 1))))), abs=0.01
+        float(
+            torch.sigmoid(
+                torch.tensor(0.5) - BETA * torch.log(torch.tensor((1 - GAMMA) / (ZETA - 1)))
+            )
+        ),
+        abs=0.01,
     )
     estimate = model.eval().routings[0].connections()
     assert torch.equal(estimate, routing.connections())
@@ -417,7 +484,9 @@ def test_a_closed_connection_passes_nothing_on():
     model, batch = deep("snr", schema, subnets=2, levels=2, l0=0).eval(), toy_batch(schema, ROWS)
     with torch.no_grad():
         for routing in model.routings:
-            routing.log_alpha.copy_(torch.tensor([[9.0, -9.0], [-9.0, 9.0]]))  # two towers of their own
+            routing.log_alpha.copy_(
+                torch.tensor([[9.0, -9.0], [-9.0, 9.0]])
+            )  # two towers of their own
     for t in range(2):
         found = slices_of(model, t, batch)
         assert found["subnets.0.linears.0.weight"] == found["subnets.1.linears.0.weight"] == {t}
@@ -429,8 +498,12 @@ def test_open_connections_have_a_price():
     free, priced = deep("snr", schema, l0=0).eval(), deep("snr", schema, l0=0.01).eval()
     shift = BETA * torch.log(torch.tensor(-GAMMA / ZETA))
     inner, last = ((routing.log_alpha - shift).sigmoid() for routing in priced.routings)
-    for t, (one, other) in enumerate(zip(task_losses(free, batch), task_losses(priced, batch), strict=True)):
-        torch.testing.assert_close(other - one, 0.01 * (inner.sum() / 2 + last[t].sum()), rtol=1e-3, atol=1e-6)
+    for t, (one, other) in enumerate(
+        zip(task_losses(free, batch), task_losses(priced, batch), strict=True)
+    ):
+        torch.testing.assert_close(
+            other - one, 0.01 * (inner.sum() / 2 + last[t].sum()), rtol=1e-3, atol=1e-6
+        )
         found = slices_of(priced, t, batch)
         assert found["routings.1.log_alpha"] == {t}
 
@@ -447,7 +520,10 @@ def test_a_task_without_a_label_pays_nothing():
 def test_only_trans_has_matrices():
     schema = toy_schema(3)
     trans, aver = (build("snr", schema, connection=kind, hidden=(5,)) for kind in ("trans", "aver"))
-    assert [tuple(routing.weight.shape) for routing in trans.routings] == [(4, 5, 4, 5), (3, 5, 4, 5)]
+    assert [tuple(routing.weight.shape) for routing in trans.routings] == [
+        (4, 5, 4, 5),
+        (3, 5, 4, 5),
+    ]
     assert [name for name, _ in aver.routings.named_parameters()] == ["0.log_alpha", "1.log_alpha"]
 
 

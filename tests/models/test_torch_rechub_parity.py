@@ -1,7 +1,9 @@
-"""The same predictions as torch-rechub's, an independent implementation, from the same weights and in evaluation mode.
+"""The same predictions as torch-rechub's, an independent implementation, from the same weights and
+in evaluation mode.
 
-What its networks have beside ours is an option here: batch norm in every hidden layer (``norm=batch``), and gates with
-a bias and batch norm (``gate_bias``, ``gate_norm=batch``). Its AITM differs in more, which the tests at the end name.
+What its networks have beside ours is an option here: batch norm in every hidden layer
+(``norm=batch``), and gates with a bias and batch norm (``gate_bias``, ``gate_norm=batch``). Its
+AITM differs in more, which the tests at the end name.
 """
 
 import pytest
@@ -11,7 +13,9 @@ from torch import nn
 from tests.models.build import build
 from tests.toy import toy_batch, toy_schema
 
-pytest.importorskip("torch_rechub", reason="torch-rechub is not installed: pip install 'mtlkit[parity]'")
+pytest.importorskip(
+    "torch_rechub", reason="torch-rechub is not installed: pip install 'mtlkit[parity]'"
+)
 
 from torch_rechub.basic.features import DenseFeature, SparseFeature
 from torch_rechub.models.multi_task import AITM, ESMM, MMOE, PLE, SharedBottom
@@ -24,17 +28,23 @@ NORMS = {"norm": "batch", "gate_bias": True, "gate_norm": "batch"}
 
 
 def features_of(schema, embedding=8):
-    found = [SparseFeature(f.name, vocab_size=f.vocab, embed_dim=embedding) for f in schema.of_kind("id")]
+    found = [
+        SparseFeature(f.name, vocab_size=f.vocab, embed_dim=embedding) for f in schema.of_kind("id")
+    ]
     return found + [DenseFeature(f.name) for f in schema.of_kind("dense")]
 
 
 def inputs_of(schema, batch):
     found = {feature.name: batch.ids[:, k] for k, feature in enumerate(schema.of_kind("id"))}
-    return found | {feature.name: batch.dense[:, k] for k, feature in enumerate(schema.of_kind("dense"))}
+    return found | {
+        feature.name: batch.dense[:, k] for k, feature in enumerate(schema.of_kind("dense"))
+    }
 
 
 def drawn(model):
-    """Their model with weights and norm statistics that leave no difference hidden, in evaluation mode."""
+    """Their model with weights and norm statistics that leave no difference hidden, in evaluation
+    mode.
+    """
     torch.manual_seed(7)
     with torch.no_grad():
         for module in model.modules():
@@ -73,7 +83,9 @@ def gate(target, k, layers):
 
 
 def tables(model, source, schema):
-    model.embedding.width_8.copy_(torch.cat([source.embed_dict[f.name].weight for f in schema.of_kind("id")]))
+    model.embedding.width_8.copy_(
+        torch.cat([source.embed_dict[f.name].weight for f in schema.of_kind("id")])
+    )
 
 
 def probabilities(model, batch):
@@ -99,7 +111,9 @@ def test_shared_bottom(schema):
     for t in range(3):
         tower(ours.towers, t, theirs.towers[t].mlp)
     batch = toy_batch(schema, ROWS)
-    torch.testing.assert_close(probabilities(ours, batch), theirs(inputs_of(schema, batch)), **TOLERANCE)
+    torch.testing.assert_close(
+        probabilities(ours, batch), theirs(inputs_of(schema, batch)), **TOLERANCE
+    )
 
 
 @torch.no_grad()
@@ -113,14 +127,20 @@ def test_mmoe(schema):
         gate(ours.gates, t, theirs.gates[t].mlp)
         tower(ours.towers, t, theirs.towers[t].mlp)
     batch = toy_batch(schema, ROWS)
-    torch.testing.assert_close(probabilities(ours, batch), theirs(inputs_of(schema, batch)), **TOLERANCE)
+    torch.testing.assert_close(
+        probabilities(ours, batch), theirs(inputs_of(schema, batch)), **TOLERANCE
+    )
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
 @torch.no_grad()
 def test_ple(schema, levels):
-    theirs = drawn(PLE(features_of(schema), TYPES, levels, 2, 3, {"dims": [7]}, [{"dims": [6]}] * 3))
-    ours = build("ple", schema, levels=levels, specific=2, shared=3, hidden=(7,), tower=(6,), **NORMS)
+    theirs = drawn(
+        PLE(features_of(schema), TYPES, levels, 2, 3, {"dims": [7]}, [{"dims": [6]}] * 3)
+    )
+    ours = build(
+        "ple", schema, levels=levels, specific=2, shared=3, hidden=(7,), tower=(6,), **NORMS
+    )
     tables(ours, theirs.embedding, schema)
     for level, source in enumerate(theirs.cgc_layers):
         for k, expert in enumerate([*source.experts_specific, *source.experts_shared]):
@@ -132,7 +152,9 @@ def test_ple(schema, levels):
     for t in range(3):
         tower(ours.towers, t, theirs.towers[t].mlp)
     batch = toy_batch(schema, ROWS)
-    torch.testing.assert_close(probabilities(ours, batch), theirs(inputs_of(schema, batch)), **TOLERANCE)
+    torch.testing.assert_close(
+        probabilities(ours, batch), theirs(inputs_of(schema, batch)), **TOLERANCE
+    )
 
 
 @torch.no_grad()
@@ -154,7 +176,9 @@ def test_esmm():
 
 
 def aitm_pair(schema):
-    """Their AITM, and ours with its weights so far as they have a place: one attention, and no norms in between."""
+    """Their AITM, and ours with its weights so far as they have a place: one attention, and no
+    norms in between.
+    """
     n = len(schema.tasks)
     theirs = drawn(AITM(features_of(schema), n, {"dims": [9, 7]}, [{"dims": [6]}] * n))
     ours = build("aitm", schema, bottom=(9, 7), tower=(6,), norm="batch")
@@ -172,7 +196,9 @@ def aitm_pair(schema):
 
 
 def fold_norms(theirs, ours):
-    """Their norm in the information layers is, in evaluation mode, a linear map that ours can take up."""
+    """Their norm in the information layers is, in evaluation mode, a linear map that ours can take
+    up.
+    """
     with torch.no_grad():
         for info, source in zip(ours.info, theirs.info_gates, strict=True):
             norm = source.mlp[1]
@@ -188,29 +214,45 @@ def share_attention(theirs):
 
 
 def test_aitm_apart_from_its_differences():
-    """1. A batch norm in each information layer. 2. An attention for each transition, where the paper shares one."""
+    """1. A batch norm in each information layer. 2. An attention for each transition, where the
+    paper shares one.
+    """
     schema = toy_schema(3).model_copy(update={"funnel": ("t1", "t2", "t3")})
     batch = toy_batch(schema, ROWS)
     inputs = inputs_of(schema, batch)
     theirs, ours = aitm_pair(schema)
     with torch.no_grad():
-        torch.testing.assert_close(probabilities(ours, batch)[:, 0], theirs(inputs)[:, 0], **TOLERANCE)
-        assert not torch.allclose(probabilities(ours, batch)[:, 1], theirs(inputs)[:, 1], **TOLERANCE)
+        torch.testing.assert_close(
+            probabilities(ours, batch)[:, 0], theirs(inputs)[:, 0], **TOLERANCE
+        )
+        assert not torch.allclose(
+            probabilities(ours, batch)[:, 1], theirs(inputs)[:, 1], **TOLERANCE
+        )
         fold_norms(theirs, ours)
-        torch.testing.assert_close(probabilities(ours, batch)[:, :2], theirs(inputs)[:, :2], **TOLERANCE)
-        assert not torch.allclose(probabilities(ours, batch)[:, 2], theirs(inputs)[:, 2], **TOLERANCE)
+        torch.testing.assert_close(
+            probabilities(ours, batch)[:, :2], theirs(inputs)[:, :2], **TOLERANCE
+        )
+        assert not torch.allclose(
+            probabilities(ours, batch)[:, 2], theirs(inputs)[:, 2], **TOLERANCE
+        )
         share_attention(theirs)
         torch.testing.assert_close(probabilities(ours, batch), theirs(inputs), **TOLERANCE)
 
 
 def test_aitm_calibrates_here_and_not_there():
-    """3. No calibrator: their losses are the sum of the tasks' cross entropies, ours with ``weight=0``."""
+    """3. No calibrator: their losses are the sum of the tasks' cross entropies, ours with
+    ``weight=0``.
+    """
     schema = toy_schema(2).model_copy(update={"funnel": ("t1", "t2")})
     batch = toy_batch(schema, ROWS)
     theirs, ours = aitm_pair(schema)
     fold_norms(theirs, ours)
-    plain = nn.functional.binary_cross_entropy(theirs(inputs_of(schema, batch)), batch.labels, reduction="none").mean(0)
+    plain = nn.functional.binary_cross_entropy(
+        theirs(inputs_of(schema, batch)), batch.labels, reduction="none"
+    ).mean(0)
     found = ours.eval().objectives(ours(batch), batch)
     assert [objective.owner for objective in found] == ["t1", "t2", "t2"]
-    torch.testing.assert_close(torch.stack([objective.loss for objective in found[:2]]), plain, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        torch.stack([objective.loss for objective in found[:2]]), plain, rtol=1e-5, atol=1e-6
+    )
     assert found[2].loss > 0

@@ -1,4 +1,6 @@
-"""Who is connected to whom: batched models against naive twins, and the claims of the papers one by one."""
+"""Who is connected to whom: batched models against naive twins, and the claims of the papers one by
+one.
+"""
 
 import pytest
 import torch
@@ -11,7 +13,10 @@ KINDS = ("binary", "regression", "multiclass")
 DEEP = {"hidden": (7, 5), "bottom": (9, 6), "specific": 2, "shared": 3, "experts": 3}
 ROWS = 30
 
-TWINS = [(name, {}) for name in FORWARD] + [("ple", {"levels": 3}), ("cgc", {"specific": 1, "shared": 1})]
+TWINS = [(name, {}) for name in FORWARD] + [
+    ("ple", {"levels": 3}),
+    ("cgc", {"specific": 1, "shared": 1}),
+]
 
 
 def deep(name, schema, seed=0, **options):
@@ -37,7 +42,9 @@ def test_batched_model_equals_its_naive_twin(name, options, tower):
     for (parameter, k), value in zip(twin.places, twin.values, strict=True):
         axis = twin.axes.get(parameter)
         own = grads[parameter] if axis is None else grads[parameter].select(axis, k)
-        torch.testing.assert_close(own, value.grad, rtol=1e-4, atol=1e-6, msg=lambda m, p=parameter: f"{p}: {m}")
+        torch.testing.assert_close(
+            own, value.grad, rtol=1e-4, atol=1e-6, msg=lambda m, p=parameter: f"{p}: {m}"
+        )
 
 
 def gradients_by_slice(model, batch, t, name):
@@ -62,7 +69,9 @@ def test_ple_shares_all_experts_below_the_last_level():
     schema = toy_schema(2)
     model, batch = deep("ple", schema), toy_batch(schema, ROWS)
     moved = gradients_by_slice(model, batch, 1, "experts.0.linears.0.weight")
-    assert bool((moved[model.owner == 0] > 0).all())  # level-1 experts of task 1 serve task 2 by the shared path
+    assert bool(
+        (moved[model.owner == 0] > 0).all()
+    )  # level-1 experts of task 1 serve task 2 by the shared path
     assert bool((gradients_by_slice(model, batch, 1, "gates.0.linear.weight") > 0)[1])
     assert float(gradients_by_slice(model, batch, 1, "gates.0.linear.weight")[0]) == 0
     assert float(gradients_by_slice(model, batch, 1, "experts.1.linears.0.weight")[0]) == 0
@@ -140,4 +149,6 @@ def test_single_tasks_are_strangers():
             else:
                 state[name] = value[t : t + 1]
         alone.load_state_dict(state)
-        torch.testing.assert_close(alone(batch).predictions[0].logits, model(batch).predictions[t].logits)
+        torch.testing.assert_close(
+            alone(batch).predictions[0].logits, model(batch).predictions[t].logits
+        )

@@ -1,7 +1,9 @@
-"""Naive twins of the architectures: one module an expert, gate and tower, one lookup a feature, no stacks.
+"""Naive twins of the architectures: one module an expert, gate and tower, one lookup a feature, no
+stacks.
 
-A twin holds a copy of every slice of every parameter as a parameter of its own, and computes the forward pass expert
-by expert as the papers write it. Its outputs, gradients and sharing are what the batched model must have.
+A twin holds a copy of every slice of every parameter as a parameter of its own, and computes the
+forward pass expert by expert as the papers write it. Its outputs, gradients and sharing are what
+the batched model must have.
 """
 
 from __future__ import annotations
@@ -51,8 +53,12 @@ class Twin(nn.Module):
     def forward(self, batch: Batch) -> Output:
         model = self.model[0]
         logits = self._forward(self, batch)
-        logits = [x if task.outputs > 1 else x[:, 0] for task, x in zip(model.tasks, logits, strict=True)]
-        return Output([Prediction(task.name, x) for task, x in zip(model.tasks, logits, strict=True)])
+        logits = [
+            x if task.outputs > 1 else x[:, 0] for task, x in zip(model.tasks, logits, strict=True)
+        ]
+        return Output(
+            [Prediction(task.name, x) for task, x in zip(model.tasks, logits, strict=True)]
+        )
 
     def losses(self, batch: Batch) -> list[Tensor]:
         """The loss of each task."""
@@ -87,9 +93,17 @@ class Twin(nn.Module):
 
     def tower(self, t: int, h: Tensor) -> Tensor:
         """The logits of task t."""
-        stack, k = next((s, members.index(t)) for s, members in enumerate(self.model[0].towers.members) if t in members)
+        stack, k = next(
+            (s, members.index(t))
+            for s, members in enumerate(self.model[0].towers.members)
+            if t in members
+        )
         h = self.mlp(f"towers.hidden.{stack}", k, h)
-        return F.linear(h, self.piece(f"towers.heads.{stack}.weight", k), self.piece(f"towers.heads.{stack}.bias", k))
+        return F.linear(
+            h,
+            self.piece(f"towers.heads.{stack}.weight", k),
+            self.piece(f"towers.heads.{stack}.bias", k),
+        )
 
 
 def single_task(twin: Twin, batch: Batch) -> list[Tensor]:
@@ -105,12 +119,16 @@ def shared_bottom(twin: Twin, batch: Batch) -> list[Tensor]:
 def mmoe(twin: Twin, batch: Batch) -> list[Tensor]:
     x = twin.x(batch)
     experts = [twin.mlp("experts", k, x) for k in range(twin.model[0].options.experts)]
-    return [twin.tower(t, twin.gate("gates", t, x, experts)) for t in range(len(twin.model[0].tasks))]
+    return [
+        twin.tower(t, twin.gate("gates", t, x, experts)) for t in range(len(twin.model[0].tasks))
+    ]
 
 
 def omoe(twin: Twin, batch: Batch) -> list[Tensor]:
     x = twin.x(batch)
-    h = twin.gate("gates", 0, x, [twin.mlp("experts", k, x) for k in range(twin.model[0].options.experts)])
+    h = twin.gate(
+        "gates", 0, x, [twin.mlp("experts", k, x) for k in range(twin.model[0].options.experts)]
+    )
     return [twin.tower(t, h) for t in range(len(twin.model[0].tasks))]
 
 
@@ -126,7 +144,9 @@ def ple(twin: Twin, batch: Batch) -> list[Tensor]:
         shared = [twin.mlp(name, tasks * own + k, shared_path) for k in range(common)]
         mixed = [twin.gate(f"gates.{level}", t, paths[t], mine[t] + shared) for t in range(tasks)]
         if level < levels - 1:
-            shared_path = twin.gate(f"shared_gates.{level}", 0, shared_path, [*chain(*mine), *shared])
+            shared_path = twin.gate(
+                f"shared_gates.{level}", 0, shared_path, [*chain(*mine), *shared]
+            )
         paths = mixed
     return [twin.tower(t, h) for t, h in enumerate(paths)]
 

@@ -18,12 +18,16 @@ def dtype(request):
 
 
 def compare(kernel, plain, inputs, strange_gradient):
-    """Equal outputs, and equal gradients of all inputs for an upstream gradient of any memory layout."""
+    """Equal outputs, and equal gradients of all inputs for an upstream gradient of any memory
+    layout.
+    """
     results = []
     for function in (kernel, plain):
         leaves = [value.clone().requires_grad_() for value in inputs]
         out = function(*leaves)
-        upstream = torch.randn(out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1))
+        upstream = torch.randn(
+            out.shape, dtype=out.dtype, generator=torch.Generator().manual_seed(1)
+        )
         if strange_gradient:
             upstream = upstream.transpose(0, -1).contiguous().transpose(0, -1)
             assert not upstream.is_contiguous() or upstream.numel() < 8
@@ -34,18 +38,23 @@ def compare(kernel, plain, inputs, strange_gradient):
 
 @pytest.mark.parametrize("strange_gradient", [False, True])
 @pytest.mark.parametrize(
-    ("width", "outputs", "vocabularies"), [(1, 3, (4,)), (8, 33, (3, 9, 2)), (5, 2, (6, 1, 1, 7)), (4, 80, (20, 30))]
+    ("width", "outputs", "vocabularies"),
+    [(1, 3, (4,)), (8, 33, (3, 9, 2)), (5, 2, (6, 1, 1, 7)), (4, 80, (20, 30))],
 )
 def test_embed_linear(dtype, width, outputs, vocabularies, strange_gradient):
     rows = 50
     starts = torch.tensor([0, *vocabularies[:-1]]).cumsum(0)
     ids = torch.stack([torch.randint(v, (rows,)) for v in vocabularies], -1).int() + starts.int()
-    field = torch.repeat_interleave(torch.arange(len(vocabularies)), torch.tensor(vocabularies)).int()
+    field = torch.repeat_interleave(
+        torch.arange(len(vocabularies)), torch.tensor(vocabularies)
+    ).int()
     table = torch.randn(sum(vocabularies), width, dtype=dtype)
     whole = torch.randn(outputs, width * len(vocabularies) + 3, dtype=dtype)
     compare(
         # a slice of a wider layer, as in models
-        lambda table, whole: sum_rows(fold(table, whole[:, 1:-2], None, field)[0], RowIndex(ids, len(table))),
+        lambda table, whole: sum_rows(
+            fold(table, whole[:, 1:-2], None, field)[0], RowIndex(ids, len(table))
+        ),
         lambda table, whole: F.linear(table[ids.long()].flatten(1), whole[:, 1:-2]),
         [table, whole],
         strange_gradient,
@@ -54,14 +63,18 @@ def test_embed_linear(dtype, width, outputs, vocabularies, strange_gradient):
 
 @pytest.mark.parametrize("strange_gradient", [False, True])
 @pytest.mark.parametrize(
-    "shape", [(40, 2, 5, 16), (7, 1, 1, 3), (3, 4, 2, 1), (5, 3, 2, 37), (1, 2, 8, 48), (0, 2, 3, 16)]
+    "shape",
+    [(40, 2, 5, 16), (7, 1, 1, 3), (3, 4, 2, 1), (5, 3, 2, 37), (1, 2, 8, 48), (0, 2, 3, 16)],
 )
 def test_mix_shared(dtype, shape, strange_gradient):
     rows, gates, experts, width = shape
     compare(
         mix_shared,
         lambda weights, values: torch.einsum("bne,bed->bnd", weights, values),
-        [torch.randn(rows, gates, experts, dtype=dtype), torch.randn(rows, experts, width, dtype=dtype)],
+        [
+            torch.randn(rows, gates, experts, dtype=dtype),
+            torch.randn(rows, experts, width, dtype=dtype),
+        ],
         strange_gradient,
     )
 
@@ -87,7 +100,9 @@ def test_mix_shared_of_some_experts(dtype, width):
 
 
 @pytest.mark.parametrize("strange_gradient", [False, True])
-@pytest.mark.parametrize("shape", [(40, 2, 8), (1, 3, 5), (7, 1, 1), (9, 2, 15), (6, 2, 16), (0, 2, 8)])
+@pytest.mark.parametrize(
+    "shape", [(40, 2, 8), (1, 3, 5), (7, 1, 1), (9, 2, 15), (6, 2, 16), (0, 2, 8)]
+)
 def test_softmax(dtype, shape, strange_gradient):
     logits = 8 * torch.randn(shape, dtype=dtype)
     compare(softmax, lambda logits: logits.softmax(-1), [logits], strange_gradient)
@@ -106,7 +121,9 @@ def test_softmax_of_strided_inputs(dtype):
 
 
 def test_softmax_of_numbers_far_apart(dtype):
-    numbers = torch.cat([torch.linspace(-100, 0, 1001), torch.tensor([-torch.inf, -3e38, 3e38])]).to(dtype)
+    numbers = torch.cat(
+        [torch.linspace(-100, 0, 1001), torch.tensor([-torch.inf, -3e38, 3e38])]
+    ).to(dtype)
     logits = torch.stack([numbers, torch.zeros_like(numbers), numbers.flip(0)], 1)[:, None]
     torch.testing.assert_close(softmax(logits), logits.softmax(-1), rtol=1e-6, atol=1e-37)
     assert softmax(torch.tensor([[[0, -torch.inf]]], dtype=dtype)).tolist() == [[[1, 0]]]
@@ -126,16 +143,28 @@ def test_softmax_of_what_is_no_number(dtype):
 @pytest.mark.parametrize("numbers", [0, 3])
 @pytest.mark.parametrize("rows", [0, 1, 30])
 def test_sums_of_rows_and_by_id(dtype, rows, numbers, width):
-    ids = torch.stack([torch.randint(0, 3, (rows,)), torch.randint(3, 9, (rows,))]).int().T  # not contiguous
+    ids = (
+        torch.stack([torch.randint(0, 3, (rows,)), torch.randint(3, 9, (rows,))]).int().T
+    )  # not contiguous
     places = RowIndex(ids, 10)  # nothing stands in the last row
-    table, weight = (torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((10, width), (width, numbers)))
+    table, weight = (
+        torch.randn(*shape, dtype=dtype, requires_grad=True)
+        for shape in ((10, width), (width, numbers))
+    )
     given, grad = torch.randn(numbers, rows, dtype=dtype).T, torch.randn(width, rows, dtype=dtype).T
-    found, plain = sum_rows(table, places, given, weight), table[ids.long()].sum(1) + given @ weight.T
+    found, plain = (
+        sum_rows(table, places, given, weight),
+        table[ids.long()].sum(1) + given @ weight.T,
+    )
     torch.testing.assert_close(found, plain)
-    for one, other in zip(*(torch.autograd.grad(of, [table, weight], grad) for of in (found, plain)), strict=True):
+    for one, other in zip(
+        *(torch.autograd.grad(of, [table, weight], grad) for of in (found, plain)), strict=True
+    ):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(sum_rows(table, places), table[ids.long()].sum(1))
-    torch.testing.assert_close(places.sum_by_id(grad), torch.autograd.grad(table[ids.long()].sum(1), table, grad)[0])
+    torch.testing.assert_close(
+        places.sum_by_id(grad), torch.autograd.grad(table[ids.long()].sum(1), table, grad)[0]
+    )
 
 
 @pytest.mark.parametrize("strange", [3, -1])
@@ -150,11 +179,14 @@ def test_an_id_that_is_no_row_is_refused(strange):
 @pytest.mark.parametrize("outputs", [4, 16, 37])
 def test_weight_gradients_of_a_folded_layer(dtype, outputs):
     field = torch.tensor([0, 0, 1, 2, 2], dtype=torch.int32)
-    table, weight, bias = (torch.randn(*shape, dtype=dtype) for shape in ((5, 3), (outputs, 9), (outputs,)))
+    table, weight, bias = (
+        torch.randn(*shape, dtype=dtype) for shape in ((5, 3), (outputs, 9), (outputs,))
+    )
     weight.requires_grad_()
     bias.requires_grad_()
     plain = (
-        torch.einsum("vd,ovd->vo", table, weight.view(outputs, 3, 3)[:, field.long()]) + bias * (field == 0)[:, None]
+        torch.einsum("vd,ovd->vo", table, weight.view(outputs, 3, 3)[:, field.long()])
+        + bias * (field == 0)[:, None]
     )
     folded, _ = fold(table, weight, bias, field)
     torch.testing.assert_close(folded, plain)
@@ -170,7 +202,9 @@ def test_a_folded_layer_with_a_bias(dtype):
     """The bias is added once a row, and either half of the gradients can be had alone."""
     field = torch.tensor([0, 0, 1, 1, 1], dtype=torch.int32)
     ids = torch.tensor([[0, 2], [1, 4], [1, 2]], dtype=torch.int32)
-    table, weight, bias = (torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((5, 3), (4, 6), (4,)))
+    table, weight, bias = (
+        torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((5, 3), (4, 6), (4,))
+    )
     folded, of_table = fold(table, weight, bias, field)
     out = sum_rows(folded, RowIndex(ids, 5))
     plain = F.linear(table[ids.long()].flatten(1), weight, bias)
@@ -186,7 +220,9 @@ def test_a_folded_layer_with_a_bias(dtype):
 @pytest.mark.parametrize("width", [5, 16, 19])
 @pytest.mark.parametrize("some", [False, True])
 def test_gradients_of_mixtures_apart(dtype, some, width):
-    """Those of the experts by mixture: one backward pass each, with the other mixtures' gradients set to 0."""
+    """Those of the experts by mixture: one backward pass each, with the other mixtures' gradients
+    set to 0.
+    """
     expert_index = torch.tensor([[0, 3], [1, 3], [2, 3]]) if some else None
     weights = torch.rand(6, 3, 2 if some else 4, dtype=dtype, requires_grad=True)
     experts = torch.randn(6, 4, width, dtype=dtype, requires_grad=True)
@@ -201,6 +237,8 @@ def test_gradients_of_mixtures_apart(dtype, some, width):
         torch.testing.assert_close(by_mixture[n], expected)
     torch.testing.assert_close(by_weights, torch.autograd.grad(out, weights, grad)[0])
     # the form for other devices and mixed types
-    mixed, mixed_weights = combine_experts_vjp(weights.float(), experts.bfloat16(), expert_index, grad.bfloat16())
+    mixed, mixed_weights = combine_experts_vjp(
+        weights.float(), experts.bfloat16(), expert_index, grad.bfloat16()
+    )
     torch.testing.assert_close(mixed.to(dtype), by_mixture, rtol=0.05, atol=0.05)
     torch.testing.assert_close(mixed_weights.to(dtype), by_weights, rtol=0.05, atol=0.1)

@@ -15,9 +15,21 @@ def grid(tmp_path_factory):
     store = fill(root, ("mmoe", "ple"), ("uniform", "uwl"), failures=[("mmoe", "uwl", 1)])
     for seed in range(2):
         store.save(failure(cell("ple", "mgda", seed)))
-    generated = {"dataset": "synthetic", "protocol": None, "simulated": True, "tasks": ["a & b", "c_1", "level"]}
+    generated = {
+        "dataset": "synthetic",
+        "protocol": None,
+        "simulated": True,
+        "tasks": ["a & b", "c_1", "level"],
+    }
     generated["ceiling"] = {"a & b": 0.8, "c_1": 0.81, "level": 0.5}
-    fill(root, ("mmoe",), ("uniform", "uwl"), seeds=(0, 1), kinds={"level": "regression"}, **generated)
+    fill(
+        root,
+        ("mmoe",),
+        ("uniform", "uwl"),
+        seeds=(0, 1),
+        kinds={"level": "regression"},
+        **generated,
+    )
     broken = root / "census" / "mmoe" / "uwl" / "seed-9-deadbeef"
     broken.mkdir()
     (broken / "record.json").write_text("{")

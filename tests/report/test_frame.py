@@ -76,14 +76,23 @@ def test_spelling_makes_no_row_and_settings_do(tmp_path):
     store.save(record(cell("mmoe", seed=0, training={"lr": 0.001})))
     store.save(record(cell("mmoe[experts=16]", seed=0)))
     [found] = summaries(store)
-    assert {row.group.model for row in found.rows} == {"mmoe (lr=0.001)", "mmoe (lr=0.002)", "mmoe[experts=16]"}
-    assert next(row for row in found.rows if row.group.model == "mmoe (lr=0.002)").group.seeds == (0, 1)
+    assert {row.group.model for row in found.rows} == {
+        "mmoe (lr=0.001)",
+        "mmoe (lr=0.002)",
+        "mmoe[experts=16]",
+    }
+    assert next(row for row in found.rows if row.group.model == "mmoe (lr=0.002)").group.seeds == (
+        0,
+        1,
+    )
     assert "lr" in " ".join(found.warnings)
 
 
 def test_delta_needs_single_task_with_the_same_training(tmp_path):
     fill(tmp_path, ("mmoe",), ("uniform",), with_probes=False)
-    store = fill(tmp_path, ("ple",), ("uniform",), reference=False, with_probes=False, training={"lr": 0.001})
+    store = fill(
+        tmp_path, ("ple",), ("uniform",), reference=False, with_probes=False, training={"lr": 0.001}
+    )
     [found] = summaries(store)
     by_model = {row.group.model: row for row in found.rows}
     mmoe, single, ple = by_model["mmoe"], by_model["single-task"], by_model["ple"]
@@ -110,7 +119,11 @@ def test_missing_metrics_are_na(tmp_path):
     assert found.rows[0].metric["income"].known
     assert not found.rows[0].metric["marital"].known
     assert "marital" not in found.best
-    [row] = [row for row in rows(store) if (row["split"], row["task"], row["metric"]) == ("test", "marital", "auc")]
+    [row] = [
+        row
+        for row in rows(store)
+        if (row["split"], row["task"], row["metric"]) == ("test", "marital", "auc")
+    ]
     assert row["mean"] is None
     assert row["seeds"] == 0
 

@@ -20,8 +20,19 @@ from mtlkit.store import ResultStore
 from tests.fakes import cell, failure, fill
 from tests.report.conftest import WRITTEN
 
-FIGURES = {"metrics", "pareto", "cosine-end", "cosine-run", "gates-mmoe", "gates-ple", "gate-entropy", "weights"}
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+FIGURES = {
+    "metrics",
+    "pareto",
+    "cosine-end",
+    "cosine-run",
+    "gates-mmoe",
+    "gates-ple",
+    "gate-entropy",
+    "weights",
+}
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
 QUIET = [
     "--headless",
     "--no-sandbox",
@@ -50,7 +61,9 @@ addEventListener("load", () => {
 
 
 def names(files, slug):
-    return {file.stem.removeprefix(f"{slug}-") for file in files.figures if file.name.startswith(slug)}
+    return {
+        file.stem.removeprefix(f"{slug}-") for file in files.figures if file.name.startswith(slug)
+    }
 
 
 def test_all_files_are_there(grid, built):
@@ -94,9 +107,13 @@ def test_page_says_what_matters(built):
 
 def test_same_input_same_bytes(tmp_path):
     fill(tmp_path / "results", ("mmoe",), ("uwl",), seeds=(0, 1))
-    first, second = (write_report(tmp_path / "results", tmp_path / name, WRITTEN) for name in ("one", "two"))
+    first, second = (
+        write_report(tmp_path / "results", tmp_path / name, WRITTEN) for name in ("one", "two")
+    )
     pairs = zip(
-        (first.page, *first.tables, *first.figures), (second.page, *second.tables, *second.figures), strict=True
+        (first.page, *first.tables, *first.figures),
+        (second.page, *second.tables, *second.figures),
+        strict=True,
     )
     assert all(one.read_bytes() == two.read_bytes() for one, two in pairs)
 
@@ -170,15 +187,21 @@ def test_no_torch_and_a_thin_command(tmp_path):
         f"command.report(pathlib.Path({str(tmp_path)!r}), None, False); "
         "assert 'torch' not in sys.modules, 'torch was imported'"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2])
+    subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, cwd=Path(__file__).parents[2]
+    )
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")
 @pytest.mark.parametrize("width", [1280, 390])
 def test_page_in_a_browser(built, tmp_path, width):
-    """A frame of the given width holds the page; a script outside of the page reads what became of it."""
+    """A frame of the given width holds the page; a script outside of the page reads what became of
+    it.
+    """
     page = built.page.read_text(encoding="utf-8")
-    (tmp_path / "page.html").write_text(page.replace("<head>", f"<head>{PROBE}", 1), encoding="utf-8")
+    (tmp_path / "page.html").write_text(
+        page.replace("<head>", f"<head>{PROBE}", 1), encoding="utf-8"
+    )
     (tmp_path / "frame.html").write_text(
         "<pre id=out></pre><script>addEventListener('message', e => "
         "{ document.getElementById('out').textContent = JSON.stringify(e.data) })</script>"

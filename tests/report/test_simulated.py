@@ -33,7 +33,14 @@ WEIGHTS = ("uniform", "static[w=1:3]", "static[w=3:1]", "uwl")
 
 def grid(root, simulated):
     """A grid with every figure and every table that there is."""
-    store = fill(root, ("mmoe",), WEIGHTS, seeds=(0, 1), simulated=simulated, ceiling=CEILING if simulated else {})
+    store = fill(
+        root,
+        ("mmoe",),
+        WEIGHTS,
+        seeds=(0, 1),
+        simulated=simulated,
+        ceiling=CEILING if simulated else {},
+    )
     for run, folder in store.scan():
         if "mmoe" in run.cell.model:
             with np.load(folder / "probes.npz") as found:
@@ -75,13 +82,22 @@ def texts(figure):
     return [text.get_text() for text in figure.findobj(Text) if text.get_text()]
 
 
-# --- that it is simulated ---------------------------------------------------------------------------------------------
+# --- that it is simulated
+# ---------------------------------------------------------------------------------------------
 
 
 def test_the_grid_has_every_kind_of_figure_and_table(files, drawings):
     names = {drawing.name.removesuffix("-mmoe") for drawing in drawings}
     assert len(names) == len(FIGURES)
-    assert {file.suffix for file in files} == {".html", ".csv", ".md", ".tex", ".svg", ".png", ".json"}
+    assert {file.suffix for file in files} == {
+        ".html",
+        ".csv",
+        ".md",
+        ".tex",
+        ".svg",
+        ".png",
+        ".json",
+    }
     assert any("verdicts" in file.name for file in files)
 
 
@@ -105,7 +121,9 @@ def test_titles_and_captions_say_so(files):
 
 
 def test_every_figure_says_so_in_the_picture(files, drawings):
-    assert {file.stem.partition("marital-")[2] for file in files if file.suffix == ".png"} == {d.name for d in drawings}
+    assert {file.stem.partition("marital-")[2] for file in files if file.suffix == ".png"} == {
+        d.name for d in drawings
+    }
     for drawing in drawings:
         assert any("(simulated data)" in text for text in texts(drawing.figure)), drawing.name
 
@@ -130,7 +148,11 @@ def test_one_of_several_data_sets_is_named(built):
 def test_real_data_is_not_called_simulated(tmp_path):
     built = write_report(grid(tmp_path, False).root)
     for file in (*built.tables, *built.figures, built.page):
-        text = "" if file.suffix == ".png" else file.read_text(encoding="utf-8").replace("simulated,model", "model")
+        text = (
+            ""
+            if file.suffix == ".png"
+            else file.read_text(encoding="utf-8").replace("simulated,model", "model")
+        )
         assert "simulated" not in text, file
         assert "planted" not in text, file
         assert "<td>ceiling" not in text, file
@@ -144,18 +166,26 @@ def test_the_command_says_so(tmp_path, cli):
     assert "note: census, protocol mmoe is simulated data\n" in said.err
 
 
-# --- the ceiling ------------------------------------------------------------------------------------------------------
+# --- the ceiling
+# ------------------------------------------------------------------------------------------------------
 
 
 def test_the_ceiling_is_no_part_of_a_cells_identity():
     plain, known = cell(simulated=True), cell(simulated=True, ceiling=CEILING)
     assert (plain.key, plain.group) == (known.key, known.group)
-    assert record(known).model_validate_json(record(known).model_dump_json()).cell.ceiling == CEILING
+    assert (
+        record(known).model_validate_json(record(known).model_dump_json()).cell.ceiling == CEILING
+    )
 
 
 @pytest.mark.parametrize(
     ("value", "ceiling", "metric", "share"),
-    [(0.62, 0.64, "auc", 0.12 / 0.14), (0.5, 0.64, "auc", 0), (0.3, 0.6, "r2", 0.5), (0.45, 0.6, "auc", -0.5)],
+    [
+        (0.62, 0.64, "auc", 0.12 / 0.14),
+        (0.5, 0.64, "auc", 0),
+        (0.3, 0.6, "r2", 0.5),
+        (0.45, 0.6, "auc", -0.5),
+    ],
 )
 def test_the_share_recovered(value, ceiling, metric, share):
     assert recovered(value, ceiling, METRICS[metric]) == pytest.approx(share)
@@ -171,7 +201,11 @@ def test_the_table_ends_with_the_ceiling(summary):
     cells = dict(zip(table.columns, (cell.text for cell in table.ceiling), strict=True))
     assert (cells["model"], cells["balancer"]) == ("planted model", "ceiling")
     assert (cells["income AUC"], cells["marital AUC"]) == ("0.9500", "0.9961")
-    assert {text for name, text in cells.items() if name[:6] not in ("model", "balanc", "income", "marita")} == {""}
+    assert {
+        text
+        for name, text in cells.items()
+        if name[:6] not in ("model", "balanc", "income", "marita")
+    } == {""}
     assert len(table.rows) == len(summary.rows), "it is no row of the ranking"
     [note] = [note for note in table.notes if note.startswith("Planted model")]
     share = (max(row.metric["income"].mean for row in summary.rows) - 0.5) / 0.45
@@ -183,8 +217,12 @@ def test_the_table_ends_with_the_ceiling(summary):
 
 
 def test_the_other_tables_hold_what_was_to_be_won(files):
-    text = next(file for file in files if "verdicts-mmoe" in file.name and file.suffix == ".md").read_text("utf-8")
-    line = next(line for line in text.splitlines() if line.startswith("| planted model | ceiling |"))
+    text = next(
+        file for file in files if "verdicts-mmoe" in file.name and file.suffix == ".md"
+    ).read_text("utf-8")
+    line = next(
+        line for line in text.splitlines() if line.startswith("| planted model | ceiling |")
+    )
     gaps = [float(part) for part in line.replace("−", "-").split("|")[3:6]]
     assert all(gap > 0 for gap in gaps)
     assert "- Planted model: how far" in text
@@ -202,7 +240,14 @@ def test_the_page_and_the_sentences_have_it(files, summary):
 
 
 def test_who_is_no_better_than_chance_recovers_nothing(tmp_path):
-    store = fill(tmp_path, ("mmoe",), ("uniform",), ceiling={"income": 0.3}, simulated=True, with_probes=False)
+    store = fill(
+        tmp_path,
+        ("mmoe",),
+        ("uniform",),
+        ceiling={"income": 0.3},
+        simulated=True,
+        with_probes=False,
+    )
     frames = load(store)
     assert "recovers nothing" in sentences(summarise(frames, frames.blocks[0]))[0]
 
@@ -222,14 +267,27 @@ def test_the_terminal_has_it(simulated):
 def test_json_has_it(simulated):
     found = rows(ResultStore(simulated.root))
     assert all(row["simulated"] for row in found)
-    known = {(row["split"], row["task"], row["metric"]): row["ceiling"] for row in found if row["ceiling"] is not None}
+    known = {
+        (row["split"], row["task"], row["metric"]): row["ceiling"]
+        for row in found
+        if row["ceiling"] is not None
+    }
     assert known == {("test", name, "auc"): value for name, value in CEILING.items()}
 
 
 def test_figures_draw_it(drawings):
     for drawing in drawings:
-        lines = [line for axes in drawing.figure.axes for line in axes.lines if line.get_color() == CEILING_COLOUR]
-        places = {round(float(value), 6) for line in lines for value in (*line.get_xdata(), *line.get_ydata())}
+        lines = [
+            line
+            for axes in drawing.figure.axes
+            for line in axes.lines
+            if line.get_color() == CEILING_COLOUR
+        ]
+        places = {
+            round(float(value), 6)
+            for line in lines
+            for value in (*line.get_xdata(), *line.get_ydata())
+        }
         if drawing.name in ("metrics", "pareto"):
             assert set(CEILING.values()) <= places, drawing.name
             assert any("ceiling 0.9500" in text for text in texts(drawing.figure)), drawing.name
@@ -240,7 +298,15 @@ def test_figures_draw_it(drawings):
 
 def test_an_old_record_without_it_takes_it_from_its_block(tmp_path):
     store = fill(tmp_path, ("mmoe",), ("uniform",), seeds=(0,), simulated=True, with_probes=False)
-    fill(tmp_path, ("ple",), ("uniform",), seeds=(0,), simulated=True, with_probes=False, ceiling=CEILING)
+    fill(
+        tmp_path,
+        ("ple",),
+        ("uniform",),
+        seeds=(0,),
+        simulated=True,
+        with_probes=False,
+        ceiling=CEILING,
+    )
     for file in store.root.rglob("record.json"):
         found = json.loads(file.read_text())
         if not found["cell"]["ceiling"]:
@@ -269,7 +335,8 @@ def test_an_arrow_points_at_a_ceiling_outside(summary):
     assert ceiling_text(income, (0.97, 0.96), "▼▲") == "▼ ceiling 0.9500"
 
 
-# --- neighbours -------------------------------------------------------------------------------------------------------
+# --- neighbours
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_few_positives_are_said(tmp_path):
@@ -279,7 +346,9 @@ def test_few_positives_are_said(tmp_path):
     store.save(run)
     frames = load(store)
     [said] = summarise(frames, frames.blocks[0]).warnings
-    assert said.startswith("Few positives in the test split: marital 3. With 3 of them the standard error")
+    assert said.startswith(
+        "Few positives in the test split: marital 3. With 3 of them the standard error"
+    )
     assert "about 0.17" in said
 
 
@@ -295,7 +364,10 @@ def test_the_standard_error_is_that_of_useless_scores():
 def test_files_of_an_earlier_report_are_removed_and_no_others(tmp_path):
     store = fill(tmp_path / "results", ("mmoe",), ("uniform",), seeds=(0,))
     first = write_report(store.root, tmp_path / "out")
-    mine = [tmp_path / "out" / name for name in ("notes.md", "files.json", "figures/mine.py", "tables/mine.csv")]
+    mine = [
+        tmp_path / "out" / name
+        for name in ("notes.md", "files.json", "figures/mine.py", "tables/mine.csv")
+    ]
     outside = tmp_path / "outside.csv"
     for file in (*mine, outside):
         file.write_text("mine")
@@ -313,15 +385,22 @@ def test_files_of_an_earlier_report_are_removed_and_no_others(tmp_path):
         "figures/mine.py",
         WRITTEN,
     ]
-    listed.write_text(json.dumps({**noted, "files": [*noted["files"], *others, "tables/../../outside.csv"]}))
+    listed.write_text(
+        json.dumps({**noted, "files": [*noted["files"], *others, "tables/../../outside.csv"]})
+    )
     second = write_report(store.root, tmp_path / "out")
     gone = {*first.figures, *first.tables} - {*second.figures, *second.tables}
     assert len(gone) == 8
     assert not any(file.exists() for file in gone)
-    assert all(file.exists() for file in (second.page, *second.figures, *second.tables, *mine, outside))
+    assert all(
+        file.exists() for file in (second.page, *second.figures, *second.tables, *mine, outside)
+    )
     listed.write_text("{broken")
     third = write_report(store.root, tmp_path / "out")
-    files = [str(file.relative_to(tmp_path / "out")) for file in (third.page, *third.tables, *third.figures)]
+    files = [
+        str(file.relative_to(tmp_path / "out"))
+        for file in (third.page, *third.tables, *third.figures)
+    ]
     assert json.loads(listed.read_text()) == {"mtlkit": 1, "files": files}
 
 
@@ -338,7 +417,9 @@ def test_files_of_an_earlier_report_are_removed_and_no_others(tmp_path):
     ],
 )
 def test_a_list_of_another_shape_removes_nothing(tmp_path, noted):
-    """Neither a file of the user's that happens to be called like ours, nor a name that no report has."""
+    """Neither a file of the user's that happens to be called like ours, nor a name that no report
+    has.
+    """
     store = fill(tmp_path / "results", ("mmoe",), ("uniform",), seeds=(0,), with_probes=False)
     out = tmp_path / "out"
     (out / "tables").mkdir(parents=True)

@@ -7,7 +7,14 @@ import pytest
 from scipy import stats
 
 from mtlkit.records import METRICS
-from mtlkit.report.statistics import Interval, delta_m, paired_delta, pareto_front, relative_gain, t_interval
+from mtlkit.report.statistics import (
+    Interval,
+    delta_m,
+    paired_delta,
+    pareto_front,
+    relative_gain,
+    t_interval,
+)
 
 AUC, LOGLOSS = METRICS["auc"], METRICS["logloss"]
 
@@ -39,7 +46,9 @@ def test_few_values_give_no_interval():
 
 def test_t_interval_covers_as_often_as_it_says():
     draws = np.random.default_rng(0).normal(size=(2000, 3))
-    covered = sum(abs(interval.mean) <= interval.half for interval in (t_interval(list(row)) for row in draws))
+    covered = sum(
+        abs(interval.mean) <= interval.half for interval in (t_interval(list(row)) for row in draws)
+    )
     assert covered / 2000 == pytest.approx(0.95, abs=0.015)
 
 
@@ -64,7 +73,9 @@ def test_delta_m_is_the_mean_over_tasks_a_seed():
 
 
 def test_delta_m_is_na_where_one_task_is():
-    gains = delta_m({"a": {0: 0.7}, "b": {0: 0.7}}, {"a": {0: 0.6}, "b": {0: 0.5}}, {"a": AUC, "b": AUC})
+    gains = delta_m(
+        {"a": {0: 0.7}, "b": {0: 0.7}}, {"a": {0: 0.6}, "b": {0: 0.5}}, {"a": AUC, "b": AUC}
+    )
     assert math.isnan(gains[0])
 
 

@@ -62,7 +62,9 @@ def test_simulated_data_is_labelled(found):
 
 def test_markdown_is_rectangular(found):
     for summary in found.values():
-        lines = [line for line in to_markdown(build_table(summary)).splitlines() if line.startswith("|")]
+        lines = [
+            line for line in to_markdown(build_table(summary)).splitlines() if line.startswith("|")
+        ]
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
 
@@ -73,7 +75,9 @@ def test_latex_is_balanced_and_escaped(found):
         bare = re.sub(r"\\[{}]", "", text)
         assert bare.count("{") == bare.count("}")
         body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
-        ampersands = {len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")}
+        ampersands = {
+            len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")
+        }
         assert ampersands == {len(build_table(summary).columns) - 1}
         assert text.isascii()
     assert r"a \& b" in to_tex(build_table(found["synthetic"]))

@@ -24,7 +24,10 @@ JITTER = np.array([0.0002, -0.0001, -0.0003, 0.0001, 0.0003])  # of a run
 def save(store, balancer, value, seed, validation=None, model="mmoe", lowered=0.0):
     made = record(cell(model, balancer, seed))
     metrics = copy.deepcopy(made.metrics)
-    for split, base in (("test", value), ("validation", value if validation is None else validation)):
+    for split, base in (
+        ("test", value),
+        ("validation", value if validation is None else validation),
+    ):
         for task, shift in (("income", 0.0), ("marital", lowered)):
             metrics[split][task]["auc"] = base - shift + LUCK[seed]
     store.save(made.model_copy(update={"metrics": metrics}))
@@ -36,7 +39,13 @@ def store(tmp_path):
     store = ResultStore(tmp_path / "results")
     for seed in range(SEEDS):
         for balancer, value in SWEEP.items():
-            save(store, balancer, value + (0.02 if balancer == "static[w=1.5:0.5]" else 0), seed, validation=value)
+            save(
+                store,
+                balancer,
+                value + (0.02 if balancer == "static[w=1.5:0.5]" else 0),
+                seed,
+                validation=value,
+            )
         save(store, "pcgrad", 0.945 + JITTER[seed], seed)
         save(store, "mgda", 0.935 + JITTER[seed], seed)
         save(store, "uwl", 0.940 + JITTER[seed] - JITTER.mean(), seed)
@@ -52,7 +61,11 @@ def found(store):
 
 def test_the_reference_is_chosen_on_validation(store):
     [verdicts], _ = found(store)
-    assert (verdicts.model, verdicts.best.group.balancer, verdicts.weightings) == ("mmoe", "uniform", 3)
+    assert (verdicts.model, verdicts.best.group.balancer, verdicts.weightings) == (
+        "mmoe",
+        "uniform",
+        3,
+    )
     assert not verdicts.at_end
 
 
@@ -72,7 +85,10 @@ def test_words(store):
     gains = delta_m(best.row.values, verdicts.best.values, metrics)
     assert best.gain.mean == pytest.approx(np.mean(list(gains.values())))
     assert [v.survives for v in verdicts.verdicts] == [True, False, True]
-    assert "1 of 3 balancers is better by more than their interval, 1 is worse, and the" in verdicts.sentence
+    assert (
+        "1 of 3 balancers is better by more than their interval, 1 is worse, and the"
+        in verdicts.sentence
+    )
     assert "2 of these verdicts outlast Holm's correction" in verdicts.sentence
 
 
@@ -123,7 +139,9 @@ def test_table_and_files(store, tmp_path):
     assert [row[0].text for row in table.rows] == ["uniform", "pcgrad", "uwl", "mgda"]
     assert [row[1].text for row in table.rows] == ["ref.", "better", "same", "worse"]
     files = write_report(store.root, tmp_path / "report")
-    [file] = [path for path in files.tables if "verdicts-mmoe" in path.name and path.suffix == ".csv"]
+    [file] = [
+        path for path in files.tables if "verdicts-mmoe" in path.name and path.suffix == ".csv"
+    ]
     rows = list(csv.DictReader(file.open()))
     assert len(rows) == 3 * 3
     assert {(row["balancer"], row["verdict"]) for row in rows} == {

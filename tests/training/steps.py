@@ -27,15 +27,31 @@ def loop_step(model: Architecture, batch: Batch, **options: Any) -> LoopStep:
     output = model(batch)
     objectives = model.objectives(output, batch)
     tasks = model.schema.task_names
-    given = {"scope": "dense", "index": 0, "total": 10, "seed": 0, "draw": lambda: loop_step(model, batch)} | options
-    sharing = given.pop("sharing", None) or REACH.get(model) or REACH.setdefault(model, SharedParameters(model, batch))
+    given = {
+        "scope": "dense",
+        "index": 0,
+        "total": 10,
+        "seed": 0,
+        "draw": lambda: loop_step(model, batch),
+    } | options
+    sharing = (
+        given.pop("sharing", None)
+        or REACH.get(model)
+        or REACH.setdefault(model, SharedParameters(model, batch))
+    )
     return LoopStep(
-        sharing, output, owner_losses(objectives, tasks), owner_active(objectives, tasks, torch.device("cpu")), **given
+        sharing,
+        output,
+        owner_losses(objectives, tasks),
+        owner_active(objectives, tasks, torch.device("cpu")),
+        **given,
     )
 
 
 class Islands(Architecture):
-    """Tasks in groups: those of a group share a bottom, all share the embedding or, with ``apart``, nothing."""
+    """Tasks in groups: those of a group share a bottom, all share the embedding or, with ``apart``,
+    nothing.
+    """
 
     class Options(ModelOptions):
         groups: tuple[tuple[int, ...], ...] = ((0, 1), (2,))
@@ -47,7 +63,9 @@ class Islands(Architecture):
         super().__init__(schema, options)
         groups = options.groups
         self.embedding = FieldEmbedding(schema, options, copies=len(groups) if options.apart else 0)
-        self.bottom = StackedMLP(len(groups), self.embedding.width, (6,) if options.bottom else (), options)
+        self.bottom = StackedMLP(
+            len(groups), self.embedding.width, (6,) if options.bottom else (), options
+        )
         self.towers = Towers(self.tasks, self.bottom.outputs, options)
         if options.unused:
             self.unused = nn.Linear(3, 3)
@@ -57,4 +75,6 @@ class Islands(Architecture):
         h: Tensor = self.bottom(x)  # (B, G, d)
         group = {t: g for g, members in enumerate(self.options.groups) for t in members}
         logits = self.towers(h[:, [group[t] for t in range(len(self.tasks))]])
-        return Output([Prediction(task.name, x) for task, x in zip(self.tasks, logits, strict=True)])
+        return Output(
+            [Prediction(task.name, x) for task, x in zip(self.tasks, logits, strict=True)]
+        )

@@ -16,7 +16,11 @@ def gated(name, **options):
     return build(name, SCHEMA, **known(name, {"experts": 3} | options)).eval()
 
 
-GATED = [name for name in MODELS.names() if MODELS.load(name).inapplicable(SCHEMA) is None and gated(name).expert_names]
+GATED = [
+    name
+    for name in MODELS.names()
+    if MODELS.load(name).inapplicable(SCHEMA) is None and gated(name).expert_names
+]
 
 
 def logits(model, batch):
@@ -26,9 +30,18 @@ def logits(model, batch):
 
 
 def test_the_mixtures_of_experts_are_covered():
-    assert {"mmoe", "omoe", "cgc", "ple", "stem", "adatt", "home", "dbmtl", "task-router", "task-embedding"} <= set(
-        GATED
-    )
+    assert {
+        "mmoe",
+        "omoe",
+        "cgc",
+        "ple",
+        "stem",
+        "adatt",
+        "home",
+        "dbmtl",
+        "task-router",
+        "task-embedding",
+    } <= set(GATED)
 
 
 @pytest.mark.parametrize("name", GATED)

@@ -23,7 +23,9 @@ def test_columns_are_gathered():
     assert len(device) == 50
     assert len(batch) == 5
     for name in ("ids", "dense", "labels", "observed"):
-        np.testing.assert_array_equal(getattr(batch, name).numpy(), getattr(split, name)[rows.numpy()])
+        np.testing.assert_array_equal(
+            getattr(batch, name).numpy(), getattr(split, name)[rows.numpy()]
+        )
     assert batch.weight is None
 
 
@@ -33,7 +35,9 @@ def test_no_mask_where_every_label_exists():
 
 def test_weights_multiply():
     split = toy_split(toy_schema(), 4)
-    weighted = Split(split.ids, split.dense, split.labels, split.observed, weight=np.arange(4, dtype=np.float32))
+    weighted = Split(
+        split.ids, split.dense, split.labels, split.observed, weight=np.arange(4, dtype=np.float32)
+    )
     rows, extra = torch.tensor([1, 3]), torch.tensor([2.0, 0.5])
     assert DeviceSplit.load(weighted, CPU).take(rows).weight.tolist() == [1, 3]
     assert DeviceSplit.load(weighted, CPU).take(rows, extra).weight.tolist() == [2, 1.5]
@@ -54,11 +58,16 @@ def test_bags_are_gathered(rows):
     split = toy_split(toy_schema(bags=2), 30, seed=3)
     batch = DeviceSplit.load(split, CPU).take(torch.tensor(rows))
     for name, bag in split.bags.items():
-        assert any(bag.offsets[row] == bag.offsets[row + 1] for row in range(30)), "some bag is empty"
+        assert any(bag.offsets[row] == bag.offsets[row + 1] for row in range(30)), (
+            "some bag is empty"
+        )
         offsets, values, weights = (tensor.numpy() for tensor in batch.bags[name])
         assert len(offsets) == len(rows) + 1
         for place, row in enumerate(rows):
-            here, there = slice(offsets[place], offsets[place + 1]), slice(bag.offsets[row], bag.offsets[row + 1])
+            here, there = (
+                slice(offsets[place], offsets[place + 1]),
+                slice(bag.offsets[row], bag.offsets[row + 1]),
+            )
             np.testing.assert_array_equal(values[here], bag.values[there])
             np.testing.assert_array_equal(weights[here], bag.weights[there])
         assert len(values) == offsets[-1]
@@ -66,7 +75,10 @@ def test_bags_are_gathered(rows):
 
 def shared(rows=40, users=7):
     """A split of which half of the columns of each kind are stored once a user."""
-    split, rng = toy_split(toy_schema(ids=4, dense=2, bags=2), rows, seed=5), np.random.default_rng(1)
+    split, rng = (
+        toy_split(toy_schema(ids=4, dense=2, bags=2), rows, seed=5),
+        np.random.default_rng(1),
+    )
     lengths = rng.integers(0, 4, users)
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     values = rng.integers(0, 5, offsets[-1]).astype(np.int32)
@@ -77,7 +89,13 @@ def shared(rows=40, users=7):
         rng.random((users, 1)).astype(np.float32),
         {"bag2": history},
     )
-    return replace(split, ids=split.ids[:, :2], dense=split.dense[:, :1], bags={"bag1": split.bags["bag1"]}, side=side)
+    return replace(
+        split,
+        ids=split.ids[:, :2],
+        dense=split.dense[:, :1],
+        bags={"bag1": split.bags["bag1"]},
+        side=side,
+    )
 
 
 def test_shared_columns_are_joined():
@@ -85,10 +103,17 @@ def test_shared_columns_are_joined():
     rows = np.array([5, 0, 39, 5])
     batch = DeviceSplit.load(split, CPU).take(torch.from_numpy(rows))
     users = split.side.row[rows]
-    np.testing.assert_array_equal(batch.ids.numpy(), np.hstack([split.ids[rows], split.side.ids[users]]))
-    np.testing.assert_array_equal(batch.dense.numpy(), np.hstack([split.dense[rows], split.side.dense[users]]))
+    np.testing.assert_array_equal(
+        batch.ids.numpy(), np.hstack([split.ids[rows], split.side.ids[users]])
+    )
+    np.testing.assert_array_equal(
+        batch.dense.numpy(), np.hstack([split.dense[rows], split.side.dense[users]])
+    )
     assert list(batch.bags) == ["bag1", "bag2"]
-    for name, bag, owners in (("bag1", split.bags["bag1"], rows), ("bag2", split.side.bags["bag2"], users)):
+    for name, bag, owners in (
+        ("bag1", split.bags["bag1"], rows),
+        ("bag2", split.side.bags["bag2"], users),
+    ):
         offsets, values, weights = (tensor.numpy() for tensor in batch.bags[name])
         for place, owner in enumerate(owners):
             here = slice(offsets[place], offsets[place + 1])
@@ -125,9 +150,13 @@ def test_columns_that_do_not_fit_on_the_device_stay_where_they_are():
     split = DeviceSplit.load(shared(), CPU)
     split.device = torch.device("meta")
     batch = split.take(torch.tensor([1, 2]))
-    assert {batch.ids.device.type, batch.labels.device.type, batch.bags["bag2"][1].device.type} == {"meta"}
+    assert {batch.ids.device.type, batch.labels.device.type, batch.bags["bag2"][1].device.type} == {
+        "meta"
+    }
     assert split.home == CPU
-    assert DeviceSplit.load(shared(), CPU).device is None, "columns that are there need no second way"
+    assert DeviceSplit.load(shared(), CPU).device is None, (
+        "columns that are there need no second way"
+    )
 
 
 def test_a_part_is_its_rows():

@@ -21,7 +21,9 @@ def compiler(monkeypatch):
 
     def use(backend):
         def counted(graph, examples):
-            seen.append([tuple(value.shape) for value in examples if isinstance(value, torch.Tensor)])
+            seen.append(
+                [tuple(value.shape) for value in examples if isinstance(value, torch.Tensor)]
+            )
             return backend(graph, examples)
 
         monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=counted))
@@ -45,11 +47,15 @@ def compiled_fit(trainer):
 def assert_same(one, two, tolerance):
     assert [point["step"] for point in one.curve] == [point["step"] for point in two.curve]
     for a, b in zip(one.curve, two.curve, strict=True):
-        assert a["train_loss"] == {name: pytest.approx(loss, rel=tolerance) for name, loss in b["train_loss"].items()}
+        assert a["train_loss"] == {
+            name: pytest.approx(loss, rel=tolerance) for name, loss in b["train_loss"].items()
+        }
     for name, found in one.metrics["test"].items():
         for metric in ("logloss", "mse"):
             if metric in found:
-                assert found[metric] == pytest.approx(two.metrics["test"][name][metric], rel=tolerance)
+                assert found[metric] == pytest.approx(
+                    two.metrics["test"][name][metric], rel=tolerance
+                )
 
 
 @pytest.mark.parametrize(
@@ -57,7 +63,11 @@ def assert_same(one, two, tolerance):
     [
         (MMOE, "uniform", {}),
         (MMOE, "upgrad", {}),
-        ("ple[specific=1,shared=1,hidden=8,tower=4,embedding=3]", "mgda", {"scope": "representation"}),
+        (
+            "ple[specific=1,shared=1,hidden=8,tower=4,embedding=3]",
+            "mgda",
+            {"scope": "representation"},
+        ),
         (
             "shared-bottom[bottom=8,tower=4,embedding=3,norm=batch,dropout=.3]",
             "pcgrad",
@@ -68,7 +78,8 @@ def assert_same(one, two, tolerance):
 def test_numbers_are_those_of_the_plain_run(trainer, compiler, model, balancer, more):
     data = toy_dataset(toy_schema(), rows=200)
     uncompiled = trainer(data, model, balancer, **more)
-    # a folded layer and one kernel for gates and experts sum in another order, which Adam can amplify
+    # a folded layer and one kernel for gates and experts sum in another order, which Adam can
+    # amplify
     uncompiled.model.embedding.foldable = uncompiled.model.embedding.fusable = False
     wanted = uncompiled.fit()
     graphs = compiler(plain)
@@ -77,7 +88,8 @@ def test_numbers_are_those_of_the_plain_run(trainer, compiler, model, balancer, 
     assert found.warnings == []
     assert len(graphs) == 1, "batches of training alone, at one size"
     assert (32, 11) in graphs[0], "x, above which all is compiled"
-    # sgd with batch norm: a bias in front of it has no gradient but rounding errors, of which Adam makes whole steps
+    # sgd with batch norm: a bias in front of it has no gradient but rounding errors, of which Adam
+    # makes whole steps
     assert_same(found, wanted, 1e-6)
 
 
@@ -94,7 +106,9 @@ def test_without_a_compiler_the_run_is_the_plain_one(trainer, compiler):
     (warning,) = found.warnings
     assert warning.startswith("torch.compile failed, the run went on without it: ")
     assert "\n" not in warning
-    assert (found.curve, found.metrics) == (wanted.curve, wanted.metrics), "bit for bit, kernels of our own included"
+    assert (found.curve, found.metrics) == (wanted.curve, wanted.metrics), (
+        "bit for bit, kernels of our own included"
+    )
 
 
 def test_what_fails_in_the_middle_of_a_run_is_a_warning(trainer, monkeypatch):
@@ -115,7 +129,9 @@ def test_what_fails_in_the_middle_of_a_run_is_a_warning(trainer, monkeypatch):
     stand_in, found = compiled_fit(trainer(data, MMOE))
     assert not stand_in.working
     assert calls == [32] * 6
-    assert found.warnings == ["torch.compile failed, the run went on without it: RuntimeError: lost"]
+    assert found.warnings == [
+        "torch.compile failed, the run went on without it: RuntimeError: lost"
+    ]
     assert_same(found, wanted, 1e-4)
 
 

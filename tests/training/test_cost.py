@@ -14,7 +14,11 @@ WIDTH = 3 * 4 + 2  # of x: three ids of width 4, two dense values
     [
         ("shared-bottom", {"bottom": (6,), "tower": (3,)}, WIDTH * 6 + 2 * (6 * 3 + 3)),
         ("single-task", {"bottom": (6,), "tower": (3,)}, 2 * (WIDTH * 6 + 6 * 3 + 3)),
-        ("mmoe", {"experts": 3, "hidden": (5,), "tower": ()}, WIDTH * 3 * 2 + 3 * WIDTH * 5 + 2 * 5),
+        (
+            "mmoe",
+            {"experts": 3, "hidden": (5,), "tower": ()},
+            WIDTH * 3 * 2 + 3 * WIDTH * 5 + 2 * 5,
+        ),
     ],
 )
 def test_two_operations_for_each_multiplication(name, options, multiplications):

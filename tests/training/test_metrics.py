@@ -31,7 +31,9 @@ def test_auc_is_the_share_of_pairs_in_order(rows):
         assert auc(scores, labels) is None
         return
     difference = above[:, None] - below
-    assert auc(scores, labels) == float(((difference > 0) + 0.5 * (difference == 0)).double().mean())
+    assert auc(scores, labels) == float(
+        ((difference > 0) + 0.5 * (difference == 0)).double().mean()
+    )
     assert auc(scores, labels) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
@@ -94,7 +96,9 @@ def test_one_class_only(label):
     assert found["auc"] is None
     assert found["normalized_entropy"] is None
     assert (found["calibration"] is None) == (label == 0)
-    assert found["logloss"] == pytest.approx((math.log1p(math.exp(-1)) + math.log1p(math.exp(1))) / 2)
+    assert found["logloss"] == pytest.approx(
+        (math.log1p(math.exp(-1)) + math.log1p(math.exp(1))) / 2
+    )
 
 
 def test_extreme_logits_give_finite_losses():
@@ -148,7 +152,9 @@ def test_missing_labels_are_left_out(kind):
     labels = torch.randint(0, 2, (60,), generator=generator).float()
     observed = torch.rand(60, generator=generator) < 0.5
     spoilt = torch.where(observed, labels, torch.nan)
-    assert task_metrics(task, logits, spoilt, observed) == task_metrics(task, logits[observed], labels[observed], None)
+    assert task_metrics(task, logits, spoilt, observed) == task_metrics(
+        task, logits[observed], labels[observed], None
+    )
     none = task_metrics(task, logits, spoilt, torch.zeros(60, dtype=torch.bool))
     assert none == {"rows": 0, "positives": 0 if kind == "binary" else None}
 
@@ -187,7 +193,9 @@ def test_auc_of_random_families(family, kind):
         assert auc(*given) == pytest.approx(wanted, abs=1e-12)
         positive = given[1] > 0
         pairs = _wins_on_device(given[0][positive], given[0][~positive])
-        assert pairs == wins(scores[labels > 0], scores[labels == 0]), "devices count the same pairs"
+        assert pairs == wins(scores[labels > 0], scores[labels == 0]), (
+            "devices count the same pairs"
+        )
         assert auc(*given) == pairs / (2 * int(positive.sum()) * int((~positive).sum()))
 
 
@@ -199,9 +207,13 @@ def test_no_ranks_where_a_score_is_no_number(place):
     assert _wins_on_device(scores[labels > 0], scores[labels == 0]) is None
     found = task_metrics(BINARY, scores, labels, None)
     assert {name for name, value in found.items() if value is not None} == {"rows", "positives"}
-    assert task_metrics(BINARY, scores, labels, ~scores.isnan())["auc"] is not None, "the rows left out do not count"
+    assert task_metrics(BINARY, scores, labels, ~scores.isnan())["auc"] is not None, (
+        "the rows left out do not count"
+    )
     chances = torch.stack([scores, -scores], 1)
-    found = task_metrics(Task(name="a", kind="multiclass", losses=("cross_entropy",)), chances, labels, None)
+    found = task_metrics(
+        Task(name="a", kind="multiclass", losses=("cross_entropy",)), chances, labels, None
+    )
     assert set(found.values()) == {4, None}
     found = task_metrics(Task(name="a", kind="regression", losses=("mse",)), scores, labels, None)
     assert set(found.values()) == {4, None}
@@ -225,7 +237,9 @@ def test_float64_scores_are_ranked_as_such():
 def test_half_precision_scores():
     scores, labels = torch.tensor([0.5, 1.0, 2.0]).bfloat16(), numbers(0, 1, 0)
     assert auc(scores, labels) == 0.5
-    assert task_metrics(BINARY, scores, labels, None) == task_metrics(BINARY, scores.float(), labels, None)
+    assert task_metrics(BINARY, scores, labels, None) == task_metrics(
+        BINARY, scores.float(), labels, None
+    )
 
 
 def test_sums_in_blocks_are_those_of_the_whole(monkeypatch):

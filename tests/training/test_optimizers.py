@@ -80,7 +80,10 @@ def test_embeddings_are_a_group_of_their_own():
 
 
 def test_one_learning_rate_unless_two_are_given():
-    assert [g["lr"] for g in Optimizers(Model(), TrainingSettings(lr=0.1)).param_groups] == [0.1, 0.1]
+    assert [g["lr"] for g in Optimizers(Model(), TrainingSettings(lr=0.1)).param_groups] == [
+        0.1,
+        0.1,
+    ]
 
 
 def test_a_model_without_embeddings_has_one_group():
@@ -91,7 +94,9 @@ def test_parameters_may_have_a_factor_of_their_own():
     model = Model()
     factors = {"bottom.": 3.0, "bottom.bias": 0.5, "embedding.": 2.0, "other.": 9.0}
     optimizer = Optimizers(model, TrainingSettings(lr=0.1, embedding_lr=0.3), factors)
-    rates = {id(value): group["peak"] for group in optimizer.param_groups for value in group["params"]}
+    rates = {
+        id(value): group["peak"] for group in optimizer.param_groups for value in group["params"]
+    }
     assert len(rates) == len(list(model.parameters()))
     assert rates[id(model.bottom.weight)] == pytest.approx(0.3)
     assert rates[id(model.bottom.bias)] == pytest.approx(0.05)  # the longest prefix counts
@@ -102,7 +107,11 @@ def test_a_model_sets_factors_and_the_schedule_keeps_them(trainer):
     run = trainer(toy_dataset(toy_schema(), rows=320), "cross-stitch[stitch_lr=5]", lr=0.1)
     run.optimizer.set_learning_rate(0.5)
     stitches = {id(value) for value in run.model.stitches.parameters()}
-    rates = {id(value) in stitches: group["lr"] for group in run.optimizer.param_groups for value in group["params"]}
+    rates = {
+        id(value) in stitches: group["lr"]
+        for group in run.optimizer.param_groups
+        for value in group["params"]
+    }
     assert rates == pytest.approx({True: 0.25, False: 0.05})
 
 
@@ -110,7 +119,9 @@ def test_a_factor_scales_the_peak_of_every_group():
     optimizer = Optimizers(Model(), TrainingSettings(lr=0.1, embedding_lr=0.3))
     for factor in (0.5, 0.25):
         optimizer.set_learning_rate(factor)
-        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.1 * factor, 0.3 * factor])
+        assert [group["lr"] for group in optimizer.param_groups] == pytest.approx(
+            [0.1 * factor, 0.3 * factor]
+        )
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
@@ -156,10 +167,14 @@ def test_every_optimizer_trains(trainer, name):
 
 def test_the_learning_rate_of_every_step_is_the_schedules(trainer, monkeypatch):
     seen = []
-    run = trainer(toy_dataset(toy_schema(), rows=320), lr=0.1, embedding_lr=0.2, schedule="linear", warmup=0.5)
+    run = trainer(
+        toy_dataset(toy_schema(), rows=320), lr=0.1, embedding_lr=0.2, schedule="linear", warmup=0.5
+    )
     step = run.optimizer.step
     monkeypatch.setattr(
-        run.optimizer, "step", lambda: (seen.append([g["lr"] for g in run.optimizer.param_groups]), step())
+        run.optimizer,
+        "step",
+        lambda: (seen.append([g["lr"] for g in run.optimizer.param_groups]), step()),
     )
     run.fit()
     expected = [learning_rate_factor(run.settings, index, 10) for index in range(10)]
@@ -171,7 +186,9 @@ def test_the_learning_rate_of_every_step_is_the_schedules(trainer, monkeypatch):
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 @pytest.mark.parametrize("name", ["mmoe", "stem", "ple", "single-task"])
 def test_steps_after_task_gradients_are_those_of_one_backward(name, optimizer):
-    """Fused optimisers read a gradient's memory in the parameter's order, whatever the gradient's strides."""
+    """Fused optimisers read a gradient's memory in the parameter's order, whatever the gradient's
+    strides.
+    """
     schema = toy_schema(tasks=3)
     batch, plain = toy_batch(schema, 24), build(name, schema).eval()
     asked = copy.deepcopy(plain)
@@ -185,4 +202,6 @@ def test_steps_after_task_gradients_are_those_of_one_backward(name, optimizer):
             step.apply(torch.tensor([1.0, 0.5, 2.0]), "weighted", 1.0)
             optimizers.step()
     for (where, one), other in zip(plain.named_parameters(), asked.parameters(), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4, msg=lambda text, where=where: f"{where}: {text}")
+        torch.testing.assert_close(
+            one, other, rtol=1e-3, atol=1e-4, msg=lambda text, where=where: f"{where}: {text}"
+        )

@@ -41,7 +41,11 @@ def test_keys_and_shapes(fitted, model):
     assert probes["weights"].shape == (5, 3)
     assert probes["steps"].tolist() == [entry["step"] for entry in result.curve]
     np.testing.assert_allclose(probes["epochs"], [entry["epoch"] for entry in result.curve])
-    gates = {f"gate/{gate}/{what}" for gate in run.model.gate_experts for what in ("mean", "entropy", "experts")}
+    gates = {
+        f"gate/{gate}/{what}"
+        for gate in run.model.gate_experts
+        for what in ("mean", "entropy", "experts")
+    }
     rest = {"parts", "tasks", "gradient_cosine", "gradient_norm", "weights", "steps", "epochs"}
     assert set(probes) == gates | rest
     assert all(value.dtype.kind in "fU" for value in probes.values()), "no pickle"
@@ -69,7 +73,9 @@ def test_cosines(fitted, model):
     assert (np.abs(cosine) <= 1).all()
     np.testing.assert_allclose(cosine, cosine.swapaxes(2, 3))
     np.testing.assert_allclose(np.diagonal(cosine, axis1=2, axis2=3), 1, atol=1e-6)
-    assert (np.abs(cosine[:, 0][:, np.triu_indices(3, 1)[0], np.triu_indices(3, 1)[1]]) < 0.999).all()
+    assert (
+        np.abs(cosine[:, 0][:, np.triu_indices(3, 1)[0], np.triu_indices(3, 1)[1]]) < 0.999
+    ).all()
     norms = fitted[model][0].probes["gradient_norm"]
     np.testing.assert_allclose(norms[:, 0] ** 2, (norms[:, 1:] ** 2).sum(1), rtol=1e-4)
 
@@ -81,7 +87,10 @@ def test_cosines_and_norms_by_hand(trainer, data):
     run.model.eval()
     batch = run.probe_batch
     losses = [objective.loss for objective in run.model.objectives(run.model(batch), batch)]
-    groups = {"embedding": list(run.model.embedding.parameters()), "bottom": list(run.model.bottom.parameters())}
+    groups = {
+        "embedding": list(run.model.embedding.parameters()),
+        "bottom": list(run.model.bottom.parameters()),
+    }
     groups["shared"] = groups["embedding"] + groups["bottom"]
     for place, part in enumerate(probes["parts"]):
         rows = [torch.autograd.grad(loss, groups[part], retain_graph=True) for loss in losses]
@@ -101,13 +110,17 @@ def test_only_shared_experts_count(trainer, data):
     bias = run.model.experts[0].linears[0].bias
     for t, objective in enumerate(run.model.objectives(run.model(batch), batch)):
         grads = torch.autograd.grad(objective.loss, [weight, bias], retain_graph=True)
-        shared = torch.cat([grad[-1].flatten() for grad in grads])  # experts: own of t1, t2, t3, then the shared one
+        shared = torch.cat(
+            [grad[-1].flatten() for grad in grads]
+        )  # experts: own of t1, t2, t3, then the shared one
         place = probes["parts"].tolist().index("experts")
         np.testing.assert_allclose(probes["gradient_norm"][0, place, t], shared.norm(), rtol=1e-5)
 
 
 def test_task_weights_are_those_in_effect(fitted, trainer, data):
-    np.testing.assert_allclose(fitted["mmoe"][0].probes["weights"], np.tile([0.5, 1.0, 1.5], (5, 1)), rtol=1e-6)
+    np.testing.assert_allclose(
+        fitted["mmoe"][0].probes["weights"], np.tile([0.5, 1.0, 1.5], (5, 1)), rtol=1e-6
+    )
 
     def rising(step):
         return torch.tensor([1.0, step.index, 0.0])
@@ -140,12 +153,14 @@ def test_single_task_has_no_shared_gradient(fitted):
 
 
 @pytest.mark.parametrize(
-    ("model", "balancer"), [(MMOE, "uniform"), (PLE, "pcgrad"), ("single-task[bottom=6,dropout=.3]", "uniform")]
+    ("model", "balancer"),
+    [(MMOE, "uniform"), (PLE, "pcgrad"), ("single-task[bottom=6,dropout=.3]", "uniform")],
 )
 def test_probes_do_not_change_training(trainer, data, model, balancer):
     assert MODELS.load(model.partition("[")[0])
     (one, first), (two, second) = (
-        (run.fit(), run) for run in (trainer(data, model, balancer, probes=probes) for probes in (True, False))
+        (run.fit(), run)
+        for run in (trainer(data, model, balancer, probes=probes) for probes in (True, False))
     )
     assert one.metrics == two.metrics
     assert one.curve == two.curve

@@ -36,7 +36,10 @@ def test_epochs_differ_and_seeds_decide():
 
 
 def test_batches_of_twice_the_size_hold_the_same_rows():
-    small, large = torch.cat(list(islice(stream(30, 4), 10))), torch.cat(list(islice(stream(30, 8), 5)))
+    small, large = (
+        torch.cat(list(islice(stream(30, 4), 10))),
+        torch.cat(list(islice(stream(30, 8), 5))),
+    )
     assert torch.equal(small, large)
 
 
@@ -53,9 +56,13 @@ def test_pools_are_all_rows_in_blocks_of_neighbours(small_pools, rows):
     assert len(found) == -(-rows // 64)
     for pool in found:
         assert len(pool) <= 72, "no pool is larger than its share, by more than a block"
-        assert len(pool.div(8, rounding_mode="floor").unique()) == -(-len(pool) // 8), "of whole blocks"
+        assert len(pool.div(8, rounding_mode="floor").unique()) == -(-len(pool) // 8), (
+            "of whole blocks"
+        )
         assert not torch.equal(pool, pool.sort().values)
-    assert not torch.equal(found[0].sort().values, torch.arange(len(found[0]))), "blocks come from all over the split"
+    assert not torch.equal(found[0].sort().values, torch.arange(len(found[0]))), (
+        "blocks come from all over the split"
+    )
 
 
 def test_rows_of_small_splits_are_one_permutation(small_pools):
@@ -90,7 +97,9 @@ def test_samples_are_fixed_and_in_order():
 
 
 def rare(rows=6000, missing=0.0):
-    """Three tasks: one common, one with 1 % and one with 20 positives, which are positives of the first, too."""
+    """Three tasks: one common, one with 1 % and one with 20 positives, which are positives of the
+    first, too.
+    """
     rng = np.random.default_rng(0)
     labels = np.zeros((rows, 3), np.float32)
     labels[:, 0] = rng.random(rows) < 0.3
@@ -98,7 +107,9 @@ def rare(rows=6000, missing=0.0):
     labels[rng.choice(np.flatnonzero(labels[:, 0]), 20, replace=False), 2] = 1
     observed = rng.random(labels.shape) >= missing
     dense = (rng.standard_normal((rows, 1)) + 2 * labels[:, 1:2]).astype(np.float32)
-    return Split(np.zeros((rows, 0), np.int32), dense, labels, observed), toy_schema(tasks=3, ids=0, dense=1)
+    return Split(np.zeros((rows, 0), np.int32), dense, labels, observed), toy_schema(
+        tasks=3, ids=0, dense=1
+    )
 
 
 @pytest.mark.parametrize("missing", [0.0, 0.4])
@@ -121,7 +132,9 @@ def test_weighted_means_are_unbiased():
     split, schema = rare()
     draws = [probe_rows(split, schema, 200, 64, seed) for seed in range(80)]
     labels = [np.average(split.labels[rows], axis=0, weights=weights) for rows, weights in draws]
-    np.testing.assert_allclose(labels, np.tile(split.labels.mean(0), (80, 1)), rtol=1e-4)  # exact in every draw
+    np.testing.assert_allclose(
+        labels, np.tile(split.labels.mean(0), (80, 1)), rtol=1e-4
+    )  # exact in every draw
     means = np.array([np.average(split.dense[rows, 0], weights=weights) for rows, weights in draws])
     error = means.std() / np.sqrt(len(means))
     assert abs(means.mean() - split.dense.mean()) < 4 * error

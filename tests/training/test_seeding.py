@@ -47,19 +47,29 @@ def built(data, balancer="uniform", seed=0, model=MODEL, **training):
     own = {key: value for key, value in OPTIONS.items() if key in kind.model_fields}
     options = kind.model_validate(own).model_dump(mode="json")
     weighing = BALANCERS.load(balancer).Options().model_dump(mode="json")
-    settings = TrainingSettings.model_validate({"batch_size": 32, "epochs": 2, "evaluations": 2} | training)
+    settings = TrainingSettings.model_validate(
+        {"batch_size": 32, "epochs": 2, "evaluations": 2} | training
+    )
     resolved = {
-        "dataset": {"name": "toy", "options": {}, "tasks": ["t1", "t2"], "fingerprint": data.fingerprint},
+        "dataset": {
+            "name": "toy",
+            "options": {},
+            "tasks": ["t1", "t2"],
+            "fingerprint": data.fingerprint,
+        },
         "model": {"name": model, "options": options},
         "balancer": {"name": balancer, "options": weighing},
         "training": settings.model_dump(mode="json"),
     }
     cell = Cell(dataset="toy", model=model, balancer=balancer, seed=seed, resolved=resolved)
-    return build_trainer(cell, data, ExecutionSettings(device="cpu", probes=False), torch.device("cpu"))
+    return build_trainer(
+        cell, data, ExecutionSettings(device="cpu", probes=False), torch.device("cpu")
+    )
 
 
 def watch(run):
-    """Train and return the initial weights, the rows of each batch, the random state at each, the dropout of the first.
+    """Train and return the initial weights, the rows of each batch, the random state at each, the
+    dropout of the first.
 
     Batches that a balancer asks for beside the run's own are no part of it.
     """
@@ -151,7 +161,9 @@ def test_the_state_of_the_caller_matters_not(data, baseline):
     before = torch.get_rng_state()
     run = built(data)
     assert equal(list(run.model.state_dict().values()), list(baseline[0].values()))
-    assert torch.equal(torch.get_rng_state(), before), "building draws nothing from the global stream"
+    assert torch.equal(torch.get_rng_state(), before), (
+        "building draws nothing from the global stream"
+    )
 
 
 def test_the_probe_batch_is_the_same_for_every_seed(data):

@@ -15,7 +15,14 @@ from tests.toy import toy_batch, toy_schema
 from tests.training.steps import Islands
 
 KINDS = ("binary", "regression", "multiclass")
-DEEP = {"hidden": (7, 5), "bottom": (9, 6), "specific": 2, "shared": 3, "experts": 3, "embedding": 3}
+DEEP = {
+    "hidden": (7, 5),
+    "bottom": (9, 6),
+    "specific": 2,
+    "shared": 3,
+    "experts": 3,
+    "embedding": 3,
+}
 
 
 @pytest.fixture(params=MODELS.names())
@@ -44,7 +51,9 @@ def table(sharing):
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3])
-@pytest.mark.parametrize(("name", "options"), [*((n, {}) for n in FORWARD), ("ple", {"levels": 3})], ids=str)
+@pytest.mark.parametrize(
+    ("name", "options"), [*((n, {}) for n in FORWARD), ("ple", {"levels": 3})], ids=str
+)
 def test_is_that_of_an_unbatched_twin(name, options, tasks):
     model, batch = make(name, tasks, **options)
     twin = Twin(model, FORWARD[name])
@@ -68,7 +77,10 @@ def test_every_stack_is_cut_along_its_axis(name):
     assert axes
     for item in SharedParameters(model, batch).slices:
         assert item.axis == axes.pop(item.name, None)
-        assert item.reached_by.shape == (3, 1 if item.axis is None else item.parameter.shape[item.axis])
+        assert item.reached_by.shape == (
+            3,
+            1 if item.axis is None else item.parameter.shape[item.axis],
+        )
         values = torch.arange(1.0, 1 + item.reached_by.shape[1])
         scaled = torch.ones_like(item.parameter) * item.expand(values)
         for k, value in enumerate(values):
@@ -119,7 +131,9 @@ def test_scopes(name):
 
 def test_dense_scope_falls_back_on_the_embedding():
     model, batch = islands(groups=((0,), (1,), (2,)))
-    assert [item.name for item in SharedParameters(model, batch).scope("dense")] == ["embedding.width_8"]
+    assert [item.name for item in SharedParameters(model, batch).scope("dense")] == [
+        "embedding.width_8"
+    ]
 
 
 LAST = {
@@ -135,7 +149,9 @@ LAST = {
 @pytest.mark.parametrize("norm", ["none", "batch", "layer"])
 @pytest.mark.parametrize("name", LAST)
 def test_last_shared_weight(name, norm):
-    """The output layer of the shared part: not its bias, which is a matrix in a stack, and not a norm."""
+    """The output layer of the shared part: not its bias, which is a matrix in a stack, and not a
+    norm.
+    """
     model, batch = make(name, norm=norm)
     last = SharedParameters(model, batch).last
     assert (last and last.name) == LAST[name]
@@ -149,13 +165,17 @@ def test_last_shared_weight_is_a_weight_that_is_shared(name):
         return
     assert sharing.last.name.endswith("weight")
     assert sharing.last.any_shared
-    after = [i.name for i in sharing.slices[sharing.slices.index(sharing.last) + 1 :] if i.any_shared]
+    after = [
+        i.name for i in sharing.slices[sharing.slices.index(sharing.last) + 1 :] if i.any_shared
+    ]
     assert not [key for key in after if key.endswith("weight")]
 
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_only_shared_experts_count_in_the_last_level_of_ple(levels):
-    """Below the last level, task 1's experts sharing task 2 by the shared path, which the last level does not have."""
+    """Below the last level, task 1's experts sharing task 2 by the shared path, which the last
+    level does not have.
+    """
     model, batch = make("ple", levels=levels)
     sharing = SharedParameters(model, batch)
     assert torch.equal(sharing.last.shared, model.owner == 3)
@@ -167,7 +187,9 @@ def test_only_shared_experts_count_in_the_last_level_of_ple(levels):
 def test_components(name):
     model, batch = make(name)
     whole = [[0, 1, 2]]
-    assert SharedParameters(model, batch).components() == (whole if load(name).shares_parameters else [[0], [1], [2]])
+    assert SharedParameters(model, batch).components() == (
+        whole if load(name).shares_parameters else [[0], [1], [2]]
+    )
 
 
 @pytest.mark.parametrize(
@@ -184,7 +206,9 @@ def test_components_of_islands(groups, expected):
     model, batch = islands(tasks, groups=groups, apart=True)
     assert SharedParameters(model, batch).components() == expected
     model, batch = islands(tasks, groups=groups)
-    assert SharedParameters(model, batch).components() == [list(range(tasks))]  # through the embedding
+    assert SharedParameters(model, batch).components() == [
+        list(range(tasks))
+    ]  # through the embedding
 
 
 def test_unreached_parameters_are_named():
@@ -193,7 +217,11 @@ def test_unreached_parameters_are_named():
 
 
 def objective(loss, owner, active=None):
-    return Objective(torch.tensor(loss, requires_grad=True), owner, None if active is None else torch.tensor(active))
+    return Objective(
+        torch.tensor(loss, requires_grad=True),
+        owner,
+        None if active is None else torch.tensor(active),
+    )
 
 
 def test_objectives_are_summed_by_owner():

@@ -1,4 +1,6 @@
-"""Every model is scored on all steps of a funnel in their spaces, predicted or derived, on both splits."""
+"""Every model is scored on all steps of a funnel in their spaces, predicted or derived, on both
+splits.
+"""
 
 import numpy as np
 import pytest
@@ -56,17 +58,27 @@ def test_every_model_is_scored_in_every_space(trainer, data, model, derived):
         assert {key for key, of in found.items() if of["derived"]} == derived & found.keys()
         assert [found[key]["space"] for key in NAMES] == ["all rows", "all rows", "clicked rows"]
         assert [found[key]["rows"] for key in NAMES] == [len(split), len(split), click.sum()]
-        assert [found[key]["positives"] for key in NAMES] == [click.sum(), purchase.sum(), purchase.sum()]
+        assert [found[key]["positives"] for key in NAMES] == [
+            click.sum(),
+            purchase.sum(),
+            purchase.sum(),
+        ]
         assert all(0 < of["auc"] < 1 and of["logloss"] > 0 for of in found.values())
     assert result.metrics["test"]["purchase-if-click"]["rows"] == len(data.splits["test"])
-    assert list(result.curve[0]["validation"]) == NAMES  # hidden labels are for the test split alone
+    assert (
+        list(result.curve[0]["validation"]) == NAMES
+    )  # hidden labels are for the test split alone
     assert set(result.best) == {"click", "purchase"}
 
 
 def test_stored_scores_are_those_of_the_metrics_and_fit_fused(trainer, data):
     for model in ("shared-bottom", "shared-bottom[cvr=clicked]", "esmm", "single-task"):
         result = trainer(data, sizes(model), batch_size=100, epochs=2).fit()
-        stored = {key: torch.tensor(value) for key, value in result.scores.items() if not key.startswith("space")}
+        stored = {
+            key: torch.tensor(value)
+            for key, value in result.scores.items()
+            if not key.startswith("space")
+        }
         for name, found in result.metrics["test"].items():
             score, label = stored[f"score/{name}"], stored[f"label/{name}"]
             rows = stored.get(f"observed/{name}", torch.ones(len(label), dtype=torch.bool))
@@ -74,17 +86,27 @@ def test_stored_scores_are_those_of_the_metrics_and_fit_fused(trainer, data):
             assert str(result.scores[f"space/{name}"]) == found["space"]
             assert bool(stored[f"derived/{name}"]) == found["derived"]
         click, purchase, given = (stored[f"score/{name}"].double().sigmoid() for name in NAMES)
-        expected, cut = click * given, model in ("shared-bottom", "single-task")  # their quotient is cut at 1
-        torch.testing.assert_close(purchase.clamp_max(click) if cut else purchase, expected, rtol=1e-3, atol=1e-5)
+        expected, cut = (
+            click * given,
+            model in ("shared-bottom", "single-task"),
+        )  # their quotient is cut at 1
+        torch.testing.assert_close(
+            purchase.clamp_max(click) if cut else purchase, expected, rtol=1e-3, atol=1e-5
+        )
 
 
 def test_single_task_combines_scores_of_each_tasks_own_best_point(trainer, data, monkeypatch):
     """A derived score is made of the models that were selected, not of two halves of one point."""
     run = trainer(data, sizes("single-task"), batch_size=100, epochs=3, evaluations=6)
     # click is best at point 1, purchase at point 4
-    values = {"click": iter([0.1, 0.9, 0.2, 0.2, 0.2, 0.2]), "purchase": iter([0.1, 0.2, 0.3, 0.4, 0.9, 0.2])}
+    values = {
+        "click": iter([0.1, 0.9, 0.2, 0.2, 0.2, 0.2]),
+        "purchase": iter([0.1, 0.2, 0.3, 0.4, 0.9, 0.2]),
+    }
     monkeypatch.setattr(
-        trainer_module, "selection_value", lambda settings, tasks, found, loss: next(values[next(iter(tasks))])
+        trainer_module,
+        "selection_value",
+        lambda settings, tasks, found, loss: next(values[next(iter(tasks))]),
     )
     result = run.fit()
     assert [result.best[task]["point"] for task in ("click", "purchase")] == [1, 4]
@@ -101,9 +123,14 @@ def test_single_task_combines_scores_of_each_tasks_own_best_point(trainer, data,
         found = result.metrics[split]["purchase-given-click"]
         assert found["auc"] == pytest.approx(auc(quotient[clicked], labels[clicked, 1]), abs=1e-3)
         for task, column in (("click", 0), ("purchase", 1)):
-            assert result.metrics[split][task]["auc"] == pytest.approx(auc(logits[task], labels[:, column]))
+            assert result.metrics[split][task]["auc"] == pytest.approx(
+                auc(logits[task], labels[:, column])
+            )
     for task in ("click", "purchase"):  # and the predicted ones are those of their own points
-        assert result.metrics["validation"][task] == result.curve[result.best[task]["point"]]["validation"][task]
+        assert (
+            result.metrics["validation"][task]
+            == result.curve[result.best[task]["point"]]["validation"][task]
+        )
 
 
 def test_selection_counts_what_a_group_of_tasks_settles(trainer, data):
@@ -116,7 +143,9 @@ def test_selection_counts_what_a_group_of_tasks_settles(trainer, data):
     for task in ("click", "purchase"):
         values = [entry["validation"][task]["auc"] for entry in alone.curve]
         assert alone.best[task]["value"] == pytest.approx(max(values))
-    named = trainer(data, sizes("shared-bottom"), batch_size=100, select="purchase-given-click").fit()
+    named = trainer(
+        data, sizes("shared-bottom"), batch_size=100, select="purchase-given-click"
+    ).fit()
     values = [entry["validation"]["purchase-given-click"]["auc"] for entry in named.curve]
     assert named.best["click"]["value"] == pytest.approx(max(values))
     with pytest.raises(UsageError, match="purchase-if-click"):
@@ -128,12 +157,23 @@ def test_all_steps_of_a_longer_funnel_are_completed():
     schema = schema.model_copy(update={"funnel": schema.task_names})
     a, b, c = torch.randn(3, 50).double()
     p = [x.sigmoid() for x in (a, b, c)]
-    whole = complete(schema, Scores({"t1": a, "t2-given-t1": b, "t3-given-t2": c}, {}, torch.zeros(3)))
-    torch.testing.assert_close(whole["t3"][0].double().sigmoid(), p[0] * p[1] * p[2], rtol=1e-4, atol=1e-6)
+    whole = complete(
+        schema, Scores({"t1": a, "t2-given-t1": b, "t3-given-t2": c}, {}, torch.zeros(3))
+    )
+    torch.testing.assert_close(
+        whole["t3"][0].double().sigmoid(), p[0] * p[1] * p[2], rtol=1e-4, atol=1e-6
+    )
     assert {name for name, (_, derived) in whole.items() if derived} == {"t2", "t3"}
-    back = complete(schema, Scores({name: whole[name][0] for name in ("t1", "t2", "t3")}, {}, torch.zeros(3)))
-    torch.testing.assert_close(back["t3-given-t2"][0].double().sigmoid(), p[2], rtol=1e-3, atol=1e-3)
-    assert {name for name, (_, derived) in back.items() if derived} >= {"t2-given-t1", "t3-given-t2"}
+    back = complete(
+        schema, Scores({name: whole[name][0] for name in ("t1", "t2", "t3")}, {}, torch.zeros(3))
+    )
+    torch.testing.assert_close(
+        back["t3-given-t2"][0].double().sigmoid(), p[2], rtol=1e-3, atol=1e-3
+    )
+    assert {name for name, (_, derived) in back.items() if derived} >= {
+        "t2-given-t1",
+        "t3-given-t2",
+    }
 
 
 def test_conversion_on_clicked_rows_trains_through_batches_without_a_click(trainer):

@@ -1,4 +1,6 @@
-"""Row-sparse gradients of large tables: the numbers of dense ones, and rows that a batch lacks stay as they are."""
+"""Row-sparse gradients of large tables: the numbers of dense ones, and rows that a batch lacks stay
+as they are.
+"""
 
 import copy
 
@@ -46,7 +48,9 @@ def form(request, monkeypatch):
 )
 def test_taking_rows_is_index_select_with_a_sparse_gradient(form, table_rows, count, width, kind):
     generator = torch.Generator().manual_seed(count)
-    table = torch.randn(table_rows, 2, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    table = torch.randn(
+        table_rows, 2, width, generator=generator, dtype=torch.float64, requires_grad=True
+    )
     rows = (table_rows * torch.rand(count, generator=generator) ** 3).to(kind)  # some many times
     rows[-1:] = table_rows - 1
     upstream = torch.randn(count, 2, width, generator=generator, dtype=torch.float64)
@@ -82,7 +86,9 @@ def test_lazy_adam_leaves_other_rows_alone(form):
     optimizer = LazyAdam([{"params": [table], "lr": 0.1}])
     for rows in ([5, 1], [1], [], [1, 6]):
         values = torch.ones(len(rows), 3)
-        table.grad = torch.sparse_coo_tensor(torch.tensor([rows], dtype=torch.int64), values, table.shape)
+        table.grad = torch.sparse_coo_tensor(
+            torch.tensor([rows], dtype=torch.int64), values, table.shape
+        )
         optimizer.step()
     moved = (table != before).any(1)
     assert moved.nonzero().flatten().tolist() == [1, 5, 6]
@@ -114,11 +120,18 @@ def test_steps_are_the_same(name, scope):
     dense, sparse, batch = two(name)
     one, other = (loop_step(model, batch, scope=scope) for model in (dense, sparse))
     tables = [item for item in other.sharing.slices if item.sparse]
-    assert {item.name for item in tables} == {i.name for i in other.sharing.slices if i.is_embedding}
+    assert {item.name for item in tables} == {
+        i.name for i in other.sharing.slices if i.is_embedding
+    }
     torch.testing.assert_close(one.gramian(), other.gramian())
     if scope == "all":
-        assert other.jacobian().shape[1] < one.jacobian().shape[1], "rows that the batch lacks are not there"
-    assert sum(part.stop - part.start for part in other.jacobian_columns().values()) == other.jacobian().shape[1]
+        assert other.jacobian().shape[1] < one.jacobian().shape[1], (
+            "rows that the batch lacks are not there"
+        )
+    assert (
+        sum(part.stop - part.start for part in other.jacobian_columns().values())
+        == other.jacobian().shape[1]
+    )
     for item in tables:
         torch.testing.assert_close(one.grad_norms(item.name), other.grad_norms(item.name))
     weights = torch.tensor([0.5, 2.0, 0.7], dtype=torch.float64)
@@ -140,7 +153,11 @@ def test_directions_are_the_same(name, scope):
     for model in (dense, sparse):
         model.embedding.fusable = scope != "representation"  # which is then a tensor
         step = loop_step(model, batch, scope=scope)
-        step.apply(SharedGradient(torch.tensor([1.0, -2.0, 0.5]).double() @ step.jacobian(), scope), "weighted", 1.0)
+        step.apply(
+            SharedGradient(torch.tensor([1.0, -2.0, 0.5]).double() @ step.jacobian(), scope),
+            "weighted",
+            1.0,
+        )
     torch.testing.assert_close(grads(sparse), grads(dense))
 
 
@@ -149,7 +166,9 @@ def test_reach_is_the_same():
         if MODELS.load(name).inapplicable(toy_schema(tasks=3, bags=1, vocab=40)) is None:
             dense, sparse, batch = two(name)
             for one, other in zip(
-                SharedParameters(dense, batch).slices, SharedParameters(sparse, batch).slices, strict=True
+                SharedParameters(dense, batch).slices,
+                SharedParameters(sparse, batch).slices,
+                strict=True,
             ):
                 assert torch.equal(one.reached_by, other.reached_by), (name, one.name)
 
@@ -186,7 +205,9 @@ def test_training_is_that_of_dense_gradients(trainer, pair, balancer, settings):
 @pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "sgd"])
 def test_rows_that_a_batch_lacks_stay(trainer, optimizer):
     data = toy_dataset(toy_schema(tasks=2, vocab=200), rows=320)
-    run = trainer(data, MODEL, optimizer=optimizer, lr=0.1, sparse_rows=1, l2_embedding=0.1, batch_size=16)
+    run = trainer(
+        data, MODEL, optimizer=optimizer, lr=0.1, sparse_rows=1, l2_embedding=0.1, batch_size=16
+    )
     table = run.model.embedding.width_8
     from mtlkit.training.running_means import RunningMeans
 
@@ -202,10 +223,14 @@ def test_rows_that_a_batch_lacks_stay(trainer, optimizer):
         assert len(moved) >= len(rows) - 3  # all but perhaps the ids that say nothing
 
 
-@pytest.mark.parametrize("balancer", ["pcgrad", "graddrop", "metabalance", "gradnorm", "imtl-g", "famo"])
+@pytest.mark.parametrize(
+    "balancer", ["pcgrad", "graddrop", "metabalance", "gradnorm", "imtl-g", "famo"]
+)
 @pytest.mark.parametrize("scope", ["dense", "all"])
 def test_balancers_train(trainer, pair, balancer, scope):
-    result = trainer(pair, MODEL, balancer, sparse_rows=1, scope=scope, epochs=2, accumulate=2, probes=True).fit()
+    result = trainer(
+        pair, MODEL, balancer, sparse_rows=1, scope=scope, epochs=2, accumulate=2, probes=True
+    ).fit()
     assert all(found["auc"] > 0.4 for found in result.metrics["test"].values())
 
 

@@ -16,7 +16,14 @@ from tests.toy import toy_batch, toy_schema
 from tests.training.steps import Islands, loop_step
 
 KINDS = ("binary", "regression", "multiclass")
-SMALL = {"hidden": (7, 5), "bottom": (9, 6), "specific": 2, "shared": 3, "experts": 3, "embedding": 3}
+SMALL = {
+    "hidden": (7, 5),
+    "bottom": (9, 6),
+    "specific": 2,
+    "shared": 3,
+    "experts": 3,
+    "embedding": 3,
+}
 SHARING = [name for name in MODELS.names() if load(name).shares_parameters]
 HEADS = ("weighted", "plain")
 WEIGHTS = torch.tensor([0.7, 1.9, 0.4], dtype=torch.float64)
@@ -24,9 +31,13 @@ WEIGHTS = torch.tensor([0.7, 1.9, 0.4], dtype=torch.float64)
 
 @cache
 def make(name, idle=(), tasks=3):
-    """A model and a batch in float64, so that equal means equal; ``idle`` tasks have no label. Kept for all tests."""
+    """A model and a batch in float64, so that equal means equal; ``idle`` tasks have no label. Kept
+    for all tests.
+    """
     schema = toy_schema(tasks, KINDS, bags=1)
-    model = build(name, schema, **known(name, SMALL)).eval().double()  # some models draw in training
+    model = (
+        build(name, schema, **known(name, SMALL)).eval().double()
+    )  # some models draw in training
     batch = doubled(toy_batch(schema, 40, missing=0.2))
     batch.observed[:, list(idle)] = False
     return model, batch
@@ -46,12 +57,17 @@ def setup(request):
 
 
 def separate(model, batch):
-    """A gradient for each task and parameter, by one call of autograd a task; zeros where there is none."""
+    """A gradient for each task and parameter, by one call of autograd a task; zeros where there is
+    none.
+    """
     names, values = zip(*model.named_parameters(), strict=True)
     out = []
     for loss in task_losses(model, batch):
         grads = torch.autograd.grad(loss, values, retain_graph=True, allow_unused=True)
-        filled = [torch.zeros_like(v) if g is None else g.to_dense() for v, g in zip(values, grads, strict=True)]
+        filled = [
+            torch.zeros_like(v) if g is None else g.to_dense()
+            for v, g in zip(values, grads, strict=True)
+        ]
         out.append(dict(zip(names, filled, strict=True)))
     return out
 
@@ -84,7 +100,9 @@ def test_rows_are_the_shared_parts_of_separate_gradients(setup, scope):
             close(rows[t, place], (grads[t][name] * mask).flatten())
     close(step.gramian(), rows @ rows.T)
     assert step.gramian().dtype == torch.float64
-    other = "all" if scope == "dense" else "dense"  # a scope that is asked for goes before the default
+    other = (
+        "all" if scope == "dense" else "dense"
+    )  # a scope that is asked for goes before the default
     assert step.jacobian(other).shape == loop_step(model, batch, scope=other).jacobian().shape
 
 
@@ -99,11 +117,16 @@ def test_norms_are_those_of_the_rows(setup, after_rows):
     for name, place in parts.items():
         close(step.grad_norms(name), rows[:, place].norm(dim=1))
     last = step.sharing.last
-    close(step.grad_norms("last"), rows[:, parts[last.name]].norm(dim=1) if last else torch.zeros(3).double())
+    close(
+        step.grad_norms("last"),
+        rows[:, parts[last.name]].norm(dim=1) if last else torch.zeros(3).double(),
+    )
 
 
 def unfused(name, monkeypatch):
-    """A model whose representation is a tensor in the graph: what the tasks share where they part, else x."""
+    """A model whose representation is a tensor in the graph: what the tasks share where they part,
+    else x.
+    """
     model, batch = make(name)
     monkeypatch.setattr(model.embedding, "fusable", False)
     if not SharedParameters(model, batch).trunk:
@@ -129,7 +152,9 @@ def test_representation_rows_are_gradients_by_what_the_tasks_share(name, monkeyp
     close(step.gramian(), rows @ rows.T)
     monkeypatch.undo()
     if step.sharing.trunk:  # without the tensors themselves
-        fused = loop_step(model, batch, scope="representation", sharing=SharedParameters(model, batch))
+        fused = loop_step(
+            model, batch, scope="representation", sharing=SharedParameters(model, batch)
+        )
         close(fused.gramian(), rows @ rows.T)
         assert fused.backward_passes == 0  # none beneath the towers
 
@@ -144,13 +169,17 @@ def test_weights_of_the_representation_take_one_pass_beneath_it(name, heads):
     check(applied(step, WEIGHTS, heads), expected)
     assert step.backward_passes == (1 if heads == "weighted" else 3)
     ones = torch.ones(3, dtype=torch.float64)
-    check(applied(loop_step(model, batch), ones, heads), expected_gradient(model, batch, step.sharing, ones, heads))
+    check(
+        applied(loop_step(model, batch), ones, heads),
+        expected_gradient(model, batch, step.sharing, ones, heads),
+    )
 
 
 def expected_gradient(model, batch, sharing, weights, heads):
     """By parameter: weighted sums of separate gradients.
 
-    What one task owns has weight 1 with ``plain`` heads, and else its task's weight, but none below 0.
+    What one task owns has weight 1 with ``plain`` heads, and else its task's weight, but none below
+    0.
     """
     grads = separate(model, batch)
     out = {}
@@ -167,18 +196,28 @@ def applied(step, decision, heads, share=1.0):
     """The gradient that a step leaves in the parameters."""
     for item in step.sharing.slices:
         item.parameter.grad = None
-    step.apply(decision, heads, share, signed=not isinstance(decision, SharedGradient) and bool(decision.min() < 0))
+    step.apply(
+        decision,
+        heads,
+        share,
+        signed=not isinstance(decision, SharedGradient) and bool(decision.min() < 0),
+    )
     return {
-        i.name: torch.zeros_like(i.parameter) if (g := i.parameter.grad) is None else g for i in step.sharing.slices
+        i.name: torch.zeros_like(i.parameter) if (g := i.parameter.grad) is None else g
+        for i in step.sharing.slices
     }
 
 
 def check(found, expected):
     for name, grad in expected.items():
-        torch.testing.assert_close(found[name], grad, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], grad, rtol=1e-9, atol=1e-12, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
-@pytest.mark.parametrize("weights", [WEIGHTS, torch.tensor([1.2, 0.0, 0.4]), torch.tensor([1.2, -0.5, 0.4])], ids=str)
+@pytest.mark.parametrize(
+    "weights", [WEIGHTS, torch.tensor([1.2, 0.0, 0.4]), torch.tensor([1.2, -0.5, 0.4])], ids=str
+)
 def test_weights_mean_the_same_by_one_backward_and_by_combination(setup, weights):
     model, batch = setup
     weights = weights.double()
@@ -199,7 +238,9 @@ def test_accumulated_steps_are_averaged(setup):
     other = doubled(toy_batch(model.schema, 40, seed=5))
     batches = [(batch, WEIGHTS), (other, WEIGHTS.flip(0))]
     for heads, rows_first in product(HEADS, (False, True)):
-        parts = [expected_gradient(model, rows, sharing, weights, heads) for rows, weights in batches]
+        parts = [
+            expected_gradient(model, rows, sharing, weights, heads) for rows, weights in batches
+        ]
         for item in sharing.slices:
             item.parameter.grad = None
         for rows, weights in batches:
@@ -239,15 +280,26 @@ def test_a_direction_of_the_representation_goes_down_to_the_embedding(name, monk
     vector = torch.randn(step.jacobian().shape[1], dtype=torch.float64)
     values = dict(model.named_parameters())
     of, upstream = [representation(step)], [vector.view_as(representation(step))]
-    if step.sharing.trunk and step.output.boundary.gate_output is not None:  # the gates go on with a weight of 1
+    if (
+        step.sharing.trunk and step.output.boundary.gate_output is not None
+    ):  # the gates go on with a weight of 1
         of.append(step.output.boundary.gate_output)
         upstream += torch.autograd.grad(sum(step.task_losses), of[1:], retain_graph=True)
-    grads = torch.autograd.grad(of, list(values.values()), upstream, retain_graph=True, allow_unused=True)
+    grads = torch.autograd.grad(
+        of, list(values.values()), upstream, retain_graph=True, allow_unused=True
+    )
     directed = {key: grad for key, grad in zip(values, grads, strict=True) if grad is not None}
-    assert {key.startswith("embedding.") for key in directed} == ({True, False} if step.sharing.trunk else {True})
+    assert {key.startswith("embedding.") for key in directed} == (
+        {True, False} if step.sharing.trunk else {True}
+    )
     plain = expected_gradient(model, batch, step.sharing, torch.ones(3), "plain")
-    masks = {item.name: shared_mask(item) for item in step.sharing.slices}  # a table of one task keeps its gradient
-    expected = {k: 0.5 * (masks[k] * directed.get(k, grad) + (1 - masks[k]) * grad) for k, grad in plain.items()}
+    masks = {
+        item.name: shared_mask(item) for item in step.sharing.slices
+    }  # a table of one task keeps its gradient
+    expected = {
+        k: 0.5 * (masks[k] * directed.get(k, grad) + (1 - masks[k]) * grad)
+        for k, grad in plain.items()
+    }
     check(applied(step, SharedGradient(vector), "weighted", 0.5), expected)
     check(
         applied(step, SharedGradient(step.jacobian().sum(0)), "weighted"), plain
@@ -270,7 +322,9 @@ def test_the_sum_of_the_rows_is_a_direction_like_any_other(setup):
 @pytest.mark.parametrize("name", MODELS.names())
 def test_idle_tasks_leave_no_trace(name, rows_first, heads):
     model, batch = make(name, idle=(1,))
-    sharing = SharedParameters(model, doubled(toy_batch(model.schema, 40)))  # of rows in which no task is idle
+    sharing = SharedParameters(
+        model, doubled(toy_batch(model.schema, 40))
+    )  # of rows in which no task is idle
     step = loop_step(model, batch, sharing=sharing)
     assert step.active.tolist() == [True, False, True]
     assert step.losses[1] == 0
@@ -293,10 +347,16 @@ def test_a_batch_without_any_label_moves_nothing(name):
     model, _ = make(name)
     batch = doubled(toy_batch(model.schema, 40))
     sharing = SharedParameters(model, batch)
-    step = loop_step(model, replace(batch, observed=torch.zeros_like(batch.labels, dtype=torch.bool)), sharing=sharing)
+    step = loop_step(
+        model,
+        replace(batch, observed=torch.zeros_like(batch.labels, dtype=torch.bool)),
+        sharing=sharing,
+    )
     assert not step.active.any()
     assert not step.gramian().any()
-    assert not any(grad.any() for grad in applied(step, torch.zeros(3).double(), "weighted").values())
+    assert not any(
+        grad.any() for grad in applied(step, torch.zeros(3).double(), "weighted").values()
+    )
 
 
 def test_gradients_are_computed_once_and_counted():
@@ -326,7 +386,9 @@ def test_norms_of_one_part_do_not_need_all_gradients():
     step = loop_step(model, batch)
     step.grad_norms("last")
     step.apply(WEIGHTS, "weighted", 1.0)
-    assert step.backward_passes == 4  # one a task, through the layers above; and the one that trains
+    assert (
+        step.backward_passes == 4
+    )  # one a task, through the layers above; and the one that trains
 
 
 def test_fresh_batches_are_drawn_and_callbacks_kept():
@@ -355,4 +417,7 @@ def test_every_balancer_can_answer(balancer, name, tasks):
         assert not step.grad_norms("last").any()
     decision = method(step)
     for heads in ("weighted", "plain"):
-        assert all(grad.isfinite().all() for grad in applied(loop_step(model, batch), decision, heads).values())
+        assert all(
+            grad.isfinite().all()
+            for grad in applied(loop_step(model, batch), decision, heads).values()
+        )

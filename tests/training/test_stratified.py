@@ -20,11 +20,22 @@ ROWS = 4000
 def rare():
     """Clicks are common; purchases are 1 in 1000 rows; the third task has a label on 1 in 500 rows."""
     rng = np.random.default_rng(0)
-    labels = np.stack([rng.random(ROWS) < 0.6, np.arange(ROWS) % 1000 == 7, rng.random(ROWS) < 0.5], 1)
+    labels = np.stack(
+        [rng.random(ROWS) < 0.6, np.arange(ROWS) % 1000 == 7, rng.random(ROWS) < 0.5], 1
+    )
     observed = np.ones((ROWS, 3), bool)
     observed[:, 2] = np.arange(ROWS) % 500 == 3
-    split = Split(np.zeros((ROWS, 0), np.int32), np.zeros((ROWS, 1), np.float32), labels.astype(np.float32), observed)
-    tasks = (Task(name="click"), Task(name="purchase"), Task(name="rating", kind="regression", losses=("mse",)))
+    split = Split(
+        np.zeros((ROWS, 0), np.int32),
+        np.zeros((ROWS, 1), np.float32),
+        labels.astype(np.float32),
+        observed,
+    )
+    tasks = (
+        Task(name="click"),
+        Task(name="purchase"),
+        Task(name="rating", kind="regression", losses=("mse",)),
+    )
     return split, Schema(features=(), tasks=tasks)
 
 
@@ -82,21 +93,36 @@ def test_too_much_to_cover_is_refused(rare):
 
 
 def test_training_with_covering_batches(trainer):
-    data = toy_dataset(toy_schema(tasks=3, kinds=("binary", "regression", "multiclass")), rows=400, missing=0.95)
+    data = toy_dataset(
+        toy_schema(tasks=3, kinds=("binary", "regression", "multiclass")), rows=400, missing=0.95
+    )
     plain = trainer(data, batch_size=16, epochs=1)
     idle = []
     step = plain._step
-    plain._step = lambda *arguments: (made := step(*arguments), idle.append(not made.active.all()))[0]
+    plain._step = lambda *arguments: (made := step(*arguments), idle.append(not made.active.all()))[
+        0
+    ]
     plain.fit()
     assert any(idle)
 
     run = trainer(data, batch_size=16, epochs=1, batches="covering")
     active, weights = [], []
     own, take = run._step, run.splits["train"].take
-    run._step = lambda *arguments: (made := own(*arguments), active.append(bool(made.active.all())))[0]
-    run.splits["train"].take = lambda rows, weight=None: (weights.append(weight), take(rows, weight))[1]
+    run._step = lambda *arguments: (
+        made := own(*arguments),
+        active.append(bool(made.active.all())),
+    )[0]
+    run.splits["train"].take = lambda rows, weight=None: (
+        weights.append(weight),
+        take(rows, weight),
+    )[1]
     result = run.fit()
     assert all(active)
     assert sum(weight is not None for weight in weights) == result.cost["steps"]
     assert result.cost["covering"]["drawn"]
-    assert 0 < result.cost["covering"]["lowest_weight"] < 1 <= result.cost["covering"]["highest_weight"]
+    assert (
+        0
+        < result.cost["covering"]["lowest_weight"]
+        < 1
+        <= result.cost["covering"]["highest_weight"]
+    )

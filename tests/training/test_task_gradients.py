@@ -1,4 +1,6 @@
-"""The shortcuts to task gradients: where they are taken, and that what a model says of itself is not just believed."""
+"""The shortcuts to task gradients: where they are taken, and that what a model says of itself is
+not just believed.
+"""
 
 import dataclasses
 import gc
@@ -66,13 +68,22 @@ def test_towers_are_passed_once(name, options, form, monkeypatch):
     assert shared == sharing.trunk
     assert all(part.startswith("gates.") for part in sharing.private)
     assert sharing.first_layers
-    monkeypatch.setattr(TaskGradients, "_separate", None)  # which would be a pass through all layers for each task
+    monkeypatch.setattr(
+        TaskGradients, "_separate", None
+    )  # which would be a pass through all layers for each task
     for heads in HEADS:
-        for weights in (WEIGHTS, torch.tensor([1.2, 0.0, 0.4]).double(), torch.tensor([1.2, -0.5, 0.4]).double()):
+        for weights in (
+            WEIGHTS,
+            torch.tensor([1.2, 0.0, 0.4]).double(),
+            torch.tensor([1.2, -0.5, 0.4]).double(),
+        ):
             step = loop_step(model, batch, sharing=sharing)
             step.gramian()
             assert step.backward_passes == 3
-            check(dense(applied(step, weights, heads)), expected_gradient(model, batch, sharing, weights, heads))
+            check(
+                dense(applied(step, weights, heads)),
+                expected_gradient(model, batch, sharing, weights, heads),
+            )
             assert step.backward_passes == 3
 
 
@@ -86,14 +97,21 @@ def test_tables_take_one_pass(name, heads, form, monkeypatch):
         pytest.skip("shares tables alone")
     asked, values = [], TaskGradients._values
     monkeypatch.setattr(
-        TaskGradients, "_values", lambda self, item, grad: (asked.append(item.name), values(self, item, grad))[1]
+        TaskGradients,
+        "_values",
+        lambda self, item, grad: (asked.append(item.name), values(self, item, grad))[1],
     )
     step = loop_step(model, batch, sharing=sharing)
     step.gramian()
     assert not [name for name in asked if name.startswith("embedding.")]
     weights = torch.tensor([1.2, -0.5, 0.4]).double()
-    check(dense(applied(step, weights, heads)), expected_gradient(model, batch, sharing, weights, heads))
-    assert max(asked.count(i.name) for i in sharing.slices if i.is_embedding) <= 2  # shared rows, and rows of one task
+    check(
+        dense(applied(step, weights, heads)),
+        expected_gradient(model, batch, sharing, weights, heads),
+    )
+    assert (
+        max(asked.count(i.name) for i in sharing.slices if i.is_embedding) <= 2
+    )  # shared rows, and rows of one task
 
 
 @pytest.mark.parametrize("name", PARTED)
@@ -105,7 +123,9 @@ def test_directions_after_a_boundary(name, form):
     expected = expected_gradient(model, batch, step.sharing, torch.ones(3).double(), "weighted")
     masks = {item.name: shared_mask(item) for item in step.sharing.slices}
     for key, place in places.items():
-        expected[key] = torch.where(masks[key] > 0, vector[place].view(expected[key].shape), expected[key])
+        expected[key] = torch.where(
+            masks[key] > 0, vector[place].view(expected[key].shape), expected[key]
+        )
     check(dense(applied(step, SharedGradient(vector, "dense"), "weighted")), expected)
 
 
@@ -126,9 +146,9 @@ class Crossed(MMoE):
     """Says that towers read their own mixture, while they read the next one's, too."""
 
     def forward(self, batch):
-        self.towers.register_forward_pre_hook(lambda _, given: (given[0] + given[0].roll(1, 1),)) if not len(
-            self.towers._forward_pre_hooks
-        ) else None
+        self.towers.register_forward_pre_hook(
+            lambda _, given: (given[0] + given[0].roll(1, 1),)
+        ) if not len(self.towers._forward_pre_hooks) else None
         return super().forward(batch)
 
 
@@ -143,7 +163,9 @@ class Doubled(MMoE):
             found = pull(grad)
             return found / 2 if isinstance(found, torch.Tensor) else (found[0] / 2, found[1])
 
-        return dataclasses.replace(output, boundary=dataclasses.replace(output.boundary, vjp=halved))
+        return dataclasses.replace(
+            output, boundary=dataclasses.replace(output.boundary, vjp=halved)
+        )
 
 
 class Secret(MMoE):
@@ -182,7 +204,10 @@ def test_what_does_not_hold_is_not_believed(kind, fusable):
     assert sharing.first_layers == (kind not in {Secret, Tied})
     step = loop_step(model, batch, sharing=sharing)
     step.gramian()
-    check(applied(step, WEIGHTS, "weighted"), expected_gradient(model, batch, sharing, WEIGHTS, "weighted"))
+    check(
+        applied(step, WEIGHTS, "weighted"),
+        expected_gradient(model, batch, sharing, WEIGHTS, "weighted"),
+    )
 
 
 def test_a_gate_that_all_tasks_share_is_no_boundary():
@@ -231,7 +256,9 @@ def test_nothing_of_a_step_outlives_it(name, fusable, form):
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("name", ["mmoe", "cgc"])
 def test_dropout_parts_elsewhere_than_the_trial(name, heads, form):
-    """What was tried out without dropout is one kernel; with it there are layers, beneath the same boundary."""
+    """What was tried out without dropout is one kernel; with it there are layers, beneath the same
+    boundary.
+    """
     model, batch = small(name, form, dropout=0.4)
     sharing = SharedParameters(model, batch)
     model.train()

@@ -47,7 +47,9 @@ def test_a_task_moves_its_own_parameters_at_its_own_rate(trainer, pair, optimize
                 return value if item.axis is None else value.select(item.axis, s)
 
             step = of(values(plain)[name]) - of(start)
-            torch.testing.assert_close(of(values(fast)[name]) - of(start), factor * step, rtol=1e-3, atol=1e-7)
+            torch.testing.assert_close(
+                of(values(fast)[name]) - of(start), factor * step, rtol=1e-3, atol=1e-7
+            )
             moved[factor] += int(bool(step.any()))
     assert all(moved.values())
 
@@ -55,7 +57,10 @@ def test_a_task_moves_its_own_parameters_at_its_own_rate(trainer, pair, optimize
 def test_a_task_takes_part_in_every_nth_step(trainer, pair):
     run = trainer(pair, task_every={"t2": 3})
     seen, own = [], run._step
-    run._step = lambda *arguments: (made := own(*arguments), seen.append((made.active.tolist(), made.losses)))[0]
+    run._step = lambda *arguments: (
+        made := own(*arguments),
+        seen.append((made.active.tolist(), made.losses)),
+    )[0]
     window = steps(run, 7)
     assert [active for active, _ in seen] == [[True, index % 3 == 0] for index in range(7)]
     assert all(bool(losses[1]) == active[1] for active, losses in seen)

@@ -32,7 +32,9 @@ def small(model):
 
 
 def covering():
-    """Data set, model and balancer: every model on both data sets, every balancer on the harder one."""
+    """Data set, model and balancer: every model on both data sets, every balancer on the harder
+    one.
+    """
     models = [name for name in MODELS.names() if MODELS.load(name).shares_parameters]
     every = [("mixed", *pair) for pair in zip(cycle(models), BALANCERS.names(), strict=False)]
     every += [("mixed", model, "uniform") for model in models[len(every) :]]
@@ -83,7 +85,8 @@ def numbers(tree):
     return [] if tree is None or isinstance(tree, str) else [tree]
 
 
-# --- everything trains -----------------------------------------------------------------------------------------------
+# --- everything trains
+# -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("data", "model", "balancer"), covering())
@@ -91,7 +94,9 @@ def test_everything_trains(trainer, request, data, model, balancer):
     dataset = request.getfixturevalue(data)
     if MODELS.load(model).inapplicable(dataset.schema):
         dataset = request.getfixturevalue(f"{data}_funnel")
-    run = trainer(dataset, small(model), balancer, batch_size=16, epochs=0.5, evaluations=3, probes=True)
+    run = trainer(
+        dataset, small(model), balancer, batch_size=16, epochs=0.5, evaluations=3, probes=True
+    )
     idle, step = [], run._step
     run._step = lambda *arguments: (made := step(*arguments), idle.append(not made.active.all()))[0]
     before = parameters(run)
@@ -99,7 +104,10 @@ def test_everything_trains(trainer, request, data, model, balancer):
     assert any(idle) == (data == "mixed"), "batches without a label of some task"
     assert result.cost["steps"] == 10
     assert difference(before, parameters(run)) > 1e-4
-    assert all(math.isfinite(value) for value in numbers({str(i): entry for i, entry in enumerate(result.curve)}))
+    assert all(
+        math.isfinite(value)
+        for value in numbers({str(i): entry for i, entry in enumerate(result.curve)})
+    )
     assert set(result.metrics) == {"validation", "test"}
     for found in result.metrics.values():
         assert list(found) == [of.name for of in run.schema.scores() if not of.hidden]
@@ -110,14 +118,21 @@ def test_everything_trains(trainer, request, data, model, balancer):
 @pytest.mark.parametrize("balancer", ["uniform", "pcgrad"])
 def test_a_seed_decides_every_bit(trainer, mixed, balancer):
     def fit(seed):
-        run = trainer(mixed, "mmoe[experts=3,hidden=5,dropout=.3,norm=batch]", balancer, seed=seed, probes=True)
+        run = trainer(
+            mixed,
+            "mmoe[experts=3,hidden=5,dropout=.3,norm=batch]",
+            balancer,
+            seed=seed,
+            probes=True,
+        )
         return run.fit(), run
 
     (one, first), (two, second), (other, _) = fit(3), fit(3), fit(4)
     assert one.curve == two.curve
     assert one.metrics == two.metrics
     assert all(
-        torch.equal(a, b) for a, b in zip(*(r.model.state_dict().values() for r in (first, second)), strict=True)
+        torch.equal(a, b)
+        for a, b in zip(*(r.model.state_dict().values() for r in (first, second)), strict=True)
     )
     assert one.probes.keys() == two.probes.keys()
     for key, value in one.probes.items():
@@ -134,7 +149,11 @@ def test_cost_and_timing(trainer, pair):
     run = trainer(pair, balancer="pcgrad", epochs=2)
     result = run.fit()
     assert result.cost["parameters"] == sum(value.numel() for value in run.model.parameters())
-    tables = sum(value.numel() for name, value in run.model.named_parameters() if name.startswith("embedding."))
+    tables = sum(
+        value.numel()
+        for name, value in run.model.named_parameters()
+        if name.startswith("embedding.")
+    )
     assert result.cost["embedding_parameters"] == tables > 0
     assert result.cost["steps"] == 20
     assert result.cost["backward_passes_per_step"] == 2
@@ -191,11 +210,13 @@ def test_scores_of_large_splits_are_kept_only_if_asked_for(trainer, pair, monkey
     assert "score/t1" in run.fit().scores
 
 
-# --- evaluation points, selection, stopping ---------------------------------------------------------------------------
+# --- evaluation points, selection, stopping
+# ---------------------------------------------------------------------------
 
 
 class Script:
-    """Stands in for scoring: validation takes the next row of a table, and remembers the weights it saw.
+    """Stands in for scoring: validation takes the next row of a table, and remembers the weights it
+    saw.
 
     Args:
         table: An evaluation point to the AUC of each task; None where it is not defined.
@@ -215,7 +236,11 @@ class Script:
         else:
             assert split is self.run.splits["validation"]
             self.points.append(state)
-        losses = [1.0] * len(self.run.tasks) if self.losses is None else self.losses[len(self.points) - 1]
+        losses = (
+            [1.0] * len(self.run.tasks)
+            if self.losses is None
+            else self.losses[len(self.points) - 1]
+        )
         logits = {task: torch.zeros(len(split)) for task in self.run.tasks}
         return Scores(logits, {}, torch.tensor(losses))
 
@@ -248,14 +273,18 @@ LOSSES = [(0.5, 0.5), (0.4, 0.4), (0.6, 0.6), (0.7, 0.7), (0.1, 0.8)]
     ],
     ids=str,
 )
-def test_the_selected_point_is_restored_and_test_scored_there_once(trainer, pair, monkeypatch, settings, point, value):
+def test_the_selected_point_is_restored_and_test_scored_there_once(
+    trainer, pair, monkeypatch, settings, point, value
+):
     run = trainer(pair, evaluations=5, **settings)
     script = Script(run, monkeypatch, TABLE, LOSSES)
     result = run.fit()
     assert len(script.points) == 5
     assert len(script.tests) == 1
     assert script.same(script.tests[0], script.points[point])
-    assert not any(script.same(script.tests[0], state) for p, state in enumerate(script.points) if p != point)
+    assert not any(
+        script.same(script.tests[0], state) for p, state in enumerate(script.points) if p != point
+    )
     for t, task in enumerate(("t1", "t2")):
         assert result.best[task] == {
             "point": point,
@@ -318,7 +347,9 @@ def test_single_task_by_loss_looks_at_its_own_loss(trainer, pair, monkeypatch):
 FALLING = [(v, v) for v in (0.6, 0.8, 0.7, 0.79, 0.75, 0.9, 0.5, 0.5, 0.5, 0.5)]
 
 
-@pytest.mark.parametrize(("patience", "points", "best"), [(1, 3, 1), (2, 4, 1), (3, 5, 1), (4, 10, 5), (None, 10, 5)])
+@pytest.mark.parametrize(
+    ("patience", "points", "best"), [(1, 3, 1), (2, 4, 1), (3, 5, 1), (4, 10, 5), (None, 10, 5)]
+)
 def test_early_stopping(trainer, pair, monkeypatch, patience, points, best):
     run = trainer(pair, patience=patience, evaluations=10)
     Script(run, monkeypatch, FALLING)
@@ -329,7 +360,15 @@ def test_early_stopping(trainer, pair, monkeypatch, patience, points, best):
 
 
 def test_single_task_stops_when_no_task_gets_better(trainer, pair, monkeypatch):
-    table = [(0.9, 0.5), (0.8, 0.6), (0.7, 0.7), (0.7, 0.8), (0.7, 0.7), (0.7, 0.7), *[(0.1, 0.1)] * 4]
+    table = [
+        (0.9, 0.5),
+        (0.8, 0.6),
+        (0.7, 0.7),
+        (0.7, 0.8),
+        (0.7, 0.7),
+        (0.7, 0.7),
+        *[(0.1, 0.1)] * 4,
+    ]
     run = trainer(pair, "single-task[bottom=6,tower=4]", patience=2, evaluations=10)
     Script(run, monkeypatch, table)
     assert len(run.fit().curve) == 6
@@ -352,7 +391,9 @@ def test_single_task_stops_when_no_task_gets_better(trainer, pair, monkeypatch):
 )
 def test_evaluation_points(trainer, pair, settings, steps, points):
     shares = []
-    result = trainer(pair, **({"evaluations": TrainingSettings().evaluations} | settings)).fit(shares.append)
+    result = trainer(pair, **({"evaluations": TrainingSettings().evaluations} | settings)).fit(
+        shares.append
+    )
     assert result.cost["steps"] == steps
     assert [entry["point"] for entry in result.curve] == list(range(points))
     at = [entry["step"] for entry in result.curve]
@@ -368,14 +409,17 @@ def test_evaluation_points(trainer, pair, settings, steps, points):
 def test_train_losses_of_a_point_are_means_since_the_last(trainer, pair):
     seen = []
     result = trainer(
-        pair, balancer=lambda step: (seen.append(step.losses), step.active.float())[1], evaluations=5
+        pair,
+        balancer=lambda step: (seen.append(step.losses), step.active.float())[1],
+        evaluations=5,
     ).fit()
     for entry, pairs in zip(result.curve, zip(seen[::2], seen[1::2], strict=True), strict=True):
         expected = torch.stack(pairs).mean(0).tolist()
         assert list(entry["train_loss"].values()) == pytest.approx(expected)
 
 
-# --- the step ---------------------------------------------------------------------------------------------------------
+# --- the step
+# ---------------------------------------------------------------------------------------------------------
 
 SGD = {"optimizer": "sgd", "lr": 0.5, "schedule": "constant"}
 
@@ -413,7 +457,9 @@ def test_clipping_bounds_the_whole_gradient(trainer, pair):
 def test_accumulated_batches_equal_one_large_batch(trainer, pair, balancer, heads):
     large = one_step(trainer, pair, 64, balancer=balancer, heads=heads)
     for accumulate in (2, 4):
-        parts = one_step(trainer, pair, 64 // accumulate, balancer=balancer, heads=heads, accumulate=accumulate)
+        parts = one_step(
+            trainer, pair, 64 // accumulate, balancer=balancer, heads=heads, accumulate=accumulate
+        )
         assert length(parts) > 0.02
         assert difference(large, parts) < 1e-6
 
@@ -436,14 +482,17 @@ def test_gradients_are_compared_in_bf16(trainer, mixed, model, scope):
 
 
 @pytest.mark.parametrize(
-    "model", ["shared-bottom[bottom=8,tower=4]", "mmoe[experts=3,hidden=5]", "single-task[bottom=6]"]
+    "model",
+    ["shared-bottom[bottom=8,tower=4]", "mmoe[experts=3,hidden=5]", "single-task[bottom=6]"],
 )
 def test_bf16(trainer, mixed, model):
     exact = trainer(mixed, model, evaluations=4).fit()
     run = trainer(mixed, model, evaluations=4, precision="bf16", probes=True)
     rough = run.fit()
     assert {value.dtype for value in run.model.parameters()} == {torch.float32}
-    for one, two in zip(numbers(exact.curve[-1]["train_loss"]), numbers(rough.curve[-1]["train_loss"]), strict=True):
+    for one, two in zip(
+        numbers(exact.curve[-1]["train_loss"]), numbers(rough.curve[-1]["train_loss"]), strict=True
+    ):
         assert two == pytest.approx(one, rel=0.1)
         assert two != one, "bf16 is not at work"
 
@@ -456,13 +505,19 @@ def test_task_weights_scale_losses(trainer, pair):
             torch.testing.assert_close(heavier[name][0], 3 * value[0], atol=1e-6, rtol=1e-4)
             torch.testing.assert_close(heavier[name][1], value[1], atol=1e-6, rtol=1e-4)
     seen = []
-    trainer(pair, balancer=lambda s: (seen.append(s.losses), s.active.float())[1], task_weights={"t2": 2.0}).fit()
+    trainer(
+        pair,
+        balancer=lambda s: (seen.append(s.losses), s.active.float())[1],
+        task_weights={"t2": 2.0},
+    ).fit()
     bare = []
     trainer(pair, balancer=lambda s: (bare.append(s.losses), s.active.float())[1]).fit()
     torch.testing.assert_close(seen[0], bare[0] * torch.tensor([1.0, 2.0]))
 
 
-@pytest.mark.parametrize("settings", [{"task_weights": {"t9": 1}}, {"select_weights": {"t9": 1}}, {"select": "t9"}])
+@pytest.mark.parametrize(
+    "settings", [{"task_weights": {"t9": 1}}, {"select_weights": {"t9": 1}}, {"select": "t9"}]
+)
 def test_settings_name_tasks_that_exist(trainer, pair, settings):
     with pytest.raises(UsageError, match="no task 't9'") as caught:
         trainer(pair, **settings)
@@ -472,11 +527,14 @@ def test_settings_name_tasks_that_exist(trainer, pair, settings):
 @pytest.mark.parametrize("scope", ["dense", "all", "representation"])
 @pytest.mark.parametrize("heads", ["weighted", "plain"])
 def test_scopes_and_heads_train(trainer, pair, scope, heads):
-    result = trainer(pair, "mmoe[experts=3,hidden=5]", "mgda", scope=scope, heads=heads, epochs=2).fit()
+    result = trainer(
+        pair, "mmoe[experts=3,hidden=5]", "mgda", scope=scope, heads=heads, epochs=2
+    ).fit()
     assert all(math.isfinite(value) for value in numbers(result.metrics["test"]))
 
 
-# --- divergence -------------------------------------------------------------------------------------------------------
+# --- divergence
+# -------------------------------------------------------------------------------------------------------
 
 
 def test_a_run_that_diverges_is_an_error(trainer, pair):
@@ -503,10 +561,13 @@ def test_a_last_step_that_breaks_the_model_is_no_result(trainer, pair):
 
 def test_one_task_alone_may_break(trainer, pair):
     with pytest.raises(DivergedError, match="the loss of t2 is not finite"):
-        trainer(pair, "single-task[bottom=6]", optimizer="sgd", lr=1e20, task_weights={"t1": 1e-25}).fit()
+        trainer(
+            pair, "single-task[bottom=6]", optimizer="sgd", lr=1e20, task_weights={"t1": 1e-25}
+        ).fit()
 
 
-# --- what a balancer may ask for --------------------------------------------------------------------------------------
+# --- what a balancer may ask for
+# --------------------------------------------------------------------------------------
 
 
 class Watched:
@@ -539,8 +600,12 @@ def test_after_gives_the_new_losses_on_the_same_batch(trainer, pair, accumulate)
     assert len(calls) == accumulate * result.cost["steps"]
     for index, old, new, now in calls:
         torch.testing.assert_close(new, now)
-        assert not torch.allclose(old, new, atol=1e-6), f"step {index}: the optimiser had not stepped"
-    assert sum(float((new - old).sum()) for _, old, new, _ in calls) < 0, "a step lowers the loss of its own batch"
+        assert not torch.allclose(old, new, atol=1e-6), (
+            f"step {index}: the optimiser had not stepped"
+        )
+    assert sum(float((new - old).sum()) for _, old, new, _ in calls) < 0, (
+        "a step lowers the loss of its own batch"
+    )
 
 
 def test_after_does_not_disturb_training(trainer, pair):
@@ -548,7 +613,10 @@ def test_after_does_not_disturb_training(trainer, pair):
         step.after_step(lambda losses: None)
         return step.active.float()
 
-    runs = [trainer(pair, "mmoe[experts=3,hidden=5,dropout=.4,norm=batch]", b) for b in ("uniform", asks)]
+    runs = [
+        trainer(pair, "mmoe[experts=3,hidden=5,dropout=.4,norm=batch]", b)
+        for b in ("uniform", asks)
+    ]
     one, two = (run.fit() for run in runs)
     assert one.metrics == two.metrics
     assert difference(*map(parameters, runs)) == 0
@@ -585,7 +653,11 @@ def test_backward_passes_of_fresh_batches_count(trainer, pair):
 
 def test_progress_of_the_run_is_visible(trainer, pair):
     seen = []
-    trainer(pair, balancer=lambda s: (seen.append((s.index, s.total, s.seed)), s.active.float())[1], seed=5).fit()
+    trainer(
+        pair,
+        balancer=lambda s: (seen.append((s.index, s.total, s.seed)), s.active.float())[1],
+        seed=5,
+    ).fit()
     assert [index for index, _, _ in seen] == list(range(10))
     assert {total for _, total, _ in seen} == {10}
     assert len({seed for _, _, seed in seen}) == 1

@@ -40,7 +40,9 @@ def test_weights_are_those_of_each_tasks_best_point(trainer):
         np.testing.assert_array_equal(tables[:, t], state["embedding.width_8"][:, t].numpy())
 
 
-@pytest.mark.parametrize("model", ["mmoe[experts=6,hidden=5]", "ple[specific=2,shared=3,hidden=5]", "shared-bottom"])
+@pytest.mark.parametrize(
+    "model", ["mmoe[experts=6,hidden=5]", "ple[specific=2,shared=3,hidden=5]", "shared-bottom"]
+)
 def test_a_task_is_added(trainer, model):
     first = trainer(TWO, model)
     second = trainer(THREE, model, seed=5, warm=WarmStart(weights(first), ("t1", "t2")))
@@ -53,12 +55,18 @@ def test_a_task_is_added(trainer, model):
         if item.axis is None:
             np.testing.assert_array_equal(new[item.name], old[item.name], err_msg=item.name)
             continue
-        sizes = {key: found[item.name].shape[item.axis] for key, found in (("old", old), ("new", new))}
+        sizes = {
+            key: found[item.name].shape[item.axis] for key, found in (("old", old), ("new", new))
+        }
         each = sizes["new"] - sizes["old"]  # layers of a task; those in common come last
         seen = [*range(2 * each), *range(3 * each, sizes["new"])]
-        np.testing.assert_array_equal(new[item.name].take(seen, item.axis), old[item.name], err_msg=item.name)
+        np.testing.assert_array_equal(
+            new[item.name].take(seen, item.axis), old[item.name], err_msg=item.name
+        )
         for s in range(2 * each, 3 * each):
-            np.testing.assert_array_equal(new[item.name].take(s, item.axis), start[item.name].take(s, item.axis))
+            np.testing.assert_array_equal(
+                new[item.name].take(s, item.axis), start[item.name].take(s, item.axis)
+            )
     assert any("new beside the run" in text and "towers" in text for text in second.warnings)
     assert second.fit().metrics["test"]["t3"]
 
@@ -66,7 +74,12 @@ def test_a_task_is_added(trainer, model):
 def test_tasks_are_matched_by_name(trainer):
     first = trainer(THREE, "mmoe[experts=6,hidden=5]")
     turned = THREE.select(["t3", "t1"])
-    second = trainer(turned, "mmoe[experts=6,hidden=5]", seed=3, warm=WarmStart(weights(first), ("t1", "t2", "t3")))
+    second = trainer(
+        turned,
+        "mmoe[experts=6,hidden=5]",
+        seed=3,
+        warm=WarmStart(weights(first), ("t1", "t2", "t3")),
+    )
     for name in ("towers.heads.0.weight", "gates.linear.weight"):
         np.testing.assert_array_equal(weights(second)[name], weights(first)[name][[2, 0]])
     np.testing.assert_array_equal(
@@ -77,7 +90,9 @@ def test_tasks_are_matched_by_name(trainer):
 def test_frozen_parts_stay(trainer):
     first = trainer(TWO, "mmoe[experts=3,hidden=5]")
     warm = WarmStart(weights(first), ("t1", "t2"), ("embedding.*", "experts.*"))
-    run = trainer(TWO, "mmoe[experts=3,hidden=5]", "pcgrad", seed=2, epochs=2, l2_embedding=0.1, warm=warm)
+    run = trainer(
+        TWO, "mmoe[experts=3,hidden=5]", "pcgrad", seed=2, epochs=2, l2_embedding=0.1, warm=warm
+    )
     run.fit()
     for name, value in weights(run).items():
         same = np.array_equal(value, weights(first)[name])
@@ -93,6 +108,8 @@ def test_what_does_not_fit_is_said(trainer):
     assert "experts.*" in caught.value.hint
     with pytest.raises(UsageError, match="nothing to train"):
         trainer(TWO, "mmoe[experts=3,hidden=5]", warm=WarmStart(first, ("t1", "t2"), ("*",)))
-    run = trainer(TWO, "mmoe[experts=3,hidden=6]", warm=WarmStart(first, ("t1", "t2")))  # another width of experts
+    run = trainer(
+        TWO, "mmoe[experts=3,hidden=6]", warm=WarmStart(first, ("t1", "t2"))
+    )  # another width of experts
     assert any("experts.linears.0.weight" in text for text in run.warnings)
     assert torch.equal(run.model.embedding.width_8, torch.from_numpy(first["embedding.width_8"]))

@@ -1,8 +1,9 @@
 """Passes of an MMoE over the rows through FuxiCTR's own loader and training loop.
 
-FuxiCTR's package holds the layers and the base class of multi-task models; its model zoo is not part of it. The MMoE is
-therefore put together here from the public layers. Its loader reads an ``.npz`` file; ``NpzDataLoader`` is faster than
-the streaming ones, and reads in this process, on the one core that every system has.
+FuxiCTR's package holds the layers and the base class of multi-task models; its model zoo is not
+part of it. The MMoE is therefore put together here from the public layers. Its loader reads an
+``.npz`` file; ``NpzDataLoader`` is faster than the streaming ones, and reads in this process, on
+the one core that every system has.
 """
 
 from __future__ import annotations
@@ -44,8 +45,12 @@ class MMoE(MultiTaskModel):
         inputs = feature_map.sum_emb_out_dim()
         hidden, experts = job["hidden"], job["experts"]
         self.experts = torch.nn.ModuleList(MLP_Block(inputs, [hidden]) for _ in range(experts))
-        self.gates = torch.nn.ModuleList(MLP_Block(inputs, output_dim=experts, use_bias=False) for _ in range(tasks))
-        self.towers = torch.nn.ModuleList(MLP_Block(hidden, [job["tower"]], output_dim=1) for _ in range(tasks))
+        self.gates = torch.nn.ModuleList(
+            MLP_Block(inputs, output_dim=experts, use_bias=False) for _ in range(tasks)
+        )
+        self.towers = torch.nn.ModuleList(
+            MLP_Block(hidden, [job["tower"]], output_dim=1) for _ in range(tasks)
+        )
         self.compile("adam", "binary_crossentropy", 1e-3)
         self.reset_parameters()
 
@@ -62,7 +67,9 @@ class MMoE(MultiTaskModel):
 
 
 def feature_map(schema: dict[str, Any], width: int, folder: str) -> FeatureMap:
-    """The columns in FuxiCTR's terms; a number is multiplied by a vector of the embedding's width, as it does."""
+    """The columns in FuxiCTR's terms; a number is multiplied by a vector of the embedding's width,
+    as it does.
+    """
     found = FeatureMap("benchmark", folder)
     found.default_emb_dim = width
     found.labels = [task["name"] for task in schema["tasks"]]
@@ -87,13 +94,19 @@ def main() -> None:
             outcomes = {name: labels[split][:, t] for t, name in enumerate(mapped.labels)}
             np.savez(Path(folder) / f"{split}.npz", **own, **outcomes)
             if split == "train":
-                two = {name: values[: 2 * job["batch"]] for name, values in (own | outcomes).items()}
+                two = {
+                    name: values[: 2 * job["batch"]] for name, values in (own | outcomes).items()
+                }
                 np.savez(Path(folder) / "warm.npz", **two)
         rows = job["rows"]["passes"] * len(labels["train"])
         del columns, labels
         loaders = {
             split: NpzDataLoader(
-                mapped, str(Path(folder) / split), batch_size=job["batch"], shuffle=split != "test", num_workers=0
+                mapped,
+                str(Path(folder) / split),
+                batch_size=job["batch"],
+                shuffle=split != "test",
+                num_workers=0,
             )
             for split in ("warm", "train", "test")
         }
@@ -101,7 +114,9 @@ def main() -> None:
         def build() -> MMoE:
             torch.manual_seed(job["seed"])
             model = MMoE(mapped, job, folder)
-            model._eval_steps = float("inf")  # no evaluation in between; ``fit`` sets these before an epoch
+            model._eval_steps = float(
+                "inf"
+            )  # no evaluation in between; ``fit`` sets these before an epoch
             model._max_gradient_norm, model._total_steps, model._stop_training = 10.0, 0, False
             return model
 
@@ -114,7 +129,9 @@ def main() -> None:
         seconds = time.process_time() - began
         areas = model.evaluate(loaders["test"])
     auc = [float(areas[f"{name}_AUC"]) for name in mapped.labels]
-    print(json.dumps({"rows_per_second": rows / seconds, "memory": packed.peak_memory(), "auc": auc}))
+    print(
+        json.dumps({"rows_per_second": rows / seconds, "memory": packed.peak_memory(), "auc": auc})
+    )
 
 
 if __name__ == "__main__":

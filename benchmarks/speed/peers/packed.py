@@ -9,11 +9,16 @@ from typing import Any
 import numpy as np
 
 
-def read(job: dict[str, Any]) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
+def read(
+    job: dict[str, Any],
+) -> tuple[dict[str, Any], dict[str, dict[str, np.ndarray]], dict[str, np.ndarray]]:
     """The schema, and by split the columns and the labels (N, T); rows are cut as the job says."""
     folder = Path(job["folder"])
     schema = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["schema"]
-    kinds = {kind: [f["name"] for f in schema["features"] if f["kind"] == kind] for kind in ("id", "dense")}
+    kinds = {
+        kind: [f["name"] for f in schema["features"] if f["kind"] == kind]
+        for kind in ("id", "dense")
+    }
     columns, labels = {}, {}
     for split in ("train", "test"):
         rows = slice(job["rows"][split])

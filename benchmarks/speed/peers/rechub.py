@@ -1,4 +1,6 @@
-"""Passes of Torch-RecHub's MMOE over the rows, through its own ``DataGenerator`` and ``MTLTrainer``."""
+"""Passes of Torch-RecHub's MMOE over the rows, through its own ``DataGenerator`` and
+``MTLTrainer``.
+"""
 
 from __future__ import annotations
 
@@ -20,9 +22,13 @@ from torch_rechub.utils.data import DataGenerator
 
 
 def features_of(schema: dict[str, Any], width: int) -> list[SparseFeature | DenseFeature]:
-    """The columns in Torch-RecHub's terms, for one model: a feature keeps its table, and would give it to the next."""
+    """The columns in Torch-RecHub's terms, for one model: a feature keeps its table, and would give
+    it to the next.
+    """
     return [
-        SparseFeature(f["name"], f["vocab"], embed_dim=width) if f["kind"] == "id" else DenseFeature(f["name"])
+        SparseFeature(f["name"], f["vocab"], embed_dim=width)
+        if f["kind"] == "id"
+        else DenseFeature(f["name"])
         for f in schema["features"]
     ]
 
@@ -41,7 +47,11 @@ def main() -> None:
     two = slice(2 * job["batch"])
     few = {name: column[two] for name, column in columns["train"].items()}
     warm, _, _ = DataGenerator(few, labels["train"][two]).generate_dataloader(
-        x_val=few, y_val=labels["train"][two], x_test=few, y_test=labels["train"][two], batch_size=job["batch"]
+        x_val=few,
+        y_val=labels["train"][two],
+        x_test=few,
+        y_test=labels["train"][two],
+        batch_size=job["batch"],
     )
     types = ["classification"] * len(schema["tasks"])
     tower = {"dims": [job["tower"]]}
@@ -49,7 +59,9 @@ def main() -> None:
     def build(scratch: str) -> MTLTrainer:
         torch.manual_seed(job["seed"])
         features = features_of(schema, job["width"])
-        model = MMOE(features, types, job["experts"], {"dims": [job["hidden"]]}, [tower] * len(types))
+        model = MMOE(
+            features, types, job["experts"], {"dims": [job["hidden"]]}, [tower] * len(types)
+        )
         options = {"lr": 1e-3, "weight_decay": 0.0}
         return MTLTrainer(model, types, optimizer_params=options, n_epoch=1, model_path=scratch)
 
@@ -62,7 +74,10 @@ def main() -> None:
             trainer.train_one_epoch(train)
         seconds = time.process_time() - began
         auc: list[Any] = trainer.evaluate(trainer.model, test)
-    found = {"rows_per_second": job["rows"]["passes"] * len(labels["train"]) / seconds, "memory": packed.peak_memory()}
+    found = {
+        "rows_per_second": job["rows"]["passes"] * len(labels["train"]) / seconds,
+        "memory": packed.peak_memory(),
+    }
     print(json.dumps(found | {"auc": [float(area) for area in auc]}))
 
 

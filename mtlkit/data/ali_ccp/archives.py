@@ -1,7 +1,8 @@
-"""Finding the four text files of Ali-CCP and streaming them, out of archives as they lie, without unpacking to disk.
+"""Finding the four text files of Ali-CCP and streaming them, out of archives as they lie, without
+unpacking to disk.
 
-Nothing of an archive is ever written under a name that it gives, and only regular members of the four known names (and
-the mark of the simulator) are read, in the order in which they come.
+Nothing of an archive is ever written under a name that it gives, and only regular members of the
+four known names (and the mark of the simulator) are read, in the order in which they come.
 """
 
 from __future__ import annotations
@@ -67,8 +68,8 @@ class RawSource:
 def find_source(origin: Path, hint: str) -> RawSource:
     """The official files in a folder, or beside a file that is one of them.
 
-    For each split its archive ``sample_<split>.tar.gz`` (also ``.tgz``, ``.tar``) is taken, or its two CSV files, which
-    may also lie one folder deeper or end in ``.gz``.
+    For each split its archive ``sample_<split>.tar.gz`` (also ``.tgz``, ``.tar``) is taken, or its
+    two CSV files, which may also lie one folder deeper or end in ``.gz``.
 
     Args:
         origin: A folder, or one of the files.
@@ -82,10 +83,14 @@ def find_source(origin: Path, hint: str) -> RawSource:
         raise UsageError(f"There is no file or folder {origin}.", hint)
     folder = origin if origin.is_dir() else origin.parent
     near = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    deeper = [path for sub in sorted(folder.iterdir()) if sub.is_dir() for path in sorted(sub.iterdir())]
+    deeper = [
+        path for sub in sorted(folder.iterdir()) if sub.is_dir() for path in sorted(sub.iterdir())
+    ]
     files: list[Path] = []
     for split in OFFICIAL_SPLITS:
-        archives = [path for path in near if (match := ARCHIVE.fullmatch(path.name)) and match[1] == split]
+        archives = [
+            path for path in near if (match := ARCHIVE.fullmatch(path.name)) and match[1] == split
+        ]
         texts = {}
         for path in (*deeper, *near):
             name = path.name.removesuffix(".gz")
@@ -109,7 +114,8 @@ class Text:
     Args:
         split: ``train`` or ``test``.
         kind: ``skeleton`` or ``common``.
-        blocks: Its text in blocks of whole lines, each ending in a line feed; each block is valid until the next.
+        blocks: Its text in blocks of whole lines, each ending in a line feed; each block is valid
+            until the next.
     """
 
     split: str
@@ -132,8 +138,11 @@ class Reading:
     text_bytes: int = 0
 
 
-def read_texts(source: RawSource, split: str, reading: Reading, progress: Progress, hint: str) -> Iterator[Text]:
-    """The two texts of a split in the order in which they lie; the blocks of each must be used up before the next.
+def read_texts(
+    source: RawSource, split: str, reading: Reading, progress: Progress, hint: str
+) -> Iterator[Text]:
+    """The two texts of a split in the order in which they lie; the blocks of each must be used up
+    before the next.
 
     Args:
         source: The files; those of the other split are not opened.
@@ -143,8 +152,8 @@ def read_texts(source: RawSource, split: str, reading: Reading, progress: Progre
         hint: For errors.
 
     Raises:
-        MissingError: A file is damaged, is not what it should be, fails its ``.md5``, or a text is missing or twice
-            there.
+        MissingError: A file is damaged, is not what it should be, fails its ``.md5``, or a text is
+            missing or twice there.
     """
     names = [name for name, (of, _) in MEMBERS.items() if of == split]
     seen: set[str] = set()
@@ -166,14 +175,20 @@ def read_texts(source: RawSource, split: str, reading: Reading, progress: Progre
                     yield Text(split, MEMBERS[name][1], _counted(blocks, reading))
             raw.rest()
         raw.check_md5(hint)
-        reading.hashes.append({"file": path.name, "bytes": raw.done, "sha256": raw.sha256.hexdigest()})
+        reading.hashes.append(
+            {"file": path.name, "bytes": raw.done, "sha256": raw.sha256.hexdigest()}
+        )
     missing = [name for name in names if name not in seen]
     if missing:
-        raise MissingError(f"{' and '.join(missing)} is in none of the files of {source.files[0].parent}.", hint)
+        raise MissingError(
+            f"{' and '.join(missing)} is in none of the files of {source.files[0].parent}.", hint
+        )
 
 
 @contextmanager
-def read_whole(path: Path, reading: Reading, progress: Progress, hint: str) -> Iterator[Iterator[np.ndarray]]:
+def read_whole(
+    path: Path, reading: Reading, progress: Progress, hint: str
+) -> Iterator[Iterator[np.ndarray]]:
     """The blocks of one text file, plain or gzip, noted in ``reading`` when all are used up."""
     raw = _Counted(path, progress)
     with _damage(path, hint), path.open("rb") as file:
@@ -197,7 +212,9 @@ def _damage(path: Path, hint: str) -> Iterator[None]:
     try:
         yield
     except DAMAGED as error:
-        raise MissingError(f"{path} is truncated or damaged: {str(error).rstrip('.')}.", hint) from None
+        raise MissingError(
+            f"{path} is truncated or damaged: {str(error).rstrip('.')}.", hint
+        ) from None
     except OSError as error:
         raise MissingError(f"{path} cannot be read: {error.strerror or error}.", hint) from None
 
@@ -209,7 +226,9 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _mark(content: bytes) -> dict[str, Any] | None:
-    """What the simulator noted: numbers, and objects of them. Anybody may have written it, so nothing else is taken."""
+    """What the simulator noted: numbers, and objects of them. Anybody may have written it, so
+    nothing else is taken.
+    """
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError):
@@ -235,7 +254,11 @@ class _Counted:
         self.path, self.progress = path, progress
         self.sha256 = hashlib.sha256()
         beside = path.with_name(f"{path.name}.md5")
-        self.expected = beside.read_text(encoding="utf-8", errors="replace").split()[:1] if beside.is_file() else []
+        self.expected = (
+            beside.read_text(encoding="utf-8", errors="replace").split()[:1]
+            if beside.is_file()
+            else []
+        )
         self.md5 = hashlib.md5(usedforsecurity=False) if self.expected else None
         self.done = 0
 
@@ -266,7 +289,10 @@ class _Counted:
 
     def check_md5(self, hint: str) -> None:
         if self.md5 is not None and self.md5.hexdigest() != self.expected[0].lower():
-            raise MissingError(f"{self.path} is damaged: its md5 is not that of {self.path.name}.md5 beside it.", hint)
+            raise MissingError(
+                f"{self.path} is damaged: its md5 is not that of {self.path.name}.md5 beside it.",
+                hint,
+            )
 
 
 class _Member:
@@ -292,7 +318,9 @@ class _Member:
 
 
 def _members(stream: Any, wanted: tuple[str, ...]) -> Iterator[tuple[str, _Member]]:
-    """The members of a tar that have one of some names. A reader of its own, because tarfile trusts header sizes."""
+    """The members of a tar that have one of some names. A reader of its own, because tarfile trusts
+    header sizes.
+    """
     long_name, extended = None, {}
     scratch = memoryview(bytearray(1 << 20))
     while True:
@@ -386,7 +414,9 @@ def _line_blocks(member: Any, name: str) -> Iterator[np.ndarray]:
 
 @contextmanager
 def _ahead(blocks: Iterator[np.ndarray], path: Path, hint: str) -> Iterator[Iterator[np.ndarray]]:
-    """Run an iterator in a thread of its own, a few blocks ahead: unpacking and hashing release the interpreter."""
+    """Run an iterator in a thread of its own, a few blocks ahead: unpacking and hashing release the
+    interpreter.
+    """
     waiting: queue.Queue[np.ndarray | BaseException | None] = queue.Queue(BLOCKS_AHEAD)
     stop = threading.Event()
 

@@ -1,7 +1,7 @@
 """Bytes and words at an address, for compiled code that reads text eight bytes at a time.
 
-Helpers that take an address instead of an array need no count of references, which numba keeps with atomic
-operations for arrays that are passed on.
+Helpers that take an address instead of an array need no count of references, which numba keeps with
+atomic operations for arrays that are passed on.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ def byte_at(typing: Any, address: Any) -> Any:
 def word_at(typing: Any, address: Any) -> Any:
     """The eight bytes from an address on, as a uint64; the address may be odd.
 
-    The first byte is the lowest: a little-endian machine is taken for granted, here and by whoever reads the words.
+    The first byte is the lowest: a little-endian machine is taken for granted, here and by whoever
+    reads the words.
     """
 
     def load(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

@@ -1,4 +1,6 @@
-"""The fields of Ali-CCP: which file holds them, what they mean, whether a row may hold several ids of one."""
+"""The fields of Ali-CCP: which file holds them, what they mean, whether a row may hold several ids
+of one.
+"""
 
 from __future__ import annotations
 

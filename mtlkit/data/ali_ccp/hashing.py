@@ -1,8 +1,8 @@
 """Compiled hashing: one mixing function, and two open-addressing tables.
 
-``codes`` numbers the ids of all fields from 1 as they are met, in a table of 64-bit words: a field (5 bits), an id
-(31 bits) and its code (28 bits). Eight ids in a row have places in a row, so ids that lie together share a cache line.
-``keys`` numbers the 64-bit keys of common features from 0.
+``codes`` numbers the ids of all fields from 1 as they are met, in a table of 64-bit words: a field
+(5 bits), an id (31 bits) and its code (28 bits). Eight ids in a row have places in a row, so ids
+that lie together share a cache line. ``keys`` numbers the 64-bit keys of common features from 0.
 """
 
 from __future__ import annotations
@@ -57,7 +57,9 @@ def place_of(table: np.ndarray, field: int, id: int) -> np.uint64:
 
 @kernel
 def code_of(table: np.ndarray, count: np.ndarray, field: int, id: int) -> np.uint64:
-    """The code of an id of a field; a new one, one more than ``count``, if it was never met. There must be room."""
+    """The code of an id of a field; a new one, one more than ``count``, if it was never met. There
+    must be room.
+    """
     place = place_of(table, field, id)
     if table[place] == _ZERO:
         count[0] += 1
@@ -127,4 +129,6 @@ def replaced(keys: np.ndarray, count: int, size: int) -> np.ndarray:
 @kernel
 def share(value: np.uint64, salt: np.uint64) -> float:
     """A number in [0, 1) that depends on ``value`` and ``salt`` only."""
-    return float(mix(mix(np.uint64(value)) ^ np.uint64(salt)) >> np.uint64(11)) * (1.0 / 9007199254740992.0)
+    return float(mix(mix(np.uint64(value)) ^ np.uint64(salt)) >> np.uint64(11)) * (
+        1.0 / 9007199254740992.0
+    )

@@ -1,7 +1,9 @@
-"""The public mirror: both splits already joined and numbered by the aitm protocol, as two CSV files of small integers.
+"""The public mirror: both splits already joined and numbered by the aitm protocol, as two CSV files
+of small integers.
 
-Its header names ``click``, ``purchase`` and 18 fields; 0 is unknown. The mirror lacks the tenth of train that the
-protocol holds out for validation, so a tenth of what it has is held out here. Raw user ids are lost: no groups.
+Its header names ``click``, ``purchase`` and 18 fields; 0 is unknown. The mirror lacks the tenth of
+train that the protocol holds out for validation, so a tenth of what it has is held out here. Raw
+user ids are lost: no groups.
 """
 
 from __future__ import annotations
@@ -38,7 +40,14 @@ DISK = 1.5  # bytes of packed columns for a byte of text, with some to spare
 MOST_VOCAB = 1 << 24
 
 LINES, ROWS, DIRTY, BAD, LEFT_OUT, UNSEEN = range(6)
-TALLIES = ("lines", "rows", "dirty", "malformed", "rows left out by sampling", "test ids that train lacks")
+TALLIES = (
+    "lines",
+    "rows",
+    "dirty",
+    "malformed",
+    "rows left out by sampling",
+    "test ids that train lacks",
+)
 _TRAIN, _VALIDATION, _TEST = range(3)
 
 
@@ -68,7 +77,8 @@ def _rows(
     values: np.ndarray,
     part: np.ndarray,
 ) -> tuple[int, int]:
-    """Parse lines of integers from byte ``i`` on; returns where it stopped and the rows in ``values`` and ``part``.
+    """Parse lines of integers from byte ``i`` on; returns where it stopped and the rows in
+    ``values`` and ``part``.
 
     Args:
         block: Whole lines, the last byte a line feed.
@@ -128,7 +138,9 @@ def _rows(
         if held_out < 0:
             part[rows] = _TEST
         else:
-            part[rows] = _VALIDATION if share(np.uint64(line), np.uint64(salt)) < held_out else _TRAIN
+            part[rows] = (
+                _VALIDATION if share(np.uint64(line), np.uint64(salt)) < held_out else _TRAIN
+            )
         tally[ROWS] += 1
         rows += 1
     return i, rows
@@ -137,11 +149,21 @@ def _rows(
 class _File:
     """One file of the mirror while it is read."""
 
-    def __init__(self, path: Path, split: str, request: Request, bad_before: int, hint: str) -> None:
-        self.path, self.split, self.request, self.bad_before, self.hint = path, split, request, bad_before, hint
+    def __init__(
+        self, path: Path, split: str, request: Request, bad_before: int, hint: str
+    ) -> None:
+        self.path, self.split, self.request, self.bad_before, self.hint = (
+            path,
+            split,
+            request,
+            bad_before,
+            hint,
+        )
         self.tally, self.noted = np.zeros(len(TALLIES), np.int64), np.zeros((2, NOTED), np.int64)
 
-    def rows(self, blocks: Iterator[np.ndarray]) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    def rows(
+        self, blocks: Iterator[np.ndarray]
+    ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
         """Ids in the order of the protocol, labels, and the split of consecutive rows."""
         header: list[str] = []
         for block in blocks:
@@ -155,9 +177,22 @@ class _File:
                 self.tally[LINES] = 1
                 held_out = HELD_OUT if self.split == "train" else -1.0
             while i < len(block):
-                values, part = np.empty((ROOM_ROWS, len(header)), np.int32), np.empty(ROOM_ROWS, np.uint8)
+                values, part = (
+                    np.empty((ROOM_ROWS, len(header)), np.int32),
+                    np.empty(ROOM_ROWS, np.uint8),
+                )
                 salt = SPLIT_SALT["rows"]
-                place = (labels, user, self.request.sample, held_out, salt, self.tally, self.noted, values, part)
+                place = (
+                    labels,
+                    user,
+                    self.request.sample,
+                    held_out,
+                    salt,
+                    self.tally,
+                    self.noted,
+                    values,
+                    part,
+                )
                 i, rows = _rows(block, i, *place)
                 self._check()
                 yield values[:rows, wanted], values[:rows, labels], part[:rows]
@@ -169,7 +204,8 @@ class _File:
         missing = [name for name in (*LABELS, *self.request.protocol.ids) if name not in names]
         if missing or len(names) > 64:
             raise MissingError(
-                f"{self.path} is no file of the mirror: its header lacks {', '.join(missing)}.", self.hint
+                f"{self.path} is no file of the mirror: its header lacks {', '.join(missing)}.",
+                self.hint,
             )
         return names
 
@@ -183,7 +219,9 @@ class _File:
 
     def report(self) -> dict[str, Any]:
         """What was counted."""
-        found: dict[str, Any] = {name: int(count) for name, count in zip(TALLIES, self.tally, strict=True) if count}
+        found: dict[str, Any] = {
+            name: int(count) for name, count in zip(TALLIES, self.tally, strict=True) if count
+        }
         for row, name in enumerate(("first malformed lines", "first dirty lines")):
             if self.noted[row].any():
                 found[name] = self.noted[row][self.noted[row] > 0].tolist()
@@ -193,7 +231,9 @@ class _File:
 def prepare_mirror(
     raw: Path, folder: Path, name: str, request: Request, progress: Progress, hint: str
 ) -> tuple[Dataset, dict[str, Any]]:
-    """Write the arrays of all splits into a folder, in one pass over each file; arguments as in ``prepare.prepare``."""
+    """Write the arrays of all splits into a folder, in one pass over each file; arguments as in
+    ``prepare.prepare``.
+    """
     source = RawSource(tuple(raw / FILES[split] for split in OFFICIAL_SPLITS))
     check_disk(folder, int(source.unpacked_bytes() * DISK))
     ids = request.protocol.ids
@@ -223,7 +263,10 @@ def prepare_mirror(
                 if split == "train" and len(values):
                     most = np.maximum(most, values.max(0))
                     if most.max() >= MOST_VOCAB:
-                        raise MissingError(f"{path} holds the id {most.max():,}: it is no file of the mirror.", hint)
+                        raise MissingError(
+                            f"{path} holds the id {most.max():,}: it is no file of the mirror.",
+                            hint,
+                        )
                 elif len(values):
                     unseen = values > most
                     file.tally[UNSEEN] += int(unseen.sum())
@@ -256,5 +299,7 @@ def prepare_mirror(
         "files": reading.hashes,
         "text bytes": reading.text_bytes,
     }
-    digest = fingerprint_folder(folder, schema, {split: entry["arrays"] for split, entry in entries.items()})
+    digest = fingerprint_folder(
+        folder, schema, {split: entry["arrays"] for split, entry in entries.items()}
+    )
     return Dataset(name, schema, {}, digest, False, details), entries

@@ -1,7 +1,7 @@
 """Ali-CCP from text to packed splits: stage both texts of both splits, count on train, join, write.
 
-Both splits are read at once, and each is unpacked in a thread of its own; nothing that is written depends on which
-thread was faster.
+Both splits are read at once, and each is unpacked in a thread of its own; nothing that is written
+depends on which thread was faster.
 """
 
 from __future__ import annotations
@@ -22,7 +22,14 @@ from mtlkit.data.ali_ccp import tokenise as t
 from mtlkit.data.ali_ccp.archives import RawSource, Reading, read_texts
 from mtlkit.data.ali_ccp.fields import COMMON, FIELDS, OFFICIAL_SPLITS, SKELETON
 from mtlkit.data.ali_ccp.hashing import kernel, share
-from mtlkit.data.ali_ccp.protocols import HELD_OUT, SPLIT_SALT, Protocol, Request, features, side_plan
+from mtlkit.data.ali_ccp.protocols import (
+    HELD_OUT,
+    SPLIT_SALT,
+    Protocol,
+    Request,
+    features,
+    side_plan,
+)
 from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged, Stager, too_many
 from mtlkit.data.ali_ccp.vocabulary import Counter, Vocabulary
 from mtlkit.data.datasets._source import Progress
@@ -41,7 +48,9 @@ FUNNEL = ("click", "purchase")
 CHUNK = 1 << 19  # rows at a time after staging
 THREADS = 2  # splits at a time; each has a second thread that unpacks
 DISK = {"aitm": 0.35, "rechub": 0.45, "full": 1.0}
-"""Disk that preparation needs for a byte of text: staged columns and the splits together, with some to spare."""
+"""Disk that preparation needs for a byte of text: staged columns and the splits together, with some
+to spare.
+"""
 PLANTED = "planted_auc"
 T = TypeVar("T")
 
@@ -74,7 +83,9 @@ def prepare(
     halves = {split: _Half(source, split) for split in OFFICIAL_SPLITS}
     _together([partial(half.stage, staging, request, hint) for half in halves.values()], progress)
     joined = {
-        split: _Joined(half.staged[SKELETON], half.staged[COMMON], half.keys, request.protocol, split)
+        split: _Joined(
+            half.staged[SKELETON], half.staged[COMMON], half.keys, request.protocol, split
+        )
         for split, half in halves.items()
     }
     bad = sum(half.bad for half in halves.values()) + sum(part.orphans for part in joined.values())
@@ -100,15 +111,23 @@ def prepare(
         "min count": request.min_count,
         "sample": request.sample,
         "vocabulary": {FIELDS[field].name: size for field, size in sizes.items()},
-        "texts": {text.name: text.report() for half in halves.values() for text in half.staged.values()},
-        "rows without common features": {split: part.orphan_report() for split, part in joined.items() if part.orphans},
+        "texts": {
+            text.name: text.report() for half in halves.values() for text in half.staged.values()
+        },
+        "rows without common features": {
+            split: part.orphan_report() for split, part in joined.items() if part.orphans
+        },
         "files": [entry for reading in readings for entry in reading.hashes],
         "text bytes": sum(reading.text_bytes for reading in readings),
     }
-    simulated = next((reading.simulated for reading in readings if reading.simulated is not None), None)
+    simulated = next(
+        (reading.simulated for reading in readings if reading.simulated is not None), None
+    )
     if simulated is not None:
         details["simulation"] = _of_the_test_split(simulated, request)
-    digest = fingerprint_folder(folder, schema, {split: entry["arrays"] for split, entry in entries.items()})
+    digest = fingerprint_folder(
+        folder, schema, {split: entry["arrays"] for split, entry in entries.items()}
+    )
     return Dataset(name, schema, {}, digest, simulated is not None, details), entries
 
 
@@ -134,12 +153,15 @@ def check_disk(folder: Path, needed: int) -> None:
     if needed > free:
         message = f"Preparation needs about {needed / 1e9:.0f} GB, but the disk of {folder.parent} has {free / 1e9:.0f}"
         raise MissingError(
-            f"{message} GB free.", "choose a larger disk with --data-dir DIR, or fewer rows with --sample"
+            f"{message} GB free.",
+            "choose a larger disk with --data-dir DIR, or fewer rows with --sample",
         )
 
 
 def _of_the_test_split(simulated: dict[str, Any], request: Request) -> dict[str, Any]:
-    """What the simulator noted. Its ceiling is that of all its test rows: set aside where the split holds only some."""
+    """What the simulator noted. Its ceiling is that of all its test rows: set aside where the split
+    holds only some.
+    """
     if request.sample == 1 and request.protocol.held_out != "test":
         return simulated
     return {name: fact for name, fact in simulated.items() if name != PLANTED} | {
@@ -152,7 +174,8 @@ class _Stopped(Exception):
 
 
 def _together(works: list[Callable[[Progress], T]], progress: Progress) -> list[T]:
-    """Run pieces of work in threads. When one fails, or the user interrupts, the others end where they tell progress.
+    """Run pieces of work in threads. When one fails, or the user interrupts, the others end where
+    they tell progress.
 
     Args:
         works: Each is called with a progress callback that may raise.
@@ -211,7 +234,9 @@ def _assign(
     counted: np.ndarray,
     orphan_lines: np.ndarray,
 ) -> None:
-    """Find the common row of each row, and the split to which it goes; ``counted`` holds orphans and unsampled rows."""
+    """Find the common row of each row, and the split to which it goes; ``counted`` holds orphans
+    and unsampled rows.
+    """
     for r in range(number.shape[0]):
         row = common_row[number[r]]
         user[r] = row
@@ -233,20 +258,39 @@ def _assign(
 
 
 class _Joined:
-    """Both texts of an official split, with the common row and the final split of each row of the skeleton."""
+    """Both texts of an official split, with the common row and the final split of each row of the
+    skeleton.
+    """
 
-    def __init__(self, rows: Staged, users: Staged, keys: Keys, protocol: Protocol, split: str) -> None:
+    def __init__(
+        self, rows: Staged, users: Staged, keys: Keys, protocol: Protocol, split: str
+    ) -> None:
         self.rows, self.users, self.split, self.protocol = rows, users, split, protocol
         if protocol.held_out == "test":
             how = _HALVES if split == "test" else _WHOLE
         else:
-            how = _WHOLE if split == "test" else (_BY_ROW if protocol.held_out == "rows" else _BY_SESSION)
+            how = (
+                _WHOLE
+                if split == "test"
+                else (_BY_ROW if protocol.held_out == "rows" else _BY_SESSION)
+            )
         number = np.fromfile(rows.files["number"], np.int32)
         line = np.fromfile(rows.files["line"], np.int32)
         self.part, self.user = np.empty(len(number), np.uint8), np.empty(len(number), np.int32)
         counted, self.orphan_lines = np.zeros(2, np.int64), np.zeros(t.NOTED, np.int64)
         salt = SPLIT_SALT[protocol.held_out]
-        _assign(number, line, keys.common_row, keys.keys, how, salt, self.part, self.user, counted, self.orphan_lines)
+        _assign(
+            number,
+            line,
+            keys.common_row,
+            keys.keys,
+            how,
+            salt,
+            self.part,
+            self.user,
+            counted,
+            self.orphan_lines,
+        )
         if split == "train" and how == _WHOLE:
             self.part[self.part == _TEST] = _TRAIN
         self.orphans = int(counted[0])
@@ -258,10 +302,15 @@ class _Joined:
 
     def orphan_report(self) -> dict[str, Any]:
         """How many rows have an index that the common file lacks, and the first of them."""
-        return {"rows": self.orphans, "first lines": self.orphan_lines[: min(self.orphans, t.NOTED)].tolist()}
+        return {
+            "rows": self.orphans,
+            "first lines": self.orphan_lines[: min(self.orphans, t.NOTED)].tolist(),
+        }
 
     def bad_lines(self) -> Iterator[tuple[str, list[list[int]]]]:
-        """Of each text with malformed lines or orphans: its name, and the first of them with their reasons."""
+        """Of each text with malformed lines or orphans: its name, and the first of them with their
+        reasons.
+        """
         orphans = [[line, t.ORPHAN] for line in self.orphan_lines.tolist() if line]
         for text, more in ((self.rows, orphans), (self.users, [])):
             lines = [*text.noted[0, : int(text.tally[t.BAD])].tolist(), *more]
@@ -280,7 +329,12 @@ def _fit(train: _Joined, request: Request) -> tuple[Vocabulary, dict[int, MinMax
     """Vocabulary and scales, from the rows of train: one count a row, for the user's fields too."""
     rows, users = train.rows.plan, train.users.plan
     ids_of = {text: (*text.plan.ids, *text.plan.bags) for text in (train.rows, train.users)}
-    found = {f: tuple(text.ranges[f].tolist()) for text, own in ids_of.items() for f in own if text.ranges[f, 1] >= 0}
+    found = {
+        f: tuple(text.ranges[f].tolist())
+        for text, own in ids_of.items()
+        for f in own
+        if text.ranges[f, 1] >= 0
+    }
     counter = Counter(found)
     ranges = {field: [np.inf, -np.inf] for field in (*rows.dense, *users.dense)}
     impressions = np.zeros(len(train.users), np.int64)
@@ -289,7 +343,9 @@ def _fit(train: _Joined, request: Request) -> tuple[Vocabulary, dict[int, MinMax
     for place, chunk in train.chunks():
         part, user = train.part[place], train.user[place]
         on_train = part == _TRAIN
-        times = (on_train | (request.protocol.counts_held_out & (part == _VALIDATION))).astype(np.int64)
+        times = (on_train | (request.protocol.counts_held_out & (part == _VALIDATION))).astype(
+            np.int64
+        )
         counter.rows(np.array(rows.ids, np.int64), chunk.ids, times)
         for b, field in enumerate(rows.bags):
             counter.bag(field, chunk.bags[b][0], chunk.lengths[:, b], times)
@@ -315,8 +371,12 @@ def _fit(train: _Joined, request: Request) -> tuple[Vocabulary, dict[int, MinMax
 
 
 @kernel
-def _meet(user: np.ndarray, times: np.ndarray, impressions: np.ndarray, order: np.ndarray, known: int) -> int:
-    """Count the rows of each common row, and list those rows as they are met; returns how many are in the list."""
+def _meet(
+    user: np.ndarray, times: np.ndarray, impressions: np.ndarray, order: np.ndarray, known: int
+) -> int:
+    """Count the rows of each common row, and list those rows as they are met; returns how many are
+    in the list.
+    """
     for r in range(user.shape[0]):
         if times[r] > 0:
             if impressions[user[r]] == 0:
@@ -351,7 +411,9 @@ class _Writer:
             progress("writing splits", self.done, self.total)
 
     def write(self, joined: _Joined, progress: Progress) -> dict[str, Any]:
-        """The final splits that come from one official split; returns their entries in the manifest."""
+        """The final splits that come from one official split; returns their entries in the
+        manifest.
+        """
         counts = joined.sizes()
         names = {code: SPLITS[code - 1] for code in (_TRAIN, _VALIDATION, _TEST) if counts[code]}
         side = self._write_side(joined, list(names.values()), progress)
@@ -361,7 +423,10 @@ class _Writer:
         with ExitStack() as stack:
             files = {code: self._columns(stack, name, joined) for code, name in names.items()}
             bags = {
-                code: [_BagColumns(stack, self.folder, f"{name}.bag", FIELDS[field].name) for field in plan.bags]
+                code: [
+                    _BagColumns(stack, self.folder, f"{name}.bag", FIELDS[field].name)
+                    for field in plan.bags
+                ]
                 for code, name in names.items()
             }
             for place, chunk in joined.chunks():
@@ -370,7 +435,9 @@ class _Writer:
                 for code, name in names.items():
                     rows = np.flatnonzero(part == code)
                     labels = chunk.labels[rows]
-                    files[code]["ids"].write(self.vocabulary.rows(np.array(plan.ids, np.int64), chunk.ids, rows))
+                    files[code]["ids"].write(
+                        self.vocabulary.rows(np.array(plan.ids, np.int64), chunk.ids, rows)
+                    )
                     files[code]["dense"].write(dense[rows])
                     files[code]["labels"].write(labels)
                     files[code]["observed"].write(np.ones((len(rows), len(TASKS)), bool))
@@ -380,7 +447,11 @@ class _Writer:
                     for b, bag in enumerate(bags[code]):
                         lengths, (ids, weights) = chunk.lengths[:, b], chunk.bags[b]
                         entries = np.flatnonzero(np.repeat(part == code, lengths))
-                        bag.write(lengths[rows], self.vocabulary.bag(plan.bags[b], ids[entries]), weights[entries])
+                        bag.write(
+                            lengths[rows],
+                            self.vocabulary.bag(plan.bags[b], ids[entries]),
+                            weights[entries],
+                        )
                 self._tell(progress, len(chunk))
             arrays = {
                 name: [*files[code], *side, *(key for bag in bags[code] for key in bag.keys)]
@@ -412,19 +483,30 @@ class _Writer:
         }
 
     def _write_side(self, joined: _Joined, names: list[str], progress: Progress) -> list[str]:
-        """The users' columns, written once and given a second name for a second split of the same users."""
+        """The users' columns, written once and given a second name for a second split of the same
+        users.
+        """
         plan, first = joined.users.plan, names[0]
         with ExitStack() as stack:
-            ids = stack.enter_context(Column(self.folder / f"{first}.side-ids.npy", np.int32, (len(plan.ids),)))
-            dense = stack.enter_context(Column(self.folder / f"{first}.side-dense.npy", np.float32, (len(plan.dense),)))
-            bags = [_BagColumns(stack, self.folder, f"{first}.side-bag", FIELDS[field].name) for field in plan.bags]
+            ids = stack.enter_context(
+                Column(self.folder / f"{first}.side-ids.npy", np.int32, (len(plan.ids),))
+            )
+            dense = stack.enter_context(
+                Column(self.folder / f"{first}.side-dense.npy", np.float32, (len(plan.dense),))
+            )
+            bags = [
+                _BagColumns(stack, self.folder, f"{first}.side-bag", FIELDS[field].name)
+                for field in plan.bags
+            ]
             for chunk in joined.users.chunks(CHUNK):
                 fields, rows = np.array(plan.ids, np.int64), np.arange(len(chunk))
                 ids.write(self.vocabulary.rows(fields, chunk.ids, rows))
                 dense.write(self._dense(chunk.values, plan.dense))
                 for b, bag in enumerate(bags):
                     entries, weights = chunk.bags[b]
-                    bag.write(chunk.lengths[:, b], self.vocabulary.bag(plan.bags[b], entries), weights)
+                    bag.write(
+                        chunk.lengths[:, b], self.vocabulary.bag(plan.bags[b], entries), weights
+                    )
                 self._tell(progress, 0)
         keys = ["side-ids", "side-dense", *(key for bag in bags for key in bag.keys)]
         for name in names[1:]:

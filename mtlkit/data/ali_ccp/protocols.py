@@ -1,4 +1,6 @@
-"""The three protocols of Ali-CCP: which fields become which inputs, which rows are held out, which ids are kept."""
+"""The three protocols of Ali-CCP: which fields become which inputs, which rows are held out, which
+ids are kept.
+"""
 
 from __future__ import annotations
 
@@ -26,8 +28,8 @@ class Protocol:
         dense: Fields whose last value is an input, scaled to [0, 1] on train.
         min_count: How often an id must be seen to be kept; the others are 0, unknown.
         order: How kept ids are numbered: by raw id, or as first seen on train.
-        held_out: Where validation comes from: random ``rows`` of train, random ``sessions`` of train (all rows of a
-            common index), or one half of ``test``.
+        held_out: Where validation comes from: random ``rows`` of train, random ``sessions`` of
+            train (all rows of a common index), or one half of ``test``.
         counts_held_out: Whether rows held out of train count for ``min_count``.
     """
 
@@ -49,12 +51,25 @@ class Protocol:
         own = [field.name for field in FIELDS if field.name in {*self.ids, *self.bags, *self.dense}]
         for name in names:
             if name not in own:
-                raise UsageError(f"The protocol {self.name} has no field {name!r}.", f"its fields are {', '.join(own)}")
+                raise UsageError(
+                    f"The protocol {self.name} has no field {name!r}.",
+                    f"its fields are {', '.join(own)}",
+                )
         kept = frozenset(names)
         ids, bags, dense = (
-            tuple(name for name in chosen if name in kept) for chosen in (self.ids, self.bags, self.dense)
+            tuple(name for name in chosen if name in kept)
+            for chosen in (self.ids, self.bags, self.dense)
         )
-        return Protocol(self.name, ids, bags, dense, self.min_count, self.order, self.held_out, self.counts_held_out)
+        return Protocol(
+            self.name,
+            ids,
+            bags,
+            dense,
+            self.min_count,
+            self.order,
+            self.held_out,
+            self.counts_held_out,
+        )
 
 
 _AITM = "205 206 207 216 508 509 702 853 301 101 121 122 124 125 126 127 128 129"
@@ -84,9 +99,9 @@ PROTOCOLS = {
         False,
     ),
 }
-"""``aitm``: Xi et al., https://doi.org/10.1145/3447548.3467071, and its public code. ``rechub``: the columns of
-Torch-RecHub. ``full``: nothing thrown away. Fields of the skeleton stand before those of the common file: that is the
-packed order."""
+"""``aitm``: Xi et al., https://doi.org/10.1145/3447548.3467071, and its public code. ``rechub``:
+the columns of Torch-RecHub. ``full``: nothing thrown away. Fields of the skeleton stand before
+those of the common file: that is the packed order."""
 
 
 @dataclass(frozen=True)
@@ -131,16 +146,24 @@ def side_plan(protocol: Protocol, side: FileSide) -> SidePlan:
 
 
 def features(protocol: Protocol, vocab: dict[int, int]) -> tuple[Feature, ...]:
-    """The schema's features: ids, bags and numbers, each with the skeleton's before the common file's."""
+    """The schema's features: ids, bags and numbers, each with the skeleton's before the common
+    file's.
+    """
     sides: tuple[FileSide, ...] = ("row", "user")
     plans = [side_plan(protocol, side) for side in sides]
-    found = [Feature(name=FIELDS[n].name, vocab=vocab[n], role=FIELDS[n].role) for plan in plans for n in plan.ids]
+    found = [
+        Feature(name=FIELDS[n].name, vocab=vocab[n], role=FIELDS[n].role)
+        for plan in plans
+        for n in plan.ids
+    ]
     found += [
         Feature(name=FIELDS[n].name, kind="bag", vocab=vocab[n], role=FIELDS[n].role)
         for plan in plans
         for n in plan.bags
     ]
     found += [
-        Feature(name=f"D{FIELDS[n].name}", kind="dense", role=FIELDS[n].role) for plan in plans for n in plan.dense
+        Feature(name=f"D{FIELDS[n].name}", kind="dense", role=FIELDS[n].role)
+        for plan in plans
+        for n in plan.dense
     ]
     return tuple(found)

@@ -1,10 +1,12 @@
-"""Archives in the raw format of Ali-CCP from a planted model, so that what is learned is judged by what was planted.
+"""Archives in the raw format of Ali-CCP from a planted model, so that what is learned is judged by
+what was planted.
 
-Users and items follow Zipf's law, rows come grouped by common features, a few rows are dirty, profiles have gaps. A
-click's log-odds are a sum of effects of the profile, the item's category, shop and brand, the scenario, matches with
-the user's past, and a taste for categories that differs by age; so are those of a purchase once clicked. How well the
-true chances rank the test rows (the AUC of the planted model, which no learner passes but by luck) is in
-``simulated.json``, the first member of each archive.
+Users and items follow Zipf's law, rows come grouped by common features, a few rows are dirty,
+profiles have gaps. A click's log-odds are a sum of effects of the profile, the item's category,
+shop and brand, the scenario, matches with the user's past, and a taste for categories that differs
+by age; so are those of a purchase once clicked. How well the true chances rank the test rows (the
+AUC of the planted model, which no learner passes but by luck) is in ``simulated.json``, the first
+member of each archive.
 """
 
 from __future__ import annotations
@@ -61,8 +63,11 @@ class Simulation:
         return self.rows if split == "train" else max(self.rows // 2, 1)
 
 
-def write_archives(folder: Path, simulation: Simulation, progress: Progress = no_progress) -> dict[str, Any]:
-    """Write ``sample_train.tar.gz`` and ``sample_test.tar.gz`` into a folder, which appears when both are whole.
+def write_archives(
+    folder: Path, simulation: Simulation, progress: Progress = no_progress
+) -> dict[str, Any]:
+    """Write ``sample_train.tar.gz`` and ``sample_test.tar.gz`` into a folder, which appears when
+    both are whole.
 
     Args:
         folder: Replaced if it exists.
@@ -95,7 +100,9 @@ def write_archives(folder: Path, simulation: Simulation, progress: Progress = no
     return facts
 
 
-def _write_texts(folder: Path, split_text: _SplitText, pool: ThreadPoolExecutor, progress: Progress) -> dict[str, int]:
+def _write_texts(
+    folder: Path, split_text: _SplitText, pool: ThreadPoolExecutor, progress: Progress
+) -> dict[str, int]:
     """Write both texts of a split, packed; returns the size of each before packing."""
     sizes = {}
     sessions = len(split_text.starts) - 1
@@ -111,13 +118,18 @@ def _write_texts(folder: Path, split_text: _SplitText, pool: ThreadPoolExecutor,
                         length, packed = future.result()
                         file.write(packed)
                         size += length
-                        progress(f"simulating sample_{split_text.split}.tar.gz", half * sessions + done, 2 * sessions)
+                        progress(
+                            f"simulating sample_{split_text.split}.tar.gz",
+                            half * sessions + done,
+                            2 * sessions,
+                        )
         sizes[name] = size
     return sizes
 
 
 def _assemble(path: Path, sizes: dict[str, int], mark: bytes) -> None:
-    """Put a tar together from texts that are packed already: gzip files are joined by writing one after another.
+    """Put a tar together from texts that are packed already: gzip files are joined by writing one
+    after another.
 
     Args:
         path: Of the archive; the texts lie beside it and are gone afterwards.
@@ -125,7 +137,9 @@ def _assemble(path: Path, sizes: dict[str, int], mark: bytes) -> None:
         mark: Content of the first member.
     """
     with path.open("wb") as file:
-        file.write(igzip.compress(_header(MARK, len(mark)) + mark + _padding(len(mark)), LEVEL, mtime=0))
+        file.write(
+            igzip.compress(_header(MARK, len(mark)) + mark + _padding(len(mark)), LEVEL, mtime=0)
+        )
         for name, size in sizes.items():
             file.write(igzip.compress(_header(name, size), LEVEL, mtime=0))
             with path.with_name(name).open("rb") as packed:
@@ -146,13 +160,22 @@ def _padding(size: int) -> bytes:
 
 
 class _World:
-    """Numbers of levels, where the ids of each field begin, and the biases that give the rates asked for."""
+    """Numbers of levels, where the ids of each field begin, and the biases that give the rates
+    asked for.
+    """
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
         rows = simulation.rows
-        sizes = {name: int(levels) for name, levels in zip(_PROFILE_NAMES, text.PROFILE_LEVELS, strict=True)}
-        sizes |= {"101": max(50, rows // 116), "205": min(max(200, rows // 10), 4_300_000), "301": text.SCENARIOS}
+        sizes = {
+            name: int(levels)
+            for name, levels in zip(_PROFILE_NAMES, text.PROFILE_LEVELS, strict=True)
+        }
+        sizes |= {
+            "101": max(50, rows // 116),
+            "205": min(max(200, rows // 10), 4_300_000),
+            "301": text.SCENARIOS,
+        }
         levels = {
             "206": min(max(20, rows // 200), 7_000),
             "207": min(max(40, rows // 50), 500_000),
@@ -214,7 +237,9 @@ class _SplitText:
         first = 0
         while first < sessions:
             last = int(np.searchsorted(self.starts, self.starts[first] + CHUNK_ROWS))
-            last = min(max(last, first + 1), sessions, sessions if name == self.names[0] else first + 64)
+            last = min(
+                max(last, first + 1), sessions, sessions if name == self.names[0] else first + 64
+            )
             yield first, last
             first = last
 
@@ -227,7 +252,14 @@ class _SplitText:
             buffer = np.empty((rows.stop - rows.start) * text.ROW_BYTES, np.uint8)
             drawn = (self.chances[rows], self.labels[rows])
             size = text.skeleton_text(
-                *place, self.starts, world.sizes, world.bases, world.bias, world.dirty, buffer, *drawn
+                *place,
+                self.starts,
+                world.sizes,
+                world.bases,
+                world.bias,
+                world.dirty,
+                buffer,
+                *drawn,
             )
         else:
             buffer = np.empty((last - first) * text.SESSION_BYTES, np.uint8)
@@ -235,12 +267,16 @@ class _SplitText:
         return buffer[:size].data
 
     def packed(self, name: str, first: int, last: int) -> tuple[int, bytes]:
-        """The size of a piece, and the piece as gzip; both halves of the work let go of the interpreter."""
+        """The size of a piece, and the piece as gzip; both halves of the work let go of the
+        interpreter.
+        """
         piece = self.piece(name, first, last)
         return len(piece), igzip.compress(piece, LEVEL, mtime=0)
 
     def counts(self) -> dict[str, int]:
-        """Rows, clicks, purchases and dirty rows as drawn; the dirty ones are not among the purchases."""
+        """Rows, clicks, purchases and dirty rows as drawn; the dirty ones are not among the
+        purchases.
+        """
         click, buy = self.labels.T.astype(bool)
         return {
             "rows": len(click),
@@ -250,7 +286,9 @@ class _SplitText:
         }
 
     def planted(self) -> dict[str, float | None]:
-        """AUC of the true chances on the clean rows: of a click, of a purchase, of a purchase on clicked rows."""
+        """AUC of the true chances on the clean rows: of a click, of a purchase, of a purchase on
+        clicked rows.
+        """
         click, buy = self.labels.T.astype(bool)
         clean = click | ~buy
         chance = _sigmoid(self.chances[clean].astype(np.float64))

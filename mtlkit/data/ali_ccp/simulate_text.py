@@ -1,6 +1,8 @@
-"""The compiled half of the simulator: the planted model, and its rows as text in the format of Ali-CCP.
+"""The compiled half of the simulator: the planted model, and its rows as text in the format of
+Ali-CCP.
 
-Everything is a function of (seed, what, number), so a piece can be generated again, alone, in any order.
+Everything is a function of (seed, what, number), so a piece can be generated again, alone, in any
+order.
 """
 
 from __future__ import annotations
@@ -17,11 +19,15 @@ STRENGTHS = 64
 _NAMES = [field.name.encode() + bytes([FIELD_END]) for field in FIELDS]
 _VALUES = [b"1.0", *(f"{math.log(1 + k):.5f}".encode() for k in range(1, STRENGTHS))]
 _VALUES = [bytes([VALUE_BEGIN]) + value for value in _VALUES]
-NAMES, VALUES = (np.array([int.from_bytes(text, "little") for text in of], np.uint64) for of in (_NAMES, _VALUES))
+NAMES, VALUES = (
+    np.array([int.from_bytes(text, "little") for text in of], np.uint64) for of in (_NAMES, _VALUES)
+)
 NAME_LENGTHS, VALUE_LENGTHS = (np.array([len(text) for text in of]) for of in (_NAMES, _VALUES))
 """What stands before and after the id of a feature: at most eight bytes, so one word."""
 
-PROFILE = np.array([NUMBER[name] for name in ("121", "122", "124", "125", "126", "127", "128", "129")])
+PROFILE = np.array(
+    [NUMBER[name] for name in ("121", "122", "124", "125", "126", "127", "128", "129")]
+)
 PROFILE_LEVELS = np.array([97, 13, 2, 7, 3, 3, 2, 4])
 PROFILE_MISSING = np.array([0.13, 0.13, 0.13, 0.13, 0.4, 0.59, 0.13, 0.3])
 CLICK_WEIGHTS = np.array([0.3, 0.2, 0.1, 0.35, 0.1, 0.1, 0.05, 0.15])
@@ -31,7 +37,8 @@ HISTORY = np.array([NUMBER[name] for name in ("109_14", "110_14", "127_14", "150
 HISTORY_MEAN = np.array([70.0, 150.0, 110.0, 184.0])
 HISTORY_MOST = 670
 F101, F205, F206, F207, F210, F216, F301, F508, F509, F702, F853 = (
-    NUMBER[name] for name in ("101", "205", "206", "207", "210", "216", "301", "508", "509", "702", "853")
+    NUMBER[name]
+    for name in ("101", "205", "206", "207", "210", "216", "301", "508", "509", "702", "853")
 )
 F109, F110, F127, F150 = (int(number) for number in HISTORY)
 SCENARIOS = 3
@@ -43,7 +50,11 @@ SESSION_BYTES = 40 * MOST_FEATURES
 
 # what a random number is for
 _USER, _ITEM, _PRESENT, _LEVEL, _LABEL, _ORDER, _EFFECT, _COUNT, _KEY, _VALUE = range(1, 11)
-_A, _B, _C = np.uint64(0xD1B54A32D192ED03), np.uint64(0xABC98388FB8FAC03), np.uint64(0x8CB92BA72F3D8DD7)
+_A, _B, _C = (
+    np.uint64(0xD1B54A32D192ED03),
+    np.uint64(0xABC98388FB8FAC03),
+    np.uint64(0x8CB92BA72F3D8DD7),
+)
 _HALF = np.uint64(11)
 
 
@@ -117,7 +128,13 @@ def _profile(seed: int, user: int, p: int) -> int:
 
 @kernel
 def common_text(
-    seed: int, salt: int, first: int, last: int, sizes: np.ndarray, bases: np.ndarray, out: np.ndarray
+    seed: int,
+    salt: int,
+    first: int,
+    last: int,
+    sizes: np.ndarray,
+    bases: np.ndarray,
+    out: np.ndarray,
 ) -> int:
     """Write the common rows of sessions ``first`` to ``last - 1``; return the number of bytes.
 

@@ -1,4 +1,6 @@
-"""Between text and splits: what the tokeniser found, as plain columns on disk, and the tables that give it meaning."""
+"""Between text and splits: what the tokeniser found, as plain columns on disk, and the tables that
+give it meaning.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class Keys:
         """
         more = len(self.keys)
         if more > MOST_KEYS:
-            raise MissingError("The data has more than a hundred million different common indexes: it is not Ali-CCP.")
+            raise MissingError(
+                "The data has more than a hundred million different common indexes: it is not Ali-CCP."
+            )
         self.keys = np.concatenate([self.keys, np.zeros(more, np.uint64)])
         self.common_row = np.concatenate([self.common_row, np.full(more, t.UNMET, np.int32)])
         self.places = replaced(self.keys, len(self), 2 * len(self.places))
@@ -76,8 +80,8 @@ class Chunk:
 class Staged:
     """One text after tokenising.
 
-    Beside what chunks hold, its files have the line numbers (from 1), the numbers of common indexes and the user ids
-    (NONE where missing) of all rows, int32 each, which are read whole.
+    Beside what chunks hold, its files have the line numbers (from 1), the numbers of common indexes
+    and the user ids (NONE where missing) of all rows, int32 each, which are read whole.
 
     Args:
         folder: Where its columns lie.
@@ -98,7 +102,8 @@ class Staged:
         }
         self.files = {column: folder / f"{name}.{column}" for column in self.columns}
         self.bag_files = [
-            (folder / f"{name}.bag-{b}-ids", folder / f"{name}.bag-{b}-weights") for b in range(len(plan.bags))
+            (folder / f"{name}.bag-{b}-ids", folder / f"{name}.bag-{b}-weights")
+            for b in range(len(plan.bags))
         ]
         self.tally = np.zeros(len(t.TALLIES), np.int64)
         self.noted = np.zeros((2, t.NOTED, 2), np.int64)
@@ -111,7 +116,10 @@ class Staged:
         """All rows in order, at most so many at a time, and about so many entries of bags."""
         with ExitStack() as stack:
             files = {name: stack.enter_context(self.files[name].open("rb")) for name in IN_CHUNKS}
-            pairs = [tuple(stack.enter_context(path.open("rb")) for path in pair) for pair in self.bag_files]
+            pairs = [
+                tuple(stack.enter_context(path.open("rb")) for path in pair)
+                for pair in self.bag_files
+            ]
             left = len(self)
             while left:
                 n = min(rows, left)
@@ -127,7 +135,10 @@ class Staged:
                     read[name] = np.fromfile(files[name], dtype, size).reshape(n, *shape)
                 sizes = read["lengths"].sum(0, dtype=np.int64)
                 bags = [
-                    (np.fromfile(ids, np.int32, sizes[b]), np.fromfile(weights, np.float32, sizes[b]))
+                    (
+                        np.fromfile(ids, np.int32, sizes[b]),
+                        np.fromfile(weights, np.float32, sizes[b]),
+                    )
                     for b, (ids, weights) in enumerate(pairs)
                 ]
                 yield Chunk(**read, bags=bags)
@@ -135,12 +146,15 @@ class Staged:
 
     def report(self) -> dict[str, Any]:
         """What was counted, with the first lines of those left out."""
-        found: dict[str, Any] = {name: int(count) for name, count in zip(t.TALLIES, self.tally, strict=True) if count}
+        found: dict[str, Any] = {
+            name: int(count) for name, count in zip(t.TALLIES, self.tally, strict=True) if count
+        }
         bad = min(int(self.tally[t.BAD]), t.NOTED)
         dirty = min(int(self.tally[t.DIRTY]), t.NOTED)
         if bad:
             found["first malformed lines"] = [
-                {"line": int(line), "reason": t.REASONS[reason]} for line, reason in self.noted[0, :bad]
+                {"line": int(line), "reason": t.REASONS[reason]}
+                for line, reason in self.noted[0, :bad]
             ]
         if dirty:
             found["first dirty lines"] = self.noted[1, :dirty, 0].tolist()
@@ -177,15 +191,26 @@ class Stager:
         skeleton = text.kind == SKELETON
         asked = {*plan.ids, *plan.dense, *plan.bags, *(() if skeleton else (USER,))}
         places = t.places("row" if skeleton else "user", asked)
-        out = {name: np.empty((ROOM_ROWS, *shape), dtype) for name, (dtype, shape) in staged.columns.items()}
+        out = {
+            name: np.empty((ROOM_ROWS, *shape), dtype)
+            for name, (dtype, shape) in staged.columns.items()
+        }
         bags = len(plan.bags)
         entries = MOST_FEATURES if bags else 0
-        bag_ids, bag_weights = np.empty((bags, entries), np.int32), np.empty((bags, entries), np.float32)
+        bag_ids, bag_weights = (
+            np.empty((bags, entries), np.int32),
+            np.empty((bags, entries), np.float32),
+        )
         fill = np.zeros(bags, np.int64)
         columns = tuple(_columns(chosen) for chosen in (plan.ids, plan.dense, plan.bags))
         with ExitStack() as stack:
-            files = {name: stack.enter_context(path.open("wb")) for name, path in staged.files.items()}
-            pairs = [tuple(stack.enter_context(path.open("wb")) for path in pair) for pair in staged.bag_files]
+            files = {
+                name: stack.enter_context(path.open("wb")) for name, path in staged.files.items()
+            }
+            pairs = [
+                tuple(stack.enter_context(path.open("wb")) for path in pair)
+                for pair in staged.bag_files
+            ]
             for block in text.blocks:
                 i, why = 0, t.FULL
                 while why != t.DONE:
@@ -218,7 +243,12 @@ class Stager:
                         keys.grow()
                 bad = int(staged.tally[t.BAD])
                 if self.bad + bad > self.max_bad_rows:
-                    raise too_many(self.max_bad_rows, staged.name, staged.noted[0, : min(bad, 3)].tolist(), self.hint)
+                    raise too_many(
+                        self.max_bad_rows,
+                        staged.name,
+                        staged.noted[0, : min(bad, 3)].tolist(),
+                        self.hint,
+                    )
         self.bad += int(staged.tally[t.BAD])
         return staged
 

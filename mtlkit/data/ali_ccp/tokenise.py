@@ -1,9 +1,10 @@
 """The compiled tokeniser: one pass over the bytes of a block of lines, from text to numbers.
 
-A line is parsed whole into a scratch area before anything of it counts, so a malformed line leaves no trace but its
-number and what was wrong. Whether a line is well formed does not depend on the protocol or on the fields chosen. A
-feature as nearly all are written is read by three words of eight bytes; anything else goes the plain way, byte by byte,
-which is right for all and says what is wrong.
+A line is parsed whole into a scratch area before anything of it counts, so a malformed line leaves
+no trace but its number and what was wrong. Whether a line is well formed does not depend on the
+protocol or on the fields chosen. A feature as nearly all are written is read by three words of
+eight bytes; anything else goes the plain way, byte by byte, which is right for all and says what is
+wrong.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from mtlkit.data.ali_ccp.hashing import MAX_ID, kernel, number_of, share
 DONE, FULL, KEYS_FULL = range(3)
 """Why the tokeniser came back: the block is used up, the output is full, the table of keys is."""
 
-(LINES, ROWS, DIRTY, BAD, MISCOUNTED, UNKNOWN, MISPLACED, LEFT_OUT, DUPLICATES, WITHOUT_USER) = range(10)
+(LINES, ROWS, DIRTY, BAD, MISCOUNTED, UNKNOWN, MISPLACED, LEFT_OUT, DUPLICATES, WITHOUT_USER) = (
+    range(10)
+)
 TALLIES = (
     "lines",
     "rows",
@@ -55,7 +58,9 @@ SAMPLE_SALT = 0x5A3D
 NONE = -1
 """In place of an id that a row lacks."""
 OTHER_SIDE, NOT_ASKED = 32, 64
-"""Added to the number of a field that belongs to the other file, or that the protocol does not take."""
+"""Added to the number of a field that belongs to the other file, or that the protocol does not
+take.
+"""
 
 _PLAIN, _SUFFIX = 1000, "_14"
 AHEAD = 32
@@ -63,7 +68,8 @@ AHEAD = 32
 
 
 def places(side: str, asked: set[int]) -> np.ndarray:
-    """What each field name means in a file: the number of the field called n at n, of n_14 at 1000 + n, else -1.
+    """What each field name means in a file: the number of the field called n at n, of n_14 at 1000
+    + n, else -1.
 
     Args:
         side: Of the file.
@@ -72,7 +78,9 @@ def places(side: str, asked: set[int]) -> np.ndarray:
     out = np.full(2 * _PLAIN, -1, np.int16)
     for number, field in enumerate(FIELDS):
         place = int(field.name.removesuffix(_SUFFIX)) + _PLAIN * field.name.endswith(_SUFFIX)
-        out[place] = number + (OTHER_SIDE if field.side != side else 0 if number in asked else NOT_ASKED)
+        out[place] = number + (
+            OTHER_SIDE if field.side != side else 0 if number in asked else NOT_ASKED
+        )
     return out
 
 
@@ -179,7 +187,12 @@ def _feature(i: int, places: np.ndarray) -> tuple[int, int, float, int, int]:
     if i < end < i + 4:
         if byte_at(end) == 2:
             field = int(places[name])
-        elif byte_at(end) == 95 and byte_at(end + 1) == 49 and byte_at(end + 2) == 52 and byte_at(end + 3) == 2:
+        elif (
+            byte_at(end) == 95
+            and byte_at(end + 1) == 49
+            and byte_at(end + 2) == 52
+            and byte_at(end + 3) == 2
+        ):
             field = int(places[_PLAIN + name])
             end += 3
     if field >= 0:
@@ -267,7 +280,8 @@ def tokenise(
         key_count: (1,) how many numbers there are.
         common_row: Row of each number in the common file, or UNMET or NOT_SAMPLED.
         tally: Counts of this text.
-        noted: (2, NOTED, 2) line and reason of the first malformed lines, line of the first dirty ones.
+        noted: (2, NOTED, 2) line and reason of the first malformed lines, line of the first dirty
+            ones.
         fields: Scratch, as long as a line has features at most.
         ids: Scratch.
         values: Scratch.
@@ -320,7 +334,9 @@ def tokenise(
         key, number = _ZERO, -1
         low, high, whole = _ZERO, _ZERO, False
         if reason == 0:
-            if i < safe and byte_at(i + 16) == 44:  # nearly all have 16 digits, and rows of one index stand together
+            if (
+                i < safe and byte_at(i + 16) == 44
+            ):  # nearly all have 16 digits, and rows of one index stand together
                 low, high, whole = word_at(i), word_at(i + 8), True
             if whole and last_number >= 0 and low == last_low and high == last_high:
                 number, end = last_number, i + 16
@@ -336,8 +352,9 @@ def tokenise(
                     i, reason = end, _COUNT
                 else:
                     i = end + 1
-                    # the loop over features stands here: as a function it would be given five arrays a line, and
-                    # counting the references to those took 15 to 30 % of the time
+                    # the loop over features stands here: as a function it would be given five
+                    # arrays a line, and counting the references to those took 15 to 30 % of the
+                    # time
                     more = byte_at(i) != 10 and (byte_at(i) != 13 or byte_at(i + 1) != 10)
                     while more:
                         field, id, value, read = -1, 0, 0.0, False
@@ -345,11 +362,16 @@ def tokenise(
                             word = word_at(i)
                             after = (word >> _S24) & _FOUR_BYTES
                             suffixed = after == _SUFFIX_END
-                            if (after & _BYTE == _NAME_END or suffixed) and digits_of(word) >= _THREE:
+                            if (after & _BYTE == _NAME_END or suffixed) and digits_of(
+                                word
+                            ) >= _THREE:
                                 name = (word & _NIBBLE) * _HUNDRED
-                                name += ((word >> _S8) & _NIBBLE) * _TEN + ((word >> _S16) & _NIBBLE)
+                                name += ((word >> _S8) & _NIBBLE) * _TEN + (
+                                    (word >> _S16) & _NIBBLE
+                                )
                                 field = int(places[np.int64(name) + _PLAIN * suffixed])
-                                # an id of up to 7 digits, then one digit, a point, and up to 5 digits
+                                # an id of up to 7 digits, then one digit, a point, and up to 5
+                                # digits
                                 begin = i + 4 + 3 * suffixed
                                 word = word_at(begin)
                                 digits = digits_of(word)
@@ -363,14 +385,16 @@ def tokenise(
                                     and (word >> (digits << _THREE)) & _BYTE == _ID_END
                                     and (decimal >> _S8) & _BYTE == _POINT
                                     and _ONE < figures < _SEVEN
-                                    and (decimal >> ((figures + _ONE) << _THREE)) & _BYTE <= _CONTROL
+                                    and (decimal >> ((figures + _ONE) << _THREE)) & _BYTE
+                                    <= _CONTROL
                                 ):
                                     read = True
                                     i = begin + np.int64(figures) + 1
                                     if field < OTHER_SIDE:
                                         id = int(np.int64(number_in(word, digits)))
                                         value = (
-                                            float(np.int64(number_in(joined, figures))) / _TENS[np.int64(figures) - 1]
+                                            float(np.int64(number_in(joined, figures)))
+                                            / _TENS[np.int64(figures) - 1]
                                         )
                         if not read:
                             field, id, value, i, reason = _feature(i, places)
@@ -390,7 +414,9 @@ def tokenise(
                             kept += 1
                         elif field < NOT_ASKED:
                             misplaced += 1
-                    for b in range(bags):  # come back before anything of this line is kept, if it might not fit
+                    for b in range(
+                        bags
+                    ):  # come back before anything of this line is kept, if it might not fit
                         if reason == 0 and bag_fill[b] + kept > bag_ids.shape[1]:
                             return start - text, rows, FULL
         while byte_at(i) != 10:

@@ -1,7 +1,9 @@
-"""Which ids are kept, and their numbers: counted on train only, one count a row, in a deterministic order.
+"""Which ids are kept, and their numbers: counted on train only, one count a row, in a deterministic
+order.
 
-Every id of every field has a cell. The ids of a field that lie close together, as those of the real data do, have cells
-side by side, found without a search; the ids of any other field find theirs by a hash table.
+Every id of every field has a cell. The ids of a field that lie close together, as those of the real
+data do, have cells side by side, found without a search; the ids of any other field find theirs by
+a hash table.
 """
 
 from __future__ import annotations
@@ -41,8 +43,8 @@ class Cells(NamedTuple):
     room: int
 
 
-# In the loops below no array goes to a function but in the rare branch: numba counts references to it, atomically, at
-# every such call, which makes them five to ten times slower.
+# In the loops below no array goes to a function but in the rare branch: numba counts references to
+# it, atomically, at every such call, which makes them five to ten times slower.
 
 
 @kernel
@@ -56,8 +58,16 @@ def _count_rows(
     met: np.ndarray,
     sequence: np.ndarray,
 ) -> int:
-    """Count the ids of rows from ``r`` on, each row ``times`` as often; returns the row for which there is no room."""
-    begin, least, table, codes, hashed = cells.begin, cells.least, cells.table, cells.codes, cells.hashed[0]
+    """Count the ids of rows from ``r`` on, each row ``times`` as often; returns the row for which
+    there is no room.
+    """
+    begin, least, table, codes, hashed = (
+        cells.begin,
+        cells.least,
+        cells.table,
+        cells.codes,
+        cells.hashed[0],
+    )
     n = ids.shape[1]
     while r < ids.shape[0] and met[0] + n <= sequence.shape[0] and codes[0] + n <= cells.room:
         if times[r] > 0:
@@ -88,8 +98,16 @@ def _count_bag(
     met: np.ndarray,
     sequence: np.ndarray,
 ) -> tuple[int, int]:
-    """Count the bags of rows from ``r`` on, whose entries begin at ``place``; as :func:`_count_rows`."""
-    begin, least, table, codes, hashed = cells.begin, cells.least, cells.table, cells.codes, cells.hashed[0]
+    """Count the bags of rows from ``r`` on, whose entries begin at ``place``; as
+    :func:`_count_rows`.
+    """
+    begin, least, table, codes, hashed = (
+        cells.begin,
+        cells.least,
+        cells.table,
+        cells.codes,
+        cells.hashed[0],
+    )
     while r < lengths.shape[0]:
         end = place + lengths[r]
         if met[0] + end - place > sequence.shape[0] or codes[0] + end - place > cells.room:
@@ -111,7 +129,12 @@ def _count_bag(
 @kernel
 def _cells_of(cells: Cells, field: int, ids: np.ndarray, out: np.ndarray) -> None:
     """(n,) the cell of each id; that of code 0, which no id has, for ids that were never met."""
-    begin, least, most, hashed = cells.begin[field], cells.least[field], cells.most[field], cells.hashed[0]
+    begin, least, most, hashed = (
+        cells.begin[field],
+        cells.least[field],
+        cells.most[field],
+        cells.hashed[0],
+    )
     for k in range(ids.shape[0]):
         out[k] = hashed
         if begin < 0:
@@ -122,9 +145,20 @@ def _cells_of(cells: Cells, field: int, ids: np.ndarray, out: np.ndarray) -> Non
 
 @kernel
 def _number_rows(
-    cells: Cells, numbers: np.ndarray, fields: np.ndarray, ids: np.ndarray, rows: np.ndarray, out: np.ndarray
+    cells: Cells,
+    numbers: np.ndarray,
+    fields: np.ndarray,
+    ids: np.ndarray,
+    rows: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    begin, least, most, table, hashed = cells.begin, cells.least, cells.most, cells.table, cells.hashed[0]
+    begin, least, most, table, hashed = (
+        cells.begin,
+        cells.least,
+        cells.most,
+        cells.table,
+        cells.hashed[0],
+    )
     for m in range(rows.shape[0]):
         for j in range(ids.shape[1]):
             field, id = fields[j], ids[rows[m], j]
@@ -137,8 +171,15 @@ def _number_rows(
 
 
 @kernel
-def _number_bag(cells: Cells, numbers: np.ndarray, field: int, ids: np.ndarray, out: np.ndarray) -> None:
-    begin, least, most, hashed = cells.begin[field], cells.least[field], cells.most[field], cells.hashed[0]
+def _number_bag(
+    cells: Cells, numbers: np.ndarray, field: int, ids: np.ndarray, out: np.ndarray
+) -> None:
+    begin, least, most, hashed = (
+        cells.begin[field],
+        cells.least[field],
+        cells.most[field],
+        cells.hashed[0],
+    )
     for k in range(ids.shape[0]):
         cell = hashed
         if begin < 0:
@@ -166,7 +207,9 @@ class Counter:
                 taken += high - low + 1
         table = np.zeros(1 << 12, np.uint64)
         room = len(table) // 2 if any(begin[field] < 0 for field in ranges) else MAX_ID
-        self.cells = Cells(begin, least, most, np.array([taken]), table, np.zeros(1, np.int64), room)
+        self.cells = Cells(
+            begin, least, most, np.array([taken]), table, np.zeros(1, np.int64), room
+        )
         self.counts = np.zeros(taken + len(table) // 2 + 1, np.int64)
         self.met, self.sequence = np.zeros(1, np.int64), np.zeros(1 << 16, np.int64)
 
@@ -179,7 +222,9 @@ class Counter:
     def bag(self, field: int, ids: np.ndarray, lengths: np.ndarray, times: np.ndarray) -> None:
         """Count all entries of (n,) bags."""
         r, place = 0, 0
-        while (reached := _count_bag(r, place, ids, lengths, field, times, *self._state()))[0] < len(lengths):
+        while (reached := _count_bag(r, place, ids, lengths, field, times, *self._state()))[
+            0
+        ] < len(lengths):
             r, place = reached
             self._grow()
 
@@ -193,7 +238,9 @@ class Counter:
             MissingError: There are more different ids than any real data set has.
         """
         if len(self.sequence) > MOST_IDS:
-            raise MissingError("The data has more than a hundred million different ids: it is not Ali-CCP.")
+            raise MissingError(
+                "The data has more than a hundred million different ids: it is not Ali-CCP."
+            )
         self.sequence = np.concatenate([self.sequence, np.zeros_like(self.sequence)])
         table = self.cells.table
         if self.cells.room < MAX_ID:
@@ -211,7 +258,9 @@ class Vocabulary:
         order: Whether they are numbered by raw id, or in the order in which they were met.
     """
 
-    def __init__(self, counter: Counter, fields: tuple[int, ...], min_count: int, order: str) -> None:
+    def __init__(
+        self, counter: Counter, fields: tuple[int, ...], min_count: int, order: str
+    ) -> None:
         self.cells = counter.cells
         self.numbers = np.zeros(len(counter.counts), np.int32)
         self.raw: dict[int, np.ndarray] = {}

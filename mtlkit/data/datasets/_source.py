@@ -41,7 +41,9 @@ class DatasetSource(ABC):
     training: ClassVar[dict[str, Any]] = {}
     """Training settings that suit these data where the user says nothing."""
     preparation: ClassVar[int] = 1
-    """Raised when :meth:`prepare` comes to build other data from the same raw files: what was prepared is stale."""
+    """Raised when :meth:`prepare` comes to build other data from the same raw files: what was
+    prepared is stale.
+    """
 
     def __init__(self, name: str, options: Settings) -> None:
         self.name = name
@@ -53,9 +55,14 @@ class DatasetSource(ABC):
 
     @abstractmethod
     def obtain(
-        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
+        self,
+        home: Path,
+        origin: Path | None = None,
+        force: bool = False,
+        progress: Progress = no_progress,
     ) -> None:
-        """Make the raw files available under ``home``; do nothing when they are there and ``force`` is false.
+        """Make the raw files available under ``home``; do nothing when they are there and ``force``
+        is false.
 
         Args:
             home: The data home.
@@ -68,7 +75,8 @@ class DatasetSource(ABC):
         """
 
     def use_links(self, links: dict[str, str]) -> None:
-        """Take raw files from these addresses, which the user has pasted, by the name of the file's part.
+        """Take raw files from these addresses, which the user has pasted, by the name of the file's
+        part.
 
         Raises:
             UsageError: This data set has no use for them.
@@ -85,7 +93,9 @@ class DatasetSource(ABC):
         return
 
     def provenance(self, home: Path) -> str | None:
-        """Where the raw files under ``home`` were taken from, for the card; None when nothing is known."""
+        """Where the raw files under ``home`` were taken from, for the card; None when nothing is
+        known.
+        """
         return None
 
     @abstractmethod
@@ -98,7 +108,9 @@ class DatasetSource(ABC):
 
     def folder(self, home: Path) -> Path:
         """Where the prepared data of these options lie."""
-        return home / self.name / "prepared" / digest([self.preparation, self.resolved_options()])[:12]
+        return (
+            home / self.name / "prepared" / digest([self.preparation, self.resolved_options()])[:12]
+        )
 
     def is_ready(self, home: Path) -> bool:
         """Whether the data can be loaded without the network."""
@@ -127,7 +139,11 @@ class GeneratedSource(DatasetSource):
     simulated: ClassVar[bool] = True
 
     def obtain(
-        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
+        self,
+        home: Path,
+        origin: Path | None = None,
+        force: bool = False,
+        progress: Progress = no_progress,
     ) -> None:
         """Nothing to bring.
 
@@ -135,4 +151,6 @@ class GeneratedSource(DatasetSource):
             UsageError: An ``origin`` is given.
         """
         if origin is not None:
-            raise UsageError("Synthetic data is generated, so it takes no --from.", f"mtlkit fetch {self.name}")
+            raise UsageError(
+                "Synthetic data is generated, so it takes no --from.", f"mtlkit fetch {self.name}"
+            )

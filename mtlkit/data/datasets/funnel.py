@@ -1,24 +1,27 @@
-"""Clicks and purchases with a known selection bias: what would have been bought is known for unclicked rows, too.
+"""Clicks and purchases with a known selection bias: what would have been bought is known for
+unclicked rows, too.
 
-A row has a user, an item, its category, a slot and four dense values; users and items follow a Zipf-like law. Every id
-has a random effect, and v is the standardised sum of the effects of user, item and category and of a linear function of
-two dense values, w another such sum from effects of its own, s one of the slot and the other two dense values:
+A row has a user, an item, its category, a slot and four dense values; users and items follow a
+Zipf-like law. Every id has a random effect, and v is the standardised sum of the effects of user,
+item and category and of a linear function of two dense values, w another such sum from effects of
+its own, s one of the slot and the other two dense values:
 
     P(buy if clicked | x) = sigmoid(b0 + 1.5 v)
     P(click | x)          = sigmoid(c0 + 0.7 s + bias (correlation v + sqrt(1 - correlation^2) w))
 
-c0 and b0 give the two rates on train. Both draws are independent given x: nothing unobserved drives both, so the bias
-is a covariate shift. With ``bias=0`` clicked rows are like all rows in whatever drives buying. The larger it is, the
-more they differ: with the defaults users click what they would buy, and P(buy if clicked) is several times larger on
-clicked rows than on all rows. A conversion model that sees clicked rows alone learns from the upper end and ranks the
-rest by extrapolation; a model that trains on all rows learns from rows without a click as well. How much that helps
-depends on ``correlation``: at 0, rows without a click say nothing about buying, and training on them does not help
-(``benchmarks/funnel_bias.py`` measures both).
+c0 and b0 give the two rates on train. Both draws are independent given x: nothing unobserved drives
+both, so the bias is a covariate shift. With ``bias=0`` clicked rows are like all rows in whatever
+drives buying. The larger it is, the more they differ: with the defaults users click what they would
+buy, and P(buy if clicked) is several times larger on clicked rows than on all rows. A conversion
+model that sees clicked rows alone learns from the upper end and ranks the rest by extrapolation; a
+model that trains on all rows learns from rows without a click as well. How much that helps depends
+on ``correlation``: at 0, rows without a click say nothing about buying, and training on them does
+not help (``benchmarks/funnel_bias.py`` measures both).
 
-Labels: ``click`` and ``purchase`` = click and buy, on all rows. The test split also holds, hidden from models, whether
-each row would have been bought had it been clicked. The best AUC to be expected, from the planted probabilities of the
-test rows, stands in the descriptions of the tasks; the AUC of these probabilities on the labels that were drawn is the
-ceiling in reports.
+Labels: ``click`` and ``purchase`` = click and buy, on all rows. The test split also holds, hidden
+from models, whether each row would have been bought had it been clicked. The best AUC to be
+expected, from the planted probabilities of the test rows, stands in the descriptions of the tasks;
+the AUC of these probabilities on the labels that were drawn is the ceiling in reports.
 """
 
 from __future__ import annotations
@@ -47,16 +50,23 @@ class Funnel(GeneratedSource):
     class Options(Settings):
         """Size, bias and rates of the generated data."""
 
-        rows: int = Field(60_000, ge=40, description="training rows; validation and test get half of it each")
+        rows: int = Field(
+            60_000, ge=40, description="training rows; validation and test get half of it each"
+        )
         bias: float = Field(
-            4.0, ge=0, description="how strongly what drives clicks is what drives buying; 0: not at all"
+            4.0,
+            ge=0,
+            description="how strongly what drives clicks is what drives buying; 0: not at all",
         )
         correlation: float = Field(
             0.95, ge=-1, le=1, description="of what the bias adds to clicks with the wish to buy"
         )
         click_rate: float = Field(0.05, gt=0, lt=1, description="share of clicked rows on train")
         buy_rate: float = Field(
-            0.03, gt=0, lt=1, description="share of all rows on train that would buy if they clicked"
+            0.03,
+            gt=0,
+            lt=1,
+            description="share of all rows on train that would buy if they clicked",
         )
         users: int = Field(1000, ge=2, description="number of users")
         items: int = Field(300, ge=2, description="number of items")
@@ -67,7 +77,9 @@ class Funnel(GeneratedSource):
     title: ClassVar[str] = "Synthetic click -> purchase funnel with a planted selection bias"
     url: ClassVar[str] = "https://arxiv.org/abs/1804.07931"
     preparation: ClassVar[int] = 3
-    citation: ClassVar[str] = "The bias is the one described in Ma et al., Entire Space Multi-Task Model, SIGIR 2018"
+    citation: ClassVar[str] = (
+        "The bias is the one described in Ma et al., Entire Space Multi-Task Model, SIGIR 2018"
+    )
 
     def prepare(self, home: Path) -> Dataset:
         """Generate the three splits."""
@@ -77,14 +89,30 @@ class Funnel(GeneratedSource):
             labels = np.stack([part.clicks, part.clicks & part.buys], -1).astype(np.float32)
             hidden = {"purchase": part.buys.astype(np.float32)} if name == "test" else {}
             ids = (part.ids + 1).astype(np.int32)  # 0 is the unknown
-            splits[name] = Split(ids, part.dense, labels, np.ones(labels.shape, bool), hidden=hidden)
-        vocab = {"user": self.options.users, "item": self.options.items, "category": CATEGORIES, "slot": SLOTS}
-        roles: dict[str, Any] = {"user": "user", "item": "item", "category": "item", "slot": "context"}
-        features = [Feature(name=name, vocab=size + 1, role=roles[name]) for name, size in vocab.items()]
+            splits[name] = Split(
+                ids, part.dense, labels, np.ones(labels.shape, bool), hidden=hidden
+            )
+        vocab = {
+            "user": self.options.users,
+            "item": self.options.items,
+            "category": CATEGORIES,
+            "slot": SLOTS,
+        }
+        roles: dict[str, Any] = {
+            "user": "user",
+            "item": "item",
+            "category": "item",
+            "slot": "context",
+        }
+        features = [
+            Feature(name=name, vocab=size + 1, role=roles[name]) for name, size in vocab.items()
+        ]
         features += [Feature(name=f"x{i + 1}", kind="dense") for i in range(DENSE)]
         schema = Schema(features=tuple(features), tasks=_tasks(drawn), funnel=("click", "purchase"))
         details = {"simulation": {"planted_auc": planted_aucs(drawn["test"])}}
-        return Dataset(self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details)
+        return Dataset(
+            self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details
+        )
 
 
 @dataclass(frozen=True)
@@ -110,7 +138,10 @@ class FunnelSample:
 
 def generate(options: Funnel.Options) -> dict[str, FunnelSample]:
     """Draw all splits; the planted effects and each split come from random streams of their own."""
-    rule, *streams = (np.random.default_rng(s) for s in np.random.SeedSequence(options.seed).spawn(1 + len(SPLITS)))
+    rule, *streams = (
+        np.random.default_rng(s)
+        for s in np.random.SeedSequence(options.seed).spawn(1 + len(SPLITS))
+    )
     sizes = (options.users, options.items, CATEGORIES, SLOTS)
     category = rule.integers(0, CATEGORIES, options.items)
     effects = [rule.standard_normal((size, 3)) for size in sizes]  # of each id on v, w, s
@@ -120,16 +151,24 @@ def generate(options: Funnel.Options) -> dict[str, FunnelSample]:
     for name, rng in zip(SPLITS, streams, strict=True):
         rows = options.rows if name == "train" else options.rows // 2
         item = _zipf(rng, rows, options.items)
-        ids = np.stack([_zipf(rng, rows, options.users), item, category[item], rng.integers(0, SLOTS, rows)], -1)
+        ids = np.stack(
+            [_zipf(rng, rows, options.users), item, category[item], rng.integers(0, SLOTS, rows)],
+            -1,
+        )
         dense = rng.standard_normal((rows, DENSE), dtype=np.float32)
         parts = []
         for k, own in enumerate(columns):
             used = slice(0, 2) if k < 2 else slice(2, 4)
-            parts.append(sum(effects[c][ids[:, c], k] for c in own) + dense[:, used] @ slopes[used, k])
+            parts.append(
+                sum(effects[c][ids[:, c], k] for c in own) + dense[:, used] @ slopes[used, k]
+            )
         inputs[name], sums[name] = (ids, dense), np.stack(parts, -1)
     mean, std = sums["train"].mean(0), sums["train"].std(0)
     logits = {name: _logits(options, (values - mean) / std) for name, values in sums.items()}
-    shift = [_intercept(logits["train"][k], rate) for k, rate in enumerate((options.click_rate, options.buy_rate))]
+    shift = [
+        _intercept(logits["train"][k], rate)
+        for k, rate in enumerate((options.click_rate, options.buy_rate))
+    ]
     drawn = {}
     for name, rng in zip(SPLITS, streams, strict=True):
         click, buy = (_sigmoid(logit + c) for logit, c in zip(logits[name], shift, strict=True))
@@ -140,7 +179,9 @@ def generate(options: Funnel.Options) -> dict[str, FunnelSample]:
 
 
 def best_aucs(part: FunnelSample) -> dict[str, float]:
-    """The AUC of the planted probabilities, expected over the draw of labels: no model can do better on these rows."""
+    """The AUC of the planted probabilities, expected over the draw of labels: no model can do
+    better on these rows.
+    """
     p, q = part.click, part.buy
     return {
         "CTR": expected_auc(p, p, 1 - p),
@@ -151,7 +192,9 @@ def best_aucs(part: FunnelSample) -> dict[str, float]:
 
 
 def planted_aucs(part: FunnelSample) -> dict[str, float | None]:
-    """Score to the AUC of the planted probabilities on the labels as drawn; None where a class is missing."""
+    """Score to the AUC of the planted probabilities on the labels as drawn; None where a class is
+    missing.
+    """
     p, q, clicks, buys = part.click, part.buy, part.clicks, part.buys
     return {
         "click": auc(p, clicks),

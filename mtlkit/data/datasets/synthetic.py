@@ -1,15 +1,17 @@
 """Regression or binary tasks whose relatedness is dialled in: the synthetic data of the MMoE paper.
 
-Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts, KDD 2018, section 3.2,
-https://doi.org/10.1145/3219819.3220007. With x ~ N(0, I), task k has the target
+Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts,
+KDD 2018, section 3.2, https://doi.org/10.1145/3219819.3220007. With x ~ N(0, I), task k has the
+target
 
     y_k = w_k . x + sum_{i <= m} sin(alpha_i w_k . x + beta_i) + noise
 
-with alpha, beta ~ N(0, 1) shared by the tasks, and unit vectors w_k with cosine p between any two. The paper has two
-tasks; for T tasks such vectors exist when -1 / (T - 1) <= p <= 1. With one seed, p moves the vectors and nothing else.
+with alpha, beta ~ N(0, 1) shared by the tasks, and unit vectors w_k with cosine p between any two.
+The paper has two tasks; for T tasks such vectors exist when -1 / (T - 1) <= p <= 1. With one seed,
+p moves the vectors and nothing else.
 
-Correlation of two tasks' labels on train with the other options at their defaults, mean and standard deviation over
-seeds 0-9:
+Correlation of two tasks' labels on train with the other options at their defaults, mean and
+standard deviation over seeds 0-9:
 
 ==========  ==============  =============  =============  =============
 kind        p = 0           p = 0.5        p = 0.9        p = 1
@@ -42,16 +44,24 @@ class Synthetic(GeneratedSource):
     class Options(Settings):
         """Size and difficulty of the generated data."""
 
-        p: float = Field(0.5, ge=-1, le=1, description="cosine between the weight vectors of any two tasks")
+        p: float = Field(
+            0.5, ge=-1, le=1, description="cosine between the weight vectors of any two tasks"
+        )
         tasks: int = Field(2, ge=1, le=64, description="number of tasks")
         kind: Literal["binary", "regression", "mixed"] = Field(
             "binary", description="of the tasks; mixed: binary and regression in turn"
         )
-        rows: int = Field(20_000, ge=8, description="training rows; validation and test get a quarter of it each")
+        rows: int = Field(
+            20_000, ge=8, description="training rows; validation and test get a quarter of it each"
+        )
         d: int = Field(512, ge=1, description="number of inputs")
         m: int = Field(10, ge=0, description="number of sine terms")
-        noise_std: float = Field(0.1, ge=0, description="standard deviation of the noise (the paper writes N(0, 0.01))")
-        positive_rate: float = Field(0.5, gt=0, lt=1, description="share of positives of a binary task on train")
+        noise_std: float = Field(
+            0.1, ge=0, description="standard deviation of the noise (the paper writes N(0, 0.01))"
+        )
+        positive_rate: float = Field(
+            0.5, gt=0, lt=1, description="share of positives of a binary task on train"
+        )
         seed: int = Field(0, ge=0, description="of the generator")
 
         @model_validator(mode="after")
@@ -75,7 +85,9 @@ class Synthetic(GeneratedSource):
     title: ClassVar[str] = "Synthetic tasks with chosen correlation (MMoE paper, section 3.2)"
     url: ClassVar[str] = "https://doi.org/10.1145/3219819.3220007"
     preparation: ClassVar[int] = 2
-    citation: ClassVar[str] = "Ma et al., Modeling Task Relationships in Multi-task Learning with MMoE, KDD 2018"
+    citation: ClassVar[str] = (
+        "Ma et al., Modeling Task Relationships in Multi-task Learning with MMoE, KDD 2018"
+    )
 
     def resolved_options(self) -> dict[str, Any]:
         """All options with their values; ``positive_rate`` only where there is a binary task."""
@@ -98,12 +110,23 @@ class Synthetic(GeneratedSource):
             centred = (part.targets - offset) / scale
             labels = np.where(binary, centred > 0, centred).astype(np.float32)
             empty = np.zeros((len(labels), 0), np.int32)
-            splits[name] = Split(ids=empty, dense=part.inputs, labels=labels, observed=np.ones(labels.shape, bool))
-        tasks = (tasks[0], *(_with_correlation(tasks, k, splits["train"].labels) for k in range(1, len(tasks))))
+            splits[name] = Split(
+                ids=empty, dense=part.inputs, labels=labels, observed=np.ones(labels.shape, bool)
+            )
+        tasks = (
+            tasks[0],
+            *(_with_correlation(tasks, k, splits["train"].labels) for k in range(1, len(tasks))),
+        )
         features = tuple(Feature(name=f"x{i + 1}", kind="dense") for i in range(self.options.d))
         schema = Schema(features=features, tasks=tasks)
-        details = {"simulation": _planted(tasks, drawn["test"].signals, splits["test"].labels, (offset, scale))}
-        return Dataset(self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details)
+        details = {
+            "simulation": _planted(
+                tasks, drawn["test"].signals, splits["test"].labels, (offset, scale)
+            )
+        }
+        return Dataset(
+            self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details
+        )
 
 
 @dataclass(frozen=True)
@@ -129,7 +152,9 @@ def generate(options: Synthetic.Options) -> dict[str, SyntheticSample]:
     drawn = {}
     for i, name in enumerate(SPLITS):
         rows = options.rows if name == "train" else options.rows // 4
-        inputs = np.random.default_rng(streams[2 * i]).standard_normal((rows, options.d), dtype=np.float32)
+        inputs = np.random.default_rng(streams[2 * i]).standard_normal(
+            (rows, options.d), dtype=np.float32
+        )
         noise = np.random.default_rng(streams[2 * i + 1]).standard_normal((rows, options.tasks))
         z = inputs @ weights.T  # (N, T)
         waved = sum((np.sin(a * z + b) for a, b in zip(alpha, beta, strict=True)), np.zeros_like(z))
@@ -139,15 +164,17 @@ def generate(options: Synthetic.Options) -> dict[str, SyntheticSample]:
 
 
 def lowest_cosine(tasks: int) -> float:
-    """The least cosine that every two of ``tasks`` vectors can have: where their Gram matrix turns indefinite."""
+    """The least cosine that every two of ``tasks`` vectors can have: where their Gram matrix turns
+    indefinite.
+    """
     return -1.0 / max(tasks - 1, 1)
 
 
 def weight_vectors(p: float, tasks: int, d: int, rng: np.random.Generator) -> np.ndarray:
     """Unit vectors with cosine ``p`` between any two, in random directions.
 
-    For two tasks these are the paper's ``u1`` and ``p u1 + sqrt(1 - p^2) u2``: the rows of the Cholesky factor of the
-    Gram matrix, in an orthonormal basis.
+    For two tasks these are the paper's ``u1`` and ``p u1 + sqrt(1 - p^2) u2``: the rows of the
+    Cholesky factor of the Gram matrix, in an orthonormal basis.
 
     Returns:
         (T, d) float64.
@@ -155,7 +182,8 @@ def weight_vectors(p: float, tasks: int, d: int, rng: np.random.Generator) -> np
     basis, _ = np.linalg.qr(rng.standard_normal((d, tasks)))  # (d, T), orthonormal columns
     factor = np.zeros((tasks, tasks))
     for j in range(tasks):
-        # numpy's factorisation refuses the two ends of p's range, where the Gram matrix is singular.
+        # numpy's factorisation refuses the two ends of p's range, where the Gram matrix is
+        # singular.
         pivot = 1.0 - factor[j, :j] @ factor[j, :j]
         factor[j, j] = np.sqrt(pivot) if pivot > 1e-12 else 0.0
         if factor[j, j]:
@@ -163,21 +191,34 @@ def weight_vectors(p: float, tasks: int, d: int, rng: np.random.Generator) -> np
     return factor @ basis.T
 
 
-def _encode_task(options: Synthetic.Options, k: int, train: np.ndarray) -> tuple[Task, float, float]:
+def _encode_task(
+    options: Synthetic.Options, k: int, train: np.ndarray
+) -> tuple[Task, float, float]:
     """A task with what is taken off its targets and what they are divided by, both from train."""
     target, name = train[:, k], f"task-{k + 1}"
     if options.kind == "regression" or (options.kind == "mixed" and k % 2):
         mean, std = float(target.mean()), float(target.std())
-        task = Task(name=name, kind="regression", losses=("mse",), scale=(mean, std), description="y, standardised")
+        task = Task(
+            name=name,
+            kind="regression",
+            losses=("mse",),
+            scale=(mean, std),
+            description="y, standardised",
+        )
         return task, mean, std
     threshold = float(np.quantile(target, 1 - options.positive_rate))
     return Task(name=name, description=f"y > {threshold:.4g}"), threshold, 1.0
 
 
 def _planted(
-    tasks: tuple[Task, ...], signals: np.ndarray, labels: np.ndarray, scales: tuple[np.ndarray, np.ndarray]
+    tasks: tuple[Task, ...],
+    signals: np.ndarray,
+    labels: np.ndarray,
+    scales: tuple[np.ndarray, np.ndarray],
 ) -> dict[str, dict[str, float | None]]:
-    """How well the targets without noise do on the test split: the AUC of binary tasks, the R² of regression."""
+    """How well the targets without noise do on the test split: the AUC of binary tasks, the R² of
+    regression.
+    """
     centred = (signals - scales[0]) / scales[1]
     found: dict[str, dict[str, float | None]] = {"planted_auc": {}, "planted_r2": {}}
     for k, task in enumerate(tasks):
@@ -185,7 +226,9 @@ def _planted(
         if task.kind == "binary":
             found["planted_auc"][task.name] = auc(signal, label > 0)
         else:
-            found["planted_r2"][task.name] = float(1 - np.square(signal - label).mean() / label.var())
+            found["planted_r2"][task.name] = float(
+                1 - np.square(signal - label).mean() / label.var()
+            )
     return found
 
 

@@ -1,10 +1,11 @@
 """Cells on this machine: a pool of processes, one cell at a time in each.
 
-A worker stores what it finishes, so nothing is lost when the pool dies. A worker that dies takes down its own cell
+A worker stores what it finishes, so nothing is lost when the pool dies. A worker that dies takes
+down its own cell
 only: that cell is recorded as failed, and another worker takes its place.
 
-Imports take seconds, many times what the rest of a small cell takes. So where the platform allows it (Linux, and no
-GPU is used), one process imports everything once, and workers are forked from it.
+Imports take seconds, many times what the rest of a small cell takes. So where the platform allows
+it (Linux, and no GPU is used), one process imports everything once, and workers are forked from it.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ MEMORY = {  # how workers get memory; numbers do not depend on it
 }
 GRACE = 2.0  # seconds in which an idle worker may end by itself
 PRELOAD = "mtlkit.grid.engines.preload"
-FORKS = sys.platform == "linux"  # on macOS system libraries that torch has loaded may not survive a fork
+FORKS = (
+    sys.platform == "linux"
+)  # on macOS system libraries that torch has loaded may not survive a fork
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 
@@ -72,7 +75,9 @@ class LocalEngine:
 
         return resolve_device(self.execution.device).type == "cpu"
 
-    def run(self, cells: Sequence[Cell], progress: Progress = lambda cell, share: None) -> Iterator[RunRecord]:
+    def run(
+        self, cells: Sequence[Cell], progress: Progress = lambda cell, share: None
+    ) -> Iterator[RunRecord]:
         """Run cells and yield their records as they finish, in no particular order.
 
         Stopping the iteration, or an interrupt, ends the workers; finished cells are in the store.
@@ -106,7 +111,9 @@ class LocalEngine:
             start_server()
             forking = multiprocessing.get_context("forkserver")
             ours, theirs = forking.Pipe()
-            process: BaseProcess = forking.Process(target=_work, args=(theirs, *arguments), daemon=True)
+            process: BaseProcess = forking.Process(
+                target=_work, args=(theirs, *arguments), daemon=True
+            )
             process.start()  # may wait for the server: here Ctrl-C counts, and a worker without a parent ends
         else:
             spawning = multiprocessing.get_context("spawn")
@@ -137,23 +144,39 @@ class LocalEngine:
             except (EOFError, OSError):
                 worker.process.join()
                 code = worker.process.exitcode or 0
-                how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                how = (
+                    f"was killed by {signal.Signals(-code).name}"
+                    if code < 0
+                    else f"ended with code {code}"
+                )
                 hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-                return self._give_up(cell, "WorkerDied", f"the process of this cell {how}{hint}", timeout=False)
+                return self._give_up(
+                    cell, "WorkerDied", f"the process of this cell {how}{hint}", timeout=False
+                )
             if isinstance(message, RunRecord):
                 return message
             worker.since = worker.since or time.monotonic()
             progress(cell, message)
-        if limit is not None and worker.since is not None and time.monotonic() - worker.since > limit:
+        if (
+            limit is not None
+            and worker.since is not None
+            and time.monotonic() - worker.since > limit
+        ):
             worker.process.kill()
             worker.process.join()
-            return self._give_up(cell, "Timeout", f"the cell took longer than {limit:g} seconds", timeout=True)
+            return self._give_up(
+                cell, "Timeout", f"the cell took longer than {limit:g} seconds", timeout=True
+            )
         return None
 
     def _give_up(self, cell: Cell, kind: str, message: str, timeout: bool) -> RunRecord:
         from mtlkit.grid.run_cell import failure
 
-        outcome = failure(cell, type(kind, (RuntimeError,), {})(message), status="timeout" if timeout else "failed")
+        outcome = failure(
+            cell,
+            type(kind, (RuntimeError,), {})(message),
+            status="timeout" if timeout else "failed",
+        )
         self.store.save(outcome.record, log=outcome.log)
         return outcome.record
 
@@ -165,7 +188,9 @@ def start_early(device: str) -> None:
 
 
 def start_server() -> None:
-    """Start the process that workers are forked from, unless it runs. It ends with the last of its users."""
+    """Start the process that workers are forked from, unless it runs. It ends with the last of its
+    users.
+    """
     if not FORKS:
         return
     _set_memory()
@@ -175,7 +200,9 @@ def start_server() -> None:
 
 
 def _set_memory() -> None:
-    """Processes that are started after this inherit it; they read it when they start, or import PyTorch."""
+    """Processes that are started after this inherit it; they read it when they start, or import
+    PyTorch.
+    """
     for name, value in MEMORY.items():
         os.environ.setdefault(name, value)
 
@@ -200,7 +227,9 @@ def _interrupts_held() -> Iterator[None]:
 
 
 def _end(worker: _Worker) -> None:
-    """Without a pipe, a worker that waits for a cell ends by itself, and cleans up; one at work is stopped."""
+    """Without a pipe, a worker that waits for a cell ends by itself, and cleans up; one at work is
+    stopped.
+    """
     try:
         worker.pipe.close()
     finally:
@@ -232,7 +261,9 @@ def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSetti
 
 
 def _tell(pipe: Connection, message: float | RunRecord) -> None:
-    """Send to the parent; without one, end at once, so that a killed grid leaves no worker and no false failure."""
+    """Send to the parent; without one, end at once, so that a killed grid leaves no worker and no
+    false failure.
+    """
     try:
         pipe.send(message)
     except OSError:

@@ -1,7 +1,8 @@
-"""What every worker needs and no cell changes. Workers are forked from a process that has imported this module once.
+"""What every worker needs and no cell changes. Workers are forked from a process that has imported
+this module once.
 
-Nothing in here may start a thread or touch a GPU: neither survives a fork. What fails to load is left to the workers,
-where it fails again and becomes a record.
+Nothing in here may start a thread or touch a GPU: neither survives a fork. What fails to load is
+left to the workers, where it fails again and becomes a record.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ def _nothing() -> int:
 
 def _load() -> None:
     importlib.import_module("mtlkit.grid.run_cell")
-    importlib.import_module("torch._dynamo")  # the first optimiser of a process would import it: seconds
+    importlib.import_module(
+        "torch._dynamo"
+    )  # the first optimiser of a process would import it: seconds
     for registry in REGISTRIES.values():
         package = importlib.import_module(f"mtlkit.{registry.folder}")
         for module in pkgutil.iter_modules(package.__path__):

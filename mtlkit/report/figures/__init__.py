@@ -1,4 +1,6 @@
-"""One file a figure: each has ``draw(context)`` and returns its drawings, none when there is nothing to show."""
+"""One file a figure: each has ``draw(context)`` and returns its drawings, none when there is
+nothing to show.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,16 @@ from mtlkit.report.figures import (
 )
 from mtlkit.report.figures.style import RC, Context, Drawing
 
-FIGURES = (metric_dots, pareto_front, cosine_end, cosine_run, gate_usage, expert_ablation, gate_entropy, task_weights)
+FIGURES = (
+    metric_dots,
+    pareto_front,
+    cosine_end,
+    cosine_run,
+    gate_usage,
+    expert_ablation,
+    gate_entropy,
+    task_weights,
+)
 """In the order of the page."""
 
 

@@ -49,7 +49,11 @@ def draw(context: Context) -> list[Drawing]:
     slanted = max(text_width(name, 7.5) for name in names) > cell
     foot = (label * 0.75 + 0.1) if slanted else 0.2
     pitch = 0.42 + panel + foot
-    sheet = Sheet("Gradient cosine between tasks, end of the run", context.subtitle, pitch * (places[-1][0] + 1) + 0.1)
+    sheet = Sheet(
+        "Gradient cosine between tasks, end of the run",
+        context.subtitle,
+        pitch * (places[-1][0] + 1) + 0.1,
+    )
     end = _end(matrices)
     image = None
     for (line, column), (row, probes), matrix in zip(places, shown, matrices, strict=True):
@@ -59,15 +63,29 @@ def draw(context: Context) -> list[Drawing]:
         _ticks(axes, probes, label, column == 0, slanted)
         room = panel + gap - 0.08
         sheet.text(
-            left, 0.22 + line * pitch, shorten(row.group.model, 8, room, bold=True), size=8, weight="bold", va="bottom"
+            left,
+            0.22 + line * pitch,
+            shorten(row.group.model, 8, room, bold=True),
+            size=8,
+            weight="bold",
+            va="bottom",
         )
-        sheet.text(left, 0.365 + line * pitch, shorten(row.group.balancer, 8, room), size=8, color=MUTED, va="bottom")
+        sheet.text(
+            left,
+            0.365 + line * pitch,
+            shorten(row.group.balancer, 8, room),
+            size=8,
+            color=MUTED,
+            va="bottom",
+        )
     sheet.colourbar(image, "cosine (conflict < 0 < agreement)", [-end, -end / 2, 0, end / 2, end])
     return [Drawing("cosine-end", "Gradient cosine at the end of the run", CAPTION, sheet.figure)]
 
 
 def _places(models: list[str], columns: int) -> list[tuple[int, int]]:
-    """Line and column of each panel: a line a model where that fills the page well, else one after the other."""
+    """Line and column of each panel: a line a model where that fills the page well, else one after
+    the other.
+    """
     counts = Counter(models)
     if max(counts.values()) < 3 or max(counts.values()) > columns:
         return [divmod(place, columns) for place in range(len(models))]
@@ -95,13 +113,23 @@ def _panel(axes: Axes, matrix: np.ndarray, end: float, size: float) -> object:
     count = len(matrix)
     shown = np.where(np.eye(count, dtype=bool), np.nan, matrix)
     axes.set_facecolor("#eef0f2")
-    image = axes.imshow(shown, cmap=DIVERGING, norm=Normalize(-end, end), aspect="auto", interpolation="nearest")
+    image = axes.imshow(
+        shown, cmap=DIVERGING, norm=Normalize(-end, end), aspect="auto", interpolation="nearest"
+    )
     for line in range(count):
         for column in range(count):
             value = shown[line, column]
             if np.isfinite(value):
                 text = f"{round(float(value), 2) + 0.0:.2f}".replace("-", "−")
-                axes.text(column, line, text, ha="center", va="center", size=size, color=contrast(value, image))
+                axes.text(
+                    column,
+                    line,
+                    text,
+                    ha="center",
+                    va="center",
+                    size=size,
+                    color=contrast(value, image),
+                )
             elif line != column:
                 axes.text(column, line, "NA", ha="center", va="center", size=size, color=MUTED)
     for spine in axes.spines.values():

@@ -1,4 +1,6 @@
-"""Cosines between the tasks' gradients over the run: a line a balancer, a panel a model and part of the model."""
+"""Cosines between the tasks' gradients over the run: a line a balancer, a panel a model and part of
+the model.
+"""
 
 from __future__ import annotations
 
@@ -19,25 +21,40 @@ PARTS = 4
 
 def draw(context: Context) -> list[Drawing]:
     """Panels of models x parts."""
-    shown = [(row, probes) for row, probes in context.probed() if probes.has_cosines and len(probes.epochs) > 1]
+    shown = [
+        (row, probes)
+        for row, probes in context.probed()
+        if probes.has_cosines and len(probes.epochs) > 1
+    ]
     if not shown:
         return []
     models = list(dict.fromkeys(row.group.model for row, _ in shown))
-    parts = {model: _parts([probes for row, probes in shown if row.group.model == model]) for model in models}
+    parts = {
+        model: _parts([probes for row, probes in shown if row.group.model == model])
+        for model in models
+    }
     columns = max(len(own) for own in parts.values())
     left, gap, height, pitch = 0.72, 0.18, 1.25, 1.52
     width = min((WIDTH - left - 0.2 - gap * (columns - 1)) / columns, 4.2)
     legend = context.legend([row for row, _ in shown], models=False, lines=True)
-    sheet = Sheet("Gradient cosine over the run", context.subtitle, 0.32 + pitch * len(models) + 0.3, legend)
+    sheet = Sheet(
+        "Gradient cosine over the run", context.subtitle, 0.32 + pitch * len(models) + 0.3, legend
+    )
     low, high = _range([probes for _, probes in shown])
     for line, model in enumerate(models):
         for column, part in enumerate(parts[model]):
             axes = sheet.axes(left + column * (width + gap), 0.34 + line * pitch, width, height)
-            lines = [(row, probes) for row, probes in shown if row.group.model == model and part in probes.parts]
+            lines = [
+                (row, probes)
+                for row, probes in shown
+                if row.group.model == model and part in probes.parts
+            ]
             _panel(axes, context, lines, part)
             axes.set_ylim(low, high)
             axes.set_xlim(0, float(max(probes.epochs[-1] for _, probes in shown)) * 1.02)
-            axes.set_title(f"{shorten(model, 8.5, width * 0.6)} · {part}", size=8.5, loc="left", pad=3)
+            axes.set_title(
+                f"{shorten(model, 8.5, width * 0.6)} · {part}", size=8.5, loc="left", pad=3
+            )
             if column:
                 axes.set_yticklabels([])
             else:
@@ -48,7 +65,11 @@ def draw(context: Context) -> list[Drawing]:
                 axes.set_xticklabels([])
     pairs = {len(probes.tasks) for _, probes in shown}
     what = "between the two tasks" if pairs == {2} else "averaged over all pairs of tasks"
-    return [Drawing("cosine-run", "Gradient cosine over the run", CAPTION.format(what=what), sheet.figure)]
+    return [
+        Drawing(
+            "cosine-run", "Gradient cosine over the run", CAPTION.format(what=what), sheet.figure
+        )
+    ]
 
 
 def _parts(probed: list[Probes]) -> list[str]:

@@ -22,16 +22,28 @@ def draw(context: Context) -> list[Drawing]:
     drawings = []
     for model in dict.fromkeys(row.group.model for row, _ in shown):
         own = [pair for pair in shown if pair[0].group.model == model]
-        end = max(float(np.nanmax(np.abs(level.values), initial=0)) for _, of in own for level in of) or 1.0
-        scale = Scale(DIVERGING, Normalize(-end, end), [-end, 0, end], "change of the metric x 1000", number)
-        drawings.append(draw_model(context, model, own, scale, "ablation", "Ablation of experts", CAPTION))
+        end = (
+            max(float(np.nanmax(np.abs(level.values), initial=0)) for _, of in own for level in of)
+            or 1.0
+        )
+        scale = Scale(
+            DIVERGING, Normalize(-end, end), [-end, 0, end], "change of the metric x 1000", number
+        )
+        drawings.append(
+            draw_model(context, model, own, scale, "ablation", "Ablation of experts", CAPTION)
+        )
     return drawings
 
 
 def levels_of(probes: Probes) -> list[Level]:
     """Tasks x experts, level by level."""
     return [
-        Level(name.replace("-", " "), probes.tasks, found.experts, 1000 * mean_over(found.change, axis=0).T)
+        Level(
+            name.replace("-", " "),
+            probes.tasks,
+            found.experts,
+            1000 * mean_over(found.change, axis=0).T,
+        )
         for name, found in probes.ablation.items()
     ]
 

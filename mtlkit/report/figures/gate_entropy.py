@@ -24,7 +24,9 @@ Panel = tuple[str, list[tuple[Row, np.ndarray, np.ndarray]]]
 
 def draw(context: Context) -> list[Drawing]:
     """Panels of model and level x gate."""
-    shown = [(row, probes) for row, probes in context.probed() if probes.gates and len(probes.epochs) > 1]
+    shown = [
+        (row, probes) for row, probes in context.probed() if probes.gates and len(probes.epochs) > 1
+    ]
     if not shown:
         return []
     lines = _lines(shown)
@@ -32,9 +34,18 @@ def draw(context: Context) -> list[Drawing]:
     left, gap, height, pitch = 0.72, 0.18, 1.05, 1.36
     width = min((WIDTH - left - 0.2 - gap * (columns - 1)) / columns, 4.2)
     legend = context.legend([row for row, _ in shown], models=False, lines=True)
-    sheet = Sheet("Gate entropy over the run", context.subtitle, 0.34 + pitch * len(lines) + 0.3, legend)
+    sheet = Sheet(
+        "Gate entropy over the run", context.subtitle, 0.34 + pitch * len(lines) + 0.3, legend
+    )
     low = min(
-        (float(values.min()) for line in lines for _, of in line for _, _, values in of if len(values)), default=0.0
+        (
+            float(values.min())
+            for line in lines
+            for _, of in line
+            for _, _, values in of
+            if len(values)
+        ),
+        default=0.0,
     )
     for place, line in enumerate(lines):
         for column, (title, curves) in enumerate(line):
@@ -51,8 +62,16 @@ def draw(context: Context) -> list[Drawing]:
                 axes.set_xlabel("epoch")
             else:
                 axes.set_xticklabels([])
-    merged = f" Levels with more than {SEPARATE} gates are averaged over their gates." if _merged(shown) else ""
-    return [Drawing("gate-entropy", "Gate entropy over the run", CAPTION.format(merged=merged), sheet.figure)]
+    merged = (
+        f" Levels with more than {SEPARATE} gates are averaged over their gates."
+        if _merged(shown)
+        else ""
+    )
+    return [
+        Drawing(
+            "gate-entropy", "Gate entropy over the run", CAPTION.format(merged=merged), sheet.figure
+        )
+    ]
 
 
 def _lines(shown: list[tuple[Row, Probes]]) -> list[list[Panel]]:
@@ -67,7 +86,9 @@ def _lines(shown: list[tuple[Row, Probes]]) -> list[list[Panel]]:
             if len(names) > SEPARATE:
                 lines.append([(f"{where} · mean of {len(names)} gates", _curves(own, names))])
             else:
-                lines.append([(f"{where} · {split_gate(name)[1]}", _curves(own, [name])) for name in names])
+                lines.append(
+                    [(f"{where} · {split_gate(name)[1]}", _curves(own, [name])) for name in names]
+                )
     return lines
 
 
@@ -75,11 +96,14 @@ def _merged(shown: list[tuple[Row, Probes]]) -> bool:
     return any("mean of" in title for line in _lines(shown) for title, _ in line)
 
 
-def _curves(own: list[tuple[Row, Probes]], names: list[str]) -> list[tuple[Row, np.ndarray, np.ndarray]]:
+def _curves(
+    own: list[tuple[Row, Probes]], names: list[str]
+) -> list[tuple[Row, np.ndarray, np.ndarray]]:
     curves = []
     for row, probes in own:
         shares = [
-            mean_over(probes.gates[name].entropy, axis=0) / math.log(max(len(probes.gates[name].experts), 2))
+            mean_over(probes.gates[name].entropy, axis=0)
+            / math.log(max(len(probes.gates[name].experts), 2))
             for name in names
             if name in probes.gates
         ]
@@ -95,4 +119,11 @@ def _panel(axes: Axes, context: Context, curves: list[tuple[Row, np.ndarray, np.
     axes.grid(color=GRID, linewidth=0.7)
     for row, epochs, values in curves:
         dashes = context.look.dashes.get(row.group.balancer, "-")
-        axes.plot(epochs, values, color=context.look.colour(row), linewidth=1.4, linestyle=dashes, zorder=3)
+        axes.plot(
+            epochs,
+            values,
+            color=context.look.colour(row),
+            linewidth=1.4,
+            linestyle=dashes,
+            zorder=3,
+        )

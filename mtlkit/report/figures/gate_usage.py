@@ -28,7 +28,9 @@ def draw(context: Context) -> list[Drawing]:
         own = [pair for pair in shown if pair[0].group.model == model]
         top = max(float(np.nanmax(level.values)) for _, of in own for level in of)
         end = min(1.0, float(np.ceil(top * 10)) / 10)
-        scale = Scale(SEQUENTIAL, Normalize(0, end), [0, end / 2, end], "mean gate weight", "{:.2f}".format)
+        scale = Scale(
+            SEQUENTIAL, Normalize(0, end), [0, end / 2, end], "mean gate weight", "{:.2f}".format
+        )
         drawings.append(draw_model(context, model, own, scale, "gates", "Use of experts", CAPTION))
     return drawings
 
@@ -46,7 +48,12 @@ def levels_of(probes: Probes) -> list[Level]:
         by_level.setdefault(split_gate(name)[0], []).append(name)
     levels = []
     for level, names in sorted(by_level.items()):
-        experts = tuple(sorted({expert for name in names for expert in probes.gates[name].experts}, key=_expert_order))
+        experts = tuple(
+            sorted(
+                {expert for name in names for expert in probes.gates[name].experts},
+                key=_expert_order,
+            )
+        )
         share = np.full((len(names), len(experts)), np.nan)
         for line, name in enumerate(names):
             gate = probes.gates[name]

@@ -45,7 +45,11 @@ def place_labels(
     corners = []
     for (x, y), text in zip(anchors, texts, strict=True):
         width = text_width(text, font)
-        candidates = [(_start(x, dx * reach, width), y + dy * reach) for reach in (1.0, 1.9, 3.0) for dx, dy in OFFSETS]
+        candidates = [
+            (_start(x, dx * reach, width), y + dy * reach)
+            for reach in (1.0, 1.9, 3.0)
+            for dx, dy in OFFSETS
+        ]
         boxes = [(left, low, left + width, low + HEIGHT) for left, low in candidates]
         costs = [_cost(box, taken, size) + 0.0008 * rank for rank, box in enumerate(boxes)]
         best = int(np.argmin(costs))
@@ -61,7 +65,12 @@ def _start(x: float, shift: float, width: float) -> float:
 
 
 def _cost(box: Box, taken: Sequence[Box], size: tuple[float, float]) -> float:
-    outside = max(0.0, -box[0]) + max(0.0, -box[1]) + max(0.0, box[2] - size[0]) + max(0.0, box[3] - size[1])
+    outside = (
+        max(0.0, -box[0])
+        + max(0.0, -box[1])
+        + max(0.0, box[2] - size[0])
+        + max(0.0, box[3] - size[1])
+    )
     return 10 * outside + sum(_overlap(box, other) for other in taken)
 
 

@@ -1,4 +1,6 @@
-"""Every row's metric, a panel a task: seeds as faint dots, mean with interval, single-task as a band."""
+"""Every row's metric, a panel a task: seeds as faint dots, mean with interval, single-task as a
+band.
+"""
 
 from __future__ import annotations
 
@@ -55,10 +57,14 @@ def draw(context: Context) -> list[Drawing]:
     if reference:
         legend.append(Entry("single-task mean", REFERENCE_COLOUR, "", (0, (4, 2))))
     legend += context.ceiling_entry
-    sheet = Sheet("Test metric of every row", context.subtitle, lines * (HEAD + height + FOOT), legend)
+    sheet = Sheet(
+        "Test metric of every row", context.subtitle, lines * (HEAD + height + FOOT), legend
+    )
     for place, task in enumerate(tasks):
         line, column = divmod(place, columns)
-        axes = sheet.axes(label + column * (width + GAP), line * (HEAD + height + FOOT) + HEAD, width, height)
+        axes = sheet.axes(
+            label + column * (width + GAP), line * (HEAD + height + FOOT) + HEAD, width, height
+        )
         _panel(axes, context, task, rows, reference)
         ceiling = ceiling_text(task, axes.get_xlim())
         name = shorten(task.title, 9.5, width - text_width(ceiling, 8) - 0.1, bold=True)
@@ -66,12 +72,16 @@ def draw(context: Context) -> list[Drawing]:
         axes.set_title(ceiling, size=8, color=CEILING_COLOUR, loc="right", pad=6)
         axes.set_yticks(range(len(rows)), [])
         if column == 0:
-            axes.set_yticklabels([row_label(row, 8.5, label - 0.2) for row in rows], color=INK, size=8.5)
+            axes.set_yticklabels(
+                [row_label(row, 8.5, label - 0.2) for row in rows], color=INK, size=8.5
+            )
     caption = f"{CAPTION} {CEILING}" if context.ceiling_entry else CAPTION
     return [Drawing("metrics", "Test metric by task", caption, sheet.figure)]
 
 
-def _panel(axes: Axes, context: Context, task: TaskInfo, rows: tuple[Row, ...], reference: Row | None) -> None:
+def _panel(
+    axes: Axes, context: Context, task: TaskInfo, rows: tuple[Row, ...], reference: Row | None
+) -> None:
     means = [row.metric[task.name] for row in rows]
     seeds = [value for row in rows for value in row.values[task.name].values()]
     spans = [(mean.low, mean.high) for mean in means if mean.bounded]
@@ -88,9 +98,13 @@ def _panel(axes: Axes, context: Context, task: TaskInfo, rows: tuple[Row, ...], 
         mean = reference.metric[task.name]
         if mean.bounded:
             axes.axvspan(mean.low, mean.high, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
-        axes.axvline(mean.mean, color=REFERENCE_COLOUR, linewidth=1, linestyle=(0, (4, 2)), zorder=1)
+        axes.axvline(
+            mean.mean, color=REFERENCE_COLOUR, linewidth=1, linestyle=(0, (4, 2)), zorder=1
+        )
     if not math.isnan(task.ceiling):
-        axes.axvline(task.ceiling, color=CEILING_COLOUR, linewidth=1, linestyle=CEILING_DASHES, zorder=1)
+        axes.axvline(
+            task.ceiling, color=CEILING_COLOUR, linewidth=1, linestyle=CEILING_DASHES, zorder=1
+        )
     for place, row in enumerate(rows):
         _row(axes, context, task, row, place)
 
@@ -102,7 +116,17 @@ def _row(axes: Axes, context: Context, task: TaskInfo, row: Row, place: int) -> 
         reason = "no finished run" if not row.group.seeds else "NA"
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
         middle = axes.get_yaxis_transform()
-        axes.text(0.5, place, reason, transform=middle, size=7.5, color=MUTED, ha="center", va="center", bbox=box)
+        axes.text(
+            0.5,
+            place,
+            reason,
+            transform=middle,
+            size=7.5,
+            color=MUTED,
+            ha="center",
+            va="center",
+            bbox=box,
+        )
         return
     if not low <= mean.mean <= high:
         left = mean.mean < low
@@ -119,9 +143,18 @@ def _row(axes: Axes, context: Context, task: TaskInfo, row: Row, place: int) -> 
         )
         return
     values = list(row.values[task.name].values())
-    axes.scatter(values, [place + 0.3] * len(values), s=10, color=colour, alpha=0.45, linewidth=0, zorder=2)
+    axes.scatter(
+        values, [place + 0.3] * len(values), s=10, color=colour, alpha=0.45, linewidth=0, zorder=2
+    )
     if mean.bounded:
-        axes.plot([mean.low, mean.high], [place, place], color=colour, linewidth=1.6, solid_capstyle="butt", zorder=3)
+        axes.plot(
+            [mean.low, mean.high],
+            [place, place],
+            color=colour,
+            linewidth=1.6,
+            solid_capstyle="butt",
+            zorder=3,
+        )
     marker = context.look.marker(row)
     axes.plot(
         [mean.mean], [place], marker, color=colour, markersize=9 if marker == "*" else 6.2, markeredgecolor="white",

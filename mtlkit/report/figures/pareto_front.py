@@ -46,7 +46,11 @@ LABELLED = 8
 def draw(context: Context) -> list[Drawing]:
     """One panel for two tasks, a panel a pair for more."""
     tasks = context.summary.block.tasks
-    rows = [row for row in context.summary.finished if all(row.metric[task.name].known for task in tasks)]
+    rows = [
+        row
+        for row in context.summary.finished
+        if all(row.metric[task.name].known for task in tasks)
+    ]
     pairs = list(combinations(tasks, 2))
     if not pairs or not rows:
         return []
@@ -56,13 +60,23 @@ def draw(context: Context) -> list[Drawing]:
     gap_x, gap_y, left = 0.78, 0.62, 0.78
     width = (WIDTH - left - 0.3 - gap_x * (columns - 1)) / columns
     height = 5.0 if columns == 1 else width * 0.95
-    legend = [*context.legend(rows), Entry("Pareto front of the means", INK, "o", (0, (3, 1.5)), hollow=True)]
+    legend = [
+        *context.legend(rows),
+        Entry("Pareto front of the means", INK, "o", (0, (3, 1.5)), hollow=True),
+    ]
     legend += context.ceiling_entry
-    sheet = Sheet("Pareto front of the tasks", context.subtitle, 0.12 + lines * (height + gap_y) - 0.05, legend)
+    sheet = Sheet(
+        "Pareto front of the tasks",
+        context.subtitle,
+        0.12 + lines * (height + gap_y) - 0.05,
+        legend,
+    )
     hidden = set()
     for place, (across, up) in enumerate(pairs):
         line, column = divmod(place, columns)
-        axes = sheet.axes(left + column * (width + gap_x), 0.12 + line * (height + gap_y), width, height)
+        axes = sheet.axes(
+            left + column * (width + gap_x), 0.12 + line * (height + gap_y), width, height
+        )
         hidden |= _panel(axes, context, rows, across, up, (width, height), columns <= 2)
     missing = f" Outside of the panels: {', '.join(sorted(hidden))}." if hidden else ""
     ceiling = f" {CEILING}" if context.ceiling_entry else ""
@@ -81,9 +95,13 @@ def _panel(
     """Draw one pair of tasks and return the labels of rows outside of the panel."""
     means = np.array([[row.metric[across.name].mean, row.metric[up.name].mean] for row in rows])
     for axis, task in ((0, across), (1, up)):
-        points = [value for row in rows for value in row.values[task.name].values()] + list(means[:, axis])
+        points = [value for row in rows for value in row.values[task.name].values()] + list(
+            means[:, axis]
+        )
         spans = [
-            (row.metric[task.name].low, row.metric[task.name].high) for row in rows if row.metric[task.name].bounded
+            (row.metric[task.name].low, row.metric[task.name].high)
+            for row in rows
+            if row.metric[task.name].bounded
         ]
         bounds = with_ceiling(limits(points, spans), task.ceiling, 0.4)
         if not task.reading.higher_is_better:
@@ -95,26 +113,64 @@ def _panel(
     axes.xaxis.set_major_locator(MaxNLocator(6 if size[0] > 5 else 3))
     axes.yaxis.set_major_locator(MaxNLocator(6 if size[1] > 4 else 4))
     if labelled:
-        axes.text(0.995, 0.99, "better ↗", transform=axes.transAxes, ha="right", va="top", size=8, color=MUTED)
+        axes.text(
+            0.995,
+            0.99,
+            "better ↗",
+            transform=axes.transAxes,
+            ha="right",
+            va="top",
+            size=8,
+            color=MUTED,
+        )
     signs = np.array([1 if task.reading.higher_is_better else -1 for task in (across, up)])
     front = pareto_front(means * signs)
     order = [index for index in np.argsort(-means[:, 0] * signs[0], kind="stable") if front[index]]
-    axes.step(means[order, 0], means[order, 1], where="post", color=INK, linewidth=1, linestyle=(0, (3, 1.5)), zorder=2)
+    axes.step(
+        means[order, 0],
+        means[order, 1],
+        where="post",
+        color=INK,
+        linewidth=1,
+        linestyle=(0, (3, 1.5)),
+        zorder=2,
+    )
     reference = context.summary.reference
     if reference in rows:
-        axes.axvline(reference.metric[across.name].mean, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":", zorder=1)
-        axes.axhline(reference.metric[up.name].mean, color=REFERENCE_COLOUR, linewidth=0.8, linestyle=":", zorder=1)
+        axes.axvline(
+            reference.metric[across.name].mean,
+            color=REFERENCE_COLOUR,
+            linewidth=0.8,
+            linestyle=":",
+            zorder=1,
+        )
+        axes.axhline(
+            reference.metric[up.name].mean,
+            color=REFERENCE_COLOUR,
+            linewidth=0.8,
+            linestyle=":",
+            zorder=1,
+        )
     _ceilings(axes, across, up, labelled)
     for row, on_front in zip(rows, front, strict=True):
         _point(axes, context, row, across, up, bool(on_front), 1.0 if size[0] > 3 else 0.75)
     inside = _inside(axes, means)
     if labelled:
-        _label(axes, rows, means, [index for index in order if inside[index]][:LABELLED], size, (across, up))
+        _label(
+            axes,
+            rows,
+            means,
+            [index for index in order if inside[index]][:LABELLED],
+            size,
+            (across, up),
+        )
     return {row.group.label for row, within in zip(rows, inside, strict=True) if not within}
 
 
 def _ceilings(axes: Axes, across: TaskInfo, up: TaskInfo, labelled: bool) -> None:
-    """Lines at what the planted model of simulated data reaches; values where there is room or a line is outside."""
+    """Lines at what the planted model of simulated data reaches; values where there is room or a
+    line is outside.
+    """
     style = {"color": CEILING_COLOUR, "linewidth": 0.9, "linestyle": CEILING_DASHES, "zorder": 1}
     if not math.isnan(across.ceiling):
         axes.axvline(across.ceiling, **style)  # type: ignore[arg-type]
@@ -122,14 +178,26 @@ def _ceilings(axes: Axes, across: TaskInfo, up: TaskInfo, labelled: bool) -> Non
         axes.axhline(up.ceiling, **style)  # type: ignore[arg-type]
     shown = []
     for task, bounds, arrows in ((across, axes.get_xlim(), "◀▶"), (up, axes.get_ylim(), "▼▲")):
-        said, inside = ceiling_text(task, bounds, arrows), min(bounds) <= task.ceiling <= max(bounds)
+        said, inside = (
+            ceiling_text(task, bounds, arrows),
+            min(bounds) <= task.ceiling <= max(bounds),
+        )
         if said and (labelled or not inside):
             shown.append(f"{task.title} {said}")
     size = 8 if labelled else 7
     box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}
     if shown:
         text = "\n".join(shown)
-        axes.text(0.015, 0.985, text, transform=axes.transAxes, va="top", size=size, color=CEILING_COLOUR, bbox=box)
+        axes.text(
+            0.015,
+            0.985,
+            text,
+            transform=axes.transAxes,
+            va="top",
+            size=size,
+            color=CEILING_COLOUR,
+            bbox=box,
+        )
 
 
 def _axis_label(task: TaskInfo, width: float) -> str:
@@ -141,7 +209,13 @@ def _axis_label(task: TaskInfo, width: float) -> str:
 
 
 def _point(
-    axes: Axes, context: Context, row: Row, across: TaskInfo, up: TaskInfo, on_front: bool, scale: float
+    axes: Axes,
+    context: Context,
+    row: Row,
+    across: TaskInfo,
+    up: TaskInfo,
+    on_front: bool,
+    scale: float,
 ) -> None:
     colour, marker = context.look.colour(row), context.look.marker(row)
     x, y = row.metric[across.name], row.metric[up.name]
@@ -156,7 +230,12 @@ def _point(
         zorder=3,
     )
     strong = on_front or row.group.is_reference
-    style = {"color": colour, "linewidth": 1.1 if strong else 0.8, "alpha": 0.75 if strong else 0.3, "zorder": 4}
+    style = {
+        "color": colour,
+        "linewidth": 1.1 if strong else 0.8,
+        "alpha": 0.75 if strong else 0.3,
+        "zorder": 4,
+    }
     if x.bounded:
         axes.plot([x.low, x.high], [y.mean, y.mean], **style)  # type: ignore[arg-type]
     if y.bounded:
@@ -175,10 +254,17 @@ def _point(
 
 def _inside(axes: Axes, means: np.ndarray) -> np.ndarray:
     xs, ys = sorted(axes.get_xlim()), sorted(axes.get_ylim())
-    return (means[:, 0] >= xs[0]) & (means[:, 0] <= xs[1]) & (means[:, 1] >= ys[0]) & (means[:, 1] <= ys[1])
+    return (
+        (means[:, 0] >= xs[0])
+        & (means[:, 0] <= xs[1])
+        & (means[:, 1] >= ys[0])
+        & (means[:, 1] <= ys[1])
+    )
 
 
-def _arms(axes: Axes, row: Row, across: TaskInfo, up: TaskInfo, size: tuple[float, float]) -> list[tuple[float, float]]:
+def _arms(
+    axes: Axes, row: Row, across: TaskInfo, up: TaskInfo, size: tuple[float, float]
+) -> list[tuple[float, float]]:
     """Points along the intervals of a row, in inches, that labels should not cover."""
     x, y = row.metric[across.name], row.metric[up.name]
     if not (x.bounded and y.bounded):
@@ -186,7 +272,10 @@ def _arms(axes: Axes, row: Row, across: TaskInfo, up: TaskInfo, size: tuple[floa
     places = np.linspace(-1, 1, 25)
     level = np.column_stack([x.mean + places * x.half, np.full(25, y.mean)])
     upright = np.column_stack([np.full(25, x.mean), y.mean + places * y.half])
-    return [tuple(point) for point in axes.transLimits.transform(np.vstack([level, upright])) * np.array(size)]
+    return [
+        tuple(point)
+        for point in axes.transLimits.transform(np.vstack([level, upright])) * np.array(size)
+    ]
 
 
 def _label(
@@ -216,5 +305,7 @@ def _label(
             color=INK,
             zorder=7,
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6},
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 4} if far else None,
+            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 4}
+            if far
+            else None,
         )

@@ -28,8 +28,19 @@ WIDTH = 9.4
 DPI = 170
 INK, MUTED, FAINT, GRID = "#1b1f24", "#5c6670", "#d9dee3", "#e8ebee"
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#6A3D9A")
-"""Okabe and Ito's palette without its yellow and black, and two more hues; lines also differ in dashes after eight."""
-TASK_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#444444")
+"""Okabe and Ito's palette without its yellow and black, and two more hues; lines also differ in
+dashes after eight.
+"""
+TASK_COLOURS = (
+    "#0072B2",
+    "#D55E00",
+    "#009E73",
+    "#CC79A7",
+    "#E69F00",
+    "#56B4E9",
+    "#7A4E2D",
+    "#444444",
+)
 REFERENCE_COLOUR = "#3b4248"
 CEILING = (
     "The brown lines are the planted model of the simulated data, which no row passes but by luck; where one lies "
@@ -38,8 +49,12 @@ CEILING = (
 CEILING_COLOUR, CEILING_DASHES = "#8a6100", (0, (7, 2, 1.5, 2))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "p", "h", "<", ">", "d")
 DASHES: tuple[Any, ...] = ("-", (0, (4, 1.5)), (0, (1, 1)), (0, (5, 1.5, 1, 1.5)))
-DIVERGING = LinearSegmentedColormap.from_list("conflict", ["#9c3d00", "#e08a4b", "#f7f7f7", "#5fa3d0", "#00507d"])
-SEQUENTIAL = LinearSegmentedColormap.from_list("share", ["#f7fafc", "#9cc4df", "#2b7bb3", "#083a63"])
+DIVERGING = LinearSegmentedColormap.from_list(
+    "conflict", ["#9c3d00", "#e08a4b", "#f7f7f7", "#5fa3d0", "#00507d"]
+)
+SEQUENTIAL = LinearSegmentedColormap.from_list(
+    "share", ["#f7fafc", "#9cc4df", "#2b7bb3", "#083a63"]
+)
 RC: dict[Any, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": 8.5,
@@ -77,12 +92,20 @@ class Look:
     @classmethod
     def of(cls, frames: Frames) -> Look:
         groups = [group for block in frames.blocks for group in block.groups]
-        balancers = sorted({group.balancer for group in groups if group.balancer_name != "none"}, key=_uniform_first)
+        balancers = sorted(
+            {group.balancer for group in groups if group.balancer_name != "none"},
+            key=_uniform_first,
+        )
         models = sorted({group.model for group in groups if not group.is_reference})
         references = {group.model: "*" for group in groups if group.is_reference}
         colours = {name: COLOURS[place % len(COLOURS)] for place, name in enumerate(balancers)}
-        dashes = {name: DASHES[place // len(COLOURS) % len(DASHES)] for place, name in enumerate(balancers)}
-        markers = {name: MARKERS[place % len(MARKERS)] for place, name in enumerate(models)} | references
+        dashes = {
+            name: DASHES[place // len(COLOURS) % len(DASHES)]
+            for place, name in enumerate(balancers)
+        }
+        markers = {
+            name: MARKERS[place % len(MARKERS)] for place, name in enumerate(models)
+        } | references
         return cls(colours, dashes, markers)
 
     def colour(self, row: Row) -> str:
@@ -108,26 +131,43 @@ class Context:
     def ceiling_entry(self) -> list[Entry]:
         """The legend entry of the planted model's line; none for real data."""
         known = any(not math.isnan(task.ceiling) for task in self.summary.block.tasks)
-        return [Entry("planted model (ceiling)", CEILING_COLOUR, "", CEILING_DASHES)] if known else []
+        return (
+            [Entry("planted model (ceiling)", CEILING_COLOUR, "", CEILING_DASHES)] if known else []
+        )
 
     def probed(self) -> list[tuple[Row, Probes]]:
         """Rows with probes, ordered by model and balancer."""
-        rows = [(row, self.probes[row.group.id]) for row in self.summary.rows if row.group.id in self.probes]
-        return sorted(rows, key=lambda pair: (pair[0].group.model, _uniform_first(pair[0].group.balancer)))
+        rows = [
+            (row, self.probes[row.group.id])
+            for row in self.summary.rows
+            if row.group.id in self.probes
+        ]
+        return sorted(
+            rows, key=lambda pair: (pair[0].group.model, _uniform_first(pair[0].group.balancer))
+        )
 
     def legend(self, rows: Sequence[Row], models: bool = True, lines: bool = False) -> list[Entry]:
         """Legend entries of the balancers (colour) and models (marker) among some rows."""
         balancers = sorted(
-            {row.group.balancer for row in rows if row.group.balancer in self.look.colours}, key=_uniform_first
+            {row.group.balancer for row in rows if row.group.balancer in self.look.colours},
+            key=_uniform_first,
         )
         entries = [Entry("balancer", MUTED, "")] if balancers else []
         entries += [
-            Entry(name, self.look.colours[name], "" if lines else "o", self.look.dashes[name] if lines else "")
+            Entry(
+                name,
+                self.look.colours[name],
+                "" if lines else "o",
+                self.look.dashes[name] if lines else "",
+            )
             for name in balancers
         ]
         if models:
             entries.append(Entry("model", MUTED, ""))
-            names = sorted({row.group.model for row in rows}, key=lambda name: (self.look.markers[name] == "*", name))
+            names = sorted(
+                {row.group.model for row in rows},
+                key=lambda name: (self.look.markers[name] == "*", name),
+            )
             entries += [Entry(name, MUTED, self.look.markers[name], hollow=True) for name in names]
         return entries
 
@@ -180,7 +220,12 @@ class Sheet:
     """
 
     def __init__(
-        self, title: str, subtitle: str, body: float, legend: Sequence[Entry] = (), width: float = WIDTH
+        self,
+        title: str,
+        subtitle: str,
+        body: float,
+        legend: Sequence[Entry] = (),
+        width: float = WIDTH,
     ) -> None:
         self.width = width
         places = _flow(legend, width - 0.1)
@@ -189,9 +234,21 @@ class Sheet:
         self.height = self.body_top + body
         self.figure = Figure(figsize=(width, self.height))
         self.figure.text(
-            0.1 / width, self._y(0.12), shorten(title, 11.5, width - 2.8, bold=True), size=11.5, weight="bold", va="top"
+            0.1 / width,
+            self._y(0.12),
+            shorten(title, 11.5, width - 2.8, bold=True),
+            size=11.5,
+            weight="bold",
+            va="top",
         )
-        self.figure.text(0.1 / width, self._y(0.39), shorten(subtitle, 9, width - 0.3), size=9, color=MUTED, va="top")
+        self.figure.text(
+            0.1 / width,
+            self._y(0.39),
+            shorten(subtitle, 9, width - 0.3),
+            size=9,
+            color=MUTED,
+            va="top",
+        )
         for entry, (left, row) in zip(legend, places, strict=True):
             self._legend_entry(entry, 0.1 + left, 0.78 + 0.22 * row)
 
@@ -219,16 +276,25 @@ class Sheet:
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes at a place of the body, in inches from its top left."""
         bottom = self._y(self.body_top + top + height)
-        return self.figure.add_axes((left / self.width, bottom, width / self.width, height / self.height))
+        return self.figure.add_axes(
+            (left / self.width, bottom, width / self.width, height / self.height)
+        )
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
         """Text at a place of the body, in inches."""
         self.figure.text(left / self.width, self._y(self.body_top + top), text, **style)
 
-    def colourbar(self, image: Any, label: str, ticks: Sequence[float], length: float = 2.2) -> None:
+    def colourbar(
+        self, image: Any, label: str, ticks: Sequence[float], length: float = 2.2
+    ) -> None:
         """A horizontal colour bar at the right of the title."""
         bar = self.figure.add_axes(
-            ((self.width - length - 0.2) / self.width, self._y(0.4), length / self.width, 0.1 / self.height)
+            (
+                (self.width - length - 0.2) / self.width,
+                self._y(0.4),
+                length / self.width,
+                0.1 / self.height,
+            )
         )
         colours = self.figure.colorbar(image, cax=bar, orientation="horizontal")
         colours.outline.set_visible(False)
@@ -238,12 +304,16 @@ class Sheet:
 
 
 def _flow(entries: Sequence[Entry], width: float) -> list[tuple[float, int]]:
-    """Left edge and line of each entry; entries under a heading stay on one line where that is possible."""
+    """Left edge and line of each entry; entries under a heading stay on one line where that is
+    possible.
+    """
     places, left, row = [], 0.0, 0
     for place, entry in enumerate(entries):
         rest = [other.symbol == 0 for other in entries[place + 1 :]]
         end = place + 1 + rest.index(True) if True in rest else len(entries)
-        needed = sum(other.width for other in entries[place:end]) if entry.symbol == 0 else entry.width
+        needed = (
+            sum(other.width for other in entries[place:end]) if entry.symbol == 0 else entry.width
+        )
         if left and left + min(needed, width) > width:
             left, row = 0.0, row + 1
         places.append((left, row))
@@ -260,7 +330,14 @@ def text_width(text: str, size: float) -> float:
     """Inches that a text takes."""
     if not text.strip():
         return 0.0
-    return float(TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans")).get_extents().width) / 72
+    return (
+        float(
+            TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans"))
+            .get_extents()
+            .width
+        )
+        / 72
+    )
 
 
 def shorten(text: str, size: float, width: float, bold: bool = False) -> str:
@@ -271,7 +348,9 @@ def shorten(text: str, size: float, width: float, bold: bool = False) -> str:
     fits, over = 0, len(text)
     while over - fits > 1:
         middle = (fits + over) // 2
-        fits, over = (middle, over) if text_width(_cut(text, middle), size) <= width else (fits, middle)
+        fits, over = (
+            (middle, over) if text_width(_cut(text, middle), size) <= width else (fits, middle)
+        )
     return _cut(text, fits)
 
 
@@ -296,7 +375,9 @@ def contrast(value: float, image: Any) -> str:
     return "white" if 0.299 * red + 0.587 * green + 0.114 * blue < 0.55 else INK
 
 
-def limits(points: Sequence[float], spans: Sequence[tuple[float, float]] = ()) -> tuple[float, float]:
+def limits(
+    points: Sequence[float], spans: Sequence[tuple[float, float]] = ()
+) -> tuple[float, float]:
     """Axis limits around most points, so that one collapsed run does not flatten the others."""
     values = sorted(points)
     if not values:
@@ -307,13 +388,18 @@ def limits(points: Sequence[float], spans: Sequence[tuple[float, float]] = ()) -
     low, high = kept[0], kept[-1]
     room = max(high - low, 2e-4)
     for start, end in spans:
-        low, high = min(low, max(start, kept[0] - 0.6 * room)), max(high, min(end, kept[-1] + 0.6 * room))
+        low, high = (
+            min(low, max(start, kept[0] - 0.6 * room)),
+            max(high, min(end, kept[-1] + 0.6 * room)),
+        )
     margin = 0.06 * max(high - low, 2e-4)
     return low - margin, high + margin
 
 
 def with_ceiling(bounds: tuple[float, float], ceiling: float, most: float) -> tuple[float, float]:
-    """Axis limits that hold a ceiling as well, where that lengthens the axis by no more than the share ``most``."""
+    """Axis limits that hold a ceiling as well, where that lengthens the axis by no more than the
+    share ``most``.
+    """
     low, high = bounds
     room = high - low
     if high < ceiling + 0.04 * room <= high + most * room:
@@ -324,18 +410,28 @@ def with_ceiling(bounds: tuple[float, float], ceiling: float, most: float) -> tu
 
 
 def ceiling_text(task: TaskInfo, bounds: tuple[float, float], arrows: str = "◀▶") -> str:
-    """What a figure says of the ceiling, with an arrow where its line lies outside of the axis; empty without one."""
+    """What a figure says of the ceiling, with an arrow where its line lies outside of the axis;
+    empty without one.
+    """
     if math.isnan(task.ceiling):
         return ""
     low, high = min(bounds), max(bounds)
     text = f"ceiling {fixed(task.ceiling, task.reading.decimals)}"
-    return f"{text} {arrows[1]}" if task.ceiling > high else f"{arrows[0]} {text}" if task.ceiling < low else text
+    return (
+        f"{text} {arrows[1]}"
+        if task.ceiling > high
+        else f"{arrows[0]} {text}"
+        if task.ceiling < low
+        else text
+    )
 
 
 def save(drawing: Drawing, stem: Path) -> tuple[Path, Path]:
     """Write ``<stem>.svg`` and ``<stem>.png``, the same bytes for the same drawing."""
     svg, png = stem.with_name(stem.name + ".svg"), stem.with_name(stem.name + ".png")
     with mpl.rc_context(RC):
-        drawing.figure.savefig(svg, metadata={"Date": None, "Creator": "mtlkit", "Title": drawing.title})
+        drawing.figure.savefig(
+            svg, metadata={"Date": None, "Creator": "mtlkit", "Title": drawing.title}
+        )
         drawing.figure.savefig(png, dpi=DPI, metadata={"Software": "mtlkit"})
     return svg, png

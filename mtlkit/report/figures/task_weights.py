@@ -32,25 +32,36 @@ SPAN = 20
 
 def draw(context: Context) -> list[Drawing]:
     """Small multiples for all balancers whose weights move."""
-    probed = [(row, probes) for row, probes in context.probed() if np.isfinite(probes.weights).any()]
+    probed = [
+        (row, probes) for row, probes in context.probed() if np.isfinite(probes.weights).any()
+    ]
     shown = [pair for pair in probed if _moves(pair[1])]
     if not shown:
         return []
-    constant = sorted({row.group.balancer for row, _ in probed} - {row.group.balancer for row, _ in shown})
+    constant = sorted(
+        {row.group.balancer for row, _ in probed} - {row.group.balancer for row, _ in shown}
+    )
     shown.sort(key=lambda pair: pair[0].group.balancer)
     models = len({row.group.model for row, _ in shown})
     columns = models if 2 <= models <= 5 else 4
     columns = min(columns, max(len(shown), 2))
     tasks = list(dict.fromkeys(task for _, probes in shown for task in probes.tasks))
     legend = [
-        Entry(task, TASK_COLOURS[place % len(TASK_COLOURS)], "", DASHES[place // len(TASK_COLOURS) % len(DASHES)])
+        Entry(
+            task,
+            TASK_COLOURS[place % len(TASK_COLOURS)],
+            "",
+            DASHES[place // len(TASK_COLOURS) % len(DASHES)],
+        )
         for place, task in enumerate(tasks)
     ]
     left, gap, height, pitch = 0.62, 0.42, 1.15, 1.6
     width = min((WIDTH - left - 0.15 - gap * (columns - 1)) / columns, 3.4)
     places = _places(shown, columns)
     lines = places[-1][0] + 1
-    sheet = Sheet("Task weights over the run", context.subtitle, 0.42 + pitch * lines + 0.16, legend)
+    sheet = Sheet(
+        "Task weights over the run", context.subtitle, 0.42 + pitch * lines + 0.16, legend
+    )
     ranges = {row.group.balancer: _range(shown, row.group.balancer) for row, _ in shown}
     below = set(places)
     for (line, column), (row, probes) in zip(places, shown, strict=True):
@@ -58,7 +69,13 @@ def draw(context: Context) -> list[Drawing]:
         _panel(axes, probes, tasks, ranges[row.group.balancer])
         axes.set_title(shorten(row.group.model, 8, width), size=8, color=MUTED, loc="left", pad=3)
         place = (left + column * (width + gap), 0.25 + line * pitch)
-        sheet.text(*place, shorten(row.group.balancer, 8.5, width, bold=True), size=8.5, weight="bold", va="bottom")
+        sheet.text(
+            *place,
+            shorten(row.group.balancer, 8.5, width, bold=True),
+            size=8.5,
+            weight="bold",
+            va="bottom",
+        )
         if column == 0 or (line, column - 1) not in below:
             axes.set_ylabel("weight")
         axes.set_xlim(0, float(max(probes.epochs[-1] for _, probes in shown)) * 1.02)
@@ -67,7 +84,9 @@ def draw(context: Context) -> list[Drawing]:
         else:
             axes.set_xticklabels([])
     note = f" Left out because their weights never move: {', '.join(constant)}." if constant else ""
-    return [Drawing("weights", "Task weights over the run", CAPTION.format(constant=note), sheet.figure)]
+    return [
+        Drawing("weights", "Task weights over the run", CAPTION.format(constant=note), sheet.figure)
+    ]
 
 
 def _places(shown: list[tuple[Row, Probes]], columns: int) -> list[tuple[int, int]]:
@@ -76,20 +95,26 @@ def _places(shown: list[tuple[Row, Probes]], columns: int) -> list[tuple[int, in
     models = sorted({row.group.model for row, _ in shown})
     if len(models) != columns:
         return [divmod(place, columns) for place in range(len(shown))]
-    return [(balancers.index(row.group.balancer), models.index(row.group.model)) for row, _ in shown]
+    return [
+        (balancers.index(row.group.balancer), models.index(row.group.model)) for row, _ in shown
+    ]
 
 
 def _moves(probes: Probes) -> bool:
     known = probes.weights[np.isfinite(probes.weights)]
-    return bool(len(known)) and float(np.ptp(probes.weights[np.isfinite(probes.weights)])) > 1e-3 * float(
-        np.abs(known).max()
-    )
+    return bool(len(known)) and float(
+        np.ptp(probes.weights[np.isfinite(probes.weights)])
+    ) > 1e-3 * float(np.abs(known).max())
 
 
 def _range(shown: list[tuple[Row, Probes]], balancer: str) -> tuple[float, float, bool]:
     """Limits for all panels of one balancer, and whether they are logarithmic."""
     values = np.concatenate(
-        [mean_over(probes.weights, 0).ravel() for row, probes in shown if row.group.balancer == balancer]
+        [
+            mean_over(probes.weights, 0).ravel()
+            for row, probes in shown
+            if row.group.balancer == balancer
+        ]
     )
     values = values[np.isfinite(values)]
     low, high = min(float(values.min()), 1.0), max(float(values.max()), 1.0)

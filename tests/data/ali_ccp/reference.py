@@ -1,4 +1,6 @@
-"""The preparation of Ali-CCP as one would write it to be believed: dictionaries, one row after the other, no haste."""
+"""The preparation of Ali-CCP as one would write it to be believed: dictionaries, one row after the
+other, no haste.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,25 @@ from pathlib import Path
 
 import numpy as np
 
-USER_FIELDS = ["101", "109_14", "110_14", "127_14", "150_14", "121", "122", "124", "125", "126", "127", "128", "129"]
+USER_FIELDS = [
+    "101",
+    "109_14",
+    "110_14",
+    "127_14",
+    "150_14",
+    "121",
+    "122",
+    "124",
+    "125",
+    "126",
+    "127",
+    "128",
+    "129",
+]
 ROW_FIELDS = ["205", "206", "207", "210", "216", "508", "509", "702", "853", "301"]
-AITM = [name for name in USER_FIELDS if "_" not in name] + [name for name in ROW_FIELDS if name != "210"]
+AITM = [name for name in USER_FIELDS if "_" not in name] + [
+    name for name in ROW_FIELDS if name != "210"
+]
 RECHUB_DENSE = ["109_14", "110_14", "127_14", "150_14", "508", "509", "702", "853"]
 BAGS = ["109_14", "110_14", "127_14", "150_14", "210", "853"]
 KINDS = {
@@ -71,7 +89,11 @@ def features_of(text: bytes):
             if b"\x02" in raw + value or b"\x03" in name + value:
                 raise Bad
             continue
-        if not re.fullmatch(rb"\d{1,10}", raw) or int(raw) > 2**31 - 1 or not NUMBER.fullmatch(value):
+        if (
+            not re.fullmatch(rb"\d{1,10}", raw)
+            or int(raw) > 2**31 - 1
+            or not NUMBER.fullmatch(value)
+        ):
             raise Bad
         number = float(value)
         if abs(number) > float(np.finfo(np.float32).max):
@@ -105,7 +127,9 @@ def grouped(features):
 
 
 def joined(texts: dict[str, bytes], split: str, sample: float):
-    """Rows of an official split as (line, key, click, purchase, user, features), and counts of what was left out."""
+    """Rows of an official split as (line, key, click, purchase, user, features), and counts of what
+    was left out.
+    """
     out, bad, dirty, orphans = [], [], [], []
     common, by_field = {}, {}
     for line in lines_of(texts[f"common_features_{split}.csv"]):
@@ -136,8 +160,12 @@ def joined(texts: dict[str, bytes], split: str, sample: float):
     return out, {"bad": len(bad), "dirty": dirty, "orphans": orphans}
 
 
-def prepare(texts: dict[str, bytes], protocol: str, min_count: int | None = None, sample: float = 1.0):
-    """Final splits as lists of rows (labels, user, {field: id}, {field: [(id, weight)]}, {field: number})."""
+def prepare(
+    texts: dict[str, bytes], protocol: str, min_count: int | None = None, sample: float = 1.0
+):
+    """Final splits as lists of rows (labels, user, {field: id}, {field: [(id, weight)]}, {field:
+    number}).
+    """
     kinds = KINDS[protocol]
     least = min_count or MIN_COUNT[protocol]
     train, _ = joined(texts, "train", sample)
@@ -148,7 +176,9 @@ def prepare(texts: dict[str, bytes], protocol: str, min_count: int | None = None
         parts["test"] = [row for row in test if share(row[0], 0x4EC4) >= 0.5]
         counted = train
     else:
-        held = [share(row[0], 0xA117) if protocol == "aitm" else share(row[1], 0xF011) for row in train]
+        held = [
+            share(row[0], 0xA117) if protocol == "aitm" else share(row[1], 0xF011) for row in train
+        ]
         parts = {"train": [row for row, h in zip(train, held, strict=True) if h >= 0.1]}
         parts["validation"] = [row for row, h in zip(train, held, strict=True) if h < 0.1]
         parts["test"] = test
@@ -161,7 +191,9 @@ def prepare(texts: dict[str, bytes], protocol: str, min_count: int | None = None
             counts[field].update(id for id, _ in row[5].get(field, []))
     numbers = {}
     for field, seen in counts.items():
-        kept = [id for id, count in seen.items() if count >= least]  # a Counter keeps the order of first sight
+        kept = [
+            id for id, count in seen.items() if count >= least
+        ]  # a Counter keeps the order of first sight
         if protocol != "rechub":
             kept.sort()
         numbers[field] = {id: number for number, id in enumerate(kept, 1)}
@@ -183,7 +215,8 @@ def prepare(texts: dict[str, bytes], protocol: str, min_count: int | None = None
             for field in kinds["bags"]
         }
         dense = {
-            field: np.float32((float(last_value(row, field)) - low) / width) for field, (low, width) in scales.items()
+            field: np.float32((float(last_value(row, field)) - low) / width)
+            for field, (low, width) in scales.items()
         }
         return row[2:4], row[4], ids, bags, dense
 

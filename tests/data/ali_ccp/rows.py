@@ -16,7 +16,9 @@ def joined(split) -> SimpleNamespace:
     for name, bag in side.bags.items():
         parts = [slice(bag.offsets[u], bag.offsets[u + 1]) for u in side.row]
         offsets = np.cumsum([0] + [part.stop - part.start for part in parts])
-        values, weights = (np.concatenate([array[part] for part in parts]) for array in (bag.values, bag.weights))
+        values, weights = (
+            np.concatenate([array[part] for part in parts]) for array in (bag.values, bag.weights)
+        )
         bags[name] = Bag(offsets, values, weights)
     return SimpleNamespace(
         ids=np.array([[*split.ids[r], *side.ids[side.row[r]]] for r in rows]),

@@ -19,7 +19,9 @@ def read(origin):
     reading, told = Reading(), []
     found = {}
     for split in ("train", "test"):
-        for text in read_texts(find_source(origin, "hint"), split, reading, lambda *call: told.append(call), "hint"):
+        for text in read_texts(
+            find_source(origin, "hint"), split, reading, lambda *call: told.append(call), "hint"
+        ):
             found[text.split, text.kind] = b"".join(bytes(block) for block in text.blocks)
     return found, reading, told
 
@@ -38,9 +40,15 @@ def test_archives_are_read_where_they_lie(texts, tmp_path):
     found, reading, told = read(origin)
     assert found == expected(texts)
     files = [origin / f"sample_{split}.tar.gz" for split in ("train", "test")]
-    assert [entry["sha256"] for entry in reading.hashes] == [hashlib.sha256(f.read_bytes()).hexdigest() for f in files]
+    assert [entry["sha256"] for entry in reading.hashes] == [
+        hashlib.sha256(f.read_bytes()).hexdigest() for f in files
+    ]
     assert reading.text_bytes == sum(map(len, texts.values()))
-    assert told[-1] == ("preparing sample_test.tar.gz", files[1].stat().st_size, files[1].stat().st_size)
+    assert told[-1] == (
+        "preparing sample_test.tar.gz",
+        files[1].stat().st_size,
+        files[1].stat().st_size,
+    )
 
 
 def test_one_of_the_files_names_the_folder(texts, tmp_path):
@@ -54,7 +62,9 @@ def test_four_csv_files(texts, tmp_path, packed, deeper):
     for name, content in texts.items():
         folder = tmp_path / name.split("_")[-1][:-4] if deeper else tmp_path
         folder.mkdir(exist_ok=True)
-        (folder / f"{name}{'.gz' * packed}").write_bytes(gzip.compress(content) if packed else content)
+        (folder / f"{name}{'.gz' * packed}").write_bytes(
+            gzip.compress(content) if packed else content
+        )
     assert read(tmp_path)[0] == expected(texts)
 
 
@@ -71,7 +81,9 @@ def test_blocks_end_with_lines(texts, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BLOCK", 1000)
     texts["sample_skeleton_test.csv"] = texts["sample_skeleton_test.csv"][:-1]  # no last line feed
     origin = raw.write_archives(tmp_path / "in", texts)
-    for text in read_texts(find_source(origin, "hint"), "test", Reading(), lambda *call: None, "hint"):
+    for text in read_texts(
+        find_source(origin, "hint"), "test", Reading(), lambda *call: None, "hint"
+    ):
         blocks = [bytes(block) for block in text.blocks]
         assert len(blocks) > 1 or text.kind == "common"
         assert all(block.endswith(b"\n") for block in blocks)
@@ -84,7 +96,9 @@ def test_missing_files_are_named(texts, tmp_path):
         find_source(tmp_path / "nowhere", "hint")
     raw.write_archives(tmp_path, texts)
     (tmp_path / "sample_test.tar.gz").unlink()
-    with pytest.raises(MissingError, match=r"neither sample_test\.tar\.gz nor sample_skeleton_test\.csv"):
+    with pytest.raises(
+        MissingError, match=r"neither sample_test\.tar\.gz nor sample_skeleton_test\.csv"
+    ):
         find_source(tmp_path, "hint")
 
 
@@ -153,7 +167,11 @@ def test_hostile_members_are_skipped_and_nothing_is_written(texts, tmp_path):
         info = tarfile.TarInfo(name)
         info.type, info.linkname = kind, "../../../../etc/passwd"
         members.append((info, b"x" * 700 if kind == tarfile.REGTYPE else b""))
-    members += [(tarfile.TarInfo(f"../../{name}"), content) for name, content in texts.items() if "train" in name]
+    members += [
+        (tarfile.TarInfo(f"../../{name}"), content)
+        for name, content in texts.items()
+        if "train" in name
+    ]
     origin = raw.write_archives(tmp_path / "in", texts)
     (origin / "sample_train.tar.gz").write_bytes(gzip.compress(raw.tar_bytes(members)))
     before = sorted(tmp_path.rglob("*"))
@@ -165,7 +183,9 @@ def test_header_that_claims_gigabytes_is_refused(texts, tmp_path):
     info = tarfile.TarInfo("././@PaxHeader")
     info.type, info.size = tarfile.XHDTYPE, 40 << 30
     origin = raw.write_archives(tmp_path, texts)
-    (origin / "sample_train.tar.gz").write_bytes(gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096)))
+    (origin / "sample_train.tar.gz").write_bytes(
+        gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(4096))
+    )
     with pytest.raises(MissingError, match="header of"):
         read(origin)
 
@@ -177,7 +197,11 @@ def test_strange_sizes_in_extended_headers(texts, tmp_path, size):
     info = tarfile.TarInfo("././@PaxHeader")
     info.type, info.size = tarfile.XHDTYPE, len(record)
     out.write(info.tobuf(tarfile.GNU_FORMAT) + record + bytes(-len(record) % 512))
-    out.write(raw.tar_bytes([(tarfile.TarInfo(name), content) for name, content in texts.items() if "train" in name]))
+    out.write(
+        raw.tar_bytes(
+            [(tarfile.TarInfo(name), content) for name, content in texts.items() if "train" in name]
+        )
+    )
     origin = raw.write_archives(tmp_path, texts)
     (origin / "sample_train.tar.gz").write_bytes(gzip.compress(out.getvalue()))
     with pytest.raises(MissingError, match="truncated or damaged"):
@@ -210,10 +234,15 @@ DEEP = b"[" * 200_000
 DEEP_OBJECT = b'{"planted_auc":' * 100_000
 
 
-@pytest.mark.parametrize("content", [DEEP, DEEP_OBJECT, b"[1]", b"7", b"null", b"{broken", b"\xff\xfe", b"1" * 5000])
+@pytest.mark.parametrize(
+    "content", [DEEP, DEEP_OBJECT, b"[1]", b"7", b"null", b"{broken", b"\xff\xfe", b"1" * 5000]
+)
 def test_a_mark_that_is_none(content, texts, tmp_path):
     origin = raw.write_archives(tmp_path / "in", texts)
-    members = [("simulated.json", content), *((name, text) for name, text in texts.items() if "train" in name)]
+    members = [
+        ("simulated.json", content),
+        *((name, text) for name, text in texts.items() if "train" in name),
+    ]
     packed = raw.tar_bytes([(tarfile.TarInfo(name), member) for name, member in members])
     (origin / "sample_train.tar.gz").write_bytes(gzip.compress(packed, 1))
     found, reading, _ = read(origin)

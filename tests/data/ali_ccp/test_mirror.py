@@ -24,7 +24,10 @@ def content(rows, seed):
     click = rng.random(rows) < 0.3
     purchase = click & (rng.random(rows) < 0.3)
     purchase[7], click[7] = True, False  # a dirty row
-    lines = [",".join(map(str, [int(c), int(p), *row])) for c, p, row in zip(click, purchase, ids, strict=True)]
+    lines = [
+        ",".join(map(str, [int(c), int(p), *row]))
+        for c, p, row in zip(click, purchase, ids, strict=True)
+    ]
     return "\n".join([",".join(["click", "purchase", *FIELDS]), *lines, ""]).encode()
 
 
@@ -43,7 +46,11 @@ def expected(text, held_out):
         values = [int(value) for value in line.split(",")]
         if values[1] > values[0]:
             continue
-        part = ("validation" if reference.share(number, 0xA117) < 0.1 else "train") if held_out else "test"
+        part = (
+            ("validation" if reference.share(number, 0xA117) < 0.1 else "train")
+            if held_out
+            else "test"
+        )
         parts[part].append(values)
     return parts
 
@@ -68,7 +75,9 @@ def test_whole_way(servers, tmp_path):
     assert data.details["texts"]["ctr_cvr.train"]["first dirty lines"] == [9]
     assert not data.simulated
     note = json.loads((tmp_path / "ali-ccp" / "raw" / "source.json").read_text())
-    assert [entry["bytes"] for entry in note["downloads"]] == [len(server.content) for server in servers]
+    assert [entry["bytes"] for entry in note["downloads"]] == [
+        len(server.content) for server in servers
+    ]
     assert all(len(entry["sha256"]) == 64 for entry in note["downloads"])
     assert "mirror" in source.provenance(tmp_path)
 
@@ -125,8 +134,14 @@ def test_bad_answers_end_in_one_sentence(servers, tmp_path, behaviours, said):
     [
         (b"", "is empty"),
         (b"click,purchase,101\n1,0,5\n", "header lacks 205"),
-        (content(50, 0).replace(b"\n", b",7\n").replace(b"301,7", b"301"), "malformed: ctr_cvr.train, lines 2, 3, 4"),
-        (content(50, 0) + b"1,0," + b",".join([b"99999999"] * 18) + b"\n", "holds the id 99,999,999"),
+        (
+            content(50, 0).replace(b"\n", b",7\n").replace(b"301,7", b"301"),
+            "malformed: ctr_cvr.train, lines 2, 3, 4",
+        ),
+        (
+            content(50, 0) + b"1,0," + b",".join([b"99999999"] * 18) + b"\n",
+            "holds the id 99,999,999",
+        ),
     ],
 )
 def test_other_files_than_expected(servers, tmp_path, text, said):

@@ -30,7 +30,12 @@ def run(origin, folder, protocol="aitm", min_count=None, sample=1.0, max_bad_row
     request = Request(chosen, min_count or chosen.min_count, sample, max_bad_rows)
     with written(folder) as partial:
         dataset, splits = prepare(
-            find_source(origin, "hint"), partial, "ali-ccp", request, lambda *told: None, "mtlkit fetch"
+            find_source(origin, "hint"),
+            partial,
+            "ali-ccp",
+            request,
+            lambda *told: None,
+            "mtlkit fetch",
         )
         write_manifest(partial, dataset, {}, splits)
     return read_dataset(folder)
@@ -38,10 +43,15 @@ def run(origin, folder, protocol="aitm", min_count=None, sample=1.0, max_bad_row
 
 def assert_equals_reference(data, texts, protocol, min_count=None, sample=1.0):
     expected, numbers = reference.prepare(texts, protocol, min_count, sample)
-    names = {kind: [feature.name for feature in data.schema.of_kind(kind)] for kind in ("id", "bag", "dense")}
+    names = {
+        kind: [feature.name for feature in data.schema.of_kind(kind)]
+        for kind in ("id", "bag", "dense")
+    }
     assert set(names["id"]) == set(reference.KINDS[protocol]["ids"])
     assert set(names["bag"]) == set(reference.KINDS[protocol]["bags"])
-    assert {name.removeprefix("D") for name in names["dense"]} == set(reference.KINDS[protocol]["dense"])
+    assert {name.removeprefix("D") for name in names["dense"]} == set(
+        reference.KINDS[protocol]["dense"]
+    )
     for feature in data.schema.features:
         if feature.kind != "dense":
             assert feature.vocab == len(numbers[feature.name]) + 1
@@ -51,14 +61,23 @@ def assert_equals_reference(data, texts, protocol, min_count=None, sample=1.0):
         np.testing.assert_array_equal(got.labels, [labels for labels, *_ in rows])
         assert got.observed.all()
         np.testing.assert_array_equal(got.groups["user"], [user for _, user, *_ in rows])
-        np.testing.assert_array_equal(got.ids, [[ids[name] for name in names["id"]] for _, _, ids, _, _ in rows])
-        dense = np.array([[row[4][name.removeprefix("D")] for name in names["dense"]] for row in rows], np.float32)
+        np.testing.assert_array_equal(
+            got.ids, [[ids[name] for name in names["id"]] for _, _, ids, _, _ in rows]
+        )
+        dense = np.array(
+            [[row[4][name.removeprefix("D")] for name in names["dense"]] for row in rows],
+            np.float32,
+        )
         np.testing.assert_array_equal(got.dense, dense.reshape(len(rows), -1))
         for name in names["bag"]:
             bag = got.bags[name]
             np.testing.assert_array_equal(np.diff(bag.offsets), [len(row[3][name]) for row in rows])
-            np.testing.assert_array_equal(bag.values, [id for row in rows for id, _ in row[3][name]])
-            np.testing.assert_array_equal(bag.weights, [weight for row in rows for _, weight in row[3][name]])
+            np.testing.assert_array_equal(
+                bag.values, [id for row in rows for id, _ in row[3][name]]
+            )
+            np.testing.assert_array_equal(
+                bag.weights, [weight for row in rows for _, weight in row[3][name]]
+            )
 
 
 @pytest.mark.parametrize("protocol", ["aitm", "rechub", "full"])
@@ -69,7 +88,9 @@ def test_equals_the_slow_reference(archives, tmp_path, protocol):
     assert data.schema.funnel == ("click", "purchase")
 
 
-@pytest.mark.parametrize(("protocol", "min_count", "sample"), [("aitm", 3, 0.5), ("rechub", 40, 0.6), ("full", 2, 0.7)])
+@pytest.mark.parametrize(
+    ("protocol", "min_count", "sample"), [("aitm", 3, 0.5), ("rechub", 40, 0.6), ("full", 2, 0.7)]
+)
 def test_sample_and_counts_equal_the_reference(archives, tmp_path, protocol, min_count, sample):
     data = run(archives, tmp_path / "out", protocol, min_count, sample)
     assert_equals_reference(data, reference.texts_of(archives), protocol, min_count, sample)
@@ -77,7 +98,9 @@ def test_sample_and_counts_equal_the_reference(archives, tmp_path, protocol, min
 
 @pytest.mark.parametrize("protocol", ["aitm", "rechub", "full"])
 def test_strange_but_legal_text(tmp_path, protocol):
-    """Fields twice in a row, both orders of the files, values of all shapes, CRLF, no last line feed, empty lists."""
+    """Fields twice in a row, both orders of the files, values of all shapes, CRLF, no last line
+    feed, empty lists.
+    """
     rng = np.random.default_rng(3)
     shapes = [
         "1.0",
@@ -95,13 +118,23 @@ def test_strange_but_legal_text(tmp_path, protocol):
         lines, users = [], []
         for n in range(400):
             items = [
-                (str(rng.choice(reference.ROW_FIELDS)), int(rng.integers(1, 6)), str(rng.choice(shapes)))
+                (
+                    str(rng.choice(reference.ROW_FIELDS)),
+                    int(rng.integers(1, 6)),
+                    str(rng.choice(shapes)),
+                )
                 for _ in range(rng.integers(0, 9))
             ]
             items.insert(len(items) // 2, ("999", "x y", "anything"))
             click = int(rng.integers(0, 2))
             lines.append(
-                raw.skeleton(n, click, int(rng.integers(0, 2)) * click, f"{n % 37:X}", *items[: 9 * (n % 7 > 0)])
+                raw.skeleton(
+                    n,
+                    click,
+                    int(rng.integers(0, 2)) * click,
+                    f"{n % 37:X}",
+                    *items[: 9 * (n % 7 > 0)],
+                )
             )
         for k in range(37):
             items = [
@@ -173,7 +206,9 @@ def test_hashed_ids_and_direct_cells_give_the_same(archives, tmp_path, monkeypat
 
 
 class Told:
-    """A progress callback that remembers how far each piece of work has come, and gives the others time."""
+    """A progress callback that remembers how far each piece of work has come, and gives the others
+    time.
+    """
 
     def __init__(self, slow=0.002, interrupt=None):
         self.slow, self.interrupt, self.seen = slow, interrupt, {}
@@ -203,7 +238,11 @@ def prepared(origin, folder, told, protocol="aitm"):
 def test_all_is_told_to_the_end(tmp_path, monkeypatch):
     told = Told(slow=0)
     prepared(long_work(tmp_path, monkeypatch), tmp_path / "out", told)
-    assert told.seen == {"preparing sample_train.tar": 1, "preparing sample_test.tar": 1, "writing splits": 1}
+    assert told.seen == {
+        "preparing sample_train.tar": 1,
+        "preparing sample_test.tar": 1,
+        "writing splits": 1,
+    }
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -278,7 +317,11 @@ def test_a_disk_that_fills_while_staging(archives, tmp_path, monkeypatch, file):
     def staged(self, *given):
         whole(self, *given)
         self.files |= {file: FULL_DISK} if file != "bag" else {}
-        self.bag_files = [(FULL_DISK, weights) for _, weights in self.bag_files] if file == "bag" else self.bag_files
+        self.bag_files = (
+            [(FULL_DISK, weights) for _, weights in self.bag_files]
+            if file == "bag"
+            else self.bag_files
+        )
 
     monkeypatch.setattr(Staged, "__init__", staged)
     with pytest.raises(MissingError, match="became full") as caught:
@@ -288,7 +331,9 @@ def test_a_disk_that_fills_while_staging(archives, tmp_path, monkeypatch, file):
 
 
 @pytest.mark.skipif(not FULL_DISK.exists(), reason="this system has no device that is always full")
-@pytest.mark.parametrize("name", ["train.ids", "test.side-ids", "validation.bag-values-210", "vocabulary.101"])
+@pytest.mark.parametrize(
+    "name", ["train.ids", "test.side-ids", "validation.bag-values-210", "vocabulary.101"]
+)
 def test_a_disk_that_fills_while_writing(archives, tmp_path, monkeypatch, name):
     whole = module.check_disk
 
@@ -305,7 +350,9 @@ def test_a_disk_that_fills_while_writing(archives, tmp_path, monkeypatch, name):
 def test_too_many_common_indexes(archives, tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "MOST_KEYS", 1000)
     texts = raw.small_texts()
-    texts["common_features_train.csv"] = b"".join(raw.common(f"{k:016x}", ("101", k, 1)) for k in range(5000))
+    texts["common_features_train.csv"] = b"".join(
+        raw.common(f"{k:016x}", ("101", k, 1)) for k in range(5000)
+    )
     origin = raw.write_archives(tmp_path / "in", texts)
     with pytest.raises(MissingError, match="different common indexes: it is not Ali-CCP"):
         run(origin, tmp_path / "out")
@@ -315,14 +362,19 @@ def test_too_many_common_indexes(archives, tmp_path, monkeypatch):
     ("protocol", "sample", "known"),
     [("aitm", 1.0, True), ("full", 1.0, True), ("rechub", 1.0, False), ("aitm", 0.5, False)],
 )
-def test_a_ceiling_is_that_of_the_rows_of_the_test_split(archives, tmp_path, protocol, sample, known):
+def test_a_ceiling_is_that_of_the_rows_of_the_test_split(
+    archives, tmp_path, protocol, sample, known
+):
     data = run(archives, tmp_path / "out", protocol, 2, sample)
     facts = json.loads((archives / "simulated.json").read_text())
     noted = {name: value for name, value in facts["planted_auc"].items() if value is not None}
     assert len(noted) == 3
     assert ceilings(data) == (noted if known else {})
     assert ceilings_of_all_rows(data) == ({} if known else noted)
-    assert (len(data.splits["test"]) == facts["counts"]["test"]["rows"] - facts["counts"]["test"]["dirty"]) == known
+    assert (
+        len(data.splits["test"])
+        == facts["counts"]["test"]["rows"] - facts["counts"]["test"]["dirty"]
+    ) == known
 
 
 def test_progress_may_end_it(archives, tmp_path):
@@ -377,7 +429,10 @@ def test_manifest_tells_what_was_done(archives, tmp_path):
     assert details["texts"]["train-skeleton"]["first dirty lines"] == left["dirty"][:8]
     assert details["simulation"][ALL_ROWS]["planted_auc"]["click"] > 0.5
     assert details["simulation"]["counts"]["test"]["rows"] > 0
-    assert [entry["file"] for entry in details["files"]] == ["sample_train.tar.gz", "sample_test.tar.gz"]
+    assert [entry["file"] for entry in details["files"]] == [
+        "sample_train.tar.gz",
+        "sample_test.tar.gz",
+    ]
     assert all(len(entry["sha256"]) == 64 for entry in details["files"])
     assert not (tmp_path / "out" / "staging").exists()
 
@@ -405,7 +460,9 @@ def test_bad_rows_are_counted_left_out_and_named(tmp_path):
     assert [entry["line"] for entry in counts["first malformed lines"]] == [3, 5, 7, 15, 17]
     assert "over 2,147,483,647" in counts["first malformed lines"][2]["reason"]
     assert counts["first dirty lines"] == [9, 13]
-    assert data.details["rows without common features"] == {"train": {"rows": 1, "first lines": [11]}}
+    assert data.details["rows without common features"] == {
+        "train": {"rows": 1, "first lines": [11]}
+    }
     assert_equals_reference(data, texts, "aitm")
     assert sum(len(data.splits[name]) for name in ("train", "validation")) == 60 - 8
 
@@ -413,7 +470,9 @@ def test_bad_rows_are_counted_left_out_and_named(tmp_path):
 @pytest.mark.parametrize("allowed", [0, 4, 5])
 def test_too_many_bad_rows_end_it(tmp_path, allowed):
     origin = raw.write_archives(tmp_path / "in", broken(raw.small_texts()))
-    with pytest.raises(MissingError, match=rf"More than {allowed} rows.*line (3: click|11: its common)") as caught:
+    with pytest.raises(
+        MissingError, match=rf"More than {allowed} rows.*line (3: click|11: its common)"
+    ) as caught:
         run(origin, tmp_path / "out", max_bad_rows=allowed)
     assert "--max-bad-rows" in caught.value.hint
     assert list(tmp_path.iterdir()) == [tmp_path / "in"]
@@ -427,7 +486,8 @@ def test_bad_rows_of_both_splits_count_together(tmp_path, kind):
     origin = raw.write_archives(tmp_path / "in", texts)
     assert run(origin, tmp_path / "out", max_bad_rows=6)
     with pytest.raises(
-        MissingError, match=r"More than 5 rows.*: (sample_skeleton|common_features)_train.csv, line (61|6): "
+        MissingError,
+        match=r"More than 5 rows.*: (sample_skeleton|common_features)_train.csv, line (61|6): ",
     ):
         run(origin, tmp_path / "two", max_bad_rows=5)
 
@@ -469,10 +529,13 @@ def test_a_sample_of_nobody(archives, tmp_path):
 
 def test_a_common_file_cut_short_is_noticed(tmp_path):
     texts = raw.small_texts()
-    texts["common_features_test.csv"] = texts["common_features_test.csv"].splitlines(keepends=True)[0]
+    texts["common_features_test.csv"] = texts["common_features_test.csv"].splitlines(keepends=True)[
+        0
+    ]
     origin = raw.write_archives(tmp_path / "in", texts)
     with pytest.raises(
-        MissingError, match=r"sample_skeleton_test.csv, line 1: its common index is not in the common file"
+        MissingError,
+        match=r"sample_skeleton_test.csv, line 1: its common index is not in the common file",
     ):
         run(origin, tmp_path / "out", max_bad_rows=40)
 
@@ -481,7 +544,9 @@ def test_a_common_file_cut_short_is_noticed(tmp_path):
 @pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar"])
 def test_archives_of_all_kinds(archives, tmp_path, suffix, format):
     inner = "a/" * (60 if format != tarfile.USTAR_FORMAT else 5)
-    origin = raw.write_archives(tmp_path / "in", reference.texts_of(archives), suffix, inner, format)
+    origin = raw.write_archives(
+        tmp_path / "in", reference.texts_of(archives), suffix, inner, format
+    )
     before = sorted(path.name for path in origin.iterdir())
     assert run(origin, tmp_path / "out").fingerprint == run(archives, tmp_path / "same").fingerprint
     assert sorted(path.name for path in origin.iterdir()) == before

@@ -20,7 +20,10 @@ def larger(tmp_path_factory):
 
 
 def labels(texts, split):
-    rows = [line.split(b",", 3)[1:3] for line in reference.lines_of(texts[f"sample_skeleton_{split}.csv"])]
+    rows = [
+        line.split(b",", 3)[1:3]
+        for line in reference.lines_of(texts[f"sample_skeleton_{split}.csv"])
+    ]
     return np.array(rows, int).T
 
 
@@ -61,7 +64,10 @@ def test_planted_click_auc_is_that_of_the_real_data(larger):
 def test_shape_of_the_real_data(larger):
     """Grouped by common index, about 58 rows each; Zipf items; gaps; field order differs by row."""
     _, texts = larger
-    rows = [reference.parse(line, True) for line in reference.lines_of(texts["sample_skeleton_train.csv"])[:10_000]]
+    rows = [
+        reference.parse(line, True)
+        for line in reference.lines_of(texts["sample_skeleton_train.csv"])[:10_000]
+    ]
     keys = [key for _, key, _ in rows]
     changes = sum(a != b for a, b in itertools.pairwise(keys))
     assert changes + 1 == len(set(keys))
@@ -92,7 +98,9 @@ def test_archives_carry_their_mark_first(archives):
 def test_the_seed_decides_every_byte(archives, tmp_path):
     write_archives(tmp_path / "same", SIMULATION)
     assert reference.texts_of(tmp_path / "same") == reference.texts_of(archives)
-    write_archives(tmp_path / "other", Simulation(SIMULATION.rows, SIMULATION.purchase_rate, seed=6))
+    write_archives(
+        tmp_path / "other", Simulation(SIMULATION.rows, SIMULATION.purchase_rate, seed=6)
+    )
     assert reference.texts_of(tmp_path / "other") != reference.texts_of(archives)
 
 

@@ -46,7 +46,11 @@ def assert_same_lines(stager, text: bytes, kind: str):
     lines = np.fromfile(staged.files["line"], np.int32)
     assert lines.tolist() == good_lines(text, kind)
     tally = staged.tally
-    assert tally[t.LINES] == len(reference.lines_of(text)) == tally[t.ROWS] + tally[t.BAD] + tally[t.DIRTY]
+    assert (
+        tally[t.LINES]
+        == len(reference.lines_of(text))
+        == tally[t.ROWS] + tally[t.BAD] + tally[t.DIRTY]
+    )
 
 
 GOOD = raw.skeleton(1, 1, 0, "0f", ("205", 7, 1.0), ("210", 5, 0.5), ("999", "a", "b"))
@@ -111,8 +115,13 @@ def test_lines_of_all_shapes(stager, case):
     assert_same_lines(stager, USER + case.split(b",", 3)[-1] + USER, "common")
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(st.lists(st.sampled_from(list(b"0123456789af,._-e\r\n\x00\x01\x02\x03\xff")), max_size=40), st.data())
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    st.lists(st.sampled_from(list(b"0123456789af,._-e\r\n\x00\x01\x02\x03\xff")), max_size=40),
+    st.data(),
+)
 def test_any_bytes_at_all(stager, noise, data):
     """Noise put into good lines, anywhere: nothing crashes, and both agree on every line."""
     for kind, line in (("skeleton", GOOD), ("common", USER)):
@@ -122,8 +131,13 @@ def test_any_bytes_at_all(stager, noise, data):
         assert_same_lines(stager, text, kind)
 
 
-@given(st.floats(-(2.0**127), 2.0**127, width=32), st.sampled_from(["{!r}", "{:.5f}", "{:.17g}", "{:e}", "{:.0f}"]))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.floats(-(2.0**127), 2.0**127, width=32),
+    st.sampled_from(["{!r}", "{:.5f}", "{:.17g}", "{:e}", "{:.0f}"]),
+)
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_values_as_python_reads_them(stager, value, how):
     text = how.format(value)
     staged, _ = stage(stager, raw.skeleton(1, 0, 0, "1", ("508", 3, text)))
@@ -140,13 +154,18 @@ def test_rows_of_2706_features(stager):
     ids, weights = chunk.bags[side_plan(PROTOCOLS["full"], "user").bags.index(NUMBER["109_14"])]
     assert ids.tolist() == list(range(2706))
     assert staged.ranges[NUMBER["109_14"]].tolist() == [0, 2705]
-    np.testing.assert_array_equal(weights, np.array([float(str(k / 7)) for k in range(2706)], np.float32))
+    np.testing.assert_array_equal(
+        weights, np.array([float(str(k / 7)) for k in range(2706)], np.float32)
+    )
 
 
 def test_tables_and_output_grow_as_needed(tmp_path, monkeypatch):
     monkeypatch.setattr(staging, "ROOM_ROWS", 7)
     stager = Stager(tmp_path, 1.0, 0, "hint")
-    lines = [raw.skeleton(n, 0, 0, f"{n // 3:x}", ("205", n * 977, 1.0), ("210", n % 91, 1)) for n in range(20_000)]
+    lines = [
+        raw.skeleton(n, 0, 0, f"{n // 3:x}", ("205", n * 977, 1.0), ("210", n % 91, 1))
+        for n in range(20_000)
+    ]
     staged, keys = stage(stager, b"".join(lines))
     assert len(staged) == 20_000
     assert keys.keys[: len(keys)].tolist() == list(range(6667))
@@ -155,21 +174,29 @@ def test_tables_and_output_grow_as_needed(tmp_path, monkeypatch):
 
 
 def test_by_words_and_by_bytes_the_same(tmp_path):
-    """A feature near the end of its block is read byte by byte: a line in a block of its own, or many in one."""
+    """A feature near the end of its block is read byte by byte: a line in a block of its own, or
+    many in one.
+    """
     rng = np.random.default_rng(2)
     lines = []
     for _ in range(3000):
         id = int(rng.integers(0, 10 ** int(rng.integers(1, 10))))
-        whole, part = (int(rng.integers(0, 10 ** int(n))) for n in (rng.integers(0, 3), rng.integers(0, 9)))
+        whole, part = (
+            int(rng.integers(0, 10 ** int(n))) for n in (rng.integers(0, 3), rng.integers(0, 9))
+        )
         value = f"{whole}.{part}" if rng.random() < 0.9 else f"{whole}.0e{part % 30}"
-        lines.append(raw.skeleton(1, 0, 0, "1", (str(rng.choice(["508", "702", "853", "7"])), id, value)))
+        lines.append(
+            raw.skeleton(1, 0, 0, "1", (str(rng.choice(["508", "702", "853", "7"])), id, value))
+        )
     found = []
     for number, blocks in enumerate(([b"".join(lines)], lines)):
         folder = tmp_path / str(number)
         folder.mkdir()
         arrays = iter([np.frombuffer(block, np.uint8) for block in blocks])
         plan = side_plan(PROTOCOLS["full"], "row")
-        staged = Stager(folder, 1.0, 0, "hint").stage(Text("train", "skeleton", arrays), Keys(), plan)
+        staged = Stager(folder, 1.0, 0, "hint").stage(
+            Text("train", "skeleton", arrays), Keys(), plan
+        )
         found.append({path.name: path.read_bytes() for path in folder.iterdir()})
         assert len(staged) == len(lines)
     assert len(max(lines, key=len)) <= t.AHEAD + 10, "read by bytes alone, from the feature on"
@@ -177,7 +204,9 @@ def test_by_words_and_by_bytes_the_same(tmp_path):
 
 
 def test_what_is_odd_but_harmless_is_counted(stager):
-    text = raw.skeleton(1, 0, 0, "1", ("205", 1, 1), ("999", 1, 1), ("101", 5, 1)).replace(b",3,", b",7,")
+    text = raw.skeleton(1, 0, 0, "1", ("205", 1, 1), ("999", 1, 1), ("101", 5, 1)).replace(
+        b",3,", b",7,"
+    )
     staged, _ = stage(stager, text)
     counted = staged.report()
     assert counted["unknown features"] == counted["features in the wrong file"] == 1

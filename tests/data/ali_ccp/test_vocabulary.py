@@ -21,7 +21,10 @@ def drawn(spread: int, rows: int = 4000):
 
 
 def ranges_of(ids):
-    return {field: (int(ids[:, j][ids[:, j] >= 0].min()), int(ids[:, j].max())) for j, field in enumerate(FIELDS)}
+    return {
+        field: (int(ids[:, j][ids[:, j] >= 0].min()), int(ids[:, j].max()))
+        for j, field in enumerate(FIELDS)
+    }
 
 
 @pytest.mark.parametrize("direct", [0, 10_000, 1 << 26])
@@ -48,11 +51,15 @@ def test_as_a_dictionary_counts_and_numbers(monkeypatch, direct, order, min_coun
         assert vocabulary.raw[field].tolist() == [-1, *kept]
         numbers = {id: number for number, id in enumerate(kept, 1)}
         expected[:, j] = [numbers.get(id, 0) for id in ids[:, j].tolist()]
-        np.testing.assert_array_equal(vocabulary.bag(field, ids[:, j].clip(0)) * (ids[:, j] >= 0), expected[:, j])
+        np.testing.assert_array_equal(
+            vocabulary.bag(field, ids[:, j].clip(0)) * (ids[:, j] >= 0), expected[:, j]
+        )
     chosen = np.arange(0, len(ids), 3)
     np.testing.assert_array_equal(vocabulary.rows(fields, ids, chosen), expected[chosen])
     beyond = np.array([[0, MAX_ID, 4], [1, 2, MAX_ID]], np.int32)
-    assert not vocabulary.rows(fields, beyond, np.arange(2)).any(), "ids that train lacks are unknown"
+    assert not vocabulary.rows(fields, beyond, np.arange(2)).any(), (
+        "ids that train lacks are unknown"
+    )
 
 
 @pytest.mark.parametrize("direct", [0, 1 << 26])
@@ -71,7 +78,9 @@ def test_tables_grow_as_needed(monkeypatch, direct):
 @settings(max_examples=60, deadline=None)
 @given(st.sets(st.integers(0, 2**28 - 1), max_size=120), st.sampled_from([1, 8, 9, 2**20]))
 def test_table_of_codes_holds_what_was_put_in(ids, step):
-    """Ids of one place in their group, of one group, and far apart; the table is twice as large as it must be."""
+    """Ids of one place in their group, of one group, and far apart; the table is twice as large as
+    it must be.
+    """
     table, count = np.zeros(256, np.uint64), np.zeros(1, np.int64)
     ids = [id * step % (MAX_ID + 1) for id in ids]
     codes = {id: int(code_of(table, count, 7, id)) for id in ids}

@@ -5,7 +5,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba import njit
 
-from mtlkit.data.ali_ccp.byte_words import byte_at, digits_of, number_in, put_byte, put_word, trailing_zeros, word_at
+from mtlkit.data.ali_ccp.byte_words import (
+    byte_at,
+    digits_of,
+    number_in,
+    put_byte,
+    put_word,
+    trailing_zeros,
+    word_at,
+)
 
 
 @njit

@@ -39,13 +39,27 @@ def run(*arguments, home):
 def test_bench_before_fetch_names_what_to_do(tmp_path):
     code, said = run("bench", "-d", "ali-ccp", home=tmp_path)
     assert code == 3
-    for text in ("mtlkit fetch ali-ccp", "GB", "simulated", "mtlkit bench -d 'ali-ccp[simulate=1000000]'"):
+    for text in (
+        "mtlkit fetch ali-ccp",
+        "GB",
+        "simulated",
+        "mtlkit bench -d 'ali-ccp[simulate=1000000]'",
+    ):
         assert text in said
     assert not (tmp_path / "ali-ccp").exists()
 
 
 def test_simulate_flag_and_card(tmp_path):
-    flags = ("--simulate", "3000", "--protocol", "rechub", "--fields", "101,109_14,205", "--sample", "0.9")
+    flags = (
+        "--simulate",
+        "3000",
+        "--protocol",
+        "rechub",
+        "--fields",
+        "101,109_14,205",
+        "--sample",
+        "0.9",
+    )
     code, said = run("fetch", "ali-ccp", *flags, home=tmp_path)
     assert code == 0, said
     for text in ("SIMULATED", "planted model", "not stated", "dirty rows (lines"):
@@ -78,7 +92,10 @@ def test_other_raw_files_are_other_data(tmp_path):
         origins.append(tmp_path / f"raw-{seed}")
         write_archives(origins[-1], Simulation(2000, seed=seed))
     home = tmp_path / "home"
-    prints = [prepare("ali-ccp", home, origin=origin, asked=True)[1].fingerprint for origin in (*origins, origins[0])]
+    prints = [
+        prepare("ali-ccp", home, origin=origin, asked=True)[1].fingerprint
+        for origin in (*origins, origins[0])
+    ]
     assert prints[0] == prints[2] != prints[1]
     assert prepare("ali-ccp", home)[1].fingerprint == prints[0]
 
@@ -105,10 +122,14 @@ def test_bad_rows_are_on_the_card_and_may_end_it(tmp_path):
     texts = raw.small_texts()
     texts["sample_skeleton_train.csv"] += b"nonsense\n" * 3
     origin = raw.write_archives(tmp_path / "raw", texts)
-    code, said = run("fetch", "ali-ccp", "--from", str(origin), "--max-bad-rows", "2", home=tmp_path / "home")
+    code, said = run(
+        "fetch", "ali-ccp", "--from", str(origin), "--max-bad-rows", "2", home=tmp_path / "home"
+    )
     assert code == 3
     assert "line 61: too few columns" in said
-    code, said = run("fetch", "ali-ccp", "--from", str(origin), "--max-bad-rows", "3", home=tmp_path / "home")
+    code, said = run(
+        "fetch", "ali-ccp", "--from", str(origin), "--max-bad-rows", "3", home=tmp_path / "home"
+    )
     assert code == 0
     assert "3 malformed rows (lines 61, 62, 63...)" in said
 
@@ -145,7 +166,10 @@ def test_bad_options(text):
 
 
 def test_patience_with_bad_rows_is_no_other_data(tmp_path):
-    one, two = open_source("ali-ccp[max_bad_rows=5,simulate=2000]"), open_source("ali-ccp[simulate=2000]")
+    one, two = (
+        open_source("ali-ccp[max_bad_rows=5,simulate=2000]"),
+        open_source("ali-ccp[simulate=2000]"),
+    )
     assert one.folder(tmp_path) == two.folder(tmp_path)
 
 
@@ -156,7 +180,10 @@ def links(monkeypatch, tmp_path):
     origin = raw.write_archives(tmp_path / "raw", raw.small_texts())
     contents = [(origin / f"sample_{split}.tar.gz").read_bytes() for split in ("train", "test")]
     with serving(contents[0]) as train, serving(contents[1]) as test:
-        yield (train, test), {"train": f"{train.url}?signature=s3cret", "test": f"{test.url}?signature=s3cret"}
+        yield (
+            (train, test),
+            {"train": f"{train.url}?signature=s3cret", "test": f"{test.url}?signature=s3cret"},
+        )
 
 
 def test_signed_links(links, tmp_path):
@@ -187,7 +214,10 @@ def test_expired_link_and_a_fresh_one_that_continues(links, tmp_path, monkeypatc
 
 
 def test_links_come_in_pairs_and_only_here(tmp_path):
-    for spec, given in (("ali-ccp", {"train": "http://x"}), ("census", {"train": "http://x", "test": "http://x"})):
+    for spec, given in (
+        ("ali-ccp", {"train": "http://x"}),
+        ("census", {"train": "http://x", "test": "http://x"}),
+    ):
         with pytest.raises(UsageError, match="links"):
             prepare(spec, tmp_path, links=given, asked=True)
 
@@ -203,8 +233,26 @@ def test_batches_hold_the_columns_of_both_sides(home):
 
 @pytest.mark.slow
 def test_a_model_trains_on_it(home, tmp_path):
-    arguments = ("-d", "ali-ccp[simulate=3000,protocol=full]", "--models", "shared-bottom", "--balancers", "uniform")
-    more = ("--references", "none", "--seeds", "1", "--epochs", "0.2", "-o", str(tmp_path / "results"), "-j", "1")
+    arguments = (
+        "-d",
+        "ali-ccp[simulate=3000,protocol=full]",
+        "--models",
+        "shared-bottom",
+        "--balancers",
+        "uniform",
+    )
+    more = (
+        "--references",
+        "none",
+        "--seeds",
+        "1",
+        "--epochs",
+        "0.2",
+        "-o",
+        str(tmp_path / "results"),
+        "-j",
+        "1",
+    )
     code, said = run("bench", *arguments, *more, home=home)
     assert code == 0, said
     (record,) = (tmp_path / "results").rglob("record.json")

