@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from .common import Check, Record, Section, Setup, in_child, markdown, ratios, say, select
@@ -116,7 +117,7 @@ def torchjd_training(
 
     def train(pause: Callable[[float], None]) -> None:
         model = models.mmoe(dataset.schema, width)
-        model.embedding.foldable = False  # x is then materialised
+        model.use(replace(model.fast_paths, fold=False))  # x is then materialised
         own = models.settings(dataset, batch, windows + 1, steps)
         uniform = models.balancer("uniform", dataset.schema)
         trainer = Trainer(model, uniform, dataset, own, models.EXECUTION, 0, torch.device("cpu"))

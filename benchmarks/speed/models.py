@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -101,7 +102,7 @@ def training(
 
     def run(pause: Pause) -> None:
         model = mmoe(dataset.schema, width)
-        model.embedding.foldable = foldable
+        model.use(replace(model.fast_paths, fold=foldable))
         device = torch.device("cpu")
         trainer = Trainer(
             model, balancer(method, dataset.schema), dataset, own, EXECUTION, 0, device

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mtlkit.data.types import ALL_ROWS, Schema, Task, rows_with
-from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._embedding import FastPaths, FieldEmbedding
 from mtlkit.models._funnel import NO_FUNNEL, funnel_columns, labels_in
 from mtlkit.models._initial import glorot
 from mtlkit.models._losses import task_loss
@@ -67,6 +67,15 @@ class Architecture(nn.Module, metaclass=_Initialised):
     @property
     def tasks(self) -> tuple[Task, ...]:
         return self.schema.tasks
+
+    @property
+    def fast_paths(self) -> FastPaths:
+        """The fast forms that it may take."""
+        return self.embedding.fast_paths
+
+    def use(self, fast_paths: FastPaths) -> None:
+        """Take these fast forms, and no others, from now on."""
+        self.embedding.fast_paths = fast_paths
 
     @classmethod
     def inapplicable(cls, schema: Schema) -> str | None:

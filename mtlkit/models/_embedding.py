@@ -24,6 +24,21 @@ batch.
 
 
 @dataclass(frozen=True)
+class FastPaths:
+    """Which fast forms a model may take; each computes the same as its plain form.
+
+    Args:
+        fold: Apply the layers that read the embedding to small tables instead of to looked-up rows.
+        fuse: Compute gates, experts and their mixture in one kernel.
+        sparse_from: Tables of at least so many rows get row-sparse gradients; None for none.
+    """
+
+    fold: bool = True
+    fuse: bool = True
+    sparse_from: int | None = None
+
+
+@dataclass(frozen=True)
 class TableGroup:
     """The id features of one embedding width: they share a table."""
 
@@ -62,11 +77,7 @@ class FieldEmbedding(nn.Module):
         super().__init__()
         self.copies = copies
         self.stack_axes: dict[str, int] = {}
-        self.foldable = True
-        self.fusable = True  # whether gates and experts on top may be one kernel
-        self.sparse_from: int | None = (
-            None  # tables of at least so many rows get row-sparse gradients
-        )
+        self.fast_paths = FastPaths()
         ids, bags = schema.of_kind("id"), schema.of_kind("bag")
         widths = {
             f.name: options.embedding_dims.get(f.name, f.dim or options.embedding)
@@ -136,7 +147,9 @@ class FieldEmbedding(nn.Module):
     def take(self, name: str, rows: Tensor) -> Tensor:
         """Rows (M,) of a table (V, ...): (M, ...)."""
         table: Tensor = getattr(self, name)
-        large = self.sparse_from is not None and len(table) >= self.sparse_from
+        large = (
+            self.fast_paths.sparse_from is not None and len(table) >= self.fast_paths.sparse_from
+        )
         if large and not any(
             group.parameter == name and group.largest <= FOLD_VOCABULARY for group in self.groups
         ):
@@ -150,4 +163,4 @@ class FieldEmbedding(nn.Module):
         """
         on_cpu = all(getattr(self, group.parameter).device.type == "cpu" for group in self.groups)
         small = all(group.largest <= FOLD_VOCABULARY for group in self.groups)
-        return self.groups if self.foldable and on_cpu and small else []
+        return self.groups if self.fast_paths.fold and on_cpu and small else []

@@ -100,7 +100,7 @@ def _is_one_kernel(x: EmbeddedBatch, gate: Gate, experts: StackedMLP) -> bool:
     """
     weight = gate.linear.weight
     return (
-        x.embedding.fusable
+        x.embedding.fast_paths.fuse
         and not x.embedding.copies
         and gate.hidden is None
         and gate.norm is None

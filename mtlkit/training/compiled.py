@@ -31,9 +31,10 @@ class CompiledForward:
     def __init__(self, model: Architecture, rows: int, on_failure: Callable[[str], None]) -> None:
         self.model, self.rows, self.on_failure = model, rows, on_failure
         self.seconds = 0.0
-        self.plain, self.foldable = model.forward, model.embedding.foldable
+        self.plain, self.fast_paths = model.forward, model.fast_paths
         self.body: Callable[[Batch], Output] | None = None
-        model.embedding.foldable = False  # what is folded is computed by a kernel of our own
+        # what is folded is computed by a kernel of our own
+        model.use(replace(model.fast_paths, fold=False))
         model.forward = self  # type: ignore[method-assign]
         try:
             self.body = _compiler()(self.plain, dynamic=False, fullgraph=True)
@@ -98,7 +99,7 @@ class CompiledForward:
 
     def _give_up(self, error: Exception) -> None:
         self.body = None
-        self.model.embedding.foldable = self.foldable
+        self.model.use(self.fast_paths)
         reason = str(error).strip().partition("\n")[0]
         self.on_failure(
             f"torch.compile failed, the run went on without it: {type(error).__name__}: {reason}"

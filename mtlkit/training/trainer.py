@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.data.types import Score
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedding import FastPaths
 from mtlkit.models._types import Batch
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training.ablation import ablate
@@ -102,14 +104,13 @@ class Trainer:
         self.probe_batch = self.train.take(
             torch.from_numpy(rows), torch.from_numpy(weights).to(self.train.home)
         )
-        self.model.embedding.sparse_from = settings.sparse_rows
-        if balancer is not None and balancer.needs == "rows":
-            self.model.embedding.fusable = (
-                False  # so that the representation is a tensor, should it be asked for
-            )
+        # a balancer that asks for rows needs the representation as a tensor
+        needs_rows = balancer is not None and balancer.needs == "rows"
+        self.model.use(FastPaths(fuse=not needs_rows, sparse_from=settings.sparse_rows))
         self.sharing = SharedParameters(self.model, self.probe_batch)
         if settings.scope == "representation" and balancer is not None and not self.sharing.trunk:
-            self.model.embedding.foldable = False  # so that x exists to be differentiated by
+            # x must exist to be differentiated by
+            self.model.use(replace(self.model.fast_paths, fold=False))
             self.sharing = SharedParameters(self.model, self.probe_batch)
         self.warnings = [f"no task reaches {name}" for name in self.sharing.unreached]
         if warm is not None:

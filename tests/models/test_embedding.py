@@ -131,7 +131,8 @@ def test_a_vector_of_numbers_is_as_many_numbers(name, foldable):
     schema = toy_schema(2, dense=2, bags=1)
     wide = schema.model_copy(update={"features": toy_schema(2, dense=6, bags=1).features})
     model, twin = build(name, schema, numbers="vector", embedding=3), build(name, wide, embedding=3)
-    model.embedding.foldable = twin.embedding.foldable = foldable
+    for one in (model, twin):
+        one.use(replace(one.fast_paths, fold=foldable))
     assert model.embedding.width == twin.embedding.width
     twin.load_state_dict(
         {key: value for key, value in model.state_dict().items() if key != "embedding.numbers"}
@@ -244,7 +245,7 @@ def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
     monkeypatch.setattr(_embedded_batch, "fold", counted)
     results = []
     for foldable in (True, False):
-        model.embedding.foldable = foldable
+        model.use(replace(model.fast_paths, fold=foldable))
         before = len(calls)
         torch.manual_seed(1)  # for models that draw
         results.append(
@@ -269,7 +270,7 @@ def test_large_vocabularies_are_not_folded():
 def test_x_is_known_as_the_representation_once_made(name):
     schema = toy_schema(2)
     model = build(name, schema)
-    model.embedding.foldable = False  # as training does for scope=representation
+    model.use(replace(model.fast_paths, fold=False))  # as training does for scope=representation
     x = model(toy_batch(schema, 30)).representation
     assert x is not None
     assert len(x) == 30

@@ -1,10 +1,12 @@
 """Gates and experts as one kernel, beside the layers one after the other."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary, dense_weights
-from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._embedding import FastPaths, FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedMLP
 from mtlkit.models._moe import gated_mixture
 from mtlkit.models._types import Batch
@@ -39,7 +41,7 @@ def both(width, dtype, expert_index=None, rows=30, **options):
     embedding, gate, experts, batch = layers(width, dtype, expert_index, rows, **options)
     found = []
     for fusable in (True, False):
-        embedding.fusable = fusable
+        embedding.fast_paths = FastPaths(fuse=fusable)
         found.append(gated_mixture(embedding(batch), gate, experts, expert_index))
     assert isinstance(found[0].boundary, FirstLayerBoundary)
     assert isinstance(found[1].boundary, TensorBoundary)
@@ -120,7 +122,7 @@ def test_models_are_the_same_either_way(name):
     model, batch = build(name, schema), toy_batch(schema, 40)
     found = []
     for fusable in (True, False):
-        model.embedding.fusable = fusable
+        model.use(replace(model.fast_paths, fuse=fusable))
         logits = [prediction.logits for prediction in model(batch).predictions]
         grads = torch.autograd.grad(sum(x.square().sum() for x in logits), list(model.parameters()))
         found.append([*logits, *grads])

@@ -5,6 +5,7 @@ import functools
 import pytest
 import torch
 
+from mtlkit.models._embedding import FastPaths
 from mtlkit.registry import MODELS
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.scoring import autocast
@@ -80,7 +81,7 @@ def test_numbers_are_those_of_the_plain_run(trainer, compiler, model, balancer, 
     uncompiled = trainer(data, model, balancer, **more)
     # a folded layer and one kernel for gates and experts sum in another order, which Adam can
     # amplify
-    uncompiled.model.embedding.foldable = uncompiled.model.embedding.fusable = False
+    uncompiled.model.use(FastPaths(fold=False, fuse=False))
     wanted = uncompiled.fit()
     graphs = compiler(plain)
     stand_in, found = compiled_fit(trainer(data, model, balancer, **more))
@@ -177,7 +178,7 @@ def test_more_variants_of_a_model_than_the_compiler_keeps(trainer, compiler):
 def test_a_compiler_that_cannot_even_be_set_up_is_a_warning(trainer, monkeypatch):
     monkeypatch.setattr(torch, "compile", no_compiler)
     run = trainer(toy_dataset(toy_schema(), rows=100), MMOE)
-    foldable = run.model.embedding.foldable
+    foldable = run.model.fast_paths.fold
     assert not CompiledForward(run.model, 32, run.warnings.append).working
     assert "torch.compile failed" in run.warnings[-1]
-    assert run.model.embedding.foldable == foldable
+    assert run.model.fast_paths.fold == foldable

@@ -3,6 +3,7 @@ as they are.
 """
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -103,7 +104,7 @@ def two(name):
     batch = doubled(toy_batch(schema, 24))
     dense = build(name, schema).double().eval()
     sparse = copy.deepcopy(dense)
-    sparse.embedding.sparse_from = 1
+    sparse.use(replace(sparse.fast_paths, sparse_from=1))
     return dense, sparse, batch
 
 
@@ -151,7 +152,9 @@ def test_steps_are_the_same(name, scope):
 def test_directions_are_the_same(name, scope):
     dense, sparse, batch = two(name)
     for model in (dense, sparse):
-        model.embedding.fusable = scope != "representation"  # which is then a tensor
+        model.use(
+            replace(model.fast_paths, fuse=scope != "representation")
+        )  # which is then a tensor
         step = loop_step(model, batch, scope=scope)
         step.apply(
             SharedGradient(torch.tensor([1.0, -2.0, 0.5]).double() @ step.jacobian(), scope),

@@ -128,9 +128,9 @@ def unfused(name, monkeypatch):
     else x.
     """
     model, batch = make(name)
-    monkeypatch.setattr(model.embedding, "fusable", False)
+    model.use(replace(model.fast_paths, fuse=False))
     if not SharedParameters(model, batch).trunk:
-        monkeypatch.setattr(model.embedding, "foldable", False)
+        model.use(replace(model.fast_paths, fold=False))
     return model, batch
 
 

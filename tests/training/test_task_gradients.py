@@ -44,7 +44,9 @@ def form(request, monkeypatch):
 def small(name, form, **options):
     schema = toy_schema(3, bags=1)
     model = build(name, schema, numbers="vector", **known(name, SMALL | options)).eval().double()
-    model.embedding.sparse_from = 1 if form == "row-sparse" else None
+    model.use(
+        dataclasses.replace(model.fast_paths, sparse_from=1 if form == "row-sparse" else None)
+    )
     return model, doubled(toy_batch(schema, 40, missing=0.2))
 
 
@@ -195,7 +197,7 @@ def test_what_does_not_hold_is_not_believed(kind, fusable):
     torch.manual_seed(0)
     schema = toy_schema(3)
     model = kind(schema, MMoE.Options(experts=3, hidden=(5,), tower=(4,), embedding=3)).double()
-    model.embedding.fusable = fusable
+    model.use(dataclasses.replace(model.fast_paths, fuse=fusable))
     batch = doubled(toy_batch(schema, 40))
     sharing = SharedParameters(model, batch)
     assert not sharing.trunk
@@ -238,7 +240,7 @@ def test_weights_of_zero_without_tables_to_train(name, heads):
 def test_nothing_of_a_step_outlives_it(name, fusable, form):
     """No cycle of references keeps graphs until the collector comes by."""
     model, batch = small(name, form)
-    model.embedding.fusable = fusable
+    model.use(dataclasses.replace(model.fast_paths, fuse=fusable))
     sharing = SharedParameters(model, batch)
     gc.collect()
     gc.disable()
