@@ -1,0 +1,40 @@
+"""The one place that decides between a compiled kernel and the plain PyTorch form beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from torch import Tensor
+
+KERNEL_DTYPES = (torch.float32, torch.float64)
+
+_plain_only: ContextVar[bool] = ContextVar("plain_only", default=False)
+
+
+def use_kernel(*tensors: Tensor) -> bool:
+    """Whether a compiled kernel may serve these tensors.
+
+    It may on the CPU, in one precision that the kernels have, where neither ``torch.compile`` nor
+    autocast nor :func:`plain_operations` asks for PyTorch's own operations.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    if _plain_only.get() or torch.is_autocast_enabled("cpu"):
+        return False
+    first = tensors[0]
+    if first.dtype not in KERNEL_DTYPES:
+        return False
+    return all(tensor.device.type == "cpu" and tensor.dtype == first.dtype for tensor in tensors)
+
+
+@contextmanager
+def plain_operations() -> Iterator[None]:
+    """Take the plain form of every operation, as when its matrix products are counted."""
+    token = _plain_only.set(True)
+    try:
+        yield
+    finally:
+        _plain_only.reset(token)
