@@ -33,7 +33,7 @@ from mtlkit.training.scoring import Scores, autocast, metrics, own_scores, score
 from mtlkit.training.seeding import generator, seed_for
 from mtlkit.training.selection import Best, check_task_names, selection_value
 from mtlkit.training.sharing import SharedParameters
-from mtlkit.training.step import LoopStep
+from mtlkit.training.step import LoopStep, StepInfo
 from mtlkit.training.stratified import StratifiedSampler, stratified_sampler
 from mtlkit.training.task_losses import owner_active, owner_losses
 from mtlkit.training.task_schedule import TaskSchedule
@@ -108,7 +108,11 @@ class Trainer:
         needs_rows = balancer is not None and balancer.needs == "rows"
         self.model.use(FastPaths(fuse=not needs_rows, sparse_from=settings.sparse_rows))
         self.sharing = SharedParameters(self.model, self.probe_batch)
-        if settings.scope == "representation" and balancer is not None and not self.sharing.trunk:
+        if (
+            settings.scope == "representation"
+            and balancer is not None
+            and not self.sharing.has_boundary
+        ):
             # x must exist to be differentiated by
             self.model.use(replace(self.model.fast_paths, fold=False))
             self.sharing = SharedParameters(self.model, self.probe_batch)
@@ -147,7 +151,7 @@ class Trainer:
         return (
             self.balancer is not None
             and self.settings.scope == "representation"
-            and bool(self.sharing.trunk)
+            and self.sharing.has_boundary
         )
 
     def fit(self, on_point: Callable[[float], None] = lambda done: None) -> FitResult:
@@ -251,10 +255,7 @@ class Trainer:
             output,
             losses,
             active,
-            index,
-            self.total,
-            seed,
-            self.settings.scope,
+            StepInfo(index, self.total, seed, self.settings.scope),
             draw=lambda: self._fresh_step(index),
         )
 
