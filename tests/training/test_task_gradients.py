@@ -36,7 +36,7 @@ FORMS = ["folded", "looked up", "row-sparse", "folded numbers", "folded vectors"
 
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
-    """How the _embedding is computed."""
+    """How the embedding is computed."""
     if not request.param.startswith("folded"):
         monkeypatch.setattr(_embedding, "FOLD_VOCABULARY", 0)
     return request.param
@@ -183,13 +183,34 @@ class Secret(MMoE):
 
 
 class Tied(MMoE):
-    """Uses a layer that reads the _embedding for something else, too."""
+    """Uses a layer that reads the embedding for something else, too."""
 
     def forward(self, batch):
         output = super().forward(batch)
         for prediction in output.predictions:
             prediction.logits = prediction.logits + self.experts.linears[0].weight.sum()
         return output
+
+
+REFUSED = {
+    Crossed: "the boundary's gradients",
+    Doubled: "the boundary's gradients",
+    Secret: "around the embedded batch",
+    Tied: "first layers are used elsewhere",
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_a_refused_shortcut_is_told(name):
+    model, batch = make(name)
+    sharing = SharedParameters(model, batch)
+    assert bool(sharing.refused) != sharing.has_boundary
+    if name in PARTED:
+        assert sharing.has_boundary
+    elif sharing.routes.first_layers:
+        assert (
+            "names no boundary" in sharing.refused[0] or "above the boundary" in sharing.refused[0]
+        )
 
 
 @pytest.mark.parametrize("fusable", [True, False])
@@ -205,6 +226,8 @@ def test_what_does_not_hold_is_not_believed(kind, fusable):
     assert not sharing.routes.gates
     assert sharing.routes.cuts == (kind is not Secret)
     assert sharing.routes.first_layers == (kind not in {Secret, Tied})
+    (reason,) = sharing.refused
+    assert REFUSED[kind] in reason
     step = loop_step(model, batch, sharing=sharing)
     step.gramian()
     check(
