@@ -193,7 +193,7 @@ class Tied(MMoE):
 
 
 REFUSED = {
-    Crossed: "the boundary's gradients",
+    Crossed: "share layers above the boundary",
     Doubled: "the boundary's gradients",
     Secret: "around the embedded batch",
     Tied: "first layers are used elsewhere",
