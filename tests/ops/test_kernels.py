@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mtlkit.ops.combine_experts import combine_experts_vjp, mix_shared
-from mtlkit.ops.folded_linear import RowIndex, add_fold_weight_gradients, fold, sum_rows
+from mtlkit.ops.combine_experts import combine_experts, combine_experts_vjp
+from mtlkit.ops.folded_linear import add_fold_weight_gradients, fold
 from mtlkit.ops.softmax import softmax
+from mtlkit.ops.sum_rows import RowIndex, sum_rows
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-12}
 
@@ -66,10 +67,10 @@ def test_embed_linear(dtype, width, outputs, vocabularies, strange_gradient):
     "shape",
     [(40, 2, 5, 16), (7, 1, 1, 3), (3, 4, 2, 1), (5, 3, 2, 37), (1, 2, 8, 48), (0, 2, 3, 16)],
 )
-def test_mix_shared(dtype, shape, strange_gradient):
+def test_combine_experts(dtype, shape, strange_gradient):
     rows, gates, experts, width = shape
     compare(
-        mix_shared,
+        combine_experts,
         lambda weights, values: torch.einsum("bne,bed->bnd", weights, values),
         [
             torch.randn(rows, gates, experts, dtype=dtype),
@@ -79,9 +80,9 @@ def test_mix_shared(dtype, shape, strange_gradient):
     )
 
 
-def test_mix_shared_of_strided_inputs(dtype):
+def test_combine_experts_of_strided_inputs(dtype):
     compare(
-        lambda weights, values: mix_shared(weights.transpose(1, 2), values.transpose(1, 2)),
+        lambda weights, values: combine_experts(weights.transpose(1, 2), values.transpose(1, 2)),
         lambda weights, values: torch.einsum("ben,bde->bnd", weights, values),
         [torch.randn(6, 5, 2, dtype=dtype), torch.randn(6, 4, 5, dtype=dtype)],
         False,
@@ -89,10 +90,10 @@ def test_mix_shared_of_strided_inputs(dtype):
 
 
 @pytest.mark.parametrize("width", [5, 16, 19])
-def test_mix_shared_of_some_experts(dtype, width):
+def test_combine_experts_of_some_experts(dtype, width):
     expert_index = torch.tensor([[0, 3], [1, 3], [2, 3]])
     compare(
-        lambda weights, values: mix_shared(weights, values, expert_index),
+        lambda weights, values: combine_experts(weights, values, expert_index),
         lambda weights, values: torch.einsum("bnk,bnkd->bnd", weights, values[:, expert_index]),
         [torch.randn(6, 3, 2, dtype=dtype), torch.randn(6, 4, width, dtype=dtype)],
         True,
@@ -163,7 +164,7 @@ def test_sums_of_rows_and_by_id(dtype, rows, numbers, width):
         torch.testing.assert_close(one, other)
     torch.testing.assert_close(sum_rows(table, places), table[ids.long()].sum(1))
     torch.testing.assert_close(
-        places.sum_by_id(grad), torch.autograd.grad(table[ids.long()].sum(1), table, grad)[0]
+        places.scatter_sum(grad), torch.autograd.grad(table[ids.long()].sum(1), table, grad)[0]
     )
 
 
@@ -173,7 +174,7 @@ def test_an_id_that_is_no_row_is_refused(strange):
     with pytest.raises(IndexError, match="beyond the 3 rows"):
         sum_rows(torch.randn(3, 4), places)
     with pytest.raises(IndexError):
-        places.sum_by_id(torch.randn(2, 4))
+        places.scatter_sum(torch.randn(2, 4))
 
 
 @pytest.mark.parametrize("outputs", [4, 16, 37])
@@ -228,7 +229,7 @@ def test_gradients_of_mixtures_apart(dtype, some, width):
     experts = torch.randn(6, 4, width, dtype=dtype, requires_grad=True)
     grad = torch.randn(6, 3, width, dtype=dtype)
     by_mixture, by_weights = combine_experts_vjp(weights, experts, expert_index, grad)
-    out = mix_shared(weights, experts, expert_index)
+    out = combine_experts(weights, experts, expert_index)
     assert by_mixture.shape == (3, 6, 4, width)
     for n in range(3):
         alone = torch.zeros_like(grad)
