@@ -16,9 +16,7 @@ from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import exact_kernel
 from mtlkit.ops._simd import prefetch
 
-AHEAD = (
-    16  # rows from asking the memory for one to moving it: they lie anywhere, and trips are long
-)
+AHEAD = 16  # rows between asking the memory for one and moving it, as a trip there takes long
 CACHE_LINE = 64  # bytes that come at a time
 
 

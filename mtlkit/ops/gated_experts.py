@@ -150,21 +150,21 @@ def _compiled_vjp(
     outputs: Tensor, weights: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool
 ) -> Tensor:
     _, experts = _split(outputs.detach(), grad.shape[2], expert_index)  # (B, E, d)
-    mixtures, gates, size = (
-        len(expert_index),
-        expert_index.size,
-        experts.shape[1] * experts.shape[2],
-    )
+    gates = expert_index.size
+    columns = outputs.shape[1] - gates  # of the experts
+    if apart:
+        columns *= len(expert_index)
+
+    # the kernel fills the experts' gradient where every mixture sees all, and adds to it else
     sees_all = expert_index.shape[1] == experts.shape[1]
-
-    # the result, and the part of it that belongs to the experts and to the gates
-    columns = (mixtures * size if apart else size) + gates
     make = outputs.new_empty if sees_all else outputs.new_zeros
-    d_outputs = make(len(outputs), columns)
-    d_experts = d_outputs[:, :-gates] if apart else d_outputs[:, gates:]
-    d_gates = d_outputs[:, -gates:] if apart else d_outputs[:, :gates]
+    d_outputs = make(len(outputs), columns + gates)
+    d_experts = d_outputs[:, :columns] if apart else d_outputs[:, gates:]
+    d_experts = d_experts.unflatten(1, (-1, *experts.shape[1:])).transpose(
+        0, 1
+    )  # (n or 1, B, E, d)
+    d_gates = d_outputs[:, columns:] if apart else d_outputs[:, :gates]
 
-    d_experts = d_experts.unflatten(1, (-1, *experts.shape[1:])).transpose(0, 1)  # (n, B, E, d)
     d_weights = torch.empty_like(weights)
     _combine_rectified_backward(
         weights.numpy(),

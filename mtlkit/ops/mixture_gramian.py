@@ -1,8 +1,8 @@
 """Inner products of the gradients that mixtures have for the experts they mix.
 
 Mixture n of a row b has the gradient ``outer(weights[b, n], grad[b, n])`` for the experts, (E, d).
-The inner product of two of them is the product of two shorter ones, so that none of them need be
-formed: ``gramian[s, t] = sum over b of (weights[b, s] @ weights[b, t]) * (grad[b, s] @ grad[b, t])``.
+The inner product of two of them is the product of two shorter ones, so that none need be formed:
+``gramian[s, t] = sum over b of (weights[b, s] @ weights[b, t]) * (grad[b, s] @ grad[b, t])``.
 """
 
 from __future__ import annotations
