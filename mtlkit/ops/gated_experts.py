@@ -63,7 +63,7 @@ def _combine_rectified(
 
     Args:
         weights: (B, n, k).
-        experts: (B, E, d), each expert contiguous.
+        experts: (B, E * d), contiguous rows.
         expert_index: (n, k).
         out: (B, n, d).
     """
@@ -71,6 +71,7 @@ def _combine_rectified(
     vector_end = width - width % LANES
 
     for b in range(out.shape[0]):
+        row_experts = experts[b]  # (E * d,)
         for n in range(out.shape[1]):
             gate_weights, mixture = weights[b, n], out[b, n]  # (k,), (d,)
 
@@ -78,15 +79,15 @@ def _combine_rectified(
             for i in range(0, vector_end, LANES):
                 weighted_sum = zeros(mixture)
                 for k in range(expert_index.shape[1]):
-                    expert = positive(load(experts[b, expert_index[n, k]], i))
-                    weighted_sum = fma(gate_weights[k], expert, weighted_sum)
+                    value = load(row_experts, expert_index[n, k] * width + i)
+                    weighted_sum = fma(gate_weights[k], positive(value), weighted_sum)
                 store(mixture, i, weighted_sum)
 
             # the rest; what is no number stays so
             for i in range(vector_end, width):
                 mixture[i] = 0
                 for k in range(expert_index.shape[1]):
-                    value = experts[b, expert_index[n, k], i]
+                    value = row_experts[expert_index[n, k] * width + i]
                     if not value <= 0:
                         mixture[i] += gate_weights[k] * value
 
@@ -104,77 +105,77 @@ def _combine_rectified_backward(
 
     Args:
         weights: (B, n, k).
-        experts: (B, E, d), each expert contiguous.
+        experts: (B, E * d), contiguous rows.
         expert_index: (n, k).
         grad: (B, n, d) of the mixtures.
         d_weights: (B, n, k).
-        d_experts: (n, B, E, d) for each mixture apart, or (1, B, E, d) for their sum; each expert
-            contiguous. Zeros, unless every mixture sees all experts: then all is written.
+        d_experts: (n, B, E * d) for each mixture apart, or (1, B, E * d) for their sum; contiguous
+            rows. Zeros, unless every mixture sees all experts: then all is written.
     """
     width = grad.shape[2]
     vector_end = width - width % LANES
     apart = d_experts.shape[0] > 1
-    sees_all = expert_index.shape[1] == experts.shape[1]
+    sees_all = expert_index.shape[1] * width == experts.shape[1]
 
     for b in range(grad.shape[0]):
+        row_experts = experts[b]  # (E * d,)
         for n in range(grad.shape[1]):
             d_mixture, gate_weights = grad[b, n], weights[b, n]  # (d,), (k,)
+            d_row_experts = d_experts[n if apart else 0, b]  # (E * d,)
             # what is written first need not be added to what stands there
             fresh = sees_all and (n == 0 or apart)
             for k in range(expert_index.shape[1]):
-                expert = experts[b, expert_index[n, k]]  # (d,)
-                d_expert = d_experts[n if apart else 0, b, expert_index[n, k]]  # (d,)
+                start = expert_index[n, k] * width
+                products = zeros(d_mixture)
 
                 # the full vectors
-                products = zeros(d_mixture)
                 for i in range(0, vector_end, LANES):
-                    value, d_out = load(expert, i), load(d_mixture, i)
+                    value, d_out = load(row_experts, start + i), load(d_mixture, i)
                     products = fma(d_out, positive(value), products)
-                    before = zeros(d_mixture) if fresh else load(d_expert, i)
+                    before = zeros(d_mixture) if fresh else load(d_row_experts, start + i)
                     d_value = where_positive(value, d_out)
-                    store(d_expert, i, fma(gate_weights[k], d_value, before))
+                    store(d_row_experts, start + i, fma(gate_weights[k], d_value, before))
 
                 # the rest
                 d_weight = total(products)
                 for i in range(vector_end, width):
-                    before = total(zeros(d_mixture)) if fresh else d_expert[i]
-                    if expert[i] <= 0:
-                        d_expert[i] = before
+                    value = row_experts[start + i]
+                    before = total(zeros(d_mixture)) if fresh else d_row_experts[start + i]
+                    if value <= 0:
+                        d_row_experts[start + i] = before
                     else:
-                        d_weight += d_mixture[i] * expert[i]
-                        d_expert[i] = before + gate_weights[k] * d_mixture[i]
+                        d_weight += d_mixture[i] * value
+                        d_row_experts[start + i] = before + gate_weights[k] * d_mixture[i]
                 d_weights[b, n, k] = d_weight
 
 
 def _compiled_vjp(
     outputs: Tensor, weights: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool
 ) -> Tensor:
-    _, experts = _split(outputs.detach(), grad.shape[2], expert_index)  # (B, E, d)
     gates = expert_index.size
-    columns = outputs.shape[1] - gates  # of the experts
-    if apart:
-        columns *= len(expert_index)
+    experts = outputs.detach().numpy()[:, gates:]  # (B, E * d)
+    rows, size = experts.shape
+    parts = len(expert_index) if apart else 1
 
-    # the kernel fills the experts' gradient where every mixture sees all, and adds to it else
-    sees_all = expert_index.shape[1] == experts.shape[1]
+    # the kernel fills the experts' gradient where every mixture sees all, and else adds to it
+    sees_all = expert_index.shape[1] * grad.shape[2] == size
     make = outputs.new_empty if sees_all else outputs.new_zeros
-    d_outputs = make(len(outputs), columns + gates)
-    d_experts = d_outputs[:, :columns] if apart else d_outputs[:, gates:]
-    d_experts = d_experts.unflatten(1, (-1, *experts.shape[1:])).transpose(
-        0, 1
-    )  # (n or 1, B, E, d)
-    d_gates = d_outputs[:, columns:] if apart else d_outputs[:, :gates]
+    d_outputs = make(rows, parts * size + gates)
+    if apart:
+        d_experts, d_logits = d_outputs[:, : parts * size], d_outputs[:, parts * size :]
+    else:
+        d_logits, d_experts = d_outputs[:, :gates], d_outputs[:, gates:]
 
     d_weights = torch.empty_like(weights)
     _combine_rectified_backward(
         weights.numpy(),
-        experts.numpy(),
+        experts,
         expert_index,
         grad.contiguous().numpy(),
         d_weights.numpy(),
-        d_experts.numpy(),
+        d_experts.numpy().reshape(rows, parts, size).swapaxes(0, 1),
     )
-    softmax_backward(weights, d_weights, d_gates.unflatten(1, expert_index.shape))
+    softmax_backward(weights, d_weights, d_logits.unflatten(1, expert_index.shape))
     return d_outputs
 
 
@@ -183,10 +184,11 @@ class _GatedExperts(torch.autograd.Function):
     def forward(
         ctx: Any, outputs: Tensor, width: int, expert_index: np.ndarray
     ) -> tuple[Tensor, Tensor]:
-        logits, experts = _split(outputs, width, expert_index)
+        logits = outputs[:, : expert_index.size].unflatten(1, expert_index.shape)
         weights = softmax_forward(logits)
+        experts = outputs.numpy()[:, expert_index.size :]  # (B, E * d)
         mixtures = outputs.new_empty(len(outputs), len(expert_index), width)
-        _combine_rectified(weights.numpy(), experts.numpy(), expert_index, mixtures.numpy())
+        _combine_rectified(weights.numpy(), experts, expert_index, mixtures.numpy())
         ctx.save_for_backward(outputs, weights)
         ctx.expert_index = expert_index
         ctx.mark_non_differentiable(weights)
