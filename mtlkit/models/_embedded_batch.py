@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mtlkit.ops.folded_linear import RowIndex, add_fold_weight_gradients, fold, sum_rows
+from mtlkit.ops.folded_linear import add_fold_weight_gradients, fold
+from mtlkit.ops.sum_rows import RowIndex, sum_rows
 
 if TYPE_CHECKING:
     from mtlkit.models._embedding import FieldEmbedding, TableGroup
@@ -233,7 +234,7 @@ class EmbeddedBatch:
             at_cuts += [columns] if rest.requires_grad else []
         for place, group in enumerate(groups):
             table = getattr(self.embedding, group.parameter)
-            sums = self._rows(group).sum_by_id(
+            sums = self._rows(group).scatter_sum(
                 columns, None if place else numbers, by_number
             )  # (V, C)
             if place == 0 and numbers is not None and vectors is not None:
