@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Scope, SharedGradient
+from mtlkit.balancers._balancer import Scope, SharedGradient
 from mtlkit.models._boundary import TensorBoundary
 from mtlkit.models._types import Output
 from mtlkit.training.parameter_slices import ParameterSlices, gradients
@@ -16,7 +16,7 @@ from mtlkit.training.task_gradients import TaskGradients
 
 
 class LoopStep:
-    """The loop's :class:`mtlkit.balancers._base.Step`. Task gradients are computed when first asked
+    """The loop's :class:`mtlkit.balancers._balancer.Step`. Task gradients are computed when first asked
     for, and reused.
 
     Args:

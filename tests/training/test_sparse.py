@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtlkit.balancers._base import SharedGradient
+from mtlkit.balancers._balancer import SharedGradient
 from mtlkit.errors import UsageError
 from mtlkit.models import _embedding
 from mtlkit.ops import take_rows as take_rows_module
