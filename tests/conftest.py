@@ -85,7 +85,7 @@ from pathlib import Path
 
 import torch
 
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 
 
 class Plugin(Balancer):
@@ -124,13 +124,15 @@ def make_trainer(
     """
     import torch
 
-    from mtlkit.balancers._base import Balancer
+    from mtlkit.balancers._balancer import Balancer
     from mtlkit.registry import BALANCERS, MODELS
     from mtlkit.settings import ExecutionSettings, TrainingSettings
     from mtlkit.spec import parse_spec
     from mtlkit.training.trainer import Trainer
 
     class Given(Balancer):
+        scale = "native"
+
         def forward(self, step: Any) -> Any:
             return balancer(step)
 

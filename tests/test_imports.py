@@ -94,7 +94,7 @@ def test_imports_only_go_up(file):
 @pytest.mark.parametrize(
     ("part", "source", "wrong"),
     [
-        ("models", "import mtlkit.balancers._base", True),
+        ("models", "import mtlkit.balancers._balancer", True),
         ("balancers", "from mtlkit.models._architecture import Output", True),
         ("balancers", "from mtlkit import models", True),
         ("settings", "def f():\n    from mtlkit.registry import MODELS", True),

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.models.mmoe import MMoE

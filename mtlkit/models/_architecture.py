@@ -48,6 +48,8 @@ class Architecture(nn.Module, metaclass=_Initialised):
 
     shares_parameters: ClassVar[bool] = True
     needs_funnel: ClassVar[bool] = False
+    is_reference: ClassVar[bool] = False
+    """Every other model is compared with it; read from the source, hence a literal."""
     detaches: ClassVar[bool] = False
     """A gradient path is cut on purpose: finite differences of the loss then differ from the
     gradient.

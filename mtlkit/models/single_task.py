@@ -37,6 +37,7 @@ class SingleTask(Architecture):
         )
 
     shares_parameters = False
+    is_reference = True
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)

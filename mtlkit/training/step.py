@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Scope, SharedGradient
+from mtlkit.balancers._step import Scope, SharedGradient
 from mtlkit.models._types import Output
 from mtlkit.training.parameter_slices import ParameterSlices
 from mtlkit.training.representation import Representation
@@ -34,7 +34,7 @@ class StepInfo:
 
 
 class LoopStep:
-    """The loop's :class:`mtlkit.balancers._base.Step`.
+    """The loop's :class:`mtlkit.balancers._step.Step`.
 
     Task gradients are computed when they are first asked for, and kept.
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, SharedGradient
+from mtlkit.balancers._balancer import Balancer, SharedGradient
 from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.data.types import Score
 from mtlkit.errors import UsageError
