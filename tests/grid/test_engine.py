@@ -130,18 +130,18 @@ def test_the_time_in_which_a_worker_starts_does_not_count(tmp_path, home):
     engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu", timeout=3600))
     ours, theirs = multiprocessing.Pipe()
     worker = _Worker(mock.Mock(), ours, cell)
-    heard = []
+    reported = []
 
-    def hear(ready):
-        return engine._hear(worker, ready, lambda cell, share: heard.append(share))
+    def listen(ready):
+        return engine._listen(worker, ready, lambda cell, share: reported.append(share))
 
-    assert hear(False) is None
-    assert worker.since is None, "it has not said that it took up the cell"
+    assert listen(False) is None
+    assert worker.taken_up is None, "it has not said that it took up the cell"
     theirs.send(0.0)
-    assert hear(True) is None
-    assert heard == [0]
-    worker.since -= 3601
-    assert hear(False).status == "timeout"
+    assert listen(True) is None
+    assert reported == [0]
+    worker.taken_up -= 3601
+    assert listen(False).status == "timeout"
     assert worker.process.kill.called
 
 
@@ -183,7 +183,7 @@ def test_jobs(monkeypatch, tmp_path, home):
     assert jobs(0, device="cpu") == 1
     assert jobs(100, device="cpu", threads=4) == 1
     assert jobs(100, device="cpu", threads=3) == 2
-    monkeypatch.setattr("mtlkit.grid.run_cell.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("mtlkit.grid.machine.resolve_device", lambda _: torch.device("cuda"))
     assert jobs(100, device="cuda") == 1
     assert jobs(100, device="cuda", jobs=3) == 3
 
