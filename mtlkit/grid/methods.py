@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from mtlkit.balancers._base import Balancer
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
@@ -139,12 +140,7 @@ def expand_balancer(spec: Spec, options: Settings, schema: Schema, scope: str) -
         UsageError: The balancer does not work with this scope, or an option does not fit the tasks.
     """
     balancer_class = BALANCERS.load(spec.name)
-    if scope not in balancer_class.scopes:
-        raise UsageError(
-            f"{spec.name} compares gradients of several batches, "
-            "so it cannot work with scope=representation.",
-            f"mtlkit bench --balancers {spec.name} --set scope=dense",
-        )
+    check_scope(spec.name, balancer_class, scope)
     methods = []
     for name, member_options in balancer_class.expand(spec.name, schema.tasks, options):
         # building it raises where an option does not fit the tasks
@@ -156,3 +152,17 @@ def expand_balancer(spec: Spec, options: Settings, schema: Schema, scope: str) -
             member = Spec(name, member_options.model_dump(mode="json", exclude_unset=True))
         methods.append(resolve(member, member_options, BALANCERS))
     return methods
+
+
+def check_scope(name: str, balancer_class: type[Balancer], scope: str) -> None:
+    """A balancer must be able to compare gradients over a scope.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if scope not in balancer_class.scopes:
+        raise UsageError(
+            f"{name} compares gradients of several batches, "
+            "so it cannot work with scope=representation.",
+            f"mtlkit bench --balancers {name} --set scope=dense",
+        )

@@ -15,16 +15,14 @@ import torch
 from mtlkit.balancers._base import Balancer
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.splits import Dataset
-from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError, MtlkitError
+from mtlkit.grid.build import build_model
 from mtlkit.grid.machine import (
     describe_environment,
     peak_memory,
     reset_peak_memory,
     resolve_device,
 )
-from mtlkit.models._architecture import Architecture
-from mtlkit.models._options import BaseOptions
 from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
@@ -32,7 +30,6 @@ from mtlkit.store import ResultStore
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
-from mtlkit.training.seeding import seed_for
 from mtlkit.training.trainer import Trainer
 from mtlkit.training.warm_start import WarmStart
 
@@ -163,15 +160,6 @@ def build_trainer(
     settings = TrainingSettings.model_validate(resolved["training"])
     warm = warm_start(settings, execution)
     return Trainer(model, balancer, dataset, settings, execution, cell.seed, device, warm)
-
-
-def build_model(
-    model_class: type[Architecture], schema: Schema, options: BaseOptions, seed: int
-) -> Architecture:
-    """A model whose initial weights follow from the seed alone; torch's random state is kept."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed_for(seed, "init"))
-        return model_class(schema, options)
 
 
 def compile_model(trainer: Trainer) -> CompiledForward | None:
