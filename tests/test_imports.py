@@ -141,10 +141,6 @@ CIRCLES_BEING_MENDED = {
         "models/_boundary.py",
         "models/_embedded_batch.py",
         "models/_embedding.py",
-        "models/_funnel.py",
-        "models/_initial.py",
-        "models/_layers.py",
-        "models/_losses.py",
         "models/_types.py",
     },
 }
