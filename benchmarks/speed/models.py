@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -23,6 +23,7 @@ from mtlkit.training.trainer import Trainer
 from .turns import Pause
 
 EXPERTS, HIDDEN, TOWER = 8, 16, 8
+CPU = torch.device("cpu")
 EXECUTION = ExecutionSettings(device="cpu", probes=False, save_scores=False, save_weights=False)
 TWINS: dict[str, dict[str, Any]] = {
     "torch-rechub": {
@@ -36,6 +37,26 @@ TWINS: dict[str, dict[str, Any]] = {
 """Options with which the model has a peer's layers, and draws its initial parameters from the
 peer's distributions.
 """
+
+
+@dataclass(frozen=True)
+class Windows:
+    """The timed stretches of a training.
+
+    Args:
+        count: How many there are.
+        steps: Steps of each.
+        batch: Rows of a step.
+    """
+
+    count: int
+    steps: int
+    batch: int
+
+    @property
+    def with_warm_up(self) -> Windows:
+        """One window more, before those that are timed."""
+        return replace(self, count=self.count + 1)
 
 
 def count_cpu_seconds() -> None:
@@ -56,17 +77,20 @@ def mmoe(schema: Schema, width: int, seed: int = 0, **more: Any) -> MMoE:
 
 def balancer(name: str, schema: Schema) -> Balancer:
     """A balancer with its default options."""
-    kind = BALANCERS.load(name)
-    return kind(schema.tasks, kind.Options())
+    balancer_class = BALANCERS.load(name)
+    return balancer_class(schema.tasks, balancer_class.Options())
 
 
-def settings(
-    dataset: Dataset, batch: int, windows: int, steps: int, **more: Any
-) -> TrainingSettings:
-    """A training of some windows of as many steps each, at a constant learning rate of 1e-3."""
-    epochs = windows * steps * batch / len(dataset.splits["train"])
+def settings(dataset: Dataset, windows: Windows, **more: Any) -> TrainingSettings:
+    """A training of these windows, scored after each, at a constant learning rate of 1e-3."""
+    rows = windows.count * windows.steps * windows.batch
     return TrainingSettings(
-        epochs=epochs, batch_size=batch, lr=1e-3, schedule="constant", evaluations=windows, **more
+        epochs=rows / len(dataset.splits["train"]),
+        batch_size=windows.batch,
+        lr=1e-3,
+        schedule="constant",
+        evaluations=windows.count,
+        **more,
     )
 
 
@@ -74,9 +98,7 @@ def training(
     dataset: Dataset,
     width: int,
     method: str,
-    batch: int,
-    windows: int,
-    steps: int,
+    windows: Windows,
     *,
     foldable: bool = True,
     order: Tensor | None = None,
@@ -88,27 +110,23 @@ def training(
     Args:
         dataset: Its validation and test splits should be small, as they are scored after each
             window.
-        width: Of the embeddings.
+        width: Width of the embeddings.
         method: Name of the balancer.
-        batch: Rows a batch.
-        windows: To be timed.
-        steps: A window.
+        windows: Those to be timed, after the warm-up.
         foldable: Whether the first layer may be folded into small vocabularies.
         order: (rows of all steps,) what to train on, batch by batch; None for the trainer's own
             shuffle.
         more: Settings.
     """
-    own = settings(dataset, batch, windows + 1, steps, **more)
+    training_settings = settings(dataset, windows.with_warm_up, **more)
 
     def run(pause: Pause) -> None:
         model = mmoe(dataset.schema, width)
         model.use(replace(model.fast_paths, fold=foldable))
-        device = torch.device("cpu")
-        trainer = Trainer(
-            model, balancer(method, dataset.schema), dataset, own, EXECUTION, 0, device
-        )
+        weighting = balancer(method, dataset.schema)
+        trainer = Trainer(model, weighting, dataset, training_settings, EXECUTION, 0, CPU)
         if order is not None:
-            trainer.stream = iter(order.split(batch))
+            trainer.stream = iter(order.split(windows.batch))
         trainer.fit(lambda share: pause(trainer.timing["train_seconds"]))
 
     return run
