@@ -109,6 +109,7 @@ def torchjd_training(
     from torchjd.aggregation import MGDAWeighting, UPGradWeighting
     from torchjd.autojac import jac
 
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from . import models
@@ -120,7 +121,8 @@ def torchjd_training(
         model.use(replace(model.fast_paths, fold=False))  # x is then materialised
         own = models.settings(dataset, batch, windows + 1, steps)
         uniform = models.balancer("uniform", dataset.schema)
-        trainer = Trainer(model, uniform, dataset, own, models.EXECUTION, 0, torch.device("cpu"))
+        setup = TrainingSetup(own, models.EXECUTION, 0, torch.device("cpu"))
+        trainer = Trainer(model, uniform, dataset, setup)
         parameters = {
             name: value
             for name, value in model.named_parameters()

@@ -67,6 +67,7 @@ def run(job: dict[str, Any]) -> Record:
     import torch
 
     from mtlkit.settings import TrainingSettings
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from .data import WIDTHS, open_dataset
@@ -79,7 +80,8 @@ def run(job: dict[str, Any]) -> Record:
     settings = TrainingSettings(epochs=options["epochs"], batch_size=int(options["batch"]))
     model = mmoe(dataset.schema, WIDTHS[shape])
     uniform = balancer("uniform", dataset.schema)
-    trainer = Trainer(model, uniform, dataset, settings, EXECUTION, 0, torch.device("cpu"))
+    setup = TrainingSetup(settings, EXECUTION, 0, torch.device("cpu"))
+    trainer = Trainer(model, uniform, dataset, setup)
     at_points = 0.0
 
     def note(share: float) -> None:

@@ -17,7 +17,8 @@ from mtlkit.data.types import Schema
 from mtlkit.models.mmoe import MMoE
 from mtlkit.registry import BALANCERS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
-from mtlkit.training import trainer
+from mtlkit.training import timing
+from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 
 from .turns import Pause
@@ -42,7 +43,7 @@ def count_cpu_seconds() -> None:
     """Let the trainer time itself by the CPU time of this process, which neighbours on the machine
     do not lengthen.
     """
-    trainer.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    timing.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
 
 
 def mmoe(schema: Schema, width: int, seed: int = 0, **more: Any) -> MMoE:
@@ -103,10 +104,8 @@ def training(
     def run(pause: Pause) -> None:
         model = mmoe(dataset.schema, width)
         model.use(replace(model.fast_paths, fold=foldable))
-        device = torch.device("cpu")
-        trainer = Trainer(
-            model, balancer(method, dataset.schema), dataset, own, EXECUTION, 0, device
-        )
+        setup = TrainingSetup(own, EXECUTION, 0, torch.device("cpu"))
+        trainer = Trainer(model, balancer(method, dataset.schema), dataset, setup)
         if order is not None:
             trainer.stream = iter(order.split(batch))
         trainer.fit(lambda share: pause(trainer.timing["train_seconds"]))

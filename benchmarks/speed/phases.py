@@ -20,6 +20,7 @@ def timed_steps(
     """
     import torch
 
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from . import models
@@ -27,7 +28,8 @@ def timed_steps(
     settings = models.settings(dataset, batch, 1, steps + warm)
     uniform = models.balancer("uniform", dataset.schema)
     model = models.mmoe(dataset.schema, width)
-    trainer = Trainer(model, uniform, dataset, settings, models.EXECUTION, 0, torch.device("cpu"))
+    setup = TrainingSetup(settings, models.EXECUTION, 0, torch.device("cpu"))
+    trainer = Trainer(model, uniform, dataset, setup)
     inputs: list[float] = []
 
     def mark(module: Any, given: Any, found: Any) -> None:

@@ -128,6 +128,7 @@ def work(job: dict[str, Any]) -> Record:
     from mtlkit.data.storage import read_dataset
     from mtlkit.settings import TrainingSettings
     from mtlkit.training.result import FitResult
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from . import models
@@ -152,14 +153,13 @@ def work(job: dict[str, Any]) -> Record:
         model = models.mmoe(dataset.schema, job["width"], job["seed"], **options)
         settings = TrainingSettings(epochs=epochs, **own)
         uniform = models.balancer("uniform", dataset.schema)
-        trainer = Trainer(
-            model, uniform, dataset, settings, models.EXECUTION, job["seed"], torch.device("cpu")
-        )
+        setup = TrainingSetup(settings, models.EXECUTION, job["seed"], torch.device("cpu"))
+        trainer = Trainer(model, uniform, dataset, setup)
 
         def keep_last(
             share: float,
         ) -> None:  # peers are scored as they are after the last step, so is this
-            for best in trainer.bests:
+            for best in trainer.evaluator.bests:
                 best.state = {
                     name: value.clone() for name, value in trainer.model.state_dict().items()
                 }

@@ -32,6 +32,7 @@ from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
 from mtlkit.training.seeding import seed_for
+from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 from mtlkit.training.warm_start import WarmStart
 
@@ -158,7 +159,8 @@ def build_trainer(
         balancer = balancer_kind(dataset.schema.tasks, balancer_options)
     settings = TrainingSettings.model_validate(cell.resolved["training"])
     warm = warm_start(settings, execution)
-    return Trainer(model, balancer, dataset, settings, execution, cell.seed, device, warm)
+    setup = TrainingSetup(settings, execution, cell.seed, device, warm)
+    return Trainer(model, balancer, dataset, setup)
 
 
 def compile_model(trainer: Trainer) -> CompiledForward | None:
@@ -166,7 +168,7 @@ def compile_model(trainer: Trainer) -> CompiledForward | None:
     wanted = trainer.execution.compile
     if wanted == "off" or (wanted == "auto" and trainer.device.type == "cpu"):
         return None
-    if trainer.parts_at_representation:
+    if trainer.compares_at_boundary:
         trainer.warnings.append(
             "not compiled: with scope=representation tasks part inside what would be compiled"
         )

@@ -44,12 +44,11 @@ def _move_rows(
 
 
 class LazyAdam(torch.optim.Optimizer):
-    """Adam (arXiv:1412.6980) on the rows that a row-sparse gradient holds; a row that every step
-    holds moves as usual.
+    """Adam (arXiv:1412.6980) on the rows that a row-sparse gradient holds.
 
-    Bias is corrected by the steps of the table, not of the row. ``torch.optim.SparseAdam`` adds its
-    epsilon before that correction, which shortens the first steps of rows with small gradients
-    several times.
+    A row that every step holds moves as under plain Adam. Bias is corrected by the steps of the
+    table, not of the row. ``torch.optim.SparseAdam`` adds its epsilon before that correction, which
+    shortens the first steps of rows with small gradients several times.
 
     Args:
         groups: Parameter groups with their learning rate.
@@ -67,23 +66,35 @@ class LazyAdam(torch.optim.Optimizer):
                     self._move(table, group)
 
     def _move(self, table: Tensor, group: dict[str, Any]) -> None:
+        """Move the rows of a table (V, ...) that its gradient holds."""
         assert table.grad is not None
         grad = table.grad.coalesce()
-        rows, values = grad.indices()[0], grad.values()
+        rows, values = grad.indices()[0], grad.values()  # (U,), (U, ...)
+
+        # The two moments of a row lie side by side: one trip to memory.
         state = self.state[table]
-        if not state:  # a row's moments lie side by side: one trip to memory
-            state |= {"step": 0, "moments": table.new_zeros(len(table), 2, *table.shape[1:])}
+        if not state:
+            state["step"] = 0
+            state["moments"] = table.new_zeros(len(table), 2, *table.shape[1:])
         state["step"] += 1
-        (first, second), count, moments = group["betas"], state["step"], state["moments"]
-        scale, rate = 1 / (1 - second**count), group["lr"] / (1 - first**count)
+        moments = state["moments"]  # (V, 2, ...)
+
+        # Both bias corrections are factors of this step.
+        first, second = group["betas"]
+        scale = 1 / (1 - second ** state["step"])
+        rate = group["lr"] / (1 - first ** state["step"])
+
         if take_rows.has_kernels(table):
-            numbers = tuple(
-                map(values.numpy().dtype.type, (1 - first, 1 - second, scale, rate, group["eps"]))
+            number = values.numpy().dtype.type  # the kernel computes in the precision of the table
+            numbers = tuple(map(number, (1 - first, 1 - second, scale, rate, group["eps"])))
+            flat_table, flat_moments = table.detach().flatten(1), moments.flatten(2)
+            flat_values = values.flatten(1).contiguous()
+            _move_rows(
+                flat_table.numpy(), flat_moments.numpy(), rows.numpy(), flat_values.numpy(), numbers
             )
-            own, state_rows = table.detach().flatten(1), moments.flatten(2)
-            flat = values.flatten(1).contiguous()
-            _move_rows(own.numpy(), state_rows.numpy(), rows.numpy(), flat.numpy(), numbers)
             return
+
+        # The same in plain operations.
         mean, square = moments.index_select(0, rows).unbind(1)
         mean = mean.lerp(values, 1 - first)
         square = square.lerp(values.square(), 1 - second)

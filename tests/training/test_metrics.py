@@ -249,7 +249,7 @@ def test_sums_in_blocks_are_those_of_the_whole(monkeypatch):
     found = task_metrics(BINARY, logits, labels, None)
     whole = F.binary_cross_entropy_with_logits(logits.double(), labels.double())
     assert found["logloss"] == pytest.approx(float(whole), rel=1e-13)
-    monkeypatch.setattr(metrics, "BLOCK", 64)
+    monkeypatch.setattr(metrics, "BLOCK_ROWS", 64)
     again = task_metrics(BINARY, logits, labels, None)
     assert again == {name: pytest.approx(value, rel=1e-13) for name, value in found.items()}
 

@@ -6,7 +6,7 @@ import torch
 
 from mtlkit.data.splits import Split
 from mtlkit.training import sampling as module
-from mtlkit.training.sampling import pools, probe_rows, row_stream, sample
+from mtlkit.training.sampling import pools, probe_rows, row_stream, sample_rows
 from tests.toy import toy_dataset, toy_schema, toy_split
 
 CPU = torch.device("cpu")
@@ -88,12 +88,12 @@ def test_neighbours_rarely_share_a_batch(small_pools):
 
 
 def test_samples_are_fixed_and_in_order():
-    assert sample(10, 10, 0) is None
-    one = sample(1000, 50, 0)
+    assert sample_rows(10, 10, 0) is None
+    one = sample_rows(1000, 50, 0)
     assert len(set(one.tolist())) == 50
     assert (np.diff(one) > 0).all()
-    np.testing.assert_array_equal(one, sample(1000, 50, 0))
-    assert not np.array_equal(one, sample(1000, 50, 1))
+    np.testing.assert_array_equal(one, sample_rows(1000, 50, 0))
+    assert not np.array_equal(one, sample_rows(1000, 50, 1))
 
 
 def rare(rows=6000, missing=0.0):
@@ -169,8 +169,8 @@ def test_patterns_of_many_tasks(monkeypatch):
     positive = (split.labels > 0) & split.observed
     expected, member, counts = np.unique(positive, axis=0, return_inverse=True, return_counts=True)
     for limit in (1 << 20, 4):
-        monkeypatch.setattr(module, "MANY_CODES", limit)
-        patterns, found, own = module._patterns(split, list(range(6)))
+        monkeypatch.setattr(module, "MAX_PATTERN_CODES", limit)
+        patterns, found, own = module._label_patterns(split, list(range(6)))
         np.testing.assert_array_equal(patterns, expected)
         np.testing.assert_array_equal(found, counts)
         np.testing.assert_array_equal(own, member.reshape(-1))

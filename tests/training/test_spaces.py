@@ -9,7 +9,7 @@ import torch
 from mtlkit.data.sources import open_source
 from mtlkit.errors import UsageError
 from mtlkit.registry import MODELS
-from mtlkit.training import trainer as trainer_module
+from mtlkit.training import evaluation
 from mtlkit.training.metrics import auc
 from mtlkit.training.scoring import Scores, complete
 from tests.toy import toy_dataset, toy_schema
@@ -104,17 +104,17 @@ def test_single_task_combines_scores_of_each_tasks_own_best_point(trainer, data,
         "purchase": iter([0.1, 0.2, 0.3, 0.4, 0.9, 0.2]),
     }
     monkeypatch.setattr(
-        trainer_module,
+        evaluation,
         "selection_value",
         lambda settings, tasks, found, loss: next(values[next(iter(tasks))]),
     )
     result = run.fit()
     assert [result.best[task]["point"] for task in ("click", "purchase")] == [1, 4]
     parts = {}
-    for best, task in zip(run.bests, ("click", "purchase"), strict=True):
+    for best, task in zip(run.evaluator.bests, ("click", "purchase"), strict=True):
         run.model.load_state_dict(best.state)
         for split in ("validation", "test"):
-            parts.setdefault(split, {})[task] = run._scores(run.splits[split]).logits[task]
+            parts.setdefault(split, {})[task] = run.evaluator.score(run.splits[split]).logits[task]
     for split, logits in parts.items():
         labels = torch.tensor(data.splits[split].labels)
         clicked = labels[:, 0] > 0

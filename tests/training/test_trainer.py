@@ -8,7 +8,7 @@ import torch
 from mtlkit.errors import UsageError
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import TrainingSettings
-from mtlkit.training import trainer as trainer_module
+from mtlkit.training import evaluation, finish
 from mtlkit.training.result import DivergedError
 from mtlkit.training.scoring import Scores
 from tests.toy import toy_dataset, toy_schema
@@ -181,7 +181,7 @@ def test_scores_are_kept_for_later(trainer, mixed, pair):
     assert run.fit().scores == {}
 
 
-def test_points_are_judged_on_a_sample_and_the_best_one_on_all_rows(trainer, pair):
+def test_points_are_scored_on_a_sample_and_the_best_one_on_all_rows(trainer, pair):
     rows = len(pair.splits["validation"])
     whole = trainer(pair).fit()
     result = trainer(pair, validation_rows=rows // 2).fit()
@@ -192,17 +192,22 @@ def test_points_are_judged_on_a_sample_and_the_best_one_on_all_rows(trainer, pai
     assert trainer(pair, validation_rows=rows).fit().metrics == whole.metrics
 
 
-def test_as_many_rows_are_judged_as_cost_little(trainer, pair, monkeypatch):
+def test_as_many_rows_are_scored_as_cost_little(trainer, pair, monkeypatch):
     rows = len(pair.splits["train"])
-    assert trainer(pair)._judged_rows() == trainer_module.JUDGED_ROWS
-    monkeypatch.setattr(trainer_module, "JUDGED_ROWS", 1)
-    assert trainer(pair, epochs=2, evaluations=4)._judged_rows() == int(0.3 * 2 * rows / 4)
-    judged = trainer(pair, epochs=1, evaluations=10)
-    assert len(judged.judged) == int(0.3 * rows / 10) < len(pair.splits["validation"])
+
+    def rows_at_a_point(run):
+        points = len(run.evaluation_points)
+        return evaluation.eval_rows(run.settings, len(run.train), points)
+
+    assert rows_at_a_point(trainer(pair)) == evaluation.EVAL_ROWS
+    monkeypatch.setattr(evaluation, "EVAL_ROWS", 1)
+    assert rows_at_a_point(trainer(pair, epochs=2, evaluations=4)) == int(0.3 * 2 * rows / 4)
+    run = trainer(pair, epochs=1, evaluations=10)
+    assert len(run.evaluator.eval_split) == int(0.3 * rows / 10) < len(pair.splits["validation"])
 
 
 def test_scores_of_large_splits_are_kept_only_if_asked_for(trainer, pair, monkeypatch):
-    monkeypatch.setattr(trainer_module, "SCORED_ROWS_LIMIT", 10)
+    monkeypatch.setattr(finish, "KEPT_SCORES_ROWS", 10)
     run = trainer(pair)
     assert run.fit().scores == {}
     run = trainer(pair)
@@ -226,8 +231,9 @@ class Script:
     def __init__(self, run, monkeypatch, table, losses=None):
         self.run, self.table, self.losses = run, table, losses
         self.points, self.tests = [], []
-        monkeypatch.setattr(trainer_module, "score", self.score)
-        monkeypatch.setattr(trainer_module, "metrics", self.metrics)
+        monkeypatch.setattr(evaluation, "score", self.score)
+        for module in (evaluation, finish):
+            monkeypatch.setattr(module, "metrics", self.metrics)
 
     def score(self, model, split, batch_size, precision):
         state = {name: value.clone() for name, value in model.state_dict().items()}

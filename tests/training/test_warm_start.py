@@ -34,7 +34,7 @@ def test_a_run_goes_on_from_all_its_weights(trainer, model):
 def test_weights_are_those_of_each_tasks_best_point(trainer):
     run = trainer(TWO, "single-task", epochs=2, evaluations=6)
     result = run.fit()
-    states = {t: best.state for best in run.bests for t in best.tasks}
+    states = {t: best.state for best in run.evaluator.bests for t in best.tasks}
     tables = result.weights["embedding.width_8"]  # (V, T, w)
     for t, state in states.items():
         np.testing.assert_array_equal(tables[:, t], state["embedding.width_8"][:, t].numpy())
