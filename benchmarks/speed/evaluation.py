@@ -86,7 +86,7 @@ def run(job: dict[str, Any]) -> Record:
 
     def note(share: float) -> None:
         nonlocal at_points
-        at_points = trainer.timing["evaluation_seconds"]
+        at_points = trainer.timer.seconds["evaluation_seconds"]
 
     result = trainer.fit(note)
     points = len(result.curve)

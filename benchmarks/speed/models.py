@@ -108,6 +108,6 @@ def training(
         trainer = Trainer(model, balancer(method, dataset.schema), dataset, setup)
         if order is not None:
             trainer.stream = iter(order.split(batch))
-        trainer.fit(lambda share: pause(trainer.timing["train_seconds"]))
+        trainer.fit(lambda share: pause(trainer.timer.seconds["train_seconds"]))
 
     return run

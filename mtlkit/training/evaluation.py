@@ -15,6 +15,7 @@ from mtlkit.training.sampling import sample_rows
 from mtlkit.training.scoring import Scores, group_scores, metrics, score
 from mtlkit.training.seeding import seed_for
 from mtlkit.training.selection import BestPoint, selection_value
+from mtlkit.training.setup import TrainingSetup
 
 EVAL_ROWS = 50_000  # validation rows scored at an evaluation point, at least
 # Rows scored at all points together, as a share of the rows trained on. Scoring a row costs about
@@ -27,13 +28,16 @@ class Evaluator:
 
     Args:
         model: The model in training.
-        eval_split: The validation rows that are scored at every point.
+        splits: The data on the device; the length of the training split counts as well.
         groups: Positions of the tasks of each group that shares parameters
             (``SharedParameters.components``).
-        settings: The rule of selection, the patience and the precision.
-        batch_size: Rows per batch of scoring.
+        setup: The rule of selection, the number of points, the patience, the precision, and the
+            batch size of scoring.
+        total_steps: Steps of the run.
 
     Attributes:
+        points: The numbers of steps after which to evaluate; the last one ends the run.
+        eval_split: The validation rows that are scored at every point.
         curve: One entry an evaluation point, as it is recorded.
         bests: The best point of each group.
     """
@@ -41,15 +45,16 @@ class Evaluator:
     def __init__(
         self,
         model: Architecture,
-        eval_split: DeviceSplit,
+        splits: dict[str, DeviceSplit],
         groups: list[list[int]],
-        settings: TrainingSettings,
-        batch_size: int,
+        setup: TrainingSetup,
+        total_steps: int,
     ) -> None:
         self.model = model
-        self.eval_split = eval_split
-        self.settings = settings
-        self.batch_size = batch_size
+        self.settings = setup.settings
+        self.batch_size = setup.execution.eval_batch_size
+        self.points = evaluation_points(setup.settings, total_steps)
+        self.eval_split = self._choose_eval_split(splits)
         self.curve: list[dict[str, Any]] = []
         self.bests = [BestPoint(tasks) for tasks in groups]
 
@@ -99,6 +104,13 @@ class Evaluator:
         last_point = len(self.curve) - 1
         return all(last_point - best.point >= self.settings.patience for best in self.bests)
 
+    def _choose_eval_split(self, splits: dict[str, DeviceSplit]) -> DeviceSplit:
+        """The validation rows that are scored at a point: all, or a fixed random sample."""
+        validation = splits["validation"]
+        at_most = eval_rows(self.settings, len(splits["train"]), len(self.points))
+        rows = sample_rows(len(validation), at_most, seed_for(0, "validation"))
+        return validation if rows is None else validation.subset(torch.from_numpy(rows))
+
     def _keep_if_best(self, best: BestPoint, point: dict[str, Any], scores: Scores) -> None:
         """Keep the model's state if a point is the best one so far of a group of tasks."""
         task_by_name = {task.name: task for task in self.model.tasks}
@@ -117,27 +129,18 @@ class Evaluator:
             best.state = {name: tensor.clone() for name, tensor in state.items()}
 
 
-def evaluation_points(settings: TrainingSettings, total: int) -> list[int]:
+def evaluation_points(settings: TrainingSettings, total_steps: int) -> list[int]:
     """The numbers of steps after which to evaluate, in order; the last one ends the run.
 
     There are at least ``evaluations`` of them, and one an epoch if there are more epochs.
 
     Args:
         settings: ``evaluations`` and ``epochs``.
-        total: Steps of the run, at least 1.
+        total_steps: Steps of the run, at least 1.
     """
     wanted = max(settings.evaluations, math.ceil(settings.epochs))
-    count = min(total, wanted)
-    return sorted({round(total * (i + 1) / count) for i in range(count)})
-
-
-def choose_eval_split(
-    validation: DeviceSplit, settings: TrainingSettings, train_rows: int, points: int
-) -> DeviceSplit:
-    """The validation rows that are scored at evaluation points: all, or a fixed random sample."""
-    at_most = eval_rows(settings, train_rows, points)
-    rows = sample_rows(len(validation), at_most, seed_for(0, "validation"))
-    return validation if rows is None else validation.subset(torch.from_numpy(rows))
+    count = min(total_steps, wanted)
+    return sorted({round(total_steps * (i + 1) / count) for i in range(count)})
 
 
 def eval_rows(settings: TrainingSettings, train_rows: int, points: int) -> int:

@@ -8,9 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.data.splits import Split
+from mtlkit.data.splits import Dataset, Split
 from mtlkit.data.types import Schema
+from mtlkit.models._types import Batch
+from mtlkit.training.batches import DeviceSplit
+from mtlkit.training.seeding import seed_for
 
+PROBE_ROWS = 512  # rows of the fixed batch on which sharing is found and gradients are probed
+PROBE_POSITIVES = 64  # least number of positives of each binary task in that batch
 BLOCK_ROWS = 1 << 12  # neighbouring rows that are read from disk together
 POOL_ROWS = 1 << 20  # rows among which batches are drawn at a time, however much memory there is
 MAX_PATTERN_CODES = 1 << 20  # codes of label patterns before those that do not occur are dropped
@@ -72,6 +77,22 @@ def sample_rows(rows: int, at_most: int, seed: int) -> np.ndarray | None:
         return None
     rng = np.random.default_rng(seed)
     return np.sort(rng.choice(rows, at_most, replace=False, shuffle=False))
+
+
+def probe_batch(dataset: Dataset, train: DeviceSplit) -> Batch:
+    """Fixed training rows with positives of every binary task, weighted by the inverse of their
+    chance.
+
+    Args:
+        dataset: Packed splits.
+        train: Its training split on the device.
+    """
+    seed = seed_for(0, "probe")
+    rows, weights = probe_rows(
+        dataset.splits["train"], dataset.schema, PROBE_ROWS, PROBE_POSITIVES, seed
+    )
+    row_weights = torch.from_numpy(weights).to(train.storage_device)
+    return train.take(torch.from_numpy(rows), row_weights)
 
 
 def probe_rows(

@@ -14,14 +14,14 @@ from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
 from mtlkit.training.batches import DeviceSplit
-from mtlkit.training.evaluation import Evaluator, choose_eval_split, evaluation_points
+from mtlkit.training.evaluation import Evaluator
 from mtlkit.training.fast_paths import check_comparable_rows, choose_fast_paths
 from mtlkit.training.finish import Training, finish
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.probe_log import ProbeLog
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.running_means import RunningMeans
-from mtlkit.training.sampling import probe_rows, row_stream
+from mtlkit.training.sampling import probe_batch, row_stream
 from mtlkit.training.scoring import Scores, autocast
 from mtlkit.training.seeding import generator, seed_for
 from mtlkit.training.selection import check_task_names
@@ -31,11 +31,6 @@ from mtlkit.training.stratified import StratifiedSampler, stratified_sampler
 from mtlkit.training.task_losses import owner_active, owner_losses
 from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.timing import RunTimer
-
-PROBE_ROWS = 512  # rows of the fixed batch on which sharing is found and gradients are probed
-PROBE_POSITIVES = 64  # least number of positives of each binary task in that batch
-
-AfterStep = list[Callable[[Tensor], None]]
 
 
 class Trainer:
@@ -74,12 +69,12 @@ class Trainer:
         # The data, on the device if there is room.
         self.splits = {name: DeviceSplit.load(dataset.splits[name], self.device) for name in SPLITS}
         self.train = self.splits["train"]
-        self.probe_batch = self._build_probe_batch(dataset)
+        self.probe_batch = probe_batch(dataset, self.train)
 
         # The length of the run, in optimiser steps.
         rows_per_step = settings.batch_size * settings.accumulate
         self.steps_per_epoch = len(self.train) / rows_per_step
-        self.total = max(1, round(settings.epochs * len(self.train) / rows_per_step))
+        self.total_steps = max(1, round(settings.epochs * len(self.train) / rows_per_step))
 
         # The model, and which of its parameters the tasks share.
         self.model = model.to(self.device)
@@ -107,15 +102,10 @@ class Trainer:
         self.fresh = self._stream(self.fresh_random)
 
         # What the run writes down.
-        self.evaluation_points = evaluation_points(settings, self.total)
-        eval_split = choose_eval_split(
-            self.splits["validation"], settings, len(self.train), len(self.evaluation_points)
-        )
-        groups, batch_size = self.sharing.components(), self.execution.eval_batch_size
-        self.evaluator = Evaluator(self.model, eval_split, groups, settings, batch_size)
+        groups = self.sharing.components()
+        self.evaluator = Evaluator(self.model, self.splits, groups, setup, self.total_steps)
         self.probes = ProbeLog(self.tasks, model.gate_experts)
         self.timer = RunTimer(self.device)
-        self.timing = self.timer.seconds
         self.backward_passes = 0
 
     @property
@@ -139,7 +129,7 @@ class Trainer:
         torch.manual_seed(seed_for(self.seed, "dropout"))
         self.model.train()
 
-        for start, stop in pairwise([0, *self.evaluation_points]):
+        for start, stop in pairwise([0, *self.evaluator.points]):
             # Train up to the next evaluation point.
             window = RunningMeans(len(self.tasks), self.device)
             with self.timer.measure("train"):
@@ -148,7 +138,7 @@ class Trainer:
 
             # See how good the model is, and whether it still gets better.
             self._evaluate(stop, window)
-            on_point(stop / self.total)
+            on_point(stop / self.total_steps)
             if self.evaluator.stalled():
                 break
 
@@ -161,11 +151,13 @@ class Trainer:
             index: Number of steps before this one.
             window: Losses and weights are counted in here.
         """
-        self.optimizer.set_learning_rate(learning_rate_factor(self.settings, index, self.total))
+        self.optimizer.set_learning_rate(
+            learning_rate_factor(self.settings, index, self.total_steps)
+        )
         self.optimizer.zero_grad()
 
         # Add up the gradients of the batches.
-        callbacks: list[tuple[Batch, AfterStep]] = []
+        callbacks: list[tuple[Batch, list[Callable[[Tensor], None]]]] = []
         for _ in range(self.settings.accumulate):
             batch = self._batch(self.stream)
             step = self._step(batch, index)
@@ -223,7 +215,7 @@ class Trainer:
             losses,
             active,
             index,
-            self.total,
+            self.total_steps,
             seed,
             self.settings.scope,
             draw=lambda: self._fresh_step(index),
@@ -304,13 +296,6 @@ class Trainer:
                 backward_passes=self.backward_passes,
             )
         )
-
-    def _build_probe_batch(self, dataset: Dataset) -> Batch:
-        """Fixed training rows with positives of every binary task, weighted by their rarity."""
-        train, seed = dataset.splits["train"], seed_for(0, "probe")
-        rows, weights = probe_rows(train, dataset.schema, PROBE_ROWS, PROBE_POSITIVES, seed)
-        row_weights = torch.from_numpy(weights).to(self.train.storage_device)
-        return self.train.take(torch.from_numpy(rows), row_weights)
 
     def _build_sampler(self, dataset: Dataset) -> StratifiedSampler | None:
         """How batches with rows of every task are drawn; None if all rows are shuffled."""

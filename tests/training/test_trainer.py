@@ -196,7 +196,7 @@ def test_as_many_rows_are_scored_as_cost_little(trainer, pair, monkeypatch):
     rows = len(pair.splits["train"])
 
     def rows_at_a_point(run):
-        points = len(run.evaluation_points)
+        points = len(run.evaluator.points)
         return evaluation.eval_rows(run.settings, len(run.train), points)
 
     assert rows_at_a_point(trainer(pair)) == evaluation.EVAL_ROWS
