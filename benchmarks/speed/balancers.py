@@ -134,7 +134,7 @@ def torchjd_training(
             began = time.process_time()
             for _ in range(steps):
                 trainer.optimizer.zero_grad()
-                rows = trainer.splits["train"].take(next(trainer.stream))
+                rows = next(trainer.stream)
                 output = model(rows)
                 losses = [objective.loss for objective in model.objectives(output, rows)]
                 x = output.representation

@@ -107,7 +107,7 @@ def training(
         setup = TrainingSetup(own, EXECUTION, 0, torch.device("cpu"))
         trainer = Trainer(model, balancer(method, dataset.schema), dataset, setup)
         if order is not None:
-            trainer.stream = iter(order.split(batch))
+            trainer.stream = map(trainer.train.take, order.split(batch))
         trainer.fit(lambda share: pause(trainer.timer.seconds["train_seconds"]))
 
     return run

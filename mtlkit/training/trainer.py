@@ -98,8 +98,8 @@ class Trainer:
         if self.sampler is not None:
             self.row_weights = torch.from_numpy(self.sampler.weights).to(self.train.storage_device)
         self.fresh_random = generator(self.seed, "fresh")
-        self.stream = self._stream(generator(self.seed, "shuffle"))
-        self.fresh = self._stream(self.fresh_random)
+        self.stream = self._batches(generator(self.seed, "shuffle"))
+        self.fresh = self._batches(self.fresh_random)
 
         # What the run writes down.
         groups = self.sharing.components()
@@ -159,7 +159,7 @@ class Trainer:
         # Add up the gradients of the batches.
         callbacks: list[tuple[Batch, list[Callable[[Tensor], None]]]] = []
         for _ in range(self.settings.accumulate):
-            batch = self._batch(self.stream)
+            batch = next(self.stream)
             step = self._step(batch, index)
             self._add_gradients(step, window)
             if step.callbacks:
@@ -223,7 +223,7 @@ class Trainer:
 
     def _fresh_step(self, index: int) -> LoopStep:
         """The step of an independent batch. The dropout of the run's own batches is not moved."""
-        batch = self._batch(self.fresh)
+        batch = next(self.fresh)
         with self._random_state_kept():
             dropout_seed = int(torch.randint(2**62, (), generator=self.fresh_random))
             torch.manual_seed(dropout_seed)
@@ -304,18 +304,17 @@ class Trainer:
         batch_size, least = self.settings.batch_size, self.settings.cover
         return stratified_sampler(dataset.splits["train"], self.schema, batch_size, least)
 
-    def _stream(self, random: torch.Generator) -> Iterator[Tensor]:
-        """Endless batches of row numbers (B,)."""
+    def _batches(self, random: torch.Generator) -> Iterator[Batch]:
+        """Endless training batches, with the order of rows from a generator."""
         device = self.train.storage_device
-        if self.sampler is not None:
-            return self.sampler.stream(random, device)
-        return row_stream(len(self.train), self.settings.batch_size, random, device)
+        if self.sampler is None:
+            rows_of_batches = row_stream(len(self.train), self.settings.batch_size, random, device)
+        else:
+            rows_of_batches = self.sampler.stream(random, device)
 
-    def _batch(self, stream: Iterator[Tensor]) -> Batch:
-        """The next batch of a stream."""
-        rows = next(stream)
-        row_weights = None if self.row_weights is None else self.row_weights[rows]
-        return self.train.take(rows, row_weights)
+        for rows in rows_of_batches:
+            row_weights = None if self.row_weights is None else self.row_weights[rows]
+            yield self.train.take(rows, row_weights)
 
     def _random_state_kept(self) -> AbstractContextManager[None]:
         """A context that leaves the global random state as it was."""
