@@ -26,6 +26,7 @@ from mtlkit.report.statistics import Interval, paired_delta, t_interval
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.spec import parse_spec
 from mtlkit.training.seeding import seed_for
+from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 
 OUT = Path(__file__).parents[1] / "results" / "reference" / "funnel-bias.md"
@@ -78,9 +79,8 @@ def compare(options: str, seeds: Sequence[int], names: tuple[str, ...] = MODEL_N
             model = kind(data.schema, kind.Options.model_validate(SMALL | spec.options))
             balancer = uniform(data.schema.tasks, uniform.Options())
             execution = ExecutionSettings(device="cpu", probes=False, save_scores=False)
-            run = Trainer(
-                model, balancer, data, SETTINGS, execution, seed, torch.device("cpu")
-            ).fit()
+            setup = TrainingSetup(SETTINGS, execution, seed, torch.device("cpu"))
+            run = Trainer(model, balancer, data, setup).fit()
             for score in SCORES:
                 outcome.aucs[name][score][seed] = run.metrics["test"][score]["auc"]
     return outcome

@@ -132,6 +132,7 @@ def make_trainer(
     from mtlkit.registry import BALANCERS, MODELS
     from mtlkit.settings import ExecutionSettings, TrainingSettings
     from mtlkit.spec import parse_spec
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     class Given(Balancer):
@@ -152,7 +153,8 @@ def make_trainer(
     quick = {"batch_size": 32, "epochs": 1, "lr": 0.01, "evaluations": 3}
     settings = TrainingSettings.model_validate(quick | training)
     execution = ExecutionSettings(device="cpu", probes=probes or ablation, ablation=ablation)
-    return Trainer(network, weighing, dataset, settings, execution, seed, torch.device("cpu"), warm)
+    setup = TrainingSetup(settings, execution, seed, torch.device("cpu"), warm)
+    return Trainer(network, weighing, dataset, setup)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from mtlkit.models.mmoe import MMoE
 from mtlkit.registry import BALANCERS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training import trainer
+from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 
 from .turns import Pause
@@ -124,9 +125,11 @@ def training(
         model = mmoe(dataset.schema, width)
         model.use(replace(model.fast_paths, fold=foldable))
         weighting = balancer(method, dataset.schema)
-        trainer = Trainer(model, weighting, dataset, training_settings, EXECUTION, 0, CPU)
+        trainer = Trainer(
+            model, weighting, dataset, TrainingSetup(training_settings, EXECUTION, 0, CPU)
+        )
         if order is not None:
-            trainer.stream = iter(order.split(windows.batch))
-        trainer.fit(lambda share: pause(trainer.timing["train_seconds"]))
+            trainer.stream = map(trainer.train.take, order.split(windows.batch))
+        trainer.fit(lambda share: pause(trainer.timer.seconds["train_seconds"]))
 
     return run

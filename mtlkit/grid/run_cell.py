@@ -30,6 +30,7 @@ from mtlkit.store import ResultStore
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
+from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 from mtlkit.training.warm_start import WarmStart
 
@@ -159,7 +160,8 @@ def build_trainer(
 
     settings = TrainingSettings.model_validate(resolved["training"])
     warm = warm_start(settings, execution)
-    return Trainer(model, balancer, dataset, settings, execution, cell.seed, device, warm)
+    setup = TrainingSetup(settings, execution, cell.seed, device, warm)
+    return Trainer(model, balancer, dataset, setup)
 
 
 def compile_model(trainer: Trainer) -> CompiledForward | None:
@@ -167,7 +169,7 @@ def compile_model(trainer: Trainer) -> CompiledForward | None:
     choice = trainer.execution.compile
     if choice == "off" or (choice == "auto" and trainer.device.type == "cpu"):
         return None
-    if trainer.parts_at_representation:
+    if trainer.compares_at_boundary:
         trainer.warnings.append(
             "not compiled: with scope=representation tasks part inside what would be compiled"
         )

@@ -1,4 +1,4 @@
-"""What each expert is good for: the loss in every task's metric when its output is taken to be 0."""
+"""What each expert is good for: the change of every task's metric when its output is taken as 0."""
 
 from __future__ import annotations
 
@@ -26,23 +26,26 @@ def ablate(
             there is none; and
         ``ablation/level-<n>/experts``: (E,) their names.
     """
-    tasks = model.tasks
+    arrays: dict[str, np.ndarray] = {}
+    if not model.expert_names:
+        return arrays
 
-    def values() -> np.ndarray:
-        found = metrics(model, score(model, split, batch_size, precision), split)
-        primary = (found[task.name].get(PRIMARY_METRIC[task.kind]) for task in tasks)
-        return np.array([np.nan if value is None else value for value in primary])
+    def primary_metrics() -> np.ndarray:
+        """The primary metric (T,) of each task, with the experts that are not left out."""
+        scores = score(model, split, batch_size, precision)
+        by_score = metrics(model, scores, split)
+        values = [by_score[task.name].get(PRIMARY_METRIC[task.kind]) for task in model.tasks]
+        return np.array([np.nan if value is None else value for value in values])
 
-    out: dict[str, np.ndarray] = {}
-    whole = values() if model.expert_names else np.zeros(0)
+    with_all_experts = primary_metrics()
     try:
         for level, names in enumerate(model.expert_names):
             changes = []
-            for place in range(len(names)):
-                model.left_out = (level, place)
-                changes.append(values() - whole)
-            out[f"ablation/level-{level + 1}"] = np.stack(changes).astype(np.float32)
-            out[f"ablation/level-{level + 1}/experts"] = np.array(names)
+            for expert in range(len(names)):
+                model.left_out = (level, expert)
+                changes.append(primary_metrics() - with_all_experts)
+            arrays[f"ablation/level-{level + 1}"] = np.stack(changes).astype(np.float32)
+            arrays[f"ablation/level-{level + 1}/experts"] = np.array(names)
     finally:
         model.left_out = None
-    return out
+    return arrays

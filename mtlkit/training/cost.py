@@ -13,18 +13,19 @@ from mtlkit.models._types import Batch
 from mtlkit.ops._dispatch import plain_operations
 
 aten = torch.ops.aten
-INNER: Mapping[Any, int] = {
+FIRST_FACTOR: Mapping[Any, int] = {
     aten.mm.default: 0,
     aten.addmm.default: 1,
     aten.bmm.default: 0,
     aten.baddbmm.default: 1,
 }
-"""Matrix products, with the place of the argument whose last dimension is summed over."""
+"""Matrix products, with the position of the argument whose last dimension is summed over."""
 
 
 class _Products(TorchDispatchMode):
-    """Counts the floating-point operations of all matrix products, two for each multiplication and
-    addition.
+    """Counts the floating-point operations of all matrix products.
+
+    A multiplication and an addition are two operations.
     """
 
     def __init__(self) -> None:
@@ -38,10 +39,11 @@ class _Products(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in INNER:
-            self.operations += 2 * out.numel() * args[INNER[func]].shape[-1]
-        return out
+        result = func(*args, **(kwargs or {}))
+        if func in FIRST_FACTOR:
+            summed_over = args[FIRST_FACTOR[func]].shape[-1]
+            self.operations += 2 * result.numel() * summed_over
+        return result
 
 
 @torch.no_grad()

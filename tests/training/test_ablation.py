@@ -60,8 +60,8 @@ def test_a_silent_expert_is_one_whose_gate_is_shut(name):
     whole = logits(model, batch)
     last = len(model.expert_names) - 1
     for level, names in enumerate(model.expert_names):
-        for place, expert in enumerate(names):
-            model.left_out = (level, place)
+        for position, expert in enumerate(names):
+            model.left_out = (level, position)
             moved = (logits(model, batch) != whole).any(0)
             assert moved.any(), (level, expert)
             if level == last and name != "dbmtl":  # whose tasks are related further up
@@ -78,11 +78,11 @@ def test_the_change_is_that_of_the_metric(trainer):
     data = toy_dataset(toy_schema(tasks=2), rows=320)
     run = trainer(data, "mmoe[experts=3,hidden=5]", epochs=8, lr=0.02, ablation=True)
     result = run.fit()
-    found = ablate(run.model, run.splits["validation"], 1000, "fp32")
-    np.testing.assert_array_equal(result.probes["ablation/level-1"], found["ablation/level-1"])
-    assert found["ablation/level-1"].shape == (3, 2)
-    assert found["ablation/level-1/experts"].tolist() == ["expert 1", "expert 2", "expert 3"]
-    assert found["ablation/level-1"].min() < -0.005, "some expert is good for something"
+    ablation = ablate(run.model, run.splits["validation"], 1000, "fp32")
+    np.testing.assert_array_equal(result.probes["ablation/level-1"], ablation["ablation/level-1"])
+    assert ablation["ablation/level-1"].shape == (3, 2)
+    assert ablation["ablation/level-1/experts"].tolist() == ["expert 1", "expert 2", "expert 3"]
+    assert ablation["ablation/level-1"].min() < -0.005, "some expert is good for something"
     assert run.model.left_out is None
     plain = trainer(data, "mmoe[experts=3,hidden=5]", probes=True).fit()
     assert "ablation/level-1" not in plain.probes
