@@ -148,7 +148,7 @@ def build_trainer(
     model_options = model_kind.Options.model_validate(cell.resolved["model"]["options"])
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(cell.seed, "init"))
-        model: Architecture = model_kind(dataset.schema, model_options)
+        model: Architecture = model_kind.build(dataset.schema, model_options)
     balancer = None
     if model_kind.shares_parameters:
         balancer_kind = BALANCERS.load(cell.resolved["balancer"]["name"])

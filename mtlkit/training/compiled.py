@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.models._architecture import Architecture
-from mtlkit.models._types import Batch, Output
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 
 
 class CompiledForward:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mtlkit.balancers._base import Scope, SharedGradient
 from mtlkit.models._boundary import TensorBoundary
-from mtlkit.models._types import Output
+from mtlkit.models._output import Output
 from mtlkit.training.parameter_slices import ParameterSlices, gradients
 from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.task_gradients import TaskGradients

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary
 from mtlkit.models._embedded_batch import FirstLayer
-from mtlkit.models._types import Output
+from mtlkit.models._output import Output
 from mtlkit.ops.inner_products import inner_products
 from mtlkit.training.parameter_slices import GradientRoutes, ParameterSlices, gradients
 from mtlkit.training.shortcuts import (

@@ -18,7 +18,7 @@ from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.data.types import Score
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
-from mtlkit.models._embedding import FastPaths
+from mtlkit.models._tables import FastPaths
 from mtlkit.models._types import Batch
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training.ablation import ablate
