@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mtlkit.models._embedding import FieldEmbedding
     from mtlkit.models._layers import StackedMLP, Towers
     from mtlkit.models._options import ModelOptions
-    from mtlkit.models._types import Batch, Output, Prediction
+    from mtlkit.models._output import Output
+    from mtlkit.models._types import Batch, Prediction
     from mtlkit.records import RunRecord
     from mtlkit.settings import Settings, Sizes
     from mtlkit.training.result import FitResult

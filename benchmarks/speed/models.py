@@ -73,7 +73,7 @@ def mmoe(schema: Schema, width: int, seed: int = 0, **more: Any) -> MMoE:
         experts=EXPERTS, hidden=(HIDDEN,), tower=(TOWER,), embedding=width, **more
     )
     torch.manual_seed(seed)
-    return MMoE(schema, options)
+    return MMoE.build(schema, options)
 
 
 def balancer(name: str, schema: Schema) -> Balancer:

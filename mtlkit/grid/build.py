@@ -22,7 +22,7 @@ def build_model(
     """A model whose initial weights follow from the seed alone; torch's random state is kept."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_for(seed, "init"))
-        return model_class(schema, options)  # type: ignore[arg-type]
+        return model_class.build(schema, options)  # type: ignore[arg-type]
 
 
 def make_model(

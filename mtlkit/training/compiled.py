@@ -14,7 +14,8 @@ from dataclasses import replace
 import torch
 
 from mtlkit.models._architecture import Architecture
-from mtlkit.models._types import Batch, Output
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 
 
 class CompiledForward:

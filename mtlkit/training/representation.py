@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.models._boundary import TensorBoundary
-from mtlkit.models._types import Output
+from mtlkit.models._output import Output
 from mtlkit.training.parameter_slices import differentiate
 from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.task_gradients import TaskGradients

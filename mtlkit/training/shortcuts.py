@@ -22,7 +22,7 @@ from torch import Tensor
 
 from mtlkit.models._boundary import Boundary, FirstLayerBoundary, TensorBoundary
 from mtlkit.models._embedded_batch import EmbeddedBatch, FirstLayer
-from mtlkit.models._types import Output
+from mtlkit.models._output import Output
 from mtlkit.training.parameter_slices import ParameterSlices, differentiate, parameters_of
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancers._step import Scope, SharedGradient
-from mtlkit.models._types import Output
+from mtlkit.models._output import Output
 from mtlkit.training.parameter_slices import ParameterSlices
 from mtlkit.training.representation import Representation
 from mtlkit.training.sharing import SharedParameters

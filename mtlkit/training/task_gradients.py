@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.models._types import Output
+from mtlkit.models._output import Output
 from mtlkit.ops.inner_products import inner_products
 from mtlkit.training.parameter_slices import ParameterSlices, differentiate, parameters_of
 from mtlkit.training.shortcuts import (

@@ -14,7 +14,8 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch, Prediction
 from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.step import LoopStep, StepInfo
 from mtlkit.training.task_losses import owner_active, owner_losses

@@ -178,7 +178,7 @@ def test_only_shared_experts_count_in_the_last_level_of_ple(levels):
     """
     model, batch = make("ple", levels=levels)
     sharing = SharedParameters(model, batch)
-    assert torch.equal(sharing.last.shared, model.owner == 3)
+    assert torch.equal(sharing.last.shared, model.levels[-1].expert_paths == 3)
     assert sharing.last.name.startswith(f"experts.{levels - 1}.")
     first = next(item for item in sharing.slices if item.name == "experts.0.linears.0.weight")
     assert first.all_shared == (levels == 2)
