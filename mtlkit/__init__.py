@@ -14,14 +14,9 @@ from mtlkit._version import __version__
 
 if TYPE_CHECKING:
     from mtlkit.api import balancer, fit, load_dataset, read_results, run_grid, write_report
-    from mtlkit.balancers._base import (
-        Balancer,
-        GramBalancer,
-        GramProblem,
-        SharedGradient,
-        Step,
-        on_simplex,
-    )
+    from mtlkit.balancers._balancer import Balancer, GramBalancer, GramProblem
+    from mtlkit.balancers._simplex import on_simplex
+    from mtlkit.balancers._step import SharedGradient, Step
     from mtlkit.data.datasets._source import DatasetSource, GeneratedSource
     from mtlkit.data.splits import Dataset, Split, fingerprint
     from mtlkit.data.types import Feature, Schema, Task
@@ -78,7 +73,9 @@ __all__ = [
 # module to the names that are taken from it, as in the imports for type checkers above
 _NAMES = {
     "api": "balancer fit load_dataset read_results run_grid write_report",
-    "balancers._base": "Balancer GramBalancer GramProblem SharedGradient Step on_simplex",
+    "balancers._balancer": "Balancer GramBalancer GramProblem",
+    "balancers._simplex": "on_simplex",
+    "balancers._step": "SharedGradient Step",
     "data.datasets._source": "DatasetSource GeneratedSource",
     "data.splits": "Dataset Split fingerprint",
     "data.types": "Feature Schema Task",
@@ -87,7 +84,8 @@ _NAMES = {
     "models._embedding": "FieldEmbedding",
     "models._layers": "StackedMLP Towers",
     "models._options": "ModelOptions",
-    "models._types": "Batch Output Prediction",
+    "models._output": "Output",
+    "models._types": "Batch Prediction",
     "records": "RunRecord",
     "settings": "Settings Sizes",
     "training.result": "FitResult",

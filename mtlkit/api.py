@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from mtlkit.balancers._base import Balancer
+    from mtlkit.balancers._balancer import Balancer
     from mtlkit.data.splits import Dataset
     from mtlkit.data.types import Task
     from mtlkit.models._architecture import Architecture
@@ -67,6 +67,7 @@ def fit(
     from mtlkit.registry import DATASETS
     from mtlkit.settings import ExecutionSettings, TrainingSettings, validate
     from mtlkit.training.result import DivergedError
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     execution = validate(ExecutionSettings, {"device": device}, "run")
@@ -87,8 +88,8 @@ def fit(
     gpus = [torch_device] if torch_device.type == "cuda" else []
     with torch.random.fork_rng(devices=gpus):
         try:
-            trainer = Trainer(network, method, data, settings, execution, seed, torch_device)
-            return trainer.fit()
+            setup = TrainingSetup(settings, execution, seed, torch_device)
+            return Trainer(network, method, data, setup).fit()
         except DivergedError as error:
             raise MtlkitError(
                 f"Training diverged by step {error.step}: {error}.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture

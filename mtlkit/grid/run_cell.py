@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.splits import Dataset
 from mtlkit.errors import MissingError, MtlkitError

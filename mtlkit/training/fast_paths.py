@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
