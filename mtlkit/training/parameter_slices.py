@@ -75,7 +75,7 @@ class ParameterSlices:
 
 def parameters_of(slices: Sequence[ParameterSlices]) -> list[Tensor]:
     """The parameters themselves."""
-    return [one.parameter for one in slices]
+    return [sliced.parameter for sliced in slices]
 
 
 def differentiate(

@@ -78,7 +78,7 @@ class Representation:
         slices = self.sharing.slices
         grads = self.gradients.values(x, slices, vector.view_as(x))
         pairs = zip(slices, grads, strict=True)
-        return {one.name: grad for one, grad in pairs if grad is not None}
+        return {sliced.name: grad for sliced, grad in pairs if grad is not None}
 
     def _embedding_output(self) -> Tensor:
         """(B, D), the representation of a model without a boundary."""

@@ -56,7 +56,7 @@ class SharedParameters:
         reached_by = {
             name: _reached_slices(name, copies, axes.get(name)) for name in copies[0].task_grads[0]
         }
-        sparse = {name for one in copies for name in one.sparse_names()}
+        sparse = {name for twin in copies for name in twin.sparse_names()}
 
         def slices_of(any_copy: Architecture) -> list[ParameterSlices]:
             slices = []
@@ -68,7 +68,7 @@ class SharedParameters:
         self.slices = slices_of(model)
         self.routes = GradientRoutes(self.slices)
         self.refused: list[str] = []
-        self._try_shortcuts(copies, [GradientRoutes(slices_of(one.model)) for one in copies])
+        self._try_shortcuts(copies, [GradientRoutes(slices_of(twin.model)) for twin in copies])
 
     @property
     def has_boundary(self) -> bool:
@@ -80,8 +80,8 @@ class SharedParameters:
 
         ``dense`` falls back to all shared parameters where it would be empty.
         """
-        shared = [one for one in self.slices if one.any_shared]
-        dense = [one for one in shared if not one.is_embedding]
+        shared = [sliced for sliced in self.slices if sliced.any_shared]
+        dense = [sliced for sliced in shared if not sliced.is_embedding]
         return dense if scope == "dense" and dense else shared
 
     @property
@@ -91,16 +91,16 @@ class SharedParameters:
         A stack of matrices counts as one, a bias or a stack of biases does not.
         """
         matrices = []
-        for one in self.scope("dense"):
-            stacked = one.axis is not None
-            if one.parameter.dim() - stacked > 1:
-                matrices.append(one)
+        for sliced in self.scope("dense"):
+            stacked = sliced.axis is not None
+            if sliced.parameter.dim() - stacked > 1:
+                matrices.append(sliced)
         return matrices[-1] if matrices else None
 
     @property
     def unreached(self) -> list[str]:
         """Names of parameters with a slice that no task reaches."""
-        return [one.name for one in self.slices if not one.reached_by.any(0).all()]
+        return [sliced.name for sliced in self.slices if not sliced.reached_by.any(0).all()]
 
     def components(self) -> list[list[int]]:
         """Groups of tasks that are connected through shared parameters.
@@ -109,8 +109,8 @@ class SharedParameters:
         """
         # every task begins in a group of its own; a slice joins the groups of all that reach it
         group = list(range(len(self.tasks)))
-        for one in self.slices:
-            for tasks_of_slice in one.reached_by.T:
+        for sliced in self.slices:
+            for tasks_of_slice in sliced.reached_by.T:
                 joined = {group[task] for task in torch.nonzero(tasks_of_slice).flatten().tolist()}
                 if joined:
                     group = [min(joined) if number in joined else number for number in group]
@@ -126,7 +126,7 @@ class SharedParameters:
 
         def all_hold() -> bool:
             pairs = zip(copies, copy_routes, strict=True)
-            return all(one.gradients_agree(routes) for one, routes in pairs)
+            return all(twin.gradients_agree(routes) for twin, routes in pairs)
 
         # cuts first: first layers and the boundary build on them
         for routes in copy_routes:
@@ -150,11 +150,13 @@ class SharedParameters:
         # all that is shared must lie below the boundary, and nothing in both trunk and gates
         trunk: set[str] = set()
         gates: set[str] = set()
-        for one, routes in zip(copies, copy_routes, strict=True):
-            trunk_names, gate_names = one.below_boundary(routes)
+        for twin, routes in zip(copies, copy_routes, strict=True):
+            trunk_names, gate_names = twin.below_boundary(routes)
             trunk |= trunk_names
             gates |= gate_names
-        shared = {one.name for one in self.slices if one.any_shared and not one.is_embedding}
+        shared = {
+            sliced.name for sliced in self.slices if sliced.any_shared and not sliced.is_embedding
+        }
         if not trunk:
             self.refused.append("the model names no boundary between its tasks: " + SLOW_TOWERS)
             return
@@ -209,16 +211,16 @@ class RandomisedCopy:
     def gradients_agree(self, routes: GradientRoutes) -> bool:
         """Whether the shortcuts that are open give the gradient of each task alone."""
         gradients = TaskGradients(routes, self.output, self.losses)
-        trunk = [one for one in routes.slices if one.name in routes.trunk]
+        trunk = [sliced for sliced in routes.slices if sliced.name in routes.trunk]
         for task, expected in enumerate(self.task_grads):
             # the weighted sum with weight 1 for this task and 0 for all others
             weights = torch.zeros(len(self.losses), device=self.losses[0].device)
             weights[task] = 1
             gradients.of(trunk)
             sums = gradients.combine(weights, weights)
-            for one in routes.slices:
-                rows = gradients.table_rows.get(one.name)
-                if not _equal(sums.get(one.name), expected[one.name], rows):
+            for sliced in routes.slices:
+                rows = gradients.table_rows.get(sliced.name)
+                if not _equal(sums.get(sliced.name), expected[sliced.name], rows):
                     return False
         return True
 
@@ -246,11 +248,11 @@ def _dense_names_below(tensor: Tensor | None, routes: GradientRoutes) -> set[str
     """The dense parameters that a tensor is made of."""
     if tensor is None:
         return set()
-    dense = [one for one in routes.slices if not one.is_embedding]
+    dense = [sliced for sliced in routes.slices if not sliced.is_embedding]
     grads = differentiate(tensor, parameters_of(dense), tensor.detach())
     # layers that are computed as one give zeros instead of None
     pairs = zip(dense, grads, strict=True)
-    return {one.name for one, grad in pairs if grad is not None and bool(grad.any())}
+    return {sliced.name for sliced, grad in pairs if grad is not None and bool(grad.any())}
 
 
 def _stack_axes(model: Architecture) -> dict[str, int]:
@@ -267,8 +269,8 @@ def _reached_slices(name: str, copies: Sequence[RandomisedCopy], axis: int | Non
     parameter = copies[0].model.get_parameter(name)
     n_slices = 1 if axis is None else parameter.shape[axis]
     reached = torch.zeros(len(copies[0].losses), n_slices, dtype=torch.bool)
-    for one in copies:
-        for task, grads in enumerate(one.task_grads):
+    for twin in copies:
+        for task, grads in enumerate(twin.task_grads):
             grad = grads[name]
             if grad is None:
                 continue

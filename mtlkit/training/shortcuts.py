@@ -42,8 +42,8 @@ class GradientRoutes:
 
     def __init__(self, slices: list[ParameterSlices]) -> None:
         self.slices = slices
-        self.by_name = {one.name: one for one in slices}
-        self.by_parameter = {id(one.parameter): one for one in slices}
+        self.by_name = {sliced.name: sliced for sliced in slices}
+        self.by_parameter = {id(sliced.parameter): sliced for sliced in slices}
         self.cuts = False
         self.first_layers = False
         self.trunk: set[str] = set()
@@ -53,8 +53,8 @@ class GradientRoutes:
     def above_boundary(self) -> list[ParameterSlices]:
         """The parameters that stand above the boundary: the towers."""
         below = self.trunk | self.gates
-        dense = [one for one in self.slices if not one.is_embedding]
-        return [one for one in dense if one.name not in below]
+        dense = [sliced for sliced in self.slices if not sliced.is_embedding]
+        return [sliced for sliced in dense if sliced.name not in below]
 
 
 # --- what shortcuts leave
@@ -167,7 +167,7 @@ class StopAtCuts:
 
     def collect(self, losses: Sequence[Tensor]) -> CollectedGradients:
         """The task gradients of all dense parameters, and those at the cuts."""
-        dense = [one for one in self.routes.slices if not one.is_embedding]
+        dense = [sliced for sliced in self.routes.slices if not sliced.is_embedding]
         backward = TaskBackward(self.routes, self.embedded, dense)
         for task, loss in enumerate(losses):
             backward.of_task(task, [loss])
@@ -217,8 +217,8 @@ class BoundarySplit:
         # each task goes on from the trunk's output with a gradient of its own
         assert isinstance(boundary, TensorBoundary)
         trunk_grads, gate_grad = boundary.vjp(at_boundary)
-        trunk = [one for one in self.routes.slices if one.name in self.routes.trunk]
-        gates = [one for one in self.routes.slices if one.name in self.routes.gates]
+        trunk = [sliced for sliced in self.routes.slices if sliced.name in self.routes.trunk]
+        gates = [sliced for sliced in self.routes.slices if sliced.name in self.routes.gates]
         backward = TaskBackward(self.routes, self.embedded, trunk, gates)
         for task, trunk_grad in enumerate(trunk_grads):
             backward.of_task(task, [boundary.trunk_output], [trunk_grad])
@@ -344,9 +344,13 @@ class TaskBackward:
 
         # first layers get their gradients from their outputs, see FirstLayerColumns
         layer_parameters = {id(value) for layer in first_layers for value in layer.parameters()}
-        self.slices = [one for one in slices if id(one.parameter) not in layer_parameters]
-        self.private = [one for one in private if id(one.parameter) not in layer_parameters]
-        self._of_first_layers = [one for one in slices if id(one.parameter) in layer_parameters]
+        self.slices = [sliced for sliced in slices if id(sliced.parameter) not in layer_parameters]
+        self.private = [
+            sliced for sliced in private if id(sliced.parameter) not in layer_parameters
+        ]
+        self._of_first_layers = [
+            sliced for sliced in slices if id(sliced.parameter) in layer_parameters
+        ]
 
         # a pass ends at the outputs of first layers, and at the cuts that are not below them
         self.endpoints = [
@@ -370,11 +374,11 @@ class TaskBackward:
         upstream: Sequence[Tensor | None] | None = None,
     ) -> None:
         """The pass of one task, from its loss or from tensors with a gradient each."""
-        reached = [one for one in self.slices if one.reaching_tasks[task]]
+        reached = [sliced for sliced in self.slices if sliced.reaching_tasks[task]]
         inputs = [*parameters_of(reached), *self._endpoint_tensors, *self.cuts]
         grads = differentiate(outputs, inputs, upstream)
-        by_name = {one.name: grad for one, grad in zip(reached, grads, strict=False)}
-        of_slices = [by_name.get(one.name) for one in self.slices]
+        by_name = {sliced.name: grad for sliced, grad in zip(reached, grads, strict=False)}
+        of_slices = [by_name.get(sliced.name) for sliced in self.slices]
         self._by_task.append((*of_slices, *grads[len(reached) :]))
 
     def of_all_tasks(self, output: Tensor, upstream: Tensor) -> None:
@@ -388,19 +392,19 @@ class TaskBackward:
         collected = CollectedGradients()
 
         # parameters that the passes went to
-        for k, one in enumerate(self.slices):
-            collected.by_task[one.name] = [grads[k] for grads in self._by_task]
-        for one, grad in zip(self.private, self._at_once, strict=False):
+        for k, sliced in enumerate(self.slices):
+            collected.by_task[sliced.name] = [grads[k] for grads in self._by_task]
+        for sliced, grad in zip(self.private, self._at_once, strict=False):
             if grad is not None:
-                collected.private[one.name] = grad
+                collected.private[sliced.name] = grad
 
         # cuts
         for k, cut in enumerate(self.cuts, len(self.slices) + len(self.endpoints)):
             collected.cuts.append(CutGradient(cut, [grads[k] for grads in self._by_task]))
 
         # first layers; one without a gradient at its outputs has none
-        for one in self._of_first_layers:
-            collected.by_task[one.name] = [None] * n_tasks
+        for sliced in self._of_first_layers:
+            collected.by_task[sliced.name] = [None] * n_tasks
         for first_layer in dict.fromkeys(layer for layer, _, _ in self.endpoints):
             blocks, owners = self._columns(first_layer)
             if blocks:

@@ -103,22 +103,22 @@ class LoopStep:
             return {"representation": slice(0, self.jacobian(scope).shape[1])}
         columns = {}
         start = 0
-        for one in self.sharing.scope(scope):
-            stop = start + self._gradient_shape(one).numel()
-            columns[one.name] = slice(start, stop)
+        for sliced in self.sharing.scope(scope):
+            stop = start + self._gradient_shape(sliced).numel()
+            columns[sliced.name] = slice(start, stop)
             start = stop
         return columns
 
     def grad_norms(self, part: str) -> Tensor:
-        one = self.sharing.last if part == "last" else self.sharing.routes.by_name[part]
-        if one is None:  # the tasks share no weight
+        sliced = self.sharing.last if part == "last" else self.sharing.routes.by_name[part]
+        if sliced is None:  # the tasks share no weight
             return torch.zeros_like(self.losses)
-        task_grads = self.gradients.by_task.get(one.name)
+        task_grads = self.gradients.by_task.get(sliced.name)
         if task_grads is None:
             # one parameter is asked for, so the passes end there
             self._other_passes += len(self.task_losses)
-            task_grads = [self.gradients.values(loss, [one])[0] for loss in self.task_losses]
-        return torch.stack([self._shared_vector(one, grad).norm() for grad in task_grads])
+            task_grads = [self.gradients.values(loss, [sliced])[0] for loss in self.task_losses]
+        return torch.stack([self._shared_vector(sliced, grad).norm() for grad in task_grads])
 
     def fresh_batch(self) -> LoopStep:
         step = self._draw()
@@ -185,13 +185,13 @@ class LoopStep:
 
         # heads=plain: take the weight out again where a slice belongs to one task
         slices = self.sharing.slices
-        for one, grad in zip(slices, self.gradients.values(total, slices), strict=True):
+        for sliced, grad in zip(slices, self.gradients.values(total, slices), strict=True):
             if grad is None:
                 continue
-            task_weight = (one.reached_by * weights[:, None]).sum(0)  # (S,) if it belongs to one
+            task_weight = (sliced.reached_by * weights[:, None]).sum(0)  # (S,) if it belongs to one
             smallest = torch.finfo(task_weight.dtype).tiny
-            factor = torch.where(one.shared, 1.0, share / task_weight.clamp_min(smallest))
-            self._accumulate(one, grad * one.expand(factor))
+            factor = torch.where(sliced.shared, 1.0, share / task_weight.clamp_min(smallest))
+            self._accumulate(sliced, grad * sliced.expand(factor))
 
     def _apply_task_gradients(
         self, weights: Tensor, heads: str, share: float, shared_grads: dict[str, Tensor]
@@ -209,13 +209,13 @@ class LoopStep:
         else:
             private_weights = weights.clamp_min(0)
         sums = self.gradients.combine(weights, private_weights)
-        for one in self.sharing.slices:
-            total = sums.get(one.name)
+        for sliced in self.sharing.slices:
+            total = sums.get(sliced.name)
             if total is None:
                 continue
-            if one.name in shared_grads:
-                total = torch.where(one.expand(one.shared), shared_grads[one.name], total)
-            self._accumulate(one, total)
+            if sliced.name in shared_grads:
+                total = torch.where(sliced.expand(sliced.shared), shared_grads[sliced.name], total)
+            self._accumulate(sliced, total)
 
     def _shared_gradients(self, decision: SharedGradient, share: float) -> dict[str, Tensor]:
         """A balancer's gradient vector by parameter."""
@@ -225,16 +225,16 @@ class LoopStep:
             return self._representation.parameter_gradients(decision.vector * share, gate_weights)
         columns = self.jacobian_columns(scope)
         gradients = {}
-        for one in self.sharing.scope(scope):
-            shape = self._gradient_shape(one)
-            gradients[one.name] = decision.vector[columns[one.name]].view(shape) * share
+        for sliced in self.sharing.scope(scope):
+            shape = self._gradient_shape(sliced)
+            gradients[sliced.name] = decision.vector[columns[sliced.name]].view(shape) * share
         return gradients
 
-    def _accumulate(self, one: ParameterSlices, grad: Tensor) -> None:
+    def _accumulate(self, sliced: ParameterSlices, grad: Tensor) -> None:
         """Add to a parameter's ``grad``, as the row-sparse tensor that it is where it is one."""
-        parameter = one.parameter
-        if one.sparse:
-            rows = self.gradients.table_rows[one.name]
+        parameter = sliced.parameter
+        if sliced.sparse:
+            rows = self.gradients.table_rows[sliced.name]
             grad = torch.sparse_coo_tensor(
                 rows, grad, parameter.shape, check_invariants=False, is_coalesced=True
             )
@@ -255,23 +255,23 @@ class LoopStep:
         rows = []
         for task in range(n_tasks):
             vectors = [
-                self._shared_vector(one, task_grads[task])
-                for one, task_grads in zip(slices, gradients, strict=True)
+                self._shared_vector(sliced, task_grads[task])
+                for sliced, task_grads in zip(slices, gradients, strict=True)
             ]
             rows.append(torch.cat(vectors))
         return torch.stack(rows)
 
-    def _gradient_shape(self, one: ParameterSlices) -> torch.Size:
+    def _gradient_shape(self, sliced: ParameterSlices) -> torch.Size:
         """The shape of a parameter's gradient; of a row-sparse one, that of its values."""
-        if not one.sparse:
-            return one.parameter.shape
-        self.gradients.of([one])
-        n_rows = self.gradients.table_rows[one.name].shape[1]
-        return torch.Size((n_rows, *one.parameter.shape[1:]))
+        if not sliced.sparse:
+            return sliced.parameter.shape
+        self.gradients.of([sliced])
+        n_rows = self.gradients.table_rows[sliced.name].shape[1]
+        return torch.Size((n_rows, *sliced.parameter.shape[1:]))
 
-    def _shared_vector(self, one: ParameterSlices, grad: Tensor | None) -> Tensor:
+    def _shared_vector(self, sliced: ParameterSlices, grad: Tensor | None) -> Tensor:
         """A flat gradient with zeros in slices that are not shared, and all zeros for None."""
         if grad is None:
-            size = self._gradient_shape(one).numel()
-            return torch.zeros(size, device=one.parameter.device, dtype=one.parameter.dtype)
-        return one.mask_shared(grad).flatten()
+            size = self._gradient_shape(sliced).numel()
+            return torch.zeros(size, device=sliced.parameter.device, dtype=sliced.parameter.dtype)
+        return sliced.mask_shared(grad).flatten()

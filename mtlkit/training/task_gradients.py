@@ -35,14 +35,14 @@ def one_pass_per_task(
     losses: Sequence[Tensor], slices: Sequence[ParameterSlices]
 ) -> dict[str, list[Tensor | None]]:
     """By parameter, the gradient of each task; None where the task does not reach it."""
-    gradients: dict[str, list[Tensor | None]] = {one.name: [] for one in slices}
+    gradients: dict[str, list[Tensor | None]] = {sliced.name: [] for sliced in slices}
     for task, loss in enumerate(losses):
         # a task is differentiated by nothing but what it reaches
-        reached = [one for one in slices if one.reaching_tasks[task]]
+        reached = [sliced for sliced in slices if sliced.reaching_tasks[task]]
         grads = differentiate(loss, parameters_of(reached))
-        by_name = {one.name: grad for one, grad in zip(reached, grads, strict=True)}
-        for one in slices:
-            gradients[one.name].append(by_name.get(one.name))
+        by_name = {sliced.name: grad for sliced, grad in zip(reached, grads, strict=True)}
+        for sliced in slices:
+            gradients[sliced.name].append(by_name.get(sliced.name))
     return gradients
 
 
@@ -61,9 +61,9 @@ def gramian_of(
         device: Of the result.
     """
     gramian = torch.zeros(n_tasks, n_tasks, dtype=torch.float64, device=device)
-    for one, task_grads in zip(slices, gradients, strict=True):
+    for sliced, task_grads in zip(slices, gradients, strict=True):
         # what a single task has for itself is no matter of balance
-        shared = [None if grad is None else one.mask_shared(grad) for grad in task_grads]
+        shared = [None if grad is None else sliced.mask_shared(grad) for grad in task_grads]
         present = [grad for grad in shared if grad is not None]
         if len(present) == n_tasks:
             gramian += inner_products(present)
@@ -76,7 +76,7 @@ def gramian_of(
 
 
 def weighted_gradient(
-    one: ParameterSlices,
+    sliced: ParameterSlices,
     task_grads: Sequence[Tensor | None],
     shared_weights: Tensor,
     private_weights: Tensor | None,
@@ -84,20 +84,22 @@ def weighted_gradient(
     """The sum of a parameter's task gradients times the weights (T,) of the tasks.
 
     Args:
-        one: The parameter.
+        sliced: The parameter.
         task_grads: The gradient of each task.
         shared_weights: (T,) weights in slices that two or more tasks reach.
         private_weights: (T,) weights in slices of a single task, if they are others.
     """
-    if one.all_shared or private_weights is None:
+    if sliced.all_shared or private_weights is None:
         return weighted_sum(shared_weights, task_grads)
 
     # each slice takes the weights that are meant for its kind
-    by_slice = torch.where(one.shared, shared_weights[:, None], private_weights[:, None])  # (T, S)
+    by_slice = torch.where(
+        sliced.shared, shared_weights[:, None], private_weights[:, None]
+    )  # (T, S)
     terms = []
     for task, grad in enumerate(task_grads):
         if grad is not None:
-            terms.append(grad * one.expand(by_slice[task].to(grad)))
+            terms.append(grad * sliced.expand(by_slice[task].to(grad)))
     return torch.stack(terms).sum(0) if terms else None
 
 
@@ -140,16 +142,16 @@ class TaskGradients:
 
     def of(self, slices: Sequence[ParameterSlices]) -> list[list[Tensor | None]]:
         """By parameter, the gradient of each task, None where the task does not reach it."""
-        missing = [one for one in slices if one.name not in self.by_task]
+        missing = [sliced for sliced in slices if sliced.name not in self.by_task]
         if missing and self.by_task:
             # earlier passes ended above these parameters
             self._pass_through(missing)
-        elif missing and any(one.is_embedding for one in missing):
+        elif missing and any(sliced.is_embedding for sliced in missing):
             # shortcuts end above the tables, so they would have to be passed again
             self._pass_through(self.routes.slices)
         elif missing:
-            self._begin(only_trunk=all(one.name in self.routes.trunk for one in missing))
-        return [self.by_task[one.name] for one in slices]
+            self._begin(only_trunk=all(sliced.name in self.routes.trunk for sliced in missing))
+        return [self.by_task[sliced.name] for sliced in slices]
 
     def gramian(self, slices: Sequence[ParameterSlices]) -> Tensor:
         """(T, T) float64 inner products of the task gradients over shared slices."""
@@ -178,26 +180,29 @@ class TaskGradients:
         sums = self._weighted_private(private_weights)
 
         # parameters that were differentiated task by task
-        for one in self.routes.slices:
-            if one.name in self.by_task:
+        for sliced in self.routes.slices:
+            if sliced.name in self.by_task:
                 total = weighted_gradient(
-                    one, self.by_task[one.name], shared_weights, None if same else private_weights
+                    sliced,
+                    self.by_task[sliced.name],
+                    shared_weights,
+                    None if same else private_weights,
                 )
                 if total is not None:
-                    sums[one.name] = total
+                    sums[sliced.name] = total
 
         # tables below the cuts: one backward pass with the weighted gradient of each cut
-        tables = [one for one in self.routes.slices if one.is_embedding]
-        tables = [one for one in tables if one.name not in self.by_task]
+        tables = [sliced for sliced in self.routes.slices if sliced.is_embedding]
+        tables = [sliced for sliced in tables if sliced.name not in self.by_task]
         sums |= self._combine_below_cuts(tables, shared_weights)
         if not same:
             # and a second one where a table has slices of a single task
-            partly_private = [one for one in tables if not one.all_shared]
+            partly_private = [sliced for sliced in tables if not sliced.all_shared]
             private = self._combine_below_cuts(partly_private, private_weights)
             for name, grad in private.items():
-                one = self.routes.by_name[name]
+                sliced = self.routes.by_name[name]
                 if name in sums:
-                    grad = torch.where(one.expand(one.shared), sums[name], grad)
+                    grad = torch.where(sliced.expand(sliced.shared), sums[name], grad)
                 sums[name] = grad
         return sums
 
@@ -209,14 +214,14 @@ class TaskGradients:
     ) -> list[Tensor | None]:
         """:func:`differentiate` by parameters; of row-sparse gradients the values (M, ...)."""
         grads = differentiate(outputs, parameters_of(slices), upstream)
-        return [self._values(one, grad) for one, grad in zip(slices, grads, strict=True)]
+        return [self._values(sliced, grad) for sliced, grad in zip(slices, grads, strict=True)]
 
-    def _values(self, one: ParameterSlices, grad: Tensor | None) -> Tensor | None:
+    def _values(self, sliced: ParameterSlices, grad: Tensor | None) -> Tensor | None:
         """The values of a row-sparse gradient, whose rows are kept; a dense one as it is."""
         if grad is None or not grad.is_sparse:
             return grad
         grad = grad.coalesce()
-        self.table_rows[one.name] = grad.indices()  # those of the batch, whichever the task
+        self.table_rows[sliced.name] = grad.indices()  # those of the batch, whichever the task
         return grad.values()
 
     # --- ways to the task gradients
@@ -238,8 +243,8 @@ class TaskGradients:
         """One backward pass a task through the whole model."""
         self.passes += len(self.losses)
         for name, task_grads in one_pass_per_task(self.losses, slices).items():
-            one = self.routes.by_name[name]
-            self.by_task[name] = [self._values(one, grad) for grad in task_grads]
+            sliced = self.routes.by_name[name]
+            self.by_task[name] = [self._values(sliced, grad) for grad in task_grads]
 
     def _collect(self, collected: CollectedGradients) -> None:
         """Keep what a shortcut has found."""
@@ -252,8 +257,8 @@ class TaskGradients:
         """The gradients of what each task has for itself, times the task's weight."""
         sums = {}
         for name, grad in self._private.items():
-            one = self.routes.by_name[name]
-            by_slice = one.expand(one.private_weights(weights))
+            sliced = self.routes.by_name[name]
+            by_slice = sliced.expand(sliced.private_weights(weights))
             sums[name] = grad * by_slice.to(grad.dtype)
         return sums
 
@@ -309,8 +314,8 @@ class TaskGradients:
     ) -> dict[str, Tensor]:
         """One backward pass for all tasks, from the boundary to the tables."""
         self.passes += 1
-        above = {one.name for one in self.routes.above_boundary}
-        slices = [one for one in self.routes.slices if one.name not in above]
+        above = {sliced.name for sliced in self.routes.above_boundary}
+        slices = [sliced for sliced in self.routes.slices if sliced.name not in above]
         return _without_none(slices, self.values(outputs, slices, upstream))
 
 
@@ -319,4 +324,4 @@ def _without_none(
 ) -> dict[str, Tensor]:
     """By parameter, the gradients that exist."""
     pairs = zip(slices, grads, strict=True)
-    return {one.name: grad for one, grad in pairs if grad is not None}
+    return {sliced.name: grad for sliced, grad in pairs if grad is not None}
