@@ -17,9 +17,10 @@ _plain_only: ContextVar[bool] = ContextVar("plain_only", default=False)
 def use_kernel(*tensors: Tensor) -> bool:
     """Whether a compiled kernel may serve these tensors.
 
-    It may on the CPU, in one precision that the kernels have, where neither ``torch.compile`` nor
-    autocast nor :func:`plain_operations` asks for PyTorch's own operations.
+    It may on the CPU, where all tensors are of one type that kernels have, and where neither
+    ``torch.compile`` nor autocast nor :func:`plain_operations` asks for PyTorch's own operations.
     """
+    # first of all: while compiling nothing else may be asked
     if torch.compiler.is_compiling():
         return False
     if _plain_only.get() or torch.is_autocast_enabled("cpu"):

@@ -199,6 +199,7 @@ def fold(
     rows, layer = table.detach(), weight.detach()
     layer_bias = None if bias is None else bias.detach()
 
+    # as a function of the table alone
     if use_kernel(table, weight):
         by_field = layer.t().contiguous().unflatten(0, (-1, table.shape[1]))  # (F, d, O)
         if layer_bias is None:
@@ -206,6 +207,8 @@ def fold(
         of_table = _FoldTable.apply(table, by_field, layer_bias.contiguous(), field)
     else:
         of_table = plain_fold(table, layer, layer_bias, field)
+
+    # and of the layer, too
     return _FoldWeight.apply(of_table, weight, bias, rows, field), of_table
 
 
@@ -227,6 +230,7 @@ def add_fold_weight_gradients(table: Tensor, field: Tensor, grad: Tensor, out: T
         added, d_bias = plain_fold_weight_gradients(table, field, grad, len(d_weight))
         out.add_(added)
         return d_bias
+
     d_bias = grad.new_zeros(grad.shape[1])
     _add_fold_weight_gradients(
         table.numpy(), field.numpy(), grad.numpy(), d_weight.numpy(), d_bias.numpy()

@@ -152,6 +152,7 @@ def _combine_rectified_backward(
 def _compiled_vjp(
     outputs: Tensor, weights: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool
 ) -> Tensor:
+    """:func:`gated_experts_vjp` by kernels."""
     gates = expert_index.size
     experts = outputs.detach().numpy()[:, gates:]  # (B, E * d)
     rows, size = experts.shape
@@ -213,9 +214,9 @@ def gated_experts(outputs: Tensor, width: int, expert_index: np.ndarray) -> tupl
     Returns:
         The mixtures (B, n, d), and the gates' weights (B, n, k), which get no gradient.
     """
-    if not use_kernel(outputs):
-        return plain_gated_experts(outputs, width, expert_index)
-    return _GatedExperts.apply(outputs, width, expert_index)
+    if use_kernel(outputs):
+        return _GatedExperts.apply(outputs, width, expert_index)
+    return plain_gated_experts(outputs, width, expert_index)
 
 
 def gated_experts_vjp(

@@ -69,6 +69,7 @@ def mixture_gramian(weights: Tensor, grad: Tensor) -> Tensor:
     if not use_kernel(weights, grad):
         return plain_mixture_gramian(weights, grad)
 
+    # the kernel fills the lower half
     weights, grad = weights.detach().contiguous(), grad.detach().contiguous()
     out = np.zeros((grad.shape[1], grad.shape[1]))
     _mixture_gramian(weights.numpy(), grad.numpy(), out)

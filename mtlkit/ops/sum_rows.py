@@ -159,8 +159,10 @@ class RowIndex:
             d_dense_weight: (D, O) contiguous, to which ``dense.T @ rows`` is added.
         """
         rows = rows.detach().contiguous()
+        # kernels know no None
         if dense is None or d_dense_weight is None:
-            dense, d_dense_weight = rows.new_empty(len(rows), 0), rows.new_empty(0, rows.shape[1])
+            dense = rows.new_empty(len(rows), 0)
+            d_dense_weight = rows.new_empty(0, rows.shape[1])
         dense = dense.detach().contiguous()
 
         if not use_kernel(rows, dense, d_dense_weight):
@@ -176,11 +178,13 @@ class RowIndex:
 
 class _SumRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: RowIndex, dense: Tensor, weight: Tensor) -> Tensor:
-        ctx.rows, ctx.dense = rows, dense
-        out = table.new_empty(len(rows.ids), table.shape[1])
+    def forward(
+        ctx: Any, table: Tensor, row_index: RowIndex, dense: Tensor, weight: Tensor
+    ) -> Tensor:
+        ctx.row_index, ctx.dense = row_index, dense
+        out = table.new_empty(len(row_index.ids), table.shape[1])
         _sum_rows(
-            rows.numbers(),
+            row_index.numbers(),
             table.contiguous().numpy(),
             dense.numpy(),
             weight.t().contiguous().numpy(),
@@ -192,26 +196,29 @@ class _SumRows(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Tensor]:
         d_dense_weight = grad.new_zeros(ctx.dense.shape[1], grad.shape[1])
-        d_table = ctx.rows.scatter_sum(grad, ctx.dense, d_dense_weight)
+        d_table = ctx.row_index.scatter_sum(grad, ctx.dense, d_dense_weight)
         return d_table, None, None, d_dense_weight.t()
 
 
 def sum_rows(
-    table: Tensor, rows: RowIndex, dense: Tensor | None = None, weight: Tensor | None = None
+    table: Tensor, row_index: RowIndex, dense: Tensor | None = None, weight: Tensor | None = None
 ) -> Tensor:
     """``table[ids].sum(1) + F.linear(dense, weight)``, (B, O).
 
     Args:
         table: (V, O).
-        rows: The ids.
+        row_index: The ids (B, F).
         dense: (B, D) dense values, which get no gradient; or None.
         weight: (O, D) of the dense values.
 
     Raises:
         IndexError: An id is beyond the table.
     """
+    # kernels know no None
     if dense is None or weight is None:
-        dense, weight = table.new_empty(len(rows.ids), 0), table.new_empty(table.shape[1], 0)
-    if not use_kernel(table, dense, weight):
-        return plain_sum_rows(table, rows.ids, dense, weight)
-    return _SumRows.apply(table, rows, dense.contiguous(), weight)
+        dense = table.new_empty(len(row_index.ids), 0)
+        weight = table.new_empty(table.shape[1], 0)
+
+    if use_kernel(table, dense, weight):
+        return _SumRows.apply(table, row_index, dense.contiguous(), weight)
+    return plain_sum_rows(table, row_index.ids, dense, weight)

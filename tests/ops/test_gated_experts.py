@@ -72,8 +72,8 @@ def test_the_gradient_by_hand(dtype, width, expert_index, apart):
         expected = torch.cat([*(g[:, gates:] for g in by_mixture), together[:, :gates]], 1)
 
     for form in (gated_experts_vjp, plain_gated_experts_vjp):
-        found = form(outputs.detach(), weights, expert_index, grad, apart)
-        assert_close([found], [expected])
+        d_outputs = form(outputs.detach(), weights, expert_index, grad, apart)
+        assert_close([d_outputs], [expected])
 
 
 def test_what_is_no_number_stays_so(dtype):

@@ -7,13 +7,13 @@ from mtlkit.ops.adam_rows import AdamStep, adam_rows, plain_adam_rows
 from mtlkit.ops.take_rows import CompiledGroups, PlainGroups
 
 
-@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+@pytest.mark.parametrize("id_dtype", [torch.int32, torch.int64])
 @pytest.mark.parametrize(
     ("table_rows", "count", "width"),
     [(9, 4, 3), (5000, 700, 16), (5_000_000, 3000, 3), (3, 50, 17), (7, 1, 8), (7, 0, 16)],
 )
-def test_groups_of_equal_rows(dtype, table_rows, count, width, kind):
-    numbers = (table_rows * torch.rand(count) ** 3).to(kind)  # some many times
+def test_groups_of_equal_rows(dtype, table_rows, count, width, id_dtype):
+    numbers = (table_rows * torch.rand(count) ** 3).to(id_dtype)  # some many times
     numbers[-1:] = table_rows - 1
     grad = torch.randn(width, count, dtype=dtype).T
     compiled, plain = CompiledGroups(numbers, table_rows), PlainGroups(numbers, table_rows)
