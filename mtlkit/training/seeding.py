@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
@@ -22,3 +23,9 @@ def seed_for(seed: int, source: Source) -> int:
 def generator(seed: int, source: Source) -> torch.Generator:
     """A CPU generator for one source."""
     return torch.Generator().manual_seed(seed_for(seed, source))
+
+
+def keep_random_state(device: torch.device) -> AbstractContextManager[None]:
+    """A context that leaves PyTorch's global random state as it was, on the CPU and on a GPU."""
+    devices = [device] if device.type == "cuda" else []
+    return torch.random.fork_rng(devices=devices)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
 from itertools import pairwise
 
 import torch
@@ -24,7 +23,7 @@ from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.running_means import RunningMeans
 from mtlkit.training.sampling import probe_batch, row_stream
 from mtlkit.training.scoring import Scores, autocast
-from mtlkit.training.seeding import generator, seed_for
+from mtlkit.training.seeding import generator, keep_random_state, seed_for
 from mtlkit.training.selection import check_task_names
 from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.step import LoopStep, StepInfo
@@ -95,9 +94,6 @@ class Trainer:
 
         # The batches: a stream of the run's own, and one for balancers that ask for a fresh batch.
         self.sampler = self._build_sampler(dataset)
-        self.row_weights: Tensor | None = None  # (N,) importance weights
-        if self.sampler is not None:
-            self.row_weights = torch.from_numpy(self.sampler.weights).to(self.train.storage_device)
         self.fresh_random = generator(self.seed, "fresh")
         self.stream = self._batches(generator(self.seed, "shuffle"))
         self.fresh = self._batches(self.fresh_random)
@@ -222,7 +218,7 @@ class Trainer:
     def _fresh_step(self, index: int) -> LoopStep:
         """The step of an independent batch. The dropout of the run's own batches is not moved."""
         batch = next(self.fresh)
-        with self._random_state_kept():
+        with keep_random_state(self.device):
             dropout_seed = int(torch.randint(2**62, (), generator=self.fresh_random))
             torch.manual_seed(dropout_seed)
             return self._step(batch, index)
@@ -237,7 +233,7 @@ class Trainer:
             for name, value in self.model.named_buffers()
             if value.is_floating_point()
         }
-        with torch.no_grad(), self._random_state_kept():
+        with torch.no_grad(), keep_random_state(self.device):
             losses = self._step(batch, index).losses
         for name, value in self.model.named_buffers():
             if name in statistics:
@@ -306,15 +302,9 @@ class Trainer:
         """Endless training batches, with the order of rows from a generator."""
         device = self.train.storage_device
         if self.sampler is None:
-            rows_of_batches = row_stream(len(self.train), self.settings.batch_size, random, device)
+            for rows in row_stream(len(self.train), self.settings.batch_size, random, device):
+                yield self.train.take(rows)
         else:
-            rows_of_batches = self.sampler.stream(random, device)
-
-        for rows in rows_of_batches:
-            row_weights = None if self.row_weights is None else self.row_weights[rows]
-            yield self.train.take(rows, row_weights)
-
-    def _random_state_kept(self) -> AbstractContextManager[None]:
-        """A context that leaves the global random state as it was."""
-        devices = [self.device] if self.device.type == "cuda" else []
-        return torch.random.fork_rng(devices=devices)
+            row_weights = torch.from_numpy(self.sampler.weights).to(device)  # (N,)
+            for rows in self.sampler.stream(random, device):
+                yield self.train.take(rows, row_weights[rows])

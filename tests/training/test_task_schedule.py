@@ -42,7 +42,7 @@ def test_a_task_moves_its_own_parameters_at_its_own_rate(trainer, pair, optimize
                 of(parameters(fast)[name]) - of(start), factor * step, rtol=1e-3, atol=1e-7
             )
             moved[factor] += int(bool(step.any()))
-    assert all(moved.parameters())
+    assert all(moved.values())
 
 
 def test_a_task_takes_part_in_every_nth_step(trainer, pair):
