@@ -27,6 +27,7 @@ from mtlkit.report.statistics import Interval, paired_delta, t_interval
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.spec import parse_spec
 from mtlkit.training.seeding import seed_for
+from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 
 OUT = Path(__file__).parents[1] / "results" / "reference" / "funnel-bias.md"
@@ -94,8 +95,8 @@ def aucs_on_test(name: str, data: Dataset, seed: int) -> dict[str, float]:
     model = architecture(data.schema, architecture.Options.model_validate(SMALL | spec.options))
     balancer = uniform(data.schema.tasks, uniform.Options())
     execution = ExecutionSettings(device="cpu", probes=False, save_scores=False)
-    trainer = Trainer(model, balancer, data, SETTINGS, execution, seed, torch.device("cpu"))
-    metrics = trainer.fit().metrics["test"]
+    setup = TrainingSetup(SETTINGS, execution, seed, torch.device("cpu"))
+    metrics = Trainer(model, balancer, data, setup).fit().metrics["test"]
     return {score: metrics[score]["auc"] for score in SCORES}
 
 

@@ -193,9 +193,11 @@ def test_a_table_of_any_size_is_trained_on_its_batches_in_their_order(monkeypatc
 
     monkeypatch.setattr(sparse, "STEPS", 2)
     monkeypatch.setattr(sparse, "SCORED", 64)
-    take, seen = Trainer._batch, []
+    make, seen = Trainer._step, []
     monkeypatch.setattr(
-        Trainer, "_batch", lambda self, stream: seen.append(take(self, stream)) or seen[-1]
+        Trainer,
+        "_step",
+        lambda self, batch, index: seen.append(batch) or make(self, batch, index),
     )
     found = take_turns({"one": sparse.run(230_000, 23_000, 32, 2)})
     assert len(found["one"]) == 2
@@ -511,7 +513,7 @@ def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatc
     def best_first(self, step, window):
         evaluate(self, step, window)
         points.append({name: value.clone() for name, value in self.model.state_dict().items()})
-        for best in self.bests:
+        for best in self.evaluator.bests:
             best.value = 2.0  # no later point looks better
 
     monkeypatch.setattr(Trainer, "_evaluate", best_first)

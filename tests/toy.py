@@ -121,4 +121,4 @@ def toy_batch(schema: Schema, rows: int = 64, seed: int = 0, missing: float = 0.
 
     from mtlkit.training.batches import DeviceSplit
 
-    return DeviceSplit.load(toy_split(schema, rows, seed, missing), torch.device("cpu")).all
+    return DeviceSplit.load(toy_split(schema, rows, seed, missing), torch.device("cpu")).columns

@@ -107,6 +107,7 @@ def torchjd_training(dataset: Any, width: int, system: str, windows: Any) -> Cal
     """
     from torchjd.aggregation import MGDAWeighting, UPGradWeighting
 
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from . import models
@@ -119,7 +120,9 @@ def torchjd_training(dataset: Any, width: int, system: str, windows: Any) -> Cal
         model.use(replace(model.fast_paths, fold=False))  # x is then materialised
         settings = models.settings(dataset, windows)
         uniform = models.balancer("uniform", dataset.schema)
-        trainer = Trainer(model, uniform, dataset, settings, models.EXECUTION, 0, models.CPU)
+        trainer = Trainer(
+            model, uniform, dataset, TrainingSetup(settings, models.EXECUTION, 0, models.CPU)
+        )
         above_table = {
             name: parameter
             for name, parameter in model.named_parameters()
@@ -150,7 +153,7 @@ def torchjd_step(trainer: Any, weighting: Any, above_table: dict[str, Any]) -> N
 
     trainer.optimizer.zero_grad()
     model = trainer.model
-    rows = trainer.splits["train"].take(next(trainer.stream))
+    rows = next(trainer.stream)
     output = model(rows)
     losses = [objective.loss for objective in model.objectives(output, rows)]
     x = output.representation  # (B, D) the embedded rows

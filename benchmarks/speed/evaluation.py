@@ -67,6 +67,7 @@ def run(job: dict[str, Any]) -> Record:
     from pathlib import Path
 
     from mtlkit.settings import TrainingSettings
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from .data import WIDTHS, open_dataset
@@ -79,14 +80,14 @@ def run(job: dict[str, Any]) -> Record:
     settings = TrainingSettings(epochs=options["epochs"], batch_size=int(options["batch"]))
     model = mmoe(dataset.schema, WIDTHS[shape])
     uniform = balancer("uniform", dataset.schema)
-    trainer = Trainer(model, uniform, dataset, settings, EXECUTION, 0, CPU)
+    trainer = Trainer(model, uniform, dataset, TrainingSetup(settings, EXECUTION, 0, CPU))
 
     # The timing at the last evaluation point: what comes after it is the scoring at the end.
     at_points = 0.0
 
     def note(share: float) -> None:
         nonlocal at_points
-        at_points = trainer.timing["evaluation_seconds"]
+        at_points = trainer.timer.seconds["evaluation_seconds"]
 
     result = trainer.fit(note)
     return {

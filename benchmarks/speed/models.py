@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.models.mmoe import MMoE
 from mtlkit.registry import BALANCERS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training import trainer
+from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 
 from .turns import Pause
@@ -72,7 +73,7 @@ def mmoe(schema: Schema, width: int, seed: int = 0, **more: Any) -> MMoE:
         experts=EXPERTS, hidden=(HIDDEN,), tower=(TOWER,), embedding=width, **more
     )
     torch.manual_seed(seed)
-    return MMoE(schema, options)
+    return MMoE.build(schema, options)
 
 
 def balancer(name: str, schema: Schema) -> Balancer:
@@ -124,9 +125,11 @@ def training(
         model = mmoe(dataset.schema, width)
         model.use(replace(model.fast_paths, fold=foldable))
         weighting = balancer(method, dataset.schema)
-        trainer = Trainer(model, weighting, dataset, training_settings, EXECUTION, 0, CPU)
+        trainer = Trainer(
+            model, weighting, dataset, TrainingSetup(training_settings, EXECUTION, 0, CPU)
+        )
         if order is not None:
-            trainer.stream = iter(order.split(windows.batch))
-        trainer.fit(lambda share: pause(trainer.timing["train_seconds"]))
+            trainer.stream = map(trainer.train.take, order.split(windows.batch))
+        trainer.fit(lambda share: pause(trainer.timer.seconds["train_seconds"]))
 
     return run

@@ -20,6 +20,7 @@ def timed_steps(
     learning rate, sums of losses and weights, bookkeeping; it is not measured here. ``sum`` is all
     of the phases.
     """
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from . import models
@@ -28,7 +29,9 @@ def timed_steps(
     settings = models.settings(dataset, windows)
     uniform = models.balancer("uniform", dataset.schema)
     model = models.mmoe(dataset.schema, width)
-    trainer = Trainer(model, uniform, dataset, settings, models.EXECUTION, 0, models.CPU)
+    trainer = Trainer(
+        model, uniform, dataset, TrainingSetup(settings, models.EXECUTION, 0, models.CPU)
+    )
 
     # The look-up happens within the forward pass of the model, so a hook times it.
     look_ups: list[float] = []
@@ -59,7 +62,7 @@ def _timed_step(trainer: Any) -> dict[str, float]:
 
     clock = time.process_time
     start = clock()
-    rows = trainer.splits["train"].take(next(trainer.stream))
+    rows = next(trainer.stream)
     gathered = clock()
     trainer.optimizer.zero_grad()
     cleared = clock()

@@ -150,6 +150,7 @@ def work(job: dict[str, Any]) -> Record:
 def train(dataset: Any, job: dict[str, Any], epochs: float) -> Any:
     """A new model, trained for some epochs and scored as it is after the last step."""
     from mtlkit.settings import TrainingSettings
+    from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from . import models
@@ -168,11 +169,13 @@ def train(dataset: Any, job: dict[str, Any], epochs: float) -> Any:
     )
     model = models.mmoe(dataset.schema, job["width"], job["seed"], **options)
     uniform = models.balancer("uniform", dataset.schema)
-    trainer = Trainer(model, uniform, dataset, settings, models.EXECUTION, job["seed"], models.CPU)
+    trainer = Trainer(
+        model, uniform, dataset, TrainingSetup(settings, models.EXECUTION, job["seed"], models.CPU)
+    )
 
     def keep_last(share: float) -> None:
         # The trainer scores its best point by validation; peers are scored as they are at the end.
-        for best in trainer.bests:
+        for best in trainer.evaluator.bests:
             state = trainer.model.state_dict()
             best.state = {name: value.clone() for name, value in state.items()}
 

@@ -16,7 +16,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import mtlkit
+from mtlkit._version import __version__
 from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
@@ -109,7 +109,7 @@ def render(frames: Frames, sections: Sequence[Section], written: datetime) -> st
     failed = frames.runs["status"] != "ok"
     return template_engine.get_template("page.html.j2").render(
         sections=sections,
-        version=mtlkit.__version__,
+        version=__version__,
         simulated=_simulated(sections),
         written=written.strftime("%Y-%m-%d %H:%M UTC"),
         runs=len(frames.runs),

@@ -1,4 +1,4 @@
-"""What each expert is good for: the loss in every task's metric when its output is taken to be 0."""
+"""What each expert is good for: the change of every task's metric when its output is 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def ablate(
     """Score a split once as it is and once without each expert.
 
     Args:
-        model: With ``expert_names`` by level; one without has no ablation.
+        model: With a level of experts (``MoELayer``) or several; one without has no ablation.
         split: What to score.
         batch_size: Rows per batch.
         precision: Of the forward pass.
@@ -27,22 +27,23 @@ def ablate(
         ``ablation/level-<n>/experts``: (E,) their names.
     """
     tasks = model.tasks
+    layers = model.moe_layers
+    if not layers:
+        return {}
 
-    def values() -> np.ndarray:
-        found = metrics(model, score(model, split, batch_size, precision), split)
-        primary = (found[task.name].get(PRIMARY_METRIC[task.kind]) for task in tasks)
+    def primary_metrics() -> np.ndarray:
+        """(T,) of the model as it is now."""
+        by_task = metrics(model, score(model, split, batch_size, precision), split)
+        primary = [by_task[task.name].get(PRIMARY_METRIC[task.kind]) for task in tasks]
         return np.array([np.nan if value is None else value for value in primary])
 
-    out: dict[str, np.ndarray] = {}
-    whole = values() if model.expert_names else np.zeros(0)
-    try:
-        for level, names in enumerate(model.expert_names):
-            changes = []
-            for place in range(len(names)):
-                model.left_out = (level, place)
-                changes.append(values() - whole)
-            out[f"ablation/level-{level + 1}"] = np.stack(changes).astype(np.float32)
-            out[f"ablation/level-{level + 1}/experts"] = np.array(names)
-    finally:
-        model.left_out = None
-    return out
+    ablation: dict[str, np.ndarray] = {}
+    whole = primary_metrics()
+    for layer in layers:
+        changes = []
+        for expert in range(len(layer.expert_names)):
+            with layer.ablate(expert):
+                changes.append(primary_metrics() - whole)
+        ablation[f"ablation/level-{layer.level}"] = np.stack(changes).astype(np.float32)
+        ablation[f"ablation/level-{layer.level}/experts"] = np.array(layer.expert_names)
+    return ablation

@@ -14,15 +14,22 @@ from torch import Tensor
 from mtlkit.data.splits import Bag, Split
 from mtlkit.models._types import Batch
 
+# Feature to the bags of N rows: offsets (N + 1,), values (M,) and weights (M,).
 Bags = dict[str, tuple[Tensor, Tensor, Tensor]]
-SHARE = 0.5  # of the free memory of a GPU that a split may fill
-RELEASED_ROWS = 1 << 20  # after so many, pages of mapped files are given back
+
+MAX_MEMORY_SHARE = 0.5  # of the free memory of a GPU that the columns of a split may fill
+RELEASED_ROWS = 1 << 20  # rows read after which the pages of mapped files are given back
 
 
 @dataclass
-class SideColumns:
-    """Columns that rows share: (N,) numbers of the U shared rows, their ids (U, F), dense values
-    (U, D) and bags.
+class SharedTensors:
+    """The tensors of :class:`mtlkit.data.splits.SharedColumns`: columns that many rows share.
+
+    Args:
+        row: (N,) which of the U shared rows belongs to each row of the split.
+        ids: (U, F).
+        dense: (U, D).
+        bags: The bags of the U shared rows.
     """
 
     row: Tensor
@@ -40,140 +47,176 @@ class DeviceSplit:
     they are copied there, if there is room.
 
     Args:
-        all: All rows as one batch, without what rows share.
+        columns: All rows as one batch, without what rows share.
         hidden: Task to (N,) labels for scoring that no batch carries.
-        side: What rows share, or None.
+        shared_columns: What rows share, or None.
         device: Where batches go; None for where the columns are.
         files: Mapped files.
     """
 
-    all: Batch
+    columns: Batch
     hidden: dict[str, Tensor] = field(default_factory=dict)
-    side: SideColumns | None = None
+    shared_columns: SharedTensors | None = None
     device: torch.device | None = None
     files: list[mmap.mmap] = field(default_factory=list)
-    _taken: int = field(default=0, init=False)
+    _rows_read: int = field(default=0, init=False)
 
     @classmethod
     def load(cls, split: Split, device: torch.device) -> DeviceSplit:
         """Open a split for a device."""
+        # Columns that do not fit on a GPU stay in memory, and batches are sent.
         arrays = split.arrays()
         size = sum(array.nbytes for array in arrays.values())
-        room = device.type != "cuda" or size <= SHARE * torch.cuda.mem_get_info(device)[0]
-        home = device if room else torch.device("cpu")
+        fits = device.type != "cuda" or size <= _room_on(device)
+        storage = device if fits else torch.device("cpu")
 
         def tensor(array: np.ndarray) -> Tensor:
-            return _tensor(array).to(home)
+            return _tensor(array).to(storage)
 
-        def bags(of: Mapping[str, Bag]) -> Bags:
+        def bag_tensors(bags: Mapping[str, Bag]) -> Bags:
             return {
                 name: (tensor(bag.offsets), tensor(bag.values), tensor(bag.weights))
-                for name, bag in of.items()
+                for name, bag in bags.items()
             }
 
-        own = Batch(
+        columns = Batch(
             tensor(split.ids),
             tensor(split.dense),
             tensor(split.labels),
             None if bool(split.observed.all()) else tensor(split.observed),
             None if split.weight is None else tensor(split.weight),
-            bags(split.bags),
+            bag_tensors(split.bags),
         )
         hidden = {name: tensor(labels) for name, labels in split.hidden.items()}
         shared = split.side
-        side = None
+        shared_columns = None
         if shared is not None:
-            side = SideColumns(
-                tensor(shared.row), tensor(shared.ids), tensor(shared.dense), bags(shared.bags)
+            shared_columns = SharedTensors(
+                tensor(shared.row),
+                tensor(shared.ids),
+                tensor(shared.dense),
+                bag_tensors(shared.bags),
             )
-        files = {id(file): file for array in arrays.values() if (file := _file(array)) is not None}
-        return cls(own, hidden, side, None if room else device, list(files.values()))
+
+        # Several arrays may look into one file.
+        mapped = (_mapped_file(array) for array in arrays.values())
+        files = {id(file): file for file in mapped if file is not None}
+        return cls(columns, hidden, shared_columns, None if fits else device, list(files.values()))
 
     def __len__(self) -> int:
-        return len(self.all)
+        return len(self.columns)
 
     @property
-    def home(self) -> torch.device:
+    def storage_device(self) -> torch.device:
         """Where the columns are, and row numbers are looked up."""
-        return self.all.labels.device
+        return self.columns.labels.device
 
     @property
-    def target(self) -> torch.device:
+    def batch_device(self) -> torch.device:
         """Where batches go."""
-        return self.device or self.home
+        return self.device or self.storage_device
 
     def take(self, rows: Tensor, weight: Tensor | None = None) -> Batch:
-        """The rows of the given numbers (B,), with extra row weights (B,) if given."""
-        source = self.all
-        rows = rows.to(self.home)
-        own = None if source.weight is None else source.weight.index_select(0, rows)
-        if weight is not None:
-            own = weight if own is None else own * weight
-        batch = Batch(
-            source.ids.index_select(0, rows),
-            source.dense.index_select(0, rows),
-            source.labels.index_select(0, rows),
-            None if source.observed is None else source.observed.index_select(0, rows),
-            own,
-            {name: _take_bag(bag, rows) for name, bag in source.bags.items()},
-        )
-        if self.side is not None:
-            shared = self.side.row.index_select(0, rows)
-            batch.ids = torch.cat([batch.ids, self.side.ids.index_select(0, shared)], 1)
-            batch.dense = torch.cat([batch.dense, self.side.dense.index_select(0, shared)], 1)
-            batch.bags |= {name: _take_bag(bag, shared) for name, bag in self.side.bags.items()}
-        self._release(len(rows))
-        return batch if self.target == self.home else _moved(batch, self.target)
+        """Gather a batch.
 
-    def part(self, rows: Tensor) -> DeviceSplit:
-        """The rows of the given numbers; what is not a label is gathered when it is asked for."""
-        rows, source = rows.to(self.home), self.all
-        labels = Batch(
-            source.ids[:0],
-            source.dense[:0],
-            source.labels.index_select(0, rows),
-            None if source.observed is None else source.observed.index_select(0, rows),
+        Args:
+            rows: (B,) int64 row numbers.
+            weight: (B,) float32 factors on the weights of these rows, or None.
+        """
+        columns = self.columns
+        rows = rows.to(self.storage_device)
+
+        # The weight of a row in the data, times the one it is given.
+        row_weight = None if columns.weight is None else columns.weight.index_select(0, rows)
+        if weight is not None:
+            row_weight = weight if row_weight is None else row_weight * weight
+
+        batch = Batch(
+            columns.ids.index_select(0, rows),
+            columns.dense.index_select(0, rows),
+            columns.labels.index_select(0, rows),
+            None if columns.observed is None else columns.observed.index_select(0, rows),
+            row_weight,
+            {name: _take_bag(bag, rows) for name, bag in columns.bags.items()},
         )
-        hidden = {name: values.index_select(0, rows) for name, values in self.hidden.items()}
-        return _Part(labels, hidden, device=self.device, whole=self, rows=rows)
+
+        # Columns that rows share come after a row's own columns of the same kind.
+        shared = self.shared_columns
+        if shared is not None:
+            shared_rows = shared.row.index_select(0, rows)
+            batch.ids = torch.cat([batch.ids, shared.ids.index_select(0, shared_rows)], 1)
+            batch.dense = torch.cat([batch.dense, shared.dense.index_select(0, shared_rows)], 1)
+            batch.bags |= {name: _take_bag(bag, shared_rows) for name, bag in shared.bags.items()}
+
+        self._release_pages(len(rows))
+        if self.batch_device == self.storage_device:
+            return batch
+        return _moved(batch, self.batch_device)
+
+    def subset(self, rows: Tensor) -> DeviceSplit:
+        """Some rows (n,) as a split; what is not a label is gathered when it is asked for."""
+        columns = self.columns
+        rows = rows.to(self.storage_device)
+        labels_only = Batch(
+            columns.ids[:0],
+            columns.dense[:0],
+            columns.labels.index_select(0, rows),
+            None if columns.observed is None else columns.observed.index_select(0, rows),
+        )
+        hidden = {name: labels.index_select(0, rows) for name, labels in self.hidden.items()}
+        return _Subset(labels_only, hidden, device=self.device, whole=self, rows=rows)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All rows in order, in batches of at most ``size``."""
         for start in range(0, len(self), size):
-            yield self.take(torch.arange(start, min(start + size, len(self)), device=self.home))
+            stop = min(start + size, len(self))
+            yield self.take(torch.arange(start, stop, device=self.storage_device))
 
-    def _release(self, rows: int) -> None:
-        """Now and then, give back the pages that were read: the system keeps them while it has
-        room.
+    def _release_pages(self, rows: int) -> None:
+        """Count rows that were read, and now and then give their pages back.
+
+        The system keeps pages for as long as it has room.
         """
-        self._taken += rows
-        if self._taken >= RELEASED_ROWS:
-            self._taken = 0
-            for file in self.files:
-                if hasattr(file, "madvise"):
-                    file.madvise(mmap.MADV_DONTNEED)
+        self._rows_read += rows
+        if self._rows_read < RELEASED_ROWS:
+            return
+        self._rows_read = 0
+        for file in self.files:
+            if hasattr(file, "madvise"):  # not every system has it
+                file.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass
-class _Part(DeviceSplit):
-    """Some rows of a split."""
+class _Subset(DeviceSplit):
+    """Some rows of a split.
+
+    Args:
+        whole: The split.
+        rows: (n,) the numbers of the rows in it.
+    """
 
     whole: DeviceSplit = field(kw_only=True)
     rows: Tensor = field(kw_only=True)
 
     def take(self, rows: Tensor, weight: Tensor | None = None) -> Batch:
-        return self.whole.take(self.rows[rows.to(self.home)], weight)
+        return self.whole.take(self.rows[rows.to(self.storage_device)], weight)
+
+
+def _room_on(device: torch.device) -> float:
+    """Bytes that the columns of a split may fill on a GPU."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return MAX_MEMORY_SHARE * free
 
 
 def _tensor(array: np.ndarray) -> Tensor:
+    """An array as a tensor, without a copy."""
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="The given NumPy array is not writable"
-        )  # nobody writes to it
+        # PyTorch warns of read-only arrays. Nobody writes to these tensors.
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         return torch.from_numpy(array)
 
 
-def _file(array: object) -> mmap.mmap | None:
+def _mapped_file(array: object) -> mmap.mmap | None:
     """The mapped file that an array looks into, if it does."""
     while array is not None and not isinstance(array, mmap.mmap):
         array = getattr(array, "base", None)
@@ -181,23 +224,32 @@ def _file(array: object) -> mmap.mmap | None:
 
 
 def _take_bag(bag: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The bags of some rows.
+
+    Args:
+        bag: Offsets (N + 1,), values (M,) and weights (M,) of N rows.
+        rows: (B,) row numbers.
+
+    Returns:
+        Offsets (B + 1,), and values and weights of these rows, one row after another.
+    """
     offsets, values, weights = bag
     starts = offsets.index_select(0, rows)
     lengths = offsets.index_select(0, rows + 1) - starts
-    new = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-    place = torch.arange(int(new[-1]), device=rows.device) + torch.repeat_interleave(
-        starts - new[:-1], lengths
-    )
-    return new, values.index_select(0, place), weights.index_select(0, place)
+    new_offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+
+    # Value number i of the batch is a row's start plus its number within the row.
+    shifts = torch.repeat_interleave(starts - new_offsets[:-1], lengths)
+    positions = torch.arange(int(new_offsets[-1]), device=rows.device) + shifts
+    return new_offsets, values.index_select(0, positions), weights.index_select(0, positions)
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:
-    """A batch on another device; the copies run beside the host."""
+    """A batch on another device; the copies run while the host goes on."""
 
     def move(tensor: Tensor) -> Tensor:
-        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(
-            device, non_blocking=True
-        )
+        pinned = tensor.pin_memory() if device.type == "cuda" else tensor
+        return pinned.to(device, non_blocking=True)
 
     return Batch(
         move(batch.ids),
@@ -205,5 +257,8 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
         move(batch.labels),
         None if batch.observed is None else move(batch.observed),
         None if batch.weight is None else move(batch.weight),
-        {name: (move(a), move(b), move(c)) for name, (a, b, c) in batch.bags.items()},
+        {
+            name: (move(offsets), move(values), move(weights))
+            for name, (offsets, values, weights) in batch.bags.items()
+        },
     )

@@ -10,20 +10,22 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
+from mtlkit.ops._dispatch import plain_operations
 
 aten = torch.ops.aten
-INNER: Mapping[Any, int] = {
+FIRST_FACTOR: Mapping[Any, int] = {
     aten.mm.default: 0,
     aten.addmm.default: 1,
     aten.bmm.default: 0,
     aten.baddbmm.default: 1,
 }
-"""Matrix products, with the place of the argument whose last dimension is summed over."""
+"""Matrix products, with the position of the argument whose last dimension is summed over."""
 
 
 class _Products(TorchDispatchMode):
-    """Counts the floating-point operations of all matrix products, two for each multiplication and
-    addition.
+    """Counts the floating-point operations of all matrix products.
+
+    A multiplication and an addition are two operations.
     """
 
     def __init__(self) -> None:
@@ -37,10 +39,11 @@ class _Products(TorchDispatchMode):
         args: Sequence[Any] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if func in INNER:
-            self.operations += 2 * out.numel() * args[INNER[func]].shape[-1]
-        return out
+        result = func(*args, **(kwargs or {}))
+        if func in FIRST_FACTOR:
+            summed_over = args[FIRST_FACTOR[func]].shape[-1]
+            self.operations += 2 * result.numel() * summed_over
+        return result
 
 
 @torch.no_grad()
@@ -54,7 +57,7 @@ def flops_per_row(model: Architecture, batch: Batch) -> float:
     model.eval()
     device = next(model.parameters()).device
     # in half precision all layers take their plain form, whose products can be seen
-    with torch.autocast(device.type, torch.bfloat16), _Products() as seen:
+    with torch.autocast(device.type, torch.bfloat16), plain_operations(), _Products() as seen:
         model(batch)
     model.train(was_training)
     return seen.operations / len(batch)

@@ -1,5 +1,6 @@
-"""Metrics of predictions, exact and without fixed thresholds. None stands for "not defined on these
-rows".
+"""Metrics of predictions, exact and without fixed thresholds.
+
+A metric is None where it is not defined on the rows at hand.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from torch import Tensor
 
 from mtlkit.data.auc import wins
 from mtlkit.data.types import Task
+from mtlkit.ops._dispatch import use_kernel
 
-BLOCK = 1 << 15  # rows whose float64 values fit into a core's cache
+BLOCK_ROWS = 1 << 15  # rows whose float64 values fit into a core's cache
 
 
 def auc(scores: Tensor, labels: Tensor) -> float | None:
@@ -30,27 +32,39 @@ def auc(scores: Tensor, labels: Tensor) -> float | None:
     Returns:
         The area, or None when one class is missing or a score is NaN.
     """
-    scores = _precise(scores)
-    positive = labels > 0
-    above, below = _rows(scores, positive), _rows(scores, ~positive)
-    if not len(above) or not len(below):
+    scores = _at_least_float32(scores)
+    is_positive = labels > 0
+    positives = _select_rows(scores, is_positive)
+    negatives = _select_rows(scores, ~is_positive)
+    if not len(positives) or not len(negatives):
         return None
-    won = (
-        wins(above.numpy(), below.numpy())
-        if scores.device.type == "cpu"
-        else _wins_on_device(above, below)
-    )
-    return None if won is None else won / (2 * len(above) * len(below))
+
+    if use_kernel(scores):
+        won = wins(positives.numpy(), negatives.numpy())
+    else:
+        won = _wins_on_device(positives, negatives)
+    if won is None:
+        return None
+    return won / (2 * len(positives) * len(negatives))
 
 
-def _wins_on_device(above: Tensor, below: Tensor) -> int | None:
-    """The same count on any device, by searches."""
-    above, below = above.sort().values, below.sort().values
-    if bool(above[-1].isnan() | below[-1].isnan()):
+def _wins_on_device(positives: Tensor, negatives: Tensor) -> int | None:
+    """The count of :func:`mtlkit.data.auc.wins` on any device, by searches.
+
+    Args:
+        positives: (P,) scores, at least one.
+        negatives: (N,) scores, at least one.
+
+    Returns:
+        Twice the number of pairs in which the positive has the higher score, and once that of ties;
+        None if a score is NaN.
+    """
+    positives, negatives = positives.sort().values, negatives.sort().values
+    if bool(positives[-1].isnan() | negatives[-1].isnan()):  # sorting puts them last
         return None
-    return int(
-        torch.searchsorted(below, above).sum() + torch.searchsorted(below, above, right=True).sum()
-    )
+    lower = torch.searchsorted(negatives, positives).sum()
+    lower_or_equal = torch.searchsorted(negatives, positives, right=True).sum()
+    return int(lower + lower_or_equal)
 
 
 def task_metrics(
@@ -62,88 +76,94 @@ def task_metrics(
         task: Its kind decides which metrics there are; regression is scored on the original scale.
         logits: (N,) or (N, C).
         labels: (N,).
-        observed: (N,) bool, or None for all.
+        observed: (N,) bool, the rows that count, or None for all.
 
     Returns:
         Metric name to value, beside ``rows`` and ``positives``.
     """
-    logits = _precise(logits)
+    logits = _at_least_float32(logits)
     if observed is not None:
-        logits, labels = _rows(logits, observed), _rows(labels, observed)
-    positives = int((labels > 0).count_nonzero())
-    out: dict[str, Any] = {
+        logits = _select_rows(logits, observed)
+        labels = _select_rows(labels, observed)
+
+    is_binary = task.kind == "binary"
+    counts: dict[str, Any] = {
         "rows": len(labels),
-        "positives": positives if task.kind == "binary" else None,
+        "positives": int((labels > 0).count_nonzero()) if is_binary else None,
     }
     if not len(labels):
-        return out
+        return counts
+
     measure = {"binary": _binary, "regression": _regression, "multiclass": _multiclass}[task.kind]
-    found = measure(task, logits, labels)
-    return out | {
-        name: value if value is not None and math.isfinite(value) else None
-        for name, value in found.items()
-    }
+    values = measure(task, logits, labels)
+    for name, value in values.items():
+        if value is not None and not math.isfinite(value):
+            values[name] = None
+    return counts | values
 
 
-def _precise(values: Tensor) -> Tensor:
+def _at_least_float32(values: Tensor) -> Tensor:
+    """Values without a graph, in single precision or better."""
     return values.detach().to(torch.promote_types(values.dtype, torch.float32))
 
 
-def _rows(values: Tensor, where: Tensor) -> Tensor:
-    """``values[where]``; on the CPU through NumPy, which is several times as fast."""
-    return (
-        torch.from_numpy(values.numpy()[where.numpy()])
-        if values.device.type == "cpu"
-        else values[where]
-    )
+def _select_rows(values: Tensor, mask: Tensor) -> Tensor:
+    """``values[mask]``; on the CPU through NumPy, which is several times as fast."""
+    if use_kernel(values):
+        return torch.from_numpy(values.numpy()[mask.numpy()])
+    return values[mask]
 
 
 def _binary(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
-    loss, expected = (torch.zeros((), dtype=torch.float64, device=logits.device) for _ in range(2))
-    for block, label in zip(logits.split(BLOCK), labels.split(BLOCK), strict=True):
+    """AUC, and the fit of the probabilities, from (N,) logits."""
+    # Sum up in double precision, block by block.
+    loss = torch.zeros((), dtype=torch.float64, device=logits.device)
+    expected_positives = torch.zeros((), dtype=torch.float64, device=logits.device)
+    for block, label in zip(logits.split(BLOCK_ROWS), labels.split(BLOCK_ROWS), strict=True):
         x = block.double()
-        loss -= F.logsigmoid(
-            torch.where(label > 0, x, -x)
-        ).sum()  # in this form infinite logits are right, too
-        expected += x.sigmoid().sum()
-    mean, positives = float(loss) / len(labels), int((labels > 0).count_nonzero())
+        # In this form infinite logits are right as well.
+        loss -= F.logsigmoid(torch.where(label > 0, x, -x)).sum()
+        expected_positives += x.sigmoid().sum()
+
+    logloss = float(loss) / len(labels)
+    positives = int((labels > 0).count_nonzero())
     rate = positives / len(labels)
-    base = -(_xlogx(rate) + _xlogx(1 - rate))  # loss of the best constant
+    entropy = -(_xlogx(rate) + _xlogx(1 - rate))  # loss of the best constant prediction
     return {
         "auc": auc(logits, labels),
-        "logloss": mean,
-        "normalized_entropy": mean / base if base > 0 else None,
-        "calibration": float(expected) / positives if positives else None,
+        "logloss": logloss,
+        "normalized_entropy": logloss / entropy if entropy > 0 else None,
+        "calibration": float(expected_positives) / positives if positives else None,
     }
 
 
 def _regression(task: Task, predicted: Tensor, labels: Tensor) -> dict[str, float | None]:
+    """Errors of (N,) predictions on the original scale of the labels, and the share explained."""
     std = task.scale[1] if task.scale else 1.0
     labels = labels.double()
     error = (predicted - labels) * std
-    spread = float(((labels - labels.mean()) * std).square().mean())
     mse = float(error.square().mean())
+    variance = float(((labels - labels.mean()) * std).square().mean())
     return {
         "mse": mse,
         "mae": float(error.abs().mean()),
-        "r2": 1 - mse / spread if spread > 0 else None,
+        "r2": 1 - mse / variance if variance > 0 else None,
     }
 
 
 def _multiclass(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
-    classes, logits = labels.long(), logits.double()
-    loss = float(F.cross_entropy(logits, classes))
-    chances = logits.softmax(-1).float()
-    areas = [auc(chances[:, c], classes == c) for c in range(task.classes)]
-    defined = [area for area in areas if area is not None]
+    """Accuracy, loss, and the mean AUC of each class against the rest, from (N, C) logits."""
+    labels, logits = labels.long(), logits.double()
+    logloss = float(F.cross_entropy(logits, labels))
+    is_right = logits.argmax(-1) == labels
+
+    probabilities = logits.softmax(-1).float()
+    aucs = [auc(probabilities[:, c], labels == c) for c in range(task.classes)]
+    defined = [value for value in aucs if value is not None]
     return {
-        "accuracy": None
-        if math.isnan(loss)
-        else float((logits.argmax(-1) == classes).double().mean()),
-        "logloss": loss,
-        "auc": sum(defined) / len(defined)
-        if defined
-        else None,  # one class against the rest, mean over classes
+        "accuracy": None if math.isnan(logloss) else float(is_right.double().mean()),
+        "logloss": logloss,
+        "auc": sum(defined) / len(defined) if defined else None,
     }
 
 

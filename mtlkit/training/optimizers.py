@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,6 +15,21 @@ from mtlkit.settings import TrainingSettings
 from mtlkit.training.lazy_adam import LazyAdam
 
 START = 1 / 25  # of the peak learning rate, where one-cycle begins
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What the parameters of an optimiser's group have in common.
+
+    Args:
+        lazy: Whether gradients are row-sparse.
+        embedding: Whether the embedding's learning rate and penalty count.
+        factor: On the learning rate.
+    """
+
+    lazy: bool
+    embedding: bool
+    factor: float
 
 
 class Optimizers:
@@ -29,6 +45,10 @@ class Optimizers:
             the longest counts.
         sparse: Names of the parameters with row-sparse gradients.
 
+    Attributes:
+        dense: The optimiser of dense gradients, or None if there are none.
+        lazy: The optimiser of row-sparse gradients, or None if there are none.
+
     Raises:
         UsageError: The rule has no lazy form.
     """
@@ -41,42 +61,45 @@ class Optimizers:
         sparse: Collection[str] = (),
     ) -> None:
         self.settings = settings
-        members: dict[tuple[bool, bool, float], list[nn.Parameter]] = {
-            (False, False, 1.0): [],
-            (False, True, 1.0): [],
+
+        # Parameters with the same learning rate and penalty are one group. The two usual groups
+        # come first, whatever comes first in the model.
+        members: dict[_Group, list[nn.Parameter]] = {
+            _Group(lazy=False, embedding=False, factor=1.0): [],
+            _Group(lazy=False, embedding=True, factor=1.0): [],
         }
-        for name, value in model.named_parameters():
-            if value.requires_grad:
-                prefix = max(
-                    (prefix for prefix in factors or {} if name.startswith(prefix)),
-                    key=len,
-                    default=None,
-                )
-                factor = 1.0 if prefix is None or factors is None else factors[prefix]
-                members.setdefault(
-                    (name in sparse, name.startswith("embedding."), factor), []
-                ).append(value)
-        groups: dict[bool, list[dict[str, Any]]] = {False: [], True: []}
-        for (lazy, embeds, factor), values in members.items():
-            rate = factor * ((settings.embedding_lr or settings.lr) if embeds else settings.lr)
-            decay = settings.l2_embedding if embeds else settings.l2_dense
-            if values:
-                own = {"params": values, "lr": rate, "peak": rate}
-                groups[lazy].append(own | ({"decay": decay} if lazy else {"weight_decay": decay}))
-        self.dense = _dense(settings, groups[False]) if groups[False] else None
-        self.lazy = _lazy(settings, groups[True]) if groups[True] else None
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                is_embedding = name.startswith("embedding.")
+                factor = _learning_rate_factor_of(name, factors or {})
+                group = _Group(name in sparse, is_embedding, factor)
+                members.setdefault(group, []).append(parameter)
+
+        # Each group gets the options of its optimiser.
+        dense_groups: list[dict[str, Any]] = []
+        lazy_groups: list[dict[str, Any]] = []
+        for group, parameters in members.items():
+            if parameters:
+                options = _group_options(group, settings)
+                groups = lazy_groups if group.lazy else dense_groups
+                groups.append({"params": parameters, **options})
+
+        self.dense = _dense_optimizer(settings, dense_groups) if dense_groups else None
+        self.lazy = _lazy_optimizer(settings, lazy_groups) if lazy_groups else None
 
     @property
-    def all(self) -> list[torch.optim.Optimizer]:
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """The one or two optimisers."""
         return [optimizer for optimizer in (self.dense, self.lazy) if optimizer is not None]
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        return [group for optimizer in self.all for group in optimizer.param_groups]
+        """The parameter groups of both optimisers."""
+        return [group for optimizer in self.optimizers for group in optimizer.param_groups]
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
-        for optimizer in self.all:
+        for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
 
     def set_learning_rate(self, factor: float) -> None:
@@ -84,29 +107,37 @@ class Optimizers:
         for group in self.param_groups:
             group["lr"] = group["peak"] * factor
 
-    def clip(self, most: float) -> None:
-        """Shorten the whole gradient to a norm of at most ``most``."""
-        parameters = [
-            p for group in self.param_groups for p in group["params"] if p.grad is not None
-        ]
-        for parameter in parameters:
-            if parameter.grad.is_sparse:
-                parameter.grad = parameter.grad.coalesce()
-        values = [p.grad.values() if p.grad.is_sparse else p.grad for p in parameters]
-        if values:
-            norm = torch.linalg.vector_norm(torch.stack([value.norm() for value in values]))
-            factor = (most / (norm + 1e-6)).clamp_max(1.0)
-            for value in values:
-                value.mul_(factor)
+    def clip(self, max_norm: float) -> None:
+        """Shorten the whole gradient to a norm of at most ``max_norm``."""
+        # The norm of a row-sparse gradient is that of its summed rows.
+        values = []
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                if parameter.grad.is_sparse:
+                    parameter.grad = parameter.grad.coalesce()
+                    values.append(parameter.grad.values())
+                else:
+                    values.append(parameter.grad)
+        if not values:
+            return
+
+        norm = torch.linalg.vector_norm(torch.stack([value.norm() for value in values]))
+        factor = (max_norm / (norm + 1e-6)).clamp_max(1.0)
+        for value in values:
+            value.mul_(factor)
 
     @torch.no_grad()
     def step(self) -> None:
         """Move all parameters that have a gradient."""
+        # Lazy optimisers have no penalty of their own.
         for group in self.lazy.param_groups if self.lazy is not None else []:
             for table in group["params"]:
                 if group["decay"] and table.grad is not None:
                     self._decay_rows(table, group["decay"], group["lr"])
-        for optimizer in self.all:
+
+        for optimizer in self.optimizers:
             optimizer.step()
 
     def _decay_rows(self, table: nn.Parameter, decay: float, lr: float) -> None:
@@ -120,17 +151,38 @@ class Optimizers:
             table.grad.values().add_(table[rows], alpha=decay)
 
     def state_dict(self) -> dict[str, Any]:
-        """State of both."""
-        return {str(place): optimizer.state_dict() for place, optimizer in enumerate(self.all)}
+        """The state of both optimisers."""
+        return {str(i): optimizer.state_dict() for i, optimizer in enumerate(self.optimizers)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """The inverse of :meth:`state_dict`."""
-        for place, optimizer in enumerate(self.all):
-            optimizer.load_state_dict(state[str(place)])
+        for i, optimizer in enumerate(self.optimizers):
+            optimizer.load_state_dict(state[str(i)])
 
 
-def _dense(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-    """Fused where there is such a form: one kernel for all tensors."""
+def _learning_rate_factor_of(name: str, factors: Mapping[str, float]) -> float:
+    """The factor of the longest prefix of a parameter's name; 1 if there is none."""
+    prefixes = [prefix for prefix in factors if name.startswith(prefix)]
+    return factors[max(prefixes, key=len)] if prefixes else 1.0
+
+
+def _group_options(group: _Group, settings: TrainingSettings) -> dict[str, float]:
+    """Learning rate and penalty of a group.
+
+    Lazy optimisers do not know ``weight_decay``; :meth:`Optimizers.step` reads ``decay``.
+    """
+    peak, penalty = settings.lr, settings.l2_dense
+    if group.embedding:
+        peak = settings.embedding_lr or settings.lr
+        penalty = settings.l2_embedding
+    rate = group.factor * peak
+    return {"lr": rate, "peak": rate, "decay" if group.lazy else "weight_decay": penalty}
+
+
+def _dense_optimizer(
+    settings: TrainingSettings, groups: list[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """The rule for dense gradients; fused, one kernel for all tensors, where that exists."""
     match settings.optimizer:
         case "adam":
             return torch.optim.Adam(groups, fused=True)
@@ -142,7 +194,14 @@ def _dense(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch.op
             return torch.optim.SGD(groups, momentum=settings.momentum, fused=True)
 
 
-def _lazy(settings: TrainingSettings, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+def _lazy_optimizer(
+    settings: TrainingSettings, groups: list[dict[str, Any]]
+) -> torch.optim.Optimizer:
+    """The rule for row-sparse gradients.
+
+    Raises:
+        UsageError: The rule has no such form.
+    """
     match settings.optimizer:
         case "adam" | "adamw":
             return LazyAdam(groups)
@@ -162,16 +221,25 @@ def learning_rate_factor(settings: TrainingSettings, step: int, total: int) -> f
 
     ``onecycle`` rises from 1/25 and falls to 0, both along a cosine; ``cosine`` and ``linear`` rise
     in a straight line from 0 and fall to 0; ``constant`` is 1.
+
+    Args:
+        settings: ``schedule`` and ``warmup``.
+        step: Number of steps before this one.
+        total: Number of steps of the run.
     """
     if settings.schedule == "constant":
         return 1.0
-    rise = settings.warmup * total
-    if step < rise:
-        done = (step + 1) / (rise + 1)
+
+    # The rise, in the first share of the steps.
+    rising_steps = settings.warmup * total
+    if step < rising_steps:
+        progress = (step + 1) / (rising_steps + 1)
         if settings.schedule == "onecycle":
-            return START + (1 - START) * (1 - math.cos(math.pi * done)) / 2
-        return done
-    done = (step - rise) / max(total - rise, 1)
+            return START + (1 - START) * (1 - math.cos(math.pi * progress)) / 2
+        return progress
+
+    # The fall.
+    progress = (step - rising_steps) / max(total - rising_steps, 1)
     if settings.schedule == "linear":
-        return 1 - done
-    return (1 + math.cos(math.pi * done)) / 2
+        return 1 - progress
+    return (1 + math.cos(math.pi * progress)) / 2

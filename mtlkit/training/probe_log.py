@@ -1,19 +1,14 @@
-"""What is recorded beside the scores, under any balancer: gradient cosines, gate usage, task
-weights.
-"""
+"""What is recorded beside the scores, under any balancer: gradient cosines, gates, task weights."""
 
 from __future__ import annotations
-
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from mtlkit.training.step import LoopStep
+from mtlkit.training.step import LoopStep
 
-SHARED = "shared"
+SHARED = "shared"  # stands for all shared parameters together, beside the modules
 
 
 class ProbeLog:
@@ -27,38 +22,44 @@ class ProbeLog:
     def __init__(self, tasks: tuple[str, ...], gate_experts: dict[str, tuple[str, ...]]) -> None:
         self.tasks = tasks
         self.gate_experts = gate_experts
-        self.parts: list[str] = []
-        self.rows: dict[str, list[np.ndarray]] = {}
+        self.modules: list[str] = []
+        self.series: dict[str, list[np.ndarray]] = {}
 
     def add(self, name: str, value: np.ndarray | Tensor | float) -> None:
         """Append one value to a series."""
-        array = (
-            value.detach().float().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-        )
-        self.rows.setdefault(name, []).append(array.astype(np.float32))
+        if isinstance(value, Tensor):
+            value = value.detach().float().cpu().numpy()
+        self.series.setdefault(name, []).append(np.asarray(value).astype(np.float32))
 
     def add_gradients(self, step: LoopStep) -> None:
-        """Record norms and pairwise cosines of the task gradients, over all shared parameters and
-        by module.
+        """Record norms (K, T) and pairwise cosines (K, T, T) of the T task gradients, over all
+        shared parameters and by module; K counts both.
         """
-        sharing = step.sharing
-        items = sharing.scope("all")
-        if not items:
+        shared_slices = step.sharing.scope("all")
+        if not shared_slices:
             return
-        self.parts = [SHARED, *dict.fromkeys(item.part for item in items)]
-        rows, places = step.jacobian("all").double(), step.jacobian_columns("all")
-        by_part = {
-            part: torch.zeros(len(rows), len(rows), dtype=torch.float64) for part in self.parts
+
+        # Add up the inner products of the gradients, parameter by parameter.
+        self.modules = [SHARED, *dict.fromkeys(sliced.part for sliced in shared_slices)]
+        jacobian = step.jacobian("all").double()  # (T, P)
+        columns = step.jacobian_columns("all")
+        task_count = len(jacobian)
+        gramians = {
+            module: torch.zeros(task_count, task_count, dtype=torch.float64)
+            for module in self.modules
         }
-        for item in items:
-            own = rows[:, places[item.name]]
-            product = (own @ own.T).cpu()
-            by_part[item.part] += product
-            by_part[SHARED] += product
-        grams = torch.stack([by_part[part] for part in self.parts])  # (K, T, T)
-        norms = grams.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()
-        scale = norms[:, :, None] * norms[:, None, :]
-        self.add("gradient_cosine", torch.where(scale > 0, grams / scale, torch.nan).clamp(-1, 1))
+        for sliced in shared_slices:
+            parameter_jacobian = jacobian[:, columns[sliced.name]]
+            gramian = (parameter_jacobian @ parameter_jacobian.T).cpu()
+            gramians[sliced.part] += gramian
+            gramians[SHARED] += gramian
+
+        # The cosine with a gradient of length 0 is not defined.
+        stacked = torch.stack([gramians[module] for module in self.modules])  # (K, T, T)
+        norms = stacked.diagonal(dim1=1, dim2=2).clamp_min(0).sqrt()  # (K, T)
+        norm_products = norms[:, :, None] * norms[:, None, :]
+        cosines = torch.where(norm_products > 0, stacked / norm_products, torch.nan)
+        self.add("gradient_cosine", cosines.clamp(-1, 1))
         self.add("gradient_norm", norms)
 
     def add_gates(self, means: dict[str, Tensor], entropies: dict[str, Tensor]) -> None:
@@ -68,11 +69,11 @@ class ProbeLog:
             self.add(f"gate/{name}/entropy", entropies[name])
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All series, stacked along a first axis of evaluation points."""
-        out = {name: np.stack(values) for name, values in self.rows.items()}
-        out["tasks"] = np.array(self.tasks)
-        out["parts"] = np.array(self.parts, dtype=np.str_)
+        """All series, stacked along a first axis of evaluation points, and the names of axes."""
+        arrays = {name: np.stack(values) for name, values in self.series.items()}
+        arrays["tasks"] = np.array(self.tasks)
+        arrays["parts"] = np.array(self.modules, dtype=np.str_)
         for name, experts in self.gate_experts.items():
-            if f"gate/{name}/mean" in out:
-                out[f"gate/{name}/experts"] = np.array(experts)
-        return out
+            if f"gate/{name}/mean" in arrays:
+                arrays[f"gate/{name}/experts"] = np.array(experts)
+        return arrays

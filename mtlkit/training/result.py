@@ -9,7 +9,12 @@ import numpy as np
 
 
 class DivergedError(ArithmeticError):
-    """The loss of a task is no longer finite."""
+    """The loss of a task is no longer finite.
+
+    Args:
+        step: Steps done when it was noticed.
+        tasks: Names of the tasks.
+    """
 
     def __init__(self, step: int, tasks: list[str]) -> None:
         super().__init__(f"the loss of {' and '.join(tasks)} is not finite")
@@ -21,15 +26,15 @@ class FitResult:
     """The outcome of training; the fields are those of a run record.
 
     Args:
-        metrics: Split to task to metrics, at the selected evaluation point.
-        best: Task to the point that was selected for it.
         curve: One entry an evaluation point.
         timing: Seconds by activity.
-        cost: Parameters, rows per second, backward passes a step.
-        probes: Arrays of the probes.
-        scores: Test scores, labels and masks by task.
         warnings: Sentences for the user.
-        weights: Parameters and buffers at the best point, if they are kept.
+        metrics: Split to score name to metrics, at the selected evaluation points.
+        best: Task to the point that was selected for it.
+        cost: Parameters, operations a row, rows per second, backward passes a step.
+        probes: Arrays of the probes, if they are recorded.
+        scores: Test logits, labels and masks by score name, if they are kept.
+        weights: Parameters and buffers at the best points, if they are kept.
     """
 
     curve: list[dict[str, Any]]

@@ -11,12 +11,18 @@ from mtlkit.training.step import LoopStep
 
 
 class RunningMeans:
-    """Sums over the steps since the last evaluation point. They stay on the device until then: no
-    step waits for it.
+    """Sums over the steps since the last evaluation point.
+
+    They stay on the device until that point: no step waits for it.
 
     Args:
-        tasks: Number of tasks.
+        tasks: Number of tasks T.
         device: Of the losses.
+
+    Attributes:
+        loss_sum: (T,) sum of the losses of active tasks.
+        weight_sum: (T,) sum of the weights of active tasks.
+        count: (T,) number of batches in which a task was active.
     """
 
     def __init__(self, tasks: int, device: torch.device) -> None:

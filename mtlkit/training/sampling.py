@@ -2,64 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.data.splits import Split
+from mtlkit.data.splits import Dataset, Split
 from mtlkit.data.types import Schema
+from mtlkit.models._types import Batch
+from mtlkit.training.batches import DeviceSplit
+from mtlkit.training.seeding import seed_for
 
-BLOCK_ROWS = 1 << 12  # that lie side by side on disk and are read together
-POOL_ROWS = 1 << 20  # among which a batch is drawn, whatever memory there is
-MANY_CODES = 1 << 20
+PROBE_ROWS = 512  # rows of the fixed batch on which sharing is found and gradients are probed
+PROBE_POSITIVES = 64  # least number of positives of each binary task in that batch
+BLOCK_ROWS = 1 << 12  # neighbouring rows that are read from disk together
+POOL_ROWS = 1 << 20  # rows among which batches are drawn at a time, however much memory there is
+MAX_PATTERN_CODES = 1 << 20  # codes of label patterns before those that do not occur are dropped
 
 
 def row_stream(
     rows: int, batch_size: int, generator: torch.Generator, device: torch.device
 ) -> Iterator[Tensor]:
-    """Endless batches of row numbers (batch_size,): one permutation after another, every batch
-    full.
+    """Endless batches of row numbers, one permutation of all rows after another.
 
-    What is left of an epoch begins the first batch of the next, so shapes never change and no row
+    The rest of an epoch begins the first batch of the next, so that every batch is full and no row
     is dropped.
+
+    Args:
+        rows: Number of rows.
+        batch_size: Rows per batch.
+        generator: Of the permutations.
+        device: Where the row numbers are needed.
+
+    Yields:
+        Row numbers (batch_size,) int64.
     """
-    left = torch.empty(0, dtype=torch.int64)
+    waiting = torch.empty(0, dtype=torch.int64)
     while True:
         for pool in pools(rows, generator):
-            left = torch.cat([left, pool])
-            full = len(left) // batch_size * batch_size
-            yield from left[:full].to(device).split(batch_size) if full else ()
-            left = left[full:]
+            waiting = torch.cat([waiting, pool])
+
+            # Hand out all full batches; a pool may be smaller than one.
+            full = len(waiting) // batch_size * batch_size
+            if full:
+                yield from waiting[:full].to(device).split(batch_size)
+            waiting = waiting[full:]
 
 
 def pools(rows: int, generator: torch.Generator) -> Iterator[Tensor]:
     """All rows once, in random order, as pools of about a million.
 
-    Up to ``POOL_ROWS`` rows are one pool, a plain permutation. Of more rows, blocks of neighbours
-    are dealt out to pools at random, and shuffled within: what is read from disk for a pool is read
-    in blocks and stays small.
+    Up to ``POOL_ROWS`` rows are one pool, a plain permutation. More rows are cut into blocks of
+    neighbours; the blocks are dealt out to pools at random, and the rows of a pool are shuffled. A
+    pool is then read from disk in blocks, and fits into memory.
     """
-    count = -(-rows // POOL_ROWS)
-    if count == 1:
+    pool_count = -(-rows // POOL_ROWS)
+    if pool_count == 1:
         yield torch.randperm(rows, generator=generator)
         return
-    starts = torch.randperm(-(-rows // BLOCK_ROWS), generator=generator) * BLOCK_ROWS
-    within = torch.arange(BLOCK_ROWS)
-    for own in starts.tensor_split(count):
-        members = (own[:, None] + within).flatten()
-        members = members[members < rows]  # the last block may be short
-        yield members[torch.randperm(len(members), generator=generator)]
+
+    block_count = -(-rows // BLOCK_ROWS)
+    block_starts = torch.randperm(block_count, generator=generator) * BLOCK_ROWS
+    row_in_block = torch.arange(BLOCK_ROWS)
+    for starts in block_starts.tensor_split(pool_count):
+        pool = (starts[:, None] + row_in_block).flatten()
+        pool = pool[pool < rows]  # the last block may be short
+        yield pool[torch.randperm(len(pool), generator=generator)]
 
 
-def sample(rows: int, most: int, seed: int) -> np.ndarray | None:
-    """A fixed random choice (most,) of row numbers, in order; None when there are no more than
-    that.
-    """
-    if rows <= most:
+def sample_rows(rows: int, at_most: int, seed: int) -> np.ndarray | None:
+    """A fixed random choice (at_most,) of row numbers, sorted; None if there are no more rows."""
+    if rows <= at_most:
         return None
-    return np.sort(np.random.default_rng(seed).choice(rows, most, replace=False, shuffle=False))
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.choice(rows, at_most, replace=False, shuffle=False))
+
+
+def probe_batch(dataset: Dataset, train: DeviceSplit) -> Batch:
+    """Fixed training rows with positives of every binary task, weighted by the inverse of their
+    chance.
+
+    Args:
+        dataset: Packed splits.
+        train: Its training split on the device.
+    """
+    seed = seed_for(0, "probe")
+    rows, weights = probe_rows(
+        dataset.splits["train"], dataset.schema, PROBE_ROWS, PROBE_POSITIVES, seed
+    )
+    row_weights = torch.from_numpy(weights).to(train.storage_device)
+    return train.take(torch.from_numpy(rows), row_weights)
 
 
 def probe_rows(
@@ -82,40 +115,66 @@ def probe_rows(
         Row numbers (n,) int64 and weights (n,) float32 with mean 1.
     """
     rng = np.random.default_rng(seed)
-    binary = [t for t, task in enumerate(schema.tasks) if task.kind == "binary"]
-    patterns, counts, member = _patterns(split, binary)
+    binary_tasks = [t for t, task in enumerate(schema.tasks) if task.kind == "binary"]
+    patterns, pattern_counts, pattern_of_row = _label_patterns(split, binary_tasks)
+
+    # The positives of a task are spread over its patterns in proportion to their rows.
     least = np.zeros(len(patterns))
-    for t in range(len(binary)):
-        holds = patterns[:, t]
-        if holds.any():
-            share = counts * holds / (counts * holds).sum()
+    for column in range(len(binary_tasks)):
+        is_positive = patterns[:, column]
+        if is_positive.any():
+            positive_counts = pattern_counts * is_positive
+            share = positive_counts / positive_counts.sum()
             least = np.maximum(least, np.ceil(positives * share))
-    wanted = np.minimum(counts, np.maximum(least, np.ceil(size * counts / len(split)))).astype(int)
-    rows, weights = [], []
-    for p, count in enumerate(wanted):
-        rows.append(rng.choice(np.flatnonzero(member == p), size=count, replace=False))
-        weights.append(np.full(count, counts[p] / count))
-    weight = np.concatenate(weights)
-    return np.concatenate(rows), (weight / weight.mean()).astype(np.float32)
+
+    # Draw that many rows of each pattern, or its proportional number if that is more.
+    proportional = np.ceil(size * pattern_counts / len(split))
+    drawn_counts = np.minimum(pattern_counts, np.maximum(least, proportional)).astype(int)
+    drawn_rows, drawn_weights = [], []
+    for pattern, drawn in enumerate(drawn_counts):
+        rows_of_pattern = np.flatnonzero(pattern_of_row == pattern)
+        drawn_rows.append(rng.choice(rows_of_pattern, size=drawn, replace=False))
+        drawn_weights.append(np.full(drawn, pattern_counts[pattern] / drawn))
+
+    rows, weights = np.concatenate(drawn_rows), np.concatenate(drawn_weights)
+    return rows, (weights / weights.mean()).astype(np.float32)
 
 
-def _patterns(split: Split, binary: list[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The patterns (P, tasks) bool of binary labels that occur, in order; how often; which each row
-    (N,) has.
+def _label_patterns(
+    split: Split, binary_tasks: Sequence[int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The patterns of binary labels that occur in a split.
+
+    Args:
+        split: N rows.
+        binary_tasks: The columns of B tasks.
+
+    Returns:
+        The P patterns (P, B) bool, in lexicographic order; the number of rows (P,) of each; and the
+        pattern (N,) of each row.
     """
 
-    def positive(rows: slice | np.ndarray, t: int) -> np.ndarray:
+    def is_positive(rows: slice | np.ndarray, t: int) -> np.ndarray:
         return (split.labels[rows, t] > 0) & split.observed[rows, t]
 
-    code: np.ndarray = np.zeros(len(split), np.int32)
-    codes = 1
-    for t in binary:
-        code, codes = code * 2 + positive(slice(None), t), codes * 2
-        if codes > MANY_CODES:  # number anew those that occur, in the same order
-            used, code = np.unique(code, return_inverse=True)
-            code, codes = code.reshape(-1).astype(np.int32), len(used)
-    counts = np.bincount(code, minlength=codes)
+    # A pattern is a binary number with a digit a task. One pass over a column of labels at a time
+    # is all that a memory-mapped split can afford.
+    codes: np.ndarray = np.zeros(len(split), np.int32)
+    code_count = 1
+    for t in binary_tasks:
+        codes = codes * 2 + is_positive(slice(None), t)
+        code_count *= 2
+        if code_count > MAX_PATTERN_CODES:
+            # Number the codes that occur anew, in the same order.
+            used, renumbered = np.unique(codes, return_inverse=True)
+            codes = renumbered.reshape(-1).astype(np.int32)
+            code_count = len(used)
+
+    # Read each pattern off the first row that has it.
+    counts = np.bincount(codes, minlength=code_count)
     used = np.flatnonzero(counts)
-    example = np.array([int(np.argmax(code == value)) for value in used])
-    patterns = np.array([positive(example, t) for t in binary]).reshape(len(binary), len(used)).T
-    return patterns, counts[used], np.searchsorted(used, code) if len(used) < codes else code
+    first_rows = np.array([int(np.argmax(codes == code)) for code in used])
+    columns = np.array([is_positive(first_rows, t) for t in binary_tasks])
+    patterns = columns.reshape(len(binary_tasks), len(used)).T  # (P, B)
+    pattern_of_row = np.searchsorted(used, codes) if len(used) < code_count else codes
+    return patterns, counts[used], pattern_of_row

@@ -1,5 +1,7 @@
-"""Scoring a split: logits, losses and gate usage of one pass without gradients, and the metrics of
-every score.
+"""Scoring a split: logits, losses and gate usage of one pass without gradients, and the metrics.
+
+A *score* is a quantity that every model is measured by (:class:`mtlkit.data.types.Score`): a task
+on all rows, or a step of a funnel on the rows on which the step before was taken.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.data.types import Schema, Score
+from mtlkit.data.types import Schema, Score, Task
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import labels_in, product, ratio
+from mtlkit.models._output import Output
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.metrics import task_metrics
 from mtlkit.training.task_losses import owner_losses
@@ -25,8 +28,8 @@ class Scores:
     """The outcome of one pass over a split.
 
     Args:
-        logits: Score (``Schema.scores``) to (N,) or (N, C); those that the model predicts.
-        derived: Score to whether the model itself says that it follows from others.
+        logits: Score name to (N,) or (N, C), for the scores that the model predicts.
+        derived: Score name to whether the model itself says that it follows from other scores.
         losses: (T,) mean losses over batches.
         gate_mean: Gate to (E,) mean weights.
         gate_entropy: Gate to mean entropy in nats.
@@ -40,48 +43,73 @@ class Scores:
 
     def take(self, other: Scores, schema: Schema, tasks: Collection[str]) -> None:
         """Take another pass's predictions of some tasks."""
-        names = {score.name for score in schema.scores() if score.task in tasks}
+        names = {quantity.name for quantity in schema.scores() if quantity.task in tasks}
         self.logits |= {name: value for name, value in other.logits.items() if name in names}
         self.derived |= {name: value for name, value in other.derived.items() if name in names}
 
 
 @torch.no_grad()
 def score(model: Architecture, split: DeviceSplit, batch_size: int, precision: str) -> Scores:
-    """Predict a split in evaluation mode."""
+    """Predict a split in evaluation mode.
+
+    Args:
+        model: The model; its mode is restored.
+        split: N rows.
+        batch_size: Rows per batch.
+        precision: ``fp32`` or ``bf16``, of the forward pass.
+    """
     was_training = model.training
     model.eval()
     schema = model.schema
-    scored: dict[str, Tensor] = {}
-    derived: dict[str, bool] = {}
-    losses = torch.zeros(len(schema.tasks), device=split.target)
-    sums: dict[str, Tensor] = {}
-    entropies: dict[str, Tensor] = {}
-    for start, batch in zip(
-        range(0, len(split), batch_size), split.chunks(batch_size), strict=True
-    ):
-        with autocast(split.target, precision):
+    scores = Scores({}, {}, torch.zeros(len(schema.tasks), device=split.batch_device))
+
+    start = 0
+    for batch in split.chunks(batch_size):
+        with autocast(split.batch_device, precision):
             output = model(batch)
+
+        # Means over the split are sums over batches, each with its share of the rows.
         share = len(batch) / len(split)
-        losses += (
-            torch.stack(owner_losses(model.objectives(output, batch), schema.task_names)) * share
-        )
-        found: dict[str, Tensor] = {}
-        for prediction in [*output.predictions, *output.further]:
-            name = schema.score(prediction.task, model.space(prediction))
-            found.setdefault(name, prediction.logits.float())
-            derived.setdefault(name, prediction.derived)
-        for name, logits in found.items():
-            if name not in scored:
-                scored[name] = torch.empty(len(split), *logits.shape[1:], device=split.home)
-            scored[name][start : start + len(batch)] = logits
-        for name, weights in output.gates.items():
-            zero = torch.zeros((), device=weights.device)
-            sums[name] = sums.get(name, zero) + weights.mean(0) * share
-            entropies[name] = (
-                entropies.get(name, zero) - torch.xlogy(weights, weights).sum(-1).mean() * share
-            )
+        losses = owner_losses(model.objectives(output, batch), schema.task_names)
+        scores.losses += torch.stack(losses) * share
+        _add_gates(scores, output, share)
+
+        # Logits are put where the columns are: a GPU may have no room for all of them.
+        stop = start + len(batch)
+        for name, logits in _batch_logits(model, output, scores.derived).items():
+            if name not in scores.logits:
+                shape = (len(split), *logits.shape[1:])
+                scores.logits[name] = torch.empty(shape, device=split.storage_device)
+            scores.logits[name][start:stop] = logits
+        start = stop
+
     model.train(was_training)
-    return Scores(scored, derived, losses, sums, entropies)
+    return scores
+
+
+def _batch_logits(
+    model: Architecture, output: Output, derived: dict[str, bool]
+) -> dict[str, Tensor]:
+    """Score name to the logits (B,) or (B, C) of a batch; of several predictions the first counts.
+
+    ``derived`` is filled in for scores that are not in it yet.
+    """
+    batch_logits: dict[str, Tensor] = {}
+    for prediction in [*output.predictions, *output.further]:
+        name = model.schema.score(prediction.task, model.space(prediction))
+        batch_logits.setdefault(name, prediction.logits.float())
+        derived.setdefault(name, prediction.derived)
+    return batch_logits
+
+
+def _add_gates(scores: Scores, output: Output, share: float) -> None:
+    """Count a batch's share of the mean weights and entropies of all gates in."""
+    for name, weights in output.gates.items():  # (B, E)
+        zero = torch.zeros((), device=weights.device)
+        mean = weights.mean(0)
+        negative_entropy = torch.xlogy(weights, weights).sum(-1).mean()
+        scores.gate_mean[name] = scores.gate_mean.get(name, zero) + mean * share
+        scores.gate_entropy[name] = scores.gate_entropy.get(name, zero) - negative_entropy * share
 
 
 def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:
@@ -90,88 +118,110 @@ def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:
     Along a funnel, the probability of a step is that of the step before times its conditional one;
     the conditional one is the quotient, which cannot exceed 1.
     """
-    found = {
+    available = {
         name: (logits, scores.derived.get(name, False)) for name, logits in scores.logits.items()
     }
+
+    # Fill in what follows from neighbours, from the first step of the funnel to the last.
     for step in schema.funnel or ():
-        for before in schema.before(step)[-1:]:
-            given = schema.score(step, "given")
-            if step not in found and given in found and before in found:
-                found[step] = (
-                    product(found[before][0].double(), found[given][0].double()).float(),
-                    True,
-                )
-            if given not in found and step in found and before in found:
-                found[given] = ratio(found[step][0], found[before][0]).float(), True
-    for score in schema.scores():
-        given = schema.score(score.task, score.space)
-        if score.hidden and given in found:
-            found[score.name] = found[given]
-    return found
+        steps_before = schema.before(step)
+        if not steps_before or steps_before[-1] not in available:
+            continue
+        before_logits, _ = available[steps_before[-1]]
+        conditional = schema.score(step, "given")
+        if step not in available and conditional in available:
+            conditional_logits, _ = available[conditional]
+            step_logits = product(before_logits.double(), conditional_logits.double())
+            available[step] = (step_logits.float(), True)
+        if conditional not in available and step in available:
+            step_logits, _ = available[step]
+            available[conditional] = (ratio(step_logits, before_logits).float(), True)
+
+    # A hidden score has other labels, but the prediction of the conditional one.
+    for quantity in schema.scores():
+        conditional = schema.score(quantity.task, quantity.space)
+        if quantity.hidden and conditional in available:
+            available[quantity.name] = available[conditional]
+    return available
 
 
-def targets(schema: Schema, of: Score, split: DeviceSplit) -> tuple[Tensor, Tensor | None] | None:
-    """Labels of a score and the mask of its rows (None: all); None where only a generator would
-    know them.
+def score_labels(
+    schema: Schema, quantity: Score, split: DeviceSplit
+) -> tuple[Tensor, Tensor | None] | None:
+    """Labels (N,) of a score and the mask (N,) of its rows (None: all).
+
+    None where only a generator would know the labels, and the split does not come from one.
     """
-    if of.hidden:
-        return (split.hidden[of.task], None) if of.task in split.hidden else None
-    return labels_in(schema, schema.tasks[schema.task_names.index(of.task)], of.space, split.all)
+    if not quantity.hidden:
+        return labels_in(schema, _task(schema, quantity), quantity.space, split.columns)
+    if quantity.task in split.hidden:
+        return split.hidden[quantity.task], None
+    return None
 
 
 def metrics(model: Architecture, scores: Scores, split: DeviceSplit) -> dict[str, dict[str, Any]]:
-    """Score to its metrics, its space and whether it is derived."""
+    """Score name to its metrics, its space and whether it is derived."""
     schema = model.schema
-    found = complete(schema, scores)
-    out = {}
-    for of in schema.scores():
-        wanted = targets(schema, of, split)
-        if wanted is None or of.name not in found:
+    available = complete(schema, scores)
+    metrics_by_score: dict[str, dict[str, Any]] = {}
+    for quantity in schema.scores():
+        targets = score_labels(schema, quantity, split)
+        if targets is None or quantity.name not in available:
             continue
-        logits, derived = found[of.name]
-        task = schema.tasks[schema.task_names.index(of.task)]
-        out[of.name] = {"space": of.space, "derived": derived} | task_metrics(task, logits, *wanted)
-    return out
+        labels, mask = targets
+        logits, derived = available[quantity.name]
+        description = {"space": quantity.space, "derived": derived}
+        values = task_metrics(_task(schema, quantity), logits, labels, mask)
+        metrics_by_score[quantity.name] = description | values
+    return metrics_by_score
 
 
 def score_arrays(schema: Schema, scores: Scores, split: DeviceSplit) -> dict[str, np.ndarray]:
-    """What is stored of a split: scores, labels, masks, spaces."""
-    found = complete(schema, scores)
-    out: dict[str, np.ndarray] = {}
-    for of in schema.scores():
-        wanted = targets(schema, of, split)
-        if wanted is None or of.name not in found:
+    """What is stored of a split: logits, labels, masks and spaces of every score."""
+    available = complete(schema, scores)
+    arrays: dict[str, np.ndarray] = {}
+    for quantity in schema.scores():
+        name = quantity.name
+        targets = score_labels(schema, quantity, split)
+        if targets is None or name not in available:
             continue
-        labels, mask = wanted
-        out[f"score/{of.name}"] = found[of.name][0].float().cpu().numpy()
-        out[f"label/{of.name}"] = labels.cpu().numpy()
-        out[f"space/{of.name}"] = np.array(of.space)
-        out[f"derived/{of.name}"] = np.array(found[of.name][1])
+        labels, mask = targets
+        logits, derived = available[name]
+        arrays[f"score/{name}"] = logits.float().cpu().numpy()
+        arrays[f"label/{name}"] = labels.cpu().numpy()
+        arrays[f"space/{name}"] = np.array(quantity.space)
+        arrays[f"derived/{name}"] = np.array(derived)
         if mask is not None:
-            out[f"observed/{of.name}"] = mask.cpu().numpy()
-    return out
+            arrays[f"observed/{name}"] = mask.cpu().numpy()
+    return arrays
 
 
-def own_scores(
-    schema: Schema, found: dict[str, dict[str, Any]], tasks: Collection[str]
+def group_scores(
+    schema: Schema, metrics_by_score: dict[str, dict[str, Any]], tasks: Collection[str]
 ) -> list[Score]:
-    """The scores that a group of tasks settles among itself: predicted ones, and those derived
-    within the group.
+    """The scores that a group of tasks settles by itself: predicted ones, and those derived from
+    tasks of the group alone.
 
     Args:
         schema: Of the data.
-        found: Score to its metrics.
+        metrics_by_score: Score name to its metrics.
         tasks: The tasks of the group.
     """
-    out = []
-    for of in schema.scores():
-        if of.name in found and of.task in tasks:
-            derived = found[of.name].get("derived", False)
-            if not derived or set(schema.before(of.task)) <= set(tasks):
-                out.append(of)
-    return out
+    settled = []
+    for quantity in schema.scores():
+        if quantity.name not in metrics_by_score or quantity.task not in tasks:
+            continue
+        derived = metrics_by_score[quantity.name].get("derived", False)
+        if not derived or set(schema.before(quantity.task)) <= set(tasks):
+            settled.append(quantity)
+    return settled
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context of a forward pass in the chosen precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def _task(schema: Schema, quantity: Score) -> Task:
+    """The task whose label a score is compared with."""
+    return schema.tasks[schema.task_names.index(quantity.task)]

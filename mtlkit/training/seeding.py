@@ -1,4 +1,4 @@
-"""Randomness by named source, so that what one part draws never shifts what another sees."""
+"""Randomness by named source: what one source draws never shifts what another one draws."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ Source = Literal["init", "shuffle", "dropout", "balancer", "fresh", "probe", "va
 
 
 def seed_for(seed: int, source: Source) -> int:
-    """A 63-bit seed for one source of a run's randomness. The balancer's name is no part of it, so
-    runs are paired.
+    """A 63-bit seed for one source of a run's randomness.
+
+    The balancer's name does not enter it, so runs under different balancers are paired.
     """
-    return int.from_bytes(hashlib.sha256(f"{seed}/{source}".encode()).digest()[:8], "big") >> 1
+    digest = hashlib.sha256(f"{seed}/{source}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
 
 
 def generator(seed: int, source: Source) -> torch.Generator:

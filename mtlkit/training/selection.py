@@ -17,13 +17,13 @@ RULES = ("mean", "weighted", "loss")
 
 
 @dataclass
-class Best:
+class BestPoint:
     """The best evaluation point of a group of tasks that share parameters.
 
     Args:
         tasks: Positions of the tasks.
-        value: Its selection value.
-        point: Its number; -1 before the first.
+        value: The selection value of the point.
+        point: The number of the point; -1 before the first.
         state: The model at that point.
     """
 
@@ -45,41 +45,51 @@ def selection_value(
         settings: ``select`` is the rule; a named score counts alone in its group, and other groups
             go by the mean.
         tasks: The scores of the group, by name, each with its task.
-        metrics: Task to validation metrics.
+        metrics: Score name to validation metrics.
         loss: Summed validation loss of the group, which decides where no metric is defined.
     """
     if settings.select == "loss":
         return -loss
     if settings.select in tasks:
         tasks = {settings.select: tasks[settings.select]}
-    weighted = settings.select == "weighted"
-    pairs = []
+
+    # Average the primary metrics that are defined.
+    weighted_sum, weight_sum = 0.0, 0.0
     for name, task in tasks.items():
         value = metrics[name].get(PRIMARY_METRIC[task.kind])
-        weight = settings.select_weights.get(name, task.weight) if weighted else 1.0
+        weight = 1.0
+        if settings.select == "weighted":
+            weight = settings.select_weights.get(name, task.weight)
         if value is not None and weight > 0:
-            pairs.append((weight, value))
-    if not pairs:
-        return -loss
-    return sum(weight * value for weight, value in pairs) / sum(weight for weight, _ in pairs)
+            weighted_sum += weight * value
+            weight_sum += weight
+    return weighted_sum / weight_sum if weight_sum > 0 else -loss
 
 
 def check_task_names(settings: TrainingSettings, schema: Schema) -> None:
-    """Raise a :class:`UsageError` where a setting names a task, or a score to select by, that does
-    not exist.
+    """Check that the settings fit the tasks of a data set.
+
+    Raises:
+        UsageError: A setting names a task, or a score to select by, that does not exist; or no task
+            takes part in some steps.
     """
+    # Every name that a setting uses must be a task, a score or a rule.
     tasks = schema.task_names
     scores = [score.name for score in schema.scores() if not score.hidden]
     by_task = (settings.task_weights, settings.task_lr, settings.task_every)
     unknown = {name for values in by_task for name in values} - set(tasks)
     unknown |= {settings.select, *settings.select_weights} - set(RULES) - set(scores)
     if unknown:
-        more = [name for name in scores if name not in tasks]
-        also = f"; to select by, also {', '.join(more)}" if more else ""
+        scores_beside_tasks = [name for name in scores if name not in tasks]
+        also = ""
+        if scores_beside_tasks:
+            also = f"; to select by, also {', '.join(scores_beside_tasks)}"
         raise UsageError(
             f"There is no task {min(unknown)!r} in this data set.",
             f"its tasks are {', '.join(tasks)}{also}",
         )
+
+    # Step 1 has no task if none takes part in every step.
     if min(settings.task_every.get(name, 1) for name in tasks) > 1:
         raise UsageError(
             "With task_every above 1 for all tasks, there are steps without any.",

@@ -14,17 +14,17 @@ from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.training.sampling import row_stream
 
-MISSED = 1e-9
-"""Rows that a plain batch lacks with a lower chance than this are not drawn on purpose."""
+# Rows are drawn on purpose if the chance that a shuffled batch holds too few of them is higher.
+MAX_MISS_CHANCE = 1e-9
 
 
 @dataclass(frozen=True)
-class Rare:
-    """Rows of which every batch shall hold some.
+class RareRows:
+    """A stratum: rows of which every batch holds some.
 
     Args:
-        name: What they are: ``purchase`` for the rows with a label, ``purchase=1`` for the
-            positives.
+        name: What the rows have: ``purchase`` for a label of that task, ``purchase=1`` for a
+            positive one.
         rows: (n,) int64 row numbers.
         count: How many of them are drawn for each batch.
     """
@@ -36,42 +36,49 @@ class Rare:
 
 @dataclass(frozen=True)
 class StratifiedSampler:
-    """How a covering batch is drawn: a part as a plain one, and a part from each set of rare rows.
+    """Draws batches of which some rows are drawn from all, and some from each set of rare rows.
 
-    A row's weight is the number of times that a plain batch holds it on average, divided by that of
-    a covering one (the balance heuristic of Veach & Guibas, SIGGRAPH 1995,
+    A row's weight is the number of times that a shuffled batch holds it on average, divided by that
+    of a stratified one (the balance heuristic of Veach & Guibas, SIGGRAPH 1995,
     doi:10.1145/218380.218498), so that weighted sums over a batch estimate the same means.
 
     Args:
-        plain: Number of rows drawn as for a plain batch.
-        rare: The rest.
+        shuffled_count: Rows of a batch that are drawn from all rows.
+        rare: The sets from which the other rows of a batch are drawn.
         weights: (N,) float32 importance weight of each row.
     """
 
-    plain: int
-    rare: tuple[Rare, ...]
+    shuffled_count: int
+    rare: tuple[RareRows, ...]
     weights: np.ndarray
 
     def stream(self, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-        """Endless batches of row numbers (plain + rare,), each part a pass over its rows after
-        another.
+        """Endless batches of row numbers.
+
+        Args:
+            generator: Of all permutations.
+            device: Where the row numbers are needed.
+
+        Yields:
+            Row numbers (B,) int64, those of the rare rows last.
         """
-        plain = row_stream(len(self.weights), self.plain, generator, device)
-        parts = [
-            (
-                torch.from_numpy(rare.rows).to(device),
-                row_stream(len(rare.rows), rare.count, generator, device),
-            )
-            for rare in self.rare
-        ]
+        shuffled = row_stream(len(self.weights), self.shuffled_count, generator, device)
+        strata = []
+        for stratum in self.rare:
+            rows = torch.from_numpy(stratum.rows).to(device)
+            positions = row_stream(len(stratum.rows), stratum.count, generator, device)
+            strata.append((rows, positions))
+
         while True:
-            yield torch.cat([next(plain), *(rows[next(places)] for rows, places in parts)])
+            batch = [next(shuffled)]
+            for rows, positions in strata:
+                batch.append(rows[next(positions)])
+            yield torch.cat(batch)
 
     def summary(self) -> dict[str, object]:
         """What the record keeps: rows drawn on purpose, and the span of the importance weights."""
-        drawn = {rare.name: rare.count for rare in self.rare}
         return {
-            "drawn": drawn,
+            "drawn": {stratum.name: stratum.count for stratum in self.rare},
             "lowest_weight": float(self.weights.min()),
             "highest_weight": float(self.weights.max()),
         }
@@ -80,32 +87,52 @@ class StratifiedSampler:
 def stratified_sampler(
     split: Split, schema: Schema, batch_size: int, least: int
 ) -> StratifiedSampler:
-    """Plan batches with at least ``least`` rows that have a label of each task, and as many
-    positives of binary ones.
+    """Plan batches with labels of each task, and with positives of each binary one.
+
+    Args:
+        split: The N rows to draw from.
+        schema: Its tasks.
+        batch_size: Rows per batch.
+        least: Least number of rows with a label of a task, and of its positives, in a batch.
 
     Raises:
-        UsageError: That fills more than half of a batch.
+        UsageError: Rows drawn on purpose would fill more than half of a batch.
     """
+    rare = _rare_rows(split, schema, batch_size, least)
+    shuffled_count = batch_size - sum(stratum.count for stratum in rare)
+    if 2 * shuffled_count < batch_size:
+        raise UsageError(
+            f"{batch_size - shuffled_count} of {batch_size} rows of a batch would be drawn to "
+            "cover the tasks: more than half.",
+            "--set cover=1, or a larger batch: --set batch_size=8192",
+        )
+
+    # How often a batch holds each row on average, and how often a shuffled batch would.
+    rows = len(split)
+    expected = np.full(rows, shuffled_count / rows)
+    for stratum in rare:
+        expected[stratum.rows] += stratum.count / len(stratum.rows)
+    weights = (batch_size / rows / expected).astype(np.float32)
+
+    return StratifiedSampler(shuffled_count, tuple(rare), weights)
+
+
+def _rare_rows(split: Split, schema: Schema, batch_size: int, least: int) -> list[RareRows]:
+    """The sets of rows of which a shuffled batch might hold less than ``least``."""
     from scipy.stats import binom  # here: it takes a second to import, and few runs need it
 
-    rows = len(split)
     rare = []
     for t, task in enumerate(schema.tasks):
         observed = np.asarray(split.observed[:, t])
-        sets = {task.name: observed}
+        masks = {task.name: observed}
         if task.kind == "binary":
-            sets[f"{task.name}=1"] = observed & (np.asarray(split.labels[:, t]) > 0)
-        for name, member in sets.items():
-            held = int(member.sum())
-            if held and binom.cdf(least - 1, batch_size, held / rows) > MISSED:
-                rare.append(Rare(name, np.flatnonzero(member), least))
-    plain = batch_size - sum(part.count for part in rare)
-    if 2 * plain < batch_size:
-        raise UsageError(
-            f"{batch_size - plain} of {batch_size} rows of a batch would be drawn to stratified_sampler the tasks: more than half.",
-            "--set cover=1, or a larger batch: --set batch_size=8192",
-        )
-    expected = np.full(rows, plain / rows)
-    for part in rare:
-        expected[part.rows] += part.count / len(part.rows)
-    return StratifiedSampler(plain, tuple(rare), (batch_size / rows / expected).astype(np.float32))
+            masks[f"{task.name}=1"] = observed & (np.asarray(split.labels[:, t]) > 0)
+
+        for name, mask in masks.items():
+            count = int(mask.sum())
+            if count == 0:  # nothing to draw from
+                continue
+            miss_chance = binom.cdf(least - 1, batch_size, count / len(split))
+            if miss_chance > MAX_MISS_CHANCE:
+                rare.append(RareRows(name, np.flatnonzero(mask), least))
+    return rare

@@ -1,6 +1,4 @@
-"""Starting from the weights of an earlier run: fine-tuning, parts that stay as they are, a task
-more or less.
-"""
+"""Starting from the weights of an earlier run: fine-tuning, frozen modules, a task more or less."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ class WarmStart:
 
     Args:
         weights: Parameters and buffers by name.
-        tasks: Its tasks, in the order of its stacks.
+        tasks: The tasks of that run, in the order of its stacks.
         freeze: Patterns of parameter names that stay as they are.
     """
 
@@ -50,80 +48,134 @@ class WarmStart:
         Raises:
             UsageError: Nothing fits, or a pattern matches nothing.
         """
-        slices = {item.name: item for item in sharing.slices}
-        left = []
-        for name, value in model.state_dict().items():
+        # Copy every tensor that fits.
+        slices = {sliced.name: sliced for sliced in sharing.slices}
+        not_filled = set()
+        for name, target in model.state_dict().items():
             source = self.weights.get(name)
-            if source is None or not self._copy(
-                torch.from_numpy(source), value, slices.get(name), sharing.tasks
-            ):
-                left.append(name)
-        fresh = [name for name in slices if name in left]
-        if len(fresh) == len(slices):
+            filled = source is not None and self._copy(
+                torch.from_numpy(source), target, slices.get(name), sharing.tasks
+            )
+            if not filled:
+                not_filled.add(name)
+
+        # Buffers do not count: a model without a single fitting parameter is another model.
+        new_parameters = [name for name in slices if name in not_filled]
+        if len(new_parameters) == len(slices):
             raise UsageError(
                 "No weight of the run to start from fits this model.",
                 "mtlkit bench --init-from RUN --models MODEL, with the model of that run",
             )
+
         self._freeze(dict(model.named_parameters()))
-        sharing.slices = [item for item in sharing.slices if item.parameter.requires_grad]
-        return [f"new beside the run that it started from: {', '.join(fresh)}"] if fresh else []
+        sharing.slices = [sliced for sliced in sharing.slices if sliced.parameter.requires_grad]
+        if not new_parameters:
+            return []
+        return [f"new beside the run that it started from: {', '.join(new_parameters)}"]
 
     def _copy(
-        self, source: Tensor, target: Tensor, item: ParameterSlices | None, tasks: Sequence[str]
+        self, source: Tensor, target: Tensor, sliced: ParameterSlices | None, tasks: Sequence[str]
     ) -> bool:
-        """Copy one tensor; returns whether all of the target was filled."""
-        places = None
-        if item is not None and item.axis is not None and tuple(tasks) != tuple(self.tasks):
-            places = self._places(source, target, item, tasks)
-        if places is None or item is None or item.axis is None:
-            if source.shape == target.shape:
-                target.copy_(source)
-            return source.shape == target.shape
-        old, new = places
-        target.index_copy_(item.axis, new, source.index_select(item.axis, old).to(target))
-        return len(new) == target.shape[item.axis]
+        """Copy one tensor.
 
-    def _places(
-        self, source: Tensor, target: Tensor, item: ParameterSlices, tasks: Sequence[str]
-    ) -> tuple[Tensor, Tensor] | None:
-        """Where to copy from and to in a stack of ``each`` layers a task, in task order, and shared
-        ones at its end.
+        Args:
+            source: The earlier run's tensor.
+            target: The model's tensor, which is filled.
+            sliced: The model's parameter in slices, or None for a buffer.
+            tasks: The model's tasks.
+
+        Returns:
+            Whether all of the target was filled.
         """
-        assert item.axis is not None
-        rest = [
-            [size for dim, size in enumerate(part.shape) if dim != item.axis]
-            for part in (source, target)
-        ]
-        if source.dim() != target.dim() or rest[0] != rest[1]:
+        # A stack of layers of single tasks is copied layer by layer if the tasks differ.
+        if sliced is not None and sliced.axis is not None and tuple(tasks) != tuple(self.tasks):
+            layers = self._matching_layers(source, target, sliced, tasks)
+            if layers is not None:
+                old, new = layers
+                matching = source.index_select(sliced.axis, old).to(target)
+                target.index_copy_(sliced.axis, new, matching)
+                return len(new) == target.shape[sliced.axis]
+
+        # Anything else is copied as a whole.
+        if source.shape != target.shape:
+            return False
+        target.copy_(source)
+        return True
+
+    def _matching_layers(
+        self, source: Tensor, target: Tensor, sliced: ParameterSlices, tasks: Sequence[str]
+    ) -> tuple[Tensor, Tensor] | None:
+        """Which layers of two stacks belong together.
+
+        A stack holds a number of layers for each task, in task order, and shared ones at its end.
+
+        Args:
+            source: The earlier run's stack.
+            target: The model's stack.
+            sliced: The model's parameter in slices.
+            tasks: The model's tasks.
+
+        Returns:
+            Positions (n,) int64 in the source, and those of the same layers in the target; None if
+            the stacks are not of this form.
+        """
+        axis = sliced.axis
+        assert axis is not None
+        if source.dim() != target.dim() or _without(source, axis) != _without(target, axis):
             return None
-        more = target.shape[item.axis] - source.shape[item.axis]
-        if len(tasks) != len(self.tasks):
-            each, odd = divmod(more, len(tasks) - len(self.tasks))
-        else:  # sizes do not tell; a level that all tasks read is copied as it is
-            each, odd = int((item.reached_by[0] & ~item.shared).sum()), more
-        shared = source.shape[item.axis] - each * len(self.tasks)
-        if odd or each < 0 or shared < 0:
+
+        # The layers of a task: a task more has that many layers more.
+        old_count, new_count = len(self.tasks), len(tasks)
+        more_layers = target.shape[axis] - source.shape[axis]
+        if new_count != old_count:
+            layers_per_task, rest = divmod(more_layers, new_count - old_count)
+        else:
+            # Sizes do not tell, but slices do. A level that all tasks read is copied as it is.
+            of_first_task_alone = sliced.reached_by[0] & ~sliced.shared
+            layers_per_task, rest = int(of_first_task_alone.sum()), more_layers
+        shared_layers = source.shape[axis] - layers_per_task * old_count
+        if rest or layers_per_task < 0 or shared_layers < 0:
             return None
-        common = [
-            (list(self.tasks).index(name), t) for t, name in enumerate(tasks) if name in self.tasks
-        ]
-        pairs = [(i * each + k, t * each + k) for i, t in common for k in range(each)]
-        pairs += [(len(self.tasks) * each + k, len(tasks) * each + k) for k in range(shared)]
+
+        # Pair the layers of the tasks that both runs have, then the shared layers.
+        pairs = []
+        for new_task, name in enumerate(tasks):
+            if name in self.tasks:
+                old_task = list(self.tasks).index(name)
+                for layer in range(layers_per_task):
+                    old_position = old_task * layers_per_task + layer
+                    new_position = new_task * layers_per_task + layer
+                    pairs.append((old_position, new_position))
+        for layer in range(shared_layers):
+            old_position = old_count * layers_per_task + layer
+            new_position = new_count * layers_per_task + layer
+            pairs.append((old_position, new_position))
         old, new = torch.tensor(pairs, dtype=torch.int64).view(-1, 2).T
         return old, new
 
     def _freeze(self, parameters: dict[str, torch.nn.Parameter]) -> None:
+        """Freeze the parameters that match a pattern.
+
+        Raises:
+            UsageError: A pattern matches nothing, or nothing is left to train.
+        """
         for pattern in self.freeze:
             matched = fnmatch.filter(parameters, pattern)
             if not matched:
-                parts = sorted({f"{name.partition('.')[0]}.*" for name in parameters})
+                modules = sorted({f"{name.partition('.')[0]}.*" for name in parameters})
                 raise UsageError(
                     f"No parameter matches the pattern {pattern!r} of freeze.",
-                    f"its parts are {', '.join(parts)}",
+                    f"its parts are {', '.join(modules)}",
                 )
             for name in matched:
                 parameters[name].requires_grad_(False)
-        if not any(value.requires_grad for value in parameters.values()):
+
+        if not any(parameter.requires_grad for parameter in parameters.values()):
             raise UsageError(
                 "Everything is frozen, so there is nothing to train.", "--freeze 'embedding.*'"
             )
+
+
+def _without(tensor: Tensor, axis: int) -> list[int]:
+    """The sizes of a tensor's axes but one."""
+    return [size for dim, size in enumerate(tensor.shape) if dim != axis]

@@ -30,7 +30,7 @@ def test_columns_are_gathered():
 
 
 def test_no_mask_where_every_label_exists():
-    assert DeviceSplit.load(toy_split(toy_schema(), 20), CPU).all.observed is None
+    assert DeviceSplit.load(toy_split(toy_schema(), 20), CPU).columns.observed is None
 
 
 def test_weights_multiply():
@@ -63,9 +63,9 @@ def test_bags_are_gathered(rows):
         )
         offsets, values, weights = (tensor.numpy() for tensor in batch.bags[name])
         assert len(offsets) == len(rows) + 1
-        for place, row in enumerate(rows):
+        for position, row in enumerate(rows):
             here, there = (
-                slice(offsets[place], offsets[place + 1]),
+                slice(offsets[position], offsets[position + 1]),
                 slice(bag.offsets[row], bag.offsets[row + 1]),
             )
             np.testing.assert_array_equal(values[here], bag.values[there])
@@ -115,8 +115,8 @@ def test_shared_columns_are_joined():
         ("bag2", split.side.bags["bag2"], users),
     ):
         offsets, values, weights = (tensor.numpy() for tensor in batch.bags[name])
-        for place, owner in enumerate(owners):
-            here = slice(offsets[place], offsets[place + 1])
+        for position, owner in enumerate(owners):
+            here = slice(offsets[position], offsets[position + 1])
             there = slice(bag.offsets[owner], bag.offsets[owner + 1])
             np.testing.assert_array_equal(values[here], bag.values[there])
             np.testing.assert_array_equal(weights[here], bag.weights[there])
@@ -138,7 +138,7 @@ def test_mapped_files_give_the_same_rows_and_their_pages_back(tmp_path, monkeypa
     mapped, loaded = DeviceSplit.load(read, CPU), DeviceSplit.load(data.splits["train"], CPU)
     assert len(mapped.files) >= 4
     assert not loaded.files
-    assert mapped.all.ids.data_ptr() == read.ids.ctypes.data, "nothing is copied"
+    assert mapped.columns.ids.data_ptr() == read.ids.ctypes.data, "nothing is copied"
     released = []
     mapped.files.append(SimpleNamespace(madvise=released.append))
     for rows in torch.randint(60, (9, 20)):
@@ -153,21 +153,21 @@ def test_columns_that_do_not_fit_on_the_device_stay_where_they_are():
     assert {batch.ids.device.type, batch.labels.device.type, batch.bags["bag2"][1].device.type} == {
         "meta"
     }
-    assert split.home == CPU
+    assert split.storage_device == CPU
     assert DeviceSplit.load(shared(), CPU).device is None, (
         "columns that are there need no second way"
     )
 
 
-def test_a_part_is_its_rows():
+def test_a_subset_is_its_rows():
     split = replace(shared(), hidden={"t1": np.arange(40, dtype=np.float32)})
     whole, rows = DeviceSplit.load(split, CPU), torch.tensor([3, 17, 30])
-    part = whole.part(rows)
-    assert len(part) == 3
-    assert part.hidden["t1"].tolist() == [3, 17, 30]
-    assert part.all.labels.tolist() == split.labels[[3, 17, 30]].tolist()
-    same(next(part.chunks(2)), whole.take(rows[:2]))
-    same(part.take(torch.tensor([2, 0])), whole.take(torch.tensor([30, 3])))
+    subset = whole.subset(rows)
+    assert len(subset) == 3
+    assert subset.hidden["t1"].tolist() == [3, 17, 30]
+    assert subset.columns.labels.tolist() == split.labels[[3, 17, 30]].tolist()
+    same(next(subset.chunks(2)), whole.take(rows[:2]))
+    same(subset.take(torch.tensor([2, 0])), whole.take(torch.tensor([30, 3])))
 
 
 def test_selected_tasks_are_no_copies_if_evenly_spaced():

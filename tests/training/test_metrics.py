@@ -60,9 +60,9 @@ def test_auc_at_the_edges():
 
 
 def test_binary_by_hand():
-    found = task_metrics(BINARY, numbers(0, 0, 0, 0), numbers(1, 0, 0, 0), None)
+    result = task_metrics(BINARY, numbers(0, 0, 0, 0), numbers(1, 0, 0, 0), None)
     entropy = -(0.25 * math.log(0.25) + 0.75 * math.log(0.75))
-    assert found == {
+    assert result == {
         "rows": 4,
         "positives": 1,
         "auc": 0.5,
@@ -74,47 +74,47 @@ def test_binary_by_hand():
 
 def test_a_perfectly_calibrated_constant():
     logit = math.log(0.2 / 0.8)
-    found = task_metrics(BINARY, torch.full((10,), logit), numbers(1, 1, *[0] * 8), None)
-    assert found["normalized_entropy"] == pytest.approx(1, abs=1e-6)
-    assert found["calibration"] == pytest.approx(1, abs=1e-6)
+    result = task_metrics(BINARY, torch.full((10,), logit), numbers(1, 1, *[0] * 8), None)
+    assert result["normalized_entropy"] == pytest.approx(1, abs=1e-6)
+    assert result["calibration"] == pytest.approx(1, abs=1e-6)
 
 
 def test_binary_equals_sklearn():
     generator = torch.Generator().manual_seed(0)
     labels = (torch.rand(500, generator=generator) < 0.3).float()
     logits = torch.randn(500, generator=generator) + labels
-    found = task_metrics(BINARY, logits, labels, None)
+    result = task_metrics(BINARY, logits, labels, None)
     chances = logits.double().sigmoid()
-    assert found["logloss"] == pytest.approx(log_loss(labels, chances), abs=1e-9)
-    assert found["auc"] == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
-    assert found["calibration"] == pytest.approx(float(chances.sum() / labels.sum()), abs=1e-9)
+    assert result["logloss"] == pytest.approx(log_loss(labels, chances), abs=1e-9)
+    assert result["auc"] == pytest.approx(roc_auc_score(labels, logits), abs=1e-12)
+    assert result["calibration"] == pytest.approx(float(chances.sum() / labels.sum()), abs=1e-9)
 
 
 @pytest.mark.parametrize("label", [0, 1])
 def test_one_class_only(label):
-    found = task_metrics(BINARY, numbers(1, -1), numbers(label, label), None)
-    assert found["auc"] is None
-    assert found["normalized_entropy"] is None
-    assert (found["calibration"] is None) == (label == 0)
-    assert found["logloss"] == pytest.approx(
+    result = task_metrics(BINARY, numbers(1, -1), numbers(label, label), None)
+    assert result["auc"] is None
+    assert result["normalized_entropy"] is None
+    assert (result["calibration"] is None) == (label == 0)
+    assert result["logloss"] == pytest.approx(
         (math.log1p(math.exp(-1)) + math.log1p(math.exp(1))) / 2
     )
 
 
 def test_extreme_logits_give_finite_losses():
-    found = task_metrics(BINARY, numbers(300, -300), numbers(0, 1), None)
-    assert found["logloss"] == pytest.approx(300)
+    result = task_metrics(BINARY, numbers(300, -300), numbers(0, 1), None)
+    assert result["logloss"] == pytest.approx(300)
 
 
 def test_regression_is_scored_on_the_original_scale():
     task = Task(name="a", kind="regression", losses=("mse",), scale=(10.0, 3.0))
     labels, predicted = numbers(-1, 0, 1, 2), numbers(-1, 0.5, 1, 1)
-    found = task_metrics(task, predicted, labels, None)
+    result = task_metrics(task, predicted, labels, None)
     true, guess = labels.numpy() * 3 + 10, predicted.numpy() * 3 + 10
-    assert found["mse"] == pytest.approx(((true - guess) ** 2).mean(), rel=1e-6)
-    assert found["mae"] == pytest.approx(np.abs(true - guess).mean(), rel=1e-6)
-    assert found["r2"] == pytest.approx(r2_score(true, guess), rel=1e-6)
-    assert found["positives"] is None
+    assert result["mse"] == pytest.approx(((true - guess) ** 2).mean(), rel=1e-6)
+    assert result["mae"] == pytest.approx(np.abs(true - guess).mean(), rel=1e-6)
+    assert result["r2"] == pytest.approx(r2_score(true, guess), rel=1e-6)
+    assert result["positives"] is None
     assert task_metrics(task, labels, labels, None)["r2"] == 1
 
 
@@ -129,13 +129,13 @@ def test_multiclass():
     generator = torch.Generator().manual_seed(0)
     labels = torch.randint(0, 3, (200,), generator=generator).float()
     logits = torch.randn(200, 3, generator=generator)
-    found = task_metrics(task, logits, labels, None)
+    result = task_metrics(task, logits, labels, None)
     chances = logits.double().softmax(-1)
-    assert found["accuracy"] == float((logits.argmax(1) == labels).double().mean())
-    assert found["logloss"] == pytest.approx(log_loss(labels, chances, labels=[0, 1, 2]), abs=1e-9)
+    assert result["accuracy"] == float((logits.argmax(1) == labels).double().mean())
+    assert result["logloss"] == pytest.approx(log_loss(labels, chances, labels=[0, 1, 2]), abs=1e-9)
     each = [roc_auc_score(labels == c, chances[:, c].float()) for c in range(3)]
-    assert found["auc"] == pytest.approx(np.mean(each), abs=1e-12)
-    assert found["positives"] is None
+    assert result["auc"] == pytest.approx(np.mean(each), abs=1e-12)
+    assert result["positives"] is None
 
 
 def test_multiclass_with_a_class_that_is_missing():
@@ -199,24 +199,24 @@ def test_auc_of_random_families(family, kind):
         assert auc(*given) == pairs / (2 * int(positive.sum()) * int((~positive).sum()))
 
 
-@pytest.mark.parametrize("place", [0, 1, 2, 3])
-def test_no_ranks_where_a_score_is_no_number(place):
+@pytest.mark.parametrize("position", [0, 1, 2, 3])
+def test_no_ranks_where_a_score_is_no_number(position):
     scores, labels = numbers(1, 2, 3, 4), numbers(0, 1, 0, 1)
-    scores[place] = math.nan
+    scores[position] = math.nan
     assert auc(scores, labels) is None
     assert _wins_on_device(scores[labels > 0], scores[labels == 0]) is None
-    found = task_metrics(BINARY, scores, labels, None)
-    assert {name for name, value in found.items() if value is not None} == {"rows", "positives"}
+    result = task_metrics(BINARY, scores, labels, None)
+    assert {name for name, value in result.items() if value is not None} == {"rows", "positives"}
     assert task_metrics(BINARY, scores, labels, ~scores.isnan())["auc"] is not None, (
         "the rows left out do not count"
     )
     chances = torch.stack([scores, -scores], 1)
-    found = task_metrics(
+    result = task_metrics(
         Task(name="a", kind="multiclass", losses=("cross_entropy",)), chances, labels, None
     )
-    assert set(found.values()) == {4, None}
-    found = task_metrics(Task(name="a", kind="regression", losses=("mse",)), scores, labels, None)
-    assert set(found.values()) == {4, None}
+    assert set(result.values()) == {4, None}
+    result = task_metrics(Task(name="a", kind="regression", losses=("mse",)), scores, labels, None)
+    assert set(result.values()) == {4, None}
 
 
 def test_infinite_logits():
@@ -246,12 +246,12 @@ def test_sums_in_blocks_are_those_of_the_whole(monkeypatch):
     generator = torch.Generator().manual_seed(1)
     logits = 4 * torch.randn(1000, generator=generator)
     labels = (torch.rand(1000, generator=generator) < 0.2).float()
-    found = task_metrics(BINARY, logits, labels, None)
+    result = task_metrics(BINARY, logits, labels, None)
     whole = F.binary_cross_entropy_with_logits(logits.double(), labels.double())
-    assert found["logloss"] == pytest.approx(float(whole), rel=1e-13)
-    monkeypatch.setattr(metrics, "BLOCK", 64)
+    assert result["logloss"] == pytest.approx(float(whole), rel=1e-13)
+    monkeypatch.setattr(metrics, "BLOCK_ROWS", 64)
     again = task_metrics(BINARY, logits, labels, None)
-    assert again == {name: pytest.approx(value, rel=1e-13) for name, value in found.items()}
+    assert again == {name: pytest.approx(value, rel=1e-13) for name, value in result.items()}
 
 
 @pytest.mark.slow

@@ -178,7 +178,7 @@ def test_the_learning_rate_of_every_step_is_the_schedules(trainer, monkeypatch):
     )
     run.fit()
     expected = [learning_rate_factor(run.settings, index, 10) for index in range(10)]
-    assert run.total == 10
+    assert run.total_steps == 10
     assert [dense for dense, _ in seen] == pytest.approx([0.1 * factor for factor in expected])
     assert [tables for _, tables in seen] == pytest.approx([0.2 * factor for factor in expected])
 

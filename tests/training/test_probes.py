@@ -92,12 +92,14 @@ def test_cosines_and_norms_by_hand(trainer, data):
         "bottom": list(run.model.bottom.parameters()),
     }
     groups["shared"] = groups["embedding"] + groups["bottom"]
-    for place, part in enumerate(probes["parts"]):
-        rows = [torch.autograd.grad(loss, groups[part], retain_graph=True) for loss in losses]
+    for position, module in enumerate(probes["parts"]):
+        rows = [torch.autograd.grad(loss, groups[module], retain_graph=True) for loss in losses]
         flat = torch.stack([torch.cat([grad.flatten() for grad in row]) for row in rows]).double()
-        np.testing.assert_allclose(probes["gradient_norm"][0, place], flat.norm(dim=1), rtol=1e-5)
+        np.testing.assert_allclose(
+            probes["gradient_norm"][0, position], flat.norm(dim=1), rtol=1e-5
+        )
         unit = flat / flat.norm(dim=1, keepdim=True)
-        np.testing.assert_allclose(probes["gradient_cosine"][0, place], unit @ unit.T, atol=1e-5)
+        np.testing.assert_allclose(probes["gradient_cosine"][0, position], unit @ unit.T, atol=1e-5)
 
 
 def test_only_shared_experts_count(trainer, data):
@@ -113,8 +115,10 @@ def test_only_shared_experts_count(trainer, data):
         shared = torch.cat(
             [grad[-1].flatten() for grad in grads]
         )  # experts: own of t1, t2, t3, then the shared one
-        place = probes["parts"].tolist().index("experts")
-        np.testing.assert_allclose(probes["gradient_norm"][0, place, t], shared.norm(), rtol=1e-5)
+        position = probes["parts"].tolist().index("experts")
+        np.testing.assert_allclose(
+            probes["gradient_norm"][0, position, t], shared.norm(), rtol=1e-5
+        )
 
 
 def test_task_weights_are_those_in_effect(fitted, trainer, data):

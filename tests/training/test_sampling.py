@@ -6,7 +6,7 @@ import torch
 
 from mtlkit.data.splits import Split
 from mtlkit.training import sampling as module
-from mtlkit.training.sampling import pools, probe_rows, row_stream, sample
+from mtlkit.training.sampling import pools, probe_rows, row_stream, sample_rows
 from tests.toy import toy_dataset, toy_schema, toy_split
 
 CPU = torch.device("cpu")
@@ -51,16 +51,16 @@ def small_pools(monkeypatch):
 
 @pytest.mark.parametrize("rows", [65, 200, 256, 1001])
 def test_pools_are_all_rows_in_blocks_of_neighbours(small_pools, rows):
-    found = list(pools(rows, torch.Generator().manual_seed(0)))
-    assert torch.cat(found).sort().values.tolist() == list(range(rows))
-    assert len(found) == -(-rows // 64)
-    for pool in found:
+    all_pools = list(pools(rows, torch.Generator().manual_seed(0)))
+    assert torch.cat(all_pools).sort().values.tolist() == list(range(rows))
+    assert len(all_pools) == -(-rows // 64)
+    for pool in all_pools:
         assert len(pool) <= 72, "no pool is larger than its share, by more than a block"
         assert len(pool.div(8, rounding_mode="floor").unique()) == -(-len(pool) // 8), (
             "of whole blocks"
         )
         assert not torch.equal(pool, pool.sort().values)
-    assert not torch.equal(found[0].sort().values, torch.arange(len(found[0]))), (
+    assert not torch.equal(all_pools[0].sort().values, torch.arange(len(all_pools[0]))), (
         "blocks come from all over the split"
     )
 
@@ -88,12 +88,12 @@ def test_neighbours_rarely_share_a_batch(small_pools):
 
 
 def test_samples_are_fixed_and_in_order():
-    assert sample(10, 10, 0) is None
-    one = sample(1000, 50, 0)
+    assert sample_rows(10, 10, 0) is None
+    one = sample_rows(1000, 50, 0)
     assert len(set(one.tolist())) == 50
     assert (np.diff(one) > 0).all()
-    np.testing.assert_array_equal(one, sample(1000, 50, 0))
-    assert not np.array_equal(one, sample(1000, 50, 1))
+    np.testing.assert_array_equal(one, sample_rows(1000, 50, 0))
+    assert not np.array_equal(one, sample_rows(1000, 50, 1))
 
 
 def rare(rows=6000, missing=0.0):
@@ -121,9 +121,9 @@ def test_a_probe_batch_has_positives_of_every_task(missing):
     rows, weights = probe_rows(split, schema, 256, 64, seed=1)
     assert len(set(rows.tolist())) == len(rows) == len(weights)
     assert 256 <= len(rows) < 600
-    found = ((split.labels > 0) & split.observed)[rows].sum(0)
+    positives = ((split.labels > 0) & split.observed)[rows].sum(0)
     for t in range(3):
-        assert found[t] >= min(64, there[t])
+        assert positives[t] >= min(64, there[t])
     assert weights.dtype == np.float32
     assert weights.mean() == pytest.approx(1, abs=1e-5)
 
@@ -169,8 +169,8 @@ def test_patterns_of_many_tasks(monkeypatch):
     positive = (split.labels > 0) & split.observed
     expected, member, counts = np.unique(positive, axis=0, return_inverse=True, return_counts=True)
     for limit in (1 << 20, 4):
-        monkeypatch.setattr(module, "MANY_CODES", limit)
-        patterns, found, own = module._patterns(split, list(range(6)))
+        monkeypatch.setattr(module, "MAX_PATTERN_CODES", limit)
+        patterns, row_counts, pattern_of_row = module._label_patterns(split, list(range(6)))
         np.testing.assert_array_equal(patterns, expected)
-        np.testing.assert_array_equal(found, counts)
-        np.testing.assert_array_equal(own, member.reshape(-1))
+        np.testing.assert_array_equal(row_counts, counts)
+        np.testing.assert_array_equal(pattern_of_row, member.reshape(-1))

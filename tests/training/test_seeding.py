@@ -44,8 +44,8 @@ OPTIONS = {"experts": 2, "hidden": [6], "tower": [4], "dropout": 0.5}
 def built(data, balancer="uniform", seed=0, model=MODEL, **training):
     """A trainer as the grid builds it."""
     kind = MODELS.load(model).Options
-    own = {key: value for key, value in OPTIONS.items() if key in kind.model_fields}
-    options = kind.model_validate(own).model_dump(mode="json")
+    known = {key: value for key, value in OPTIONS.items() if key in kind.model_fields}
+    options = kind.model_validate(known).model_dump(mode="json")
     weighing = BALANCERS.load(balancer).Options().model_dump(mode="json")
     settings = TrainingSettings.model_validate(
         {"batch_size": 32, "epochs": 2, "evaluations": 2} | training
@@ -78,7 +78,7 @@ def watch(run):
 
     def spied():
         for batch in stream:
-            rows.append(batch)
+            rows.append(torch.cat([batch.dense, batch.labels], 1))  # no two rows are alike
             states.append(torch.get_rng_state())
             yield batch
 

@@ -9,7 +9,7 @@ import torch
 from mtlkit.data.sources import open_source
 from mtlkit.errors import UsageError
 from mtlkit.registry import MODELS
-from mtlkit.training import trainer as trainer_module
+from mtlkit.training import evaluation
 from mtlkit.training.metrics import auc
 from mtlkit.training.scoring import Scores, complete
 from tests.toy import toy_dataset, toy_schema
@@ -27,9 +27,9 @@ def data(tmp_path_factory):
 def sizes(model):
     """Small options, as many as the model has."""
     fields = MODELS.load(model.partition("[")[0]).Options.model_fields
-    own = [item for item in model.partition("[")[2].rstrip("]").split(",") if item]
+    options = [option for option in model.partition("[")[2].rstrip("]").split(",") if option]
     wanted = {"bottom": 8, "hidden": 6, "tower": 4, "embedding": 3, "experts": 3}
-    return f"{model.partition('[')[0]}[{','.join(own + [f'{k}={v}' for k, v in wanted.items() if k in fields])}]"
+    return f"{model.partition('[')[0]}[{','.join(options + [f'{k}={v}' for k, v in wanted.items() if k in fields])}]"
 
 
 @pytest.mark.parametrize(
@@ -54,16 +54,19 @@ def test_every_model_is_scored_in_every_space(trainer, data, model, derived):
     assert list(result.metrics["test"]) == [*NAMES, "purchase-if-click"]
     for name, split in (("validation", data.splits["validation"]), ("test", data.splits["test"])):
         click, purchase = split.labels.T
-        found = result.metrics[name]
-        assert {key for key, of in found.items() if of["derived"]} == derived & found.keys()
-        assert [found[key]["space"] for key in NAMES] == ["all rows", "all rows", "clicked rows"]
-        assert [found[key]["rows"] for key in NAMES] == [len(split), len(split), click.sum()]
-        assert [found[key]["positives"] for key in NAMES] == [
+        metrics = result.metrics[name]
+        assert {
+            key for key, values in metrics.items() if values["derived"]
+        } == derived & metrics.keys()
+        assert [metrics[key]["space"] for key in NAMES] == ["all rows", "all rows", "clicked rows"]
+        assert [metrics[key]["rows"] for key in NAMES] == [len(split), len(split), click.sum()]
+        assert [metrics[key]["positives"] for key in NAMES] == [
             click.sum(),
             purchase.sum(),
             purchase.sum(),
         ]
-        assert all(0 < of["auc"] < 1 and of["logloss"] > 0 for of in found.values())
+        assert all(0 < values["auc"] < 1 for values in metrics.values())
+        assert all(values["logloss"] > 0 for values in metrics.values())
     assert result.metrics["test"]["purchase-if-click"]["rows"] == len(data.splits["test"])
     assert (
         list(result.curve[0]["validation"]) == NAMES
@@ -79,12 +82,12 @@ def test_stored_scores_are_those_of_the_metrics_and_fit_fused(trainer, data):
             for key, value in result.scores.items()
             if not key.startswith("space")
         }
-        for name, found in result.metrics["test"].items():
+        for name, metrics in result.metrics["test"].items():
             score, label = stored[f"score/{name}"], stored[f"label/{name}"]
             rows = stored.get(f"observed/{name}", torch.ones(len(label), dtype=torch.bool))
-            assert auc(score[rows], label[rows]) == pytest.approx(found["auc"])
-            assert str(result.scores[f"space/{name}"]) == found["space"]
-            assert bool(stored[f"derived/{name}"]) == found["derived"]
+            assert auc(score[rows], label[rows]) == pytest.approx(metrics["auc"])
+            assert str(result.scores[f"space/{name}"]) == metrics["space"]
+            assert bool(stored[f"derived/{name}"]) == metrics["derived"]
         click, purchase, given = (stored[f"score/{name}"].double().sigmoid() for name in NAMES)
         expected, cut = (
             click * given,
@@ -104,24 +107,24 @@ def test_single_task_combines_scores_of_each_tasks_own_best_point(trainer, data,
         "purchase": iter([0.1, 0.2, 0.3, 0.4, 0.9, 0.2]),
     }
     monkeypatch.setattr(
-        trainer_module,
+        evaluation,
         "selection_value",
-        lambda settings, tasks, found, loss: next(values[next(iter(tasks))]),
+        lambda settings, tasks, metrics, loss: next(values[next(iter(tasks))]),
     )
     result = run.fit()
     assert [result.best[task]["point"] for task in ("click", "purchase")] == [1, 4]
     parts = {}
-    for best, task in zip(run.bests, ("click", "purchase"), strict=True):
+    for best, task in zip(run.evaluator.bests, ("click", "purchase"), strict=True):
         run.model.load_state_dict(best.state)
         for split in ("validation", "test"):
-            parts.setdefault(split, {})[task] = run._scores(run.splits[split]).logits[task]
+            parts.setdefault(split, {})[task] = run.evaluator.score(run.splits[split]).logits[task]
     for split, logits in parts.items():
         labels = torch.tensor(data.splits[split].labels)
         clicked = labels[:, 0] > 0
         quotient = logits["purchase"].double().sigmoid() / logits["click"].double().sigmoid()
         quotient = quotient.clamp_max(1 - 1e-6).float()
-        found = result.metrics[split]["purchase-given-click"]
-        assert found["auc"] == pytest.approx(auc(quotient[clicked], labels[clicked, 1]), abs=1e-3)
+        metrics = result.metrics[split]["purchase-given-click"]
+        assert metrics["auc"] == pytest.approx(auc(quotient[clicked], labels[clicked, 1]), abs=1e-3)
         for task, column in (("click", 0), ("purchase", 1)):
             assert result.metrics[split][task]["auc"] == pytest.approx(
                 auc(logits[task], labels[:, column])

@@ -3,15 +3,16 @@ as they are.
 """
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 
-from mtlkit.balancers._base import SharedGradient
+from mtlkit.balancers._balancer import SharedGradient
 from mtlkit.errors import UsageError
 from mtlkit.models import _embedding
-from mtlkit.ops import take_rows as take_rows_module
+from mtlkit.ops._dispatch import plain_operations
 from mtlkit.ops.take_rows import take_rows
 from mtlkit.registry import MODELS
 from mtlkit.training.lazy_adam import LazyAdam
@@ -36,10 +37,10 @@ def pair():
 
 
 @pytest.fixture(params=["kernels", "plain"])
-def form(request, monkeypatch):
+def form(request):
     """With compiled kernels, and in the form that other devices take."""
-    if request.param == "plain":
-        monkeypatch.setattr(take_rows_module, "has_kernels", lambda tensor: False)
+    with plain_operations() if request.param == "plain" else nullcontext():
+        yield
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.int64])
@@ -120,8 +121,8 @@ def grads(model):
 def test_steps_are_the_same(name, scope):
     dense, sparse, batch = two(name)
     one, other = (loop_step(model, batch, scope=scope) for model in (dense, sparse))
-    tables = [item for item in other.sharing.slices if item.sparse]
-    assert {item.name for item in tables} == {
+    tables = [sliced for sliced in other.sharing.slices if sliced.sparse]
+    assert {sliced.name for sliced in tables} == {
         i.name for i in other.sharing.slices if i.is_embedding
     }
     torch.testing.assert_close(one.gramian(), other.gramian())
@@ -133,8 +134,8 @@ def test_steps_are_the_same(name, scope):
         sum(part.stop - part.start for part in other.jacobian_columns().values())
         == other.jacobian().shape[1]
     )
-    for item in tables:
-        torch.testing.assert_close(one.grad_norms(item.name), other.grad_norms(item.name))
+    for sliced in tables:
+        torch.testing.assert_close(one.grad_norms(sliced.name), other.grad_norms(sliced.name))
     weights = torch.tensor([0.5, 2.0, 0.7], dtype=torch.float64)
     for heads in ("weighted", "plain"):
         for ask in (False, True):

@@ -11,6 +11,7 @@ from mtlkit.data.types import Schema, Task
 from mtlkit.errors import UsageError
 from mtlkit.training.stratified import stratified_sampler
 from tests.toy import toy_dataset, toy_schema
+from tests.training.runs import watch_steps
 
 CPU = torch.device("cpu")
 ROWS = 4000
@@ -46,11 +47,11 @@ def batches(plan, count, seed=0):
 def test_every_batch_holds_rows_and_positives_of_every_task(rare):
     split, schema = rare
     plan = stratified_sampler(split, schema, 64, 2)
-    assert {part.name: part.count for part in plan.rare} == {
+    assert {stratum.name: stratum.count for stratum in plan.rare} == {
         "purchase=1": 2,
         "rating": 2,
     }
-    assert plan.plain == 60
+    assert plan.shuffled_count == 60
     for rows in batches(plan, 50):
         assert len(rows) == 64
         labels, observed = split.labels[rows.numpy()], split.observed[rows.numpy()]
@@ -97,32 +98,24 @@ def test_training_with_covering_batches(trainer):
         toy_schema(tasks=3, kinds=("binary", "regression", "multiclass")), rows=400, missing=0.95
     )
     plain = trainer(data, batch_size=16, epochs=1)
-    idle = []
-    step = plain._step
-    plain._step = lambda *arguments: (made := step(*arguments), idle.append(not made.active.all()))[
-        0
-    ]
+    plain_steps = watch_steps(plain)
     plain.fit()
-    assert any(idle)
+    assert not all(step.active.all() for step in plain_steps)
 
     run = trainer(data, batch_size=16, epochs=1, batches="covering")
-    active, weights = [], []
-    own, take = run._step, run.splits["train"].take
-    run._step = lambda *arguments: (
-        made := own(*arguments),
-        active.append(bool(made.active.all())),
-    )[0]
-    run.splits["train"].take = lambda rows, weight=None: (
-        weights.append(weight),
-        take(rows, weight),
-    )[1]
+    steps = watch_steps(run)
+    weights = []
+    train = run.splits["train"]
+    take = train.take
+
+    def watched_take(rows, weight=None):
+        weights.append(weight)
+        return take(rows, weight)
+
+    train.take = watched_take
     result = run.fit()
-    assert all(active)
+    assert all(step.active.all() for step in steps)
     assert sum(weight is not None for weight in weights) == result.cost["steps"]
-    assert result.cost["covering"]["drawn"]
-    assert (
-        0
-        < result.cost["covering"]["lowest_weight"]
-        < 1
-        <= result.cost["covering"]["highest_weight"]
-    )
+    covering = result.cost["covering"]
+    assert covering["drawn"]
+    assert 0 < covering["lowest_weight"] < 1 <= covering["highest_weight"]

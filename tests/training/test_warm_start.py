@@ -34,7 +34,7 @@ def test_a_run_goes_on_from_all_its_weights(trainer, model):
 def test_weights_are_those_of_each_tasks_best_point(trainer):
     run = trainer(TWO, "single-task", epochs=2, evaluations=6)
     result = run.fit()
-    states = {t: best.state for best in run.bests for t in best.tasks}
+    states = {t: best.state for best in run.evaluator.bests for t in best.tasks}
     tables = result.weights["embedding.width_8"]  # (V, T, w)
     for t, state in states.items():
         np.testing.assert_array_equal(tables[:, t], state["embedding.width_8"][:, t].numpy())
@@ -48,24 +48,25 @@ def test_a_task_is_added(trainer, model):
     second = trainer(THREE, model, seed=5, warm=WarmStart(weights(first), ("t1", "t2")))
     fresh = trainer(THREE, model, seed=5)
     old, new, start = weights(first), weights(second), weights(fresh)
-    for item in second.sharing.slices:
-        if item.name.startswith("shared_gates"):  # which see one expert more
-            np.testing.assert_array_equal(new[item.name], start[item.name])
+    for sliced in second.sharing.slices:
+        if sliced.name.startswith("shared_gates"):  # which see one expert more
+            np.testing.assert_array_equal(new[sliced.name], start[sliced.name])
             continue
-        if item.axis is None:
-            np.testing.assert_array_equal(new[item.name], old[item.name], err_msg=item.name)
+        if sliced.axis is None:
+            np.testing.assert_array_equal(new[sliced.name], old[sliced.name], err_msg=sliced.name)
             continue
         sizes = {
-            key: found[item.name].shape[item.axis] for key, found in (("old", old), ("new", new))
+            key: values[sliced.name].shape[sliced.axis]
+            for key, values in (("old", old), ("new", new))
         }
         each = sizes["new"] - sizes["old"]  # layers of a task; those in common come last
         seen = [*range(2 * each), *range(3 * each, sizes["new"])]
         np.testing.assert_array_equal(
-            new[item.name].take(seen, item.axis), old[item.name], err_msg=item.name
+            new[sliced.name].take(seen, sliced.axis), old[sliced.name], err_msg=sliced.name
         )
         for s in range(2 * each, 3 * each):
             np.testing.assert_array_equal(
-                new[item.name].take(s, item.axis), start[item.name].take(s, item.axis)
+                new[sliced.name].take(s, sliced.axis), start[sliced.name].take(s, sliced.axis)
             )
     assert any("new beside the run" in text and "towers" in text for text in second.warnings)
     assert second.fit().metrics["test"]["t3"]

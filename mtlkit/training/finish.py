@@ -1,0 +1,204 @@
+"""After the last step: test scores at the best points, weights, probes and cost of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.training.ablation import ablate
+from mtlkit.training.batches import DeviceSplit
+from mtlkit.training.cost import flops_per_row
+from mtlkit.training.evaluation import Evaluator
+from mtlkit.training.probe_log import ProbeLog
+from mtlkit.training.result import FitResult
+from mtlkit.training.scoring import Scores, group_scores, metrics, score_arrays
+from mtlkit.training.selection import BestPoint
+from mtlkit.training.sharing import SharedParameters
+from mtlkit.training.stratified import StratifiedSampler
+from mtlkit.training.timing import RunTimer
+
+FLOPS_ROWS = 64  # rows of the batch on which the operations of a forward pass are counted
+KEPT_WEIGHTS_BYTES = 32 * 2**20  # weights up to this size are kept without being asked for
+KEPT_SCORES_ROWS = 2**20  # test scores of up to this many rows are kept without being asked for
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training whose steps are done.
+
+    Args:
+        splits: The data on the device: ``train``, ``validation`` and ``test``.
+        settings: What moved the numbers.
+        execution: What is recorded and kept.
+        sharing: Which task reaches which parameter.
+        sampler: How batches were drawn if rare rows were drawn more often, or None.
+        evaluator: The model, the curve and the best point of each group of tasks.
+        probes: What was recorded beside the scores.
+        timer: The seconds so far. The clock of the whole run is stopped by :func:`finish`.
+        warnings: Sentences for the user.
+        steps: Optimiser steps done.
+        backward_passes: Backward passes of all steps.
+    """
+
+    splits: dict[str, DeviceSplit]
+    settings: TrainingSettings
+    execution: ExecutionSettings
+    sharing: SharedParameters
+    sampler: StratifiedSampler | None
+    evaluator: Evaluator
+    probes: ProbeLog
+    timer: RunTimer
+    warnings: list[str]
+    steps: int
+    backward_passes: int
+
+
+def finish(training: Training) -> FitResult:
+    """Turn a training into its result. The model is left at the best point of the last group.
+
+    Returns:
+        All that a run record keeps.
+    """
+    execution = training.execution
+    result = FitResult(training.evaluator.curve, training.timer.seconds, training.warnings)
+
+    with training.timer.measure("evaluation"):
+        # Every group of tasks is scored with the model of its own best point.
+        ablation: dict[str, np.ndarray] = {}
+        scores_at_best = {name: Scores({}, {}, torch.zeros(0)) for name in ("validation", "test")}
+        for best in training.evaluator.bests:
+            ablation |= _score_best_point(training, best, scores_at_best, result)
+
+        # Replace what a single point could not settle.
+        if _needs_rescoring(training):
+            _rescore(training, scores_at_best, result)
+
+        # Keep what later analyses read, unless it is too large.
+        test = training.splits["test"]
+        if _worth_keeping(execution.save_scores, len(test), KEPT_SCORES_ROWS):
+            schema = training.evaluator.model.schema
+            result.scores = score_arrays(schema, scores_at_best["test"], test)
+        result.weights = _best_weights(training)
+    training.timer.stop()
+
+    if execution.probes:
+        result.probes = training.probes.arrays() | ablation
+    result.cost = _cost(training)
+    return result
+
+
+def _score_best_point(
+    training: Training, best: BestPoint, scores_at_best: dict[str, Scores], result: FitResult
+) -> dict[str, np.ndarray]:
+    """Score a group of tasks at its best point, and write its metrics into the result.
+
+    Args:
+        training: The training.
+        best: The best point of the group. The model is put into that state.
+        scores_at_best: Split to the scores of all groups; those of this group are added.
+        result: Metrics and best points are added.
+
+    Returns:
+        The ablation of the model in that state; empty if none is asked for.
+    """
+    evaluator, execution = training.evaluator, training.execution
+    schema = evaluator.model.schema
+    test = training.splits["test"]
+    group = [schema.task_names[t] for t in best.tasks]
+
+    # Score the splits with the model of that point.
+    evaluator.model.load_state_dict(best.state)
+    test_scores = evaluator.score(test)
+    scores_at_best["test"].take(test_scores, schema, group)
+    if _needs_rescoring(training):
+        validation_scores = evaluator.score(training.splits["validation"])
+        scores_at_best["validation"].take(validation_scores, schema, group)
+
+    # The validation metrics of the point are known; those of the test split are computed once.
+    test_metrics = metrics(evaluator.model, test_scores, test)
+    point = evaluator.curve[best.point]
+    for quantity in group_scores(schema, test_metrics, group):
+        if quantity.name in point["validation"]:
+            result.metrics["validation"][quantity.name] = point["validation"][quantity.name]
+        result.metrics["test"][quantity.name] = test_metrics[quantity.name]
+
+    for name in group:
+        result.best[name] = {key: point[key] for key in ("point", "step", "epoch")}
+        result.best[name]["value"] = best.value
+
+    if not execution.ablation:
+        return {}
+    precision = training.settings.precision
+    return ablate(evaluator.model, evaluator.eval_split, execution.eval_batch_size, precision)
+
+
+def _needs_rescoring(training: Training) -> bool:
+    """Whether the validation metrics of the best points are not yet those to report.
+
+    They are not where a score of a funnel is made of tasks with several best points, or where only
+    a sample of the validation rows was scored at the points.
+    """
+    evaluator = training.evaluator
+    several_points = len(evaluator.bests) > 1 and evaluator.model.schema.funnel is not None
+    return several_points or evaluator.eval_split is not training.splits["validation"]
+
+
+def _rescore(training: Training, scores_at_best: dict[str, Scores], result: FitResult) -> None:
+    """Replace the metrics by those of all rows, with each task at its own best point."""
+    evaluator, splits = training.evaluator, training.splits
+    validation_scores = scores_at_best["validation"]
+    result.metrics["validation"] = metrics(evaluator.model, validation_scores, splits["validation"])
+    if len(evaluator.bests) > 1:
+        result.metrics["test"] = metrics(evaluator.model, scores_at_best["test"], splits["test"])
+
+
+def _best_weights(training: Training) -> dict[str, np.ndarray]:
+    """Every parameter as it was at the best point of the tasks that reach it.
+
+    Returns:
+        Name to value; empty if weights are not kept.
+    """
+    first, *others = training.evaluator.bests
+    size = sum(value.numel() * value.element_size() for value in first.state.values())
+    if not _worth_keeping(training.execution.save_weights, size, KEPT_WEIGHTS_BYTES):
+        return {}
+
+    # Groups share no slice, so each other group fills in the slices that its tasks reach.
+    weights = dict(first.state)
+    for best in others:
+        for sliced in training.sharing.slices:
+            reached = sliced.expand(sliced.reached_by[best.tasks].any(0))
+            name = sliced.name
+            weights[name] = torch.where(reached, best.state[name], weights[name])
+    return {name: value.cpu().numpy() for name, value in weights.items()}
+
+
+def _cost(training: Training) -> dict[str, Any]:
+    """Size of the model and work of the training: parameters, operations, rows per second."""
+    model, train = training.evaluator.model, training.splits["train"]
+    batches = training.steps * training.settings.accumulate
+    rows = batches * training.settings.batch_size
+    counted_rows = torch.arange(min(FLOPS_ROWS, len(train)))
+
+    cost: dict[str, Any] = {
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "embedding_parameters": sum(
+            sliced.parameter.numel() for sliced in training.sharing.slices if sliced.is_embedding
+        ),
+        "flops_per_row": flops_per_row(model, train.take(counted_rows)),
+        "steps": training.steps,
+        "train_rows_per_second": rows / max(training.timer.seconds["train_seconds"], 1e-9),
+        "backward_passes_per_step": training.backward_passes / batches,
+    }
+    if training.sampler is not None:
+        cost["covering"] = training.sampler.summary()
+    return cost
+
+
+def _worth_keeping(asked: bool | None, size: int, limit: int) -> bool:
+    """Whether to keep something: as the user asked, or else if it is small."""
+    return size <= limit if asked is None else asked
