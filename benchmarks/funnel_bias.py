@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 
 from mtlkit.data.sources import open_source
+from mtlkit.data.splits import Dataset
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.report.statistics import Interval, paired_delta, t_interval
 from mtlkit.settings import ExecutionSettings, TrainingSettings
@@ -52,7 +53,7 @@ class Outcome:
     """The test AUCs of all models under one bias.
 
     Args:
-        tasks: What the first data set says of itself.
+        tasks: What the first data set says of its tasks.
         aucs: Model to score to seed to AUC.
     """
 
@@ -65,25 +66,38 @@ class Outcome:
 
 
 def compare(options: str, seeds: Sequence[int], names: tuple[str, ...] = MODEL_NAMES) -> Outcome:
-    """Train every model on a data set of its seed."""
-    outcome = Outcome([], {name: {score: {} for score in SCORES} for name in names})
+    """Train every model on a data set of its seed.
+
+    Args:
+        options: Of the data set, each followed by a comma.
+        seeds: One data set and one training of each model a seed.
+        names: Models, with their options in brackets.
+    """
+    tasks: list[str] = []
+    aucs: dict[str, dict[str, dict[int, float]]] = {
+        name: {score: {} for score in SCORES} for name in names
+    }
     for seed in seeds:
         data = open_source(f"funnel[{options}seed={seed}]").prepare(Path())
-        outcome.tasks = outcome.tasks or [
-            f"{task.name}: {task.description}" for task in data.schema.tasks
-        ]
+        tasks = tasks or [f"{task.name}: {task.description}" for task in data.schema.tasks]
         for name in names:
-            spec = parse_spec(name)
-            kind, uniform = MODELS.load(spec.name), BALANCERS.load("uniform")
-            torch.manual_seed(seed_for(seed, "init"))
-            model = kind(data.schema, kind.Options.model_validate(SMALL | spec.options))
-            balancer = uniform(data.schema.tasks, uniform.Options())
-            execution = ExecutionSettings(device="cpu", probes=False, save_scores=False)
-            setup = TrainingSetup(SETTINGS, execution, seed, torch.device("cpu"))
-            run = Trainer(model, balancer, data, setup).fit()
+            by_score = aucs_on_test(name, data, seed)
             for score in SCORES:
-                outcome.aucs[name][score][seed] = run.metrics["test"][score]["auc"]
-    return outcome
+                aucs[name][score][seed] = by_score[score]
+    return Outcome(tasks, aucs)
+
+
+def aucs_on_test(name: str, data: Dataset, seed: int) -> dict[str, float]:
+    """Train one model with uniform weights; score to test AUC."""
+    spec = parse_spec(name)
+    architecture, uniform = MODELS.load(spec.name), BALANCERS.load("uniform")
+    torch.manual_seed(seed_for(seed, "init"))
+    model = architecture(data.schema, architecture.Options.model_validate(SMALL | spec.options))
+    balancer = uniform(data.schema.tasks, uniform.Options())
+    execution = ExecutionSettings(device="cpu", probes=False, save_scores=False)
+    setup = TrainingSetup(SETTINGS, execution, seed, torch.device("cpu"))
+    metrics = Trainer(model, balancer, data, setup).fit().metrics["test"]
+    return {score: metrics[score]["auc"] for score in SCORES}
 
 
 def table(title: str, outcome: Outcome) -> str:
@@ -91,29 +105,35 @@ def table(title: str, outcome: Outcome) -> str:
     lines = [f"## {title}", "", *(f"- first seed, {line}" for line in outcome.tasks), ""]
     lines += [f"| model | {' | '.join(SCORES.values())} | CVR, all rows, minus {REFERENCE} |"]
     lines += [f"|---|{'---:|' * (len(SCORES) + 1)}"]
-    for name, aucs in outcome.aucs.items():
-        means = [f"{t_interval(list(values.values())).mean:.4f}" for values in aucs.values()]
-        gain = outcome.gain(name)
-        star = "*" if gain.excludes_zero else ""
-        difference = "" if name == REFERENCE else f"{gain.mean:+.4f} ± {gain.half:.4f}{star}"
+    for name, by_score in outcome.aucs.items():
+        means = [f"{t_interval(list(aucs.values())).mean:.4f}" for aucs in by_score.values()]
+        difference = "" if name == REFERENCE else gain_text(outcome.gain(name))
         lines.append(f"| {name} | {' | '.join(means)} | {difference} |")
     return "\n".join([*lines, ""]).replace("-0.", "−0.")
+
+
+def gain_text(gain: Interval) -> str:
+    """A difference with its interval, and a star where that excludes 0."""
+    star = "*" if gain.excludes_zero else ""
+    return f"{gain.mean:+.4f} ± {gain.half:.4f}{star}"
 
 
 def heading(seeds: Sequence[int]) -> str:
     """What was run, and how to read it."""
     text = (
-        f"`python benchmarks/funnel_bias.py`: simulated data (`mtlkit info funnel`), seeds {seeds[0]} to "
-        f"{seeds[-1]}, each with a data set of its own; {SETTINGS.epochs:g} epochs, batch {SETTINGS.batch_size}, "
-        f"lr {SETTINGS.lr:g}, uniform weights, bottoms [64], towers [16]. Mean test AUC; the last score "
-        "is against what would have been "
-        "bought on every row, which no model sees. `shared-bottom[cvr=clicked]` trains its conversion tower on clicked "
-        "rows alone; the CVR of `shared-bottom` is derived. ± is the half-width of the 95 % t-interval of the paired "
-        "difference; * excludes 0. Where clicks follow the wish to buy, models of the whole funnel rank all rows "
-        "better; where they do not, rows without a click teach nothing about buying, and no model here is shown to be "
-        "better than training on clicks. The defaults of the data set, the training settings and the weight of escm2's "
-        "conversion loss were chosen among some 25 so that the effect shows on seeds 0 to 4, which are not used here: "
-        "with a lower learning rate, fewer epochs or more clicks it shrinks or is lost."
+        "`python benchmarks/funnel_bias.py`: simulated data (`mtlkit info funnel`), seeds "
+        f"{seeds[0]} to {seeds[-1]}, each with a data set of its own; {SETTINGS.epochs:g} epochs, "
+        f"batch {SETTINGS.batch_size}, lr {SETTINGS.lr:g}, uniform weights, bottoms [64], towers "
+        "[16]. Mean test AUC; the last score is against what would have been bought on every row, "
+        "which no model sees. `shared-bottom[cvr=clicked]` trains its conversion tower on clicked "
+        "rows alone; the CVR of `shared-bottom` is derived. ± is the half-width of the 95 % "
+        "t-interval of the paired difference; * excludes 0. Where clicks follow the wish to buy, "
+        "models of the whole funnel rank all rows better; where they do not, rows without a click "
+        "teach nothing about buying, and no model here is shown to be better than training on "
+        "clicks. The defaults of the data set, the training settings and the weight of escm2's "
+        "conversion loss were chosen among some 25 so that the effect shows on seeds 0 to 4, which "
+        "are not used here: with a lower learning rate, fewer epochs or more clicks it shrinks or "
+        "is lost."
     )
     return f"# Conversion on all rows from biased clicks\n\n{text}\n"
 
@@ -128,11 +148,11 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     seeds = range(arguments.first, arguments.first + arguments.seeds)
-    parts = [heading(seeds)]
+    texts = [heading(seeds)]
     for title, options in BIASES.items():
-        parts.append(table(title, compare(options, seeds)))
-        print(parts[-1], flush=True)
-    arguments.out.write_text("\n".join(parts), encoding="utf-8")
+        texts.append(table(title, compare(options, seeds)))
+        print(texts[-1], flush=True)  # a bias takes minutes
+    arguments.out.write_text("\n".join(texts), encoding="utf-8")
 
 
 if __name__ == "__main__":
