@@ -95,8 +95,10 @@ class Trainer:
         # The batches: a stream of the run's own, and one for balancers that ask for a fresh batch.
         self.sampler = self._build_sampler(dataset)
         self.fresh_random = generator(self.seed, "fresh")
-        self.stream = self._batches(generator(self.seed, "shuffle"))
-        self.fresh = self._batches(self.fresh_random)
+        self.stream = batch_stream(
+            self.train, self.sampler, settings.batch_size, generator(self.seed, "shuffle")
+        )
+        self.fresh = batch_stream(self.train, self.sampler, settings.batch_size, self.fresh_random)
 
         # What the run writes down.
         groups = self.sharing.components()
@@ -298,13 +300,16 @@ class Trainer:
         batch_size, least = self.settings.batch_size, self.settings.cover
         return stratified_sampler(dataset.splits["train"], self.schema, batch_size, least)
 
-    def _batches(self, random: torch.Generator) -> Iterator[Batch]:
-        """Endless training batches, with the order of rows from a generator."""
-        device = self.train.storage_device
-        if self.sampler is None:
-            for rows in row_stream(len(self.train), self.settings.batch_size, random, device):
-                yield self.train.take(rows)
-        else:
-            row_weights = torch.from_numpy(self.sampler.weights).to(device)  # (N,)
-            for rows in self.sampler.stream(random, device):
-                yield self.train.take(rows, row_weights[rows])
+
+def batch_stream(
+    split: DeviceSplit, sampler: StratifiedSampler | None, batch_size: int, random: torch.Generator
+) -> Iterator[Batch]:
+    """Endless training batches, with the order of rows from a generator."""
+    device = split.storage_device
+    if sampler is None:
+        for rows in row_stream(len(split), batch_size, random, device):
+            yield split.take(rows)
+    else:
+        row_weights = torch.from_numpy(sampler.weights).to(device)  # (N,)
+        for rows in sampler.stream(random, device):
+            yield split.take(rows, row_weights[rows])
