@@ -239,8 +239,8 @@ def _environment(
 
 
 def _log(result: FitResult) -> str:
-    """The warnings, and a line an evaluation point."""
-    lines = list(result.warnings)
+    """Warnings, notes, and a line an evaluation point."""
+    lines = [*result.warnings, *result.notes]
     for point in result.curve:
         losses = [f"{task}={loss:.5f}" for task, loss in point["train_loss"].items()]
         scores = [

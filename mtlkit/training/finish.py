@@ -40,6 +40,7 @@ class Training:
         probes: What was recorded beside the scores.
         timer: The seconds so far. The clock of the whole run is stopped by :func:`finish`.
         warnings: Sentences for the user.
+        notes: Sentences for the log of the run.
         steps: Optimiser steps done.
         backward_passes: Backward passes of all steps.
     """
@@ -53,6 +54,7 @@ class Training:
     probes: ProbeLog
     timer: RunTimer
     warnings: list[str]
+    notes: list[str]
     steps: int
     backward_passes: int
 
@@ -64,7 +66,9 @@ def finish(training: Training) -> FitResult:
         All that a run record keeps.
     """
     execution = training.execution
-    result = FitResult(training.evaluator.curve, training.timer.seconds, training.warnings)
+    result = FitResult(
+        training.evaluator.curve, training.timer.seconds, training.warnings, training.notes
+    )
 
     with training.timer.measure("evaluation"):
         # Every group of tasks is scored with the model of its own best point.

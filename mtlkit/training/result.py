@@ -29,6 +29,7 @@ class FitResult:
         curve: One entry an evaluation point.
         timing: Seconds by activity.
         warnings: Sentences for the user.
+        notes: Sentences for the log of the run: shortcuts that this model does not allow.
         metrics: Split to score name to metrics, at the selected evaluation points.
         best: Task to the point that was selected for it.
         cost: Parameters, operations a row, rows per second, backward passes a step.
@@ -40,6 +41,7 @@ class FitResult:
     curve: list[dict[str, Any]]
     timing: dict[str, float]
     warnings: list[str]
+    notes: list[str]
     metrics: dict[str, dict[str, dict[str, Any]]] = field(
         default_factory=lambda: {"validation": {}, "test": {}}
     )

@@ -81,6 +81,9 @@ class Trainer:
         self.balancer = balancer.to(self.device) if balancer is not None else None
         self.sharing = choose_fast_paths(self.model, balancer, settings, self.probe_batch)
         self.warnings = [f"no task reaches {name}" for name in self.sharing.unreached]
+        # A shortcut that this model does not allow is told where it would have been taken.
+        asks_for_gradients = balancer is not None and balancer.needs != "losses"
+        self.notes = self.sharing.refused if asks_for_gradients else []
         if setup.warm_start is not None:
             self.warnings += setup.warm_start.apply(self.model, self.sharing)
         check_comparable_rows(balancer, self.sharing, settings)
@@ -288,6 +291,7 @@ class Trainer:
                 probes=self.probes,
                 timer=self.timer,
                 warnings=self.warnings,
+                notes=self.notes,
                 steps=steps,
                 backward_passes=self.backward_passes,
             )
