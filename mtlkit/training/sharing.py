@@ -160,8 +160,11 @@ class SharedParameters:
         if not trunk:
             self.refused.append("the model names no boundary between its tasks: " + SLOW_TOWERS)
             return
-        if not shared <= trunk or trunk & gates:
+        if not shared <= trunk:
             self.refused.append("tasks share layers above the boundary: " + SLOW_TOWERS)
+            return
+        if trunk & gates:
+            self.refused.append("the boundary's gates are made of shared layers: " + SLOW_TOWERS)
             return
         for routes in copy_routes:
             routes.trunk, routes.gates = trunk, gates
