@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.data.types import Task
 from mtlkit.registry import BALANCERS
 

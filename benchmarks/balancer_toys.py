@@ -31,7 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mtlkit.balancers._base import Scope, SharedGradient
+from mtlkit.balancers._balancer import Scope, SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.registry import BALANCERS
 from mtlkit.report.figures.style import COLOURS, DPI, FAINT, INK, MUTED, RC, WIDTH
@@ -99,7 +99,7 @@ def concave(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class PlaneStep:
-    """A step (see ``mtlkit.balancers._base.Step``) at a point of a problem; all batches are alike."""
+    """A step (see ``mtlkit.balancers._balancer.Step``) at a point of a problem; all batches are alike."""
 
     losses: Tensor
     task_gradients: Tensor

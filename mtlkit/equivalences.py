@@ -1,40 +1,32 @@
-"""Which balancers are one method: a table, tested on random gradients, and what to say of a grid
-that holds copies.
+"""Which balancers are one method, tested on random gradients, and what to say of a grid with copies.
 
 Two balancers are one method when the steps of the shared parameters point the same way whatever the
 gradients. Their lengths may differ, which is a question of the learning rate, and hardly one for an
 optimiser that divides by it.
+
+The families of such balancers are listed here; who belongs to one says so itself, in its attribute
+``same_as``: the family's name, and the options with which it is a member.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from mtlkit.registry import BALANCERS
 from mtlkit.spec import Spec
-
-DEFAULTS: Mapping[str, Mapping[str, Any]] = {
-    "cagrad": {"c": 0.4},
-    "db-mtl": {"beta": 0.9},
-    "fairgrad": {"alpha": 2.0},
-    "gradvac": {"beta": 0.01},
-    "mgda": {"normalize": "loss+"},
-    "pareto": {"c": None, "solver": "exact"},
-    "static": {"w": ()},
-}
-"""Defaults of the options that decide whether a balancer is another one."""
 
 EVERY = "update_every"
 """The option of all balancers whose weights may be used for several steps."""
 
-CONSTANT = ("uniform", "static")
-"""Balancers whose weights are those of all steps anyway."""
+Typed = tuple[str, Mapping[str, Any]]
+"""A balancer of a grid: its name, and its options with or without the defaults."""
 
 
 @dataclass(frozen=True)
 class Member:
-    """A balancer with options.
+    """A balancer with the options with which it belongs to a family.
 
     Args:
         name: Of the balancer.
@@ -47,100 +39,117 @@ class Member:
 
     def __str__(self) -> str:
         """As a user would type it; ``None``, for equal numbers, is the default."""
-        usual = DEFAULTS.get(self.name, {})
-        return str(
-            Spec(
-                self.name,
-                {k: v for k, v in self.options.items() if v is not None and v != usual[k]},
-            )
-        )
-
-    def matches(self, name: str, options: Mapping[str, Any]) -> bool:
-        """Whether a balancer of a grid is this one."""
-        given = {**DEFAULTS.get(name, {}), **options}
-        return name == self.name and all(
-            _fits(given.get(key), wanted) for key, wanted in self.options.items()
-        )
-
-
-def _fits(given: Any, wanted: Any) -> bool:
-    if isinstance(given, list | tuple):
-        return len(set(given)) <= 1 if wanted is None else bool(given) and set(given) == {wanted}
-    return bool(given == wanted)
+        defaults = BALANCERS.facts(self.name).defaults
+        typed = {
+            key: value
+            for key, value in self.options.items()
+            if value is not None and value != defaults.get(key)
+        }
+        return str(Spec(self.name, typed))
 
 
 @dataclass(frozen=True)
-class Same:
+class Family:
     """Balancers that are one method.
 
     Args:
+        name: By which balancers refer to it.
         what: The step that all of them take, in words.
-        members: They.
+        includes: Families whose members all belong to this one.
         tasks: For how many tasks it holds; None for any number.
         when: In which steps it holds, in words; empty for all.
     """
 
+    name: str
     what: str
-    members: tuple[Member, ...]
+    includes: tuple[str, ...] = ()
     tasks: int | None = None
     when: str = ""
 
+    def membership(self, name: str) -> Mapping[str, Any] | None:
+        """The options with which a balancer is a member; None if it is none."""
+        same_as = BALANCERS.facts(name).attributes.get("same_as", {})
+        for family in (self.name, *self.includes):
+            if family in same_as:
+                options: Mapping[str, Any] = same_as[family]
+                return options
+        return None
+
     def holds(self, name: str, options: Mapping[str, Any]) -> bool:
-        """Whether a balancer of a grid is among them."""
-        return any(member.matches(name, options) for member in self.members)
+        """Whether a balancer of a grid is a member."""
+        wanted = self.membership(name)
+        if wanted is None:
+            return False
+        complete = {**BALANCERS.facts(name).defaults, **options}
+        return all(_fits(complete.get(key), value) for key, value in wanted.items())
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """All members, those of included families first."""
+        members = []
+        names = sorted(BALANCERS.names(), reverse=True)
+        for family in (*self.includes, self.name):
+            for name in names:
+                same_as = BALANCERS.facts(name).attributes.get("same_as", {})
+                if family in same_as:
+                    members.append(Member(name, same_as[family]))
+        return tuple(members)
 
 
-MGDA = Member("mgda", {"normalize": "none"})
-MGDA_OF_UNITS = Member("mgda", {"normalize": "l2"})
-BARGAINING = (Member("nash"), Member("fairgrad", {"alpha": 1}))
-UNIFORM = (Member("uniform"), Member("static", {"w": None}), Member("cagrad", {"c": 0}))
-EQUAL_COSINES = (Member("imtl-g"), Member("imtl"), Member("config"))
-SURGERY = (Member("pcgrad"), Member("gradvac", {"beta": 0}))
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether an option has the wanted value; of one number a task, whether all have."""
+    if not isinstance(value, list | tuple):
+        return bool(value == wanted)
+    distinct = set(value)
+    return len(distinct) <= 1 if wanted is None else distinct == {wanted}
 
-TABLE = (
+
+FAMILIES = (
     # in some steps, the more steps the later
-    Same(
+    Family(
+        "sum without conflict",
         "the sum of the gradients",
-        (*UNIFORM, *SURGERY, Member("upgrad"), Member("dualproj")),
+        includes=("sum", "surgery"),
         when="in which no two gradients conflict (cosines of 0 and above)",
     ),
-    Same(
+    Family(
+        "sum without conflict with the sum",
         "the sum of the gradients",
-        (*UNIFORM, Member("dualproj")),
+        includes=("sum",),
         when="in which no gradient conflicts with the sum of all",
     ),
-    Same(
+    Family(
+        "equal cosines inside",
         "the step with the same cosine with every gradient",
-        (*EQUAL_COSINES, MGDA_OF_UNITS),
+        includes=("equal cosines",),
         when="in which mgda gives every task a weight above 0",
     ),
     # always
-    Same("the sum of the gradients", UNIFORM),
-    Same(
-        "the shortest mixture of the gradients",
-        (MGDA, Member("pareto", {"c": 0, "solver": "exact"})),
-    ),
-    Same("the shortest mixture of the gradients", (MGDA, Member("pareto", {"c": 0})), tasks=2),
-    Same("the step on which the tasks agree as in a bargaining game", BARGAINING),
-    Same("the step with the same cosine with every gradient", EQUAL_COSINES),
-    Same("each gradient without what points against the others, in random order", SURGERY),
-    Same(
+    Family("sum", "the sum of the gradients"),
+    Family("shortest mixture", "the shortest mixture of the gradients"),
+    Family("shortest mixture of two", "the shortest mixture of the gradients", tasks=2),
+    Family("bargaining", "the step on which the tasks agree as in a bargaining game"),
+    Family("equal cosines", "the step with the same cosine with every gradient"),
+    Family("surgery", "each gradient without what points against the others, in random order"),
+    Family(
+        "bisector",
         "the bisector of the two gradients",
-        (*BARGAINING, *EQUAL_COSINES, MGDA_OF_UNITS, Member("db-mtl", {"beta": 0})),
+        includes=("bargaining", "equal cosines"),
         tasks=2,
     ),
-    Same(
+    Family(
+        "surgery of two",
         "each gradient without what points against the other one",
-        (*SURGERY, Member("upgrad")),
+        includes=("surgery",),
         tasks=2,
     ),
 )
-"""``imtl-g``, ``imtl`` and ``config`` need linearly independent gradients, the bisector two that
-are not exactly
-opposite: as good as sure with more parameters than tasks. ``static`` stands for equal weights."""
+"""``equal cosines`` needs linearly independent gradients, the bisector two that are not exactly
+opposite: as good as sure with more parameters than tasks.
+"""
 
 
-def notices(balancers: Sequence[tuple[str, Mapping[str, Any]]], tasks: int) -> list[str]:
+def notices(balancers: Sequence[Typed], tasks: int) -> list[str]:
     """What a reader must know about copies among the balancers of a grid.
 
     Args:
@@ -151,46 +160,51 @@ def notices(balancers: Sequence[tuple[str, Mapping[str, Any]]], tasks: int) -> l
         A sentence for each set of balancers that are one method, always or in some steps; none for
         a single task, for which there is nothing to balance.
     """
-    found: dict[tuple[str, ...], Same] = {}
-    for same in TABLE:
-        if tasks > 1 and same.tasks in {None, tasks}:
-            for labels in _copies(same, balancers):
-                found[labels] = same
-    always = [set(labels) for labels, same in found.items() if not same.when]
-    told = {labels for labels in found if any(set(labels) < more for more in always)}
-    kept = [(labels, same) for labels, same in found.items() if labels not in told]
-    return [
-        _sentence(labels, same)
-        for labels, same in sorted(
-            kept, key=lambda item: (bool(item[1].when), TABLE.index(item[1]))
-        )
-    ]
+    if tasks < 2:
+        return []
+
+    # sets of copies; of several families that hold the same set, the last
+    copies: dict[tuple[str, ...], Family] = {}
+    for family in FAMILIES:
+        if family.tasks in {None, tasks}:
+            for labels in _copies(family, balancers):
+                copies[labels] = family
+
+    # not those that are part of a larger set of balancers that are always one method
+    always = [set(labels) for labels, family in copies.items() if not family.when]
+    sentences = []
+    for labels, family in copies.items():
+        if not any(set(labels) < larger for larger in always):
+            order = (bool(family.when), FAMILIES.index(family))
+            sentences.append((order, _sentence(labels, family)))
+    return [sentence for _, sentence in sorted(sentences, key=lambda pair: pair[0])]
 
 
 def relatives(name: str) -> list[str]:
     """What ``mtlkit info`` says of a balancer: with which others it is one method, and for how many
     tasks.
     """
-    found = []
-    for same in sorted(TABLE, key=lambda same: bool(same.when)):
-        own = [member for member in same.members if member.name == name]
-        others = [str(member) for member in same.members if member.name != name]
-        if own and others:
-            found.append(_sentence([*map(str, own), *others], same))
-    return found
+    sentences = []
+    for family in sorted(FAMILIES, key=lambda family: bool(family.when)):
+        itself = [str(member) for member in family.members if member.name == name]
+        others = [str(member) for member in family.members if member.name != name]
+        if itself and others:
+            sentences.append(_sentence([*itself, *others], family))
+    return sentences
 
 
-def _copies(
-    same: Same, balancers: Sequence[tuple[str, Mapping[str, Any]]]
-) -> Iterable[tuple[str, ...]]:
-    """Labels of the balancers of a grid that are this method, apart for those whose weights are
+def _copies(family: Family, balancers: Sequence[Typed]) -> Iterator[tuple[str, ...]]:
+    """Labels of the balancers of a grid that belong to a family, apart for those whose weights are
     used for k steps.
     """
+    members = [(name, options) for name, options in balancers if family.holds(name, options)]
     for every in sorted({options.get(EVERY, 1) for _, options in balancers}):
         labels = {
             _label(name, options)
-            for name, options in balancers
-            if same.holds(name, options) and (name in CONSTANT or options.get(EVERY, 1) == every)
+            for name, options in members
+            if options.get(EVERY, 1) == every
+            # constant weights are those of all steps anyway
+            or BALANCERS.facts(name).attributes.get("constant_weights")
         }
         if len(labels) > 1:
             yield tuple(sorted(labels))
@@ -198,22 +212,20 @@ def _copies(
 
 def _label(name: str, options: Mapping[str, Any]) -> str:
     """A balancer with those of its options that make it another one."""
-    given = {**DEFAULTS.get(name, {}), **options}
-    usual = {**DEFAULTS.get(name, {}), EVERY: 1}
-    deciding = {
-        key: given[key]
-        for key, value in usual.items()
-        if key in given and _plain(given[key]) != value
-    }
-    return str(Spec(name, deciding))
+    facts = BALANCERS.facts(name)
+    same_as = facts.attributes.get("same_as", {})
+    deciding = {key for wanted in same_as.values() for key in wanted}
+    defaults = {key: value for key, value in facts.defaults.items() if key in deciding}
+    shown = {}
+    for key, default in {**defaults, EVERY: 1}.items():
+        value = options.get(key, default)
+        if (tuple(value) if isinstance(value, list) else value) != default:
+            shown[key] = value
+    return str(Spec(name, shown))
 
 
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value
-
-
-def _sentence(labels: Sequence[str], same: Same) -> str:
-    always = f"With {same.tasks} tasks" if same.tasks else "With any number of tasks"
-    where = f"In steps {same.when}" if same.when else always
+def _sentence(labels: Sequence[str], family: Family) -> str:
+    always = f"With {family.tasks} tasks" if family.tasks else "With any number of tasks"
+    where = f"In steps {family.when}" if family.when else always
     listed = f"{', '.join(labels[:-1])} and {labels[-1]}"
-    return f"{where}, {listed} are one method up to the length of the step: {same.what}."
+    return f"{where}, {listed} are one method up to the length of the step: {family.what}."

@@ -1,6 +1,6 @@
 """What is run and what came of it: cells and run records, as plain validated values.
 
-A record is one JSON file that can be read without mtlkit. ``README.md`` documents its fields.
+A record is one JSON file that can be read without mtlkit. ``docs/records.md`` documents its fields.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ METRICS = {
     "mae": Metric("MAE", False),
     "r2": Metric("R²", True),
 }
+
 PRIMARY_METRIC = {"binary": "auc", "regression": "r2", "multiclass": "accuracy"}
 """The metric by which a task of each kind is selected and ranked; all of them are better when
 higher.
@@ -51,6 +52,8 @@ higher.
 
 
 class _Value(BaseModel):
+    """A frozen value; fields of later versions are no obstacle to reading it."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
@@ -93,7 +96,14 @@ class Cell(_Value):
 
 
 class Failure(_Value):
-    """Why a cell has no numbers."""
+    """Why a cell has no numbers.
+
+    Args:
+        type: Name of the error's class.
+        message: One sentence.
+        step: The step at which training diverged, if it did.
+        traceback: Of the error.
+    """
 
     type: str
     message: str
@@ -102,8 +112,23 @@ class Failure(_Value):
 
 
 class RunRecord(_Value):
-    """The outcome of one cell. ``metrics[split][task]`` holds the numbers of the selected
-    evaluation point.
+    """The outcome of one cell.
+
+    Args:
+        record_version: Version of this layout.
+        key: Digest of the cell.
+        group: Digest of the cell without its seed.
+        status: ``ok``, ``failed`` or ``timeout``.
+        cell: What was run.
+        tasks: The scores that were measured: name, label, kind, space, primary metric.
+        metrics: ``metrics[split][task]`` holds the numbers of the selected evaluation point.
+        best: Task to the evaluation point that was selected for it.
+        curve: One entry an evaluation point.
+        timing: Seconds by activity.
+        cost: Parameters, rows per second, memory, backward passes a step.
+        environment: Versions and device; never part of the key.
+        warnings: Sentences for the user.
+        error: Why there are no numbers, unless the status is ``ok``.
     """
 
     record_version: int = RECORD_VERSION

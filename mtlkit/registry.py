@@ -2,7 +2,8 @@
 
 Three places are searched: the package folder of the kind, installed entry points (groups
 ``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``), and, for a name that ends in ``.py``,
-that file. Listing reads docstrings from source, so it imports nothing heavy.
+that file. Docstrings and facts are read from source, so that a list or a report imports nothing
+heavy.
 """
 
 from __future__ import annotations
@@ -10,11 +11,13 @@ from __future__ import annotations
 import ast
 import difflib
 import fnmatch
+import functools
 import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -23,6 +26,25 @@ from typing import Any
 from mtlkit.errors import UsageError
 
 PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of its method, read without importing it.
+
+    Args:
+        docstring: Of the module.
+        attributes: Attributes of its classes whose values are literals, e.g. ``scale``. Nothing is
+            inherited.
+        defaults: Defaults of its options, as far as they are literals.
+    """
+
+    docstring: str
+    attributes: Mapping[str, Any]
+    defaults: Mapping[str, Any]
+
+
+NO_FACTS = Facts("", {}, {})
 
 
 @dataclass(frozen=True)
@@ -46,36 +68,36 @@ class Registry:
 
     def names(self, pattern: str = "*") -> list[str]:
         """All names that match a shell wildcard, sorted."""
-        own = {_name(file) for file in self.path.glob("*.py") if not file.stem.startswith("_")}
-        return sorted(
-            name for name in own | set(self._entry_points()) if fnmatch.fnmatch(name, pattern)
-        )
-
-    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        group = f"mtlkit.{self.folder.split('.')[-1]}"
-        return {point.name: point for point in importlib.metadata.entry_points(group=group)}
+        files = [file for file in self.path.glob("*.py") if not file.stem.startswith("_")]
+        names = {_name(file) for file in files} | self._entry_points().keys()
+        return sorted(name for name in names if fnmatch.fnmatch(name, pattern))
 
     def docstring(self, name: str) -> str:
         """The module docstring of an entry, read from source without importing it."""
-        file = self._file(name)
-        if file is None:
-            return importlib.import_module(self._entry_points()[name].module).__doc__ or ""
-        return ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+        return self.facts(name).docstring
 
     def summary(self, name: str) -> str:
         """The first line of the docstring."""
         return self.docstring(name).partition("\n")[0]
 
+    def facts(self, name: str) -> Facts:
+        """What an entry says of itself; nothing where it no longer exists or cannot be read."""
+        file = self._source_file(name)
+        try:
+            return _read_facts(file, file.stat().st_mtime_ns) if file else NO_FACTS
+        except (OSError, SyntaxError, ValueError):
+            return NO_FACTS
+
     def check(self, name: str) -> str:
         """Return the name, or raise a :class:`UsageError` that suggests the nearest ones."""
-        if name in self.names() or self._plugin(name) is not None:
+        if name in self.names() or _plugin(name) is not None:
             return name
-        close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
-        guess = f" Did you mean {' or '.join(close)}?" if close else ""
         if name.endswith(".py"):
             raise UsageError(
                 f"There is no {self.kind} file {name!r}.", "give the path of an existing .py file"
             )
+        close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
+        guess = f" Did you mean {' or '.join(close)}?" if close else ""
         raise UsageError(
             f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.kind}s"
         )
@@ -86,6 +108,8 @@ class Registry:
         module = self._module(name)
         base_module, _, base_name = self.base.partition(":")
         base = getattr(importlib.import_module(f"mtlkit.{base_module}"), base_name)
+
+        # classes that the module defines itself, and does not just import
         classes = [
             value
             for value in vars(module).values()
@@ -95,17 +119,11 @@ class Registry:
         ]
         if len(classes) != 1:
             raise UsageError(
-                f"{module.__file__} must define exactly one {base_name} subclass, found {len(classes)}.",
+                f"{module.__file__} must define exactly one {base_name} subclass, "
+                f"found {len(classes)}.",
                 f"mtlkit list {self.kind}s",
             )
         return classes[0]
-
-    def source_digest(self, name: str) -> str | None:
-        """The sha256 of a plugin file, which belongs to its identity; None for entries of the
-        package.
-        """
-        plugin = self._plugin(name)
-        return hashlib.sha256(plugin.read_bytes()).hexdigest() if plugin else None
 
     def holds(self, name: str) -> bool:
         """Whether a plugin file defines an entry of this kind."""
@@ -115,40 +133,111 @@ class Registry:
             return False
         return True
 
+    def source_digest(self, name: str) -> str | None:
+        """The sha256 of a plugin file, which belongs to its identity; None for entries of the
+        package.
+        """
+        plugin = _plugin(name)
+        return hashlib.sha256(plugin.read_bytes()).hexdigest() if plugin else None
+
+    def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
+        return _entry_points(f"mtlkit.{self.folder.split('.')[-1]}", tuple(sys.path))
+
+    def _package_file(self, name: str) -> Path | None:
+        """The file of an entry of the package itself."""
+        file = self.path / f"{name.replace('-', '_')}.py"
+        is_entry = not file.stem.startswith("_") and _name(file) == name
+        return file if is_entry and file.exists() else None
+
+    def _source_file(self, name: str) -> Path | None:
+        """The file of any entry; None where there is none."""
+        file = _plugin(name) or self._package_file(name)
+        if file is not None:
+            return file
+        point = self._entry_points().get(name)
+        spec = importlib.util.find_spec(point.module) if point else None
+        return Path(spec.origin) if spec and spec.origin else None
+
     def _module(self, name: str) -> ModuleType:
-        plugin = self._plugin(name)
+        plugin = _plugin(name)
         if plugin is not None:
-            place = hashlib.sha256(str(plugin.resolve()).encode()).hexdigest()[:8]
-            module_name = f"mtlkit_plugin_{plugin.stem}_{place}"
-            if module_name not in sys.modules:
-                spec = importlib.util.spec_from_file_location(module_name, plugin)
-                assert spec is not None
-                assert spec.loader is not None
-                module = importlib.util.module_from_spec(spec)
-                sys.modules[module_name] = module
-                spec.loader.exec_module(module)
-            return sys.modules[module_name]
-        if self._file(name) is not None:
+            return _import_file(plugin)
+        if self._package_file(name) is not None:
             return importlib.import_module(f"mtlkit.{self.folder}.{name.replace('-', '_')}")
         return importlib.import_module(self._entry_points()[name].module)
 
-    def _file(self, name: str) -> Path | None:
-        plugin = self._plugin(name)
-        if plugin is not None:
-            return plugin
-        file = self.path / f"{name.replace('-', '_')}.py"
-        return file if _name(file) == name and file.exists() else None
 
-    @staticmethod
-    def _plugin(name: str) -> Path | None:
-        return Path(name) if name.endswith(".py") and Path(name).is_file() else None
+@functools.cache
+def _entry_points(
+    group: str, search_path: tuple[str, ...]
+) -> dict[str, importlib.metadata.EntryPoint]:
+    """The entry points of a group on ``sys.path``, which takes milliseconds to search."""
+    return {point.name: point for point in importlib.metadata.entry_points(group=group)}
 
 
 def _name(file: Path) -> str:
     return file.stem.replace("_", "-")
 
 
+def _plugin(name: str) -> Path | None:
+    """The file that a name stands for, if it is the path of one."""
+    return Path(name) if name.endswith(".py") and Path(name).is_file() else None
+
+
+def _import_file(file: Path) -> ModuleType:
+    """Import a plugin once, under a name that no other file has."""
+    path_digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
+    module_name = f"mtlkit_plugin_{file.stem}_{path_digest}"
+    if module_name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(module_name, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[module_name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[module_name]
+
+
+@functools.cache
+def _read_facts(file: Path, modified: int) -> Facts:
+    """The facts of a file, read again once it was modified."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    attributes: dict[str, Any] = {}
+    defaults: dict[str, Any] = {}
+    for method in _classes(tree):
+        attributes |= _literals(method)
+        for inner in _classes(method):
+            if inner.name == "Options":
+                defaults |= _literals(inner)
+    return Facts(ast.get_docstring(tree) or "", attributes, defaults)
+
+
+def _classes(node: ast.Module | ast.ClassDef) -> list[ast.ClassDef]:
+    return [child for child in node.body if isinstance(child, ast.ClassDef)]
+
+
+def _literals(node: ast.ClassDef) -> dict[str, Any]:
+    """The attributes of a class whose values are literals, or pydantic fields with one."""
+    literals = {}
+    for statement in node.body:
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                pass
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.expr() as value):
+                pass
+            case _:
+                continue
+        # Field(default, ...)
+        if isinstance(value, ast.Call) and value.args:
+            value = value.args[0]
+        try:
+            literals[name] = ast.literal_eval(value)
+        except ValueError:
+            continue
+    return literals
+
+
 MODELS = Registry("model", "models", "models._architecture:Architecture")
-BALANCERS = Registry("balancer", "balancers", "balancers._base:Balancer")
+BALANCERS = Registry("balancer", "balancers", "balancers._balancer:Balancer")
 DATASETS = Registry("dataset", "data.datasets", "data.datasets._source:DatasetSource")
 REGISTRIES = {"models": MODELS, "balancers": BALANCERS, "datasets": DATASETS}

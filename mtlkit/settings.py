@@ -1,4 +1,4 @@
-"""Validated settings, the ``name[key=value]`` notation, canonical JSON and digests."""
+"""Settings: the base of every group of options, lists, training, execution, and their checks."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from mtlkit.errors import UsageError
 from mtlkit.spec import split_list
 
+# --- the base, and types that options share
+
 
 class Settings(BaseModel):
     """Base of every group of options: unknown keys are errors, values never change after
@@ -24,22 +26,32 @@ class Settings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _none_by_name(cls, values: Any) -> Any:
-        """In brackets ``none`` is no value; where ``none`` is one of an option's words, that word
-        is meant.
+        """Restore the word ``none`` for options that have it among their choices, such as ``norm``.
+
+        In brackets ``none`` means no value, so it arrives here as None.
         """
         if not isinstance(values, dict):
             return values
-        words = {
-            key for key, field in cls.model_fields.items() if "none" in get_args(field.annotation)
-        }
-        return {
-            key: "none" if value is None and key in words else value
-            for key, value in values.items()
-        }
+        restored = dict(values)
+        for key, field in cls.model_fields.items():
+            has_the_word = "none" in get_args(field.annotation)
+            if has_the_word and key in values and values[key] is None:
+                restored[key] = "none"
+        return restored
 
 
 def _as_list(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else [] if value in (None, "none") else [value]
+    """A list stays one; no value is the empty list, a single value a list of one."""
+    if isinstance(value, (list, tuple)):
+        return value
+    if value is None or value == "none":
+        return []
+    return [value]
+
+
+def _as_words(value: Any) -> Any:
+    """As :func:`_as_list`; a text is split at its commas."""
+    return split_list(value) if isinstance(value, str) else _as_list(value)
 
 
 Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_list)]
@@ -48,15 +60,13 @@ Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_l
 Floats = Annotated[tuple[float, ...], BeforeValidator(_as_list)]
 """A list of numbers, one a task as a rule; written ``1:2`` in brackets."""
 
-
-def _words(value: Any) -> Any:
-    return split_list(value) if isinstance(value, str) else _as_list(value)
-
-
-Words = Annotated[tuple[str, ...], BeforeValidator(_words)]
+Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 """A list of words; written with commas between them."""
 
 Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+
+# --- the settings of a run
 
 
 class TrainingSettings(Settings):
@@ -64,8 +74,11 @@ class TrainingSettings(Settings):
     cell's key.
     """
 
+    # how long, and in which batches
     epochs: float = Field(6, gt=0, description="passes over the training split; may be a fraction")
     batch_size: int = Field(1024, gt=0, description="rows per batch")
+
+    # the optimiser
     optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
     lr: float = Field(2e-3, gt=0, description="peak learning rate of the dense parameters")
     embedding_lr: float | None = Field(
@@ -74,10 +87,14 @@ class TrainingSettings(Settings):
     sparse_rows: int = Field(
         100_000,
         gt=0,
-        description="embedding tables of at least so many rows get row-sparse gradients and a lazy optimiser, which "
-        "leaves rows alone that a batch does not hold",
+        description=(
+            "embedding tables of at least so many rows get row-sparse gradients and a lazy "
+            "optimiser, which leaves rows alone that a batch does not hold"
+        ),
     )
     momentum: float = Field(0.0, ge=0, lt=1, description="of sgd")
+
+    # its learning rate over the run, penalties and the size of a step
     schedule: Literal["constant", "onecycle", "cosine", "linear"] = "onecycle"
     warmup: float = Field(0.3, ge=0, lt=1, description="share of the steps in which lr rises")
     l2_dense: float = Field(
@@ -89,29 +106,40 @@ class TrainingSettings(Settings):
         1, gt=0, description="batches whose gradients are averaged into one optimiser step"
     )
     precision: Literal["fp32", "bf16"] = "fp32"
+
+    # the balancer
     scope: Literal["dense", "all", "representation"] = Field(
         "dense",
-        description="what the gradients of gradient-based balancers are taken by: shared dense parameters, all shared "
-        "parameters, or the representation, which is what tasks share where they part (the outputs of experts or of a "
-        "bottom, arXiv:1810.04650), or the embedding output in models that name no such place",
+        description=(
+            "what the gradients of gradient-based balancers are taken by: shared dense parameters,"
+            " all shared parameters, or the representation, which is what tasks share where they "
+            "part (the outputs of experts or of a bottom, arXiv:1810.04650), or the embedding "
+            "output in models that name no such place"
+        ),
     )
     heads: Literal["weighted", "plain"] = Field(
         "weighted",
         description="whether parameters of one task alone receive that task's weight, or weight 1",
     )
+
+    # the start
     init_from: str | None = Field(
         None, description="key of the run whose weights it starts from; see --init-from"
     )
     freeze: Words = Field(
         (), description="patterns of parameters that keep the weights of that run"
     )
+
+    # evaluation and selection
     evaluations: int = Field(10, gt=0, description="least number of evaluation points a run")
     validation_rows: int | None = Field(
         None,
         gt=0,
-        description="most validation rows that are scored at an evaluation point, a fixed random choice; the point "
-        "that is picked is then scored on all of them; default: 50,000, or more as long as all points together score "
-        "less than three tenths of the rows trained on",
+        description=(
+            "most validation rows that are scored at an evaluation point, a fixed random choice; "
+            "the point that is picked is then scored on all of them; default: 50,000, or more as "
+            "long as all points together score less than three tenths of the rows trained on"
+        ),
     )
     patience: int | None = Field(
         None, gt=0, description="evaluation points without improvement before stopping early"
@@ -123,6 +151,8 @@ class TrainingSettings(Settings):
     select_weights: dict[str, float] = Field(
         default_factory=dict, description="task: weight, for select=weighted"
     )
+
+    # what a single task gets
     task_weights: dict[str, float] = Field(
         default_factory=dict, description="task: factor on its loss"
     )
@@ -133,9 +163,13 @@ class TrainingSettings(Settings):
     task_every: dict[str, Annotated[int, Field(gt=0)]] = Field(
         default_factory=dict, description="task: it takes part in every n-th step only"
     )
+
+    # which rows meet in a batch
     batches: Literal["shuffled", "covering"] = Field(
         "shuffled",
-        description="covering: each batch holds rows and positives of every task, with importance weights",
+        description=(
+            "covering: each batch holds rows and positives of every task, with importance weights"
+        ),
     )
     cover: int = Field(
         1, gt=0, description="least number of rows and positives of a task in a covering batch"
@@ -145,6 +179,7 @@ class TrainingSettings(Settings):
 class ExecutionSettings(Settings):
     """How cells are run. Recorded, but no part of a cell's identity."""
 
+    # where, and how many at a time
     device: Device = "auto"
     jobs: int | None = Field(
         None, gt=0, description="cells at a time; default: one per core, one on a GPU"
@@ -152,10 +187,14 @@ class ExecutionSettings(Settings):
     threads: int = Field(
         1,
         gt=0,
-        description="of a cell on the CPU; a second one gains next to nothing at the usual sizes, and loses much where "
-        "others use the cores",
+        description=(
+            "of a cell on the CPU; a second one gains next to nothing at the usual sizes, and "
+            "loses much where others use the cores"
+        ),
     )
     timeout: float | None = Field(None, gt=0, description="seconds after which a cell is stopped")
+
+    # what is recorded and kept
     probes: bool = Field(True, description="record gradient cosines, gate usage and task weights")
     ablation: bool = Field(
         False, description="record what each expert is good for, at the end of a run"
@@ -166,72 +205,92 @@ class ExecutionSettings(Settings):
     save_weights: bool | None = Field(
         None, description="keep the weights of the best point; default: if below 32 MiB"
     )
+
+    # how
     init_from: Path | None = Field(
         None, description="folder of the run whose weights to start from"
     )
     eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")
     compile: Literal["auto", "on", "off"] = Field(
         "off",
-        description="torch.compile for what stands above the embedding; auto: on a GPU. On a CPU it does not pay: it "
-        "compiles for most of a minute, later cells for some seconds, and trains 1.0 to 1.1 times as fast, or half as "
-        "fast where all vocabularies are small",
+        description=(
+            "torch.compile for what stands above the embedding; auto: on a GPU. On a CPU it does "
+            "not pay: it compiles for most of a minute, later cells for some seconds, and trains "
+            "1.0 to 1.1 times as fast, or half as fast where all vocabularies are small"
+        ),
     )
+
+
+# --- reading and checking
 
 
 S = TypeVar("S", bound=Settings)
 
 
-def validate(kind: type[S], values: Mapping[str, Any], of: str, hint: str | None = None) -> S:
+def validate(
+    settings_class: type[S], values: Mapping[str, Any], owner: str, hint: str | None = None
+) -> S:
     """Build settings from plain values.
 
     Args:
-        kind: The settings class.
+        settings_class: The class to build.
         values: Plain values, as parsed from the command line or YAML.
-        of: Whose options these are, for messages: ``"model mmoe"``.
-        hint: What to do about an error, in place of a list of the options.
+        owner: Whose options these are, for messages: ``"model mmoe"``.
+        hint: What to do about an error, instead of a list of the options.
 
     Raises:
         UsageError: A key is unknown or a value does not fit.
     """
     try:
-        return kind.model_validate(dict(values))
+        return settings_class.model_validate(dict(values))
     except ValidationError as error:
-        errors = error.errors(include_url=False)
-        alternatives = [
-            item for item in errors if item["loc"][:1] == errors[0]["loc"][:1]
-        ]  # of a union of types
-        first = max(alternatives, key=lambda item: len(item["loc"]))
-        key = ".".join(str(part) for part in first["loc"] if "[" not in str(part))
-        known = list(kind.model_fields)
-        if first["type"] == "extra_forbidden":
-            close = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-            guess = f" Did you mean {close[0]}?" if close else ""
-            message = f"The {of} has no option {key!r}.{guess}"
-        else:
-            reason = first["msg"].removeprefix("Value error, ")
-            message = f"The option {key!r} of the {of} cannot be {first['input']!r}: {reason[:1].lower()}{reason[1:]}."
-        options = f"its options are {', '.join(known)}" if known else "it takes no options"
+        names = list(settings_class.model_fields)
+        message = _first_error(error, names, owner)
+        options = f"its options are {', '.join(names)}" if names else "it takes no options"
         raise UsageError(message, hint or options) from None
+
+
+def _first_error(error: ValidationError, names: list[str], owner: str) -> str:
+    """One sentence about the first option that is wrong."""
+    errors = error.errors(include_url=False)
+
+    # an option of several types fails once for each: the longest path tells most
+    first_option = errors[0]["loc"][:1]
+    same_option = [entry for entry in errors if entry["loc"][:1] == first_option]
+    deepest = max(same_option, key=lambda entry: len(entry["loc"]))
+
+    # names of types in the path have brackets; the user wrote only keys and positions
+    path = [str(step) for step in deepest["loc"]]
+    key = ".".join(step for step in path if "[" not in step)
+
+    if deepest["type"] == "extra_forbidden":
+        close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
+        guess = f" Did you mean {close[0]}?" if close else ""
+        return f"The {owner} has no option {key!r}.{guess}"
+    reason = deepest["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    return f"The option {key!r} of the {owner} cannot be {deepest['input']!r}: {reason}."
 
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
     """Parse a YAML mapping.
 
+    Args:
+        text: The YAML text; empty for an empty mapping.
+        where: Where it is from, for messages: the name of the file.
+
     Raises:
         UsageError: The text is no YAML mapping.
     """
+    hint = "mtlkit bench --print-config shows a valid file"
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        line = getattr(error, "problem_mark", None)
-        at = f" at line {line.line + 1}" if line else ""
-        raise UsageError(
-            f"{where} is not valid YAML{at}.", "mtlkit bench --print-config shows a valid file"
-        ) from None
+        mark = getattr(error, "problem_mark", None)
+        line = f" at line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{where} is not valid YAML{line}.", hint) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise UsageError(
-            f"{where} must hold key: value pairs.", "mtlkit bench --print-config shows a valid file"
-        )
+        raise UsageError(f"{where} must hold key: value pairs.", hint)
     return value

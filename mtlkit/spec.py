@@ -13,6 +13,11 @@ from pydantic import BaseModel
 
 from mtlkit.errors import UsageError
 
+NAME_AND_BRACKETS = re.compile(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", re.DOTALL)
+
+
+# --- identity: equal values have equal text, and equal digests
+
 
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
@@ -26,9 +31,17 @@ def digest(value: Any) -> str:
     return hashlib.sha256(canonical_json(value).encode()).hexdigest()
 
 
+# --- writing
+
+
 @dataclass(frozen=True)
 class Spec:
-    """A name with options, as typed: ``mmoe[experts=16,hidden=64:32]``."""
+    """A name with options, as typed: ``mmoe[experts=16,hidden=64:32]``.
+
+    Args:
+        name: The name before the brackets.
+        options: The values in the brackets; a dot in a key is a nested mapping here.
+    """
 
     name: str
     options: dict[str, Any] = field(default_factory=dict)
@@ -36,10 +49,12 @@ class Spec:
     def __str__(self) -> str:
         if not self.options:
             return self.name
-        return f"{self.name}[{','.join(f'{key}={_show(value)}' for key, value in _flatten(self.options))}]"
+        options = [f"{key}={_show(value)}" for key, value in _flatten(self.options)]
+        return f"{self.name}[{','.join(options)}]"
 
 
 def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """The options of nested mappings under dotted keys: ``{"a": {"b": 1}}`` gives ``a.b``, 1."""
     for key, value in options.items():
         if isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
@@ -48,44 +63,21 @@ def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str
 
 
 def _show(value: Any) -> str:
+    """The text that :func:`parse_value` reads as this value."""
     if isinstance(value, (list, tuple)):
-        return ":".join(_show(item) for item in value) or "none"
+        return ":".join(_show(element) for element in value) or "none"
     if value is None:
         return "none"
     if isinstance(value, bool):
         return str(value).lower()
+
+    # the short form of a number, where it is exact
     if isinstance(value, float) and float(f"{value:g}") == value:
         return f"{value:g}"
     return str(value)
 
 
-def split_list(text: str) -> list[str]:
-    """Split at the commas that stand outside brackets."""
-    parts, depth = [""], 0
-    for sign in text:
-        depth += (sign == "[") - (sign == "]")
-        if sign == "," and depth <= 0:
-            parts.append("")
-        else:
-            parts[-1] += sign
-    return [part.strip() for part in parts if part.strip()]
-
-
-def parse_value(text: str) -> Any:
-    """A number, boolean, ``none``, word, or a list with ``:`` between its items."""
-    if ":" in text and "[" not in text:
-        return [parse_value(part) for part in text.split(":")]
-    lowered = text.strip().lower()
-    if lowered in {"none", "null", ""}:
-        return None
-    if lowered in {"true", "false"}:
-        return lowered == "true"
-    for convert in (int, float):
-        try:
-            return convert(lowered)
-        except ValueError:
-            continue
-    return text.strip()
+# --- reading
 
 
 def parse_spec(text: str) -> Spec:
@@ -94,27 +86,39 @@ def parse_spec(text: str) -> Spec:
     Raises:
         UsageError: The brackets or an option cannot be read.
     """
-    match = re.fullmatch(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", text, re.DOTALL)
+    match = NAME_AND_BRACKETS.fullmatch(text)
     if match is None or text.count("[") != text.count("]"):
         raise UsageError(
             f"Cannot read {text!r}.",
             "write name or 'name[key=value,key=value]', quoted for the shell",
         )
-    name, body = match.groups()
+    name, brackets = match.groups()
+
     options: dict[str, Any] = {}
-    for item in split_list(body or ""):
-        assign(options, item, f"in {text!r}")
+    for assignment in split_list(brackets or ""):
+        assign(options, assignment, f"in {text!r}")
     return Spec(name, options)
 
 
-def assign(options: dict[str, Any], item: str, where: str) -> None:
-    """Put one ``key=value`` (or ``a.b=value``) into a nested dictionary."""
-    key, equals, value = item.partition("=")
+def assign(options: dict[str, Any], assignment: str, where: str) -> None:
+    """Put one ``key=value`` (or ``a.b=value``) into a nested dictionary.
+
+    Args:
+        options: The dictionary, changed in place.
+        assignment: The text of the assignment.
+        where: Where it was written, for messages: ``"given to --set"``.
+
+    Raises:
+        UsageError: It is no assignment, or its key already has a value where it needs a mapping.
+    """
+    key, equals, value = assignment.partition("=")
     if not equals or not key.strip():
         raise UsageError(
-            f"Cannot read the option {item!r} {where}.",
+            f"Cannot read the option {assignment!r} {where}.",
             "write options as key=value, lists as key=1:2",
         )
+
+    # the mapping that a dotted key leads to
     *parents, last = key.strip().split(".")
     target = options
     for parent in parents:
@@ -125,3 +129,35 @@ def assign(options: dict[str, Any], item: str, where: str) -> None:
                 "give one of the two",
             )
     target[last] = parse_value(value)
+
+
+def parse_value(text: str) -> Any:
+    """A number, boolean, ``none``, word, or a list with ``:`` between its elements."""
+    if ":" in text and "[" not in text:
+        return [parse_value(element) for element in text.split(":")]
+    lowered = text.strip().lower()
+    if lowered in {"none", "null", ""}:
+        return None
+    if lowered in {"true", "false"}:
+        return lowered == "true"
+
+    # the first kind of number that it is; else it is a word
+    for number in (int, float):
+        try:
+            return number(lowered)
+        except ValueError:
+            continue
+    return text.strip()
+
+
+def split_list(text: str) -> list[str]:
+    """Split at the commas that stand outside brackets."""
+    entries = [""]
+    depth = 0  # of open brackets
+    for character in text:
+        depth += (character == "[") - (character == "]")
+        if character == "," and depth <= 0:
+            entries.append("")
+        else:
+            entries[-1] += character
+    return [entry.strip() for entry in entries if entry.strip()]

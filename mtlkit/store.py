@@ -26,6 +26,9 @@ class ResultStore:
 
     Args:
         root: The results folder; it need not exist yet.
+
+    Attributes:
+        unreadable: Record files that the last :meth:`scan` could not read.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,9 +52,9 @@ class ResultStore:
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's files are."""
-        names = (
-            Path(parse_spec(text).name).stem for text in (cell.dataset, cell.model, cell.balancer)
-        )
+        # a plugin's name is a path: its file's name is enough
+        specs = [parse_spec(text) for text in (cell.dataset, cell.model, cell.balancer)]
+        names = [Path(spec.name).stem for spec in specs]
         return self.root.joinpath(*names, f"seed-{cell.seed}-{cell.key[:8]}")
 
     def get(self, cell: Cell) -> RunRecord | None:
@@ -81,15 +84,18 @@ class ResultStore:
         earlier = self._read(folder / RECORD)
         if earlier is not None and earlier.ok:
             return folder
-        for stem, named in (arrays or {}).items():
+
+        # what lies beside the record
+        for stem, named_arrays in (arrays or {}).items():
             with _replacing(folder / f"{stem}.npz") as handle:
-                np.savez_compressed(handle, **dict(named))  # type: ignore[arg-type]
+                np.savez_compressed(handle, **dict(named_arrays))  # type: ignore[arg-type]
         if log:
             with _replacing(folder / "log.txt") as handle:
                 handle.write(log.encode())
-        text = json.dumps(
-            record.model_dump(mode="json"), indent=1, ensure_ascii=False, allow_nan=False
-        )
+
+        # the record comes last: it is the mark that all of it is there
+        plain = record.model_dump(mode="json")
+        text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
         with _replacing(folder / RECORD) as handle:
             handle.write(text.encode() + b"\n")
         return folder
@@ -117,11 +123,12 @@ class ResultStore:
         file = folder / f"{stem}.npz"
         if not file.exists():
             return {}
-        with np.load(file, allow_pickle=False) as named:
-            return dict(named)
+        with np.load(file, allow_pickle=False) as named_arrays:
+            return dict(named_arrays)
 
     @staticmethod
     def _read(file: Path) -> RunRecord | None:
+        """The record in a file; None when there is none, or none that is valid."""
         try:
             return RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
         except (FileNotFoundError, NotADirectoryError, ValidationError, UnicodeDecodeError):
@@ -137,6 +144,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     try:
         with temporary.open("wb") as handle:
             yield handle
+            # on the disk before it gets its name, so that a crash leaves no half of a file
             handle.flush()
             os.fsync(handle.fileno())
         temporary.replace(path)

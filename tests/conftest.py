@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "1"
-)  # before torch: the models are tiny, and the machine may be busy
+# before torch is imported: the models are tiny, and the machine may be busy
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import contextlib
 import io
@@ -23,11 +22,16 @@ from unittest import mock
 
 import pytest
 
+# Some tests press Ctrl-C. A shell's background job ignores it, and so would pytest and what it
+# starts, so the usual reaction is put back.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 DATA = "synthetic[rows=200,d=4]"
 
 
 @dataclass(frozen=True)
-class Said:
+class CommandResult:
     """How a command ended."""
 
     code: int
@@ -35,7 +39,7 @@ class Said:
     err: str
 
 
-def run_cli(*arguments: Any) -> Said:
+def run_cli(*arguments: Any) -> CommandResult:
     """Run ``mtlkit`` in this process."""
     from mtlkit.cli.app import main
 
@@ -48,12 +52,12 @@ def run_cli(*arguments: Any) -> Said:
         try:
             main()
         except SystemExit as end:
-            return Said(end.code, out.getvalue(), err.getvalue())
+            return CommandResult(end.code, out.getvalue(), err.getvalue())
     raise AssertionError("main() always exits")
 
 
 @pytest.fixture(scope="session")
-def cli() -> Callable[..., Said]:
+def cli() -> Callable[..., CommandResult]:
     return run_cli
 
 
@@ -85,7 +89,7 @@ from pathlib import Path
 
 import torch
 
-from mtlkit.balancers._base import Balancer
+from mtlkit import Balancer
 
 
 class Plugin(Balancer):
@@ -124,7 +128,7 @@ def make_trainer(
     """
     import torch
 
-    from mtlkit.balancers._base import Balancer
+    from mtlkit import Balancer
     from mtlkit.registry import BALANCERS, MODELS
     from mtlkit.settings import ExecutionSettings, TrainingSettings
     from mtlkit.spec import parse_spec
@@ -176,6 +180,9 @@ BALANCERS = {
     "killed": "os.kill(os.getpid(), signal.SIGKILL)",
 }
 PATIENCE = 120
+BLINK = 0.5
+# how a shell starts a background job: it ignores Ctrl-C
+IN_BACKGROUND = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
 
 
 Files = dict[Path, tuple[bytes, int]]
@@ -186,18 +193,20 @@ class Act:
     """One run of a grid that was stopped in its second cell, by a signal.
 
     Args:
-        said: How the command ended.
+        result: How the command ended.
         before: The results at the signal.
         after: The results when the command and its worker had ended.
         worker_ended: Whether the worker did.
         worker_ignored: Whether the worker left Ctrl-C to the command.
+        survived_interrupt: Whether Ctrl-C did nothing to the command.
     """
 
-    said: Said
+    result: CommandResult
     before: Files
     after: Files
     worker_ended: bool
     worker_ignored: bool = False
+    survived_interrupt: bool = False
 
 
 @dataclass
@@ -217,7 +226,7 @@ class Story:
     out: Path
     interrupted: Act
     killed: Act
-    finished: Said
+    finished: CommandResult
     files: Files
 
     @property
@@ -247,7 +256,7 @@ def story(
         _Grid(tmp_path_factory.mktemp(name), home, plugin) for name in ("killed", "interrupted")
     )
     process = subprocess.Popen(
-        [sys.executable, "-m", "mtlkit", *killed.command],
+        [*IN_BACKGROUND, sys.executable, "-m", "mtlkit", *killed.command],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -317,33 +326,37 @@ def _interrupt(grid: _Grid) -> Act:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     finger = threading.Thread(target=press)
-    handler = signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a shell's background jobs would ignore it
     finger.start()
-    said = run_cli(*grid.command)
+    result = run_cli(*grid.command)
     over.set()
     finger.join()
-    signal.signal(signal.SIGINT, handler)
-    assert before, said.err
-    return Act(said, before, files(grid.out), _wait(lambda: not _alive(grid.worker)), all(ignored))
+    assert before, result.err
+    return Act(
+        result, before, files(grid.out), _wait(lambda: not _alive(grid.worker)), all(ignored)
+    )
 
 
 def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
     """kill -9 while the second cell waits. Its worker is an orphan then, and sees that at the next
-    point.
+    point. Before that Ctrl-C is pressed: as a background job of a shell the command ignores it.
 
     The process that the worker was forked from ends with it.
     """
     _wait(lambda: grid.pid.exists() or process.poll() is not None)
     assert process.poll() is None, "the command ended by itself"
     before = files(grid.out)
+    process.send_signal(signal.SIGINT)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(BLINK)
+    survived = process.poll() is None
     process.kill()
     code = process.wait(PATIENCE)
     family = {grid.worker, parent(grid.worker)}
     grid.hold.unlink()
     ended = _wait(lambda: not any(map(_alive, family)))
-    return Act(Said(code, "", ""), before, files(grid.out), ended)
+    return Act(
+        CommandResult(code, "", ""), before, files(grid.out), ended, survived_interrupt=survived
+    )
 
 
 def files(folder: Path) -> Files:

@@ -10,7 +10,7 @@ MINE = '''"""Mine: weighs nothing.
 
 More.
 """
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers.uniform import Uniform
 
 

@@ -279,7 +279,7 @@ def test_one_pass_is_judged_and_every_share_is_named(small, monkeypatch):
     last = evaluation.checks([areas, record])[-1]
     assert last.asked == "one evaluation pass takes at most 10% of an epoch, census"
     assert (
-        last.found == "6.0%; all 10 points 10.0% and final scoring 1.5% of training"
+        last.measured == "6.0%; all 10 points 10.0% and final scoring 1.5% of training"
     )  # 0.6 s of an epoch of 10 s
     assert last.met is True
     assert evaluation.checks([areas, record | {"point_seconds": 11.0}])[-1].met is False
@@ -362,7 +362,7 @@ def test_targets_are_judged_on_the_twin_of_each_peer():
     assert [check.met for check in found.values()] == [True, False, True, False]
     fast = found[speed.format("mtlkit as fuxictr", 4, "fuxictr")]
     assert (
-        fast.found == "5.5 x; AUC +0.0000 ± 0.0000, -0.1000 ± 0.0000"
+        fast.measured == "5.5 x; AUC +0.0000 ± 0.0000, -0.1000 ± 0.0000"
     )  # it learns less on the second task
     assert "**missed**" in str(fast)
     text = table(training_records())
@@ -387,7 +387,7 @@ def test_a_missed_speed_is_said_to_be_missed():
         for check in checks(records)
         if "rows per second of mtlkit as torch-rechub" in check.asked
     )
-    assert missed.found.startswith("6.3 x")
+    assert missed.measured.startswith("6.3 x")
     assert missed.met is False
 
 

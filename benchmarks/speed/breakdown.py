@@ -18,16 +18,15 @@ def collect(setup: Setup) -> list[Record]:
     records = []
     for shape in SHAPES:
         say(f"breakdown: {shape}")
-        records += in_child(
-            "breakdown", {"shape": shape, "rounds": setup.rounds, "home": str(setup.data)}
-        )
+        job = {"shape": shape, "rounds": setup.rounds, "home": str(setup.data)}
+        records += in_child("breakdown", job)
     return records
 
 
 def work(job: dict[str, Any]) -> list[Record]:
     """In a process of its own: rounds of phases and of whole steps."""
     from .data import WIDTHS, head, open_dataset
-    from .models import count_cpu_seconds, training
+    from .models import Windows, count_cpu_seconds, training
     from .phases import timed_steps
     from .turns import take_turns
 
@@ -41,8 +40,9 @@ def work(job: dict[str, Any]) -> list[Record]:
         for _ in range(job["rounds"]):
             for phase, ms in timed_steps(dataset, width, batch, STEPS).items():
                 phases.setdefault(phase, []).append(statistics.median(ms))
-            run = training(dataset, width, "uniform", batch, 1, STEPS)
-            whole += [1000 * seconds / STEPS for seconds in take_turns({"run": run})["run"]]
+            run = training(dataset, width, "uniform", Windows(1, STEPS, batch))
+            [seconds] = take_turns({"run": run})["run"]
+            whole.append(1000 * seconds / STEPS)
         records.append({"shape": job["shape"], "batch": batch, "phases": phases, "whole": whole})
     return records
 
@@ -51,25 +51,29 @@ def medians(record: Record) -> dict[str, float]:
     """Milliseconds of a step by phase; the rest is what the trainer's loop takes beyond them, if
     anything.
     """
-    found = {phase: statistics.median(ms) for phase, ms in record["phases"].items()}
-    whole = max(statistics.median(record["whole"]), found["sum"])
-    found["rest"] = whole - found.pop("sum")
-    return {phase: found[phase] for phase in PHASES}
+    by_phase = {phase: statistics.median(ms) for phase, ms in record["phases"].items()}
+    phases = by_phase.pop("sum")
+    whole = max(statistics.median(record["whole"]), phases)
+    by_phase["rest"] = whole - phases
+    return {phase: by_phase[phase] for phase in PHASES}
 
 
 def table(records: list[Record]) -> str:
     """Milliseconds, and shares of the step."""
+    head = ["data", "batch", "step, ms", "thousand rows/s", *(f"{phase}, ms" for phase in PHASES)]
     rows = []
     for record in records:
-        found = medians(record)
-        total = sum(found.values())
-        cells = [f"{ms:.2f} ({ms / total:.0%})" for ms in found.values()]
-        rate = f"{record['batch'] / total:.0f}"
-        rows.append([record["shape"], f"{record['batch']}", f"{total:.2f}", rate, *cells])
-    return markdown(
-        ["data", "batch", "step, ms", "thousand rows/s", *(f"{phase}, ms" for phase in PHASES)],
-        rows,
-    )
+        by_phase = medians(record)
+        step = sum(by_phase.values())
+        row = [
+            record["shape"],
+            f"{record['batch']}",
+            f"{step:.2f}",
+            f"{record['batch'] / step:.0f}",
+        ]
+        row += [f"{ms:.2f} ({ms / step:.0%})" for ms in by_phase.values()]
+        rows.append(row)
+    return markdown(head, rows)
 
 
 SECTION = Section("breakdown", "Where a step's time goes", 3, collect, table)

@@ -14,7 +14,9 @@ from typing import Any
 
 HOME = Path(__file__).resolve().parents[1]
 SCRIPT = HOME / "speed.py"
+THREAD_POOLS = ("OMP", "MKL", "OPENBLAS", "NUMBA")
 Record = dict[str, Any]
+"""One measurement as plain JSON."""
 
 
 @dataclass(frozen=True)
@@ -32,21 +34,21 @@ class Setup:
 
 @dataclass(frozen=True)
 class Check:
-    """A target and what came of it.
+    """A target and what came of it; as text a row of the table of targets.
 
     Args:
         asked: The target, in words.
-        found: The measured value, in words.
+        measured: The measured value, in words.
         met: Whether it is reached; None where too little was measured to tell.
     """
 
     asked: str
-    found: str
+    measured: str
     met: bool | None
 
     def __str__(self) -> str:
         verdict = {True: "met", False: "**missed**", None: "not judged"}[self.met]
-        return f"| {self.asked} | {self.found} | {verdict} |"
+        return f"| {self.asked} | {self.measured} | {verdict} |"
 
 
 @dataclass(frozen=True)
@@ -82,21 +84,26 @@ def child(
 
     Args:
         arguments: The script and what comes before the job.
-        job: Sent as JSON.
+        job: The job, sent as JSON.
         python: The interpreter.
-        threads: Of every pool of threads in the process.
+        threads: Threads of every pool of the process.
         cores: How many of this process's cores it may use; None for all.
-        variables: Of the environment, beside this process's own.
+        variables: Environment variables beside this process's own.
+
+    Raises:
+        RuntimeError: The script failed.
     """
-    pools = ("OMP", "MKL", "OPENBLAS", "NUMBA")
-    environment = (
-        os.environ | {f"{pool}_NUM_THREADS": str(threads) for pool in pools} | dict(variables or {})
-    )
+    environment = dict(os.environ)
+    environment |= {f"{pool}_NUM_THREADS": str(threads) for pool in THREAD_POOLS}
+    environment |= variables or {}
     command = [python, *arguments, json.dumps(job)]
-    own = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+
+    # A child inherits the cores of its parent, so the parent gives up some while it starts one.
+    available = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+    restricted = cores is not None and bool(available)
     try:
-        if cores is not None and own:
-            os.sched_setaffinity(0, own[:cores])  # inherited by the child
+        if restricted:
+            os.sched_setaffinity(0, available[:cores])
         process = subprocess.Popen(
             command,
             env=environment,
@@ -106,33 +113,35 @@ def child(
             encoding="utf-8",
         )
     finally:
-        if cores is not None and own:
-            os.sched_setaffinity(0, own)
-    out, err = process.communicate()
+        if restricted:
+            os.sched_setaffinity(0, available)
+
+    output, errors = process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} failed:\n{err}")
-    return json.loads(next(line for line in reversed(out.splitlines()) if line[:1] in {"{", "["}))
+        raise RuntimeError(f"{' '.join(command)} failed:\n{errors}")
+    answers = [line for line in output.splitlines() if line[:1] in {"{", "["}]
+    return json.loads(answers[-1])
 
 
 def in_child(section: str, job: Record, **options: Any) -> Any:
     """The answer of a section's ``work`` to a job, in a fresh process with the environment of
     mtlkit's workers.
 
-    A worker trains in its main thread; trainings that take turns have threads, which get memory as
-    that one does.
+    Args:
+        section: Name of the section.
+        job: What its ``work`` is called with.
+        options: Of :func:`child`.
     """
     from mtlkit.grid.engines.local import MEMORY
 
-    return child(
-        [str(SCRIPT), "--work", section],
-        job,
-        variables=MEMORY | {"MALLOC_ARENA_MAX": "1"},
-        **options,
-    )
+    # A worker of mtlkit trains in its main thread. Trainings that take turns are threads, and with
+    # a single arena these get memory as that one does.
+    variables = MEMORY | {"MALLOC_ARENA_MAX": "1"}
+    return child([str(SCRIPT), "--work", section], job, variables=variables, **options)
 
 
 def say(text: str) -> None:
-    """Progress."""
+    """Print progress, beside the results on standard output."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -152,16 +161,16 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
 
 def ratios(values: Sequence[float], base: Sequence[float]) -> list[float]:
     """Quotients of paired measurements."""
-    return [value / other for value, other in zip(values, base, strict=True)]
+    return [value / base_value for value, base_value in zip(values, base, strict=True)]
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table; columns after the first are aligned to the right where they hold numbers only."""
     body = [list(row) for row in rows]
-    right = [
-        all(row[i][:1].isdigit() or row[i] in {"", "-"} for row in body) for i in range(len(head))
-    ]
-    rule = ["---:" if on else "---" for on in right]
+    rule = []
+    for column in range(len(head)):
+        numeric = all(row[column][:1].isdigit() or row[column] in {"", "-"} for row in body)
+        rule.append("---:" if numeric else "---")
     return "\n".join(f"| {' | '.join(line)} |" for line in [list(head), rule, *body])
 
 

@@ -21,11 +21,11 @@ OF_ITEMS = (470_000, 7_000, 260_000, 106_000)
 OF_CONTEXT = (6_000, 105_000, 52_000, 37_000, 6_000, 80_000, 30_000, 40_000, 3_000)
 VOCABULARIES = (*OF_USERS, *OF_ITEMS, *OF_CONTEXT)
 """Sizes like those of Ali-CCP's 23 fields: 1.44 million embedding rows."""
-NUMBERS = 8
+NUMBERS = 8  # numeric features
 ALI_ROWS = 2_000_000
-ZIPF = 1.05
-WIDTHS = {"census": 8, "ali": 16}
-EXTRA = "extra-{}"
+ZIPF = 1.05  # exponent of the frequency of ids
+WIDTHS = {"census": 8, "ali": 16}  # of the embeddings
+EXTRA = "extra-{}"  # names of further tasks
 
 
 def census(home: Path) -> Dataset:
@@ -54,8 +54,8 @@ def recipe() -> str:
     taken for this one.
     """
     sources = [inspect.getsource(function) for function in (ali_shaped, zipf, task_names)]
-    told = [*sources, repr((VOCABULARIES, NUMBERS, ZIPF, EXTRA))]
-    return hashlib.sha256("\0".join(told).encode()).hexdigest()[:12]
+    recipe_text = [*sources, repr((VOCABULARIES, NUMBERS, ZIPF, EXTRA))]
+    return hashlib.sha256("\0".join(recipe_text).encode()).hexdigest()[:12]
 
 
 def open_dataset(name: str, home: Path) -> Dataset:
@@ -75,36 +75,45 @@ def ali_shaped(
     rng = np.random.default_rng(seed)
     ids = np.empty((rows, len(vocabularies)), np.int32)
     dense = rng.standard_normal((rows, NUMBERS), dtype=np.float32)
-    # effects of large vocabularies are small: little can be learnt of an id that is seen a few
-    # times
     weight = rng.standard_normal((NUMBERS, tasks + 1)).astype(np.float32) * 0.15
-    logits = dense @ weight  # (N, T + 1): the shared part, then each task's own
+    logits = dense @ weight  # (N, T + 1): what the tasks share, then what each adds
+
+    # Effects of large vocabularies are small: little can be learnt of an id that is seen a few
+    # times.
     for field, vocabulary in enumerate(vocabularies):
         rank = zipf(rng, rows, vocabulary)
         ids[:, field] = rng.permutation(vocabulary).astype(np.int32)[rank]
         effect = rng.standard_normal((vocabulary, tasks + 1), dtype=np.float32)
         logits += effect[ids[:, field]] * np.float32(0.4 if vocabulary <= 256 else 0.25)
-    logits = (logits[:, :1] + logits[:, 1:]) * 0.7
+    logits = (logits[:, :1] + logits[:, 1:]) * 0.7  # (N, T)
+
+    # An offset for each task, so that about the share ``rates`` of the labels is positive.
     rates = np.array([0.1, 0.03, *([0.2] * max(tasks - 2, 0))][:tasks])
     offset = np.quantile(logits[: min(rows, 100_000)], 1 - rates, axis=0).diagonal()
     noise = rng.logistic(size=logits.shape) * 0.6
     labels = (logits - offset + noise > 0).astype(np.float32)
+
+    id_features = [Feature(name=f"f{i + 1}", vocab=v) for i, v in enumerate(vocabularies)]
+    numbers = [Feature(name=f"x{i + 1}", kind="dense") for i in range(NUMBERS)]
     schema = Schema(
-        features=tuple(Feature(name=f"f{i + 1}", vocab=v) for i, v in enumerate(vocabularies))
-        + tuple(Feature(name=f"x{i + 1}", kind="dense") for i in range(NUMBERS)),
+        features=(*id_features, *numbers),
         tasks=tuple(Task(name=name) for name in task_names(tasks)),
     )
+
+    # A tenth of the rows each for validation and test.
     ends = np.cumsum([0, rows - 2 * (rows // 10), rows // 10, rows // 10])
+    observed = np.ones(labels.shape, bool)
     splits = {}
     for name, start, end in zip(SPLITS, ends[:-1], ends[1:], strict=True):
-        own = labels[start:end]
-        splits[name] = Split(ids[start:end], dense[start:end], own, np.ones(own.shape, bool))
+        split = slice(start, end)
+        splits[name] = Split(ids[split], dense[split], labels[split], observed[split])
     return Dataset("ali-shaped", schema, splits, fingerprint(schema, splits), simulated=True)
 
 
 def task_names(tasks: int) -> list[str]:
     """Names of the tasks of generated labels."""
-    return ["click", "purchase", *(EXTRA.format(t + 1) for t in range(tasks - 2))][:tasks]
+    extra = [EXTRA.format(number + 1) for number in range(tasks - 2)]
+    return ["click", "purchase", *extra][:tasks]
 
 
 def zipf(rng: np.random.Generator, rows: int, vocabulary: int) -> np.ndarray:
@@ -119,23 +128,24 @@ def zipf(rng: np.random.Generator, rows: int, vocabulary: int) -> np.ndarray:
 
 def with_extra_tasks(dataset: Dataset, tasks: int, seed: int = 0) -> Dataset:
     """The data set with its first tasks, and planted binary ones until there are ``tasks``."""
-    own = dataset.schema.tasks[:tasks]
-    extra = tuple(Task(name=EXTRA.format(t + 1)) for t in range(tasks - len(own)))
-    schema = dataset.schema.model_copy(update={"tasks": own + extra, "funnel": None})
-    vocabularies = [feature.vocab for feature in schema.of_kind("id")]
+    kept = dataset.schema.tasks[:tasks]
+    extra = tuple(Task(name=EXTRA.format(number + 1)) for number in range(tasks - len(kept)))
+    schema = dataset.schema.model_copy(update={"tasks": kept + extra, "funnel": None})
+
+    # Each id has an effect on each of the extra tasks, the same in all splits.
     effects = [
-        np.random.default_rng([seed, f]).standard_normal((v, len(extra)))
-        for f, v in enumerate(vocabularies)
+        np.random.default_rng([seed, field]).standard_normal((feature.vocab, len(extra)))
+        for field, feature in enumerate(schema.of_kind("id"))
     ]
     splits = {}
-    for place, (name, split) in enumerate(dataset.splits.items()):
+    for number, (name, split) in enumerate(dataset.splits.items()):
         logits = np.zeros((len(split), len(extra)))
         for field, effect in enumerate(effects):
             logits += effect[split.ids[:, field]]
-        noise = np.random.default_rng([seed, place]).logistic(size=logits.shape)
+        noise = np.random.default_rng([seed, number]).logistic(size=logits.shape)
         planted = (logits + noise > 2).astype(np.float32)
-        labels = np.hstack([split.labels[:, : len(own)], planted])
-        observed = np.hstack([split.observed[:, : len(own)], np.ones(planted.shape, bool)])
+        labels = np.hstack([split.labels[:, : len(kept)], planted])
+        observed = np.hstack([split.observed[:, : len(kept)], np.ones(planted.shape, bool)])
         splits[name] = replace(split, labels=labels, observed=observed, groups={})
     return replace(dataset, schema=schema, splits=splits)
 

@@ -44,12 +44,14 @@ def areas(job: dict[str, Any]) -> Record:
     scores = rng.standard_normal(job["rows"], dtype=np.float32) + labels
     tied = rng.random(job["rows"]) < 0.1
     scores[tied] = np.round(scores[tied], 1)
-    ours, theirs = torch.from_numpy(scores), torch.from_numpy(labels)
+
+    score_tensor, label_tensor = torch.from_numpy(scores), torch.from_numpy(labels)
     record: Record = {"rate": job["rate"], "rows": job["rows"], "mtlkit": [], "scikit-learn": []}
     for _ in range(job["rounds"]):
         began = time.process_time()
-        area = auc(ours, theirs)
+        area = auc(score_tensor, label_tensor)
         record["mtlkit"].append(time.process_time() - began)
+
         began = time.process_time()
         expected = roc_auc_score(labels, scores)
         record["scikit-learn"].append(time.process_time() - began)
@@ -64,14 +66,12 @@ def run(job: dict[str, Any]) -> Record:
     """
     from pathlib import Path
 
-    import torch
-
     from mtlkit.settings import TrainingSettings
     from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
     from .data import WIDTHS, open_dataset
-    from .models import EXECUTION, balancer, count_cpu_seconds, mmoe
+    from .models import CPU, EXECUTION, balancer, count_cpu_seconds, mmoe
 
     count_cpu_seconds()
     shape = job["run"]
@@ -80,8 +80,9 @@ def run(job: dict[str, Any]) -> Record:
     settings = TrainingSettings(epochs=options["epochs"], batch_size=int(options["batch"]))
     model = mmoe(dataset.schema, WIDTHS[shape])
     uniform = balancer("uniform", dataset.schema)
-    setup = TrainingSetup(settings, EXECUTION, 0, torch.device("cpu"))
-    trainer = Trainer(model, uniform, dataset, setup)
+    trainer = Trainer(model, uniform, dataset, TrainingSetup(settings, EXECUTION, 0, CPU))
+
+    # The timing at the last evaluation point: what comes after it is the scoring at the end.
     at_points = 0.0
 
     def note(share: float) -> None:
@@ -89,12 +90,11 @@ def run(job: dict[str, Any]) -> Record:
         at_points = trainer.timer.seconds["evaluation_seconds"]
 
     result = trainer.fit(note)
-    points = len(result.curve)
     return {
         "run": shape,
         "epochs": options["epochs"],
         "batch": options["batch"],
-        "points": points,
+        "points": len(result.curve),
         "train_seconds": result.timing["train_seconds"],
         "point_seconds": at_points,
         "final_seconds": result.timing["evaluation_seconds"] - at_points,
@@ -106,23 +106,32 @@ def shares(record: Record) -> dict[str, float]:
     the training.
     """
     epoch = record["train_seconds"] / record["epochs"]
+    one_pass = record["point_seconds"] / record["points"]
     return {
-        "one pass / epoch": record["point_seconds"] / record["points"] / epoch,
+        "one pass / epoch": one_pass / epoch,
         "all points / training": record["point_seconds"] / record["train_seconds"],
         "final scoring / training": record["final_seconds"] / record["train_seconds"],
     }
 
 
-def _split(records: list[Record]) -> tuple[list[Record], list[Record]]:
-    return [record for record in records if "rate" in record], [
-        record for record in records if "run" in record
-    ]
+def area_records(records: list[Record]) -> list[Record]:
+    """Those of AUCs."""
+    return [record for record in records if "rate" in record]
+
+
+def run_records(records: list[Record]) -> list[Record]:
+    """Those of runs."""
+    return [record for record in records if "run" in record]
 
 
 def table(records: list[Record]) -> str:
     """Two tables: AUC, and runs."""
-    found, runs = _split(records)
-    first = [
+    return f"{_area_table(area_records(records))}\n\n{_run_table(run_records(records))}"
+
+
+def _area_table(records: list[Record]) -> str:
+    head = ["rows", "positive", "mtlkit, s", "scikit-learn, s", "times as fast", "difference"]
+    rows = [
         [
             f"{record['rows']:,}",
             f"{record['rate']:.0%}",
@@ -131,51 +140,55 @@ def table(records: list[Record]) -> str:
             spread(ratios(record["scikit-learn"], record["mtlkit"]), ".1f"),
             f"{record['difference']:.0e}",
         ]
-        for record in found
+        for record in records
     ]
-    second = []
-    for record in runs:
-        cells = [
+    return markdown(head, rows)
+
+
+def _run_table(records: list[Record]) -> str:
+    head = ["run on", "epochs", "batch", "points", "training, s", "points, s", "final scoring, s"]
+    head += list(shares(records[0])) if records else []
+    rows = [
+        [
             record["run"],
             f"{record['epochs']:g}",
             f"{record['batch']:.0f}",
             f"{record['points']}",
+            f"{record['train_seconds']:.1f}",
+            f"{record['point_seconds']:.1f}",
+            f"{record['final_seconds']:.1f}",
+            *(f"{share:.1%}" for share in shares(record).values()),
         ]
-        cells += [
-            f"{record[part]:.1f}" for part in ("train_seconds", "point_seconds", "final_seconds")
-        ]
-        second.append([*cells, *(f"{share:.1%}" for share in shares(record).values())])
-    head = ["run on", "epochs", "batch", "points", "training, s", "points, s", "final scoring, s"]
-    head += list(shares(runs[0])) if runs else []
-    return "\n\n".join(
-        [
-            markdown(
-                ["rows", "positive", "mtlkit, s", "scikit-learn, s", "times as fast", "difference"],
-                first,
-            ),
-            markdown(head, second),
-        ]
-    )
+        for record in records
+    ]
+    return markdown(head, rows)
 
 
 def checks(records: list[Record]) -> list[Check]:
     """Speed and equality of the AUC; the share of an epoch that one pass takes, with the other
     shares beside it.
     """
-    found, runs = _split(records)
-    checks = []
-    for record in found:
+    measured = area_records(records)
+    judged = []
+    for record in measured:
         faster = statistics.median(ratios(record["scikit-learn"], record["mtlkit"]))
-        asked = f"exact AUC, {record['rows']:,} rows, {record['rate']:.0%} positive: >= {FASTER:g} x scikit-learn"
-        checks.append(Check(asked, f"{faster:.1f} times as fast", faster >= FASTER))
-    worst = max(record["difference"] for record in found)
-    checks.append(Check(f"equal to it within {EQUAL:g}", f"{worst:.0e}", worst <= EQUAL))
-    for record in runs:
-        one, all_points, final = shares(record).values()
+        asked = (
+            f"exact AUC, {record['rows']:,} rows, {record['rate']:.0%} positive: >= {FASTER:g} x "
+            "scikit-learn"
+        )
+        judged.append(Check(asked, f"{faster:.1f} times as fast", faster >= FASTER))
+    worst = max(record["difference"] for record in measured)
+    judged.append(Check(f"equal to it within {EQUAL:g}", f"{worst:.0e}", worst <= EQUAL))
+
+    for record in run_records(records):
+        one_pass, all_points, final = shares(record).values()
         asked = f"one evaluation pass takes at most {SHARE:.0%} of an epoch, {record['run']}"
-        beside = f"all {record['points']} points {all_points:.1%} and final scoring {final:.1%} of training"
-        checks.append(Check(asked, f"{one:.1%}; {beside}", one <= SHARE))
-    return checks
+        beside = (
+            f"all {record['points']} points {all_points:.1%} and final scoring {final:.1%} of "
+            "training"
+        )
+        judged.append(Check(asked, f"{one_pass:.1%}; {beside}", one_pass <= SHARE))
+    return judged
 
 
 SECTION = Section("evaluation", "Evaluation", 3, collect, table, checks)

@@ -19,15 +19,57 @@ from .common import HOME, Section, Setup, say
 
 NAMES = ("training", "breakdown", "roofline", "sparse", "balancers", "evaluation", "cells")
 OUT = HOME.parent / "results" / "speed"
-README, BEGIN, END = HOME / "README.md", "<!-- speed: begin -->", "<!-- speed: end -->"
+README = HOME / "README.md"
+BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
+"""The tables stand between these marks of the README."""
 
 
 def section(name: str) -> Section:
-    """A section by name."""
+    """A section by its name, which is that of its module."""
     return importlib.import_module(f"speed.{name}").SECTION
 
 
 def main() -> None:
+    parser = command_line()
+    arguments = parser.parse_args()
+    if arguments.work:  # this is a child process that a section started
+        name, job = arguments.work
+        answer = importlib.import_module(f"speed.{name}").work(json.loads(job))
+        print("\n" + json.dumps(answer))
+        return
+
+    names = [] if arguments.redraw else [name.strip() for name in arguments.only.split(",")]
+    if unknown := [name for name in names if name not in NAMES]:
+        parser.error(f"there is no section {unknown[0]!r}; they are {', '.join(NAMES)}")
+    if "balancers" in names and importlib.util.find_spec("torchjd") is None:
+        parser.error(
+            "section balancers needs torchjd: pip install -c constraints.txt -e '.[parity]'"
+        )
+
+    # Each section is written as soon as it is measured.
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    file = arguments.out / "speed.json"
+    for name in names:
+        measure(section(name), arguments.data_dir, arguments.rounds, file)
+
+    # Tables and chart hold all sections, also those of earlier calls.
+    from .chart import draw
+
+    results = read(file)
+    text = render(results)
+    (arguments.out / "speed.md").write_text(text, encoding="utf-8")
+    draw(results["sections"], arguments.out / "speed.png")
+
+    # The terminal shows what was measured now.
+    shown = {"sections": {name: results["sections"][name] for name in names}} if names else results
+    print(render(shown))
+    say(f"wrote speed.json, speed.md and speed.png to {arguments.out}")
+    if arguments.publish:
+        publish(text, arguments.out / "speed.png")
+
+
+def command_line() -> argparse.ArgumentParser:
+    """The options of the script."""
     parser = argparse.ArgumentParser(
         prog="speed.py",
         description="Speed of mtlkit against its peers, its targets and the hardware.",
@@ -49,44 +91,18 @@ def main() -> None:
         "--publish", action="store_true", help="also put them into benchmarks/README.md"
     )
     parser.add_argument("--work", nargs=2, metavar=("SECTION", "JOB"), help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.work:
-        name, job = arguments.work
-        print("\n" + json.dumps(importlib.import_module(f"speed.{name}").work(json.loads(job))))
-        return
-    names = [] if arguments.redraw else [name.strip() for name in arguments.only.split(",")]
-    if unknown := [name for name in names if name not in NAMES]:
-        parser.error(f"there is no section {unknown[0]!r}; they are {', '.join(NAMES)}")
-    if "balancers" in names and importlib.util.find_spec("torchjd") is None:
-        parser.error(
-            "section balancers needs torchjd: pip install -c constraints.txt -e '.[parity]'"
-        )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    file = arguments.out / "speed.json"
-    for name in names:
-        measure(section(name), arguments.data_dir, arguments.rounds, file)
-    results = read(file)
-    text = render(results)
-    (arguments.out / "speed.md").write_text(text, encoding="utf-8")
-    from .chart import draw
-
-    draw(results["sections"], arguments.out / "speed.png")
-    shown = {"sections": {name: results["sections"][name] for name in names}} if names else results
-    print(render(shown))
-    say(f"wrote speed.json, speed.md and speed.png to {arguments.out}")
-    if arguments.publish:
-        publish(text, arguments.out / "speed.png")
+    return parser
 
 
-def measure(part: Section, data_dir: Path | None, rounds: int | None, file: Path) -> None:
-    """Measure a section and put it in the place of what the file held of it."""
+def measure(section: Section, data_dir: Path | None, rounds: int | None, file: Path) -> None:
+    """Measure a section; it replaces what the file held of it."""
     from mtlkit.data.data_home import data_home
 
-    setup = Setup(data_home(data_dir).resolve(), rounds or part.rounds)
+    setup = Setup(data_home(data_dir).resolve(), rounds or section.rounds)
     began, load = time.monotonic(), os.getloadavg()[0]
-    records = part.collect(setup)
+    records = section.collect(setup)
     results = read(file)
-    results["sections"][part.name] = {
+    results["sections"][section.name] = {
         "taken": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - began),
         "load": round(load, 2),  # of the machine before it began
@@ -121,22 +137,26 @@ def machine() -> dict[str, Any]:
 
 def render(results: dict[str, Any]) -> str:
     """Targets, then every section's table, as Markdown."""
-    found = {name: results["sections"][name] for name in NAMES if name in results["sections"]}
-    checks = [
-        check for name, own in found.items() for check in section(name).checks(own["records"])
-    ]
+    measured = {name: results["sections"][name] for name in NAMES if name in results["sections"]}
+    checks = []
+    tables = []
+    for name, taken in measured.items():
+        described = section(name)
+        checks += described.checks(taken["records"])
+        tables += [f"### {described.title}", "", described.table(taken["records"]), ""]
+        tables += [_note(name, taken), ""]
+
     lines = ["| asked | measured | |", "|---|---|---|", *map(str, checks), ""] if checks else []
-    for name, own in found.items():
-        part = section(name)
-        lines += [f"### {part.title}", "", part.table(own["records"]), "", _note(name, own), ""]
-    return "\n".join(lines)
+    return "\n".join([*lines, *tables])
 
 
-def _note(name: str, own: dict[str, Any]) -> str:
-    where = own["machine"]
+def _note(name: str, taken: dict[str, Any]) -> str:
+    """When, where and how often a section was measured."""
+    where = taken["machine"]
     return (
-        f"*Section `{name}`, {own['taken'][:10]}: {own['rounds']} rounds in {own['seconds']} s, load {own['load']:g} "
-        f"before. {where['cpu']}, {where['cores']} cores, torch {where['torch']}.*"
+        f"*Section `{name}`, {taken['taken'][:10]}: {taken['rounds']} rounds in "
+        f"{taken['seconds']} s, load {taken['load']:g} before. {where['cpu']}, {where['cores']} "
+        f"cores, torch {where['torch']}.*"
     )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,11 @@ from .common import Check, Record, Section, Setup, in_child, markdown, say, sele
 
 SHAPES, BATCHES = ("census", "ali"), (1024, 4096)
 LARGE, TRIAD = 1536, 1 << 26  # side of the large product; floats of an array of the triad
+LARGE_TABLE = 100_000  # rows; from here on a step updates only the rows of its batch
 LIMIT = 0.40
 STEPS, PROFILED = 30, 20
 OTHER, BETWEEN = "copies, sums and other element-wise", "between operations"
-KINDS = {  # part of an operation's name to what it is; the first that fits counts
+KINDS = {  # what an operation's name contains to what it is; the first that fits counts
     "Mix": "mixtures of experts",
     "mm": "matrix products",
     "softmax": "softmax of the gates",
@@ -49,16 +51,17 @@ def work(job: dict[str, Any]) -> list[Record]:
     """In a process of its own."""
     from .data import WIDTHS, head, open_dataset
 
-    dataset = head(
-        open_dataset(job["shape"], Path(job["home"])), train=100_000, validation=2048, test=2048
-    )
-    width = WIDTHS[job["shape"]]
-    return [
-        one(dataset, width, batch) | {"shape": job["shape"], "batch": batch} for batch in BATCHES
-    ]
+    shape = job["shape"]
+    whole = open_dataset(shape, Path(job["home"]))
+    dataset = head(whole, train=100_000, validation=2048, test=2048)
+    records = []
+    for batch in BATCHES:
+        record = measure(dataset, WIDTHS[shape], batch)
+        records.append(record | {"shape": shape, "batch": batch})
+    return records
 
 
-def one(dataset: Any, width: int, batch: int) -> Record:
+def measure(dataset: Any, width: int, batch: int) -> Record:
     """Rates, work and times at one batch size, measured together."""
     import torch
 
@@ -69,21 +72,25 @@ def one(dataset: Any, width: int, batch: int) -> Record:
     from .phases import timed_steps
 
     model = models.mmoe(dataset.schema, width)
-    rows = DeviceSplit.load(dataset.splits["train"], torch.device("cpu")).take(torch.arange(batch))
+    rows = DeviceSplit.load(dataset.splits["train"], models.CPU).take(torch.arange(batch))
     inputs, tasks = model.embedding.width, len(dataset.schema.tasks)
     outputs = models.EXPERTS * (models.HIDDEN + tasks)
     step, dense = dense_step(inputs, tasks, batch, models)
-    step()
+    step()  # a warm-up
+
+    # In turn, as a neighbour may slow down any of them.
     large, shaped, triad, times = [], [], [], []
-    for _ in range(5):  # in turn, as a neighbour may slow down any of them
+    for _ in range(5):
         large.append(matrix_rate(LARGE, LARGE, LARGE))
         shaped.append(matrix_rate(batch, inputs, outputs))
         triad.append(triad_rate())
         times.append(statistics.median(timed(step) for _ in range(STEPS)))
-    operations = 3 * batch * flops_per_row(dense, dense_batch(inputs, tasks, batch))
     whole = timed_steps(dataset, width, batch, STEPS)
+
+    # A backward pass has twice the operations of a forward pass.
+    forward = batch * flops_per_row(dense, dense_batch(inputs, tasks, batch))
     return {
-        "operations": operations,
+        "operations": 3 * forward,
         "bytes": dense_bytes(batch, inputs, tasks, models),
         "step_bytes": step_bytes(rows, model, batch, inputs, tasks, models),
         "matrix_rate": statistics.median(large),
@@ -168,23 +175,26 @@ def step_bytes(rows: Any, model: Any, batch: int, inputs: int, tasks: int, model
     """The least traffic of a whole step: columns, look-up, dense part, scatter, Adam on the rows
     that were touched.
     """
+    embedded = sum(group.width * len(group.columns) for group in model.embedding.groups)
+    touched = sum(touched_numbers(rows, model, group) for group in model.embedding.groups)
+    columns = batch * (rows.ids.shape[1] + rows.dense.shape[1] + tasks)
+
+    # Columns are read and written; a look-up reads and writes, a scatter reads again; Adam reads
+    # and writes gradients, parameters and both of its moments.
+    traffic = 2 * columns + 2 * batch * embedded + batch * embedded + 8 * touched
+    return 4.0 * traffic + dense_bytes(batch, inputs, tasks, models)
+
+
+def touched_numbers(rows: Any, model: Any, group: Any) -> int:
+    """Numbers of a table that Adam updates: those of the batch's rows, or a small table's all."""
     import torch
 
-    embedded = sum(group.width * len(group.columns) for group in model.embedding.groups)
-    touched = 0
-    for group in model.embedding.groups:
-        offsets = getattr(model.embedding, f"{group.parameter}_offsets")
-        table = getattr(model.embedding, group.parameter)
-        own = (
-            len(torch.unique(rows.ids[:, list(group.columns)] + offsets))
-            if len(table) >= 100_000
-            else len(table)
-        )
-        touched += own * group.width
-    columns = batch * (rows.ids.shape[1] + rows.dense.shape[1] + tasks)
-    return 4.0 * (
-        2 * columns + 2 * batch * embedded + batch * embedded + 8 * touched
-    ) + dense_bytes(batch, inputs, tasks, models)
+    table = getattr(model.embedding, group.parameter)
+    if len(table) < LARGE_TABLE:
+        return len(table) * group.width
+    offsets = getattr(model.embedding, f"{group.parameter}_offsets")
+    distinct = torch.unique(rows.ids[:, list(group.columns)] + offsets)
+    return len(distinct) * group.width
 
 
 def profile(step: Callable[[], None]) -> dict[str, float]:
@@ -193,17 +203,19 @@ def profile(step: Callable[[], None]) -> dict[str, float]:
     """
     import torch
 
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
         began = time.perf_counter()
         for _ in range(PROFILED):
             step()
         whole = time.perf_counter() - began
-    found: dict[str, float] = {}
-    for event in seen.key_averages():
-        kind = next((kind for part, kind in KINDS.items() if part in event.key), OTHER)
-        found[kind] = found.get(kind, 0.0) + event.self_cpu_time_total * 1e-6
-    found[BETWEEN] = max(whole - sum(found.values()), 0.0)
-    return {kind: seconds / sum(found.values()) for kind, seconds in found.items()}
+
+    seconds: dict[str, float] = {}
+    for event in profiler.key_averages():
+        kind = next((kind for name, kind in KINDS.items() if name in event.key), OTHER)
+        seconds[kind] = seconds.get(kind, 0.0) + event.self_cpu_time_total * 1e-6
+    seconds[BETWEEN] = max(whole - sum(seconds.values()), 0.0)
+    total = sum(seconds.values())
+    return {kind: kind_seconds / total for kind, kind_seconds in seconds.items()}
 
 
 def fractions(record: Record) -> dict[str, float]:
@@ -222,87 +234,75 @@ def fractions(record: Record) -> dict[str, float]:
 
 def table(records: list[Record]) -> str:
     """Rates, fractions, and what eats the rest."""
-    rows, eaten = [], []
-    for shape in SHAPES:
-        for batch in BATCHES:
-            own = select(records, shape=shape, batch=batch)
-            if not own:
-                continue
-            middle = {
-                key: statistics.median(record[key] for record in own)
-                for key in own[0]
-                if key in NUMBERS
-            }
-            reached = [fractions(record) for record in own]
-            rows.append(
-                [
-                    shape,
-                    f"{batch}",
-                    f"{middle['operations'] / 1e6:.0f}",
-                    f"{middle['bytes'] / 1e6:.1f}",
-                    f"{middle['step_bytes'] / 1e6:.1f}",
-                    f"{middle['matrix_rate'] / 1e9:.0f} / {middle['shaped_rate'] / 1e9:.0f}",
-                    f"{middle['memory_rate'] / 1e9:.1f}",
-                    f"{1000 * middle['dense_seconds']:.2f}",
-                    spread([100 * found["dense"] for found in reached], ".0f"),
-                    spread([100 * found["shaped"] for found in reached], ".0f"),
-                    spread([100 * found["step"] for found in reached], ".0f"),
-                ]
-            )
-            kinds = sorted({kind for record in own for kind in record["profile"]})
-            shares = {
-                kind: statistics.median(record["profile"].get(kind, 0.0) for record in own)
-                for kind in kinds
-            }
-            listed = sorted(shares.items(), key=lambda item: -item[1])
-            eaten.append(
-                [shape, f"{batch}", "; ".join(f"{kind} {share:.0%}" for kind, share in listed)]
-            )
-    head = [
-        "data",
-        "batch",
-        "dense part, Mflop",
-        "its MB",
-        "whole step, MB",
-        "Gflop/s, large / own shape",
-        "triad, GB/s",
-    ]
-    head += [
-        "dense part, ms",
-        "% of the roofline",
-        "% of own shape's rate",
-        "whole step, % of the roofline",
-    ]
-    return (
-        markdown(head, rows) + "\n\n" + markdown(["data", "batch", "the dense part's time"], eaten)
-    )
+    rates, rest = [], []
+    for shape, batch in product(SHAPES, BATCHES):
+        same = select(records, shape=shape, batch=batch)
+        if same:
+            rates.append([shape, f"{batch}", *_rate_columns(same)])
+            rest.append([shape, f"{batch}", _shares_of_time(same)])
+    rest_head = ["data", "batch", "the dense part's time"]
+    return f"{markdown(HEAD, rates)}\n\n{markdown(rest_head, rest)}"
 
 
-NUMBERS = (
-    "operations",
-    "bytes",
-    "step_bytes",
-    "matrix_rate",
-    "shaped_rate",
-    "memory_rate",
-    "dense_seconds",
-)
+HEAD = [
+    "data",
+    "batch",
+    "dense part, Mflop",
+    "its MB",
+    "whole step, MB",
+    "Gflop/s, large / own shape",
+    "triad, GB/s",
+    "dense part, ms",
+    "% of the roofline",
+    "% of own shape's rate",
+    "whole step, % of the roofline",
+]
+
+
+def _rate_columns(records: list[Record]) -> list[str]:
+    """Medians over rounds, and fractions with their extremes."""
+
+    def median(field: str) -> float:
+        return statistics.median(record[field] for record in records)
+
+    def percent(field: str) -> str:
+        return spread([100 * fractions(record)[field] for record in records], ".0f")
+
+    return [
+        f"{median('operations') / 1e6:.0f}",
+        f"{median('bytes') / 1e6:.1f}",
+        f"{median('step_bytes') / 1e6:.1f}",
+        f"{median('matrix_rate') / 1e9:.0f} / {median('shaped_rate') / 1e9:.0f}",
+        f"{median('memory_rate') / 1e9:.1f}",
+        f"{1000 * median('dense_seconds'):.2f}",
+        percent("dense"),
+        percent("shaped"),
+        percent("step"),
+    ]
+
+
+def _shares_of_time(records: list[Record]) -> str:
+    """The kinds of operation with their median shares, the largest first."""
+    kinds = sorted({kind for record in records for kind in record["profile"]})
+    shares = {
+        kind: statistics.median(record["profile"].get(kind, 0.0) for record in records)
+        for kind in kinds
+    }
+    largest_first = sorted(shares, key=lambda kind: -shares[kind])
+    return "; ".join(f"{kind} {shares[kind]:.0%}" for kind in largest_first)
 
 
 def checks(records: list[Record]) -> list[Check]:
     """The fraction on the dense part at the larger batch."""
-    found = []
+    batch = BATCHES[-1]
+    judged = []
     for shape in SHAPES:
-        own = [
-            fractions(record)["dense"] for record in select(records, shape=shape, batch=BATCHES[-1])
-        ]
-        if own:
-            reached = statistics.median(own)
-            asked = (
-                f">= {LIMIT:.0%} of the roofline on the dense part, {shape}, batch {BATCHES[-1]}"
-            )
-            found.append(Check(asked, f"{reached:.0%}", reached >= LIMIT))
-    return found
+        same = select(records, shape=shape, batch=batch)
+        if same:
+            reached = statistics.median(fractions(record)["dense"] for record in same)
+            asked = f">= {LIMIT:.0%} of the roofline on the dense part, {shape}, batch {batch}"
+            judged.append(Check(asked, f"{reached:.0%}", reached >= LIMIT))
+    return judged
 
 
 SECTION = Section("roofline", "The roofline", 3, collect, table, checks)

@@ -15,18 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .common import (
-    Check,
-    Record,
-    Section,
-    Setup,
-    in_child,
-    markdown,
-    ratios,
-    say,
-    select,
-    spread,
-)
+from .common import Check, Record, Section, Setup, in_child, markdown, ratios, say, select, spread
 
 SIZES = (100_000, 1_000_000, 10_000_000)
 BATCHES = (1024, 4096)
@@ -50,28 +39,22 @@ def work(job: dict[str, Any]) -> list[Record]:
     from .turns import take_turns
 
     count_cpu_seconds()
-    windows = take_turns(
-        {
-            str(size): run(size, job["sizes"][0], job["batch"], job["rounds"])
-            for size in job["sizes"]
-        }
-    )
-    return [
-        {
-            "batch": job["batch"],
-            "size": int(size),
-            "ms": [1000 * seconds / STEPS for seconds in found],
-        }
-        for size, found in windows.items()
-    ]
+    smallest = job["sizes"][0]
+    runs = {str(size): run(size, smallest, job["batch"], job["rounds"]) for size in job["sizes"]}
+    records = []
+    for size, windows in take_turns(runs).items():
+        milliseconds = [1000 * seconds / STEPS for seconds in windows]
+        records.append({"batch": job["batch"], "size": int(size), "ms": milliseconds})
+    return records
 
 
 def run(size: int, smallest: int, batch: int, windows: int) -> Callable[[Any], None]:
     """The training on one size of table; the first window is a warm-up."""
-    from .models import training
+    from .models import Windows, training
 
-    dataset, order = fresh_batches(size, smallest, batch, (windows + 1) * STEPS)
-    return training(dataset, WIDTH, "uniform", batch, windows, STEPS, order=order, sparse_rows=1)
+    timed = Windows(windows, STEPS, batch)
+    dataset, order = fresh_batches(size, smallest, batch, timed.with_warm_up.count * STEPS)
+    return training(dataset, WIDTH, "uniform", timed, order=order, sparse_rows=1)
 
 
 def fresh_batches(size: int, smallest: int, batch: int, steps: int) -> tuple[Any, Any]:
@@ -80,69 +63,80 @@ def fresh_batches(size: int, smallest: int, batch: int, steps: int) -> tuple[Any
 
     Ranks by Zipf's law within the smallest vocabulary, the same for every size, say which rows of a
     batch are one and the same. A permutation of that vocabulary, drawn anew for every batch and
-    field, gives each rank a block of the table, and another draw its place in the block.
+    field, gives each rank a block of the table, and another draw its position in the block.
     """
     import torch
 
     from .data import ali_shaped, head, zipf
 
-    vocabulary, scale = smallest // FIELDS, size // smallest
+    vocabulary = smallest // FIELDS
+    block_size = size // smallest
     rows = steps * batch
     dataset = ali_shaped(max(-(-5 * rows // 4), 10 * SCORED), vocabularies=[vocabulary] * FIELDS)
     dataset = head(dataset, train=rows, validation=SCORED, test=SCORED)
-    shared, own = (
-        np.random.default_rng(0),
-        np.random.default_rng(1),
-    )  # what all sizes have in common, and the rest
-    order = shared.permutation(rows)
+
+    # All sizes draw the same from the first generator; the second depends on the size.
+    common = np.random.default_rng(0)
+    within_block = np.random.default_rng(1)
+    order = common.permutation(rows)
     ids = dataset.splits["train"].ids
     for step in range(steps):
         members = order[step * batch : (step + 1) * batch]
         for field in range(FIELDS):
-            block = shared.permutation(vocabulary)[zipf(shared, batch, vocabulary)]
-            ids[members, field] = block * scale + own.integers(scale, size=vocabulary)[block]
+            block = common.permutation(vocabulary)[zipf(common, batch, vocabulary)]  # (B,)
+            position = within_block.integers(block_size, size=vocabulary)[block]  # (B,)
+            ids[members, field] = block * block_size + position
     for name in ("validation", "test"):
-        dataset.splits[name].ids[:] *= scale
+        dataset.splits[name].ids[:] *= block_size
+    return _with_vocabulary(dataset, vocabulary * block_size), torch.from_numpy(order)
+
+
+def _with_vocabulary(dataset: Any, vocabulary: int) -> Any:
+    """The data set with this number of ids in every id field."""
     features = tuple(
-        feature.model_copy(update={"vocab": vocabulary * scale})
-        if feature.kind == "id"
-        else feature
+        feature.model_copy(update={"vocab": vocabulary}) if feature.kind == "id" else feature
         for feature in dataset.schema.features
     )
-    return replace(
-        dataset, schema=dataset.schema.model_copy(update={"features": features})
-    ), torch.from_numpy(order)
+    schema = dataset.schema.model_copy(update={"features": features})
+    return replace(dataset, schema=schema)
+
+
+def times(records: list[Record], batch: int) -> dict[int, list[float]]:
+    """Size of the table to milliseconds a step, from the smallest on."""
+    by_size = {record["size"]: record["ms"] for record in select(records, batch=batch)}
+    return dict(sorted(by_size.items()))
+
+
+def batches(records: list[Record]) -> list[int]:
+    """The batch sizes that were measured."""
+    return sorted({record["batch"] for record in records})
 
 
 def table(records: list[Record]) -> str:
     """By batch, one column a size."""
     sizes = sorted({record["size"] for record in records})
+    head = ["batch", *(f"ms a step, {size:.0e} rows" for size in sizes)]
     rows = []
-    for batch in sorted({record["batch"] for record in records}):
-        own = {size: select(records, batch=batch, size=size)[0]["ms"] for size in sizes}
-        base = own[sizes[0]]
-        rows.append(
-            [
-                f"{batch}",
-                *(spread(own[size]) for size in sizes),
-                spread(ratios(own[sizes[-1]], base)),
-            ]
-        )
-    return markdown(
-        ["batch", *(f"ms a step, {size:.0e} rows" for size in sizes), "largest / smallest table"],
-        rows,
-    )
+    for batch in batches(records):
+        by_size = times(records, batch)
+        largest_over_smallest = ratios(by_size[sizes[-1]], by_size[sizes[0]])
+        columns = [spread(ms) for ms in by_size.values()]
+        rows.append([f"{batch}", *columns, spread(largest_over_smallest)])
+    return markdown([*head, "largest / smallest table"], rows)
 
 
 def checks(records: list[Record]) -> list[Check]:
     """Within 15 % of each other."""
-    found = []
-    for batch in sorted({record["batch"] for record in records}):
-        medians = [statistics.median(record["ms"]) for record in select(records, batch=batch)]
+    judged = []
+    for batch in batches(records):
+        medians = [statistics.median(ms) for ms in times(records, batch).values()]
         factor = max(medians) / min(medians)
-        asked = f"row-sparse step at 1e5 to 1e7 rows within 15 %, rows drawn afresh for every batch of {batch}"
-        found.append(Check(asked, f"{100 * (factor - 1):.0f} %", factor <= LIMIT))
-    return found
+        asked = (
+            "row-sparse step at 1e5 to 1e7 rows within 15 %, rows drawn afresh for every batch "
+            f"of {batch}"
+        )
+        judged.append(Check(asked, f"{100 * (factor - 1):.0f} %", factor <= LIMIT))
+    return judged
 
 
 SECTION = Section("sparse", "Row-sparse tables of growing size", 8, collect, table, checks)

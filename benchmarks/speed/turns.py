@@ -15,37 +15,41 @@ Pause = Callable[[float], None]
 
 
 class _Runner:
+    """A training in a thread of its own, which runs only between ``turn`` and the next pause."""
+
     def __init__(self, run: Callable[[Pause], None]) -> None:
         self.windows: list[float] = []
         self.error: BaseException | None = None
         self.done = False
         self._run = run
-        self._go, self._back = threading.Semaphore(0), threading.Semaphore(0)
-        self._before = 0.0
-        self.thread = threading.Thread(target=self._life, daemon=True)
-        self.thread.start()
+        self._seconds_before = 0.0
+
+        # The turn passes to the training by the first, and back from it by the second.
+        self._to_training = threading.Semaphore(0)
+        self._from_training = threading.Semaphore(0)
+        threading.Thread(target=self._train, daemon=True).start()
 
     def turn(self) -> None:
         """Let it run until its window ends."""
-        self._go.release()
-        self._back.acquire()
+        self._to_training.release()
+        self._from_training.acquire()
         if self.error is not None:
             raise self.error
 
-    def _life(self) -> None:
-        self._go.acquire()
+    def _train(self) -> None:
+        self._to_training.acquire()
         try:
             self._run(self._pause)
-        except BaseException as error:
+        except BaseException as error:  # raised again in the thread that gave the turn
             self.error = error
         self.done = True
-        self._back.release()
+        self._from_training.release()
 
     def _pause(self, seconds: float) -> None:
-        self.windows.append(seconds - self._before)
-        self._before = seconds
-        self._back.release()
-        self._go.acquire()
+        self.windows.append(seconds - self._seconds_before)
+        self._seconds_before = seconds
+        self._from_training.release()
+        self._to_training.acquire()
 
 
 def take_turns(runs: Mapping[str, Callable[[Pause], None]]) -> dict[str, list[float]]:
@@ -60,5 +64,5 @@ def take_turns(runs: Mapping[str, Callable[[Pause], None]]) -> dict[str, list[fl
         for runner in order:
             if not runner.done:
                 runner.turn()
-        order.reverse()
+        order.reverse()  # so that none always runs after the same other one
     return {name: runner.windows[1:] for name, runner in runners.items()}

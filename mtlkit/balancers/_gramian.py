@@ -9,30 +9,31 @@ from __future__ import annotations
 import numpy as np
 from scipy.optimize import lsq_linear, nnls
 
-from mtlkit.balancers._solvers import fair_point, pivot_all, unit_rows
+from mtlkit.balancers._solvers import RIDGE, pivot_all, unit_rows
 
 FEW = 8  # vectors, up to which a good first guess costs more than it saves
-NO_RANK = 1e-10  # so does an eigenvalue of the cosines, beside the largest
+NO_RANK = 1e-10  # an eigenvalue of the cosines that is smaller than the largest by this factor is 0
 
 
-def scatter(values: np.ndarray, place: np.ndarray, size: int) -> np.ndarray:
+def scatter(values: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
     """(size,) zeros with values (N,) at the positions (N,)."""
-    out = np.zeros(size)
-    out[place] = values
-    return out
+    scattered = np.zeros(size)
+    scattered[index] = values
+    return scattered
 
 
 def factor(gram: np.ndarray) -> np.ndarray:
     """A (T, T) matrix whose columns have the given inner products: ``A.T @ A == gram``, exact in
     short columns, too.
     """
-    place, cosines, norms = unit_rows(gram)
-    out = np.zeros_like(gram)
-    out[: len(place), place] = _factor(cosines) * norms
-    return out
+    nonzero, cosines, norms = unit_rows(gram)
+    columns = np.zeros_like(gram)
+    columns[: len(nonzero), nonzero] = _root(cosines) * norms
+    return columns
 
 
-def _factor(gram: np.ndarray) -> np.ndarray:
+def _root(gram: np.ndarray) -> np.ndarray:
+    """R = S^(1/2) V' with ``R.T @ R == gram``, from the eigenpairs S, V."""
     values, vectors = np.linalg.eigh(gram)
     return np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
 
@@ -46,9 +47,11 @@ def min_norm(gram: np.ndarray) -> np.ndarray:
     Returns:
         (T,) weights on the simplex.
     """
-    if len(gram) == 2:  # the foot of the perpendicular, unless it lies beyond an end
-        ahead = np.maximum(gram[::-1, ::-1].diagonal() - gram[0, 1], 0.0)
-        return ahead / ahead.sum() if ahead.any() else np.full(2, 0.5)
+    # two vectors: the foot of the perpendicular, w_1 ~ |g_2|^2 - <g_1, g_2>, unless it lies beyond
+    # an end
+    if len(gram) == 2:
+        distances = np.maximum(gram[::-1, ::-1].diagonal() - gram[0, 1], 0.0)
+        return distances / distances.sum() if distances.any() else np.full(2, 0.5)
     return min_norm_point(factor(gram))
 
 
@@ -60,19 +63,21 @@ def min_norm_point(points: np.ndarray) -> np.ndarray:
     a the best length leaves ``m / (1 + m)`` with ``m = |A a|^2``, which grows with m.
 
     Args:
-        points: (P, T).
+        points: A (P, T).
 
     Returns:
         (T,) weights on the simplex.
     """
-    size = points.shape[1]
+    tasks = points.shape[1]
     largest = np.abs(points).max()
     if largest <= 0:
-        return np.full(size, 1 / size)
-    solution = non_negative(
-        np.vstack([points / largest, np.ones(size)]), np.append(np.zeros(len(points)), 1.0)
-    )
-    return solution / solution.sum()
+        return np.full(tasks, 1 / tasks)
+
+    # rows of A, and one more for sum u = 1
+    matrix = np.vstack([points / largest, np.ones(tasks)])
+    target = np.append(np.zeros(len(points)), 1.0)
+    u = non_negative(matrix, target)
+    return u / u.sum()
 
 
 def min_norm_above(gram: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -93,29 +98,23 @@ def min_norm_above(gram: np.ndarray, floor: np.ndarray) -> np.ndarray:
     return floor + rest * min_norm(change @ gram @ change.T)
 
 
-def project_on_simplex(point: np.ndarray, total: float = 1.0) -> np.ndarray:
-    """The nearest point (Euclidean) with non-negative entries that sum to ``total``."""
-    ordered = np.sort(point)[::-1]
-    excess = (ordered.cumsum() - total) / np.arange(1, len(point) + 1)
-    return np.maximum(point - excess[ordered > excess][-1], 0)
-
-
 def equal_cosines(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """What weights of unit vectors give a sum with the same projection on each of them.
+    """Weights of unit vectors that give a sum with the same projection on each of them.
 
     Args:
-        cosines: (N, N).
+        cosines: C (N, N).
 
     Returns:
-        x (N,), for which the projections are all 1, or nearest to 1 where they cannot all be equal
-        and non-zero; and what keeps them from it: the part (N,) of the ones that no sum can reach,
-        itself weights of a vanishing sum.
+        x = C^+ 1 (N,), for which the projections are all 1, or nearest to 1 where they cannot all
+        be equal and non-zero; and what keeps them from it: the component (N,) of the ones that no
+        sum can reach, itself weights of a vanishing sum.
     """
     values, vectors = np.linalg.eigh(cosines)
-    reached = values > NO_RANK * values.max()
-    ones = vectors.sum(0)
-    x = vectors[:, reached] @ (ones[reached] / values[reached])
-    return x, vectors[:, ~reached] @ ones[~reached]
+    in_span = values > NO_RANK * values.max()
+    ones = vectors.sum(0)  # in the basis of the eigenvectors
+    x = vectors[:, in_span] @ (ones[in_span] / values[in_span])
+    out_of_reach = vectors[:, ~in_span] @ ones[~in_span]
+    return x, out_of_reach
 
 
 def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -123,8 +122,8 @@ def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
 
     The projection of ``sum_t u_t e_t`` is ``sum_t (u_t + y_t) e_t`` with the y >= 0 that makes it
     shortest, for which ``y * z = 0`` where ``z = C (u + y) >= 0``: a linear complementarity
-    problem, solved by block principal pivoting (doi:10.1137/110821172), or by non-negative least
-    squares where that does not settle.
+    problem, solved by block principal pivoting, or by non-negative least squares where that does
+    not settle.
 
     Args:
         cosines: C (N, N).
@@ -133,31 +132,39 @@ def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
     Returns:
         (K, N) weights u + y.
     """
-    if cosines.min() >= 0:  # nothing conflicts
+    # nothing conflicts
+    if cosines.min() >= 0:
         return points
+
+    # guess where y is above 0: where a vector conflicts with the point, or, for many vectors, by
+    # the signs of a row of the inverse, which is y if all the other vectors have y > 0
     size = len(cosines)
     if size > FEW:
-        # with every other vector in play, y is a row of the inverse; its signs are a good first
-        # guess
-        guess = np.linalg.inv(cosines + 1e-3 * np.eye(size))
-        held = (points @ guess > 0) & (points == 0)
+        inverse = np.linalg.inv(cosines + 1e-3 * np.eye(size))
+        guesses = (points @ inverse > 0) & (points == 0)
     else:
-        held = points @ cosines < 0
-    firm = cosines + 1e-13 * np.eye(size)
-    out = np.empty_like(points)
-    missed = pivot_all(firm, points, held, out)
+        guesses = points @ cosines < 0
+
+    # z = C u + C y
+    regularised = cosines + RIDGE * np.eye(size)
+    projected = np.empty_like(points)
+    missed = pivot_all(regularised, points, guesses, projected)
+
+    # min |R (u + y)|^2 over y >= 0, C = R' R
     if missed.any():
-        root = _factor(cosines)
+        root = _root(cosines)
         for k in np.flatnonzero(missed):
-            out[k] = points[k] + non_negative(root, -root @ points[k])
-    return out
+            projected[k] = points[k] + non_negative(root, -root @ points[k])
+    return projected
 
 
 def mean_on_dual_cone(gram: np.ndarray) -> np.ndarray:
     """(T,) weights of the vector nearest to the mean gradient that conflicts with no gradient."""
-    place, cosines, norms = unit_rows(gram)
+    nonzero, cosines, norms = unit_rows(gram)
+    lengths = norms / norms.max()
     weights = np.full(len(gram), 1 / len(gram))
-    weights[place] *= onto_dual_cone(cosines, norms[None] / norms.max())[0] / (norms / norms.max())
+    # sum_t g_t = sum_t n_t e_t in unit gradients e_t; back to weights of g_t
+    weights[nonzero] *= onto_dual_cone(cosines, lengths[None])[0] / lengths
     return weights
 
 
@@ -167,34 +174,3 @@ def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
         return nnls(matrix, target)[0]
     except RuntimeError:  # it goes round in circles on some degenerate problems
         return lsq_linear(matrix, target, bounds=(0, np.inf), method="bvls").x
-
-
-def fair_weights(gram: np.ndarray, alpha: float) -> np.ndarray:
-    """The a > 0 with ``G a = a ** (-1 / alpha)``; 0 where a gradient is zero.
-
-    With norms n, h = n^((1 - alpha) / (1 + alpha)), cosines C and ``a = z / n`` this reads ``C z =
-    h x^(-1/alpha)``, x = z / h: the minimum of ``z C z / 2 - sum h^2 p(x)``, p' = x^(-1/alpha),
-    found by Newton's method with a line search. Where gradients oppose each other so that no step
-    serves all, the solution would be infinite; a ridge of ``NO_RANK`` on C keeps it finite.
-
-    Args:
-        gram: (T, T), positive semidefinite.
-        alpha: Positive.
-
-    Returns:
-        (T,) weights.
-    """
-    place, cosines, norms = unit_rows(gram)
-    unit = norms.max()
-    h = (norms / unit) ** ((1 - alpha) / (1 + alpha))
-    matrix = cosines + NO_RANK * np.eye(len(place))
-    z = h * ((h @ h) / (h @ matrix @ h)) ** (
-        alpha / (1 + alpha)
-    )  # the best multiple of the answer without conflict
-    z = fair_point(matrix, h, alpha, z)
-    return limited(scatter(z / norms * unit ** ((1 - alpha) / (1 + alpha)), place, len(gram)))
-
-
-def limited(weights: np.ndarray) -> np.ndarray:
-    """Weights scaled down, if need be, to what a float32 can hold."""
-    return weights / max(1.0, np.abs(weights).max(initial=0) / 1e30)

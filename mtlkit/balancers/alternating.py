@@ -23,7 +23,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step, per_task
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._options import per_task
 from mtlkit.data.types import Task
 from mtlkit.settings import Floats
 
@@ -47,17 +48,19 @@ class Alternating(Balancer):
         self.visited: Tensor
         self.register_buffer("rates", per_task("rates", options.rates, tasks, 1.0))
         self.register_buffer("round", torch.ones((), dtype=torch.int64))
-        self.register_buffer(
-            "visited", torch.zeros(len(tasks), dtype=torch.int64)
-        )  # in which round last
+        # (T,) the last round in which each task had its turn
+        self.register_buffer("visited", torch.zeros(len(tasks), dtype=torch.int64))
 
     def forward(self, step: Step) -> Tensor:
+        # a round is over when no active task is left to visit; then all wait again
         waiting = step.active & (self.visited < self.round)
-        over = ~waiting.any() & step.active.any()
-        self.round.add_(over)
-        waiting = torch.where(over, step.active, waiting)
+        round_over = ~waiting.any() & step.active.any()
+        self.round.add_(round_over)
+        waiting = torch.where(round_over, step.active, waiting)
+
+        # a random one of those that wait
         draws = np.random.default_rng([step.seed, step.index]).random(len(self.visited))
-        first = torch.where(waiting, torch.from_numpy(draws).to(step.losses), -1.0).argmax()
-        turn = waiting & (torch.arange(len(draws), device=waiting.device) == first)
+        chosen = torch.where(waiting, torch.from_numpy(draws).to(step.losses), -1.0).argmax()
+        turn = waiting & (torch.arange(len(draws), device=waiting.device) == chosen)
         self.visited.copy_(torch.where(turn, self.round, self.visited))
         return (self.rates * turn).to(step.losses.dtype)

@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.balancers._gramian import factor, mean_on_dual_cone, min_norm_point
 
 
@@ -38,6 +38,7 @@ class CAGrad(GramBalancer):
         )
 
     scale = "native"
+    same_as = {"sum": {"c": 0}}
     options: Options
 
     def solve(self, problem: GramProblem) -> np.ndarray:
@@ -48,42 +49,63 @@ class CAGrad(GramBalancer):
 
 def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
     """(T,) weights of d."""
-    rows = factor(gram / gram.diagonal().max())  # (P, T), columns of length 1 or less
-    norms = np.sqrt((rows**2).sum(0))
-    mean = rows.mean(1)
+    # gradients as columns of length 1 or less, their mean g_0, and the ball around it
+    gradients = factor(gram / gram.diagonal().max())  # (P, T)
+    norms = np.sqrt((gradients**2).sum(0))
+    mean = gradients.mean(1)
     radius = c * np.sqrt(mean @ mean)
-    weights = np.full(len(gram), 1 / len(gram))
+    uniform = np.full(len(gram), 1 / len(gram))
     if radius <= 1e-10 * norms.mean():
-        return weights
+        return uniform
 
-    def weights_at(square: float) -> tuple[np.ndarray, float]:
-        # |g_w| = min over s > 0 of (|g_w|^2 / s + s) / 2, and for a fixed s the best w gives the
-        # point of least norm among the g_t + (s / radius) g_0; so s^2 = |g_w|^2 is wanted, which is
-        # piecewise linear in s^2
-        w = min_norm_point(rows + np.sqrt(square) / radius * mean[:, None])
-        point = rows @ w
-        return w, point @ point
+    # d = g_0 + radius g_w / |g_w|
+    w, square = _dual_minimum(gradients, norms, mean, radius)
+    if square > (1e-5 * (w @ norms)) ** 2:
+        return uniform + radius / np.sqrt(square) * np.where(norms > 0, w, 0)
 
-    low, high = (1e-6 * norms[norms > 0].min()) ** 2, 2.0  # the longest row has norm 1
-    w, length = weights_at(low)
-    if length > low:
-        before, square = (low, length), length
-        while high - low > 1e-13 * high:
-            w, length = weights_at(square)
-            if abs(length - square) <= 1e-13 * square:
-                break
-            if length > square:
-                low = square
-            else:
-                high = square
-            # by secants, which are exact once both points are on one piece
-            slope = (length - before[1]) / (square - before[0])
-            before = (square, length)
-            square = (length - slope * square) / (1 - slope) if slope < 1 else high
-            if not low < square < high:
-                square = np.sqrt(low * high)
-        if length > (1e-5 * (w @ norms)) ** 2:
-            return weights + radius / np.sqrt(length) * np.where(norms > 0, w, 0)
-    move = mean_on_dual_cone(gram) - weights
-    reach = np.sqrt(((rows @ move) ** 2).sum())
-    return weights + move * radius / max(reach, radius)  # it is within reach, up to rounding errors
+    # g_w = 0: towards the nearest step to g_0 that conflicts with no task, which is within reach,
+    # up to rounding errors
+    move = mean_on_dual_cone(gram) - uniform
+    distance = np.sqrt(((gradients @ move) ** 2).sum())
+    return uniform + move * radius / max(distance, radius)
+
+
+def _dual_minimum(
+    gradients: np.ndarray, norms: np.ndarray, mean: np.ndarray, radius: float
+) -> tuple[np.ndarray, float]:
+    """The w on the simplex of least <g_w, g_0> + radius |g_w|, and |g_w|^2.
+
+    |g_w| is the minimum over s > 0 of (|g_w|^2 / s + s) / 2, and for a fixed s the best w gives the
+    point of least norm among the g_t + (s / radius) g_0. So the root of |g_w|^2 = s^2 is wanted,
+    in which both sides are piecewise linear in s^2.
+    """
+
+    def solution_at(square: float) -> tuple[np.ndarray, float]:
+        w = min_norm_point(gradients + np.sqrt(square) / radius * mean[:, None])
+        mixture = gradients @ w
+        return w, mixture @ mixture
+
+    # no root above the lowest s: g_w is 0
+    low, high = (1e-6 * norms[norms > 0].min()) ** 2, 2.0  # the longest gradient has norm 1
+    w, length = solution_at(low)
+    if length <= low:
+        return w, 0.0
+
+    previous, square = (low, length), length
+    while high - low > 1e-13 * high:
+        w, length = solution_at(square)
+        if abs(length - square) <= 1e-13 * square:
+            break
+        if length > square:
+            low = square
+        else:
+            high = square
+
+        # by secants, which are exact once both points are on one piece; by halving where they
+        # leave the interval
+        slope = (length - previous[1]) / (square - previous[0])
+        previous = (square, length)
+        square = (length - slope * square) / (1 - slope) if slope < 1 else high
+        if not low < square < high:
+            square = np.sqrt(low * high)
+    return w, length

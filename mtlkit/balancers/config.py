@@ -7,9 +7,9 @@ points.
 Paper: Liu et al., "ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks",
 ICLR 2025, arXiv:2408.11104.
 
-When to use: gradients of very different size; no task may get worse. When not: from three tasks on,
-conflicts can make weights negative; a task's own parameters then rest, or move on with
-``heads=plain``.
+When to use: gradients of very different size; no task may get worse.
+When not: from three tasks on, conflicts can make weights negative; a task's own parameters then
+rest, or move on with ``heads=plain``.
 Cost: one backward pass a task.
 Deviations: cosines are resolved to 1e-10, so directions that differ by less than about 1e-5 count
 as one. Without the momentum variant (M-ConFIG), which saves backward passes.
@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.balancers._gramian import equal_cosines, scatter
 from mtlkit.balancers._solvers import unit_rows
 
@@ -29,12 +29,18 @@ class ConFIG(GramBalancer):
 
     scale = "native"
     signed = True
+    same_as = {"equal cosines": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        place, cosines, norms = unit_rows(problem.gram)
-        x, _ = equal_cosines(cosines)
+        nonzero, cosines, norms = unit_rows(problem.gram)
+        x, _ = equal_cosines(cosines)  # C^+ 1
+
+        # |U^+ 1|^2 = 1' C^+ C C^+ 1
         projections = cosines @ x
-        square = x @ projections  # |U^+ 1|^2
+        square = x @ projections
         if square <= 1e-12:  # opposite gradients: no direction
             return np.zeros(len(problem.gram))
-        return scatter((norms @ projections) / square * x / norms, place, len(problem.gram))
+
+        # (sum_t <g_t, d>) d, with d = U' x / |U^+ 1|
+        weights = (norms @ projections) / square * x / norms
+        return scatter(weights, nonzero, len(problem.gram))

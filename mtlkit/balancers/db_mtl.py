@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, SharedGradient, Step
+from mtlkit.balancers._balancer import Balancer, SharedGradient, Step
 from mtlkit.data.types import Task
 from mtlkit.settings import Settings
 
@@ -39,6 +39,7 @@ class DualBalancing(Balancer):
     needs = "rows"
     scopes = ("dense", "all")
     scale = "native"
+    same_as = {"bisector": {"beta": 0}}
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
@@ -49,17 +50,22 @@ class DualBalancing(Balancer):
         self.register_buffer("counts", torch.zeros(len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> SharedGradient:
-        rows, active = step.jacobian(), step.active
-        logs = rows.double() / (step.losses.double() + EPSILON)[:, None]
+        jacobian, active = step.jacobian(), step.active
+
+        # grad log L_t = g_t / L_t
+        log_gradients = jacobian.double() / (step.losses.double() + EPSILON)[:, None]  # (T, P)
         if not self.means.numel():
-            self.means = torch.zeros_like(logs)
+            self.means = torch.zeros_like(log_gradients)
+
+        # h_t, which starts at the first gradient
         self.counts.add_(active)
         past = self.options.beta / self.counts.clamp_min(1) ** self.options.sigma
         past = torch.where(self.counts > 1, past, 0.0)[:, None]
-        self.means.copy_(
-            torch.where(active[:, None], logs + past * (self.means - logs), self.means)
-        )
+        means = log_gradients + past * (self.means - log_gradients)
+        self.means.copy_(torch.where(active[:, None], means, self.means))
+
+        # sum_t h_t max_k |h_k| / |h_t|
         norms = torch.where(active, self.means.norm(dim=1), 0.0)
         factors = torch.where(norms > 0, norms.max() / norms, 0.0)
-        limit = torch.finfo(rows.dtype).max
-        return SharedGradient((factors @ self.means).clamp(-limit, limit).to(rows))
+        limit = torch.finfo(jacobian.dtype).max
+        return SharedGradient((factors @ self.means).clamp(-limit, limit).to(jacobian))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.balancers._gramian import mean_on_dual_cone
 
 
@@ -24,6 +24,7 @@ class DualProj(GramBalancer):
     """Projection of the mean on the dual cone."""
 
     scale = "native"
+    same_as = {"sum without conflict": {}, "sum without conflict with the sum": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         return mean_on_dual_cone(problem.gram)

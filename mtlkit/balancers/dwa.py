@@ -19,7 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step, on_simplex
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._simplex import on_simplex
 from mtlkit.data.types import Task
 
 
@@ -40,26 +41,34 @@ class DWA(Balancer):
         self.counts: Tensor
         self.last: Tensor
         self.before: Tensor
+        self.closed: Tensor
+        # of the window that is open
         self.register_buffer("sums", torch.zeros(len(tasks)))
         self.register_buffer("counts", torch.zeros(len(tasks)))
+        # mean losses of the last window and of the one before
         self.register_buffer("last", torch.full((len(tasks),), torch.nan))
         self.register_buffer("before", torch.full((len(tasks),), torch.nan))
-        self.closed: Tensor
-        self.register_buffer("closed", torch.zeros((), dtype=torch.int64))  # windows so far
+        # number of windows so far
+        self.register_buffer("closed", torch.zeros((), dtype=torch.int64))
 
     def forward(self, step: Step) -> Tensor:
         if step.index // self.options.window > int(self.closed):
             self._close()
-        speed = torch.nan_to_num(self.last / self.before, nan=1.0, posinf=1.0, neginf=1.0)
+
+        # r_t = L_t(last window) / L_t(window before); 1 as long as there is none
+        ratio = torch.nan_to_num(self.last / self.before, nan=1.0, posinf=1.0, neginf=1.0)
         self.sums.add_(torch.where(step.active, step.losses, 0.0))
         self.counts.add_(step.active)
-        return on_simplex(torch.softmax(speed / self.options.temperature, 0), step.active)
+
+        # T softmax(r / temperature)
+        return on_simplex(torch.softmax(ratio / self.options.temperature, 0), step.active)
 
     def _close(self) -> None:
         """End a window; a task that had no label in it keeps its means."""
         seen = self.counts > 0
+        means = self.sums / self.counts.clamp_min(1)
         self.before.copy_(torch.where(seen, self.last, self.before))
-        self.last.copy_(torch.where(seen, self.sums / self.counts.clamp_min(1), self.last))
+        self.last.copy_(torch.where(seen, means, self.last))
         self.sums.zero_()
         self.counts.zero_()
         self.closed.add_(1)

@@ -20,7 +20,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step, softmax_over
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._simplex import softmax_over
 from mtlkit.data.types import Task
 
 
@@ -47,18 +48,27 @@ class ExcessMTL(Balancer):
 
     def forward(self, step: Step) -> Tensor:
         active = step.active
-        squares = step.jacobian().double() ** 2  # 0 for idle tasks
+
+        # s_tp, the sum of all g_tp^2 so far
+        squares = step.jacobian().double() ** 2  # (T, P), 0 for idle tasks
         if not self.squares.numel():
             self.squares = torch.zeros_like(squares)
         self.squares.add_(squares)
+
+        # e_t = sum_p g_tp^2 / sqrt(s_tp)
         excess = torch.where(self.squares > 0, squares / self.squares.sqrt(), 0.0).sum(1)
+
+        # w_t <- w_t exp(eta e_t / e_t(first)), in logarithms; the first step only sets e_t(first)
         gain = torch.where(self.first > 0, self.options.eta * excess / self.first, 0.0)
         self.first.copy_(torch.where(self.first > 0, self.first, excess))
-        moved = self.logits + gain
-        moved += _total(self.logits, active) - _total(moved, active)  # idle tasks keep their share
-        self.logits.copy_(torch.where(active, moved, self.logits))
+        logits = self.logits + gain
+
+        # the active tasks together keep their share, and so do the idle ones
+        logits += _log_total(self.logits, active) - _log_total(logits, active)
+        self.logits.copy_(torch.where(active, logits, self.logits))
         return (softmax_over(self.logits, active) * active.sum()).to(step.losses)
 
 
-def _total(logits: Tensor, active: Tensor) -> Tensor:
+def _log_total(logits: Tensor, active: Tensor) -> Tensor:
+    """The logarithm of the active tasks' sum."""
     return torch.where(active, logits, -torch.inf).logsumexp(0)

@@ -8,7 +8,8 @@ a task that fell less gains.
 Paper: Liu et al., "FAMO: Fast Adaptive Multitask Optimization", NeurIPS 2023, arXiv:2306.03792.
 
 When to use: many tasks, as the cost does not grow with their number; losses of different size or
-speed. When not: losses that are noisy within a batch, e.g. through much dropout.
+speed.
+When not: losses that are noisy within a batch, e.g. through much dropout.
 Cost: one backward pass and one more forward pass.
 Deviations: the authors' code clips the shared gradient to norm 1, here the training setting
 ``clip_norm`` does; the weight decay is the paper's, their code has 0.01 in famo.py and 0.00001 in
@@ -23,7 +24,10 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Adam, Balancer, Step, per_task, softmax_over
+from mtlkit.balancers._adam import Adam
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._options import per_task
+from mtlkit.balancers._simplex import softmax_over
 from mtlkit.data.types import Task
 from mtlkit.settings import Floats
 
@@ -55,18 +59,20 @@ class FAMO(Balancer):
         self.adam = Adam(len(tasks), options.lr)
 
     def forward(self, step: Step) -> Tensor:
-        active, before = step.active, self._logs(step.losses)
+        active = step.active
+        logs_before = self._log_losses(step.losses)
 
         def learn(losses: Tensor) -> None:
-            shares = softmax_over(self.logits, active)
-            fall = torch.where(active, before - self._logs(losses), 0.0)
-            grad = shares * (fall - (shares * fall).sum())
+            # d/dv sum_t z_t (log L_t before - log L_t after), z = softmax(v)
+            z = softmax_over(self.logits, active)
+            fall = torch.where(active, logs_before - self._log_losses(losses), 0.0)
+            grad = z * (fall - (z * fall).sum())
             self.adam.step(self.logits, grad + self.options.decay * self.logits, active)
 
         step.after_step(learn)
-        return softmax_over(
-            self.logits - before, active
-        )  # z / (L - floor + eps), scaled to sum to 1
 
-    def _logs(self, losses: Tensor) -> Tensor:
+        # z_t / (L_t - floor_t + eps), scaled to sum to 1
+        return softmax_over(self.logits - logs_before, active)
+
+    def _log_losses(self, losses: Tensor) -> Tensor:
         return ((losses - self.floor).clamp_min(0) + EPSILON).log()

@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step
+from mtlkit.balancers._balancer import Balancer, Step
 
 
 class GLS(Balancer):
@@ -28,6 +28,8 @@ class GLS(Balancer):
 
     def forward(self, step: Step) -> Tensor:
         count = step.active.sum().clamp_min(1)
-        logs = step.losses.clamp_min(torch.finfo(step.losses.dtype).tiny).log()
-        mean = torch.where(step.active, logs, 0.0).sum() / count
-        return torch.where(step.active, torch.exp(mean - logs) / count, 0.0)
+        log_losses = step.losses.clamp_min(torch.finfo(step.losses.dtype).tiny).log()
+
+        # (prod L)^(1/T) / (T L_t), in logarithms
+        log_mean = torch.where(step.active, log_losses, 0.0).sum() / count
+        return torch.where(step.active, torch.exp(log_mean - log_losses) / count, 0.0)

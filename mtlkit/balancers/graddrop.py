@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from mtlkit.balancers._base import Balancer, SharedGradient, Step
+from mtlkit.balancers._balancer import Balancer, SharedGradient, Step
 from mtlkit.settings import Settings
 
 
@@ -39,11 +39,17 @@ class GradDrop(Balancer):
     options: Options
 
     def forward(self, step: Step) -> SharedGradient:
-        rows = step.jacobian()
-        up, down = rows.clamp_min(0).sum(0), rows.clamp_max(0).sum(0)  # (P,) of each sign
-        draws = np.random.default_rng([step.seed, step.index]).random(
-            rows.shape[1], dtype=np.float32
-        )
-        keep_up = torch.from_numpy(draws).to(rows) * (up - down) < up  # with probability P
-        kept, dropped = torch.where(keep_up, up, down), torch.where(keep_up, down, up)
+        jacobian = step.jacobian()  # (T, P)
+
+        # the sum of the entries of each sign in each coordinate
+        positive = jacobian.clamp_min(0).sum(0)  # (P,)
+        negative = jacobian.clamp_max(0).sum(0)  # (P,)
+
+        # P = (1 + sum g / sum |g|) / 2 = positive / (positive - negative)
+        rng = np.random.default_rng([step.seed, step.index])
+        draws = torch.from_numpy(rng.random(jacobian.shape[1], dtype=np.float32)).to(jacobian)
+        keep_positive = draws * (positive - negative) < positive
+
+        kept = torch.where(keep_positive, positive, negative)
+        dropped = torch.where(keep_positive, negative, positive)
         return SharedGradient(kept + self.options.leak * dropped)

@@ -21,7 +21,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Adam, Balancer, Step, on_simplex
+from mtlkit.balancers._adam import Adam
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._simplex import on_simplex
 from mtlkit.data.types import Task
 
 
@@ -50,18 +52,25 @@ class GradNorm(Balancer):
     def forward(self, step: Step) -> Tensor:
         active, count = step.active, step.active.sum().clamp_min(1)
         weights = on_simplex(self.w, active)
+
+        # L_t(0)
         tiny = torch.finfo(self.w.dtype).tiny
-        self.first.copy_(
-            torch.where(active & self.first.isnan(), step.losses.clamp_min(tiny), self.first)
-        )
+        is_first = active & self.first.isnan()
+        self.first.copy_(torch.where(is_first, step.losses.clamp_min(tiny), self.first))
+
+        # r_t = (L_t / L_t(0)) / mean over tasks
         ratio = torch.where(active, step.losses / self.first, 0.0)
-        rate = ratio / (ratio.sum() / count).clamp_min(tiny)  # r_t
+        rate = ratio / (ratio.sum() / count).clamp_min(tiny)
+
+        # d/dw_t |w_t n_t - target_t|, target_t = mean(w n) r_t^a held fixed
         norms = torch.where(active, step.grad_norms("last"), 0.0)
         target = (self.w * norms).sum() / count * rate**self.options.alpha
-        self.adam.step(self.w, torch.sign(self.w * norms - target) * norms, active & (norms > 0))
+        grad = torch.sign(self.w * norms - target) * norms
+        self.adam.step(self.w, grad, active & (norms > 0))
+
+        # w stays positive and sums to T, of which idle tasks keep what they have
         floored = self.w.clamp_min(1e-3)
-        room = len(self.w) - torch.where(active, 0.0, self.w).sum()  # idle tasks keep theirs
-        self.w.copy_(
-            torch.where(active, floored * room / (floored * active).sum().clamp_min(tiny), self.w)
-        )
+        room = len(self.w) - torch.where(active, 0.0, self.w).sum()
+        scaled = floored * room / (floored * active).sum().clamp_min(tiny)
+        self.w.copy_(torch.where(active, scaled, self.w))
         return weights

@@ -1,5 +1,4 @@
-"""GradVac: turns gradients towards each other until their cosines reach a moving average of past
-ones.
+"""GradVac: turns gradients towards each other until their cosines reach those of past steps.
 
 For each task i, over the others in random order: where phi = cos(g_i, g_j) is below the target
 rho_ij, g_i += |g_i| (rho sqrt(1 - phi^2) - phi sqrt(1 - rho^2)) / (|g_j| sqrt(1 - rho^2)) g_j, with
@@ -9,8 +8,9 @@ step is the sum. rho starts at 0, where the rule is that of pcgrad; with ``beta=
 Paper: Wang et al., "Gradient Vaccine: Investigating and Improving Multi-task Optimization in
 Massively Multilingual Models", ICLR 2021, arXiv:2010.05874.
 
-When to use: tasks that are known to agree, whose gradients agree less in some steps. When not: a
-few steps of training: rho needs about 1 / beta of them; negative targets let conflict pass.
+When to use: tasks that are known to agree, whose gradients agree less in some steps.
+When not: a few steps of training: rho needs about 1 / beta of them; negative targets let conflict
+pass.
 Cost: one backward pass a task.
 Deviations: one cosine for all shared parameters, not one a layer; rho is kept below .999, as at 1
 nothing reaches it. There is no official code; LibMTL's moves rho only where phi < rho, so that
@@ -26,11 +26,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
-from mtlkit.balancers._solvers import vaccination
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
+from mtlkit.balancers._solvers import compiled
+from mtlkit.balancers.pcgrad import random_orders
 from mtlkit.data.types import Task
 
-HIGHEST = 0.999
+HIGHEST = 0.999  # target
+VANISHED = 1e-7  # a gradient that is shorter than it was by this factor has no direction
 
 
 class GradVac(GramBalancer):
@@ -44,6 +46,7 @@ class GradVac(GramBalancer):
         )
 
     scale = "native"
+    same_as = {"surgery": {"beta": 0}}
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
@@ -52,12 +55,51 @@ class GradVac(GramBalancer):
         self.register_buffer("target", torch.zeros(len(tasks), len(tasks)))  # rho (T, T)
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        rng = problem.rng
-        orders = np.stack([rng.permutation(len(problem.gram)) for _ in problem.gram])
-        own = np.ix_(problem.tasks, problem.tasks)
-        target = self.target.double().cpu().numpy().copy()
-        goals = target[own]
-        weights = vaccination(problem.gram, orders, goals, self.options.beta, HIGHEST)
-        target[own] = goals
-        self.target.copy_(torch.from_numpy(target))
+        # the targets of the active tasks
+        active = np.ix_(problem.tasks, problem.tasks)
+        all_targets = self.target.double().cpu().numpy().copy()
+        targets = all_targets[active]
+
+        weights = vaccination(problem.gram, random_orders(problem), targets, self.options.beta)
+
+        all_targets[active] = targets
+        self.target.copy_(torch.from_numpy(all_targets))
         return weights
+
+
+@compiled
+def vaccination(
+    gram: np.ndarray, orders: np.ndarray, targets: np.ndarray, beta: float
+) -> np.ndarray:
+    """(T,) weights of the sum of the turned gradients.
+
+    Args:
+        gram: (T, T).
+        orders: (T, T) in which order the gradient of each row meets the others.
+        targets: rho (T, T), which follows the present cosines.
+        beta: How fast it does.
+    """
+    size = len(gram)
+    norms = np.sqrt(np.maximum(np.diag(gram), 0))
+    weights = np.zeros(size)
+    inner = np.empty(size)  # <g_i, g_j> for all j, with the present g_i
+    for i in range(size):
+        weights[i] += 1
+        inner[:] = gram[i]
+        norm = norms[i]  # |g_i|
+        for j in orders[i]:
+            # nothing to turn, or to turn to
+            if j == i or norms[j] <= 0 or norm <= VANISHED * norms[i]:
+                continue
+
+            phi = min(1.0, max(-1.0, inner[j] / norm / norms[j]))
+            rho = min(targets[i, j], HIGHEST)
+            if phi < rho:
+                # |g_i| sqrt(1 - phi^2), what is orthogonal to g_j, stays; the rest follows rho
+                growth = np.sqrt(1 - phi**2) / np.sqrt(1 - rho**2)
+                step = norm / norms[j] * (rho * growth - phi)
+                weights[j] += step
+                inner += step * gram[j]
+                norm *= growth
+            targets[i, j] += beta * (phi - targets[i, j])
+    return weights

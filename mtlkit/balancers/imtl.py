@@ -7,8 +7,9 @@ Papers: Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021 (openrevi
 arXiv number); Lin et al., "Dual-Balancing for Multi-Task Learning", 2023, arXiv:2308.12029, on its
 loss part.
 
-When to use: losses and gradients of different size. When not: instead of imtl-g where only shared
-parameters matter: the step points the same way, and the scales give it another length.
+When to use: losses and gradients of different size.
+When not: instead of imtl-g where only shared parameters matter: the step points the same way, and
+the scales give it another length.
 Cost: one backward pass a task.
 Deviations: those of imtl-l and imtl-g. What a single task's parameters receive is the recorded
 ``heads`` setting, w_t or 1; in the paper it is exp(s_t).
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step
+from mtlkit.balancers._balancer import Balancer, Step
 from mtlkit.balancers.imtl_g import IMTLG
 from mtlkit.balancers.imtl_l import IMTLL
 from mtlkit.data.types import Task
@@ -36,6 +37,7 @@ class IMTL(Balancer):
     needs = "gram"
     scale = "native"
     signed = True
+    same_as = {"equal cosines": {}}
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
@@ -44,5 +46,6 @@ class IMTL(Balancer):
 
     def forward(self, step: Step) -> Tensor:
         scales = self.loss_balance(step)  # (T,) exp(s)
-        inner = step.gramian() * torch.outer(scales, scales).to(torch.float64)
-        return scales * self.gradient_balance.weigh(step, inner)
+        # inner products of the gradients of exp(s_t) L_t
+        gramian = step.gramian() * torch.outer(scales, scales).to(torch.float64)
+        return scales * self.gradient_balance.weigh(step, gramian)

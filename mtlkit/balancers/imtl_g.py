@@ -7,9 +7,9 @@ Papers: Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021,
 openreview.net/forum?id=IMPnRXEWpvr; the pseudo-inverse for dependent gradients: Quinton & Rey,
 "Jacobian Descent for Multi-Objective Optimization", 2024, arXiv:2406.16232.
 
-When to use: gradients of very different size that should count alike. When not: from three tasks
-on, conflicts can make weights negative; a task's own parameters then rest, or move on with
-``heads=plain``.
+When to use: gradients of very different size that should count alike.
+When not: from three tasks on, conflicts can make weights negative; a task's own parameters then
+rest, or move on with ``heads=plain``.
 Cost: one backward pass a task.
 Deviations: where sum a is below a tenth of sum |a|, the latter sets the length: the paper's sum a =
 1 would give a step without bounds, or, if sum a is negative, one that makes every task worse.
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.balancers._gramian import equal_cosines, scatter
 from mtlkit.balancers._solvers import unit_rows
 
@@ -31,11 +31,17 @@ class IMTLG(GramBalancer):
 
     scale = "native"
     signed = True
+    same_as = {"equal cosines": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        place, cosines, norms = unit_rows(problem.gram)
-        x, rest = equal_cosines(cosines)
-        if rest @ rest > 1e-8 * len(rest):
-            x = rest
+        nonzero, cosines, norms = unit_rows(problem.gram)
+
+        # equal projections, or a vanishing sum where they cannot be equal
+        x, out_of_reach = equal_cosines(cosines)
+        if out_of_reach @ out_of_reach > 1e-8 * len(out_of_reach):
+            x = out_of_reach
+
+        # a = C^+ 1 / n, sum a = 1
         a = x / (norms / norms.min())
-        return scatter(a / max(a.sum(), 0.1 * np.abs(a).sum()), place, len(problem.gram))
+        a = a / max(a.sum(), 0.1 * np.abs(a).sum())
+        return scatter(a, nonzero, len(problem.gram))

@@ -6,8 +6,9 @@ Papers: Liu et al., "Towards Impartial Multi-task Learning", ICLR 2021 (openrevi
 arXiv number); Lin et al., "Dual-Balancing for Multi-Task Learning", 2023, arXiv:2308.12029: with s
 at rest it minimises sum_t log L_t.
 
-When to use: losses of different size; cheap. When not: a rare label such as purchase, whose tiny
-loss drives its weight to thousands (watch the weights figure).
+When to use: losses of different size; cheap.
+When not: a rare label such as purchase, whose tiny loss drives its weight to thousands (watch the
+weights figure).
 Cost: one backward pass.
 Deviations: s has its own Adam without weight decay. For regression tasks it is twice uwl, with s of
 the other sign; for classification it rests at twice uwl's weights.
@@ -21,7 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Adam, Balancer, Step
+from mtlkit.balancers._adam import Adam
+from mtlkit.balancers._balancer import Balancer, Step
 from mtlkit.data.types import Task
 
 
@@ -43,5 +45,6 @@ class IMTLL(Balancer):
 
     def forward(self, step: Step) -> Tensor:
         weights = torch.exp(self.s)
+        # d/ds_t (exp(s_t) L_t - s_t)
         self.adam.step(self.s, weights * step.losses - 1, step.active)
         return weights * step.active

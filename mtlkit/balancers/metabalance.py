@@ -7,9 +7,9 @@ does not reach is left alone, and so is a task that does not reach a tensor.
 Paper: He et al., "MetaBalance: Improving Multi-Task Recommendations via Adapting Gradient
 Magnitudes of Auxiliary Tasks", WWW 2022, arXiv:2203.06801.
 
-When to use: one task matters, the others are there to help it. When not: all tasks matter. With two
-tasks and r < 1 it changes the way, not where training rests: the sum is 0 only where both norms are
-equal, and there the factor is 1.
+When to use: one task matters, the others are there to help it.
+When not: all tasks matter. With two tasks and r < 1 it changes the way, not where training rests:
+the sum is 0 only where both norms are equal, and there the factor is 1.
 Cost: one backward pass a task.
 Deviations: running means are bias-corrected, which changes nothing as long as all tasks have had as
 many steps; an idle task keeps its mean, and the others follow an idle target's last one. The
@@ -25,7 +25,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, SharedGradient, Step
+from mtlkit.balancers._balancer import Balancer, SharedGradient, Step
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from mtlkit.settings import Settings
@@ -61,20 +61,23 @@ class MetaBalance(Balancer):
         self.target = 0 if options.target is None else names.index(options.target)
         self.sizes: Tensor
         self.counts: Tensor
-        self.register_buffer(
-            "sizes", torch.zeros(len(tasks), 0, dtype=torch.float64)
-        )  # (T, tensors)
+        # (T, tensors) running sums of the norms, and in how many steps a task reached a tensor
+        self.register_buffer("sizes", torch.zeros(len(tasks), 0, dtype=torch.float64))
         self.register_buffer("counts", torch.zeros(len(tasks), 0, dtype=torch.float64))
 
     def forward(self, step: Step) -> SharedGradient:
-        rows, places = step.jacobian(), list(step.jacobian_columns().values())
-        if not places:
-            return SharedGradient(rows.sum(0))
-        parts = [rows[:, place].double() for place in places]
-        factors = self._factors(torch.stack([part.norm(dim=1) for part in parts], 1))
-        return SharedGradient(
-            torch.cat([factors[:, k] @ part for k, part in enumerate(parts)]).to(rows)
-        )
+        jacobian, columns = step.jacobian(), list(step.jacobian_columns().values())
+        if not columns:
+            return SharedGradient(jacobian.sum(0))
+
+        # |g_t| in each tensor, and the factors that follow from it
+        by_tensor = [jacobian[:, tensor].double() for tensor in columns]
+        norms = torch.stack([grads.norm(dim=1) for grads in by_tensor], 1)  # (T, tensors)
+        factors = self._factors(norms)
+
+        # the sum over tasks, tensor by tensor
+        sums = [factors[:, k] @ grads for k, grads in enumerate(by_tensor)]
+        return SharedGradient(torch.cat(sums).to(jacobian))
 
     def _factors(self, norms: Tensor) -> Tensor:
         """(T, tensors) for the norms (T, tensors) of one batch, which are 0 for idle tasks."""
@@ -82,13 +85,18 @@ class MetaBalance(Balancer):
             self.sizes, self.counts = torch.zeros_like(norms), torch.zeros_like(norms)
         reached = norms > 0
         b, r = self.options.b, self.options.r
+
+        # m_t = b m_t + (1 - b) |g_t|, divided by the share that it has seen so far
         self.counts.add_(reached)
         self.sizes.copy_(torch.where(reached, b * self.sizes + (1 - b) * norms, self.sizes))
         means = self.sizes / (1 - b**self.counts).clamp_min(1 - b)
-        wanted = means[self.target]
-        factors = r * wanted / torch.where(reached, means, 1.0) + (1 - r)
-        factors = torch.where(reached & (wanted > 0), factors, 1.0)
+
+        # r m_target / m_t + (1 - r)
+        target_means = means[self.target]
+        factors = r * target_means / torch.where(reached, means, 1.0) + (1 - r)
+        factors = torch.where(reached & (target_means > 0), factors, 1.0)
         factors[self.target] = 1
+
         match self.options.mode:
             case "A":
                 return factors.clamp_max(1)

@@ -24,7 +24,7 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.balancers._gramian import min_norm
 
 
@@ -38,14 +38,25 @@ class MGDA(GramBalancer):
             "loss+", description="what gradients are divided by"
         )
 
+    same_as = {
+        "shortest mixture": {"normalize": "none"},
+        "shortest mixture of two": {"normalize": "none"},
+        "equal cosines inside": {"normalize": "l2"},
+        "bisector": {"normalize": "l2"},
+    }
     options: Options
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         gram = problem.gram
-        size = np.ones(len(gram))
+
+        # z_t
+        z = np.ones(len(gram))
         if self.options.normalize in {"l2", "loss+"}:
-            size = size * np.sqrt(gram.diagonal())
+            z = z * np.sqrt(gram.diagonal())
         if self.options.normalize in {"loss", "loss+"}:
-            size = size * np.abs(problem.losses)
-        size = np.maximum(size, (size.max() or 1) * 1e-12)
-        return min_norm(gram / np.outer(size, size)) / size
+            z = z * np.abs(problem.losses)
+        z = np.maximum(z, (z.max() or 1) * 1e-12)
+
+        # a = argmin |sum_t a_t g_t / z_t|^2, w_t = a_t / z_t
+        a = min_norm(gram / np.outer(z, z))
+        return a / z

@@ -25,8 +25,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, SharedGradient, Step, softmax_over
-from mtlkit.balancers._gramian import project_on_simplex
+from mtlkit.balancers._balancer import Balancer, SharedGradient, Step
+from mtlkit.balancers._simplex import project_on_simplex, softmax_over
 from mtlkit.data.types import Task
 from mtlkit.settings import Settings
 
@@ -57,38 +57,47 @@ class MoCo(Balancer):
         self.means: Tensor
         self.weights: Tensor
         self.counts: Tensor
-        self.register_buffer("means", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
+        self.register_buffer("means", torch.zeros(len(tasks), 0, dtype=torch.float64))  # y (T, P)
         self.register_buffer(
             "weights", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64)
         )
         self.register_buffer("counts", torch.zeros(len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> SharedGradient:
-        rows, active, options = step.jacobian(), step.active, self.options
-        wide = rows.double()
-        norms = wide.norm(dim=1)
-        units = (
-            torch.where((norms > 0)[:, None], wide / norms[:, None], 0.0)
-            * step.losses.double()[:, None]
-        )
+        jacobian, active, options = step.jacobian(), step.active, self.options
+
+        # L_t g_t / |g_t|
+        gradients = jacobian.double()
+        norms = gradients.norm(dim=1)
+        units = torch.where((norms > 0)[:, None], gradients / norms[:, None], 0.0)
+        scaled = units * step.losses.double()[:, None]
         if not self.means.numel():
-            self.means = torch.zeros_like(wide)
+            self.means = torch.zeros_like(gradients)
+
+        # y_t <- y_t - beta_k (y_t - L_t g_t / |g_t|)
         self.counts.add_(active)
         pace = self.counts.clamp_min(1) ** -options.sigma
-        moved = self.means + (options.beta * pace)[:, None] * (units - self.means)
-        self.means.copy_(torch.where(active[:, None], moved, self.means))
-        share = torch.where(active, self.weights, 0.0)
-        held = share.sum()  # what the idle tasks do not hold
-        share = torch.where(held > 0, share / held, active / active.sum().clamp_min(1))
-        slope = self.means @ (share @ self.means) + options.rho * share
-        share = self._on_simplex(share - options.gamma * pace * slope, active)
-        self.weights.copy_(torch.where(active, share * held, self.weights))
-        limit = torch.finfo(rows.dtype).max
-        return SharedGradient((share @ self.means).clamp(-limit, limit).to(rows))
+        means = self.means + (options.beta * pace)[:, None] * (scaled - self.means)
+        self.means.copy_(torch.where(active[:, None], means, self.means))
+
+        # a of the active tasks, which share what the idle ones do not hold
+        a = torch.where(active, self.weights, 0.0)
+        total = a.sum()
+        a = torch.where(total > 0, a / total, active / active.sum().clamp_min(1))
+
+        # a <- projection of a - gamma_k (Y Y' + rho I) a
+        slope = self.means @ (a @ self.means) + options.rho * a
+        a = self._on_simplex(a - options.gamma * pace * slope, active)
+        self.weights.copy_(torch.where(active, a * total, self.weights))
+
+        # sum_t a_t y_t
+        limit = torch.finfo(jacobian.dtype).max
+        return SharedGradient((a @ self.means).clamp(-limit, limit).to(jacobian))
 
     def _on_simplex(self, point: Tensor, active: Tensor) -> Tensor:
+        """A point (T,) brought to the simplex of the active tasks."""
         if self.options.update == "softmax" or not active.any():
             return softmax_over(point, active)
         point = point - point[active].max()  # changes nothing but rounding
-        own = project_on_simplex(point[active].cpu().numpy())
-        return torch.zeros_like(point).masked_scatter(active, torch.from_numpy(own).to(point))
+        projected = project_on_simplex(point[active].cpu().numpy())
+        return torch.zeros_like(point).masked_scatter(active, torch.from_numpy(projected).to(point))

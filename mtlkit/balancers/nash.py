@@ -6,8 +6,9 @@ the gradients, and has length sqrt(T).
 
 Paper: Navon et al., "Multi-Task Learning as a Bargaining Game", ICML 2022, arXiv:2202.01017.
 
-When to use: gradients of very different size; no task may get worse. When not: plain SGD, as the
-step does not shrink near an optimum; almost opposite gradients, whose weights are large.
+When to use: gradients of very different size; no task may get worse.
+When not: plain SGD, as the step does not shrink near an optimum; almost opposite gradients, whose
+weights are large.
 Cost: one backward pass a task.
 Deviations: solved to rounding errors by Newton's method; the official code takes some steps of a
 convex-concave procedure on the Gram matrix divided by its norm, and then clips the step to length 1
@@ -19,14 +20,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
-from mtlkit.balancers._gramian import fair_weights
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
+from mtlkit.balancers.fairgrad import fair_weights
 
 
 class Nash(GramBalancer):
-    """Nash bargaining."""
+    """Nash bargaining: alpha-fairness with alpha = 1, whose equation fairgrad solves."""
 
     scale = "native"
+    same_as = {"bargaining": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         return fair_weights(problem.gram, alpha=1)

@@ -1,5 +1,4 @@
-"""Pareto-efficient weighting (PE-LTR): the least-norm combination with a lower bound on each
-weight.
+"""Pareto-efficient weighting (PE-LTR): the least-norm combination with bounds on its weights.
 
 min |sum_t w_t g_t|^2 subject to sum w = 1, w_t >= c_t; then scaled to sum to T. ``solver=exact``
 solves that program; ``solver=paper`` solves it without the bounds (KKT conditions) and takes the
@@ -23,8 +22,9 @@ from typing import Literal
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers._base import GramBalancer, GramProblem, simplex_points
-from mtlkit.balancers._gramian import min_norm_above, project_on_simplex
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
+from mtlkit.balancers._gramian import min_norm_above
+from mtlkit.balancers._simplex import project_on_simplex, simplex_points
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from mtlkit.settings import Floats, Settings
@@ -46,16 +46,23 @@ class Pareto(GramBalancer):
             None, ge=2, description="number of preferences, each a cell with its own c"
         )
 
+    same_as = {
+        "shortest mixture": {"c": 0, "solver": "exact"},
+        "shortest mixture of two": {"c": 0},
+    }
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
         count = len(tasks)
-        given = (0.1 / count,) if options.c is None else options.c
-        floor = np.array(given * count if len(given) == 1 else given, dtype=float)
+        bounds = (0.1 / count,) if options.c is None else options.c
+        if len(bounds) == 1:
+            bounds = bounds * count
+        floor = np.array(bounds, dtype=float)
         if len(floor) != count or floor.min() < 0 or floor.sum() >= 1:
             raise UsageError(
-                f"pareto needs bounds c >= 0 that sum to less than 1, one for all or one for each of {count} tasks.",
+                "pareto needs bounds c >= 0 that sum to less than 1, one for all or one for each of "
+                f"{count} tasks.",
                 f"mtlkit bench --balancers 'pareto[c={0.1 / count:.2g}]'",
             )
         self.floor = floor
@@ -73,18 +80,21 @@ class Pareto(GramBalancer):
                 "pareto takes bounds c or a sweep of them, not both.",
                 "mtlkit bench --balancers 'pareto[sweep=5]'",
             )
-        given = options.model_dump(exclude_unset=True, exclude={"sweep"})
-        bounds = BOUND * simplex_points(len(tasks), options.sweep)
-        return [
-            (name, cls.Options(**given, c=tuple(float(f"{value:.3g}") for value in c)))
-            for c in bounds
-        ]
+        others = options.model_dump(exclude_unset=True, exclude={"sweep"})
+        cells: list[tuple[str, Settings]] = []
+        for bounds in BOUND * simplex_points(len(tasks), options.sweep):
+            c = tuple(float(f"{bound:.3g}") for bound in bounds)
+            cells.append((name, cls.Options(**others, c=c)))
+        return cells
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         floor = self.floor[problem.tasks]
         if self.options.solver == "exact":
             return min_norm_above(problem.gram, floor)
-        return floor + project_on_simplex(_stationary(problem.gram, floor), 1 - floor.sum())
+
+        # w = v + c, with v the nearest non-negative point of the same sum
+        v = _stationary(problem.gram, floor)
+        return floor + project_on_simplex(v, 1 - floor.sum())
 
 
 def _stationary(gram: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -92,6 +102,8 @@ def _stationary(gram: np.ndarray, floor: np.ndarray) -> np.ndarray:
     any sign.
     """
     size, largest = len(gram), gram.diagonal().max()
+
+    # [G 1; 1' 0] [v; multiplier] = [-G c; 1 - sum c]
     system = np.ones((size + 1, size + 1))
     system[:size, :size] = gram / largest
     system[size, size] = 0

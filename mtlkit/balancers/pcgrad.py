@@ -17,16 +17,44 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
-from mtlkit.balancers._solvers import surgery
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
+from mtlkit.balancers._solvers import compiled
 
 
 class PCGrad(GramBalancer):
     """Projecting conflicting gradients."""
 
     scale = "native"
+    same_as = {"surgery": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        rng = problem.rng
-        orders = np.stack([rng.permutation(len(problem.gram)) for _ in problem.gram])
-        return surgery(problem.gram, orders)
+        return surgery(problem.gram, random_orders(problem))
+
+
+def random_orders(problem: GramProblem) -> np.ndarray:
+    """(A, A) for each active task, all of them in random order."""
+    rng = problem.rng
+    return np.stack([rng.permutation(len(problem.gram)) for _ in problem.gram])
+
+
+@compiled
+def surgery(gram: np.ndarray, orders: np.ndarray) -> np.ndarray:
+    """(T,) weights of the sum of the projected gradients.
+
+    Args:
+        gram: (T, T).
+        orders: (T, T) in which order the gradient of each row meets the others.
+    """
+    size = len(gram)
+    weights = np.zeros(size)
+    inner = np.empty(size)  # <g_i, g_j> for all j, with the present g_i
+    for i in range(size):
+        weights[i] += 1
+        inner[:] = gram[i]
+        for j in orders[i]:
+            # if <g_i, g_j> < 0 then g_i -= <g_i, g_j> / |g_j|^2 g_j
+            if j != i and gram[j, j] > 0 and inner[j] < 0:
+                step = -inner[j] / gram[j, j]
+                weights[j] += step
+                inner += step * gram[j]
+    return weights

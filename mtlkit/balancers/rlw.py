@@ -19,13 +19,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step, softmax_over
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._simplex import softmax_over
 
 
 class RLW(Balancer):
     """Random loss weighting."""
 
     def forward(self, step: Step) -> Tensor:
-        draws = np.random.default_rng([step.seed, step.index]).standard_normal(len(step.losses))
-        weights = softmax_over(torch.from_numpy(draws).to(step.losses), step.active)
-        return weights * step.active.sum()
+        rng = np.random.default_rng([step.seed, step.index])
+        z = torch.from_numpy(rng.standard_normal(len(step.losses))).to(step.losses)
+        return softmax_over(z, step.active) * step.active.sum()

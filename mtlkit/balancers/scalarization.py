@@ -20,7 +20,7 @@ from collections.abc import Sequence
 import numpy as np
 from pydantic import Field
 
-from mtlkit.balancers._base import simplex_points
+from mtlkit.balancers._simplex import simplex_points
 from mtlkit.balancers.static import Static
 from mtlkit.balancers.uniform import Uniform
 from mtlkit.data.types import Task
@@ -45,9 +45,9 @@ class Scalarization(Uniform):
         assert isinstance(options, cls.Options)
         cells: list[tuple[str, Settings]] = []
         for weights in simplex_points(len(tasks), options.n):
-            equal = np.allclose(weights, weights[0])
-            w = tuple(float(f"{value:.3g}") for value in weights * len(tasks))
-            cells.append(
-                ("uniform", Uniform.Options()) if equal else ("static", Static.Options(w=w))
-            )
+            if np.allclose(weights, weights[0]):
+                cells.append(("uniform", Uniform.Options()))
+            else:
+                w = tuple(float(f"{weight:.3g}") for weight in weights * len(tasks))
+                cells.append(("static", Static.Options(w=w)))
         return cells

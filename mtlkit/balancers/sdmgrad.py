@@ -25,8 +25,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step, on_simplex
-from mtlkit.balancers._gramian import project_on_simplex
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._simplex import on_simplex, project_on_simplex
 from mtlkit.data.types import Task
 
 
@@ -50,21 +50,26 @@ class SDMGrad(Balancer):
         self.register_buffer("w", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> Tensor:
+        # gradients (A, P) of the tasks that have labels in all three batches
         first, second = step.fresh_batch(), step.fresh_batch()
         seen = step.active & first.active & second.active
         one, two = first.jacobian()[seen].double(), second.jacobian()[seen].double()
+
+        # w of those tasks, which share what the others do not hold
         size = float(one.norm() * two.norm())
-        held = float(self.w[seen].sum())  # what the other tasks do not hold
-        if size > 0 and held > 0:
-            w = self._descend(
-                (one @ two.T / size).cpu().numpy(), (self.w[seen] / held).cpu().numpy()
-            )
-            self.w.masked_scatter_(seen, torch.from_numpy(w * held).to(self.w))
-        own = on_simplex(self.w, step.active)  # (T,) sums to the number of active tasks
-        own = torch.where(own.sum() > 0, own, 1.0)
-        return on_simplex(own + self.options.lam, step.active).to(step.losses)
+        total = float(self.w[seen].sum())
+        if size > 0 and total > 0:
+            inner = (one @ two.T / size).cpu().numpy()  # <g_s, g_t> between the batches
+            w = self._descend(inner, (self.w[seen] / total).cpu().numpy())
+            self.w.masked_scatter_(seen, torch.from_numpy(w * total).to(self.w))
+
+        # T (w_t + lam / T) / (1 + lam)
+        scaled = on_simplex(self.w, step.active)  # T w
+        scaled = torch.where(scaled.sum() > 0, scaled, 1.0)
+        return on_simplex(scaled + self.options.lam, step.active).to(step.losses)
 
     def _descend(self, inner: np.ndarray, w: np.ndarray) -> np.ndarray:
+        """w (A,) after some steps down |sum_t (w_t + lam / A) g_t|^2 on the simplex."""
         mean = self.options.lam / len(w)
         for _ in range(self.options.iterations):
             w = project_on_simplex(w - self.options.lr * inner @ (w + mean))

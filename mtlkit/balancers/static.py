@@ -19,7 +19,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step, on_simplex
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._simplex import on_simplex
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from mtlkit.settings import Floats, Settings
@@ -36,10 +37,14 @@ class Static(Balancer):
             description="a positive weight for each task, in the order of the tasks; default equal",
         )
 
+    constant_weights = True
+    weights_option = "w"
+    same_as = {"sum": {"w": None}}
+
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        given = options.w or (1.0,) * len(tasks)
-        if len(given) != len(tasks) or min(given) <= 0:
+        weights = options.w or (1.0,) * len(tasks)
+        if len(weights) != len(tasks) or min(weights) <= 0:
             names = ", ".join(task.name for task in tasks)
             example = ":".join(str(t + 1) for t in range(len(tasks)))
             raise UsageError(
@@ -47,7 +52,7 @@ class Static(Balancer):
                 f"mtlkit bench --balancers 'static[w={example}]'",
             )
         self.weights: Tensor
-        self.register_buffer("weights", torch.tensor(given))
+        self.register_buffer("weights", torch.tensor(weights))
 
     def forward(self, step: Step) -> Tensor:
         return on_simplex(self.weights, step.active)

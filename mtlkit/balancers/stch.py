@@ -24,7 +24,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step, softmax_over
+from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._simplex import softmax_over
 from mtlkit.data.types import Task
 
 TINY = 1e-20  # as in the authors' code
@@ -53,12 +54,18 @@ class STCH(Balancer):
 
     def forward(self, step: Step) -> Tensor:
         active, losses, warmup = step.active, step.losses, self.options.warmup
+
+        # warm-up: w_t = 1 / L_t; the nadir is the mean loss over its last fifth
         if step.index < warmup:
             if step.index >= warmup - max(1, warmup // 5):
                 self._remember(losses, active)
             return torch.where(active, 1 / (losses + TINY), 0.0)
+
+        # a task without a label in that time takes the first loss it has afterwards
         self._remember(losses, active & (self.counts == 0))
         nadir = self.sums / self.counts.clamp_min(1)
+
+        # w_t = T softmax(log(L / nadir) / mu)_t / L_t
         ratio = losses / nadir.clamp_min(torch.finfo(nadir.dtype).tiny)
         shares = softmax_over(torch.log(ratio + TINY) / self.options.mu, active)
         return torch.where(active, active.sum() * shares / (losses + TINY), 0.0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Step
+from mtlkit.balancers._balancer import Balancer, Step
 from mtlkit.settings import Settings
 
 
@@ -23,6 +23,9 @@ class Uniform(Balancer):
 
     class Options(Settings):
         """None."""
+
+    constant_weights = True
+    same_as = {"sum": {}}
 
     def forward(self, step: Step) -> Tensor:
         return step.active.to(step.losses.dtype)

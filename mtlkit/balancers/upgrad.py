@@ -15,22 +15,46 @@ from __future__ import annotations
 
 import numpy as np
 
-from mtlkit.balancers._base import GramBalancer, GramProblem
+from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.balancers._gramian import FEW, onto_dual_cone
-from mtlkit.balancers._solvers import mean_of_projections, unit_rows
+from mtlkit.balancers._solvers import RIDGE, compiled, pivot, unit_rows
 
 
 class UPGrad(GramBalancer):
     """Unconflicting projection of gradients."""
 
     scale = "native"
+    same_as = {"sum without conflict": {}, "surgery of two": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
+        # few tasks: one compiled call, where numpy would need dozens
         if len(problem.gram) <= FEW:
-            weights, found = mean_of_projections(problem.gram)
-            if found:
+            weights, solved = mean_of_projections(problem.gram)
+            if solved:
                 return weights
-        place, cosines, norms = unit_rows(problem.gram)
+
+        # P(g_t) = n_t P(e_t) in unit gradients e_t; back to weights of g_t
+        nonzero, cosines, norms = unit_rows(problem.gram)
+        projections = onto_dual_cone(cosines, np.eye(len(nonzero)))  # (N, N)
         weights = np.ones(len(problem.gram))
-        weights[place] = norms @ onto_dual_cone(cosines, np.eye(len(place))) / norms
+        weights[nonzero] = norms @ projections / norms
         return weights / len(weights)
+
+
+@compiled
+def mean_of_projections(gram: np.ndarray) -> tuple[np.ndarray, bool]:
+    """(T,) weights of the mean over t of P(g_t), and whether all projections were found."""
+    nonzero, cosines, norms = unit_rows(gram)
+    size = len(nonzero)
+    regularised = cosines + RIDGE * np.eye(size)
+    total = norms.copy()  # weights of unit gradients: each gradient itself, and then what P adds
+    y = np.empty(size)
+    for k in range(size):
+        # P(e_k) = e_k + sum_t y_t e_t
+        if cosines[k].min() < 0:
+            if not pivot(regularised, cosines[k].copy(), cosines[k] < 0, y):
+                return total, False
+            total += norms[k] * y
+    weights = np.ones(len(gram))
+    weights[nonzero] = total / norms
+    return weights / len(gram), True

@@ -6,8 +6,9 @@ regression; w_t = c_t exp(-s_t), which tends to 1 / (2 L_t).
 Paper: Kendall et al., "Multi-Task Learning Using Uncertainty to Weigh Losses for Scene Geometry and
 Semantics", CVPR 2018, arXiv:1705.07115.
 
-When to use: losses of different size; cheap. When not: a rare label such as purchase, whose tiny
-loss drives its weight to hundreds (watch the weights figure).
+When to use: losses of different size; cheap.
+When not: a rare label such as purchase, whose tiny loss drives its weight to hundreds (watch the
+weights figure).
 Cost: one backward pass.
 Deviations: s has its own Adam without weight decay, never clamped: ports that clamp it at 0 are
 uniform for L < .5.
@@ -21,7 +22,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._base import Adam, Balancer, Step
+from mtlkit.balancers._adam import Adam
+from mtlkit.balancers._balancer import Balancer, Step
 from mtlkit.data.types import Task
 
 
@@ -39,13 +41,13 @@ class UWL(Balancer):
         super().__init__(tasks, options)
         self.factor: Tensor
         self.s: Tensor
-        self.register_buffer(
-            "factor", torch.tensor([0.5 if task.kind == "regression" else 1.0 for task in tasks])
-        )
+        factor = [0.5 if task.kind == "regression" else 1.0 for task in tasks]  # c
+        self.register_buffer("factor", torch.tensor(factor))
         self.register_buffer("s", torch.zeros(len(tasks)))
         self.adam = Adam(len(tasks), options.lr)
 
     def forward(self, step: Step) -> Tensor:
         weights = self.factor * torch.exp(-self.s)
+        # d/ds_t (c_t exp(-s_t) L_t + s_t / 2)
         self.adam.step(self.s, 0.5 - weights * step.losses, step.active)
         return weights * step.active

@@ -1,4 +1,4 @@
-"""The command line: which commands there are, and how errors are said."""
+"""The command line: which commands there are, and how errors are printed."""
 
 from __future__ import annotations
 
@@ -8,21 +8,23 @@ from typing import Annotated, Any
 
 import typer
 
-import mtlkit
+from mtlkit._version import __version__
 from mtlkit.cli.bench import bench
 from mtlkit.cli.catalogue import info, list_entries
 from mtlkit.cli.fetch import fetch
 from mtlkit.cli.report import report
 from mtlkit.errors import MtlkitError
 
+PROGRAM = "mtlkit"
 INTERRUPTED = 130
+
 # typer carries its own copy of click or uses the installed one, by version: take the class it uses
 CLICK_ERROR: Any = next(
     base for base in typer.BadParameter.__mro__ if base.__name__ == "ClickException"
 )
 
 app = typer.Typer(
-    name="mtlkit",
+    name=PROGRAM,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -36,7 +38,7 @@ app.command()(info)
 
 def _version(wanted: bool) -> None:
     if wanted:
-        print(f"mtlkit {mtlkit.__version__}")
+        print(f"{PROGRAM} {__version__}")
         raise typer.Exit
 
 
@@ -61,16 +63,15 @@ def main() -> None:
     kind.
     """
     try:
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False)
+        # the name is given, for messages say mtlkit also where python -m started it
+        code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name=PROGRAM)
     except MtlkitError as error:
-        _say(error.message, error.hint)
+        _print_error(error.message, error.hint)
         code = error.exit_code
     except CLICK_ERROR as error:
         context = getattr(error, "ctx", None)
-        _say(
-            _sentence(error.format_message()),
-            f"{context.command_path if context else 'mtlkit'} --help",
-        )
+        command = context.command_path if context else PROGRAM
+        _print_error(_sentence(error.format_message()), f"{command} --help")
         code = error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         print("\ninterrupted", file=sys.stderr)
@@ -81,12 +82,14 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _say(message: str, hint: str | None) -> None:
+def _print_error(message: str, hint: str | None) -> None:
+    """The one form in which errors are printed; it goes to stderr."""
     print(f"error: {message}", file=sys.stderr)
     if hint:
         print(f"\nhint: {hint}", file=sys.stderr)
 
 
 def _sentence(text: str) -> str:
+    """A message of the parser as one line that ends like a sentence."""
     text = " ".join(text.split()).replace("Value error, ", "")
     return text if text.endswith((".", "?", "!")) else f"{text}."

@@ -13,10 +13,13 @@ if TYPE_CHECKING:
     from mtlkit.data.splits import Dataset
     from mtlkit.grid.grid_settings import GridSettings
     from mtlkit.grid.plan import Plan
-    from mtlkit.records import RunRecord
     from mtlkit.store import ResultStore
 
 SOME_FAILED = 1
+"""The exit code when cells failed."""
+
+STATES = {"to run": "bold", "done": "green", "failed before": "red"}
+"""State of a planned cell to its style."""
 
 
 def bench(
@@ -107,115 +110,141 @@ def bench(
         "execution": {"device": device, "jobs": jobs, "timeout": timeout, "init_from": init_from},
         "out": out,
     }
-    settings = read_grid(file, _given(flags), assignments or [])
+    settings = read_grid(file, _without_none(flags), assignments or [])
     if print_config:
-        named = settings.dataset or last_fetched(data_home(data_dir)) or "census"
-        print(write_grid(with_dataset(settings, named)), end="")
+        default = settings.dataset or last_fetched(data_home(data_dir)) or "census"
+        print(write_grid(with_dataset(settings, default)), end="")
         return
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
     raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force))
 
 
-def _given(flags: dict[str, Any]) -> dict[str, Any]:
-    """What was typed, without the rest."""
-    out = {}
+def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given; a section without any is left out."""
+    given_flags = {}
     for key, value in flags.items():
         if isinstance(value, dict):
-            value = _given(value) or None
+            value = _without_none(value) or None
         if value is not None:
-            out[key] = value
-    return out
+            given_flags[key] = value
+    return given_flags
 
 
 def _run(
     settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_failed: bool, force: bool
 ) -> int:
+    """Plan a grid, run it and show what came of it; returns the exit code."""
     from mtlkit.grid.engines.local import start_early
 
+    # first of all: the workers' imports go on in the background
     if not dry_run:
-        start_early(settings.execution.device)  # first: it imports in the background
+        start_early(settings.execution.device)
     from rich.console import Console
-    from rich.markup import escape
 
-    from mtlkit.cli.fetch import show_downloads
+    from mtlkit.cli.downloads import show_downloads
     from mtlkit.data.data_home import data_home, last_fetched, remember
     from mtlkit.data.sources import prepare
-    from mtlkit.grid.grid_settings import with_dataset
+    from mtlkit.grid.machine import resolve_device
     from mtlkit.grid.plan import make_plan
-    from mtlkit.grid.run_cell import resolve_device
     from mtlkit.store import ResultStore
 
-    talk = Console(stderr=True)
+    console = Console(stderr=True)
     home = data_home(data_dir)
     resolve_device(settings.execution.device)
+
+    # the data
     if settings.dataset is None:
-        last = last_fetched(home)
-        settings = with_dataset(settings, last or "census")
-        why = "fetched last" if last else "none was fetched before"
-        talk.print(
-            f"Data set [bold]{escape(str(settings.dataset))}[/bold] ({why}).", highlight=False
-        )
+        settings = _with_default_dataset(settings, home, console)
+    dataset_text = str(settings.dataset)
     with show_downloads() as progress:
-        source, data = prepare(str(settings.dataset), home, progress=progress)
+        source, dataset = prepare(dataset_text, home, progress=progress)
     if last_fetched(home) is None:
-        remember(home, str(settings.dataset))
+        remember(home, dataset_text)
     if settings.tasks is not None:
-        data = data.select(settings.tasks)
+        dataset = dataset.select(settings.tasks)
+
+    # the plan
     store = ResultStore(settings.out)
-    plan = make_plan(settings, source, data, store, force=force, retry_failed=retry_failed)
-    _show_plan(plan, data, talk, every_cell=dry_run)
+    plan = make_plan(settings, source, dataset, store, force=force, retry_failed=retry_failed)
+    _print_summary(plan, dataset, console)
     if dry_run:
+        _print_cells(plan)
         return 0
-    failed = _execute(plan, settings, store, home, talk)
-    _show_results(plan, settings.out, talk)
+
+    # the runs, and what came of them
+    failed = _run_cells(plan, settings, store, home, console)
+    _print_results(plan, settings.out, console)
     return SOME_FAILED if failed else 0
 
 
-def _show_plan(plan: Plan, data: Dataset, talk: Console, every_cell: bool) -> None:
-    from rich import box
-    from rich.table import Table
+def _with_default_dataset(settings: GridSettings, home: Path, console: Console) -> GridSettings:
+    """The grid on the data set that was fetched last, or on Census-Income."""
+    from rich.markup import escape
+
+    from mtlkit.data.data_home import last_fetched
+    from mtlkit.grid.grid_settings import with_dataset
+
+    last = last_fetched(home)
+    dataset = last or "census"
+    reason = "fetched last" if last else "none was fetched before"
+    settings = with_dataset(settings, dataset)
+    console.print(f"Data set [bold]{escape(dataset)}[/bold] ({reason}).", highlight=False)
+    return settings
+
+
+def _print_summary(plan: Plan, dataset: Dataset, console: Console) -> None:
+    """How many cells there are in which state, what does not apply, and which methods are one."""
     from rich.text import Text
 
     from mtlkit.equivalences import notices
 
-    counts = {
-        state: sum(p.state == state for p in plan.cells)
-        for state in ("to run", "done", "failed before")
-    }
+    counts = _count_states(plan)
     summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    simulated = " (simulated)" if data.simulated else ""
-    tasks = ", ".join(data.schema.task_names)
-    said = f"{len(plan.cells)} cells on {data.name}{simulated}, tasks {tasks}: {summary}."
-    talk.print(said, markup=False, highlight=False, soft_wrap=True)
+    simulated = " (simulated)" if dataset.simulated else ""
+    tasks = ", ".join(dataset.schema.task_names)
+    message = f"{len(plan.cells)} cells on {dataset.name}{simulated}, tasks {tasks}: {summary}."
+    console.print(message, markup=False, highlight=False, soft_wrap=True)
+
     for name, reason in plan.inapplicable:
-        talk.print(Text.assemble(("n/a", "yellow"), f" {name}: {reason}"), soft_wrap=True)
+        console.print(Text.assemble(("n/a", "yellow"), f" {name}: {reason}"), soft_wrap=True)
     if counts["failed before"]:
-        talk.print("[dim]--retry-failed runs the failed ones again.[/dim]")
+        console.print("[dim]--retry-failed runs the failed ones again.[/dim]")
+
     resolved = [planned.cell.resolved["balancer"] for planned in plan.cells]
-    for notice in notices(
-        [(balancer["name"], balancer["options"]) for balancer in resolved], len(data.schema.tasks)
-    ):
-        talk.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
-    if not every_cell:
-        return
+    balancers = [(balancer["name"], balancer["options"]) for balancer in resolved]
+    for notice in notices(balancers, len(dataset.schema.tasks)):
+        console.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
+
+
+def _count_states(plan: Plan) -> dict[str, int]:
+    counts = dict.fromkeys(STATES, 0)
+    for planned in plan.cells:
+        counts[planned.state] += 1
+    return counts
+
+
+def _print_cells(plan: Plan) -> None:
+    """A row a cell, and one a model that does not apply."""
+    from rich import box
     from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("model", "balancer", "seed", "state", "key"):
         table.add_column(column, justify="right" if column == "seed" else "left")
-    styles = {"to run": "bold", "done": "green", "failed before": "red"}
     for planned in plan.cells:
         cell = planned.cell
-        state = Text(planned.state, style=styles[planned.state])
+        state = Text(planned.state, style=STATES[planned.state])
         table.add_row(Text(cell.model), Text(cell.balancer), str(cell.seed), state, cell.key[:8])
     for name, reason in plan.inapplicable:
         table.add_row(Text(name), "", "", Text(f"n/a: {reason}", style="yellow"), "")
     Console().print(table)
 
 
-def _execute(
-    plan: Plan, settings: GridSettings, store: ResultStore, home: Path, talk: Console
+def _run_cells(
+    plan: Plan, settings: GridSettings, store: ResultStore, home: Path, console: Console
 ) -> int:
     """Run what is left to run; return how many cells of the plan have failed, earlier ones
     included.
@@ -223,19 +252,20 @@ def _execute(
     from mtlkit.cli.progress import GridProgress
     from mtlkit.grid.engines.local import LocalEngine
 
-    failed = sum(planned.state == "failed before" for planned in plan.cells)
+    failed = _count_states(plan)["failed before"]
     if not plan.to_run:
         return failed
     store.make()
     engine = LocalEngine(store, home, settings.execution)
-    with GridProgress(len(plan.to_run), talk) as progress:
+    with GridProgress(len(plan.to_run), console) as progress:
         for record in engine.run(plan.to_run, progress.advance):
             progress.finish(record)
             failed += not record.ok
     return failed
 
 
-def _show_results(plan: Plan, out: Path, talk: Console) -> None:
+def _print_results(plan: Plan, out: Path, messages: Console) -> None:
+    """The table of results on stdout; what to type next on stderr."""
     from rich.console import Console
 
     from mtlkit.cli.results import results_table
@@ -243,19 +273,5 @@ def _show_results(plan: Plan, out: Path, talk: Console) -> None:
     groups = {planned.cell.group for planned in plan.cells}
     console = Console()
     console.print(results_table(out, groups, console.width))
-    talk.print("Next:\n")
-    talk.print(f"  mtlkit report {out}\n", markup=False, highlight=False, soft_wrap=True)
-
-
-def describe(record: RunRecord) -> str:
-    """One line about a finished cell."""
-    if record.error is not None:
-        at = f" at step {record.error.step}" if record.error.step is not None else ""
-        return f"{record.cell.label}: {record.status}{at}: {record.error.message}"
-    parts = []
-    for task in record.tasks:
-        value = record.metrics["test"][task["name"]].get(task["metric"])
-        parts.append(
-            f"{task.get('label') or task['name']} {'NA' if value is None else f'{value:.4f}'}"
-        )
-    return f"{record.cell.label}: {', '.join(parts)} ({record.timing['total_seconds']:.0f} s)"
+    messages.print("Next:\n")
+    messages.print(f"  mtlkit report {out}\n", markup=False, highlight=False, soft_wrap=True)

@@ -1,4 +1,4 @@
-"""``mtlkit list`` and ``mtlkit info``: what there is, and all about one of it."""
+"""``mtlkit list`` and ``mtlkit info``: what there is, and all about one entry."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from mtlkit.registry import Registry
     from mtlkit.settings import Settings
 
 
@@ -31,11 +34,12 @@ def list_entries(
     from mtlkit.errors import UsageError
     from mtlkit.registry import REGISTRIES
 
+    # a module's docstring begins with the title of the method and a colon
     registry = REGISTRIES[kind.value]
-    names = registry.names(pattern)
-    entries = [
-        {"name": name, "summary": registry.summary(name).partition(": ")[2]} for name in names
-    ]
+    entries = []
+    for name in registry.names(pattern):
+        _, _, summary = registry.summary(name).partition(": ")
+        entries.append({"name": name, "summary": summary})
     if as_json:
         print(json.dumps(entries, indent=1, ensure_ascii=False))
         return
@@ -56,119 +60,160 @@ def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the paper, the options with their defaults, the cost, and when to use something."""
-    import difflib
-
     from mtlkit.equivalences import relatives
-    from mtlkit.errors import UsageError
-    from mtlkit.registry import BALANCERS, REGISTRIES
+    from mtlkit.registry import BALANCERS
 
-    homes = [
-        r
-        for r in REGISTRIES.values()
-        if name in r.names() or (name.endswith(".py") and r.holds(name))
-    ]
-    if not homes:
-        everything = [entry for registry in REGISTRIES.values() for entry in registry.names()]
-        close = difflib.get_close_matches(name, everything, n=3, cutoff=0.5)
-        guess = f" Did you mean {' or '.join(close)}?" if close else ""
-        raise UsageError(
-            f"Nothing is called {name!r}.{guess}",
-            f"mtlkit {f'info {close[0]}' if close else 'list models'}",
-        )
-    registry = homes[0]
+    registry = _registry_of(name)
     entry = registry.load(name)
-    options = _options(entry.Options)
     facts = {
         "name": name,
         "kind": registry.kind,
         "description": registry.docstring(name),
-        "options": options,
+        "options": _describe_options(entry.Options),
     }
-    further = ("needs", "scale", "licence", "url", "simulated", "training")
-    facts |= {key: getattr(entry, key) for key in further if hasattr(entry, key)}
+    for key in ("needs", "scale", "licence", "url", "simulated", "training"):
+        if hasattr(entry, key):
+            facts[key] = getattr(entry, key)
     if registry is BALANCERS:
         facts["same_as"] = relatives(name)
     if as_json:
         print(json.dumps(facts, indent=1, ensure_ascii=False))
     else:
-        _show(facts, registry.kind)
+        _print_facts(facts)
 
 
-def _options(kind: type[Settings]) -> list[dict[str, Any]]:
-    inherited = {key for base in kind.__bases__ for key in getattr(base, "model_fields", {})}
-    own_first = sorted(kind.model_fields, key=lambda key: key in inherited)
-    defaults = {
-        key: kind.model_fields[key].get_default(call_default_factory=True) for key in own_first
+def _registry_of(name: str) -> Registry:
+    """The registry that has an entry, or to whose kind a plugin file belongs."""
+    import difflib
+
+    from mtlkit.errors import UsageError
+    from mtlkit.registry import REGISTRIES
+
+    for registry in REGISTRIES.values():
+        if name in registry.names() or (name.endswith(".py") and registry.holds(name)):
+            return registry
+
+    # none has: the nearest names are a better hint than a list
+    every_name = [entry for registry in REGISTRIES.values() for entry in registry.names()]
+    close = difflib.get_close_matches(name, every_name, n=3, cutoff=0.5)
+    guess = f" Did you mean {' or '.join(close)}?" if close else ""
+    command = f"info {close[0]}" if close else "list models"
+    raise UsageError(f"Nothing is called {name!r}.{guess}", f"mtlkit {command}")
+
+
+def _describe_options(options_class: type[Settings]) -> list[dict[str, Any]]:
+    """Name, default, choices and description of each option, inherited ones last."""
+    fields = options_class.model_fields
+    inherited = {
+        key for base in options_class.__bases__ for key in getattr(base, "model_fields", {})
     }
-    schema = kind.model_json_schema()["properties"] if kind.model_fields else {}
-    return [
-        {
-            "name": key,
-            "default": list(value) if isinstance(value, tuple) else value,
-            "choices": schema[key].get("enum", []),
-            "description": kind.model_fields[key].description or "",
-        }
-        for key, value in defaults.items()
-    ]
+    schema = options_class.model_json_schema()["properties"] if fields else {}
+
+    described = []
+    for key in sorted(fields, key=lambda key: key in inherited):
+        default = fields[key].get_default(call_default_factory=True)
+        described.append(
+            {
+                "name": key,
+                "default": list(default) if isinstance(default, tuple) else default,
+                "choices": schema[key].get("enum", []),
+                "description": fields[key].description or "",
+            }
+        )
+    return described
+
+
+SCALES = {
+    "simplex": "weights sum to T",
+    "native": "weights keep the length the method gives them",
+}
+
+
+def _print_facts(facts: dict[str, Any]) -> None:
+    """All about one entry, on the terminal."""
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    # name, title and the rest of the docstring
+    title, body = _paragraphs(facts["description"])
+    console = Console()
+    console.print()
+    console.print(Text.assemble((facts["name"], "bold cyan"), f"  {facts['kind']}"))
+    console.print(Padding(Text(title, style="bold"), (0, 0, 0, 2)))
+    console.print(Padding(Text(body), (1, 2)))
+
+    # what the class says of itself, a paragraph each
+    for paragraph in _further_facts(facts):
+        console.print(Padding(Text(paragraph), (0, 2, 1, 2)))
+
+    if facts["options"]:
+        console.print(Padding(Text("Options", style="bold underline"), (0, 2)))
+        console.print(Padding(_options_table(facts["options"]), (0, 2)))
+        example = _example(facts["name"], facts["options"])
+        if example:
+            console.print(Padding(Text(f"in brackets: '{example}'", style="dim"), (1, 2)))
+    console.print()
 
 
 def _paragraphs(description: str) -> tuple[str, str]:
-    """The first line and the rest of a docstring, its lines joined so that any width can wrap them."""
+    """The first line and the rest of a docstring, its lines joined so that any width can wrap."""
     import re
 
     title, _, rest = description.replace("``", "").partition("\n")
+
+    # a line break stays before another one, and before `Paper: ` and the like
     joined = re.sub(r"(?<!\n)\n(?!\n|[A-Z][A-Za-z ]{2,16}: )", " ", rest.strip())
     return title, joined
 
 
-def _show(facts: dict[str, Any], kind: str) -> None:
-    from rich.console import Console
-    from rich.padding import Padding
+def _further_facts(facts: dict[str, Any]) -> list[str]:
+    """Sentences about what an entry needs, how it trains, and with which others it is one."""
+    sentences = []
+    if "needs" in facts:
+        sentences.append(f"Needs: {facts['needs']}. Scale: {SCALES[facts['scale']]}.")
+    if facts.get("simulated"):
+        sentences.append(
+            "Simulated: generated on this machine, and every table and figure says so."
+        )
+    if facts.get("training"):
+        settings = ", ".join(f"{key}={value}" for key, value in facts["training"].items())
+        sentences.append(f"Trains with {settings} unless told otherwise.")
+    sentences += [f"Note: {text}" for text in facts.get("same_as", [])]
+    return sentences
+
+
+def _options_table(options: list[dict[str, Any]]) -> Table:
+    """A row an option: name, default, description with choices."""
     from rich.table import Table
     from rich.text import Text
 
     from mtlkit.spec import Spec
 
-    title, rest = _paragraphs(facts["description"])
-    console = Console()
-    console.print()
-    console.print(Text.assemble((facts["name"], "bold cyan"), f"  {kind}"))
-    console.print(Padding(Text(title, style="bold"), (0, 0, 0, 2)))
-    console.print(Padding(Text(rest), (1, 2)))
-    if "needs" in facts:
-        scale = {
-            "simplex": "weights sum to T",
-            "native": "weights keep the length the method gives them",
-        }
-        console.print(
-            Padding(Text(f"Needs: {facts['needs']}. Scale: {scale[facts['scale']]}."), (0, 2, 1, 2))
-        )
-    if facts.get("simulated"):
-        console.print(
-            Padding(
-                Text("Simulated: generated on this machine, and every table and figure says so."),
-                (0, 2, 1, 2),
-            )
-        )
-    if facts.get("training"):
-        said = ", ".join(f"{key}={value}" for key, value in facts["training"].items())
-        console.print(Padding(Text(f"Trains with {said} unless told otherwise."), (0, 2, 1, 2)))
-    for text in facts.get("same_as", []):
-        console.print(Padding(Text(f"Note: {text}"), (0, 2, 1, 2)))
     table = Table.grid(padding=(0, 2))
-    for option in facts["options"]:
-        shown = str(Spec("", {"": option["default"]}))[2:-1] if option["default"] != {} else "-"
-        text = option["description"]
+    for option in options:
+        # as it would be typed in brackets: `[=64:32]` without its ends
+        default = "-"
+        if option["default"] != {}:
+            default = str(Spec("", {"": option["default"]}))[2:-1]
+
+        description = option["description"]
         if option["choices"]:
-            text += f"{': ' if text else ''}{', '.join(map(str, option['choices']))}"
+            choices = ", ".join(map(str, option["choices"]))
+            description = f"{description}: {choices}" if description else choices
         table.add_row(
-            Text(option["name"], style="bold"), Text(shown, style="green"), Text(text, style="dim")
+            Text(option["name"], style="bold"),
+            Text(default, style="green"),
+            Text(description, style="dim"),
         )
-    if facts["options"]:
-        console.print(Padding(Text("Options", style="bold underline"), (0, 2)))
-        console.print(Padding(table, (0, 2)))
-        example = next((o for o in facts["options"] if o["default"] not in ({}, None, [])), None)
-        if example:
-            value = str(Spec(facts["name"], {example["name"]: example["default"]}))
-            console.print(Padding(Text(f"in brackets: '{value}'", style="dim"), (1, 2)))
-    console.print()
+    return table
+
+
+def _example(name: str, options: list[dict[str, Any]]) -> str | None:
+    """The entry with the first option that has a default to show, as it would be typed."""
+    from mtlkit.spec import Spec
+
+    for option in options:
+        if option["default"] not in ({}, None, []):
+            return str(Spec(name, {option["name"]: option["default"]}))
+    return None

@@ -24,16 +24,24 @@ class GridProgress:
 
     Args:
         total: Number of cells to run.
-        console: Where to talk.
+        console: Where to print.
+
+    Attributes:
+        done: Number of cells that are over.
+        shares: Key of a running cell to the share of it that is done.
+        rows: Key of a running cell to its row on the terminal.
     """
 
     def __init__(self, total: int, console: Console) -> None:
-        self.total, self.console = total, console
+        self.total = total
+        self.console = console
         self.done = 0
         self.shares: dict[str, float] = {}
         self.rows: dict[str, TaskID] = {}
         self.began = time.monotonic()
         self.live = console.is_terminal
+
+        # elsewhere than on a terminal the bars are kept, but not shown
         columns = (
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=30),
@@ -42,7 +50,7 @@ class GridProgress:
             TextColumn("{task.fields[left]}"),
         )
         self.bars = Progress(*columns, console=console, transient=True, disable=not self.live)
-        self.whole = self.bars.add_task("all cells", total=total, left="")
+        self.whole_grid = self.bars.add_task("all cells", total=total, left="")
 
     def __enter__(self) -> GridProgress:
         self.bars.start()
@@ -70,31 +78,45 @@ class GridProgress:
 
     def finish(self, record: RunRecord) -> None:
         """Take note that a cell is over, and print its line."""
-        from mtlkit.cli.bench import describe
-
         self.shares.pop(record.key, None)
         row = self.rows.pop(record.key, None)
         if row is not None:
             self.bars.remove_task(row)
         self.done += 1
         self._update()
+
         width = len(str(self.total))
         line = Text(f"[{self.done:>{width}}/{self.total}] ", style="dim")
         line.append(describe(record), style="" if record.ok else "red")
         if not self.live:
-            line.append(f" {self._left()}", style="dim")
+            line.append(f" {self._time_left()}", style="dim")
         self.bars.console.print(line, soft_wrap=True, highlight=False)
 
     def _update(self) -> None:
-        self.bars.update(self.whole, completed=self.done, left=self._left())
+        self.bars.update(self.whole_grid, completed=self.done, left=self._time_left())
 
-    def _left(self) -> str:
+    def _time_left(self) -> str:
         """The time left, judged by the work done so far."""
         work = self.done + sum(self.shares.values())
-        elapsed = time.monotonic() - self.began
         if work < 0.1 or self.done == self.total:
             return ""
+        elapsed = time.monotonic() - self.began
         seconds = elapsed / work * (self.total - work)
-        return (
-            f"about {seconds / 60:.0f} min left" if seconds >= 90 else f"about {seconds:.0f} s left"
-        )
+        if seconds >= 90:
+            return f"about {seconds / 60:.0f} min left"
+        return f"about {seconds:.0f} s left"
+
+
+def describe(record: RunRecord) -> str:
+    """One line about a finished cell: the primary metrics on test, or why there are none."""
+    label, error = record.cell.label, record.error
+    if error is not None:
+        step = f" at step {error.step}" if error.step is not None else ""
+        return f"{label}: {record.status}{step}: {error.message}"
+
+    scores = []
+    for task in record.tasks:
+        name = task.get("label") or task["name"]
+        value = record.metrics["test"][task["name"]].get(task["metric"])
+        scores.append(f"{name} {'NA' if value is None else f'{value:.4f}'}")
+    return f"{label}: {', '.join(scores)} ({record.timing['total_seconds']:.0f} s)"

@@ -25,26 +25,27 @@ def report(
 
     if json:
         frames = open_results(results)
-        _warn(frames.unreadable)
-        typer.echo(
-            json_module.dumps(rows_of(frames), indent=1, ensure_ascii=False, allow_nan=False)
-        )
+        _warn_of_unreadable(frames.unreadable)
+        text = json_module.dumps(rows_of(frames), indent=1, ensure_ascii=False, allow_nan=False)
+        typer.echo(text)
         return
+
     files = write_report(results, out)
-    _warn(files.unreadable)
+    _warn_of_unreadable(files.unreadable)
     for title in files.simulated:
         typer.echo(f"note: {title} is simulated data", err=True)
+
+    # what was written, for a person or a script to go on with
     for path in (files.page, *files.tables):
         typer.echo(path)
-    folder = files.page.parent / "figures"
-    typer.echo(
-        f"{folder}  ({len(files.figures)} files)"
-        if files.figures
-        else "no figures: no run has finished"
-    )
+    if files.figures:
+        folder = files.page.parent / "figures"
+        typer.echo(f"{folder}  ({len(files.figures)} files)")
+    else:
+        typer.echo("no figures: no run has finished")
     typer.echo(f"\nhint: open {files.page} in a browser", err=True)
 
 
-def _warn(unreadable: tuple[Path, ...]) -> None:
+def _warn_of_unreadable(unreadable: tuple[Path, ...]) -> None:
     for path in unreadable:
         typer.echo(f"warning: {path} is no readable record and was skipped", err=True)

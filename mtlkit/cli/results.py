@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from rich import box
 from rich.console import Group
@@ -21,7 +21,14 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDE = 120
+"""Columns of a terminal from which differences are shown."""
+
 NARROW = 100
+"""Columns below which times and seeds are left out."""
+
+ALWAYS_LEFT_OUT = {"parameters", "kFLOP/row", "rows/s"}
+LABELS = 2
+"""The first columns of a table, model and balancer, which hold no numbers."""
 
 
 def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
@@ -36,73 +43,79 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
     parts: list[RenderableType] = [Text()]
     for block in frames.blocks:
         summary = summarise(frames, block)
+        any_failed = any(row.group.failed for row in summary.rows)
         content = build_table(summary)
-        dropped = {"parameters", "kFLOP/row", "rows/s"}
-        if not any(row.group.failed for row in summary.rows):
-            dropped.add("failed")
-        if width < WIDE:
-            dropped |= {name for name in content.columns if name.startswith("Δ ")}
-        if width < NARROW:
-            dropped |= {"train s", "seeds"}
-        columns = [i for i, name in enumerate(content.columns) if name not in dropped]
-        if _width(content, columns) > width:  # many tasks
-            columns = [i for i in columns if not content.columns[i].startswith("Δ ")]
+        columns = _columns(content, width, any_failed)
+
+        # with many tasks that may not be enough
         if _width(content, columns) > width:
             content = _without_intervals(content)
-        parts += _table(content, columns)
+        parts += _render(content, columns)
     return Group(*parts)
 
 
+def _columns(content: Content, width: int, any_failed: bool) -> list[int]:
+    """Positions of the columns to show on a terminal of some width."""
+    left_out = set(ALWAYS_LEFT_OUT)
+    if not any_failed:
+        left_out.add("failed")
+    if width < WIDE:
+        left_out |= {name for name in content.columns if name.startswith("Δ ")}
+    if width < NARROW:
+        left_out |= {"train s", "seeds"}
+    columns = [i for i, name in enumerate(content.columns) if name not in left_out]
+
+    # differences go first where they do not fit
+    if _width(content, columns) > width:
+        columns = [i for i in columns if not content.columns[i].startswith("Δ ")]
+    return columns
+
+
 def _width(content: Content, columns: list[int]) -> int:
-    longest = [
-        max(
-            len(text)
-            for text in (content.columns[i], *(row[i].text + row[i].marks for row in content.lines))
-        )
-        for i in columns
-    ]
-    return sum(longest) + len(columns)
+    """Characters of the widest line, with a blank between columns."""
+    total = len(columns)
+    for i in columns:
+        texts = [row[i].text + row[i].marks for row in content.lines]
+        total += max(len(text) for text in (content.columns[i], *texts))
+    return total
 
 
 def _without_intervals(content: Content) -> Content:
-    rows = tuple(
-        tuple(
-            cell if i < 2 else replace(cell, text=cell.text.partition(" ± ")[0])
-            for i, cell in enumerate(row)
-        )
-        for row in content.rows
-    )
-    return replace(
-        content,
-        rows=rows,
-        notes=("Intervals do not fit here; the report has them.", *content.notes[1:]),
-    )
+    """The same table with means alone, and a note that says so."""
+    rows = []
+    for row in content.rows:
+        means = [replace(cell, text=cell.text.partition(" ± ")[0]) for cell in row[LABELS:]]
+        rows.append((*row[:LABELS], *means))
+    note = "Intervals do not fit here; the report has them."
+    return replace(content, rows=tuple(rows), notes=(note, *content.notes[1:]))
 
 
-def _table(content: Content, columns: list[int]) -> list[RenderableType]:
+def _render(content: Content, columns: list[int]) -> list[RenderableType]:
+    """The table and its notes."""
     table = Table(
         title=content.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
-    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    table.padding = (0, 1, 0, 0)
+    table.pad_edge = False
     for i in columns:
         name = content.columns[i]
-        left = name in {"model", "balancer"}
-        table.add_column(
-            name, justify="left" if left else "right", no_wrap=not left, overflow="fold"
-        )
+        is_label = name in {"model", "balancer"}
+        justify: Literal["left", "right"] = "left" if is_label else "right"
+        table.add_column(name, justify=justify, no_wrap=not is_label, overflow="fold")
+
     for row in content.rows:
+        shown = [row[i] for i in columns]
         table.add_row(
-            *(
-                Text(row[i].text + row[i].marks, style="bold" if row[i].best else "")
-                for i in columns
-            )
+            *(Text(cell.text + cell.marks, style="bold" if cell.best else "") for cell in shown)
         )
     if content.ceiling:
         table.add_section()
         table.add_row(*(Text(content.ceiling[i].text, style="yellow") for i in columns))
-    shown = "".join(row[i].marks for row in content.rows for i in columns)
+
+    # notes that explain something which is shown
+    marks = "".join(row[i].marks for row in content.rows for i in columns)
     names = {content.columns[i] for i in columns}
-    notes = [note for note in content.notes if _applies(note, shown, names)]
+    notes = [note for note in content.notes if _applies(note, marks, names)]
     return [table, Text("\n".join(notes) + "\n", style="dim")]
 
 

@@ -14,23 +14,25 @@ from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, read_
 from mtlkit.spec import assign, split_list
 
 
-def _specs(value: Any) -> Any:
+def _split_specs(value: Any) -> Any:
     """``a,b[c=1]`` or a list of such."""
     return split_list(value) if isinstance(value, str) else value
 
 
-def _specs_or_none(value: Any) -> Any:
-    """As specs; ``none`` is an empty list."""
-    return [] if value is None or value == "none" else _specs(value)
+def _split_specs_or_none(value: Any) -> Any:
+    """As :func:`_split_specs`; ``none`` is an empty list."""
+    return [] if value is None or value == "none" else _split_specs(value)
 
 
-def _seeds(value: Any) -> Any:
+def _read_seeds(value: Any) -> Any:
     """A count, or the seeds themselves (``0,3,5``; ``7,`` for one)."""
     if isinstance(value, str):
-        parts = split_list(value)
-        if not parts or not all(part.isdigit() for part in parts):
+        numbers = split_list(value)
+        if not numbers or not all(number.isdigit() for number in numbers):
             raise ValueError("write how many (3), or which (0,5,7)")
-        value = [int(part) for part in parts] if "," in value else int(value)
+        value = [int(number) for number in numbers] if "," in value else int(value)
+
+    # a count stands for the first seeds
     if isinstance(value, int):
         if value < 1:
             raise ValueError("there must be at least one seed")
@@ -40,10 +42,10 @@ def _seeds(value: Any) -> Any:
     return value
 
 
-Specs = Annotated[tuple[str, ...], BeforeValidator(_specs)]
-SpecsOrNone = Annotated[tuple[str, ...], BeforeValidator(_specs_or_none)]
+Specs = Annotated[tuple[str, ...], BeforeValidator(_split_specs)]
+SpecsOrNone = Annotated[tuple[str, ...], BeforeValidator(_split_specs_or_none)]
 Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_seeds), Field(min_length=1)
+    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_read_seeds), Field(min_length=1)
 ]
 
 
@@ -81,29 +83,57 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
     Raises:
         UsageError: The file or a setting cannot be read.
     """
-    values: dict[str, Any] = {}
-    if file is not None:
-        try:
-            values = read_yaml(file.read_text(encoding="utf-8"), str(file))
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise UsageError(
-                f"Cannot read {file}: {reason}.",
-                "mtlkit bench --print-config > grid.yaml makes such a file",
-            ) from None
+    values = {} if file is None else _read_file(file)
+
+    # flags win over the file; a section keeps what its flags leave alone
     for key, value in flags.items():
-        if isinstance(value, dict):
-            section = values.setdefault(key, {})
-            if not isinstance(section, dict):
-                raise UsageError(
-                    f"{key!r} in {file} must hold key: value pairs.", "mtlkit bench --print-config"
-                )
-            section.update(value)
-        else:
+        if not isinstance(value, dict):
             values[key] = value
-    for item in assignments:
-        assign(values, _with_section(item), "given to --set")
+            continue
+        section = values.setdefault(key, {})
+        if not isinstance(section, dict):
+            raise UsageError(
+                f"{key!r} in {file} must hold key: value pairs.", "mtlkit bench --print-config"
+            )
+        section.update(value)
+
+    # assignments win over both
+    for assignment in assignments:
+        section_name = section_of(assignment.partition("=")[0].strip())
+        prefix = f"{section_name}." if section_name else ""
+        assign(values, f"{prefix}{assignment}", "given to --set")
     return validate(GridSettings, values, "grid", "mtlkit bench --print-config shows every setting")
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    """The plain values of a YAML file."""
+    try:
+        return read_yaml(file.read_text(encoding="utf-8"), str(file))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise UsageError(
+            f"Cannot read {file}: {reason}.",
+            "mtlkit bench --print-config > grid.yaml makes such a file",
+        ) from None
+
+
+def section_of(key: str) -> str | None:
+    """The section that a setting belongs to: training, execution, else the options of all models.
+
+    Args:
+        key: Such as ``lr``, or ``task_weights.income``.
+
+    Returns:
+        The name of the section; None for a key that is one of the grid's own, or names its section.
+    """
+    head = key.partition(".")[0]
+    if head in GridSettings.model_fields:
+        return None
+    if head in TrainingSettings.model_fields:
+        return "training"
+    if head in ExecutionSettings.model_fields:
+        return "execution"
+    return "model"
 
 
 def with_dataset(settings: GridSettings, dataset: str) -> GridSettings:
@@ -113,23 +143,12 @@ def with_dataset(settings: GridSettings, dataset: str) -> GridSettings:
     Raises:
         UsageError: The data set or an option of it is unknown.
     """
-    given = settings.training.model_dump(exclude_unset=True)
-    training = TrainingSettings.model_validate(open_source(dataset).training | given)
+    asked_for = settings.training.model_dump(exclude_unset=True)
+    suited = open_source(dataset).training
+    training = TrainingSettings.model_validate(suited | asked_for)
     return settings.model_copy(update={"dataset": dataset, "training": training})
 
 
 def write_grid(settings: GridSettings) -> str:
     """The YAML text of a grid."""
     return yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False)
-
-
-def _with_section(item: str) -> str:
-    key = item.partition("=")[0].strip()
-    if key.partition(".")[0] in GridSettings.model_fields:
-        return item
-    head = key.partition(".")[0]
-    if head in TrainingSettings.model_fields:
-        return f"training.{item}"
-    if head in ExecutionSettings.model_fields:
-        return f"execution.{item}"
-    return f"model.{item}"

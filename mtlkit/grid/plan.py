@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
-
-from pydantic import BaseModel
+from itertools import product
+from typing import Literal
 
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.planted import ceilings
@@ -14,24 +12,31 @@ from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.grid.grid_settings import GridSettings
-from mtlkit.models._funnel import NO_FUNNEL
-from mtlkit.models._options import BaseOptions, ModelOptions
+from mtlkit.grid.methods import (
+    Method,
+    check_common_options,
+    check_model,
+    expand_balancer,
+    expand_wildcards,
+    method_options,
+    resolve,
+)
 from mtlkit.records import Cell
-from mtlkit.registry import BALANCERS, MODELS, Registry
-from mtlkit.settings import Settings, validate
-from mtlkit.spec import Spec, parse_spec
+from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.store import ResultStore
 from mtlkit.training.selection import check_task_names
 
+State = Literal["to run", "done", "failed before"]
 NO_BALANCER = "none"
+"""The balancer of models whose tasks share no parameter."""
 
 
 @dataclass(frozen=True)
-class Planned:
+class PlannedCell:
     """A cell and what will become of it."""
 
     cell: Cell
-    state: Literal["to run", "done", "failed before"]
+    state: State
 
 
 @dataclass(frozen=True)
@@ -43,18 +48,12 @@ class Plan:
         inapplicable: Model as typed, and why it makes no sense on this data set.
     """
 
-    cells: list[Planned]
+    cells: list[PlannedCell]
     inapplicable: list[tuple[str, str]]
 
     @property
     def to_run(self) -> list[Cell]:
         return [planned.cell for planned in self.cells if planned.state == "to run"]
-
-
-@dataclass(frozen=True)
-class _Method:
-    typed: str
-    resolved: dict[str, Any]
 
 
 def make_plan(
@@ -81,76 +80,127 @@ def make_plan(
         UsageError: A method, an option or the name of a task is wrong, or nothing applies.
     """
     check_task_names(settings.training, dataset.schema)
-    models: list[tuple[_Method, bool]] = []
-    inapplicable: list[tuple[str, str]] = []
-    references = (
-        () if settings.execution.init_from else settings.references
-    )  # they have other weights
-    typed = _expand(references, MODELS) + _expand(settings.models, MODELS)
-    for spec in typed:
-        kind = MODELS.load(spec.name)
-        options = _options(spec, settings.model, kind.Options, "model")
-        reason = kind.inapplicable(dataset.schema)
-        if reason and not force:
-            inapplicable.append((str(spec), f"{dataset.name} {reason}"))
-            continue
-        _check_names(options, dataset.schema, spec)
-        kind.check(dataset.schema, options)
-        models.append((_method(spec, options, MODELS), kind.shares_parameters))
-    _check_known(settings.model, (MODELS.load(spec.name).Options for spec in typed), "model")
-    balancers = _balancers(settings, dataset)
-    refused = {name for name, _ in inapplicable}
-    if not models or (
-        settings.models and refused.issuperset(map(str, _expand(settings.models, MODELS)))
-    ):
-        names = "; ".join(f"{name}: {reason}" for name, reason in inapplicable) or "none was named"
-        raise UsageError(f"No model of this grid applies ({names}).", "mtlkit list models")
+    models, inapplicable = _models(settings, dataset, force)
+    balancers = _balancers(settings, dataset.schema)
+    _check_something_applies(settings, models, inapplicable)
+    pairs = _pairs(models, balancers)
 
-    data = {
+    # what all cells have in common
+    training = settings.training.model_dump(mode="json")
+    training["init_from"] = _key_of_start(settings)
+    resolved_dataset = {
         "name": source.name,
         "options": source.resolved_options(),
         "tasks": list(dataset.schema.task_names),
         "fingerprint": dataset.fingerprint,
         "simulated": dataset.simulated,
     }
-    training = settings.training.model_dump(mode="json") | {"init_from": _start(settings)}
     ceiling = ceilings(dataset)
+
+    # a cell that is named twice, such as by a sweep and by hand, runs once
     cells: dict[str, Cell] = {}
-    for seed in settings.seeds:
-        for model, shares in models:
-            for balancer in (
-                balancers
-                if shares
-                else [_Method(NO_BALANCER, {"name": NO_BALANCER, "options": {}})]
-            ):
-                resolved = {
-                    "dataset": data,
-                    "model": model.resolved,
-                    "balancer": balancer.resolved,
-                    "training": training,
-                }
-                cell = Cell(
-                    dataset=str(settings.dataset),
-                    model=model.typed,
-                    balancer=balancer.typed,
-                    seed=seed,
-                    resolved=resolved,
-                    ceiling=ceiling,
-                )
-                cells.setdefault(cell.key, cell)
-    return Plan(
-        [Planned(cell, _state(cell, store, retry_failed)) for cell in cells.values()], inapplicable
-    )
+    for seed, (model, balancer) in product(settings.seeds, pairs):
+        cell = Cell(
+            dataset=str(settings.dataset),
+            model=model.typed,
+            balancer=balancer.typed,
+            seed=seed,
+            resolved={
+                "dataset": resolved_dataset,
+                "model": model.resolved,
+                "balancer": balancer.resolved,
+                "training": training,
+            },
+            ceiling=ceiling,
+        )
+        cells.setdefault(cell.key, cell)
+
+    planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells.values()]
+    return Plan(planned, inapplicable)
 
 
-def _start(settings: GridSettings) -> str | None:
-    """The key of the run to start from: the folder may move, what was learnt there is what counts."""
+# --- methods
+
+
+@dataclass(frozen=True)
+class _Model:
+    method: Method
+    shares_parameters: bool
+
+
+def _models(
+    settings: GridSettings, dataset: Dataset, force: bool
+) -> tuple[list[_Model], list[tuple[str, str]]]:
+    """The models that apply, references first; and those that do not, each with the reason."""
+    # references would start from other weights than the models that they are compared with
+    references = () if settings.execution.init_from else settings.references
+    specs = expand_wildcards((*references, *settings.models), MODELS)
+
+    models = []
+    inapplicable = []
+    for spec in specs:
+        model_class = MODELS.load(spec.name)
+        options = method_options(spec, settings.model, MODELS)
+        reason = model_class.inapplicable(dataset.schema)
+        if reason and not force:
+            inapplicable.append((str(spec), f"{dataset.name} {reason}"))
+            continue
+        check_model(spec, model_class, options, dataset.schema)
+        models.append(_Model(resolve(spec, options, MODELS), model_class.shares_parameters))
+
+    check_common_options(settings.model, specs, MODELS)
+    return models, inapplicable
+
+
+def _balancers(settings: GridSettings, schema: Schema) -> list[Method]:
+    """The balancers, with sweeps expanded."""
+    methods = []
+    specs = expand_wildcards(settings.balancers, BALANCERS)
+    for spec in specs:
+        options = method_options(spec, settings.balancer, BALANCERS)
+        methods += expand_balancer(spec, options, schema, settings.training.scope)
+    check_common_options(settings.balancer, specs, BALANCERS)
+    return methods
+
+
+def _check_something_applies(
+    settings: GridSettings, models: list[_Model], inapplicable: list[tuple[str, str]]
+) -> None:
+    """Raise a :class:`UsageError` where no model is left; a reference alone compares nothing."""
+    refused = {name for name, _ in inapplicable}
+    asked_for = {str(spec) for spec in expand_wildcards(settings.models, MODELS)}
+    all_refused = bool(settings.models) and asked_for <= refused
+    if not models or all_refused:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in inapplicable)
+        raise UsageError(
+            f"No model of this grid applies ({reasons or 'none was named'}).", "mtlkit list models"
+        )
+
+
+def _pairs(models: list[_Model], balancers: list[Method]) -> list[tuple[Method, Method]]:
+    """Every model under every balancer; a model whose tasks share nothing runs once, without."""
+    no_balancer = Method(NO_BALANCER, {"name": NO_BALANCER, "options": {}})
+    pairs = []
+    for model in models:
+        applicable = balancers if model.shares_parameters else [no_balancer]
+        pairs += [(model.method, balancer) for balancer in applicable]
+    return pairs
+
+
+# --- the start, and what is done already
+
+
+def _key_of_start(settings: GridSettings) -> str | None:
+    """The key of the run to start from: its folder may move, what was learnt there counts."""
     folder, key = settings.execution.init_from, settings.training.init_from
     example = "mtlkit bench --init-from results/census/mmoe/uniform/seed-0-1a2b3c4d"
+
+    # no folder: then nothing else may speak of a start
     if folder is None:
         if key is not None:
             raise UsageError(
-                f"init_from of the training is the key of a run, which mtlkit fills in; {key!r} names no folder.",
+                "init_from of the training is the key of a run, which mtlkit fills in; "
+                f"{key!r} names no folder.",
                 example,
             )
         if settings.training.freeze:
@@ -159,123 +209,36 @@ def _start(settings: GridSettings) -> str | None:
                 f"{example} --freeze 'embedding.*'",
             )
         return None
+
+    # a folder must hold a finished run, with its weights
     record = ResultStore.record(folder)
     if record is None or not record.ok:
         raise UsageError(f"There is no finished run in {folder}.", example)
     if not (folder / "weights.npz").exists():
         raise UsageError(
             f"The run in {folder} kept no weights.",
-            f"{_again(record.cell)} --set save_weights=true --out results/weights",
+            f"{_command(record.cell)} --set save_weights=true --out results/weights",
         )
+
+    # a grid that was written to a file holds the key as well
     if key not in (None, record.key):
         raise UsageError(
-            f"init_from of the training is {key!r}, but the run in {folder} has the key {record.key}.",
+            f"init_from of the training is {key!r}, "
+            f"but the run in {folder} has the key {record.key}.",
             f"mtlkit bench --init-from {folder}, without that setting",
         )
     return record.key
 
 
-def _again(cell: Cell) -> str:
+def _command(cell: Cell) -> str:
     """The command that runs a cell alone."""
     balancer = "" if cell.balancer == NO_BALANCER else f" --balancers '{cell.balancer}'"
     alone = f"--references none --seeds {cell.seed},"
     return f"mtlkit bench -d '{cell.dataset}' --models '{cell.model}'{balancer} {alone}"
 
 
-def _balancers(settings: GridSettings, dataset: Dataset) -> list[_Method]:
-    methods = []
-    specs = _expand(settings.balancers, BALANCERS)
-    for spec in specs:
-        kind = BALANCERS.load(spec.name)
-        options = _options(spec, settings.balancer, kind.Options, "balancer")
-        if settings.training.scope not in kind.scopes:
-            raise UsageError(
-                f"{spec.name} compares gradients of several batches, so it cannot work with scope=representation.",
-                f"mtlkit bench --balancers {spec.name} --set scope=dense",
-            )
-        for name, own in kind.expand(spec.name, dataset.schema.tasks, options):
-            BALANCERS.load(name)(
-                dataset.schema.tasks, own
-            )  # raises where an option does not fit the tasks
-            typed = (
-                spec
-                if own is options
-                else Spec(name, own.model_dump(mode="json", exclude_unset=True))
-            )
-            methods.append(_method(typed, own, BALANCERS))
-    _check_known(
-        settings.balancer, (BALANCERS.load(spec.name).Options for spec in specs), "balancer"
-    )
-    return methods
-
-
-def _expand(typed: Iterable[str], registry: Registry) -> list[Spec]:
-    """Read specs, with wildcards in names replaced by all that match."""
-    specs = []
-    for text in typed:
-        spec = parse_spec(text)
-        names = [spec.name]
-        if any(sign in spec.name for sign in "*?"):
-            names = registry.names(spec.name)
-            if not names:
-                raise UsageError(
-                    f"No {registry.kind} matches {spec.name!r}.", f"mtlkit list {registry.kind}s"
-                )
-        specs += [Spec(registry.check(name), spec.options) for name in names]
-    return specs
-
-
-def _options(spec: Spec, common: dict[str, Any], kind: type[Settings], what: str) -> Settings:
-    """Options in brackets, over those given for all methods that have them."""
-    own = {key: value for key, value in common.items() if key in kind.model_fields}
-    return validate(kind, own | spec.options, f"{what} {spec.name}")
-
-
-def _method(spec: Spec, options: Settings, registry: Registry) -> _Method:
-    resolved: dict[str, Any] = {"name": spec.name, "options": options.model_dump(mode="json")}
-    plugin = registry.source_digest(spec.name)
-    if plugin is not None:
-        resolved["source_sha256"] = plugin
-    return _Method(str(spec), resolved)
-
-
-def _check_known(common: dict[str, Any], kinds: Iterable[type[BaseModel]], what: str) -> None:
-    known = sorted({field for kind in kinds for field in kind.model_fields})
-    for key in common:
-        if key not in known:
-            raise UsageError(
-                f"No setting and no option of a {what} in this grid is called {key!r}.",
-                f"options of its {what}s are {', '.join(known)}"
-                if known
-                else f"its {what}s take no options",
-            )
-
-
-def _check_names(options: Settings, schema: Schema, spec: Spec) -> None:
-    """Options that name features or tasks must name ones that exist."""
-    assert isinstance(options, BaseOptions)
-    if isinstance(options, ModelOptions) and options.cvr != "derived" and schema.funnel is None:
-        raise UsageError(
-            f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.",
-            f"mtlkit bench --models {spec.name}",
-        )
-    features = {feature.name for feature in schema.features if feature.kind != "dense"}
-    towers = options.tower if isinstance(options.tower, dict) else {}
-    checks: list[tuple[Iterable[str], Iterable[str], str]] = [
-        (options.embedding_dims, features, "embedded feature"),
-        (towers, schema.task_names, "task"),
-    ]
-    for named, known, what in checks:
-        for name in sorted(set(named) - set(known)):
-            raise UsageError(
-                f"{spec.name} names the {what} {name!r}, which the data set does not have.",
-                f"it has {', '.join(sorted(known))}",
-            )
-
-
-def _state(
-    cell: Cell, store: ResultStore, retry_failed: bool
-) -> Literal["to run", "done", "failed before"]:
+def _state(cell: Cell, store: ResultStore, retry_failed: bool) -> State:
+    """What the store knows of a cell."""
     record = store.get(cell)
     if record is None or (retry_failed and not record.ok):
         return "to run"

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-from abc import ABCMeta, abstractmethod
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, Self
 
-import torch
 from torch import Tensor, nn
 
 from mtlkit.data.types import ALL_ROWS, Schema, Task, rows_with
-from mtlkit.models._embedding import FastPaths, FieldEmbedding
+from mtlkit.errors import UsageError
+from mtlkit.models._boundary import Boundary
+from mtlkit.models._embedded_batch import EmbeddedBatch
+from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._funnel import NO_FUNNEL, funnel_columns, labels_in
 from mtlkit.models._initial import glorot
 from mtlkit.models._losses import task_loss
+from mtlkit.models._moe import MoELayer
 from mtlkit.models._options import BaseOptions, ModelOptions
-from mtlkit.models._types import Batch, Objective, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._tables import FastPaths
+from mtlkit.models._types import Batch, Objective, Prediction
 
 
-class _Initialised(ABCMeta):
-    """Gives every architecture, once it is built, the initial layers of its option ``init``."""
+class Architecture(nn.Module, ABC):
+    """A multi-task model; :meth:`build` makes one with its initial weights.
 
-    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
-        model = super().__call__(*args, **kwargs)
-        if model.options.init == "xavier":
-            glorot(model)
-        return model
-
-
-class Architecture(nn.Module, metaclass=_Initialised):
-    """A multi-task model.
-
-    Sub-modules are registered in the order in which data flows through them, the embedding under
-    the name
-    ``embedding``: probes name parts of the model after them, and the last shared weight is the last
-    registered one.
+    Sub-modules are registered in the order in which data flows through them: probes group
+    parameters by their names, and the last shared weight is the one registered last. The embedding
+    is a ``FieldEmbedding`` called ``embedding``. Experts that gates mix belong to an ``MoELayer``
+    each level, which is a sub-module, too, and names them in probes and ablations.
 
     Args:
         schema: Features and tasks of the data.
@@ -47,35 +42,33 @@ class Architecture(nn.Module, metaclass=_Initialised):
         """
 
     shares_parameters: ClassVar[bool] = True
+    """Whether any parameter serves two tasks."""
+
     needs_funnel: ClassVar[bool] = False
+    """Whether the tasks must be steps of a funnel."""
+
+    is_reference: ClassVar[bool] = False
+    """Whether every other model is compared with it; read from the source, hence a literal."""
+
     detaches: ClassVar[bool] = False
-    """A gradient path is cut on purpose: finite differences of the loss then differ from the
-    gradient.
+    """Whether a gradient path is cut on purpose: finite differences of the loss then differ from
+    the gradient.
     """
+
     embedding: FieldEmbedding
 
     def __init__(self, schema: Schema, options: BaseOptions) -> None:
         super().__init__()
         self.schema = schema
         self.options = options
-        self.gate_experts: dict[str, tuple[str, ...]] = {}
-        self.expert_names: list[tuple[str, ...]] = []  # by level, in the order of their outputs
-        self.left_out: tuple[int, int] | None = (
-            None  # level and place of an expert that an ablation silences
-        )
 
-    @property
-    def tasks(self) -> tuple[Task, ...]:
-        return self.schema.tasks
-
-    @property
-    def fast_paths(self) -> FastPaths:
-        """The fast forms that it may take."""
-        return self.embedding.fast_paths
-
-    def use(self, fast_paths: FastPaths) -> None:
-        """Take these fast forms, and no others, from now on."""
-        self.embedding.fast_paths = fast_paths
+    @classmethod
+    def build(cls, schema: Schema, options: BaseOptions) -> Self:
+        """A model with the initial weights that the option ``init`` asks for."""
+        model = cls(schema, options)
+        if options.init == "xavier":
+            glorot(model)
+        return model
 
     @classmethod
     def inapplicable(cls, schema: Schema) -> str | None:
@@ -95,47 +88,49 @@ class Architecture(nn.Module, metaclass=_Initialised):
         if cls.needs_funnel:
             funnel_columns(schema, cls.__name__)
 
-    def learning_rates(self) -> dict[str, float]:
-        """Prefix of parameter names to a factor on their learning rate; the factor is an option,
-        hence recorded.
-        """
-        return {}
-
-    def one_level(self, experts: int, readers: Sequence[str]) -> None:
-        """Name the experts of a single level, and the readers whose gates mix all of them."""
-        names = tuple(f"expert {k + 1}" for k in range(experts))
-        self.gate_experts = {f"level-1/{reader}": names for reader in readers}
-        self.expert_names = [names]
-
-    def present(self, level: int, outputs: Tensor) -> Tensor:
-        """The outputs (B, E, d) of a level's experts, counted from 0, with 0 for the one that an
-        ablation silences.
-        """
-        if self.left_out is None or self.left_out[0] != level:
-            return outputs
-        return outputs.index_fill(1, torch.tensor([self.left_out[1]], device=outputs.device), 0)
-
-    def silencer(self, level: int) -> Callable[[Tensor], Tensor] | None:
-        """:meth:`present` for a level; None where it would change nothing."""
-        if self.left_out is None or self.left_out[0] != level:
-            return None
-        return lambda outputs: self.present(level, outputs)
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, in the order of the predictions."""
+        return self.schema.tasks
 
     @abstractmethod
     def forward(self, batch: Batch) -> Output:
         """Predict all tasks for a batch."""
 
+    def output(
+        self,
+        logits: Sequence[Tensor],
+        embedded: EmbeddedBatch | None = None,
+        gates: Mapping[str, Tensor] | None = None,
+        boundary: Boundary | None = None,
+    ) -> Output:
+        """The output of a model that predicts each task in its default space.
+
+        Args:
+            logits: For each task (B,), or (B, C) for a multiclass one.
+            embedded: The embedded features.
+            gates: Mixing weights (B, k) by gate name.
+            boundary: Where the tasks part.
+        """
+        predictions = [
+            Prediction(task.name, task_logits)
+            for task, task_logits in zip(self.tasks, logits, strict=True)
+        ]
+        return Output(predictions, dict(gates or {}), embedded, boundary=boundary)
+
+    # what it is trained on
+
     def space(self, prediction: Prediction) -> str:
         """The rows on which a prediction means something, and on which it is trained."""
         if prediction.space is not None:
             return prediction.space
-        before, options = self.schema.before(prediction.task), self.options
+        steps_before = self.schema.before(prediction.task)
+        options = self.options
+        if steps_before and isinstance(options, ModelOptions) and options.cvr == "clicked":
+            return rows_with(steps_before[-1])
+        # A task that depends on another has no label elsewhere; in a funnel it is known to be 0.
         task = self.tasks[self.schema.task_names.index(prediction.task)]
-        if before and isinstance(options, ModelOptions) and options.cvr == "clicked":
-            return rows_with(before[-1])
-        if (
-            task.given and not before
-        ):  # there is no label elsewhere; in a funnel it is known to be 0
+        if task.given and not steps_before:
             return rows_with(task.given)
         return ALL_ROWS
 
@@ -151,6 +146,70 @@ class Architecture(nn.Module, metaclass=_Initialised):
 
     def objective(self, prediction: Prediction, batch: Batch) -> Objective:
         """The loss of a prediction against the task's label on the rows of its space."""
-        column = self.schema.task_names.index(prediction.task)
-        labels = labels_in(self.schema, self.tasks[column], self.space(prediction), batch)
-        return Objective(*task_loss(self.tasks[column], prediction.logits, batch, column, labels))
+        task = self.tasks[self.schema.task_names.index(prediction.task)]
+        labels, mask = labels_in(self.schema, task, self.space(prediction), batch)
+        loss, active = task_loss(task, prediction.logits, labels, mask, batch.weight)
+        return Objective(loss, task.name, active)
+
+    def learning_rates(self) -> dict[str, float]:
+        """Prefix of parameter names to a factor on their learning rate; the factor is an option,
+        hence recorded.
+        """
+        return {}
+
+    # what its experts are called
+
+    @property
+    def moe_layers(self) -> list[MoELayer]:
+        """The levels of experts, from the input up."""
+        layers = [module for module in self.modules() if isinstance(module, MoELayer)]
+        return sorted(layers, key=lambda layer: layer.level)
+
+    @property
+    def expert_names(self) -> list[tuple[str, ...]]:
+        """The names of each level's experts, in the order of their outputs."""
+        return [layer.expert_names for layer in self.moe_layers]
+
+    @property
+    def gate_experts(self) -> dict[str, tuple[str, ...]]:
+        """Gate name to the names of what it mixes, for every gate in ``Output.gates``."""
+        names: dict[str, tuple[str, ...]] = {}
+        for layer in self.moe_layers:
+            names |= layer.gate_experts
+        return names
+
+    # how it is computed
+
+    @property
+    def fast_paths(self) -> FastPaths:
+        """The fast forms that it may take."""
+        return self._tables().fast_paths
+
+    def use(self, fast_paths: FastPaths) -> None:
+        """Take these fast forms, and no others, from now on.
+
+        Raises:
+            UsageError: The architecture is not built as its contract says.
+        """
+        self._check_experts()
+        self._tables().fast_paths = fast_paths
+
+    def _tables(self) -> FieldEmbedding:
+        embedding = getattr(self, "embedding", None)
+        if not isinstance(embedding, FieldEmbedding):
+            raise UsageError(
+                f"{type(self).__name__} has no FieldEmbedding called 'embedding'.",
+                "write self.embedding = FieldEmbedding(schema, options) in its __init__",
+            )
+        return embedding
+
+    def _check_experts(self) -> None:
+        """Look that the experts and gates of all levels are trained."""
+        registered = set(self.modules())
+        for layer in self.moe_layers:
+            if not registered.issuperset(layer.used_modules()):
+                raise UsageError(
+                    f"Experts or gates of level {layer.level} are no sub-modules of "
+                    f"{type(self).__name__}, so nothing would train them.",
+                    "write self.gates = ... and self.experts = ... before MoELayer gets them",
+                )

@@ -1,9 +1,8 @@
-"""Where the tasks of a model part: above the boundary each has layers of its own, below it they
-share.
+"""Where the tasks of a model part: above the boundary each has its own layers, below it they share.
 
 Without a boundary, training needs one backward pass a task through the whole model. With one, a
 single pass through all towers brings the gradient of every task to the boundary, and the tasks'
-gradients go apart only from there on down. Training looks at gradients before it believes a
+gradients are computed separately only below it. Training compares gradients before it relies on a
 boundary, see ``training.sharing``.
 """
 
@@ -27,8 +26,8 @@ class Boundary:
     Args:
         task_inputs: (B, T, d), of which task t reads ``task_inputs[:, t]`` and nothing else.
         gramian: From the gradient (B, T, d) of ``task_inputs`` to the (T, T) float64 inner products
-            of the tasks' gradients by the trunk's output, which is what they share here (the
-            experts' outputs, or the bottom's).
+            of the tasks' gradients with respect to the trunk's output, which is what they share
+            (the experts' outputs, or the bottom's).
     """
 
     task_inputs: Tensor
@@ -43,8 +42,8 @@ class TensorBoundary(Boundary):
         trunk_output: (B, ...) the tensor that all tasks share.
         gate_output: (B, T, ...) the other tensor that ``task_inputs`` is made of, if there is one;
             ``task_inputs[:, t]`` depends on ``gate_output[:, t]`` alone.
-        vjp: From the gradient (B, T, d) of ``task_inputs`` to (T, ...), the gradient of
-            ``trunk_output`` for each task apart, and (B, T, ...), the gradient of ``gate_output``.
+        vjp: From the gradient (B, T, d) of ``task_inputs`` to (T, B, ...), the gradient of
+            ``trunk_output`` for each task, and (B, T, ...), the gradient of ``gate_output``.
     """
 
     trunk_output: Tensor
@@ -71,8 +70,8 @@ class FirstLayerBoundary(Boundary):
 
     @property
     def column_owners(self) -> Sequence[tuple[int, int | None]]:
-        """Of the columns of ``vjp``, block by block: the layer, and the task, or None for that of
-        all tasks at once.
+        """The layer and the task of each block of columns of ``vjp``, in order; the task is None
+        where a block holds the gradients of all tasks.
         """
         n_tasks = self.task_inputs.shape[1]
         return [*((self.trunk, task) for task in range(n_tasks)), (self.gates, None)]
@@ -90,9 +89,7 @@ def mixture_boundary(
         expert_index: (T, k) int64, the experts that each task mixes; None where every task mixes
             all.
     """
-    if (
-        torch.compiler.is_compiling()
-    ):  # a compiled graph gives back no tensors on the way to its losses
+    if _is_compiling():
         return None
 
     def gramian(grad: Tensor) -> Tensor:
@@ -106,11 +103,11 @@ def mixture_boundary(
 
 def copies_boundary(task_inputs: Tensor, trunk_output: Tensor) -> TensorBoundary | None:
     """The boundary at ``task_inputs = trunk_output.expand(-1, T, -1)``; (B, 1, d) to (B, T, d)."""
-    if torch.compiler.is_compiling():
+    if _is_compiling():
         return None
 
     def gramian(grad: Tensor) -> Tensor:
-        # every task takes the one trunk with weight 1
+        # Every task takes the one trunk with weight 1.
         ones = grad.new_ones(*grad.shape[:2], 1)
         return mixture_gramian(ones, grad)
 
@@ -121,11 +118,21 @@ def copies_boundary(task_inputs: Tensor, trunk_output: Tensor) -> TensorBoundary
 
 
 def dense_weights(weights: Tensor, expert_index: Tensor | None, experts: int) -> Tensor:
-    """Weights (B, n, k) of the experts in ``expert_index`` (n, k) as (B, n, E), with 0 for those
-    left out.
+    """Weights (B, n, k) of the experts in ``expert_index`` (n, k) as weights (B, n, E) of all.
+
+    Experts that are not in the index have weight 0.
     """
     if expert_index is None:
         return weights
     weights = weights.detach()
     zeros = weights.new_zeros(*weights.shape[:2], experts)
     return zeros.scatter_(2, expert_index.expand_as(weights), weights)
+
+
+def _is_compiling() -> bool:
+    """Whether there can be no boundary.
+
+    A compiled graph returns no tensors that lie on the way to its losses. This is no choice between
+    two forms of an operation, hence no question for ``ops._dispatch``.
+    """
+    return torch.compiler.is_compiling()

@@ -1,5 +1,4 @@
-"""Probabilities along a funnel, on logits: products and ratios that stay finite, and labels in a
-space.
+"""Probabilities along a funnel, on logits: finite products and ratios, and labels in a space.
 
 With p = sigmoid(a) and q = sigmoid(b), 1 / (pq) - 1 = e^-a + e^-b + e^-(a + b), so the product has
 the logit -logsumexp(-a, -b, -a - b). Nothing in it overflows or cancels, and its gradient is a
@@ -10,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -18,9 +16,7 @@ from torch import Tensor
 
 from mtlkit.data.types import ALL_ROWS, Schema, Task
 from mtlkit.errors import UsageError
-
-if TYPE_CHECKING:
-    from mtlkit.models._types import Batch
+from mtlkit.models._types import Batch
 
 NO_FUNNEL = "has no funnel (click -> purchase)"
 MOST = 1 - 1e-6
@@ -31,40 +27,43 @@ an infinite loss.
 
 def product(a: Tensor, b: Tensor) -> Tensor:
     """The logit of sigmoid(a) * sigmoid(b), in float32 at least."""
-    a, b = _precise(a), _precise(b)
+    a = _at_least_float32(a)
+    b = _at_least_float32(b)
     return -torch.logsumexp(torch.stack([-a, -b, -a - b]), 0)
 
 
 def running_products(logits: Sequence[Tensor]) -> list[Tensor]:
     """The logits of p_1, p_1 p_2, p_1 p_2 p_3, ..."""
-    out = [_precise(logits[0])]
+    products = [_at_least_float32(logits[0])]
     for logit in logits[1:]:
-        out.append(product(out[-1], logit))
-    return out
+        products.append(product(products[-1], logit))
+    return products
 
 
 def ratio(z: Tensor, a: Tensor) -> Tensor:
-    """The logit of sigmoid(z) / sigmoid(a), in float64; a ratio above 1 - 1e-6 is taken for that."""
-    z, a = z.double(), a.double()
+    """The logit of sigmoid(z) / sigmoid(a), in float64; ratios are bounded by 1 - 1e-6."""
+    z = z.double()
+    a = a.double()
     log_ratio = (F.logsigmoid(z) - F.logsigmoid(a)).clamp_max(math.log(MOST))
     return log_ratio - torch.log(-torch.expm1(log_ratio))
 
 
 def funnel_columns(schema: Schema, name: str) -> list[int]:
-    """The columns of the funnel's steps, in order; where there is none, of all tasks as they are
-    declared.
+    """The columns of the funnel's steps, in order.
+
+    Without a funnel in the data, all tasks are taken for one, in their declared order.
 
     Args:
-        schema: Of the data.
-        name: Of the model, for the message.
+        schema: Tasks and funnel of the data.
+        name: The model's name, for the message.
 
     Raises:
         UsageError: The tasks cannot be taken for a funnel.
     """
     if schema.funnel is not None:
         return [schema.task_names.index(step) for step in schema.funnel]
-    if len(schema.tasks) < 2 or any(task.kind != "binary" for task in schema.tasks):
-        binary = [task.name for task in schema.tasks if task.kind == "binary"]
+    binary = [task.name for task in schema.tasks if task.kind == "binary"]
+    if len(schema.tasks) < 2 or len(binary) < len(schema.tasks):
         raise UsageError(
             f"{name} needs two or more tasks, all binary, to take them for a funnel.",
             f"mtlkit bench --tasks {','.join(binary)}" if len(binary) > 1 else "mtlkit list models",
@@ -73,13 +72,10 @@ def funnel_columns(schema: Schema, name: str) -> list[int]:
 
 
 def labels_in(schema: Schema, task: Task, space: str, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """The labels of a task in a space, and where they count.
-
-    On all rows a later step did not happen where an earlier one is known not to have, labelled or
-    not.
+    """The labels of a task in a space, and the rows on which they count.
 
     Args:
-        schema: Of the data.
+        schema: Tasks and funnel of the data.
         task: One of its tasks.
         space: All rows, or those on which the step before was taken.
         batch: Labels and masks.
@@ -87,21 +83,30 @@ def labels_in(schema: Schema, task: Task, space: str, batch: Batch) -> tuple[Ten
     Returns:
         (B,) labels, and (B,) bool or None for all rows.
     """
-    names, observed = schema.task_names, batch.observed
-    column, before = names.index(task.name), schema.before(task.name)
+    names = schema.task_names
+    column = names.index(task.name)
+    steps_before = schema.before(task.name)
     labels = batch.labels[:, column]
+    observed = batch.observed
     mask = None if observed is None else observed[:, column]
-    if space != ALL_ROWS and (before or task.given):
-        step = names.index(before[-1] if before else str(task.given))
+
+    # On the rows of the step before, only those on which it is known to be taken.
+    if space != ALL_ROWS and (steps_before or task.given):
+        step = names.index(steps_before[-1] if steps_before else str(task.given))
         taken = batch.labels[:, step] > 0
-        taken = taken if observed is None else taken & observed[:, step]
+        if observed is not None:
+            taken = taken & observed[:, step]
         return labels, taken if mask is None else taken & mask
+
+    # On all rows a later step did not happen where an earlier one is known not to have, even if it
+    # has no label there.
     if observed is not None and mask is not None:
-        for step in map(names.index, before):
+        for step in map(names.index, steps_before):
             stopped = observed[:, step] & ~mask & (batch.labels[:, step] <= 0)
-            labels, mask = torch.where(stopped, 0.0, labels), mask | stopped
+            labels = torch.where(stopped, 0.0, labels)
+            mask = mask | stopped
     return labels, mask
 
 
-def _precise(logits: Tensor) -> Tensor:
+def _at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))

@@ -1,8 +1,8 @@
-"""Initial linear layers: normal with variance 2 / (inputs + outputs), and biases of zero.
+"""Initial linear layers after Glorot: normal with variance 2 / (inputs + outputs), zero biases.
 
 Glorot and Bengio, "Understanding the difficulty of training deep feedforward neural networks",
-AISTATS 2010. Of several layers in one tensor each has its own inputs and outputs, so a module that
-holds some has a method ``glorot``.
+AISTATS 2010. In a tensor that stacks several layers, each layer counts its own inputs and outputs;
+a module with such a tensor therefore has a method ``glorot``.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def glorot_(weight: Tensor, bias: Tensor | None = None) -> None:
-    """Draw layers anew.
+    """Draw layers anew, in place.
 
     Args:
         weight: (..., outputs, inputs).
-        bias: Of any shape.
+        bias: Of any shape, or None.
     """
     outputs, inputs = weight.shape[-2:]
     weight.normal_(0, math.sqrt(2 / (inputs + outputs)))
@@ -28,9 +28,9 @@ def glorot_(weight: Tensor, bias: Tensor | None = None) -> None:
 
 
 def glorot(model: nn.Module) -> None:
-    """Draw all linear layers of a model anew; embeddings, norms and numbers that are no layer stay."""
+    """Draw all linear layers of a model anew; embeddings, norms and other parameters stay."""
     for module in model.modules():
         if isinstance(module, nn.Linear):
             glorot_(module.weight, module.bias)
-        elif callable(own := getattr(module, "glorot", None)):
-            own()
+        elif callable(draw_anew := getattr(module, "glorot", None)):
+            draw_anew()

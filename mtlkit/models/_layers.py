@@ -2,7 +2,7 @@
 
 Experts of a level, gates of a level and towers of one shape are stacks. ``stack_axes`` names the
 axis along which a parameter is a stack, so that training can tell which slice belongs to which
-task.
+task. All of them take a tensor or an ``EmbeddedBatch``.
 """
 
 from __future__ import annotations
@@ -53,24 +53,38 @@ class StackedLinear(nn.Module):
         self.bias = nn.Parameter(torch.empty(n, outputs).uniform_(-bound, bound)) if bias else None
 
     def glorot(self) -> None:
-        """Other initial layers."""
+        """Draw the layers anew."""
         glorot_(self.weight, self.bias)
 
     def forward(self, x: Tensor | EmbeddedBatch) -> Tensor:
-        """(B, inputs), the same for all layers, or (B, n, inputs); returns (B, n, outputs)."""
-        n, outputs, _ = self.weight.shape
-        if isinstance(x, EmbeddedBatch) and x.embedding.copies:
-            return x.stacked_linear(self.weight, self.bias)
+        """Apply the layers.
+
+        Args:
+            x: (B, inputs), the same for all layers, or (B, n, inputs).
+
+        Returns:
+            (B, n, outputs).
+        """
+        # The embedded features, which need not be formed.
         if isinstance(x, EmbeddedBatch):
+            if x.embedding.copies:
+                return x.stacked_linear(self.weight, self.bias)
             return x.linear_stack(self)
+
+        # One input for all layers: a single wide layer.
         if x.dim() == 2:
             bias = None if self.bias is None else self.bias.flatten()
-            return F.linear(x, self.weight.flatten(0, 1), bias).view(-1, n, outputs)
-        if n == 1:
-            return F.linear(x[:, 0], self.weight[0], None if self.bias is None else self.bias[0])[
-                :, None
-            ]
-        product = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2)).transpose(0, 1)
+            product = F.linear(x, self.weight.flatten(0, 1), bias)  # (B, n * outputs)
+            return product.view(-1, *self.weight.shape[:2])
+
+        # A single layer is not worth a batched product.
+        if self.n == 1:
+            bias = None if self.bias is None else self.bias[0]
+            return F.linear(x[:, 0], self.weight[0], bias)[:, None]
+
+        # An input for each layer.
+        product = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2))  # (n, B, outputs)
+        product = product.transpose(0, 1)
         return product if self.bias is None else product + self.bias
 
 
@@ -95,68 +109,90 @@ class StackedNorm(nn.Module):
         """(B, n, width) to the same shape."""
         if self.batch_norm is None:
             return F.layer_norm(x, x.shape[-1:]) * self.scale + self.shift
-        flat = x.flatten(1).contiguous()  # part of a wider matrix takes many times as long
-        mean, variance, training = (
+        flat = x.flatten(1).contiguous()  # slices of a wider matrix take many times as long
+        normalised = F.batch_norm(
+            flat,
             self.batch_norm.running_mean,
             self.batch_norm.running_var,
+            self.scale.flatten(),
+            self.shift.flatten(),
             self.training,
+            eps=self.batch_norm.eps,
         )
-        scale, shift = self.scale.flatten(), self.shift.flatten()
-        return F.batch_norm(
-            flat, mean, variance, scale, shift, training, eps=self.batch_norm.eps
-        ).view(x.shape)
+        return normalised.view(x.shape)
 
 
 class StackedMLP(nn.Module):
-    """n multi-layer perceptrons of one shape: linear, optional norm, activation, dropout, for each
-    hidden layer.
+    """n multi-layer perceptrons of one shape.
+
+    Each hidden layer is a linear layer, an optional norm, the activation and dropout.
 
     Args:
         n: Number of perceptrons.
         inputs: Width of the input of each.
         hidden: Widths of the hidden layers; the last is the output.
         options: Activation, norm and dropout.
+
+    Attributes:
+        outputs: Width of the output of each.
     """
 
     def __init__(self, n: int, inputs: int, hidden: Sequence[int], options: BaseOptions) -> None:
         super().__init__()
+        self.n = n
         widths = [inputs, *hidden]
+        self.outputs = widths[-1]
         self.linears = nn.ModuleList(StackedLinear(n, a, b) for a, b in pairwise(widths))
-        self.norms = nn.ModuleList(
-            nn.Identity() if options.norm == "none" else StackedNorm(options.norm, n, width)
-            for width in hidden
-        )
+        self.norms = nn.ModuleList()
+        for width in hidden:
+            plain = options.norm == "none"
+            self.norms.append(nn.Identity() if plain else StackedNorm(options.norm, n, width))
         self.activation = ACTIVATIONS[options.activation]
         self.dropout = nn.Dropout(options.dropout)
-        self.n = n
-        self.outputs = widths[-1]
 
     @property
     def first(self) -> list[StackedLinear]:
         """The layer that reads the input, if there is one."""
         return [layer for layer in self.linears if isinstance(layer, StackedLinear)][:1]
 
-    def forward(self, x: Tensor | EmbeddedBatch, gates: Sequence[Tensor] = ()) -> Tensor:
-        """(B, inputs), the same for all, or (B, n, inputs); returns (B, n, outputs). Gates scale
-        the layers.
+    @property
+    def is_one_relu_layer(self) -> bool:
+        """Whether it is, in its present mode, nothing but relu(W x + b)."""
+        return (
+            len(self.linears) == 1
+            and isinstance(self.norms[0], nn.Identity)
+            and self.activation is F.relu
+            and not (self.training and self.dropout.p > 0)
+        )
+
+    def forward(self, x: Tensor | EmbeddedBatch, factors: Sequence[Tensor] = ()) -> Tensor:
+        """Apply the perceptrons.
+
+        Args:
+            x: (B, inputs), the same for all, or (B, n, inputs).
+            factors: For each hidden layer, (B, n, width) factors on its output; none by default.
+
+        Returns:
+            (B, n, outputs), the input itself where there is no hidden layer.
         """
         for k in range(len(self.linears)):
             x = self.layer(k, x)
-            x = x * gates[k] if gates else x
+            if factors:
+                x = x * factors[k]
         if isinstance(x, EmbeddedBatch):
             x = x.tensor()
-        return (
-            x[:, None].expand(-1, self.n, -1) if x.dim() == 2 else x
-        )  # no hidden layer: the input itself
+        return x[:, None].expand(-1, self.n, -1) if x.dim() == 2 else x
 
     def layer(self, k: int, x: Tensor | EmbeddedBatch) -> Tensor:
         """The k-th hidden layer alone: (B, width) or (B, n, width) to (B, n, its width)."""
-        return self.dropout(self.activation(self.norms[k](self.linears[k](x))))
+        z = self.norms[k](self.linears[k](x))
+        return self.dropout(self.activation(z))
 
 
 class GateOptions(ModelOptions):
-    """Options of every architecture with softmax gates. As they stand, a gate is one linear layer,
-    as in the papers.
+    """Options of every architecture with softmax gates.
+
+    By default a gate is one linear layer, as in the papers.
     """
 
     gate_hidden: Sizes = Field((), description="hidden layers of each gate")
@@ -172,17 +208,17 @@ class Gate(nn.Module):
     Args:
         n: Number of gates.
         inputs: Width of their inputs.
-        experts: Number of experts each one mixes.
+        experts: Number of experts that each one mixes, k.
         options: Hidden layers, bias and norm.
     """
 
     def __init__(self, n: int, inputs: int, experts: int, options: GateOptions) -> None:
         super().__init__()
-        hidden, norm = options.gate_hidden, options.gate_norm
+        hidden = options.gate_hidden
+        norm = options.gate_norm
         self.hidden = StackedMLP(n, inputs, hidden, options) if hidden else None
-        self.linear = StackedLinear(
-            n, hidden[-1] if hidden else inputs, experts, bias=options.gate_bias
-        )
+        width = hidden[-1] if hidden else inputs
+        self.linear = StackedLinear(n, width, experts, bias=options.gate_bias)
         self.norm = StackedNorm(norm, n, experts) if norm != "none" else None
 
     @property
@@ -190,31 +226,17 @@ class Gate(nn.Module):
         """The layer that reads the input."""
         return [self.linear] if self.hidden is None else self.hidden.first
 
+    @property
+    def is_one_layer(self) -> bool:
+        """Whether it is nothing but a linear layer and the softmax."""
+        return self.hidden is None and self.norm is None
+
     def forward(self, x: Tensor | EmbeddedBatch) -> Tensor:
-        """(B, inputs) or (B, n, inputs) to weights (B, n, experts) that sum to 1."""
+        """(B, inputs) or (B, n, inputs) to weights (B, n, k) that sum to 1."""
         logits = self.linear(x if self.hidden is None else self.hidden(x))
-        logits = logits if self.norm is None else self.norm(logits)
+        if self.norm is not None:
+            logits = self.norm(logits)
         return softmax(logits)
-
-
-def own_and_shared(
-    tasks: Sequence[str], specific: int, shared: int
-) -> tuple[Tensor, tuple[str, ...]]:
-    """Experts of a level in the order own of task 1, own of task 2, ..., shared.
-
-    Args:
-        tasks: Names of the T tasks.
-        specific: Experts of each.
-        shared: Experts of all.
-
-    Returns:
-        (E,) the task that owns each expert, T for a shared one; and the experts' names.
-    """
-    owner = torch.cat(
-        [torch.arange(len(tasks)).repeat_interleave(specific), torch.full((shared,), len(tasks))]
-    )
-    names = [f"{name} {k + 1}" for name in tasks for k in range(specific)]
-    return owner, (*names, *(f"shared {k + 1}" for k in range(shared)))
 
 
 class Towers(nn.Module):
@@ -224,45 +246,56 @@ class Towers(nn.Module):
         tasks: In the order of the predictions.
         inputs: Width of each task's input.
         options: Hidden layers (``tower``), for all tasks or by task name.
+
+    Attributes:
+        members: For each stack, the columns of its tasks.
+        sizes: For each stack, the widths of its hidden layers.
     """
 
     def __init__(self, tasks: Sequence[Task], inputs: int, options: BaseOptions) -> None:
         super().__init__()
-        sizes = (
-            options.tower
-            if isinstance(options.tower, dict)
-            else {task.name: options.tower for task in tasks}
-        )
-        shapes = {task.name: (sizes.get(task.name, (16,)), task.outputs) for task in tasks}
-        self.members = [
-            [t for t, task in enumerate(tasks) if shapes[task.name] == shape]
-            for shape in dict.fromkeys(shapes.values())
-        ]
-        self.sizes = [hidden for hidden, _ in dict.fromkeys(shapes.values())]
+        hidden_layers = tower_layers(tasks, options)
+
+        # Tasks by the shape of their tower, in the order in which shapes first appear.
+        stacks: dict[tuple[Sizes, int], list[int]] = {}
+        for t, task in enumerate(tasks):
+            shape = (hidden_layers[task.name], task.outputs)
+            stacks.setdefault(shape, []).append(t)
+
+        self.members = list(stacks.values())
+        self.sizes = [hidden for hidden, _ in stacks]
+        self.multiclass = [task.outputs > 1 for task in tasks]
         self.hidden = nn.ModuleList()
         self.heads = nn.ModuleList()
-        for (hidden, outputs), members in zip(
-            dict.fromkeys(shapes.values()), self.members, strict=True
-        ):
+        for (hidden, outputs), members in stacks.items():
             body = StackedMLP(len(members), inputs, hidden, options)
             self.hidden.append(body)
             self.heads.append(StackedLinear(len(members), body.outputs, outputs))
-        self.multiclass = [task.outputs > 1 for task in tasks]
 
-    def forward(self, h: Tensor, gates: Sequence[Sequence[Tensor]] | None = None) -> list[Tensor]:
-        """(B, T, d) to the logits of each task: (B,), or (B, C) for a multiclass one.
+    def forward(self, h: Tensor, factors: Sequence[Sequence[Tensor]] | None = None) -> list[Tensor]:
+        """The logits of all tasks.
 
         Args:
-            h: The towers' inputs.
-            gates: For each stack, and each of its hidden layers, factors (B, members, width) on the
-                layer's output.
+            h: (B, T, d) the towers' inputs.
+            factors: For each stack and each of its hidden layers, (B, members, width) factors on
+                the layer's output.
+
+        Returns:
+            For each task (B,), or (B, C) for a multiclass one.
         """
         logits: list[Tensor] = [h] * len(self.multiclass)
-        for s, (members, hidden, head) in enumerate(
-            zip(self.members, self.hidden, self.heads, strict=True)
-        ):
-            own = h if len(members) == h.shape[1] else h[:, members]
-            out = head(hidden(own, () if gates is None else gates[s]))  # (B, members, outputs)
-            for place, t in enumerate(members):
-                logits[t] = out[:, place] if self.multiclass[t] else out[:, place, 0]
+        stacks = zip(self.members, self.hidden, self.heads, strict=True)
+        for stack, (members, hidden, head) in enumerate(stacks):
+            inputs = h if len(members) == h.shape[1] else h[:, members]
+            body = hidden(inputs, () if factors is None else factors[stack])
+            outputs = head(body)  # (B, members, outputs)
+            for k, t in enumerate(members):
+                logits[t] = outputs[:, k] if self.multiclass[t] else outputs[:, k, 0]
         return logits
+
+
+def tower_layers(tasks: Sequence[Task], options: BaseOptions) -> dict[str, Sizes]:
+    """Task name to the hidden layers of its tower."""
+    if isinstance(options.tower, dict):
+        return {task.name: options.tower.get(task.name, (16,)) for task in tasks}
+    return {task.name: options.tower for task in tasks}

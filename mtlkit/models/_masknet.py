@@ -1,4 +1,4 @@
-"""MaskNet: layers that multiply their input by a mask which is computed from the whole instance.
+"""MaskNet: layers that multiply their input by a mask, computed from the whole instance.
 
 Wang et al., "MaskNet: Introducing Feature-Wise Multiplication to CTR Ranking Models by
 Instance-Guided Mask", DLP-KDD 2021, arXiv:2102.07619. Here x is normalised as a whole, where the
@@ -41,7 +41,7 @@ class MaskNet(nn.Module):
     """Mask blocks beside each other on LN(x), their outputs concatenated, or one after another.
 
     Args:
-        serial: Whether each block reads the output of the one before; the mask is always computed
+        serial: Whether each block reads the output of the one before. The mask is always computed
             from x.
         blocks: Number of blocks.
         width: Width of x.
@@ -54,17 +54,16 @@ class MaskNet(nn.Module):
     ) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width)
-        steps = blocks if serial else 1
-        beside = 1 if serial else blocks
-        self.blocks = nn.ModuleList(
-            MaskBlock(beside, width, outputs if step else width, aggregation, outputs)
-            for step in range(steps)
-        )
-        self.outputs = beside * outputs
+        depth, parallel = (blocks, 1) if serial else (1, blocks)
+        self.blocks = nn.ModuleList()
+        for step in range(depth):
+            inputs = width if step == 0 else outputs
+            self.blocks.append(MaskBlock(parallel, width, inputs, aggregation, outputs))
+        self.outputs = parallel * outputs
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, width) to (B, outputs)."""
         v = self.norm(x)
         for block in self.blocks:
-            v = block(x, v).flatten(1)
+            v = block(x, v).flatten(1)  # (B, parallel * outputs)
         return v

@@ -1,18 +1,19 @@
-"""Gated mixtures of experts: gates, experts and mixing in one, where they are a single layer each."""
+"""Mixtures of experts: a level of experts, the gates that mix them, and the names of both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.models._boundary import Boundary, FirstLayerBoundary, dense_weights, mixture_boundary
-from mtlkit.models._embedded_batch import EmbeddedBatch, FirstLayer
+from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._layers import Gate, StackedMLP
+from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops.combine_experts import combine_experts, expert_index_array
 from mtlkit.ops.gated_experts import gated_experts, gated_experts_vjp
 from mtlkit.ops.mixture_gramian import mixture_gramian
@@ -20,95 +21,297 @@ from mtlkit.ops.mixture_gramian import mixture_gramian
 
 @dataclass
 class Mixture:
-    """Mixtures of experts.
+    """Mixtures of the experts of a level, one a reader.
 
     Args:
-        own: (B, n, d) the mixtures.
-        weights: (B, n, k) the gates' weights.
-        boundary: Where the tasks part, if each has a mixture.
+        outputs: (B, n, d) the mixtures.
+        gates: The weights (B, k) of each reader, by the name of its gate.
+        boundary: Where the tasks part, if each of them is a reader; None where the level has
+            several stacks of gates.
     """
 
-    own: Tensor
-    weights: Tensor
+    outputs: Tensor
+    gates: dict[str, Tensor]
     boundary: Boundary | None
 
 
-def gated_mixture(
-    x: EmbeddedBatch,
-    gate: Gate,
-    experts: StackedMLP,
-    expert_index: Tensor | None = None,
-    present: Callable[[Tensor], Tensor] | None = None,
-) -> Mixture:
-    """Experts on x, mixed by n softmax gates on x.
+class Readers(nn.Module):
+    """Those that read mixtures of a level's experts, by one stack of gates.
 
     Args:
-        x: The input of all of them.
-        gate: n gates.
+        names: Of the n readers: tasks, groups of tasks, or a path that all tasks share.
+        gate: The n gates; None where the architecture computes the weights by itself.
+        expert_index: (n, k) int64, the experts that each reader mixes; None where each mixes all.
+        paths: Which of the level's input paths the gates read, one each; None where all read one
+            input.
+    """
+
+    expert_index: Tensor | None
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        gate: Gate | None = None,
+        expert_index: Tensor | None = None,
+        paths: slice | None = None,
+    ) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.paths = paths
+        self.register_buffer("expert_index", expert_index, persistent=False)
+        self._gate = (gate,)  # in a tuple: no sub-module, see MoELayer
+
+    @property
+    def gate(self) -> Gate:
+        """The n gates."""
+        (gate,) = self._gate
+        assert gate is not None, "the architecture computes these weights by itself"
+        return gate
+
+
+class MoELayer(nn.Module):
+    """One level of experts and its readers.
+
+    It computes the experts, the gates and the mixtures, in one kernel where it can; it knows the
+    names of gates and experts; and it takes an expert out for the time of an ablation.
+
+    The experts and gates stay sub-modules of the architecture, which registers them as ``experts``
+    and ``gates``: these are the names by which users freeze parameters and by which probes group
+    them, and they do not depend on the number of levels. The layer itself has no parameters.
+
+    Args:
+        level: Number of the level, from 1 next to the input.
         experts: E experts.
-        expert_index: (n, k) int64, the experts that each gate mixes; None where every one mixes
-            all.
-        present: Applied to the experts' outputs (B, E, d) before they are mixed, if at all.
+        readers: The stacks of gates.
+        expert_names: Of the E experts; by default "expert 1", "expert 2", ...
+        expert_paths: (E,) int64, the input path that each expert reads; None where all experts read
+            one input.
     """
-    x.fuse(*gate.first, *experts.first)
-    if present is None and _is_one_kernel(x, gate, experts):
-        return _in_one_kernel(
-            x.first_layer_of(gate.linear),
-            experts,
-            expert_index_array(gate.linear.n, experts.n, expert_index),
-            expert_index,
+
+    expert_paths: Tensor | None
+
+    def __init__(
+        self,
+        level: int,
+        experts: StackedMLP,
+        readers: Sequence[Readers],
+        expert_names: Sequence[str] | None = None,
+        expert_paths: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        self.level = level
+        self.readers = nn.ModuleList(readers)
+        if expert_names is None:
+            expert_names = numbered(["expert"], experts.n)
+        self.expert_names = tuple(expert_names)
+        self.register_buffer("expert_paths", expert_paths, persistent=False)
+        self._experts = (experts,)  # in a tuple: no sub-module
+        self._ablated = False
+
+    @property
+    def experts(self) -> StackedMLP:
+        """The E experts."""
+        return self._experts[0]
+
+    @property
+    def stacks(self) -> list[Readers]:
+        """The readers by stack of gates."""
+        return [readers for readers in self.readers if isinstance(readers, Readers)]
+
+    @property
+    def gate_experts(self) -> dict[str, tuple[str, ...]]:
+        """Gate name (``level-<n>/<reader>``) to the names of the experts that it mixes."""
+        names: dict[str, tuple[str, ...]] = {}
+        for readers in self.stacks:
+            for n, gate in enumerate(self._gate_names(readers)):
+                names[gate] = self.expert_names
+                if readers.expert_index is not None:
+                    indices = readers.expert_index[n].tolist()
+                    names[gate] = tuple(self.expert_names[k] for k in indices)
+        return names
+
+    def used_modules(self) -> list[nn.Module]:
+        """The modules with parameters that the layer computes with."""
+        gates = [gate for readers in self.stacks for gate in readers._gate if gate is not None]
+        return [self.experts, *gates]
+
+    @contextmanager
+    def ablate(self, expert: int) -> Iterator[None]:
+        """Take the output of one expert, counted from 0, for 0.
+
+        A hook on the experts does it, so that it holds whoever asks for their outputs.
+        """
+
+        def silence(module: nn.Module, inputs: Any, outputs: Tensor) -> Tensor:
+            index = torch.tensor([expert], device=outputs.device)
+            return outputs.index_fill(1, index, 0)  # (B, E, d)
+
+        hook = self.experts.register_forward_hook(silence)
+        self._ablated = True
+        try:
+            yield
+        finally:
+            hook.remove()
+            self._ablated = False
+
+    def forward(self, x: Tensor | EmbeddedBatch) -> Mixture:
+        """The readers' mixtures.
+
+        Args:
+            x: (B, D), the input of all experts and gates, or (B, paths, D), of which each reads its
+                own.
+        """
+        if isinstance(x, EmbeddedBatch):
+            first_layers = [layer for readers in self.stacks for layer in readers.gate.first]
+            x.fuse(*first_layers, *self.experts.first)
+            if self._is_one_kernel(x):
+                return self._mix_in_one_kernel(x)
+        weights = self.gate_weights(x)
+        return self.mix(weights, self.expert_outputs(x))
+
+    def gate_weights(self, x: Tensor | EmbeddedBatch) -> list[Tensor]:
+        """The weights (B, n, k) of each stack of gates."""
+        weights = []
+        for readers in self.stacks:
+            inputs = x
+            if readers.paths is not None and isinstance(x, Tensor) and x.dim() == 3:
+                inputs = x[:, readers.paths]
+            weights.append(readers.gate(inputs))
+        return weights
+
+    def expert_outputs(self, x: Tensor | EmbeddedBatch) -> Tensor:
+        """The outputs of all experts, (B, E, d)."""
+        if self.expert_paths is not None and isinstance(x, Tensor) and x.dim() == 3:
+            x = x.index_select(1, self.expert_paths)
+        outputs: Tensor = self.experts(x)
+        return outputs
+
+    def mix(self, weights: Sequence[Tensor], outputs: Tensor) -> Mixture:
+        """Mix the experts' outputs.
+
+        Args:
+            weights: (B, n, k) for each stack of gates.
+            outputs: (B, E, d).
+
+        Returns:
+            The mixtures of all stacks, one stack after the other.
+        """
+        gates = self.named_gates(*weights)
+        mixtures = [
+            combine_experts(stack_weights, outputs, readers.expert_index)
+            for stack_weights, readers in zip(weights, self.stacks, strict=True)
+        ]
+        if len(mixtures) > 1:
+            return Mixture(torch.cat(mixtures, dim=1), gates, None)
+        mixed = mixtures[0]
+        expert_index = self.stacks[0].expert_index
+        return Mixture(mixed, gates, mixture_boundary(mixed, weights[0], outputs, expert_index))
+
+    def named_gates(self, *weights: Tensor) -> dict[str, Tensor]:
+        """Weights (B, n, k), one tensor a stack of gates, as (B, k) by gate name."""
+        gates: dict[str, Tensor] = {}
+        for readers, stack_weights in zip(self.stacks, weights, strict=True):
+            for n, name in enumerate(self._gate_names(readers)):
+                gates[name] = stack_weights[:, n]
+        return gates
+
+    def _gate_names(self, readers: Readers) -> list[str]:
+        return [f"level-{self.level}/{name}" for name in readers.names]
+
+    def _is_one_kernel(self, x: EmbeddedBatch) -> bool:
+        """Whether the compiled kernel does what these layers do on x.
+
+        It may in one mode and not in another (dropout). As gates and experts are one layer each,
+        the same parameters lie below the boundary either way, so that what ``training.sharing``
+        has learnt in one mode holds in the other.
+        """
+        if len(self.stacks) > 1 or self._ablated:
+            return False
+        gate = self.stacks[0].gate
+        return (
+            x.embedding.fast_paths.fuse
+            and not x.embedding.copies
+            and gate.is_one_layer
+            and self.experts.is_one_relu_layer
+            and use_kernel(gate.linear.weight, *(layer.weight for layer in self.experts.first))
         )
-    return mixture(gate(x), experts(x), expert_index, present)
+
+    def _mix_in_one_kernel(self, x: EmbeddedBatch) -> Mixture:
+        """As the layers one after the other, for one stack of gates and one layer each."""
+        readers = self.stacks[0]
+        n_experts = self.experts.n
+        first_layer = x.first_layer_of(readers.gate.linear)  # of the gates and the experts
+        first_output = first_layer.output  # (B, n * k + E * d)
+        expert_index = expert_index_array(readers.gate.linear.n, n_experts, readers.expert_index)
+        mixed, weights = gated_experts(first_output, self.experts.outputs, expert_index)
+
+        def gramian(grad: Tensor) -> Tensor:
+            return mixture_gramian(dense_weights(weights, readers.expert_index, n_experts), grad)
+
+        def vjp(grad: Tensor) -> Tensor:
+            return gated_experts_vjp(first_output, weights, expert_index, grad, apart=True)
+
+        boundary = FirstLayerBoundary(mixed, gramian, first_layer, trunk=1, gates=0, vjp=vjp)
+        return Mixture(mixed, self.named_gates(weights), boundary)
 
 
-def mixture(
-    weights: Tensor,
-    outputs: Tensor,
-    expert_index: Tensor | None = None,
-    present: Callable[[Tensor], Tensor] | None = None,
-) -> Mixture:
-    """As :func:`gated_mixture`, of the gates' weights (B, n, k) and the experts' outputs (B, E, d)."""
-    outputs = outputs if present is None else present(outputs)
-    own = combine_experts(weights, outputs, expert_index)
-    boundary = mixture_boundary(own, weights, outputs, expert_index)
-    return Mixture(own, weights, boundary)
+class MoELevels(nn.ModuleList):
+    """Levels of experts, from the input up."""
+
+    def __iter__(self) -> Iterator[MoELayer]:
+        for level in super().__iter__():
+            assert isinstance(level, MoELayer)
+            yield level
 
 
-def _in_one_kernel(
-    product: FirstLayer, experts: StackedMLP, known: np.ndarray, expert_index: Tensor | None
-) -> Mixture:
-    outputs = product.output
-    own, weights = gated_experts(outputs, experts.outputs, known)
+@dataclass(frozen=True)
+class SpecificAndShared:
+    """The experts of a level: first those of task 1, then those of task 2, ..., then shared ones.
 
-    def gramian(grad: Tensor) -> Tensor:
-        return mixture_gramian(dense_weights(weights, expert_index, experts.n), grad)
-
-    def vjp(grad: Tensor) -> Tensor:
-        return gated_experts_vjp(outputs, weights, known, grad, apart=True)
-
-    return Mixture(
-        own, weights, FirstLayerBoundary(own, gramian, product, trunk=1, gates=0, vjp=vjp)
-    )
-
-
-def _is_one_kernel(x: EmbeddedBatch, gate: Gate, experts: StackedMLP) -> bool:
-    """Whether the compiled kernels do what these layers do.
-
-    They may in one mode and not in another (dropout). As gates and experts are one layer each, the
-    same parameters lie beneath the boundary either way, so that what ``training.sharing`` has seen
-    in one mode holds in the other.
+    Args:
+        tasks: Names of the T tasks.
+        specific: Number of experts of each task.
+        shared: Number of shared experts.
     """
-    weight = gate.linear.weight
-    return (
-        x.embedding.fast_paths.fuse
-        and not x.embedding.copies
-        and gate.hidden is None
-        and gate.norm is None
-        and len(experts.linears) == 1
-        and isinstance(experts.norms[0], nn.Identity)
-        and experts.activation is F.relu
-        and not (experts.training and experts.dropout.p > 0)
-        and weight.device.type == "cpu"
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
-    )
+
+    tasks: Sequence[str]
+    specific: int
+    shared: int
+
+    @property
+    def total(self) -> int:
+        """The number of experts, E."""
+        return len(self.tasks) * self.specific + self.shared
+
+    @property
+    def names(self) -> list[str]:
+        """The experts' names."""
+        return numbered(self.tasks, self.specific) + numbered(["shared"], self.shared)
+
+    @property
+    def owner(self) -> Tensor:
+        """(E,) the task that each expert belongs to, T for a shared one."""
+        n_tasks = len(self.tasks)
+        tasks = torch.arange(n_tasks).repeat_interleave(self.specific)
+        return torch.cat([tasks, torch.full((self.shared,), n_tasks)])
+
+    @property
+    def of_tasks(self) -> Tensor:
+        """(T, specific) the experts of each task."""
+        return torch.arange(self.total - self.shared).view(len(self.tasks), -1)
+
+    @property
+    def of_all(self) -> Tensor:
+        """(shared,) the shared experts."""
+        return torch.arange(self.total - self.shared, self.total)
+
+    @property
+    def of_tasks_and_all(self) -> Tensor:
+        """(T, specific + shared) the experts of each task, and the shared ones."""
+        shared = self.of_all.expand(len(self.tasks), -1)
+        return torch.cat([self.of_tasks, shared], dim=1)
+
+
+def numbered(names: Sequence[str], count: int) -> list[str]:
+    """Each name with the numbers 1 to ``count``: "income 1", "income 2", ..."""
+    return [f"{name} {k + 1}" for name in names for k in range(count)]

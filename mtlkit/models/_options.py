@@ -21,12 +21,13 @@ class BaseOptions(Settings):
     )
     init: Literal["uniform", "xavier"] = Field(
         "uniform",
-        description="initial linear layers: uniform in +-1/sqrt(inputs) as torch.nn.Linear, or Glorot normal with zero "
-        "biases",
+        description="initial linear layers: uniform in +-1/sqrt(inputs) as torch.nn.Linear, or "
+        "Glorot normal with zero biases",
     )
     numbers: Literal["value", "vector"] = Field(
         "value",
-        description="dense features: appended as they are, or each times a learnt vector of the embedding's width",
+        description="dense features: appended as they are, or each times a learnt vector of the "
+        "embedding's width",
     )
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
     norm: Literal["none", "batch", "layer"] = "none"
@@ -39,10 +40,10 @@ class BaseOptions(Settings):
 
 
 class ModelOptions(BaseOptions):
-    """Options of the architectures that have no way of their own to train the steps of a funnel."""
+    """Options of the architectures that train the steps of a funnel by the option ``cvr``."""
 
     cvr: Literal["derived", "clicked"] = Field(
         "derived",
-        description="later steps of a funnel: derived: trained on all rows as CTCVR, from which CVR is derived; "
-        "clicked: trained as CVR on the rows that took the step before",
+        description="later steps of a funnel: derived: trained on all rows as CTCVR, from which "
+        "CVR is derived; clicked: trained as CVR on the rows that took the step before",
     )

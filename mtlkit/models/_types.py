@@ -1,16 +1,10 @@
-"""What goes into an architecture, and what comes out of it: batches, predictions, objectives and
-gates.
-"""
+"""What goes into an architecture, and what comes out of it: batches, predictions and objectives."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
-
-from mtlkit.models._boundary import Boundary
-from mtlkit.models._embedded_batch import EmbeddedBatch
 
 
 @dataclass
@@ -24,7 +18,7 @@ class Batch:
         observed: (B, T) bool, or None when every label exists.
         weight: (B,) float32 row weights, or None for 1.
         bags: Feature name to (offsets (B + 1,), values (M,), weights (M,)).
-        embedded: What the embedding makes of these rows, if it has been asked already.
+        embedded: (B, [copies,] D) the embedded features, where the embedding is already applied.
     """
 
     ids: Tensor
@@ -70,39 +64,3 @@ class Objective:
     loss: Tensor
     owner: str
     active: Tensor | None = None
-
-
-@dataclass
-class Output:
-    """Everything a forward pass yields.
-
-    Args:
-        predictions: One a task, in the order of the schema.
-        gates: Mixing weights (B, E) by name. The name is ``level-<n>/<reader>``: n counts from 1
-            next to the input, and the reader is the task that is served, or what stands in its
-            place (``shared``, ``all tasks``, a group). Each row sums to 1, and
-            ``Architecture.gate_experts`` names the E experts. Factors that are no mixture (sigmoid
-            gates, stitches) are not listed.
-        embedded: The embedded features.
-        representation: (B, D) the embedding output that tasks share, for models without a boundary;
-            by default all of x, when it was materialised.
-        further: Predictions of tasks in a second space, for scoring; the default objectives leave
-            them alone.
-        extra: What the model's own objectives need beside predictions.
-        boundary: Where the tasks part, if the model says so: what they share there is their
-            representation, and training takes their gradients apart no earlier.
-    """
-
-    predictions: list[Prediction]
-    gates: dict[str, Tensor] = field(default_factory=dict)
-    embedded: EmbeddedBatch | None = None
-    representation: Tensor | None = None
-    further: list[Prediction] = field(default_factory=list)
-    extra: list[Tensor] = field(default_factory=list)
-    boundary: Boundary | None = None
-
-    def __post_init__(self) -> None:
-        if self.representation is None and self.embedded is not None:
-            self.representation = self.embedded.materialised
-        if torch.compiler.is_compiling():
-            self.embedded = None  # what a compiled graph gives back is not on the way to its losses

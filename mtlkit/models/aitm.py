@@ -10,8 +10,9 @@ Paper: Xi et al., "Modeling the Sequential Dependence among Audience Multi-step 
 Multi-task Learning in Targeted Display Advertising", KDD 2021, doi:10.1145/3447548.3467071,
 arXiv:2105.08489.
 
-When to use: funnels, also of many steps, whose later steps are rare. When not: tasks without an
-order, or where CVR itself is to be learnt (AITM predicts CTCVR; its CVR is a quotient).
+When to use: funnels, also of many steps, whose later steps are rare.
+When not: tasks without an order, or where CVR itself is to be learnt (AITM predicts CTCVR; its CVR
+is a quotient).
 Cost: one bottom and tower a step; the transitions are computed one after the other.
 Deviations: none in the wiring; most ports drop the calibrator or reverse the steps, and one sums
 the calibrator over the batch, which here is averaged like the losses. Widths are our own. The
@@ -35,26 +36,31 @@ from mtlkit.models._funnel import funnel_columns
 from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._losses import mean_of_rows
 from mtlkit.models._options import BaseOptions
-from mtlkit.models._types import Batch, Objective, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch, Objective
 from mtlkit.settings import Sizes
 
 
 class Transfer(nn.Module):
-    """Attention over what is handed on and what is a step's own.
+    """Attention over two vectors: the one that is handed on, and the step's own.
 
     Args:
-        width: Of both, and of the result.
+        width: Width of both, and of the result.
     """
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.h1, self.h2, self.h3 = (nn.Linear(width, width, bias=False) for _ in range(3))
+        self.h1 = nn.Linear(width, width, bias=False)
+        self.h2 = nn.Linear(width, width, bias=False)
+        self.h3 = nn.Linear(width, width, bias=False)
 
     def forward(self, u: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 2, d) to their mixture (B, d) and its weights (B, 2)."""
-        scores = (self.h1(u) * self.h2(u)).sum(-1) / u.shape[-1] ** 0.5
-        weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))
-        return (weights[..., None].to(u.dtype) * self.h3(u)).sum(1), weights
+        scores = (self.h1(u) * self.h2(u)).sum(-1) / u.shape[-1] ** 0.5  # (B, 2)
+        dtype = torch.promote_types(scores.dtype, torch.float32)
+        weights = scores.softmax(-1, dtype=dtype)
+        mixture = (weights[..., None].to(u.dtype) * self.h3(u)).sum(1)
+        return mixture, weights
 
 
 class AITM(Architecture):
@@ -81,37 +87,42 @@ class AITM(Architecture):
         self.transfer = Transfer(width)
         self.dropout = nn.Dropout(options.dropout)
         self.towers = Towers(self.tasks, width, options)
-        names = schema.task_names
-        self.gate_experts = {
-            f"level-1/{names[t]}": (f"from {names[before]}", "own")
-            for before, t in pairwise(self.steps)
+
+    @property
+    def gate_experts(self) -> dict[str, tuple[str, ...]]:
+        """What the attention of each step but the first mixes: no experts, so without ablation."""
+        names = self.schema.task_names
+        return {
+            f"level-1/{names[step]}": (f"from {names[before]}", "own")
+            for before, step in pairwise(self.steps)
         }
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
-        z = list(self.bottom(x).unbind(1))  # T of (B, d), at first q
+        z = list(self.bottom(x).unbind(1))  # T x (B, d), at first q_t
         gates = {}
-        for info, name, (before, t) in zip(
-            self.info, self.gate_experts, pairwise(self.steps), strict=True
-        ):
-            handed = self.dropout(info(z[before]).relu())
-            z[t], gates[name] = self.transfer(torch.stack([handed, z[t]], 1))
-        logits = self.towers(torch.stack(z, 1))
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        for t in self.steps:
-            predictions[t].space = ALL_ROWS
-        return Output(predictions, gates, x)
+        transitions = zip(self.gate_experts, self.info, pairwise(self.steps), strict=True)
+        for gate, info, (before, step) in transitions:
+            handed_on = self.dropout(info(z[before]).relu())
+            z[step], gates[gate] = self.transfer(torch.stack([handed_on, z[step]], dim=1))
+        logits = self.towers(torch.stack(z, dim=1))  # of (B, T, d)
+
+        output = self.output(logits, x, gates)
+        for step in self.steps:
+            output.predictions[step].space = ALL_ROWS
+        return output
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
-        out = super().objectives(output, batch)
+        objectives = super().objectives(output, batch)
         if not self.options.weight:
-            return out
-        likely = [
-            prediction.logits.to(out[0].loss.dtype).sigmoid() for prediction in output.predictions
-        ]
-        for before, t in pairwise(self.steps):
-            excess, _ = mean_of_rows((likely[t] - likely[before]).relu(), None, batch.weight)
-            out.append(Objective(self.options.weight * excess, self.tasks[t].name, out[t].active))
-        return out
+            return objectives
+
+        # The calibrator: how far the probability of a step exceeds that of the one before.
+        dtype = objectives[0].loss.dtype
+        probabilities = [prediction.logits.to(dtype).sigmoid() for prediction in output.predictions]
+        for before, step in pairwise(self.steps):
+            excess = (probabilities[step] - probabilities[before]).relu()  # (B,)
+            mean, _ = mean_of_rows(excess, None, batch.weight)
+            price = self.options.weight * mean
+            objectives.append(Objective(price, self.tasks[step].name, objectives[step].active))
+        return objectives

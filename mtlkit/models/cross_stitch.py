@@ -24,32 +24,32 @@ from torch import Tensor, nn
 
 from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
-from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 
 class Stitch(nn.Module):
-    """h_t = sum_j A_tj u_j, with a number or a vector (one number a channel) for each pair of
-    tasks.
+    """h_t = sum_j A_tj u_j, where A_tj is a number, or a vector with a number for each channel.
 
     Args:
         tasks: Number of tasks.
         width: Number of channels, or None for one number a pair.
-        own: Initial A_tt; the rest of 1 is spread evenly.
+        diagonal: Initial A_tt; the rest of 1 is spread evenly.
     """
 
     stack_axes = {"weight": 0}  # noqa: RUF012 - read only
 
-    def __init__(self, tasks: int, width: int | None, own: float) -> None:
+    def __init__(self, tasks: int, width: int | None, diagonal: float) -> None:
         super().__init__()
-        weight = torch.full((tasks, tasks), (1 - own) / max(tasks - 1, 1)).fill_diagonal_(own)
-        self.weight = nn.Parameter(
-            weight if width is None else weight[..., None].repeat(1, 1, width)
-        )
+        others = (1 - diagonal) / max(tasks - 1, 1)
+        weight = torch.full((tasks, tasks), others).fill_diagonal_(diagonal)
+        if width is not None:
+            weight = weight[..., None].repeat(1, 1, width)  # (T, T, d)
+        self.weight = nn.Parameter(weight)
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, T, d) to the same shape."""
@@ -77,32 +77,29 @@ class CrossStitch(Architecture):
             "shared", description="embeddings: shared, or one table a task"
         )
 
+    options: Options
+
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         n_tasks = len(self.tasks)
-        self.embedding = FieldEmbedding(
-            schema, options, copies=n_tasks if options.tables == "own" else 0
-        )
-        # stitches first, though each follows a layer: the last shared weight is to be one of the
-        # bottom
+        copies = n_tasks if options.tables == "own" else 0
+        self.embedding = FieldEmbedding(schema, options, copies)
+
+        # Stitches first, though each follows a layer: the last shared weight has to be one of the
+        # bottom.
         self.stitches = nn.ModuleList(
             Stitch(n_tasks, width if options.channels else None, options.own)
             for width in options.bottom
         )
         self.bottom = StackedMLP(n_tasks, self.embedding.width, options.bottom, options)
         self.towers = Towers(self.tasks, self.bottom.outputs, options)
-        self._stitch_lr = options.stitch_lr
 
     def learning_rates(self) -> dict[str, float]:
-        return {"stitches.": self._stitch_lr}
+        return {"stitches.": self.options.stitch_lr}
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
-        h: Tensor | EmbeddedBatch = x
+        h = x
         for k, stitch in enumerate(self.stitches):
             h = stitch(self.bottom.layer(k, h))  # (B, T, d)
-        logits = self.towers(h)
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        return Output(predictions, embedded=x)
+        return self.output(self.towers(h), x)

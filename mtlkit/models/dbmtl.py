@@ -24,22 +24,26 @@ from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
-from torch import Tensor, nn
+from torch import nn
 
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
-from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP
+from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP, tower_layers
 from mtlkit.models._masknet import MaskNet
+from mtlkit.models._moe import MoELayer, Readers
 from mtlkit.models._options import BaseOptions
-from mtlkit.models._types import Batch, Output, Prediction
-from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 
 def _as_names(value: Any) -> Any:
-    return value if isinstance(value, (list, tuple)) else [] if value in (None, "none") else [value]
+    """One name as a list of names; "none" as none."""
+    if isinstance(value, (list, tuple)):
+        return value
+    return [] if value in (None, "none") else [value]
 
 
 class DBMTL(Architecture):
@@ -78,73 +82,78 @@ class DBMTL(Architecture):
         self.parents = [[names.index(parent) for parent in parents[name]] for name in names]
         self.embedding = FieldEmbedding(schema, options)
         width = self.embedding.width
+
+        # The optional parts below the towers.
         self.mask: MaskNet | None = None
         if options.mask != "none":
             serial = options.mask == "serial"
-            self.mask = MaskNet(
-                serial, options.mask_blocks, width, options.mask_hidden, options.mask_width
-            )
+            blocks, hidden = options.mask_blocks, options.mask_hidden
+            self.mask = MaskNet(serial, blocks, width, hidden, options.mask_width)
             width = self.mask.outputs
         self.bottom = StackedMLP(1, width, options.bottom, options)
         width = self.bottom.outputs
-        self.gates: Gate | None = None
+        self.moe: MoELayer | None = None
         if options.experts:
             self.gates = Gate(len(names), width, options.experts, options)
             self.experts = StackedMLP(options.experts, width, options.hidden, options)
+            self.moe = MoELayer(1, self.experts, [Readers(names, self.gates)])
             width = self.experts.outputs
-            experts = tuple(f"expert {k + 1}" for k in range(options.experts))
-            self.gate_experts = {f"level-1/{name}": experts for name in names}
-            self.expert_names = [experts]
-        sizes = (
-            options.tower
-            if isinstance(options.tower, dict)
-            else dict.fromkeys(names, options.tower)
-        )
-        self.towers, self.relations, self.heads = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
-        for name, task in zip(names, self.tasks, strict=True):
-            tower = StackedMLP(1, width, sizes.get(name, (16,)), options)
-            inputs = tower.outputs + len(parents[name]) * options.relation[-1]
+
+        # For each task a tower, a relation tower on it and on those of its parents, and a head.
+        hidden_layers = tower_layers(self.tasks, options)
+        related = options.relation[-1]
+        self.towers = nn.ModuleList()
+        self.relations = nn.ModuleList()
+        self.heads = nn.ModuleList()
+        for task in self.tasks:
+            tower = StackedMLP(1, width, hidden_layers[task.name], options)
+            inputs = tower.outputs + len(parents[task.name]) * related
             self.towers.append(tower)
             self.relations.append(StackedMLP(1, inputs, options.relation, options))
-            self.heads.append(StackedLinear(1, options.relation[-1], task.outputs))
+            self.heads.append(StackedLinear(1, related, task.outputs))
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
+        gates = {}
+
+        # Below the towers: one vector for all tasks, or a mixture of experts for each.
         h = self.bottom(x if self.mask is None else self.mask(x.tensor()))  # (B, 1, d)
-        gates: dict[str, Tensor] = {}
-        if self.gates is None:
-            own = h.expand(-1, len(self.tasks), -1)
+        if self.moe is None:
+            inputs = h.expand(-1, len(self.tasks), -1)  # (B, T, d)
         else:
-            weights = self.gates(h[:, 0])  # (B, T, K)
-            own = combine_experts(weights, self.present(0, self.experts(h[:, 0])))  # (B, T, d)
-            gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
-        hidden = [tower(own[:, t]) for t, tower in enumerate(self.towers)]  # T x (B, 1, w)
-        related: dict[int, Tensor] = {}
+            mixture = self.moe(h[:, 0])
+            inputs = mixture.outputs  # (B, T, d)
+            gates = mixture.gates
+
+        # Towers first, and then relation towers, parents before their children.
+        hidden = [tower(inputs[:, t]) for t, tower in enumerate(self.towers)]  # T x (B, 1, w)
+        related: dict[int, torch.Tensor] = {}
         for t in self.order:
-            inputs = torch.cat([hidden[t], *(related[j] for j in self.parents[t])], dim=-1)
-            related[t] = self.relations[t](inputs)
-        predictions = []
+            passed_on = [related[parent] for parent in self.parents[t]]
+            related[t] = self.relations[t](torch.cat([hidden[t], *passed_on], dim=-1))
+
+        logits = []
         for t, task in enumerate(self.tasks):
-            logits = self.heads[t](related[t])[:, 0]  # (B, C)
-            predictions.append(Prediction(task.name, logits if task.outputs > 1 else logits[:, 0]))
-        return Output(predictions, gates, x)
+            task_logits = self.heads[t](related[t])[:, 0]  # (B, C)
+            logits.append(task_logits if task.outputs > 1 else task_logits[:, 0])
+        return self.output(logits, x, gates)
 
 
-def parents_of(schema: Schema, given: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
-    """The parents of every task: those given, or a chain.
+def parents_of(schema: Schema, parents: dict[str, tuple[str, ...]]) -> dict[str, tuple[str, ...]]:
+    """The parents of every task: those of the option, or a chain.
 
     Raises:
         UsageError: A name is no task of the data.
     """
     names = schema.task_names
-    for name in [*given, *(parent for parents in given.values() for parent in parents)]:
+    for name in [*parents, *(parent for of_task in parents.values() for parent in of_task)]:
         if name not in names:
             raise UsageError(
                 f"dbmtl names the task {name!r}, which the data set does not have.",
                 f"it has {', '.join(names)}",
             )
-    if given:
-        return {name: tuple(dict.fromkeys(given.get(name, ()))) for name in names}
+    if parents:
+        return {name: tuple(dict.fromkeys(parents.get(name, ()))) for name in names}
     chain = schema.funnel or names
     before = dict(zip(chain[1:], chain, strict=False))
     return {name: (before[name],) if name in before else () for name in names}

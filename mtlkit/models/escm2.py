@@ -11,8 +11,9 @@ Paper: Wang et al., "ESCM2: Entire Space Counterfactual Multi-Task Model for Pos
 Rate Estimation", SIGIR 2022, doi:10.1145/3477495.3531972, arXiv:2204.05125.
 
 When to use: click -> purchase data where clicked rows differ from all rows and the level of CVR
-matters. When not: without a funnel; with clicks so rare that 1 / p is mostly noise or mostly
-clipped (look at esmm first).
+matters.
+When not: without a funnel; with clicks so rare that 1 / p is mostly noise or mostly clipped (look
+at esmm first).
 Cost: esmm, and for dr one more bottom and tower a later step.
 Deviations: the propensity is bounded from below, where ports after PaddleRec clip its inverse (for
 ips after a division by the number of clicks) at 15. The products are taken of logits as in esmm.
@@ -34,7 +35,8 @@ from torch import Tensor
 from mtlkit.data.types import Schema, rows_with
 from mtlkit.models._funnel import funnel_columns, labels_in
 from mtlkit.models._losses import mean_of_rows, row_losses
-from mtlkit.models._types import Batch, Objective, Output
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch, Objective
 from mtlkit.models.esmm import ESMM
 
 
@@ -55,40 +57,55 @@ class ESCM2(ESMM):
     options: Options
 
     def __init__(self, schema: Schema, options: Options) -> None:
-        later = [schema.tasks[t] for t in funnel_columns(schema, type(self).__name__)[1:]]
-        imputed = [task.model_copy(update={"name": f"{task.name} error"}) for task in later]
-        super().__init__(schema, options, imputed if options.estimator == "dr" else ())
+        imputed = []
+        if options.estimator == "dr":
+            for step in funnel_columns(schema, type(self).__name__)[1:]:
+                name = f"{schema.tasks[step].name} error"
+                imputed.append(schema.tasks[step].model_copy(update={"name": name}))
+        super().__init__(schema, options, imputed)
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
-        out = super().objectives(output, batch)
-        for j, (before, t) in enumerate(pairwise(self.steps)):
-            out[t] = Objective(self.options.lg * out[t].loss, out[t].owner, out[t].active)
-            out.append(self._conversion(j, before, t, output, batch))
-        return out
+        objectives = super().objectives(output, batch)
+        for k, (before, step) in enumerate(pairwise(self.steps)):
+            objectives[step].loss = self.options.lg * objectives[step].loss
+            objectives.append(self._conversion(k, before, step, output, batch))
+        return objectives
 
-    def _conversion(self, j: int, before: int, t: int, output: Output, batch: Batch) -> Objective:
-        """The corrected loss of the j-th conversion, from step ``before`` to step ``t``."""
-        task, names = self.tasks[t], self.schema.task_names
-        labels, clicked = labels_in(self.schema, task, rows_with(names[before]), batch)
+    def _conversion(
+        self, k: int, before: int, step: int, output: Output, batch: Batch
+    ) -> Objective:
+        """The corrected loss of the k-th conversion, from step ``before`` to ``step``."""
+        task = self.tasks[step]
+        space = rows_with(self.schema.task_names[before])
+        labels, clicked = labels_in(self.schema, task, space, batch)
         if clicked is None:  # no funnel in the data: the tasks are taken for one
             clicked = batch.labels[:, before] > 0
-        error = row_losses(task, output.further[j].logits, torch.where(clicked, labels, 0.0))
-        weight = clicked / output.predictions[before].logits.detach().float().sigmoid().clamp_min(
-            self.options.clip
-        )
-        rows = self._corrected(error, weight, output.extra[j] if output.extra else None)
-        known = None
-        if batch.observed is not None:  # whether it was clicked, and if so, bought
-            known = batch.observed[:, before] & (
-                (batch.labels[:, before] <= 0) | batch.observed[:, t]
-            )
-        loss, active = mean_of_rows(rows, known, batch.weight)
+
+        # e and o / p of each row, (B,).
+        error = row_losses(task, output.further[k].logits, torch.where(clicked, labels, 0.0))
+        propensity = output.predictions[before].logits.detach().float().sigmoid()
+        weight = clicked / propensity.clamp_min(self.options.clip)
+        corrected = _corrected(error, weight, output.extra[k] if output.extra else None)
+
+        # The mean over the rows of which it is known whether they were clicked, and if so, bought.
+        mask = None
+        if batch.observed is not None:
+            not_clicked = batch.labels[:, before] <= 0
+            mask = batch.observed[:, before] & (not_clicked | batch.observed[:, step])
+        loss, active = mean_of_rows(corrected, mask, batch.weight)
         return Objective(self.options.lc * loss, task.name, active)
 
-    @staticmethod
-    def _corrected(error: Tensor, weight: Tensor, imputed: Tensor | None) -> Tensor:
-        """The estimate of each row's error (B,), plus what trains the imputation."""
-        if imputed is None:
-            return weight * error
-        guess = F.softplus(imputed.to(error.dtype))
-        return guess + weight * (error - guess) + weight * (error - guess).square()
+
+def _corrected(error: Tensor, weight: Tensor, imputed: Tensor | None) -> Tensor:
+    """The estimate of each row's error, plus the loss that trains the imputation.
+
+    Args:
+        error: (B,) e.
+        weight: (B,) o / p.
+        imputed: (B,) the output of the imputation network; None for ips.
+    """
+    if imputed is None:
+        return weight * error
+    imputed_error = F.softplus(imputed.to(error.dtype))
+    difference = error - imputed_error
+    return imputed_error + weight * difference + weight * difference.square()

@@ -9,8 +9,9 @@ Paper: Ma et al., "Entire Space Multi-Task Model: An Effective Approach for Esti
 Conversion Rate", SIGIR 2018, doi:10.1145/3209978.3210104, arXiv:1804.07931.
 
 When to use: click -> purchase data where conversion is to be ranked on all rows and not only on
-clicked ones. When not: without a funnel; where the level of CVR matters, which the product leaves
-loose where clicks are rare (see escm2).
+clicked ones.
+When not: without a funnel; where the level of CVR matters, which the product leaves loose where
+clicks are rare (see escm2).
 Cost: one bottom and one tower a step, one embedding.
 Deviations: the product is taken of logits, -logsumexp(-a, -b, -a - b), instead of clamped
 probabilities; it is finite for any logits. Longer funnels are products of all steps. Tasks outside
@@ -31,7 +32,8 @@ from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._funnel import funnel_columns, running_products
 from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._options import BaseOptions
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch, Prediction
 from mtlkit.settings import Sizes
 
 
@@ -47,10 +49,10 @@ class ESMM(Architecture):
             (128,), min_length=1, description="hidden layers of each step's bottom"
         )
 
-    def __init__(self, schema: Schema, options: Options, more: Sequence[Task] = ()) -> None:
+    def __init__(self, schema: Schema, options: Options, extra: Sequence[Task] = ()) -> None:
         super().__init__(schema, options)
         self.steps = funnel_columns(schema, type(self).__name__)
-        networks = (*self.tasks, *more)
+        networks = (*self.tasks, *extra)
         self.embedding = FieldEmbedding(schema, options)
         self.bottom = StackedMLP(len(networks), self.embedding.width, options.bottom, options)
         self.towers = Towers(networks, self.bottom.outputs, options)
@@ -59,12 +61,16 @@ class ESMM(Architecture):
         x = self.embedding(batch)
         names = self.schema.task_names
         logits = self.towers(self.bottom(x))  # of a step: given the one before
-        predictions = [Prediction(name, logit) for name, logit in zip(names, logits, strict=False)]
-        products = running_products([logits[t] for t in self.steps])
-        for t, logit in zip(self.steps, products, strict=True):
-            predictions[t] = Prediction(names[t], logit, ALL_ROWS)
-        further = [
-            Prediction(names[t], logits[t], rows_with(names[before]))
-            for before, t in pairwise(self.steps)
-        ]
-        return Output(predictions, embedded=x, further=further, extra=logits[len(names) :])
+        output = self.output(logits[: len(names)], x)
+        output.extra = logits[len(names) :]
+
+        # The products are trained, on all rows.
+        products = running_products([logits[step] for step in self.steps])
+        for step, product in zip(self.steps, products, strict=True):
+            output.predictions[step] = Prediction(names[step], product, ALL_ROWS)
+
+        # Their factors are scored, on the rows that took the step before.
+        for before, step in pairwise(self.steps):
+            space = rows_with(names[before])
+            output.further.append(Prediction(names[step], logits[step], space))
+        return output

@@ -12,8 +12,8 @@ Paper: Wang et al., "HoME: Hierarchy of Multi-Gate Experts for Multi-Task Learni
 2025, arXiv:2408.05430.
 
 When to use: many tasks that fall into groups, some with few positives; experts of ple that die or
-serve one task only. When not: two or three tasks without groups, where most of the hierarchy
-repeats itself.
+serve one task only.
+When not: two or three tasks without groups, where most of the hierarchy repeats itself.
 Cost: two levels of experts, and a feature gate of about 2 * width^2 parameters for each of their
 inputs.
 Deviations: there is no code of the authors. Without the option ``groups`` all tasks are one group;
@@ -22,6 +22,7 @@ the paper groups tasks by hand. Norm and activation are those of the towers, too
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -33,9 +34,10 @@ from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP, Towers
+from mtlkit.models._moe import MoELayer, Readers, numbered
 from mtlkit.models._options import BaseOptions
-from mtlkit.models._types import Batch, Output, Prediction
-from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 
@@ -45,24 +47,28 @@ class FeatureGate(nn.Module):
     Args:
         n: Number of inputs.
         width: Width of each.
-        parts: Low-rank gates of each, of rank width / parts.
+        pairs: Number of low-rank gates of each input, m, of rank width / m.
     """
 
-    def __init__(self, n: int, width: int, parts: int) -> None:
+    def __init__(self, n: int, width: int, pairs: int) -> None:
         super().__init__()
-        self.router = StackedLinear(n, width, parts, bias=False) if parts > 1 else None
-        self.down = StackedLinear(n * parts, width, max(1, width // parts), bias=False)
-        self.up = StackedLinear(n * parts, max(1, width // parts), width, bias=False)
-        self.n, self.parts = n, parts
+        self.n = n
+        self.pairs = pairs
+        rank = max(1, width // pairs)
+        self.router = StackedLinear(n, width, pairs, bias=False) if pairs > 1 else None
+        self.down = StackedLinear(n * pairs, width, rank, bias=False)
+        self.up = StackedLinear(n * pairs, rank, width, bias=False)
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, width), the same for all, or (B, n, width); returns (B, n, width)."""
-        each = u if u.dim() == 2 else u.repeat_interleave(self.parts, dim=1)
-        factors = 2 * self.up(self.down(each)).sigmoid().unflatten(1, (self.n, self.parts))
-        own = u[:, None] if u.dim() == 2 else u
+        by_pair = u if u.dim() == 2 else u.repeat_interleave(self.pairs, dim=1)
+        low_rank = self.up(self.down(by_pair))  # (B, n * m, width)
+        factors = 2 * low_rank.sigmoid().unflatten(1, (self.n, self.pairs))  # (B, n, m, width)
+        inputs = u[:, None] if u.dim() == 2 else u
         if self.router is None:
-            return own * factors[:, :, 0]
-        return own * (self.router(u).softmax(-1)[..., None] * factors).sum(2)
+            return inputs * factors[:, :, 0]
+        weights = self.router(u).softmax(-1)  # (B, n, m)
+        return inputs * (weights[..., None] * factors).sum(2)
 
 
 class SelfGate(nn.Module):
@@ -76,23 +82,28 @@ class SelfGate(nn.Module):
 
     def __init__(self, n: int, width: int, k: int) -> None:
         super().__init__()
+        self.n_experts = n * k
         self.linear = StackedLinear(n, width, k)
 
     def forward(self, u: Tensor, experts: Tensor) -> Tensor:
-        """u (B, width) or (B, n, width), experts (B, n * k, d) in order, to (B, n, d)."""
+        """Mix the experts.
+
+        Args:
+            u: (B, width), the same for all, or (B, n, width).
+            experts: (B, n * k, d), those of the first reader first.
+
+        Returns:
+            (B, n, d).
+        """
         logits = self.linear(u)
-        weights = logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()
+        weights = logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()  # (B, n, k)
         return (weights[..., None] * experts.unflatten(1, weights.shape[1:])).sum(2)
 
 
 class HoME(Architecture):
     """Hierarchy of multi-gate experts."""
 
-    meta_owner: Tensor
-    meta_expert_index: Tensor
-    source: Tensor
-    owner: Tensor
-    expert_index: Tensor
+    inputs: Tensor
 
     class Options(GateOptions):
         """Options of home."""
@@ -117,9 +128,10 @@ class HoME(Architecture):
         assert isinstance(options, cls.Options)
         names = set(schema.task_names)
         if options.groups and set(options.groups) != names:
+            one_group = ",".join(f"groups.{name}=first" for name in schema.task_names)
             raise UsageError(
                 "The groups of home must name a group for each task, and no other task.",
-                f"mtlkit bench --models 'home[{','.join(f'groups.{name}=first' for name in schema.task_names)}]'",
+                f"mtlkit bench --models 'home[{one_group}]'",
             )
         if "shared" in options.groups.values():
             raise UsageError(
@@ -130,96 +142,92 @@ class HoME(Architecture):
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         self.check(schema, options)
-        names, meta, specific = schema.task_names, options.meta, options.specific
-        of = options.groups or dict.fromkeys(names, "all tasks")
-        groups = list(dict.fromkeys(of[name] for name in names))
-        n, g = len(names), len(groups)
-        group = torch.tensor([groups.index(of[name]) for name in names])  # (T,)
+        tasks = schema.task_names
+        group_of = options.groups or dict.fromkeys(tasks, "all tasks")
+        groups = list(dict.fromkeys(group_of[task] for task in tasks))
+        task_groups = torch.tensor([groups.index(group_of[task]) for task in tasks])  # (T,)
         self.embedding = FieldEmbedding(schema, options)
-        width = self.embedding.width
-        self.meta_features = FeatureGate(g + 1, width, options.gate_parts)
-        self.meta_experts = StackedMLP((g + 1) * meta, width, options.meta_hidden, options)
-        self.meta_gates = Gate(g, width, 2 * meta, options)
-        self.shared_gate = Gate(1, width, (g + 1) * meta, options)
-        self.meta_self = SelfGate(g + 1, width, meta)
-        width = self.meta_experts.outputs
-        self.features = FeatureGate(n + g + 1, width, options.gate_parts)
-        self.experts = StackedMLP((n + g + 1) * specific, width, options.hidden, options)
-        self.gates = Gate(n, 2 * width, 3 * specific, options)
-        self.self_gates = SelfGate(n, width, specific)
-        self.own_experts = n * specific
+        self._add_meta_level(self.embedding.width, groups)
+        self._add_task_level(self.meta_experts.outputs, groups, task_groups)
         self.towers = Towers(self.tasks, self.experts.outputs, options)
 
-        def experts_of(paths: Tensor, each: int) -> Tensor:
-            """(..., p) paths to their experts (..., p * each)."""
-            return (paths[..., None] * each + torch.arange(each)).flatten(-2)
+    def _add_meta_level(self, width: int, groups: Sequence[str]) -> None:
+        """The first level: G groups and the shared path on x."""
+        options = self.options
+        assert isinstance(options, HoME.Options)
+        n_groups, meta = len(groups), options.meta
+        n_experts = (n_groups + 1) * meta
+        self.meta_features = FeatureGate(n_groups + 1, width, options.gate_parts)
+        self.meta_experts = StackedMLP(n_experts, width, options.meta_hidden, options)
+        self.meta_gates = Gate(n_groups, width, 2 * meta, options)
+        self.shared_gate = Gate(1, width, n_experts, options)
+        self.meta_self = SelfGate(n_groups + 1, width, meta)
 
-        shared = torch.full((g,), g)
-        task_paths = torch.stack(
-            [torch.arange(n), n + group, torch.full((n,), n + g)], 1
-        )  # own, group's, shared
-        buffers = {
-            "meta_owner": torch.arange(g + 1).repeat_interleave(
-                meta
-            ),  # path that a meta expert reads
-            "meta_expert_index": experts_of(
-                torch.stack([torch.arange(g), shared], 1), meta
-            ),  # (G, 2 meta)
-            "source": torch.cat(
-                [group, torch.arange(g + 1)]
-            ),  # (T + G + 1,) the z that a path of the task level reads
-            "owner": torch.arange(n + g + 1).repeat_interleave(specific),
-            "expert_index": experts_of(task_paths, specific),  # (T, 3 specific)
-        }
-        for name, value in buffers.items():
-            self.register_buffer(name, value, persistent=False)
-        meta_names = [f"{path} {k + 1}" for path in [*groups, "shared"] for k in range(meta)]
-        for index, name in enumerate(groups):
-            self.gate_experts[f"level-1/{name}"] = tuple(
-                meta_names[k] for k in buffers["meta_expert_index"][index]
-            )
-        self.gate_experts["level-1/shared"] = tuple(meta_names)
-        paths = [*names, *(f"group {name}" for name in groups), "shared"]
-        self.expert_names = [
-            tuple(meta_names),
-            tuple(f"{path} {k + 1}" for path in paths for k in range(specific)),
-        ]
-        for task in names:
-            kinds = (task, f"group {of[task]}", "shared")
-            self.gate_experts[f"level-2/{task}"] = tuple(
-                f"{kind} {k + 1}" for kind in kinds for k in range(specific)
-            )
+        # A group mixes its own and the shared experts, the shared path all of them.
+        shared = torch.full((n_groups,), n_groups)
+        seen = torch.stack([torch.arange(n_groups), shared], dim=1)  # (G, 2) paths
+        self.meta_level = MoELayer(
+            1,
+            self.meta_experts,
+            [
+                Readers(groups, self.meta_gates, _experts_of(seen, meta)),
+                Readers(["shared"], self.shared_gate),
+            ],
+            numbered([*groups, "shared"], meta),
+            torch.arange(n_groups + 1).repeat_interleave(meta),
+        )
+
+    def _add_task_level(self, width: int, groups: Sequence[str], task_groups: Tensor) -> None:
+        """The second level: the paths of T tasks, G groups and all, on the outputs of the first."""
+        options = self.options
+        assert isinstance(options, HoME.Options)
+        tasks, specific = self.schema.task_names, options.specific
+        n_tasks, n_groups = len(tasks), len(groups)
+        n_paths = n_tasks + n_groups + 1
+        self.features = FeatureGate(n_paths, width, options.gate_parts)
+        self.experts = StackedMLP(n_paths * specific, width, options.hidden, options)
+        self.gates = Gate(n_tasks, 2 * width, 3 * specific, options)
+        self.self_gates = SelfGate(n_tasks, width, specific)
+
+        # The path of a task reads the output of its group.
+        inputs = torch.cat([task_groups, torch.arange(n_groups + 1)])  # (paths,)
+        self.register_buffer("inputs", inputs, persistent=False)
+
+        # A task mixes its own experts, its group's and the shared ones.
+        shared = torch.full((n_tasks,), n_tasks + n_groups)
+        seen = torch.stack([torch.arange(n_tasks), n_tasks + task_groups, shared], dim=1)  # (T, 3)
+        paths = [*tasks, *(f"group {name}" for name in groups), "shared"]
+        self.task_level = MoELayer(
+            2,
+            self.experts,
+            [Readers(tasks, self.gates, _experts_of(seen, specific))],
+            numbered(paths, specific),
+            torch.arange(n_paths).repeat_interleave(specific),
+        )
 
     def forward(self, batch: Batch) -> Output:
-        x = self.embedding(batch)
-        v, n = x.tensor(), len(self.tasks)
-        outputs = self.present(
-            0, self.meta_experts(self.meta_features(v).index_select(1, self.meta_owner))
-        )
-        to_group, to_all = (
-            self.meta_gates(v),
-            self.shared_gate(v),
-        )  # (B, G, 2 meta), (B, 1, (G + 1) meta)
-        z = torch.cat(
-            [
-                combine_experts(to_group, outputs, self.meta_expert_index),
-                combine_experts(to_all, outputs),
-            ],
-            dim=1,
-        )
-        z = z + self.meta_self(v, outputs)  # (B, G + 1, d)
-        read = z.index_select(1, self.source)  # (B, T + G + 1, d)
-        outputs = self.present(1, self.experts(self.features(read).index_select(1, self.owner)))
-        own = read[:, :n]
-        weights = self.gates(
-            torch.cat([own, z[:, -1:].expand_as(own)], dim=-1)
-        )  # (B, T, 3 specific)
-        h = combine_experts(weights, outputs, self.expert_index) + self.self_gates(
-            own, outputs[:, : self.own_experts]
-        )
+        n_tasks = len(self.tasks)
+        embedded = self.embedding(batch)
+        x = embedded.tensor()  # (B, D)
+
+        # The meta level: a mixture for each group and one of all, each with its own experts again.
+        outputs = self.meta_level.expert_outputs(self.meta_features(x))  # (B, E, d)
+        meta = self.meta_level.mix(self.meta_level.gate_weights(x), outputs)
+        z = meta.outputs + self.meta_self(x, outputs)  # (B, G + 1, d)
+
+        # The task level: the gate of a task reads its group's output and the shared one.
+        path_inputs = z.index_select(1, self.inputs)  # (B, T + G + 1, d)
+        outputs = self.task_level.expert_outputs(self.features(path_inputs))
+        task_inputs = path_inputs[:, :n_tasks]
+        gate_inputs = torch.cat([task_inputs, z[:, -1:].expand_as(task_inputs)], dim=-1)
+        mixture = self.task_level.mix(self.task_level.gate_weights(gate_inputs), outputs)
+        own_outputs = outputs[:, : self.self_gates.n_experts]
+        h = mixture.outputs + self.self_gates(task_inputs, own_outputs)  # (B, T, d)
+
         logits = self.towers(h)
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        found = [*to_group.unbind(1), to_all[:, 0], *weights.unbind(1)]
-        return Output(predictions, dict(zip(self.gate_experts, found, strict=True)), x)
+        return self.output(logits, embedded, meta.gates | mixture.gates)
+
+
+def _experts_of(paths: Tensor, each: int) -> Tensor:
+    """Paths (n, p) to the experts (n, p * each) on them."""
+    return (paths[..., None] * each + torch.arange(each)).flatten(-2)

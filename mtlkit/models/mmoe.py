@@ -21,8 +21,9 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
-from mtlkit.models._moe import gated_mixture
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._moe import MoELayer, Readers
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 
@@ -37,29 +38,20 @@ class MMoE(Architecture):
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
-        gate_names = self.gate_names()
+        readers = self.gate_readers()
         self.embedding = FieldEmbedding(schema, options)
-        self.gates = Gate(len(gate_names), self.embedding.width, options.experts, options)
-        self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
+        width = self.embedding.width
+        self.gates = Gate(len(readers), width, options.experts, options)
+        self.experts = StackedMLP(options.experts, width, options.hidden, options)
+        self.moe = MoELayer(1, self.experts, [Readers(readers, self.gates)])
         self.towers = Towers(self.tasks, self.experts.outputs, options)
-        self.one_level(options.experts, gate_names)
 
-    def gate_names(self) -> list[str]:
-        """One gate a task."""
-        return list(self.schema.task_names)
+    def gate_readers(self) -> tuple[str, ...]:
+        """Whom the gates serve: one task each."""
+        return self.schema.task_names
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
-        mixture = gated_mixture(x, self.gates, self.experts, present=self.silencer(0))
-        h = mixture.own.expand(-1, len(self.tasks), -1)  # (B, T, d)
-        logits = self.towers(h)
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        gates = {name: mixture.weights[:, g] for g, name in enumerate(self.gate_experts)}
-        return Output(
-            predictions,
-            gates,
-            x,
-            boundary=mixture.boundary if h.shape == mixture.own.shape else None,
-        )
+        mixture = self.moe(x)
+        logits = self.towers(mixture.outputs)  # of (B, T, d)
+        return self.output(logits, x, mixture.gates, mixture.boundary)

@@ -12,12 +12,22 @@ Cost: that of mmoe less T - 1 gates.
 
 from __future__ import annotations
 
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.models.mmoe import MMoE
 
 
 class OMoE(MMoE):
     """One-gate mixture of experts."""
 
-    def gate_names(self) -> list[str]:
+    def gate_readers(self) -> tuple[str, ...]:
         """One gate for all tasks."""
-        return ["all tasks"]
+        return ("all tasks",)
+
+    def forward(self, batch: Batch) -> Output:
+        x = self.embedding(batch)
+        mixture = self.moe(x)
+        h = mixture.outputs.expand(-1, len(self.tasks), -1)  # (B, 1, d) to (B, T, d)
+        logits = self.towers(h)
+        # The tasks have the mixture in common, so they do not part at it: no boundary.
+        return self.output(logits, x, mixture.gates)

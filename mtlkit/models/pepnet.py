@@ -10,7 +10,8 @@ Paper: Chang et al., "PEPNet: Parameter and Embedding Personalized Network for I
 Personalized Prior Information", KDD 2023, arXiv:2302.01115.
 
 When to use: several domains (pages, entrances) and ids of users and items in one data set; features
-with these roles. When not: data without a domain, or without ids that say who and what.
+with these roles.
+When not: data without a domain, or without ids that say who and what.
 Cost: T gate networks on the whole input for each tower layer, often more than the towers
 themselves.
 Deviations: there is no code of the authors. Author features count as item ones. Gates are not
@@ -29,7 +30,8 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedLinear, Towers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 ROLES = ("domain", "user", "item")
@@ -76,52 +78,48 @@ class PEPNet(Architecture):
     @classmethod
     def inapplicable(cls, schema: Schema) -> str | None:
         roles = {feature.role for feature in schema.features}
-        missing = [role for role in ROLES if role not in roles]
-        return (
-            f"has no feature with the role {missing[0]} (needs domain, user and item)"
-            if missing
-            else None
-        )
+        for role in ROLES:
+            if role not in roles:
+                return f"has no feature with the role {role} (needs domain, user and item)"
+        return None
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         self.embedding = FieldEmbedding(schema, options)
         width = self.embedding.width
-        self.register_buffer("domain", self._columns("domain"), persistent=False)
-        self.register_buffer(
-            "prior", torch.cat([self._columns("user"), self._columns("item")]), persistent=False
-        )
-        self.epnet = GateNU(
-            1, width + len(self.domain), options.gate_width, width, options.gate_scale
-        )
-        self.ppnet = (
-            nn.ModuleList()
-        )  # for each stack of towers, a gate for each of their hidden layers
+        domain = self._columns("domain")
+        prior = torch.cat([self._columns("user"), self._columns("item")])
+        self.register_buffer("domain", domain, persistent=False)
+        self.register_buffer("prior", prior, persistent=False)
+
+        # One gate on the embeddings, and one on each hidden layer of each stack of towers.
+        hidden, scale = options.gate_width, options.gate_scale
+        self.epnet = GateNU(1, width + len(domain), hidden, width, scale)
+        self.ppnet = nn.ModuleList()
         self.towers = Towers(self.tasks, width, options)
-        inputs = width + len(self.prior)
+        inputs = width + len(prior)
         for members, sizes in zip(self.towers.members, self.towers.sizes, strict=True):
-            self.ppnet.append(
-                nn.ModuleList(
-                    GateNU(len(members), inputs, options.gate_width, k, options.gate_scale)
-                    for k in sizes
-                )
-            )
+            gates = [GateNU(len(members), inputs, hidden, size, scale) for size in sizes]
+            self.ppnet.append(nn.ModuleList(gates))
 
     def _columns(self, role: str) -> Tensor:
         """The columns of x that features with a role fill."""
-        names = [feature.name for feature in self.schema.features if feature.role == role]
-        return torch.tensor(
-            [column for name in names for column in self.embedding.places[name]], dtype=torch.long
-        )
+        columns: list[int] = []
+        for feature in self.schema.features:
+            if feature.role == role:
+                columns += self.embedding.feature_columns[feature.name]
+        return torch.tensor(columns, dtype=torch.long)
 
     def forward(self, batch: Batch) -> Output:
-        inputs = self.embedding(batch)
-        x = inputs.tensor()  # (B, D)
-        scaled = x * self.epnet(torch.cat([x[:, self.domain], x.detach()], dim=-1))[:, 0]
+        embedded = self.embedding(batch)
+        x = embedded.tensor()  # (B, D)
+
+        # EPNet: the domain scales the embeddings.
+        domain_inputs = torch.cat([x[:, self.domain], x.detach()], dim=-1)
+        scaled = x * self.epnet(domain_inputs)[:, 0]  # (B, D)
+
+        # PPNet: user and item scale the hidden layers of the towers.
         prior = torch.cat([x[:, self.prior], scaled.detach()], dim=-1)
-        gates = [[gate(prior) for gate in stack.children()] for stack in self.ppnet]
-        logits = self.towers(scaled[:, None].expand(-1, len(self.tasks), -1), gates)
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        return Output(predictions, embedded=inputs)
+        factors = [[gate(prior) for gate in stack.children()] for stack in self.ppnet]
+        tower_inputs = scaled[:, None].expand(-1, len(self.tasks), -1)  # (B, T, D)
+        return self.output(self.towers(tower_inputs, factors), embedded)

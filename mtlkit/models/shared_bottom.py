@@ -20,7 +20,8 @@ from mtlkit.models._boundary import copies_boundary
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 
@@ -43,7 +44,4 @@ class SharedBottom(Architecture):
         bottom = self.bottom(x)  # (B, 1, d)
         h = bottom.expand(-1, len(self.tasks), -1)  # (B, T, d)
         logits = self.towers(h)
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        return Output(predictions, embedded=x, boundary=copies_boundary(h, bottom))
+        return self.output(logits, x, boundary=copies_boundary(h, bottom))

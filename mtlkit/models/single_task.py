@@ -22,7 +22,8 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 
@@ -37,15 +38,16 @@ class SingleTask(Architecture):
         )
 
     shares_parameters = False
+    is_reference = True
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
-        self.embedding = FieldEmbedding(schema, options, copies=len(self.tasks))
-        self.bottom = StackedMLP(len(self.tasks), self.embedding.width, options.bottom, options)
+        n_tasks = len(self.tasks)
+        self.embedding = FieldEmbedding(schema, options, copies=n_tasks)
+        self.bottom = StackedMLP(n_tasks, self.embedding.width, options.bottom, options)
         self.towers = Towers(self.tasks, self.bottom.outputs, options)
 
     def forward(self, batch: Batch) -> Output:
-        logits = self.towers(self.bottom(self.embedding(batch)))
-        return Output(
-            [Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)]
-        )
+        x = self.embedding(batch)  # (B, T, D)
+        h = self.bottom(x)  # (B, T, d)
+        return self.output(self.towers(h))

@@ -1,5 +1,4 @@
-"""SNR: layers cut into sub-networks, with connections between them that training switches on or
-off.
+"""SNR: layers cut into sub-networks, with connections that training switches on or off.
 
 Level 1: S sub-networks on x. Between levels, and from the last one to the towers: v_i = sum_j z_ij
 W_ij u_j (``trans``) or v_i = sum_j z_ij u_j (``aver``); sub-network i of the next level, or
@@ -32,12 +31,12 @@ from torch import Tensor, nn
 
 from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
-from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._initial import glorot_
 from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Objective, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch, Objective
 from mtlkit.settings import Sizes
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1  # temperature and stretch of the hard concrete distribution
@@ -59,15 +58,14 @@ class Routing(nn.Module):
     def __init__(self, n: int, subnets: int, width: int, transform: bool, start: float) -> None:
         super().__init__()
         self.log_alpha = nn.Parameter(torch.full((n, subnets), start))
-        bound = 1 / math.sqrt(subnets * width)
-        self.weight = (
-            nn.Parameter(torch.empty(n, width, subnets, width).uniform_(-bound, bound))
-            if transform
-            else None
-        )
+        self.weight: nn.Parameter | None = None
+        if transform:
+            bound = 1 / math.sqrt(subnets * width)
+            weight = torch.empty(n, width, subnets, width).uniform_(-bound, bound)
+            self.weight = nn.Parameter(weight)
 
     def glorot(self) -> None:
-        """Other initial matrices: a reader's are one layer on the outputs of all sub-networks."""
+        """Draw the matrices anew: a reader's are one layer on the outputs of all sub-networks."""
         if self.weight is not None:
             glorot_(self.weight.flatten(2))
 
@@ -77,9 +75,11 @@ class Routing(nn.Module):
         temperature = 1.0
         if self.training:
             u = torch.rand(logits.shape, device=logits.device).clamp(1e-6, 1 - 1e-6)
-            logits = logits + (u.log() - (1 - u).log()).to(logits.dtype)
+            noise = u.log() - (1 - u).log()
+            logits = logits + noise.to(logits.dtype)
             temperature = BETA
-        return ((logits / temperature).sigmoid() * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
+        s = (logits / temperature).sigmoid()
+        return (s * (ZETA - GAMMA) + GAMMA).clamp(0, 1)
 
     def forward(self, u: Tensor) -> Tensor:
         """(B, S, d) to (B, n, d)."""
@@ -87,9 +87,8 @@ class Routing(nn.Module):
         if self.weight is None:
             return torch.einsum("nj,bjd->bnd", z, u)
         weight = self.weight * z[:, None, :, None]  # (n, d, S, d)
-        return F.linear(u.flatten(1), weight.flatten(0, 1).flatten(1)).unflatten(
-            1, weight.shape[:2]
-        )
+        matrix = weight.flatten(0, 1).flatten(1)  # (n * d, S * d)
+        return F.linear(u.flatten(1), matrix).unflatten(1, weight.shape[:2])
 
 
 class SNR(Architecture):
@@ -109,13 +108,14 @@ class SNR(Architecture):
         )
         start: float = Field(1.0, description="initial log-odds of a connection")
 
+    options: Options
+
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         self.embedding = FieldEmbedding(schema, options)
-        self.routings, self.subnets = (
-            nn.ModuleList(),
-            nn.ModuleList(),
-        )  # the last shared weight is one of a sub-network
+        # In this order, so that the last shared weight is one of a sub-network.
+        self.routings = nn.ModuleList()
+        self.subnets = nn.ModuleList()
         width = self.embedding.width
         for level in range(1, options.levels + 1):
             subnets = StackedMLP(options.subnets, width, options.hidden, options)
@@ -125,34 +125,34 @@ class SNR(Architecture):
             transform = options.connection == "trans"
             self.routings.append(Routing(readers, options.subnets, width, transform, options.start))
         self.towers = Towers(self.tasks, width, options)
-        self._price = options.l0
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
-        v: Tensor | EmbeddedBatch = x
+        v = x
         for subnets, routing in zip(self.subnets, self.routings, strict=True):
             v = routing(subnets(v))  # (B, S, d), in the end (B, T, d)
-        logits = self.towers(v)
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        return Output(predictions, embedded=x)
+        return self.output(self.towers(v), x)
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
-        """The losses, and the price of open connections, which counts where its task has a label."""
+        """The losses, and the price of open connections where their task has a label."""
         objectives = super().objectives(output, batch)
-        if not self._price:
+        if not self.options.l0:
             return objectives
-        active = {objective.owner: objective.active for objective in objectives}
-        *inner, last = [
-            _expected_open(v) for name, v in self.routings.named_parameters() if "log_alpha" in name
-        ]
-        common = sum((count.sum() for count in inner), torch.zeros_like(last[0])) / len(self.tasks)
+
+        # The last level's connections lead to one task each; all tasks share the others.
+        parameters = self.routings.named_parameters()
+        log_alphas = [value for name, value in parameters if "log_alpha" in name]
+        *inner, last = [_expected_open(log_alpha) for log_alpha in log_alphas]
+        total = sum((count.sum() for count in inner), torch.zeros_like(last[0]))
+        common = total / len(self.tasks)
+
+        active_by_task = {objective.owner: objective.active for objective in objectives}
         for t, task in enumerate(self.tasks):
-            price, known = self._price * (common + last[t]), active.get(task.name)
-            objectives.append(
-                Objective(price if known is None else price * known, task.name, known)
-            )
+            price = self.options.l0 * (common + last[t])
+            active = active_by_task.get(task.name)
+            if active is not None:
+                price = price * active
+            objectives.append(Objective(price, task.name, active))
         return objectives
 
 

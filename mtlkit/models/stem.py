@@ -8,13 +8,14 @@ path mixes all experts by softmax(MLP_S(x_S)). y_t = Tower_t(x_t).
 Paper: Su et al., "STEM: Unleashing the Power of Embeddings for Multi-task Recommendation", AAAI
 2024, arXiv:2308.13537.
 
-When to use: large vocabularies, and users who differ from task to task. When not: little memory or
-data; compare it with models of equally wide embeddings, not with equally named ones.
-Cost: (T + 1) times the embedding parameters; T * specific + shared experts a level. Deviations from
-the authors' code: the shared path takes task experts behind a stop-gradient, too. Without it a task
-would train the others' tables from the second level on, through the shared path, against the
-paper's claim; with one level, the default of both, nothing differs. The gate of the last shared
-path, which nothing reads, is not built.
+When to use: large vocabularies, and users who differ from task to task.
+When not: little memory or data; compare it with models of equally wide embeddings, not with equally
+named ones.
+Cost: (T + 1) times the embedding parameters; T * specific + shared experts a level.
+Deviations from the authors' code: the shared path takes task experts behind a stop-gradient, too.
+Without it a task would train the others' tables from the second level on, through the shared path,
+against the paper's claim; with one level, the default of both, nothing differs. The gate of the
+last shared path, which nothing reads, is not built.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from torch import Tensor, nn
 from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
-from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers, own_and_shared
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
+from mtlkit.models._moe import MoELayer, MoELevels, Readers, SpecificAndShared
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.ops.combine_experts import combine_experts
 from mtlkit.settings import Sizes
 
@@ -36,11 +39,10 @@ class STEM(Architecture):
     """Shared and task-specific embeddings."""
 
     detaches = True
-    owner: Tensor
-    own: Tensor
-    foreign: Tensor
-    common: Tensor
-    specific: Tensor
+    trained_by_tasks: Tensor
+    seen_by_tasks: Tensor
+    trained_by_all: Tensor
+    seen_by_all: Tensor
 
     class Options(GateOptions):
         """Options of stem."""
@@ -54,79 +56,87 @@ class STEM(Architecture):
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
-        n_tasks, specific, shared = len(self.tasks), options.specific, options.shared
-        total = n_tasks * specific + shared
+        tasks = schema.task_names
+        n_tasks = len(tasks)
+        layout = SpecificAndShared(tasks, options.specific, options.shared)
         self.embedding = FieldEmbedding(schema, options, copies=n_tasks + 1)
-        self.gates, self.shared_gates, self.experts = (
-            nn.ModuleList(),
-            nn.ModuleList(),
-            nn.ModuleList(),
-        )
+        self.gates = nn.ModuleList()
+        self.shared_gates = nn.ModuleList()
+        self.experts = nn.ModuleList()
+        self.levels = MoELevels()
         width = self.embedding.width
-        for level in range(options.levels):
-            self.gates.append(Gate(n_tasks, width, total, options))
-            if level < options.levels - 1:  # nothing reads the shared path of the last level
-                self.shared_gates.append(Gate(1, width, total, options))
-            experts = StackedMLP(total, width, options.hidden, options)
+        for level in range(1, options.levels + 1):
+            gate = Gate(n_tasks, width, layout.total, options)
+            self.gates.append(gate)
+            readers = [Readers(tasks, gate)]
+            if level < options.levels:  # nothing reads the shared path of the last level
+                shared_gate = Gate(1, width, layout.total, options)
+                self.shared_gates.append(shared_gate)
+                readers.append(Readers(["shared"], shared_gate))
+            experts = StackedMLP(layout.total, width, options.hidden, options)
             self.experts.append(experts)
+            self.levels.append(MoELayer(level, experts, readers, layout.names, layout.owner))
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
-        owner, names = own_and_shared(schema.task_names, specific, shared)
-        reads = [(owner == t) | (owner == n_tasks) for t in range(n_tasks)]
-        self.register_buffer(
-            "owner", owner, persistent=False
-        )  # (E,) which table or path an expert reads
-        self.register_buffer(
-            "own", torch.stack([torch.where(r)[0] for r in reads]), persistent=False
-        )  # (T, k) trained
-        self.register_buffer(
-            "foreign", torch.stack([torch.where(~r)[0] for r in reads]), persistent=False
-        )  # (T, E - k)
-        parts = torch.arange(total)[None].split([n_tasks * specific, shared], dim=1)
-        self.register_buffer("specific", parts[0], persistent=False)  # (1, T * specific)
-        self.register_buffer("common", parts[1], persistent=False)  # (1, shared)
-        self.expert_names = [names] * options.levels
-        for level in range(1, options.levels + 1):
-            readers = (
-                [*schema.task_names, "shared"] if level < options.levels else schema.task_names
-            )
-            self.gate_experts |= {f"level-{level}/{reader}": names for reader in readers}
+
+        # The experts that a reader trains, (T, k) and (1, shared), and those that it only sees.
+        trained_by_tasks = layout.of_tasks_and_all
+        trained_by_all = layout.of_all[None]
+        for name, trained in (("tasks", trained_by_tasks), ("all", trained_by_all)):
+            seen = torch.stack([_others(experts, layout.total) for experts in trained])
+            self.register_buffer(f"trained_by_{name}", trained, persistent=False)
+            self.register_buffer(f"seen_by_{name}", seen, persistent=False)
 
     def forward(self, batch: Batch) -> Output:
         n_tasks = len(self.tasks)
         x = self.embedding(batch)
-        own, shared = x.tensor().split([n_tasks, 1], dim=1)
-        paths = torch.cat([own, shared], dim=1)  # (B, T + 1, D)
+        x_tasks, x_shared = x.tensor().split([n_tasks, 1], dim=1)  # (B, T, D) and (B, 1, D)
+        paths = torch.cat([x_tasks, x_shared], dim=1)
         gates: dict[str, Tensor] = {}
-        for level, (gate, expert) in enumerate(zip(self.gates, self.experts, strict=True)):
-            outputs = self.present(level, expert(paths.index_select(1, self.owner)))  # (B, E, d)
-            weights = gate(paths[:, :n_tasks] + paths[:, n_tasks:])  # (B, T, E)
-            mixed = _mix_in_part(weights, outputs, self.own, self.foreign)  # (B, T, d)
-            gates |= {
-                f"level-{level + 1}/{name}": weights[:, t]
-                for t, name in enumerate(self.schema.task_names)
-            }
-            if level < len(self.shared_gates):
-                to_all = self.shared_gates[level](paths[:, n_tasks:])  # (B, 1, E)
-                gates[f"level-{level + 1}/shared"] = to_all[:, 0]
-                common = _mix_in_part(to_all, outputs, self.common, self.specific)  # (B, 1, d)
-                mixed = torch.cat([mixed, common], dim=1)
-            paths = mixed
-        logits = self.towers(paths)
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        return Output(predictions, gates, x, shared)  # the part of x that tasks have in common
+        for level in self.levels:
+            outputs = level.expert_outputs(paths)  # (B, E, d)
+            task_paths, shared_path = paths[:, :n_tasks], paths[:, n_tasks:]
+
+            # The gate of a task reads its own path and the shared one.
+            task_readers, *shared_readers = level.stacks
+            weights = task_readers.gate(task_paths + shared_path)  # (B, T, E)
+            mixed = _mix_in_part(weights, outputs, self.trained_by_tasks, self.seen_by_tasks)
+            all_weights = [weights]
+
+            # The shared path, which the last level does not have.
+            for readers in shared_readers:
+                weights = readers.gate(shared_path)  # (B, 1, E)
+                shared = _mix_in_part(weights, outputs, self.trained_by_all, self.seen_by_all)
+                mixed = torch.cat([mixed, shared], dim=1)
+                all_weights.append(weights)
+            gates |= level.named_gates(*all_weights)
+            paths = mixed  # (B, T [+ 1], d)
+        output = self.output(self.towers(paths), x, gates)
+        output.representation = x_shared  # the part of x that tasks have in common
+        return output
 
 
-def _mix_in_part(weights: Tensor, outputs: Tensor, own: Tensor, foreign: Tensor) -> Tensor:
-    """Mixtures of all experts, of which each trains only its own: weights (B, n, E), outputs (B, E,
-    d) to (B, n, d).
+def _others(experts: Tensor, total: int) -> Tensor:
+    """The experts of a level that are not among some of them."""
+    return torch.tensor([k for k in range(total) if k not in experts.tolist()], dtype=torch.int64)
+
+
+def _mix_in_part(weights: Tensor, outputs: Tensor, trained: Tensor, seen: Tensor) -> Tensor:
+    """Mixtures of all experts, of which each trains only some.
+
+    Args:
+        weights: (B, n, E).
+        outputs: (B, E, d).
+        trained: (n, k) the experts that a mixture trains.
+        seen: (n, E - k) those that it sees behind a stop-gradient.
+
+    Returns:
+        (B, n, d).
     """
-    rows = len(weights)
-    mixed = combine_experts(weights.gather(2, own.expand(rows, -1, -1)), outputs, own)
-    if not foreign.numel():
+    n_rows = len(weights)
+    trained_weights = weights.gather(2, trained.expand(n_rows, -1, -1))
+    mixed = combine_experts(trained_weights, outputs, trained)
+    if not seen.numel():
         return mixed
-    return mixed + combine_experts(
-        weights.gather(2, foreign.expand(rows, -1, -1)), outputs.detach(), foreign
-    )
+    seen_weights = weights.gather(2, seen.expand(n_rows, -1, -1))
+    return mixed + combine_experts(seen_weights, outputs.detach(), seen)

@@ -1,5 +1,4 @@
-"""Task-embedding: learnt embeddings of tasks and experts, and attention between them as the
-mixture.
+"""Task-embedding: experts are mixed by attention between embeddings of tasks and of experts.
 
 a_t = mean over heads of softmax_k(<W_q e_t, W_k c_k> / sqrt(d)), with learnt embeddings e_t of the
 tasks and c_k of the experts; h_t = sum_k a_tk E_k(x), y_t = Tower_t(h_t). The mixture of a task is
@@ -10,7 +9,8 @@ in place of the gates of Ma et al., KDD 2018, doi:10.1145/3219819.3220007; a sea
 of a task by its embedding.
 
 When to use: to see how much of mmoe's gain needs gates that look at the row; many tasks with few
-rows each. When not: rows of one task that need different experts.
+rows each.
+When not: rows of one task that need different experts.
 Cost: that of mmoe without its gates; the attention is computed once a batch.
 Deviations: there is no reference code.
 """
@@ -27,9 +27,10 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedMLP, Towers
+from mtlkit.models._moe import MoELayer, Readers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Output, Prediction
-from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 
@@ -47,20 +48,24 @@ class ExpertAttention(nn.Module):
 
     def __init__(self, tasks: int, experts: int, width: int, heads: int) -> None:
         super().__init__()
+        self.heads = heads
         self.tasks = nn.Parameter(torch.randn(tasks, width))
         self.experts = nn.Parameter(torch.randn(experts, width))
         self.query = nn.Linear(width, heads * width, bias=False)
-        self.key = nn.Linear(
-            width, heads * width, bias=False
-        )  # a bias would add the same to all experts
-        self.heads = heads
+        # No bias either: it would add the same to the logits of all experts.
+        self.key = nn.Linear(width, heads * width, bias=False)
 
     def forward(self) -> Tensor:
         """(T, K) weights that sum to 1 for each task."""
-        query = self.query(self.tasks).unflatten(1, (self.heads, -1)).transpose(0, 1)  # (H, T, d)
-        key = self.key(self.experts).unflatten(1, (self.heads, -1)).transpose(0, 1)  # (H, K, d)
-        logits = query @ key.transpose(1, 2) / math.sqrt(key.shape[-1])
-        return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32)).mean(0)
+        query = self._by_head(self.query(self.tasks))  # (H, T, d)
+        key = self._by_head(self.key(self.experts))  # (H, K, d)
+        logits = query @ key.transpose(1, 2) / math.sqrt(key.shape[-1])  # (H, T, K)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        return logits.softmax(-1, dtype=dtype).mean(0)
+
+    def _by_head(self, projected: Tensor) -> Tensor:
+        """(n, H * d) to (H, n, d)."""
+        return projected.unflatten(1, (self.heads, -1)).transpose(0, 1)
 
 
 class TaskEmbedding(Architecture):
@@ -83,15 +88,12 @@ class TaskEmbedding(Architecture):
             len(self.tasks), options.experts, options.task_width, options.heads
         )
         self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
+        self.moe = MoELayer(1, self.experts, [Readers(schema.task_names)])
         self.towers = Towers(self.tasks, self.experts.outputs, options)
-        self.one_level(options.experts, schema.task_names)
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
         weights = self.attention().expand(len(batch), -1, -1)  # (B, T, K)
-        logits = self.towers(combine_experts(weights, self.present(0, self.experts(x))))
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
-        return Output(predictions, gates, x)
+        mixture = self.moe.mix([weights], self.moe.expert_outputs(x))
+        logits = self.towers(mixture.outputs)  # of (B, T, d)
+        return self.output(logits, x, mixture.gates)

@@ -8,7 +8,8 @@ Mixture-of-Experts", KDD 2018, doi:10.1145/3219819.3220007, with a router in the
 et al., "Routing Networks", ICLR 2018, arXiv:1711.01239, which is shared by the tasks.
 
 When to use: routing that depends on combinations of features, which the linear gates of mmoe cannot
-express. When not: few rows for a task; it has no part of the router to itself but the last layer.
+express.
+When not: few rows for a task; it has no part of the router to itself but the last layer.
 Cost: that of mmoe and one router network.
 Deviations: there is no reference code. Routing is soft and trained by the tasks' losses, not hard
 and by reinforcement.
@@ -23,9 +24,10 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedLinear, StackedMLP, Towers
+from mtlkit.models._moe import MoELayer, Readers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Output, Prediction
-from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
 
 
@@ -42,21 +44,19 @@ class TaskRouter(Architecture):
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)
         self.embedding = FieldEmbedding(schema, options)
-        self.router = StackedMLP(1, self.embedding.width, options.router, options)
+        width = self.embedding.width
+        self.router = StackedMLP(1, width, options.router, options)
         self.routes = StackedLinear(len(self.tasks), self.router.outputs, options.experts)
-        self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
+        self.experts = StackedMLP(options.experts, width, options.hidden, options)
+        self.moe = MoELayer(1, self.experts, [Readers(schema.task_names)])
         self.towers = Towers(self.tasks, self.experts.outputs, options)
-        self.one_level(options.experts, schema.task_names)
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch).fuse(*self.router.first, *self.experts.first)
-        scores = self.routes(self.router(x)[:, 0])
-        weights = scores.softmax(
-            -1, dtype=torch.promote_types(scores.dtype, torch.float32)
-        )  # (B, T, K)
-        logits = self.towers(combine_experts(weights, self.present(0, self.experts(x))))
-        predictions = [
-            Prediction(task.name, logit) for task, logit in zip(self.tasks, logits, strict=True)
-        ]
-        gates = {name: weights[:, t] for t, name in enumerate(self.gate_experts)}
-        return Output(predictions, gates, x)
+        routed = self.router(x)[:, 0]  # (B, w), the same for all tasks
+        logits = self.routes(routed)
+        dtype = torch.promote_types(logits.dtype, torch.float32)
+        weights = logits.softmax(-1, dtype=dtype)  # (B, T, K)
+        mixture = self.moe.mix([weights], self.moe.expert_outputs(x))
+        task_logits = self.towers(mixture.outputs)  # of (B, T, d)
+        return self.output(task_logits, x, mixture.gates)

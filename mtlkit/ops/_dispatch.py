@@ -27,7 +27,7 @@ def use_kernel(*tensors: Tensor) -> bool:
     first = tensors[0]
     if first.dtype not in KERNEL_DTYPES:
         return False
-    return all(tensor.device.type == "cpu" and tensor.dtype == first.dtype for tensor in tensors)
+    return all(tensor.is_cpu and tensor.dtype == first.dtype for tensor in tensors)
 
 
 @contextmanager

@@ -4,6 +4,10 @@ The compiler makes vectors of inner loops by itself, but each such loop asks ane
 overlap and how much is left over, which costs more than a row of 16 numbers. These are vectors from
 the start, on any machine.
 
+Kernels take the first numbers of a row a vector at a time, and the rest, from ``vector_end`` on,
+one by one. They take rows out of their inner loops (``row = table[v]``): only then does the
+compiler see that rows do not overlap.
+
 numba's cache does not look here: after a change, delete the compiled kernels of the files that
 import this one.
 """
@@ -19,6 +23,13 @@ from numba.core.datamodel import PrimitiveModel
 
 LANES = 16
 
+INT8, INT32 = ir.IntType(8), ir.IntType(32)
+
+# the numbers that llvm.prefetch takes
+TO_READ, KEEP_LONG, DATA = 0, 3, 1
+
+# An intrinsic is called with the types of its arguments, and returns its signature and a function
+# that builds its instructions from the values of the arguments.
 _intrinsic: Any = extending.intrinsic
 
 
@@ -31,16 +42,24 @@ class Lanes(types.Type):
 
 
 @extending.register_model(Lanes)
-class _Model(PrimitiveModel):
-    def __init__(self, manager: Any, kind: Lanes) -> None:
-        super().__init__(manager, kind, ir.VectorType(manager[kind.dtype].get_value_type(), LANES))
+class _LanesModel(PrimitiveModel):
+    """How such a vector is held: in a vector of LLVM's."""
+
+    def __init__(self, manager: Any, lanes: Lanes) -> None:
+        number = manager[lanes.dtype].get_value_type()
+        super().__init__(manager, lanes, ir.VectorType(number, LANES))
 
 
-def _pointer(context: Any, builder: Any, kind: Any, args: Any, lanes: Any) -> Any:
-    array = cgutils.create_struct_proxy(kind)(context, builder, args[0])
-    return builder.bitcast(
-        builder.gep(array.data, [args[1]]), context.get_value_type(lanes).as_pointer()
-    )
+def _address(context: Any, builder: Any, row: Any, values: Any) -> Any:
+    """The address of the i-th number of a row; values are the array and i."""
+    array = cgutils.create_struct_proxy(row)(context, builder, values[0])
+    return builder.gep(array.data, [values[1]])
+
+
+def _lanes_address(context: Any, builder: Any, row: Any, values: Any, lanes: Lanes) -> Any:
+    """The address of a vector that begins with the i-th number of a row."""
+    pointer = context.get_value_type(lanes).as_pointer()
+    return builder.bitcast(_address(context, builder, row, values), pointer)
 
 
 @_intrinsic
@@ -48,8 +67,8 @@ def load(typing: Any, row: Any, i: Any) -> Any:
     """The 16 numbers of a contiguous row from the i-th on, which must be there."""
     result = Lanes(row.dtype)
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.load(_pointer(context, builder, row, args, result), align=1)
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.load(_lanes_address(context, builder, row, values, result), align=1)
 
     return result(row, types.intp), build
 
@@ -58,8 +77,9 @@ def load(typing: Any, row: Any, i: Any) -> Any:
 def store(typing: Any, row: Any, i: Any, lanes: Any) -> Any:
     """Write a vector into a contiguous row from the i-th number on, where there must be room."""
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        builder.store(args[2], _pointer(context, builder, row, args, lanes), align=1)
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        address = _lanes_address(context, builder, row, values, lanes)
+        builder.store(values[2], address, align=1)
         return context.get_dummy_value()
 
     return types.void(row, types.intp, lanes), build
@@ -70,37 +90,41 @@ def zeros(typing: Any, row: Any) -> Any:
     """16 zeros of the type of a row's numbers."""
     result = Lanes(row.dtype)
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return ir.Constant(context.get_value_type(result), None)
 
     return result(row), build
 
 
+def _broadcast(builder: Any, number: Any, vector_type: Any) -> Any:
+    """A vector of 16 times one number."""
+    undefined = ir.Constant(vector_type, ir.Undefined)
+    first_only = builder.insert_element(undefined, number, INT32(0))
+    from_first = ir.Constant(ir.VectorType(INT32, LANES), None)
+    return builder.shuffle_vector(first_only, undefined, from_first)
+
+
 @_intrinsic
 def fma(typing: Any, factor: Any, lanes: Any, added: Any) -> Any:
     """``factor * lanes + added``; the factor is a vector or a number of the same type."""
+    is_vector = isinstance(factor, Lanes)
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        own, other, rest = args
-        if not isinstance(factor, Lanes):
-            first = builder.insert_element(
-                ir.Constant(other.type, ir.Undefined), own, ir.IntType(32)(0)
-            )
-            spread = ir.Constant(ir.VectorType(ir.IntType(32), LANES), None)
-            own = builder.shuffle_vector(first, ir.Constant(other.type, ir.Undefined), spread)
-        return builder.fadd(
-            builder.fmul(own, other, flags=("contract",)), rest, flags=("contract",)
-        )
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        factor_value, lanes_value, added_value = values
+        if not is_vector:
+            factor_value = _broadcast(builder, factor_value, lanes_value.type)
+        product = builder.fmul(factor_value, lanes_value, flags=("contract",))
+        return builder.fadd(product, added_value, flags=("contract",))
 
-    return lanes(factor if isinstance(factor, Lanes) else lanes.dtype, lanes, lanes), build
+    return lanes(factor if is_vector else lanes.dtype, lanes, lanes), build
 
 
 @_intrinsic
 def add(typing: Any, one: Any, other: Any) -> Any:
     """``one + other``, vectors both."""
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fadd(*args)
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fadd(*values)
 
     return one(one, other), build
 
@@ -109,35 +133,37 @@ def add(typing: Any, one: Any, other: Any) -> Any:
 def total(typing: Any, lanes: Any) -> Any:
     """The sum of a vector."""
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        (value,) = args
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        (vector,) = values
         size = LANES
+        # add the upper half to the lower one until one number is left
         while size > 1:
             size //= 2
-            halves = [
-                ir.Constant(ir.VectorType(ir.IntType(32), size), list(range(start, start + size)))
-                for start in (0, size)
-            ]
-            empty = ir.Constant(value.type, ir.Undefined)
-            low, high = (builder.shuffle_vector(value, empty, half) for half in halves)
-            value = builder.fadd(low, high)
-        return builder.extract_element(value, ir.IntType(32)(0))
+            indices = ir.VectorType(INT32, size)
+            lower = ir.Constant(indices, list(range(size)))
+            upper = ir.Constant(indices, list(range(size, 2 * size)))
+            undefined = ir.Constant(vector.type, ir.Undefined)
+            vector = builder.fadd(
+                builder.shuffle_vector(vector, undefined, lower),
+                builder.shuffle_vector(vector, undefined, upper),
+            )
+        return builder.extract_element(vector, INT32(0))
 
     return lanes.dtype(lanes), build
 
 
-def _compared(builder: Any, lanes: Any, chosen: Any) -> Any:
-    """0 where the vector is at most 0, else what is chosen; of NaN, too."""
-    empty = ir.Constant(lanes.type, None)
-    return builder.select(builder.fcmp_ordered("<=", lanes, empty), empty, chosen)
+def _where_positive(builder: Any, compared: Any, chosen: Any) -> Any:
+    """0 where a vector is at most 0, else what is chosen, also where the vector is NaN."""
+    zero = ir.Constant(compared.type, None)
+    return builder.select(builder.fcmp_ordered("<=", compared, zero), zero, chosen)
 
 
 @_intrinsic
 def positive(typing: Any, lanes: Any) -> Any:
     """The rectified vector: 0 for what is below 0."""
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _compared(builder, args[0], args[0])
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _where_positive(builder, values[0], values[0])
 
     return lanes(lanes), build
 
@@ -146,8 +172,8 @@ def positive(typing: Any, lanes: Any) -> Any:
 def where_positive(typing: Any, lanes: Any, other: Any) -> Any:
     """Another vector where the first is above 0, else 0: the gradient of ``positive``."""
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _compared(builder, args[0], args[1])
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return _where_positive(builder, values[0], values[1])
 
     return other(lanes, other), build
 
@@ -158,13 +184,12 @@ def prefetch(typing: Any, row: Any, i: Any) -> Any:
     do nothing.
     """
 
-    def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        array = cgutils.create_struct_proxy(row)(context, builder, args[0])
-        place = builder.bitcast(builder.gep(array.data, [args[1]]), ir.IntType(8).as_pointer())
-        number = ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [place.type, number, number, number])
-        hint = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        builder.call(hint, [place, number(0), number(3), number(1)])  # to read, for long, data
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        number = _address(context, builder, row, values)
+        address = builder.bitcast(number, INT8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [address.type, INT32, INT32, INT32])
+        hint = builder.module.declare_intrinsic("llvm.prefetch", [address.type], kind)
+        builder.call(hint, [address, INT32(TO_READ), INT32(KEEP_LONG), INT32(DATA)])
         return context.get_dummy_value()
 
     return types.void(row, types.intp), build

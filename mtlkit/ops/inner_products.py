@@ -8,46 +8,67 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
 from mtlkit.ops._simd import LANES, fma, load, total, zeros
 
-CHUNK = 16 * LANES
+CHUNK = 16 * LANES  # columns whose products are summed in the tensors' precision
+
+
+def plain_inner_products(values: Sequence[Tensor]) -> Tensor:
+    """:func:`inner_products` in PyTorch's own operations."""
+    rows = torch.stack([value.detach().flatten() for value in values]).double()  # (T, P)
+    return rows @ rows.T
 
 
 @kernel
 def _inner_product(one: np.ndarray, other: np.ndarray) -> float:
-    """Of two matrices with contiguous rows: sums of up to ``CHUNK`` products, summed in double
-    precision.
+    """The inner product of two matrices with contiguous rows.
+
+    Sums of up to ``CHUNK`` products are summed in double precision.
     """
-    found, width = 0.0, one.shape[1]
-    whole = width - width % LANES
+    result = 0.0
+    width = one.shape[1]
+    vector_end = width - width % LANES
+
     for i in range(one.shape[0]):
-        row, column = one[i], other[i]
-        for start in range(0, whole, CHUNK):
+        row, other_row = one[i], other[i]
+
+        # the full vectors, chunk by chunk
+        for start in range(0, vector_end, CHUNK):
             products = zeros(row)
-            for j in range(start, min(start + CHUNK, whole), LANES):
-                products = fma(load(row, j), load(column, j), products)
-            found += total(products)
-        for j in range(whole, width):
-            found += np.float64(row[j]) * np.float64(column[j])
-    return found
+            for j in range(start, min(start + CHUNK, vector_end), LANES):
+                products = fma(load(row, j), load(other_row, j), products)
+            result += total(products)
+
+        # the rest, one by one
+        for j in range(vector_end, width):
+            result += np.float64(row[j]) * np.float64(other_row[j])
+    return result
+
+
+def _matrices(values: Sequence[Tensor]) -> list[np.ndarray]:
+    """The tensors as matrices with contiguous rows, the numbers of all in the same order."""
+    # in the order of memory there are few rows, and mostly nothing to copy
+    first = values[0]
+    order = sorted(range(first.dim()), key=first.stride, reverse=True)
+    rows = first.shape[order[0]] if order else 1
+    matrices = [value.detach().permute(order).reshape(rows, -1).numpy() for value in values]
+    return [
+        matrix if matrix.strides[1] == matrix.itemsize else np.ascontiguousarray(matrix)
+        for matrix in matrices
+    ]
 
 
 def inner_products(values: Sequence[Tensor]) -> Tensor:
     """(T, T) float64 inner products of T tensors of one shape."""
-    first = values[0]
-    if first.numel() == 0:
-        return first.new_zeros(len(values), len(values), dtype=torch.float64)
-    if first.device.type != "cpu" or first.dtype not in {torch.float32, torch.float64}:
-        rows = torch.stack([value.detach().flatten() for value in values]).double()
-        return rows @ rows.T
-    # in the order of memory, and as few rows as it takes
-    order = sorted(range(first.dim()), key=first.stride, reverse=True)
-    matrix = first.shape[order[0]] if order else 1, -1
-    arrays = [value.detach().permute(order).reshape(matrix).numpy() for value in values]
-    arrays = [a if a.strides[1] == a.itemsize else np.ascontiguousarray(a) for a in arrays]
-    found = np.empty((len(values), len(values)))
+    # numbers that are not there have no order of memory
+    if values[0].numel() == 0 or not use_kernel(*values):
+        return plain_inner_products(values)
+
+    matrices = _matrices(values)
+    products = np.empty((len(values), len(values)))
     for t in range(len(values)):
         for s in range(t + 1):
-            found[t, s] = found[s, t] = _inner_product(arrays[t], arrays[s])
-    return torch.from_numpy(found)
+            products[t, s] = products[s, t] = _inner_product(matrices[t], matrices[s])
+    return torch.from_numpy(products)

@@ -1,4 +1,4 @@
-"""The softmax of a gate: many rows of few numbers."""
+"""The softmax of gates: many rows of few numbers."""
 
 from __future__ import annotations
 
@@ -9,26 +9,52 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import exact_kernel
 
-SMALL = 16  # experts of a gate from which on torch's softmax is the faster one
+FEW_EXPERTS = 16  # with as many experts, PyTorch's softmax is the faster one
+
+# log 2 = LOG2_SHORT - LOG2_EXCESS, where the first has so few digits that n times it is exact
+LOG2_SHORT = np.float32(0.693359375)
+LOG2_EXCESS = np.float32(2.12194440e-4)
+ONE_BY_LOG2 = np.float32(1.44269504)
+ROUNDER = np.float32(1.5 * 2**23)  # so large that adding it rounds to whole numbers
+LOWEST = np.float32(-87)  # the exponential of less is taken for 0
+EXPONENT_BIAS = 127
+MANTISSA_BITS = 23
+
+
+def plain_softmax(logits: Tensor) -> Tensor:
+    """:func:`softmax` in PyTorch's own operations."""
+    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def plain_softmax_backward(weights: Tensor, grad: Tensor) -> Tensor:
+    """The gradient by the logits of a softmax, whose result is weights; all (B, n, k)."""
+    mean = (weights * grad).sum(-1, keepdim=True)
+    return weights * (grad - mean)
 
 
 @exact_kernel
 def _softmax(logits: np.ndarray, out: np.ndarray) -> None:
-    """The softmax of logits (B, n, k) over k, in float32."""
+    """The softmax of float32 logits (B, n, k) over k."""
+    # logits less the largest of their gate: at most 0
     for b in range(out.shape[0]):
         for n in range(out.shape[1]):
-            row, target = logits[b, n], out[b, n]
-            largest = row[0]
-            for k in range(1, row.shape[0]):
-                largest = max(largest, row[k])
-            for k in range(row.shape[0]):
-                target[k] = row[k] - largest
+            gate_logits, target = logits[b, n], out[b, n]  # (k,)
+            largest = gate_logits[0]
+            for k in range(1, gate_logits.shape[0]):
+                largest = max(largest, gate_logits[k])
+            for k in range(gate_logits.shape[0]):
+                target[k] = gate_logits[k] - largest
+
+    # all exponentials in one loop, of which the compiler makes vectors
     _exp(out.reshape(out.size))
+
+    # divided by their sum
     for b in range(out.shape[0]):
         for n in range(out.shape[1]):
-            target = out[b, n]
+            target = out[b, n]  # (k,)
             total = target[0]
             for k in range(1, target.shape[0]):
                 total += target[k]
@@ -38,18 +64,21 @@ def _softmax(logits: np.ndarray, out: np.ndarray) -> None:
 
 @exact_kernel
 def _exp(values: np.ndarray) -> None:
-    """The exponentials of float32 numbers (M,) of at most 0, in place, to 2 units in the last
-    place; 0 below exp(-87).
+    """The exponentials of float32 numbers (M,) of at most 0, in place.
 
-    Not ``np.exp``, which is a call for each number. With x = n log 2 + r this is 2^n exp(r), and
-    the polynomial for exp(r) is that of Cephes' expf. 1.5 * 2^23 is so large that adding it rounds
-    to whole numbers: n stands in the last bits of the sum, from where it goes to the exponent's.
+    They are right to 2 units in the last place, and 0 below exp(-87). ``np.exp`` would be a call
+    for each number. With x = n log 2 + r, exp(x) is 2^n exp(r), and the polynomial for exp(r) is
+    that of Cephes' expf.
     """
     for i in range(values.shape[0]):
         x = values[i]
-        moved = np.float32(x * np.float32(1.44269504) + np.float32(12582912))
-        n = moved - np.float32(12582912)
-        r = x - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
+
+        # the whole number n, which also stands in the last bits of rounded
+        rounded = np.float32(x * ONE_BY_LOG2 + ROUNDER)
+        n = rounded - ROUNDER
+        r = x - n * LOG2_SHORT + n * LOG2_EXCESS
+
+        # exp(r)
         y = np.float32(1.9875691500e-4)
         y = y * r + np.float32(1.3981999507e-3)
         y = y * r + np.float32(8.3334519073e-3)
@@ -57,38 +86,48 @@ def _exp(values: np.ndarray) -> None:
         y = y * r + np.float32(1.6666665459e-1)
         y = y * r + np.float32(5.0000001201e-1)
         y = y * (r * r) + r + np.float32(1)
-        power = np.int32((np.int64(moved.view(np.int32)) + 127) << 23).view(np.float32)
-        values[i] = np.float32(0) if x < np.float32(-87) else y * power
+
+        # 2^n: n goes from the last bits to the exponent's
+        exponent = np.int64(rounded.view(np.int32)) + EXPONENT_BIAS
+        power = np.int32(exponent << MANTISSA_BITS).view(np.float32)
+        values[i] = np.float32(0) if x < LOWEST else y * power
 
 
 @exact_kernel
 def _softmax_backward(weights: np.ndarray, grad: np.ndarray, d_logits: np.ndarray) -> None:
-    """The gradient of ``_softmax``, whose result is weights; all (B, n, k)."""
+    """Write the gradient of a softmax, whose result is weights; all (B, n, k)."""
     for b in range(weights.shape[0]):
         for n in range(weights.shape[1]):
-            row, g, target = weights[b, n], grad[b, n], d_logits[b, n]
-            mean = row[0] * g[0]
-            for k in range(1, row.shape[0]):
-                mean += row[k] * g[k]
-            for k in range(row.shape[0]):
-                target[k] = row[k] * (g[k] - mean)
+            gate_weights, d_weights = weights[b, n], grad[b, n]  # (k,)
+            target = d_logits[b, n]  # (k,)
+            mean = gate_weights[0] * d_weights[0]
+            for k in range(1, gate_weights.shape[0]):
+                mean += gate_weights[k] * d_weights[k]
+            for k in range(gate_weights.shape[0]):
+                target[k] = gate_weights[k] * (d_weights[k] - mean)
 
 
 def softmax_forward(logits: Tensor) -> Tensor:
-    """The softmax of logits (B, n, k) over k, on the CPU; in whichever way is the faster one."""
-    if logits.dtype != torch.float32 or logits.shape[-1] >= SMALL:
-        return logits.softmax(-1)
+    """The softmax of logits (B, n, k) that a kernel may serve, in the faster way; no gradient."""
+    if not _is_small(logits):
+        return plain_softmax(logits)
     weights = torch.empty_like(logits, memory_format=torch.contiguous_format)
     _softmax(logits.numpy(), weights.numpy())
     return weights
 
 
 def softmax_backward(weights: Tensor, grad: Tensor, out: Tensor) -> Tensor:
-    """Write the gradient of a softmax, whose result is weights, into a tensor that need not be
-    contiguous.
+    """Write the gradient of a softmax, whose result is weights, into out; all (B, n, k).
+
+    Weights and gradient are such that a kernel may serve; out need not be contiguous.
     """
     _softmax_backward(weights.numpy(), grad.contiguous().numpy(), out.numpy())
     return out
+
+
+def _is_small(logits: Tensor) -> bool:
+    """Whether the kernel is the faster way; its exponentials are those of float32."""
+    return logits.dtype == torch.float32 and 0 < logits.shape[-1] < FEW_EXPERTS
 
 
 class _Softmax(torch.autograd.Function):
@@ -107,11 +146,6 @@ class _Softmax(torch.autograd.Function):
 
 def softmax(logits: Tensor) -> Tensor:
     """The softmax of a gate's logits (B, n, k) over k, in float32 or wider."""
-    compiled = (
-        logits.device.type == "cpu"
-        and logits.dtype == torch.float32
-        and 0 < logits.shape[-1] < SMALL
-    )
-    if compiled and not torch.compiler.is_compiling():
+    if use_kernel(logits) and _is_small(logits):
         return _Softmax.apply(logits)
-    return logits.softmax(-1, dtype=torch.promote_types(logits.dtype, torch.float32))
+    return plain_softmax(logits)

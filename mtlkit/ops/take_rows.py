@@ -1,4 +1,8 @@
-"""Rows of large tables, with gradients that hold those rows alone."""
+"""Rows of large tables, ``table[rows]``, with gradients that hold those rows alone.
+
+The gradient of a table is the sum of the gradients of equal row numbers. Both forms group equal
+row numbers first, and then sum the gradients of each group.
+"""
 
 from __future__ import annotations
 
@@ -9,125 +13,160 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
 from mtlkit.ops._simd import LANES, add, load, store
 
-DIGIT = 11  # bits sorted by at a time
+DIGIT_BITS = 11  # row numbers are sorted by digits of so many bits
+DIGITS = 1 << DIGIT_BITS  # values of a digit
+POSITION_BITS = np.uint64(32)  # of a key, below those of the row number
+POSITION_MASK = np.uint64(0xFFFFFFFF)
+
+
+class PlainGroups:
+    """Equal row numbers as groups, in PyTorch's own operations.
+
+    Args:
+        row_numbers: (M,).
+        table_rows: Rows of the table.
+
+    Attributes:
+        rows: (U,) int64 the row numbers that occur, sorted.
+    """
+
+    def __init__(self, row_numbers: Tensor, table_rows: int) -> None:
+        rows, self.group = torch.unique(row_numbers, return_inverse=True)
+        self.rows = rows.long()
+
+    def sum(self, grad: Tensor) -> Tensor:
+        """Sum gradients (M, ...) by group: (U, ...)."""
+        sums = grad.new_zeros(len(self.rows), *grad.shape[1:])
+        return sums.index_add(0, self.group, grad)
 
 
 @kernel
-def _grouped(rows: np.ndarray, largest: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Sort row numbers (M,) by radix.
+def _sorted_groups(
+    row_numbers: np.ndarray, largest: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sort row numbers (M,) of at most ``largest`` by radix, and find where each begins.
 
     Returns:
         Those that occur (U,), where each begins in the order (U + 1,), and the order (M,).
     """
-    count = len(rows)
-    keys, other = np.empty(count, np.uint64), np.empty(count, np.uint64)
+    count = len(row_numbers)
+    keys, sorted_keys = np.empty(count, np.uint64), np.empty(count, np.uint64)
+
+    # a key is a row number and, in its last bits, the position: what is moved is looked up nowhere
     for i in range(count):
-        keys[i] = np.uint64(rows[i]) << np.uint64(32) | np.uint64(
-            i
-        )  # side by side: nothing is looked up
+        keys[i] = np.uint64(row_numbers[i]) << POSITION_BITS | np.uint64(i)
+
+    # by one digit after the other, from the last on; each pass keeps the order of equal digits
     shift = 0
     while shift == 0 or largest >> shift:
-        places = np.zeros((1 << DIGIT) + 1, np.int32)
+        # how often each digit occurs, one further on, and from that where its keys begin
+        begins = np.zeros(DIGITS + 1, np.int32)
         for i in range(count):
-            places[((rows[i] >> shift) & ((1 << DIGIT) - 1)) + 1] += 1
-        for digit in range(1 << DIGIT):
-            places[digit + 1] += places[digit]
+            begins[((row_numbers[i] >> shift) & (DIGITS - 1)) + 1] += 1
+        for digit in range(DIGITS):
+            begins[digit + 1] += begins[digit]
+
+        # each key goes to the next free position of its digit
         for i in range(count):
-            digit = keys[i] >> np.uint64(32 + shift) & np.uint64((1 << DIGIT) - 1)
-            other[places[digit]] = keys[i]
-            places[digit] += 1
-        keys, other = other, keys
-        shift += DIGIT
-    taken, starts, order = (
-        np.empty(count, np.int64),
-        np.empty(count + 1, np.int32),
-        np.empty(count, np.int32),
-    )
-    found = 0
+            digit = keys[i] >> (POSITION_BITS + np.uint64(shift)) & np.uint64(DIGITS - 1)
+            sorted_keys[begins[digit]] = keys[i]
+            begins[digit] += 1
+        keys, sorted_keys = sorted_keys, keys
+        shift += DIGIT_BITS
+
+    # a group begins where the row number is another than before
+    rows, starts = np.empty(count, np.int64), np.empty(count + 1, np.int32)
+    order = np.empty(count, np.int32)
+    groups = 0
     for i in range(count):
-        row = np.int64(keys[i] >> np.uint64(32))
-        order[i] = keys[i] & np.uint64(0xFFFFFFFF)
-        if found == 0 or taken[found - 1] != row:
-            taken[found], starts[found] = row, i
-            found += 1
-    starts[found] = count
-    return taken[:found], starts[: found + 1], order
+        row = np.int64(keys[i] >> POSITION_BITS)
+        order[i] = keys[i] & POSITION_MASK
+        if groups == 0 or rows[groups - 1] != row:
+            rows[groups], starts[groups] = row, i
+            groups += 1
+    starts[groups] = count
+    return rows[:groups], starts[: groups + 1], order
 
 
 @kernel
-def _sums(grad: np.ndarray, starts: np.ndarray, order: np.ndarray) -> np.ndarray:
-    """Sum the rows of grad (M, W) that belong together: (U, W)."""
+def _group_sums(grad: np.ndarray, starts: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Sum the rows of a gradient (M, W) that belong together: (U, W)."""
     width = grad.shape[1]
-    whole = width - width % LANES
+    vector_end = width - width % LANES
     out = np.empty((len(starts) - 1, width), grad.dtype)
+
     for u in range(out.shape[0]):
-        first, target = grad[order[starts[u]]], out[u]
-        for w in range(0, whole, LANES):
-            found = load(first, w)
+        first, target = grad[order[starts[u]]], out[u]  # (W,)
+
+        # the full vectors
+        for w in range(0, vector_end, LANES):
+            vector_sum = load(first, w)
             for i in range(starts[u] + 1, starts[u + 1]):
-                found = add(found, load(grad[order[i]], w))
-            store(target, w, found)
-        for w in range(whole, width):
-            rest = first[w]
+                vector_sum = add(vector_sum, load(grad[order[i]], w))
+            store(target, w, vector_sum)
+
+        # the rest, one by one
+        for w in range(vector_end, width):
+            rest_sum = first[w]
             for i in range(starts[u] + 1, starts[u + 1]):
-                rest += grad[order[i], w]
-            target[w] = rest
+                rest_sum += grad[order[i], w]
+            target[w] = rest_sum
     return out
 
 
-def has_kernels(tensor: Tensor) -> bool:
-    """Whether the compiled form serves a tensor; the plain form beside it serves all."""
-    return tensor.device.type == "cpu"
+class CompiledGroups:
+    """:class:`PlainGroups` by kernels."""
+
+    def __init__(self, row_numbers: Tensor, table_rows: int) -> None:
+        rows, self.starts, self.order = _sorted_groups(row_numbers.numpy(), table_rows - 1)
+        self.rows = torch.from_numpy(rows)
+
+    def sum(self, grad: Tensor) -> Tensor:
+        """Sum gradients (M, ...) by group: (U, ...)."""
+        flat = grad.flatten(1).contiguous()  # (M, W)
+        sums = torch.from_numpy(_group_sums(flat.numpy(), self.starts, self.order))
+        return sums.view(len(self.rows), *grad.shape[1:])
 
 
 class _TakeRows(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, table: Tensor, rows: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, table: Tensor, rows: Tensor, form: type[PlainGroups] | type[CompiledGroups]
+    ) -> Tensor:
         ctx.save_for_backward(rows)
-        ctx.shape = table.shape
+        ctx.shape, ctx.form = table.shape, form
         ctx.groups = None
         return table.index_select(0, rows)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (rows,) = ctx.saved_tensors
-        if ctx.groups is None:  # kept: several backward passes may come
-            ctx.groups = _groups(rows, ctx.shape[0])
-        taken, starts, order = ctx.groups
-        if has_kernels(grad):
-            flat = grad.flatten(1).contiguous()
-            sums = torch.from_numpy(_sums(flat.numpy(), starts.numpy(), order.numpy()))
-            values = sums.view(len(taken), *grad.shape[1:])
-        else:
-            values = grad.new_zeros(len(taken), *grad.shape[1:]).index_add(0, order, grad)
-        return torch.sparse_coo_tensor(
-            taken[None], values, ctx.shape, is_coalesced=True, check_invariants=False
-        ), None
-
-
-def _groups(rows: Tensor, table_rows: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows taken, sorted, and how to sum by them: starts and order for :func:`_sums`, or places
-    for ``index_add``.
-
-    The places are given twice, in the stead of both.
-    """
-    if has_kernels(rows):
-        taken, starts, order = map(torch.from_numpy, _grouped(rows.numpy(), table_rows - 1))
-        return taken, starts, order
-    taken, place = torch.unique(rows, return_inverse=True)
-    return taken.long(), place, place
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        # groups are kept: several backward passes may come
+        if ctx.groups is None:
+            (rows,) = ctx.saved_tensors
+            ctx.groups = ctx.form(rows, ctx.shape[0])
+        d_table = torch.sparse_coo_tensor(
+            ctx.groups.rows[None],
+            ctx.groups.sum(grad),
+            ctx.shape,
+            is_coalesced=True,
+            check_invariants=False,
+        )
+        return d_table, None, None
 
 
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:
-    """``table.index_select(0, rows)``, whose gradient by the table is a sparse tensor of the rows
-    that were taken.
+    """``table.index_select(0, rows)``, whose gradient by the table is a sparse tensor.
+
+    The gradient holds the rows that were taken, sorted, each once.
 
     Args:
         table: (V, ...).
         rows: (M,) int32 or int64.
     """
-    return _TakeRows.apply(table, rows)
+    form = CompiledGroups if use_kernel(table) else PlainGroups
+    return _TakeRows.apply(table, rows, form)

@@ -1,6 +1,4 @@
-"""Data set blocks and groups: what may share a table, what is one row of it, and how both are
-called.
-"""
+"""Data set blocks and groups: what may share a table, what is one row of it, and their titles."""
 
 from __future__ import annotations
 
@@ -14,9 +12,10 @@ from typing import Any
 
 from mtlkit.errors import MtlkitError
 from mtlkit.records import METRICS, PRIMARY_METRIC, Metric, RunRecord
+from mtlkit.registry import BALANCERS, MODELS, Registry
 from mtlkit.spec import Spec, digest, parse_spec
 
-REFERENCE_MODEL = "single-task"
+NO_BALANCER = "none"
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,11 @@ class RunGroup:
         id: ``RunRecord.group``.
         model: Label of the model: its name, what the user typed, and what tells it from a namesake.
         balancer: The same of the balancer.
-        model_name: The bare name.
-        balancer_name: The bare name.
+        model_name: The recorded name; a plugin's is the path of its file.
+        balancer_name: The same of the balancer.
+        is_reference: Whether other models are compared with this one.
+        constant_weights: Whether the balancer's weights are the same in all steps.
+        weights_option: The option that holds those weights, in a method that is a point of a sweep.
         training: Digest of the training settings.
         seeds: Seeds that finished.
         failed: Seeds that did not.
@@ -73,6 +75,9 @@ class RunGroup:
     balancer: str
     model_name: str
     balancer_name: str
+    is_reference: bool
+    constant_weights: bool
+    weights_option: str | None
     training: str
     seeds: tuple[int, ...]
     failed: tuple[int, ...]
@@ -80,11 +85,11 @@ class RunGroup:
 
     @property
     def label(self) -> str:
-        return self.model if self.balancer_name == "none" else f"{self.model} + {self.balancer}"
+        return f"{self.model} + {self.balancer}" if self.has_balancer else self.model
 
     @property
-    def is_reference(self) -> bool:
-        return self.model_name == REFERENCE_MODEL
+    def has_balancer(self) -> bool:
+        return self.balancer_name != NO_BALANCER
 
 
 @dataclass(frozen=True)
@@ -125,16 +130,16 @@ def block_id(record: RunRecord) -> str:
 
 def make_block(key: str, records: list[RunRecord]) -> Block:
     """The block of all records with one block id."""
-    dataset = records[0].cell.resolved.get("dataset", {})
-    name = Path(str(dataset.get("name") or parse_spec(records[0].cell.dataset).name)).stem
+    cell = records[0].cell
+    dataset = cell.resolved.get("dataset", {})
+    name = Path(str(dataset.get("name") or parse_spec(cell.dataset).name)).stem
     protocol = (dataset.get("options") or {}).get("protocol")
     tasks = _tasks(records)
-    title = f"{name}, protocol {protocol}" if protocol else name
     trained = dict.fromkeys(task.trained or task.name for task in tasks)
     return Block(
         id=key,
         name=name,
-        title=title,
+        title=f"{name}, protocol {protocol}" if protocol else name,
         slug=slug("-".join(filter(None, [name, protocol, *trained]))),
         protocol=protocol,
         fingerprint=str(dataset.get("fingerprint") or ""),
@@ -146,64 +151,88 @@ def make_block(key: str, records: list[RunRecord]) -> Block:
 
 def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
     """The tasks of a block: as described by its finished records, else by name alone."""
-    ceiling = {name: value for record in records for name, value in record.cell.ceiling.items()}
-    known: dict[str, TaskInfo] = {}
+    tasks: dict[str, TaskInfo] = {}
+
+    # described
     for record in records:
         for task in record.tasks:
-            metric = task.get("metric") or PRIMARY_METRIC.get(task.get("kind", ""), "auc")
-            known.setdefault(
-                task["name"],
-                TaskInfo(
-                    task["name"],
-                    metric,
-                    task.get("space") or "all rows",
-                    task.get("description") or "",
-                    task.get("label") or "",
-                    task.get("task") or "",
-                ),
-            )
+            tasks.setdefault(task["name"], _described(task))
+
+    # measured
     for record in records:
         for name, values in record.metrics.get("test", {}).items():
             metric = next((metric for metric in PRIMARY_METRIC.values() if metric in values), "auc")
-            known.setdefault(name, TaskInfo(name, metric, values.get("space") or "all rows"))
-    if not known:
-        listed = records[0].cell.resolved.get("dataset", {}).get("tasks") or []
-        names = [str(task["name"]) if isinstance(task, Mapping) else str(task) for task in listed]
-        known = {name: TaskInfo(name, "auc") for name in names}
-    return tuple(replace(task, ceiling=ceiling.get(task.name, math.nan)) for task in known.values())
+            tasks.setdefault(name, TaskInfo(name, metric, values.get("space") or "all rows"))
+
+    # only planned: no run has finished
+    if not tasks:
+        for planned in records[0].cell.resolved.get("dataset", {}).get("tasks") or []:
+            name = str(planned["name"]) if isinstance(planned, Mapping) else str(planned)
+            tasks[name] = TaskInfo(name, "auc")
+
+    ceiling = {name: value for record in records for name, value in record.cell.ceiling.items()}
+    return tuple(replace(task, ceiling=ceiling.get(task.name, math.nan)) for task in tasks.values())
 
 
-def _groups(records: list[RunRecord]) -> tuple[RunGroup, ...]:
-    by_group: dict[str, list[RunRecord]] = defaultdict(list)
-    for record in records:
-        by_group[record.group].append(record)
-    groups = [_group(key, members) for key, members in by_group.items()]
-    namesakes: dict[tuple[str, str], list[RunGroup]] = defaultdict(list)
-    for group in groups:
-        namesakes[group.model, group.balancer].append(group)
-    told_apart = [group for same in namesakes.values() for group in _tell_apart(same)]
-    return tuple(
-        sorted(told_apart, key=lambda group: (not group.is_reference, group.model, group.balancer))
+def _described(task: Mapping[str, Any]) -> TaskInfo:
+    """A task as a record describes it."""
+    return TaskInfo(
+        name=task["name"],
+        metric=task.get("metric") or PRIMARY_METRIC.get(task.get("kind", ""), "auc"),
+        space=task.get("space") or "all rows",
+        description=task.get("description") or "",
+        label=task.get("label") or "",
+        trained=task.get("task") or "",
     )
 
 
+def _groups(records: list[RunRecord]) -> tuple[RunGroup, ...]:
+    """The groups of a block, the reference first."""
+    by_group: dict[str, list[RunRecord]] = defaultdict(list)
+    for record in records:
+        by_group[record.group].append(record)
+
+    namesakes: dict[tuple[str, str], list[RunGroup]] = defaultdict(list)
+    for key, members in by_group.items():
+        group = _group(key, members)
+        namesakes[group.model, group.balancer].append(group)
+
+    groups = [group for same in namesakes.values() for group in _tell_apart(same)]
+    groups.sort(key=lambda group: (not group.is_reference, group.model, group.balancer))
+    return tuple(groups)
+
+
 def _group(key: str, records: list[RunRecord]) -> RunGroup:
+    """The group of all records with one digest of their settings."""
     cell = records[0].cell
     resolved = {part: value for part, value in cell.resolved.items() if part != "dataset"}
     model = _shortest(record.cell.model for record in records)
     balancer = _shortest(record.cell.balancer for record in records)
-    done = {record.cell.seed for record in records if record.ok}
+    model_facts = _facts(MODELS, resolved.get("model", {}))
+    balancer_facts = _facts(BALANCERS, resolved.get("balancer", {}))
+    finished = {record.cell.seed for record in records if record.ok}
     return RunGroup(
         id=key,
         model=str(model),
         balancer=str(balancer),
-        model_name=model.name,
-        balancer_name=balancer.name,
+        model_name=resolved.get("model", {}).get("name", model.name),
+        balancer_name=resolved.get("balancer", {}).get("name", balancer.name),
+        is_reference=bool(model_facts.get("is_reference")),
+        constant_weights=bool(balancer_facts.get("constant_weights")),
+        weights_option=balancer_facts.get("weights_option"),
         training=digest(cell.resolved.get("training", {})),
-        seeds=tuple(sorted(done)),
-        failed=tuple(sorted({record.cell.seed for record in records} - done)),
+        seeds=tuple(sorted(finished)),
+        failed=tuple(sorted({record.cell.seed for record in records} - finished)),
         resolved=resolved,
     )
+
+
+def _facts(registry: Registry, method: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a method says of itself; nothing for a plugin file that is gone or was changed."""
+    name = str(method.get("name", ""))
+    if registry.source_digest(name) != method.get("source_sha256"):
+        return {}
+    return registry.facts(name).attributes
 
 
 def _shortest(texts: Iterable[str]) -> Spec:
@@ -216,9 +245,9 @@ def _shortest(texts: Iterable[str]) -> Spec:
             spec = parse_spec(text)
         except MtlkitError:
             spec = Spec(text)
-        specs.append(
-            Spec(Path(spec.name).stem if spec.name.endswith(".py") else spec.name, spec.options)
-        )
+        if spec.name.endswith(".py"):
+            spec = replace(spec, name=Path(spec.name).stem)
+        specs.append(spec)
     return min(specs, key=lambda spec: (len(str(spec)), str(spec)))
 
 
@@ -226,11 +255,14 @@ def _tell_apart(same: list[RunGroup]) -> list[RunGroup]:
     """Add to the labels of namesakes the settings in which they differ."""
     if len(same) == 1:
         return same
-    flat = [dict(flatten(group.resolved)) for group in same]
-    keys = sorted({key for values in flat for key in values})
-    differing = [key for key in keys if len({str(values.get(key)) for values in flat}) > 1]
+
+    # the keys whose values are not the same in all groups
+    settings = [dict(flatten(group.resolved)) for group in same]
+    keys = sorted({key for values in settings for key in values})
+    differing = [key for key in keys if len({str(values.get(key)) for values in settings}) > 1]
+
     labelled = []
-    for group, values in zip(same, flat, strict=True):
+    for group, values in zip(same, settings, strict=True):
         model = [_setting(key, values) for key in differing if not key.startswith("balancer.")]
         balancer = [_setting(key, values) for key in differing if key.startswith("balancer.")]
         labelled.append(
@@ -244,14 +276,15 @@ def _tell_apart(same: list[RunGroup]) -> list[RunGroup]:
 
 
 def _setting(key: str, values: Mapping[str, Any]) -> str:
-    short = (
-        key.removeprefix("training.")
-        .removeprefix("model.options.")
-        .removeprefix("balancer.options.")
-    )
+    """One setting as a label shows it: its own name, and its value."""
     value = values.get(key)
-    shown = "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
-    return f"{short}={shown}"
+    if value is None:
+        shown = "none"
+    else:
+        shown = f"{value:g}" if isinstance(value, float) else str(value)
+    for prefix in ("training.", "model.options.", "balancer.options."):
+        key = key.removeprefix(prefix)
+    return f"{key}={shown}"
 
 
 def _suffix(settings: list[str]) -> str:
@@ -276,22 +309,21 @@ def distinct(blocks: list[Block]) -> list[Block]:
     """Give blocks of one title their tasks, or else their contents, as a distinction; and every
     file its own name.
     """
+    # the tasks, where blocks share a title
     titles = Counter(block.title for block in blocks)
-    blocks = [
-        replace(
-            block, title=f"{block.title}, tasks {', '.join(task.title for task in block.tasks)}"
-        )
-        if titles[block.title] > 1
-        else block
-        for block in blocks
-    ]
-    titles = Counter(block.title for block in blocks)
-    slugs = Counter(block.slug for block in blocks)
-    return [
-        replace(
-            block,
-            title=block.title + (f", version {block.id[:6]}" if titles[block.title] > 1 else ""),
-            slug=block.slug + (f"-{block.id[:6]}" if slugs[block.slug] > 1 else ""),
-        )
-        for block in blocks
-    ]
+    titled = []
+    for block in blocks:
+        if titles[block.title] > 1:
+            tasks = ", ".join(task.title for task in block.tasks)
+            block = replace(block, title=f"{block.title}, tasks {tasks}")
+        titled.append(block)
+
+    # a digest of the contents, where they still do, or share a file name
+    titles = Counter(block.title for block in titled)
+    slugs = Counter(block.slug for block in titled)
+    distinguished = []
+    for block in titled:
+        version = f", version {block.id[:6]}" if titles[block.title] > 1 else ""
+        suffix = f"-{block.id[:6]}" if slugs[block.slug] > 1 else ""
+        distinguished.append(replace(block, title=block.title + version, slug=block.slug + suffix))
+    return distinguished

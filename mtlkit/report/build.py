@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.report.blocks import Block, slug
@@ -20,11 +21,15 @@ from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_mar
 from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
 from mtlkit.store import ResultStore
 
+if TYPE_CHECKING:
+    from mtlkit.report.figures.context import Look
+
 WRITTEN = ".mtlkit-report.json"
 """Lists the files of a report, so that the next one can remove those that it does not write again.
 """
 LAYOUT = 1
-OWN_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg|png)")
+"""The version of that list."""
+REPORT_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg|png)")
 """Names under which a report is written. Nothing else is ever removed, whatever the list says."""
 
 
@@ -33,10 +38,10 @@ class ReportFiles:
     """What a report consists of.
 
     Args:
-        page: ``index.html``.
-        tables: Table files.
-        figures: Figure files.
-        unreadable: Records that were skipped.
+        page: The page, ``index.html``.
+        tables: The files of tables.
+        figures: The files of figures.
+        unreadable: The records that were skipped.
         simulated: Titles of the blocks whose data is simulated.
     """
 
@@ -78,52 +83,53 @@ def write_report(
     Raises:
         MtlkitError: There is nothing to report.
     """
-    from mtlkit.report.figures.style import (
-        Look,
-    )  # matplotlib takes half a second, which --json need not pay
+    # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay.
+    from mtlkit.report.figures.context import Look
 
     frames = open_results(results)
     out = out or results / "report"
-    look = Look.of(frames)
     (out / "tables").mkdir(parents=True, exist_ok=True)
     (out / "figures").mkdir(exist_ok=True)
-    sections = [_section(frames, block, look, out) for block in frames.blocks]
+
+    # One look for all blocks, so that a balancer has the same colour in every figure.
+    look = Look.of(frames)
+    sections = [_write_section(frames, block, look, out) for block in frames.blocks]
     page = out / "index.html"
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
-    tables = tuple(
-        out / file for section in sections for table in section.tables for file in table.files
+
+    tables = [file for section in sections for table in section.tables for file in table.files]
+    figures = [file for section in sections for figure in section.figures for file in figure.files]
+    _replace_earlier(out, ["index.html", *tables, *figures])
+    return ReportFiles(
+        page=page,
+        tables=tuple(out / file for file in tables),
+        figures=tuple(out / file for file in figures),
+        unreadable=frames.unreadable,
+        simulated=tuple(block.title for block in frames.blocks if block.simulated),
     )
-    figures = tuple(
-        out / file for section in sections for figure in section.figures for file in figure.files
-    )
-    _replace(out, [str(file.relative_to(out)) for file in (page, *tables, *figures)])
-    simulated = tuple(block.title for block in frames.blocks if block.simulated)
-    return ReportFiles(page, tables, figures, frames.unreadable, simulated)
 
 
-def _replace(out: Path, files: list[str]) -> None:
+def _replace_earlier(out: Path, files: list[str]) -> None:
     """Note what was written, and remove what the report before wrote and this one did not."""
-    for name in _earlier(out):
+    for name in _earlier_files(out):
         if name not in files and (out / name).is_file():
             (out / name).unlink()
-    (out / WRITTEN).write_text(
-        json.dumps({"mtlkit": LAYOUT, "files": files}, indent=0), encoding="utf-8"
-    )
+    noted = json.dumps({"mtlkit": LAYOUT, "files": files}, indent=0)
+    (out / WRITTEN).write_text(noted, encoding="utf-8")
 
 
-def _earlier(out: Path) -> list[str]:
-    """The files of the report before, as it noted them."""
+def _earlier_files(out: Path) -> list[str]:
+    """The files of the report before, as it noted them; none if the note is not one of ours."""
     try:
         noted = json.loads((out / WRITTEN).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return []
-    if (
-        not isinstance(noted, dict)
-        or noted.get("mtlkit") != LAYOUT
-        or not isinstance(noted.get("files"), list)
-    ):
+    if not isinstance(noted, dict) or noted.get("mtlkit") != LAYOUT:
         return []
-    return [name for name in noted["files"] if isinstance(name, str) and OWN_FILE.fullmatch(name)]
+    files = noted.get("files")
+    if not isinstance(files, list):
+        return []
+    return [name for name in files if isinstance(name, str) and REPORT_FILE.fullmatch(name)]
 
 
 def _now() -> datetime:
@@ -131,45 +137,45 @@ def _now() -> datetime:
     return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
 
 
-def _section(frames: Frames, block: Block, look: object, out: Path) -> Section:
+def _write_section(frames: Frames, block: Block, look: Look, out: Path) -> Section:
+    """Write the tables and figures of one block, and gather what the page says of it."""
     summary = summarise(frames, block)
-    table = build_table(summary)
-    tables = [PageTable(table, _write_table(f"tables/{block.slug}", table, to_csv(summary), out))]
-    verdicts = judge(frames, summary)
-    for found in verdicts:
-        table = verdict_table(summary, found)
-        stem = f"tables/{block.slug}-verdicts-{slug(found.model)}"
-        tables.append(
-            PageTable(
-                table, _write_table(stem, table, rows_to_csv(verdict_rows(block, [found])), out)
-            )
-        )
-    figures = tuple(_write_figures(frames, summary, look, out))
-    sentences = [found.sentence for found in verdicts]
-    return Section(summary, tuple(tables), tuple(sentences), figures, failures(frames, block))
+    tables = [_write_table(build_table(summary), to_csv(summary), f"tables/{block.slug}", out)]
+
+    # A table of verdicts for every model that was swept over fixed weights.
+    judged = judge(frames, summary)
+    for verdicts in judged:
+        table = verdict_table(summary, verdicts)
+        csv_text = rows_to_csv(verdict_rows(block, [verdicts]))
+        stem = f"tables/{block.slug}-verdicts-{slug(verdicts.model)}"
+        tables.append(_write_table(table, csv_text, stem, out))
+
+    return Section(
+        summary=summary,
+        tables=tuple(tables),
+        verdicts=tuple(verdicts.sentence for verdicts in judged),
+        figures=tuple(_write_figures(frames, summary, look, out)),
+        failures=failures(frames, block),
+    )
 
 
-def _write_table(stem: str, table: Table, csv_text: str, out: Path) -> tuple[str, ...]:
+def _write_table(table: Table, csv_text: str, stem: str, out: Path) -> PageTable:
     texts = {"csv": csv_text, "md": to_markdown(table), "tex": to_tex(table)}
     for ending, text in texts.items():
         (out / f"{stem}.{ending}").write_text(text, encoding="utf-8")
-    return tuple(f"{stem}.{ending}" for ending in texts)
+    return PageTable(table, tuple(f"{stem}.{ending}" for ending in texts))
 
 
-def _write_figures(
-    frames: Frames, summary: Summary, look: object, out: Path
-) -> Iterator[PageFigure]:
+def _write_figures(frames: Frames, summary: Summary, look: Look, out: Path) -> Iterator[PageFigure]:
     from mtlkit.report.figures import draw_all
-    from mtlkit.report.figures.style import Context, Look, save
+    from mtlkit.report.figures.context import Context
+    from mtlkit.report.figures.sheet import save
 
-    assert isinstance(look, Look)
-    slug = summary.block.slug
-    for drawing in draw_all(Context(summary, load_probes(frames, summary.block), look)):
-        drawing = replace(drawing, title=drawing.title + summary.block.mark)
-        files = save(drawing, out / "figures" / f"{slug}-{drawing.name}")
-        svg = inline_svg(
-            files[0].read_text(encoding="utf-8"), f"{slug}-{drawing.name}", drawing.title
-        )
-        yield PageFigure(
-            drawing.title, drawing.caption, svg, tuple(f"figures/{file.name}" for file in files)
-        )
+    block = summary.block
+    for drawing in draw_all(Context(summary, load_probes(frames, block), look)):
+        drawing = replace(drawing, title=drawing.title + block.mark)
+        name = f"{block.slug}-{drawing.name}"
+        svg_file, png_file = save(drawing, out / "figures" / name)
+        svg = inline_svg(svg_file.read_text(encoding="utf-8"), name, drawing.title)
+        files = (f"figures/{svg_file.name}", f"figures/{png_file.name}")
+        yield PageFigure(drawing.title, drawing.caption, svg, files)

@@ -1,4 +1,4 @@
-"""From the result store to tidy frames: one row a run, and one row a run x split x task x metric."""
+"""From the result store to tidy frames: a row a run, and a row a run x split x task x metric."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import ResultStore
 
 NO_METRICS = {"space", "derived", "positives", "rows"}
+"""What a record says of a score beside its metrics."""
+
 METRIC_COLUMNS = [
     "block",
     "group",
@@ -50,22 +52,24 @@ class Frames:
 
 def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
     """Read a store into frames; of some groups of runs only, if given."""
-    found = [
+    scanned = [
         (record, folder)
         for record, folder in store.scan()
         if groups is None or record.group in groups
     ]
+
+    # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
-    for record, _ in found:
+    for record, _ in scanned:
         by_block[block_id(record)].append(record)
     blocks = distinct([make_block(key, records) for key, records in by_block.items()])
-    runs = pd.DataFrame([_run(record, folder) for record, folder in found])
-    metrics = pd.DataFrame(
-        [row for record, _ in found for row in _metric_rows(record)], columns=METRIC_COLUMNS
-    )
-    return Frames(
-        runs, metrics, tuple(sorted(blocks, key=lambda block: block.title)), tuple(store.unreadable)
-    )
+    blocks = sorted(blocks, key=lambda block: block.title)
+
+    # A store without records has the columns of the metrics all the same.
+    runs = pd.DataFrame([_run_row(record, folder) for record, folder in scanned])
+    metric_rows = [row for record, _ in scanned for row in _metric_rows(record)]
+    metrics = pd.DataFrame(metric_rows, columns=METRIC_COLUMNS)
+    return Frames(runs, metrics, tuple(blocks), tuple(store.unreadable))
 
 
 def number(value: Any) -> float:
@@ -73,8 +77,9 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
-def _run(record: RunRecord, folder: Path) -> dict[str, Any]:
-    cost, timing, error = record.cost, record.timing, record.error
+def _run_row(record: RunRecord, folder: Path) -> dict[str, Any]:
+    cost = record.cost
+    error = record.error
     return {
         "block": block_id(record),
         "group": record.group,
@@ -85,7 +90,7 @@ def _run(record: RunRecord, folder: Path) -> dict[str, Any]:
         "rows_per_second": number(cost.get("train_rows_per_second")),
         "peak_memory_bytes": number(cost.get("peak_memory_bytes")),
         "backward_passes": number(cost.get("backward_passes_per_step")),
-        "train_seconds": number(timing.get("train_seconds")),
+        "train_seconds": number(record.timing.get("train_seconds")),
         "error": error.type if error else "",
         "message": error.message if error else "",
         "step": error.step if error and error.step is not None else math.nan,
@@ -95,24 +100,25 @@ def _run(record: RunRecord, folder: Path) -> dict[str, Any]:
 
 
 def _metric_rows(record: RunRecord) -> Iterable[dict[str, Any]]:
+    """The rows of one run's scores; none of a run that failed."""
     if not record.ok:
         return
+
     spaces = {task.get("name"): task.get("space") for task in record.tasks}
-    for split, tasks in record.metrics.items():
-        for task, values in tasks.items():
-            for name, value in values.items():
-                if name in NO_METRICS:
-                    continue
-                yield {
-                    "block": block_id(record),
-                    "group": record.group,
-                    "seed": record.cell.seed,
-                    "split": split,
-                    "task": task,
-                    "space": values.get("space") or spaces.get(task) or "all rows",
-                    "derived": bool(values.get("derived", False)),
-                    "metric": name,
-                    "value": number(value),
-                    "positives": number(values.get("positives")),
-                    "rows": number(values.get("rows")),
-                }
+    for split, scores in record.metrics.items():
+        for task, score in scores.items():
+            # What all metrics of a score have in common.
+            shared = {
+                "block": block_id(record),
+                "group": record.group,
+                "seed": record.cell.seed,
+                "split": split,
+                "task": task,
+                "space": score.get("space") or spaces.get(task) or "all rows",
+                "derived": bool(score.get("derived", False)),
+                "positives": number(score.get("positives")),
+                "rows": number(score.get("rows")),
+            }
+            for metric, value in score.items():
+                if metric not in NO_METRICS:
+                    yield shared | {"metric": metric, "value": number(value)}

@@ -4,9 +4,10 @@ blocks.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-import mtlkit
-from mtlkit.report.blocks import Block
+from mtlkit._version import __version__
+from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
 from mtlkit.report.tables import Table, counts
@@ -44,12 +45,21 @@ class PageTable:
 
     @property
     def has_worse(self) -> bool:
+        """Whether a cell is greyed, which then needs a note."""
         return any(cell.worse for cells in self.table.rows for cell in cells)
 
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one block: its results come first among the tables."""
+    """What the page says of one block.
+
+    Args:
+        summary: The rows of the block.
+        tables: The table of results, then those of verdicts.
+        verdicts: Sentences on balancers against fixed weights.
+        figures: The figures in their order.
+        failures: The runs without numbers, see :func:`failures`.
+    """
 
     summary: Summary
     tables: tuple[PageTable, ...]
@@ -59,41 +69,51 @@ class Section:
 
     @property
     def block(self) -> Block:
+        """The data set block."""
         return self.summary.block
 
     @property
     def findings(self) -> list[str]:
+        """What the numbers say, in sentences."""
         return [*sentences(self.summary), *self.verdicts]
 
     @property
     def task_lines(self) -> list[str]:
-        return [self._task_line(task.name) for task in self.block.tasks]
+        """A line a task: what it is and how it is measured."""
+        return [self._task_line(task) for task in self.block.tasks]
 
-    def _task_line(self, name: str) -> str:
-        task = next(task for task in self.block.tasks if task.name == name)
-        text = f"{task.reading.label}, {task.space}{counts(self.summary, task)} in the test split"
-        about = "; ".join(filter(None, [name if name != task.title else "", task.description]))
-        return f"{task.title}{f' ({about})' if about else ''}: {text}"
+    def _task_line(self, task: TaskInfo) -> str:
+        # Tables may show a label; then the name is said here.
+        name = task.name if task.name != task.title else ""
+        details = "; ".join(text for text in (name, task.description) if text)
+        heading = f"{task.title} ({details})" if details else task.title
+        metric = f"{task.reading.label}, {task.space}"
+        return f"{heading}: {metric}{counts(self.summary, task)} in the test split"
 
 
 def render(frames: Frames, sections: Sequence[Section], written: datetime) -> str:
-    """The whole page as text."""
-    loader = FileSystemLoader(HERE)
-    environment = Environment(
-        loader=loader,
+    """The whole page as text.
+
+    Args:
+        frames: All runs, for their number and what they were run on.
+        sections: One a block.
+        written: The time that the page states.
+    """
+    template_engine = Environment(
+        loader=FileSystemLoader(HERE),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    status = frames.runs["status"]
-    return environment.get_template("page.html.j2").render(
+    failed = frames.runs["status"] != "ok"
+    return template_engine.get_template("page.html.j2").render(
         sections=sections,
-        version=mtlkit.__version__,
+        version=__version__,
         simulated=_simulated(sections),
         written=written.strftime("%Y-%m-%d %H:%M UTC"),
         runs=len(frames.runs),
-        failed=int((status != "ok").sum()),
+        failed=int(failed.sum()),
         unreadable=len(frames.unreadable),
         environment=environments(frames),
     )
@@ -104,11 +124,9 @@ def _simulated(sections: Sequence[Section]) -> str:
     names = dict.fromkeys(section.block.name for section in sections if section.block.simulated)
     if not names:
         return ""
-    return (
-        " (simulated data)"
-        if all(section.block.simulated for section in sections)
-        else (f" (simulated: {', '.join(names)})")
-    )
+    if all(section.block.simulated for section in sections):
+        return " (simulated data)"
+    return f" (simulated: {', '.join(names)})"
 
 
 def environments(frames: Frames) -> list[tuple[str, str]]:
@@ -118,43 +136,61 @@ def environments(frames: Frames) -> list[tuple[str, str]]:
         for key, value in environment.items():
             if isinstance(value, (str, int, float, bool)):
                 values[key].add(str(value))
-    return [(key, _few(sorted(found))) for key, found in sorted(values.items())]
+    return [(key, _shortened(sorted(distinct))) for key, distinct in sorted(values.items())]
 
 
-def _few(values: list[str], most: int = 4) -> str:
+def _shortened(values: list[str], most: int = 4) -> str:
     more = f" and {len(values) - most} more" if len(values) > most else ""
     return ", ".join(values[:most]) + more
 
 
 def failures(frames: Frames, block: Block) -> tuple[dict[str, Any], ...]:
     """The cells of a block that have no numbers, with their reasons."""
-    labels = {group.id: group for group in block.groups}
-    failed = frames.runs[(frames.runs["block"] == block.id) & (frames.runs["status"] != "ok")]
-    return tuple(
-        {
-            "label": labels[run["group"]].label,
-            "seed": run["seed"],
-            "status": run["status"],
-            "reason": ": ".join(part for part in (run["error"], run["message"]) if part)
-            or "no reason recorded",
-            "step": f"{run['step']:.0f}" if run["step"] == run["step"] else "–",
-        }
-        for run in failed.sort_values(["group", "seed"]).to_dict("records")
-    )
+    labels = {group.id: group.label for group in block.groups}
+    in_block = frames.runs["block"] == block.id
+    failed = frames.runs[in_block & (frames.runs["status"] != "ok")]
+    ordered = failed.sort_values(["group", "seed"]).to_dict("records")
+    return tuple(_failure(run, labels[run["group"]]) for run in ordered)
+
+
+def _failure(run: Mapping[Any, Any], label: str) -> dict[str, Any]:
+    """One line of the table of failures."""
+    reason = ": ".join(text for text in (run["error"], run["message"]) if text)
+    step = "–" if math.isnan(run["step"]) else f"{run['step']:.0f}"
+    return {
+        "label": label,
+        "seed": run["seed"],
+        "status": run["status"],
+        "reason": reason or "no reason recorded",
+        "step": step,
+    }
 
 
 def inline_svg(text: str, name: str, title: str) -> Markup:
     """An SVG file made fit to stand in a page: ids of its own, no size, no prologue, no styles that
     leak.
+
+    Args:
+        text: The content of the file.
+        name: Stands before each id, so that no two figures of a page share one.
+        title: What a screen reader says.
     """
-    body = text[text.index("<svg") :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = re.sub(r'<style type="text/css">.*?</style>', "", body, flags=re.DOTALL)
-    body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
-    body = re.sub(r'((?:xlink:)?href)="#([^"]+)"', rf'\1="#{name}-\2"', body)
-    body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
-    body = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", body, count=1)
-    body = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", body, count=1)
+    svg = text[text.index("<svg") :]
+
+    # A style element would hold for the whole page; its only rule moves to the root below.
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL)
+
+    # Ids, and the two ways in which the drawing refers to them.
+    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
+    svg = re.sub(r'((?:xlink:)?href)="#([^"]+)"', rf'\1="#{name}-\2"', svg)
+    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+
+    # Without a size of its own it takes the width of the page's column.
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
+    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
+
     label = Markup.escape(title)
     style = "stroke-linejoin:round;stroke-linecap:butt"
-    return Markup(body.replace("<svg", f'<svg role="img" aria-label="{label}" style="{style}"', 1))
+    root = f'<svg role="img" aria-label="{label}" style="{style}"'
+    return Markup(svg.replace("<svg", root, 1))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mtlkit.records import METRICS
 from mtlkit.report.blocks import Block, RunGroup
@@ -14,6 +16,18 @@ from mtlkit.report.statistics import t_interval
 from mtlkit.store import ResultStore
 
 SPLITS = ("validation", "test")
+LAST = 99
+"""The position of a task or metric that no list names."""
+
+
+@dataclass(frozen=True)
+class _Key:
+    """What one row is about."""
+
+    split: str
+    task: str
+    space: str
+    metric: str
 
 
 def rows(store: ResultStore) -> list[dict[str, Any]]:
@@ -34,43 +48,47 @@ def rows_of(frames: Frames) -> list[dict[str, Any]]:
         row
         for block in frames.blocks
         for group in block.groups
-        for row in _group(frames, block, group)
+        for row in _group_rows(frames, block, group)
     ]
 
 
-def _group(frames: Frames, block: Block, group: RunGroup) -> list[dict[str, Any]]:
+def _group_rows(frames: Frames, block: Block, group: RunGroup) -> list[dict[str, Any]]:
     if not group.seeds:
-        return [
-            _row(block, group, ("test", task.name, task.space, task.metric), [])
-            for task in block.tasks
-        ]
-    own = frames.metrics[
-        (frames.metrics["block"] == block.id) & (frames.metrics["group"] == group.id)
-    ]
-    order = {name: place for place, name in enumerate(METRICS)}
-    found = []
-    for key, part in own.groupby(["split", "task", "space", "metric"], sort=False):
-        split, task, space, metric = map(str, key)
-        values = part.sort_values("seed")["value"].tolist()
-        counts = {name: part[name].unique() for name in ("positives", "rows", "derived")}
-        row = _row(block, group, (split, task, space, metric), values)
-        row |= {
-            name: _count(found[0]) if len(found) == 1 else None for name, found in counts.items()
-        }
-        found.append(((SPLITS.index(split) if split in SPLITS else 2, order.get(metric, 99)), row))
-    tasks = {task.name: place for place, task in enumerate(block.tasks)}
-    found.sort(
-        key=lambda pair: (pair[0][0], tasks.get(pair[1]["task"], 99), pair[0][1], pair[1]["metric"])
+        keys = [_Key("test", task.name, task.space, task.metric) for task in block.tasks]
+        return [_row(block, group, key, []) for key in keys]
+
+    in_group = (frames.metrics["block"] == block.id) & (frames.metrics["group"] == group.id)
+    by_key = frames.metrics[in_group].groupby(["split", "task", "space", "metric"], sort=False)
+    group_rows = []
+    for names, runs in by_key:
+        key = _Key(*map(str, names))
+        values = runs.sort_values("seed")["value"].tolist()
+        row = _row(block, group, key, values)
+        # Runs of one group normally agree on these; where they do not, no number is right.
+        for column in ("positives", "rows", "derived"):
+            row[column] = _common_value(runs[column])
+        group_rows.append(row)
+    return sorted(group_rows, key=lambda row: _order(block, row))
+
+
+def _order(block: Block, row: dict[str, Any]) -> tuple[int, int, int, str]:
+    """The sorting key of a row: by split, task and metric, as the lists of these have them."""
+    splits = list(SPLITS)
+    tasks = [task.name for task in block.tasks]
+    metrics = list(METRICS)
+    return (
+        splits.index(row["split"]) if row["split"] in splits else len(splits),
+        tasks.index(row["task"]) if row["task"] in tasks else LAST,
+        metrics.index(row["metric"]) if row["metric"] in metrics else LAST,
+        row["metric"],
     )
-    return [row for _, row in found]
 
 
-def _row(
-    block: Block, group: RunGroup, of: tuple[str, str, str, str], values: list[float]
-) -> dict[str, Any]:
-    split, task, space, metric = of
+def _row(block: Block, group: RunGroup, key: _Key, values: list[float]) -> dict[str, Any]:
     interval = t_interval(values)
-    ceilings = {("test", info.name, info.metric): info.ceiling for info in block.tasks}
+    # Only the primary metric on the test split has a ceiling.
+    ceilings = {("test", task.name, task.metric): task.ceiling for task in block.tasks}
+    ceiling = ceilings.get((key.split, key.task, key.metric), math.nan)
     return {
         "dataset": block.name,
         "protocol": block.protocol,
@@ -78,10 +96,10 @@ def _row(
         "model": group.model,
         "balancer": group.balancer,
         "group": group.id,
-        "split": split,
-        "task": task,
-        "space": space,
-        "metric": metric,
+        "split": key.split,
+        "task": key.task,
+        "space": key.space,
+        "metric": key.metric,
         "mean": _or_none(interval.mean),
         "ci_low": _or_none(interval.low),
         "ci_high": _or_none(interval.high),
@@ -90,11 +108,16 @@ def _row(
         "positives": None,
         "rows": None,
         "derived": None,
-        "ceiling": _or_none(ceilings.get((split, task, metric), math.nan)),
+        "ceiling": _or_none(ceiling),
     }
 
 
-def _count(value: Any) -> int | bool | None:
+def _common_value(column: pd.Series) -> int | bool | None:
+    """The value that all runs have, as JSON has it; None where they differ or it is unknown."""
+    values = column.unique()
+    if len(values) != 1:
+        return None
+    value = values[0]
     if isinstance(value, (bool, np.bool_)):
         return bool(value)
     return None if math.isnan(value) else int(value)

@@ -23,8 +23,11 @@ from mtlkit.report.statistics import (
 )
 
 SPLIT = "test"
-FEW = 100
-"""Of so few positives the draw of the test rows moves an AUC more than most seeds do."""
+TaskValues = dict[str, dict[int, float]]
+"""Task to seed to the task's primary metric."""
+FEW_POSITIVES = 100
+"""Below this number, the draw of the test rows moves an AUC more than most seeds do."""
+SHOWN = 6  # rows that a warning lists by name
 
 
 @dataclass(frozen=True)
@@ -115,34 +118,36 @@ class Summary:
 
 def summarise(frames: Frames, block: Block) -> Summary:
     """Aggregate one block over seeds."""
-    metrics = frames.metrics[
-        (frames.metrics["block"] == block.id) & (frames.metrics["split"] == SPLIT)
-    ]
+    in_block = (frames.metrics["block"] == block.id) & (frames.metrics["split"] == SPLIT)
+    metrics = frames.metrics[in_block]
     runs = frames.runs[(frames.runs["block"] == block.id) & (frames.runs["status"] == "ok")]
-    values = {
-        group.id: task_values(metrics[metrics["group"] == group.id], block.tasks)
-        for group in block.groups
-    }
-    means = {
-        key: {task: t_interval(list(seeds.values())) for task, seeds in of.items()}
-        for key, of in values.items()
-    }
+
+    # group to task to seed to value, and to the mean over seeds
+    values: dict[str, TaskValues] = {}
+    means: dict[str, dict[str, Interval]] = {}
+    for group in block.groups:
+        by_task = task_values(metrics[metrics["group"] == group.id], block.tasks)
+        values[group.id] = by_task
+        means[group.id] = {
+            task: t_interval(list(seeds.values())) for task, seeds in by_task.items()
+        }
+
     front = _front(block, means)
     rows = []
     for group in block.groups:
         reference = _reference(block, group)
-        derived = metrics[(metrics["group"] == group.id) & metrics["derived"]]["task"]
+        baseline = values[reference.id] if reference else {}
+        compared = reference is not None and not group.is_reference
+        of_group = metrics["group"] == group.id
         costs = runs[runs["group"] == group.id]
         rows.append(
             Row(
                 group=group,
                 values=values[group.id],
                 metric=means[group.id],
-                delta=_deltas(values[group.id], values[reference.id])
-                if reference and not group.is_reference
-                else {},
-                gain=_gain(block, values[group.id], values[reference.id] if reference else {}),
-                derived=frozenset(derived),
+                delta=_deltas(values[group.id], baseline) if compared else {},
+                gain=_gain(block, values[group.id], baseline),
+                derived=frozenset(metrics[of_group & metrics["derived"]]["task"]),
                 on_front=front[group.id],
                 parameters=_mean(costs, "parameters"),
                 flops_per_row=_mean(costs, "flops_per_row"),
@@ -153,52 +158,43 @@ def summarise(frames: Frames, block: Block) -> Summary:
             )
         )
     rows.sort(key=lambda row: _rank(row, block))
+
     counts = {task.name: _counts(metrics, task) for task in block.tasks}
-    return Summary(
-        block,
-        tuple(rows),
-        _best(block, means),
-        counts,
-        tuple(_warnings(block, counts)),
-    )
+    warnings = tuple(_warnings(block, counts))
+    return Summary(block, tuple(rows), _best(block, means), counts, warnings)
 
 
-def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> dict[str, dict[int, float]]:
+def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> TaskValues:
     """Task to seed to primary metric, from the metric rows of one group and split."""
-    values = {}
+    values: TaskValues = {}
     for task in tasks:
-        own = metrics[(metrics["task"] == task.name) & (metrics["metric"] == task.metric)].dropna(
-            subset=["value"]
-        )
-        values[task.name] = {
-            int(seed): float(v) for seed, v in zip(own["seed"], own["value"], strict=True)
-        }
+        is_primary = (metrics["task"] == task.name) & (metrics["metric"] == task.metric)
+        primary = metrics[is_primary].dropna(subset=["value"])
+        seeds = zip(primary["seed"], primary["value"], strict=True)
+        values[task.name] = {int(seed): float(value) for seed, value in seeds}
     return values
 
 
 def _reference(block: Block, group: RunGroup) -> RunGroup | None:
-    """The finished single-task group with the same training settings; of several, the one with the
+    """The finished reference group with the same training settings; of several, the one with the
     shortest name.
     """
-    same = [
+    candidates = [
         other
         for other in block.groups
         if other.is_reference and other.training == group.training and other.seeds
     ]
-    if group in same:
+    if group in candidates:
         return group
-    return min(same, key=lambda other: (len(other.model), other.model), default=None)
+    return min(candidates, key=lambda other: (len(other.model), other.model), default=None)
 
 
-def _deltas(
-    values: dict[str, dict[int, float]], reference: dict[str, dict[int, float]]
-) -> dict[str, Interval]:
+def _deltas(values: TaskValues, reference: TaskValues) -> dict[str, Interval]:
     return {task: paired_delta(values[task], reference.get(task, {})) for task in values}
 
 
-def _gain(
-    block: Block, values: dict[str, dict[int, float]], reference: dict[str, dict[int, float]]
-) -> Interval:
+def _gain(block: Block, values: TaskValues, reference: TaskValues) -> Interval:
+    """The mean relative gain over all tasks, over common seeds."""
     if not block.tasks or not reference:
         return Interval()
     gains = delta_m(values, reference, {task.name: task.reading for task in block.tasks})
@@ -206,11 +202,18 @@ def _gain(
 
 
 def _front(block: Block, means: Mapping[str, Mapping[str, Interval]]) -> dict[str, bool]:
+    """Group to whether it is on the Pareto front of the means, higher being better."""
     if not block.tasks:
         return dict.fromkeys(means, False)
-    signs = np.array([1 if task.reading.higher_is_better else -1 for task in block.tasks])
-    points = np.array([[of[task.name].mean for task in block.tasks] for of in means.values()])
-    return dict(zip(means, map(bool, pareto_front(points * signs)), strict=True))
+    points = [[_score(task, by_task) for task in block.tasks] for by_task in means.values()]
+    on_front = pareto_front(np.array(points))
+    return {group: bool(on) for group, on in zip(means, on_front, strict=True)}
+
+
+def _score(task: TaskInfo, means: Mapping[str, Interval]) -> float:
+    """The mean of a task, with its sign turned where lower is better."""
+    mean = means[task.name].mean
+    return mean if task.reading.higher_is_better else -mean
 
 
 def _mean(runs: pd.DataFrame, column: str) -> float:
@@ -219,34 +222,39 @@ def _mean(runs: pd.DataFrame, column: str) -> float:
 
 
 def _rank(row: Row, block: Block) -> tuple[bool, bool, float, str]:
-    means = [
-        row.metric[task.name].mean * (1 if task.reading.higher_is_better else -1)
-        for task in block.tasks
-    ]
-    score = float(np.mean(means)) if means else math.nan
-    missing = math.isnan(score)
+    """Sorts rows: by gain, then those without one by mean metric, then those without any metric."""
+    scores = [_score(task, row.metric) for task in block.tasks]
+    score = float(np.mean(scores)) if scores else math.nan
     order = row.gain.mean if row.gain.known else score
-    return missing, not row.gain.known, 0.0 if math.isnan(order) else -order, row.group.label
+    return (
+        math.isnan(score),
+        not row.gain.known,
+        0.0 if math.isnan(order) else -order,
+        row.group.label,
+    )
 
 
 def _best(block: Block, means: Mapping[str, Mapping[str, Interval]]) -> dict[str, str]:
+    """Task to the group of the best mean."""
     best = {}
     for task in block.tasks:
-        known = {key: of[task.name].mean for key, of in means.items() if of[task.name].known}
-        if known:
-            best[task.name] = (max if task.reading.higher_is_better else min)(
-                known, key=lambda key: known[key]
-            )
+        scores = {
+            group: _score(task, by_task)
+            for group, by_task in means.items()
+            if by_task[task.name].known
+        }
+        if scores:
+            best[task.name] = max(scores, key=lambda group: scores[group])
     return best
 
 
 def _counts(metrics: pd.DataFrame, task: TaskInfo) -> tuple[float, float]:
-    own = metrics[(metrics["task"] == task.name)][["positives", "rows"]].drop_duplicates()
-    return (
-        (float(own["positives"].iloc[0]), float(own["rows"].iloc[0]))
-        if len(own) == 1
-        else (math.nan, math.nan)
-    )
+    """(positives, rows) of a task; NaN where the runs do not agree."""
+    of_task = metrics[metrics["task"] == task.name]
+    counts = of_task[["positives", "rows"]].drop_duplicates()
+    if len(counts) != 1:
+        return math.nan, math.nan
+    return float(counts["positives"].iloc[0]), float(counts["rows"].iloc[0])
 
 
 def _warnings(block: Block, counts: Mapping[str, tuple[float, float]]) -> list[str]:
@@ -254,47 +262,49 @@ def _warnings(block: Block, counts: Mapping[str, tuple[float, float]]) -> list[s
         (group.balancer_name, group.resolved["balancer"].get("options") or {})
         for group in block.groups
     ]
-    copies = notices(balancers, block.trained)
-    said = (
+    warnings = [
         _unequal_seeds(block),
         _several_trainings(block),
         _few_positives(block, counts),
-        *copies,
-    )
-    return [text for text in said if text]
+        *notices(balancers, block.trained),
+    ]
+    return [warning for warning in warnings if warning]
 
 
 def _few_positives(block: Block, counts: Mapping[str, tuple[float, float]]) -> str:
-    few = {task.title: counts[task.name] for task in block.tasks if task.metric == "auc"}
-    few = {
-        name: (positives, rows)
-        for name, (positives, rows) in few.items()
-        if 0 < positives < FEW and positives < rows
-    }
+    """A warning about AUCs of few positives; empty where there are enough."""
+    few = {}
+    for task in block.tasks:
+        positives, rows = counts[task.name]
+        if task.metric == "auc" and 0 < positives < FEW_POSITIVES and positives < rows:
+            few[task.title] = (positives, rows)
     if not few:
         return ""
+
+    # the standard error of the AUC of useless scores
     positives, rows = min(few.values())
-    error = math.sqrt(
-        (rows + 1) / (12 * positives * (rows - positives))
-    )  # of the AUC of useless scores
-    listed = ", ".join(f"{name} {positives:.0f}" for name, (positives, _) in few.items())
+    error = math.sqrt((rows + 1) / (12 * positives * (rows - positives)))
+    listed = ", ".join(f"{title} {positives:.0f}" for title, (positives, _) in few.items())
     return (
-        f"Few positives in the test split: {listed}. With {positives:.0f} of them the standard error of an AUC over "
-        f"test rows is about {error:.2f}, and intervals over seeds leave it out."
+        f"Few positives in the test split: {listed}. With {positives:.0f} of them the standard "
+        f"error of an AUC over test rows is about {error:.2f}, and intervals over seeds leave it "
+        "out."
     )
 
 
 def _unequal_seeds(block: Block) -> str:
-    sets = Counter(group.seeds for group in block.groups)
-    if len(sets) == 1:
+    """A warning about rows that are means over other seeds than most; empty without any."""
+    counts = Counter(group.seeds for group in block.groups)
+    if len(counts) == 1:
         return ""
-    usual = max(sets, key=lambda seeds: (len(seeds), sets[seeds], seeds))
-    odd = [group for group in block.groups if group.seeds != usual]
-    listed = "; ".join(f"{group.label} ({_seed_list(group.seeds)})" for group in odd[:6])
-    more = f"; and {len(odd) - 6} more" if len(odd) > 6 else ""
+    usual = max(counts, key=lambda seeds: (len(seeds), counts[seeds], seeds))
+    others = [group for group in block.groups if group.seeds != usual]
+    listed = "; ".join(f"{group.label} ({_seed_list(group.seeds)})" for group in others[:SHOWN])
+    more = f"; and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
     return (
-        f"Not all rows are means over the same seeds. Most complete: {_seed_list(usual)}. Others: {listed}{more}. "
-        "Means of such rows are not strictly comparable; differences to single-task use common seeds only."
+        f"Not all rows are means over the same seeds. Most complete: {_seed_list(usual)}. "
+        f"Others: {listed}{more}. Means of such rows are not strictly comparable; differences to "
+        "single-task use common seeds only."
     )
 
 
@@ -305,14 +315,17 @@ def _seed_list(seeds: tuple[int, ...]) -> str:
 
 
 def _several_trainings(block: Block) -> str:
-    trainings = {group.training: group.resolved.get("training") or {} for group in block.groups}
-    if len(trainings) == 1:
+    """A warning about rows of different training settings; empty where all are the same."""
+    by_digest = {group.training: group.resolved.get("training") or {} for group in block.groups}
+    if len(by_digest) == 1:
         return ""
-    keys = sorted({key for training in trainings.values() for key in training})
-    differing = [
-        key for key in keys if len({str(training.get(key)) for training in trainings.values()}) > 1
-    ]
+    trainings = list(by_digest.values())
+    differing = []
+    for key in sorted({key for training in trainings for key in training}):
+        if len({str(training.get(key)) for training in trainings}) > 1:
+            differing.append(key)
     return (
-        f"Rows were trained under {len(trainings)} different settings (they differ in {', '.join(differing)}). "
+        f"Rows were trained under {len(trainings)} different settings "
+        f"(they differ in {', '.join(differing)}). "
         "Each is compared with single-task under its own settings, where that was run."
     )

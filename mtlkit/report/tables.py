@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from mtlkit.report.blocks import TaskInfo
@@ -14,30 +14,58 @@ from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import Row, Summary
 
 NA = "NA"
-EMPTY = {"failed": "0", "kFLOP/row": NA}
-"""Columns that are left out where every row says the same."""
+OPTIONAL_COLUMNS = {"failed": "0", "kFLOP/row": NA}
+"""Columns that are left out where every row has this text."""
 
 NOTES = {
-    "interval": "± is the half-width of the 95 % Student t-interval over seeds; with one seed there is none.",
+    "interval": (
+        "± is the half-width of the 95 % Student t-interval over seeds; "
+        "with one seed there is none."
+    ),
     "best": "Bold is the best mean of a column.",
-    "cost": "kFLOP/row: thousand floating-point operations of the matrix products of a forward pass, by row.",
-    "†": "† not shown to be worse than the best: the intervals overlap, or one of them is unknown.",
-    "delta": "Δ is the mean difference to single-task with the same seed and training settings, over common seeds "
-    "(their number is given where it is smaller than the row's).",
+    "cost": (
+        "kFLOP/row: thousand floating-point operations of the matrix products of a forward pass, "
+        "by row."
+    ),
+    "†": (
+        "† not shown to be worse than the best: the intervals overlap, or one of them is unknown."
+    ),
+    "delta": (
+        "Δ is the mean difference to single-task with the same seed and training settings, over "
+        "common seeds (their number is given where it is smaller than the row's)."
+    ),
     "*": "* the interval of the difference excludes 0.",
-    "gain": "Δm is the mean over tasks of the change relative to single-task's distance from a useless model, in "
-    "percent; above 0 is better.",
-    "‡": "‡ derived: the model does not predict this task itself, its score is computed from those of other tasks.",
+    "gain": (
+        "Δm is the mean over tasks of the change relative to single-task's distance from a useless "
+        "model, in percent; above 0 is better."
+    ),
+    "‡": (
+        "‡ derived: the model does not predict this task itself, its score is computed from those "
+        "of other tasks."
+    ),
     "§": "§ the mean is over other seeds than in the most complete rows.",
-    "ceiling": "Planted model: the rule by which the simulator drew the labels, scored on its test rows; no model "
-    "passes it but by luck.",
+    "ceiling": (
+        "Planted model: the rule by which the simulator drew the labels, scored on its test rows; "
+        "no model passes it but by luck."
+    ),
 }
 PLANTED = ("planted model", "ceiling")
+"""The first two cells of the ceiling's row."""
+
+NAME_COLUMNS = 2
+"""The model and the balancer; all other columns hold numbers."""
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """One field: its text, whether it is the best of its column, and the marks of its footnotes."""
+    """One field of a table.
+
+    Args:
+        text: What it says.
+        best: Whether it is the best of its column.
+        marks: The marks of its footnotes.
+        worse: Whether it is shown to be worse than the best.
+    """
 
     text: str
     best: bool = False
@@ -70,20 +98,25 @@ class Table:
         return (*self.rows, self.ceiling) if self.ceiling else self.rows
 
 
+# --- numbers as text ------------------------------------------------------------------------------
+
+
 def fixed(value: float, decimals: int, sign: bool = False) -> str:
     """A number with a real minus sign, ``NA`` for NaN."""
     if math.isnan(value):
         return NA
-    return f"{round(value, decimals) + 0.0:{'+' if sign else ''}.{decimals}f}".replace("-", "−")
+    plus = "+" if sign else ""
+    rounded = round(value, decimals) + 0.0  # + 0.0 turns -0.0 into 0.0
+    return f"{rounded:{plus}.{decimals}f}".replace("-", "−")
 
 
 def spread(interval: Interval, decimals: int, sign: bool = False) -> str:
     """``mean ± half-width``, the mean alone when there is no interval."""
     if not interval.bounded:
         return fixed(interval.mean, decimals, sign)
-    if (
-        0 < interval.half < 0.5 * 10**-decimals
-    ):  # one digit more, lest a small width be printed as none
+
+    # A small width gets one digit more, so that it is not printed as 0.
+    if 0 < interval.half < 0.5 * 10**-decimals:
         decimals += 1
     return f"{fixed(interval.mean, decimals, sign)} ± {fixed(interval.half, decimals)}"
 
@@ -93,6 +126,19 @@ def whole(value: float) -> str:
     return NA if math.isnan(value) else f"{value:,.0f}".replace(",", "\u202f")
 
 
+def percent(share: float) -> str:
+    """A share as a whole number of percent; in words where there is none."""
+    return f"{fixed(100 * share, 0)} %" if share >= 0.005 else "nothing"
+
+
+def yes(value: bool) -> str:
+    """A truth value in a CSV file."""
+    return "yes" if value else "no"
+
+
+# --- the cells ------------------------------------------------------------------------------------
+
+
 def build_table(summary: Summary) -> Table:
     """Lay out a block's rows."""
     tasks = summary.block.tasks
@@ -100,66 +146,138 @@ def build_table(summary: Summary) -> Table:
     for task in tasks:
         columns += [f"{task.title} {task.reading.label}", f"Δ {task.title}"]
     columns += ["Δm, %", "seeds", "failed", "parameters", "kFLOP/row", "rows/s", "train s"]
-    rows = tuple(_cells(summary, row) for row in summary.rows)
-    empty = [
-        name
-        for name, text in EMPTY.items()
-        if all(cells[columns.index(name)].text == text for cells in rows)
+    rows = [_row_cells(summary, row) for row in summary.rows]
+
+    # Leave out the columns that say nothing here.
+    kept = [
+        index
+        for index, name in enumerate(columns)
+        if name not in OPTIONAL_COLUMNS
+        or any(cells[index].text != OPTIONAL_COLUMNS[name] for cells in rows)
     ]
-    kept = [place for place, name in enumerate(columns) if name not in empty]
-    columns, rows = (
-        [columns[i] for i in kept],
-        tuple(tuple(cells[i] for i in kept) for cells in rows),
-    )
+    columns = [columns[index] for index in kept]
+    rows = [tuple(cells[index] for index in kept) for cells in rows]
+
     ceiling = ceiling_cells(tasks, 2, len(columns))
-    used = "".join(cell.marks for cells in rows for cell in cells)
-    notes = [NOTES["interval"], NOTES["best"], NOTES["delta"], NOTES["gain"]]
-    notes += [NOTES[mark] for mark in "†*‡§" if mark in used]
-    notes += [NOTES["cost"]] if "kFLOP/row" in columns else []
-    notes += [f"{NOTES['ceiling']} {_shares(summary)}".rstrip()] if ceiling else []
-    notes += [*(_space_note(summary, task) for task in tasks), *summary.warnings]
-    return Table(summary.block.label, tuple(columns), rows, tuple(notes), ceiling)
+    marks = "".join(cell.marks for cells in rows for cell in cells)
+    notes = _notes(summary, columns, marks, has_ceiling=bool(ceiling))
+    return Table(summary.block.label, tuple(columns), tuple(rows), tuple(notes), ceiling)
 
 
 def ceiling_cells(tasks: Sequence[TaskInfo], each: int, width: int) -> tuple[TableCell, ...]:
-    """The row of the planted model.
+    """The row of the planted model; none where no task has a ceiling.
 
     Args:
-        tasks: In the order of the columns.
+        tasks: The tasks in the order of the columns.
         each: Columns of a task, of which the first has its metric.
         width: Columns of the table.
     """
     if all(math.isnan(task.ceiling) for task in tasks):
         return ()
     cells = [TableCell("")] * width
-    cells[:2] = [TableCell(text) for text in PLANTED]
-    for place, task in enumerate(tasks):
-        cells[2 + each * place] = TableCell(fixed(task.ceiling, task.reading.decimals))
+    cells[:NAME_COLUMNS] = [TableCell(text) for text in PLANTED]
+    for index, task in enumerate(tasks):
+        cells[NAME_COLUMNS + each * index] = TableCell(fixed(task.ceiling, task.reading.decimals))
     return tuple(cells)
 
 
-def _shares(summary: Summary) -> str:
+def _row_cells(summary: Summary, row: Row) -> tuple[TableCell, ...]:
+    group = row.group
+    cells = [
+        TableCell(group.model),
+        TableCell("–" if group.balancer_name == "none" else group.balancer),
+    ]
+    for task in summary.block.tasks:
+        cells += [_metric_cell(summary, row, task), _delta_cell(row, task)]
+    cells += [
+        _gain_cell(row),
+        TableCell(str(len(group.seeds)), marks=_seed_mark(summary, row)),
+        TableCell(str(len(group.failed))),
+        TableCell(whole(row.parameters)),
+        TableCell(fixed(row.flops_per_row / 1000, 1)),
+        TableCell(whole(row.rows_per_second)),
+        TableCell(fixed(row.seconds, 1)),
+    ]
+    return tuple(cells)
+
+
+def _seed_mark(summary: Summary, row: Row) -> str:
+    """A mark where a row's seeds are not those of one of the most complete rows."""
+    most = max((len(other.group.seeds) for other in summary.rows), default=0)
+    complete = {other.group.seeds for other in summary.rows if len(other.group.seeds) == most}
+    return "§" if row.group.seeds and row.group.seeds not in complete else ""
+
+
+def _metric_cell(summary: Summary, row: Row, task: TaskInfo) -> TableCell:
+    metric = row.metric[task.name]
+    if not metric.known:
+        return TableCell(NA)
+
+    best = summary.best.get(task.name) == row.group.id
+    worse = summary.worse(task, row)
+    marks = "" if best or worse else "†"
+    if task.name in row.derived:
+        marks += "‡"
+    return TableCell(spread(metric, task.reading.decimals), best, marks, worse)
+
+
+def _delta_cell(row: Row, task: TaskInfo) -> TableCell:
+    if row.group.is_reference and row.group.seeds:
+        return TableCell("ref.")
+    delta = row.delta.get(task.name, Interval())
+    return difference(delta, task.reading.decimals, len(row.values[task.name]))
+
+
+def _gain_cell(row: Row) -> TableCell:
+    if row.group.is_reference and row.group.seeds:
+        return TableCell("ref.")
+    gain = Interval(100 * row.gain.mean, 100 * row.gain.half, row.gain.n)
+    return difference(gain, 2, len(row.group.seeds))
+
+
+def difference(delta: Interval, decimals: int, seeds: int) -> TableCell:
+    """A paired difference, with a star where its interval excludes 0.
+
+    Args:
+        delta: The difference.
+        decimals: Digits after the point.
+        seeds: Seeds of the row; the difference's own number is said where it is smaller.
+    """
+    text = spread(delta, decimals, sign=True)
+    if delta.known and delta.n < seeds:
+        text += f" (n={delta.n})"
+    return TableCell(text, marks="*" if delta.excludes_zero else "")
+
+
+# --- the notes ------------------------------------------------------------------------------------
+
+
+def _notes(summary: Summary, columns: Sequence[str], marks: str, has_ceiling: bool) -> list[str]:
+    """The footnotes of a table: those that always stand, and those that its cells need."""
+    notes = [NOTES[name] for name in ("interval", "best", "delta", "gain")]
+    notes += [NOTES[mark] for mark in "†*‡§" if mark in marks]
+    if "kFLOP/row" in columns:
+        notes.append(NOTES["cost"])
+    if has_ceiling:
+        notes.append(f"{NOTES['ceiling']} {_recovered_note(summary)}".rstrip())
+    notes += [_task_note(summary, task) for task in summary.block.tasks]
+    return [*notes, *summary.warnings]
+
+
+def _recovered_note(summary: Summary) -> str:
     """How near the best rows come to the planted model."""
     shares = {task.title: summary.recovered(task) for task in summary.block.tasks}
-    known = [f"{name} {percent(share)}" for name, share in shares.items() if not math.isnan(share)]
-    return (
-        f"Of its distance from a useless model the best rows recover: {', '.join(known)}."
-        if known
-        else ""
-    )
+    listed = [f"{name} {percent(share)}" for name, share in shares.items() if not math.isnan(share)]
+    if not listed:
+        return ""
+    return f"Of its distance from a useless model the best rows recover: {', '.join(listed)}."
 
 
-def percent(share: float) -> str:
-    """A share as a whole number of percent; in words where there is none."""
-    return f"{fixed(100 * share, 0)} %" if share >= 0.005 else "nothing"
-
-
-def _space_note(summary: Summary, task: TaskInfo) -> str:
+def _task_note(summary: Summary, task: TaskInfo) -> str:
+    """What a task's column shows, on which rows, and which direction is better."""
+    measured = f"{task.title}: {task.reading.label} on the test split, {task.space}"
     direction = "higher" if task.reading.higher_is_better else "lower"
-    start = (
-        f"{task.title}: {task.reading.label} on the test split, {task.space}{counts(summary, task)}"
-    )
-    return f"{start}; {direction} is better."
+    return f"{measured}{counts(summary, task)}; {direction} is better."
 
 
 def counts(summary: Summary, task: TaskInfo) -> str:
@@ -174,87 +292,40 @@ def counts(summary: Summary, task: TaskInfo) -> str:
     return f", n+ = {positives:,.0f}, n− = {rows - positives:,.0f}"
 
 
-def _cells(summary: Summary, row: Row) -> tuple[TableCell, ...]:
-    group = row.group
-    most = max((len(other.group.seeds) for other in summary.rows), default=0)
-    usual = {other.group.seeds for other in summary.rows if len(other.group.seeds) == most}
-    odd = "§" if group.seeds and group.seeds not in usual else ""
-    cells = [
-        TableCell(group.model),
-        TableCell("–" if group.balancer_name == "none" else group.balancer),
-    ]
-    for task in summary.block.tasks:
-        cells += [_metric(summary, row, task), _delta(row, task)]
-    return (
-        *cells,
-        _gain(row),
-        TableCell(str(len(group.seeds)), marks=odd),
-        TableCell(str(len(group.failed))),
-        TableCell(whole(row.parameters)),
-        TableCell(fixed(row.flops_per_row / 1000, 1)),
-        TableCell(whole(row.rows_per_second)),
-        TableCell(fixed(row.seconds, 1)),
-    )
-
-
-def _metric(summary: Summary, row: Row, task: TaskInfo) -> TableCell:
-    metric = row.metric[task.name]
-    if not metric.known:
-        return TableCell(NA)
-    best = summary.best.get(task.name) == row.group.id
-    worse = summary.worse(task, row)
-    marks = ("" if best or worse else "†") + ("‡" if task.name in row.derived else "")
-    return TableCell(spread(metric, task.reading.decimals), best, marks, worse)
-
-
-def _delta(row: Row, task: TaskInfo) -> TableCell:
-    if row.group.is_reference and row.group.seeds:
-        return TableCell("ref.")
-    delta = row.delta.get(task.name, Interval())
-    return difference(delta, task.reading.decimals, len(row.values[task.name]))
-
-
-def _gain(row: Row) -> TableCell:
-    if row.group.is_reference and row.group.seeds:
-        return TableCell("ref.")
-    percent = Interval(100 * row.gain.mean, 100 * row.gain.half, row.gain.n)
-    return difference(percent, 2, len(row.group.seeds))
-
-
-def difference(delta: Interval, decimals: int, seeds: int) -> TableCell:
-    """A paired difference: a star where it is clear of 0, its number of seeds where they are fewer
-    than ``seeds``.
-    """
-    few = f" (n={delta.n})" if delta.known and delta.n < seeds else ""
-    return TableCell(
-        spread(delta, decimals, sign=True) + few, marks="*" if delta.excludes_zero else ""
-    )
+# --- Markdown -------------------------------------------------------------------------------------
 
 
 def to_markdown(table: Table) -> str:
     """A Markdown table with its notes."""
-    lines = [f"# {_md(table.title)}", "", _md_row(table.columns)]
-    lines.append(
-        "|" + "|".join("---" if place < 2 else "---:" for place in range(len(table.columns))) + "|"
-    )
+    rule = ["---" if index < NAME_COLUMNS else "---:" for index in range(len(table.columns))]
+    lines = [
+        f"# {_escape_markdown(table.title)}",
+        "",
+        _markdown_line(_escape_markdown(column) for column in table.columns),
+        f"|{'|'.join(rule)}|",
+    ]
     for cells in table.lines:
-        shown = [f"**{_md(cell.text)}**" if cell.best else _md(cell.text) for cell in cells]
-        lines.append(
-            _md_row(
-                [text + _md(cell.marks) for text, cell in zip(shown, cells, strict=True)],
-                escaped=True,
-            )
-        )
-    return "\n".join([*lines, "", *(f"- {_md(note)}" for note in table.notes), ""])
+        lines.append(_markdown_line(_markdown_cell(cell) for cell in cells))
+    notes = [f"- {_escape_markdown(note)}" for note in table.notes]
+    return "\n".join([*lines, "", *notes, ""])
 
 
-def _md(text: str) -> str:
+def _markdown_cell(cell: TableCell) -> str:
+    text = _escape_markdown(cell.text)
+    if cell.best:
+        text = f"**{text}**"
+    return text + _escape_markdown(cell.marks)
+
+
+def _markdown_line(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escape_markdown(text: str) -> str:
     return re.sub(r"([\\|*_`<>\[\]#])", r"\\\1", text)
 
 
-def _md_row(cells: tuple[str, ...] | list[str], escaped: bool = False) -> str:
-    return "| " + " | ".join(cell if escaped else _md(cell) for cell in cells) + " |"
-
+# --- LaTeX ----------------------------------------------------------------------------------------
 
 TEX = {
     "\\": r"\textbackslash{}",
@@ -293,102 +364,94 @@ def to_tex(table: Table) -> str:
     """A booktabs table, to be read in with ``\\input``; scaled down to the text width when it is
     wider.
     """
+    alignment = "ll" + "r" * (len(table.columns) - NAME_COLUMNS)
     head = " & ".join(tex(column) for column in table.columns)
-    body = [
-        " & ".join(
-            (rf"\textbf{{{tex(cell.text)}}}" if cell.best else tex(cell.text)) + tex(cell.marks)
-            for cell in cells
-        )
-        for cells in table.lines
-    ]
+    body = [" & ".join(_tex_cell(cell) for cell in cells) for cells in table.lines]
     if table.ceiling:
         body[-1] = rf"\midrule {body[-1]}"
-    return "\n".join(
-        [
-            r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
-            r"\begin{table}",
-            r"\centering",
-            rf"\caption{{{tex(table.title)}}}",
-            r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-            rf"\begin{{tabular}}{{ll{'r' * (len(table.columns) - 2)}}}",
-            r"\toprule",
-            head + r" \\",
-            r"\midrule",
-            *(line + r" \\" for line in body),
-            r"\bottomrule",
-            r"\end{tabular}}\par\medskip",
-            rf"{{\footnotesize\raggedright {tex(' '.join(table.notes))}\par}}",
-            r"\end{table}",
-            "",
-        ]
-    )
+    lines = [
+        r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
+        r"\begin{table}",
+        r"\centering",
+        rf"\caption{{{tex(table.title)}}}",
+        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"\begin{{tabular}}{{{alignment}}}",
+        r"\toprule",
+        rf"{head} \\",
+        r"\midrule",
+        *(rf"{line} \\" for line in body),
+        r"\bottomrule",
+        r"\end{tabular}}\par\medskip",
+        rf"{{\footnotesize\raggedright {tex(' '.join(table.notes))}\par}}",
+        r"\end{table}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _tex_cell(cell: TableCell) -> str:
+    text = tex(cell.text)
+    if cell.best:
+        text = rf"\textbf{{{text}}}"
+    return text + tex(cell.marks)
+
+
+# --- CSV ------------------------------------------------------------------------------------------
 
 
 def to_csv(summary: Summary) -> str:
     """Numbers for further work: one line a row, an empty field for NA."""
-    tasks = summary.block.tasks
-    stem = [(f"{task.name}_{task.metric}", task) for task in tasks]
-    header = [
-        "dataset",
-        "protocol",
-        "simulated",
-        "model",
-        "balancer",
-        "group",
-        "seeds",
-        "seeds_failed",
-    ]
-    for name, task in stem:
-        header += [f"{name}_mean", f"{name}_low", f"{name}_high"]
-        header += [f"{task.name}_delta{end}" for end in ("", "_low", "_high", "_seeds")]
-        header += [] if math.isnan(task.ceiling) else [f"{name}_ceiling"]
-    header += ["delta_m", "delta_m_low", "delta_m_high", "delta_m_seeds"]
-    header += [
-        "parameters",
-        "flops_per_row",
-        "train_rows_per_second",
-        "train_seconds",
-        "peak_memory_bytes",
-    ]
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(header)
-    for row in summary.rows:
-        group, block = row.group, summary.block
-        fields: list[object] = [block.name, block.protocol or "", yes(block.simulated)]
-        fields += [group.model, group.balancer, group.id]
-        fields += [len(group.seeds), len(group.failed)]
-        for task in tasks:
-            metric, delta = row.metric[task.name], row.delta.get(task.name, Interval())
-            fields += [_plain(metric.mean), _plain(metric.low), _plain(metric.high)]
-            fields += [_plain(delta.mean), _plain(delta.low), _plain(delta.high), delta.n]
-            fields += [] if math.isnan(task.ceiling) else [_plain(task.ceiling)]
-        fields += [_plain(row.gain.mean), _plain(row.gain.low), _plain(row.gain.high), row.gain.n]
-        costs = (
-            row.parameters,
-            row.flops_per_row,
-            row.rows_per_second,
-            row.seconds,
-            row.peak_memory,
-        )
-        fields += [_plain(value) for value in costs]
-        writer.writerow(fields)
-    return out.getvalue()
+    return rows_to_csv([_csv_row(summary, row) for row in summary.rows])
 
 
 def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows of equal keys as CSV."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
-    return out.getvalue()
+    return text.getvalue()
 
 
-def yes(value: bool) -> str:
-    """A truth value in a CSV file."""
-    return "yes" if value else "no"
+def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
+    block = summary.block
+    fields: dict[str, object] = {
+        "dataset": block.name,
+        "protocol": block.protocol or "",
+        "simulated": yes(block.simulated),
+        "model": row.group.model,
+        "balancer": row.group.balancer,
+        "group": row.group.id,
+        "seeds": len(row.group.seeds),
+        "seeds_failed": len(row.group.failed),
+    }
+    for task in block.tasks:
+        metric = row.metric[task.name]
+        measured = f"{task.name}_{task.metric}"
+        fields[f"{measured}_mean"] = _csv_number(metric.mean)
+        fields[f"{measured}_low"] = _csv_number(metric.low)
+        fields[f"{measured}_high"] = _csv_number(metric.high)
+        fields |= _csv_difference(f"{task.name}_delta", row.delta.get(task.name, Interval()))
+        if not math.isnan(task.ceiling):
+            fields[f"{measured}_ceiling"] = _csv_number(task.ceiling)
+    fields |= _csv_difference("delta_m", row.gain)
+    return fields | {
+        "parameters": _csv_number(row.parameters),
+        "flops_per_row": _csv_number(row.flops_per_row),
+        "train_rows_per_second": _csv_number(row.rows_per_second),
+        "train_seconds": _csv_number(row.seconds),
+        "peak_memory_bytes": _csv_number(row.peak_memory),
+    }
 
 
-def _plain(value: float) -> str:
+def _csv_difference(name: str, delta: Interval) -> dict[str, object]:
+    return {
+        name: _csv_number(delta.mean),
+        f"{name}_low": _csv_number(delta.low),
+        f"{name}_high": _csv_number(delta.high),
+        f"{name}_seeds": delta.n,
+    }
+
+
+def _csv_number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.8g}"

@@ -24,13 +24,11 @@ from mtlkit.report.statistics import (
 from mtlkit.report.summary import Row, Summary, task_values
 from mtlkit.report.tables import PLANTED, Table, TableCell, difference, fixed, yes
 
-FIXED = ("uniform", "static")
 HEADROOM = (
-    "Planted model: how far the rule by which the simulator drew the labels lies above the reference; no balancer "
-    "passes it but by luck."
+    "Planted model: how far the rule by which the simulator drew the labels lies above the "
+    "reference; no balancer passes it but by luck."
 )
-LEAST = 3
-"""So many fixed weightings make a sweep."""
+SWEEP = 3  # the least number of fixed weightings that make a sweep
 
 Word = Literal["better", "worse", "same", "unknown"]
 
@@ -76,15 +74,18 @@ class Verdicts:
     @property
     def sentence(self) -> str:
         """The whole table in one sentence."""
-        count = Counter(verdict.word for verdict in self.verdicts)
-        better, worse = count["better"], count["worse"]
-        firm = sum(verdict.survives for verdict in self.verdicts)
+        words = Counter(verdict.word for verdict in self.verdicts)
+        better, worse = words["better"], words["worse"]
+        undecided = words["same"] + words["unknown"]
+        survivors = sum(verdict.survives for verdict in self.verdicts)
         return (
-            f"{self.model}, balancers against fixed weights: beside {self.best.group.balancer}, the best of "
-            f"{self.weightings} weightings on validation, {better} of {len(self.verdicts)} balancers "
-            f"{'is' if better == 1 else 'are'} better by more than their interval, {worse} "
-            f"{'is' if worse == 1 else 'are'} worse, and the seeds cannot tell for "
-            f"{count['same'] + count['unknown']}; {firm} of these verdicts outlast{'s' if firm == 1 else ''} Holm's "
+            f"{self.model}, balancers against fixed weights: "
+            f"beside {self.best.group.balancer}, the best of {self.weightings} weightings on "
+            f"validation, {better} of {len(self.verdicts)} balancers "
+            f"{'is' if better == 1 else 'are'} better by more than their interval, "
+            f"{worse} {'is' if worse == 1 else 'are'} worse, "
+            f"and the seeds cannot tell for {undecided}; "
+            f"{survivors} of these verdicts outlast{'s' if survivors == 1 else ''} Holm's "
             "correction."
         )
 
@@ -93,68 +94,74 @@ def judge(frames: Frames, summary: Summary) -> tuple[Verdicts, ...]:
     """The verdicts of a block, for each model that was trained under enough fixed weights and any
     other balancer.
     """
-    settings: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    rows_by_setting: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in summary.finished:
-        settings[row.group.model, row.group.training].append(row)
-    return tuple(
-        filter(None, (_judge(frames, summary.block, rows) for _, rows in sorted(settings.items())))
-    )
+        rows_by_setting[row.group.model, row.group.training].append(row)
+    judged = [_judge(frames, summary.block, rows) for _, rows in sorted(rows_by_setting.items())]
+    return tuple(verdicts for verdicts in judged if verdicts is not None)
 
 
 def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
-    weighted = [row for row in rows if row.group.balancer_name in FIXED]
-    others = [row for row in rows if row.group.balancer_name not in ("static", "none")]
-    scores = {row.group.id: _validation_score(frames, block, row) for row in weighted}
-    scores = {key: score for key, score in scores.items() if not math.isnan(score)}
-    if len(scores) < LEAST or all(row in weighted for row in others):
+    """The verdicts of one model under one training; None without a sweep, or without another
+    balancer.
+    """
+    # a method that is a point of a sweep is no balancer to be judged; uniform is both
+    weightings = [row for row in rows if row.group.constant_weights]
+    candidates = [row for row in rows if row.group.has_balancer and not row.group.weights_option]
+    all_scores = {row.group.id: _validation_score(frames, block, row) for row in weightings}
+    scores = {group: score for group, score in all_scores.items() if not math.isnan(score)}
+    if len(scores) < SWEEP or all(row in weightings for row in candidates):
         return None
-    best = next(row for row in weighted if row.group.id == max(scores, key=lambda key: scores[key]))
-    others = [row for row in others if row is not best]
+
+    # the reference: best on validation
+    best_id = max(scores, key=lambda group: scores[group])
+    best = next(row for row in weightings if row.group.id == best_id)
+    candidates = [row for row in candidates if row is not best]
+
+    # paired gains on test, seed by seed
     metrics = {task.name: task.reading for task in block.tasks}
-    gains = [list(delta_m(row.values, best.values, metrics).values()) for row in others]
-    survives = holm([t_test(values) for values in gains])
-    found = [
-        Verdict(
-            row=row,
-            delta={task: paired_delta(row.values[task], best.values[task]) for task in metrics},
-            gain=t_interval(values),
-            word=_word(t_interval(values)),
-            survives=kept,
-        )
-        for row, values, kept in zip(others, gains, survives, strict=True)
-    ]
-    found.sort(
-        key=lambda verdict: (
-            not verdict.gain.known,
-            -verdict.gain.mean if verdict.gain.known else 0.0,
-        )
-    )
-    shares = np.array([_shares(row, block.trained) for row in weighted])
+    gains = [list(delta_m(row.values, best.values, metrics).values()) for row in candidates]
+    survives = holm([t_test(gain) for gain in gains])
+    verdicts = []
+    for row, gain, kept in zip(candidates, gains, survives, strict=True):
+        interval = t_interval(gain)
+        delta = {task: paired_delta(row.values[task], best.values[task]) for task in metrics}
+        verdicts.append(Verdict(row, delta, interval, _word(interval), kept))
+    verdicts.sort(key=_order)
+
+    # a task whose share no other weighting exceeds
+    shares = np.array([_shares(row, block.trained) for row in weightings])
     at_end = bool((_shares(best, block.trained) >= shares.max(0)).any())
-    return Verdicts(best.group.model, best, len(scores), at_end, tuple(found))
+    return Verdicts(best.group.model, best, len(scores), at_end, tuple(verdicts))
+
+
+def _order(verdict: Verdict) -> tuple[bool, float]:
+    """Best gain first, and those without one last."""
+    return not verdict.gain.known, -verdict.gain.mean if verdict.gain.known else 0.0
 
 
 def _shares(row: Row, tasks: int) -> np.ndarray:
     """(T,) fixed weights that sum to 1."""
-    w = np.asarray(
-        row.group.resolved["balancer"].get("options", {}).get("w") or np.ones(tasks), dtype=float
-    )
-    return w / w.sum()
+    options = row.group.resolved["balancer"].get("options", {})
+    weights = options.get(row.group.weights_option) or np.ones(tasks)
+    shares = np.asarray(weights, dtype=float)
+    return shares / shares.sum()
 
 
 def _validation_score(frames: Frames, block: Block, row: Row) -> float:
-    """Mean over tasks and seeds of the primary metrics, higher being better.
+    """Mean over tasks and seeds of the primary metrics, higher being better; NaN without any.
 
-    A score that needs hidden labels exists on the test split alone, and has no part in it.
+    A score that needs hidden labels exists on the test split alone, and does not count.
     """
-    own = frames.metrics[
-        (frames.metrics["group"] == row.group.id) & (frames.metrics["split"] == "validation")
-    ]
-    values = task_values(own[own["block"] == block.id], block.tasks)
-    known = [task for task in block.tasks if values[task.name]]
-    means = [t_interval(list(values[task.name].values())).mean for task in known]
-    signs = [1 if task.reading.higher_is_better else -1 for task in known]
-    return float(np.mean(np.multiply(signs, means))) if known else math.nan
+    metrics = frames.metrics
+    in_group = (metrics["group"] == row.group.id) & (metrics["block"] == block.id)
+    values = task_values(metrics[in_group & (metrics["split"] == "validation")], block.tasks)
+    signed_means = []
+    for task in block.tasks:
+        if values[task.name]:
+            mean = t_interval(list(values[task.name].values())).mean
+            signed_means.append(mean if task.reading.higher_is_better else -mean)
+    return float(np.mean(signed_means)) if signed_means else math.nan
 
 
 def _word(gain: Interval) -> Word:
@@ -167,88 +174,85 @@ def _word(gain: Interval) -> Word:
 
 def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     """The verdicts of one model as a table."""
-    tasks = summary.block.tasks
-    best = verdicts.best
-    columns = (
-        "balancer",
-        "verdict",
-        "Δm, %",
-        *(f"Δ {task.title} {task.reading.label}" for task in tasks),
-        "seeds",
+    block, best = summary.block, verdicts.best
+    deltas = [f"Δ {task.title} {task.reading.label}" for task in block.tasks]
+    columns = ("balancer", "verdict", "Δm, %", *deltas, "seeds")
+
+    # the reference, and everything that is compared with it
+    reference = (
+        TableCell(best.group.balancer),
+        *[TableCell("ref.")] * (len(block.tasks) + 2),
+        TableCell(str(len(best.group.seeds))),
     )
-    rows = [
-        (
-            TableCell(best.group.balancer),
-            *[TableCell("ref.")] * (len(tasks) + 2),
-            TableCell(str(len(best.group.seeds))),
-        )
-    ]
-    rows += [_cells(summary.block, verdict) for verdict in verdicts.verdicts]
-    end = (
-        " It lies at an end of the sweep: weights beyond it were not tried."
-        if verdicts.at_end
-        else ""
+    rows = [reference, *[_cells(block, verdict) for verdict in verdicts.verdicts]]
+    ceiling = _headroom(block, best, len(columns))
+    notes = _notes(verdicts)
+    return Table(
+        f"{block.label}: {verdicts.model}, every balancer against the best fixed weights",
+        columns,
+        tuple(rows),
+        (*notes, HEADROOM) if ceiling else notes,
+        ceiling,
     )
-    notes = (
-        f"Paired differences to {best.group.balancer}, of {verdicts.weightings} fixed weightings the one of the best "
-        f"mean on validation, over common seeds on the test split.{end}",
-        "The verdict follows from Δm, the mean over tasks of the change relative to the reference's distance from a "
-        "useless model: same means that the 95 % Student t-interval holds 0.",
-        f"¶ outlasts Holm's correction for the {len(verdicts.verdicts)} comparisons of this table; of verdicts without "
-        "this mark expect one in twenty by chance.",
+
+
+def _notes(verdicts: Verdicts) -> tuple[str, ...]:
+    """What a reader of the table must know."""
+    end = " It lies at an end of the sweep: weights beyond it were not tried."
+    return (
+        f"Paired differences to {verdicts.best.group.balancer}, of {verdicts.weightings} fixed "
+        "weightings the one of the best mean on validation, over common seeds on the test split."
+        + (end if verdicts.at_end else ""),
+        "The verdict follows from Δm, the mean over tasks of the change relative to the "
+        "reference's distance from a useless model: same means that the 95 % Student t-interval "
+        "holds 0.",
+        f"¶ outlasts Holm's correction for the {len(verdicts.verdicts)} comparisons of this table; "
+        "of verdicts without this mark expect one in twenty by chance.",
         "* the interval of the difference excludes 0.",
     )
-    title = (
-        f"{summary.block.label}: {verdicts.model}, every balancer against the best fixed weights"
-    )
-    ceiling = _headroom(summary.block, best, len(columns))
-    return Table(title, columns, tuple(rows), (*notes, HEADROOM) if ceiling else notes, ceiling)
 
 
 def _headroom(block: Block, best: Row, width: int) -> tuple[TableCell, ...]:
     """How far the planted model of simulated data lies above the reference: what a balancer could
-    have gained.
+    have gained. Empty where that is unknown.
     """
-    means = {task.name: best.metric[task.name].mean for task in block.tasks}
-    gaps = [task.ceiling - means[task.name] for task in block.tasks]
-    if all(map(math.isnan, gaps)):
+    gaps, gains = [], []
+    for task in block.tasks:
+        mean = best.metric[task.name].mean
+        gaps.append(task.ceiling - mean)
+        gains.append(relative_gain(task.ceiling, mean, task.reading))
+    if all(math.isnan(gap) for gap in gaps):
         return ()
-    gain = float(
-        np.mean(
-            [relative_gain(task.ceiling, means[task.name], task.reading) for task in block.tasks]
-        )
-    )
-    differences = [
-        fixed(gap, task.reading.decimals, sign=True)
-        for gap, task in zip(gaps, block.tasks, strict=True)
-    ]
-    texts = [*PLANTED, fixed(100 * gain, 2, sign=True), *differences]
-    return tuple(TableCell(text) for text in texts + [""] * (width - len(texts)))
+
+    texts = [*PLANTED, fixed(100 * float(np.mean(gains)), 2, sign=True)]
+    for task, gap in zip(block.tasks, gaps, strict=True):
+        texts.append(fixed(gap, task.reading.decimals, sign=True))
+    texts += [""] * (width - len(texts))
+    return tuple(TableCell(text) for text in texts)
 
 
 def _cells(block: Block, verdict: Verdict) -> tuple[TableCell, ...]:
-    seeds = len(verdict.row.group.seeds)
-    gain = Interval(100 * verdict.gain.mean, 100 * verdict.gain.half, verdict.gain.n)
+    """One balancer's row of the table."""
+    group = verdict.row.group
+    seeds = len(group.seeds)
+    mark = "¶" if verdict.survives else ""
+    word = TableCell(verdict.word, verdict.word == "better", mark, verdict.word == "worse")
+    percent = Interval(100 * verdict.gain.mean, 100 * verdict.gain.half, verdict.gain.n)
+    deltas = [
+        difference(verdict.delta[task.name], task.reading.decimals, seeds) for task in block.tasks
+    ]
     return (
-        TableCell(verdict.row.group.balancer),
-        TableCell(
-            verdict.word,
-            verdict.word == "better",
-            "¶" if verdict.survives else "",
-            verdict.word == "worse",
-        ),
-        difference(gain, 2, seeds),
-        *(
-            difference(verdict.delta[task.name], task.reading.decimals, seeds)
-            for task in block.tasks
-        ),
+        TableCell(group.balancer),
+        word,
+        difference(percent, 2, seeds),
+        *deltas,
         TableCell(str(seeds)),
     )
 
 
 def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[str, object]]:
-    """The same as plain values: one line a model x balancer x task, and one for all tasks together."""
-    out: list[dict[str, object]] = []
+    """The same as plain values: one line a model x balancer x task, and one for all tasks."""
+    rows: list[dict[str, object]] = []
     for verdicts in all_verdicts:
         for verdict in verdicts.verdicts:
             common = {
@@ -262,10 +266,11 @@ def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[st
                 "after_holm": verdict.survives,
             }
             for task, delta in {"delta_m": verdict.gain, **verdict.delta}.items():
-                numbers = {"mean": delta.mean, "low": delta.low, "high": delta.high}
-                known = {
-                    key: "" if math.isnan(value) else f"{value:.8g}"
-                    for key, value in numbers.items()
-                }
-                out.append(common | {"difference": task, **known, "seeds": delta.n})
-    return out
+                rows.append(common | {"difference": task, **_numbers(delta), "seeds": delta.n})
+    return rows
+
+
+def _numbers(interval: Interval) -> dict[str, str]:
+    """Mean and ends of an interval as text; empty where unknown."""
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {key: "" if math.isnan(value) else f"{value:.8g}" for key, value in values.items()}

@@ -1,4 +1,4 @@
-"""What each expert is good for: the change of every task's metric when its output is taken as 0."""
+"""What each expert is good for: the change of every task's metric when its output is 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def ablate(
     """Score a split once as it is and once without each expert.
 
     Args:
-        model: With ``expert_names`` by level; one without has no ablation.
+        model: With a level of experts (``MoELayer``) or several; one without has no ablation.
         split: What to score.
         batch_size: Rows per batch.
         precision: Of the forward pass.
@@ -26,26 +26,24 @@ def ablate(
             there is none; and
         ``ablation/level-<n>/experts``: (E,) their names.
     """
-    arrays: dict[str, np.ndarray] = {}
-    if not model.expert_names:
-        return arrays
+    tasks = model.tasks
+    layers = model.moe_layers
+    if not layers:
+        return {}
 
     def primary_metrics() -> np.ndarray:
-        """The primary metric (T,) of each task, with the experts that are not left out."""
-        scores = score(model, split, batch_size, precision)
-        by_score = metrics(model, scores, split)
-        values = [by_score[task.name].get(PRIMARY_METRIC[task.kind]) for task in model.tasks]
-        return np.array([np.nan if value is None else value for value in values])
+        """(T,) of the model as it is now."""
+        by_task = metrics(model, score(model, split, batch_size, precision), split)
+        primary = [by_task[task.name].get(PRIMARY_METRIC[task.kind]) for task in tasks]
+        return np.array([np.nan if value is None else value for value in primary])
 
-    with_all_experts = primary_metrics()
-    try:
-        for level, names in enumerate(model.expert_names):
-            changes = []
-            for expert in range(len(names)):
-                model.left_out = (level, expert)
-                changes.append(primary_metrics() - with_all_experts)
-            arrays[f"ablation/level-{level + 1}"] = np.stack(changes).astype(np.float32)
-            arrays[f"ablation/level-{level + 1}/experts"] = np.array(names)
-    finally:
-        model.left_out = None
-    return arrays
+    ablation: dict[str, np.ndarray] = {}
+    whole = primary_metrics()
+    for layer in layers:
+        changes = []
+        for expert in range(len(layer.expert_names)):
+            with layer.ablate(expert):
+                changes.append(primary_metrics() - whole)
+        ablation[f"ablation/level-{layer.level}"] = np.stack(changes).astype(np.float32)
+        ablation[f"ablation/level-{layer.level}/experts"] = np.array(layer.expert_names)
+    return ablation

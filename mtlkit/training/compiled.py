@@ -1,5 +1,4 @@
-"""``torch.compile`` for the body of a model: all that stands above the embedding, in training, at
-one batch size.
+"""``torch.compile`` for what stands above the embedding, in training, at one batch size.
 
 The embedding stays as it is, for the compiler sees neither row-sparse gradients nor our own
 kernels. One shape is compiled and tried out before the run; whatever goes wrong then or later, the
@@ -13,10 +12,10 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
 from mtlkit.models._architecture import Architecture
-from mtlkit.models._types import Batch, Output
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch
 
 
 class CompiledForward:
@@ -29,11 +28,14 @@ class CompiledForward:
     """
 
     def __init__(self, model: Architecture, rows: int, on_failure: Callable[[str], None]) -> None:
-        self.model, self.rows, self.on_failure = model, rows, on_failure
+        self.model = model
+        self.rows = rows
+        self.on_failure = on_failure
         self.seconds = 0.0
-        self.plain, self.fast_paths = model.forward, model.fast_paths
+        self.plain = model.forward
+        self.fast_paths = model.fast_paths
         self.body: Callable[[Batch], Output] | None = None
-        # what is folded is computed by a kernel of our own
+        # what is folded is computed by a kernel of our own, which the compiler does not see
         model.use(replace(model.fast_paths, fold=False))
         model.forward = self  # type: ignore[method-assign]
         try:
@@ -43,6 +45,7 @@ class CompiledForward:
 
     @property
     def working(self) -> bool:
+        """Whether training batches go through the compiled body."""
         return self.body is not None
 
     def __call__(self, batch: Batch) -> Output:
@@ -52,52 +55,49 @@ class CompiledForward:
         x = self.model.embedding(batch).tensor()
         try:
             output = self.body(replace(batch, embedded=x))
+            # what a compiled body returns is not on the way to its losses, so x has to stand for it
             if output.representation is not None:
-                output.representation = self._same(output.representation, x)
+                if output.representation.shape != x.shape:
+                    raise RuntimeError("the tasks share a part of the embedding only")
+                output.representation = x
         except Exception as error:
             self._give_up(error)
             return self.plain(batch)
         return output
 
     def try_out(self, batch: Batch, precision: torch.autocast) -> None:
-        """Compile the forward and the backward pass, without a trace in the model or in the random
-        state.
+        """Compile the forward and the backward pass.
+
+        No trace is left in the model or in the random state.
         """
         began = time.perf_counter()
         model = self.model
-        kept = {name: value.clone() for name, value in model.named_buffers()}
+        buffers = {name: value.clone() for name, value in model.named_buffers()}
         devices = [batch.labels.device] if batch.labels.is_cuda else []
         with torch.random.fork_rng(devices=devices):
-            training = model.training
+            was_training = model.training
             model.train()
             try:
                 with precision:
                     output = model(batch)
+                # one graph is passed several times, as balancers do
                 parameters = [value for value in model.parameters() if value.requires_grad]
-                for objective in model.objectives(
-                    output, batch
-                ):  # twice through one graph, as balancers go
+                for objective in model.objectives(output, batch):
                     torch.autograd.grad(
                         objective.loss, parameters, retain_graph=True, allow_unused=True
                     )
             except Exception as error:
                 self._give_up(error)
-            model.train(training)
+            model.train(was_training)
+
+        # batch norm has moved its running means
         with torch.no_grad():
             for name, value in model.named_buffers():
-                value.copy_(kept[name])
+                value.copy_(buffers[name])
         self.seconds = time.perf_counter() - began
 
-    @staticmethod
-    def _same(given: Tensor, x: Tensor) -> Tensor:
-        """What a compiled body returns is not on the way to its losses, so x itself has to stand
-        for it.
-        """
-        if given.shape != x.shape:
-            raise RuntimeError("the tasks share a part of the embedding only")
-        return x
-
     def _give_up(self, error: Exception) -> None:
+        """Go on uncompiled, and say why."""
         self.body = None
         self.model.use(self.fast_paths)
         reason = str(error).strip().partition("\n")[0]
@@ -107,12 +107,14 @@ class CompiledForward:
 
 
 def _compiler() -> Callable[..., Callable[[Batch], Output]]:
+    """``torch.compile``, set up for what a cell needs."""
     import torch._functorch.config
     import torch._inductor.config
 
-    torch._dynamo.reset()  # it counts the variants of a class, and refuses the ninth
-    torch._functorch.config.donated_buffer = (
-        False  # or each graph could be differentiated only once
-    )
-    torch._inductor.config.compile_threads = 1  # a cell has one core, and leaves no process behind
+    # it counts the variants of a class, and refuses the ninth
+    torch._dynamo.reset()
+    # or each graph could be differentiated only once
+    torch._functorch.config.donated_buffer = False
+    # a cell has one core, and leaves no process behind
+    torch._inductor.config.compile_threads = 1
     return torch.compile

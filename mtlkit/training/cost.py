@@ -10,6 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
+from mtlkit.ops._dispatch import plain_operations
 
 aten = torch.ops.aten
 FIRST_FACTOR: Mapping[Any, int] = {
@@ -56,7 +57,7 @@ def flops_per_row(model: Architecture, batch: Batch) -> float:
     model.eval()
     device = next(model.parameters()).device
     # in half precision all layers take their plain form, whose products can be seen
-    with torch.autocast(device.type, torch.bfloat16), _Products() as seen:
+    with torch.autocast(device.type, torch.bfloat16), plain_operations(), _Products() as seen:
         model(batch)
     model.train(was_training)
     return seen.operations / len(batch)

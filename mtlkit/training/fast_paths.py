@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from mtlkit.balancers._base import Balancer
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
@@ -41,7 +41,7 @@ def choose_fast_paths(
     # Without a boundary, the representation is the embedded batch x. A folded layer never forms x,
     # so that nothing could be differentiated by it. Only now is it known that there is no boundary.
     compares_representation = balancer is not None and settings.scope == "representation"
-    if compares_representation and not sharing.trunk:
+    if compares_representation and not sharing.has_boundary:
         model.use(replace(model.fast_paths, fold=False))
         sharing = SharedParameters(model, probe_batch)
 

@@ -1,23 +1,34 @@
-"""Parameters in slices, and what is known of the ways that lead to their gradients."""
+"""Parameters in slices, the unit in which tasks share them.
+
+Experts of a level are one stacked tensor (n, out, in). Two tasks may share some of its slices and
+not others, so sharing is known by slice and not by parameter.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 
 class ParameterSlices:
-    """One parameter, cut along its stack axis (a parameter without one is a single slice).
+    """One parameter, cut along its stack axis; a parameter without one is a single slice.
 
     Args:
         name: Its name in the model.
         parameter: The parameter.
-        reached_by: (T, S) bool: whether task t reaches slice s.
+        reached_by: (T, S) bool, whether the loss of task t reaches slice s.
         axis: The stack axis, or None.
         sparse: Whether its gradients are row-sparse.
+
+    Attributes:
+        reaching_tasks: T bools, whether task t reaches any slice.
+        shared: (S,) bool, whether two or more tasks reach the slice.
+        any_shared: Whether there is a shared slice.
+        all_shared: Whether all slices are shared.
+        is_embedding: Whether it is an embedding table, or stands in for one.
+        part: The top-level module that holds it, e.g. ``"experts"``.
     """
 
     def __init__(
@@ -31,85 +42,75 @@ class ParameterSlices:
         self.name = name
         self.parameter = parameter
         self.reached_by = reached_by
-        self._reached_by_as_weights = reached_by.float()
-        self._one_each = reached_by.shape[0] == reached_by.shape[1] and bool(
-            reached_by.cpu().equal(torch.eye(len(reached_by)).bool())
-        )
         self.axis = axis
         self.sparse = sparse
-        self.shared = reached_by.sum(0) >= 2  # (S,) bool: reached by two tasks or more
+        # Python values, asked for once: a step must not wait for the device to know them
+        self.reaching_tasks: list[bool] = reached_by.any(1).tolist()
+        self.shared = reached_by.sum(0) >= 2
         self.any_shared = bool(self.shared.any())
         self.all_shared = bool(self.shared.all())
         self.is_embedding = name.startswith("embedding.")
-        self.part = name.partition(".")[0]  # the top-level module that holds it, e.g. "experts"
+        self.part = name.partition(".")[0]
+        self._reached_by_as_numbers = reached_by.float()
+        identity = torch.eye(len(reached_by), dtype=torch.bool)
+        self._slice_t_is_task_t = bool(reached_by.cpu().equal(identity))
 
-    def by_slice(self, weights: Tensor) -> Tensor:
-        """Weights of tasks (T,) to those of slices (S,) that belong to one task each."""
-        return (
-            weights if self._one_each else weights @ self._reached_by_as_weights.to(weights.dtype)
-        )
+    def private_weights(self, weights: Tensor) -> Tensor:
+        """Of task weights (T,), those of the slices (S,) that belong to one task each."""
+        if self._slice_t_is_task_t:
+            return weights
+        return weights @ self._reached_by_as_numbers.to(weights.dtype)
 
     def expand(self, values: Tensor) -> Tensor:
-        """Values by slice (S,), in a shape that multiplies the parameter."""
-        if self.axis is None:
-            return values.view([1] * self.parameter.dim())
+        """One value a slice (S,), in a shape that multiplies the parameter."""
         shape = [1] * self.parameter.dim()
-        shape[self.axis] = len(values)
+        if self.axis is not None:
+            shape[self.axis] = len(values)
         return values.view(shape)
 
+    def mask_shared(self, grad: Tensor) -> Tensor:
+        """A gradient of the parameter with zeros in the slices that are not shared."""
+        return grad if self.all_shared else grad * self.expand(self.shared)
 
-class GradientRoutes:
-    """The parameters of a model, and which ways to their gradients may be taken.
+
+def parameters_of(slices: Sequence[ParameterSlices]) -> list[Tensor]:
+    """The parameters themselves."""
+    return [sliced.parameter for sliced in slices]
+
+
+def differentiate(
+    outputs: Tensor | Sequence[Tensor],
+    inputs: Sequence[Tensor],
+    upstream: Tensor | Sequence[Tensor | None] | None = None,
+) -> tuple[Tensor | None, ...]:
+    """``torch.autograd.grad`` that keeps the graph and takes what has no gradient for None.
 
     Args:
-        slices: The parameters, in the order in which data flows through them.
+        outputs: A tensor, or several.
+        inputs: What to differentiate by.
+        upstream: The gradient of each output. An output whose gradient is None is left out; without
+            ``upstream`` the outputs are scalars.
 
-    Attributes:
-        cuts: Whether the embedding tables reached_by the losses through ``Inputs.cuts`` alone.
-        products: Whether the layers of ``Inputs.first_layers`` reached_by them through the
-            products' outputs alone.
-        trunk: The parameters that each task's gradient reaches from what the tasks share at
-            ``Output.boundary``; empty without a valid boundary.
-        private: Those that it reaches from what each task has for itself there.
+    Returns:
+        For each input its gradient, None where there is no path to it.
     """
+    # pair every output with its gradient, and leave out what nothing flows through
+    if isinstance(outputs, Tensor):
+        outputs = [outputs]
+        upstream = None if upstream is None else [upstream]  # type: ignore[list-item]
+    grads = [None] * len(outputs) if upstream is None else list(upstream)
+    roots = []
+    root_grads = []
+    for output, grad in zip(outputs, grads, strict=True):
+        flows = upstream is None or grad is not None
+        if output.requires_grad and flows:
+            roots.append(output)
+            root_grads.append(grad)
 
-    def __init__(self, slices: list[ParameterSlices]) -> None:
-        self.slices = slices
-        self.by_name = {item.name: item for item in slices}
-        self.by_parameter = {id(item.parameter): item for item in slices}
-        self.cuts = False
-        self.first_layers = False
-        self.trunk: set[str] = set()
-        self.private: set[str] = set()
-
-    @property
-    def heads(self) -> list[ParameterSlices]:
-        """The parameters that stand above the boundary."""
-        return [
-            i
-            for i in self.slices
-            if not (i.is_embedding or i.name in self.trunk or i.name in self.private)
-        ]
-
-
-def gradients(
-    of: Tensor | Sequence[Tensor], parameters: Sequence[Tensor], upstream: Any = None
-) -> tuple[Tensor | None, ...]:
-    """Gradients of a tensor, or of several with a gradient each; None where there is no path."""
-    several = [of] if isinstance(of, Tensor) else list(of)
-    given: list[Tensor | None] = (
-        [upstream] if upstream is None or isinstance(upstream, Tensor) else list(upstream)
-    )
-    pairs = [
-        (one, grad)
-        for one, grad in zip(
-            several, given * len(several) if upstream is None else given, strict=True
-        )
-        if one.requires_grad and (grad is not None or upstream is None)
-    ]
-    wanted = [parameter for parameter in parameters if parameter.requires_grad]
-    if not pairs or not wanted:
-        return (None,) * len(parameters)
-    tensors, grads = zip(*pairs, strict=True)
-    found = iter(torch.autograd.grad(tensors, wanted, grads, retain_graph=True, allow_unused=True))
-    return tuple(next(found) if parameter.requires_grad else None for parameter in parameters)
+    # autograd refuses inputs without requires_grad (frozen parameters), so they get their None here
+    wanted = [value for value in inputs if value.requires_grad]
+    if not roots or not wanted:
+        return (None,) * len(inputs)
+    results = torch.autograd.grad(roots, wanted, root_grads, retain_graph=True, allow_unused=True)
+    remaining = iter(results)
+    return tuple(next(remaining) if value.requires_grad else None for value in inputs)

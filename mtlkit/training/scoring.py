@@ -17,7 +17,7 @@ from torch import Tensor
 from mtlkit.data.types import Schema, Score, Task
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import labels_in, product, ratio
-from mtlkit.models._types import Output
+from mtlkit.models._output import Output
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.metrics import task_metrics
 from mtlkit.training.task_losses import owner_losses

@@ -1,4 +1,8 @@
-"""Which task reaches which parameter: found by looking at gradients, never by name or class."""
+"""Which task reaches which parameter: found by looking at gradients, never by name or class.
+
+The same look settles which shortcuts to the task gradients hold (``training.shortcuts``): each is
+tried on copies of the model, and taken only if it gives the gradients of plain backward passes.
+"""
 
 from __future__ import annotations
 
@@ -8,215 +12,287 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Scope
+from mtlkit.balancers._balancer import Scope
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary
 from mtlkit.models._types import Batch
-from mtlkit.training.parameter_slices import GradientRoutes, ParameterSlices, gradients
+from mtlkit.training.parameter_slices import ParameterSlices, differentiate, parameters_of
+from mtlkit.training.shortcuts import GradientRoutes
 from mtlkit.training.task_gradients import TaskGradients
 from mtlkit.training.task_losses import owner_losses
 
-DRAWS = 2
-SAME = 1e-3  # of the length of a gradient, as far as two ways to it may differ in single precision
+COPIES = 2  # with random parameters: of both signs, and all positive
+TOLERANCE = 1e-3  # of a gradient's length, between two ways to it in single precision
 
 
-class SharedParameters(GradientRoutes):
-    """The sharing of every task in a model.
+class SharedParameters:
+    """The parameters of a model, with the tasks that reach each slice of them.
 
-    Each task's loss is differentiated on a copy of the model whose parameters are drawn at random,
-    so that neither zero initialisations nor dead units hide a path. Batched layers give zeros where
-    a list of layers would give None; therefore a slice counts as reached when its gradient is not
-    all zero.
+    Each task's loss is differentiated on copies of the model whose parameters are drawn at random,
+    so that neither zero initialisations nor dead units hide a path. Stacked layers give zeros where
+    a list of layers would give None, so a slice counts as reached when its gradient is not all
+    zero.
 
     Args:
         model: The model as it will be trained.
         batch: Rows with a label, and a positive, of every task.
         seed: Of the random parameters.
+
+    Attributes:
+        tasks: Names of the tasks.
+        slices: The parameters, in the order in which data flows through them.
+        routes: The same, with the shortcuts to their gradients that hold.
+        refused: A sentence for each shortcut that does not hold.
     """
 
     def __init__(self, model: Architecture, batch: Batch, seed: int = 0) -> None:
-        tasks = model.schema.task_names
-        axes = {
-            f"{prefix}.{name}".lstrip("."): axis
-            for prefix, module in model.named_modules()
-            for name, axis in getattr(module, "stack_axes", {}).items()
+        self.tasks = model.schema.task_names
+        copies = [
+            RandomisedCopy(model, batch, seed + draw, positive=draw > 0) for draw in range(COPIES)
+        ]
+
+        # a slice is reached if it is in any of the copies
+        axes = _stack_axes(model)
+        reached_by = {
+            name: _reached_slices(name, copies, axes.get(name)) for name in copies[0].task_grads[0]
         }
-        found = {
-            name: torch.zeros(
-                len(tasks), value.shape[axes[name]] if name in axes else 1, dtype=torch.bool
-            )
-            for name, value in model.named_parameters()
-        }
-        sparse: set[str] = set()
-        trials: list[_Trial] = []
-        for draw in range(DRAWS):
-            twin = _randomised(model, seed + draw, positive=draw > 0)
-            trial = _Trial(twin, batch)
-            trials.append(trial)
-            for t, grads in enumerate(trial.by_task):
-                for name, grad in grads.items():
-                    if grad is not None:
-                        if grad.is_sparse:
-                            sparse.add(name)
-                            grad = grad.coalesce().values()
-                        axis = axes.get(name)
-                        moved = (
-                            grad.reshape(1, -1)
-                            if axis is None
-                            else grad.movedim(axis, 0).flatten(1)
-                        )
-                        found[name][t] |= (moved != 0).any(1).cpu()
-        self.tasks = tasks
+        sparse = {name for twin in copies for name in twin.sparse_names()}
 
-        def slices(of: Architecture) -> list[ParameterSlices]:
-            return [
-                ParameterSlices(
-                    name, value, found[name].to(value.device), axes.get(name), name in sparse
-                )
-                for name, value in of.named_parameters()
-            ]
+        def slices_of(any_copy: Architecture) -> list[ParameterSlices]:
+            slices = []
+            for name, value in any_copy.named_parameters():
+                reached = reached_by[name].to(value.device)
+                slices.append(ParameterSlices(name, value, reached, axes.get(name), name in sparse))
+            return slices
 
-        super().__init__(slices(model))
-        self._find_paths([(trial, GradientRoutes(slices(trial.model))) for trial in trials])
+        self.slices = slices_of(model)
+        self.routes = GradientRoutes(self.slices)
+        self.refused: list[str] = []
+        self._try_shortcuts(copies, [GradientRoutes(slices_of(twin.model)) for twin in copies])
 
-    def _find_paths(self, trials: Sequence[tuple[_Trial, GradientRoutes]]) -> None:
-        """See which ways lead to the gradients, by going them on the copies."""
-        for name in ("cuts", "first_layers"):
-            for _, paths in trials:
-                setattr(paths, name, True)
-            if not all(trial.holds(paths) for trial, paths in trials):
-                for _, paths in trials:
-                    setattr(paths, name, False)
-                return
-            setattr(self, name, True)
-        trunk: set[str] = set()
-        private: set[str] = set()
-        for trial, paths in trials:
-            own, alone = trial.below_boundary(paths)
-            trunk, private = trunk | own, private | alone
-        shared = {item.name for item in self.slices if item.any_shared and not item.is_embedding}
-        if not trunk or not shared <= trunk or trunk & private:
-            return
-        for _, paths in trials:
-            paths.trunk, paths.private = trunk, private
-        if all(trial.holds(paths) for trial, paths in trials):
-            self.trunk, self.private = trunk, private
+    @property
+    def has_boundary(self) -> bool:
+        """Whether the model names a place where its tasks part, and it holds."""
+        return bool(self.routes.trunk)
 
     def scope(self, scope: Scope) -> list[ParameterSlices]:
-        """The parameters of a scope that have a shared slice. ``dense`` falls back to all when it
-        would be empty.
+        """The parameters of a scope that have a shared slice.
+
+        ``dense`` falls back to all shared parameters where it would be empty.
         """
-        shared = [item for item in self.slices if item.any_shared]
-        dense = [item for item in shared if not item.is_embedding]
+        shared = [sliced for sliced in self.slices if sliced.any_shared]
+        dense = [sliced for sliced in shared if not sliced.is_embedding]
         return dense if scope == "dense" and dense else shared
 
     @property
     def last(self) -> ParameterSlices | None:
-        """The last shared weight: of the shared dense matrices, or stacks of them, the one
-        registered last.
+        """The last shared weight: of the shared dense matrices the one registered last.
+
+        A stack of matrices counts as one, a bias or a stack of biases does not.
         """
-        matrices = [
-            i for i in self.scope("dense") if i.parameter.dim() - (i.axis is not None) > 1
-        ]  # a bias is none
+        matrices = []
+        for sliced in self.scope("dense"):
+            stacked = sliced.axis is not None
+            if sliced.parameter.dim() - stacked > 1:
+                matrices.append(sliced)
         return matrices[-1] if matrices else None
 
     @property
     def unreached(self) -> list[str]:
         """Names of parameters with a slice that no task reaches."""
-        return [item.name for item in self.slices if not item.reached_by.any(0).all()]
+        return [sliced.name for sliced in self.slices if not sliced.reached_by.any(0).all()]
 
     def components(self) -> list[list[int]]:
-        """Groups of tasks that are connected through shared parameters; tasks that share nothing
-        stand alone.
+        """Groups of tasks that are connected through shared parameters.
+
+        Tasks that share nothing stand alone.
         """
+        # every task begins in a group of its own; a slice joins the groups of all that reach it
         group = list(range(len(self.tasks)))
-        for item in self.slices:
-            for column in item.reached_by.T:
-                members = {group[t] for t in torch.nonzero(column).flatten().tolist()}
-                if members:
-                    group = [min(members) if g in members else g for g in group]
-        return [[t for t, g in enumerate(group) if g == root] for root in sorted(set(group))]
-
-
-class _Trial:
-    """A forward pass of a copy with random parameters, and the gradients that any way to them must
-    find.
-
-    Args:
-        model: The copy.
-        batch: Rows.
-    """
-
-    def __init__(self, model: Architecture, batch: Batch) -> None:
-        self.model = model
-        self.output = model(batch)
-        self.losses = owner_losses(model.objectives(self.output, batch), model.schema.task_names)
-        names, values = zip(*model.named_parameters(), strict=True)
-        self.by_task = [
-            dict(zip(names, gradients(loss, values), strict=True)) for loss in self.losses
+        for sliced in self.slices:
+            for tasks_of_slice in sliced.reached_by.T:
+                joined = {group[task] for task in torch.nonzero(tasks_of_slice).flatten().tolist()}
+                if joined:
+                    group = [min(joined) if number in joined else number for number in group]
+        return [
+            [task for task, number in enumerate(group) if number == root]
+            for root in sorted(set(group))
         ]
 
-    def holds(self, paths: GradientRoutes) -> bool:
-        """Whether the ways that are opened lead to the gradient of each task alone."""
-        found = TaskGradients(paths, self.output, self.losses)
-        for t, expected in enumerate(self.by_task):
+    def _try_shortcuts(
+        self, copies: Sequence[RandomisedCopy], copy_routes: Sequence[GradientRoutes]
+    ) -> None:
+        """Open each shortcut on the copies, and keep those that lead to the plain gradients."""
+
+        def all_hold() -> bool:
+            pairs = zip(copies, copy_routes, strict=True)
+            return all(twin.gradients_agree(routes) for twin, routes in pairs)
+
+        # cuts first: first layers and the boundary build on them
+        for routes in copy_routes:
+            routes.cuts = True
+        if not all_hold():
+            for routes in copy_routes:
+                routes.cuts = False
+            self.refused.append("tables are reached around the embedded batch: " + SLOW_TABLES)
+            return
+        self.routes.cuts = True
+
+        for routes in copy_routes:
+            routes.first_layers = True
+        if not all_hold():
+            for routes in copy_routes:
+                routes.first_layers = False
+            self.refused.append("first layers are used elsewhere, too: " + SLOW_FIRST_LAYERS)
+            return
+        self.routes.first_layers = True
+
+        # all that is shared must lie below the boundary, and nothing in both trunk and gates
+        trunk: set[str] = set()
+        gates: set[str] = set()
+        for twin, routes in zip(copies, copy_routes, strict=True):
+            trunk_names, gate_names = twin.below_boundary(routes)
+            trunk |= trunk_names
+            gates |= gate_names
+        shared = {
+            sliced.name for sliced in self.slices if sliced.any_shared and not sliced.is_embedding
+        }
+        if not trunk:
+            self.refused.append("the model names no boundary between its tasks: " + SLOW_TOWERS)
+            return
+        if not shared <= trunk or trunk & gates:
+            self.refused.append("tasks share layers above the boundary: " + SLOW_TOWERS)
+            return
+        for routes in copy_routes:
+            routes.trunk, routes.gates = trunk, gates
+        if all_hold():
+            self.routes.trunk, self.routes.gates = trunk, gates
+        else:
+            self.refused.append("the boundary's gradients are not the tasks': " + SLOW_TOWERS)
+
+
+SLOW_TABLES = "balancers of gradients take one backward pass a task through the tables"
+SLOW_FIRST_LAYERS = "balancers of gradients take one backward pass a task through these layers"
+SLOW_TOWERS = "balancers of gradients take one backward pass a task through towers and gates"
+
+
+class RandomisedCopy:
+    """A copy of a model with random parameters, and its gradients by plain backward passes.
+
+    Args:
+        model: The model to copy.
+        batch: Rows.
+        seed: Of the parameters.
+        positive: Whether all of them are positive.
+
+    Attributes:
+        task_grads: For each task, by parameter name, the gradient.
+    """
+
+    def __init__(self, model: Architecture, batch: Batch, seed: int, positive: bool) -> None:
+        self.model = _randomised(model, seed, positive)
+        self.output = self.model(batch)
+        objectives = self.model.objectives(self.output, batch)
+        self.losses = owner_losses(objectives, model.schema.task_names)
+        names, values = zip(*self.model.named_parameters(), strict=True)
+        self.task_grads = [
+            dict(zip(names, differentiate(loss, values), strict=True)) for loss in self.losses
+        ]
+
+    def sparse_names(self) -> set[str]:
+        """The parameters with row-sparse gradients."""
+        return {
+            name
+            for grads in self.task_grads
+            for name, grad in grads.items()
+            if grad is not None and grad.is_sparse
+        }
+
+    def gradients_agree(self, routes: GradientRoutes) -> bool:
+        """Whether the shortcuts that are open give the gradient of each task alone."""
+        gradients = TaskGradients(routes, self.output, self.losses)
+        trunk = [sliced for sliced in routes.slices if sliced.name in routes.trunk]
+        for task, expected in enumerate(self.task_grads):
+            # the weighted sum with weight 1 for this task and 0 for all others
             weights = torch.zeros(len(self.losses), device=self.losses[0].device)
-            weights[t] = 1
-            found.of([item for item in paths.slices if item.name in paths.trunk])
-            own = found.combine(weights, weights)
-            for item in paths.slices:
-                if not self._equal(
-                    own.get(item.name), expected[item.name], found.rows.get(item.name)
-                ):
+            weights[task] = 1
+            gradients.of(trunk)
+            sums = gradients.combine(weights, weights)
+            for sliced in routes.slices:
+                rows = gradients.table_rows.get(sliced.name)
+                if not _equal(sums.get(sliced.name), expected[sliced.name], rows):
                     return False
         return True
 
-    def below_boundary(self, paths: GradientRoutes) -> tuple[set[str], set[str]]:
-        """The dense parameters that are reached from what tasks share at the boundary, and from
-        what each has there.
-        """
+    def below_boundary(self, routes: GradientRoutes) -> tuple[set[str], set[str]]:
+        """The dense parameters below the trunk's output, and those below the gates' output."""
         boundary = self.output.boundary
         if isinstance(boundary, FirstLayerBoundary):
-            layers = [
-                boundary.first_layer.layers[place] for place in (boundary.trunk, boundary.gates)
-            ]
-            values = [
-                [value for value in (layer.weight, layer.bias) if value is not None]
-                for layer in layers
-            ]
-            trunk, private = (
-                {paths.by_parameter[id(value)].name for value in own} for own in values
+            layers = boundary.first_layer.layers
+            trunk, gates = (
+                {
+                    routes.by_parameter[id(value)].name
+                    for value in (layer.weight, layer.bias)
+                    if value is not None
+                }
+                for layer in (layers[boundary.trunk], layers[boundary.gates])
             )
-            return trunk, private
-        if not isinstance(boundary, TensorBoundary):
-            return set(), set()
-        return self._reached(boundary.trunk_output, paths), self._reached(
-            boundary.gate_output, paths
-        )
+            return trunk, gates
+        if isinstance(boundary, TensorBoundary):
+            trunk = _dense_names_below(boundary.trunk_output, routes)
+            return trunk, _dense_names_below(boundary.gate_output, routes)
+        return set(), set()
 
-    @staticmethod
-    def _reached(tensor: Tensor | None, paths: GradientRoutes) -> set[str]:
-        if tensor is None:
-            return set()
-        dense = [item for item in paths.slices if not item.is_embedding]
-        grads = gradients(tensor, [item.parameter for item in dense], tensor.detach())
-        # layers that are computed as one give zeros in the stead of None
-        return {
-            item.name
-            for item, grad in zip(dense, grads, strict=True)
-            if grad is not None and bool(grad.any())
-        }
 
-    @staticmethod
-    def _equal(found: Tensor | None, expected: Tensor | None, rows: Tensor | None) -> bool:
-        if expected is not None and expected.is_sparse:
-            expected = expected.coalesce()
-            if rows is None or not torch.equal(rows, expected.indices()):
-                return not expected.values().any()
-            expected = expected.values()
-        if found is None or expected is None:
-            return not any(grad is not None and bool(grad.any()) for grad in (found, expected))
-        return bool((found - expected).norm() <= SAME * expected.norm())
+def _dense_names_below(tensor: Tensor | None, routes: GradientRoutes) -> set[str]:
+    """The dense parameters that a tensor is made of."""
+    if tensor is None:
+        return set()
+    dense = [sliced for sliced in routes.slices if not sliced.is_embedding]
+    grads = differentiate(tensor, parameters_of(dense), tensor.detach())
+    # layers that are computed as one give zeros instead of None
+    pairs = zip(dense, grads, strict=True)
+    return {sliced.name for sliced, grad in pairs if grad is not None and bool(grad.any())}
+
+
+def _stack_axes(model: Architecture) -> dict[str, int]:
+    """By parameter, the axis along which it is a stack."""
+    axes = {}
+    for prefix, module in model.named_modules():
+        for name, axis in getattr(module, "stack_axes", {}).items():
+            axes[f"{prefix}.{name}".lstrip(".")] = axis
+    return axes
+
+
+def _reached_slices(name: str, copies: Sequence[RandomisedCopy], axis: int | None) -> Tensor:
+    """(T, S) bool, whether a task has a gradient in a slice of a parameter, in any copy."""
+    parameter = copies[0].model.get_parameter(name)
+    n_slices = 1 if axis is None else parameter.shape[axis]
+    reached = torch.zeros(len(copies[0].losses), n_slices, dtype=torch.bool)
+    for twin in copies:
+        for task, grads in enumerate(twin.task_grads):
+            grad = grads[name]
+            if grad is None:
+                continue
+            if grad.is_sparse:
+                grad = grad.coalesce().values()
+            by_slice = grad.reshape(1, -1) if axis is None else grad.movedim(axis, 0).flatten(1)
+            reached[task] |= (by_slice != 0).any(1).cpu()
+    return reached
+
+
+def _equal(result: Tensor | None, expected: Tensor | None, rows: Tensor | None) -> bool:
+    """Whether a gradient is the expected one; of row-sparse ones the values of some rows."""
+    if expected is not None and expected.is_sparse:
+        expected = expected.coalesce()
+        if rows is None or not torch.equal(rows, expected.indices()):
+            return not expected.values().any()
+        expected = expected.values()
+    if result is None or expected is None:
+        # no gradient is a gradient of zeros
+        present = [grad for grad in (result, expected) if grad is not None]
+        return not any(bool(grad.any()) for grad in present)
+    return bool((result - expected).norm() <= TOLERANCE * expected.norm())
 
 
 def _randomised(model: Architecture, seed: int, positive: bool) -> Architecture:
@@ -230,10 +306,12 @@ def _randomised(model: Architecture, seed: int, positive: bool) -> Architecture:
     with torch.no_grad():
         for name, value in twin.named_parameters():
             draw = torch.randn(value.shape, generator=generator)
-            if name.startswith("embedding.") or value.dim() == 1:
-                value.copy_(draw.abs() if positive else draw)
-            else:
-                value.copy_(
-                    draw.abs() / value.shape[-1] if positive else draw * value.shape[-1] ** -0.5
-                )
+            is_vector = name.startswith("embedding.") or value.dim() == 1
+            if positive:
+                draw = draw.abs()
+            if not is_vector:
+                # sums over the inputs keep the size of one input
+                inputs = value.shape[-1]
+                draw = draw / inputs if positive else draw * inputs**-0.5
+            value.copy_(draw)
     return twin

@@ -1,22 +1,91 @@
-"""Backward passes of the tasks, one after the other, and what they have left where they stopped."""
+"""Shorter ways to the task gradients, each for models that are built in a certain way.
+
+- :class:`StopAtCuts`, where tables reach the losses through known tensors (the cuts) alone: saves
+  T - 1 passes through the tables.
+- :class:`FirstLayerColumns`, where layers read the embedding and are computed as one: one matrix
+  product gives the gradients of all tasks.
+- :class:`BoundarySplit`, where the model names a :class:`~mtlkit.models._boundary.Boundary`: saves
+  T - 1 passes through towers and gates.
+
+A model says of itself how it is built, and ``training.sharing`` tries on copies whether that holds:
+:class:`GradientRoutes` keeps the result. Each shortcut has ``of(routes, output)``, which is None
+where it does not apply; the plain way is then taken, see ``training.task_gradients``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mtlkit.models._embedded_batch import FirstLayer
-from mtlkit.training.parameter_slices import ParameterSlices, gradients
+from mtlkit.models._boundary import Boundary, FirstLayerBoundary, TensorBoundary
+from mtlkit.models._embedded_batch import EmbeddedBatch, FirstLayer
+from mtlkit.models._output import Output
+from mtlkit.training.parameter_slices import ParameterSlices, differentiate, parameters_of
+
+
+class GradientRoutes:
+    """The parameters of a model, and which shortcuts to their gradients hold.
+
+    Args:
+        slices: The parameters, in the order in which data flows through them.
+
+    Attributes:
+        cuts: Whether the tables reach the losses through ``EmbeddedBatch.cuts`` alone.
+        first_layers: Whether the layers in ``EmbeddedBatch.first_layers`` reach them through these
+            layers' outputs alone.
+        trunk: Names of the parameters below ``Boundary.trunk_output``; empty without a boundary.
+        gates: Names of those below ``Boundary.gate_output``.
+    """
+
+    def __init__(self, slices: list[ParameterSlices]) -> None:
+        self.slices = slices
+        self.by_name = {sliced.name: sliced for sliced in slices}
+        self.by_parameter = {id(sliced.parameter): sliced for sliced in slices}
+        self.cuts = False
+        self.first_layers = False
+        self.trunk: set[str] = set()
+        self.gates: set[str] = set()
+
+    @property
+    def above_boundary(self) -> list[ParameterSlices]:
+        """The parameters that stand above the boundary: the towers."""
+        below = self.trunk | self.gates
+        dense = [sliced for sliced in self.slices if not sliced.is_embedding]
+        return [sliced for sliced in dense if sliced.name not in below]
+
+
+# --- what shortcuts leave
+
+
+@dataclass
+class CutGradient:
+    """The gradients at a tensor through which tables are reached.
+
+    Args:
+        tensor: The cut.
+        by_task: The gradient of each task.
+    """
+
+    tensor: Tensor
+    by_task: Sequence[Tensor | None]
+
+    def weighted(self, weights: Tensor) -> Tensor | None:
+        """The sum over the tasks, times their weights (T,)."""
+        return weighted_sum(weights, self.by_task)
 
 
 @dataclass
 class ColumnGradient:
-    """The gradient (rows, n * O) of the outputs of a layer in a product, of one task or (None) of
-    all.
+    """The gradient (rows, n * O) of some columns of a cut: the outputs of one layer.
+
+    Args:
+        layer: The position of the layer in its :class:`FirstLayer`.
+        task: The task whose gradient it is; None for that of all tasks, of which each has slices of
+            its own.
+        columns: The gradient.
     """
 
     layer: int
@@ -25,134 +94,362 @@ class ColumnGradient:
 
 
 @dataclass
-class CutGradient:
-    """The gradients at a tensor through which tables are reached.
+class FirstLayerCutGradient:
+    """The gradients at a cut (rows, C) below layers that are computed as one.
 
     Args:
-        tensor: The tensor.
-        by_task: The gradient of each task.
-        pieces: In the stead of these, gradients of some of its columns, which are the outputs of a
-            product's layers.
+        tensor: The cut.
+        gradients: Of its columns.
         sizes: How many columns each layer has.
-        layers: The weights of these layers.
+        layer_weights: The weight of each layer.
     """
 
     tensor: Tensor
-    by_task: Sequence[Tensor | None] = ()
-    pieces: Sequence[ColumnGradient] = ()
-    sizes: Sequence[int] = ()
-    layers: Sequence[ParameterSlices] = ()
+    gradients: Sequence[ColumnGradient]
+    sizes: Sequence[int]
+    layer_weights: Sequence[ParameterSlices]
 
-    def sum(self, weights: Tensor) -> Tensor | None:
-        """The weighted sum over the tasks (T,)."""
-        if not self.pieces:
-            return weighted_sum(weights, self.by_task)
-        out = torch.zeros_like(self.tensor)
-        parts = out.split(list(self.sizes), 1)
-        for piece in self.pieces:
-            part, columns = parts[piece.layer], piece.columns
-            if piece.task is None:
-                factor = self.layers[piece.layer].by_slice(weights)  # (n,)
-                part.addcmul_(
-                    columns, factor.to(out.dtype).repeat_interleave(part.shape[1] // len(factor))
-                )
+    def weighted(self, weights: Tensor) -> Tensor:
+        """The sum over the tasks, times their weights (T,)."""
+        total = torch.zeros_like(self.tensor)
+        by_layer = total.split(list(self.sizes), 1)
+        for gradient in self.gradients:
+            target = by_layer[gradient.layer]
+            if gradient.task is None:
+                # every slice of the layer takes the weight of its task
+                by_slice = self.layer_weights[gradient.layer].private_weights(weights)  # (n,)
+                width = target.shape[1] // len(by_slice)
+                factor = by_slice.to(total.dtype).repeat_interleave(width)
             else:
-                part.addcmul_(columns, weights[piece.task].to(out.dtype))
-        return out
+                factor = weights[gradient.task].to(total.dtype)
+            target.addcmul_(gradient.columns, factor)
+        return total
+
+
+@dataclass
+class CollectedGradients:
+    """What the passes of a shortcut have left. A parameter stands in one of the dictionaries.
+
+    Args:
+        by_task: By parameter, the gradient of each task.
+        private: By parameter whose slices belong to one task each, the sum over the tasks.
+        cuts: The gradients at the tensors through which the tables are reached.
+    """
+
+    by_task: dict[str, list[Tensor | None]] = field(default_factory=dict)
+    private: dict[str, Tensor] = field(default_factory=dict)
+    cuts: list[CutGradient | FirstLayerCutGradient] = field(default_factory=list)
+
+
+# --- the shortcuts
+
+
+class StopAtCuts:
+    """One backward pass a task that ends above the tables.
+
+    Below the cuts, one more pass with the weighted sum of the tasks' gradients serves all tables.
+
+    Args:
+        routes: Of the model.
+        embedded: The embedded batch of this step.
+    """
+
+    def __init__(self, routes: GradientRoutes, embedded: EmbeddedBatch) -> None:
+        self.routes = routes
+        self.embedded = embedded
+
+    @classmethod
+    def of(cls, routes: GradientRoutes, output: Output) -> StopAtCuts | None:
+        """The shortcut for this step, None where it does not apply."""
+        if not routes.cuts or output.embedded is None:
+            return None
+        return cls(routes, output.embedded)
+
+    def collect(self, losses: Sequence[Tensor]) -> CollectedGradients:
+        """The task gradients of all dense parameters, and those at the cuts."""
+        dense = [sliced for sliced in self.routes.slices if not sliced.is_embedding]
+        backward = TaskBackward(self.routes, self.embedded, dense)
+        for task, loss in enumerate(losses):
+            backward.of_task(task, [loss])
+        return backward.collected()
+
+
+class BoundarySplit:
+    """One pass through all towers, one through all gates, and one a task through the trunk alone.
+
+    Args:
+        routes: Of the model.
+        embedded: The embedded batch of this step.
+        boundary: Where the tasks part in this step.
+    """
+
+    def __init__(
+        self, routes: GradientRoutes, embedded: EmbeddedBatch | None, boundary: Boundary
+    ) -> None:
+        self.routes = routes
+        self.embedded = embedded
+        self.boundary = boundary
+
+    @classmethod
+    def of(cls, routes: GradientRoutes, output: Output) -> BoundarySplit | None:
+        """The shortcut for this step, None where it does not apply."""
+        if not routes.trunk or output.boundary is None:
+            return None
+        return cls(routes, output.embedded, output.boundary)
+
+    def collect(self, at_boundary: Tensor) -> CollectedGradients:
+        """The task gradients of all that stands below the boundary, down to the cuts.
+
+        Args:
+            at_boundary: (B, T, d), the gradient of ``Boundary.task_inputs``.
+        """
+        boundary = self.boundary
+
+        # The trunk is a layer that reads the embedding: nothing is left to be passed backwards.
+        if isinstance(boundary, FirstLayerBoundary):
+            assert self.embedded is not None
+            columns = FirstLayerColumns(self.routes, self.embedded, boundary.first_layer)
+            collected = CollectedGradients()
+            n_tasks = at_boundary.shape[1]
+            columns.collect(boundary.vjp(at_boundary), boundary.column_owners, n_tasks, collected)
+            return collected
+
+        # each task goes on from the trunk's output with a gradient of its own
+        assert isinstance(boundary, TensorBoundary)
+        trunk_grads, gate_grad = boundary.vjp(at_boundary)
+        trunk = [sliced for sliced in self.routes.slices if sliced.name in self.routes.trunk]
+        gates = [sliced for sliced in self.routes.slices if sliced.name in self.routes.gates]
+        backward = TaskBackward(self.routes, self.embedded, trunk, gates)
+        for task, trunk_grad in enumerate(trunk_grads):
+            backward.of_task(task, [boundary.trunk_output], [trunk_grad])
+
+        # gates belong to one task each, so one pass serves all of them
+        if boundary.gate_output is not None and gate_grad is not None:
+            backward.of_all_tasks(boundary.gate_output, gate_grad)
+        return backward.collected()
+
+    def sources(
+        self, at_boundary: Tensor, trunk_grad: Tensor, weights: Tensor
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Where a single pass below the boundary begins, and with which gradients.
+
+        Args:
+            at_boundary: (B, T, d), the gradient of ``Boundary.task_inputs``.
+            trunk_grad: The gradient of the trunk's output, of as many numbers.
+            weights: (T,) what the gates of each task go on with.
+        """
+        boundary = self.boundary
+        assert isinstance(boundary, TensorBoundary)
+        outputs = [boundary.trunk_output]
+        upstream = [trunk_grad.view_as(boundary.trunk_output)]
+        _, gate_grad = boundary.vjp(at_boundary)
+        if boundary.gate_output is not None and gate_grad is not None:
+            outputs.append(boundary.gate_output)
+            upstream.append(scale_by_task(gate_grad, weights))
+        return outputs, upstream
+
+
+class FirstLayerColumns:
+    """The gradients of layers that read the embedding and are computed as one.
+
+    With the gradients of their outputs side by side, for all tasks, one product with the embedded
+    rows gives the gradients of all weights (a pass for each task would take T such products).
+
+    Args:
+        routes: Of the model.
+        embedded: The embedded batch of this step.
+        first_layer: The layers.
+    """
+
+    def __init__(
+        self, routes: GradientRoutes, embedded: EmbeddedBatch, first_layer: FirstLayer
+    ) -> None:
+        self.routes = routes
+        self.embedded = embedded
+        self.first_layer = first_layer
+
+    def collect(
+        self,
+        columns: Tensor,
+        owners: Sequence[tuple[int, int | None]],
+        n_tasks: int,
+        collected: CollectedGradients,
+    ) -> None:
+        """Add the gradients of the layers, and those at the cuts below them.
+
+        Args:
+            columns: (B, C), gradients of outputs, layer by layer and task by task.
+            owners: Of each block of columns the layer, and the task whose gradient it is; None
+                where it is that of all tasks, of which each has slices of its own.
+            n_tasks: T.
+            collected: What to add to.
+        """
+        first_layer = self.first_layer
+        weight_grads, bias_grads, cut_grads = self.embedded.vjp(columns)
+        widths = [first_layer.sizes[layer] for layer, _ in owners]
+
+        # the parameters of the layers, block by block
+        blocks = zip(owners, weight_grads.split(widths), bias_grads.split(widths), strict=True)
+        for (layer_index, task), weight_grad, bias_grad in blocks:
+            layer = first_layer.layers[layer_index]
+            for parameter, grad in ((layer.weight, weight_grad), (layer.bias, bias_grad)):
+                if parameter is None:
+                    continue
+                name = self.routes.by_parameter[id(parameter)].name
+                grad = grad.view_as(parameter).to(parameter.dtype)
+                if task is None:
+                    collected.private[name] = grad
+                else:
+                    by_task = collected.by_task.setdefault(name, [None] * n_tasks)
+                    by_task[task] = grad
+
+        # the cuts, whose columns are the same blocks
+        layer_weights = [self.routes.by_parameter[id(layer.weight)] for layer in first_layer.layers]
+        for cut, cut_grad in zip(first_layer.cuts, cut_grads, strict=True):
+            gradients = [
+                ColumnGradient(layer, task, block)
+                for (layer, task), block in zip(owners, cut_grad.split(widths, 1), strict=True)
+            ]
+            collected.cuts.append(
+                FirstLayerCutGradient(cut, gradients, first_layer.sizes, layer_weights)
+            )
 
 
 class TaskBackward:
-    """Backward passes of the tasks, one after the other, to parameters, to the ends of products and
-    to cuts.
+    """Backward passes of the tasks, one after the other, that end at the cuts.
+
+    Where first layers hold, the passes end at these layers' outputs already.
 
     Args:
-        items: The parameters that each task is differentiated by.
-        products: The layers that read the embedding, at whose outputs to stop.
-        cuts: Other tensors at which to stop; those of products are left out.
-        alone: Parameters of one task each, which all tasks are differentiated by at once.
+        routes: Of the model.
+        embedded: The embedded batch of this step; None in a compiled graph, which has no cuts.
+        slices: The parameters that each task is differentiated by.
+        private: Parameters of one task each, which all tasks are differentiated by at once.
     """
 
     def __init__(
         self,
-        items: Sequence[ParameterSlices],
-        products: Sequence[FirstLayer],
-        cuts: Sequence[Tensor],
-        alone: Sequence[ParameterSlices] = (),
+        routes: GradientRoutes,
+        embedded: EmbeddedBatch | None,
+        slices: Sequence[ParameterSlices],
+        private: Sequence[ParameterSlices] = (),
     ) -> None:
-        made = {id(value) for product in products for value in product.parameters()}
-        under = {id(cut) for product in products for cut in product.cuts}
-        self.items = [item for item in items if id(item.parameter) not in made]
-        self.of_products = [item for item in items if id(item.parameter) in made]
-        self.alone = [item for item in alone if id(item.parameter) not in made]
-        self.cuts = [cut for cut in cuts if id(cut) not in under]
-        self.endpoints = [(product, *end) for product in products for end in product.endpoints]
-        self._tensors = [tensor for _, tensor, _ in self.endpoints]
-        self._by_task: list[tuple[Tensor | None, ...]] = []
-        self._at_once: tuple[Tensor | None, ...] = (None,) * (len(self.alone) + len(self.endpoints))
+        self.routes = routes
+        self.embedded = embedded
+        first_layers: list[FirstLayer] = []
+        cuts: list[Tensor] = []
+        if embedded is not None:
+            first_layers = embedded.first_layers if routes.first_layers else []
+            cuts = embedded.cuts if routes.cuts else []
 
-    def of_task(self, t: int, of: Sequence[Tensor], upstream: Any = None) -> None:
-        """Go down from some tensors that only task t is differentiated by."""
-        reached = [item for item in self.items if item.reached_by[t].any()]
-        found = gradients(of, [*parameters_of(reached), *self._tensors, *self.cuts], upstream)
-        by_item = {item.name: grad for item, grad in zip(reached, found, strict=False)}
-        self._by_task.append(
-            (*(by_item.get(item.name) for item in self.items), *found[len(reached) :])
+        # first layers get their gradients from their outputs, see FirstLayerColumns
+        layer_parameters = {id(value) for layer in first_layers for value in layer.parameters()}
+        self.slices = [sliced for sliced in slices if id(sliced.parameter) not in layer_parameters]
+        self.private = [
+            sliced for sliced in private if id(sliced.parameter) not in layer_parameters
+        ]
+        self._of_first_layers = [
+            sliced for sliced in slices if id(sliced.parameter) in layer_parameters
+        ]
+
+        # a pass ends at the outputs of first layers, and at the cuts that are not below them
+        self.endpoints = [
+            (layer, tensor, layers) for layer in first_layers for tensor, layers in layer.endpoints
+        ]
+        below_first_layers = {id(cut) for layer in first_layers for cut in layer.cuts}
+        self.cuts = [cut for cut in cuts if id(cut) not in below_first_layers]
+        self._endpoint_tensors = [tensor for _, tensor, _ in self.endpoints]
+
+        # by pass, the gradients of slices, endpoints and cuts
+        self._by_task: list[tuple[Tensor | None, ...]] = []
+        # of all tasks at once, the gradients of private parameters and endpoints
+        self._at_once: tuple[Tensor | None, ...] = (None,) * (
+            len(self.private) + len(self.endpoints)
         )
 
-    def of_all(self, of: Tensor, upstream: Tensor) -> None:
-        """Go down from a tensor beneath which no parameter belongs to two tasks, for all of them at
-        once.
-        """
-        self._at_once = gradients(of, [*parameters_of(self.alone), *self._tensors], upstream)
-
-    def found(self) -> Iterator[tuple[ParameterSlices, list[Tensor | None]]]:
-        """By parameter, the gradient of each task."""
-        for k, item in enumerate(self.items):
-            yield item, [own[k] for own in self._by_task]
-
-    def found_alone(self) -> dict[str, Tensor]:
-        """The gradients of all tasks at once."""
-        pairs = zip(self.alone, self._at_once, strict=False)
-        return {item.name: grad for item, grad in pairs if grad is not None}
-
-    def found_at_cuts(self) -> Iterator[tuple[Tensor, list[Tensor | None]]]:
-        """By cut, the gradient of each task."""
-        for k, cut in enumerate(self.cuts, len(self.items) + len(self.endpoints)):
-            yield cut, [own[k] for own in self._by_task]
-
-    def found_at_products(
+    def of_task(
         self,
-    ) -> Iterator[tuple[FirstLayer, Tensor, list[tuple[int, int | None]]]]:
-        """By product, the gradients of its outputs as :meth:`TaskGradients` takes them."""
-        for product in dict.fromkeys(product for product, _, _ in self.endpoints):
-            columns: list[Tensor] = []
-            places: list[tuple[int, int | None]] = []
-            for k, (owner, _, layers) in enumerate(self.endpoints):
-                if owner is product:
-                    own: list[tuple[int | None, Tensor | None]] = [
-                        (None, self._at_once[len(self.alone) + k])
-                    ]
-                    own += [
-                        (t, grads[len(self.items) + k]) for t, grads in enumerate(self._by_task)
-                    ]
-                    for task, grad in own:
-                        if grad is not None:
-                            columns.append(grad)
-                            places += [(layer, task) for layer in layers]
-            if columns:
-                yield product, columns[0] if len(columns) == 1 else torch.cat(columns, 1), places
+        task: int,
+        outputs: Sequence[Tensor],
+        upstream: Sequence[Tensor | None] | None = None,
+    ) -> None:
+        """The pass of one task, from its loss or from tensors with a gradient each."""
+        reached = [sliced for sliced in self.slices if sliced.reaching_tasks[task]]
+        inputs = [*parameters_of(reached), *self._endpoint_tensors, *self.cuts]
+        grads = differentiate(outputs, inputs, upstream)
+        by_name = {sliced.name: grad for sliced, grad in zip(reached, grads, strict=False)}
+        of_slices = [by_name.get(sliced.name) for sliced in self.slices]
+        self._by_task.append((*of_slices, *grads[len(reached) :]))
+
+    def of_all_tasks(self, output: Tensor, upstream: Tensor) -> None:
+        """One pass from a tensor below which no parameter belongs to two tasks."""
+        inputs = [*parameters_of(self.private), *self._endpoint_tensors]
+        self._at_once = differentiate(output, inputs, upstream)
+
+    def collected(self) -> CollectedGradients:
+        """What all passes have left."""
+        n_tasks = len(self._by_task)
+        collected = CollectedGradients()
+
+        # parameters that the passes went to
+        for k, sliced in enumerate(self.slices):
+            collected.by_task[sliced.name] = [grads[k] for grads in self._by_task]
+        for sliced, grad in zip(self.private, self._at_once, strict=False):
+            if grad is not None:
+                collected.private[sliced.name] = grad
+
+        # cuts
+        for k, cut in enumerate(self.cuts, len(self.slices) + len(self.endpoints)):
+            collected.cuts.append(CutGradient(cut, [grads[k] for grads in self._by_task]))
+
+        # first layers; one without a gradient at its outputs has none
+        for sliced in self._of_first_layers:
+            collected.by_task[sliced.name] = [None] * n_tasks
+        for first_layer in dict.fromkeys(layer for layer, _, _ in self.endpoints):
+            blocks, owners = self._columns(first_layer)
+            if blocks:
+                assert self.embedded is not None
+                columns = blocks[0] if len(blocks) == 1 else torch.cat(blocks, 1)
+                first_layer_columns = FirstLayerColumns(self.routes, self.embedded, first_layer)
+                first_layer_columns.collect(columns, owners, n_tasks, collected)
+        return collected
+
+    def _columns(
+        self, first_layer: FirstLayer
+    ) -> tuple[list[Tensor], list[tuple[int, int | None]]]:
+        """The gradients of a first layer's outputs, and the layer and task of each block."""
+        blocks: list[Tensor] = []
+        owners: list[tuple[int, int | None]] = []
+        for k, (owner, _, layers) in enumerate(self.endpoints):
+            if owner is not first_layer:
+                continue
+            grads: list[tuple[int | None, Tensor | None]] = [
+                (None, self._at_once[len(self.private) + k])
+            ]
+            for task, task_grads in enumerate(self._by_task):
+                grads.append((task, task_grads[len(self.slices) + k]))
+            for task_or_all, grad in grads:
+                if grad is not None:
+                    blocks.append(grad)
+                    owners += [(layer, task_or_all) for layer in layers]
+        return blocks, owners
 
 
-def parameters_of(items: Sequence[ParameterSlices]) -> list[Tensor]:
-    """Their parameters."""
-    return [item.parameter for item in items]
+# --- small sums
 
 
-def weighted_sum(weights: Tensor, values: Sequence[Tensor | None]) -> Tensor | None:
-    """The sum of tensors times weights (T,); None when all are."""
+def weighted_sum(weights: Tensor, tensors: Sequence[Tensor | None]) -> Tensor | None:
+    """The sum of tensors times weights (T,); None when there is no tensor."""
     total: Tensor | None = None
-    for weight, value in zip(weights, values, strict=True):
-        if value is not None:
-            weight = weight.to(value.dtype)
-            total = value * weight if total is None else total.addcmul_(value, weight)
+    for weight, tensor in zip(weights, tensors, strict=True):
+        if tensor is None:
+            continue
+        weight = weight.to(tensor.dtype)
+        total = tensor * weight if total is None else total.addcmul_(tensor, weight)
     return total
+
+
+def scale_by_task(grad: Tensor, weights: Tensor) -> Tensor:
+    """A gradient (B, T, ...) times the weight (T,) of each task."""
+    shape = (1, -1, *[1] * (grad.dim() - 2))
+    return grad * weights.to(grad).view(shape)

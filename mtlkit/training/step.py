@@ -3,32 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Scope, SharedGradient
-from mtlkit.models._boundary import TensorBoundary
-from mtlkit.models._types import Output
-from mtlkit.training.parameter_slices import ParameterSlices, gradients
+from mtlkit.balancers._step import Scope, SharedGradient
+from mtlkit.models._output import Output
+from mtlkit.training.parameter_slices import ParameterSlices
+from mtlkit.training.representation import Representation
 from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.task_gradients import TaskGradients
 
 
+@dataclass(frozen=True)
+class StepInfo:
+    """Where a step stands in its run.
+
+    Args:
+        index: Number of steps before this one.
+        total: Number of steps of the run.
+        seed: Of the balancer's randomness.
+        scope: What gradients are taken over, unless a balancer asks for another scope.
+    """
+
+    index: int
+    total: int
+    seed: int
+    scope: Scope
+
+
 class LoopStep:
-    """The loop's :class:`mtlkit.balancers._base.Step`. Task gradients are computed when first asked
-    for, and reused.
+    """The loop's :class:`mtlkit.balancers._step.Step`.
+
+    Task gradients are computed when they are first asked for, and kept.
 
     Args:
         sharing: Which task reaches which parameter.
         output: The forward pass.
         task_losses: T scalars, attached to the graph.
-        active: (T,) bool.
-        index: Number of steps before this one.
-        total: Number of steps of the run.
-        seed: Of the balancer's randomness.
-        scope: The default scope.
+        active: (T,) bool, which tasks have a label in the batch.
+        info: Where the step stands in the run.
         draw: Makes the step of an independent batch.
+
+    Attributes:
+        losses: (T,) the losses, detached.
+        callbacks: What :meth:`after_step` was given.
     """
 
     def __init__(
@@ -37,10 +57,7 @@ class LoopStep:
         output: Output,
         task_losses: Sequence[Tensor],
         active: Tensor,
-        index: int,
-        total: int,
-        seed: int,
-        scope: Scope,
+        info: StepInfo,
         draw: Callable[[], LoopStep],
     ) -> None:
         self.sharing = sharing
@@ -48,68 +65,60 @@ class LoopStep:
         self.task_losses = list(task_losses)
         self.losses = torch.stack([loss.detach() for loss in task_losses])
         self.active = active
-        self.index = index
-        self.total = total
-        self.seed = seed
-        self.default_scope = scope
+        self.index = info.index
+        self.total = info.total
+        self.seed = info.seed
+        self.default_scope = info.scope
+        self.gradients = TaskGradients(sharing.routes, output, self.task_losses)
         self.callbacks: list[Callable[[Tensor], None]] = []
+        self._representation = Representation(sharing, output, self.gradients)
         self._draw = draw
         self._drawn: list[LoopStep] = []
-        self.gradients = TaskGradients(sharing, output, self.task_losses)
-        self._rows: dict[Scope, Tensor] = {}
-        self._grams: dict[Scope, Tensor] = {}
+        self._jacobians: dict[Scope, Tensor] = {}
+        self._gramians: dict[Scope, Tensor] = {}
         self._other_passes = 0
+
+    # --- what a balancer may ask
 
     def gramian(self, scope: Scope | None = None) -> Tensor:
         scope = scope or self.default_scope
-        if scope not in self._grams:
-            self._grams[scope] = (
-                self._representation_gram()
-                if scope == "representation"
-                else self._shared_gram(scope)
-            )
-        return self._grams[scope]
+        if scope not in self._gramians:
+            if scope == "representation":
+                self._gramians[scope] = self._representation.gramian()
+            else:
+                self._gramians[scope] = self.gradients.gramian(self.sharing.scope(scope))
+        return self._gramians[scope]
 
     def jacobian(self, scope: Scope | None = None) -> Tensor:
         scope = scope or self.default_scope
-        if scope not in self._rows:
-            self._rows[scope] = (
-                self._representation_rows()
-                if scope == "representation"
-                else self._shared_rows(scope)
-            )
-        return self._rows[scope]
+        if scope == "representation":
+            return self._representation.jacobian()
+        if scope not in self._jacobians:
+            self._jacobians[scope] = self._parameter_jacobian(scope)
+        return self._jacobians[scope]
 
     def jacobian_columns(self, scope: Scope | None = None) -> dict[str, slice]:
         scope = scope or self.default_scope
         if scope == "representation":
             return {"representation": slice(0, self.jacobian(scope).shape[1])}
-        out, start = {}, 0
-        for item in self.sharing.scope(scope):
-            size = self._shape(item).numel()
-            out[item.name] = slice(start, start + size)
-            start += size
-        return out
+        columns = {}
+        start = 0
+        for sliced in self.sharing.scope(scope):
+            stop = start + self._gradient_shape(sliced).numel()
+            columns[sliced.name] = slice(start, stop)
+            start = stop
+        return columns
 
     def grad_norms(self, part: str) -> Tensor:
-        item = (
-            self.sharing.last
-            if part == "last"
-            else next(i for i in self.sharing.slices if i.name == part)
-        )
-        if item is None:
+        sliced = self.sharing.last if part == "last" else self.sharing.routes.by_name[part]
+        if sliced is None:  # the tasks share no weight
             return torch.zeros_like(self.losses)
-        if item.name in self.gradients.found:
-            return torch.stack(
-                [self._shared_part(item, grad).norm() for grad in self.gradients.found[item.name]]
-            )
-        self._other_passes += len(self.task_losses)
-        return torch.stack(
-            [
-                self._shared_part(item, self.gradients.values(loss, [item])[0]).norm()
-                for loss in self.task_losses
-            ]
-        )
+        task_grads = self.gradients.by_task.get(sliced.name)
+        if task_grads is None:
+            # one parameter is asked for, so the passes end there
+            self._other_passes += len(self.task_losses)
+            task_grads = [self.gradients.values(loss, [sliced])[0] for loss in self.task_losses]
+        return torch.stack([self._shared_vector(sliced, grad).norm() for grad in task_grads])
 
     def fresh_batch(self) -> LoopStep:
         step = self._draw()
@@ -119,14 +128,18 @@ class LoopStep:
     def after_step(self, callback: Callable[[Tensor], None]) -> None:
         self.callbacks.append(callback)
 
+    # --- what it has cost
+
     @property
     def backward_passes(self) -> int:
-        """How often the layer that was passed most often was passed backwards."""
-        return self.gradients.passes + self._other_passes
+        """Backward passes through the layer that most of them went through."""
+        return self.gradients.passes + self._representation.passes + self._other_passes
 
     def all_backward_passes(self) -> int:
         """Backward passes of this step and of the fresh batches drawn for it."""
         return self.backward_passes + sum(step.all_backward_passes() for step in self._drawn)
+
+    # --- how the answer becomes gradients
 
     def apply(
         self, decision: Tensor | SharedGradient, heads: str, share: float, signed: bool = False
@@ -134,154 +147,131 @@ class LoopStep:
         """Add the gradient that a decision means to the parameters' ``grad``.
 
         Args:
-            decision: Task weights (T,), or a direction for the shared parameters.
+            decision: Task weights (T,), or a gradient for the shared parameters.
             heads: ``weighted``: parameters of one task alone follow its weight, but never uphill:
                 where it is negative they rest; ``plain``: they have weight 1.
             share: Factor on everything, one over the number of accumulated batches.
             signed: Whether weights may be negative.
 
         Returns:
-            The task weights (T,) in effect; ones for a direction.
+            The task weights (T,) in effect; ones for a shared gradient.
         """
+        # a gradient for the shared parameters: all others go on with weight 1
         if isinstance(decision, SharedGradient):
             weights = torch.ones_like(self.losses)
-            self._apply_by_combination(
-                weights * share, heads, self._directed(decision, share), share
-            )
+            shared_grads = self._shared_gradients(decision, share)
+            self._apply_task_gradients(weights * share, heads, share, shared_grads)
+            return weights
+
+        # Task weights. One backward pass of the weighted loss is enough, unless task gradients are
+        # there already, or a head needs another weight than the pass gives it: the pass can only
+        # be divided by a weight that is above 0.
+        weights = decision
+        heads_follow = heads == "weighted" and not signed
+        one_pass_serves = heads_follow or bool((weights[self.active] > 0).all())
+        if one_pass_serves and not self.gradients.begun:
+            self._apply_weighted_loss(weights * share, heads, share)
         else:
-            weights = decision
-            # one backward pass cannot give a head another weight than its task's, unless it divides
-            # by that
-            whole = (heads == "weighted" and not signed) or bool((weights[self.active] > 0).all())
-            if not self.gradients.begun and whole:
-                self._apply_by_one_backward(weights * share, heads, share)
-            else:
-                self._apply_by_combination(weights * share, heads, {}, share)
+            self._apply_task_gradients(weights * share, heads, share, {})
         return weights
 
-    def _apply_by_one_backward(self, weights: Tensor, heads: str, share: float) -> None:
+    def _apply_weighted_loss(self, weights: Tensor, heads: str, share: float) -> None:
+        """One backward pass from the weighted sum of the losses."""
         self._other_passes += 1
         total = (weights * torch.stack(self.task_losses)).sum()
         if heads == "weighted":
             total.backward()
             return
-        for item, grad in zip(
-            self.sharing.slices, self.gradients.values(total, self.sharing.slices), strict=True
-        ):
-            if grad is not None:
-                own = (item.reached_by * weights[:, None]).sum(
-                    0
-                )  # (S,) the weight of an unshared slice's only task
-                factor = torch.where(
-                    item.shared, 1.0, share / own.clamp_min(torch.finfo(own.dtype).tiny)
-                )
-                self._accumulate(item, grad * item.expand(factor))
 
-    def _apply_by_combination(
-        self, weights: Tensor, heads: str, directed: dict[str, Tensor], share: float
+        # heads=plain: take the weight out again where a slice belongs to one task
+        slices = self.sharing.slices
+        for sliced, grad in zip(slices, self.gradients.values(total, slices), strict=True):
+            if grad is None:
+                continue
+            task_weight = (sliced.reached_by * weights[:, None]).sum(0)  # (S,) if it belongs to one
+            smallest = torch.finfo(task_weight.dtype).tiny
+            factor = torch.where(sliced.shared, 1.0, share / task_weight.clamp_min(smallest))
+            self._accumulate(sliced, grad * sliced.expand(factor))
+
+    def _apply_task_gradients(
+        self, weights: Tensor, heads: str, share: float, shared_grads: dict[str, Tensor]
     ) -> None:
-        own = torch.full_like(weights, share) if heads == "plain" else weights.clamp_min(0)
-        totals = self.gradients.combine(weights, own)
-        for item in self.sharing.slices:
-            total = totals.get(item.name)
-            if total is not None:
-                if item.name in directed:
-                    total = torch.where(item.expand(item.shared), directed[item.name], total)
-                self._accumulate(item, total)
+        """The weighted sum of the task gradients, or what is given for the shared slices.
 
-    def _directed(self, direction: SharedGradient, share: float) -> dict[str, Tensor]:
-        scope = direction.scope or self.default_scope
+        Args:
+            weights: (T,).
+            heads: See :meth:`apply`.
+            share: See there.
+            shared_grads: By parameter, the gradient to take in shared slices.
+        """
+        if heads == "plain":
+            private_weights = torch.full_like(weights, share)
+        else:
+            private_weights = weights.clamp_min(0)
+        sums = self.gradients.combine(weights, private_weights)
+        for sliced in self.sharing.slices:
+            total = sums.get(sliced.name)
+            if total is None:
+                continue
+            if sliced.name in shared_grads:
+                total = torch.where(sliced.expand(sliced.shared), shared_grads[sliced.name], total)
+            self._accumulate(sliced, total)
+
+    def _shared_gradients(self, decision: SharedGradient, share: float) -> dict[str, Tensor]:
+        """A balancer's gradient vector by parameter."""
+        scope = decision.scope or self.default_scope
         if scope == "representation":
-            return self._beneath_representation(direction.vector * share, share)
-        shapes = {item.name: self._shape(item) for item in self.sharing.scope(scope)}
-        parts = self.jacobian_columns(scope)
-        return {
-            name: direction.vector[parts[name]].view(shape) * share
-            for name, shape in shapes.items()
-        }
+            gate_weights = torch.full_like(self.losses, share)
+            return self._representation.parameter_gradients(decision.vector * share, gate_weights)
+        columns = self.jacobian_columns(scope)
+        gradients = {}
+        for sliced in self.sharing.scope(scope):
+            shape = self._gradient_shape(sliced)
+            gradients[sliced.name] = decision.vector[columns[sliced.name]].view(shape) * share
+        return gradients
 
-    def _beneath_representation(self, vector: Tensor, share: float) -> dict[str, Tensor]:
-        """What a gradient of the representation means for the parameters that it is made of."""
-        if self.sharing.trunk:
-            return self.gradients.below_boundary(vector, torch.full_like(self.losses, share))
-        x = self._embedded()
-        self._other_passes += 1
-        grads = self.gradients.values(x, self.sharing.slices, vector.view_as(x))
-        return {
-            item.name: grad
-            for item, grad in zip(self.sharing.slices, grads, strict=True)
-            if grad is not None
-        }
-
-    def _representation_rows(self) -> Tensor:
-        boundary = self.output.boundary
-        if self.sharing.trunk and isinstance(boundary, TensorBoundary):
-            return boundary.vjp(self.gradients.at_boundary())[0].flatten(1)
-        x = self._embedded()
-        self._other_passes += len(self.task_losses)
-        rows = [gradients(loss, [x])[0] for loss in self.task_losses]
-        return torch.stack([torch.zeros_like(x) if r is None else r for r in rows]).flatten(1)
-
-    def _embedded(self) -> Tensor:
-        x = self.output.representation
-        assert x is not None, "the representation was not materialised"
-        assert not self.sharing.trunk, (
-            "the representation is where the tasks part, and is no tensor"
-        )
-        return x
-
-    def _representation_gram(self) -> Tensor:
-        boundary = self.output.boundary
-        if self.sharing.trunk and boundary is not None:
-            return boundary.gramian(self.gradients.at_boundary())
-        rows = self.jacobian("representation").double()
-        return rows @ rows.T
-
-    def _shared_gram(self, scope: Scope) -> Tensor:
-        return self.gradients.gramian(self.sharing.scope(scope))
-
-    def _shared_rows(self, scope: Scope) -> Tensor:
-        items = self.sharing.scope(scope)
-        if not items:
-            return self.losses.new_zeros(len(self.losses), 0)
-        found = self.gradients.of(items)
-        return torch.stack(
-            [
-                torch.cat(
-                    [
-                        self._shared_part(item, grads[t])
-                        for item, grads in zip(items, found, strict=True)
-                    ]
-                )
-                for t in range(len(self.losses))
-            ]
-        )
-
-    def _shape(self, item: ParameterSlices) -> torch.Size:
-        """The shape of a parameter's gradient as it is kept."""
-        if not item.sparse:
-            return item.parameter.shape
-        self.gradients.of([item])
-        return torch.Size((self.gradients.rows[item.name].shape[1], *item.parameter.shape[1:]))
-
-    def _shared_part(self, item: ParameterSlices, grad: Tensor | None) -> Tensor:
-        """A gradient without its unshared slices, flat; zeros for None."""
-        if grad is None:
-            parameter = item.parameter
-            return torch.zeros(
-                self._shape(item).numel(), device=parameter.device, dtype=parameter.dtype
-            )
-        return grad.flatten() if item.all_shared else (grad * item.expand(item.shared)).flatten()
-
-    def _accumulate(self, item: ParameterSlices, grad: Tensor) -> None:
-        parameter = item.parameter
-        if item.sparse:
-            rows = self.gradients.rows[item.name]
+    def _accumulate(self, sliced: ParameterSlices, grad: Tensor) -> None:
+        """Add to a parameter's ``grad``, as the row-sparse tensor that it is where it is one."""
+        parameter = sliced.parameter
+        if sliced.sparse:
+            rows = self.gradients.table_rows[sliced.name]
             grad = torch.sparse_coo_tensor(
                 rows, grad, parameter.shape, check_invariants=False, is_coalesced=True
             )
         else:
-            grad = (
-                grad.contiguous()
-            )  # fused optimisers read the memory in order, whatever the strides
+            # fused optimisers read the memory in order, whatever the strides
+            grad = grad.contiguous()
         parameter.grad = grad if parameter.grad is None else parameter.grad + grad
+
+    # --- gradients by parameters
+
+    def _parameter_jacobian(self, scope: Scope) -> Tensor:
+        """(T, P), the task gradients side by side, zero in slices that are not shared."""
+        slices = self.sharing.scope(scope)
+        n_tasks = len(self.losses)
+        if not slices:
+            return self.losses.new_zeros(n_tasks, 0)
+        gradients = self.gradients.of(slices)
+        rows = []
+        for task in range(n_tasks):
+            vectors = [
+                self._shared_vector(sliced, task_grads[task])
+                for sliced, task_grads in zip(slices, gradients, strict=True)
+            ]
+            rows.append(torch.cat(vectors))
+        return torch.stack(rows)
+
+    def _gradient_shape(self, sliced: ParameterSlices) -> torch.Size:
+        """The shape of a parameter's gradient; of a row-sparse one, that of its values."""
+        if not sliced.sparse:
+            return sliced.parameter.shape
+        self.gradients.of([sliced])
+        n_rows = self.gradients.table_rows[sliced.name].shape[1]
+        return torch.Size((n_rows, *sliced.parameter.shape[1:]))
+
+    def _shared_vector(self, sliced: ParameterSlices, grad: Tensor | None) -> Tensor:
+        """A flat gradient with zeros in slices that are not shared, and all zeros for None."""
+        if grad is None:
+            size = self._gradient_shape(sliced).numel()
+            return torch.zeros(size, device=sliced.parameter.device, dtype=sliced.parameter.dtype)
+        return sliced.mask_shared(grad).flatten()

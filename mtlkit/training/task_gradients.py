@@ -1,305 +1,327 @@
-"""The gradients of each task on one batch, and their weighted sums, with as little work as
-possible.
+"""The gradient of each task's loss, and what is made of it.
+
+The algorithm, read aloud: one backward pass a task gives the gradient of every parameter for every
+task; the Gramian holds the inner products of these gradients over the slices that tasks share; and
+the sum of the gradients, weighted by task, goes into ``.grad``. The three functions below are that
+algorithm, and all that a model needs which says nothing of itself.
+
+:class:`TaskGradients` comes to the same numbers with less work: nothing is computed before it is
+asked for, and passes are spared where the model says how it is built, see ``training.shortcuts``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary
-from mtlkit.models._embedded_batch import FirstLayer
-from mtlkit.models._types import Output
+from mtlkit.models._output import Output
 from mtlkit.ops.inner_products import inner_products
-from mtlkit.training.parameter_slices import GradientRoutes, ParameterSlices, gradients
+from mtlkit.training.parameter_slices import ParameterSlices, differentiate, parameters_of
 from mtlkit.training.shortcuts import (
-    ColumnGradient,
-    CutGradient,
-    TaskBackward,
-    parameters_of,
+    BoundarySplit,
+    CollectedGradients,
+    GradientRoutes,
+    StopAtCuts,
+    scale_by_task,
     weighted_sum,
 )
 
+# --- the plain algorithm
 
-class TaskGradients:
-    """Task gradients, computed no further down than they are asked for, and their weighted sums.
 
-    From the losses down: where the model says how its tasks part (``Output.boundary``), one
-    backward pass serves all towers and another all gates, and the tasks go apart only in between.
-    The layers that read the embedding (``Inputs.first_layers``) get the gradients of all tasks as
-    one product. Beneath them, and beneath all ``Inputs.cuts``, one backward pass with a weighted
-    sum serves all tables, unless the gradients of tables are asked for.
+def one_pass_per_task(
+    losses: Sequence[Tensor], slices: Sequence[ParameterSlices]
+) -> dict[str, list[Tensor | None]]:
+    """By parameter, the gradient of each task; None where the task does not reach it."""
+    gradients: dict[str, list[Tensor | None]] = {sliced.name: [] for sliced in slices}
+    for task, loss in enumerate(losses):
+        # a task is differentiated by nothing but what it reaches
+        reached = [sliced for sliced in slices if sliced.reaching_tasks[task]]
+        grads = differentiate(loss, parameters_of(reached))
+        by_name = {sliced.name: grad for sliced, grad in zip(reached, grads, strict=True)}
+        for sliced in slices:
+            gradients[sliced.name].append(by_name.get(sliced.name))
+    return gradients
+
+
+def gramian_of(
+    slices: Sequence[ParameterSlices],
+    gradients: Sequence[Sequence[Tensor | None]],
+    n_tasks: int,
+    device: torch.device,
+) -> Tensor:
+    """(T, T) float64 inner products of the task gradients over the shared slices of parameters.
 
     Args:
-        paths: The parameters, and the ways to their gradients.
+        slices: The parameters.
+        gradients: By parameter, the gradient of each task.
+        n_tasks: T.
+        device: Of the result.
+    """
+    gramian = torch.zeros(n_tasks, n_tasks, dtype=torch.float64, device=device)
+    for sliced, task_grads in zip(slices, gradients, strict=True):
+        # what a single task has for itself is no matter of balance
+        shared = [None if grad is None else sliced.mask_shared(grad) for grad in task_grads]
+        present = [grad for grad in shared if grad is not None]
+        if len(present) == n_tasks:
+            gramian += inner_products(present)
+        elif present:
+            # a task that does not reach the parameter adds nothing in its row and column
+            tasks = [task for task, grad in enumerate(shared) if grad is not None]
+            index = torch.tensor(tasks, device=device)
+            gramian[index[:, None], index] += inner_products(present)
+    return gramian
+
+
+def weighted_gradient(
+    sliced: ParameterSlices,
+    task_grads: Sequence[Tensor | None],
+    shared_weights: Tensor,
+    private_weights: Tensor | None,
+) -> Tensor | None:
+    """The sum of a parameter's task gradients times the weights (T,) of the tasks.
+
+    Args:
+        sliced: The parameter.
+        task_grads: The gradient of each task.
+        shared_weights: (T,) weights in slices that two or more tasks reach.
+        private_weights: (T,) weights in slices of a single task, if they are others.
+    """
+    if sliced.all_shared or private_weights is None:
+        return weighted_sum(shared_weights, task_grads)
+
+    # each slice takes the weights that are meant for its kind
+    by_slice = torch.where(
+        sliced.shared, shared_weights[:, None], private_weights[:, None]
+    )  # (T, S)
+    terms = []
+    for task, grad in enumerate(task_grads):
+        if grad is not None:
+            terms.append(grad * sliced.expand(by_slice[task].to(grad)))
+    return torch.stack(terms).sum(0) if terms else None
+
+
+# --- the same, computed when it is asked for and with the shortcuts that the model allows
+
+
+class TaskGradients:
+    """The task gradients of one step.
+
+    Args:
+        routes: The parameters, and the shortcuts to their gradients that hold for this model.
         output: The forward pass.
         losses: T scalars, attached to the graph.
 
     Attributes:
+        by_task: By parameter, the gradient of each task, as far as computed; of a row-sparse one
+            its values (M, ...).
+        table_rows: By parameter with row-sparse gradients, the rows (1, M) that the values stand
+            for.
         passes: Backward passes so far, through the layer that most of them went through.
-        rows: The table rows of row-sparse gradients, which are kept as their values (M, ...).
     """
 
-    def __init__(self, paths: GradientRoutes, output: Output, losses: Sequence[Tensor]) -> None:
-        self.paths = paths
+    def __init__(self, routes: GradientRoutes, output: Output, losses: Sequence[Tensor]) -> None:
+        self.routes = routes
         self.losses = list(losses)
+        self.by_task: dict[str, list[Tensor | None]] = {}
+        self.table_rows: dict[str, Tensor] = {}
         self.passes = 0
-        self.rows: dict[str, Tensor] = {}
-        self.found: dict[str, list[Tensor | None]] = {}  # by parameter, the gradient of each task
-        self._alone: dict[
-            str, Tensor
-        ] = {}  # by parameter without a shared slice, the sum of the tasks' gradients
-        self._inputs = inputs = output.embedded  # None where a compiled graph is all there is
-        self._products = inputs.first_layers if paths.first_layers and inputs is not None else []
-        self._cut = paths.cuts and inputs is not None
-        self._cuts = inputs.cuts if paths.cuts and inputs is not None else []
-        self._at_cuts: list[CutGradient] = []
-        self._boundary = output.boundary if paths.trunk else None
-        self._at_boundary: Tensor | None = None  # the gradient of ``Parting.own``
+        self._stop_at_cuts = StopAtCuts.of(routes, output)
+        self._split = BoundarySplit.of(routes, output)
+        self._at_boundary: Tensor | None = None  # (B, T, d)
+        # of parameters whose slices belong to one task each, the sum over the tasks
+        self._private: dict[str, Tensor] = {}
+        self._collected: list[CollectedGradients] = []
 
     @property
     def begun(self) -> bool:
-        """Whether anything is computed already, so that a pass from the losses would do it again."""
-        return bool(self.found) or self._at_boundary is not None
+        """Whether there is anything that a pass from the losses would compute again."""
+        return bool(self.by_task) or self._at_boundary is not None
 
-    def of(self, items: Sequence[ParameterSlices]) -> list[list[Tensor | None]]:
-        """For each parameter the gradient of each task, None where the task does not sharing it."""
-        missing = [item for item in items if item.name not in self.found]
-        if missing and (self.found or any(item.is_embedding for item in missing)):
-            self._separate(missing if self.found else self.paths.slices)
+    def of(self, slices: Sequence[ParameterSlices]) -> list[list[Tensor | None]]:
+        """By parameter, the gradient of each task, None where the task does not reach it."""
+        missing = [sliced for sliced in slices if sliced.name not in self.by_task]
+        if missing and self.by_task:
+            # earlier passes ended above these parameters
+            self._pass_through(missing)
+        elif missing and any(sliced.is_embedding for sliced in missing):
+            # shortcuts end above the tables, so they would have to be passed again
+            self._pass_through(self.routes.slices)
         elif missing:
-            self._begin(all(item.name in self.paths.trunk for item in missing))
-        return [self.found[item.name] for item in items]
+            self._begin(only_trunk=all(sliced.name in self.routes.trunk for sliced in missing))
+        return [self.by_task[sliced.name] for sliced in slices]
 
-    def gramian(self, items: Sequence[ParameterSlices]) -> Tensor:
-        """(T, T) float64 inner products of the task gradients over the shared slices of some
-        parameters.
-        """
-        size = len(self.losses)
-        total = self.losses[0].new_zeros(size, size, dtype=torch.float64)
-        for item, grads in zip(items, self.of(items), strict=True):
-            reached = [t for t, grad in enumerate(grads) if grad is not None]
-            own = [
-                grad if item.all_shared else grad * item.expand(item.shared)
-                for grad in grads
-                if grad is not None
-            ]
-            if len(own) == size:
-                total += inner_products(own)
-            elif own:
-                places = torch.tensor(reached, device=total.device)
-                total[places[:, None], places] += inner_products(own)
-        return total
+    def gramian(self, slices: Sequence[ParameterSlices]) -> Tensor:
+        """(T, T) float64 inner products of the task gradients over shared slices."""
+        return gramian_of(slices, self.of(slices), len(self.losses), self.losses[0].device)
 
-    def at_boundary(self) -> Tensor:
-        """The gradient of ``Parting.own``, from one backward pass through all that stands above it."""
-        assert self._boundary is not None
-        if self._at_boundary is None:
-            heads = self.paths.heads
-            own, *alone = gradients(
-                torch.stack(self.losses).sum(), [self._boundary.task_inputs, *parameters_of(heads)]
-            )
-            self._alone |= {
-                item.name: grad for item, grad in zip(heads, alone, strict=True) if grad is not None
-            }
-            self._at_boundary = torch.zeros_like(self._boundary.task_inputs) if own is None else own
-        return self._at_boundary
-
-    def below_boundary(self, shared: Tensor, weights: Tensor) -> dict[str, Tensor]:
-        """The gradients of all that stands beneath, for one of ``Parting.shared``, and (T,) weights
-        of the gates.
-        """
-        boundary = self._boundary
-        assert isinstance(boundary, TensorBoundary)
-        _, private = boundary.vjp(self.at_boundary())
-        of, upstream = [boundary.trunk_output], [shared.view_as(boundary.trunk_output)]
-        if boundary.gate_output is not None and private is not None:
-            of.append(boundary.gate_output)
-            upstream.append(_by_task(private, weights))
-        return self._below_boundary(of, upstream)
-
-    def combine(self, weights: Tensor, own: Tensor) -> dict[str, Tensor]:
-        """Weighted sums of all parameters' gradients; a parameter without any is left out.
+    def combine(self, shared_weights: Tensor, private_weights: Tensor) -> dict[str, Tensor]:
+        """By parameter, the sum of the task gradients times the weights of the tasks.
 
         Args:
-            weights: (T,) of what tasks share.
-            own: (T,) of slices that a task has for itself.
+            shared_weights: (T,) weights in slices that two or more tasks reach.
+            private_weights: (T,) weights in slices of a single task.
+
+        Returns:
+            The sums; parameters without a gradient are left out.
         """
-        same = torch.equal(weights, own)
-        if self._boundary is not None and self._at_boundary is not None and not self.found and same:
-            out = self._below_boundary(
-                [self._boundary.task_inputs], [_by_task(self._at_boundary, weights)]
-            )
-            return out | self._alone_times(own)  # the tasks need not go apart
-        if not self.found:
-            self._begin(part=True)
-        out = self._alone_times(own)
-        for item in self.paths.slices:
-            if item.name in self.found:
-                total = _by_slice(self.found[item.name], item, weights, own)
+        same = torch.equal(shared_weights, private_weights)
+
+        # The tasks never went apart below the boundary: one more pass serves all of them.
+        if self._at_boundary is not None and not self.by_task and same:
+            return self._combine_from_boundary(shared_weights)
+
+        if not self.by_task:
+            self._begin(only_trunk=True)
+
+        # what each task has for itself, where the tasks were differentiated at once
+        sums = self._weighted_private(private_weights)
+
+        # parameters that were differentiated task by task
+        for sliced in self.routes.slices:
+            if sliced.name in self.by_task:
+                total = weighted_gradient(
+                    sliced,
+                    self.by_task[sliced.name],
+                    shared_weights,
+                    None if same else private_weights,
+                )
                 if total is not None:
-                    out[item.name] = total
-        tables = [
-            item for item in self.paths.slices if item.is_embedding and item.name not in self.found
-        ]
-        out |= self._below_cuts(tables, weights)
-        apart = [] if same else [item for item in tables if not item.all_shared]
-        for name, grad in self._below_cuts(apart, own).items():
-            item = self.paths.by_name[name]
-            out[name] = (
-                torch.where(item.expand(item.shared), out[name], grad) if name in out else grad
-            )
-        return out
+                    sums[sliced.name] = total
+
+        # tables below the cuts: one backward pass with the weighted gradient of each cut
+        tables = [sliced for sliced in self.routes.slices if sliced.is_embedding]
+        tables = [sliced for sliced in tables if sliced.name not in self.by_task]
+        sums |= self._combine_below_cuts(tables, shared_weights)
+        if not same:
+            # and a second one where a table has slices of a single task
+            partly_private = [sliced for sliced in tables if not sliced.all_shared]
+            private = self._combine_below_cuts(partly_private, private_weights)
+            for name, grad in private.items():
+                sliced = self.routes.by_name[name]
+                if name in sums:
+                    grad = torch.where(sliced.expand(sliced.shared), sums[name], grad)
+                sums[name] = grad
+        return sums
 
     def values(
-        self, of: Any, items: Sequence[ParameterSlices], upstream: Any = None
+        self,
+        outputs: Tensor | Sequence[Tensor],
+        slices: Sequence[ParameterSlices],
+        upstream: Tensor | Sequence[Tensor | None] | None = None,
     ) -> list[Tensor | None]:
-        """Gradients by parameters; of a row-sparse one its values (M, ...), with the rows
-        remembered.
-        """
-        found = gradients(of, parameters_of(items), upstream)
-        return [self._values(item, grad) for item, grad in zip(items, found, strict=True)]
+        """:func:`differentiate` by parameters; of row-sparse gradients the values (M, ...)."""
+        grads = differentiate(outputs, parameters_of(slices), upstream)
+        return [self._values(sliced, grad) for sliced, grad in zip(slices, grads, strict=True)]
 
-    def _values(self, item: ParameterSlices, grad: Tensor | None) -> Tensor | None:
+    def _values(self, sliced: ParameterSlices, grad: Tensor | None) -> Tensor | None:
+        """The values of a row-sparse gradient, whose rows are kept; a dense one as it is."""
         if grad is None or not grad.is_sparse:
             return grad
         grad = grad.coalesce()
-        self.rows[item.name] = grad.indices()  # the rows of the batch, whichever the task
+        self.table_rows[sliced.name] = grad.indices()  # those of the batch, whichever the task
         return grad.values()
 
-    def _begin(self, part: bool) -> None:
-        """Compute what :meth:`combine` needs at least, without a pass a task through the tables."""
-        if part and self._boundary is not None:
-            self._part()
-        elif self._cut:
-            self._separate([item for item in self.paths.slices if not item.is_embedding], cut=True)
-        else:
-            self._separate(self.paths.slices)
+    # --- ways to the task gradients
 
-    def _separate(self, items: Sequence[ParameterSlices], cut: bool = False) -> None:
-        """A backward pass for each task, to the parameters, or to those above the cuts."""
-        descent = TaskBackward(items, self._products if cut else [], self._cuts if cut else [])
-        for t, loss in enumerate(self.losses):
-            descent.of_task(t, [loss])
-        self._take(descent)
-
-    def _part(self) -> None:
-        """One backward pass to where the tasks part, one for their gates, and one a task for what
-        they share.
-        """
-        at_boundary, boundary = self.at_boundary(), self._boundary
-        if isinstance(boundary, FirstLayerBoundary):
-            self.passes += len(self.losses)
-            self._through(boundary.first_layer, boundary.vjp(at_boundary), boundary.column_owners)
-            return
-        assert isinstance(boundary, TensorBoundary)
-        by_task, private = boundary.vjp(at_boundary)
-        trunk = [item for item in self.paths.slices if item.name in self.paths.trunk]
-        gates = [item for item in self.paths.slices if item.name in self.paths.private]
-        descent = TaskBackward(trunk, self._products, self._cuts, gates)
-        for t, upstream in enumerate(by_task):
-            descent.of_task(t, [boundary.trunk_output], [upstream])
-        if boundary.gate_output is not None and private is not None:
-            descent.of_all(boundary.gate_output, private)
-        self._take(descent)
-
-    def _take(self, descent: TaskBackward) -> None:
-        """Keep what a descent has found, and go through the products."""
-        self.passes += len(self.losses)
-        for item, own in descent.found():
-            self.found[item.name] = [self._values(item, grad) for grad in own]
-        for item in descent.of_products:
-            self.found[item.name] = [None] * len(self.losses)
-        self._alone |= descent.found_alone()
-        self._at_cuts += [CutGradient(cut, own) for cut, own in descent.found_at_cuts()]
-        for product, columns, places in descent.found_at_products():
-            self._through(product, columns, places)
-
-    def _through(
-        self, product: FirstLayer, columns: Tensor, places: Sequence[tuple[int, int | None]]
-    ) -> None:
-        """Keep the gradients of a product's layers, and those at its cuts.
+    def _begin(self, only_trunk: bool) -> None:
+        """The first gradients of a step, by the shortest way that gives what is asked for.
 
         Args:
-            product: The product.
-            columns: (B, C) gradients of its outputs.
-            places: Of all outputs of a layer after the other: the layer, and the task whose
-                gradient it is; None where it is that of all tasks, of which each has slices of its
-                own.
+            only_trunk: Whether nothing but the parameters below the boundary are asked for.
         """
-        assert self._inputs is not None
-        by_weight, by_bias, at_cuts = self._inputs.vjp(columns)
-        widths = [product.sizes[layer] for layer, _ in places]
-        for (place, task), *grads in zip(
-            places, by_weight.split(widths), by_bias.split(widths), strict=True
-        ):
-            layer = product.layers[place]
-            for value, grad in zip((layer.weight, layer.bias), grads, strict=True):
-                if value is not None:
-                    name, own = (
-                        self.paths.by_parameter[id(value)].name,
-                        grad.view_as(value).to(value.dtype),
-                    )
-                    if task is None:
-                        self._alone[name] = own
-                    else:
-                        self.found.setdefault(name, [None] * len(self.losses))[task] = own
-        layers = [self.paths.by_parameter[id(layer.weight)] for layer in product.layers]
-        for cut, at in zip(product.cuts, at_cuts, strict=True):
-            pieces = [
-                ColumnGradient(*place, own)
-                for place, own in zip(places, at.split(widths, 1), strict=True)
-            ]
-            self._at_cuts.append(
-                CutGradient(cut, pieces=pieces, sizes=product.sizes, layers=layers)
-            )
+        if only_trunk and self._split is not None:
+            self._collect(self._split.collect(self.at_boundary()))
+        elif self._stop_at_cuts is not None:
+            self._collect(self._stop_at_cuts.collect(self.losses))
+        else:
+            self._pass_through(self.routes.slices)
 
-    def _below_boundary(
-        self, of: Sequence[Tensor], upstream: Sequence[Tensor]
+    def _pass_through(self, slices: Sequence[ParameterSlices]) -> None:
+        """One backward pass a task through the whole model."""
+        self.passes += len(self.losses)
+        for name, task_grads in one_pass_per_task(self.losses, slices).items():
+            sliced = self.routes.by_name[name]
+            self.by_task[name] = [self._values(sliced, grad) for grad in task_grads]
+
+    def _collect(self, collected: CollectedGradients) -> None:
+        """Keep what a shortcut has found."""
+        self.passes += len(self.losses)
+        self.by_task |= collected.by_task
+        self._private |= collected.private
+        self._collected.append(collected)
+
+    def _weighted_private(self, weights: Tensor) -> dict[str, Tensor]:
+        """The gradients of what each task has for itself, times the task's weight."""
+        sums = {}
+        for name, grad in self._private.items():
+            sliced = self.routes.by_name[name]
+            by_slice = sliced.expand(sliced.private_weights(weights))
+            sums[name] = grad * by_slice.to(grad.dtype)
+        return sums
+
+    def _combine_below_cuts(
+        self, tables: Sequence[ParameterSlices], weights: Tensor
     ) -> dict[str, Tensor]:
-        self.passes += 1
-        heads = {item.name for item in self.paths.heads}
-        items = [item for item in self.paths.slices if item.name not in heads]
-        found = self.values(of, items, upstream)
-        return {
-            item.name: grad for item, grad in zip(items, found, strict=True) if grad is not None
-        }
-
-    def _below_cuts(self, tables: Sequence[ParameterSlices], weights: Tensor) -> dict[str, Tensor]:
-        """What weighted tasks mean for the tables."""
-        if not tables or not self._at_cuts:
+        """What the weighted gradients of the cuts mean for the tables below them."""
+        cuts = [cut for collected in self._collected for cut in collected.cuts]
+        if not tables or not cuts:
             return {}
-        found = self.values(
-            [c.tensor for c in self._at_cuts], tables, [c.sum(weights) for c in self._at_cuts]
-        )
-        return {
-            item.name: grad for item, grad in zip(tables, found, strict=True) if grad is not None
-        }
+        upstream = [cut.weighted(weights) for cut in cuts]
+        grads = self.values([cut.tensor for cut in cuts], tables, upstream)
+        return _without_none(tables, grads)
 
-    def _alone_times(self, own: Tensor) -> dict[str, Tensor]:
-        """The gradients of what each task has for itself, with its weight."""
-        out = {}
-        for name, grad in self._alone.items():
-            item = self.paths.by_name[name]
-            out[name] = grad * item.expand(item.by_slice(own)).to(grad.dtype)
-        return out
+    # --- at the boundary
+
+    def at_boundary(self) -> Tensor:
+        """The gradient (B, T, d) of ``Boundary.task_inputs``, by one pass through all towers."""
+        assert self._split is not None, "the model has no boundary"
+        if self._at_boundary is None:
+            # the sum of the losses: towers belong to one task each, so the tasks do not mix
+            total = torch.stack(self.losses).sum()
+            task_inputs = self._split.boundary.task_inputs
+            above = self.routes.above_boundary
+            at_boundary, *tower_grads = differentiate(total, [task_inputs, *parameters_of(above)])
+            self._private |= _without_none(above, tower_grads)
+            self._at_boundary = (
+                torch.zeros_like(task_inputs) if at_boundary is None else at_boundary
+            )
+        return self._at_boundary
+
+    def below_boundary(self, trunk_grad: Tensor, weights: Tensor) -> dict[str, Tensor]:
+        """What a gradient of the trunk's output means for the parameters below the boundary.
+
+        Args:
+            trunk_grad: The gradient of ``Boundary.trunk_output``, of as many numbers.
+            weights: (T,) what the gates of each task go on with.
+        """
+        assert self._split is not None, "the model has no boundary"
+        outputs, upstream = self._split.sources(self.at_boundary(), trunk_grad, weights)
+        return self._pass_below(outputs, upstream)
+
+    def _combine_from_boundary(self, weights: Tensor) -> dict[str, Tensor]:
+        """:meth:`combine` for tasks that are still together at the boundary."""
+        assert self._split is not None
+        assert self._at_boundary is not None
+        upstream = scale_by_task(self._at_boundary, weights)
+        sums = self._pass_below([self._split.boundary.task_inputs], [upstream])
+        return sums | self._weighted_private(weights)
+
+    def _pass_below(
+        self, outputs: Sequence[Tensor], upstream: Sequence[Tensor]
+    ) -> dict[str, Tensor]:
+        """One backward pass for all tasks, from the boundary to the tables."""
+        self.passes += 1
+        above = {sliced.name for sliced in self.routes.above_boundary}
+        slices = [sliced for sliced in self.routes.slices if sliced.name not in above]
+        return _without_none(slices, self.values(outputs, slices, upstream))
 
 
-def _by_task(grad: Tensor, weights: Tensor) -> Tensor:
-    """A gradient (B, T, ...) times the weight (T,) of each task."""
-    return grad * weights.to(grad).view(1, -1, *[1] * (grad.dim() - 2))
-
-
-def _by_slice(
-    grads: Sequence[Tensor | None], item: ParameterSlices, weights: Tensor, own: Tensor
-) -> Tensor | None:
-    if item.all_shared or torch.equal(weights, own):
-        return weighted_sum(weights, grads)
-    by_slice = torch.where(item.shared, weights[:, None], own[:, None])  # (T, S)
-    terms = [
-        grad * item.expand(by_slice[t].to(grad)) for t, grad in enumerate(grads) if grad is not None
-    ]
-    return torch.stack(terms).sum(0) if terms else None
+def _without_none(
+    slices: Sequence[ParameterSlices], grads: Sequence[Tensor | None]
+) -> dict[str, Tensor]:
+    """By parameter, the gradients that exist."""
+    pairs = zip(slices, grads, strict=True)
+    return {sliced.name: grad for sliced, grad in pairs if grad is not None}

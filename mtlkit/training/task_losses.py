@@ -11,25 +11,33 @@ from mtlkit.models._types import Objective
 
 
 def owner_losses(objectives: Sequence[Objective], tasks: Sequence[str]) -> list[Tensor]:
-    """Losses summed by the task they are charged to, in task order; a task without any has a
-    constant 0.
+    """T scalars: losses summed by the task that they are charged to, in task order.
+
+    A task without an objective has a constant 0.
     """
-    zero = torch.zeros_like(
-        objectives[0].loss
-    )  # not loss * 0, which would spread an infinite loss to all tasks
-    return [sum((o.loss for o in objectives if o.owner == task), start=zero) for task in tasks]
+    # not loss * 0, which would spread an infinite loss to all tasks
+    zero = torch.zeros_like(objectives[0].loss)
+    task_losses = []
+    for task in tasks:
+        losses = [objective.loss for objective in objectives if objective.owner == task]
+        task_losses.append(sum(losses, start=zero))
+    return task_losses
 
 
 def owner_active(
     objectives: Sequence[Objective], tasks: Sequence[str], device: torch.device
 ) -> Tensor:
     """(T,) bool: which tasks own an objective for which the batch has a label."""
-    if all(o.active is None for o in objectives) and {o.owner for o in objectives} == set(tasks):
+    # the usual case, for which the device need not compute anything
+    all_have_labels = all(objective.active is None for objective in objectives)
+    if all_have_labels and {objective.owner for objective in objectives} == set(tasks):
         return torch.ones(len(tasks), dtype=torch.bool, device=device)
-    out = []
+
+    # an objective without a mask has a label in every row
+    active = []
     for task in tasks:
-        own = [o.active for o in objectives if o.owner == task]
-        masks = [a for a in own if a is not None]
-        certain = torch.tensor(len(masks) < len(own), device=device)
-        out.append(torch.stack([certain, *masks]).any())
-    return torch.stack(out)
+        masks = [objective.active for objective in objectives if objective.owner == task]
+        known = [mask for mask in masks if mask is not None]
+        certain = torch.tensor(len(known) < len(masks), device=device)
+        active.append(torch.stack([certain, *known]).any())
+    return torch.stack(active)

@@ -8,7 +8,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, SharedGradient
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
@@ -25,7 +26,7 @@ from mtlkit.training.scoring import Scores, autocast
 from mtlkit.training.seeding import generator, keep_random_state, seed_for
 from mtlkit.training.selection import check_task_names
 from mtlkit.training.setup import TrainingSetup
-from mtlkit.training.step import LoopStep
+from mtlkit.training.step import LoopStep, StepInfo
 from mtlkit.training.stratified import StratifiedSampler, stratified_sampler
 from mtlkit.training.task_losses import owner_active, owner_losses
 from mtlkit.training.task_schedule import TaskSchedule
@@ -110,7 +111,7 @@ class Trainer:
         (``Output.boundary``), where its tasks part.
         """
         scope_is_representation = self.settings.scope == "representation"
-        return self.balancer is not None and scope_is_representation and bool(self.sharing.trunk)
+        return self.balancer is not None and scope_is_representation and self.sharing.has_boundary
 
     def fit(self, on_point: Callable[[float], None] = lambda done: None) -> FitResult:
         """Train, evaluate at evenly spaced points, select on validation, score the test split once.
@@ -210,10 +211,7 @@ class Trainer:
             output,
             losses,
             active,
-            index,
-            self.total_steps,
-            seed,
-            self.settings.scope,
+            StepInfo(index, self.total_steps, seed, self.settings.scope),
             draw=lambda: self._fresh_step(index),
         )
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._base import Balancer, Scope, SharedGradient
+from mtlkit.balancers._balancer import Balancer, Scope, SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.registry import BALANCERS
 
@@ -28,7 +28,7 @@ ALLOWED = {
 
 @dataclass
 class FakeStep:
-    """A step whose task gradients are given: implements ``mtlkit.balancers._base.Step``.
+    """A step whose task gradients are given: implements ``mtlkit.balancers._balancer.Step``.
 
     Args:
         task_gradients: (T, P) task gradients. The first half of the columns is one tensor, the

@@ -7,10 +7,11 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
-from mtlkit.balancers._base import GramProblem
-from mtlkit.balancers._gramian import NO_RANK, fair_weights
+from mtlkit.balancers._balancer import GramProblem
+from mtlkit.balancers._gramian import NO_RANK
 from mtlkit.balancers._solvers import unit_rows
 from mtlkit.balancers.aligned import alignment
+from mtlkit.balancers.fairgrad import fair_weights
 from tests.balancers.fakes import Case, FakeStep, families
 
 F = Fraction

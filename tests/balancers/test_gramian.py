@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mtlkit.balancers._gramian import factor, min_norm, min_norm_above, project_on_simplex
+from mtlkit.balancers._gramian import factor, min_norm, min_norm_above
+from mtlkit.balancers._simplex import project_on_simplex
 from tests.balancers.fakes import families
 
 COUNTS = (1, 2, 3, 8)

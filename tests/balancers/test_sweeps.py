@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.balancers._base import simplex_points
+from mtlkit.balancers._simplex import simplex_points
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from mtlkit.registry import BALANCERS

@@ -10,19 +10,19 @@ from mtlkit.errors import MissingError, MtlkitError, UsageError
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
 def test_help(cli, arguments):
-    said = cli(*arguments)
-    assert said.code == 0
+    result = cli(*arguments)
+    assert result.code == 0
     for command in ("fetch", "bench", "report", "list", "info"):
-        assert command in said.out
-    assert "mtlkit bench" in said.out
-    assert said.err == ""
+        assert command in result.out
+    assert "mtlkit bench" in result.out
+    assert result.err == ""
 
 
 @pytest.mark.parametrize("command", ["fetch", "bench", "report", "list", "info"])
 def test_help_of_commands(cli, command):
-    said = cli(command, "--help")
-    assert said.code == 0
-    assert f"Usage: mtlkit {command}" in said.out
+    result = cli(command, "--help")
+    assert result.code == 0
+    assert f"Usage: mtlkit {command}" in result.out
 
 
 def test_version(cli):
@@ -74,10 +74,10 @@ def test_version(cli):
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
 def test_usage_errors(cli, arguments, message, hint):
-    said = cli(*arguments)
-    assert said.code == 2
-    assert said.out == ""
-    first, empty, second = said.err.splitlines()
+    result = cli(*arguments)
+    assert result.code == 2
+    assert result.out == ""
+    first, empty, second = result.err.splitlines()
     assert first.startswith(f"error: {message}")
     assert first.endswith((".", "?"))
     assert empty == ""
@@ -105,11 +105,11 @@ def test_usage_errors(cli, arguments, message, hint):
 )
 def test_what_is_missing(cli, tmp_path, arguments):
     (tmp_path / "file").write_text("")
-    said = cli(*(word.replace("FOLDER", str(tmp_path)) for word in arguments))
-    assert said.code == 3, said.err
-    assert said.out == ""
-    assert "Traceback" not in said.err
-    message, hint = said.err.split("\n\nhint: ")
+    result = cli(*(word.replace("FOLDER", str(tmp_path)) for word in arguments))
+    assert result.code == 3, result.err
+    assert result.out == ""
+    assert "Traceback" not in result.err
+    message, hint = result.err.split("\n\nhint: ")
     assert message.startswith("error: ")
     assert hint.strip()
 
@@ -129,11 +129,11 @@ def test_exit_codes(cli, monkeypatch, error, code, text):
         raise error
 
     monkeypatch.setattr("mtlkit.registry.Registry.names", fail)
-    said = cli("list", "models")
-    assert said.code == code
-    assert said.out == ""
-    assert said.err == (said.err if text is None else text)
-    assert "Traceback" not in said.err
+    result = cli("list", "models")
+    assert result.code == code
+    assert result.out == ""
+    assert result.err == (result.err if text is None else text)
+    assert "Traceback" not in result.err
 
 
 def test_what_nobody_foresaw_is_not_hidden(cli, monkeypatch):

@@ -21,9 +21,9 @@ GRIDS = sorted(BENCHMARKS.glob("*.yaml"))
 
 
 def test_some_failed(story):
-    said = story.finished
-    assert said.code == 1
-    assert "Traceback" not in said.err
+    result = story.finished
+    assert result.code == 1
+    assert "Traceback" not in result.err
 
 
 def test_a_line_a_cell(story):
@@ -39,13 +39,13 @@ def test_a_line_a_cell(story):
 
 
 def test_the_table_goes_to_stdout_and_talk_to_stderr(story):
-    said = story.finished
-    assert "simulated" in said.out
-    assert "task-1 AUC" in said.out
-    assert "uniform" in said.out
-    assert "failed" in said.out
-    assert f"mtlkit report {story.out}" in said.err
-    assert "mtlkit report" not in said.out
+    result = story.finished
+    assert "simulated" in result.out
+    assert "task-1 AUC" in result.out
+    assert "uniform" in result.out
+    assert "failed" in result.out
+    assert f"mtlkit report {story.out}" in result.err
+    assert "mtlkit report" not in result.out
 
 
 def test_what_failed_before_is_not_run_and_still_counts(story, cli):
@@ -59,18 +59,18 @@ def test_what_failed_before_is_not_run_and_still_counts(story, cli):
 def test_all_done(story, cli):
     """A subset of the grid: every cell of it is finished, so nothing is run."""
     command = [word if not word.startswith("uniform,") else "uniform,uwl" for word in story.command]
-    said = cli(*command)
-    assert said.code == 0
-    assert "2 cells on synthetic (simulated), tasks task-1, task-2: 2 done." in said.err
-    assert "failed" not in said.out
+    result = cli(*command)
+    assert result.code == 0
+    assert "2 cells on synthetic (simulated), tasks task-1, task-2: 2 done." in result.err
+    assert "failed" not in result.out
 
 
 def test_a_dry_run_shows_the_state_of_every_cell(story, cli):
     files = {path: path.read_bytes() for path in story.out.rglob("*") if path.is_file()}
-    said = cli(*story.command, "--dry-run", "--seeds", "2")
-    assert said.code == 0
-    assert ": 7 to run, 3 done, 4 failed before." in said.err
-    states = [line for line in said.out.splitlines() if "shared-bottom" in line]
+    result = cli(*story.command, "--dry-run", "--seeds", "2")
+    assert result.code == 0
+    assert ": 7 to run, 3 done, 4 failed before." in result.err
+    states = [line for line in result.out.splitlines() if "shared-bottom" in line]
     assert len(states) == 14
     assert sum(" to run " in line for line in states) == 7
     assert sum(" failed before " in line for line in states) == 4
@@ -103,20 +103,20 @@ def dry(cli, home, tmp_path):
     return run
 
 
-def rows(said):
+def rows(result):
     """The cells of a plan as (model, balancer, seed, state)."""
     lines = [
-        line.split() for line in said.out.splitlines() if " to run " in line or " done " in line
+        line.split() for line in result.out.splitlines() if " to run " in line or " done " in line
     ]
     return [(model, balancer, int(seed)) for model, balancer, seed, *_ in lines]
 
 
 def test_the_command_of_the_readme(dry):
-    said = dry("--models", "mmoe,ple", "--balancers", "uwl,pareto")
-    assert said.code == 0
+    result = dry("--models", "mmoe,ple", "--balancers", "uwl,pareto")
+    assert result.code == 0
     pairs = [("single-task", "none"), *((m, b) for m in ("mmoe", "ple") for b in ("uwl", "pareto"))]
-    assert rows(said) == [(*pair, seed) for seed in range(3) for pair in pairs]
-    assert "15 cells on synthetic (simulated), tasks task-1, task-2: 15 to run." in said.err
+    assert rows(result) == [(*pair, seed) for seed in range(3) for pair in pairs]
+    assert "15 cells on synthetic (simulated), tasks task-1, task-2: 15 to run." in result.err
 
 
 def test_references(dry):
@@ -132,9 +132,9 @@ def test_a_subset_of_tasks(dry):
     few = ["--models", "mmoe", "--balancers", "uniform"]
     assert "tasks task-2: " in dry(*few, "--tasks", "task-2").err
     assert "tasks task-2, task-1: " in dry(*few, "--tasks", "task-2,task-1").err
-    said = dry(*few, "--tasks", "task-9")
-    assert said.code == 2
-    assert "hint: its tasks are task-1, task-2" in said.err
+    result = dry(*few, "--tasks", "task-9")
+    assert result.code == 2
+    assert "hint: its tasks are task-1, task-2" in result.err
     assert dry(*few, "--tasks", "task-1,task-1").code == 2
 
 
@@ -149,10 +149,10 @@ def test_a_failed_grid_is_told_before_it_runs(dry):
         (["--set", "lr=inf"], "error: The option 'training.lr' of the grid cannot be inf"),
         (["--models", "mmoe[experts=4"], "error: Cannot read 'mmoe[experts=4'."),
     ]:
-        said = dry(*arguments)
-        assert (said.code, said.out) == (2, "")
-        assert said.err.startswith(message)
-        assert "\n\nhint: " in said.err
+        result = dry(*arguments)
+        assert (result.code, result.out) == (2, "")
+        assert result.err.startswith(message)
+        assert "\n\nhint: " in result.err
 
 
 def test_models_that_do_not_apply_are_shown_with_the_reason(dry, tmp_path):
@@ -161,20 +161,20 @@ def test_models_that_do_not_apply_are_shown_with_the_reason(dry, tmp_path):
         '"""F: f."""\nfrom mtlkit.models.mmoe import MMoE\n\n\nclass F(MMoE):\n    @classmethod\n'
         '    def inapplicable(cls, schema):\n        return "has no funnel"\n'
     )
-    said = dry("--models", f"mmoe,{file}[experts=4]", "--balancers", "uniform")
-    assert said.code == 0
-    assert f"n/a {file}[experts=4]: synthetic has no funnel" in said.err
-    assert "n/a: synthetic has no funnel" in said.out
-    assert len(rows(said)) == 6
+    result = dry("--models", f"mmoe,{file}[experts=4]", "--balancers", "uniform")
+    assert result.code == 0
+    assert f"n/a {file}[experts=4]: synthetic has no funnel" in result.err
+    assert "n/a: synthetic has no funnel" in result.out
+    assert len(rows(result)) == 6
     assert len(rows(dry("--models", f"mmoe,{file}", "--balancers", "uniform", "--force"))) == 9
 
 
 def test_a_file_may_be_a_balancer(dry, plugin, tmp_path):
     name = plugin(tmp_path, "b.py")
-    said = dry(
+    result = dry(
         "--models", "mmoe", "--balancers", f"uniform,{name}", "--seeds", "1", "--references", "none"
     )
-    assert rows(said) == [("mmoe", "uniform", 0), ("mmoe", name, 0)]
+    assert rows(result) == [("mmoe", "uniform", 0), ("mmoe", name, 0)]
 
 
 def test_results_of_an_earlier_version_of_the_settings_are_kept_apart(dry, tmp_path):
@@ -185,9 +185,9 @@ def test_results_of_an_earlier_version_of_the_settings_are_kept_apart(dry, tmp_p
 
 def test_the_data_set_fetched_last(dry, cli, home, tmp_path):
     remember(home, DATA)
-    said = dry(dataset=None)
-    assert f"Data set {DATA} (fetched last)." in said.err
-    assert said.code == 0
+    result = dry(dataset=None)
+    assert f"Data set {DATA} (fetched last)." in result.err
+    assert result.code == 0
     fresh = tmp_path / "home"
     assert cli("fetch", "synthetic[rows=16,d=3]", "--data-dir", fresh).code == 0
     assert last_fetched(fresh) == "synthetic[rows=16,d=3]"
@@ -206,11 +206,11 @@ def test_census_where_nothing_was_fetched(cli, tmp_path, monkeypatch):
 
     monkeypatch.setattr("mtlkit.data.sources.prepare", prepare)
     monkeypatch.setenv("MTLKIT_DATA", str(tmp_path))
-    said = cli("bench")
-    assert said.code == 3
+    result = cli("bench")
+    assert result.code == 3
     assert asked == [("census", tmp_path)]
-    assert "Data set census (none was fetched before)." in said.err
-    assert said.err.endswith(
+    assert "Data set census (none was fetched before)." in result.err
+    assert result.err.endswith(
         "error: There is no network.\n\nhint: mtlkit fetch census --from FILE\n"
     )
 
@@ -227,10 +227,10 @@ def test_results_that_cannot_be_written(cli, home, tmp_path):
         "--out",
         tmp_path / "file" / "results",
     ]
-    said = cli("bench", "-d", DATA, "--data-dir", home, *arguments)
-    assert said.code == 3
-    assert "error: The results folder" in said.err
-    assert "hint: choose another with --out DIR" in said.err
+    result = cli("bench", "-d", DATA, "--data-dir", home, *arguments)
+    assert result.code == 3
+    assert "error: The results folder" in result.err
+    assert "hint: choose another with --out DIR" in result.err
 
 
 # --- YAML
@@ -272,11 +272,11 @@ FLAGS = [
 
 @pytest.mark.parametrize("flags", [[], FLAGS], ids=["defaults", "flags"])
 def test_what_is_printed_gives_the_same_grid(cli, tmp_path, flags):
-    said = cli("bench", "--print-config", *flags)
-    assert (said.code, said.err) == (0, "")
+    result = cli("bench", "--print-config", *flags)
+    assert (result.code, result.err) == (0, "")
     file = tmp_path / "grid.yaml"
-    file.write_text(said.out)
-    assert cli("bench", file, "--print-config") == said
+    file.write_text(result.out)
+    assert cli("bench", file, "--print-config") == result
     grid = read_grid(file, {}, [])
     if flags:
         assert grid.models == ("mmoe[experts=4,hidden=64:32]", "ple")
@@ -296,10 +296,10 @@ def test_flags_override_a_file(cli, tmp_path):
     file.write_text(
         "models: [mmoe]\nbalancers: uwl\nseeds: 2\ntraining:\n  lr: 0.5\n  epochs: 3\nout: there\n"
     )
-    said = cli(
+    result = cli(
         "bench", file, "--models", "ple", "--lr", "0.1", "--set", "epochs=4", "--print-config"
     )
-    found = yaml.safe_load(said.out)
+    found = yaml.safe_load(result.out)
     assert (found["models"], found["balancers"], found["seeds"]) == (["ple"], ["uwl"], [0, 1])
     assert (found["training"]["lr"], found["training"]["epochs"], found["out"]) == (
         0.1,
@@ -320,10 +320,10 @@ def test_a_file_is_planned(dry, tmp_path):
 def test_files_that_are_wrong(cli, tmp_path, text):
     file = tmp_path / "grid.yaml"
     file.write_text(text)
-    said = cli("bench", file)
-    assert said.code == 2
-    assert said.err.startswith("error: ")
-    assert "\n\nhint: mtlkit bench --print-config" in said.err
+    result = cli("bench", file)
+    assert result.code == 2
+    assert result.err.startswith("error: ")
+    assert "\n\nhint: mtlkit bench --print-config" in result.err
 
 
 @pytest.mark.parametrize("file", GRIDS, ids=lambda file: file.name)

@@ -10,20 +10,20 @@ EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in regis
 
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_list(cli, kind):
-    said = cli("list", kind)
-    assert said.code == 0
-    lines = said.out.splitlines()
+    result = cli("list", kind)
+    assert result.code == 0
+    lines = result.out.splitlines()
     assert [line.split()[0] for line in lines] == REGISTRIES[kind].names()
     assert all(len(line.split()) > 1 for line in lines), "every name has a summary"
 
 
 @pytest.mark.parametrize("kind", REGISTRIES)
 def test_list_as_json(cli, kind):
-    said = cli("list", kind, "--json")
-    entries = json.loads(said.out)
+    result = cli("list", kind, "--json")
+    entries = json.loads(result.out)
     assert [entry["name"] for entry in entries] == REGISTRIES[kind].names()
     assert all(entry["summary"] for entry in entries)
-    assert said.err == ""
+    assert result.err == ""
 
 
 def test_list_with_a_wildcard(cli):
@@ -36,12 +36,12 @@ def test_list_with_a_wildcard(cli):
 @pytest.mark.parametrize(("kind", "name"), EVERY)
 def test_info_of_everything(cli, kind, name):
     registry = REGISTRIES[kind]
-    said = cli("info", name)
-    assert (said.code, said.err) == (0, "")
-    assert said.out.split()[:2] == [name, registry.kind]
-    assert registry.summary(name).replace("``", "") in said.out
+    result = cli("info", name)
+    assert (result.code, result.err) == (0, "")
+    assert result.out.split()[:2] == [name, registry.kind]
+    assert registry.summary(name).replace("``", "") in result.out
     options = registry.load(name).Options.model_fields
-    assert all(option in said.out for option in options)
+    assert all(option in result.out for option in options)
     facts = json.loads(cli("info", name, "--json").out)
     assert (facts["name"], facts["kind"]) == (name, registry.kind)
     assert {option["name"] for option in facts["options"]} == set(options)
@@ -49,7 +49,7 @@ def test_info_of_everything(cli, kind, name):
     if kind == "balancers":
         assert facts["needs"] in {"losses", "norms", "gram", "rows"}
         assert facts["scale"] in {"simplex", "native"}
-        assert f"Needs: {facts['needs']}" in said.out
+        assert f"Needs: {facts['needs']}" in result.out
 
 
 def test_info_says_with_which_others_a_balancer_is_one_method(cli):
@@ -67,10 +67,10 @@ def test_info_says_with_which_others_a_balancer_is_one_method(cli):
 
 @pytest.mark.parametrize("name", [name for kind, name in EVERY if kind != "datasets"])
 def test_info_names_the_paper_and_when_to_use(cli, name):
-    said = cli("info", name).out
-    assert "Paper" in said
-    assert "When to use" in said
-    assert "Cost" in said
+    result = cli("info", name).out
+    assert "Paper" in result
+    assert "When to use" in result
+    assert "Cost" in result
 
 
 def test_defaults_of_options(cli):
@@ -89,8 +89,8 @@ def test_defaults_of_options(cli):
 
 
 def test_the_example_in_brackets_works(cli):
-    said = cli("info", "gradnorm").out
-    example = said.partition("in brackets: '")[2].partition("'")[0]
+    result = cli("info", "gradnorm").out
+    example = result.partition("in brackets: '")[2].partition("'")[0]
     assert example == "gradnorm[alpha=1.5]"
 
 
@@ -109,7 +109,7 @@ def test_info_says_what_is_simulated(cli):
 def test_info_of_a_file(cli, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(MINE)
-    said = cli("info", file)
-    assert said.code == 0
-    assert "Mine: weighs nothing." in said.out
+    result = cli("info", file)
+    assert result.code == 0
+    assert "Mine: weighs nothing." in result.out
     assert cli("info", tmp_path / "gone.py").code == 2

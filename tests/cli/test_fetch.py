@@ -5,7 +5,8 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from mtlkit.cli.fetch import _typed, fetch, show_downloads
+from mtlkit.cli.downloads import show_downloads
+from mtlkit.cli.fetch import _typed, fetch
 from mtlkit.data.data_home import last_fetched
 from mtlkit.data.sources import open_source
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mtlkit.cli.fetch import _facts
+from mtlkit.cli.card import facts_table
 from mtlkit.data.planted import ALL_ROWS, ceilings, ceilings_of_all_rows
 from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Feature, Schema, Task
@@ -71,6 +71,6 @@ def test_the_card_says_of_which_rows(tmp_path, simulation, said):
 
     console = Console(width=300)
     with console.capture() as found:
-        console.print(_facts(open_source("synthetic"), dataset(simulation), [], None))
+        console.print(facts_table(open_source("synthetic"), dataset(simulation), [], None))
     text = " ".join(found.get().split())
     assert (said in text) if said else "ceiling" not in text

@@ -61,9 +61,9 @@ def test_sound_cells_are_stored_with_all_they_left(story):
 def test_interrupted(story):
     """Ctrl-C in the second cell, sent to the worker, too, as a terminal does."""
     act = story.interrupted
-    assert act.said.code == 130
-    assert "Traceback" not in act.said.err
-    assert "1 of 7 cells finished and kept; the same command goes on." in act.said.err
+    assert act.result.code == 130
+    assert "Traceback" not in act.result.err
+    assert "1 of 7 cells finished and kept; the same command goes on." in act.result.err
     assert act.worker_ignored, "the parent decides"
     assert act.worker_ended
     assert act.after == act.before
@@ -73,10 +73,14 @@ def test_interrupted(story):
 def test_killed(story):
     """kill -9 in the second cell: the orphaned worker ends, and leaves no false failure."""
     act = story.killed
-    assert act.said.code == -9
+    assert act.result.code == -9
     assert act.worker_ended
     assert act.after == act.before
     assert sum(path.name == RECORD for path in act.before) == 1
+
+
+def test_a_background_job_of_a_shell_ignores_ctrl_c(story):
+    assert story.killed.survived_interrupt
 
 
 def test_only_unfinished_cells_are_run_again(story):
@@ -130,18 +134,18 @@ def test_the_time_in_which_a_worker_starts_does_not_count(tmp_path, home):
     engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu", timeout=3600))
     ours, theirs = multiprocessing.Pipe()
     worker = _Worker(mock.Mock(), ours, cell)
-    heard = []
+    reported = []
 
-    def hear(ready):
-        return engine._hear(worker, ready, lambda cell, share: heard.append(share))
+    def listen(ready):
+        return engine._listen(worker, ready, lambda cell, share: reported.append(share))
 
-    assert hear(False) is None
-    assert worker.since is None, "it has not said that it took up the cell"
+    assert listen(False) is None
+    assert worker.taken_up is None, "it has not result that it took up the cell"
     theirs.send(0.0)
-    assert hear(True) is None
-    assert heard == [0]
-    worker.since -= 3601
-    assert hear(False).status == "timeout"
+    assert listen(True) is None
+    assert reported == [0]
+    worker.taken_up -= 3601
+    assert listen(False).status == "timeout"
     assert worker.process.kill.called
 
 
@@ -183,7 +187,7 @@ def test_jobs(monkeypatch, tmp_path, home):
     assert jobs(0, device="cpu") == 1
     assert jobs(100, device="cpu", threads=4) == 1
     assert jobs(100, device="cpu", threads=3) == 2
-    monkeypatch.setattr("mtlkit.grid.run_cell.resolve_device", lambda _: torch.device("cuda"))
+    monkeypatch.setattr("mtlkit.grid.machine.resolve_device", lambda _: torch.device("cuda"))
     assert jobs(100, device="cuda") == 1
     assert jobs(100, device="cuda", jobs=3) == 3
 

@@ -7,8 +7,9 @@ import torch
 from mtlkit.data.sources import prepare
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.grid.grid_settings import read_grid
+from mtlkit.grid.machine import resolve_device
 from mtlkit.grid.plan import make_plan
-from mtlkit.grid.run_cell import failure, load_dataset, resolve_device, run_cell
+from mtlkit.grid.run_cell import failure, load_dataset, run_cell
 from mtlkit.records import RunRecord
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
@@ -176,7 +177,7 @@ def test_devices(monkeypatch):
 
 def test_peak_memory_may_be_out_of_reach(cells, home, monkeypatch, tmp_path):
     """Some sandboxes let nobody reset the high-water mark; the run goes on."""
-    monkeypatch.setattr("mtlkit.grid.run_cell.PEAK_FILE", tmp_path)  # a folder cannot be written to
+    monkeypatch.setattr("mtlkit.grid.machine.PEAK_FILE", tmp_path)  # a folder cannot be written to
     (cell,) = cells()
     record = run_cell(cell, home, CPU).record
     assert record.ok

@@ -42,7 +42,7 @@ def build(name: str, schema: Schema, seed: int = 0, **options: Any) -> Architect
     if reason:
         pytest.skip(f"{name}: the data {reason}")
     torch.manual_seed(seed)
-    return kind(schema, kind.Options.model_validate(options))
+    return kind.build(schema, kind.Options.model_validate(options))
 
 
 def known(name: str, options: dict[str, Any]) -> dict[str, Any]:

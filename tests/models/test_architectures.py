@@ -7,7 +7,7 @@ import re
 import pytest
 import torch
 
-from mtlkit.models._embedding import FOLD_VOCABULARY
+from mtlkit.models._tables import FOLD_VOCABULARY
 from mtlkit.registry import MODELS
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.sharing import SharedParameters

@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 
 from mtlkit.data.types import Feature, Schema
-from mtlkit.models import _embedded_batch
-from mtlkit.models._embedding import FOLD_VOCABULARY, FieldEmbedding
+from mtlkit.models import _input_linear
+from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._options import ModelOptions
+from mtlkit.models._tables import FOLD_VOCABULARY
 from mtlkit.registry import MODELS
 from tests.models.build import build, gradients, load, task_losses
 from tests.toy import toy_batch, toy_schema
@@ -99,11 +100,11 @@ def test_widths_come_from_option_then_feature_then_default():
     assert module.width == 11
 
 
-def test_places_say_which_columns_a_feature_fills():
+def test_feature_columns_say_which_columns_a_feature_fills():
     schema = toy_schema(2, ids=3, dense=2, bags=1)
     module, batch = make(schema, embedding_dims={"id2": 2, "bag1": 5}), toy_batch(schema, 30)
     x = module(batch).tensor().detach()
-    assert {name: len(place) for name, place in module.places.items()} == {
+    assert {name: len(columns) for name, columns in module.feature_columns.items()} == {
         "id1": 8,
         "id2": 2,
         "id3": 8,
@@ -111,17 +112,18 @@ def test_places_say_which_columns_a_feature_fills():
         "dense1": 1,
         "dense2": 1,
     }
-    assert sorted(column for place in module.places.values() for column in place) == list(
-        range(module.width)
-    )
+    assert sorted(
+        column for columns in module.feature_columns.values() for column in columns
+    ) == list(range(module.width))
     torch.testing.assert_close(
-        x[:, list(module.places["id2"])], module.width_2.detach()[batch.ids[:, 1].long()]
+        x[:, list(module.feature_columns["id2"])], module.width_2.detach()[batch.ids[:, 1].long()]
     )
     start = schema.of_kind("id")[0].vocab  # id3 follows id1 in the table of their width
     torch.testing.assert_close(
-        x[:, list(module.places["id3"])], module.width_8.detach()[start + batch.ids[:, 2].long()]
+        x[:, list(module.feature_columns["id3"])],
+        module.width_8.detach()[start + batch.ids[:, 2].long()],
     )
-    assert torch.equal(x[:, list(module.places["dense2"])][:, 0], batch.dense[:, 1])
+    assert torch.equal(x[:, list(module.feature_columns["dense2"])][:, 0], batch.dense[:, 1])
 
 
 @pytest.mark.parametrize("foldable", [True, False])
@@ -179,13 +181,13 @@ def test_vectors_of_numbers_follow_the_tables_and_their_copies():
     assert module.numbers.shape == (2, 3, 5)
     assert module.stack_axes["numbers"] == 1
     for d, name in enumerate(("dense1", "dense2")):
-        assert len(module.places[name]) == 5
+        assert len(module.feature_columns[name]) == 5
         for copy in range(3):
             own = batch.dense[:, d, None] * module.numbers[d, copy]
-            assert torch.equal(x[:, copy, list(module.places[name])], own)
-    assert sorted(column for place in module.places.values() for column in place) == list(
-        range(module.width)
-    )
+            assert torch.equal(x[:, copy, list(module.feature_columns[name])], own)
+    assert sorted(
+        column for columns in module.feature_columns.values() for column in columns
+    ) == list(range(module.width))
     again = dict(make(schema, copies=3, numbers="vector").named_parameters())
     assert again.keys() == {*tables, "numbers"}
     assert all(torch.equal(value, again[key]) for key, value in tables.items())  # the same start
@@ -241,8 +243,8 @@ def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
         calls.append(args)
         return kernel(*args)
 
-    kernel = _embedded_batch.fold
-    monkeypatch.setattr(_embedded_batch, "fold", counted)
+    kernel = _input_linear.fold
+    monkeypatch.setattr(_input_linear, "fold", counted)
     results = []
     for foldable in (True, False):
         model.use(replace(model.fast_paths, fold=foldable))

@@ -1,15 +1,19 @@
-"""Gates and experts as one kernel, beside the layers one after the other."""
+"""Levels of experts: in one kernel and layer by layer, their names, and their ablation."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 
+from mtlkit.errors import UsageError
+from mtlkit.models._architecture import Architecture
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary, dense_weights
-from mtlkit.models._embedding import FastPaths, FieldEmbedding
-from mtlkit.models._layers import Gate, GateOptions, StackedMLP
-from mtlkit.models._moe import gated_mixture
+from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
+from mtlkit.models._moe import MoELayer, Readers
+from mtlkit.models._tables import FastPaths
 from mtlkit.models._types import Batch
+from mtlkit.ops.combine_experts import combine_experts
 from mtlkit.ops.inner_products import inner_products
 from mtlkit.ops.mixture_gramian import mixture_gramian
 from tests.models.build import build
@@ -23,29 +27,37 @@ def dtype(request):
     return request.param
 
 
-def layers(width, dtype, expert_index=None, rows=30, **options):
+def level(width, dtype, expert_index=None, rows=30, **options):
+    """An embedding, a level of five experts and three readers on it, and a batch."""
     torch.manual_seed(0)
     schema = toy_schema(3)
-    given = GateOptions(embedding=3, **options)
-    embedding = FieldEmbedding(schema, given).to(dtype)
-    gate = Gate(3, embedding.width, 5 if expert_index is None else expert_index.shape[1], given).to(
-        dtype
-    )
-    made = toy_batch(schema, 30)
-    batch = Batch(made.ids[:rows], made.dense[:rows].to(dtype), made.labels[:rows])
-    return embedding, gate, StackedMLP(5, embedding.width, (width,), given).to(dtype), batch
+    options = GateOptions(embedding=3, **options)
+    embedding = FieldEmbedding(schema, options).to(dtype)
+    seen = 5 if expert_index is None else expert_index.shape[1]
+    gate = Gate(3, embedding.width, seen, options).to(dtype)
+    experts = StackedMLP(5, embedding.width, (width,), options).to(dtype)
+    layer = MoELayer(1, experts, [Readers(schema.task_names, gate, expert_index)])
+    whole = toy_batch(schema, 30)
+    batch = Batch(whole.ids[:rows], whole.dense[:rows].to(dtype), whole.labels[:rows])
+    return embedding, layer, batch
+
+
+def weights_of(mixture):
+    """(B, n, k)."""
+    return torch.stack(list(mixture.gates.values()), 1)
 
 
 def both(width, dtype, expert_index=None, rows=30, **options):
     """The mixture by one kernel and by the layers, and all parameters."""
-    embedding, gate, experts, batch = layers(width, dtype, expert_index, rows, **options)
-    found = []
-    for fusable in (True, False):
-        embedding.fast_paths = FastPaths(fuse=fusable)
-        found.append(gated_mixture(embedding(batch), gate, experts, expert_index))
-    assert isinstance(found[0].boundary, FirstLayerBoundary)
-    assert isinstance(found[1].boundary, TensorBoundary)
-    return found, [*embedding.parameters(), *gate.parameters(), *experts.parameters()]
+    embedding, layer, batch = level(width, dtype, expert_index, rows, **options)
+    mixtures = []
+    for fuse in (True, False):
+        embedding.fast_paths = FastPaths(fuse=fuse)
+        mixtures.append(layer(embedding(batch)))
+    assert isinstance(mixtures[0].boundary, FirstLayerBoundary)
+    assert isinstance(mixtures[1].boundary, TensorBoundary)
+    modules = [embedding, layer.stacks[0].gate, layer.experts]
+    return mixtures, [value for module in modules for value in module.parameters()]
 
 
 @pytest.mark.parametrize("expert_index", [None, REACH], ids=["all experts", "some experts"])
@@ -53,28 +65,30 @@ def both(width, dtype, expert_index=None, rows=30, **options):
 @pytest.mark.parametrize("rows", [0, 1, 30])
 def test_one_kernel_is_the_layers_one_after_the_other(rows, width, expert_index, dtype):
     (one, other), parameters = both(width, dtype, expert_index, rows, gate_bias=True)
-    torch.testing.assert_close((one.own, one.weights), (other.own, other.weights.detach()))
-    grad = torch.randn_like(one.own)
-    found, plain = (
-        torch.autograd.grad(m.own, parameters, grad, retain_graph=True) for m in (one, other)
+    torch.testing.assert_close(one.outputs, other.outputs)
+    torch.testing.assert_close(weights_of(one), weights_of(other).detach())
+    grad = torch.randn_like(one.outputs)
+    fused, plain = (
+        torch.autograd.grad(m.outputs, parameters, grad, retain_graph=True) for m in (one, other)
     )
-    torch.testing.assert_close(found, plain)
+    torch.testing.assert_close(fused, plain)
 
 
 @pytest.mark.parametrize("expert_index", [None, REACH], ids=["all experts", "some experts"])
 @pytest.mark.parametrize("width", [5, 16, 37])
-def test_partings_take_the_tasks_apart(width, expert_index, dtype):
+def test_boundaries_separate_the_tasks(width, expert_index, dtype):
     (one, other), _ = both(width, dtype, expert_index)
-    grad = torch.randn_like(one.own)
-    by_task, private = other.boundary.vjp(grad)
+    grad = torch.randn_like(one.outputs)
+    by_task, by_gate = other.boundary.vjp(grad)
     size = 5 * width
-    columns = one.boundary.vjp(grad).split([size, size, size, one.weights[0].numel()], 1)
+    weights = weights_of(other)
+    columns = one.boundary.vjp(grad).split([size, size, size, weights[0].numel()], 1)
     assert list(one.boundary.column_owners) == [(1, 0), (1, 1), (1, 2), (0, None)]
     outputs = other.boundary.trunk_output
     for t in range(3):
         expected = torch.where(outputs > 0, by_task[t], 0)  # through the rectifier
         torch.testing.assert_close(columns[t].view_as(expected), expected)
-    logits = other.weights * (private - (private * other.weights).sum(-1, keepdim=True))
+    logits = weights * (by_gate - (by_gate * weights).sum(-1, keepdim=True))
     torch.testing.assert_close(columns[3].view_as(logits), logits.detach())
     rows = by_task.flatten(1).double()
     tolerance = {"rtol": 1e-5, "atol": 1e-5} if dtype == torch.float32 else {}
@@ -83,16 +97,16 @@ def test_partings_take_the_tasks_apart(width, expert_index, dtype):
 
 
 def test_what_is_not_a_number_stays_so():
-    embedding, gate, experts, batch = layers(16, torch.float32)
+    embedding, layer, batch = level(16, torch.float32)
     batch.dense[3] = torch.nan
-    mixture = gated_mixture(embedding(batch), gate, experts)
-    assert mixture.own[3].isnan().all()
-    assert mixture.own[:3].isfinite().all()
+    mixed = layer(embedding(batch)).outputs
+    assert mixed[3].isnan().all()
+    assert mixed[:3].isfinite().all()
     with torch.no_grad():
-        experts.linears[0].bias[0, 0] = torch.nan
-    mixture = gated_mixture(embedding(batch), gate, experts)
-    assert mixture.own[:3, :, 0].isnan().all()
-    assert mixture.own[:3, :, 1:].isfinite().all()
+        layer.experts.linears[0].bias[0, 0] = torch.nan
+    mixed = layer(embedding(batch)).outputs
+    assert mixed[:3, :, 0].isnan().all()
+    assert mixed[:3, :, 1:].isfinite().all()
 
 
 @pytest.mark.parametrize(
@@ -107,26 +121,132 @@ def test_what_is_not_a_number_stays_so():
     ids=str,
 )
 def test_other_layers_are_no_single_kernel(options):
-    embedding, gate, experts, batch = layers(16, torch.float32, **options)
-    assert isinstance(gated_mixture(embedding(batch), gate, experts).boundary, TensorBoundary)
+    embedding, layer, batch = level(16, torch.float32, **options)
+    assert isinstance(layer(embedding(batch)).boundary, TensorBoundary)
     if "dropout" in options:
-        experts.eval()
-        assert isinstance(
-            gated_mixture(embedding(batch), gate, experts).boundary, FirstLayerBoundary
-        )
+        layer.experts.eval()
+        assert isinstance(layer(embedding(batch)).boundary, FirstLayerBoundary)
+
+
+@pytest.mark.parametrize("expert_index", [None, REACH], ids=["all experts", "some experts"])
+@pytest.mark.parametrize("fuse", [True, False])
+def test_an_ablated_expert_is_taken_for_zero(fuse, expert_index, dtype):
+    embedding, layer, batch = level(16, dtype, expert_index)
+    embedding.fast_paths = FastPaths(fuse=fuse)
+    whole = layer(embedding(batch))
+    outputs = layer.expert_outputs(embedding(batch)).clone()
+    outputs[:, 3] = 0
+    with layer.ablate(3):
+        ablated = layer(embedding(batch))
+    torch.testing.assert_close(
+        ablated.outputs, combine_experts(weights_of(whole).detach(), outputs, expert_index)
+    )
+    assert torch.equal(layer(embedding(batch)).outputs, whole.outputs)
+
+
+def test_several_stacks_of_gates_mix_one_after_the_other():
+    embedding, layer, batch = level(16, torch.float32, REACH)
+    x = embedding(batch).tensor()
+    shared = Gate(1, embedding.width, 5, GateOptions())
+    gate = layer.stacks[0].gate
+    readers = [
+        Readers(("t1", "t2", "t3"), gate, REACH, slice(3)),
+        Readers(["shared"], shared, paths=slice(3, None)),
+    ]
+    owner = torch.tensor([0, 1, 2, 3, 3])
+    names = ("a", "b", "c", "d", "e")
+    two = MoELayer(2, layer.experts, readers, names, owner)
+    assert two.gate_experts == {
+        "level-2/t1": ("a", "d", "e"),
+        "level-2/t2": ("b", "d", "e"),
+        "level-2/t3": ("c", "d", "e"),
+        "level-2/shared": names,
+    }
+    mixture = two(x)
+    assert mixture.boundary is None
+    assert list(mixture.gates) == list(two.gate_experts)
+    torch.testing.assert_close(mixture.outputs[:, :3], layer(x).outputs)
+    expected = combine_experts(shared(x), layer.experts(x))
+    torch.testing.assert_close(mixture.outputs[:, 3:], expected)
+
+    # With a path for each task and a shared one, each expert and each gate reads its own.
+    paths = torch.randn(30, 4, embedding.width)
+    outputs = layer.experts(paths[:, owner])
+    mixed = two(paths).outputs
+    torch.testing.assert_close(mixed[:, :3], combine_experts(gate(paths[:, :3]), outputs, REACH))
+    torch.testing.assert_close(mixed[:, 3:], combine_experts(shared(paths[:, 3:]), outputs))
+
+
+class Plugin(Architecture):
+    """A mixture of experts as a user may write it.
+
+    Args:
+        schema: Tasks and features.
+        layer: Whether its experts belong to an ``MoELayer``.
+        registered: Whether they are sub-modules.
+        embedding: Name of its embedding.
+    """
+
+    Options = GateOptions
+
+    def __init__(self, schema, layer=True, registered=True, embedding="embedding"):
+        options = GateOptions(embedding=3)
+        super().__init__(schema, options)
+        table = FieldEmbedding(schema, options)
+        setattr(self, embedding, table)
+        self.gates = Gate(len(self.tasks), table.width, 4, options)
+        experts = StackedMLP(4, table.width, (5,), options)
+        if registered:
+            self.experts = experts
+        if layer:
+            self.moe = MoELayer(1, experts, [Readers(schema.task_names, self.gates)])
+        self.towers = Towers(self.tasks, 5, options)
+
+    def forward(self, batch):
+        x = self.embedding(batch).tensor()
+        mixed = combine_experts(self.gates(x), self.experts(x))  # never asks its layer
+        return self.output(self.towers(mixed))
+
+
+def test_a_plugin_cannot_forget_an_ablation():
+    """Experts have names, and with them an ablation, by their layer alone, which silences them
+    whoever asks for their outputs.
+    """
+    schema = toy_schema(2)
+    batch = toy_batch(schema, 40)
+    torch.manual_seed(0)
+    without, model = Plugin(schema, layer=False), Plugin(schema)
+    assert without.expert_names == []
+    assert without.moe_layers == []
+    assert model.expert_names == [("expert 1", "expert 2", "expert 3", "expert 4")]
+    whole = model(batch).predictions[0].logits
+    for expert in range(4):
+        with model.moe_layers[0].ablate(expert):
+            assert not torch.equal(model(batch).predictions[0].logits, whole)
+    assert torch.equal(model(batch).predictions[0].logits, whole)
+
+
+def test_what_is_wrong_with_a_plugin_is_said_when_it_is_used():
+    schema = toy_schema(2)
+    Plugin(schema).use(FastPaths())
+    with pytest.raises(UsageError, match="Plugin has no FieldEmbedding called 'embedding'") as told:
+        Plugin(schema, embedding="tables").use(FastPaths())
+    assert "self.embedding = FieldEmbedding(" in told.value.hint
+    with pytest.raises(UsageError, match="level 1 are no sub-modules of Plugin"):
+        Plugin(schema, registered=False).use(FastPaths())
 
 
 @pytest.mark.parametrize("name", ["mmoe", "omoe", "cgc", "ple"])
 def test_models_are_the_same_either_way(name):
     schema = toy_schema(3)
     model, batch = build(name, schema), toy_batch(schema, 40)
-    found = []
-    for fusable in (True, False):
-        model.use(replace(model.fast_paths, fuse=fusable))
+    results = []
+    for fuse in (True, False):
+        model.use(replace(model.fast_paths, fuse=fuse))
         logits = [prediction.logits for prediction in model(batch).predictions]
         grads = torch.autograd.grad(sum(x.square().sum() for x in logits), list(model.parameters()))
-        found.append([*logits, *grads])
-    torch.testing.assert_close(*found)
+        results.append([*logits, *grads])
+    torch.testing.assert_close(*results)
 
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])

@@ -441,9 +441,7 @@ def test_groups_that_make_no_sense(groups):
 def test_experts_of_home_are_normalised_and_swish():
     schema = toy_schema(2)
     model, batch = build("home", schema), toy_batch(schema, 500)
-    out = model.meta_experts(
-        model.meta_features(model.embedding(batch).tensor()).index_select(1, model.meta_owner)
-    )
+    out = model.meta_level.expert_outputs(model.meta_features(model.embedding(batch).tensor()))
     before = torch.linspace(-3, 3, 601)
     assert (
         out.min() >= torch.nn.functional.silu(before).min() - 1e-4

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mtlkit.models._architecture import Architecture
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch, Prediction
 
 Forward = Callable[["Twin", Batch], list[Tensor]]
 

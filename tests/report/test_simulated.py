@@ -17,7 +17,9 @@ from mtlkit.records import METRICS
 from mtlkit.report import rows, write_report
 from mtlkit.report.build import WRITTEN
 from mtlkit.report.figures import FIGURES, draw_all
-from mtlkit.report.figures.style import CEILING_COLOUR, Context, Look, ceiling_text, with_ceiling
+from mtlkit.report.figures.axes import ceiling_text, with_ceiling
+from mtlkit.report.figures.context import Context, Look
+from mtlkit.report.figures.style import CEILING_COLOUR
 from mtlkit.report.frame import load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.statistics import recovered

@@ -14,12 +14,13 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._options import ModelOptions
-from mtlkit.models._types import Batch, Output, Prediction
+from mtlkit.models._output import Output
+from mtlkit.models._types import Batch, Prediction
 from mtlkit.training.sharing import SharedParameters
-from mtlkit.training.step import LoopStep
+from mtlkit.training.step import LoopStep, StepInfo
 from mtlkit.training.task_losses import owner_active, owner_losses
 
-REACH: WeakKeyDictionary[Architecture, SharedParameters] = WeakKeyDictionary()
+SHARING: WeakKeyDictionary[Architecture, SharedParameters] = WeakKeyDictionary()
 
 
 def loop_step(model: Architecture, batch: Batch, **options: Any) -> LoopStep:
@@ -27,24 +28,18 @@ def loop_step(model: Architecture, batch: Batch, **options: Any) -> LoopStep:
     output = model(batch)
     objectives = model.objectives(output, batch)
     tasks = model.schema.task_names
-    given = {
-        "scope": "dense",
-        "index": 0,
-        "total": 10,
-        "seed": 0,
-        "draw": lambda: loop_step(model, batch),
-    } | options
-    sharing = (
-        given.pop("sharing", None)
-        or REACH.get(model)
-        or REACH.setdefault(model, SharedParameters(model, batch))
-    )
+    sharing = options.pop("sharing", None) or SHARING.get(model)
+    if sharing is None:
+        sharing = SHARING.setdefault(model, SharedParameters(model, batch))
+    draw = options.pop("draw", lambda: loop_step(model, batch))
+    info = {"index": 0, "total": 10, "seed": 0, "scope": "dense"} | options
     return LoopStep(
         sharing,
         output,
         owner_losses(objectives, tasks),
         owner_active(objectives, tasks, torch.device("cpu")),
-        **given,
+        StepInfo(**info),
+        draw,
     )
 
 

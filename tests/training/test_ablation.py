@@ -58,19 +58,18 @@ def test_a_silent_expert_is_one_whose_gate_is_shut(name):
     model = gated(name, tower=())
     batch = toy_batch(SCHEMA, 40)
     whole = logits(model, batch)
-    last = len(model.expert_names) - 1
-    for level, names in enumerate(model.expert_names):
-        for position, expert in enumerate(names):
-            model.left_out = (level, position)
-            moved = (logits(model, batch) != whole).any(0)
-            assert moved.any(), (level, expert)
-            if level == last and name != "dbmtl":  # whose tasks are related further up
+    last = len(model.moe_layers)
+    for layer in model.moe_layers:
+        for k, expert in enumerate(layer.expert_names):
+            with layer.ablate(k):
+                moved = (logits(model, batch) != whole).any(0)
+            assert moved.any(), (layer.level, expert)
+            if layer.level == last and name != "dbmtl":  # whose tasks are related further up
                 for t, task in enumerate(SCHEMA.task_names):
-                    gate = f"level-{level + 1}/{task}"
+                    gate = f"level-{layer.level}/{task}"
                     if gate in model.gate_experts:
                         seen = expert in model.gate_experts[gate]
-                        assert bool(moved[t]) == seen, (level, expert, task)
-    model.left_out = None
+                        assert bool(moved[t]) == seen, (layer.level, expert, task)
     assert torch.equal(logits(model, batch), whole)
 
 
@@ -78,12 +77,12 @@ def test_the_change_is_that_of_the_metric(trainer):
     data = toy_dataset(toy_schema(tasks=2), rows=320)
     run = trainer(data, "mmoe[experts=3,hidden=5]", epochs=8, lr=0.02, ablation=True)
     result = run.fit()
-    ablation = ablate(run.model, run.splits["validation"], 1000, "fp32")
-    np.testing.assert_array_equal(result.probes["ablation/level-1"], ablation["ablation/level-1"])
-    assert ablation["ablation/level-1"].shape == (3, 2)
-    assert ablation["ablation/level-1/experts"].tolist() == ["expert 1", "expert 2", "expert 3"]
-    assert ablation["ablation/level-1"].min() < -0.005, "some expert is good for something"
-    assert run.model.left_out is None
+    found = ablate(run.model, run.splits["validation"], 1000, "fp32")
+    np.testing.assert_array_equal(result.probes["ablation/level-1"], found["ablation/level-1"])
+    assert found["ablation/level-1"].shape == (3, 2)
+    assert found["ablation/level-1/experts"].tolist() == ["expert 1", "expert 2", "expert 3"]
+    assert found["ablation/level-1"].min() < -0.005, "some expert is good for something"
+    assert not [hook for module in run.model.modules() for hook in module._forward_hooks]
     plain = trainer(data, "mmoe[experts=3,hidden=5]", probes=True).fit()
     assert "ablation/level-1" not in plain.probes
 

@@ -5,7 +5,7 @@ import functools
 import pytest
 import torch
 
-from mtlkit.models._embedding import FastPaths
+from mtlkit.models._tables import FastPaths
 from mtlkit.registry import MODELS
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.scoring import autocast

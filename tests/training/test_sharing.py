@@ -1,4 +1,4 @@
-"""SharedParameters is found by gradients; here it is compared with what naive twins say."""
+"""Sharing is found by gradients; here it is compared with what naive twins say."""
 
 import copy
 
@@ -42,7 +42,7 @@ def islands(tasks=3, **options):
 
 
 def table(sharing):
-    """(parameter, slice) to the tasks that sharing it."""
+    """(parameter, slice) to the tasks that reach it."""
     return {
         (item.name, k): set(torch.nonzero(item.reached_by[:, k]).flatten().tolist())
         for item in sharing.slices
@@ -173,12 +173,12 @@ def test_last_shared_weight_is_a_weight_that_is_shared(name):
 
 @pytest.mark.parametrize("levels", [1, 2])
 def test_only_shared_experts_count_in_the_last_level_of_ple(levels):
-    """Below the last level, task 1's experts sharing task 2 by the shared path, which the last
+    """Below the last level, task 1's experts reach task 2 by the shared path, which the last
     level does not have.
     """
     model, batch = make("ple", levels=levels)
     sharing = SharedParameters(model, batch)
-    assert torch.equal(sharing.last.shared, model.owner == 3)
+    assert torch.equal(sharing.last.shared, model.levels[-1].expert_paths == 3)
     assert sharing.last.name.startswith(f"experts.{levels - 1}.")
     first = next(item for item in sharing.slices if item.name == "experts.0.linears.0.weight")
     assert first.all_shared == (levels == 2)

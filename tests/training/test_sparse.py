@@ -3,15 +3,16 @@ as they are.
 """
 
 import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
 import torch
 
-from mtlkit.balancers._base import SharedGradient
+from mtlkit.balancers._balancer import SharedGradient
 from mtlkit.errors import UsageError
 from mtlkit.models import _embedding
-from mtlkit.ops import take_rows as take_rows_module
+from mtlkit.ops._dispatch import plain_operations
 from mtlkit.ops.take_rows import take_rows
 from mtlkit.registry import MODELS
 from mtlkit.training.lazy_adam import LazyAdam
@@ -36,10 +37,10 @@ def pair():
 
 
 @pytest.fixture(params=["kernels", "plain"])
-def form(request, monkeypatch):
+def form(request):
     """With compiled kernels, and in the form that other devices take."""
-    if request.param == "plain":
-        monkeypatch.setattr(take_rows_module, "has_kernels", lambda tensor: False)
+    with plain_operations() if request.param == "plain" else nullcontext():
+        yield
 
 
 @pytest.mark.parametrize("kind", [torch.int32, torch.int64])

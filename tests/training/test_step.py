@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from mtlkit.balancers._base import SharedGradient
+from mtlkit.balancers._balancer import SharedGradient
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training.sharing import SharedParameters
 from tests.balancers.fakes import load as load_balancer
@@ -129,20 +129,24 @@ def unfused(name, monkeypatch):
     """
     model, batch = make(name)
     model.use(replace(model.fast_paths, fuse=False))
-    if not SharedParameters(model, batch).trunk:
+    if not SharedParameters(model, batch).has_boundary:
         model.use(replace(model.fast_paths, fold=False))
     return model, batch
 
 
 def representation(step):
-    return step.output.boundary.trunk_output if step.sharing.trunk else step.output.representation
+    return (
+        step.output.boundary.trunk_output
+        if step.sharing.has_boundary
+        else step.output.representation
+    )
 
 
 @pytest.mark.parametrize("name", SHARING)
 def test_representation_rows_are_gradients_by_what_the_tasks_share(name, monkeypatch):
     model, batch = unfused(name, monkeypatch)
     step = loop_step(model, batch, scope="representation")
-    assert bool(step.sharing.trunk) == (name in {"mmoe", "shared-bottom", "cgc"})
+    assert bool(step.sharing.has_boundary) == (name in {"mmoe", "shared-bottom", "cgc"})
     rows = step.jacobian()
     assert step.jacobian_columns() == {"representation": slice(0, rows.shape[1])}
     for t, loss in enumerate(step.task_losses):
@@ -151,7 +155,7 @@ def test_representation_rows_are_gradients_by_what_the_tasks_share(name, monkeyp
         close(rows[t], grad.flatten())
     close(step.gramian(), rows @ rows.T)
     monkeypatch.undo()
-    if step.sharing.trunk:  # without the tensors themselves
+    if step.sharing.has_boundary:  # without the tensors themselves
         fused = loop_step(
             model, batch, scope="representation", sharing=SharedParameters(model, batch)
         )
@@ -281,7 +285,7 @@ def test_a_direction_of_the_representation_goes_down_to_the_embedding(name, monk
     values = dict(model.named_parameters())
     of, upstream = [representation(step)], [vector.view_as(representation(step))]
     if (
-        step.sharing.trunk and step.output.boundary.gate_output is not None
+        step.sharing.has_boundary and step.output.boundary.gate_output is not None
     ):  # the gates go on with a weight of 1
         of.append(step.output.boundary.gate_output)
         upstream += torch.autograd.grad(sum(step.task_losses), of[1:], retain_graph=True)
@@ -290,7 +294,7 @@ def test_a_direction_of_the_representation_goes_down_to_the_embedding(name, monk
     )
     directed = {key: grad for key, grad in zip(values, grads, strict=True) if grad is not None}
     assert {key.startswith("embedding.") for key in directed} == (
-        {True, False} if step.sharing.trunk else {True}
+        {True, False} if step.sharing.has_boundary else {True}
     )
     plain = expected_gradient(model, batch, step.sharing, torch.ones(3), "plain")
     masks = {

@@ -9,10 +9,11 @@ import weakref
 import pytest
 import torch
 
-from mtlkit.balancers._base import SharedGradient
+from mtlkit.balancers._balancer import SharedGradient
 from mtlkit.models import _embedding
 from mtlkit.models.mmoe import MMoE
 from mtlkit.training.sharing import SharedParameters
+from mtlkit.training.shortcuts import StopAtCuts
 from mtlkit.training.task_gradients import TaskGradients
 from tests.models.build import build, doubled, known, task_losses
 from tests.toy import toy_batch, toy_schema
@@ -35,7 +36,7 @@ FORMS = ["folded", "looked up", "row-sparse", "folded numbers", "folded vectors"
 
 @pytest.fixture(params=FORMS)
 def form(request, monkeypatch):
-    """How the _embedding is computed."""
+    """How the embedding is computed."""
     if not request.param.startswith("folded"):
         monkeypatch.setattr(_embedding, "FOLD_VOCABULARY", 0)
     return request.param
@@ -58,7 +59,7 @@ def dense(found):
 def test_every_table_is_reached_through_the_cuts(name, form):
     """All but those of a model that says nothing of its inputs."""
     model, batch = small(name, form)
-    assert SharedParameters(model, batch).cuts
+    assert SharedParameters(model, batch).routes.cuts
 
 
 @pytest.mark.parametrize("options", [{}, {"tower": (4, 3)}, {"norm": "layer"}], ids=str)
@@ -67,12 +68,12 @@ def test_towers_are_passed_once(name, options, form, monkeypatch):
     model, batch = small(name, form, **options)
     sharing = SharedParameters(model, batch)
     shared = {item.name for item in sharing.scope("dense")}
-    assert shared == sharing.trunk
-    assert all(part.startswith("gates.") for part in sharing.private)
-    assert sharing.first_layers
-    monkeypatch.setattr(
-        TaskGradients, "_separate", None
-    )  # which would be a pass through all layers for each task
+    assert shared == sharing.routes.trunk
+    assert all(part.startswith("gates.") for part in sharing.routes.gates)
+    assert sharing.routes.first_layers
+    # these would be a pass through all layers for each task
+    monkeypatch.setattr(TaskGradients, "_pass_through", None)
+    monkeypatch.setattr(StopAtCuts, "collect", None)
     for heads in HEADS:
         for weights in (
             WEIGHTS,
@@ -182,13 +183,34 @@ class Secret(MMoE):
 
 
 class Tied(MMoE):
-    """Uses a layer that reads the _embedding for something else, too."""
+    """Uses a layer that reads the embedding for something else, too."""
 
     def forward(self, batch):
         output = super().forward(batch)
         for prediction in output.predictions:
             prediction.logits = prediction.logits + self.experts.linears[0].weight.sum()
         return output
+
+
+REFUSED = {
+    Crossed: "share layers above the boundary",
+    Doubled: "the boundary's gradients",
+    Secret: "around the embedded batch",
+    Tied: "first layers are used elsewhere",
+}
+
+
+@pytest.mark.parametrize("name", SHARING)
+def test_a_refused_shortcut_is_told(name):
+    model, batch = make(name)
+    sharing = SharedParameters(model, batch)
+    assert bool(sharing.refused) != sharing.has_boundary
+    if name in PARTED:
+        assert sharing.has_boundary
+    elif sharing.routes.first_layers:
+        assert (
+            "names no boundary" in sharing.refused[0] or "above the boundary" in sharing.refused[0]
+        )
 
 
 @pytest.mark.parametrize("fusable", [True, False])
@@ -200,10 +222,12 @@ def test_what_does_not_hold_is_not_believed(kind, fusable):
     model.use(dataclasses.replace(model.fast_paths, fuse=fusable))
     batch = doubled(toy_batch(schema, 40))
     sharing = SharedParameters(model, batch)
-    assert not sharing.trunk
-    assert not sharing.private
-    assert sharing.cuts == (kind is not Secret)
-    assert sharing.first_layers == (kind not in {Secret, Tied})
+    assert not sharing.has_boundary
+    assert not sharing.routes.gates
+    assert sharing.routes.cuts == (kind is not Secret)
+    assert sharing.routes.first_layers == (kind not in {Secret, Tied})
+    (reason,) = sharing.refused
+    assert REFUSED[kind] in reason
     step = loop_step(model, batch, sharing=sharing)
     step.gramian()
     check(
@@ -214,7 +238,7 @@ def test_what_does_not_hold_is_not_believed(kind, fusable):
 
 def test_a_gate_that_all_tasks_share_is_no_boundary():
     model, batch = make("omoe")
-    assert not SharedParameters(model, batch).trunk
+    assert not SharedParameters(model, batch).has_boundary
 
 
 @pytest.mark.parametrize("name", ["mmoe", "shared-bottom", "ple"])
@@ -227,6 +251,7 @@ def test_weights_of_zero_without_tables_to_train(name, heads):
     for value in model.embedding.parameters():
         value.requires_grad_(False)
     sharing.slices = [item for item in sharing.slices if not item.is_embedding]
+    sharing.routes.slices = sharing.slices
     loop_step(model, batch, sharing=sharing).apply(torch.tensor([1.0, 0.0, 0.0]), heads, 1.0)
     loss = task_losses(model, batch)[0]
     for item in sharing.slices:

@@ -57,49 +57,70 @@ class MMoE(MultiTaskModel):
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         x = self.embedding_layer(self.get_inputs(inputs), flatten_emb=True)  # (B, D)
         outputs = torch.stack([expert(x) for expert in self.experts], dim=1)  # (B, K, d)
-        found = {}
+        predictions = {}
         for label, gate, tower, activation in zip(
             self.feature_map.labels, self.gates, self.towers, self.output_activation, strict=True
         ):
             weights = gate(x).softmax(-1)  # (B, K)
-            found[f"{label}_pred"] = activation(tower((weights[..., None] * outputs).sum(1)))
-        return found
+            mixture = (weights[..., None] * outputs).sum(1)  # (B, d)
+            predictions[f"{label}_pred"] = activation(tower(mixture))
+        return predictions
 
 
 def feature_map(schema: dict[str, Any], width: int, folder: str) -> FeatureMap:
     """The columns in FuxiCTR's terms; a number is multiplied by a vector of the embedding's width,
     as it does.
     """
-    found = FeatureMap("benchmark", folder)
-    found.default_emb_dim = width
-    found.labels = [task["name"] for task in schema["tasks"]]
-    found.features = OrderedDict(
-        (f["name"], {"source": "", "type": "categorical", "vocab_size": f["vocab"]})
-        if f["kind"] == "id"
-        else (f["name"], {"source": "", "type": "numeric"})
-        for f in schema["features"]
-    )
-    found.num_fields = found.get_num_fields()
-    found.set_column_index()
-    return found
+    mapped = FeatureMap("benchmark", folder)
+    mapped.default_emb_dim = width
+    mapped.labels = [task["name"] for task in schema["tasks"]]
+    mapped.features = OrderedDict()
+    for feature in schema["features"]:
+        description = {"source": "", "type": "numeric"}
+        if feature["kind"] == "id":
+            description |= {"type": "categorical", "vocab_size": feature["vocab"]}
+        mapped.features[feature["name"]] = description
+    mapped.num_fields = mapped.get_num_fields()
+    mapped.set_column_index()
+    return mapped
+
+
+def prepare(job: dict[str, Any], folder: str) -> tuple[FeatureMap, int]:
+    """Write the files that the loader reads: ``train`` and ``test``, and ``warm`` with two batches.
+
+    Returns:
+        The columns in FuxiCTR's terms, and the number of rows to train on. The arrays themselves
+        are let go of, so that they do not count as memory of the training.
+    """
+    schema, columns, labels = packed.read(job)
+    mapped = feature_map(schema, job["width"], folder)
+    for split, by_name in columns.items():
+        outcomes = {name: labels[split][:, t] for t, name in enumerate(mapped.labels)}
+        arrays = by_name | outcomes
+        np.savez(Path(folder) / f"{split}.npz", **arrays)
+        if split == "train":
+            warm = {name: values[: 2 * job["batch"]] for name, values in arrays.items()}
+            np.savez(Path(folder) / "warm.npz", **warm)
+    return mapped, len(labels["train"])
+
+
+def build(job: dict[str, Any], mapped: FeatureMap, folder: str) -> MMoE:
+    """A new model, with what ``fit`` would set before an epoch."""
+    torch.manual_seed(job["seed"])
+    model = MMoE(mapped, job, folder)
+    model._eval_steps = float("inf")  # no evaluation in between
+    model._max_gradient_norm = 10.0
+    model._total_steps = 0
+    model._stop_training = False
+    return model
 
 
 def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    schema, columns, labels = packed.read(job)
+    passes = job["rows"]["passes"]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        mapped = feature_map(schema, job["width"], folder)
-        for split, own in columns.items():
-            outcomes = {name: labels[split][:, t] for t, name in enumerate(mapped.labels)}
-            np.savez(Path(folder) / f"{split}.npz", **own, **outcomes)
-            if split == "train":
-                two = {
-                    name: values[: 2 * job["batch"]] for name, values in (own | outcomes).items()
-                }
-                np.savez(Path(folder) / "warm.npz", **two)
-        rows = job["rows"]["passes"] * len(labels["train"])
-        del columns, labels
+        mapped, rows = prepare(job, folder)
         loaders = {
             split: NpzDataLoader(
                 mapped,
@@ -111,27 +132,21 @@ def main() -> None:
             for split in ("warm", "train", "test")
         }
 
-        def build() -> MMoE:
-            torch.manual_seed(job["seed"])
-            model = MMoE(mapped, job, folder)
-            model._eval_steps = float(
-                "inf"
-            )  # no evaluation in between; ``fit`` sets these before an epoch
-            model._max_gradient_norm, model._total_steps, model._stop_training = 10.0, 0, False
-            return model
-
-        build().train_epoch(loaders["warm"])  # two steps, of a model that is thrown away
+        # Two steps of a model that is thrown away, so that nothing is loaded while time is taken.
+        build(job, mapped, folder).train_epoch(loaders["warm"])
         gc.collect()
-        model = build()
+        model = build(job, mapped, folder)
         began = time.process_time()
-        for _ in range(job["rows"]["passes"]):
+        for _ in range(passes):
             model.train_epoch(loaders["train"])
         seconds = time.process_time() - began
         areas = model.evaluate(loaders["test"])
-    auc = [float(areas[f"{name}_AUC"]) for name in mapped.labels]
-    print(
-        json.dumps({"rows_per_second": rows / seconds, "memory": packed.peak_memory(), "auc": auc})
-    )
+    answer = {
+        "rows_per_second": passes * rows / seconds,
+        "memory": packed.peak_memory(),
+        "auc": [float(areas[f"{name}_AUC"]) for name in mapped.labels],
+    }
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -15,17 +15,15 @@ def read(
     """The schema, and by split the columns and the labels (N, T); rows are cut as the job says."""
     folder = Path(job["folder"])
     schema = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))["schema"]
-    kinds = {
-        kind: [f["name"] for f in schema["features"] if f["kind"] == kind]
-        for kind in ("id", "dense")
-    }
+    id_names = [f["name"] for f in schema["features"] if f["kind"] == "id"]
+    dense_names = [f["name"] for f in schema["features"] if f["kind"] == "dense"]
     columns, labels = {}, {}
     for split in ("train", "test"):
         rows = slice(job["rows"][split])
         ids = np.load(folder / f"{split}.ids.npy", mmap_mode="r")[rows]
         dense = np.load(folder / f"{split}.dense.npy", mmap_mode="r")[rows]
-        columns[split] = {name: ids[:, i].copy() for i, name in enumerate(kinds["id"])}
-        columns[split] |= {name: dense[:, i].copy() for i, name in enumerate(kinds["dense"])}
+        columns[split] = {name: ids[:, i].copy() for i, name in enumerate(id_names)}
+        columns[split] |= {name: dense[:, i].copy() for i, name in enumerate(dense_names)}
         labels[split] = np.array(np.load(folder / f"{split}.labels.npy", mmap_mode="r")[rows])
     return schema, columns, labels
 

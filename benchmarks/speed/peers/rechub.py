@@ -33,52 +33,54 @@ def features_of(schema: dict[str, Any], width: int) -> list[SparseFeature | Dens
     ]
 
 
+def loaders(
+    train: tuple[dict[str, Any], Any], test: tuple[dict[str, Any], Any], batch: int
+) -> tuple[Any, Any]:
+    """Its own loaders of training and test rows, each given as columns and labels."""
+    train_loader, _, test_loader = DataGenerator(*train).generate_dataloader(
+        x_val=test[0], y_val=test[1], x_test=test[0], y_test=test[1], batch_size=batch
+    )
+    return train_loader, test_loader
+
+
+def build(job: dict[str, Any], schema: dict[str, Any], scratch: str) -> MTLTrainer:
+    """A new model in its trainer, which may write into a folder."""
+    torch.manual_seed(job["seed"])
+    types = ["classification"] * len(schema["tasks"])
+    experts = {"dims": [job["hidden"]]}
+    towers = [{"dims": [job["tower"]]}] * len(types)
+    model = MMOE(features_of(schema, job["width"]), types, job["experts"], experts, towers)
+    options = {"lr": 1e-3, "weight_decay": 0.0}
+    return MTLTrainer(model, types, optimizer_params=options, n_epoch=1, model_path=scratch)
+
+
 def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(1)
     schema, columns, labels = packed.read(job)
-    train, _, test = DataGenerator(columns["train"], labels["train"]).generate_dataloader(
-        x_val=columns["test"],
-        y_val=labels["test"],
-        x_test=columns["test"],
-        y_test=labels["test"],
-        batch_size=job["batch"],
-    )
-    two = slice(2 * job["batch"])
-    few = {name: column[two] for name, column in columns["train"].items()}
-    warm, _, _ = DataGenerator(few, labels["train"][two]).generate_dataloader(
-        x_val=few,
-        y_val=labels["train"][two],
-        x_test=few,
-        y_test=labels["train"][two],
-        batch_size=job["batch"],
-    )
-    types = ["classification"] * len(schema["tasks"])
-    tower = {"dims": [job["tower"]]}
-
-    def build(scratch: str) -> MTLTrainer:
-        torch.manual_seed(job["seed"])
-        features = features_of(schema, job["width"])
-        model = MMOE(
-            features, types, job["experts"], {"dims": [job["hidden"]]}, [tower] * len(types)
-        )
-        options = {"lr": 1e-3, "weight_decay": 0.0}
-        return MTLTrainer(model, types, optimizer_params=options, n_epoch=1, model_path=scratch)
+    train_rows = (columns["train"], labels["train"])
+    train, test = loaders(train_rows, (columns["test"], labels["test"]), job["batch"])
+    two_batches = slice(2 * job["batch"])
+    few = {name: column[two_batches] for name, column in columns["train"].items()}
+    few_rows = (few, labels["train"][two_batches])
+    warm, _ = loaders(few_rows, few_rows, job["batch"])
 
     with tempfile.TemporaryDirectory() as scratch, contextlib.redirect_stdout(io.StringIO()):
-        build(scratch).train_one_epoch(warm)  # two steps, of a model that is thrown away
+        # Two steps of a model that is thrown away, so that nothing is loaded while time is taken.
+        build(job, schema, scratch).train_one_epoch(warm)
         gc.collect()
-        trainer = build(scratch)
+        trainer = build(job, schema, scratch)
         began = time.process_time()
         for _ in range(job["rows"]["passes"]):
             trainer.train_one_epoch(train)
         seconds = time.process_time() - began
-        auc: list[Any] = trainer.evaluate(trainer.model, test)
-    found = {
+        areas: list[Any] = trainer.evaluate(trainer.model, test)
+    answer = {
         "rows_per_second": job["rows"]["passes"] * len(labels["train"]) / seconds,
         "memory": packed.peak_memory(),
+        "auc": [float(area) for area in areas],
     }
-    print(json.dumps(found | {"auc": [float(area) for area in auc]}))
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

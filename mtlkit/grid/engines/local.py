@@ -1,11 +1,13 @@
 """Cells on this machine: a pool of processes, one cell at a time in each.
 
 A worker stores what it finishes, so nothing is lost when the pool dies. A worker that dies takes
-down its own cell
-only: that cell is recorded as failed, and another worker takes its place.
+down its own cell only: that cell is recorded as failed, and another worker takes its place.
 
 Imports take seconds, many times what the rest of a small cell takes. So where the platform allows
 it (Linux, and no GPU is used), one process imports everything once, and workers are forked from it.
+
+Ctrl-C is for the parent alone: workers never see it, from their first moment on. The parent ends
+them. Where the parent itself ignores Ctrl-C, as a background job of a shell does, nothing reacts.
 """
 
 from __future__ import annotations
@@ -21,8 +23,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection, wait
+from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import ModuleType
 
 from mtlkit.records import Cell, RunRecord
 from mtlkit.settings import ExecutionSettings
@@ -31,26 +35,50 @@ from mtlkit.store import ResultStore
 Progress = Callable[[Cell, float], None]
 """Called with a cell and the share of it that is done; 0 when it starts."""
 
-MEMORY = {  # how workers get memory; numbers do not depend on it
-    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch asks Linux for large pages: fewer misses in large tables
+MEMORY = {
+    # PyTorch asks Linux for large pages: fewer misses in large tables
+    "THP_MEM_ALLOC_ENABLE": "1",
     # what a step frees is kept for the next one, instead of being given back and cleared again
     "MALLOC_TRIM_THRESHOLD_": f"{2**28}",
     "MALLOC_MMAP_THRESHOLD_": f"{2**25}",
 }
-GRACE = 2.0  # seconds in which an idle worker may end by itself
+"""Environment of the workers: how they get memory. Numbers do not depend on it."""
+
+GRACE = 2.0
+"""Seconds in which an idle worker may end by itself."""
+
+POLL = 1.0
+"""Seconds after which workers are looked at that have sent nothing, for the time limit."""
+
 PRELOAD = "mtlkit.grid.engines.preload"
-FORKS = (
-    sys.platform == "linux"
-)  # on macOS system libraries that torch has loaded may not survive a fork
+
+FORKS = sys.platform == "linux"
+"""Whether workers are forked: on macOS, system libraries that torch loads may not survive it."""
+
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 
 @dataclass
 class _Worker:
+    """A process and the cell that it runs.
+
+    Args:
+        process: The process.
+        pipe: Our end of the pipe to it.
+        cell: What it was given, until that is over.
+        taken_up: Monotonic time at which it said that it took up the cell; the start of the process
+            does not count.
+    """
+
     process: BaseProcess
     pipe: Connection
     cell: Cell | None = None
-    since: float | None = None  # when it took up the cell; its own start does not count
+    taken_up: float | None = None
+
+    def has_run_longer_than(self, limit: float | None) -> bool:
+        if limit is None or self.taken_up is None:
+            return False
+        return time.monotonic() - self.taken_up > limit
 
 
 class LocalEngine:
@@ -63,7 +91,9 @@ class LocalEngine:
     """
 
     def __init__(self, store: ResultStore, home: Path, execution: ExecutionSettings) -> None:
-        self.store, self.home, self.execution = store, home, execution
+        self.store = store
+        self.home = home
+        self.execution = execution
 
     def jobs(self, cells: int) -> int:
         """Cells at a time: as asked, else one a core on the CPU and one on a GPU."""
@@ -71,7 +101,7 @@ class LocalEngine:
         return max(1, min(self.execution.jobs or default, cells))
 
     def _on_cpu(self) -> bool:
-        from mtlkit.grid.run_cell import resolve_device
+        from mtlkit.grid.machine import resolve_device
 
         return resolve_device(self.execution.device).type == "cpu"
 
@@ -85,17 +115,21 @@ class LocalEngine:
         waiting = deque(cells)
         workers: list[_Worker] = []
         try:
+            # all processes start before the first of them is waited for
             for _ in range(min(self.jobs(len(cells)), len(cells))):
                 workers.append(self._start())
             for worker in workers:
                 self._assign(worker, waiting, progress)
+
             while busy := [worker for worker in workers if worker.cell is not None]:
-                ready = wait([worker.pipe for worker in busy], timeout=1.0)
+                ready = wait([worker.pipe for worker in busy], timeout=POLL)
                 for worker in busy:
-                    record = self._hear(worker, worker.pipe in ready, progress)
+                    record = self._listen(worker, worker.pipe in ready, progress)
                     if record is None:
                         continue
                     yield record
+
+                    # a worker that died with its cell is replaced while there is work
                     if not worker.process.is_alive() and waiting:
                         replacement = self._start()
                         worker.process, worker.pipe = replacement.process, replacement.pipe
@@ -105,80 +139,75 @@ class LocalEngine:
                 _end(worker)
 
     def _start(self) -> _Worker:
+        """A new process, which waits for a cell."""
         _set_memory()
         arguments = (self.store.root, self.home, self.execution)
         if FORKS and self._on_cpu():
+            # This may wait for the server. Interrupts are not held back here, so Ctrl-C ends the
+            # wait; a worker that is left without a parent ends by itself.
             start_server()
-            forking = multiprocessing.get_context("forkserver")
-            ours, theirs = forking.Pipe()
-            process: BaseProcess = forking.Process(
-                target=_work, args=(theirs, *arguments), daemon=True
-            )
-            process.start()  # may wait for the server: here Ctrl-C counts, and a worker without a parent ends
-        else:
-            spawning = multiprocessing.get_context("spawn")
-            ours, theirs = spawning.Pipe()
-            process = spawning.Process(target=_work, args=(theirs, *arguments), daemon=True)
-            with _interrupts_held():
-                process.start()
-        theirs.close()
-        return _Worker(process, ours)
+            context: BaseContext = multiprocessing.get_context("forkserver")
+            with _main_hidden():
+                return _start_process(context, arguments)
+        context = multiprocessing.get_context("spawn")
+        with _interrupts_held(), _main_hidden():
+            return _start_process(context, arguments)
 
     def _assign(self, worker: _Worker, waiting: deque[Cell], progress: Progress) -> None:
+        """Give a worker the next cell, if there is one."""
         worker.cell = waiting.popleft() if waiting else None
-        worker.since = None
-        if worker.cell is not None:
-            progress(worker.cell, 0.0)
-            try:
-                worker.pipe.send(worker.cell)
-            except OSError:
-                return  # it died; the next look at its pipe says so
+        worker.taken_up = None
+        if worker.cell is None:
+            return
+        progress(worker.cell, 0.0)
+        try:
+            worker.pipe.send(worker.cell)
+        except OSError:
+            return  # it died; the next look at its pipe says so
 
-    def _hear(self, worker: _Worker, ready: bool, progress: Progress) -> RunRecord | None:
-        """What a worker has to say: the record of its cell once it is over, for better or worse."""
-        cell, limit = worker.cell, self.execution.timeout
+    def _listen(self, worker: _Worker, ready: bool, progress: Progress) -> RunRecord | None:
+        """The record of a worker's cell, once that is over, for better or worse; None before.
+
+        Args:
+            worker: A worker with a cell.
+            ready: Whether its pipe holds a message, or is closed.
+            progress: Told what the worker reports.
+        """
+        cell = worker.cell
         assert cell is not None
         if ready:
             try:
                 message = worker.pipe.recv()
             except (EOFError, OSError):
                 worker.process.join()
-                code = worker.process.exitcode or 0
-                how = (
-                    f"was killed by {signal.Signals(-code).name}"
-                    if code < 0
-                    else f"ended with code {code}"
-                )
-                hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-                return self._give_up(
-                    cell, "WorkerDied", f"the process of this cell {how}{hint}", timeout=False
-                )
+                reason = f"the process of this cell {_describe_end(worker.process)}"
+                return self._give_up(cell, "WorkerDied", reason, timeout=False)
             if isinstance(message, RunRecord):
                 return message
-            worker.since = worker.since or time.monotonic()
+
+            # the first report says that the worker took up the cell: from now on its time counts
+            worker.taken_up = worker.taken_up or time.monotonic()
             progress(cell, message)
-        if (
-            limit is not None
-            and worker.since is not None
-            and time.monotonic() - worker.since > limit
-        ):
+
+        limit = self.execution.timeout
+        if worker.has_run_longer_than(limit):
             worker.process.kill()
             worker.process.join()
-            return self._give_up(
-                cell, "Timeout", f"the cell took longer than {limit:g} seconds", timeout=True
-            )
+            reason = f"the cell took longer than {limit:g} seconds"
+            return self._give_up(cell, "Timeout", reason, timeout=True)
         return None
 
-    def _give_up(self, cell: Cell, kind: str, message: str, timeout: bool) -> RunRecord:
+    def _give_up(self, cell: Cell, error_type: str, message: str, timeout: bool) -> RunRecord:
+        """Record that a cell gave no numbers for a reason outside of it."""
         from mtlkit.grid.run_cell import failure
 
-        outcome = failure(
-            cell,
-            type(kind, (RuntimeError,), {})(message),
-            status="timeout" if timeout else "failed",
-        )
+        error = type(error_type, (RuntimeError,), {})(message)
+        outcome = failure(cell, error, status="timeout" if timeout else "failed")
         self.store.save(outcome.record, log=outcome.log)
         return outcome.record
+
+
+# --- the driver's side of a worker
 
 
 def start_early(device: str) -> None:
@@ -188,8 +217,9 @@ def start_early(device: str) -> None:
 
 
 def start_server() -> None:
-    """Start the process that workers are forked from, unless it runs. It ends with the last of its
-    users.
+    """Start the process that workers are forked from, unless it runs.
+
+    It ends with the last of its users.
     """
     if not FORKS:
         return
@@ -199,17 +229,29 @@ def start_server() -> None:
         forkserver.ensure_running()
 
 
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def _set_memory() -> None:
-    """Processes that are started after this inherit it; they read it when they start, or import
-    PyTorch.
-    """
+    """Set what processes read when they start, or import PyTorch, for those started after this."""
     for name, value in MEMORY.items():
         os.environ.setdefault(name, value)
 
 
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _start_process(context: BaseContext, arguments: tuple[object, ...]) -> _Worker:
+    our_end, worker_end = context.Pipe()
+    process: BaseProcess = context.Process(  # type: ignore[attr-defined]
+        target=_work, args=(worker_end, *arguments), daemon=True
+    )
+    process.start()
+
+    # closed here, so that the pipe ends when the worker does
+    worker_end.close()
+    return _Worker(process, our_end)
 
 
 @contextmanager
@@ -218,7 +260,9 @@ def _interrupts_held() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # first: to start it later would let interrupts through again
+
+    # multiprocessing starts it on first use, and would let interrupts through again
+    resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -226,9 +270,34 @@ def _interrupts_held() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def _main_hidden() -> Iterator[None]:
+    """A process that is started in here does not import the program that started it.
+
+    Workers need nothing of it, and a script that starts a grid without asking whether it is the
+    main module would start another one in each of them.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _describe_end(process: BaseProcess) -> str:
+    """How a process ended, in words."""
+    code = process.exitcode or 0
+    if code >= 0:
+        return f"ended with code {code}"
+    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{hint}"
+
+
 def _end(worker: _Worker) -> None:
-    """Without a pipe, a worker that waits for a cell ends by itself, and cleans up; one at work is
-    stopped.
+    """End a worker.
+
+    An idle one ends by itself when its pipe is closed, and cleans up; one at work is stopped.
     """
     try:
         worker.pipe.close()
@@ -240,8 +309,11 @@ def _end(worker: _Worker) -> None:
         worker.process.join()
 
 
+# --- the worker
+
+
 def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettings) -> None:
-    """The life of a worker: receive a cell, run it, store it, say so."""
+    """The life of a worker: receive a cell, run it, store it, send its record."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
     import torch
 
@@ -254,15 +326,17 @@ def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSetti
             cell = pipe.recv()
         except (EOFError, OSError):
             return
-        _tell(pipe, 0.0)  # taken up: from now on its time counts
-        outcome = run_cell(cell, home, execution, on_progress=lambda share: _tell(pipe, share))
+        _report(pipe, 0.0)  # taken up: from now on its time counts
+        outcome = run_cell(cell, home, execution, on_progress=lambda share: _report(pipe, share))
         store.save(outcome.record, outcome.arrays, outcome.log)
-        _tell(pipe, outcome.record)
+        _report(pipe, outcome.record)
 
 
-def _tell(pipe: Connection, message: float | RunRecord) -> None:
-    """Send to the parent; without one, end at once, so that a killed grid leaves no worker and no
-    false failure.
+def _report(pipe: Connection, message: float | RunRecord) -> None:
+    """Send to the parent.
+
+    Without a parent the worker ends at once, so that a killed grid leaves no process and no false
+    failure.
     """
     try:
         pipe.send(message)

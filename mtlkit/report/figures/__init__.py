@@ -1,5 +1,9 @@
 """One file a figure: each has ``draw(context)`` and returns its drawings, none when there is
 nothing to show.
+
+What figures share: ``style`` (colours, markers, sizes), ``text`` (its width), ``sheet`` (title,
+legend and panels in inches), ``context`` (what a figure may read), ``axes`` (limits, heatmaps,
+curves over the run), ``labels`` (beside points) and ``expert_grid`` (of gates and ablations).
 """
 
 from __future__ import annotations
@@ -18,7 +22,9 @@ from mtlkit.report.figures import (
     pareto_front,
     task_weights,
 )
-from mtlkit.report.figures.style import RC, Context, Drawing
+from mtlkit.report.figures.context import Context
+from mtlkit.report.figures.sheet import Drawing
+from mtlkit.report.figures.style import RC
 
 FIGURES = (
     metric_dots,

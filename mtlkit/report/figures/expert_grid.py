@@ -1,5 +1,5 @@
-"""Fields of readers x experts, level by level, for a model under each balancer: the frame of two
-figures.
+"""Fields of gates or tasks x experts, level by level, for a model under each balancer: what the
+figures of gates and of ablations have in common.
 """
 
 from __future__ import annotations
@@ -7,31 +7,43 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap, Normalize
 
-from mtlkit.report.figures.style import (
-    INK,
-    MUTED,
-    WIDTH,
-    Context,
-    Drawing,
-    Sheet,
-    contrast,
-    shorten,
-    text_width,
-)
+from mtlkit.report.figures.axes import SLANTED, contrast, heatmap, write_field
+from mtlkit.report.figures.context import Context
+from mtlkit.report.figures.sheet import Drawing, Sheet
+from mtlkit.report.figures.style import INK, MUTED, WIDTH
+from mtlkit.report.figures.text import shorten, text_width
 from mtlkit.report.summary import Row
 from mtlkit.spec import digest
 
-CELL, ROW, GAP = 0.44, 0.27, 0.3
+CELL = 0.44
+"""Width of a field, if there is room."""
+LINE = 0.27
+"""Height of a field."""
+GAP = 0.3
+HEAD = 0.26
+"""Height of the balancer's name."""
+LINE_SIZE = 7.5
+EXPERT_SIZE = 7
+LONGEST_NAME = 1.1
+CROSS = ("×", "#a9b1b8")
 
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a model under one balancer: lines x experts, NaN where there is nothing to say."""
+    """One level of a model under one balancer.
+
+    Args:
+        name: Such as ``level 1``.
+        lines: Names of the L gates or tasks.
+        experts: Names of the E experts.
+        values: (L, E), NaN where there is nothing to say.
+    """
 
     name: str
     lines: tuple[str, ...]
@@ -41,7 +53,15 @@ class Level:
 
 @dataclass(frozen=True)
 class Scale:
-    """How values become colours and numbers."""
+    """How values become colours and numbers.
+
+    Args:
+        colours: The colour map.
+        norm: Its ends.
+        ticks: On the colour bar.
+        label: Of the colour bar.
+        text: How a value is written.
+    """
 
     colours: Colormap
     norm: Normalize
@@ -50,104 +70,158 @@ class Scale:
     text: Callable[[float], str]
 
 
+@dataclass(frozen=True)
+class ExpertFigure:
+    """What one of the figures shows.
+
+    Args:
+        name: Start of the file name.
+        title: The model's name is added to it.
+        caption: With places for ``model`` and ``levels``.
+        scale: Of its values.
+    """
+
+    name: str
+    title: str
+    caption: str
+    scale: Scale
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Sizes in inches that all panels of a model share.
+
+    Args:
+        label: Width of the names at the left of a panel.
+        cell: Width of a field.
+        head: Height of a level's name; a single level needs none.
+        widths: Width of each level, names included.
+        heights: Height of each level, names included.
+        stacked: Whether the levels of a balancer stand below each other, else beside each other.
+    """
+
+    label: float
+    cell: float
+    head: float
+    widths: list[float]
+    heights: list[float]
+    stacked: bool
+
+    @classmethod
+    def of(cls, levels: list[Level]) -> _Layout:
+        """The sizes that names and experts of some levels need."""
+        lines = [line for level in levels for line in level.lines]
+        experts = [expert for level in levels for expert in level.experts]
+        label = min(max(text_width(line, LINE_SIZE) for line in lines), LONGEST_NAME) + 0.14
+        longest = min(max(text_width(expert, EXPERT_SIZE) for expert in experts), LONGEST_NAME)
+        foot = 0.7 * longest + 0.16  # names of experts are slanted
+
+        widest = max(len(level.experts) for level in levels)
+        cell = min(CELL, (WIDTH - 0.3 - label) / widest)
+        widths = [label + cell * len(level.experts) for level in levels]
+        head = 0.2 if len(levels) > 1 else 0.0
+        heights = [head + LINE * len(level.lines) + foot for level in levels]
+        stacked = sum(widths) + GAP * (len(levels) - 1) > WIDTH - 0.2
+        return cls(label, cell, head, widths, heights, stacked)
+
+    @property
+    def unit(self) -> float:
+        """Width of all levels of a balancer."""
+        if self.stacked:
+            return max(self.widths)
+        return sum(self.widths) + GAP * (len(self.widths) - 1)
+
+    @property
+    def pitch(self) -> float:
+        """Height of all levels of a balancer, with its name and the space below."""
+        height = sum(self.heights) if self.stacked else max(self.heights)
+        return HEAD + height + 0.08
+
+
+def by_model(shown: list[tuple[Row, list[Level]]]) -> dict[str, list[tuple[Row, list[Level]]]]:
+    """Model to its rows."""
+    models: dict[str, list[tuple[Row, list[Level]]]] = {}
+    for row, levels in shown:
+        models.setdefault(row.group.model, []).append((row, levels))
+    return models
+
+
 def draw_model(
-    context: Context,
-    model: str,
-    shown: list[tuple[Row, list[Level]]],
-    scale: Scale,
-    stem: str,
-    title: str,
-    caption: str,
+    context: Context, model: str, rows: list[tuple[Row, list[Level]]], figure: ExpertFigure
 ) -> Drawing:
-    """One model: a panel for each balancer."""
-    levels = shown[0][1]
-    label = min(max(text_width(line, 7.5) for level in levels for line in level.lines), 1.1) + 0.14
-    foot = (
-        0.7 * min(max(text_width(expert, 7) for level in levels for expert in level.experts), 1.1)
-        + 0.16
-    )
-    widest = max(len(level.experts) for level in levels)
-    cell = min(CELL, (WIDTH - 0.3 - label) / widest)
-    widths = [label + cell * len(level.experts) for level in levels]
-    stacked = sum(widths) + GAP * (len(levels) - 1) > WIDTH - 0.2
-    unit = max(widths) if stacked else sum(widths) + GAP * (len(levels) - 1)
-    named = 0.2 if len(levels) > 1 else 0.0
-    heights = [named + ROW * len(level.lines) + foot for level in levels]
-    pitch = 0.26 + (sum(heights) if stacked else max(heights)) + 0.08
-    columns = max(1, min(len(shown), int((WIDTH - 0.2 + GAP) / (unit + GAP))))
-    rows = -(-len(shown) // columns)
-    sheet = Sheet(f"{title}: {model}", context.subtitle, pitch * rows)
+    """One model: its levels under each balancer."""
+    layout = _Layout.of(rows[0][1])
+    columns = max(1, min(len(rows), int((WIDTH - 0.2 + GAP) / (layout.unit + GAP))))
+    title = f"{figure.title}: {model}"
+    sheet = Sheet(title, context.subtitle, layout.pitch * -(-len(rows) // columns))
     image = None
-    for place, (row, of) in enumerate(shown):
-        line, column = divmod(place, columns)
-        left, up = 0.1 + column * (unit + GAP), pitch * line
-        sheet.text(
-            left,
-            up + 0.17,
-            shorten(row.group.balancer, 9, unit, bold=True),
-            size=9,
-            weight="bold",
-            va="bottom",
-        )
-        for level, width, height in zip(of, widths, heights, strict=True):
-            size = (cell * len(level.experts), ROW * len(level.lines))
-            axes = sheet.axes(left + label, up + 0.26 + named, *size)
-            image = _panel(axes, level, scale, label, cell, named=named > 0)
-            left, up = (left, up + height) if stacked else (left + width + GAP, up)
-    sheet.colourbar(image, scale.label, list(scale.ticks))
-    note = (
-        "Levels run from the input to the towers, the last one feeds the towers. "
-        if len(levels) > 1
-        else ""
-    )
-    slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    if (
-        slug != model.lower()
-    ):  # two models may differ in signs only, and a file name may not be too long
-        slug = f"{slug[:40].strip('-')}-{digest(model)[:6]}"
-    return Drawing(
-        f"{stem}-{slug}",
-        f"{title}: {model}",
-        caption.format(model=model, levels=note),
-        sheet.figure,
-    )
+    for index, (row, levels) in enumerate(rows):
+        line, column = divmod(index, columns)
+        left = 0.1 + column * (layout.unit + GAP)
+        top = layout.pitch * line
+        sheet.heading(left, top + 0.17, row.group.balancer, 9, layout.unit)
+        image = _draw_levels(sheet, levels, layout, figure.scale, (left, top))
+    sheet.colourbar(image, figure.scale.label, list(figure.scale.ticks))
+
+    note = ""
+    if len(layout.widths) > 1:
+        note = "Levels run from the input to the towers, the last one feeds the towers. "
+    caption = figure.caption.format(model=model, levels=note)
+    return Drawing(f"{figure.name}-{_file_name(model)}", title, caption, sheet.figure)
 
 
-def _panel(
-    axes: Axes, level: Level, scale: Scale, label: float, cell: float, named: bool
-) -> object:
-    axes.set_facecolor("#eef0f2")
-    image = axes.imshow(
-        level.values, cmap=scale.colours, norm=scale.norm, aspect="auto", interpolation="nearest"
-    )
-    size = 7.5 if cell > 0.36 else 6.5 if cell > 0.28 else 5.5
-    for (line, column), value in np.ndenumerate(level.values):
-        text, colour = (
-            (scale.text(value), contrast(value, image)) if np.isfinite(value) else ("×", "#a9b1b8")
+def _draw_levels(
+    sheet: Sheet, levels: list[Level], layout: _Layout, scale: Scale, corner: tuple[float, float]
+) -> Any:
+    """The levels of one balancer, from the upper left corner of its place on."""
+    left, top = corner
+    image = None
+    for level, width, height in zip(levels, layout.widths, layout.heights, strict=True):
+        axes = sheet.axes(
+            left + layout.label,
+            top + HEAD + layout.head,
+            layout.cell * len(level.experts),
+            LINE * len(level.lines),
         )
-        axes.text(column, line, text, ha="center", va="center", size=size, color=colour)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    axes.set_xticks(np.arange(len(level.experts) - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(len(level.lines) - 1) + 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.2)
-    axes.tick_params(which="both", length=0, pad=3)
-    experts = [shorten(expert, 7, 1.1) for expert in level.experts]
-    axes.set_xticks(
-        range(len(experts)),
-        experts,
-        rotation=40,
-        ha="right",
-        rotation_mode="anchor",
-        size=7,
-        color=INK,
-    )
-    axes.set_yticks(
-        range(len(level.lines)),
-        [shorten(line, 7.5, label - 0.1) for line in level.lines],
-        size=7.5,
-        color=INK,
-    )
-    if named and level.name:
+        image = _panel(axes, level, scale, layout)
+        if layout.stacked:
+            top += height
+        else:
+            left += width + GAP
+    return image
+
+
+def _panel(axes: Axes, level: Level, scale: Scale, layout: _Layout) -> Any:
+    image = heatmap(axes, level.values, scale.colours, scale.norm)
+    size = _field_size(layout.cell)
+    for place, value in np.ndenumerate(level.values):
+        text, colour = CROSS
+        if np.isfinite(value):
+            text, colour = scale.text(value), contrast(value, image)
+        write_field(axes, (place[0], place[1]), text, colour, size)
+
+    experts = [shorten(expert, EXPERT_SIZE, LONGEST_NAME) for expert in level.experts]
+    lines = [shorten(line, LINE_SIZE, layout.label - 0.1) for line in level.lines]
+    slanted: dict[str, Any] = SLANTED
+    axes.set_xticks(range(len(experts)), experts, size=EXPERT_SIZE, color=INK, **slanted)
+    axes.set_yticks(range(len(lines)), lines, size=LINE_SIZE, color=INK)
+    if layout.head and level.name:
         axes.set_title(level.name, size=7.5, color=MUTED, loc="left", pad=3)
     return image
+
+
+def _field_size(cell: float) -> float:
+    """Font size of the numbers in fields of so many inches."""
+    if cell > 0.36:
+        return 7.5
+    return 6.5 if cell > 0.28 else 5.5
+
+
+def _file_name(model: str) -> str:
+    """The model's name for a file, with a digest where it had to be changed: two models may differ
+    in signs only, and a file name may not be too long.
+    """
+    slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
+    if slug == model.lower():
+        return slug
+    return f"{slug[:40].strip('-')}-{digest(model)[:6]}"

@@ -4,89 +4,105 @@ band.
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
+from mtlkit.report.figures.axes import (
+    CEILING_CAPTION,
+    ceiling_line,
+    ceiling_text,
+    limits,
+    with_ceiling,
+)
+from mtlkit.report.figures.context import Context
+from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
 from mtlkit.report.figures.style import (
-    CEILING,
     CEILING_COLOUR,
-    CEILING_DASHES,
     FAINT,
     GRID,
     INK,
     MUTED,
     REFERENCE_COLOUR,
-    WIDTH,
-    Context,
-    Drawing,
-    Entry,
-    Sheet,
-    ceiling_text,
-    limits,
-    row_label,
-    shorten,
-    text_width,
-    with_ceiling,
+    REFERENCE_DASHES,
+    REFERENCE_MARKER,
 )
+from mtlkit.report.figures.text import row_label, shorten, text_width
+from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import Row
 
-ROW, HEAD, FOOT, GAP = 0.235, 0.34, 0.52, 0.22
+ROW = 0.235
+HEAD = 0.34
+FOOT = 0.52
+GAP = 0.22
 CAPTION = (
-    "Large markers are means over seeds, bars their 95 % t-intervals, the faint dots below them the single seeds. "
-    "The grey line and band are single-task with its interval: a row whose bar lies in the band cannot be told from it "
-    "by this figure. Rows are ordered as in the table, best first. Bars that leave a panel are cut off at its edge; "
-    "rows far outside are marked by an arrow with their value."
+    "Large markers are means over seeds, bars their 95 % t-intervals, the faint dots below them "
+    "the single seeds. The grey line and band are single-task with its interval: a row whose bar "
+    "lies in the band cannot be told from it by this figure. Rows are ordered as in the table, "
+    "best first. Bars that leave a panel are cut off at its edge; rows far outside are marked by "
+    "an arrow with their value."
 )
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One row in one panel: where it stands and how it looks."""
+
+    position: int
+    mean: Interval
+    seeds: list[float]
+    colour: str
+    marker: str
 
 
 def draw(context: Context) -> list[Drawing]:
     """The dot plot of all tasks."""
-    tasks, rows = context.summary.block.tasks, context.summary.rows
+    tasks = context.summary.block.tasks
+    rows = context.summary.rows
     if not context.summary.finished or not tasks:
         return []
+
+    # Lay out the panels: row labels stand at the left of the first column only.
     columns = min(len(tasks), 3)
     lines = -(-len(tasks) // columns)
     label = min(max(text_width(row.group.label, 8.5) for row in rows), 3.0) + 0.25
-    width = (WIDTH - label - 0.3 - GAP * (columns - 1)) / columns
+    width = panel_width(columns, left=label, right=0.3, gap=GAP)
     height = ROW * len(rows) + 0.1
-    reference = context.summary.reference
+    grid = PanelGrid(label, HEAD, width, height, GAP, HEAD + height + FOOT)
+
     legend = context.legend(rows)
-    if reference:
-        legend.append(Entry("single-task mean", REFERENCE_COLOUR, "", (0, (4, 2))))
+    if context.summary.reference:
+        legend.append(Entry("single-task mean", REFERENCE_COLOUR, "", REFERENCE_DASHES))
     legend += context.ceiling_entry
-    sheet = Sheet(
-        "Test metric of every row", context.subtitle, lines * (HEAD + height + FOOT), legend
-    )
-    for place, task in enumerate(tasks):
-        line, column = divmod(place, columns)
-        axes = sheet.axes(
-            label + column * (width + GAP), line * (HEAD + height + FOOT) + HEAD, width, height
-        )
-        _panel(axes, context, task, rows, reference)
-        ceiling = ceiling_text(task, axes.get_xlim())
-        name = shorten(task.title, 9.5, width - text_width(ceiling, 8) - 0.1, bold=True)
-        axes.set_title(name, size=9.5, weight="bold", loc="left", pad=6)
-        axes.set_title(ceiling, size=8, color=CEILING_COLOUR, loc="right", pad=6)
+    sheet = Sheet("Test metric of every row", context.subtitle, lines * grid.pitch, legend)
+    for index, task in enumerate(tasks):
+        line, column = divmod(index, columns)
+        axes = grid.axes(sheet, line, column)
+        _panel(axes, context, task)
+        _titles(axes, task, width)
         axes.set_yticks(range(len(rows)), [])
         if column == 0:
-            axes.set_yticklabels(
-                [row_label(row, 8.5, label - 0.2) for row in rows], color=INK, size=8.5
-            )
-    caption = f"{CAPTION} {CEILING}" if context.ceiling_entry else CAPTION
+            labels = [row_label(row, 8.5, label - 0.2) for row in rows]
+            axes.set_yticklabels(labels, color=INK, size=8.5)
+    caption = f"{CAPTION} {CEILING_CAPTION}" if context.ceiling_entry else CAPTION
     return [Drawing("metrics", "Test metric by task", caption, sheet.figure)]
 
 
-def _panel(
-    axes: Axes, context: Context, task: TaskInfo, rows: tuple[Row, ...], reference: Row | None
-) -> None:
-    means = [row.metric[task.name] for row in rows]
-    seeds = [value for row in rows for value in row.values[task.name].values()]
-    spans = [(mean.low, mean.high) for mean in means if mean.bounded]
-    low, high = limits([*seeds, *(mean.mean for mean in means if mean.known)], spans)
-    low, high = with_ceiling((low, high), task.ceiling, 1.0)
+def _titles(axes: Axes, task: TaskInfo, width: float) -> None:
+    """The task at the left above a panel, and its ceiling at the right."""
+    ceiling = ceiling_text(task, axes.get_xlim())
+    name = shorten(task.title, 9.5, width - text_width(ceiling, 8) - 0.1, bold=True)
+    axes.set_title(name, size=9.5, weight="bold", loc="left", pad=6)
+    axes.set_title(ceiling, size=8, color=CEILING_COLOUR, loc="right", pad=6)
+
+
+def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
+    """One task: a line a row, the best on top."""
+    rows = context.summary.rows
+    low, high = _limits(rows, task)
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.grid(axis="y", color=GRID, linewidth=0.7)
@@ -94,69 +110,83 @@ def _panel(
     axes.set_xlabel(f"{task.reading.label}, {task.space}")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    if reference is not None:
-        mean = reference.metric[task.name]
-        if mean.bounded:
-            axes.axvspan(mean.low, mean.high, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
-        axes.axvline(
-            mean.mean, color=REFERENCE_COLOUR, linewidth=1, linestyle=(0, (4, 2)), zorder=1
+
+    if context.summary.reference:
+        _reference_band(axes, context.summary.reference.metric[task.name])
+    ceiling_line(axes, task, vertical=True)
+    for position, row in enumerate(rows):
+        line = _Line(
+            position=position,
+            mean=row.metric[task.name],
+            seeds=list(row.values[task.name].values()),
+            colour=context.look.colour(row),
+            marker=context.look.marker(row),
         )
-    if not math.isnan(task.ceiling):
-        axes.axvline(
-            task.ceiling, color=CEILING_COLOUR, linewidth=1, linestyle=CEILING_DASHES, zorder=1
-        )
-    for place, row in enumerate(rows):
-        _row(axes, context, task, row, place)
+        if not line.mean.known:
+            _draw_missing(axes, line, "NA" if row.group.seeds else "no finished run")
+        elif not low <= line.mean.mean <= high:
+            _draw_outside(axes, line)
+        else:
+            _draw_line(axes, line)
 
 
-def _row(axes: Axes, context: Context, task: TaskInfo, row: Row, place: int) -> None:
-    mean, colour = row.metric[task.name], context.look.colour(row)
-    low, high = axes.get_xlim()
-    if not mean.known:
-        reason = "no finished run" if not row.group.seeds else "NA"
-        box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-        middle = axes.get_yaxis_transform()
-        axes.text(
-            0.5,
-            place,
-            reason,
-            transform=middle,
-            size=7.5,
-            color=MUTED,
-            ha="center",
-            va="center",
-            bbox=box,
-        )
-        return
-    if not low <= mean.mean <= high:
-        left = mean.mean < low
-        text = f"◀ {mean.mean:.4f}" if left else f"{mean.mean:.4f} ▶"
-        axes.text(
-            0.01 if left else 0.99,
-            place,
-            text,
-            transform=axes.get_yaxis_transform(),
-            size=7.5,
-            color=colour,
-            ha="left" if left else "right",
-            va="center",
-        )
-        return
-    values = list(row.values[task.name].values())
-    axes.scatter(
-        values, [place + 0.3] * len(values), s=10, color=colour, alpha=0.45, linewidth=0, zorder=2
-    )
+def _limits(rows: tuple[Row, ...], task: TaskInfo) -> tuple[float, float]:
+    means = [row.metric[task.name] for row in rows]
+    seeds = [value for row in rows for value in row.values[task.name].values()]
+    spans = [(mean.low, mean.high) for mean in means if mean.bounded]
+    bounds = limits([*seeds, *(mean.mean for mean in means if mean.known)], spans)
+    return with_ceiling(bounds, task.ceiling, 1.0)
+
+
+def _reference_band(axes: Axes, mean: Interval) -> None:
     if mean.bounded:
+        axes.axvspan(mean.low, mean.high, color=FAINT, alpha=0.55, linewidth=0, zorder=0)
+    axes.axvline(
+        mean.mean, color=REFERENCE_COLOUR, linewidth=1, linestyle=REFERENCE_DASHES, zorder=1
+    )
+
+
+def _draw_missing(axes: Axes, line: _Line, reason: str) -> None:
+    """Say why a row has no marker."""
+    box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
+    _write(axes, 0.5, line, reason, color=MUTED, ha="center", bbox=box)
+
+
+def _draw_outside(axes: Axes, line: _Line) -> None:
+    """An arrow and the value, for a row too far off to be shown."""
+    mean = line.mean.mean
+    if mean < axes.get_xlim()[0]:
+        _write(axes, 0.01, line, f"◀ {mean:.4f}", color=line.colour, ha="left")
+    else:
+        _write(axes, 0.99, line, f"{mean:.4f} ▶", color=line.colour, ha="right")
+
+
+def _write(axes: Axes, x: float, line: _Line, text: str, **style: Any) -> None:
+    """Text on a row's line, ``x`` being a share of the panel's width."""
+    across = axes.get_yaxis_transform()
+    axes.text(x, line.position, text, transform=across, size=7.5, va="center", **style)
+
+
+def _draw_line(axes: Axes, line: _Line) -> None:
+    """The seeds below, the interval as a bar, the mean on it."""
+    below = [line.position + 0.3] * len(line.seeds)
+    axes.scatter(line.seeds, below, s=10, color=line.colour, alpha=0.45, linewidth=0, zorder=2)
+    if line.mean.bounded:
         axes.plot(
-            [mean.low, mean.high],
-            [place, place],
-            color=colour,
+            [line.mean.low, line.mean.high],
+            [line.position, line.position],
+            color=line.colour,
             linewidth=1.6,
             solid_capstyle="butt",
             zorder=3,
         )
-    marker = context.look.marker(row)
     axes.plot(
-        [mean.mean], [place], marker, color=colour, markersize=9 if marker == "*" else 6.2, markeredgecolor="white",
-        markeredgewidth=0.7, zorder=4,
-    )  # fmt: skip
+        [line.mean.mean],
+        [line.position],
+        line.marker,
+        color=line.colour,
+        markersize=9 if line.marker == REFERENCE_MARKER else 6.2,
+        markeredgecolor="white",
+        markeredgewidth=0.7,
+        zorder=4,
+    )

@@ -2,310 +2,312 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
+from mtlkit.report.figures.axes import (
+    CEILING_CAPTION,
+    ceiling_line,
+    ceiling_text,
+    limits,
+    with_ceiling,
+)
+from mtlkit.report.figures.context import Context
 from mtlkit.report.figures.labels import HEIGHT, place_labels
+from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
 from mtlkit.report.figures.style import (
-    CEILING,
     CEILING_COLOUR,
-    CEILING_DASHES,
     GRID,
     INK,
     MUTED,
     REFERENCE_COLOUR,
-    WIDTH,
-    Context,
-    Drawing,
-    Entry,
-    Sheet,
-    ceiling_text,
-    limits,
-    row_label,
-    shorten,
-    text_width,
-    with_ceiling,
+    REFERENCE_MARKER,
 )
+from mtlkit.report.figures.text import row_label, shorten, text_width
 from mtlkit.report.statistics import pareto_front
 from mtlkit.report.summary import Row
 
 CAPTION = (
-    "Up and to the right is better on both tasks. Solid markers are means over seeds with 95 % t-intervals on both "
-    "axes, faint dots the single seeds. Ringed markers are not dominated: no other row's means are at least as good on "
-    "both tasks and better on one; the stepped line joins them and bounds what was reached. Dotted lines mark "
-    "single-task. Where intervals overlap, membership of the front may be chance."
+    "Up and to the right is better on both tasks. Solid markers are means over seeds with 95 % "
+    "t-intervals on both axes, faint dots the single seeds. Ringed markers are not dominated: no "
+    "other row's means are at least as good on both tasks and better on one; the stepped line "
+    "joins them and bounds what was reached. Dotted lines mark single-task. Where intervals "
+    "overlap, membership of the front may be chance."
 )
 LABELLED = 8
+"""This many rows of the front are labelled."""
+LABEL_SIZE = 8
+FRONT_DASHES = (0, (3, 1.5))
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """One pair of tasks, and the rows that have both metrics.
+
+    Args:
+        axes: Where it is drawn.
+        rows: The R rows.
+        across: The task of the horizontal axis.
+        up: The task of the vertical axis.
+        size: Width and height in inches.
+        roomy: Whether there is room for labels.
+    """
+
+    axes: Axes
+    rows: list[Row]
+    across: TaskInfo
+    up: TaskInfo
+    size: tuple[float, float]
+    roomy: bool
+
+    @property
+    def means(self) -> np.ndarray:
+        """(R, 2) means over seeds."""
+        return np.array(
+            [
+                [row.metric[self.across.name].mean, row.metric[self.up.name].mean]
+                for row in self.rows
+            ]
+        )
+
+    @property
+    def inside(self) -> np.ndarray:
+        """(R,) whether a row's means lie within the limits of the axes."""
+        left, right = sorted(self.axes.get_xlim())
+        bottom, top = sorted(self.axes.get_ylim())
+        x, y = self.means.T
+        return (x >= left) & (x <= right) & (y >= bottom) & (y <= top)
+
+    def to_inches(self, points: np.ndarray) -> np.ndarray:
+        """(N, 2) points in inches from the lower left corner."""
+        return self.axes.transLimits.transform(points) * np.array(self.size)
 
 
 def draw(context: Context) -> list[Drawing]:
     """One panel for two tasks, a panel a pair for more."""
     tasks = context.summary.block.tasks
+    pairs = list(combinations(tasks, 2))
     rows = [
         row
         for row in context.summary.finished
         if all(row.metric[task.name].known for task in tasks)
     ]
-    pairs = list(combinations(tasks, 2))
     if not pairs or not rows:
         return []
-    columns = 1 if len(pairs) == 1 else 3 if len(pairs) in (3, 5, 6, 9) or len(pairs) > 6 else 2
-    columns = 4 if len(pairs) > 12 else columns
+
+    columns = _columns(len(pairs))
     lines = -(-len(pairs) // columns)
-    gap_x, gap_y, left = 0.78, 0.62, 0.78
-    width = (WIDTH - left - 0.3 - gap_x * (columns - 1)) / columns
+    width = panel_width(columns, left=0.78, right=0.3, gap=0.78)
     height = 5.0 if columns == 1 else width * 0.95
-    legend = [
-        *context.legend(rows),
-        Entry("Pareto front of the means", INK, "o", (0, (3, 1.5)), hollow=True),
-    ]
-    legend += context.ceiling_entry
+    grid = PanelGrid(0.78, 0.12, width, height, gap=0.78, pitch=height + 0.62)
+    front_entry = Entry("Pareto front of the means", INK, "o", FRONT_DASHES, hollow=True)
     sheet = Sheet(
         "Pareto front of the tasks",
         context.subtitle,
-        0.12 + lines * (height + gap_y) - 0.05,
-        legend,
+        0.12 + lines * grid.pitch - 0.05,
+        [*context.legend(rows), front_entry, *context.ceiling_entry],
     )
-    hidden = set()
-    for place, (across, up) in enumerate(pairs):
-        line, column = divmod(place, columns)
-        axes = sheet.axes(
-            left + column * (width + gap_x), 0.12 + line * (height + gap_y), width, height
-        )
-        hidden |= _panel(axes, context, rows, across, up, (width, height), columns <= 2)
-    missing = f" Outside of the panels: {', '.join(sorted(hidden))}." if hidden else ""
-    ceiling = f" {CEILING}" if context.ceiling_entry else ""
-    return [Drawing("pareto", "Pareto front", CAPTION + ceiling + missing, sheet.figure)]
+    outside: set[str] = set()
+    for index, (across, up) in enumerate(pairs):
+        axes = grid.axes(sheet, *divmod(index, columns))
+        panel = _Panel(axes, rows, across, up, (width, height), roomy=columns <= 2)
+        _draw_panel(panel, context)
+        hidden = np.flatnonzero(~panel.inside)
+        outside |= {rows[row].group.label for row in hidden}
+
+    caption = CAPTION
+    if context.ceiling_entry:
+        caption += f" {CEILING_CAPTION}"
+    if outside:
+        caption += f" Outside of the panels: {', '.join(sorted(outside))}."
+    return [Drawing("pareto", "Pareto front", caption, sheet.figure)]
 
 
-def _panel(
-    axes: Axes,
-    context: Context,
-    rows: list[Row],
-    across: TaskInfo,
-    up: TaskInfo,
-    size: tuple[float, float],
-    labelled: bool,
-) -> set[str]:
-    """Draw one pair of tasks and return the labels of rows outside of the panel."""
-    means = np.array([[row.metric[across.name].mean, row.metric[up.name].mean] for row in rows])
-    for axis, task in ((0, across), (1, up)):
-        points = [value for row in rows for value in row.values[task.name].values()] + list(
-            means[:, axis]
-        )
-        spans = [
-            (row.metric[task.name].low, row.metric[task.name].high)
-            for row in rows
-            if row.metric[task.name].bounded
-        ]
-        bounds = with_ceiling(limits(points, spans), task.ceiling, 0.4)
-        if not task.reading.higher_is_better:
-            bounds = bounds[::-1]
-        (axes.set_xlim if axis == 0 else axes.set_ylim)(*bounds)
-        label = _axis_label(task, size[axis])
-        (axes.set_xlabel if axis == 0 else axes.set_ylabel)(label)
+def _columns(pairs: int) -> int:
+    """How many panels stand beside each other, so that lines are full where that is possible."""
+    if pairs == 1:
+        return 1
+    if pairs > 12:
+        return 4
+    return 3 if pairs in (3, 5, 6, 9) or pairs > 6 else 2
+
+
+def _draw_panel(panel: _Panel, context: Context) -> None:
+    """The axes first, as everything else depends on their limits; then lines, points and labels."""
+    _set_up_axes(panel)
+
+    # The front, from right to left: each of its points is higher than the one before.
+    signs = np.array(
+        [1 if task.reading.higher_is_better else -1 for task in (panel.across, panel.up)]
+    )
+    means = panel.means
+    on_front = pareto_front(means * signs)
+    rightmost_first = np.argsort(-means[:, 0] * signs[0], kind="stable")
+    front = [int(row) for row in rightmost_first if on_front[row]]
+    panel.axes.step(
+        *means[front].T, where="post", color=INK, linewidth=1, linestyle=FRONT_DASHES, zorder=2
+    )
+
+    _reference_lines(panel, context.summary.reference)
+    _ceilings(panel)
+    for row, is_on_front in zip(panel.rows, on_front, strict=True):
+        _draw_row(panel, context, row, bool(is_on_front))
+    if panel.roomy:
+        inside = panel.inside
+        _label_rows(panel, [row for row in front if inside[row]][:LABELLED])
+
+
+def _set_up_axes(panel: _Panel) -> None:
+    axes = panel.axes
+    width, height = panel.size
+    axes.set_xlim(*_limits(panel.rows, panel.across))
+    axes.set_ylim(*_limits(panel.rows, panel.up))
+    axes.set_xlabel(_axis_label(panel.across, width))
+    axes.set_ylabel(_axis_label(panel.up, height))
     axes.grid(color=GRID, linewidth=0.7)
-    axes.xaxis.set_major_locator(MaxNLocator(6 if size[0] > 5 else 3))
-    axes.yaxis.set_major_locator(MaxNLocator(6 if size[1] > 4 else 4))
-    if labelled:
-        axes.text(
-            0.995,
-            0.99,
-            "better ↗",
-            transform=axes.transAxes,
-            ha="right",
-            va="top",
-            size=8,
-            color=MUTED,
-        )
-    signs = np.array([1 if task.reading.higher_is_better else -1 for task in (across, up)])
-    front = pareto_front(means * signs)
-    order = [index for index in np.argsort(-means[:, 0] * signs[0], kind="stable") if front[index]]
-    axes.step(
-        means[order, 0],
-        means[order, 1],
-        where="post",
-        color=INK,
-        linewidth=1,
-        linestyle=(0, (3, 1.5)),
-        zorder=2,
-    )
-    reference = context.summary.reference
-    if reference in rows:
-        axes.axvline(
-            reference.metric[across.name].mean,
-            color=REFERENCE_COLOUR,
-            linewidth=0.8,
-            linestyle=":",
-            zorder=1,
-        )
-        axes.axhline(
-            reference.metric[up.name].mean,
-            color=REFERENCE_COLOUR,
-            linewidth=0.8,
-            linestyle=":",
-            zorder=1,
-        )
-    _ceilings(axes, across, up, labelled)
-    for row, on_front in zip(rows, front, strict=True):
-        _point(axes, context, row, across, up, bool(on_front), 1.0 if size[0] > 3 else 0.75)
-    inside = _inside(axes, means)
-    if labelled:
-        _label(
-            axes,
-            rows,
-            means,
-            [index for index in order if inside[index]][:LABELLED],
-            size,
-            (across, up),
-        )
-    return {row.group.label for row, within in zip(rows, inside, strict=True) if not within}
+    axes.xaxis.set_major_locator(MaxNLocator(6 if width > 5 else 3))
+    axes.yaxis.set_major_locator(MaxNLocator(6 if height > 4 else 4))
+    if panel.roomy:
+        corner: dict[str, Any] = {"ha": "right", "va": "top", "transform": axes.transAxes}
+        axes.text(0.995, 0.99, "better ↗", size=8, color=MUTED, **corner)
 
 
-def _ceilings(axes: Axes, across: TaskInfo, up: TaskInfo, labelled: bool) -> None:
-    """Lines at what the planted model of simulated data reaches; values where there is room or a
-    line is outside.
-    """
-    style = {"color": CEILING_COLOUR, "linewidth": 0.9, "linestyle": CEILING_DASHES, "zorder": 1}
-    if not math.isnan(across.ceiling):
-        axes.axvline(across.ceiling, **style)  # type: ignore[arg-type]
-    if not math.isnan(up.ceiling):
-        axes.axhline(up.ceiling, **style)  # type: ignore[arg-type]
-    shown = []
-    for task, bounds, arrows in ((across, axes.get_xlim(), "◀▶"), (up, axes.get_ylim(), "▼▲")):
-        said, inside = (
-            ceiling_text(task, bounds, arrows),
-            min(bounds) <= task.ceiling <= max(bounds),
-        )
-        if said and (labelled or not inside):
-            shown.append(f"{task.title} {said}")
-    size = 8 if labelled else 7
-    box = {"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1}
-    if shown:
-        text = "\n".join(shown)
-        axes.text(
-            0.015,
-            0.985,
-            text,
-            transform=axes.transAxes,
-            va="top",
-            size=size,
-            color=CEILING_COLOUR,
-            bbox=box,
-        )
+def _limits(rows: list[Row], task: TaskInfo) -> tuple[float, float]:
+    """Limits of one axis; reversed where lower is better, so that up and right is always better."""
+    means = [row.metric[task.name] for row in rows]
+    seeds = [value for row in rows for value in row.values[task.name].values()]
+    spans = [(mean.low, mean.high) for mean in means if mean.bounded]
+    bounds = limits([*seeds, *(mean.mean for mean in means)], spans)
+    low, high = with_ceiling(bounds, task.ceiling, 0.4)
+    return (low, high) if task.reading.higher_is_better else (high, low)
 
 
 def _axis_label(task: TaskInfo, width: float) -> str:
     full = f"{task.title} {task.reading.label}, {task.space}"
     if text_width(full, 8.5) <= width:
         return full
-    name = shorten(task.title, 8.5, width - text_width(f" {task.reading.label}", 8.5) - 0.05)
-    return f"{name} {task.reading.label}"
+    metric = f" {task.reading.label}"
+    return shorten(task.title, 8.5, width - text_width(metric, 8.5) - 0.05) + metric
 
 
-def _point(
-    axes: Axes,
-    context: Context,
-    row: Row,
-    across: TaskInfo,
-    up: TaskInfo,
-    on_front: bool,
-    scale: float,
-) -> None:
-    colour, marker = context.look.colour(row), context.look.marker(row)
-    x, y = row.metric[across.name], row.metric[up.name]
-    seeds = sorted(row.values[across.name].keys() & row.values[up.name].keys())
+def _reference_lines(panel: _Panel, reference: Row | None) -> None:
+    """Dotted lines at single-task's means."""
+    if reference is None or reference not in panel.rows:
+        return
+    style = {"color": REFERENCE_COLOUR, "linewidth": 0.8, "linestyle": ":", "zorder": 1}
+    panel.axes.axvline(reference.metric[panel.across.name].mean, **style)  # type: ignore[arg-type]
+    panel.axes.axhline(reference.metric[panel.up.name].mean, **style)  # type: ignore[arg-type]
+
+
+def _ceilings(panel: _Panel) -> None:
+    """Lines at what the planted model of simulated data reaches; values where there is room or a
+    line is outside.
+    """
+    axes = panel.axes
+    ceiling_line(axes, panel.across, vertical=True, width=0.9)
+    ceiling_line(axes, panel.up, vertical=False, width=0.9)
+
+    lines = []
+    x_limits, y_limits = axes.get_xlim(), axes.get_ylim()
+    for task, bounds, arrows in ((panel.across, x_limits, "◀▶"), (panel.up, y_limits, "▼▲")):
+        text = ceiling_text(task, bounds, arrows)
+        inside = min(bounds) <= task.ceiling <= max(bounds)
+        if text and (panel.roomy or not inside):
+            lines.append(f"{task.title} {text}")
+    if lines:
+        axes.text(
+            0.015,
+            0.985,
+            "\n".join(lines),
+            transform=axes.transAxes,
+            va="top",
+            size=8 if panel.roomy else 7,
+            color=CEILING_COLOUR,
+            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1},
+        )
+
+
+def _draw_row(panel: _Panel, context: Context, row: Row, on_front: bool) -> None:
+    """The seeds, intervals and mean of a row; those of the front and of single-task stand out."""
+    axes = panel.axes
+    colour = context.look.colour(row)
+    scale = 1.0 if panel.size[0] > 3 else 0.75
+
+    # A dot needs the seed's metric on both tasks.
+    x_values, y_values = row.values[panel.across.name], row.values[panel.up.name]
+    seeds = sorted(x_values.keys() & y_values.keys())
     axes.scatter(
-        [row.values[across.name][seed] for seed in seeds],
-        [row.values[up.name][seed] for seed in seeds],
+        [x_values[seed] for seed in seeds],
+        [y_values[seed] for seed in seeds],
         s=13 * scale,
         color=colour,
         alpha=0.28,
         linewidth=0,
         zorder=3,
     )
+
+    x, y = row.metric[panel.across.name], row.metric[panel.up.name]
     strong = on_front or row.group.is_reference
-    style = {
-        "color": colour,
-        "linewidth": 1.1 if strong else 0.8,
-        "alpha": 0.75 if strong else 0.3,
-        "zorder": 4,
-    }
+    width, alpha = (1.1, 0.75) if strong else (0.8, 0.3)
     if x.bounded:
-        axes.plot([x.low, x.high], [y.mean, y.mean], **style)  # type: ignore[arg-type]
+        axes.plot([x.low, x.high], [y.mean] * 2, color=colour, lw=width, alpha=alpha, zorder=4)
     if y.bounded:
-        axes.plot([x.mean, x.mean], [y.low, y.high], **style)  # type: ignore[arg-type]
+        axes.plot([x.mean] * 2, [y.low, y.high], color=colour, lw=width, alpha=alpha, zorder=4)
+
+    marker = context.look.marker(row)
     axes.plot(
         [x.mean],
         [y.mean],
         marker,
         color=colour,
-        markersize=(11 if marker == "*" else 7.5) * scale,
+        markersize=(11 if marker == REFERENCE_MARKER else 7.5) * scale,
         markeredgecolor=INK if on_front else "white",
         markeredgewidth=1.3 if on_front else 0.6,
         zorder=6 if on_front else 5,
     )
 
 
-def _inside(axes: Axes, means: np.ndarray) -> np.ndarray:
-    xs, ys = sorted(axes.get_xlim()), sorted(axes.get_ylim())
-    return (
-        (means[:, 0] >= xs[0])
-        & (means[:, 0] <= xs[1])
-        & (means[:, 1] >= ys[0])
-        & (means[:, 1] <= ys[1])
-    )
-
-
-def _arms(
-    axes: Axes, row: Row, across: TaskInfo, up: TaskInfo, size: tuple[float, float]
-) -> list[tuple[float, float]]:
-    """Points along the intervals of a row, in inches, that labels should not cover."""
-    x, y = row.metric[across.name], row.metric[up.name]
-    if not (x.bounded and y.bounded):
-        return []
-    places = np.linspace(-1, 1, 25)
-    level = np.column_stack([x.mean + places * x.half, np.full(25, y.mean)])
-    upright = np.column_stack([np.full(25, x.mean), y.mean + places * y.half])
-    return [
-        tuple(point)
-        for point in axes.transLimits.transform(np.vstack([level, upright])) * np.array(size)
-    ]
-
-
-def _label(
-    axes: Axes,
-    rows: list[Row],
-    means: np.ndarray,
-    front: list[int],
-    size: tuple[float, float],
-    tasks: tuple[TaskInfo, TaskInfo],
-) -> None:
-    across, up = tasks
-    to_inches = axes.transLimits.transform(means) * np.array(size)
-    points = [tuple(point) for point in to_inches]
-    arms = [arm for index in front for arm in _arms(axes, rows[index], across, up, size)]
-    texts = [row_label(rows[index], 8, 2.6) for index in front]
-    corners = place_labels([points[index] for index in front], texts, points + arms, size, 8)
-    for index, text, (left, low) in zip(front, texts, corners, strict=True):
-        x, y = points[index]
-        wide = max(left - x, 0.0, x - left - text_width(text, 8))
-        far = np.hypot(wide, max(low - y, 0.0, y - low - HEIGHT)) > 0.2
-        axes.annotate(
+def _label_rows(panel: _Panel, labelled: Sequence[int]) -> None:
+    """Write the labels of some rows beside their points, with a line to those further off."""
+    width, height = panel.size
+    means = panel.means
+    points = [tuple(point) for point in panel.to_inches(means)]
+    arms = [arm for row in labelled for arm in _arms(panel, panel.rows[row])]
+    texts = [row_label(panel.rows[row], LABEL_SIZE, 2.6) for row in labelled]
+    anchors = [points[row] for row in labelled]
+    corners = place_labels(anchors, texts, points + arms, panel.size, LABEL_SIZE)
+    for row, text, (left, low) in zip(labelled, texts, corners, strict=True):
+        # Inches from the point to the nearest edge of the label.
+        x, y = points[row]
+        across = max(left - x, 0.0, x - left - text_width(text, LABEL_SIZE))
+        up = max(low - y, 0.0, y - low - HEIGHT)
+        line = {"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 4}
+        panel.axes.annotate(
             text,
-            means[index],
-            (left / size[0], low / size[1]),
+            means[row],
+            (left / width, low / height),
             textcoords="axes fraction",
-            size=8,
+            size=LABEL_SIZE,
             color=INK,
             zorder=7,
             bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.6},
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.7, "shrinkB": 4}
-            if far
-            else None,
+            arrowprops=line if np.hypot(across, up) > 0.2 else None,
         )
+
+
+def _arms(panel: _Panel, row: Row) -> list[tuple[float, float]]:
+    """Points along the intervals of a row, in inches, that labels should not cover."""
+    x, y = row.metric[panel.across.name], row.metric[panel.up.name]
+    if not (x.bounded and y.bounded):
+        return []
+    steps = np.linspace(-1, 1, 25)
+    horizontal = np.column_stack([x.mean + steps * x.half, np.full(25, y.mean)])
+    vertical = np.column_stack([np.full(25, x.mean), y.mean + steps * y.half])
+    return [tuple(point) for point in panel.to_inches(np.vstack([horizontal, vertical]))]

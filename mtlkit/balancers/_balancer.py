@@ -1,0 +1,339 @@
+"""The contract of a balancer: it sees one optimiser step and answers with weights or a direction."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from mtlkit.balancers._plain_step import (
+    PlainStep,
+    accumulate_direction,
+    accumulate_weighted,
+    scalar_losses,
+)
+from mtlkit.balancers._simplex import on_simplex
+from mtlkit.balancers._step import Scope, SharedGradient, Step
+from mtlkit.data.types import Task
+from mtlkit.errors import MtlkitError, UsageError
+from mtlkit.settings import Settings
+
+__all__ = ["Balancer", "GramBalancer", "GramProblem", "Scope", "SharedGradient", "Step"]
+
+TOLERANCE = 1e-4  # of sums and signs: above rounding errors, below what a learning rate would show
+
+
+class Balancer(nn.Module, ABC):
+    """Weighs the tasks at each step. Its state lives in buffers, so ``state_dict`` holds all of it.
+
+    A loop asks :meth:`decide`, which holds the answers of :meth:`forward` to this contract:
+
+    - Weights are a floating tensor (T,), a direction one (P,). Anything else is an error.
+    - Idle tasks weigh 0.
+    - Weights are not negative, unless the class is ``signed``.
+    - Weights of a ``simplex`` balancer sum to the number of active tasks; others are rescaled.
+
+    Args:
+        tasks: The tasks, in the order of all (T,) tensors.
+        options: Validated options of this class.
+
+    Attributes:
+        needs: The most that it asks of a step.
+        scale: Whether its weights sum to the number of active tasks, or have the length that the
+            method gives them.
+        signed: Whether it may give a task a negative weight.
+        scopes: What its gradients may be taken over; methods that compare gradients of several
+            batches need parameters, as the representation of one batch is not that of another.
+        constant_weights: Whether its weights are the same in all steps.
+        weights_option: The option that holds those weights, in a method that is a point of a sweep.
+        same_as: Families of ``mtlkit.equivalences`` that it is a member of, each with the options
+            that it must have. Like the two before, it is read from the source and must be a
+            literal.
+    """
+
+    class Options(Settings):
+        """Options of every balancer whose weights may be used again."""
+
+        update_every: int = Field(1, gt=0, description="steps for which weights are used again")
+
+    needs: ClassVar[Literal["losses", "norms", "gram", "rows"]] = "losses"
+    scale: ClassVar[Literal["simplex", "native"]] = "simplex"
+    signed: ClassVar[bool] = False
+    scopes: ClassVar[tuple[Scope, ...]] = ("dense", "all", "representation")
+    constant_weights: ClassVar[bool] = False
+    weights_option: ClassVar[str | None] = None
+    same_as: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init__(self, tasks: Sequence[Task], options: Settings) -> None:
+        super().__init__()
+        self.tasks = tuple(tasks)
+        self.options = options
+        self.update_every: int = getattr(options, "update_every", 1)
+        self.last_weights: Tensor
+        self.plain_steps: Tensor
+        # (T,) the last weights, NaN before the first
+        self.register_buffer(
+            "last_weights", torch.full((len(tasks),), torch.nan, dtype=torch.float64)
+        )
+        # number of calls of `backward`
+        self.register_buffer("plain_steps", torch.zeros((), dtype=torch.int64))
+        self._after_step: list[Callable[[Tensor], None]] = []
+
+    @classmethod
+    def expand(
+        cls, name: str, tasks: Sequence[Task], options: Settings
+    ) -> list[tuple[str, Settings]]:
+        """What an entry of a grid stands for: itself; a sweep is several balancers, by name and
+        with options.
+        """
+        return [(name, options)]
+
+    @abstractmethod
+    def forward(self, step: Step) -> Tensor | SharedGradient:
+        """Task weights (T,), 0 for idle tasks, or a direction.
+
+        Weights of a ``simplex`` balancer sum to the number of active tasks, those of a ``native``
+        one have the length that the method gives them.
+        """
+
+    def decide(self, step: Step) -> Tensor | SharedGradient:
+        """The answer to a step, held to the contract: a new one in every ``update_every``-th step,
+        and between them the last weights.
+
+        New ones are made sooner for a task that was idle when they were, and when those of all
+        active tasks are 0.
+
+        Raises:
+            MtlkitError: The answer is no weights (T,) and no direction (P,), or has a negative
+                weight that the class does not declare.
+        """
+        if self.update_every > 1 and step.index % self.update_every:
+            last = self.last_weights[step.active]
+            if last.any() and not last.isnan().any():
+                return self._last_weights(step)
+
+        decision = self(step)
+        self._check_form(decision)
+        if isinstance(decision, SharedGradient):
+            return decision
+
+        self._check_signs(decision, step)
+        weights = self._on_scale(decision, step.active)
+        if self.update_every > 1:
+            self.last_weights = torch.where(
+                step.active, weights.to(self.last_weights), self.last_weights
+            )
+        return weights
+
+    def _last_weights(self, step: Step) -> Tensor:
+        """The last weights of the tasks that are active now."""
+        weights = torch.where(step.active, self.last_weights, 0.0).to(step.losses)
+        return on_simplex(weights, step.active) if self.scale == "simplex" else weights
+
+    def _check_form(self, decision: Tensor | SharedGradient) -> None:
+        """Raise for an answer of another type, shape or dtype; no number is read."""
+        name, count = type(self).__name__, len(self.tasks)
+        values = decision.vector if isinstance(decision, SharedGradient) else decision
+        hint = f"return a floating tensor of shape ({count},) from forward, or a SharedGradient"
+        if not isinstance(values, Tensor):
+            raise MtlkitError(
+                f"{name} answered a step with {type(values).__name__}, not with a tensor.", hint
+            )
+        if not values.is_floating_point():
+            raise MtlkitError(f"{name} answered a step with numbers of {values.dtype}.", hint)
+        if isinstance(decision, SharedGradient):
+            if values.dim() != 1:
+                raise MtlkitError(
+                    f"{name} gave a direction of shape {tuple(values.shape)}.",
+                    "a direction has shape (P,), like a row of step.jacobian()",
+                )
+        elif values.shape != (count,):
+            raise MtlkitError(
+                f"{name} gave weights of shape {tuple(values.shape)} for {count} tasks.", hint
+            )
+
+    def _check_signs(self, weights: Tensor, step: Step) -> None:
+        """Raise for negative weights of a class that is not ``signed``.
+
+        Numbers on a CPU can be read for nothing. Those of another device would have to be waited
+        for, so that they are looked at in the first step alone.
+        """
+        if self.signed or not (weights.is_cpu or step.index == 0):
+            return
+        values = weights.tolist()
+        lowest = min(values)
+        if lowest < 0 and lowest < -TOLERANCE * max(values):
+            raise MtlkitError(
+                f"{type(self).__name__} gave a task the weight {lowest:.3g}.",
+                "a class with negative weights declares signed = True",
+            )
+
+    def _on_scale(self, weights: Tensor, active: Tensor) -> Tensor:
+        """Weights (T,) with 0 for idle tasks and the sum that ``scale`` promises.
+
+        Weights that keep the contract stay as they are, to the last digit.
+        """
+        # numbers on a CPU can be read for nothing, and then there is rarely something to do
+        if weights.is_cpu and self._keeps_contract(weights.tolist(), active.tolist()):
+            return weights
+
+        # on other devices: arithmetic alone, so that nothing is waited for
+        weights = torch.where(active, weights, 0.0)
+        if self.scale == "native":
+            return weights
+        count = active.sum()
+        exact = (weights.sum() - count).abs() <= TOLERANCE * count
+        return torch.where(exact, weights, on_simplex(weights, active))
+
+    def _keeps_contract(self, weights: list[float], active: list[bool]) -> bool:
+        idle_are_zero = all(on or weight == 0 for weight, on in zip(weights, active, strict=True))
+        if self.scale == "native":
+            return idle_are_zero
+        count = sum(active)
+        return idle_are_zero and abs(sum(weights) - count) <= TOLERANCE * count
+
+    def backward(
+        self,
+        losses: Sequence[Tensor] | Tensor,
+        shared_parameters: Iterable[nn.Parameter],
+        retain_graph: bool = False,
+    ) -> Tensor:
+        """Weigh the losses of a batch and add the gradient to ``grad``, in any training loop.
+
+        It takes the place of ``loss.backward()``: parameters outside ``shared_parameters`` follow
+        the weight of each task, but never uphill, and a weight of 1 under a direction.
+
+        Args:
+            losses: T scalars in the order of the tasks, or a tensor (T,). A task whose loss needs
+                no gradient is idle: the batch has no label of it.
+            shared_parameters: The parameters that several tasks reach, whose task gradients are
+                compared; in the order of the model, as the last matrix counts as the last layer.
+            retain_graph: Whether the graph is kept for another backward pass.
+
+        Returns:
+            (T,) task weights; ones for a direction.
+
+        Raises:
+            UsageError: The losses are not one scalar a task, none needs a gradient, the method
+                needs something that a plain loop cannot give, or ``after_step`` was left out.
+            MtlkitError: As :meth:`decide`.
+
+        Examples:
+            >>> import torch
+            >>> from mtlkit.balancers._build import build
+            >>> trunk, heads = torch.nn.Linear(4, 3), torch.nn.Linear(3, 2)
+            >>> losses = (heads(trunk(torch.ones(5, 4))) ** 2).mean(0)  # (T,)
+            >>> weights = build("uniform", tasks=2).backward(losses, trunk.parameters())
+            >>> weights
+            tensor([1., 1.])
+        """
+        if self._after_step:
+            raise UsageError(
+                f"{type(self).__name__} waits for the losses after the optimiser's step.",
+                "call balancer.after_step(losses) on the same batch before the next backward",
+            )
+        step = PlainStep(self.tasks, losses, shared_parameters, index=int(self.plain_steps))
+        decision = self.decide(step)
+
+        # a direction is for the shared parameters alone; tasks weigh 1 in all others
+        if isinstance(decision, SharedGradient):
+            weights = torch.ones_like(step.losses)
+            accumulate_direction(step, decision.vector, weights, retain_graph)
+        # negative weights are for the shared parameters alone
+        elif self.signed:
+            weights = decision
+            direction = weights.to(step.losses) @ step.jacobian()
+            accumulate_direction(step, direction, weights.clamp_min(0), retain_graph)
+        else:
+            weights = decision
+            accumulate_weighted(step, weights, retain_graph)
+
+        self._after_step = step.callbacks
+        self.plain_steps.add_(1)
+        return weights
+
+    def after_step(self, losses: Sequence[Tensor] | Tensor) -> None:
+        """Tell a method such as famo the losses of the batch of the last :meth:`backward`, computed
+        again after the optimiser's step. For any other method it does nothing.
+        """
+        callbacks, self._after_step = self._after_step, []
+        if callbacks:
+            values = torch.stack([loss.detach() for loss in scalar_losses(losses)])  # (T,)
+            for callback in callbacks:
+                callback(values)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        """Load; a buffer that is (T, 0) until the first step makes it (T, P) takes the shape of the
+        loaded one.
+        """
+        for name, value in self._buffers.items():
+            loaded = state_dict.get(prefix + name)
+            if value is None or loaded is None or value.shape[:1] != loaded.shape[:1]:
+                continue
+            if 0 in {value.numel(), loaded.numel()}:
+                self._buffers[name] = value.new_zeros(loaded.shape)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+@dataclass(frozen=True)
+class GramProblem:
+    """What a Gram-based method sees of a step; idle tasks are left out.
+
+    Args:
+        gram: (A, A) float64 inner products of the active tasks' gradients, finite and not all zero.
+        losses: (A,) float64.
+        tasks: (A,) positions of the active tasks among all.
+        seed: Of the randomness of this step.
+    """
+
+    gram: np.ndarray
+    losses: np.ndarray
+    tasks: np.ndarray
+    seed: tuple[int, ...]
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The randomness of this step, from its start."""
+        return np.random.default_rng(self.seed)
+
+
+class GramBalancer(Balancer):
+    """A balancer whose weights follow from the Gram matrix of the active tasks' gradients."""
+
+    needs = "gram"
+
+    @abstractmethod
+    def solve(self, problem: GramProblem) -> np.ndarray:
+        """(A,) weights of the active tasks; a ``simplex`` balancer may return any positive multiple
+        of them.
+        """
+
+    def forward(self, step: Step) -> Tensor:
+        return self.weigh(step, step.gramian())
+
+    def weigh(self, step: Step, gramian: Tensor) -> Tensor:
+        """(T,) weights for inner products (T, T) that need not be the step's own, as when a method
+        scales gradients.
+        """
+        # leave out idle tasks
+        tasks = np.flatnonzero(step.active.cpu().numpy())
+        gram = gramian.double().cpu().numpy()
+        if len(tasks) < len(gram):
+            gram = gram[np.ix_(tasks, tasks)]
+
+        # equal weights where the gradients say nothing: all are zero, or one is not finite
+        weights = np.zeros(len(step.losses))
+        weights[tasks] = 1
+        if np.isfinite(gram).all() and gram.any():
+            losses = step.losses.double().cpu().numpy()[tasks]
+            weights[tasks] = self.solve(GramProblem(gram, losses, tasks, (step.seed, step.index)))
+
+        if self.scale == "simplex":
+            weights *= len(tasks) / max(weights.sum(), np.finfo(float).tiny)
+        return torch.from_numpy(weights).to(step.losses)

@@ -1,0 +1,101 @@
+"""From what a caller names, or hands over, to a model and a balancer that can be trained."""
+
+from __future__ import annotations
+
+import torch
+
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.data.splits import Dataset
+from mtlkit.data.types import Schema
+from mtlkit.errors import UsageError
+from mtlkit.grid.methods import check_model, check_scope, method_options
+from mtlkit.models._architecture import Architecture
+from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.settings import Settings, validate
+from mtlkit.spec import Spec, parse_spec
+from mtlkit.training.seeding import seed_for
+
+
+def build_model(
+    model_class: type[Architecture], schema: Schema, options: Settings, seed: int
+) -> Architecture:
+    """A model whose initial weights follow from the seed alone; torch's random state is kept."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed_for(seed, "init"))
+        return model_class.build(schema, options)  # type: ignore[arg-type]
+
+
+def make_model(
+    model: str | type[Architecture] | Architecture, dataset: Dataset, seed: int
+) -> Architecture:
+    """A model for a data set.
+
+    Args:
+        model: An instance, which is returned; a class; or a name with options in brackets.
+        dataset: The data, with the tasks to train.
+        seed: Source of the initial weights.
+
+    Raises:
+        UsageError: The model does not exist or does not fit the data, or an option is wrong.
+    """
+    if isinstance(model, Architecture):
+        if model.schema != dataset.schema:
+            raise UsageError(
+                f"The model was built for other features or tasks than those of {dataset.name}.",
+                "build it with the schema of the data set",
+            )
+        return model
+
+    if isinstance(model, str):
+        spec = parse_spec(model)
+        model_class: type[Architecture] = MODELS.load(spec.name)
+        options = method_options(spec, {}, MODELS)
+    else:
+        spec = Spec(model.__name__)
+        model_class = model
+        options = validate(model.Options, {}, f"model {spec.name}")
+
+    reason = model_class.inapplicable(dataset.schema)
+    if reason:
+        raise UsageError(
+            f"{spec.name} does not apply: {dataset.name} {reason}.", "mtlkit list models"
+        )
+    check_model(spec, model_class, options, dataset.schema)
+    return build_model(model_class, dataset.schema, options, seed)
+
+
+def make_balancer(
+    balancer: str | type[Balancer] | Balancer, dataset: Dataset, scope: str
+) -> Balancer:
+    """A balancer for the tasks of a data set.
+
+    Args:
+        balancer: An instance, which is returned; a class; or a name with options in brackets.
+        dataset: The data, with the tasks to train.
+        scope: What task gradients are taken over.
+
+    Raises:
+        UsageError: The balancer does not exist, does not fit the tasks or the scope, or an option
+            is wrong.
+    """
+    if isinstance(balancer, Balancer):
+        check_scope(type(balancer).__name__, type(balancer), scope)
+        tasks = [task.name for task in balancer.tasks]
+        if tasks != list(dataset.schema.task_names):
+            raise UsageError(
+                f"The balancer was built for the tasks {', '.join(tasks)}, "
+                f"but those of {dataset.name} are {', '.join(dataset.schema.task_names)}.",
+                "build it with the tasks of the data set",
+            )
+        return balancer
+
+    if isinstance(balancer, str):
+        spec = parse_spec(balancer)
+        balancer_class: type[Balancer] = BALANCERS.load(spec.name)
+        options = method_options(spec, {}, BALANCERS)
+    else:
+        spec = Spec(balancer.__name__)
+        balancer_class = balancer
+        options = validate(balancer.Options, {}, f"balancer {spec.name}")
+    check_scope(spec.name, balancer_class, scope)
+    return balancer_class(dataset.schema.tasks, options)

@@ -1,0 +1,103 @@
+"""The machine that a cell runs on: its device, what it is called, and its memory."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import sys
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mtlkit._version import __version__
+from mtlkit.errors import MissingError
+
+PEAK_FILE = Path("/proc/self/clear_refs")
+STATUS_FILE = Path("/proc/self/status")
+
+
+def resolve_device(text: str) -> torch.device:
+    """``auto`` is the first GPU, or the CPU.
+
+    Raises:
+        MissingError: A GPU is asked for and there is none.
+    """
+    if text == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(text)
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if device.type == "cuda" and (device.index or 0) >= count:
+        reason = f"only {count} found" if count else "none was found"
+        raise MissingError(f"There is no GPU {text!r} here: {reason}.", "mtlkit bench --device cpu")
+    return device
+
+
+def describe_environment(
+    device: torch.device, started: datetime, compiled: bool, compile_seconds: float
+) -> dict[str, Any]:
+    """Versions, device and times of a run, as a record holds them.
+
+    Args:
+        device: Where the run was.
+        started: When it began; it ends now.
+        compiled: Whether the forward pass was compiled.
+        compile_seconds: The time that the compiler took.
+    """
+    is_gpu = device.type == "cuda"
+    return {
+        "mtlkit": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "system": platform.system(),
+        "machine": platform.machine(),
+        "device": torch.cuda.get_device_name(device) if is_gpu else _cpu_name(),
+        "device_type": device.type,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "compiled": compiled,
+        "compile_seconds": compile_seconds,
+        "started": started.isoformat(timespec="seconds"),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _cpu_name() -> str:
+    """What the maker calls the processor; Python's own answer is often empty on Linux."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    """Forget the memory that earlier cells of this process took."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    elif PEAK_FILE.exists():
+        # Linux sets the high-water mark back on writing 5; sandboxes may forbid it
+        with suppress(OSError):
+            PEAK_FILE.write_text("5", encoding="ascii")
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: of the device on a GPU, of the process on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+
+    # Linux: this mark can be set back, unlike that of getrusage
+    if STATUS_FILE.exists():
+        for line in STATUS_FILE.read_text(encoding="ascii").splitlines():
+            if line.startswith("VmHWM:"):
+                kibibytes = int(line.split()[1])
+                return kibibytes * 1024
+
+    # macOS counts bytes, others kibibytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

@@ -1,0 +1,168 @@
+"""From the text of a model or a balancer to its class, its options, and what a cell records."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.data.types import Schema
+from mtlkit.errors import UsageError
+from mtlkit.models._architecture import Architecture
+from mtlkit.models._funnel import NO_FUNNEL
+from mtlkit.models._options import BaseOptions, ModelOptions
+from mtlkit.registry import BALANCERS, Registry
+from mtlkit.settings import Settings, validate
+from mtlkit.spec import Spec, parse_spec
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model or a balancer, as a cell holds it.
+
+    Args:
+        typed: As typed.
+        resolved: Name and all options, and the digest of the file of a plugin.
+    """
+
+    typed: str
+    resolved: dict[str, Any]
+
+
+def resolve(spec: Spec, options: Settings, registry: Registry) -> Method:
+    """What a cell holds of a method."""
+    resolved: dict[str, Any] = {"name": spec.name, "options": options.model_dump(mode="json")}
+
+    # a plugin's file may change, so its content is part of what the method is
+    source_digest = registry.source_digest(spec.name)
+    if source_digest is not None:
+        resolved["source_sha256"] = source_digest
+    return Method(str(spec), resolved)
+
+
+def expand_wildcards(texts: Iterable[str], registry: Registry) -> list[Spec]:
+    """Read specs, with wildcards in names replaced by all that match.
+
+    Raises:
+        UsageError: A spec cannot be read, a name does not exist, or nothing matches.
+    """
+    specs = []
+    for text in texts:
+        spec = parse_spec(text)
+        names = [spec.name]
+        if any(sign in spec.name for sign in "*?"):
+            names = registry.names(spec.name)
+            if not names:
+                raise UsageError(
+                    f"No {registry.kind} matches {spec.name!r}.", f"mtlkit list {registry.kind}s"
+                )
+        specs += [Spec(registry.check(name), spec.options) for name in names]
+    return specs
+
+
+def method_options(spec: Spec, common: dict[str, Any], registry: Registry) -> Settings:
+    """Options in brackets, over those given for all methods that have them.
+
+    Raises:
+        UsageError: An option is unknown, or its value does not fit.
+    """
+    options_class = registry.load(spec.name).Options
+    applicable = {key: value for key, value in common.items() if key in options_class.model_fields}
+    return validate(options_class, applicable | spec.options, f"{registry.kind} {spec.name}")
+
+
+def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Registry) -> None:
+    """Every option that is given for all methods must be an option of one of them.
+
+    Raises:
+        UsageError: One is not.
+    """
+    options: set[str] = set()
+    for spec in specs:
+        options |= set(registry.load(spec.name).Options.model_fields)
+    for key in common:
+        if key not in options:
+            kind = registry.kind
+            raise UsageError(
+                f"No setting and no option of a {kind} in this grid is called {key!r}.",
+                f"options of its {kind}s are {', '.join(sorted(options))}"
+                if options
+                else f"its {kind}s take no options",
+            )
+
+
+# --- models
+
+
+def check_model(
+    spec: Spec, model_class: type[Architecture], options: Settings, schema: Schema
+) -> None:
+    """Options must fit the data: what they name exists there.
+
+    Raises:
+        UsageError: An option names a feature or a task that the data do not have, or asks for a
+            funnel where there is none.
+    """
+    assert isinstance(options, BaseOptions)
+    asks_for_cvr = isinstance(options, ModelOptions) and options.cvr != "derived"
+    if asks_for_cvr and schema.funnel is None:
+        raise UsageError(
+            f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.",
+            f"mtlkit bench --models {spec.name}",
+        )
+
+    embedded = {feature.name for feature in schema.features if feature.kind != "dense"}
+    towers = options.tower if isinstance(options.tower, dict) else {}
+    _check_names(spec.name, "embedded feature", options.embedding_dims, embedded)
+    _check_names(spec.name, "task", towers, schema.task_names)
+    model_class.check(schema, options)
+
+
+def _check_names(
+    model: str, what: str, names: Iterable[str], existing_names: Collection[str]
+) -> None:
+    """Raise a :class:`UsageError` for the first name that does not exist."""
+    for name in sorted(set(names) - set(existing_names)):
+        raise UsageError(
+            f"{model} names the {what} {name!r}, which the data set does not have.",
+            f"it has {', '.join(sorted(existing_names))}",
+        )
+
+
+# --- balancers
+
+
+def expand_balancer(spec: Spec, options: Settings, schema: Schema, scope: str) -> list[Method]:
+    """The balancers that an entry of a grid stands for: itself, or those of a sweep.
+
+    Raises:
+        UsageError: The balancer does not work with this scope, or an option does not fit the tasks.
+    """
+    balancer_class = BALANCERS.load(spec.name)
+    check_scope(spec.name, balancer_class, scope)
+    methods = []
+    for name, member_options in balancer_class.expand(spec.name, schema.tasks, options):
+        # building it raises where an option does not fit the tasks
+        BALANCERS.load(name)(schema.tasks, member_options)
+
+        # a member of a sweep is shown with the options that make it this one
+        member = spec
+        if member_options is not options:
+            member = Spec(name, member_options.model_dump(mode="json", exclude_unset=True))
+        methods.append(resolve(member, member_options, BALANCERS))
+    return methods
+
+
+def check_scope(name: str, balancer_class: type[Balancer], scope: str) -> None:
+    """A balancer must be able to compare gradients over a scope.
+
+    Raises:
+        UsageError: It is not.
+    """
+    if scope not in balancer_class.scopes:
+        raise UsageError(
+            f"{name} compares gradients of several batches, "
+            "so it cannot work with scope=representation.",
+            f"mtlkit bench --balancers {name} --set scope=dense",
+        )

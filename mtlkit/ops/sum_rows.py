@@ -1,0 +1,217 @@
+"""Sums of a table's rows, ``out[b] = sum over f of table[ids[b, f]]``, and back by id.
+
+With ``table`` the result of :func:`mtlkit.ops.folded_linear.fold` this is a linear layer on the
+concatenated embeddings of F ids. What the layer makes of dense values is added in the same pass.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from mtlkit.ops._dispatch import use_kernel
+from mtlkit.ops._numba import kernel
+from mtlkit.ops._simd import LANES, add, fma, load, store, total, zeros
+
+
+def plain_sum_rows(
+    table: Tensor, ids: Tensor, dense: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """:func:`sum_rows` in PyTorch's own operations; ids (B, F)."""
+    sums = table.index_select(0, ids.flatten()).unflatten(0, ids.shape).sum(1)  # (B, O)
+    if dense is None or weight is None:
+        return sums
+    return sums + F.linear(dense, weight)
+
+
+def plain_scatter_sum(ids: Tensor, rows: Tensor, size: int) -> Tensor:
+    """:meth:`RowIndex.scatter_sum` without dense values, in PyTorch's own operations."""
+    sums = rows.new_zeros(size, rows.shape[1])
+    return sums.index_add(0, ids.flatten(), rows.repeat_interleave(ids.shape[1], 0))
+
+
+@kernel
+def _sum_rows(
+    ids: np.ndarray,
+    table: np.ndarray,
+    dense: np.ndarray,
+    dense_weight: np.ndarray,
+    out: np.ndarray,
+) -> None:
+    """``out[b] = table[ids[b]].sum(0) + dense[b] @ dense_weight``.
+
+    Args:
+        ids: (B, F) uint32.
+        table: (V, O).
+        dense: (B, D).
+        dense_weight: (D, O).
+        out: (B, O).
+    """
+    width = out.shape[1]
+    vector_end = width - width % LANES
+
+    for b in range(out.shape[0]):
+        row_ids, values, target = ids[b], dense[b], out[b]  # (F,), (D,), (O,)
+
+        # the full vectors
+        for o in range(0, vector_end, LANES):
+            vector_sum = zeros(target)
+            for f in range(row_ids.shape[0]):
+                vector_sum = add(vector_sum, load(table[row_ids[f]], o))
+            for d in range(values.shape[0]):
+                vector_sum = fma(values[d], load(dense_weight[d], o), vector_sum)
+            store(target, o, vector_sum)
+
+        # the rest
+        for o in range(vector_end, width):
+            rest_sum = total(zeros(target))  # a 0 of the row's type
+            for f in range(row_ids.shape[0]):
+                rest_sum += table[row_ids[f], o]
+            for d in range(values.shape[0]):
+                rest_sum += values[d] * dense_weight[d, o]
+            target[o] = rest_sum
+
+
+@kernel
+def _scatter_sum(
+    ids: np.ndarray,
+    dense: np.ndarray,
+    rows: np.ndarray,
+    out: np.ndarray,
+    d_dense_weight: np.ndarray,
+) -> None:
+    """``out[ids[b, f]] += rows[b]`` and ``d_dense_weight[d] += dense[b, d] * rows[b]``.
+
+    In the order of the rows and not of the ids: the sums of ids that occur often stay in the
+    cache, and nothing need be sorted.
+
+    Args:
+        ids: (B, F) uint32.
+        dense: (B, D).
+        rows: (B, O).
+        out: (V, O).
+        d_dense_weight: (D, O).
+    """
+    width = rows.shape[1]
+    vector_end = width - width % LANES
+
+    for b in range(ids.shape[0]):
+        row_ids, values, row = ids[b], dense[b], rows[b]  # (F,), (D,), (O,)
+
+        # the full vectors
+        for o in range(0, vector_end, LANES):
+            added = load(row, o)
+            for f in range(row_ids.shape[0]):
+                target = out[row_ids[f]]
+                store(target, o, add(load(target, o), added))
+            for d in range(values.shape[0]):
+                target = d_dense_weight[d]
+                store(target, o, fma(values[d], added, load(target, o)))
+
+        # the rest
+        for o in range(vector_end, width):
+            for f in range(row_ids.shape[0]):
+                out[row_ids[f], o] += row[o]
+            for d in range(values.shape[0]):
+                d_dense_weight[d, o] += values[d] * row[o]
+
+
+class RowIndex:
+    """Row numbers (B, F) of a table.
+
+    Args:
+        ids: (B, F) int32, none below 0.
+        size: Rows of the table, V.
+    """
+
+    def __init__(self, ids: Tensor, size: int) -> None:
+        self.ids = ids
+        self.size = size
+        self._numbers: np.ndarray | None = None
+
+    def numbers(self) -> np.ndarray:
+        """The ids (B, F) uint32, each of which is a row of the table: kernels do not look again.
+
+        Raises:
+            IndexError: An id is beyond the table.
+        """
+        if self._numbers is None:
+            # unsigned: no index counts from the end
+            numbers = self.ids.int().contiguous().numpy().view(np.uint32)
+            if numbers.max(initial=0) >= max(self.size, 1):
+                raise IndexError(f"an id beyond the {self.size} rows of its table")
+            self._numbers = numbers
+        return self._numbers
+
+    def scatter_sum(
+        self, rows: Tensor, dense: Tensor | None = None, d_dense_weight: Tensor | None = None
+    ) -> Tensor:
+        """Sum rows by id: (V, O) with ``out[ids[b, f]] += rows[b]`` for all b and f.
+
+        Args:
+            rows: (B, O).
+            dense: (B, D) dense values, if any.
+            d_dense_weight: (D, O) contiguous, to which ``dense.T @ rows`` is added.
+        """
+        rows = rows.detach().contiguous()
+        if dense is None or d_dense_weight is None:
+            dense, d_dense_weight = rows.new_empty(len(rows), 0), rows.new_empty(0, rows.shape[1])
+        dense = dense.detach().contiguous()
+
+        if not use_kernel(rows, dense, d_dense_weight):
+            d_dense_weight.add_(dense.t() @ rows)
+            return plain_scatter_sum(self.ids, rows, self.size)
+
+        out = rows.new_zeros(self.size, rows.shape[1])
+        _scatter_sum(
+            self.numbers(), dense.numpy(), rows.numpy(), out.numpy(), d_dense_weight.numpy()
+        )
+        return out
+
+
+class _SumRows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: RowIndex, dense: Tensor, weight: Tensor) -> Tensor:
+        ctx.rows, ctx.dense = rows, dense
+        out = table.new_empty(len(rows.ids), table.shape[1])
+        _sum_rows(
+            rows.numbers(),
+            table.contiguous().numpy(),
+            dense.numpy(),
+            weight.t().contiguous().numpy(),
+            out.numpy(),
+        )
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, Tensor]:
+        d_dense_weight = grad.new_zeros(ctx.dense.shape[1], grad.shape[1])
+        d_table = ctx.rows.scatter_sum(grad, ctx.dense, d_dense_weight)
+        return d_table, None, None, d_dense_weight.t()
+
+
+def sum_rows(
+    table: Tensor, rows: RowIndex, dense: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """``table[ids].sum(1) + F.linear(dense, weight)``, (B, O).
+
+    Args:
+        table: (V, O).
+        rows: The ids.
+        dense: (B, D) dense values, which get no gradient; or None.
+        weight: (O, D) of the dense values.
+
+    Raises:
+        IndexError: An id is beyond the table.
+    """
+    if dense is None or weight is None:
+        dense, weight = table.new_empty(len(rows.ids), 0), table.new_empty(table.shape[1], 0)
+    if not use_kernel(table, dense, weight):
+        return plain_sum_rows(table, rows.ids, dense, weight)
+    return _SumRows.apply(table, rows, dense.contiguous(), weight)

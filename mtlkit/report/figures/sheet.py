@@ -1,0 +1,218 @@
+"""The sheet that a figure is drawn on: title, subtitle, legend and panels, laid out in inches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from mtlkit.report.figures.style import DPI, INK, MUTED, RC, REFERENCE_MARKER, WIDTH
+from mtlkit.report.figures.text import shorten, text_width
+
+MARGIN = 0.1
+LEGEND_LINE = 0.22
+LEGEND_SIZE = 8.5
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A finished figure.
+
+    Args:
+        name: Part of the file name.
+        title: Heading on the page.
+        caption: What is shown and how to read it.
+        figure: The drawing itself.
+    """
+
+    name: str
+    title: str
+    caption: str
+    figure: Figure = field(compare=False)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of a legend: a marker, a line, or both; a heading when it has neither."""
+
+    label: str
+    colour: str
+    marker: str = "o"
+    line: Any = ""
+    hollow: bool = False
+
+    @property
+    def symbol(self) -> float:
+        """Width of the marker or line."""
+        if self.line:
+            return 0.3
+        return 0.12 if self.marker else 0.0
+
+    @property
+    def width(self) -> float:
+        """Width of the whole entry, with the space after it."""
+        space = 0.27 if self.symbol else 0.18
+        return self.symbol + text_width(self.label, LEGEND_SIZE) + space
+
+
+@dataclass(frozen=True)
+class PanelGrid:
+    """Panels of one size in lines and columns, in inches from the top left of a sheet's body.
+
+    Args:
+        left: Left edge of the first column.
+        top: Upper edge of the first line.
+        width: Width of a panel.
+        height: Height of a panel.
+        gap: Space between columns.
+        pitch: From the upper edge of one line to that of the next.
+    """
+
+    left: float
+    top: float
+    width: float
+    height: float
+    gap: float
+    pitch: float
+
+    def x(self, column: int) -> float:
+        """Left edge of a column."""
+        return self.left + column * (self.width + self.gap)
+
+    def axes(self, sheet: Sheet, line: int, column: int) -> Axes:
+        """New axes at a place of the grid."""
+        return sheet.axes(self.x(column), self.top + line * self.pitch, self.width, self.height)
+
+
+def panel_width(columns: int, left: float, right: float, gap: float) -> float:
+    """Width of each of some panels that fill a sheet beside each other."""
+    return (WIDTH - left - right - gap * (columns - 1)) / columns
+
+
+class Sheet:
+    """A figure laid out in inches from its top left: title, subtitle, legend, then the body.
+
+    Args:
+        title: What the figure shows.
+        subtitle: Which data set.
+        body: Height below the legend.
+        legend: Entries, wrapped to the width.
+    """
+
+    def __init__(
+        self, title: str, subtitle: str, body: float, legend: Sequence[Entry] = ()
+    ) -> None:
+        # The legend decides where the body begins, and so how high the figure is.
+        places = _flow(legend, WIDTH - MARGIN)
+        legend_lines = max((line for _, line in places), default=-1) + 1
+        legend_height = LEGEND_LINE * legend_lines + 0.1 if legend_lines else 0.08
+        self.body_top = 0.66 + legend_height
+        self.height = self.body_top + body
+        self.figure = Figure(figsize=(WIDTH, self.height))
+
+        # A colour bar may stand at the right of the title.
+        title = shorten(title, 11.5, WIDTH - 2.8, bold=True)
+        subtitle = shorten(subtitle, 9, WIDTH - 0.3)
+        self._text(MARGIN, 0.12, title, size=11.5, weight="bold", va="top")
+        self._text(MARGIN, 0.39, subtitle, size=9, color=MUTED, va="top")
+        for entry, (left, line) in zip(legend, places, strict=True):
+            self._legend_entry(entry, MARGIN + left, 0.78 + LEGEND_LINE * line)
+
+    def _y(self, inches: float) -> float:
+        """The share of the height that matplotlib counts from below."""
+        return 1 - inches / self.height
+
+    def _text(self, left: float, top: float, text: str, **style: Any) -> None:
+        """Text at a place of the whole figure."""
+        self.figure.text(left / WIDTH, self._y(top), text, **style)
+
+    def _legend_entry(self, entry: Entry, left: float, top: float) -> None:
+        if not entry.symbol:
+            self._legend_text(entry, left, top, colour=MUTED)
+            return
+
+        # A line of three points, so that the marker stands in its middle.
+        right = left + entry.symbol
+        xs = [left / WIDTH, (left + entry.symbol / 2) / WIDTH, right / WIDTH]
+        symbol = Line2D(
+            xs,
+            [self._y(top)] * 3,
+            color=entry.colour,
+            linestyle=entry.line or "none",
+            linewidth=1.8,
+            marker=entry.marker or None,
+            markevery=[1],
+            markersize=8 if entry.marker == REFERENCE_MARKER else 6,
+            markerfacecolor="white" if entry.hollow else entry.colour,
+        )
+        self.figure.add_artist(symbol)
+        self._legend_text(entry, right + 0.07, top, colour=INK)
+
+    def _legend_text(self, entry: Entry, left: float, top: float, colour: str) -> None:
+        self._text(left, top, entry.label, size=LEGEND_SIZE, va="center_baseline", color=colour)
+
+    def axes(self, left: float, top: float, width: float, height: float) -> Axes:
+        """Axes at a place of the body, in inches from its top left."""
+        bottom = self._y(self.body_top + top + height)
+        return self.figure.add_axes((left / WIDTH, bottom, width / WIDTH, height / self.height))
+
+    def text(self, left: float, top: float, text: str, **style: Any) -> None:
+        """Text at a place of the body, in inches."""
+        self._text(left, self.body_top + top, text, **style)
+
+    def heading(self, left: float, top: float, text: str, size: float, width: float) -> None:
+        """Bold text on a line of the body, shortened to the width of the panel below it."""
+        text = shorten(text, size, width, bold=True)
+        self.text(left, top, text, size=size, weight="bold", va="bottom")
+
+    def colourbar(
+        self, image: Any, label: str, ticks: Sequence[float], length: float = 2.2
+    ) -> None:
+        """A horizontal colour bar at the right of the title."""
+        left = WIDTH - length - 0.2
+        bar = self.figure.add_axes((left / WIDTH, self._y(0.4), length / WIDTH, 0.1 / self.height))
+        colours = self.figure.colorbar(image, cax=bar, orientation="horizontal")
+        colours.outline.set_visible(False)
+        bar.tick_params(labelsize=7.5, length=2, pad=1.5)
+        bar.set_xticks(list(ticks), [f"{tick:.3g}".replace("-", "−") for tick in ticks])
+        bar.set_title(label, size=8, color=MUTED, pad=3)
+
+
+def _flow(entries: Sequence[Entry], width: float) -> list[tuple[float, int]]:
+    """Left edge and line of each entry; entries under a heading stay on one line where that is
+    possible.
+    """
+    places = []
+    left, line = 0.0, 0
+    for index, entry in enumerate(entries):
+        needed = entry.width
+        if entry.symbol == 0:
+            # A heading takes all entries up to the next heading with it.
+            headings = (
+                other for other in range(index + 1, len(entries)) if entries[other].symbol == 0
+            )
+            end = next(headings, len(entries))
+            needed = sum(other.width for other in entries[index:end])
+
+        if left and left + min(needed, width) > width:
+            left, line = 0.0, line + 1
+        places.append((left, line))
+        left += entry.width
+    return places
+
+
+def save(drawing: Drawing, stem: Path) -> tuple[Path, Path]:
+    """Write ``<stem>.svg`` and ``<stem>.png``, the same bytes for the same drawing."""
+    svg = stem.with_name(stem.name + ".svg")
+    png = stem.with_name(stem.name + ".png")
+    about_svg = {"Date": None, "Creator": "mtlkit", "Title": drawing.title}
+    with mpl.rc_context(RC):
+        drawing.figure.savefig(svg, metadata=about_svg)
+        drawing.figure.savefig(png, dpi=DPI, metadata={"Software": "mtlkit"})
+    return svg, png

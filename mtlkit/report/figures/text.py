@@ -1,0 +1,57 @@
+"""How wide a text is, and how to shorten one to a width."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import TextPath
+
+from mtlkit.report.summary import Row
+
+BOLD = 1.16
+"""How much wider bold text is."""
+POINTS = 72
+"""Points of an inch."""
+
+
+@lru_cache(maxsize=4096)
+def text_width(text: str, size: float) -> float:
+    """Inches that a text takes at a font size in points."""
+    if not text.strip():
+        return 0.0
+    path = TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans"))
+    return float(path.get_extents().width) / POINTS
+
+
+def shorten(text: str, size: float, width: float, bold: bool = False) -> str:
+    """The text, with an ellipsis in its middle when it is wider than ``width`` inches."""
+    size *= BOLD if bold else 1.0
+    if text_width(text, size) <= width:
+        return text
+
+    # Bisection: ``fits`` letters go into the width, ``over`` letters do not.
+    fits, over = 0, len(text)
+    while over - fits > 1:
+        middle = (fits + over) // 2
+        if text_width(_cut(text, middle), size) <= width:
+            fits = middle
+        else:
+            over = middle
+    return _cut(text, fits)
+
+
+def _cut(text: str, kept: int) -> str:
+    """Some letters of both ends: names often differ at their end."""
+    tail = kept * 2 // 5
+    end = text[-tail:].lstrip() if tail else ""
+    return text[: kept - tail].rstrip() + "…" + end
+
+
+def row_label(row: Row, size: float, width: float) -> str:
+    """The label of a row, its model shortened first so that rows stay distinct."""
+    label = row.group.label
+    if text_width(label, size) <= width or label == row.group.model:
+        return shorten(label, size, width)
+    balancer = shorten(f" + {row.group.balancer}", size, 0.6 * width)
+    return shorten(row.group.model, size, width - text_width(balancer, size)) + balancer

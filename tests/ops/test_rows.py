@@ -1,0 +1,50 @@
+"""Some rows of large tables: their gradients, and Adam on them."""
+
+import pytest
+import torch
+
+from mtlkit.ops.adam_rows import AdamStep, adam_rows, plain_adam_rows
+from mtlkit.ops.take_rows import CompiledGroups, PlainGroups
+
+
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+@pytest.mark.parametrize(
+    ("table_rows", "count", "width"),
+    [(9, 4, 3), (5000, 700, 16), (5_000_000, 3000, 3), (3, 50, 17), (7, 1, 8), (7, 0, 16)],
+)
+def test_groups_of_equal_rows(dtype, table_rows, count, width, kind):
+    numbers = (table_rows * torch.rand(count) ** 3).to(kind)  # some many times
+    numbers[-1:] = table_rows - 1
+    grad = torch.randn(width, count, dtype=dtype).T
+    compiled, plain = CompiledGroups(numbers, table_rows), PlainGroups(numbers, table_rows)
+    assert compiled.rows.dtype == plain.rows.dtype == torch.int64
+    assert compiled.rows.tolist() == plain.rows.tolist() == sorted(set(numbers.tolist()))
+    sums = [grad.double()[numbers == row].sum(0) for row in plain.rows]
+    exact = torch.stack(sums).to(dtype) if sums else grad.new_zeros(0, width)
+    torch.testing.assert_close(plain.sum(grad), exact, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(compiled.sum(grad), plain.sum(grad), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(40, 2, 5), (40, 37)])
+def test_adam_on_some_rows(dtype, shape):
+    table, moments = torch.randn(shape, dtype=dtype), torch.rand(40, 2, *shape[1:], dtype=dtype)
+    rows = torch.randperm(40)[:30]
+    grad = torch.randn(30, *shape[1:], dtype=dtype)
+    step = AdamStep(mean_rate=0.1, square_rate=0.001, correction=3.0, rate=0.2, eps=1e-3)
+
+    results = []
+    for form in (adam_rows, plain_adam_rows):
+        moved, with_moments = table.clone(), moments.clone()
+        form(moved, with_moments, rows, grad, step)
+        results.append([moved, with_moments])
+
+    # in double precision
+    mean, square = moments.double()[rows].unbind(1)
+    mean = 0.9 * mean + 0.1 * grad.double()
+    square = 0.999 * square + 0.001 * grad.double() ** 2
+    exact, exact_moments = table.double(), moments.double()
+    exact[rows] -= 0.2 * mean / ((3 * square).sqrt() + 1e-3)
+    exact_moments[rows] = torch.stack([mean, square], 1)
+    for moved, with_moments in results:
+        torch.testing.assert_close(moved, exact.to(dtype))
+        torch.testing.assert_close(with_moments, exact_moments.to(dtype))
