@@ -11,12 +11,11 @@ from mtlkit.ops.adam_rows import AdamStep, adam_rows
 
 
 class LazyAdam(torch.optim.Optimizer):
-    """Adam (arXiv:1412.6980) on the rows that a row-sparse gradient holds; a row that every step
-    holds moves as usual.
+    """Adam (arXiv:1412.6980) on the rows that a row-sparse gradient holds.
 
-    Bias is corrected by the steps of the table, not of the row. ``torch.optim.SparseAdam`` adds its
-    epsilon before that correction, which shortens the first steps of rows with small gradients
-    several times.
+    A row that every step holds moves as under plain Adam. Bias is corrected by the steps of the
+    table, not of the row. ``torch.optim.SparseAdam`` adds its epsilon before that correction, which
+    shortens the first steps of rows with small gradients several times.
 
     Args:
         groups: Parameter groups with their learning rate.
