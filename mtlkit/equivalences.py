@@ -1,4 +1,4 @@
-"""Which balancers are one method, tested on random gradients, and what to say of a grid with copies.
+"""Which balancers are one method, tested on random gradients, and what to say of copies in a grid.
 
 Two balancers are one method when the steps of the shared parameters point the same way whatever the
 gradients. Their lengths may differ, which is a question of the learning rate, and hardly one for an

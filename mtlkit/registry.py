@@ -227,9 +227,9 @@ def _literals(node: ast.ClassDef) -> dict[str, Any]:
                 pass
             case _:
                 continue
-        # Field(default, ...)
-        if isinstance(value, ast.Call) and value.args:
-            value = value.args[0]
+        match value:
+            case ast.Call(func=ast.Name(id="Field"), args=[default, *_]):
+                value = default
         try:
             literals[name] = ast.literal_eval(value)
         except ValueError:

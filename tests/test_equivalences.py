@@ -1,4 +1,4 @@
-"""The table of balancers that are one method, on random gradients."""
+"""The families of balancers that are one method, on random gradients."""
 
 from itertools import combinations
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.equivalences import DEFAULTS, TABLE, notices, relatives
+from mtlkit.equivalences import FAMILIES, notices, relatives
 from mtlkit.registry import BALANCERS
 from tests.balancers.fakes import NAMES, Case, FakeStep, direction
 
@@ -15,9 +15,9 @@ WIDTH = 9
 
 
 def concrete(member):
-    """A balancer as the table has it."""
+    """A member as a balancer under test."""
     values = {key: () if value is None else value for key, value in member.options.items()}
-    defaults = DEFAULTS.get(member.name, {})
+    defaults = BALANCERS.facts(member.name).defaults
     return Case(
         member.name, tuple((key, value) for key, value in values.items() if value != defaults[key])
     )
@@ -72,7 +72,9 @@ def pairs(same):
     return list(combinations([concrete(member) for member in same.members], 2))
 
 
-EVERY = [(same, count) for same in TABLE for count in ((same.tasks,) if same.tasks else (2, 3, 5))]
+EVERY = [
+    (same, count) for same in FAMILIES for count in ((same.tasks,) if same.tasks else (2, 3, 5))
+]
 
 
 @pytest.mark.parametrize(("same", "count"), EVERY, ids=lambda value: getattr(value, "what", value))
@@ -89,23 +91,27 @@ def test_they_are_one_method(same, count):
 
 
 def is_one_at_any_number(one, other):
-    """Whether another set of the table says so."""
+    """Whether another family says so."""
     return any(
         not same.tasks
         and not same.when
         and {str(one), str(other)} <= {str(concrete(m)) for m in same.members}
-        for same in TABLE
+        for same in FAMILIES
     )
 
 
-@pytest.mark.parametrize("same", [same for same in TABLE if same.tasks], ids=lambda same: same.what)
+@pytest.mark.parametrize(
+    "same", [same for same in FAMILIES if same.tasks], ids=lambda same: same.what
+)
 def test_with_another_number_of_tasks_they_are_not(same):
     for one, other in pairs(same):
         apart = [cosine(one, other, gradients(3, seed), seed) < 1 - 1e-3 for seed in range(DRAWS)]
         assert any(apart) != is_one_at_any_number(one, other), (str(one), str(other))
 
 
-@pytest.mark.parametrize("same", [same for same in TABLE if same.when], ids=lambda same: same.when)
+@pytest.mark.parametrize(
+    "same", [same for same in FAMILIES if same.when], ids=lambda same: same.when
+)
 def test_in_other_steps_they_are_not(same):
     holds = condition(same)
     for one, other in pairs(same):
@@ -147,24 +153,47 @@ def path(case):
 
 def test_nothing_is_missing_for_two_tasks():
     paths = {str(case): path(case) for case in CASES}
-    sets = [same for same in TABLE if not same.when and same.tasks in {None, 2}]
+    sets = [same for same in FAMILIES if not same.when and same.tasks in {None, 2}]
     known = [{str(concrete(member)) for member in same.members} for same in sets]
     for one, other in combinations(paths, 2):
         alike = bool((paths[one] - paths[other]).norm(dim=1).max() < 1e-5)
         assert alike == any({one, other} <= names for names in known), (one, other)
 
 
-def test_defaults_are_those_of_the_balancers():
-    for name, options in DEFAULTS.items():
-        fields = BALANCERS.load(name).Options.model_fields
-        assert {key: fields[key].default for key in options} == options, name
+@pytest.mark.parametrize("name", BALANCERS.names())
+def test_defaults_are_those_of_the_balancers(name):
+    """Read from the source, for all options that decide whether a balancer is another one."""
+    kind, defaults = BALANCERS.load(name), BALANCERS.facts(name).defaults
+    for options in kind.same_as.values():
+        for key in options:
+            assert defaults[key] == kind.Options.model_fields[key].default
 
 
-def test_members_exist():
-    for same in TABLE:
-        for member in same.members:
-            BALANCERS.check(member.name)
-            assert member.options.keys() <= DEFAULTS.get(member.name, {}).keys()
+def test_families_have_members_and_members_have_families():
+    names = {family.name for family in FAMILIES}
+    assert len(names) == len(FAMILIES)
+    for family in FAMILIES:
+        assert len(family.members) > 1
+        assert set(family.includes) <= names
+        for member in family.members:
+            options = {**BALANCERS.facts(member.name).defaults, **dict(concrete(member).options)}
+            assert member.options.keys() <= options.keys()
+            assert family.holds(member.name, options)
+    for name in BALANCERS.names():
+        assert BALANCERS.load(name).same_as.keys() <= names
+
+
+def test_a_plugin_may_belong_to_a_family(tmp_path):
+    """But not for its name."""
+    text = "class Mine:\n    same_as = {families}\n"
+    stranger, copy = tmp_path / "uniform.py", tmp_path / "mine.py"
+    stranger.write_text(text.format(families={}))
+    copy.write_text(text.format(families={"surgery": {}}))
+    assert notices([(str(stranger), {}), ("static", {})], 2) == []
+    (only,) = notices([(str(copy), {}), ("pcgrad", {})], 3)[:1]
+    assert only.startswith(f"With any number of tasks, {copy} and pcgrad are one method")
+    copy.unlink()
+    assert notices([(str(copy), {}), ("pcgrad", {})], 3) == []
 
 
 def test_notices_of_a_grid():

@@ -1,3 +1,4 @@
+import os
 import sys
 
 import pytest
@@ -151,3 +152,90 @@ def test_an_installed_package_adds_entries(tmp_path, monkeypatch):
     assert "others" not in MODELS.names()
     assert BALANCERS.load("others").__name__ == "Mine"
     assert BALANCERS.summary("others") == "Mine: weighs nothing."
+
+
+FACTS = '''"""Mine: says something."""
+from pydantic import Field
+from mtlkit.balancers._balancer import Balancer
+
+class Helper:
+    pass
+
+class Mine(Balancer):
+    class Options(Balancer.Options):
+        rate: float = Field(0.5, gt=0, description="a number")
+        words: tuple[str, ...] = ("a",)
+        made: list[int] = Field(default_factory=list)
+        bare: int
+
+    scale = "native"
+    same_as = {"sum": {"rate": 1}}
+    size = len("abc")
+
+    def forward(self, step):
+        return step.active.float()
+'''
+
+
+def test_facts_are_read_from_literals(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(FACTS)
+    facts = BALANCERS.facts(str(file))
+    assert facts.docstring == "Mine: says something."
+    assert facts.attributes == {"scale": "native", "same_as": {"sum": {"rate": 1}}}
+    assert facts.defaults == {"rate": 0.5, "words": ("a",)}
+
+
+def test_facts_are_read_again_after_a_change(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(FACTS)
+    assert BALANCERS.facts(str(file)).attributes["scale"] == "native"
+    file.write_text(FACTS.replace('"native"', '"simplex"'))
+    os.utime(file, ns=(1, 1))
+    assert BALANCERS.facts(str(file)).attributes["scale"] == "simplex"
+
+
+@pytest.mark.parametrize("text", ["class :", "\0", None])
+def test_of_what_cannot_be_read_there_are_no_facts(tmp_path, text):
+    file = tmp_path / "odd.py"
+    if text is not None:
+        file.write_text(text)
+    for name in (str(file), "none", "gone", "_balancer", "a/b"):
+        facts = BALANCERS.facts(name)
+        assert (facts.docstring, facts.attributes, facts.defaults) == ("", {}, {})
+
+
+@pytest.mark.parametrize(("kind", "name"), EVERY)
+def test_facts_are_those_of_the_class(kind, name):
+    registry = REGISTRIES[kind]
+    entry, facts = registry.load(name), registry.facts(name)
+    for key, value in facts.attributes.items():
+        assert getattr(entry, key, value) == value  # some are of the layers in the same file
+    for key, value in facts.defaults.items():
+        assert entry.Options.model_fields[key].default == value
+
+
+def test_what_a_method_is_stands_on_the_method():
+    """As a class says it, so the source says it: nothing that a report needs is inherited."""
+    for registry, keys in (
+        (MODELS, ["is_reference"]),
+        (BALANCERS, ["constant_weights", "weights_option", "same_as"]),
+    ):
+        for name in registry.names():
+            if name == "scalarization":  # stands for other balancers
+                continue
+            entry, attributes = registry.load(name), registry.facts(name).attributes
+            for key in keys:
+                assert bool(getattr(entry, key)) == bool(attributes.get(key)), (name, key)
+    assert [name for name in MODELS.names() if MODELS.load(name).is_reference] == ["single-task"]
+
+
+def test_facts_of_an_installed_package(tmp_path, monkeypatch):
+    (tmp_path / "factual_balancer.py").write_text(FACTS)
+    info = tmp_path / "factual-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: factual\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mtlkit.balancers]\nfactual = factual_balancer\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert BALANCERS.facts("factual").defaults["rate"] == 0.5
+    assert "factual_balancer" not in sys.modules

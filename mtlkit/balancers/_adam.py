@@ -26,7 +26,7 @@ class Adam(nn.Module):
 
     @torch.no_grad()
     def step(self, value: Tensor, grad: Tensor, active: Tensor) -> None:
-        """Update ``value`` (T,) in place where ``active``; the rest and its state stay as they are."""
+        """Update ``value`` (T,) in place where ``active``; the rest and its state stay."""
         grad = torch.where(active, grad, 0.0)
 
         # running means of the gradient and of its square

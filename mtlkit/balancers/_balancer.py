@@ -1,4 +1,4 @@
-"""The contract of a balancer: it sees one optimiser step and answers with weights or a direction."""
+"""The contract of a balancer: it sees one step and answers with weights or a direction."""
 
 from __future__ import annotations
 
@@ -239,8 +239,15 @@ class Balancer(nn.Module, ABC):
                 "call balancer.after_step(losses) on the same batch before the next backward",
             )
         step = PlainStep(self.tasks, losses, shared_parameters, index=int(self.plain_steps))
-        decision = self.decide(step)
+        weights = self._accumulate(step, self.decide(step), retain_graph)
+        self._after_step = step.callbacks
+        self.plain_steps.add_(1)
+        return weights
 
+    def _accumulate(
+        self, step: PlainStep, decision: Tensor | SharedGradient, retain_graph: bool
+    ) -> Tensor:
+        """Add the gradient that a decision means to ``grad``; the weights (T,) in effect."""
         # a direction is for the shared parameters alone; tasks weigh 1 in all others
         if isinstance(decision, SharedGradient):
             weights = torch.ones_like(step.losses)
@@ -253,9 +260,6 @@ class Balancer(nn.Module, ABC):
         else:
             weights = decision
             accumulate_weighted(step, weights, retain_graph)
-
-        self._after_step = step.callbacks
-        self.plain_steps.add_(1)
         return weights
 
     def after_step(self, losses: Sequence[Tensor] | Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Compiled loops that several methods share: they would take T^2 turns of the interpreter a step."""
+"""Compiled loops that methods share: T^2 turns of the interpreter a step otherwise."""
 
 from __future__ import annotations
 

@@ -17,6 +17,8 @@ best, and the nearest to g_0 is taken. The official code divides the step by 1 +
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from pydantic import Field
 
@@ -38,7 +40,7 @@ class CAGrad(GramBalancer):
         )
 
     scale = "native"
-    same_as = {"sum": {"c": 0}}
+    same_as: ClassVar = {"sum": {"c": 0}}
     options: Options
 
     def solve(self, problem: GramProblem) -> np.ndarray:

@@ -17,6 +17,8 @@ as one. Without the momentum variant (M-ConFIG), which saves backward passes.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
@@ -29,7 +31,7 @@ class ConFIG(GramBalancer):
 
     scale = "native"
     signed = True
-    same_as = {"equal cosines": {}}
+    same_as: ClassVar = {"equal cosines": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         nonzero, cosines, norms = unit_rows(problem.gram)

@@ -15,6 +15,7 @@ at 0, which shortens the first steps.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -39,7 +40,7 @@ class DualBalancing(Balancer):
     needs = "rows"
     scopes = ("dense", "all")
     scale = "native"
-    same_as = {"bisector": {"beta": 0}}
+    same_as: ClassVar = {"bisector": {"beta": 0}}
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

@@ -14,6 +14,8 @@ Deviations: exact, where torchjd adds 1e-4 of the trace to the diagonal of the G
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
@@ -24,7 +26,7 @@ class DualProj(GramBalancer):
     """Projection of the mean on the dual cone."""
 
     scale = "native"
-    same_as = {"sum without conflict": {}, "sum without conflict with the sum": {}}
+    same_as: ClassVar = {"sum without conflict": {}, "sum without conflict with the sum": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         return mean_on_dual_cone(problem.gram)

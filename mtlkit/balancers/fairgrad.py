@@ -17,6 +17,8 @@ least-squares solver from equal weights, and then clips the step to length 1. Th
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 from pydantic import Field
 
@@ -39,7 +41,7 @@ class FairGrad(GramBalancer):
         )
 
     scale = "native"
-    same_as = {"bargaining": {"alpha": 1}}
+    same_as: ClassVar = {"bargaining": {"alpha": 1}}
     options: Options
 
     def solve(self, problem: GramProblem) -> np.ndarray:

@@ -20,6 +20,7 @@ targets never rise, with beta .5.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class GradVac(GramBalancer):
         )
 
     scale = "native"
-    same_as = {"surgery": {"beta": 0}}
+    same_as: ClassVar = {"surgery": {"beta": 0}}
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

@@ -18,6 +18,7 @@ Deviations: those of imtl-l and imtl-g. What a single task's parameters receive 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ class IMTL(Balancer):
     needs = "gram"
     scale = "native"
     signed = True
-    same_as = {"equal cosines": {}}
+    same_as: ClassVar = {"equal cosines": {}}
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)

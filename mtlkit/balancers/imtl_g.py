@@ -19,6 +19,8 @@ formula; a pseudo-inverse of the Gram matrix does not.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
@@ -31,7 +33,7 @@ class IMTLG(GramBalancer):
 
     scale = "native"
     signed = True
-    same_as = {"equal cosines": {}}
+    same_as: ClassVar = {"equal cosines": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         nonzero, cosines, norms = unit_rows(problem.gram)

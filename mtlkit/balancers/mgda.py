@@ -19,7 +19,7 @@ others.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -38,7 +38,7 @@ class MGDA(GramBalancer):
             "loss+", description="what gradients are divided by"
         )
 
-    same_as = {
+    same_as: ClassVar = {
         "shortest mixture": {"normalize": "none"},
         "shortest mixture of two": {"normalize": "none"},
         "equal cosines inside": {"normalize": "l2"},

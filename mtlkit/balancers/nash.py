@@ -18,6 +18,8 @@ is no solution, the weights are large but finite and the step is next to 0.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
@@ -28,7 +30,7 @@ class Nash(GramBalancer):
     """Nash bargaining: alpha-fairness with alpha = 1, whose equation fairgrad solves."""
 
     scale = "native"
-    same_as = {"bargaining": {}}
+    same_as: ClassVar = {"bargaining": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         return fair_weights(problem.gram, alpha=1)

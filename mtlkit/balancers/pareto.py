@@ -17,7 +17,7 @@ Cost: one backward pass a task.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 from pydantic import Field
@@ -46,7 +46,7 @@ class Pareto(GramBalancer):
             None, ge=2, description="number of preferences, each a cell with its own c"
         )
 
-    same_as = {
+    same_as: ClassVar = {
         "shortest mixture": {"c": 0, "solver": "exact"},
         "shortest mixture of two": {"c": 0},
     }
@@ -61,8 +61,8 @@ class Pareto(GramBalancer):
         floor = np.array(bounds, dtype=float)
         if len(floor) != count or floor.min() < 0 or floor.sum() >= 1:
             raise UsageError(
-                "pareto needs bounds c >= 0 that sum to less than 1, one for all or one for each of "
-                f"{count} tasks.",
+                "pareto needs bounds c >= 0 that sum to less than 1, one for all or one for each "
+                f"of {count} tasks.",
                 f"mtlkit bench --balancers 'pareto[c={0.1 / count:.2g}]'",
             )
         self.floor = floor

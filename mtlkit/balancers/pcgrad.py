@@ -15,6 +15,8 @@ as for all.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
@@ -25,7 +27,7 @@ class PCGrad(GramBalancer):
     """Projecting conflicting gradients."""
 
     scale = "native"
-    same_as = {"surgery": {}}
+    same_as: ClassVar = {"surgery": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         return surgery(problem.gram, random_orders(problem))

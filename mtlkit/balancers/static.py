@@ -14,6 +14,7 @@ Cost: one backward pass.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -39,7 +40,7 @@ class Static(Balancer):
 
     constant_weights = True
     weights_option = "w"
-    same_as = {"sum": {"w": None}}
+    same_as: ClassVar = {"sum": {"w": None}}
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)

@@ -12,6 +12,8 @@ Cost: one backward pass.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from torch import Tensor
 
 from mtlkit.balancers._balancer import Balancer, Step
@@ -25,7 +27,7 @@ class Uniform(Balancer):
         """None."""
 
     constant_weights = True
-    same_as = {"sum": {}}
+    same_as: ClassVar = {"sum": {}}
 
     def forward(self, step: Step) -> Tensor:
         return step.active.to(step.losses.dtype)

@@ -13,6 +13,8 @@ Gram matrix.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
@@ -24,7 +26,7 @@ class UPGrad(GramBalancer):
     """Unconflicting projection of gradients."""
 
     scale = "native"
-    same_as = {"sum without conflict": {}, "surgery of two": {}}
+    same_as: ClassVar = {"sum without conflict": {}, "surgery of two": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         # few tasks: one compiled call, where numpy would need dozens

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from mtlkit.registry import MODELS
 from mtlkit.report import write_report
 from mtlkit.report.frame import load
 from mtlkit.report.statistics import delta_m, holm, t_test
@@ -166,3 +167,64 @@ def test_t_test():
     assert t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
     assert t_test([0.1]) == t_test([0.0, 0.0]) == t_test([]) == 1
     assert t_test([0.1, 0.1, float("nan")]) == 0
+
+
+PLUGIN = '''"""Plugin: of a test."""
+
+
+class Plugin:
+    {}
+'''
+
+
+def relabelled(old, part, name, **resolved):
+    """A record of another model or balancer."""
+    settings = copy.deepcopy(old.cell.resolved)
+    settings[part] = {**settings[part], "name": name, **resolved}
+    made = old.cell.model_copy(update={part: name, "resolved": settings})
+    made = type(made).model_validate(made.model_dump())
+    return old.model_copy(update={"cell": made, "key": made.key, "group": made.group})
+
+
+@pytest.fixture
+def plugins(tmp_path):
+    """Files that are called like methods of the package, and one that says what it is."""
+    for name, body in (
+        ("single-task", "pass"),
+        ("none", "pass"),
+        ("static", "pass"),
+        ("mine", "is_reference = True"),
+    ):
+        (tmp_path / f"{name}.py").write_text(PLUGIN.format(body))
+    return tmp_path
+
+
+def groups(store):
+    [block] = load(store).blocks
+    return {group.label: group for group in block.groups}
+
+
+def test_a_name_does_not_make_a_reference(plugins):
+    store = ResultStore(plugins / "results")
+    for part, name in (("model", "single-task"), ("balancer", "none"), ("balancer", "static")):
+        file = plugins / f"{name}.py"
+        source = MODELS.source_digest(str(file))
+        store.save(relabelled(record(cell()), part, str(file), source_sha256=source))
+    found = groups(store)
+    assert set(found) == {"single-task + uniform", "mmoe + none", "mmoe + static"}
+    assert not any(group.is_reference for group in found.values())
+    assert all(group.has_balancer for group in found.values())
+    assert not found["mmoe + static"].constant_weights
+    assert found["single-task + uniform"].constant_weights
+
+
+def test_a_plugin_may_be_the_reference_as_long_as_its_file_says_so(plugins):
+    file = plugins / "mine.py"
+    store = ResultStore(plugins / "results")
+    source = MODELS.source_digest(str(file))
+    store.save(relabelled(record(cell()), "model", str(file), source_sha256=source))
+    assert groups(store)["mine + uniform"].is_reference
+    file.write_text(PLUGIN.format("is_reference = True  # changed since"))
+    assert not groups(store)["mine + uniform"].is_reference
+    file.unlink()
+    assert not groups(store)["mine + uniform"].is_reference
