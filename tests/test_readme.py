@@ -1,63 +1,72 @@
-"""The README says only what is true: its files exist, its code runs, its commands are those of the
-command line.
-"""
+"""The pages say only what is true: files exist, code runs, commands are those of the command line."""
 
+import importlib.util
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import yaml
 
 import mtlkit
-
-ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-DATASETS = (ROOT / "datasets" / "README.md").read_text(encoding="utf-8")
-
-
-def marked(kind: str) -> list[tuple[str, str]]:
-    """(argument, code) of the blocks that follow a ``<!-- kind: argument -->`` line."""
-    pattern = rf"^<!-- {kind}(?:: ([^\n]*?))? -->\n```\w*\n(.*?)^```$"
-    return re.findall(pattern, README, re.MULTILINE | re.DOTALL)
-
-
-@pytest.mark.parametrize(
-    "target", sorted(set(re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", README)))
+from tests.documents import (
+    DATASETS,
+    PAGES,
+    README,
+    ROOT,
+    marked_blocks,
+    run_commands,
+    run_python,
+    write_files,
 )
-def test_what_it_links_to_exists(target):
-    assert (ROOT / target).exists()
+
+HAS_BUILD = importlib.util.find_spec("mtlkit.balancers._build") is not None
+
+
+def links() -> list[tuple[str, str]]:
+    """(page, target) of every link to a file."""
+    found = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        targets = re.findall(r"\]\((?!http|#)([^)#]+)[^)]*\)", text)
+        found |= {(str(page.relative_to(ROOT)), target) for target in targets}
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("page", "target"), links())
+def test_what_pages_link_to_exists(page, target):
+    assert ((ROOT / page).parent / target).exists()
+
+
+def test_a_run_from_python_goes_as_shown(tmp_path):
+    blocks = [code for argument, code in marked_blocks(README, "python") if not argument]
+    assert blocks
+    for code in blocks:
+        ended = run_python(code, tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        assert 0 < float(ended.stdout) < 1
+
+
+@pytest.mark.skipif(not HAS_BUILD, reason="waits for mtlkit/balancers/_build.py")
+def test_a_balancer_in_a_loop_of_ones_own_goes_as_shown(tmp_path):
+    ((_, code),) = [block for block in marked_blocks(README, "python") if block[0] == "loop"]
+    ended = run_python(code, tmp_path)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_a_method_of_your_own_runs_as_shown(tmp_path):
-    files, commands = marked("file"), marked("run")
-    assert files
-    assert commands
-    for name, code in files:
-        (tmp_path / name).write_text(code, encoding="utf-8")
-    for _, command in commands:
-        program = f"{sys.executable} -m mtlkit"
-        command = (
-            re.sub(r"^mtlkit\b", program, command.strip())
-            + f" --epochs 0.5 --data-dir {tmp_path}/data"
-        )
-        done = subprocess.run(
-            command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "./softmax.py[temperature=0.5]" in done.stderr
+    assert write_files(README, tmp_path)
+    ended = run_commands(README, tmp_path)
+    assert ended
+    for result in ended:
+        assert result.returncode == 0, result.stderr
+        assert "./softmax.py[temperature=0.5]" in result.stderr
     assert len(list((tmp_path / "results").glob("synthetic/mmoe/softmax/*/record.json"))) == 2
 
 
 def commands() -> list[str]:
-    """Every mtlkit command in a code block of the two READMEs."""
-    text = "\n".join(
-        re.findall(
-            r"^(?:```sh\n.*?^```|    mtlkit [^\n]*)$", README + DATASETS, re.MULTILINE | re.DOTALL
-        )
-    )
-    found = re.findall(r"(?:^|&& |\n) *(mtlkit (?:[^\n&#]*))", text)
+    """Every mtlkit command in a code block of the pages."""
+    text = "\n".join(page.read_text(encoding="utf-8") for page in [*PAGES, DATASETS])
+    blocks = re.findall(r"^(?:```sh\n.*?^```|    mtlkit [^\n]*)$", text, re.MULTILINE | re.DOTALL)
+    found = re.findall(r"(?:^|&& |\n) *(mtlkit (?:[^\n&#]*))", "\n".join(blocks))
     return sorted({command.strip() for command in found})
 
 
