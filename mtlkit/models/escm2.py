@@ -3,7 +3,8 @@
 As esmm, x -> pCTR, pCVR, pCTCVR = pCTR * pCVR, all (B,), and L = L_ctr + lc L_cvr + lg L_ctcvr.
 With o = click, e = BCE(buy, pCVR) of each row, and the propensity p = max(pCTR, clip), through
 which no gradient flows,
-ips: L_cvr = mean(o e / p); dr: L_cvr = mean(e_hat + o (e - e_hat) / p) + mean(o (e - e_hat)^2 / p),
+ips: L_cvr = mean(o e / p);
+dr:  L_cvr = mean(e_hat + o (e - e_hat) / p) + mean(o (e - e_hat)^2 / p),
 where a third network on the shared embeddings imputes the error, e_hat = softplus(f_imp(x)). All
 means are over all rows.
 

@@ -153,3 +153,39 @@ def test_single_tasks_are_strangers():
         torch.testing.assert_close(
             alone(batch).predictions[0].logits, model(batch).predictions[t].logits
         )
+
+
+FUNNEL = toy_schema(3).model_copy(update={"funnel": ("t1", "t2")})
+MORE = {"levels": 2, "shared": 1, "experts": 2, "mask": "parallel"}
+PARTS = {
+    "adatt": "gates direct shared_gates shared_direct experts towers",
+    "aitm": "bottom info transfer towers",
+    "cgc": "gates experts towers",
+    "cross-stitch": "stitches bottom towers",
+    "dbmtl": "mask bottom gates experts towers relations heads",
+    "escm2": "bottom towers",
+    "esmm": "bottom towers",
+    "home": "meta_features meta_experts meta_gates shared_gate meta_self features experts gates "
+    "self_gates towers",
+    "mmoe": "gates experts towers",
+    "omoe": "gates experts towers",
+    "pepnet": "epnet ppnet towers",
+    "ple": "gates shared_gates experts towers",
+    "shared-bottom": "bottom towers",
+    "single-task": "bottom towers",
+    "snr": "routings subnets towers",
+    "stem": "gates shared_gates experts towers",
+    "task-embedding": "attention experts towers",
+    "task-router": "router routes experts towers",
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_a_model(name):
+    """The first names of parameters, in their order: probes group them and users freeze them by
+    these, and the last shared weight depends on the order.
+    """
+    model = build(name, FUNNEL, **known(name, MORE))
+    parts = dict.fromkeys(parameter.partition(".")[0] for parameter, _ in model.named_parameters())
+    assert list(parts) == ["embedding", *PARTS[name].split()]
+    assert {key.partition(".")[0] for key in model.state_dict()} == parts.keys()
