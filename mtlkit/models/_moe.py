@@ -222,9 +222,9 @@ class MoELayer(nn.Module):
     def _is_one_kernel(self, x: EmbeddedBatch) -> bool:
         """Whether the compiled kernel does what these layers do on x.
 
-        That may be so in one mode and not in another (dropout). As gates and experts are one layer each,
-        the same parameters lie below the boundary either way, so that what ``training.sharing``
-        has learnt in one mode holds in the other.
+        That may be so in one mode and not in another (dropout). As gates and experts are one layer
+        each, the same parameters lie below the boundary either way, so that what
+        ``training.sharing`` has learnt in one mode holds in the other.
         """
         if len(self.stacks) > 1 or self._ablated:
             return False

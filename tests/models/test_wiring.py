@@ -156,7 +156,7 @@ def test_single_tasks_are_strangers():
 
 
 FUNNEL = toy_schema(3).model_copy(update={"funnel": ("t1", "t2")})
-MORE = {"levels": 2, "shared": 1, "experts": 2, "mask": "parallel"}
+MORE = {"levels": 2, "shared": 2, "experts": 2, "mask": "parallel"}
 PARTS = {
     "adatt": "gates direct shared_gates shared_direct experts towers",
     "aitm": "bottom info transfer towers",
