@@ -86,7 +86,7 @@ class ESCM2(ESMM):
         error = row_losses(task, output.further[k].logits, torch.where(clicked, labels, 0.0))
         propensity = output.predictions[before].logits.detach().float().sigmoid()
         weight = clicked / propensity.clamp_min(self.options.clip)
-        corrected = _corrected(error, weight, output.extra[k] if output.extra else None)
+        corrected = corrected_error(error, weight, output.extra[k] if output.extra else None)
 
         # The mean over the rows of which it is known whether they were clicked, and if so, bought.
         mask = None
@@ -97,7 +97,7 @@ class ESCM2(ESMM):
         return Objective(self.options.lc * loss, task.name, active)
 
 
-def _corrected(error: Tensor, weight: Tensor, imputed: Tensor | None) -> Tensor:
+def corrected_error(error: Tensor, weight: Tensor, imputed: Tensor | None) -> Tensor:
     """The estimate of each row's error, plus the loss that trains the imputation.
 
     Args:

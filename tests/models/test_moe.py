@@ -1,5 +1,6 @@
 """Levels of experts: in one kernel and layer by layer, their names, and their ablation."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -236,6 +237,10 @@ def test_what_is_wrong_with_a_plugin_is_said_when_it_is_used():
     assert "self.embedding = FieldEmbedding(" in told.value.hint
     with pytest.raises(UsageError, match="level 1 are no sub-modules of Plugin"):
         Plugin(schema, registered=False).use(FastPaths())
+    twice = Plugin(schema)
+    twice.more = MoELayer(1, twice.experts, [Readers(["shared"], twice.gates)])
+    with pytest.raises(UsageError, match=re.escape("of Plugin are numbered [1, 1]")):
+        twice.use(FastPaths())
 
 
 @pytest.mark.parametrize("name", ["mmoe", "omoe", "cgc", "ple"])
