@@ -126,7 +126,7 @@ def bring(folder: Path, origin: Path | None, force: bool, progress: Progress) ->
     if (raw / SOURCE).exists() and not force:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".obtain-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
         work = Path(name)
         if origin is not None:
             _store(origin, work, str(origin))

@@ -80,7 +80,7 @@ class DeviceSplit:
             bags(split.bags),
         )
         hidden = {name: tensor(labels) for name, labels in split.hidden.items()}
-        shared = split.side
+        shared = split.shared
         side = None
         if shared is not None:
             side = SideColumns(

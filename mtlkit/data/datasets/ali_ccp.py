@@ -148,7 +148,7 @@ class AliCcp(DatasetSource):
                 f"mtlkit fetch ali-ccp; to try things out on simulated data: {TRY_OUT}",
             )
 
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,
@@ -297,12 +297,12 @@ class AliCcp(DatasetSource):
                 )
             else:
                 from mtlkit.data.ali_ccp.archives import find_source
-                from mtlkit.data.ali_ccp.prepare import prepare
+                from mtlkit.data.ali_ccp.prepare import prepare_archives
 
                 files = find_source(
                     self._simulated(home) if self.options.simulate else Path(source["path"]), FROM
                 )  # type: ignore[index]
-                dataset, splits = prepare(
+                dataset, splits = prepare_archives(
                     files, partial, self.name, self._request(), progress, FROM
                 )
             write_manifest(partial, dataset, self.resolved_options(), splits)
