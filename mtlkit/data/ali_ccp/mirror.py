@@ -51,7 +51,7 @@ TALLIES = (
 _TRAIN, _VALIDATION, _TEST = range(3)
 
 
-def fetch_mirror(folder: Path, force: bool, progress: Progress) -> list[Downloaded]:
+def download_mirror(folder: Path, force: bool, progress: Progress) -> list[Downloaded]:
     """Download both files into a folder; what is whole there already is kept, unless ``force``."""
     found = []
     for split, url in URLS.items():

@@ -4,7 +4,7 @@ that joins the two texts of a split.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -169,7 +169,7 @@ class Staged:
         return max(1, min(rows, fitting))
 
     def _read_chunk(
-        self, files: dict[str, IO[bytes]], bag_files: list[BagFiles], rows: int
+        self, files: Mapping[str, IO[bytes]], bag_files: list[BagFiles], rows: int
     ) -> Chunk:
         columns: dict[str, np.ndarray] = {}
         for name, file in files.items():
@@ -285,7 +285,7 @@ def _output(staged: Staged) -> t.Output:
 
 
 def _write(
-    out: t.Output, rows: int, files: dict[str, IO[bytes]], bag_files: list[BagFiles]
+    out: t.Output, rows: int, files: Mapping[str, IO[bytes]], bag_files: list[BagFiles]
 ) -> None:
     """Add rows to the files of a text. ``tofile`` would not say why it cannot write."""
     for name, file in files.items():
