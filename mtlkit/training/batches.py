@@ -88,13 +88,8 @@ class DeviceSplit:
             bag_tensors(split.bags),
         )
         hidden = {name: tensor(labels) for name, labels in split.hidden.items()}
-<<<<<<< HEAD
-        shared = split.side
-        shared_columns = None
-=======
         shared = split.shared
-        side = None
->>>>>>> room/data
+        shared_columns = None
         if shared is not None:
             shared_columns = SharedTensors(
                 tensor(shared.row),
