@@ -58,7 +58,7 @@ def prepare(
         if not asked:
             source.check_unasked(home)
         make_home(home)
-        source.obtain(home, origin, force, progress)
+        source.download(home, origin, force, progress)
         if force:
             shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
     return source, source.load(home, progress)

@@ -54,7 +54,7 @@ class DatasetSource(ABC):
         return [self.options]
 
     @abstractmethod
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,
@@ -138,7 +138,7 @@ class GeneratedSource(DatasetSource):
     licence: ClassVar[str] = "none needed: generated on this machine"
     simulated: ClassVar[bool] = True
 
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,

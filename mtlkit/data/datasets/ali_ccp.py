@@ -148,7 +148,7 @@ class AliCcp(DatasetSource):
                 f"mtlkit fetch ali-ccp; to try things out on simulated data: {TRY_OUT}",
             )
 
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,
@@ -233,7 +233,7 @@ class AliCcp(DatasetSource):
                 continue
             plain = urlunsplit((*urlsplit(link)[:3], "", ""))  # the signature is a secret
             try:
-                download(link, path, progress=progress, filed_as=plain)
+                download(link, path, progress=progress, shown_url=plain)
             except DownloadError as error:
                 if error.status not in (401, 403, 410):
                     raise

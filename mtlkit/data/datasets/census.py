@@ -132,7 +132,7 @@ class CensusIncome(DatasetSource):
             del values["bins"]
         return values
 
-    def obtain(
+    def download(
         self,
         home: Path,
         origin: Path | None = None,

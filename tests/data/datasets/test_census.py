@@ -276,7 +276,7 @@ def test_second_time_does_nothing(tmp_path, raw, monkeypatch):
     }
     monkeypatch.setattr(CensusIncome, "prepare", lambda self, home: pytest.fail("prepared again"))
     assert prepare("census", tmp_path / "home")[1].fingerprint == first.fingerprint
-    open_source("census").obtain(tmp_path / "home")
+    open_source("census").download(tmp_path / "home")
     assert files == {
         path: path.stat().st_mtime_ns for path in (tmp_path / "home").rglob("*") if path.is_file()
     }
@@ -311,7 +311,7 @@ def test_interrupted_preparation_leaves_nothing_finished(tmp_path, raw, monkeypa
     load(tmp_path)
 
 
-def test_interrupted_obtaining_leaves_nothing_finished(tmp_path, raw, monkeypatch):
+def test_interrupted_download_leaves_nothing_finished(tmp_path, raw, monkeypatch):
     def interrupt(*args, **options):
         raise KeyboardInterrupt
 

@@ -185,4 +185,4 @@ def test_the_seed_decides_everything_and_bias_moves_clicks_alone(tmp_path):
 
 def test_it_takes_no_files(tmp_path):
     with pytest.raises(UsageError, match="generated"):
-        source().obtain(tmp_path, tmp_path)
+        source().download(tmp_path, tmp_path)
