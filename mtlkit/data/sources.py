@@ -59,11 +59,8 @@ def prepare(
             source.check_unasked(home)
         make_home(home)
         source.download(home, origin, force, progress)
-<<<<<<< HEAD
 
         # What was prepared from the raw files before is stale.
-=======
->>>>>>> room/data2
         if force:
             shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
     return source, source.load(home, progress)

@@ -236,11 +236,7 @@ class AliCcp(DatasetSource):
                 continue
             without_signature = urlunsplit((*urlsplit(link)[:3], "", ""))  # which is a secret
             try:
-<<<<<<< HEAD
-                download(link, path, progress=progress, filed_as=without_signature)
-=======
-                download(link, path, progress=progress, shown_url=plain)
->>>>>>> room/data2
+                download(link, path, progress=progress, shown_url=without_signature)
             except DownloadError as error:
                 if error.status not in (401, 403, 410):
                     raise
