@@ -53,11 +53,10 @@ def reached(model, loss):
         for prefix, module in model.named_modules()
         for name, axis in getattr(module, "stack_axes", {}).items()
     }
-    names, values = zip(*model.named_parameters(), strict=True)
+    values = dict(model.named_parameters())
+    grads = torch.autograd.grad(loss, list(values.values()), allow_unused=True, retain_graph=True)
     names = set()
-    for name, grad in zip(
-        names, torch.autograd.grad(loss, values, allow_unused=True, retain_graph=True), strict=True
-    ):
+    for name, grad in zip(values, grads, strict=True):
         if grad is None:
             continue
         if name in axes:
