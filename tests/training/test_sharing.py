@@ -57,12 +57,12 @@ def table(sharing):
 def test_is_that_of_an_unbatched_twin(name, options, tasks):
     model, batch = make(name, tasks, **options)
     twin = Twin(model, FORWARD[name])
-    expected = {place: set() for place in twin.places}
+    expected = {piece: set() for piece in twin.slices}
     for t, loss in enumerate(twin.losses(batch)):
         grads = torch.autograd.grad(loss, list(twin.values), retain_graph=True, allow_unused=True)
-        for place, grad in zip(twin.places, grads, strict=True):
+        for piece, grad in zip(twin.slices, grads, strict=True):
             if grad is not None:
-                expected[place].add(t)
+                expected[piece].add(t)
     assert table(SharedParameters(model, batch)) == expected
 
 
