@@ -1,6 +1,5 @@
 """The pages say only what is true: files exist, code runs, commands are those of the command line."""
 
-import importlib.util
 import re
 
 import pytest
@@ -17,8 +16,6 @@ from tests.documents import (
     run_python,
     write_files,
 )
-
-HAS_BUILD = importlib.util.find_spec("mtlkit.balancers._build") is not None
 
 
 def links() -> list[tuple[str, str]]:
@@ -45,7 +42,6 @@ def test_a_run_from_python_goes_as_shown(tmp_path):
         assert 0 < float(ended.stdout) < 1
 
 
-@pytest.mark.skipif(not HAS_BUILD, reason="waits for mtlkit/balancers/_build.py")
 def test_a_balancer_in_a_loop_of_ones_own_goes_as_shown(tmp_path):
     ((_, code),) = [block for block in marked_blocks(README, "python") if block[0] == "loop"]
     ended = run_python(code, tmp_path)
