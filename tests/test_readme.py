@@ -33,6 +33,19 @@ def test_what_pages_link_to_exists(page, target):
     assert ((ROOT / page).parent / target).exists()
 
 
+def test_the_code_that_it_explains_exists():
+    text = README.read_text(encoding="utf-8").partition("### One step of pcgrad on MMoE")[2]
+    files = set(re.findall(r"`([a-z]+/[a-z_]+\.py)`", text))
+    assert len(files) >= 6
+    sources = [(ROOT / "mtlkit" / file).read_text(encoding="utf-8") for file in files]
+    names = re.findall(
+        r"`(?:step\.)?([A-Za-z]+(?:_[a-z]+)*)(?:\(\))?`", text.partition("## Citing")[0]
+    )
+    assert {"LoopStep", "gramian", "one_pass_per_task", "apply"} <= set(names)
+    for name in names:
+        assert any(re.search(rf"\b{name}\b", source) for source in sources), name
+
+
 def test_a_run_from_python_goes_as_shown(tmp_path):
     blocks = [code for argument, code in marked_blocks(README, "python") if not argument]
     assert blocks
