@@ -255,10 +255,7 @@ def test_results_and_report(tmp_path):
 
 # --- balancers in a loop of one's own
 
-HAS_BUILD = importlib.util.find_spec("mtlkit.balancers._build") is not None
 
-
-@pytest.mark.skipif(not HAS_BUILD, reason="waits for mtlkit/balancers/_build.py")
 def test_a_balancer_by_name():
     balancer = mtlkit.balancer("mgda[normalize=l2]", ["click", "purchase"], update_every=2)
     assert isinstance(balancer, mtlkit.Balancer)

@@ -1,6 +1,5 @@
 """The pages say only what is true: files exist, code runs, commands are those of the command line."""
 
-import importlib.util
 import re
 
 import pytest
@@ -18,8 +17,6 @@ from tests.documents import (
     write_files,
 )
 
-HAS_BUILD = importlib.util.find_spec("mtlkit.balancers._build") is not None
-
 
 def links() -> list[tuple[str, str]]:
     """(page, target) of every link to a file."""
@@ -36,6 +33,19 @@ def test_what_pages_link_to_exists(page, target):
     assert ((ROOT / page).parent / target).exists()
 
 
+def test_the_code_that_it_explains_exists():
+    text = README.read_text(encoding="utf-8").partition("### One step of pcgrad on MMoE")[2]
+    files = set(re.findall(r"`([a-z]+/[a-z_]+\.py)`", text))
+    assert len(files) >= 6
+    sources = [(ROOT / "mtlkit" / file).read_text(encoding="utf-8") for file in files]
+    names = re.findall(
+        r"`(?:step\.)?([A-Za-z]+(?:_[a-z]+)*)(?:\(\))?`", text.partition("## Citing")[0]
+    )
+    assert {"LoopStep", "gramian", "one_pass_per_task", "apply"} <= set(names)
+    for name in names:
+        assert any(re.search(rf"\b{name}\b", source) for source in sources), name
+
+
 def test_a_run_from_python_goes_as_shown(tmp_path):
     blocks = [code for argument, code in marked_blocks(README, "python") if not argument]
     assert blocks
@@ -45,7 +55,6 @@ def test_a_run_from_python_goes_as_shown(tmp_path):
         assert 0 < float(ended.stdout) < 1
 
 
-@pytest.mark.skipif(not HAS_BUILD, reason="waits for mtlkit/balancers/_build.py")
 def test_a_balancer_in_a_loop_of_ones_own_goes_as_shown(tmp_path):
     ((_, code),) = [block for block in marked_blocks(README, "python") if block[0] == "loop"]
     ended = run_python(code, tmp_path)

@@ -127,7 +127,7 @@ def test_divergence_is_a_record(cells, home):
         ("raise ValueError('this went wrong')", "ValueError", "this went wrong"),
         ("raise MemoryError", "MemoryError", "MemoryError"),
         ("return torch.full_like(step.losses, torch.nan)", "Diverged", "is not finite"),
-        ("return torch.ones(7)", "RuntimeError", "size"),
+        ("return torch.ones(7)", "MtlkitError", "gave weights of shape (7,) for 2 tasks"),
     ],
 )
 def test_whatever_a_balancer_raises_is_a_record(cells, home, plugin, tmp_path, body, kind, message):
