@@ -23,14 +23,13 @@ def make_home(home: Path) -> Path:
     Raises:
         MissingError: It cannot be created or written to.
     """
+    hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
         raise MissingError(f"The data folder {home} cannot be made: {reason}.", hint) from None
     if not os.access(home, os.W_OK | os.X_OK):
-        hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
         raise MissingError(f"The data folder {home} is not writable.", hint)
     return home
 

@@ -1,4 +1,4 @@
-"""Downloads that survive broken connections, and are checked before they get their name."""
+"""Downloads that survive broken connections, and are checked before they get their final name."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Downloaded:
     sha256: str
 
 
-class _Again(Exception):
+class _Retry(Exception):
     """This attempt failed in a way that the next one may not."""
 
     def __init__(self, reason: str, wait: float | None = None) -> None:
@@ -97,60 +97,57 @@ def download(
     Raises:
         DownloadError: The file cannot be had, does not fit on the disk, or is not the one expected.
     """
-    part, said = _Part(destination), filed_as or url
+    part = _PartFile(destination, label=filed_as or url)
     destination.parent.mkdir(parents=True, exist_ok=True)
-    failures, furthest = 0, part.size
     with httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
-        while True:
-            try:
-                _attempt(client, url, said, part, progress, binary)
-                break
-            except _Again as error:
-                # A connection that breaks every few megabytes still gets there: only attempts in
-                # vain count.
-                failures = 1 if part.size > furthest else failures + 1
-                furthest = max(furthest, part.size)
-                if failures >= ATTEMPTS:
-                    raise DownloadError(
-                        f"{said} could not be downloaded: {error}.", "try again later"
-                    ) from None
-                wait = BACKOFF * 2 ** (failures - 1) if error.wait is None else error.wait
-                time.sleep(min(wait, LONGEST_WAIT))
-    size = part.size
-    with part.path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 is not None and found != sha256.lower():
+        _attempt_often(_Transfer(client, url, part, progress, binary))
+
+    # It gets its name when it is what was expected.
+    size, digest = part.size, _sha256(part.path)
+    if sha256 is not None and digest != sha256.lower():
         part.discard()
         raise DownloadError(
-            f"{said} is not the file expected: its sha256 is {found}, not {sha256.lower()}.",
+            f"{part.label} is not the file expected: its sha256 is {digest}, not {sha256.lower()}.",
             "try again; if it stays so, the file was replaced or tampered with",
         )
     part.path.replace(destination)
     part.discard()
-    return Downloaded(destination, said, size, found)
+    return Downloaded(destination, part.label, size, digest)
 
 
-class _Part:
-    """The unfinished file, with what the server said about it beside it."""
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
-    def __init__(self, destination: Path) -> None:
+
+class _PartFile:
+    """The unfinished file, with a note beside it of what the server said about it.
+
+    Args:
+        destination: The name of the finished file.
+        label: What to call its address in messages and in the note.
+    """
+
+    def __init__(self, destination: Path, label: str) -> None:
         self.path = destination.with_name(f"{destination.name}.part")
         self.note = destination.with_name(f"{destination.name}.part.json")
+        self.label = label
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def read_note(self, url: str) -> tuple[str | None, int | None]:
+    def read_note(self) -> tuple[str | None, int | None]:
         """The validator and the full size that were noted for this address."""
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
-            return (note["validator"], note["total"]) if note["url"] == url else (None, None)
+            is_same = note["url"] == self.label
+            return (note["validator"], note["total"]) if is_same else (None, None)
         except (OSError, ValueError, KeyError, TypeError):
             return None, None
 
-    def write_note(self, url: str, validator: str | None, total: int | None) -> None:
-        note = {"url": url, "validator": validator, "total": total}
+    def write_note(self, validator: str | None, total: int | None) -> None:
+        note = {"url": self.label, "validator": validator, "total": total}
         self.note.write_text(json.dumps(note), encoding="utf-8")
 
     def discard(self) -> None:
@@ -158,10 +155,57 @@ class _Part:
         self.note.unlink(missing_ok=True)
 
 
-def _attempt(
-    client: httpx.Client, url: str, said: str, part: _Part, progress: Progress, binary: bool
-) -> None:
-    validator, total = part.read_note(said)
+@dataclass(frozen=True)
+class _Transfer:
+    """What every attempt of one download needs.
+
+    Args:
+        client: Open connections.
+        url: The address.
+        part: The unfinished file.
+        progress: Told of bytes.
+        binary: Whether a web page is refused.
+    """
+
+    client: httpx.Client
+    url: str
+    part: _PartFile
+    progress: Progress
+    binary: bool
+
+
+def _attempt_often(transfer: _Transfer) -> None:
+    """Attempt until the file is complete.
+
+    A connection that breaks every few megabytes still gets there: only attempts that bring nothing
+    count.
+
+    Raises:
+        DownloadError: Too many attempts one after the other brought nothing.
+    """
+    part = transfer.part
+    failures, furthest = 0, part.size
+    while True:
+        try:
+            return _attempt(transfer)
+        except _Retry as error:
+            failures = 1 if part.size > furthest else failures + 1
+            furthest = max(furthest, part.size)
+            if failures >= ATTEMPTS:
+                raise DownloadError(
+                    f"{part.label} could not be downloaded: {error}.", "try again later"
+                ) from None
+            wait = error.wait
+            if wait is None:
+                wait = BACKOFF * 2 ** (failures - 1)
+            time.sleep(min(wait, LONGEST_WAIT))
+
+
+def _attempt(transfer: _Transfer) -> None:
+    part = transfer.part
+
+    # Bytes are continued only with a validator, by which the server knows the file again.
+    validator, total = part.read_note()
     if not validator:
         part.discard()
     elif part.size and part.size == total:
@@ -169,13 +213,17 @@ def _attempt(
     headers = {"Accept-Encoding": "identity"}
     if part.size and validator:
         headers |= {"Range": f"bytes={part.size}-", "If-Range": validator}
-    with _transport(said), client.stream("GET", url, headers=headers) as response:
-        start = _accept(response, said, part, binary)
-        _receive(response, said, part, start, progress, binary)
+    with (
+        _transport(part.label),
+        transfer.client.stream("GET", transfer.url, headers=headers) as response,
+    ):
+        start = _accept(response, transfer)
+        _receive(response, transfer, start)
 
 
 @contextmanager
 def _transport(url: str) -> Iterator[None]:
+    """Errors of the transport as errors of the download, or as a reason to try again."""
     try:
         yield
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
@@ -188,63 +236,65 @@ def _transport(url: str) -> Iterator[None]:
             raise DownloadError(
                 f"{host} cannot be reached: its name is not resolved.", "check the network"
             ) from None
-        raise _Again(_short(error)) from None
+        raise _Retry(_short(error)) from None
 
 
-def _accept(response: httpx.Response, url: str, part: _Part, binary: bool) -> int:
+def _accept(response: httpx.Response, transfer: _Transfer) -> int:
     """Judge the head of a response; return the byte at which its body starts."""
-    status = response.status_code
+    part, status = transfer.part, response.status_code
     if status == 416:
         part.discard()
-        raise _Again("the server refuses to continue an earlier download", 0.0)
+        raise _Retry("the server refuses to continue an earlier download", 0.0)
     if status in RETRIED:
-        raise _Again(
+        raise _Retry(
             f"the server answers {status} {response.reason_phrase}", _retry_after(response)
         )
     if status not in (200, 206):
         hint = "the link may have expired" if status in (401, 403, 410) else "check the address"
-        raise DownloadError(f"{url} answers {status} {response.reason_phrase}.", hint, status)
-    if binary and response.headers.get("content-type", "").lower().startswith(
-        ("text/html", "application/xhtml")
-    ):
-        raise _web_page(url)
+        message = f"{part.label} answers {status} {response.reason_phrase}."
+        raise DownloadError(message, hint, status)
+    content_type = response.headers.get("content-type", "").lower()
+    if transfer.binary and content_type.startswith(("text/html", "application/xhtml")):
+        raise _web_page(part.label)
     if status == 200:
         return 0
+
+    # The body must start where the part file ends.
     match = re.fullmatch(r"bytes (\d+)-\d+/(\d+|\*)", response.headers.get("content-range", ""))
     if match is None or int(match[1]) != part.size:
         part.discard()
-        raise _Again("the server continues at the wrong place", 0.0)
+        raise _Retry("the server continues at the wrong place", 0.0)
     return part.size
 
 
-def _receive(
-    response: httpx.Response, url: str, part: _Part, start: int, progress: Progress, binary: bool
-) -> None:
+def _receive(response: httpx.Response, transfer: _Transfer, start: int) -> None:
     """Write the body to the part file and check its length."""
-    plain = response.headers.get("content-encoding", "identity").lower() == "identity"
-    length = (
-        int(response.headers["content-length"])
-        if plain and "content-length" in response.headers
-        else None
-    )
+    part, progress = transfer.part, transfer.progress
+
+    # A body that is encoded on the way has another length than the file, and cannot be continued.
+    is_plain = response.headers.get("content-encoding", "identity").lower() == "identity"
+    length = None
+    if is_plain and "content-length" in response.headers:
+        length = int(response.headers["content-length"])
     total = None if length is None else start + length
-    _check_disk(part.path.parent, length or 0, url)
-    part.write_note(url, _validator(response) if plain else None, total)
+    _check_disk(part.path.parent, length or 0, part.label)
+    part.write_note(_validator(response) if is_plain else None, total)
+
     done, name = start, part.path.name.removesuffix(".part")
     progress(name, done, total)
     with part.path.open("ab" if start else "wb") as file:
-        for chunk in response.iter_raw() if plain else response.iter_bytes():
-            if (
-                binary
-                and not done
-                and chunk.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
-            ):
-                raise _web_page(url)
+        for chunk in response.iter_raw() if is_plain else response.iter_bytes():
+            if transfer.binary and not done and _begins_web_page(chunk):
+                raise _web_page(part.label)
             file.write(chunk)
             done += len(chunk)
             progress(name, done, total)
     if total is not None and done != total:
-        raise _Again(f"{done:,} bytes came instead of {total:,}")
+        raise _Retry(f"{done:,} bytes came instead of {total:,}")
+
+
+def _begins_web_page(chunk: bytes) -> bool:
+    return chunk.lstrip()[:14].lower().startswith((b"<!doctype html", b"<html"))
 
 
 def _validator(response: httpx.Response) -> str | None:
@@ -267,11 +317,15 @@ def _web_page(url: str) -> DownloadError:
 def _check_disk(folder: Path, needed: int, url: str) -> None:
     free = shutil.disk_usage(folder).free
     if needed + RESERVE > free:
-        message = f"{url} needs {needed / 1e9:.1f} GB more, but the disk of {folder} has {free / 1e9:.1f} GB free."
+        message = (
+            f"{url} needs {needed / 1e9:.1f} GB more, "
+            f"but the disk of {folder} has {free / 1e9:.1f} GB free."
+        )
         raise DownloadError(message, "choose a larger disk with --data-dir DIR")
 
 
 def _caused_by(error: BaseException | None, kind: type[BaseException]) -> bool:
+    """Whether an error, or one in the chain of its causes, is of a class."""
     while error is not None:
         if isinstance(error, kind):
             return True
@@ -303,48 +357,41 @@ def pip_download(
     Raises:
         DownloadError: pip is missing, fails, or finds another hash.
     """
-    name = requirement.partition("==")[0]
-    what = f"{requirement} with pip"
-    progress(what, 0, None)
+    label = f"{requirement} with pip"
+    progress(label, 0, None)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=folder) as work:
         listing, target = Path(work, "requirements.txt"), Path(work, "packages")
         listing.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
-        # Source for this package only: what builds its metadata may come as wheels.
-        command = [
-            sys.executable,
-            "-m",
-            "pip",
-            "download",
-            "--no-deps",
-            "--no-binary",
-            name,
-            "--require-hashes",
-        ]
-        command += [
-            "--requirement",
-            str(listing),
-            "--dest",
-            str(target),
-            "--disable-pip-version-check",
-            "-q",
-        ]
-        command += ["--no-input", "--retries", "2"]
-        _run_pip(command, requirement)
-        found = next(iter(target.iterdir()), None) if target.is_dir() else None
-        if found is None:
+        _run_pip(_pip_command(requirement, listing, target), requirement)
+
+        # pip has compared the hash; it is compared again here.
+        packages = list(target.iterdir()) if target.is_dir() else []
+        if not packages:
             raise DownloadError(f"pip download {requirement} brought no file.", "try again")
-        with found.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != sha256:
-                raise DownloadError(
-                    f"pip download {requirement} brought another file than expected.", "try again"
-                )
-        final = found.replace(folder / found.name)
-    progress(what, final.stat().st_size, final.stat().st_size)
+        package = packages[0]
+        if _sha256(package) != sha256:
+            raise DownloadError(
+                f"pip download {requirement} brought another file than expected.", "try again"
+            )
+        final = package.replace(folder / package.name)
+    size = final.stat().st_size
+    progress(label, size, size)
     return final
 
 
+def _pip_command(requirement: str, listing: Path, target: Path) -> list[str]:
+    """The source of this package only: what builds its metadata may come as wheels."""
+    name = requirement.partition("==")[0]
+    command = [sys.executable, "-m", "pip", "download"]
+    command += ["--no-deps", "--no-binary", name, "--require-hashes"]
+    command += ["--requirement", str(listing), "--dest", str(target)]
+    command += ["--disable-pip-version-check", "-q", "--no-input", "--retries", "2"]
+    return command
+
+
 def _run_pip(command: list[str], requirement: str) -> None:
+    """Run pip; what it says when it fails becomes one sentence."""
     try:
         result = subprocess.run(
             command,
@@ -367,6 +414,8 @@ def _run_pip(command: list[str], requirement: str) -> None:
             f"pip download {requirement} found another file than expected: its sha256 differs."
         )
         raise DownloadError(message, "the package was replaced or tampered with")
+
+    # The last error that pip names, else its last line.
     lines = [line.strip() for line in result.stderr.splitlines() if line.strip()]
     errors = [line.removeprefix("ERROR:").strip() for line in lines if line.startswith("ERROR:")]
     reason = (errors or lines or ["it says nothing"])[-1].rstrip(".")

@@ -14,8 +14,8 @@ UNKNOWN = 0
 
 @dataclass(frozen=True)
 class CategoryEncoder:
-    """CategoryEncoder of a categorical column to ids ``1..len(levels)``, in sorted order; anything
-    else to :data:`UNKNOWN`.
+    """A categorical column to ids ``1..len(levels)``, in sorted order; any other value to
+    :data:`UNKNOWN`.
 
     Args:
         levels: The levels seen on train, sorted.
@@ -27,8 +27,10 @@ class CategoryEncoder:
     def fit(cls, train: pd.Series, missing: Collection[str] = ()) -> CategoryEncoder:
         """Collect the levels of a column; those in ``missing`` count as unknown."""
         column = _categorical(train)
-        seen = np.bincount(column.codes[column.codes >= 0], minlength=len(column.categories)) > 0
-        return cls(tuple(sorted(set(column.categories[seen]) - set(missing))))
+        codes = column.codes[column.codes >= 0]
+        counts = np.bincount(codes, minlength=len(column.categories))
+        seen = set(column.categories[counts > 0])
+        return cls(tuple(sorted(seen - set(missing))))
 
     @property
     def vocab(self) -> int:
@@ -38,8 +40,10 @@ class CategoryEncoder:
     def transform(self, values: pd.Series) -> np.ndarray:
         """(N,) values to (N,) int32 ids."""
         column = _categorical(values)
-        ids = pd.Index(self.levels, dtype=object).get_indexer(column.categories.astype(object)) + 1
-        return np.append(ids, UNKNOWN).astype(np.int32)[column.codes]  # a missing value has code -1
+        levels = pd.Index(self.levels, dtype=object)
+        ids_of_categories = levels.get_indexer(column.categories.astype(object)) + 1
+        ids = np.append(ids_of_categories, UNKNOWN).astype(np.int32)
+        return ids[column.codes]  # a missing value has code -1, the last
 
 
 @dataclass(frozen=True)
@@ -114,20 +118,28 @@ class QuantileBins:
         values = np.asarray(train, np.float64)
         values = values[~np.isnan(values)]
         distinct, counts = np.unique(values, return_counts=True)
+
+        # Every value a bin.
         if len(distinct) <= bins:
             return cls(tuple(float(value) for value in distinct[1:]))
-        fills = counts * bins > len(values)
-        heavy, rest = distinct[fills], np.repeat(distinct[~fills], counts[~fills])
+
+        # A value that fills a bin has one of its own.
+        fills_bin = counts * bins > len(values)
+        heavy = distinct[fills_bin]
         edges = [heavy, np.nextafter(heavy, np.inf)]
-        left = bins - len(heavy)
-        if len(rest) and left > 1:
-            edges.append(np.quantile(rest, np.arange(1, left) / left, method="higher"))
+
+        # Quantiles of the other values share the bins that are left.
+        rest = np.repeat(distinct[~fills_bin], counts[~fills_bin])
+        bins_left = bins - len(heavy)
+        if len(rest) and bins_left > 1:
+            shares = np.arange(1, bins_left) / bins_left
+            edges.append(np.quantile(rest, shares, method="higher"))
+
+        # Of edges between the same two neighbouring values, one is enough.
         inner = np.unique(np.concatenate(edges))
-        # Edges between the same two neighbouring values part nothing.
         _, first = np.unique(np.searchsorted(distinct, inner), return_index=True)
-        return cls(
-            tuple(float(edge) for edge in inner[first] if distinct[0] < edge <= distinct[-1])
-        )
+        is_inside = (inner[first] > distinct[0]) & (inner[first] <= distinct[-1])
+        return cls(tuple(float(edge) for edge in inner[first][is_inside]))
 
     @property
     def vocab(self) -> int:
@@ -142,8 +154,6 @@ class QuantileBins:
 
 
 def _categorical(values: pd.Series) -> pd.Categorical:
-    return (
-        pd.Categorical(values)
-        if not isinstance(values.dtype, pd.CategoricalDtype)
-        else values.array
-    )
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.array
+    return pd.Categorical(values)

@@ -1,6 +1,4 @@
-"""How well the rule by which a generator drew labels ranks them: the ceiling of whoever learns from
-the rows.
-"""
+"""Ceilings of generated data: how well the rule by which labels were drawn ranks them."""
 
 from __future__ import annotations
 
@@ -10,8 +8,7 @@ from mtlkit.data.splits import Dataset
 from mtlkit.records import PRIMARY_METRIC
 
 ALL_ROWS = "of all simulated test rows"
-"""Where the ceilings stand of generated rows of which the test split holds only some: those of that
-split differ.
+"""Under this name stand ceilings of more rows than the test split holds; those of the split differ.
 """
 
 
@@ -23,26 +20,27 @@ def ceilings(dataset: Dataset) -> dict[str, float]:
 
 
 def ceilings_of_all_rows(dataset: Dataset) -> dict[str, float]:
-    """The same on more rows than the test split holds, where nothing is known of the split itself."""
+    """The same on more rows than the test split holds, where those of the split are not known."""
     return _noted(dataset, _entry(dataset.details.get("simulation"), ALL_ROWS))
 
 
 def _noted(dataset: Dataset, facts: Any) -> dict[str, float]:
+    """The ceilings of all scores among the facts that a generator noted."""
     kinds = {task.name: task.kind for task in dataset.schema.tasks}
-    found = {
-        score.name: _entry(
-            _entry(facts, f"planted_{PRIMARY_METRIC[kinds[score.task]]}"), score.name
-        )
-        for score in dataset.schema.scores()
-    }
-    return {name: float(value) for name, value in found.items() if _is_share(value)}
+    ceilings = {}
+    for score in dataset.schema.scores():
+        metric = PRIMARY_METRIC[kinds[score.task]]
+        value = _entry(_entry(facts, f"planted_{metric}"), score.name)
+        if _is_score(value):
+            ceilings[score.name] = float(value)
+    return ceilings
 
 
 def _entry(facts: Any, name: str) -> Any:
-    """What an object of somebody's file says; nothing if it is no object."""
+    """What an object in a user's file says; None if it is no object."""
     return facts.get(name) if isinstance(facts, dict) else None
 
 
-def _is_share(value: Any) -> bool:
-    """Whether it is a number that an AUC or an R² can be; NaN is none."""
+def _is_score(value: Any) -> bool:
+    """Whether it is a number that an AUC or an R² can be; NaN is not."""
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= 1

@@ -1,5 +1,6 @@
-"""Packed splits on disk: one ``.npy`` file an array, ``manifest.json`` written last. Reading
-memory-maps.
+"""Packed splits on disk: one ``.npy`` file an array, ``manifest.json`` written last.
+
+Arrays are memory-mapped when they are read.
 """
 
 from __future__ import annotations
@@ -26,39 +27,39 @@ MANIFEST = "manifest.json"
 FORMAT = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 HASHED = 1 << 22  # bytes read at a time
-STALE_SECONDS = 86_400  # after so long without a change, what was being written is nobody's
+STALE_SECONDS = 86_400  # after a day without a change, nobody is writing any more
 
 
 @contextmanager
 def written(folder: Path) -> Iterator[Path]:
-    """A folder to write to, beside the final place; it moves there when all went well, and is gone
-    otherwise.
+    """A folder to write to, beside the final one; it gets the final name when all went well, and is
+    removed otherwise.
 
-    What an earlier process left when it was killed while writing to the same place is removed
-    first.
+    What an earlier process left when it was killed while writing the same folder is removed first.
 
     Raises:
         MissingError: The disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        if time.time() - left.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+    for leftover in folder.parent.glob(f".{folder.name}.*"):
+        if time.time() - leftover.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(leftover, ignore_errors=True)
+
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     replaced = partial.with_suffix(".replaced")
     partial.mkdir()
     try:
         yield partial
+        # In one step: a folder that is half deleted could still hold its manifest.
         if folder.exists():
-            folder.rename(
-                replaced
-            )  # in one step: a folder that is half deleted could still hold its manifest
+            folder.rename(replaced)
         partial.rename(folder)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         raise MissingError(
-            f"The disk of {folder.parent} became full while data was prepared; what was written is gone again.",
+            f"The disk of {folder.parent} became full while data was prepared; "
+            "what was written is gone again.",
             "make room, or choose a larger disk with --data-dir DIR",
         ) from None
     finally:
@@ -67,20 +68,21 @@ def written(folder: Path) -> Iterator[Path]:
 
 
 def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> None:
-    """Write a data set beside its final place and move it there, so that a half-written one never
-    looks finished.
+    """Write a data set under another name and rename it when it is whole, so that a half-written one
+    never looks finished.
     """
     with written(folder) as partial:
         splits: dict[str, Any] = {}
         for name in SPLITS:
             split = dataset.splits[name]
-            for key, array in split.arrays().items():
+            arrays = split.arrays()
+            for key, array in arrays.items():
                 save_array(partial / f"{name}.{key}.npy", array)
             positives = dict(zip(dataset.schema.task_names, split.positives(), strict=True))
             splits[name] = {
                 "rows": len(split),
                 "positives": positives,
-                "arrays": sorted(split.arrays()),
+                "arrays": sorted(arrays),
             }
         write_manifest(partial, dataset, options, splits)
 
@@ -128,8 +130,7 @@ class Column:
         self.file.close()
 
     def _write_header(self) -> None:
-        # the format leaves room for the first axis to grow, so the length of the head does not
-        # change
+        # The format leaves room for the first axis to grow, so the head keeps its length.
         shape = (self.rows, *self.shape)
         head = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
@@ -146,13 +147,13 @@ class Column:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """As ``np.save``, which however does not say why it cannot write."""
+    """Like ``np.save``, which however does not say why it cannot write."""
     with Column(path, array.dtype, array.shape[1:]) as column:
         column.write(array)
 
 
 def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequence[str]]) -> str:
-    """What :func:`mtlkit.data.types.fingerprint` gives for the arrays of a folder, read in pieces.
+    """What :func:`mtlkit.data.splits.fingerprint` gives for the arrays of a folder, read in pieces.
 
     Args:
         folder: Holds ``<split>.<array>.npy`` files.

@@ -121,9 +121,9 @@ def test_refused_range_starts_over(server, target):
 
 def test_all_bytes_there_but_no_name_yet(server, target):
     target.parent.mkdir()
-    part = module._Part(target)
+    part = module._PartFile(target, server.url)
     part.path.write_bytes(CONTENT)
-    part.write_note(server.url, '"one"', len(CONTENT))
+    part.write_note('"one"', len(CONTENT))
     download(server.url, target, sha256=SHA)
     assert server.requests == []
 

@@ -10,8 +10,8 @@ import pytest
 
 from mtlkit.data import storage
 from mtlkit.data.ali_ccp import archives as archive_files
-from mtlkit.data.ali_ccp import prepare as module
 from mtlkit.data.ali_ccp import join, staging, vocabulary, write
+from mtlkit.data.ali_ccp import prepare as module
 from mtlkit.data.ali_ccp.archives import find_source
 from mtlkit.data.ali_ccp.prepare import prepare_archives
 from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
