@@ -68,9 +68,7 @@ def written(folder: Path) -> Iterator[Path]:
 
 
 def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> None:
-    """Write a data set under another name and rename it when it is whole, so that a half-written one
-    never looks finished.
-    """
+    """Write a data set to a folder, which appears when all is there."""
     with written(folder) as partial:
         splits: dict[str, Any] = {}
         for name in SPLITS:
