@@ -98,32 +98,34 @@ class Synthetic(GeneratedSource):
 
     def prepare(self, home: Path) -> Dataset:
         """Generate the three splits."""
-        drawn = generate(self.options)
-        train = drawn["train"].targets
-        encoded = [_encode_task(self.options, k, train) for k in range(self.options.tasks)]
+        samples = generate(self.options)
+        train_targets = samples["train"].targets
+
+        # What is taken off the targets of each task, and what they are divided by.
+        encoded = [_encode_task(self.options, k, train_targets) for k in range(self.options.tasks)]
         tasks = tuple(task for task, _, _ in encoded)
         offset = np.array([offset for _, offset, _ in encoded])
         scale = np.array([scale for _, _, scale in encoded])
-        binary = np.array([task.kind == "binary" for task in tasks])
+        is_binary = np.array([task.kind == "binary" for task in tasks])
+
         splits = {}
-        for name, part in drawn.items():
-            centred = (part.targets - offset) / scale
-            labels = np.where(binary, centred > 0, centred).astype(np.float32)
-            empty = np.zeros((len(labels), 0), np.int32)
+        for name, sample in samples.items():
+            centred = (sample.targets - offset) / scale
+            labels = np.where(is_binary, centred > 0, centred).astype(np.float32)
             splits[name] = Split(
-                ids=empty, dense=part.inputs, labels=labels, observed=np.ones(labels.shape, bool)
+                ids=np.zeros((len(labels), 0), np.int32),
+                dense=sample.inputs,
+                labels=labels,
+                observed=np.ones(labels.shape, bool),
             )
-        tasks = (
-            tasks[0],
-            *(_with_correlation(tasks, k, splits["train"].labels) for k in range(1, len(tasks))),
-        )
+
+        train_labels = splits["train"].labels
+        described = [_with_correlation(tasks, k, train_labels) for k in range(1, len(tasks))]
+        tasks = (tasks[0], *described)
         features = tuple(Feature(name=f"x{i + 1}", kind="dense") for i in range(self.options.d))
         schema = Schema(features=features, tasks=tasks)
-        details = {
-            "simulation": _planted(
-                tasks, drawn["test"].signals, splits["test"].labels, (offset, scale)
-            )
-        }
+        centred_signals = (samples["test"].signals - offset) / scale
+        details = {"simulation": _planted(tasks, centred_signals, splits["test"].labels)}
         return Dataset(
             self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details
         )
@@ -146,21 +148,25 @@ class SyntheticSample:
 
 def generate(options: Synthetic.Options) -> dict[str, SyntheticSample]:
     """Draw the inputs and targets of all splits, each random part from a stream of its own."""
-    directions, waves, *streams = np.random.SeedSequence(options.seed).spawn(2 + 2 * len(SPLITS))
+    sequence = np.random.SeedSequence(options.seed)
+    directions, waves, *streams = sequence.spawn(2 + 2 * len(SPLITS))
     weights = weight_vectors(options.p, options.tasks, options.d, np.random.default_rng(directions))
     alpha, beta = np.random.default_rng(waves).standard_normal((2, options.m))
-    drawn = {}
+    samples = {}
     for i, name in enumerate(SPLITS):
         rows = options.rows if name == "train" else options.rows // 4
-        inputs = np.random.default_rng(streams[2 * i]).standard_normal(
-            (rows, options.d), dtype=np.float32
-        )
-        noise = np.random.default_rng(streams[2 * i + 1]).standard_normal((rows, options.tasks))
-        z = inputs @ weights.T  # (N, T)
-        waved = sum((np.sin(a * z + b) for a, b in zip(alpha, beta, strict=True)), np.zeros_like(z))
-        signals = z + waved
-        drawn[name] = SyntheticSample(inputs, signals + options.noise_std * noise, signals)
-    return drawn
+        input_rng = np.random.default_rng(streams[2 * i])
+        noise_rng = np.random.default_rng(streams[2 * i + 1])
+        inputs = input_rng.standard_normal((rows, options.d), dtype=np.float32)
+        noise = noise_rng.standard_normal((rows, options.tasks))
+
+        projections = inputs @ weights.T  # (N, T)
+        sines = np.zeros_like(projections)
+        for a, b in zip(alpha, beta, strict=True):
+            sines = sines + np.sin(a * projections + b)
+        signals = projections + sines
+        samples[name] = SyntheticSample(inputs, signals + options.noise_std * noise, signals)
+    return samples
 
 
 def lowest_cosine(tasks: int) -> float:
@@ -211,28 +217,24 @@ def _encode_task(
 
 
 def _planted(
-    tasks: tuple[Task, ...],
-    signals: np.ndarray,
-    labels: np.ndarray,
-    scales: tuple[np.ndarray, np.ndarray],
+    tasks: tuple[Task, ...], signals: np.ndarray, labels: np.ndarray
 ) -> dict[str, dict[str, float | None]]:
-    """How well the targets without noise do on the test split: the AUC of binary tasks, the R² of
-    regression.
+    """How well the targets without noise (N, T), encoded as the labels are, do on the test split:
+    the AUC of binary tasks, the R² of regression.
     """
-    centred = (signals - scales[0]) / scales[1]
-    found: dict[str, dict[str, float | None]] = {"planted_auc": {}, "planted_r2": {}}
+    aucs: dict[str, float | None] = {}
+    r2s: dict[str, float | None] = {}
     for k, task in enumerate(tasks):
-        signal, label = centred[:, k], labels[:, k].astype(np.float64)
+        signal, label = signals[:, k], labels[:, k].astype(np.float64)
         if task.kind == "binary":
-            found["planted_auc"][task.name] = auc(signal, label > 0)
+            aucs[task.name] = auc(signal, label > 0)
         else:
-            found["planted_r2"][task.name] = float(
-                1 - np.square(signal - label).mean() / label.var()
-            )
-    return found
+            r2s[task.name] = float(1 - np.square(signal - label).mean() / label.var())
+    return {"planted_auc": aucs, "planted_r2": r2s}
 
 
 def _with_correlation(tasks: tuple[Task, ...], k: int, labels: np.ndarray) -> Task:
+    """A task whose description gives its label correlation with the first one."""
     correlation = np.corrcoef(labels[:, 0], labels[:, k])[0, 1]
     note = f"{tasks[k].description}; label correlation with {tasks[0].name} {correlation:.2f}"
     return tasks[k].model_copy(update={"description": note})
