@@ -7,7 +7,7 @@ from typing import Any
 from mtlkit.data.splits import Dataset
 from mtlkit.records import PRIMARY_METRIC
 
-ALL_ROWS = "of all simulated test rows"
+ALL_SIMULATED_ROWS = "of all simulated test rows"
 """Under this name stand ceilings of more rows than the test split holds; those of the split differ.
 """
 
@@ -21,7 +21,7 @@ def ceilings(dataset: Dataset) -> dict[str, float]:
 
 def ceilings_of_all_rows(dataset: Dataset) -> dict[str, float]:
     """The same on more rows than the test split holds, where those of the split are not known."""
-    return _noted(dataset, _entry(dataset.details.get("simulation"), ALL_ROWS))
+    return _noted(dataset, _entry(dataset.details.get("simulation"), ALL_SIMULATED_ROWS))
 
 
 def _noted(dataset: Dataset, facts: Any) -> dict[str, float]:
