@@ -27,7 +27,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
@@ -38,8 +38,12 @@ from mtlkit.data.splits import SPLITS, Dataset, Split, fingerprint
 from mtlkit.data.types import Feature, Schema, Task
 from mtlkit.settings import Settings
 
-CATEGORIES, SLOTS, DENSE = 30, 8, 4
-BUY_SCALE, SLOT_SCALE = 1.5, 0.7
+CATEGORIES = 30
+SLOTS = 8
+DENSE = 4
+BUY_SCALE = 1.5  # of v in the logit of buying
+SLOT_SCALE = 0.7  # of s in the logit of a click
+ROLES: dict[str, Any] = {"user": "user", "item": "item", "category": "item", "slot": "context"}
 ZIPF_SHIFT = 5  # the k-th most frequent id has weight 1 / (k + shift)
 
 
@@ -83,33 +87,22 @@ class Funnel(GeneratedSource):
     def prepare(self, home: Path) -> Dataset:
         """Generate the three splits."""
         samples = generate(self.options)
-        splits = {}
-        for name, sample in samples.items():
-            labels = np.stack([sample.clicks, sample.clicks & sample.buys], -1).astype(np.float32)
-            hidden = {}
-            if name == "test":
-                hidden["purchase"] = sample.buys.astype(np.float32)
-            splits[name] = Split(
-                ids=(sample.ids + 1).astype(np.int32),  # 0 is the unknown id
-                dense=sample.dense,
-                labels=labels,
-                observed=np.ones(labels.shape, bool),
-                hidden=hidden,
-            )
+        splits = {name: _pack(name, sample) for name, sample in samples.items()}
 
-        features = [
-            Feature(name="user", vocab=self.options.users + 1, role="user"),
-            Feature(name="item", vocab=self.options.items + 1, role="item"),
-            Feature(name="category", vocab=CATEGORIES + 1, role="item"),
-            Feature(name="slot", vocab=SLOTS + 1, role="context"),
-        ]
+        # Id 0 is the unknown one, which no row has.
+        sizes = zip(ROLES, _id_counts(self.options), strict=True)
+        features = [Feature(name=name, vocab=size + 1, role=ROLES[name]) for name, size in sizes]
         features += [Feature(name=f"x{i + 1}", kind="dense") for i in range(DENSE)]
-        schema = Schema(
-            features=tuple(features), tasks=_tasks(samples["test"]), funnel=("click", "purchase")
-        )
-        details = {"simulation": {"planted_auc": planted_aucs(samples["test"])}}
+        tasks = _tasks(samples["test"])
+        schema = Schema(features=tuple(features), tasks=tasks, funnel=("click", "purchase"))
+        planted = {"planted_auc": planted_aucs(samples["test"])}
         return Dataset(
-            self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details
+            self.name,
+            schema,
+            splits,
+            fingerprint(schema, splits),
+            simulated=True,
+            details={"simulation": planted},
         )
 
 
@@ -120,111 +113,164 @@ class FunnelSample:
     Args:
         ids: (N, 4) user, item, category, slot, each from 0.
         dense: (N, 4) float32.
-        click: (N,) planted probability of a click.
-        buy: (N,) planted probability of buying if clicked.
-        clicks: (N,) bool.
-        buys: (N,) bool: whether it would be bought if clicked.
+        click_chance: (N,) planted probability of a click.
+        buy_chance: (N,) planted probability of buying if clicked.
+        clicked: (N,) bool.
+        would_buy: (N,) bool: whether it would be bought if clicked.
     """
 
     ids: np.ndarray
     dense: np.ndarray
-    click: np.ndarray
-    buy: np.ndarray
-    clicks: np.ndarray
-    buys: np.ndarray
+    click_chance: np.ndarray
+    buy_chance: np.ndarray
+    clicked: np.ndarray
+    would_buy: np.ndarray
+
+    @property
+    def purchase_chance(self) -> np.ndarray:
+        """(N,) planted probability of a click and a purchase."""
+        return self.click_chance * self.buy_chance
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The planted effects on v, w and s, which are the same in all splits.
+
+    Args:
+        item_category: (items,) the category of each item.
+        id_effects: For user, item, category and slot: (ids, 3).
+        slopes: (DENSE, 3), of the dense values.
+    """
+
+    item_category: np.ndarray
+    id_effects: list[np.ndarray]
+    slopes: np.ndarray
 
 
 def generate(options: Funnel.Options) -> dict[str, FunnelSample]:
     """Draw all splits; the planted effects and each split come from random streams of their own."""
-    sequence = np.random.SeedSequence(options.seed)
-    rule, *streams = (np.random.default_rng(seed) for seed in sequence.spawn(1 + len(SPLITS)))
+    rule_seed, *split_seeds = np.random.SeedSequence(options.seed).spawn(1 + len(SPLITS))
+    rule = _draw_rule(options, np.random.default_rng(rule_seed))
+    seeds = zip(SPLITS, split_seeds, strict=True)
+    streams = {name: np.random.default_rng(seed) for name, seed in seeds}
 
-    # The planted rule: the effects of every id, and of the dense values, on v, w and s.
-    category = rule.integers(0, CATEGORIES, options.items)
-    sizes = (options.users, options.items, CATEGORIES, SLOTS)
-    effects = [rule.standard_normal((size, 3)) for size in sizes]
-    slopes = rule.standard_normal((DENSE, 3))
-
-    # The inputs of every split, and what the rule makes of them; standardised on train.
-    inputs, sums = {}, {}
-    for name, rng in zip(SPLITS, streams, strict=True):
+    # What a row is, and what follows from it for v, w and s.
+    inputs, wishes = {}, {}
+    for name, rng in streams.items():
         rows = options.rows if name == "train" else options.rows // 2
-        item = _zipf(rng, rows, options.items)
-        user, slot = _zipf(rng, rows, options.users), rng.integers(0, SLOTS, rows)
-        ids = np.stack([user, item, category[item], slot], -1)
-        dense = rng.standard_normal((rows, DENSE), dtype=np.float32)
-        inputs[name], sums[name] = (ids, dense), _sums(ids, dense, effects, slopes)
-    mean, std = sums["train"].mean(0), sums["train"].std(0)
-    logits = {name: _logits(options, (values - mean) / std) for name, values in sums.items()}
+        ids, dense = _draw_inputs(options, rule, rows, rng)
+        inputs[name] = ids, dense
+        wishes[name] = _wishes(rule, ids, dense)
 
-    # Intercepts give the two rates on train; then clicks and purchases are drawn.
-    click_logits, buy_logits = logits["train"]
-    click_intercept = _intercept(click_logits, options.click_rate)
-    buy_intercept = _intercept(buy_logits, options.buy_rate)
+    # v, w and s have mean 0 and deviation 1 on train; the intercepts give the rates on train.
+    mean, std = wishes["train"].mean(0), wishes["train"].std(0)
+    logits = {name: _logits(options, (sums - mean) / std) for name, sums in wishes.items()}
+    click_train, buy_train = logits["train"]
+    click_intercept = _intercept(click_train, options.click_rate)
+    buy_intercept = _intercept(buy_train, options.buy_rate)
+
+    # Clicks and the wish to buy are drawn independently of each other.
     samples = {}
-    for name, rng in zip(SPLITS, streams, strict=True):
+    for name, rng in streams.items():
         click_logits, buy_logits = logits[name]
-        click = _sigmoid(click_logits + click_intercept)
-        buy = _sigmoid(buy_logits + buy_intercept)
-        clicks, buys = rng.random(len(click)) < click, rng.random(len(buy)) < buy
-        samples[name] = FunnelSample(*inputs[name], click, buy, clicks, buys)
+        click_chance = _sigmoid(click_logits + click_intercept)
+        buy_chance = _sigmoid(buy_logits + buy_intercept)
+        clicked = rng.random(len(click_chance)) < click_chance
+        would_buy = rng.random(len(buy_chance)) < buy_chance
+        samples[name] = FunnelSample(*inputs[name], click_chance, buy_chance, clicked, would_buy)
     return samples
 
 
-def _sums(
-    ids: np.ndarray, dense: np.ndarray, effects: list[np.ndarray], slopes: np.ndarray
-) -> np.ndarray:
-    """(N, 3) v, w and s before they are standardised.
+def _id_counts(options: Funnel.Options) -> tuple[int, ...]:
+    """The numbers of users, items, categories and slots."""
+    return options.users, options.items, CATEGORIES, SLOTS
 
-    v and w come from user, item, category and the first two dense values, s from the slot and the
-    other two.
-    """
+
+def _draw_rule(options: Funnel.Options, rng: np.random.Generator) -> _Rule:
+    """All effects from N(0, 1)."""
+    item_category = rng.integers(0, CATEGORIES, options.items)
+    id_effects = [rng.standard_normal((size, 3)) for size in _id_counts(options)]
+    slopes = rng.standard_normal((DENSE, 3))
+    return _Rule(item_category, id_effects, slopes)
+
+
+def _draw_inputs(
+    options: Funnel.Options, rule: _Rule, rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids (N, 4) and the dense values (N, DENSE) of new rows."""
+    # The order of the draws is part of the data: another one would change the fingerprint.
+    item = _zipf(rng, rows, options.items)
+    user = _zipf(rng, rows, options.users)
+    slot = rng.integers(0, SLOTS, rows)
+    ids = np.stack([user, item, rule.item_category[item], slot], -1)
+    dense = rng.standard_normal((rows, DENSE), dtype=np.float32)
+    return ids, dense
+
+
+def _wishes(rule: _Rule, ids: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """(N, 3): v, w and s of the module's docstring, before they are standardised."""
+    user, item, category, slot = range(4)
+    of_wish = (user, item, category), slice(0, 2)
+    of_slot = (slot,), slice(2, 4)
+
+    # Which id columns and which dense values v, w and s are sums of.
     sums = []
-    for k, id_columns, dense_columns in (
-        (0, (0, 1, 2), slice(0, 2)),
-        (1, (0, 1, 2), slice(0, 2)),
-        (2, (3,), slice(2, 4)),
-    ):
-        id_effects = sum(effects[column][ids[:, column], k] for column in id_columns)
-        sums.append(id_effects + dense[:, dense_columns] @ slopes[dense_columns, k])
+    for k, (columns, numbers) in enumerate([of_wish, of_wish, of_slot]):
+        effects = sum(rule.id_effects[column][ids[:, column], k] for column in columns)
+        sums.append(effects + dense[:, numbers] @ rule.slopes[numbers, k])
     return np.stack(sums, -1)
 
 
+def _pack(name: str, sample: FunnelSample) -> Split:
+    """The split of a sample, with what would have been bought hidden in the test split."""
+    purchased = sample.clicked & sample.would_buy
+    labels = np.stack([sample.clicked, purchased], -1).astype(np.float32)  # (N, 2)
+    hidden = {"purchase": sample.would_buy.astype(np.float32)} if name == "test" else {}
+    return Split(
+        ids=(sample.ids + 1).astype(np.int32),  # 0 is the unknown
+        dense=sample.dense,
+        labels=labels,
+        observed=np.ones(labels.shape, bool),
+        hidden=hidden,
+    )
+
+
 def best_aucs(sample: FunnelSample) -> dict[str, float]:
-    """The AUC of the planted probabilities, expected over the draw of labels: no model can do
-    better on these rows.
+    """The AUC of the planted probabilities, expected over the draw of labels.
+
+    No model can be expected to do better on these rows.
     """
-    p, q = sample.click, sample.buy
+    click, buy, purchase = sample.click_chance, sample.buy_chance, sample.purchase_chance
     return {
-        "CTR": expected_auc(p, p, 1 - p),
-        "CTCVR": expected_auc(p * q, p * q, 1 - p * q),
-        "CVR": expected_auc(q, p * q, p * (1 - q)),
-        "all-rows CVR": expected_auc(q, q, 1 - q),
+        "CTR": expected_auc(click, click, 1 - click),
+        "CTCVR": expected_auc(purchase, purchase, 1 - purchase),
+        "CVR": expected_auc(buy, purchase, click * (1 - buy)),
+        "all-rows CVR": expected_auc(buy, buy, 1 - buy),
     }
 
 
 def planted_aucs(sample: FunnelSample) -> dict[str, float | None]:
-    """Score to the AUC of the planted probabilities on the labels as drawn; None where a class is
-    missing.
+    """The AUC of the planted probabilities on the labels as drawn, by score.
+
+    None where a class is missing.
     """
-    p, q = sample.click, sample.buy
-    clicks, buys = sample.clicks, sample.buys
+    clicked, would_buy = sample.clicked, sample.would_buy
     return {
-        "click": auc(p, clicks),
-        "purchase": auc(p * q, clicks & buys),
-        "purchase-given-click": auc(q[clicks], buys[clicks]),
-        "purchase-if-click": auc(q, buys),
+        "click": auc(sample.click_chance, clicked),
+        "purchase": auc(sample.purchase_chance, clicked & would_buy),
+        "purchase-given-click": auc(sample.buy_chance[clicked], would_buy[clicked]),
+        "purchase-if-click": auc(sample.buy_chance, would_buy),
     }
 
 
 def _tasks(test: FunnelSample) -> tuple[Task, ...]:
-    """The tasks, with what can be reached on the test split in their descriptions."""
+    """The two tasks, described with what can be reached on the test split."""
     best = best_aucs(test)
-    buy_on_clicked = float(np.average(test.buy, weights=test.click))
+    buy_if_clicked = float(np.average(test.buy_chance, weights=test.click_chance))
     purchase = (
         f"click and buy; expected best AUC: CTCVR {best['CTCVR']:.4f}, CVR {best['CVR']:.4f}, "
         f"all-rows CVR {best['all-rows CVR']:.4f}; planted P(buy if clicked): "
-        f"{buy_on_clicked:.3f} on clicked rows, {test.buy.mean():.3f} on all rows"
+        f"{buy_if_clicked:.3f} on clicked rows, {test.buy_chance.mean():.3f} on all rows"
     )
     return (
         Task(name="click", description=f"expected best AUC: CTR {best['CTR']:.4f}"),
@@ -232,18 +278,24 @@ def _tasks(test: FunnelSample) -> tuple[Task, ...]:
     )
 
 
-def _logits(options: Funnel.Options, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of click and of buying, without their intercepts; z (N, 3) standardised v, w, s."""
-    v, w, s = z.T
-    unlike = np.sqrt(1 - options.correlation**2)
-    click = SLOT_SCALE * s + options.bias * (options.correlation * v + unlike * w)
+def _logits(options: Funnel.Options, standardised: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logits (N,) of a click and of buying, without their intercepts.
+
+    Args:
+        options: Give the bias and the correlation.
+        standardised: (N, 3) v, w and s.
+    """
+    v, w, s = standardised.T
+    rest = np.sqrt(1 - options.correlation**2)
+    shared_wish = options.correlation * v + rest * w
+    click = SLOT_SCALE * s + options.bias * shared_wish
     return click, BUY_SCALE * v
 
 
 def _zipf(rng: np.random.Generator, rows: int, size: int) -> np.ndarray:
-    """(rows,) ids below ``size``, the first of them the most frequent."""
-    weight = 1 / (np.arange(size) + ZIPF_SHIFT)
-    return rng.choice(size, rows, p=weight / weight.sum())
+    """(rows,) ids from 0, of which low ones are frequent."""
+    weights = 1 / (np.arange(size) + ZIPF_SHIFT)
+    return rng.choice(size, rows, p=weights / weights.sum())
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -251,7 +303,7 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _intercept(logits: np.ndarray, rate: float) -> float:
-    """What to add to logits so that their mean probability is the rate, by bisection."""
+    """What to add to logits (N,) so that their mean probability is the rate, by bisection."""
     low, high = -60.0 - logits.max(), 60.0 - logits.min()
     for _ in range(80):
         middle = (low + high) / 2
