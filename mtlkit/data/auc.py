@@ -1,5 +1,6 @@
-"""How well scores rank labels: the one home of the AUC, ties counted half. No PyTorch, and numba
-for many rows only.
+"""The AUC of scores, ties counted half, by counting pairs in the right order.
+
+No PyTorch is needed, and numba for many rows only.
 """
 
 from __future__ import annotations
@@ -10,41 +11,51 @@ from typing import Any
 import numpy as np
 
 WALKED_ROWS = 1 << 14
-"""From so many rows on a compiled walk counts the pairs; for fewer, searches cost less than numba
-takes to import.
+"""From this number of rows on a compiled walk counts the pairs. For fewer rows, binary searches
+cost less than the import of numba.
 """
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """The area under the ROC curve of scores (N,) for labels (N,) bool; None if a class is missing,
-    or for a NaN.
+    """The area under the ROC curve.
+
+    Args:
+        scores: (N,) any scale.
+        labels: (N,) bool.
+
+    Returns:
+        A number in [0, 1]; None if a class is missing or a score is NaN.
     """
-    above, below = scores[labels], scores[~labels]
-    if not len(above) or not len(below):
+    positives, negatives = scores[labels], scores[~labels]
+    if not len(positives) or not len(negatives):
         return None
-    won = wins(above, below)
-    return None if won is None else won / (2 * len(above) * len(below))
+    twice_won = wins(positives, negatives)
+    return None if twice_won is None else twice_won / (2 * len(positives) * len(negatives))
 
 
-def wins(above: np.ndarray, below: np.ndarray) -> int | None:
-    """Twice the number of pairs in which the first is larger, and once that of ties; None if a
-    value is NaN.
+def wins(positives: np.ndarray, negatives: np.ndarray) -> int | None:
+    """Count the pairs in which the positive has the larger score, twice, and ties once.
 
     Positives and negatives are sorted as plain values, which NumPy does with vector instructions:
     no sort of row numbers is needed, and the count is exact.
 
     Args:
-        above: (P,) at least one.
-        below: (N,) at least one.
+        positives: (P,) scores, at least one.
+        negatives: (N,) scores, at least one.
+
+    Returns:
+        The count; None if a score is NaN.
     """
-    above, below = np.sort(above), np.sort(below)
-    if np.isnan(above[-1]) or np.isnan(below[-1]):  # sorting puts them last
+    positives, negatives = np.sort(positives), np.sort(negatives)
+    if np.isnan(positives[-1]) or np.isnan(negatives[-1]):  # sorting puts NaN last
         return None
-    if len(above) + len(below) >= WALKED_ROWS:
-        return int(_compiled_walk()(above, below))
-    return int(
-        np.searchsorted(below, above).sum() + np.searchsorted(below, above, side="right").sum()
-    )
+    if len(positives) + len(negatives) >= WALKED_ROWS:
+        return int(_compiled_walk()(positives, negatives))
+
+    # A pair that is won counts in both sums, a tie in the second only.
+    less = np.searchsorted(negatives, positives).sum()
+    at_most = np.searchsorted(negatives, positives, side="right").sum()
+    return int(less + at_most)
 
 
 @cache
@@ -54,22 +65,40 @@ def _compiled_walk() -> Any:
     return numba.njit(nogil=True, cache=True)(_walk)
 
 
-def _walk(above: np.ndarray, below: np.ndarray) -> int:
-    """The count in one walk along both sorted arrays."""
-    wins, less, at_most = 0, 0, 0  # how many of below are less than x, and at most x
-    for x in above:
-        while less < len(below) and below[less] < x:
+def _walk(positives: np.ndarray, negatives: np.ndarray) -> int:
+    """The count of :func:`wins` in one walk along both sorted arrays."""
+    count = 0
+    less = 0  # number of negatives below the score
+    at_most = 0  # number of negatives below the score or equal to it
+    for score in positives:
+        while less < len(negatives) and negatives[less] < score:
             less += 1
         at_most = max(at_most, less)
-        while at_most < len(below) and below[at_most] <= x:
+        while at_most < len(negatives) and negatives[at_most] <= score:
             at_most += 1
-        wins += less + at_most
-    return wins
+        count += less + at_most
+    return count
 
 
-def expected_auc(scores: np.ndarray, positive: np.ndarray, negative: np.ndarray) -> float:
-    """The AUC of rows (N,) that count as positive and as negative with the given weights (N,)."""
-    _, place = np.unique(scores, return_inverse=True)
-    above, below = np.bincount(place, positive), np.bincount(place, negative)
-    beaten = below.cumsum() - below / 2
-    return float((above * beaten).sum() / (above.sum() * below.sum()))
+def expected_auc(
+    scores: np.ndarray, positive_weights: np.ndarray, negative_weights: np.ndarray
+) -> float:
+    """The AUC of rows that count as positives and as negatives with given weights.
+
+    With the probabilities of the two classes as weights this is the AUC to be expected of labels
+    that are drawn from them.
+
+    Args:
+        scores: (N,) any scale.
+        positive_weights: (N,) at least 0.
+        negative_weights: (N,) at least 0.
+    """
+    # Rows of one score are one rank.
+    _, rank = np.unique(scores, return_inverse=True)
+    positives = np.bincount(rank, positive_weights)
+    negatives = np.bincount(rank, negative_weights)
+
+    # Half of the negatives of the same rank count as beaten.
+    beaten = negatives.cumsum() - negatives / 2
+    won = (positives * beaten).sum()
+    return float(won / (positives.sum() * negatives.sum()))

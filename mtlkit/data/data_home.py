@@ -18,25 +18,25 @@ def data_home(path: Path | None = None) -> Path:
 
 
 def make_home(home: Path) -> Path:
-    """Create the data home.
+    """Create the data home, and return it.
 
     Raises:
         MissingError: It cannot be created or written to.
     """
+    hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
         raise MissingError(f"The data folder {home} cannot be made: {reason}.", hint) from None
     if not os.access(home, os.W_OK | os.X_OK):
-        hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
         raise MissingError(f"The data folder {home} is not writable.", hint)
     return home
 
 
 def remember(home: Path, spec_text: str) -> None:
     """Note the data set that was fetched last, e.g. ``synthetic[p=0.5]``."""
+    # Written beside its place and moved there: a reader never sees half of it.
     partial = make_home(home) / f".{LAST}.{uuid.uuid4().hex[:8]}"
     partial.write_text(f"{spec_text.strip()}\n", encoding="utf-8")
     partial.replace(home / LAST)

@@ -14,8 +14,7 @@ UNKNOWN = 0
 
 @dataclass(frozen=True)
 class CategoryEncoder:
-    """CategoryEncoder of a categorical column to ids ``1..len(levels)``, in sorted order; anything
-    else to :data:`UNKNOWN`.
+    """A categorical column to ids ``1..len(levels)``; anything else to :data:`UNKNOWN`.
 
     Args:
         levels: The levels seen on train, sorted.
@@ -27,8 +26,12 @@ class CategoryEncoder:
     def fit(cls, train: pd.Series, missing: Collection[str] = ()) -> CategoryEncoder:
         """Collect the levels of a column; those in ``missing`` count as unknown."""
         column = _categorical(train)
-        seen = np.bincount(column.codes[column.codes >= 0], minlength=len(column.categories)) > 0
-        return cls(tuple(sorted(set(column.categories[seen]) - set(missing))))
+        present = column.codes[column.codes >= 0]  # a missing value has code -1
+
+        # A categorical may list levels that none of its rows has.
+        counts = np.bincount(present, minlength=len(column.categories))
+        levels = set(column.categories[counts > 0]) - set(missing)
+        return cls(tuple(sorted(levels)))
 
     @property
     def vocab(self) -> int:
@@ -38,8 +41,15 @@ class CategoryEncoder:
     def transform(self, values: pd.Series) -> np.ndarray:
         """(N,) values to (N,) int32 ids."""
         column = _categorical(values)
-        ids = pd.Index(self.levels, dtype=object).get_indexer(column.categories.astype(object)) + 1
-        return np.append(ids, UNKNOWN).astype(np.int32)[column.codes]  # a missing value has code -1
+
+        # Each category is looked up once; one that is no level has position -1, so id 0.
+        levels = pd.Index(self.levels, dtype=object)
+        positions = levels.get_indexer(column.categories.astype(object))
+        ids = positions + 1
+
+        # The last entry is that of missing values, whose code is -1.
+        ids = np.append(ids, UNKNOWN).astype(np.int32)
+        return ids[column.codes]
 
 
 @dataclass(frozen=True)
@@ -65,13 +75,15 @@ class Standardizer:
     def transform(self, values: np.ndarray) -> np.ndarray:
         """(N,) values to (N,) float32. Under ``log``, negative values count as 0."""
         values = np.log1p(np.maximum(values, 0)) if self.log else np.asarray(values, np.float64)
-        return np.nan_to_num((values - self.mean) / self.std).astype(np.float32)
+        standardized = (values - self.mean) / self.std
+        return np.nan_to_num(standardized).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class MinMaxScaler:
-    """A numeric column to [0, 1] on train; values beyond train's range are not clipped, NaN becomes
-    0.
+    """A numeric column to [0, 1] on train; NaN becomes 0.
+
+    Values beyond the range on train are not clipped.
 
     Args:
         low: Least value on train.
@@ -88,14 +100,16 @@ class MinMaxScaler:
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """(N,) values to (N,) float32."""
-        width = (self.high - self.low) or 1.0
-        return np.nan_to_num((np.asarray(values, np.float64) - self.low) / width).astype(np.float32)
+        width = (self.high - self.low) or 1.0  # 1 for a constant column
+        scaled = (np.asarray(values, np.float64) - self.low) / width
+        return np.nan_to_num(scaled).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class QuantileBins:
-    """A numeric column to ids of bins with about equal numbers of training rows; NaN to
-    :data:`UNKNOWN`.
+    """A numeric column to ids of bins with about equally many training rows each.
+
+    NaN becomes :data:`UNKNOWN`.
 
     Args:
         edges: Increasing; bin ``i + 1`` holds ``edges[i - 1] <= x < edges[i]``.
@@ -116,18 +130,26 @@ class QuantileBins:
         distinct, counts = np.unique(values, return_counts=True)
         if len(distinct) <= bins:
             return cls(tuple(float(value) for value in distinct[1:]))
-        fills = counts * bins > len(values)
-        heavy, rest = distinct[fills], np.repeat(distinct[~fills], counts[~fills])
-        edges = [heavy, np.nextafter(heavy, np.inf)]
-        left = bins - len(heavy)
-        if len(rest) and left > 1:
-            edges.append(np.quantile(rest, np.arange(1, left) / left, method="higher"))
-        inner = np.unique(np.concatenate(edges))
-        # Edges between the same two neighbouring values part nothing.
-        _, first = np.unique(np.searchsorted(distinct, inner), return_index=True)
-        return cls(
-            tuple(float(edge) for edge in inner[first] if distinct[0] < edge <= distinct[-1])
-        )
+
+        # A frequent value is a bin of its own: from itself up to the next number there is.
+        is_frequent = counts * bins > len(values)
+        frequent = distinct[is_frequent]
+        edges = [frequent, np.nextafter(frequent, np.inf)]
+
+        # The bins that are left are quantiles of the rest.
+        rest = np.repeat(distinct[~is_frequent], counts[~is_frequent])
+        bins_left = bins - len(frequent)
+        if len(rest) and bins_left > 1:
+            shares = np.arange(1, bins_left) / bins_left
+            edges.append(np.quantile(rest, shares, method="higher"))
+        candidates = np.unique(np.concatenate(edges))
+
+        # Of edges between the same two neighbouring values one is enough, and an edge below or
+        # above all values separates nothing.
+        positions = np.searchsorted(distinct, candidates)
+        _, first = np.unique(positions, return_index=True)
+        lowest, highest = distinct[0], distinct[-1]
+        return cls(tuple(float(edge) for edge in candidates[first] if lowest < edge <= highest))
 
     @property
     def vocab(self) -> int:
@@ -142,8 +164,7 @@ class QuantileBins:
 
 
 def _categorical(values: pd.Series) -> pd.Categorical:
-    return (
-        pd.Categorical(values)
-        if not isinstance(values.dtype, pd.CategoricalDtype)
-        else values.array
-    )
+    """The column as codes and categories, without a copy if it is one already."""
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        return values.array
+    return pd.Categorical(values)

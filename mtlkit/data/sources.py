@@ -1,5 +1,6 @@
-"""From what the user typed to a data set that is ready: the door that ``fetch`` and ``bench``
-share.
+"""From what the user typed to a data set that is ready to train on.
+
+``fetch``, ``bench`` and the Python interface all come through here.
 """
 
 from __future__ import annotations
@@ -19,12 +20,16 @@ from mtlkit.spec import parse_spec
 def open_source(spec_text: str) -> DatasetSource:
     """Read ``name`` or ``name[key=value,...]`` and build that source.
 
+    Args:
+        spec_text: As typed.
+
     Raises:
         UsageError: The name or an option is wrong.
     """
     spec = parse_spec(spec_text)
-    kind: type[DatasetSource] = DATASETS.load(spec.name)
-    return kind(spec.name, validate(kind.Options, spec.options, f"data set {spec.name}"))
+    source_class: type[DatasetSource] = DATASETS.load(spec.name)
+    options = validate(source_class.Options, spec.options, f"data set {spec.name}")
+    return source_class(spec.name, options)
 
 
 def prepare(
@@ -37,16 +42,19 @@ def prepare(
     links: Mapping[str, str] | None = None,
     asked: bool = False,
 ) -> tuple[DatasetSource, Dataset]:
-    """Bring a data set if it is not there, prepare it if it is not prepared, and load it.
+    """Download a data set if it is not there, prepare it if it is not prepared, and load it.
 
     Args:
         spec_text: As typed, e.g. ``census[protocol=rechub]``.
         home: The data home; made when missing.
         origin: A file or folder of the user's to take the raw files from.
-        force: Obtain and prepare again.
+        force: Download and prepare again.
         progress: Told of bytes received.
-        links: Addresses that the user has pasted, by part.
-        asked: Whether the user asked for it to be obtained; a run only needs it.
+        links: Official split to an address that the user has pasted.
+        asked: Whether the user asked for the download; a run only needs the data.
+
+    Returns:
+        The source, and the data set that it prepared.
 
     Raises:
         UsageError: The name, an option, a link or ``origin`` is wrong.
@@ -54,11 +62,16 @@ def prepare(
     """
     source = open_source(spec_text)
     source.use_links(dict(links or {}))
-    if force or origin is not None or links or not source.is_ready(home):
+
+    # Prepared data need no raw files, unless the user wants other ones.
+    wants_raw_files = force or origin is not None or bool(links)
+    if wants_raw_files or not source.is_ready(home):
         if not asked:
             source.check_unasked(home)
         make_home(home)
         source.download(home, origin, force, progress)
-        if force:
-            shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
+
+    # Removed after the download only: one that fails leaves what there was.
+    if force:
+        shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
     return source, source.load(home, progress)

@@ -1,5 +1,6 @@
-"""Packed splits on disk: one ``.npy`` file an array, ``manifest.json`` written last. Reading
-memory-maps.
+"""Packed splits on disk: one ``.npy`` file an array, and ``manifest.json``, which is written last.
+
+Reading maps the arrays into memory, so a data set may be larger than the memory.
 """
 
 from __future__ import annotations
@@ -25,40 +26,38 @@ from mtlkit.errors import MissingError
 MANIFEST = "manifest.json"
 FORMAT = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
-HASHED = 1 << 22  # bytes read at a time
-STALE_SECONDS = 86_400  # after so long without a change, what was being written is nobody's
+CHUNK_BYTES = 1 << 22  # read at a time for a hash
+STALE_SECONDS = 86_400  # a folder unchanged for a day is no longer being written
 
 
 @contextmanager
 def written(folder: Path) -> Iterator[Path]:
-    """A folder to write to, beside the final place; it moves there when all went well, and is gone
-    otherwise.
+    """Give a folder to write to, which moves to its final place when all went well.
 
-    What an earlier process left when it was killed while writing to the same place is removed
-    first.
+    It lies beside the final place, and is removed if something fails. What an earlier process left
+    there when it was killed is removed first.
 
     Raises:
         MissingError: The disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    for left in folder.parent.glob(f".{folder.name}.*"):
-        if time.time() - left.stat().st_mtime > STALE_SECONDS:
-            shutil.rmtree(left, ignore_errors=True)
+    _remove_stale(folder)
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     replaced = partial.with_suffix(".replaced")
     partial.mkdir()
     try:
         yield partial
+
+        # Moved away in one step: a folder that is half deleted could still hold its manifest.
         if folder.exists():
-            folder.rename(
-                replaced
-            )  # in one step: a folder that is half deleted could still hold its manifest
+            folder.rename(replaced)
         partial.rename(folder)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
         raise MissingError(
-            f"The disk of {folder.parent} became full while data was prepared; what was written is gone again.",
+            f"The disk of {folder.parent} became full while data was prepared; "
+            "what was written is gone again.",
             "make room, or choose a larger disk with --data-dir DIR",
         ) from None
     finally:
@@ -66,9 +65,18 @@ def written(folder: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
+def _remove_stale(folder: Path) -> None:
+    """Remove unfinished folders of the same name that no process is writing any more."""
+    for unfinished in folder.parent.glob(f".{folder.name}.*"):
+        if time.time() - unfinished.stat().st_mtime > STALE_SECONDS:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
 def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> None:
-    """Write a data set beside its final place and move it there, so that a half-written one never
-    looks finished.
+    """Write a data set into a folder, which appears when it is whole.
+
+    Raises:
+        MissingError: The disk is full.
     """
     with written(folder) as partial:
         splits: dict[str, Any] = {}
@@ -88,7 +96,14 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
 def write_manifest(
     folder: Path, dataset: Dataset, options: dict[str, Any], splits: dict[str, Any]
 ) -> None:
-    """Write the file that says what the other files of a folder are."""
+    """Write the file that says what the other files of a folder are.
+
+    Args:
+        folder: Holds the arrays.
+        dataset: Their data set; its arrays are not looked at.
+        options: Those that the data was prepared with.
+        splits: Split to its numbers of rows and positives, and the names of its arrays.
+    """
     manifest = {
         "format": FORMAT,
         "name": dataset.name,
@@ -106,13 +121,15 @@ class Column:
     """A ``.npy`` file that grows row by row, so that no array need fit in memory.
 
     Args:
-        path: Of the file.
-        dtype: Of the array.
-        shape: Of one row.
+        path: The file.
+        dtype: The type of an element.
+        shape: The shape of one row.
     """
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> None:
-        self.dtype, self.shape, self.rows = np.dtype(dtype), shape, 0
+        self.dtype = np.dtype(dtype)
+        self.shape = shape
+        self.rows = 0
         self.file = path.open("wb")
         self._write_header()
 
@@ -122,21 +139,19 @@ class Column:
         self.file.write(np.ascontiguousarray(rows, self.dtype).data)
 
     def close(self) -> None:
-        """Write the number of rows into the head of the file."""
+        """Write the number of rows into the header of the file."""
         self.file.seek(0)
         self._write_header()
         self.file.close()
 
     def _write_header(self) -> None:
-        # the format leaves room for the first axis to grow, so the length of the head does not
-        # change
-        shape = (self.rows, *self.shape)
-        head = {
+        # The format leaves room for the first axis to grow, so the header keeps its length.
+        header = {
             "descr": np.lib.format.dtype_to_descr(self.dtype),
             "fortran_order": False,
-            "shape": shape,
+            "shape": (self.rows, *self.shape),
         }
-        np.lib.format.write_array_header_1_0(self.file, head)
+        np.lib.format.write_array_header_1_0(self.file, header)
 
     def __enter__(self) -> Column:
         return self
@@ -146,18 +161,21 @@ class Column:
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
-    """As ``np.save``, which however does not say why it cannot write."""
+    """Write an array as ``np.save`` does, but with the reason in the error if it fails."""
     with Column(path, array.dtype, array.shape[1:]) as column:
         column.write(array)
 
 
 def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequence[str]]) -> str:
-    """What :func:`mtlkit.data.types.fingerprint` gives for the arrays of a folder, read in pieces.
+    """The :func:`mtlkit.data.splits.fingerprint` of the arrays of a folder, read in pieces.
 
     Args:
         folder: Holds ``<split>.<array>.npy`` files.
-        schema: Of the data set.
-        arrays: Names of the arrays of each split.
+        schema: The schema of the data set.
+        arrays: Split to the names of its arrays.
+
+    Returns:
+        A sha256 in hex.
     """
     sha = hashlib.sha256(schema.model_dump_json().encode())
     for name in SPLITS:
@@ -166,18 +184,19 @@ def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequen
                 np.lib.format.read_magic(file)
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 sha.update(f"{name}/{key}/{dtype}/{shape}".encode())
-                while piece := file.read(HASHED):
-                    sha.update(piece)
+                while chunk := file.read(CHUNK_BYTES):
+                    sha.update(chunk)
     return sha.hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a prepared folder, or None when it is not finished or of another format."""
+    """The manifest of a prepared folder; None if it is unfinished or of another format."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return manifest if isinstance(manifest, dict) and manifest.get("format") == FORMAT else None
+    is_ours = isinstance(manifest, dict) and manifest.get("format") == FORMAT
+    return manifest if is_ours else None
 
 
 def read_dataset(folder: Path) -> Dataset:
