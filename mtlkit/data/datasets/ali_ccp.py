@@ -1,5 +1,4 @@
-"""Ali-CCP: 85 million impressions of a shop's recommendations, with clicks and purchases; the
-benchmark of the field.
+"""Ali-CCP: clicks and purchases on 85 million impressions; the benchmark of the field.
 
 Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion
 Rate, SIGIR 2018, https://arxiv.org/abs/1804.07931. The raw data has four text files in two
@@ -18,6 +17,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
@@ -35,19 +35,28 @@ if TYPE_CHECKING:
     from mtlkit.data.ali_ccp.protocols import Request
     from mtlkit.data.ali_ccp.simulate import Simulation
 
-SOURCE = "source.json"
+SOURCE_FILE = "source.json"
+EXPIRED = (401, 403, 410)  # HTTP statuses of a signed link that is too old or wrong
 PAGE = "https://tianchi.aliyun.com/dataset/408"
 TRY_OUT = "mtlkit bench -d 'ali-ccp[simulate=1000000]'"
 FROM = "mtlkit fetch ali-ccp --from DIR"
 
 
 def _field_names(value: Any) -> Any:
-    """Names as typed: in brackets a number may have become an int, and 109_14 the int 10914."""
-    items = value if isinstance(value, (list, tuple)) else [] if value is None else [value]
-    names = [str(item).strip() for item in items]
-    return tuple(
-        f"{name[:3]}_14" if len(name) == 5 and name.endswith("14") else name for name in names
-    )
+    """The names of fields as typed, from what the brackets made of them.
+
+    There a number may have become an int, and 109_14 the int 10914.
+    """
+    if value is None:
+        return ()
+    values = value if isinstance(value, (list, tuple)) else [value]
+    names = [str(name).strip() for name in values]
+    return tuple(_with_underscore(name) for name in names)
+
+
+def _with_underscore(name: str) -> str:
+    lost_it = len(name) == 5 and name.endswith("14")
+    return f"{name[:3]}_14" if lost_it else name
 
 
 class AliCcp(DatasetSource):
@@ -92,13 +101,14 @@ class AliCcp(DatasetSource):
 
     title: ClassVar[str] = "Ali-CCP: Alibaba click and conversion prediction"
     licence: ClassVar[str] = (
-        "not stated: research data of Alibaba's Tianchi, whose terms you accept there; never redistributed by mtlkit"
+        "not stated: research data of Alibaba's Tianchi, whose terms you accept there; "
+        "never redistributed by mtlkit"
     )
     url: ClassVar[str] = PAGE
     citation: ClassVar[str] = (
         "Ma et al., Entire Space Multi-Task Model, SIGIR 2018, arXiv:1804.07931"
     )
-    # one pass: a second one overfits rare ids, which want large steps as they come a few times only
+    # One pass: a second one overfits rare ids. These come a few times only, so take large steps.
     training: ClassVar[dict[str, Any]] = {
         "epochs": 1,
         "batch_size": 4096,
@@ -112,18 +122,22 @@ class AliCcp(DatasetSource):
         self.links: dict[str, str] = {}
 
     def resolved_options(self) -> dict[str, Any]:
-        """What decides the prepared data: without ``max_bad_rows``, and the simulator's options
-        only with it.
+        """The options that decide the prepared data.
+
+        That is all but ``max_bad_rows``, and the simulator's only where it is used.
         """
         values = super().resolved_options()
         del values["max_bad_rows"]
         if not self.options.simulate:
             for key in ("simulate", "purchase_rate", "seed"):
                 del values[key]
-        protocol = self._request().protocol
-        chosen = {*protocol.ids, *protocol.bags, *protocol.dense}
-        values["fields"] = sorted(chosen) if self.options.fields else []
-        values["min_count"] = self._request().min_count
+
+        # The same fields in another order are the same data, and so is the protocol's own count.
+        request = self._request()
+        protocol = request.protocol
+        selected = {*protocol.ids, *protocol.bags, *protocol.dense}
+        values["fields"] = sorted(selected) if self.options.fields else []
+        values["min_count"] = request.min_count
         return values
 
     def use_links(self, links: dict[str, str]) -> None:
@@ -140,11 +154,15 @@ class AliCcp(DatasetSource):
         self.links = links
 
     def check_unasked(self, home: Path) -> None:
-        """Simulated data is made on demand; the real data is too large for that."""
-        if not self.options.simulate and _read_source(self._raw(home)) is None:
+        """Refuse to download the real data, which is large; simulated data is made on demand.
+
+        Raises:
+            MissingError: The real data was not fetched.
+        """
+        if self._source(home) is None:
             raise MissingError(
-                f"Ali-CCP is not in the data folder {home}. Fetching it takes {self.download_size}, and 30 GB of disk "
-                "or more.",
+                f"Ali-CCP is not in the data folder {home}. "
+                f"Fetching it takes {self.download_size}, and 30 GB of disk or more.",
                 f"mtlkit fetch ali-ccp; to try things out on simulated data: {TRY_OUT}",
             )
 
@@ -155,39 +173,58 @@ class AliCcp(DatasetSource):
         force: bool = False,
         progress: Progress = no_progress,
     ) -> None:
-        """Simulate, note where the user's files lie, or download the mirror or the signed links."""
+        """Simulate, note where the user's files lie, or download the mirror or the signed links.
+
+        Raises:
+            UsageError: ``origin`` does not exist, or the data is simulated.
+            MissingError: The files cannot be had.
+        """
         if self.options.simulate:
             if origin is not None:
                 raise UsageError("Simulated data takes no --from.", f"{FROM}, without simulate")
             return self._simulate(home, force, progress)
-        raw = self._raw(home)
+
+        # What the user names now counts more than what was fetched before.
+        raw = self._raw_folder(home)
         if origin is not None:
-            return _write_source(raw, _note_official(origin, str(origin.expanduser().resolve())))
+            label = str(origin.expanduser().resolve())
+            return _write_source(raw, _official_source(origin, label))
         if self.links:
             return self._download_links(raw, force, progress)
-        noted = _read_source(raw)
-        if noted is not None and not force:
+
+        # The user's files are read again under --force; the mirror is downloaded again.
+        source = _read_source(raw)
+        if source is not None and not force:
             return None
-        if (
-            noted is not None and noted["kind"] == "official"
-        ):  # --force reads the user's files again
-            return _write_source(raw, _note_official(Path(noted["path"]), noted["origin"]))
+        if source is not None and source["kind"] == "official":
+            again = _official_source(Path(source["path"]), source["origin"])
+            return _write_source(raw, again)
         return self._download_mirror(raw, force, progress)
 
-    def _raw(self, home: Path) -> Path:
+    def _raw_folder(self, home: Path) -> Path:
         return home / self.name / "raw"
+
+    def _source(self, home: Path) -> dict[str, Any] | None:
+        """Where the raw data of these options lie; None if they were not fetched.
+
+        ``kind`` is ``simulated``, ``official`` or ``mirror``, ``origin`` a text for people.
+        """
+        if self.options.simulate:
+            folder = self._simulated_folder(home)
+            origin = f"the simulator, {folder}"
+            return {"kind": "simulated", "origin": origin, "path": str(folder)}
+        return _read_source(self._raw_folder(home))
 
     def _simulation(self) -> Simulation:
         from mtlkit.data.ali_ccp.simulate import Simulation
 
-        chosen = self.options
         return Simulation(
-            rows=chosen.simulate, purchase_rate=chosen.purchase_rate, seed=chosen.seed
+            rows=self.options.simulate,
+            purchase_rate=self.options.purchase_rate,
+            seed=self.options.seed,
         )
 
-    def _simulated(self, home: Path) -> Path:
-        from dataclasses import asdict
-
+    def _simulated_folder(self, home: Path) -> Path:
         from mtlkit.data.ali_ccp.simulate import VERSION
 
         key = digest([VERSION, asdict(self._simulation())])[:8]
@@ -196,72 +233,72 @@ class AliCcp(DatasetSource):
     def _simulate(self, home: Path, force: bool, progress: Progress) -> None:
         from mtlkit.data.ali_ccp.simulate import MARK, write_archives
 
-        folder = self._simulated(home)
+        folder = self._simulated_folder(home)
         if force or not (folder / MARK).exists():
             write_archives(folder, self._simulation(), progress)
 
     def _download_mirror(self, raw: Path, force: bool, progress: Progress) -> None:
+        """Download the public mirror, which suits one protocol only."""
         from mtlkit.data.ali_ccp.mirror import FILES, fetch_mirror
 
-        if self.options.protocol != "aitm":
+        protocol = self.options.protocol
+        if protocol != "aitm":
             raise MissingError(
-                f"The public mirror holds Ali-CCP as the aitm protocol has it, so {self.options.protocol} needs the "
-                f"official archives: download sample_train.tar.gz and sample_test.tar.gz from {PAGE} (login).",
-                f"{FROM} --protocol {self.options.protocol}",
+                f"The public mirror holds Ali-CCP as the aitm protocol has it, so {protocol} needs "
+                "the official archives: download sample_train.tar.gz and sample_test.tar.gz from "
+                f"{PAGE} (login).",
+                f"{FROM} --protocol {protocol}",
             )
-        found = fetch_mirror(raw, force, progress)
-        entries = [
-            {"file": one.path.name, "url": one.url, "bytes": one.bytes, "sha256": one.sha256}
-            for one in found
+        downloads = [
+            {"file": file.path.name, "url": file.url, "bytes": file.bytes, "sha256": file.sha256}
+            for file in fetch_mirror(raw, force, progress)
         ]
-        _write_source(
-            raw,
-            {
-                "kind": "mirror",
-                "origin": "the public mirror",
-                "files": sorted(FILES.values()),
-                "downloads": entries,
-            },
-        )
+        source = {
+            "kind": "mirror",
+            "origin": "the public mirror",
+            "files": sorted(FILES.values()),
+            "downloads": downloads,
+        }
+        _write_source(raw, source)
 
     def _download_links(self, raw: Path, force: bool, progress: Progress) -> None:
+        """Download the official archives from the user's signed links."""
         from mtlkit.data.download import DownloadError, download
 
-        for part, link in self.links.items():
-            path = raw / f"sample_{part}.tar.gz"
-            if path.exists() and not force:
+        for split, link in self.links.items():
+            archive = raw / f"sample_{split}.tar.gz"
+            if archive.exists() and not force:
                 continue
-            plain = urlunsplit((*urlsplit(link)[:3], "", ""))  # the signature is a secret
+
+            # The signature is a secret: it must not come into a message or a file.
+            scheme, host, path, _, _ = urlsplit(link)
+            unsigned = urlunsplit((scheme, host, path, "", ""))
             try:
-                download(link, path, progress=progress, shown_url=plain)
+                download(link, archive, progress=progress, shown_url=unsigned)
             except DownloadError as error:
-                if error.status not in (401, 403, 410):
+                if error.status not in EXPIRED:
                     raise
                 raise MissingError(
-                    f"The signed link --url-{part} has expired or is wrong: the server answers {error.status}.",
-                    f"log in at {PAGE}, copy a fresh link of sample_{part}.tar.gz, and run the command again: what has "
-                    "come is kept",
+                    f"The signed link --url-{split} has expired or is wrong: "
+                    f"the server answers {error.status}.",
+                    f"log in at {PAGE}, copy a fresh link of {archive.name}, "
+                    "and run the command again: what has come is kept",
                 ) from None
-        _write_source(raw, _note_official(raw, "signed links"))
+        _write_source(raw, _official_source(raw, "signed links"))
 
     def provenance(self, home: Path) -> str | None:
         """Where the raw files come from, and what was left out."""
-        manifest = read_manifest(self.folder(home)) if self.is_ready(home) else None
-        details = manifest["details"] if manifest else {}
-        source = _read_source(self._raw(home))
-        lines = [
-            f"the simulator, {self._simulated(home)}"
-            if self.options.simulate
-            else str((source or {}).get("origin"))
-        ]
-        lines += _left_out(details)
+        source = self._source(home) or {}
+        manifest = read_manifest(self.folder(home)) or {}
+        lines = [str(source.get("origin")), *_left_out(manifest.get("details", {}))]
         return "\n".join(lines)
 
     def folder(self, home: Path) -> Path:
-        """Where the prepared data of these options and of the raw files noted last lie."""
+        """Where the prepared data of these options and of the raw files fetched last lie."""
+        # Simulated files follow from the options; others are told apart by name, size and date.
         identity = None
         if not self.options.simulate:
-            source = _read_source(self._raw(home)) or {}
+            source = self._source(home) or {}
             identity = [source.get("kind"), source.get("files")]
         key = digest([self.preparation, self.resolved_options(), identity])[:12]
         return home / self.name / "prepared" / key
@@ -273,39 +310,52 @@ class AliCcp(DatasetSource):
         return read_dataset(folder)
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
-        """Write the splits straight to their place: they need not fit in memory."""
-        raw = self._raw(home)
-        source = _read_source(raw)
-        if not self.options.simulate and source is None:
+        """Write the splits straight into the folder: they need not fit in memory.
+
+        Raises:
+            MissingError: The raw files are not there, or do not suit the options.
+        """
+        source = self._source(home)
+        if source is None:
             raise MissingError(
                 f"Ali-CCP is not in the data folder {home}.", f"mtlkit fetch ali-ccp, or {FROM}"
             )
-        mirror = not self.options.simulate and source is not None and source["kind"] == "mirror"
-        if mirror and (self.options.protocol != "aitm" or self.options.min_count not in (None, 12)):
+
+        # The mirror was made with a protocol and a count that cannot be undone.
+        from_mirror = source["kind"] == "mirror"
+        suits_mirror = self.options.protocol == "aitm" and self.options.min_count in (None, 12)
+        if from_mirror and not suits_mirror:
             raise MissingError(
-                "What was fetched is the public mirror, which holds Ali-CCP as the aitm protocol has it, ids seen 12 "
-                "times: other protocols and counts need the official archives.",
+                "What was fetched is the public mirror, which holds Ali-CCP as the aitm protocol "
+                "has it, ids seen 12 times: other protocols and counts need the official archives.",
                 f"{FROM} --protocol {self.options.protocol}",
             )
+
         with written(folder) as partial:
-            if mirror:
-                from mtlkit.data.ali_ccp.mirror import prepare_mirror
-
-                hint = "mtlkit fetch ali-ccp --force"
-                dataset, splits = prepare_mirror(
-                    raw, partial, self.name, self._request(), progress, hint
-                )
+            if from_mirror:
+                dataset, splits = self._build_from_mirror(home, partial, progress)
             else:
-                from mtlkit.data.ali_ccp.archives import find_source
-                from mtlkit.data.ali_ccp.prepare import prepare
-
-                files = find_source(
-                    self._simulated(home) if self.options.simulate else Path(source["path"]), FROM
-                )  # type: ignore[index]
-                dataset, splits = prepare(
-                    files, partial, self.name, self._request(), progress, FROM
-                )
+                dataset, splits = self._build_from_archives(source, partial, progress)
             write_manifest(partial, dataset, self.resolved_options(), splits)
+
+    def _build_from_mirror(
+        self, home: Path, folder: Path, progress: Progress
+    ) -> tuple[Dataset, dict[str, Any]]:
+        """Write the arrays; return the data set without them, and the manifest's splits."""
+        from mtlkit.data.ali_ccp.mirror import prepare_mirror
+
+        raw, hint = self._raw_folder(home), "mtlkit fetch ali-ccp --force"
+        return prepare_mirror(raw, folder, self.name, self._request(), progress, hint)
+
+    def _build_from_archives(
+        self, source: Mapping[str, Any], folder: Path, progress: Progress
+    ) -> tuple[Dataset, dict[str, Any]]:
+        """The same from the official or the simulated archives."""
+        from mtlkit.data.ali_ccp.archives import find_source
+        from mtlkit.data.ali_ccp.prepare import prepare
+
+        files = find_source(Path(source["path"]), FROM)
+        return prepare(files, folder, self.name, self._request(), progress, FROM)
 
     def _request(self) -> Request:
         from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
@@ -313,62 +363,70 @@ class AliCcp(DatasetSource):
         protocol = PROTOCOLS[self.options.protocol]
         if self.options.fields:
             protocol = protocol.select(self.options.fields)
-        least = self.options.min_count or protocol.min_count
-        return Request(protocol, least, self.options.sample, self.options.max_bad_rows)
+        min_count = self.options.min_count or protocol.min_count
+        return Request(protocol, min_count, self.options.sample, self.options.max_bad_rows)
 
 
-def _note_official(origin: Path, label: str) -> dict[str, Any]:
+def _official_source(origin: Path, label: str) -> dict[str, Any]:
+    """The note of where official files lie, and of what tells them from others.
+
+    Args:
+        origin: Their folder, or one of them.
+        label: What to call it.
+    """
     from mtlkit.data.ali_ccp.archives import find_source
 
-    source = find_source(origin.expanduser(), FROM)
-    stats = [(file.name, file.stat()) for file in source.files]
-    files = [
-        {"file": name, "bytes": stat.st_size, "changed": stat.st_mtime_ns} for name, stat in stats
-    ]
-    folder = source.files[0].parent if origin.is_file() else origin
-    return {
-        "kind": "official",
-        "origin": label,
-        "path": str(folder.expanduser().resolve()),
-        "files": files,
-    }
+    official = find_source(origin.expanduser(), FROM)
+    files = []
+    for file in official.files:
+        stat = file.stat()
+        files.append({"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns})
+
+    folder = official.files[0].parent if origin.is_file() else origin
+    path = str(folder.expanduser().resolve())
+    return {"kind": "official", "origin": label, "path": path, "files": files}
 
 
-def _write_source(raw: Path, facts: Mapping[str, Any]) -> None:
+def _write_source(raw: Path, source: Mapping[str, Any]) -> None:
+    """Note where the raw files lie, in one step."""
     raw.mkdir(parents=True, exist_ok=True)
-    partial = raw / f".{SOURCE}"
-    partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    partial.replace(raw / SOURCE)
+    partial = raw / f".{SOURCE_FILE}"
+    partial.write_text(json.dumps(source, indent=1), encoding="utf-8")
+    partial.replace(raw / SOURCE_FILE)
 
 
 def _read_source(raw: Path) -> dict[str, Any] | None:
+    """The note, or None if there is none that can be read."""
     try:
-        facts = json.loads((raw / SOURCE).read_text(encoding="utf-8"))
+        source = json.loads((raw / SOURCE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    return (
-        facts if isinstance(facts, dict) and facts.get("kind") in ("official", "mirror") else None
-    )
+    is_note = isinstance(source, dict) and source.get("kind") in ("official", "mirror")
+    return source if is_note else None
 
 
 def _left_out(details: Mapping[str, Any]) -> list[str]:
-    """One line a text that had dirty or malformed rows."""
-    said = []
-    for name, counts in details.get("texts", {}).items():
-        parts = []
-        for kind in ("dirty", "malformed"):
-            if counts.get(kind):
-                first = [
-                    entry["line"] if isinstance(entry, dict) else entry
-                    for entry in counts[f"first {kind} lines"]
-                ]
-                parts.append(
-                    f"{counts[kind]:,} {kind} rows (lines {', '.join(map(str, first[:3]))}...)"
-                )
-        if parts:
-            said.append(f"left out of {name}: {' and '.join(parts)}")
+    """The rows that preparation left out, a line for each text and split that has some.
+
+    Args:
+        details: The counts in the manifest.
+    """
+    lines = []
+    for text, counts in details.get("texts", {}).items():
+        reasons = []
+        for reason in ("dirty", "malformed"):
+            if counts.get(reason):
+                # A dirty row may be noted with what is wrong about it.
+                noted = counts[f"first {reason} lines"][:3]
+                numbers = [entry["line"] if isinstance(entry, dict) else entry for entry in noted]
+                shown = ", ".join(map(str, numbers))
+                reasons.append(f"{counts[reason]:,} {reason} rows (lines {shown}...)")
+        if reasons:
+            lines.append(f"left out of {text}: {' and '.join(reasons)}")
+
     for split, counts in details.get("rows without common features", {}).items():
-        said.append(
-            f"left out of {split}: {counts['rows']:,} rows without common features (lines {counts['first lines'][:3]})"
+        rows, first_lines = counts["rows"], counts["first lines"][:3]
+        lines.append(
+            f"left out of {split}: {rows:,} rows without common features (lines {first_lines})"
         )
-    return said
+    return lines

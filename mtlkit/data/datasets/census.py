@@ -215,16 +215,16 @@ class CensusIncome(DatasetSource):
             tasks: The tasks, whose columns are no inputs.
         """
         protocol, numeric = self.options.protocol, self.options.numeric
+
+        # Income is no input even where it is no task, as in the paper.
         task_columns = {TASK_COLUMNS[task] for task in tasks}
         hidden = LEFT_OUT[protocol] | task_columns | {WEIGHT, "income"}
-
-        # Income is hidden even if it is no task: it is what the data were made to predict.
         inputs = []
         for column in COLUMNS:
             if column not in hidden and column not in NUMERIC:
                 inputs.append(_encode_levels(frames, column))
 
-        # With both encodings the ids need a name of their own.
+        # With both encodings the ids get another name than the numbers.
         for column in NUMERIC:
             if numeric in ("bins", "both"):
                 name = f"{column}-bin" if numeric == "both" else column

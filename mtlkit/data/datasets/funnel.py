@@ -1,5 +1,4 @@
-"""Clicks and purchases with a known selection bias: what would have been bought is known for
-unclicked rows, too.
+"""Clicks and purchases with a known selection bias: unclicked rows, too, tell what they would buy.
 
 A row has a user, an item, its category, a slot and four dense values; users and items follow a
 Zipf-like law. Every id has a random effect, and v is the standardised sum of the effects of user,
@@ -39,8 +38,12 @@ from mtlkit.data.splits import SPLITS, Dataset, Split, fingerprint
 from mtlkit.data.types import Feature, Schema, Task
 from mtlkit.settings import Settings
 
-CATEGORIES, SLOTS, DENSE = 30, 8, 4
-BUY_SCALE, SLOT_SCALE = 1.5, 0.7
+CATEGORIES = 30
+SLOTS = 8
+DENSE = 4
+BUY_SCALE = 1.5  # of v in the logit of buying
+SLOT_SCALE = 0.7  # of s in the logit of a click
+ROLES: dict[str, Any] = {"user": "user", "item": "item", "category": "item", "slot": "context"}
 ZIPF_SHIFT = 5  # the k-th most frequent id has weight 1 / (k + shift)
 
 
@@ -83,35 +86,23 @@ class Funnel(GeneratedSource):
 
     def prepare(self, home: Path) -> Dataset:
         """Generate the three splits."""
-        drawn = generate(self.options)
-        splits = {}
-        for name, part in drawn.items():
-            labels = np.stack([part.clicks, part.clicks & part.buys], -1).astype(np.float32)
-            hidden = {"purchase": part.buys.astype(np.float32)} if name == "test" else {}
-            ids = (part.ids + 1).astype(np.int32)  # 0 is the unknown
-            splits[name] = Split(
-                ids, part.dense, labels, np.ones(labels.shape, bool), hidden=hidden
-            )
-        vocab = {
-            "user": self.options.users,
-            "item": self.options.items,
-            "category": CATEGORIES,
-            "slot": SLOTS,
-        }
-        roles: dict[str, Any] = {
-            "user": "user",
-            "item": "item",
-            "category": "item",
-            "slot": "context",
-        }
-        features = [
-            Feature(name=name, vocab=size + 1, role=roles[name]) for name, size in vocab.items()
-        ]
+        samples = generate(self.options)
+        splits = {name: _pack(name, sample) for name, sample in samples.items()}
+
+        # Id 0 is the unknown one, which no row has.
+        sizes = zip(ROLES, _id_counts(self.options), strict=True)
+        features = [Feature(name=name, vocab=size + 1, role=ROLES[name]) for name, size in sizes]
         features += [Feature(name=f"x{i + 1}", kind="dense") for i in range(DENSE)]
-        schema = Schema(features=tuple(features), tasks=_tasks(drawn), funnel=("click", "purchase"))
-        details = {"simulation": {"planted_auc": planted_aucs(drawn["test"])}}
+        tasks = _tasks(samples["test"])
+        schema = Schema(features=tuple(features), tasks=tasks, funnel=("click", "purchase"))
+        planted = {"planted_auc": planted_aucs(samples["test"])}
         return Dataset(
-            self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details
+            self.name,
+            schema,
+            splits,
+            fingerprint(schema, splits),
+            simulated=True,
+            details={"simulation": planted},
         )
 
 
@@ -122,96 +113,162 @@ class FunnelSample:
     Args:
         ids: (N, 4) user, item, category, slot, each from 0.
         dense: (N, 4) float32.
-        click: (N,) planted probability of a click.
-        buy: (N,) planted probability of buying if clicked.
-        clicks: (N,) bool.
-        buys: (N,) bool: whether it would be bought if clicked.
+        click_chance: (N,) planted probability of a click.
+        buy_chance: (N,) planted probability of buying if clicked.
+        clicked: (N,) bool.
+        would_buy: (N,) bool: whether it would be bought if clicked.
     """
 
     ids: np.ndarray
     dense: np.ndarray
-    click: np.ndarray
-    buy: np.ndarray
-    clicks: np.ndarray
-    buys: np.ndarray
+    click_chance: np.ndarray
+    buy_chance: np.ndarray
+    clicked: np.ndarray
+    would_buy: np.ndarray
+
+    @property
+    def purchase_chance(self) -> np.ndarray:
+        """(N,) planted probability of a click and a purchase."""
+        return self.click_chance * self.buy_chance
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """The planted effects on v, w and s, which are the same in all splits.
+
+    Args:
+        item_category: (items,) the category of each item.
+        id_effects: For user, item, category and slot: (ids, 3).
+        slopes: (DENSE, 3), of the dense values.
+    """
+
+    item_category: np.ndarray
+    id_effects: list[np.ndarray]
+    slopes: np.ndarray
 
 
 def generate(options: Funnel.Options) -> dict[str, FunnelSample]:
     """Draw all splits; the planted effects and each split come from random streams of their own."""
-    rule, *streams = (
-        np.random.default_rng(s)
-        for s in np.random.SeedSequence(options.seed).spawn(1 + len(SPLITS))
-    )
-    sizes = (options.users, options.items, CATEGORIES, SLOTS)
-    category = rule.integers(0, CATEGORIES, options.items)
-    effects = [rule.standard_normal((size, 3)) for size in sizes]  # of each id on v, w, s
-    slopes = rule.standard_normal((DENSE, 3))
-    columns = ((0, 1, 2), (0, 1, 2), (3,))
-    inputs, sums = {}, {}
-    for name, rng in zip(SPLITS, streams, strict=True):
+    rule_seed, *split_seeds = np.random.SeedSequence(options.seed).spawn(1 + len(SPLITS))
+    rule = _draw_rule(options, np.random.default_rng(rule_seed))
+    seeds = zip(SPLITS, split_seeds, strict=True)
+    streams = {name: np.random.default_rng(seed) for name, seed in seeds}
+
+    inputs, wishes = {}, {}
+    for name, rng in streams.items():
         rows = options.rows if name == "train" else options.rows // 2
-        item = _zipf(rng, rows, options.items)
-        ids = np.stack(
-            [_zipf(rng, rows, options.users), item, category[item], rng.integers(0, SLOTS, rows)],
-            -1,
-        )
-        dense = rng.standard_normal((rows, DENSE), dtype=np.float32)
-        parts = []
-        for k, own in enumerate(columns):
-            used = slice(0, 2) if k < 2 else slice(2, 4)
-            parts.append(
-                sum(effects[c][ids[:, c], k] for c in own) + dense[:, used] @ slopes[used, k]
-            )
-        inputs[name], sums[name] = (ids, dense), np.stack(parts, -1)
-    mean, std = sums["train"].mean(0), sums["train"].std(0)
-    logits = {name: _logits(options, (values - mean) / std) for name, values in sums.items()}
-    shift = [
-        _intercept(logits["train"][k], rate)
-        for k, rate in enumerate((options.click_rate, options.buy_rate))
+        ids, dense = _draw_inputs(options, rule, rows, rng)
+        inputs[name] = ids, dense
+        wishes[name] = _wishes(rule, ids, dense)
+
+    # v, w and s have mean 0 and deviation 1 on train; the intercepts give the rates on train.
+    mean, std = wishes["train"].mean(0), wishes["train"].std(0)
+    logits = {name: _logits(options, (sums - mean) / std) for name, sums in wishes.items()}
+    click_train, buy_train = logits["train"]
+    click_intercept = _intercept(click_train, options.click_rate)
+    buy_intercept = _intercept(buy_train, options.buy_rate)
+
+    # Clicks and the wish to buy are drawn independently of each other.
+    samples = {}
+    for name, rng in streams.items():
+        click_logits, buy_logits = logits[name]
+        click_chance = _sigmoid(click_logits + click_intercept)
+        buy_chance = _sigmoid(buy_logits + buy_intercept)
+        clicked = rng.random(len(click_chance)) < click_chance
+        would_buy = rng.random(len(buy_chance)) < buy_chance
+        samples[name] = FunnelSample(*inputs[name], click_chance, buy_chance, clicked, would_buy)
+    return samples
+
+
+def _id_counts(options: Funnel.Options) -> tuple[int, ...]:
+    """The numbers of users, items, categories and slots."""
+    return options.users, options.items, CATEGORIES, SLOTS
+
+
+def _draw_rule(options: Funnel.Options, rng: np.random.Generator) -> _Rule:
+    item_category = rng.integers(0, CATEGORIES, options.items)
+    id_effects = [rng.standard_normal((size, 3)) for size in _id_counts(options)]
+    slopes = rng.standard_normal((DENSE, 3))
+    return _Rule(item_category, id_effects, slopes)
+
+
+def _draw_inputs(
+    options: Funnel.Options, rule: _Rule, rows: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ids (N, 4) and the dense values (N, DENSE) of so many rows."""
+    item = _zipf(rng, rows, options.items)
+    user = _zipf(rng, rows, options.users)
+    slot = rng.integers(0, SLOTS, rows)
+    ids = np.stack([user, item, rule.item_category[item], slot], -1)
+    dense = rng.standard_normal((rows, DENSE), dtype=np.float32)
+    return ids, dense
+
+
+def _wishes(rule: _Rule, ids: np.ndarray, dense: np.ndarray) -> np.ndarray:
+    """(N, 3): v, w and s of the module's docstring, before they are standardised."""
+    user, item, category, slot = range(4)
+    sources = [
+        ((user, item, category), slice(0, 2)),  # v
+        ((user, item, category), slice(0, 2)),  # w
+        ((slot,), slice(2, 4)),  # s
     ]
-    drawn = {}
-    for name, rng in zip(SPLITS, streams, strict=True):
-        click, buy = (_sigmoid(logit + c) for logit, c in zip(logits[name], shift, strict=True))
-        drawn[name] = FunnelSample(
-            *inputs[name], click, buy, rng.random(len(click)) < click, rng.random(len(buy)) < buy
-        )
-    return drawn
+    sums = []
+    for k, (columns, numbers) in enumerate(sources):
+        effects = sum(rule.id_effects[column][ids[:, column], k] for column in columns)
+        sums.append(effects + dense[:, numbers] @ rule.slopes[numbers, k])
+    return np.stack(sums, -1)
 
 
-def best_aucs(part: FunnelSample) -> dict[str, float]:
-    """The AUC of the planted probabilities, expected over the draw of labels: no model can do
-    better on these rows.
+def _pack(name: str, sample: FunnelSample) -> Split:
+    """The split of a sample, with what would have been bought hidden in the test split."""
+    purchased = sample.clicked & sample.would_buy
+    labels = np.stack([sample.clicked, purchased], -1).astype(np.float32)  # (N, 2)
+    hidden = {"purchase": sample.would_buy.astype(np.float32)} if name == "test" else {}
+    return Split(
+        ids=(sample.ids + 1).astype(np.int32),  # 0 is the unknown
+        dense=sample.dense,
+        labels=labels,
+        observed=np.ones(labels.shape, bool),
+        hidden=hidden,
+    )
+
+
+def best_aucs(sample: FunnelSample) -> dict[str, float]:
+    """The AUC of the planted probabilities, expected over the draw of labels.
+
+    No model can be expected to do better on these rows.
     """
-    p, q = part.click, part.buy
+    click, buy, purchase = sample.click_chance, sample.buy_chance, sample.purchase_chance
     return {
-        "CTR": expected_auc(p, p, 1 - p),
-        "CTCVR": expected_auc(p * q, p * q, 1 - p * q),
-        "CVR": expected_auc(q, p * q, p * (1 - q)),
-        "all-rows CVR": expected_auc(q, q, 1 - q),
+        "CTR": expected_auc(click, click, 1 - click),
+        "CTCVR": expected_auc(purchase, purchase, 1 - purchase),
+        "CVR": expected_auc(buy, purchase, click * (1 - buy)),
+        "all-rows CVR": expected_auc(buy, buy, 1 - buy),
     }
 
 
-def planted_aucs(part: FunnelSample) -> dict[str, float | None]:
-    """Score to the AUC of the planted probabilities on the labels as drawn; None where a class is
-    missing.
+def planted_aucs(sample: FunnelSample) -> dict[str, float | None]:
+    """The AUC of the planted probabilities on the labels as drawn, by score.
+
+    None where a class is missing.
     """
-    p, q, clicks, buys = part.click, part.buy, part.clicks, part.buys
+    clicked, would_buy = sample.clicked, sample.would_buy
     return {
-        "click": auc(p, clicks),
-        "purchase": auc(p * q, clicks & buys),
-        "purchase-given-click": auc(q[clicks], buys[clicks]),
-        "purchase-if-click": auc(q, buys),
+        "click": auc(sample.click_chance, clicked),
+        "purchase": auc(sample.purchase_chance, clicked & would_buy),
+        "purchase-given-click": auc(sample.buy_chance[clicked], would_buy[clicked]),
+        "purchase-if-click": auc(sample.buy_chance, would_buy),
     }
 
 
-def _tasks(drawn: dict[str, FunnelSample]) -> tuple[Task, ...]:
-    test = drawn["test"]
+def _tasks(test: FunnelSample) -> tuple[Task, ...]:
+    """The two tasks, described with what can be reached on the test split."""
     best = best_aucs(test)
-    clicked = float(np.average(test.buy, weights=test.click))
+    buy_if_clicked = float(np.average(test.buy_chance, weights=test.click_chance))
     purchase = (
-        f"click and buy; expected best AUC: CTCVR {best['CTCVR']:.4f}, CVR {best['CVR']:.4f}, all-rows CVR "
-        f"{best['all-rows CVR']:.4f}; planted P(buy if clicked): {clicked:.3f} on clicked rows, "
-        f"{test.buy.mean():.3f} on all rows"
+        f"click and buy; expected best AUC: CTCVR {best['CTCVR']:.4f}, CVR {best['CVR']:.4f}, "
+        f"all-rows CVR {best['all-rows CVR']:.4f}; planted P(buy if clicked): "
+        f"{buy_if_clicked:.3f} on clicked rows, {test.buy_chance.mean():.3f} on all rows"
     )
     return (
         Task(name="click", description=f"expected best AUC: CTR {best['CTR']:.4f}"),
@@ -219,16 +276,24 @@ def _tasks(drawn: dict[str, FunnelSample]) -> tuple[Task, ...]:
     )
 
 
-def _logits(options: Funnel.Options, z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of click and of buying, without their intercepts; z (N, 3) standardised v, w, s."""
-    v, w, s = z.T
+def _logits(options: Funnel.Options, standardised: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The logits (N,) of a click and of buying, without their intercepts.
+
+    Args:
+        options: Give the bias and the correlation.
+        standardised: (N, 3) v, w and s.
+    """
+    v, w, s = standardised.T
     rest = np.sqrt(1 - options.correlation**2)
-    return SLOT_SCALE * s + options.bias * (options.correlation * v + rest * w), BUY_SCALE * v
+    shared_wish = options.correlation * v + rest * w
+    click = SLOT_SCALE * s + options.bias * shared_wish
+    return click, BUY_SCALE * v
 
 
 def _zipf(rng: np.random.Generator, rows: int, size: int) -> np.ndarray:
-    weight = 1 / (np.arange(size) + ZIPF_SHIFT)
-    return rng.choice(size, rows, p=weight / weight.sum())
+    """(rows,) ids from 0, of which low ones are frequent."""
+    weights = 1 / (np.arange(size) + ZIPF_SHIFT)
+    return rng.choice(size, rows, p=weights / weights.sum())
 
 
 def _sigmoid(x: np.ndarray) -> np.ndarray:
@@ -236,9 +301,12 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def _intercept(logits: np.ndarray, rate: float) -> float:
-    """What to add to logits so that their mean probability is the rate, by bisection."""
+    """What to add to logits (N,) so that their mean probability is the rate, by bisection."""
     low, high = -60.0 - logits.max(), 60.0 - logits.min()
     for _ in range(80):
         middle = (low + high) / 2
-        low, high = (middle, high) if _sigmoid(logits + middle).mean() < rate else (low, middle)
+        if _sigmoid(logits + middle).mean() < rate:
+            low = middle
+        else:
+            high = middle
     return (low + high) / 2

@@ -65,7 +65,7 @@ class Synthetic(GeneratedSource):
         seed: int = Field(0, ge=0, description="of the generator")
 
         @model_validator(mode="after")
-        def _exists(self) -> Synthetic.Options:
+        def _vectors_exist(self) -> Synthetic.Options:
             lowest = lowest_cosine(self.tasks)
             if self.p < lowest:
                 raise UsageError(
@@ -98,34 +98,27 @@ class Synthetic(GeneratedSource):
 
     def prepare(self, home: Path) -> Dataset:
         """Generate the three splits."""
-        drawn = generate(self.options)
-        train = drawn["train"].targets
-        encoded = [_encode_task(self.options, k, train) for k in range(self.options.tasks)]
-        tasks = tuple(task for task, _, _ in encoded)
-        offset = np.array([offset for _, offset, _ in encoded])
-        scale = np.array([scale for _, _, scale in encoded])
-        binary = np.array([task.kind == "binary" for task in tasks])
-        splits = {}
-        for name, part in drawn.items():
-            centred = (part.targets - offset) / scale
-            labels = np.where(binary, centred > 0, centred).astype(np.float32)
-            empty = np.zeros((len(labels), 0), np.int32)
-            splits[name] = Split(
-                ids=empty, dense=part.inputs, labels=labels, observed=np.ones(labels.shape, bool)
-            )
-        tasks = (
-            tasks[0],
-            *(_with_correlation(tasks, k, splits["train"].labels) for k in range(1, len(tasks))),
-        )
+        samples = generate(self.options)
+
+        # Thresholds, means and scales are those of train.
+        targets = [
+            _make_target(self.options, k, samples["train"].targets[:, k])
+            for k in range(self.options.tasks)
+        ]
+        splits = {name: _pack(sample, targets) for name, sample in samples.items()}
+
+        # The correlation that p leads to is a fact of the labels, so it is measured.
+        tasks = _with_correlations([target.task for target in targets], splits["train"].labels)
         features = tuple(Feature(name=f"x{i + 1}", kind="dense") for i in range(self.options.d))
         schema = Schema(features=features, tasks=tasks)
-        details = {
-            "simulation": _planted(
-                tasks, drawn["test"].signals, splits["test"].labels, (offset, scale)
-            )
-        }
+        planted = _planted_metrics(samples["test"].signals, splits["test"].labels, targets)
         return Dataset(
-            self.name, schema, splits, fingerprint(schema, splits), simulated=True, details=details
+            self.name,
+            schema,
+            splits,
+            fingerprint(schema, splits),
+            simulated=True,
+            details={"simulation": planted},
         )
 
 
@@ -144,28 +137,58 @@ class SyntheticSample:
     signals: np.ndarray
 
 
+@dataclass(frozen=True)
+class _Target:
+    """A task, and how its labels follow from its targets y: from (y - offset) / scale.
+
+    Args:
+        task: Binary or regression.
+        offset: The threshold of a binary task, the mean of a regression.
+        scale: 1 for a binary task, the standard deviation of a regression.
+    """
+
+    task: Task
+    offset: float
+    scale: float
+
+    def centred(self, targets: np.ndarray) -> np.ndarray:
+        """(N,) targets with the threshold or mean at 0."""
+        return (targets - self.offset) / self.scale
+
+
 def generate(options: Synthetic.Options) -> dict[str, SyntheticSample]:
-    """Draw the inputs and targets of all splits, each random part from a stream of its own."""
-    directions, waves, *streams = np.random.SeedSequence(options.seed).spawn(2 + 2 * len(SPLITS))
-    weights = weight_vectors(options.p, options.tasks, options.d, np.random.default_rng(directions))
-    alpha, beta = np.random.default_rng(waves).standard_normal((2, options.m))
-    drawn = {}
+    """Draw the inputs and targets of all splits.
+
+    Vectors, waves, and the inputs and the noise of each split come from random streams of their
+    own, so an option that changes one of them leaves the others as they are.
+    """
+    seeds = np.random.SeedSequence(options.seed).spawn(2 + 2 * len(SPLITS))
+    directions, waves, *streams = [np.random.default_rng(seed) for seed in seeds]
+    weights = weight_vectors(options.p, options.tasks, options.d, directions)  # (T, d)
+    alphas, betas = waves.standard_normal((2, options.m))
+
+    samples = {}
     for i, name in enumerate(SPLITS):
+        input_stream, noise_stream = streams[2 * i : 2 * i + 2]
         rows = options.rows if name == "train" else options.rows // 4
-        inputs = np.random.default_rng(streams[2 * i]).standard_normal(
-            (rows, options.d), dtype=np.float32
-        )
-        noise = np.random.default_rng(streams[2 * i + 1]).standard_normal((rows, options.tasks))
-        z = inputs @ weights.T  # (N, T)
-        waved = sum((np.sin(a * z + b) for a, b in zip(alpha, beta, strict=True)), np.zeros_like(z))
-        signals = z + waved
-        drawn[name] = SyntheticSample(inputs, signals + options.noise_std * noise, signals)
-    return drawn
+        inputs = input_stream.standard_normal((rows, options.d), dtype=np.float32)
+        noise = noise_stream.standard_normal((rows, options.tasks))
+
+        # The formula of the paper: a linear part and m sine waves along it.
+        linear = inputs @ weights.T  # (N, T)
+        sines = np.zeros_like(linear)
+        for alpha, beta in zip(alphas, betas, strict=True):
+            sines += np.sin(alpha * linear + beta)
+        signals = linear + sines
+        targets = signals + options.noise_std * noise
+        samples[name] = SyntheticSample(inputs, targets, signals)
+    return samples
 
 
 def lowest_cosine(tasks: int) -> float:
-    """The least cosine that every two of ``tasks`` vectors can have: where their Gram matrix turns
-    indefinite.
+    """The least cosine that every two of ``tasks`` vectors can have.
+
+    Below it their Gram matrix would be indefinite.
     """
     return -1.0 / max(tasks - 1, 1)
 
@@ -180,59 +203,95 @@ def weight_vectors(p: float, tasks: int, d: int, rng: np.random.Generator) -> np
         (T, d) float64.
     """
     basis, _ = np.linalg.qr(rng.standard_normal((d, tasks)))  # (d, T), orthonormal columns
+
+    # Column by column. numpy's factorisation refuses the two ends of p's range, where the Gram
+    # matrix is singular and a pivot is 0.
     factor = np.zeros((tasks, tasks))
     for j in range(tasks):
-        # numpy's factorisation refuses the two ends of p's range, where the Gram matrix is
-        # singular.
-        pivot = 1.0 - factor[j, :j] @ factor[j, :j]
-        factor[j, j] = np.sqrt(pivot) if pivot > 1e-12 else 0.0
-        if factor[j, j]:
-            factor[j + 1 :, j] = (p - factor[j + 1 :, :j] @ factor[j, :j]) / factor[j, j]
+        row, below = factor[j, :j], factor[j + 1 :, :j]
+        pivot = 1.0 - row @ row
+        if pivot > 1e-12:
+            factor[j, j] = np.sqrt(pivot)
+            factor[j + 1 :, j] = (p - below @ row) / factor[j, j]
     return factor @ basis.T
 
 
-def _encode_task(
-    options: Synthetic.Options, k: int, train: np.ndarray
-) -> tuple[Task, float, float]:
-    """A task with what is taken off its targets and what they are divided by, both from train."""
-    target, name = train[:, k], f"task-{k + 1}"
-    if options.kind == "regression" or (options.kind == "mixed" and k % 2):
-        mean, std = float(target.mean()), float(target.std())
-        task = Task(
-            name=name,
-            kind="regression",
-            losses=("mse",),
-            scale=(mean, std),
-            description="y, standardised",
-        )
-        return task, mean, std
-    threshold = float(np.quantile(target, 1 - options.positive_rate))
-    return Task(name=name, description=f"y > {threshold:.4g}"), threshold, 1.0
+def _make_target(options: Synthetic.Options, k: int, train: np.ndarray) -> _Target:
+    """Task number ``k``, with its threshold or scale.
 
-
-def _planted(
-    tasks: tuple[Task, ...],
-    signals: np.ndarray,
-    labels: np.ndarray,
-    scales: tuple[np.ndarray, np.ndarray],
-) -> dict[str, dict[str, float | None]]:
-    """How well the targets without noise do on the test split: the AUC of binary tasks, the R² of
-    regression.
+    Args:
+        options: Say of which kind it is.
+        k: From 0.
+        train: (N,) its targets on train.
     """
-    centred = (signals - scales[0]) / scales[1]
-    found: dict[str, dict[str, float | None]] = {"planted_auc": {}, "planted_r2": {}}
-    for k, task in enumerate(tasks):
-        signal, label = centred[:, k], labels[:, k].astype(np.float64)
-        if task.kind == "binary":
-            found["planted_auc"][task.name] = auc(signal, label > 0)
+    name = f"task-{k + 1}"
+    is_regression = options.kind == "regression" or (options.kind == "mixed" and k % 2 == 1)
+    if not is_regression:
+        threshold = float(np.quantile(train, 1 - options.positive_rate))
+        task = Task(name=name, description=f"y > {threshold:.4g}")
+        return _Target(task, threshold, 1.0)
+
+    mean, std = float(train.mean()), float(train.std())
+    task = Task(
+        name=name,
+        kind="regression",
+        losses=("mse",),
+        scale=(mean, std),
+        description="y, standardised",
+    )
+    return _Target(task, mean, std)
+
+
+def _pack(sample: SyntheticSample, targets: list[_Target]) -> Split:
+    """The split of a sample: labels in place of targets."""
+    columns = []
+    for k, target in enumerate(targets):
+        centred = target.centred(sample.targets[:, k])
+        columns.append(centred > 0 if target.task.kind == "binary" else centred)
+    labels = np.stack(columns, -1).astype(np.float32)  # (N, T)
+
+    no_ids = np.zeros((len(labels), 0), np.int32)
+    observed = np.ones(labels.shape, bool)
+    return Split(ids=no_ids, dense=sample.inputs, labels=labels, observed=observed)
+
+
+def _planted_metrics(
+    signals: np.ndarray, labels: np.ndarray, targets: list[_Target]
+) -> dict[str, dict[str, float | None]]:
+    """How well the targets without noise predict the labels of the test split.
+
+    Args:
+        signals: (N, T) targets without noise.
+        labels: (N, T).
+        targets: The tasks.
+
+    Returns:
+        ``planted_auc`` of binary tasks and ``planted_r2`` of regressions, by task.
+    """
+    aucs: dict[str, float | None] = {}
+    r2s: dict[str, float | None] = {}
+    for k, target in enumerate(targets):
+        prediction = target.centred(signals[:, k])
+        label = labels[:, k].astype(np.float64)
+        if target.task.kind == "binary":
+            aucs[target.task.name] = auc(prediction, label > 0)
         else:
-            found["planted_r2"][task.name] = float(
-                1 - np.square(signal - label).mean() / label.var()
-            )
-    return found
+            error = np.square(prediction - label).mean()
+            r2s[target.task.name] = float(1 - error / label.var())
+    return {"planted_auc": aucs, "planted_r2": r2s}
 
 
-def _with_correlation(tasks: tuple[Task, ...], k: int, labels: np.ndarray) -> Task:
-    correlation = np.corrcoef(labels[:, 0], labels[:, k])[0, 1]
-    note = f"{tasks[k].description}; label correlation with {tasks[0].name} {correlation:.2f}"
-    return tasks[k].model_copy(update={"description": note})
+def _with_correlations(tasks: list[Task], labels: np.ndarray) -> tuple[Task, ...]:
+    """The tasks, all but the first described with the correlation of their labels to its.
+
+    Args:
+        tasks: T of them.
+        labels: (N, T) on train.
+    """
+    first, *others = tasks
+    described = [first]
+    for k, task in enumerate(others, 1):
+        correlation = np.corrcoef(labels[:, 0], labels[:, k])[0, 1]
+        note = f"{task.description}; label correlation with {first.name} {correlation:.2f}"
+        described.append(task.model_copy(update={"description": note}))
+    return tuple(described)
