@@ -319,7 +319,7 @@ def _web_page_error(shown_url: str) -> DownloadError:
 
 
 def _check_disk(folder: Path, needed: int, shown_url: str) -> None:
-    """Raise a :class:`DownloadError` unless so many bytes fit on the disk of a folder."""
+    """Raise a :class:`DownloadError` unless the bytes needed fit on the disk of a folder."""
     free = shutil.disk_usage(folder).free
     if needed + RESERVE > free:
         message = (

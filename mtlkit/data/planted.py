@@ -32,6 +32,7 @@ def ceilings_of_all_rows(dataset: Dataset) -> dict[str, float]:
 def _noted(dataset: Dataset, simulation: Any) -> dict[str, float]:
     """The ceilings that stand in the notes of a generator."""
     task_kinds = {task.name: task.kind for task in dataset.schema.tasks}
+    # AUC of a binary task, R² of a regression.
     values = {}
     for score in dataset.schema.scores():
         metric = PRIMARY_METRIC[task_kinds[score.task]]

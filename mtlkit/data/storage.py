@@ -78,6 +78,7 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
     Raises:
         MissingError: The disk is full.
     """
+    # The manifest comes last: a folder without one is unfinished.
     with written(folder) as partial:
         splits: dict[str, Any] = {}
         for name in SPLITS:
@@ -182,6 +183,7 @@ def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequen
         for key in sorted(arrays[name]):
             with (folder / f"{name}.{key}.npy").open("rb") as file:
                 np.lib.format.read_magic(file)
+                # Exactly what the fingerprint of arrays in memory takes in.
                 shape, _, dtype = np.lib.format.read_array_header_1_0(file)
                 sha.update(f"{name}/{key}/{dtype}/{shape}".encode())
                 while chunk := file.read(CHUNK_BYTES):

@@ -51,7 +51,7 @@ def test_facts_of_another_shape(simulation):
 
 
 @pytest.mark.parametrize(
-    ("simulation", "said"),
+    ("simulation", "expected"),
     [
         (
             {"planted_auc": {"click": 0.7}},
@@ -64,13 +64,13 @@ def test_facts_of_another_shape(simulation):
         ({"planted_auc": {"click": "high"}}, None),
     ],
 )
-def test_the_card_says_of_which_rows(tmp_path, simulation, said):
+def test_the_card_says_of_which_rows(tmp_path, simulation, expected):
     from rich.console import Console
 
     from mtlkit.data.sources import open_source
 
     console = Console(width=300)
-    with console.capture() as found:
+    with console.capture() as captured:
         console.print(facts_table(open_source("synthetic"), dataset(simulation), [], None))
-    text = " ".join(found.get().split())
-    assert (said in text) if said else "ceiling" not in text
+    text = " ".join(captured.get().split())
+    assert (expected in text) if expected else "ceiling" not in text

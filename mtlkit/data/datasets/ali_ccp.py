@@ -55,6 +55,7 @@ def _field_names(value: Any) -> Any:
 
 
 def _with_underscore(name: str) -> str:
+    """``10914`` is ``109_14``; other names stay."""
     lost_it = len(name) == 5 and name.endswith("14")
     return f"{name[:3]}_14" if lost_it else name
 
@@ -92,6 +93,7 @@ class AliCcp(DatasetSource):
 
         @model_validator(mode="after")
         def _fields_exist(self) -> AliCcp.Options:
+            """Refuse fields that the protocol lacks."""
             from mtlkit.data.ali_ccp.protocols import PROTOCOLS
 
             PROTOCOLS[self.protocol].select(self.fields)
@@ -108,7 +110,7 @@ class AliCcp(DatasetSource):
     citation: ClassVar[str] = (
         "Ma et al., Entire Space Multi-Task Model, SIGIR 2018, arXiv:1804.07931"
     )
-    # One pass: a second one overfits rare ids. These come a few times only, so take large steps.
+    # One pass, as a second one overfits rare ids. Rare ids see few steps, so theirs are large.
     training: ClassVar[dict[str, Any]] = {
         "epochs": 1,
         "batch_size": 4096,
@@ -132,7 +134,7 @@ class AliCcp(DatasetSource):
             for key in ("simulate", "purchase_rate", "seed"):
                 del values[key]
 
-        # The same fields in another order are the same data, and so is the protocol's own count.
+        # Fields in another order give the same data, and a count left out is the protocol's.
         request = self._request()
         protocol = request.protocol
         selected = {*protocol.ids, *protocol.bags, *protocol.dense}

@@ -112,6 +112,7 @@ class CensusIncome(DatasetSource):
         @model_validator(mode="before")
         @classmethod
         def _settle(cls, values: Any) -> Any:
+            """Refuse a label that leaks, and replace ``auto`` by the choice of the protocol."""
             if not isinstance(values, dict):
                 return values
 
@@ -216,7 +217,7 @@ class CensusIncome(DatasetSource):
         """
         protocol, numeric = self.options.protocol, self.options.numeric
 
-        # Income is no input even where it is no task, as in the paper.
+        # Income, the label of the official files, is no input even where it is no task.
         task_columns = {TASK_COLUMNS[task] for task in tasks}
         hidden = LEFT_OUT[protocol] | task_columns | {WEIGHT, "income"}
         inputs = []

@@ -154,6 +154,7 @@ def generate(options: Funnel.Options) -> dict[str, FunnelSample]:
     seeds = zip(SPLITS, split_seeds, strict=True)
     streams = {name: np.random.default_rng(seed) for name, seed in seeds}
 
+    # What a row is, and what follows from it for v, w and s.
     inputs, wishes = {}, {}
     for name, rng in streams.items():
         rows = options.rows if name == "train" else options.rows // 2
@@ -186,6 +187,7 @@ def _id_counts(options: Funnel.Options) -> tuple[int, ...]:
 
 
 def _draw_rule(options: Funnel.Options, rng: np.random.Generator) -> _Rule:
+    """All effects from N(0, 1)."""
     item_category = rng.integers(0, CATEGORIES, options.items)
     id_effects = [rng.standard_normal((size, 3)) for size in _id_counts(options)]
     slopes = rng.standard_normal((DENSE, 3))
@@ -195,7 +197,8 @@ def _draw_rule(options: Funnel.Options, rng: np.random.Generator) -> _Rule:
 def _draw_inputs(
     options: Funnel.Options, rule: _Rule, rows: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ids (N, 4) and the dense values (N, DENSE) of so many rows."""
+    """The ids (N, 4) and the dense values (N, DENSE) of new rows."""
+    # The order of the draws is part of the data: another one would change the fingerprint.
     item = _zipf(rng, rows, options.items)
     user = _zipf(rng, rows, options.users)
     slot = rng.integers(0, SLOTS, rows)
@@ -207,13 +210,12 @@ def _draw_inputs(
 def _wishes(rule: _Rule, ids: np.ndarray, dense: np.ndarray) -> np.ndarray:
     """(N, 3): v, w and s of the module's docstring, before they are standardised."""
     user, item, category, slot = range(4)
-    sources = [
-        ((user, item, category), slice(0, 2)),  # v
-        ((user, item, category), slice(0, 2)),  # w
-        ((slot,), slice(2, 4)),  # s
-    ]
+    of_wish = (user, item, category), slice(0, 2)
+    of_slot = (slot,), slice(2, 4)
+
+    # Which id columns and which dense values v, w and s are sums of.
     sums = []
-    for k, (columns, numbers) in enumerate(sources):
+    for k, (columns, numbers) in enumerate([of_wish, of_wish, of_slot]):
         effects = sum(rule.id_effects[column][ids[:, column], k] for column in columns)
         sums.append(effects + dense[:, numbers] @ rule.slopes[numbers, k])
     return np.stack(sums, -1)

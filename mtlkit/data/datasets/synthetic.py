@@ -66,6 +66,7 @@ class Synthetic(GeneratedSource):
 
         @model_validator(mode="after")
         def _vectors_exist(self) -> Synthetic.Options:
+            """Refuse a cosine or a number of inputs for which there are no vectors."""
             lowest = lowest_cosine(self.tasks)
             if self.p < lowest:
                 raise UsageError(

@@ -95,8 +95,8 @@ def test_clicks_and_purchases_are_independent_given_the_row(drawn):
 def test_expected_auc_is_the_mean_over_labels():
     rng = np.random.default_rng(0)
     p = rng.choice([0.1, 0.3, 0.35, 0.8], 300)
-    found = [auc(torch.tensor(p), torch.tensor(rng.random(300) < p).float()) for _ in range(400)]
-    assert expected_auc(p, p, 1 - p) == pytest.approx(np.mean(found), abs=0.005)
+    aucs = [auc(torch.tensor(p), torch.tensor(rng.random(300) < p).float()) for _ in range(400)]
+    assert expected_auc(p, p, 1 - p) == pytest.approx(np.mean(aucs), abs=0.005)
 
 
 def test_no_score_beats_the_best_auc(drawn):
