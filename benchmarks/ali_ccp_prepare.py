@@ -152,7 +152,7 @@ def simulate(job: dict[str, Any]) -> dict[str, Any]:
 
 def prepare(job: dict[str, Any]) -> dict[str, Any]:
     from mtlkit.data.ali_ccp.archives import find_source
-    from mtlkit.data.ali_ccp.prepare import prepare
+    from mtlkit.data.ali_ccp.prepare import prepare_archives
     from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
 
     protocol = PROTOCOLS[job["protocol"]]
@@ -162,7 +162,9 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(dir=Path(job["out"]).parent) as out:
             began, cpu = time.perf_counter(), time.process_time()
             source = find_source(Path(archives), "")
-            dataset, splits = prepare(source, Path(out), "ali-ccp", request, lambda *told: None, "")
+            dataset, splits = prepare_archives(
+                source, Path(out), "ali-ccp", request, lambda *told: None, ""
+            )
             seconds.append(time.perf_counter() - began)
     return {
         "seconds": seconds[1],

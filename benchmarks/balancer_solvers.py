@@ -1,9 +1,8 @@
-"""Solver time of every Gram-based balancer, in CPU time, for T = 2, 4, 8 and 64 and for Grams of
-every difficulty.
+"""CPU time of every Gram-based balancer's solver, for T = 2, 4, 8 and 64.
 
     python benchmarks/balancer_solvers.py [--out solvers.md]
 
-The families are those of the law tests: gradients that agree, conflict, are collinear, opposing,
+Gram matrices are of every difficulty. The families are those of the law tests: gradients that agree, conflict, are collinear, opposing,
 near duplicates or scaled from 1 to 1e6, in few dimensions and in many. A cell is the median of the
 calls on a family, and the worst family is what counts. One thread; a warm-up call comes first.
 """
@@ -12,14 +11,16 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
-from mtlkit.data.types import Task
+from mtlkit.balancers._build import build
 from mtlkit.registry import BALANCERS
+from mtlkit.spec import Spec
 
 COUNTS = (2, 4, 8, 64)
 LIMITS = {2: 1.0, 4: 1.0, 8: 1.0, 64: 20.0}  # milliseconds
@@ -32,7 +33,8 @@ CASES = {
 
 def families(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
     """(T, P) gradients of every kind."""
-    few, many = rng.standard_normal((count, count)), rng.standard_normal((count, 1000))
+    few = rng.standard_normal((count, count))
+    many = rng.standard_normal((count, 1000))
     line = rng.standard_normal(count)
     return {
         "few dimensions": few,
@@ -48,39 +50,43 @@ def families(count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
 
 def milliseconds(balancer: GramBalancer, problem: GramProblem, calls: int) -> float:
     """Median CPU time of a call."""
-    taken = []
-    balancer.solve(problem)
+    balancer.solve(problem)  # compiles what is not compiled yet
+    times = []
     for _ in range(calls):
         began = time.thread_time()
         balancer.solve(problem)
-        taken.append(1000 * (time.thread_time() - began))
-    return float(np.median(taken))
+        times.append(1000 * (time.thread_time() - began))
+    return float(np.median(times))
 
 
-def rows(calls: int) -> list[tuple[str, dict[int, tuple[float, str]]]]:
-    """A balancer and, for each number of tasks, the time on its worst family and which that is."""
-    found = []
+def slowest(balancer: GramBalancer, count: int, calls: int) -> tuple[float, str]:
+    """The time on the worst family for a number of tasks, and which family that is."""
+    times = []
+    for family, gradients in families(count, np.random.default_rng(count)).items():
+        gram = gradients @ gradients.T
+        problem = GramProblem(gram, np.ones(count), np.arange(count), (0,))
+        times.append((milliseconds(balancer, problem, calls), family))
+    return max(times)
+
+
+def rows(calls: int) -> Iterator[tuple[str, dict[int, tuple[float, str]]]]:
+    """Each Gram-based balancer as typed and, for each number of tasks, its slowest family."""
     for name in BALANCERS.names():
-        kind = BALANCERS.load(name)
-        if not issubclass(kind, GramBalancer):
+        if not issubclass(BALANCERS.load(name), GramBalancer):
             continue
         for options in CASES.get(name, [{}]):
-            shown = ",".join(
-                f"{key}={value:g}" if isinstance(value, float) else f"{key}={value}"
-                for key, value in options.items()
-            )
             times = {}
             for count in COUNTS:
-                tasks = [Task(name=f"t{t}") for t in range(count)]
-                balancer = kind(tasks, kind.Options(**options))
-                worst = (0.0, "")
-                for family, jacobian in families(count, np.random.default_rng(count)).items():
-                    gram = jacobian @ jacobian.T
-                    problem = GramProblem(gram, np.ones(count), np.arange(count), (0,))
-                    worst = max(worst, (milliseconds(balancer, problem, calls), family))
-                times[count] = worst
-            found.append((f"{name}[{shown}]" if shown else name, times))
-    return found
+                balancer = build(name, count, **options)
+                assert isinstance(balancer, GramBalancer)
+                times[count] = slowest(balancer, count, calls)
+            yield str(Spec(name, options)), times
+
+
+def cell(count: int, milliseconds: float, family: str) -> str:
+    """One time in the table, bold above the limit."""
+    bold = "**" if milliseconds > LIMITS[count] else ""
+    return f"{bold}{milliseconds:.3f}{bold} ({family})"
 
 
 def main() -> None:
@@ -97,11 +103,7 @@ def main() -> None:
         f"|---{'|---:' * len(COUNTS)}|",
     ]
     for name, times in rows(arguments.calls):
-        cells = [
-            f"{'**' if times[c][0] > LIMITS[c] else ''}{times[c][0]:.3f}{'**' if times[c][0] > LIMITS[c] else ''} "
-            f"({times[c][1]})"
-            for c in COUNTS
-        ]
+        cells = [cell(count, *times[count]) for count in COUNTS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     text = "\n".join(lines) + "\n"
     print(text)

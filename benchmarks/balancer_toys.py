@@ -32,18 +32,15 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from mtlkit.balancers._balancer import Scope, SharedGradient
-from mtlkit.data.types import Task
-from mtlkit.registry import BALANCERS
+from mtlkit.balancers._build import build
 from mtlkit.report.figures.style import COLOURS, DPI, FAINT, INK, MUTED, RC, WIDTH
-from mtlkit.spec import parse_spec
 
 OUT = Path(__file__).parents[1] / "results" / "reference" / "balancer-toys.png"
 Problem = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """A point (2,) to losses (T,) and their gradients (T, 2)."""
 
 
-# --- problems
-# ---------------------------------------------------------------------------------------------------------
+# --- problems ---
 
 
 def barrier(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,28 +49,29 @@ def barrier(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """
     a, b = float(x[0]), float(x[1])
     slope = math.tanh(b)
-    share, change = math.tanh(b / 2), (1 - math.tanh(b / 2) ** 2) / 2
-    losses, rows = [], []
+
+    # how much of the landscape above the axis is there, and how fast that changes with b
+    share = math.tanh(b / 2)
+    change = (1 - share**2) / 2
+
+    losses, gradients = [], []
     for side, scale in ((1, 0.1), (-1, 1.0)):
         if b > 0:
             height = -a / 2 + side * (slope - 3.5)
             loss = math.log(max(abs(height), 5e-6)) + 6
-            along = (
-                np.array([-0.5, side * (1 - slope**2)]) / height
-                if abs(height) > 5e-6
-                else np.zeros(2)
-            )
-            row = along * share + np.array([0, loss * change])
+            along = np.zeros(2)
+            if abs(height) > 5e-6:
+                along = np.array([-0.5, side * (1 - slope**2)]) / height
+            gradient = along * share + np.array([0, loss * change])
             loss *= share
         else:
             loss = ((7 * side - a) ** 2 + 0.1 * (b + 8) ** 2) / 10 - 20
-            row = -np.array([(a - 7 * side) / 5, 0.02 * (b + 8)]) * share - np.array(
-                [0, loss * change]
-            )
+            along = np.array([(a - 7 * side) / 5, 0.02 * (b + 8)])
+            gradient = -along * share - np.array([0, loss * change])
             loss *= -share
         losses.append(scale * (loss + 21))  # 21 makes it positive
-        rows.append(scale * row)
-    return np.array(losses), np.array(rows)
+        gradients.append(scale * gradient)
+    return np.array(losses), np.array(gradients)
 
 
 CENTRES = np.array([[1.0, 0.0], [-1.0, 0.0]])
@@ -93,8 +91,7 @@ def concave(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return 1 - depth, 2 * depth[:, None] * away
 
 
-# --- descent
-# ----------------------------------------------------------------------------------------------------------
+# --- descent ---
 
 
 @dataclass
@@ -134,31 +131,28 @@ class PlaneStep:
 def descend(
     problem: Problem, balancer: str, start: Sequence[float], steps: int, lr: float
 ) -> np.ndarray:
-    """(steps + 1, 2) the way of Adam under a balancer, given with its options in brackets."""
-    spec = parse_spec(balancer)
-    kind = BALANCERS.load(spec.name)
-    count = len(problem(np.array(start))[0])
-    tasks = [Task(name=f"task-{t + 1}", kind="binary", losses=("bce",)) for t in range(count)]
-    method = kind(tasks, kind.Options.model_validate(spec.options))
-    x, mean, square, path = (
-        np.array(start, dtype=float),
-        np.zeros(2),
-        np.zeros(2),
-        [np.array(start, dtype=float)],
-    )
+    """(steps + 1, 2) the path of Adam under a balancer, given with its options in brackets."""
+    x = np.array(start, dtype=float)
+    method = build(balancer, tasks=len(problem(x)[0]))
+    mean, square = np.zeros(2), np.zeros(2)
+    path = [x]
     for index in range(steps):
-        losses, rows = problem(x)
-        step = PlaneStep(torch.from_numpy(losses), torch.from_numpy(rows), index, steps)
-        answer = method(step)
-        grad = (
-            answer.vector.numpy()
-            if isinstance(answer, SharedGradient)
-            else answer.double().numpy() @ rows
-        )
-        mean, square = 0.9 * mean + 0.1 * grad, 0.99 * square + 0.01 * grad**2
+        # the gradient that the balancer makes of those of the tasks
+        losses, gradients = problem(x)
+        step = PlaneStep(torch.from_numpy(losses), torch.from_numpy(gradients), index, steps)
+        decision = method.decide(step)
+        if isinstance(decision, SharedGradient):
+            grad = decision.vector.numpy()
+        else:
+            grad = decision.double().numpy() @ gradients
+
+        # Adam
+        mean = 0.9 * mean + 0.1 * grad
+        square = 0.99 * square + 0.01 * grad**2
         root = np.sqrt(square / (1 - 0.99 ** (index + 1))) + 1e-8
         x = x - lr * mean / (1 - 0.9 ** (index + 1)) / root
         path.append(x)
+
         for callback in step.callbacks:
             callback(torch.from_numpy(problem(x)[0]))
     return np.array(path)
@@ -168,8 +162,8 @@ def stationarity(problem: Problem, x: np.ndarray) -> float:
     """The least norm of a convex combination of two tasks' unit gradients: 0 where they are
     opposite.
     """
-    rows = problem(x)[1]
-    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    _, gradients = problem(x)
+    units = gradients / np.linalg.norm(gradients, axis=1, keepdims=True)
     return math.sqrt(max(0.0, (1 + units[0] @ units[1]) / 2))
 
 
@@ -228,39 +222,24 @@ PANELS = {
 }
 
 
-# --- figure
-# -----------------------------------------------------------------------------------------------------------
+# --- figure ---
 
 
 def draw(paths: dict[str, dict[str, list[np.ndarray]]]) -> Figure:
     """One panel a problem."""
     with mpl.rc_context(RC):
         figure = Figure(figsize=(WIDTH, 3.75), layout="constrained")
-        axes = figure.subplots(1, 3)
         names = dict.fromkeys(name for panel in PANELS.values() for name in panel.balancers[1:])
         colours = {"uniform": MUTED} | dict(zip(names, COLOURS, strict=False))
-        for ax, name in zip(axes, PANELS, strict=True):
-            panel = PANELS[name]
-            {"barrier": barrier_ground, "scales": scales_ground, "concave": concave_ground}[name](
-                ax
-            )
-            for balancer, found in paths[name].items():
-                colour = colours[balancer]
-                for path in found:
-                    shown = np.array([concave(x)[0] for x in path]) if name == "concave" else path
-                    ax.plot(*shown.T, color=colour, linewidth=1.3, zorder=3)
-                    ax.plot(
-                        *shown[0], "o", color="white", markeredgecolor=INK, markersize=4.5, zorder=4
-                    )
-                    ax.plot(
-                        *shown[-1],
-                        "s",
-                        color=colour,
-                        markeredgecolor="white",
-                        markersize=6.5,
-                        zorder=5,
-                    )
-                ax.plot([], [], "s-", color=colour, label=balancer.partition("[")[0], markersize=5)
+        for ax, (name, panel) in zip(figure.subplots(1, 3), PANELS.items(), strict=True):
+            BACKGROUNDS[name](ax)
+            for balancer, by_start in paths[name].items():
+                for path in by_start:
+                    # the concave front is one of losses, the other problems are seen from above
+                    points = np.array([concave(x)[0] for x in path]) if name == "concave" else path
+                    draw_path(ax, points, colours[balancer])
+                label = balancer.partition("[")[0]
+                ax.plot([], [], "s-", color=colours[balancer], label=label, markersize=5)
             ax.set_title(panel.title, fontsize=9, loc="left")
             ax.legend(
                 frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.17), ncols=3
@@ -268,56 +247,71 @@ def draw(paths: dict[str, dict[str, list[np.ndarray]]]) -> Figure:
         return figure
 
 
-def barrier_ground(ax: Axes) -> None:
+def draw_path(ax: Axes, points: np.ndarray, colour: str) -> None:
+    """A path from a white dot to a square."""
+    ax.plot(*points.T, color=colour, linewidth=1.3, zorder=3)
+    ax.plot(*points[0], "o", color="white", markeredgecolor=INK, markersize=4.5, zorder=4)
+    ax.plot(*points[-1], "s", color=colour, markeredgecolor="white", markersize=6.5, zorder=5)
+
+
+def barrier_background(ax: Axes) -> None:
+    """The sum of the losses as contours, and the Pareto set."""
     across, up = np.meshgrid(np.linspace(-10, 10, 120), np.linspace(-10, 10, 120))
-    total = np.array(
-        [barrier(point)[0].sum() for point in np.stack([across.ravel(), up.ravel()], 1)]
-    )
-    ax.contour(
-        across,
-        up,
-        total.reshape(across.shape),
-        levels=14,
-        colors=FAINT,
-        linewidths=0.6,
-        linestyles="-",
-    )
+    points = np.stack([across.ravel(), up.ravel()], 1)
+    total = np.array([barrier(point)[0].sum() for point in points]).reshape(across.shape)
+    ax.contour(across, up, total, levels=14, colors=FAINT, linewidths=0.6, linestyles="-")
+
+    # a line along the bottom of the bowls
     depth = np.linspace(-9, -8, 400)
     best = depth[np.argmin([barrier(np.array([0.0, b]))[0].sum() for b in depth])]
-    ax.plot(
-        [-7, 7], [best, best], color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2
-    )
+    draw_front(ax, np.array([[-7, best], [7, best]]))
     ax.annotate("Pareto set", (0, best - 1.2), ha="center", fontsize=8, color=MUTED)
     ax.set(xlabel="first parameter", ylabel="second parameter", xlim=(-10, 10), ylim=(-10, 10))
 
 
-def scales_ground(ax: Axes) -> None:
-    ax.plot(*CENTRES.T, color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2)
+def scales_background(ax: Axes) -> None:
+    """The Pareto set between the minima of the tasks."""
+    draw_front(ax, CENTRES)
     for text, at in (("best for task 1", 1.0), ("midpoint", 0.0), ("best for task 2", -1.0)):
         ax.annotate(text, (at, -0.2), ha="center", fontsize=8, color=MUTED)
     ax.set(xlabel="first parameter", ylabel="second parameter", xlim=(-1.7, 1.7), ylim=(-0.5, 1.9))
 
 
-def concave_ground(ax: Axes) -> None:
-    front = np.array([concave(np.array([a, 0.0]))[0] for a in np.linspace(-1, 1, 200)])
-    ax.plot(*front.T, color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2)
+def concave_background(ax: Axes) -> None:
+    """The Pareto front in the plane of the losses, and the line between its ends."""
+    draw_front(ax, np.array([concave(np.array([a, 0.0]))[0] for a in np.linspace(-1, 1, 200)]))
     ax.plot([0, 1], [0, 1], color=FAINT, linewidth=0.8, zorder=1)
     ax.annotate("Pareto front", (0.3, 0.7), ha="center", fontsize=8, color=MUTED)
     ax.set(xlabel="loss of task 1", ylabel="loss of task 2", xlim=(-0.04, 1.04), ylim=(-0.04, 1.04))
 
 
+def draw_front(ax: Axes, points: np.ndarray) -> None:
+    """A broad pale line through points (N, 2)."""
+    ax.plot(*points.T, color=INK, alpha=0.25, linewidth=5, solid_capstyle="round", zorder=2)
+
+
+BACKGROUNDS = {
+    "barrier": barrier_background,
+    "scales": scales_background,
+    "concave": concave_background,
+}
+
+
 def main() -> None:
+    """Run all problems, print where the paths end, and draw them."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--out", type=Path, default=OUT)
     arguments = parser.parse_args()
     paths = {name: panel.paths() for name, panel in PANELS.items()}
-    for name, found in paths.items():
-        for balancer, ways in found.items():
-            ends = [f"({way[-1][0]:.2f}, {way[-1][1]:.2f})" for way in ways]
-            far = max(stationarity(PANELS[name].problem, way[-1]) for way in ways)
-            print(f"{name:8} {balancer:24} ends at {' '.join(ends)}, stationarity {far:.3f}")
+    for name, by_balancer in paths.items():
+        for balancer, by_start in by_balancer.items():
+            last = [path[-1] for path in by_start]
+            ends = " ".join(f"({x:.2f}, {y:.2f})" for x, y in last)
+            worst = max(stationarity(PANELS[name].problem, point) for point in last)
+            print(f"{name:8} {balancer:24} ends at {ends}, stationarity {worst:.3f}")
+
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     keep: dict[str, Any] = {"metadata": {"Software": None}}  # the same bytes with the same numbers
     draw(paths).savefig(arguments.out, dpi=DPI, **keep)

@@ -91,10 +91,8 @@ def fit(
             setup = TrainingSetup(settings, execution, seed, torch_device)
             return Trainer(network, method, data, setup).fit()
         except DivergedError as error:
-            raise MtlkitError(
-                f"Training diverged by step {error.step}: {error}.",
-                "try a smaller lr, or clip_norm=1",
-            ) from error
+            message = f"Training diverged by step {error.step}: {error}."
+            raise MtlkitError(message, "try a smaller lr, or clip_norm=1") from error
 
 
 def load_dataset(spec: str, data_dir: str | Path | None = None) -> Dataset:

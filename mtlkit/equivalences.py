@@ -40,11 +40,10 @@ class Member:
     def __str__(self) -> str:
         """As a user would type it; ``None``, for equal numbers, is the default."""
         defaults = BALANCERS.facts(self.name).defaults
-        typed = {
-            key: value
-            for key, value in self.options.items()
-            if value is not None and value != defaults.get(key)
-        }
+        typed = {}
+        for key, value in self.options.items():
+            if value is not None and value != defaults.get(key):
+                typed[key] = value
         return str(Spec(self.name, typed))
 
 
@@ -68,11 +67,10 @@ class Family:
 
     def membership(self, name: str) -> Mapping[str, Any] | None:
         """The options with which a balancer is a member; None if it is none."""
-        same_as = BALANCERS.facts(name).attributes.get("same_as", {})
+        families = _same_as(name)
         for family in (self.name, *self.includes):
-            if family in same_as:
-                options: Mapping[str, Any] = same_as[family]
-                return options
+            if family in families:
+                return families[family]
         return None
 
     def holds(self, name: str, options: Mapping[str, Any]) -> bool:
@@ -80,7 +78,7 @@ class Family:
         wanted = self.membership(name)
         if wanted is None:
             return False
-        complete = {**BALANCERS.facts(name).defaults, **options}
+        complete = {**BALANCERS.facts(name).defaults, **options}  # a grid may leave defaults out
         return all(_fits(complete.get(key), value) for key, value in wanted.items())
 
     @property
@@ -90,10 +88,16 @@ class Family:
         names = sorted(BALANCERS.names(), reverse=True)
         for family in (*self.includes, self.name):
             for name in names:
-                same_as = BALANCERS.facts(name).attributes.get("same_as", {})
-                if family in same_as:
-                    members.append(Member(name, same_as[family]))
+                families = _same_as(name)
+                if family in families:
+                    members.append(Member(name, families[family]))
         return tuple(members)
+
+
+def _same_as(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """The families that a balancer says it belongs to, each with the options that it must have."""
+    families = BALANCERS.facts(name).attributes.get("same_as")
+    return families if isinstance(families, dict) else {}
 
 
 def _fits(value: Any, wanted: Any) -> bool:
@@ -199,27 +203,30 @@ def _copies(family: Family, balancers: Sequence[Typed]) -> Iterator[tuple[str, .
     """
     members = [(name, options) for name, options in balancers if family.holds(name, options)]
     for every in sorted({options.get(EVERY, 1) for _, options in balancers}):
-        labels = {
-            _label(name, options)
-            for name, options in members
-            if options.get(EVERY, 1) == every
+        labels = set()
+        for name, options in members:
             # constant weights are those of all steps anyway
-            or BALANCERS.facts(name).attributes.get("constant_weights")
-        }
+            constant = BALANCERS.facts(name).attributes.get("constant_weights")
+            if constant or options.get(EVERY, 1) == every:
+                labels.add(_label(name, options))
         if len(labels) > 1:
             yield tuple(sorted(labels))
 
 
 def _label(name: str, options: Mapping[str, Any]) -> str:
     """A balancer with those of its options that make it another one."""
-    facts = BALANCERS.facts(name)
-    same_as = facts.attributes.get("same_as", {})
-    deciding = {key for wanted in same_as.values() for key in wanted}
-    defaults = {key: value for key, value in facts.defaults.items() if key in deciding}
+    # the options that some family asks for, and how often weights are made
+    deciding = {key for wanted in _same_as(name).values() for key in wanted}
+    all_defaults = BALANCERS.facts(name).defaults
+    defaults = {key: value for key, value in all_defaults.items() if key in deciding}
+    defaults[EVERY] = 1
+
+    # of those, what is not the default; a list is how a record holds a tuple
     shown = {}
-    for key, default in {**defaults, EVERY: 1}.items():
+    for key, default in defaults.items():
         value = options.get(key, default)
-        if (tuple(value) if isinstance(value, list) else value) != default:
+        comparable = tuple(value) if isinstance(value, list) else value
+        if comparable != default:
             shown[key] = value
     return str(Spec(name, shown))
 

@@ -82,10 +82,10 @@ class Registry:
 
     def facts(self, name: str) -> Facts:
         """What an entry says of itself; nothing where it no longer exists or cannot be read."""
-        file = self._source_file(name)
         try:
+            file = self._source_file(name)
             return _read_facts(file, file.stat().st_mtime_ns) if file else NO_FACTS
-        except (OSError, SyntaxError, ValueError):
+        except (ImportError, OSError, SyntaxError, ValueError):
             return NO_FACTS
 
     def check(self, name: str) -> str:

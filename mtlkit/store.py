@@ -1,6 +1,4 @@
-"""The result store: one folder a cell, ``record.json`` written last as the mark that the cell is
-done.
-"""
+"""The result store: one folder a cell, and ``record.json``, written last, marks it as finished."""
 
 from __future__ import annotations
 

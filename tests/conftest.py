@@ -135,26 +135,31 @@ def make_trainer(
     from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
-    class Given(Balancer):
+    class FromFunction(Balancer):
+        scale = "native"  # the function's weights are taken as they are
+
         def forward(self, step: Any) -> Any:
             return balancer(step)
 
     spec = parse_spec(model)
-    kind = MODELS.load(spec.name)
+    model_class = MODELS.load(spec.name)
     torch.manual_seed(seed)
-    network = kind(dataset.schema, kind.Options.model_validate(spec.options))
-    weighing = None
-    if kind.shares_parameters and callable(balancer):
-        weighing = Given(dataset.schema.tasks, Given.Options())
-    elif kind.shares_parameters:
-        chosen = parse_spec(balancer)
-        method = BALANCERS.load(chosen.name)
-        weighing = method(dataset.schema.tasks, method.Options.model_validate(chosen.options))
+    network = model_class(dataset.schema, model_class.Options.model_validate(spec.options))
+
+    method = None
+    if model_class.shares_parameters and callable(balancer):
+        method = FromFunction(dataset.schema.tasks, FromFunction.Options())
+    elif model_class.shares_parameters:
+        balancer_spec = parse_spec(balancer)
+        balancer_class = BALANCERS.load(balancer_spec.name)
+        options = balancer_class.Options.model_validate(balancer_spec.options)
+        method = balancer_class(dataset.schema.tasks, options)
+
     quick = {"batch_size": 32, "epochs": 1, "lr": 0.01, "evaluations": 3}
     settings = TrainingSettings.model_validate(quick | training)
     execution = ExecutionSettings(device="cpu", probes=probes or ablation, ablation=ablation)
     setup = TrainingSetup(settings, execution, seed, torch.device("cpu"), warm)
-    return Trainer(network, weighing, dataset, setup)
+    return Trainer(network, method, dataset, setup)
 
 
 @pytest.fixture(scope="session")
@@ -361,8 +366,8 @@ def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
 
 def files(folder: Path) -> Files:
     """Contents and time of every file in a folder."""
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in found}
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
 def _wait(condition: Callable[[], bool]) -> bool:

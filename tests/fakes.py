@@ -50,7 +50,7 @@ def cell(
     model_options: dict[str, Any] | None = None,
     ceiling: dict[str, float] | None = None,
 ) -> Cell:
-    kind, weighing = parse_spec(model), parse_spec(balancer)
+    model_spec, balancer_spec = parse_spec(model), parse_spec(balancer)
     options: dict[str, Any] = {"protocol": protocol} if protocol else {}
     return Cell(
         dataset=dataset,
@@ -66,10 +66,10 @@ def cell(
                 "simulated": simulated,
             },
             "model": {
-                "name": kind.name,
-                "options": {"experts": 8, **kind.options, **(model_options or {})},
+                "name": model_spec.name,
+                "options": {"experts": 8, **model_spec.options, **(model_options or {})},
             },
-            "balancer": {"name": weighing.name, "options": weighing.options},
+            "balancer": {"name": balancer_spec.name, "options": balancer_spec.options},
             "training": {"epochs": 6.0, "lr": 0.002, **(training or {})},
         },
         ceiling=ceiling or {},
@@ -77,19 +77,22 @@ def cell(
 
 
 def record(
-    of: Cell, kinds: dict[str, str] | None = None, missing: Collection[str] = ()
+    for_cell: Cell, kinds: dict[str, str] | None = None, missing: Collection[str] = ()
 ) -> RunRecord:
     """A finished run. ``missing`` names tasks whose metrics are NA."""
-    model, balancer = parse_spec(of.model).name, parse_spec(of.balancer).name
-    names = of.resolved["dataset"]["tasks"]
+    model, balancer = parse_spec(for_cell.model).name, parse_spec(for_cell.balancer).name
+    names = for_cell.resolved["dataset"]["tasks"]
     kinds = {name: (kinds or {}).get(name, "binary") for name in names}
     metrics: dict[str, dict[str, Any]] = {"validation": {}, "test": {}}
-    for place, name in enumerate(names):
-        gap = noise(of.dataset, name).normal()
+    for position, name in enumerate(names):
+        gap = noise(for_cell.dataset, name).normal()
         base = BASE.get(name, 0.72 + 0.02 * gap)
-        tilt = (-1) ** place * 0.0006 * noise(of.model, of.balancer, "tilt").normal()
+        tilt = (-1) ** position * 0.0006 * noise(for_cell.model, for_cell.balancer, "tilt").normal()
         shift = MODEL_SHIFT.get(model, 0.0) + BALANCER_SHIFT.get(balancer, 0.0) + tilt
-        luck = noise(name, of.seed).normal() * 0.0004 + noise(of.key, name).normal() * 0.0003
+        luck = (
+            noise(name, for_cell.seed).normal() * 0.0004
+            + noise(for_cell.key, name).normal() * 0.0003
+        )
         value = base + (shift + luck) * (0.5 if name == "marital" else 1)
         for split in metrics:
             metrics[split][name] = _numbers(
@@ -97,12 +100,14 @@ def record(
             )
             if name in missing:
                 metrics[split][name].update(auc=None, logloss=None)
-    speed = 9e4 * (1 + 0.1 * noise(of.key, "speed").normal()) / (1 + 0.4 * GATED.get(model, 0))
+    speed = (
+        9e4 * (1 + 0.1 * noise(for_cell.key, "speed").normal()) / (1 + 0.4 * GATED.get(model, 0))
+    )
     return RunRecord(
-        key=of.key,
-        group=of.group,
+        key=for_cell.key,
+        group=for_cell.group,
         status="ok",
-        cell=of,
+        cell=for_cell,
         tasks=[
             {
                 "name": name,
@@ -138,7 +143,7 @@ def record(
     )
 
 
-def failure(of: Cell, timeout: bool = False) -> RunRecord:
+def failure(for_cell: Cell, timeout: bool = False) -> RunRecord:
     """A run that gave no numbers."""
     reason = (
         Failure(type="Timeout", message="stopped after 600 seconds")
@@ -150,18 +155,24 @@ def failure(of: Cell, timeout: bool = False) -> RunRecord:
         )
     )
     return RunRecord(
-        key=of.key, group=of.group, status="timeout" if timeout else "failed", cell=of, error=reason
+        key=for_cell.key,
+        group=for_cell.group,
+        status="timeout" if timeout else "failed",
+        cell=for_cell,
+        error=reason,
     )
 
 
-def probes(of: Cell) -> dict[str, np.ndarray]:
+def probes(for_cell: Cell) -> dict[str, np.ndarray]:
     """Cosines that fall, norms, weights of the balancer's character, and gates that specialise."""
-    model, balancer = parse_spec(of.model).name, parse_spec(of.balancer).name
-    names = of.resolved["dataset"]["tasks"]
-    count, random = len(names), noise(of.key, "probes")
+    model, balancer = parse_spec(for_cell.model).name, parse_spec(for_cell.balancer).name
+    names = for_cell.resolved["dataset"]["tasks"]
+    count, random = len(names), noise(for_cell.key, "probes")
     steps = np.arange(1, POINTS + 1) * 100
     parts = ["shared", "embedding"] + (["experts"] if model in GATED else ["bottom"])
-    level = noise(of.model, of.balancer, "cosine").normal(0.0, 0.15, (len(parts), count, count))
+    level = noise(for_cell.model, for_cell.balancer, "cosine").normal(
+        0.0, 0.15, (len(parts), count, count)
+    )
     level = (level + level.transpose(0, 2, 1)) / 2
     drift = np.linspace(0.35, -0.05, POINTS)[:, None, None, None]
     cosine = np.clip(
@@ -169,7 +180,7 @@ def probes(of: Cell) -> dict[str, np.ndarray]:
     )
     cosine = (cosine + cosine.transpose(0, 1, 3, 2)) / 2
     cosine[..., np.arange(count), np.arange(count)] = 1.0
-    found = {
+    arrays = {
         "steps": steps,
         "epochs": steps / steps[-1] * 6.0,
         "tasks": np.array(names),
@@ -179,8 +190,8 @@ def probes(of: Cell) -> dict[str, np.ndarray]:
         "weights": _weights(balancer, count, random),
     }
     for number in range(1, GATED.get(model, 0) + 1):
-        found |= _gates(model, number, GATED[model], names, random)
-    return found
+        arrays |= _gates(model, number, GATED[model], names, random)
+    return arrays
 
 
 def fill(
@@ -192,14 +203,14 @@ def fill(
     reference: bool = True,
     with_probes: bool = True,
     kinds: dict[str, str] | None = None,
-    **of: Any,
+    **cell_values: Any,
 ) -> ResultStore:
     """Write a whole grid of fake records; ``failures`` lists (model, balancer, seed)."""
     store = ResultStore(root)
     pairs = [(model, balancer) for model in models for balancer in balancers]
     for model, balancer in ([("single-task", "none")] if reference else []) + pairs:
         for seed in seeds:
-            one = cell(model, balancer, seed, **of)
+            one = cell(model, balancer, seed, **cell_values)
             if (model, balancer, seed) in failures:
                 store.save(failure(one, timeout=seed % 2 == 1))
             else:
@@ -233,7 +244,7 @@ def _weights(balancer: str, count: int, random: np.random.Generator) -> np.ndarr
 def _gates(
     model: str, number: int, last: int, names: Sequence[str], random: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    own = {name: [f"{name} 1", f"{name} 2"] for name in names}
+    task_experts = {name: [f"{name} 1", f"{name} 2"] for name in names}
     shared = ["shared 1", "shared 2"]
     if model in {"mmoe", "omoe"}:
         seen = {
@@ -241,14 +252,14 @@ def _gates(
             for name in (names if model == "mmoe" else ["all tasks"])
         }
     else:
-        seen = {name: own[name] + shared for name in names}
+        seen = {name: task_experts[name] + shared for name in names}
         if number < last:
-            seen["shared"] = [expert for name in names for expert in own[name]] + shared
-    found = {}
+            seen["shared"] = [expert for name in names for expert in task_experts[name]] + shared
+    arrays = {}
     for name, experts in seen.items():
         sharp = np.linspace(0.1, 1.0, POINTS)[:, None] * random.normal(0, 0.8, len(experts))
         mean = np.exp(sharp) / np.exp(sharp).sum(axis=1, keepdims=True)
-        found[f"gate/level-{number}/{name}/mean"] = mean
-        found[f"gate/level-{number}/{name}/entropy"] = -(mean * np.log(mean)).sum(axis=1) * 0.9
-        found[f"gate/level-{number}/{name}/experts"] = np.array(experts)
-    return found
+        arrays[f"gate/level-{number}/{name}/mean"] = mean
+        arrays[f"gate/level-{number}/{name}/entropy"] = -(mean * np.log(mean)).sum(axis=1) * 0.9
+        arrays[f"gate/level-{number}/{name}/experts"] = np.array(experts)
+    return arrays

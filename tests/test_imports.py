@@ -135,17 +135,6 @@ def test_the_walk_sees_wrong_arrows(part, source, wrong):
 # --- no circle, of packages or of files
 
 
-# Files that may still import each other, with the reason. To be emptied: then there is no circle.
-CIRCLES_BEING_MENDED = {
-    "the embedding, what it makes of a batch, and the layers that read it": {
-        "models/_boundary.py",
-        "models/_embedded_batch.py",
-        "models/_embedding.py",
-        "models/_types.py",
-    },
-}
-
-
 def file_graph(sources: dict[Path, str], package: Path) -> dict[str, set[str]]:
     """File to the files of the package that it imports, all relative to the package.
 
@@ -189,9 +178,7 @@ def reachable(graph: dict[str, set[str]], start: str) -> set[str]:
 
 
 def test_no_circle_of_files():
-    rings = circles(file_graph(SOURCES, PACKAGE))
-    allowed = list(CIRCLES_BEING_MENDED.values())
-    assert [ring for ring in rings if not any(ring <= known for known in allowed)] == []
+    assert circles(file_graph(SOURCES, PACKAGE)) == []
 
 
 def test_no_circle_of_packages():
@@ -228,18 +215,13 @@ def test_the_walk_sees_circles():
 # Folders whose files leave that question to mtlkit/ops/_dispatch.py.
 ASK_NOTHING = {"models", "training", "data"}
 
-# (file, question) to the reason why it is asked there. Entries of files that no longer ask may go.
+# (file, question) to the reason why it is asked there nevertheless.
 QUESTIONS_ALLOWED = {
-    ("training/metrics.py", "device is cpu"): "sorting is compiled for the CPU alone",
-    ("models/_output.py", "is_compiling"): "a compiled graph gives back only tensors",
-    ("models/_boundary.py", "is_compiling"): "a compiled graph gives back only tensors",
-    # being mended
-    ("models/_embedded_batch.py", "is_autocast_enabled"): "being mended",
-    ("models/_embedding.py", "device is cpu"): "being mended",
-    ("models/_moe.py", "device is cpu"): "being mended",
-    ("models/_moe.py", "is_autocast_enabled"): "being mended",
-    ("models/_moe.py", "is_compiling"): "being mended",
-    ("models/_types.py", "is_compiling"): "being mended",
+    ("models/_output.py", "is_compiling"): "a compiled graph returns nothing on the way to losses",
+    (
+        "models/_boundary.py",
+        "is_compiling",
+    ): "a compiled graph returns nothing on the way to losses",
 }
 
 
@@ -271,7 +253,7 @@ def test_one_place_decides_between_kernels_and_plain_operations():
         name = file.relative_to(PACKAGE)
         if name.parts[0] in ASK_NOTHING:
             asked |= {(str(name), question) for question in questions(source)}
-    assert asked - set(QUESTIONS_ALLOWED) == set()
+    assert asked == set(QUESTIONS_ALLOWED)
 
 
 @pytest.mark.parametrize(

@@ -45,8 +45,8 @@ def test_trainings_take_turns_window_by_window():
 
         return train
 
-    found = take_turns({"a": run("a", 1.0), "b": run("b", 2.0)})
-    assert found == {"a": [1.0, 1.0], "b": [2.0, 2.0]}  # the first is a warm-up
+    windows = take_turns({"a": run("a", 1.0), "b": run("b", 2.0)})
+    assert windows == {"a": [1.0, 1.0], "b": [2.0, 2.0]}  # the first is a warm-up
     assert [set(seen[i : i + 2]) for i in (0, 2, 4)] == [{"a", "b"}] * 3
 
 
@@ -113,11 +113,11 @@ def test_every_system_of_the_balancers_trains(small, system, monkeypatch):
     pytest.importorskip("torchjd")
     dataset = balancers.with_tasks(small, 3)
     monkeypatch.setattr(balancers, "STEPS", {64: 2})
-    found = take_turns(
+    windows = take_turns(
         {system: balancers.run(dataset, system, {"shape": "census", "rounds": 2}, 64)}
     )[system]
-    assert len(found) == 2
-    assert min(found) > 0
+    assert len(windows) == 2
+    assert min(windows) > 0
 
 
 def test_torchjd_takes_the_same_steps_as_upgrad(small, monkeypatch):
@@ -167,21 +167,21 @@ def test_tables_of_growing_size_get_batches_of_equally_many_rows_all_over_them()
     assert torch.equal(order.sort().values, torch.arange(batch * steps))
     sizes = [sum(f.vocab for f in dataset.schema.of_kind("id")) for dataset in (base, large)]
     assert sizes == [23_000, 2_300_000]
-    own, other = (
+    small_ids, large_ids = (
         dataset.splits["train"].ids[order] for dataset in (base, large)
     )  # (N, F), batch by batch
-    assert np.array_equal(other // 100, own)
-    assert (own.min(), other.min()) >= (0, 0)
+    assert np.array_equal(large_ids // 100, small_ids)
+    assert (small_ids.min(), large_ids.min()) >= (0, 0)
     for field in range(0, 23, 7):
         distinct = [
             [np.unique(ids[s * batch : (s + 1) * batch, field]) for s in range(steps)]
-            for ids in (own, other)
+            for ids in (small_ids, large_ids)
         ]
-        assert [len(part) for part in distinct[0]] == [len(part) for part in distinct[1]]
-        touched = len(np.unique(other[:, field]))
+        assert [len(rows) for rows in distinct[0]] == [len(rows) for rows in distinct[1]]
+        touched = len(np.unique(large_ids[:, field]))
         assert touched > 0.98 * sum(map(len, distinct[1]))  # hardly a row comes twice
-        assert 0.95 * 100_000 < other[:, field].max() < 100_000
-        assert other[:, field].min() < 0.05 * 100_000
+        assert 0.95 * 100_000 < large_ids[:, field].max() < 100_000
+        assert large_ids[:, field].min() < 0.05 * 100_000
         assert len(distinct[0][0]) < 0.8 * batch  # the popular ones are there several times
 
 
@@ -199,8 +199,8 @@ def test_a_table_of_any_size_is_trained_on_its_batches_in_their_order(monkeypatc
         "_step",
         lambda self, batch, index: seen.append(batch) or make(self, batch, index),
     )
-    found = take_turns({"one": sparse.run(230_000, 23_000, 32, 2)})
-    assert len(found["one"]) == 2
+    windows = take_turns({"one": sparse.run(230_000, 23_000, 32, 2)})
+    assert len(windows["one"]) == 2
     dataset, order = sparse.fresh_batches(230_000, 23_000, 32, 6)
     assert len(seen) == 6
     assert torch.equal(
@@ -212,12 +212,12 @@ def test_a_table_of_any_size_is_trained_on_its_batches_in_their_order(monkeypatc
 def test_phases_add_up_to_the_step(small):
     from speed.phases import PHASES, timed_steps
 
-    found = timed_steps(small, 8, 256, steps=3, warm=1)
-    parts = [phase for phase in PHASES if phase != "rest"]
-    assert {len(ms) for ms in found.values()} == {3}
+    by_phase = timed_steps(small, 8, 256, steps=3, warm=1)
+    phases = [phase for phase in PHASES if phase != "rest"]
+    assert {len(ms) for ms in by_phase.values()} == {3}
     for step in range(3):
-        assert sum(found[part][step] for part in parts) == pytest.approx(
-            found["sum"][step], abs=0.2
+        assert sum(by_phase[phase][step] for phase in phases) == pytest.approx(
+            by_phase["sum"][step], abs=0.2
         )
 
 
@@ -261,9 +261,9 @@ def test_fractions_take_the_slower_of_arithmetic_and_memory():
 def test_both_areas_are_measured_and_equal():
     from speed.evaluation import areas
 
-    found = areas({"rows": 20_000, "rate": 0.1, "rounds": 2})
-    assert len(found["mtlkit"]) == len(found["scikit-learn"]) == 2
-    assert found["difference"] <= 1e-12
+    record = areas({"rows": 20_000, "rate": 0.1, "rounds": 2})
+    assert len(record["mtlkit"]) == len(record["scikit-learn"]) == 2
+    assert record["difference"] <= 1e-12
 
 
 def test_one_pass_is_judged_and_every_share_is_named(small, monkeypatch):
@@ -290,8 +290,8 @@ def test_cells_are_judged_by_training_and_by_the_clock_each():
     from speed.cells import checks
 
     def cells(*at, rate=1.0):
-        own = {"evaluation_seconds": 0.0, "rows_per_second": rate, "threads": 1}
-        return {"cells": [own | {"at": a} for a in at], "jobs_by_default": 2}
+        measured = {"evaluation_seconds": 0.0, "rows_per_second": rate, "threads": 1}
+        return {"cells": [measured | {"at": a} for a in at], "jobs_by_default": 2}
 
     fixed = {"kind": "fixed"} | cells(0.5, 0.7)
     records = [
@@ -299,10 +299,10 @@ def test_cells_are_judged_by_training_and_by_the_clock_each():
         {"kind": "jobs=1"} | cells(5.0, 10.0),
         {"kind": "jobs=2"} | cells(6.0, 6.5, 12.0, 12.5),
     ]
-    found = {check.asked: check.met for check in checks(records)}
-    assert found["two cells on two cores >= 1.9 x one, rows per second of training"] is True
+    met = {check.asked: check.met for check in checks(records)}
+    assert met["two cells on two cores >= 1.9 x one, rows per second of training"] is True
     assert (
-        found["two cells on two cores >= 1.9 x one, cells per second of wall time, all included"]
+        met["two cells on two cores >= 1.9 x one, cells per second of wall time, all included"]
         is False
     )
 
@@ -351,16 +351,16 @@ def training_records():
 def test_targets_are_judged_on_the_twin_of_each_peer():
     from speed.training import checks, table
 
-    found = {check.asked: check for check in checks(training_records())}
+    judged = {check.asked: check for check in checks(training_records())}
     speed = "rows per second of {}, census, batch 1024: >= {} x {}, test AUC no less"
-    assert list(found) == [
+    assert list(judged) == [
         speed.format("mtlkit as torch-rechub", 7, "torch-rechub"),
         speed.format("mtlkit as fuxictr", 4, "fuxictr"),
         "test AUC of mtlkit as torch-rechub, census, batch 1024: no less than torch-rechub's",
         "test AUC of mtlkit as fuxictr, census, batch 1024: no less than fuxictr's",
     ]
-    assert [check.met for check in found.values()] == [True, False, True, False]
-    fast = found[speed.format("mtlkit as fuxictr", 4, "fuxictr")]
+    assert [check.met for check in judged.values()] == [True, False, True, False]
+    fast = judged[speed.format("mtlkit as fuxictr", 4, "fuxictr")]
     assert (
         fast.measured == "5.5 x; AUC +0.0000 ± 0.0000, -0.1000 ± 0.0000"
     )  # it learns less on the second task
@@ -395,8 +395,8 @@ def test_a_speed_is_not_judged_without_enough_seeds_behind_its_auc():
     from speed.training import checks
 
     few = [record for record in training_records() if record["seed"] < 2]
-    found = {check.asked: check for check in checks(few)}
-    fast = found[
+    judged = {check.asked: check for check in checks(few)}
+    fast = judged[
         "rows per second of mtlkit as torch-rechub, census, batch 1024: >= 7 x torch-rechub, test AUC no less"
     ]
     assert fast.met is None
@@ -478,8 +478,8 @@ def test_shortfalls_are_paired_by_seed():
     def records(**areas):
         return [
             {"system": s, "seed": n, "auc": [a]}
-            for s, own in areas.items()
-            for n, a in enumerate(own)
+            for s, values in areas.items()
+            for n, a in enumerate(values)
         ]
 
     both = records(
@@ -518,7 +518,7 @@ def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatc
 
     monkeypatch.setattr(Trainer, "_evaluate", best_first)
     job = {"folder": str(tmp_path / "set"), "system": "mtlkit", "width": 4, "seed": 0, "batch": 256}
-    found = training.work(job | {"rows": {"train": 1024, "passes": 3, "test": 400}})
+    record = training.work(job | {"rows": {"train": 1024, "passes": 3, "test": 400}})
     assert len(points) == 1 + 3
     from mtlkit.training.batches import DeviceSplit
     from mtlkit.training.scoring import metrics, score
@@ -529,33 +529,38 @@ def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatc
         model.load_state_dict(state)
         split = DeviceSplit.load(whole.splits["test"], torch.device("cpu"))
         areas.append(
-            [own["auc"] for own in metrics(model, score(model, split, 512, "fp32"), split).values()]
+            [
+                of_task["auc"]
+                for of_task in metrics(model, score(model, split, 512, "fp32"), split).values()
+            ]
         )
-    assert found["auc"] == areas[-1] != areas[0]
+    assert record["auc"] == areas[-1] != areas[0]
 
 
 def test_sections_are_merged_and_drawn_again(tmp_path, monkeypatch, capsys):
     from speed import main, sparse
 
-    own = {
+    taken = {
         "taken": "2026-01-01",
         "seconds": 1,
         "load": 0.0,
         "rounds": 2,
         "machine": {"cpu": "x", "cores": 2, "torch": "2"},
     }
-    results = {"sections": {"training": own | {"records": training_records()}}}
+    results = {"sections": {"training": taken | {"records": training_records()}}}
     (tmp_path / "speed.json").write_text(json.dumps(results), encoding="utf-8")
     records = [
         {"batch": b, "size": size, "ms": [1.0, 1.1]}
         for b in sparse.BATCHES
         for size in sparse.SIZES
     ]
-    part = sparse.SECTION
+    section = sparse.SECTION
     monkeypatch.setattr(
         sparse,
         "SECTION",
-        type(part)(part.name, part.title, 1, lambda setup: records, part.table, part.checks),
+        type(section)(
+            section.name, section.title, 1, lambda setup: records, section.table, section.checks
+        ),
     )
     monkeypatch.setattr(
         "sys.argv",

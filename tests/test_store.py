@@ -59,8 +59,8 @@ def test_scan_is_complete_and_in_a_stable_order(store):
     cells = [cell(model, seed=seed) for model in ("ple", "mmoe") for seed in (1, 0)]
     for one in cells:
         store.save(record(one))
-    found = [(record.cell.model, record.cell.seed) for record, _ in store.scan()]
-    assert found == [("mmoe", 0), ("mmoe", 1), ("ple", 0), ("ple", 1)]
+    cells_found = [(record.cell.model, record.cell.seed) for record, _ in store.scan()]
+    assert cells_found == [("mmoe", 0), ("mmoe", 1), ("ple", 0), ("ple", 1)]
     assert all((folder / RECORD).exists() for _, folder in store.scan())
     assert list(ResultStore(store.root / "nowhere").scan()) == []
 

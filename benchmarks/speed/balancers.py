@@ -112,6 +112,7 @@ def torchjd_training(dataset: Any, width: int, system: str, windows: Any) -> Cal
 
     from . import models
 
+    # The trainer is there for its batches and optimisers; its balancer is never asked.
     weighting = UPGradWeighting() if system == "torchjd UPGrad" else MGDAWeighting()
     windows = windows.with_warm_up
 
@@ -128,6 +129,8 @@ def torchjd_training(dataset: Any, width: int, system: str, windows: Any) -> Cal
             for name, parameter in model.named_parameters()
             if not name.startswith("embedding.")
         }
+
+        # The first window is a warm-up, which whoever takes the times leaves out.
         seconds = 0.0
         for _ in range(windows.count):
             began = time.process_time()

@@ -33,6 +33,7 @@ def work(job: dict[str, Any]) -> list[Record]:
     count_cpu_seconds()
     dataset = head(open_dataset(job["shape"], Path(job["home"])), validation=SCORED, test=SCORED)
     width = WIDTHS[job["shape"]]
+    # Phases and whole steps in turn, so that a machine that slows down slows both.
     records = []
     for batch in BATCHES:
         phases: dict[str, list[float]] = {}

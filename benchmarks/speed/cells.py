@@ -47,6 +47,7 @@ def work(job: dict[str, Any]) -> Record:
 
     from .data import CENSUS
 
+    # The engine is asked how many cells it would run at once; then it is told.
     home = Path(job["home"])
     cells = grid(CENSUS, home, job)
     execution = ExecutionSettings(device="cpu", probes=False, save_scores=False, jobs=None)
@@ -54,6 +55,8 @@ def work(job: dict[str, Any]) -> Record:
         store = ResultStore(Path(folder))
         chosen = LocalEngine(store, home, execution).jobs(len(cells))
         engine = LocalEngine(store, home, execution.model_copy(update={"jobs": job["jobs"]}))
+
+        # Wall time: what start-up, scoring and storing cost is part of it.
         began = time.perf_counter()
         done = []
         for record in engine.run(cells):
@@ -87,6 +90,8 @@ def grid(dataset: str, home: Any, job: dict[str, Any]) -> list[Any]:
         training={"epochs": job["epochs"], "evaluations": 1},
     )
     source, prepared = prepare(dataset, home)
+
+    # A plan leaves out what a store holds, so it is made against an empty one.
     with tempfile.TemporaryDirectory() as empty:
         return make_plan(settings, source, prepared, ResultStore(Path(empty))).to_run
 

@@ -53,6 +53,7 @@ def draw(sections: dict[str, Any], path: Path) -> None:
 
 def _training(axes: Axes, records: list[Record]) -> None:
     """A bar a system, by data set and batch."""
+    # Peers are grey, mtlkit and its twins are not.
     conditions = training.conditions(records)
     colours = (GREY, DARK_GREY, COLOURS[0], COLOURS[5], COLOURS[2])
     height = 0.8 / len(training.SYSTEMS)
@@ -90,6 +91,8 @@ def _balancers(axes: Axes, records: list[Record]) -> None:
         medians = [statistics.median(values) for values in by_count]
         _band(axes, x, by_count, colour)
         axes.plot(x, medians, color=colour, marker=marker, markersize=5, linewidth=1.6, label=label)
+
+    # The targets, and uniform weights at 1.
     limits = [balancers.LIMITS[tasks] for tasks in counts]
     target = {"color": COLOURS[1], "linestyle": (0, (4, 2)), "linewidth": 1.2}
     axes.plot(x, limits, label="target, scope dense", **target)
@@ -118,6 +121,7 @@ def _step_factors(
 
 def _breakdown(axes: Axes, records: list[Record]) -> None:
     """A bar of phases, by data set and batch."""
+    # Bars of shares, the step's own time beside them.
     colours = (COLOURS[5], COLOURS[4], COLOURS[0], COLOURS[1], COLOURS[2], GREY)
     for row, record in enumerate(records):
         by_phase = breakdown.medians(record)

@@ -39,12 +39,14 @@ def areas(job: dict[str, Any]) -> Record:
 
     from mtlkit.training.metrics import auc
 
+    # Scores that say something of the labels, as those of a model do.
     rng = np.random.default_rng(0)
     labels = (rng.random(job["rows"]) < job["rate"]).astype(np.float32)
     scores = rng.standard_normal(job["rows"], dtype=np.float32) + labels
     tied = rng.random(job["rows"]) < 0.1
     scores[tied] = np.round(scores[tied], 1)
 
+    # In turn, by the CPU time of this process, which neighbours on the machine do not lengthen.
     score_tensor, label_tensor = torch.from_numpy(scores), torch.from_numpy(labels)
     record: Record = {"rate": job["rate"], "rows": job["rows"], "mtlkit": [], "scikit-learn": []}
     for _ in range(job["rounds"]):
@@ -168,6 +170,7 @@ def checks(records: list[Record]) -> list[Check]:
     """Speed and equality of the AUC; the share of an epoch that one pass takes, with the other
     shares beside it.
     """
+    # The AUC at every rate of positives, and its equality at the worst of them.
     measured = area_records(records)
     judged = []
     for record in measured:
@@ -180,6 +183,7 @@ def checks(records: list[Record]) -> list[Check]:
     worst = max(record["difference"] for record in measured)
     judged.append(Check(f"equal to it within {EQUAL:g}", f"{worst:.0e}", worst <= EQUAL))
 
+    # Only the first share has a target.
     for record in run_records(records):
         one_pass, all_points, final = shares(record).values()
         asked = f"one evaluation pass takes at most {SHARE:.0%} of an epoch, {record['run']}"

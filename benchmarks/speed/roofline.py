@@ -146,6 +146,7 @@ def dense_step(inputs: int, tasks: int, batch: int, models: Any) -> tuple[Callab
 
     from mtlkit.data.types import Feature, Schema, Task
 
+    # A model of numbers only has no table: its input is x itself.
     features = tuple(Feature(name=f"x{i}", kind="dense") for i in range(inputs))
     model = models.mmoe(
         Schema(features=features, tasks=tuple(Task(name=f"t{t}") for t in range(tasks))), 8

@@ -81,6 +81,8 @@ def collect(setup: Setup) -> list[Record]:
     for (shape, batch), rows in CONDITIONS.items():
         folder = census_folder(setup.data) if shape == "census" else ali_folder(setup.data)
         sizes = {"width": WIDTHS[shape], "experts": EXPERTS, "hidden": HIDDEN, "tower": TOWER}
+
+        # The order is reversed from round to round, so that none always comes first.
         for number in range(setup.rounds):
             for system in SYSTEMS if number % 2 == 0 else SYSTEMS[::-1]:
                 about = {"shape": shape, "batch": batch, "system": system, "seed": number}
@@ -135,6 +137,7 @@ def work(job: dict[str, Any]) -> Record:
     from .data import head
 
     models.count_cpu_seconds()
+    # Validation is not used: the last step is scored, so two batches of it will do.
     rows, batch = job["rows"], job["batch"]
     whole = read_dataset(Path(job["folder"]))
     dataset = head(whole, train=rows["train"], validation=2 * batch, test=rows["test"])

@@ -113,6 +113,7 @@ class Balancer(nn.Module, ABC):
             MtlkitError: The answer is no weights (T,) and no direction (P,), or has a negative
                 weight that the class does not declare.
         """
+        # between the steps that make weights, the last ones, if they say something about each task
         if self.update_every > 1 and step.index % self.update_every:
             last = self.last_weights[step.active]
             if last.any() and not last.isnan().any():
@@ -123,8 +124,10 @@ class Balancer(nn.Module, ABC):
         if isinstance(decision, SharedGradient):
             return decision
 
-        self._check_signs(decision, step)
         weights = self._on_scale(decision, step.active)
+        self._check_signs(weights, step)
+
+        # an idle task keeps the weight that it had
         if self.update_every > 1:
             self.last_weights = torch.where(
                 step.active, weights.to(self.last_weights), self.last_weights
@@ -138,7 +141,8 @@ class Balancer(nn.Module, ABC):
 
     def _check_form(self, decision: Tensor | SharedGradient) -> None:
         """Raise for an answer of another type, shape or dtype; no number is read."""
-        name, count = type(self).__name__, len(self.tasks)
+        name = type(self).__name__
+        count = len(self.tasks)
         values = decision.vector if isinstance(decision, SharedGradient) else decision
         hint = f"return a floating tensor of shape ({count},) from forward, or a SharedGradient"
         if not isinstance(values, Tensor):

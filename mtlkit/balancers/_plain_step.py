@@ -42,14 +42,15 @@ class PlainStep:
                 f"There are {len(self.task_losses)} losses for {len(tasks)} tasks.",
                 f"give one for each of {', '.join(task.name for task in tasks)}",
             )
-        self.needs_gradient = [loss.requires_grad for loss in self.task_losses]
-        if not any(self.needs_gradient):
+        active = [loss.requires_grad for loss in self.task_losses]
+        if not any(active):
             raise UsageError(
                 "No loss needs a gradient.", "call backward on losses that a model has computed"
             )
         self.shared_parameters = [value for value in shared_parameters if value.requires_grad]
-        self.losses = torch.stack([loss.detach() for loss in self.task_losses])
-        self.active = torch.tensor(self.needs_gradient, device=self.losses.device)
+        values = torch.stack([loss.detach() for loss in self.task_losses])
+        self.active = torch.tensor(active, device=values.device)
+        self.losses = torch.where(self.active, values, 0.0)
         self.index = index
         self.total = index + 1  # a plain loop does not say when it ends
         self.seed = torch.initial_seed()
@@ -57,25 +58,7 @@ class PlainStep:
 
     @cached_property
     def _jacobian(self) -> Tensor:
-        """(T, P) gradients of each task; 0 for what a task does not reach, and for idle tasks."""
-        rows = []
-        for loss, needs_gradient in zip(self.task_losses, self.needs_gradient, strict=True):
-            grads = self._gradients(loss, self.shared_parameters) if needs_gradient else None
-            if grads is None:
-                grads = [torch.zeros_like(value) for value in self.shared_parameters]
-            rows.append(torch.cat([self.losses.new_zeros(0), *[grad.flatten() for grad in grads]]))
-        return torch.stack(rows)
-
-    @staticmethod
-    def _gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> list[Tensor]:
-        """Dense gradients of one loss."""
-        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        dense = []
-        for parameter, grad in zip(parameters, grads, strict=True):
-            if grad is None:
-                grad = torch.zeros_like(parameter)
-            dense.append(grad.to_dense() if grad.is_sparse else grad)
-        return dense
+        return torch.stack([_gradient(loss, self.shared_parameters) for loss in self.task_losses])
 
     def gramian(self, scope: Scope | None = None) -> Tensor:
         jacobian = self.jacobian(scope).double()
@@ -92,13 +75,12 @@ class PlainStep:
         return columns
 
     def grad_norms(self, part: str) -> Tensor:
-        matrices = [value for value in self.shared_parameters if value.dim() > 1]
-        parameter = matrices[-1:] if part == "last" else [self.shared_parameters[int(part)]]
-        norms = torch.zeros_like(self.losses)
-        for t, loss in enumerate(self.task_losses):
-            if parameter and self.needs_gradient[t]:
-                norms[t] = self._gradients(loss, parameter)[0].norm()
-        return norms
+        # the last weight; a bias is none
+        if part == "last":
+            parameters = [value for value in self.shared_parameters if value.dim() > 1][-1:]
+        else:
+            parameters = [self.shared_parameters[int(part)]]
+        return torch.stack([_gradient(loss, parameters).norm() for loss in self.task_losses])
 
     def fresh_batch(self) -> PlainStep:
         raise UsageError(
@@ -108,6 +90,22 @@ class PlainStep:
 
     def after_step(self, callback: Callable[[Tensor], None]) -> None:
         self.callbacks.append(callback)
+
+
+def _gradient(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
+    """(P,) dense gradient of a loss; 0 for what it does not reach, and for an idle task."""
+    grads: Sequence[Tensor | None] = [None] * len(parameters)
+    if loss.requires_grad and parameters:
+        grads = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+
+    pieces = [loss.detach().new_zeros(0)]
+    for parameter, grad in zip(parameters, grads, strict=True):
+        if grad is None:
+            grad = torch.zeros_like(parameter)
+        elif grad.is_sparse:
+            grad = grad.to_dense()
+        pieces.append(grad.flatten())
+    return torch.cat(pieces)
 
 
 def scalar_losses(losses: Sequence[Tensor] | Tensor) -> list[Tensor]:
@@ -128,15 +126,12 @@ def scalar_losses(losses: Sequence[Tensor] | Tensor) -> list[Tensor]:
 
 def accumulate_weighted(step: PlainStep, weights: Tensor, retain_graph: bool) -> None:
     """Add the gradient of the weighted loss to ``grad`` of every parameter that it reaches."""
-    total = sum(
-        weight * loss
-        for weight, loss, needs_gradient in zip(
-            weights, step.task_losses, step.needs_gradient, strict=True
-        )
-        if needs_gradient
-    )
-    assert isinstance(total, Tensor)
-    total.backward(retain_graph=retain_graph)
+    # without idle tasks, whose loss may be anything
+    terms = []
+    for weight, loss in zip(weights, step.task_losses, strict=True):
+        if loss.requires_grad:
+            terms.append(weight * loss)
+    torch.stack(terms).sum().backward(retain_graph=retain_graph)
 
 
 def accumulate_direction(

@@ -1,4 +1,4 @@
-"""Packed splits: what a prepared data set is."""
+"""Packed splits: the arrays of a prepared data set. Everything later reads only these."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from mtlkit.data.types import Schema
 
 SPLITS = ("train", "validation", "test")
 
-
-BAG_PARTS = ("offsets", "values", "weights")
+# Names of arrays, which stand in files of prepared data and in fingerprints.
+_ROW_ARRAYS = ("ids", "dense", "labels", "observed")
+_SHARED_ARRAYS = ("row", "ids", "dense")
+_BAG_ARRAYS = ("offsets", "values", "weights")
+_SHARED, _GROUP, _HIDDEN = "side-", "group-", "hidden-"
 
 
 @dataclass(frozen=True)
@@ -53,7 +56,7 @@ class SharedColumns:
 
 @dataclass(frozen=True)
 class Split:
-    """Packed rows. Of each kind, a row's own columns come first and those of ``side`` after them.
+    """Packed rows. Of each kind, the columns of the row come first and the shared ones after them.
 
     Args:
         ids: (N, F) int32, one column an ``id`` feature, counted from 0 within its feature.
@@ -66,7 +69,7 @@ class Split:
         hidden: Task to (N,) labels that only a generator knows, for scoring: what would have become
             of the row had it come to the step before. They are no labels to train on, and batches
             do not carry them.
-        side: Columns that rows share, or None.
+        shared: Columns that rows share, or None.
     """
 
     ids: np.ndarray
@@ -77,82 +80,89 @@ class Split:
     weight: np.ndarray | None = None
     groups: dict[str, np.ndarray] = field(default_factory=dict)
     hidden: dict[str, np.ndarray] = field(default_factory=dict)
-    side: SharedColumns | None = None
+    shared: SharedColumns | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def select(self, columns: Sequence[int]) -> Split:
         """The same rows with some label columns."""
-        where = _as_slice(columns)  # no copy of what is memory-mapped
-        return replace(self, labels=self.labels[:, where], observed=self.observed[:, where])
+        selection = _as_slice(columns)  # of memory-mapped arrays, a slice copies nothing
+        labels, observed = self.labels[:, selection], self.observed[:, selection]
+        return replace(self, labels=labels, observed=observed)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays under flat names, as they are hashed and written."""
-        arrays = {
-            "ids": self.ids,
-            "dense": self.dense,
-            "labels": self.labels,
-            "observed": self.observed,
-        }
+        arrays = {name: getattr(self, name) for name in _ROW_ARRAYS}
         if self.weight is not None:
             arrays["weight"] = self.weight
-        arrays |= {f"group-{key}": value for key, value in self.groups.items()}
-        arrays |= {f"hidden-{key}": value for key, value in self.hidden.items()}
-        for key, bag in self.bags.items():
-            arrays |= {f"bag-{part}-{key}": getattr(bag, part) for part in BAG_PARTS}
-        if self.side is not None:
-            arrays |= {f"side-{part}": getattr(self.side, part) for part in ("row", "ids", "dense")}
-            for key, bag in self.side.bags.items():
-                arrays |= {f"side-bag-{part}-{key}": getattr(bag, part) for part in BAG_PARTS}
+        for name, ids in self.groups.items():
+            arrays[_GROUP + name] = ids
+        for task, labels in self.hidden.items():
+            arrays[_HIDDEN + task] = labels
+        arrays |= _bag_arrays(self.bags, "bag")
+        if self.shared is not None:
+            for name in _SHARED_ARRAYS:
+                arrays[_SHARED + name] = getattr(self.shared, name)
+            arrays |= _bag_arrays(self.shared.bags, f"{_SHARED}bag")
         return arrays
 
     @classmethod
     def from_arrays(cls, arrays: dict[str, np.ndarray]) -> Split:
         """The inverse of :meth:`arrays`."""
-        groups = {
-            key.removeprefix("group-"): value
-            for key, value in arrays.items()
-            if key.startswith("group-")
-        }
-        hidden = {
-            key.removeprefix("hidden-"): value
-            for key, value in arrays.items()
-            if key.startswith("hidden-")
-        }
-        side = None
-        if "side-row" in arrays:
-            row, ids, dense = (arrays[f"side-{part}"] for part in ("row", "ids", "dense"))
-            side = SharedColumns(row, ids, dense, _bags(arrays, "side-bag"))
+        shared = None
+        if f"{_SHARED}row" in arrays:
+            columns = {name: arrays[_SHARED + name] for name in _SHARED_ARRAYS}
+            shared = SharedColumns(**columns, bags=_bags(arrays, f"{_SHARED}bag"))
         return cls(
-            **{key: arrays[key] for key in ("ids", "dense", "labels", "observed")},
+            **{name: arrays[name] for name in _ROW_ARRAYS},
             bags=_bags(arrays, "bag"),
             weight=arrays.get("weight"),
-            groups=groups,
-            hidden=hidden,
-            side=side,
+            groups=_with_prefix(arrays, _GROUP),
+            hidden=_with_prefix(arrays, _HIDDEN),
+            shared=shared,
         )
 
     def positives(self) -> list[int]:
-        """Count of observed labels above 0, a task."""
-        return [
-            int(((self.labels[:, t] > 0) & self.observed[:, t]).sum())
-            for t in range(self.labels.shape[1])
-        ]
+        """How many observed labels of each task are above 0."""
+        is_positive = (self.labels > 0) & self.observed  # (N, T)
+        return [int(count) for count in is_positive.sum(0)]
+
+
+def _with_prefix(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays whose names begin with a prefix, under what follows it."""
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }
+
+
+def _bag_arrays(bags: dict[str, Bag], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays of bags under flat names: ``<prefix>-offsets-<feature>`` and so on."""
+    return {
+        f"{prefix}-{array}-{feature}": getattr(bag, array)
+        for feature, bag in bags.items()
+        for array in _BAG_ARRAYS
+    }
+
+
+def _bags(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Bag]:
+    """The inverse of :func:`_bag_arrays`."""
+    features = _with_prefix(arrays, f"{prefix}-offsets-")
+    return {
+        feature: Bag(*(arrays[f"{prefix}-{array}-{feature}"] for array in _BAG_ARRAYS))
+        for feature in features
+    }
 
 
 def _as_slice(columns: Sequence[int]) -> slice | Sequence[int]:
     """The same columns as a slice, if they are evenly spaced and rise."""
     steps = {after - before for before, after in pairwise(columns)}
-    if not columns or len(steps) > 1 or min(steps, default=1) < 1:
+    step = min(steps, default=1)
+    if not columns or len(steps) > 1 or step < 1:
         return columns
-    return slice(columns[0], columns[-1] + 1, min(steps, default=1))
-
-
-def _bags(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Bag]:
-    first = f"{prefix}-offsets-"
-    names = [key.removeprefix(first) for key in arrays if key.startswith(first)]
-    return {name: Bag(*(arrays[f"{prefix}-{part}-{name}"] for part in BAG_PARTS)) for name in names}
+    return slice(columns[0], columns[-1] + 1, step)
 
 
 @dataclass(frozen=True)
@@ -179,20 +189,15 @@ class Dataset:
         """The same data with some of its tasks."""
         schema = self.schema.select(tasks)
         columns = [self.schema.task_names.index(name) for name in tasks]
-        return replace(
-            self,
-            schema=schema,
-            splits={name: split.select(columns) for name, split in self.splits.items()},
-        )
+        splits = {name: split.select(columns) for name, split in self.splits.items()}
+        return replace(self, schema=schema, splits=splits)
 
 
 def fingerprint(schema: Schema, splits: dict[str, Split]) -> str:
     """The sha256 of a schema and of all arrays."""
     sha = hashlib.sha256(schema.model_dump_json().encode())
     for name in SPLITS:
-        split = splits[name]
-        arrays = split.arrays()
-        for key, array in sorted(arrays.items()):
+        for key, array in sorted(splits[name].arrays().items()):
             sha.update(f"{name}/{key}/{array.dtype}/{array.shape}".encode())
             sha.update(np.ascontiguousarray(array).data)
     return sha.hexdigest()

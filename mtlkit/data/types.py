@@ -1,4 +1,4 @@
-"""What a prepared data set is: tasks, features, packed splits. Everything later reads only this."""
+"""What the columns of a data set mean: features, tasks, and the scores that models are measured by."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from mtlkit.errors import UsageError
 
 ALL_ROWS = "all rows"
+"""The space of a score to which every row belongs."""
 
 
-class _Value(BaseModel):
+class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Task(_Value):
+class Task(_FrozenModel):
     """One label column.
 
     Args:
@@ -47,7 +48,7 @@ class Task(_Value):
         return self.classes if self.kind == "multiclass" else 1
 
 
-class Feature(_Value):
+class Feature(_FrozenModel):
     """One input column.
 
     Args:
@@ -55,7 +56,7 @@ class Feature(_Value):
         kind: ``id`` (one id a row), ``bag`` (weighted ids a row) or ``dense`` (a float).
         vocab: Number of ids, 0 being unknown.
         dim: Embedding width, if another than the model's.
-        role: Part it plays for models that ask.
+        role: What it describes, for models that ask.
     """
 
     name: str
@@ -65,7 +66,7 @@ class Feature(_Value):
     role: Literal["user", "item", "domain", "context", "session"] | None = None
 
 
-class Score(_Value):
+class Score(_FrozenModel):
     """A quantity that every model is measured by.
 
     Args:
@@ -90,7 +91,7 @@ def rows_with(step: str) -> str:
     return "clicked rows" if step == "click" else f"rows with {step}"
 
 
-class Schema(_Value):
+class Schema(_FrozenModel):
     """Columns of a data set: the order of ``features`` of a kind is the order of the packed
     columns.
 
@@ -106,24 +107,29 @@ class Schema(_Value):
     funnel: tuple[str, ...] | None = None
 
     @model_validator(mode="after")
-    def _funnel_of_binary_tasks(self) -> Schema:
-        steps = self.funnel or ()
-        kinds = {task.name: task.kind for task in self.tasks}
-        if self.funnel is not None and (len(steps) < 2 or len(set(steps)) < len(steps)):
+    def _check_funnel(self) -> Schema:
+        if self.funnel is None:
+            return self
+        if len(self.funnel) < 2 or len(set(self.funnel)) < len(self.funnel):
             raise ValueError("a funnel needs two different steps or more")
-        for step in steps:
+        kinds = {task.name: task.kind for task in self.tasks}
+        for step in self.funnel:
             if kinds.get(step) != "binary":
                 raise ValueError(f"the step {step!r} of the funnel is no binary task")
         return self
 
     def before(self, task: str) -> tuple[str, ...]:
         """The steps of the funnel that come before a task, in order."""
-        return self.funnel[: self.funnel.index(task)] if self.funnel and task in self.funnel else ()
+        if self.funnel is None or task not in self.funnel:
+            return ()
+        return self.funnel[: self.funnel.index(task)]
 
     def score(self, task: str, space: str | None = None) -> str:
         """The name of the score of a task in a space."""
-        before = self.before(task)
-        return f"{task}-given-{before[-1]}" if before and space not in (None, ALL_ROWS) else task
+        steps = self.before(task)
+        if not steps or space in (None, ALL_ROWS):
+            return task
+        return f"{task}-given-{steps[-1]}"
 
     def scores(self) -> tuple[Score, ...]:
         """What every model is measured by: each task, and each later step of the funnel given the
@@ -131,35 +137,52 @@ class Schema(_Value):
 
         On click -> purchase these are CTR and CTCVR on all rows and CVR on clicked rows.
         """
-        usual = self.funnel is not None and len(self.funnel) == 2 and self.funnel[0] == "click"
-        found = []
+        scores = []
         for task in self.tasks:
-            before = self.before(task.name)
-            usual_label = (
-                ("CTCVR" if before else "CTR")
-                if usual and task.name in (self.funnel or ())
-                else task.name
-            )
-            space = rows_with(task.given) if task.given and not before else ALL_ROWS
-            found.append(Score(name=task.name, task=task.name, space=space, label=usual_label))
-            if before:
-                step = before[-1]
-                name = f"{task.name}-given-{step}"
-                label = "CVR" if usual else f"{task.name} given {step}"
-                found.append(
-                    Score(name=name, task=task.name, space=rows_with(step), label=label, given=step)
-                )
-                found.append(
-                    Score(
-                        name=f"{task.name}-if-{step}",
-                        task=task.name,
-                        space=f"{ALL_ROWS}, as if {'clicked' if step == 'click' else step}",
-                        label="all-rows CVR" if usual else f"{task.name} if {step}",
-                        given=step,
-                        hidden=True,
-                    )
-                )
-        return tuple(found)
+            scores.append(self._task_score(task))
+            steps = self.before(task.name)
+            if steps:
+                scores += self._scores_given(task, steps[-1])
+        return tuple(scores)
+
+    @property
+    def _starts_with_click(self) -> bool:
+        """Whether the funnel is one of two steps for whose scores the field has names."""
+        return self.funnel is not None and len(self.funnel) == 2 and self.funnel[0] == "click"
+
+    def _task_score(self, task: Task) -> Score:
+        """The score of a task on all rows that have its label."""
+        steps = self.before(task.name)
+        label = task.name
+        if self._starts_with_click and task.name in (self.funnel or ()):
+            label = "CTCVR" if steps else "CTR"
+        space = rows_with(task.given) if task.given and not steps else ALL_ROWS
+        return Score(name=task.name, task=task.name, space=space, label=label)
+
+    def _scores_given(self, task: Task, step: str) -> list[Score]:
+        """The scores of a step of the funnel given the one before: on the rows that took that
+        step, and on all rows as if they had.
+        """
+        label, hidden_label = f"{task.name} given {step}", f"{task.name} if {step}"
+        if self._starts_with_click:
+            label, hidden_label = "CVR", "all-rows CVR"
+        taken = "clicked" if step == "click" else step
+        observed = Score(
+            name=f"{task.name}-given-{step}",
+            task=task.name,
+            space=rows_with(step),
+            label=label,
+            given=step,
+        )
+        hidden = Score(
+            name=f"{task.name}-if-{step}",
+            task=task.name,
+            space=f"{ALL_ROWS}, as if {taken}",
+            label=hidden_label,
+            given=step,
+            hidden=True,
+        )
+        return [observed, hidden]
 
     def of_kind(self, kind: Literal["id", "bag", "dense"]) -> tuple[Feature, ...]:
         """The features of one kind, in packed order."""
@@ -175,19 +198,18 @@ class Schema(_Value):
         Raises:
             UsageError: A task is unknown or named twice.
         """
-        by_name = {task.name: task for task in self.tasks}
+        known_tasks = f"its tasks are {', '.join(self.task_names)}"
         for name in tasks:
-            if name not in by_name:
-                raise UsageError(
-                    f"There is no task {name!r} in this data set.",
-                    f"its tasks are {', '.join(self.task_names)}",
-                )
+            if name not in self.task_names:
+                raise UsageError(f"There is no task {name!r} in this data set.", known_tasks)
         if len(set(tasks)) != len(tasks):
-            raise UsageError(
-                "A task is named twice.", f"its tasks are {', '.join(self.task_names)}"
-            )
-        kept = tuple(step for step in self.funnel or () if step in tasks)
-        funnel = kept if len(kept) > 1 else None
-        return self.model_copy(
-            update={"tasks": tuple(by_name[name] for name in tasks), "funnel": funnel}
-        )
+            raise UsageError("A task is named twice.", known_tasks)
+
+        # A funnel of which one step is left is none.
+        by_name = {task.name: task for task in self.tasks}
+        steps = tuple(step for step in self.funnel or () if step in tasks)
+        changes = {
+            "tasks": tuple(by_name[name] for name in tasks),
+            "funnel": steps if len(steps) > 1 else None,
+        }
+        return self.model_copy(update=changes)

@@ -204,9 +204,16 @@ class Architecture(nn.Module, ABC):
         return embedding
 
     def _check_experts(self) -> None:
-        """Look that the experts and gates of all levels are trained."""
+        """Look that the levels have numbers of their own, and that what they mix is trained."""
+        layers = self.moe_layers
+        numbers = [layer.level for layer in layers]
+        if numbers != list(range(1, len(layers) + 1)):
+            raise UsageError(
+                f"The levels of experts of {type(self).__name__} are numbered {numbers}.",
+                "number them 1, 2, ... from the input up: MoELayer(1, ...)",
+            )
         registered = set(self.modules())
-        for layer in self.moe_layers:
+        for layer in layers:
             if not registered.issuperset(layer.used_modules()):
                 raise UsageError(
                     f"Experts or gates of level {layer.level} are no sub-modules of "

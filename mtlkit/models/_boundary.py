@@ -92,6 +92,7 @@ def mixture_boundary(
     if _is_compiling():
         return None
 
+    # A task's gradient by the experts' outputs is that of its mixture times its weights.
     def gramian(grad: Tensor) -> Tensor:
         return mixture_gramian(dense_weights(weights, expert_index, experts.shape[1]), grad)
 
@@ -111,8 +112,9 @@ def copies_boundary(task_inputs: Tensor, trunk_output: Tensor) -> TensorBoundary
         ones = grad.new_ones(*grad.shape[:2], 1)
         return mixture_gramian(ones, grad)
 
+    # Hence a task's gradient by the trunk's output is that of its copy.
     def vjp(grad: Tensor) -> tuple[Tensor, None]:
-        return grad.transpose(0, 1)[:, :, None], None
+        return grad.transpose(0, 1)[:, :, None], None  # (T, B, 1, d)
 
     return TensorBoundary(task_inputs, gramian, trunk_output, None, vjp)
 

@@ -155,12 +155,13 @@ class MoELayer(nn.Module):
             self._ablated = False
 
     def forward(self, x: Tensor | EmbeddedBatch) -> Mixture:
-        """The readers' mixtures.
+        """Mix the experts by softmax gates, all of which read x.
 
         Args:
-            x: (B, D), the input of all experts and gates, or (B, paths, D), of which each reads its
-                own.
+            x: (B, D), the input of all experts and gates, or (B, paths, D), of which each reads the
+                path that it was given.
         """
+        # The layers that read the embedding are one product, and perhaps all is one kernel.
         if isinstance(x, EmbeddedBatch):
             first_layers = [layer for readers in self.stacks for layer in readers.gate.first]
             x.fuse(*first_layers, *self.experts.first)
@@ -203,9 +204,9 @@ class MoELayer(nn.Module):
         ]
         if len(mixtures) > 1:
             return Mixture(torch.cat(mixtures, dim=1), gates, None)
-        mixed = mixtures[0]
         expert_index = self.stacks[0].expert_index
-        return Mixture(mixed, gates, mixture_boundary(mixed, weights[0], outputs, expert_index))
+        boundary = mixture_boundary(mixtures[0], weights[0], outputs, expert_index)
+        return Mixture(mixtures[0], gates, boundary)
 
     def named_gates(self, *weights: Tensor) -> dict[str, Tensor]:
         """Weights (B, n, k), one tensor a stack of gates, as (B, k) by gate name."""
@@ -221,9 +222,9 @@ class MoELayer(nn.Module):
     def _is_one_kernel(self, x: EmbeddedBatch) -> bool:
         """Whether the compiled kernel does what these layers do on x.
 
-        It may in one mode and not in another (dropout). As gates and experts are one layer each,
-        the same parameters lie below the boundary either way, so that what ``training.sharing``
-        has learnt in one mode holds in the other.
+        That may be so in one mode and not in another (dropout). As gates and experts are one layer
+        each, the same parameters lie below the boundary either way, so that what
+        ``training.sharing`` has learnt in one mode holds in the other.
         """
         if len(self.stacks) > 1 or self._ablated:
             return False
@@ -240,10 +241,14 @@ class MoELayer(nn.Module):
         """As the layers one after the other, for one stack of gates and one layer each."""
         readers = self.stacks[0]
         n_experts = self.experts.n
-        first_layer = x.first_layer_of(readers.gate.linear)  # of the gates and the experts
-        first_output = first_layer.output  # (B, n * k + E * d)
         expert_index = expert_index_array(readers.gate.linear.n, n_experts, readers.expert_index)
+
+        # The product of x with all gates and then all experts, (B, n * k + E * d).
+        first_layer = x.first_layer_of(readers.gate.linear)
+        first_output = first_layer.output
         mixed, weights = gated_experts(first_output, self.experts.outputs, expert_index)
+
+        # The tasks part at the mixtures; below them stands the one product.
 
         def gramian(grad: Tensor) -> Tensor:
             return mixture_gramian(dense_weights(weights, readers.expert_index, n_experts), grad)

@@ -31,7 +31,6 @@ from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
 from mtlkit.models._moe import MoELayer, MoELevels, Readers, SpecificAndShared
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
-from mtlkit.ops.combine_experts import combine_experts
 from mtlkit.settings import Sizes
 
 
@@ -114,12 +113,9 @@ class AdaTT(Architecture):
             weights = level.gate_weights(paths)  # (B, T, E) [and (B, 1, E)]
             gates |= level.named_gates(*weights)
 
-            # The mixture and the direct path are one sum, with the factors added to the weights.
+            # Mixture and direct path are one sum, by weights to which the direct factors are added.
             direct = [stack[k] for stack in (self.direct, self.shared_direct) if k < len(stack)]
-            fused = [
-                combine_experts(add_factors(stack_weights), outputs)
-                for add_factors, stack_weights in zip(direct, weights, strict=True)
-            ]
-            paths = fused[0] if len(fused) == 1 else torch.cat(fused, dim=1)
+            fused_weights = [add(gate) for add, gate in zip(direct, weights, strict=True)]
+            paths = level.mix(fused_weights, outputs).outputs
         logits = self.towers(paths)  # of (B, T, d)
         return self.output(logits, x, gates)

@@ -1,7 +1,7 @@
 """CGC: each task mixes its own experts with shared ones; one level of PLE.
 
 h_t = sum_k softmax(W_t x)_k [E_t(x), E_S(x)]_k, y_t = Tower_t(h_t). Other tasks' experts are out of
-expert_index.
+reach.
 
 Paper: Tang et al., "Progressive Layered Extraction (PLE): A Novel Multi-Task Learning Model for
 Personalized Recommendations", RecSys 2020, doi:10.1145/3383313.3412236.

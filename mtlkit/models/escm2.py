@@ -3,7 +3,8 @@
 As esmm, x -> pCTR, pCVR, pCTCVR = pCTR * pCVR, all (B,), and L = L_ctr + lc L_cvr + lg L_ctcvr.
 With o = click, e = BCE(buy, pCVR) of each row, and the propensity p = max(pCTR, clip), through
 which no gradient flows,
-ips: L_cvr = mean(o e / p); dr: L_cvr = mean(e_hat + o (e - e_hat) / p) + mean(o (e - e_hat)^2 / p),
+ips: L_cvr = mean(o e / p);
+dr:  L_cvr = mean(e_hat + o (e - e_hat) / p) + mean(o (e - e_hat)^2 / p),
 where a third network on the shared embeddings imputes the error, e_hat = softplus(f_imp(x)). All
 means are over all rows.
 
@@ -85,7 +86,7 @@ class ESCM2(ESMM):
         error = row_losses(task, output.further[k].logits, torch.where(clicked, labels, 0.0))
         propensity = output.predictions[before].logits.detach().float().sigmoid()
         weight = clicked / propensity.clamp_min(self.options.clip)
-        corrected = _corrected(error, weight, output.extra[k] if output.extra else None)
+        corrected = corrected_error(error, weight, output.extra[k] if output.extra else None)
 
         # The mean over the rows of which it is known whether they were clicked, and if so, bought.
         mask = None
@@ -96,7 +97,7 @@ class ESCM2(ESMM):
         return Objective(self.options.lc * loss, task.name, active)
 
 
-def _corrected(error: Tensor, weight: Tensor, imputed: Tensor | None) -> Tensor:
+def corrected_error(error: Tensor, weight: Tensor, imputed: Tensor | None) -> Tensor:
     """The estimate of each row's error, plus the loss that trains the imputation.
 
     Args:

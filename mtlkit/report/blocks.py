@@ -59,8 +59,7 @@ class RunGroup:
         id: ``RunRecord.group``.
         model: Label of the model: its name, what the user typed, and what tells it from a namesake.
         balancer: The same of the balancer.
-        model_name: The recorded name; a plugin's is the path of its file.
-        balancer_name: The same of the balancer.
+        balancer_name: The recorded name of the balancer; a plugin's is the path of its file.
         is_reference: Whether other models are compared with this one.
         constant_weights: Whether the balancer's weights are the same in all steps.
         weights_option: The option that holds those weights, in a method that is a point of a sweep.
@@ -73,7 +72,6 @@ class RunGroup:
     id: str
     model: str
     balancer: str
-    model_name: str
     balancer_name: str
     is_reference: bool
     constant_weights: bool
@@ -215,7 +213,6 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
         id=key,
         model=str(model),
         balancer=str(balancer),
-        model_name=resolved.get("model", {}).get("name", model.name),
         balancer_name=resolved.get("balancer", {}).get("name", balancer.name),
         is_reference=bool(model_facts.get("is_reference")),
         constant_weights=bool(balancer_facts.get("constant_weights")),

@@ -80,6 +80,7 @@ def number(value: Any) -> float:
 def _run_row(record: RunRecord, folder: Path) -> dict[str, Any]:
     cost = record.cost
     error = record.error
+    # Costs that were not recorded are NaN, so that a column stays numeric.
     return {
         "block": block_id(record),
         "group": record.group,
@@ -95,7 +96,7 @@ def _run_row(record: RunRecord, folder: Path) -> dict[str, Any]:
         "message": error.message if error else "",
         "step": error.step if error and error.step is not None else math.nan,
         "environment": dict(flatten(record.environment)),
-        "folder": folder,
+        "folder": folder,  # where its probes are
     }
 
 

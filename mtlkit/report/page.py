@@ -99,6 +99,7 @@ def render(frames: Frames, sections: Sequence[Section], written: datetime) -> st
         sections: One a block.
         written: The time that the page states.
     """
+    # Everything that comes from data sets and plugins is escaped; a misspelt variable is an error.
     template_engine = Environment(
         loader=FileSystemLoader(HERE),
         autoescape=True,

@@ -55,7 +55,7 @@ class Probes:
     Args:
         epochs: (P,) epochs at the evaluation points.
         tasks: T names.
-        parts: K names of parts of the model; the first stands for everything shared.
+        modules: K names of modules of the model; the first stands for everything shared.
         cosine: (S, P, K, T, T) cosines between the tasks' gradients.
         weights: (S, P, T) task weights.
         gates: Gate, such as ``level-1/income``, to its use of experts.
@@ -65,7 +65,7 @@ class Probes:
 
     epochs: np.ndarray
     tasks: tuple[str, ...]
-    parts: tuple[str, ...]
+    modules: tuple[str, ...]
     cosine: np.ndarray
     weights: np.ndarray
     gates: dict[str, GateUsage]
@@ -119,7 +119,7 @@ def _stack(runs: Sequence[dict[str, np.ndarray]]) -> Probes:
     return Probes(
         epochs=max((run["epochs"] for run in runs), key=len),
         tasks=_names(first["tasks"]),
-        parts=_names(first["parts"]),
+        modules=_names(first["parts"]),
         cosine=_pad([run["gradient_cosine"] for run in runs]),
         weights=_pad([run["weights"] for run in runs]),
         gates=_gates(runs),

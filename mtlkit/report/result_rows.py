@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +17,6 @@ from mtlkit.report.statistics import t_interval
 from mtlkit.store import ResultStore
 
 SPLITS = ("validation", "test")
-LAST = 99
-"""The position of a task or metric that no list names."""
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,17 @@ def _group_rows(frames: Frames, block: Block, group: RunGroup) -> list[dict[str,
 
 def _order(block: Block, row: dict[str, Any]) -> tuple[int, int, int, str]:
     """The sorting key of a row: by split, task and metric, as the lists of these have them."""
-    splits = list(SPLITS)
     tasks = [task.name for task in block.tasks]
-    metrics = list(METRICS)
     return (
-        splits.index(row["split"]) if row["split"] in splits else len(splits),
-        tasks.index(row["task"]) if row["task"] in tasks else LAST,
-        metrics.index(row["metric"]) if row["metric"] in metrics else LAST,
+        _position(row["split"], SPLITS),
+        _position(row["task"], tasks),
+        _position(row["metric"], list(METRICS)),
         row["metric"],
     )
+
+
+def _position(name: str, names: Sequence[str]) -> int:
+    return names.index(name) if name in names else len(names)
 
 
 def _row(block: Block, group: RunGroup, key: _Key, values: list[float]) -> dict[str, Any]:

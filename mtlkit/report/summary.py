@@ -35,7 +35,7 @@ class Row:
     """One group of runs.
 
     Args:
-        group: Which one.
+        group: The group.
         values: Task to seed to the task's primary metric.
         metric: Task to mean and interval.
         delta: Task to the paired difference to single-task; empty for single-task itself.
@@ -70,7 +70,7 @@ class Summary:
     """The rows of one data set block, best first.
 
     Args:
-        block: Which one.
+        block: The block.
         rows: Sorted by gain over single-task where there is one, else by mean metric.
         best: Task to the label-independent id of the group with the best mean.
         counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all

@@ -152,8 +152,7 @@ def build_table(summary: Summary) -> Table:
     kept = [
         index
         for index, name in enumerate(columns)
-        if name not in OPTIONAL_COLUMNS
-        or any(cells[index].text != OPTIONAL_COLUMNS[name] for cells in rows)
+        if not _says_nothing(name, [cells[index].text for cells in rows])
     ]
     columns = [columns[index] for index in kept]
     rows = [tuple(cells[index] for index in kept) for cells in rows]
@@ -162,6 +161,11 @@ def build_table(summary: Summary) -> Table:
     marks = "".join(cell.marks for cells in rows for cell in cells)
     notes = _notes(summary, columns, marks, has_ceiling=bool(ceiling))
     return Table(summary.block.label, tuple(columns), tuple(rows), tuple(notes), ceiling)
+
+
+def _says_nothing(column: str, texts: Sequence[str]) -> bool:
+    """Whether a column may be left out: no run failed, or no cost was counted."""
+    return column in OPTIONAL_COLUMNS and all(text == OPTIONAL_COLUMNS[column] for text in texts)
 
 
 def ceiling_cells(tasks: Sequence[TaskInfo], each: int, width: int) -> tuple[TableCell, ...]:
@@ -182,11 +186,14 @@ def ceiling_cells(tasks: Sequence[TaskInfo], each: int, width: int) -> tuple[Tab
 
 
 def _row_cells(summary: Summary, row: Row) -> tuple[TableCell, ...]:
+    # What was trained. Single-task has no balancer.
     group = row.group
     cells = [
         TableCell(group.model),
         TableCell("–" if group.balancer_name == "none" else group.balancer),
     ]
+
+    # What it reached, task by task and together; then on how many seeds, and at what cost.
     for task in summary.block.tasks:
         cells += [_metric_cell(summary, row, task), _delta_cell(row, task)]
     cells += [
@@ -367,8 +374,11 @@ def to_tex(table: Table) -> str:
     alignment = "ll" + "r" * (len(table.columns) - NAME_COLUMNS)
     head = " & ".join(tex(column) for column in table.columns)
     body = [" & ".join(_tex_cell(cell) for cell in cells) for cells in table.lines]
+
+    # The ceiling is no result, so a rule sets it apart.
     if table.ceiling:
         body[-1] = rf"\midrule {body[-1]}"
+
     lines = [
         r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
         r"\begin{table}",
@@ -414,6 +424,7 @@ def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
 
 
 def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
+    # Every line says where its numbers come from, so that files can be joined.
     block = summary.block
     fields: dict[str, object] = {
         "dataset": block.name,
@@ -425,6 +436,8 @@ def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
         "seeds": len(row.group.seeds),
         "seeds_failed": len(row.group.failed),
     }
+
+    # Numbers keep eight digits; rounding is for readers.
     for task in block.tasks:
         metric = row.metric[task.name]
         measured = f"{task.name}_{task.metric}"

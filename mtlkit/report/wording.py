@@ -53,6 +53,7 @@ def _best(summary: Summary, task: TaskInfo) -> str:
 
 def _against_single_task(best: Row, task: TaskInfo) -> str:
     """The paired difference of the best row to single-task, with its interval in words."""
+    # There may be no difference to speak of.
     if best.group.is_reference:
         return "No multi-task row has a better mean than single-task."
     delta = best.delta.get(task.name)

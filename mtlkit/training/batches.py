@@ -88,7 +88,7 @@ class DeviceSplit:
             bag_tensors(split.bags),
         )
         hidden = {name: tensor(labels) for name, labels in split.hidden.items()}
-        shared = split.side
+        shared = split.shared
         shared_columns = None
         if shared is not None:
             shared_columns = SharedTensors(

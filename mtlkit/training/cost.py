@@ -55,10 +55,8 @@ def flops_per_row(model: Architecture, batch: Batch) -> float:
     """
     was_training = model.training
     model.eval()
-    device = next(model.parameters()).device
-    # only the products of PyTorch's own operations can be seen. In half precision no layer is
-    # folded into its table, which plain operations do not forbid
-    with torch.autocast(device.type, torch.bfloat16), plain_operations(), _Products() as seen:
+    # only the products of PyTorch's own operations can be seen
+    with plain_operations(), _Products() as seen:
         model(batch)
     model.train(was_training)
     return seen.operations / len(batch)

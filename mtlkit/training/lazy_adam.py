@@ -33,15 +33,18 @@ class LazyAdam(torch.optim.Optimizer):
                     self._move(table, group)
 
     def _move(self, table: Tensor, group: dict[str, Any]) -> None:
+        """Move the rows of a table (V, ...) that its gradient holds."""
         assert table.grad is not None
         grad = table.grad.coalesce()
 
+        # The two moments of a row lie side by side: one trip to memory.
         state = self.state[table]
         if not state:
             moments = table.new_zeros(len(table), 2, *table.shape[1:])
             state |= {"step": 0, "moments": moments}
         state["step"] += 1
 
+        # Both corrections of the bias are factors of this step.
         first_beta, second_beta = group["betas"]
         step = AdamStep(
             mean_rate=1 - first_beta,

@@ -94,6 +94,8 @@ def test_negative_weights_are_declared():
     assert torch.equal(answering(weights, "native", signed=True).decide(step()), weights)
     rounding = torch.tensor([2.0, -1e-9, 1.0])
     assert torch.equal(answering(rounding).decide(step()), rounding)
+    idle = torch.tensor([2.0, -5.0, 0.0])
+    assert answering(idle, "native").decide(step((True, False, True))).tolist() == [2, 0, 0]
 
 
 @pytest.mark.parametrize("case", DEFAULTS, ids=str)

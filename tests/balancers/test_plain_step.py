@@ -169,7 +169,7 @@ def test_losses_may_be_one_tensor_and_the_graph_may_be_kept():
 def test_a_loss_without_a_graph_is_idle(name):
     net = Net()
     losses = net.losses()
-    losses[1] = torch.tensor(0.0)
+    losses[1] = torch.tensor(torch.nan)  # the mean over no row
     weights = build(name, TASKS).backward(losses, net.trunk.parameters())
     assert weights[1] == 0 or name == "graddrop"
     assert net.heads[1].weight.grad is None

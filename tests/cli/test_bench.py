@@ -299,9 +299,9 @@ def test_flags_override_a_file(cli, tmp_path):
     result = cli(
         "bench", file, "--models", "ple", "--lr", "0.1", "--set", "epochs=4", "--print-config"
     )
-    found = yaml.safe_load(result.out)
-    assert (found["models"], found["balancers"], found["seeds"]) == (["ple"], ["uwl"], [0, 1])
-    assert (found["training"]["lr"], found["training"]["epochs"], found["out"]) == (
+    config = yaml.safe_load(result.out)
+    assert (config["models"], config["balancers"], config["seeds"]) == (["ple"], ["uwl"], [0, 1])
+    assert (config["training"]["lr"], config["training"]["epochs"], config["out"]) == (
         0.1,
         4.0,
         "there",

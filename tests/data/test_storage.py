@@ -35,7 +35,7 @@ def make_split(rows: int, seed: int) -> Split:
         observed=rng.random((rows, 2)) < 0.7,
         bags={"shop-offsets": bag, "brand": bag},
         weight=rng.random(rows).astype(np.float32),
-        side=SharedColumns(
+        shared=SharedColumns(
             row=rng.integers(0, rows, rows).astype(np.int32),
             ids=rng.integers(0, 5, (rows, 1)).astype(np.int32),
             dense=rng.random((rows, 2)).astype(np.float32),

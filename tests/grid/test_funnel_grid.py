@@ -107,12 +107,12 @@ def test_records_say_what_was_measured_where(store):
         ]
         stored = store.arrays(folder, "scores")
         for task in record.tasks:
-            found = record.metrics["test"][task["name"]]
-            assert task["derived"] == found["derived"] == bool(stored[f"derived/{task['name']}"])
-            assert task["space"] == found["space"] == str(stored[f"space/{task['name']}"])
-            mask = stored.get(f"observed/{task['name']}", np.ones(found["rows"], bool))
-            assert found["rows"] == mask.sum()
-            assert found["positives"] == stored[f"label/{task['name']}"][mask].sum()
+            metrics = record.metrics["test"][task["name"]]
+            assert task["derived"] == metrics["derived"] == bool(stored[f"derived/{task['name']}"])
+            assert task["space"] == metrics["space"] == str(stored[f"space/{task['name']}"])
+            mask = stored.get(f"observed/{task['name']}", np.ones(metrics["rows"], bool))
+            assert metrics["rows"] == mask.sum()
+            assert metrics["positives"] == stored[f"label/{task['name']}"][mask].sum()
         assert {"click", "purchase"} == record.best.keys() == set(record.curve[0]["train_loss"])
 
 
@@ -150,10 +150,10 @@ def test_the_report_shows_spaces_counts_and_what_is_derived(store):
 
 
 def test_rows_as_json_have_both_splits_with_their_counts(store):
-    found = [
+    auc_rows = [
         row for row in rows(store) if row["metric"] == "auc" and row["model"] == "shared-bottom"
     ]
-    keys = {(row["split"], row["task"], row["space"], row["derived"]) for row in found}
+    keys = {(row["split"], row["task"], row["space"], row["derived"]) for row in auc_rows}
     assert {
         ("validation", "click", "all rows", False),
         ("validation", "purchase-given-click", "clicked rows", True),
@@ -163,7 +163,7 @@ def test_rows_as_json_have_both_splits_with_their_counts(store):
     assert not any(
         split == "validation" and task == "purchase-if-click" for split, task, *_ in keys
     )
-    by_score = {(row["split"], row["task"]): row for row in found}
+    by_score = {(row["split"], row["task"]): row for row in auc_rows}
     for split in ("validation", "test"):
         given, click = by_score[split, "purchase-given-click"], by_score[split, "click"]
         assert given["rows"] == click["positives"]

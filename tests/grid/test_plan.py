@@ -75,17 +75,17 @@ def test_a_cell_specifies_the_run(plan, home):
     source, data = prepare(DATA, home)
     cell = plan({"models": "mmoe[experts=4]", "balancers": "static[w=1:2]"}, "lr=0.1").cells[0].cell
     assert (cell.dataset, cell.model, cell.balancer) == (DATA, "mmoe[experts=4]", "static[w=1:2]")
-    found = cell.resolved
-    assert found["dataset"]["fingerprint"] == data.fingerprint
-    assert found["dataset"]["options"] == source.resolved_options()
-    assert found["dataset"]["tasks"] == ["task-1", "task-2"]
-    assert found["dataset"]["simulated"] is True
-    assert found["model"]["options"] == MODELS.load("mmoe").Options(experts=4).model_dump(
+    resolved = cell.resolved
+    assert resolved["dataset"]["fingerprint"] == data.fingerprint
+    assert resolved["dataset"]["options"] == source.resolved_options()
+    assert resolved["dataset"]["tasks"] == ["task-1", "task-2"]
+    assert resolved["dataset"]["simulated"] is True
+    assert resolved["model"]["options"] == MODELS.load("mmoe").Options(experts=4).model_dump(
         mode="json"
     )
-    assert found["balancer"]["options"] == {"w": [1.0, 2.0]}
-    assert found["training"]["lr"] == 0.1
-    assert found["training"].keys() == GridSettings().training.model_dump().keys()
+    assert resolved["balancer"]["options"] == {"w": [1.0, 2.0]}
+    assert resolved["training"]["lr"] == 0.1
+    assert resolved["training"].keys() == GridSettings().training.model_dump().keys()
 
 
 def test_defaults_that_are_typed_are_the_same_cell(plan):
@@ -207,11 +207,11 @@ def test_wildcards(plan):
     made = plan({"models": "?moe[experts=4]", "balancers": "uniform"})
     assert {"mmoe[experts=4]", "omoe[experts=4]"} <= {p.cell.model for p in made.cells}
     every = plan({"models": "shared-bottom", "balancers": "*"})
-    found = {p.cell.balancer for p in every.cells}
-    assert set(BALANCERS.names()) - found == {"scalarization"}, (
+    balancers = {p.cell.balancer for p in every.cells}
+    assert set(BALANCERS.names()) - balancers == {"scalarization"}, (
         "which is the static cells of a sweep"
     )
-    assert sum(name.startswith("static[w=") for name in found) == 8
+    assert sum(name.startswith("static[w=") for name in balancers) == 8
     with pytest.raises(UsageError, match=r"No model matches 'zz\*'"):
         plan({"models": "zz*"})
 

@@ -27,10 +27,10 @@ def weights(twin: Twin, name: str, k: int, x: Tensor) -> Tensor:
     ).softmax(-1)
 
 
-def combine(factors: Tensor, parts: list[Tensor]) -> Tensor:
+def combine(factors: Tensor, outputs: list[Tensor]) -> Tensor:
     """Sum of parts (B, d) by factors (B, k)."""
-    assert factors.shape[1] == len(parts)
-    return sum(factors[:, k, None] * part for k, part in enumerate(parts))
+    assert factors.shape[1] == len(outputs)
+    return sum(factors[:, k, None] * output for k, output in enumerate(outputs))
 
 
 def linear(twin: Twin, name: str, k: int, x: Tensor) -> Tensor:
@@ -83,11 +83,11 @@ def cross_stitch(twin: Twin, batch: Batch) -> list[Tensor]:
 def stem(twin: Twin, batch: Batch) -> list[Tensor]:
     tasks, options = tasks_of(twin), twin.model[0].options
     x = [twin.x(batch, copy=t) for t in range(len(tasks) + 1)]  # the last is shared
-    own = options.specific
+    specific = options.specific
     for level in range(options.levels):
         name, after = f"experts.{level}", []
-        mine = [[twin.mlp(name, t * own + k, x[t]) for k in range(own)] for t in tasks]
-        shared = [twin.mlp(name, len(tasks) * own + k, x[-1]) for k in range(options.shared)]
+        mine = [[twin.mlp(name, t * specific + k, x[t]) for k in range(specific)] for t in tasks]
+        shared = [twin.mlp(name, len(tasks) * specific + k, x[-1]) for k in range(options.shared)]
         for t in tasks:
             seen = [[e if s == t else e.detach() for e in mine[s]] for s in tasks]
             after.append(
@@ -103,14 +103,14 @@ def stem(twin: Twin, batch: Batch) -> list[Tensor]:
 def adatt(twin: Twin, batch: Batch) -> list[Tensor]:
     tasks, options = tasks_of(twin), twin.model[0].options
     x = [twin.x(batch)] * (len(tasks) + 1)
-    own, common = options.specific, options.shared
+    specific, common = options.specific, options.shared
     for level in range(options.levels):
         name, after = f"experts.{level}", []
-        mine = [[twin.mlp(name, t * own + k, x[t]) for k in range(own)] for t in tasks]
-        shared = [twin.mlp(name, len(tasks) * own + k, x[-1]) for k in range(common)]
+        mine = [[twin.mlp(name, t * specific + k, x[t]) for k in range(specific)] for t in tasks]
+        shared = [twin.mlp(name, len(tasks) * specific + k, x[-1]) for k in range(common)]
         every = [*chain(*mine), *shared]
         for t in tasks:
-            direct = twin.piece(f"direct.{level}.weight", t) if own > 1 else torch.ones(1)
+            direct = twin.piece(f"direct.{level}.weight", t) if specific > 1 else torch.ones(1)
             fused = combine(weights(twin, f"gates.{level}", t, x[t]), every)
             after.append(fused + combine(direct.expand(len(fused), -1), mine[t]))
         if common and level < options.levels - 1:
@@ -149,7 +149,9 @@ def dbmtl(twin: Twin, batch: Batch) -> list[Tensor]:
             h = torch.cat([block("mask.blocks.0", k, h) for k in range(options.mask_blocks)], -1)
     h = twin.mlp("bottom", 0, h)
     experts = [twin.mlp("experts", k, h) for k in range(options.experts)]
-    own = [combine(weights(twin, "gates", t, h), experts) if experts else h for t in tasks_of(twin)]
+    inputs = [
+        combine(weights(twin, "gates", t, h), experts) if experts else h for t in tasks_of(twin)
+    ]
     related: dict[str, Tensor] = {}
 
     def relation(name: str) -> Tensor:
@@ -157,8 +159,11 @@ def dbmtl(twin: Twin, batch: Batch) -> list[Tensor]:
         if name not in related:
             before = [names[t - 1]] if t else []
             before = options.parents.get(name, ()) if options.parents else before
-            parts = [twin.mlp(f"towers.{t}", 0, own[t]), *(relation(parent) for parent in before)]
-            related[name] = twin.mlp(f"relations.{t}", 0, torch.cat(parts, -1))
+            inputs_of_task = [
+                twin.mlp(f"towers.{t}", 0, inputs[t]),
+                *(relation(parent) for parent in before),
+            ]
+            related[name] = twin.mlp(f"relations.{t}", 0, torch.cat(inputs_of_task, -1))
         return related[name]
 
     assert len(model.heads) == len(names)
@@ -198,10 +203,10 @@ def home(twin: Twin, batch: Batch) -> list[Tensor]:
     groups = list(dict.fromkeys(of))
 
     def feature(name: str, k: int, u: Tensor) -> Tensor:
-        parts = range(k * options.gate_parts, (k + 1) * options.gate_parts)
+        pairs = range(k * options.gate_parts, (k + 1) * options.gate_parts)
         factors = [
             2 * linear(twin, f"{name}.up", i, linear(twin, f"{name}.down", i, u)).sigmoid()
-            for i in parts
+            for i in pairs
         ]
         if options.gate_parts == 1:
             return u * factors[0]
@@ -222,21 +227,21 @@ def home(twin: Twin, batch: Batch) -> list[Tensor]:
     for g in range(len(groups)):
         mixed = combine(weights(twin, "meta_gates", g, x), meta[g] + meta[-1])
         z.append(mixed + alone("meta_self", g, x, meta[g]))
-    every = [e for own in meta for e in own]
+    every = [e for experts_of_path in meta for e in experts_of_path]
     z.append(
         combine(weights(twin, "shared_gate", 0, x), every)
         + alone("meta_self", len(groups), x, meta[-1])
     )
     read = [z[groups.index(of[t])] for t in tasks_of(twin)] + z
-    found = [
+    outputs = [
         experts("experts", p, feature("features", p, u), options.specific)
         for p, u in enumerate(read)
     ]
     logits = []
     for t in tasks_of(twin):
-        seen = found[t] + found[len(names) + groups.index(of[t])] + found[-1]
+        seen = outputs[t] + outputs[len(names) + groups.index(of[t])] + outputs[-1]
         mixed = combine(weights(twin, "gates", t, torch.cat([read[t], z[-1]], -1)), seen)
-        logits.append(twin.tower(t, mixed + alone("self_gates", t, read[t], found[t])))
+        logits.append(twin.tower(t, mixed + alone("self_gates", t, read[t], outputs[t])))
     return logits
 
 
@@ -253,8 +258,8 @@ def snr(twin: Twin, batch: Batch) -> list[Tensor]:
                 twin.piece(f"routings.{level}.log_alpha", i).sigmoid() * (ZETA - GAMMA) + GAMMA
             ).clamp(0, 1)
             matrix = twin.piece(f"routings.{level}.weight", i)  # (d, S, d)
-            parts = [u_j if matrix is None else u_j @ matrix[:, j].T for j, u_j in enumerate(u)]
-            v.append(sum(z[j] * part for j, part in enumerate(parts)))
+            terms = [u_j if matrix is None else u_j @ matrix[:, j].T for j, u_j in enumerate(u)]
+            v.append(sum(z[j] * term for j, term in enumerate(terms)))
     return [twin.tower(t, v[t]) for t in tasks_of(twin)]
 
 

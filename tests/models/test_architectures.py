@@ -82,7 +82,8 @@ def test_every_parameter_is_reached(name, case):
     sharing = SharedParameters(build(name, schema, **options), toy_batch(schema, 40))
     assert sharing.unreached == []
     assert all(
-        item.reached_by.shape == (len(schema.tasks), len(item.shared)) for item in sharing.slices
+        parameter.reached_by.shape == (len(schema.tasks), len(parameter.shared))
+        for parameter in sharing.slices
     )
     assert bool(sharing.scope("all")) == (load(name).shares_parameters and len(schema.tasks) > 1)
 
@@ -108,11 +109,11 @@ def test_rows_do_not_see_each_other(name, case):
     schema, options = CASES[case]
     model, batch = build(name, schema, **options).eval(), toy_batch(schema, 40)
     rows = torch.tensor([31, 2, 2, 17])
-    whole, part = model(batch), model(DeviceSplit(batch).take(rows))
-    for one, other in zip(whole.predictions, part.predictions, strict=True):
+    whole, some = model(batch), model(DeviceSplit(batch).take(rows))
+    for one, other in zip(whole.predictions, some.predictions, strict=True):
         torch.testing.assert_close(one.logits[rows], other.logits)
     for gate, weights in whole.gates.items():
-        torch.testing.assert_close(weights[rows], part.gates[gate])
+        torch.testing.assert_close(weights[rows], some.gates[gate])
 
 
 def test_the_seed_decides_everything(name):

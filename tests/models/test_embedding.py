@@ -40,12 +40,12 @@ def plain(module: FieldEmbedding, schema: Schema, batch, copy=None):
     """x by one lookup a feature, in the documented order: ids by width, bags, dense values."""
     ids = schema.of_kind("id")
     by_width = sorted(range(len(ids)), key=lambda i: WIDTHS[ids[i].name])  # a stable sort
-    parts, start = [], dict.fromkeys(WIDTHS.values(), 0)
+    columns, start = [], dict.fromkeys(WIDTHS.values(), 0)
     for i in by_width:
         width = WIDTHS[ids[i].name]
         table = getattr(module, f"width_{width}")
         table = table if copy is None else table[:, copy]
-        parts.append(table[start[width] : start[width] + ids[i].vocab][batch.ids[:, i].long()])
+        columns.append(table[start[width] : start[width] + ids[i].vocab][batch.ids[:, i].long()])
         start[width] += ids[i].vocab
     for feature in schema.of_kind("bag"):
         table = getattr(module, f"bag_{feature.name}")
@@ -54,8 +54,8 @@ def plain(module: FieldEmbedding, schema: Schema, batch, copy=None):
         sums = [
             (table[values[a:b].long()] * weights[a:b, None]).sum(0) for a, b in pairwise(offsets)
         ]
-        parts.append(torch.stack(sums))
-    return torch.cat([*parts, batch.dense], -1)
+        columns.append(torch.stack(sums))
+    return torch.cat([*columns, batch.dense], -1)
 
 
 def make(schema, copies=0, **options):
@@ -152,12 +152,12 @@ def test_a_vector_of_numbers_is_as_many_numbers(name, foldable):
     widened = replace(batch, dense=products.detach().requires_grad_())
     for one, other in zip(model(batch).predictions, twin(widened).predictions, strict=True):
         torch.testing.assert_close(one.logits, other.logits)
-    own, expected = gradients(model, batch), gradients(twin, widened)
+    grads, expected = gradients(model, batch), gradients(twin, widened)
     for key, grad in expected.items():
-        torch.testing.assert_close(own[key], grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(grads[key], grad, rtol=1e-4, atol=1e-6)
     (by_product,) = torch.autograd.grad(sum(task_losses(twin, widened)), widened.dense)
     by_vector = (by_product.unflatten(1, (2, 3)) * batch.dense[:, :, None]).sum(0)
-    summed = own["embedding.numbers"].view(2, -1, 3).sum(1)
+    summed = grads["embedding.numbers"].view(2, -1, 3).sum(1)
     torch.testing.assert_close(summed, by_vector, rtol=1e-4, atol=1e-6)
 
 
@@ -183,8 +183,8 @@ def test_vectors_of_numbers_follow_the_tables_and_their_copies():
     for d, name in enumerate(("dense1", "dense2")):
         assert len(module.feature_columns[name]) == 5
         for copy in range(3):
-            own = batch.dense[:, d, None] * module.numbers[d, copy]
-            assert torch.equal(x[:, copy, list(module.feature_columns[name])], own)
+            scaled = batch.dense[:, d, None] * module.numbers[d, copy]
+            assert torch.equal(x[:, copy, list(module.feature_columns[name])], scaled)
     assert sorted(
         column for columns in module.feature_columns.values() for column in columns
     ) == list(range(module.width))

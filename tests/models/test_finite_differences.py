@@ -70,7 +70,7 @@ def differences(model, batch, entries=2):
     entries.
     """
     torch.manual_seed(5)  # for models that draw, here and before each evaluation
-    found = gradients(model, batch)
+    grads = gradients(model, batch)
     held = Detached()
 
     def total():
@@ -82,11 +82,11 @@ def differences(model, batch, entries=2):
     random = torch.Generator().manual_seed(3)
     for parameter, value in model.named_parameters():
         directions = [torch.randn(value.shape, generator=random, dtype=value.dtype)]
-        for place in torch.randint(value.numel(), (entries,), generator=random).tolist():
+        for entry in torch.randint(value.numel(), (entries,), generator=random).tolist():
             directions.append(
                 torch.zeros_like(value)
                 .flatten()
-                .index_fill(0, torch.tensor(place), 1)
+                .index_fill(0, torch.tensor(entry), 1)
                 .view_as(value)
             )
         for direction in directions:
@@ -99,7 +99,7 @@ def differences(model, batch, entries=2):
                 value.add_(direction, alpha=STEP)
             yield (
                 parameter,
-                float((found[parameter] * direction).sum()),
+                float((grads[parameter] * direction).sum()),
                 (ends[0] - ends[1]) / (2 * STEP),
             )
 

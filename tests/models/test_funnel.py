@@ -13,6 +13,7 @@ from mtlkit.data.types import ALL_ROWS, Schema, Task
 from mtlkit.errors import UsageError
 from mtlkit.models._funnel import MOST, labels_in, product, ratio, running_products
 from mtlkit.models._types import Batch
+from mtlkit.models.escm2 import corrected_error
 from mtlkit.training.sharing import SharedParameters
 from tests.models.build import build, load, small, task_losses
 from tests.toy import toy_batch, toy_schema
@@ -39,10 +40,10 @@ def make(name, schema, **options):
 
 def owned(model, batch, output=None):
     """The objectives of a batch, by owner."""
-    found = {}
+    by_owner = {}
     for objective in model.objectives(output or model(batch), batch):
-        found.setdefault(objective.owner, []).append(objective)
-    return found
+        by_owner.setdefault(objective.owner, []).append(objective)
+    return by_owner
 
 
 def reached(model, loss):
@@ -52,19 +53,18 @@ def reached(model, loss):
         for prefix, module in model.named_modules()
         for name, axis in getattr(module, "stack_axes", {}).items()
     }
-    names, values = zip(*model.named_parameters(), strict=True)
-    found = set()
-    for name, grad in zip(
-        names, torch.autograd.grad(loss, values, allow_unused=True, retain_graph=True), strict=True
-    ):
+    values = dict(model.named_parameters())
+    grads = torch.autograd.grad(loss, list(values.values()), allow_unused=True, retain_graph=True)
+    names = set()
+    for name, grad in zip(values, grads, strict=True):
         if grad is None:
             continue
         if name in axes:
             moved = grad.movedim(axes[name], 0).flatten(1).abs().sum(1)
-            found |= {f"{name}[{k}]" for k in torch.nonzero(moved).flatten().tolist()}
+            names |= {f"{name}[{k}]" for k in torch.nonzero(moved).flatten().tolist()}
         elif grad.abs().sum() > 0:
-            found.add(name)
-    return found
+            names.add(name)
+    return names
 
 
 # --- products and quotients
@@ -81,8 +81,8 @@ def test_product_and_ratio_are_those_of_probabilities():
 
 
 def test_a_quotient_above_one_is_taken_for_one():
-    found = ratio(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 3.0]))
-    torch.testing.assert_close(found.sigmoid(), torch.full((2,), MOST, dtype=torch.float64))
+    bounded = ratio(torch.tensor([2.0, 3.0]), torch.tensor([1.0, 3.0]))
+    torch.testing.assert_close(bounded.sigmoid(), torch.full((2,), MOST, dtype=torch.float64))
     assert ratio(EXTREMES, EXTREMES.flip(0)).isfinite().all()
 
 
@@ -165,8 +165,8 @@ def test_scores_of_a_click_to_purchase_funnel():
     schema = Schema(
         features=(), tasks=(Task(name="click"), Task(name="purchase")), funnel=("click", "purchase")
     )
-    found = [(s.label, s.name, s.space) for s in schema.scores() if not s.hidden]
-    assert found == [
+    shown = [(s.label, s.name, s.space) for s in schema.scores() if not s.hidden]
+    assert shown == [
         ("CTR", "click", "all rows"),
         ("CTCVR", "purchase", "all rows"),
         ("CVR", "purchase-given-click", "clicked rows"),
@@ -291,8 +291,8 @@ def test_losses_and_gradients_survive_extreme_logits(name):
     towers = model.towers.forward
     model.towers.forward = lambda h: [*(towers(h)[t] + shift[t] for t in (0, 1)), *towers(h)[2:]]
     for flip in (0, 1):
-        own = replace(batch, labels=(batch.labels - flip).abs())
-        total = sum(task_losses(model, own))
+        flipped = replace(batch, labels=(batch.labels - flip).abs())
+        total = sum(task_losses(model, flipped))
         (grad,) = torch.autograd.grad(total, [shift])
         assert total.isfinite()
         assert grad.isfinite().all()
@@ -311,11 +311,11 @@ def test_esmm_trains_click_and_click_times_conversion_on_all_rows():
     (conversion,) = output.further
     assert conversion.space == "rows with t1"
     torch.testing.assert_close(both, click * conversion.logits.sigmoid())
-    found = owned(model, batch, output)
-    assert [len(found[task]) for task in ("t1", "t2")] == [1, 1]
+    by_task = owned(model, batch, output)
+    assert [len(by_task[task]) for task in ("t1", "t2")] == [1, 1]
     y, z = batch.labels.T
-    torch.testing.assert_close(found["t1"][0].loss, F.binary_cross_entropy(click, y))
-    torch.testing.assert_close(found["t2"][0].loss, F.binary_cross_entropy(both, z))
+    torch.testing.assert_close(by_task["t1"][0].loss, F.binary_cross_entropy(click, y))
+    torch.testing.assert_close(by_task["t2"][0].loss, F.binary_cross_entropy(both, z))
 
 
 def test_esmm_has_no_direct_conversion_loss():
@@ -339,7 +339,7 @@ def test_esmm_has_no_direct_conversion_loss():
 def test_esmm_shares_the_embedding_and_through_the_product_the_click_network():
     schema = funnel()
     sharing = SharedParameters(make("esmm", schema), toy_batch(schema, 60))
-    shared = {item.name: item.shared.tolist() for item in sharing.slices}
+    shared = {parameter.name: parameter.shared.tolist() for parameter in sharing.slices}
     assert all(all(flags) for name, flags in shared.items() if name.startswith("embedding."))
     assert all(
         flags == [True, False]
@@ -389,11 +389,13 @@ def test_escm2_is_the_formula_of_the_paper(name, weighted):
     else:
         guess = F.softplus(output.extra[0])
         corrected = mean(guess + o * (e - guess) / p) + mean(o * (e - guess) ** 2 / p)
-    found = owned(model, batch, output)
+    by_task = owned(model, batch, output)
     click_loss = mean(F.binary_cross_entropy(click, o, reduction="none"))
     both_loss = mean(F.binary_cross_entropy(both, y, reduction="none"))
-    torch.testing.assert_close(sum(x.loss for x in found["t1"]), click_loss)
-    torch.testing.assert_close(sum(x.loss for x in found["t2"]), 0.7 * both_loss + 0.3 * corrected)
+    torch.testing.assert_close(sum(x.loss for x in by_task["t1"]), click_loss)
+    torch.testing.assert_close(
+        sum(x.loss for x in by_task["t2"]), 0.7 * both_loss + 0.3 * corrected
+    )
 
 
 @pytest.mark.parametrize("name", ["escm2", "escm2-dr"])
@@ -402,26 +404,25 @@ def test_the_propensity_of_escm2_is_not_trained_by_the_conversion_loss(name):
     model, batch = make(name, schema), toy_batch(schema, 60)
     assert type(model).detaches
     corrected = owned(model, batch)["t2"][1].loss
-    found = reached(model, corrected)
-    assert not {part for part in found if part.endswith("[0]")}
-    assert "bottom.linears.0.weight[1]" in found
-    assert ("bottom.linears.0.weight[2]" in found) == (name == "escm2-dr")
-    assert any(part.startswith("embedding.") for part in found)
+    names = reached(model, corrected)
+    assert not {parameter for parameter in names if parameter.endswith("[0]")}
+    assert "bottom.linears.0.weight[1]" in names
+    assert ("bottom.linears.0.weight[2]" in names) == (name == "escm2-dr")
+    assert any(parameter.startswith("embedding.") for parameter in names)
 
 
 def test_the_estimates_of_escm2_are_unbiased_where_the_propensity_is_right():
     """Over the draw of clicks, both estimates have the mean error of all rows; dr also with a wrong
     propensity.
     """
-    kind = load("escm2")
     torch.manual_seed(0)
     rows = 400
     p, e = torch.rand(rows) * 0.8 + 0.1, torch.rand(rows)
     clicks = (torch.rand(4000, rows) < p).float()
-    ips = kind._corrected(e, clicks / p, None)
+    ips = corrected_error(e, clicks / p, None)
     assert float(ips.mean()) == pytest.approx(float(e.mean()), rel=0.01)
     right = torch.log(torch.expm1(e))  # softplus of it is e
-    dr = kind._corrected(e, clicks / p.sqrt(), right)
+    dr = corrected_error(e, clicks / p.sqrt(), right)
     assert float(dr.mean()) == pytest.approx(float(e.mean()), rel=1e-4)
     assert float(dr.mean(1).std()) < float(ips.mean(1).std()) / 100
 
@@ -488,12 +489,12 @@ def test_aitm_transfers_from_click_to_purchase_and_not_back():
     model, batch = make("aitm", schema, weight=0.0), toy_batch(schema, 40)
     losses = task_losses(model, batch)
     for t, loss in enumerate(losses):
-        found = reached(model, loss)
-        assert {k for k in range(3) if f"bottom.linears.0.weight[{k}]" in found} == set(
+        names = reached(model, loss)
+        assert {k for k in range(3) if f"bottom.linears.0.weight[{k}]" in names} == set(
             range(t + 1)
         )
-        assert {k for k in range(2) if f"info.{k}.weight" in found} == set(range(t))
-        assert {k for k in range(3) if f"towers.heads.0.weight[{k}]" in found} == {t}
+        assert {k for k in range(2) if f"info.{k}.weight" in names} == set(range(t))
+        assert {k for k in range(3) if f"towers.heads.0.weight[{k}]" in names} == {t}
     assert "transfer.h1.weight" not in reached(model, losses[0])
 
 
@@ -501,11 +502,11 @@ def test_the_calibrator_acts_on_probabilities_and_is_charged_to_the_later_step()
     schema = funnel()
     model, batch = make("aitm", schema, weight=0.6), toy_batch(schema, 40)
     output = model(batch)
-    found = owned(model, batch, output)
+    by_task = owned(model, batch, output)
     click, buy = (p.logits.sigmoid() for p in output.predictions)
     assert 0 < (buy > click).sum() < 40
-    assert [len(found[task]) for task in ("t1", "t2")] == [1, 2]
-    calibrator = found["t2"][1].loss
+    assert [len(by_task[task]) for task in ("t1", "t2")] == [1, 2]
+    calibrator = by_task["t2"][1].loss
     torch.testing.assert_close(calibrator, 0.6 * (buy - click).clamp(min=0).mean())
     lower = replace(
         output, predictions=[output.predictions[0], replace(output.predictions[0], task="t2")]

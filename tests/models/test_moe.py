@@ -1,5 +1,6 @@
 """Levels of experts: in one kernel and layer by layer, their names, and their ablation."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -19,7 +20,7 @@ from mtlkit.ops.mixture_gramian import mixture_gramian
 from tests.models.build import build
 from tests.toy import toy_batch, toy_schema
 
-REACH = torch.tensor([[0, 3, 4], [1, 3, 4], [2, 3, 4]])  # own, and two of all
+EXPERT_INDEX = torch.tensor([[0, 3, 4], [1, 3, 4], [2, 3, 4]])  # own, and two of all
 
 
 @pytest.fixture(params=[torch.float32, torch.float64], ids=["float32", "float64"])
@@ -60,7 +61,7 @@ def both(width, dtype, expert_index=None, rows=30, **options):
     return mixtures, [value for module in modules for value in module.parameters()]
 
 
-@pytest.mark.parametrize("expert_index", [None, REACH], ids=["all experts", "some experts"])
+@pytest.mark.parametrize("expert_index", [None, EXPERT_INDEX], ids=["all experts", "some experts"])
 @pytest.mark.parametrize("width", [5, 16, 37])
 @pytest.mark.parametrize("rows", [0, 1, 30])
 def test_one_kernel_is_the_layers_one_after_the_other(rows, width, expert_index, dtype):
@@ -74,7 +75,7 @@ def test_one_kernel_is_the_layers_one_after_the_other(rows, width, expert_index,
     torch.testing.assert_close(fused, plain)
 
 
-@pytest.mark.parametrize("expert_index", [None, REACH], ids=["all experts", "some experts"])
+@pytest.mark.parametrize("expert_index", [None, EXPERT_INDEX], ids=["all experts", "some experts"])
 @pytest.mark.parametrize("width", [5, 16, 37])
 def test_boundaries_separate_the_tasks(width, expert_index, dtype):
     (one, other), _ = both(width, dtype, expert_index)
@@ -128,7 +129,7 @@ def test_other_layers_are_no_single_kernel(options):
         assert isinstance(layer(embedding(batch)).boundary, FirstLayerBoundary)
 
 
-@pytest.mark.parametrize("expert_index", [None, REACH], ids=["all experts", "some experts"])
+@pytest.mark.parametrize("expert_index", [None, EXPERT_INDEX], ids=["all experts", "some experts"])
 @pytest.mark.parametrize("fuse", [True, False])
 def test_an_ablated_expert_is_taken_for_zero(fuse, expert_index, dtype):
     embedding, layer, batch = level(16, dtype, expert_index)
@@ -145,12 +146,12 @@ def test_an_ablated_expert_is_taken_for_zero(fuse, expert_index, dtype):
 
 
 def test_several_stacks_of_gates_mix_one_after_the_other():
-    embedding, layer, batch = level(16, torch.float32, REACH)
+    embedding, layer, batch = level(16, torch.float32, EXPERT_INDEX)
     x = embedding(batch).tensor()
     shared = Gate(1, embedding.width, 5, GateOptions())
     gate = layer.stacks[0].gate
     readers = [
-        Readers(("t1", "t2", "t3"), gate, REACH, slice(3)),
+        Readers(("t1", "t2", "t3"), gate, EXPERT_INDEX, slice(3)),
         Readers(["shared"], shared, paths=slice(3, None)),
     ]
     owner = torch.tensor([0, 1, 2, 3, 3])
@@ -173,7 +174,9 @@ def test_several_stacks_of_gates_mix_one_after_the_other():
     paths = torch.randn(30, 4, embedding.width)
     outputs = layer.experts(paths[:, owner])
     mixed = two(paths).outputs
-    torch.testing.assert_close(mixed[:, :3], combine_experts(gate(paths[:, :3]), outputs, REACH))
+    torch.testing.assert_close(
+        mixed[:, :3], combine_experts(gate(paths[:, :3]), outputs, EXPERT_INDEX)
+    )
     torch.testing.assert_close(mixed[:, 3:], combine_experts(shared(paths[:, 3:]), outputs))
 
 
@@ -234,6 +237,10 @@ def test_what_is_wrong_with_a_plugin_is_said_when_it_is_used():
     assert "self.embedding = FieldEmbedding(" in told.value.hint
     with pytest.raises(UsageError, match="level 1 are no sub-modules of Plugin"):
         Plugin(schema, registered=False).use(FastPaths())
+    twice = Plugin(schema)
+    twice.more = MoELayer(1, twice.experts, [Readers(["shared"], twice.gates)])
+    with pytest.raises(UsageError, match=re.escape("of Plugin are numbered [1, 1]")):
+        twice.use(FastPaths())
 
 
 @pytest.mark.parametrize("name", ["mmoe", "omoe", "cgc", "ple"])

@@ -78,12 +78,12 @@ def slices_of(model, task, batch):
         for p, m in model.named_modules()
         for n, a in getattr(m, "stack_axes", {}).items()
     }
-    found = {}
+    slices = {}
     for (name, value), grad in zip(values.items(), grads, strict=True):
         grad = torch.zeros_like(value) if grad is None else grad
         moved = grad.movedim(axes[name], 0).flatten(1) if name in axes else grad.reshape(1, -1)
-        found[name] = set(moved.abs().amax(1).nonzero().flatten().tolist())
-    return found
+        slices[name] = set(moved.abs().amax(1).nonzero().flatten().tolist())
+    return slices
 
 
 @pytest.mark.parametrize("tower", [(4,), {"t1": (4,), "t2": (3, 3), "t3": (4,)}, ()], ids=str)
@@ -102,9 +102,9 @@ def test_batched_model_equals_its_naive_twin(name, options, tower):
         losses[t].backward(retain_graph=True)
         naive[t].backward(retain_graph=True)
         grads = {name: value.grad for name, value in model.named_parameters()}
-        for (parameter, k), value in zip(twin.places, twin.values, strict=True):
+        for (parameter, k), value in zip(twin.slices, twin.values, strict=True):
             axis, whole = twin.axes.get(parameter), grads[parameter]
-            own = (
+            gradient = (
                 torch.zeros_like(value)
                 if whole is None
                 else whole
@@ -113,7 +113,7 @@ def test_batched_model_equals_its_naive_twin(name, options, tower):
             )
             expected = torch.zeros_like(value) if value.grad is None else value.grad
             torch.testing.assert_close(
-                own, expected, rtol=1e-9, atol=1e-9, msg=lambda m, p=parameter: f"{p}: {m}"
+                gradient, expected, rtol=1e-9, atol=1e-9, msg=lambda m, p=parameter: f"{p}: {m}"
             )
 
 
@@ -129,11 +129,11 @@ def test_gates_may_have_hidden_layers_a_bias_and_a_norm(name):
     schema = toy_schema(2)
     model = deep(name, schema, gate_hidden=(5,), gate_bias=True, gate_norm="batch")
     parameters = {parameter.rpartition("gates.")[2] for parameter, _ in model.named_parameters()}
-    found = {
+    names = {
         parameter.split(".", 1)[-1] if parameter[0].isdigit() else parameter
         for parameter in parameters
     }
-    assert {"hidden.linears.0.weight", "linear.bias", "norm.scale", "norm.shift"} <= found
+    assert {"hidden.linears.0.weight", "linear.bias", "norm.scale", "norm.shift"} <= names
     assert SharedParameters(model, toy_batch(schema, ROWS)).unreached == []
 
 
@@ -150,14 +150,14 @@ def test_stem_isolates_tasks_at_any_depth(levels):
     schema = toy_schema(3)
     model, batch = deep("stem", schema, levels=levels, gate_hidden=()), toy_batch(schema, ROWS)
     for t in range(3):
-        found = slices_of(model, t, batch)
-        assert found["embedding.width_8"] == {t, 3}
+        slices = slices_of(model, t, batch)
+        assert slices["embedding.width_8"] == {t, 3}
         for level in range(levels):
-            assert found[f"experts.{level}.linears.0.weight"] == {t, 3}
-            assert found[f"gates.{level}.linear.weight"] == {t}
+            assert slices[f"experts.{level}.linears.0.weight"] == {t, 3}
+            assert slices[f"gates.{level}.linear.weight"] == {t}
         for level in range(levels - 1):
-            assert found[f"shared_gates.{level}.linear.weight"] == {0}
-    sharing = {item.name: item for item in SharedParameters(model, batch).slices}
+            assert slices[f"shared_gates.{level}.linear.weight"] == {0}
+    sharing = {parameter.name: parameter for parameter in SharedParameters(model, batch).slices}
     assert sharing["embedding.width_8"].shared.tolist() == [False, False, False, True]
 
 
@@ -210,9 +210,9 @@ def test_the_last_stitches_belong_to_one_task_each():
     schema = toy_schema(3)
     model, batch = deep("cross-stitch", schema, bottom=(7, 5)), toy_batch(schema, ROWS)
     for t in range(3):
-        found = slices_of(model, t, batch)
-        assert found["stitches.1.weight"] == {t}
-        assert found["stitches.0.weight"] == found["bottom.linears.0.weight"] == {0, 1, 2}
+        slices = slices_of(model, t, batch)
+        assert slices["stitches.1.weight"] == {t}
+        assert slices["stitches.0.weight"] == slices["bottom.linears.0.weight"] == {0, 1, 2}
     assert SharedParameters(model, batch).last.name == "bottom.linears.1.weight"
     assert (
         SharedParameters(deep("cross-stitch", schema, channels=True), batch).last.name
@@ -249,10 +249,10 @@ def test_a_child_trains_its_parents_and_not_the_other_way_round():
         toy_batch(schema, ROWS),
     )
     for t, reached in enumerate(({0, 1, 2}, {1}, {1, 2})):
-        found = slices_of(model, t, batch)
-        for part in ("towers", "relations"):
-            assert {k for k in range(3) if found[f"{part}.{k}.linears.0.weight"]} == reached
-        assert {k for k in range(3) if found[f"heads.{k}.weight"]} == {
+        slices = slices_of(model, t, batch)
+        for module in ("towers", "relations"):
+            assert {k for k in range(3) if slices[f"{module}.{k}.linears.0.weight"]} == reached
+        assert {k for k in range(3) if slices[f"heads.{k}.weight"]} == {
             t
         }  # hidden vectors are passed, not logits
 
@@ -313,8 +313,8 @@ def test_gates_of_pepnet_train_the_embeddings_with_a_role_only():
         (grad,) = torch.autograd.grad(
             caught[gate].sum(), [model.embedding.width_8], retain_graph=True
         )
-        parts = [grad[a:b].abs().max() > 0 for a, b in zip([0, *ends], ends, strict=False)]
-        assert {k for k, moved in enumerate(parts) if moved} == features
+        moved_features = [grad[a:b].abs().max() > 0 for a, b in zip([0, *ends], ends, strict=False)]
+        assert {k for k, moved in enumerate(moved_features) if moved} == features
 
 
 def test_pepnet_with_gates_of_one_is_its_towers():
@@ -344,9 +344,9 @@ def test_gates_of_pepnet_see_what_they_do_not_train():
 def test_pepnet_needs_roles():
     schema = toy_schema(2)
     assert load("pepnet").inapplicable(schema) is None
-    for place, role in enumerate(("user", "item", "domain")):
+    for index, role in enumerate(("user", "item", "domain")):
         features = list(schema.features)
-        features[place] = Feature(name=features[place].name, vocab=features[place].vocab)
+        features[index] = Feature(name=features[index].name, vocab=features[index].vocab)
         reason = load("pepnet").inapplicable(
             schema.model_copy(update={"features": tuple(features)})
         )
@@ -389,12 +389,12 @@ def test_every_task_of_adatt_fuses_all_experts_of_all_levels(levels, shared):
     schema = toy_schema(3)
     model, batch = deep("adatt", schema, levels=levels, shared=shared), toy_batch(schema, ROWS)
     for t in range(3):
-        found = slices_of(model, t, batch)
+        slices = slices_of(model, t, batch)
         for level in range(levels):
-            assert found[f"experts.{level}.linears.0.weight"] == set(range(6 + shared))
+            assert slices[f"experts.{level}.linears.0.weight"] == set(range(6 + shared))
             last = level == levels - 1
-            assert found[f"direct.{level}.weight"] == ({t} if last else {0, 1, 2})
-            assert found[f"gates.{level}.linear.weight"] == ({t} if last else {0, 1, 2})
+            assert slices[f"direct.{level}.weight"] == ({t} if last else {0, 1, 2})
+            assert slices[f"gates.{level}.linear.weight"] == ({t} if last else {0, 1, 2})
     assert len(model.shared_gates) == (levels - 1 if shared else 0)
 
 
@@ -406,15 +406,15 @@ def test_task_experts_of_home_stay_within_their_group():
     model, batch = deep("home", schema, groups=GROUPS, specific=2), toy_batch(schema, ROWS)
     paths = {0: {0, 3, 5}, 1: {1, 4, 5}, 2: {2, 3, 5}}  # own, the group's, shared
     for t in range(3):
-        found = slices_of(model, t, batch)
-        assert found["experts.linears.0.weight"] == {
+        slices = slices_of(model, t, batch)
+        assert slices["experts.linears.0.weight"] == {
             2 * path + k for path in paths[t] for k in range(2)
         }
-        assert found["gates.linear.weight"] == found["self_gates.linear.weight"] == {t}
+        assert slices["gates.linear.weight"] == slices["self_gates.linear.weight"] == {t}
         group = (0, 1, 0)[t]
-        assert found["meta_gates.linear.weight"] == {group}
-        assert found["meta_self.linear.weight"] == {group, 2}
-        assert found["meta_experts.linears.0.weight"] == set(range(6))  # others by the shared path
+        assert slices["meta_gates.linear.weight"] == {group}
+        assert slices["meta_self.linear.weight"] == {group, 2}
+        assert slices["meta_experts.linears.0.weight"] == set(range(6))  # others by the shared path
 
 
 def test_gates_of_home_name_their_experts():
@@ -486,8 +486,8 @@ def test_a_closed_connection_passes_nothing_on():
                 torch.tensor([[9.0, -9.0], [-9.0, 9.0]])
             )  # two towers of their own
     for t in range(2):
-        found = slices_of(model, t, batch)
-        assert found["subnets.0.linears.0.weight"] == found["subnets.1.linears.0.weight"] == {t}
+        slices = slices_of(model, t, batch)
+        assert slices["subnets.0.linears.0.weight"] == slices["subnets.1.linears.0.weight"] == {t}
 
 
 def test_open_connections_have_a_price():
@@ -502,8 +502,8 @@ def test_open_connections_have_a_price():
         torch.testing.assert_close(
             other - one, 0.01 * (inner.sum() / 2 + last[t].sum()), rtol=1e-3, atol=1e-6
         )
-        found = slices_of(priced, t, batch)
-        assert found["routings.1.log_alpha"] == {t}
+        slices = slices_of(priced, t, batch)
+        assert slices["routings.1.log_alpha"] == {t}
 
 
 def test_a_task_without_a_label_pays_nothing():
@@ -532,9 +532,9 @@ def test_the_router_is_shared_and_its_last_layer_is_not():
     schema = toy_schema(3)
     model, batch = deep("task-router", schema), toy_batch(schema, ROWS)
     for t in range(3):
-        found = slices_of(model, t, batch)
-        assert found["router.linears.0.weight"] == {0}
-        assert found["routes.weight"] == found["routes.bias"] == {t}
+        slices = slices_of(model, t, batch)
+        assert slices["router.linears.0.weight"] == {0}
+        assert slices["routes.weight"] == slices["routes.bias"] == {t}
 
 
 def test_mixtures_of_task_embeddings_are_the_same_for_all_rows():

@@ -28,15 +28,15 @@ NORMS = {"norm": "batch", "gate_bias": True, "gate_norm": "batch"}
 
 
 def features_of(schema, embedding=8):
-    found = [
+    ids = [
         SparseFeature(f.name, vocab_size=f.vocab, embed_dim=embedding) for f in schema.of_kind("id")
     ]
-    return found + [DenseFeature(f.name) for f in schema.of_kind("dense")]
+    return ids + [DenseFeature(f.name) for f in schema.of_kind("dense")]
 
 
 def inputs_of(schema, batch):
-    found = {feature.name: batch.ids[:, k] for k, feature in enumerate(schema.of_kind("id"))}
-    return found | {
+    inputs = {feature.name: batch.ids[:, k] for k, feature in enumerate(schema.of_kind("id"))}
+    return inputs | {
         feature.name: batch.dense[:, k] for k, feature in enumerate(schema.of_kind("dense"))
     }
 
@@ -67,9 +67,9 @@ def norm_layer(norm, k, source):
 def perceptron(stack, k, layers):
     """Copy (linear, norm, activation, dropout) quadruples into the k-th perceptron of a stack."""
     assert len(layers) == 4 * len(stack.linears)
-    for place, (linear, norm) in enumerate(zip(stack.linears, stack.norms, strict=True)):
-        linear.weight[k], linear.bias[k] = layers[4 * place].weight, layers[4 * place].bias
-        norm_layer(norm, k, layers[4 * place + 1])
+    for layer, (linear, norm) in enumerate(zip(stack.linears, stack.norms, strict=True)):
+        linear.weight[k], linear.bias[k] = layers[4 * layer].weight, layers[4 * layer].bias
+        norm_layer(norm, k, layers[4 * layer + 1])
 
 
 def tower(towers, k, layers):
@@ -250,9 +250,9 @@ def test_aitm_calibrates_here_and_not_there():
     plain = nn.functional.binary_cross_entropy(
         theirs(inputs_of(schema, batch)), batch.labels, reduction="none"
     ).mean(0)
-    found = ours.eval().objectives(ours(batch), batch)
-    assert [objective.owner for objective in found] == ["t1", "t2", "t2"]
+    objectives = ours.eval().objectives(ours(batch), batch)
+    assert [objective.owner for objective in objectives] == ["t1", "t2", "t2"]
     torch.testing.assert_close(
-        torch.stack([objective.loss for objective in found[:2]]), plain, rtol=1e-5, atol=1e-6
+        torch.stack([objective.loss for objective in objectives[:2]]), plain, rtol=1e-5, atol=1e-6
     )
-    assert found[2].loss > 0
+    assert objectives[2].loss > 0

@@ -39,11 +39,11 @@ def test_batched_model_equals_its_naive_twin(name, options, tower):
     sum(task_losses(model, batch)).backward()
     sum(twin.losses(batch)).backward()
     grads = {name: value.grad for name, value in model.named_parameters()}
-    for (parameter, k), value in zip(twin.places, twin.values, strict=True):
+    for (parameter, k), value in zip(twin.slices, twin.values, strict=True):
         axis = twin.axes.get(parameter)
-        own = grads[parameter] if axis is None else grads[parameter].select(axis, k)
+        gradient = grads[parameter] if axis is None else grads[parameter].select(axis, k)
         torch.testing.assert_close(
-            own, value.grad, rtol=1e-4, atol=1e-6, msg=lambda m, p=parameter: f"{p}: {m}"
+            gradient, value.grad, rtol=1e-4, atol=1e-6, msg=lambda m, p=parameter: f"{p}: {m}"
         )
 
 
@@ -91,11 +91,11 @@ def test_ple_has_no_shared_gate_in_its_last_level(levels):
 
 def test_gates_of_ple_name_the_experts_they_mix():
     model = build("ple", toy_schema(2), specific=2, shared=1)
-    own = {t: (f"t{t} 1", f"t{t} 2") for t in (1, 2)}
+    specific = {t: (f"t{t} 1", f"t{t} 2") for t in (1, 2)}
     for level in (1, 2):
         for t in (1, 2):
-            assert model.gate_experts[f"level-{level}/t{t}"] == (*own[t], "shared 1")
-    assert model.gate_experts["level-1/shared"] == (*own[1], *own[2], "shared 1")
+            assert model.gate_experts[f"level-{level}/t{t}"] == (*specific[t], "shared 1")
+    assert model.gate_experts["level-1/shared"] == (*specific[1], *specific[2], "shared 1")
 
 
 def test_ple_of_one_level_is_cgc():
@@ -142,8 +142,8 @@ def test_single_tasks_are_strangers():
         state = {}
         for name, value in model.state_dict().items():
             if name.startswith("towers."):
-                kind, place, rest = name.removeprefix("towers.").split(".", 2)
-                if int(place) == stack:
+                kind, stack_index, rest = name.removeprefix("towers.").split(".", 2)
+                if int(stack_index) == stack:
                     state[f"towers.{kind}.0.{rest}"] = value[k : k + 1]
             elif name.startswith("embedding."):
                 state[name] = value[:, t : t + 1]
@@ -153,3 +153,39 @@ def test_single_tasks_are_strangers():
         torch.testing.assert_close(
             alone(batch).predictions[0].logits, model(batch).predictions[t].logits
         )
+
+
+FUNNEL = toy_schema(3).model_copy(update={"funnel": ("t1", "t2")})
+MORE = {"levels": 2, "shared": 2, "experts": 2, "mask": "parallel"}
+PARTS = {
+    "adatt": "gates direct shared_gates shared_direct experts towers",
+    "aitm": "bottom info transfer towers",
+    "cgc": "gates experts towers",
+    "cross-stitch": "stitches bottom towers",
+    "dbmtl": "mask bottom gates experts towers relations heads",
+    "escm2": "bottom towers",
+    "esmm": "bottom towers",
+    "home": "meta_features meta_experts meta_gates shared_gate meta_self features experts gates "
+    "self_gates towers",
+    "mmoe": "gates experts towers",
+    "omoe": "gates experts towers",
+    "pepnet": "epnet ppnet towers",
+    "ple": "gates shared_gates experts towers",
+    "shared-bottom": "bottom towers",
+    "single-task": "bottom towers",
+    "snr": "routings subnets towers",
+    "stem": "gates shared_gates experts towers",
+    "task-embedding": "attention experts towers",
+    "task-router": "router routes experts towers",
+}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_a_model(name):
+    """The first names of parameters, in their order: probes group them and users freeze them by
+    these, and the last shared weight depends on the order.
+    """
+    model = build(name, FUNNEL, **known(name, MORE))
+    parts = dict.fromkeys(parameter.partition(".")[0] for parameter, _ in model.named_parameters())
+    assert list(parts) == ["embedding", *PARTS[name].split()]
+    assert {key.partition(".")[0] for key in model.state_dict()} == parts.keys()

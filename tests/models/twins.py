@@ -33,7 +33,7 @@ class Twin(nn.Module):
     def __init__(self, model: Architecture, forward: Forward) -> None:
         super().__init__()
         self.model, self._forward = [model], forward  # in a list: no sub-module
-        self.places: list[tuple[str, int]] = []
+        self.slices: list[tuple[str, int]] = []
         self.values = nn.ParameterList()
         self.axes = {
             f"{prefix}.{name}".lstrip("."): axis
@@ -44,12 +44,12 @@ class Twin(nn.Module):
             axis = self.axes.get(name)
             slices = [value] if axis is None else value.unbind(axis)
             for k, piece in enumerate(slices):
-                self.places.append((name, k))
+                self.slices.append((name, k))
                 self.values.append(nn.Parameter(piece.detach().clone()))
 
     def piece(self, name: str, k: int = 0) -> Tensor | None:
         """The k-th slice of a parameter, or None if there is no such parameter."""
-        return self.values[self.places.index((name, k))] if (name, k) in self.places else None
+        return self.values[self.slices.index((name, k))] if (name, k) in self.slices else None
 
     def forward(self, batch: Batch) -> Output:
         model = self.model[0]
@@ -71,11 +71,11 @@ class Twin(nn.Module):
         """(B, D) lookups of all ids, then the dense values."""
         embedding = self.model[0].embedding
         (group,) = embedding.groups
-        table, start, parts = self.piece(f"embedding.{group.parameter}", copy), 0, []
+        table, start, columns = self.piece(f"embedding.{group.parameter}", copy), 0, []
         for column, feature in enumerate(self.model[0].schema.of_kind("id")):
-            parts.append(table[start : start + feature.vocab][batch.ids[:, column].long()])
+            columns.append(table[start : start + feature.vocab][batch.ids[:, column].long()])
             start += feature.vocab
-        return torch.cat([*parts, batch.dense], -1)
+        return torch.cat([*columns, batch.dense], -1)
 
     def mlp(self, name: str, k: int, x: Tensor) -> Tensor:
         """The k-th perceptron of a stack."""
@@ -135,14 +135,17 @@ def omoe(twin: Twin, batch: Batch) -> list[Tensor]:
 
 def ple(twin: Twin, batch: Batch) -> list[Tensor]:
     model = twin.model[0]
-    tasks, own, common = len(model.tasks), model.options.specific, model.options.shared
+    tasks, specific, shared_count = len(model.tasks), model.options.specific, model.options.shared
     levels = getattr(model.options, "levels", 1)
     paths = [twin.x(batch)] * tasks  # x_1 .. x_T
     shared_path = paths[0]  # x_S
     for level in range(levels):
         name = f"experts.{level}"
-        mine = [[twin.mlp(name, t * own + k, paths[t]) for k in range(own)] for t in range(tasks)]
-        shared = [twin.mlp(name, tasks * own + k, shared_path) for k in range(common)]
+        mine = [
+            [twin.mlp(name, t * specific + k, paths[t]) for k in range(specific)]
+            for t in range(tasks)
+        ]
+        shared = [twin.mlp(name, tasks * specific + k, shared_path) for k in range(shared_count)]
         mixed = [twin.gate(f"gates.{level}", t, paths[t], mine[t] + shared) for t in range(tasks)]
         if level < levels - 1:
             shared_path = twin.gate(

@@ -40,33 +40,33 @@ def summaries(store):
 
 
 def test_json_rows(grid):
-    found = rows(ResultStore(grid))
-    json.dumps(found, allow_nan=False)
-    assert all(list(row) == KEYS for row in found)
+    all_rows = rows(ResultStore(grid))
+    json.dumps(all_rows, allow_nan=False)
+    assert all(list(row) == KEYS for row in all_rows)
     [row] = [
         row
-        for row in found
+        for row in all_rows
         if (row["dataset"], row["model"], row["balancer"], row["split"], row["task"], row["metric"])
         == ("census", "mmoe", "uwl", "test", "income", "auc")
     ]
     assert (row["seeds"], row["seeds_failed"], row["protocol"]) == (2, 1, "mmoe")
     assert row["ci_low"] < row["mean"] < row["ci_high"]
-    failed = [row for row in found if row["balancer"] == "mgda"]
+    failed = [row for row in all_rows if row["balancer"] == "mgda"]
     assert {(row["task"], row["mean"], row["seeds"], row["seeds_failed"]) for row in failed} == {
         ("income", None, 0, 2),
         ("marital", None, 0, 2),
     }
-    assert {row["protocol"] for row in found if row["dataset"] == "synthetic"} == {None}
+    assert {row["protocol"] for row in all_rows if row["dataset"] == "synthetic"} == {None}
 
 
 def test_other_tasks_protocols_and_contents_never_share_a_table(tmp_path):
     for options in ({}, {"protocol": "rechub"}, {"tasks": ["education", "marital"]}):
         fill(tmp_path, ("mmoe",), ("uniform",), seeds=(0,), with_probes=False, **options)
-    found = summaries(ResultStore(tmp_path))
-    assert len(found) == 3
-    assert len({each.block.title for each in found}) == 3
-    assert len({each.block.slug for each in found}) == 3
-    assert all(len(each.rows) == 2 for each in found)
+    all_summaries = summaries(ResultStore(tmp_path))
+    assert len(all_summaries) == 3
+    assert len({summary.block.title for summary in all_summaries}) == 3
+    assert len({summary.block.slug for summary in all_summaries}) == 3
+    assert all(len(summary.rows) == 2 for summary in all_summaries)
 
 
 def test_spelling_makes_no_row_and_settings_do(tmp_path):
@@ -75,17 +75,19 @@ def test_spelling_makes_no_row_and_settings_do(tmp_path):
     store.save(record(cell("mmoe[experts=8]", seed=1)))
     store.save(record(cell("mmoe", seed=0, training={"lr": 0.001})))
     store.save(record(cell("mmoe[experts=16]", seed=0)))
-    [found] = summaries(store)
-    assert {row.group.model for row in found.rows} == {
+    [summary] = summaries(store)
+    assert {row.group.model for row in summary.rows} == {
         "mmoe (lr=0.001)",
         "mmoe (lr=0.002)",
         "mmoe[experts=16]",
     }
-    assert next(row for row in found.rows if row.group.model == "mmoe (lr=0.002)").group.seeds == (
+    assert next(
+        row for row in summary.rows if row.group.model == "mmoe (lr=0.002)"
+    ).group.seeds == (
         0,
         1,
     )
-    assert "lr" in " ".join(found.warnings)
+    assert "lr" in " ".join(summary.warnings)
 
 
 def test_delta_needs_single_task_with_the_same_training(tmp_path):
@@ -93,8 +95,8 @@ def test_delta_needs_single_task_with_the_same_training(tmp_path):
     store = fill(
         tmp_path, ("ple",), ("uniform",), reference=False, with_probes=False, training={"lr": 0.001}
     )
-    [found] = summaries(store)
-    by_model = {row.group.model: row for row in found.rows}
+    [summary] = summaries(store)
+    by_model = {row.group.model: row for row in summary.rows}
     mmoe, single, ple = by_model["mmoe"], by_model["single-task"], by_model["ple"]
     by_hand = [mmoe.values["income"][seed] - single.values["income"][seed] for seed in range(3)]
     assert mmoe.delta["income"].mean == pytest.approx(sum(by_hand) / 3)
@@ -104,10 +106,12 @@ def test_delta_needs_single_task_with_the_same_training(tmp_path):
 
 
 def test_unequal_seeds_are_said(grid):
-    found = next(each for each in summaries(ResultStore(grid)) if each.block.name == "census")
-    [warning] = [text for text in found.warnings if "same seeds" in text]
+    summary = next(
+        summary for summary in summaries(ResultStore(grid)) if summary.block.name == "census"
+    )
+    [warning] = [text for text in summary.warnings if "same seeds" in text]
     assert "mmoe + uwl (seeds 0, 2)" in warning
-    row = next(row for row in found.rows if row.group.label == "mmoe + uwl")
+    row = next(row for row in summary.rows if row.group.label == "mmoe + uwl")
     assert row.delta["income"].n == 2
 
 
@@ -115,10 +119,10 @@ def test_missing_metrics_are_na(tmp_path):
     store = ResultStore(tmp_path)
     for seed in range(2):
         store.save(record(cell("mmoe", seed=seed), missing=["marital"]))
-    [found] = summaries(store)
-    assert found.rows[0].metric["income"].known
-    assert not found.rows[0].metric["marital"].known
-    assert "marital" not in found.best
+    [summary] = summaries(store)
+    assert summary.rows[0].metric["income"].known
+    assert not summary.rows[0].metric["marital"].known
+    assert "marital" not in summary.best
     [row] = [
         row
         for row in rows(store)
@@ -131,13 +135,13 @@ def test_missing_metrics_are_na(tmp_path):
 def test_only_failures(tmp_path):
     store = ResultStore(tmp_path)
     store.save(failure(cell()))
-    [found] = summaries(store)
-    assert not found.finished
-    assert found.reference is None
-    assert all(math.isnan(row.seconds) for row in found.rows)
+    [summary] = summaries(store)
+    assert not summary.finished
+    assert summary.reference is None
+    assert all(math.isnan(row.seconds) for row in summary.rows)
 
 
 def test_copies_at_two_tasks_are_named(tmp_path):
     store = fill(tmp_path, ("mmoe",), ("nash", "imtl-g"), seeds=(0,), with_probes=False)
-    [found] = summaries(store)
-    assert any("imtl-g and nash are one method" in text for text in found.warnings)
+    [summary] = summaries(store)
+    assert any("imtl-g and nash are one method" in text for text in summary.warnings)

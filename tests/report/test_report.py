@@ -139,7 +139,7 @@ def test_broken_probes_are_passed_over(tmp_path):
 
 
 def test_long_names_and_many_tasks(tmp_path):
-    tasks = [f"a task with quite a long name, number {place}" for place in range(3)]
+    tasks = [f"a task with quite a long name, number {index}" for index in range(3)]
     long = "mmoe[experts=16,hidden=256:128:64,dropout=0.25,normalisation=batch]"
     fill(tmp_path, (long,), ("uwl",), seeds=(0, 1), tasks=tasks, kinds={tasks[0]: "regression"})
     built = write_report(tmp_path)
@@ -214,6 +214,6 @@ def test_page_in_a_browser(built, tmp_path, width):
              (tmp_path / "frame.html").as_uri()],
             capture_output=True, text=True, timeout=60, check=True,
         ).stdout  # fmt: skip
-    found = re.search(r'<pre id="out">(.*?)</pre>', dump)
-    assert found
-    assert json.loads(found.group(1)) == {"over": "0", "broken": "0", "flat": "0"}
+    output = re.search(r'<pre id="out">(.*?)</pre>', dump)
+    assert output
+    assert json.loads(output.group(1)) == {"over": "0", "broken": "0", "flat": "0"}

@@ -45,8 +45,8 @@ def grid(root, simulated):
     )
     for run, folder in store.scan():
         if "mmoe" in run.cell.model:
-            with np.load(folder / "probes.npz") as found:
-                arrays = dict(found)
+            with np.load(folder / "probes.npz") as saved:
+                arrays = dict(saved)
             arrays |= {
                 "ablation/level-1": np.full((2, 2), -0.01),
                 "ablation/level-1/experts": np.array(["expert 1", "expert 2"]),
@@ -225,7 +225,7 @@ def test_the_other_tables_hold_what_was_to_be_won(files):
     line = next(
         line for line in text.splitlines() if line.startswith("| planted model | ceiling |")
     )
-    gaps = [float(part) for part in line.replace("−", "-").split("|")[3:6]]
+    gaps = [float(field) for field in line.replace("−", "-").split("|")[3:6]]
     assert all(gap > 0 for gap in gaps)
     assert "- Planted model: how far" in text
 
@@ -267,11 +267,11 @@ def test_the_terminal_has_it(simulated):
 
 
 def test_json_has_it(simulated):
-    found = rows(ResultStore(simulated.root))
-    assert all(row["simulated"] for row in found)
+    all_rows = rows(ResultStore(simulated.root))
+    assert all(row["simulated"] for row in all_rows)
     known = {
         (row["split"], row["task"], row["metric"]): row["ceiling"]
-        for row in found
+        for row in all_rows
         if row["ceiling"] is not None
     }
     assert known == {("test", name, "auc"): value for name, value in CEILING.items()}
@@ -285,13 +285,13 @@ def test_figures_draw_it(drawings):
             for line in axes.lines
             if line.get_color() == CEILING_COLOUR
         ]
-        places = {
+        drawn = {
             round(float(value), 6)
             for line in lines
             for value in (*line.get_xdata(), *line.get_ydata())
         }
         if drawing.name in ("metrics", "pareto"):
-            assert set(CEILING.values()) <= places, drawing.name
+            assert set(CEILING.values()) <= drawn, drawing.name
             assert any("ceiling 0.9500" in text for text in texts(drawing.figure)), drawing.name
             assert "brown" in drawing.caption
         else:
@@ -310,10 +310,10 @@ def test_an_old_record_without_it_takes_it_from_its_block(tmp_path):
         ceiling=CEILING,
     )
     for file in store.root.rglob("record.json"):
-        found = json.loads(file.read_text())
-        if not found["cell"]["ceiling"]:
-            del found["cell"]["ceiling"]
-            file.write_text(json.dumps(found))
+        saved = json.loads(file.read_text())
+        if not saved["cell"]["ceiling"]:
+            del saved["cell"]["ceiling"]
+            file.write_text(json.dumps(saved))
     [block] = load(store).blocks
     assert {task.name: task.ceiling for task in block.tasks} == CEILING
 
@@ -359,8 +359,8 @@ def test_the_standard_error_is_that_of_useless_scores():
     labels = np.arange(300) < 12
     from mtlkit.data.auc import auc
 
-    found = [auc(generator.random(300), labels) for _ in range(3000)]
-    assert np.std(found) == pytest.approx(math.sqrt(301 / (12 * 12 * 288)), rel=0.05)
+    areas = [auc(generator.random(300), labels) for _ in range(3000)]
+    assert np.std(areas) == pytest.approx(math.sqrt(301 / (12 * 12 * 288)), rel=0.05)
 
 
 def test_files_of_an_earlier_report_are_removed_and_no_others(tmp_path):

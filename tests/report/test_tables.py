@@ -15,7 +15,7 @@ from tests.fakes import cell, fill, record
 
 
 @pytest.fixture(scope="module")
-def found(grid):
+def summaries(grid):
     frames = load(ResultStore(grid))
     return {block.name: summarise(frames, block) for block in frames.blocks}
 
@@ -29,8 +29,8 @@ def test_numbers():
     assert spread(Interval(0.94321), 4, sign=True) == "+0.9432"
 
 
-def test_table_of_a_grid(found):
-    table = build_table(found["census"])
+def test_table_of_a_grid(summaries):
+    table = build_table(summaries["census"])
     assert table.columns == (
         "model", "balancer", "income AUC", "Δ income", "marital AUC", "Δ marital", "Δm, %", "seeds", "failed",
         "parameters", "kFLOP/row", "rows/s", "train s",
@@ -42,34 +42,34 @@ def test_table_of_a_grid(found):
     assert rows["mmoe", "uwl"][7].text == "2"
     assert rows["mmoe", "uwl"][7].marks == "§"
     assert rows["ple", "mgda"][2].text == "NA"
-    gains = [row.gain.mean for row in found["census"].rows if row.gain.known]
+    gains = [row.gain.mean for row in summaries["census"].rows if row.gain.known]
     assert gains == sorted(gains, reverse=True)
     assert table.rows[-1][1].text == "mgda"
 
 
-def test_marks_are_explained(found):
-    table = build_table(found["census"])
+def test_marks_are_explained(summaries):
+    table = build_table(summaries["census"])
     used = {mark for cells in table.rows for cell in cells for mark in cell.marks}
     assert used
     assert all(any(note.startswith(mark) for note in table.notes) for mark in used)
-    for cells, row in zip(table.rows, found["census"].rows, strict=True):
+    for cells, row in zip(table.rows, summaries["census"].rows, strict=True):
         assert ("*" in cells[3].marks) == row.delta.get("income", Interval()).excludes_zero
 
 
-def test_simulated_data_is_labelled(found):
-    assert "simulated" in build_table(found["synthetic"]).title
+def test_simulated_data_is_labelled(summaries):
+    assert "simulated" in build_table(summaries["synthetic"]).title
 
 
-def test_markdown_is_rectangular(found):
-    for summary in found.values():
+def test_markdown_is_rectangular(summaries):
+    for summary in summaries.values():
         lines = [
             line for line in to_markdown(build_table(summary)).splitlines() if line.startswith("|")
         ]
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
 
 
-def test_latex_is_balanced_and_escaped(found):
-    for summary in found.values():
+def test_latex_is_balanced_and_escaped(summaries):
+    for summary in summaries.values():
         text = to_tex(build_table(summary))
         assert text.count(r"\begin{") == text.count(r"\end{")
         bare = re.sub(r"\\[{}]", "", text)
@@ -80,12 +80,12 @@ def test_latex_is_balanced_and_escaped(found):
         }
         assert ampersands == {len(build_table(summary).columns) - 1}
         assert text.isascii()
-    assert r"a \& b" in to_tex(build_table(found["synthetic"]))
+    assert r"a \& b" in to_tex(build_table(summaries["synthetic"]))
     assert tex("50 % of a_b") == r"50 \% of a\_b"
 
 
-def test_csv_holds_the_numbers(found):
-    summary = found["census"]
+def test_csv_holds_the_numbers(summaries):
+    summary = summaries["census"]
     lines = list(csv.DictReader(io.StringIO(to_csv(summary))))
     assert len(lines) == len(summary.rows)
     for line, row in zip(lines, summary.rows, strict=True):

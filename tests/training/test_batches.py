@@ -83,7 +83,7 @@ def shared(rows=40, users=7):
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     values = rng.integers(0, 5, offsets[-1]).astype(np.int32)
     history = Bag(offsets, values, rng.random(offsets[-1]).astype(np.float32))
-    side = SharedColumns(
+    shared = SharedColumns(
         rng.integers(0, users, rows).astype(np.int32),
         rng.integers(0, 5, (users, 2)).astype(np.int32),
         rng.random((users, 1)).astype(np.float32),
@@ -94,7 +94,7 @@ def shared(rows=40, users=7):
         ids=split.ids[:, :2],
         dense=split.dense[:, :1],
         bags={"bag1": split.bags["bag1"]},
-        side=side,
+        shared=shared,
     )
 
 
@@ -102,17 +102,17 @@ def test_shared_columns_are_joined():
     split = shared()
     rows = np.array([5, 0, 39, 5])
     batch = DeviceSplit.load(split, CPU).take(torch.from_numpy(rows))
-    users = split.side.row[rows]
+    users = split.shared.row[rows]
     np.testing.assert_array_equal(
-        batch.ids.numpy(), np.hstack([split.ids[rows], split.side.ids[users]])
+        batch.ids.numpy(), np.hstack([split.ids[rows], split.shared.ids[users]])
     )
     np.testing.assert_array_equal(
-        batch.dense.numpy(), np.hstack([split.dense[rows], split.side.dense[users]])
+        batch.dense.numpy(), np.hstack([split.dense[rows], split.shared.dense[users]])
     )
     assert list(batch.bags) == ["bag1", "bag2"]
     for name, bag, owners in (
         ("bag1", split.bags["bag1"], rows),
-        ("bag2", split.side.bags["bag2"], users),
+        ("bag2", split.shared.bags["bag2"], users),
     ):
         offsets, values, weights = (tensor.numpy() for tensor in batch.bags[name])
         for position, owner in enumerate(owners):

@@ -11,7 +11,7 @@ import torch
 
 from mtlkit.balancers._balancer import SharedGradient
 from mtlkit.errors import UsageError
-from mtlkit.models import _embedding
+from mtlkit.models import _tables
 from mtlkit.ops._dispatch import plain_operations
 from mtlkit.ops.take_rows import take_rows
 from mtlkit.registry import MODELS
@@ -28,7 +28,7 @@ NAMES = ["mmoe", "shared-bottom", "stem", "ple"]
 
 @pytest.fixture(autouse=True)
 def no_folding(monkeypatch):
-    monkeypatch.setattr(_embedding, "FOLD_VOCABULARY", 0)
+    monkeypatch.setattr(_tables, "FOLD_VOCABULARY", 0)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from mtlkit.balancers._balancer import SharedGradient
-from mtlkit.models import _embedding
+from mtlkit.models import _tables
 from mtlkit.models.mmoe import MMoE
 from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.shortcuts import StopAtCuts
@@ -38,7 +38,7 @@ FORMS = ["folded", "looked up", "row-sparse", "folded numbers", "folded vectors"
 def form(request, monkeypatch):
     """How the embedding is computed."""
     if not request.param.startswith("folded"):
-        monkeypatch.setattr(_embedding, "FOLD_VOCABULARY", 0)
+        monkeypatch.setattr(_tables, "FOLD_VOCABULARY", 0)
     return request.param
 
 

@@ -42,6 +42,8 @@ class MMoE(MultiTaskModel):
             metrics=["AUC"],
         )
         self.embedding_layer = FeatureEmbedding(feature_map, job["width"])
+
+        # One layer each, as mtlkit's model has; gates are linear.
         inputs = feature_map.sum_emb_out_dim()
         hidden, experts = job["hidden"], job["experts"]
         self.experts = torch.nn.ModuleList(MLP_Block(inputs, [hidden]) for _ in range(experts))
@@ -51,6 +53,8 @@ class MMoE(MultiTaskModel):
         self.towers = torch.nn.ModuleList(
             MLP_Block(hidden, [job["tower"]], output_dim=1) for _ in range(tasks)
         )
+
+        # Loss and optimiser first; then FuxiCTR draws its initial parameters.
         self.compile("adam", "binary_crossentropy", 1e-3)
         self.reset_parameters()
 

@@ -80,6 +80,28 @@ def trailing_zeros(typing: Any, word: Any) -> Any:
     return types.uint64(types.uint64), count
 
 
+@_intrinsic
+def borrowed(typing: Any, arrays: Any) -> Any:
+    """The same named tuple with arrays that have no owner; the caller must keep them alive.
+
+    numba counts the references to an array, with atomic operations, wherever it is passed on. An
+    array without an owner is not counted.
+    """
+
+    def forget_owners(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        (value,) = arguments
+        for position, field_type in enumerate(signature.return_type):
+            if isinstance(field_type, types.Array):
+                array = context.make_array(field_type)(
+                    context, builder, builder.extract_value(value, position)
+                )
+                array.meminfo = ir.Constant(array.meminfo.type, None)
+                value = builder.insert_value(value, array._getvalue(), position)
+        return value
+
+    return arrays(arrays), forget_owners
+
+
 @kernel
 def address_of(array: np.ndarray) -> Any:
     """Where an array begins. It must be kept alive by whoever has it."""

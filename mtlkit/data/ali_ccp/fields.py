@@ -68,5 +68,6 @@ MEMBERS = {
     for stem, kind in (("sample_skeleton", SKELETON), ("common_features", COMMON))
 }
 """The only file names that are read, with the official split and the kind of text each holds."""
-FIELD_END, VALUE_BEGIN, FEATURE_END = 2, 3, 1
+FEATURE_END, FIELD_END, VALUE_BEGIN = 1, 2, 3
 """The control characters of a feature list: ``field 2 id 3 value``, features joined by 1."""
+COMMA, LINE_FEED, CARRIAGE_RETURN = ord(","), ord("\n"), ord("\r")

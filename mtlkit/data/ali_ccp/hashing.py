@@ -1,7 +1,7 @@
 """Compiled hashing: one mixing function, and two open-addressing tables.
 
 ``codes`` numbers the ids of all fields from 1 as they are met, in a table of 64-bit words: a field
-(5 bits), an id (31 bits) and its code (28 bits). Eight ids in a row have places in a row, so ids
+(5 bits), an id (31 bits) and its code (28 bits). Eight ids in a row have slots in a row, so ids
 that lie together share a cache line. ``keys`` numbers the 64-bit keys of common features from 0.
 """
 
@@ -14,6 +14,8 @@ import numpy as np
 
 _njit: Any = numba.njit
 kernel = _njit(nogil=True, cache=True, error_model="numpy")
+inlined = _njit(inline="always", error_model="numpy")
+"""For a piece of a kernel that must become lines of its caller, whatever the optimiser decides."""
 
 CODE_BITS = 28
 MAX_CODE = (1 << CODE_BITS) - 1
@@ -27,7 +29,8 @@ _M1, _M2 = np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB)
 _S1, _S2, _S3 = np.uint64(30), np.uint64(27), np.uint64(31)
 _ONE, _ZERO = np.uint64(1), np.uint64(0)
 _GROUP_BITS, _IN_GROUP = np.uint64(3), np.uint64(7)
-_STEP = np.uint64(9)  # one group on; odd, so that it comes by every place of the table
+_STEP = np.uint64(9)  # one group on; odd, so that it comes to every slot of the table
+_TWO_TO_MINUS_53 = 1.0 / 9007199254740992.0
 
 
 @kernel
@@ -40,19 +43,25 @@ def mix(x: np.uint64) -> np.uint64:
 
 
 @kernel
+def _word(field: int, id: int) -> np.uint64:
+    """A field and an id as one number, never 0."""
+    return ((np.uint64(field) << _ID_BITS) | np.uint64(id)) + _ONE
+
+
+@kernel
 def _home(word: np.uint64, mask: np.uint64) -> np.uint64:
+    """The slot where the search for a word begins."""
     return ((mix(word >> _GROUP_BITS) << _GROUP_BITS) | (word & _IN_GROUP)) & mask
 
 
 @kernel
-def place_of(table: np.ndarray, field: int, id: int) -> np.uint64:
-    """Where an id of a field stands, or the empty place where it would. The table must not be full."""
-    word = ((np.uint64(field) << _ID_BITS) | np.uint64(id)) + _ONE
+def _slot_of(table: np.ndarray, word: np.uint64) -> np.uint64:
+    """The slot of a word, or the empty one where it would stand. The table must not be full."""
     mask = np.uint64(table.shape[0] - 1)
-    place = _home(word, mask)
-    while table[place] != _ZERO and table[place] >> _CODE_BITS != word:
-        place = (place + _STEP) & mask
-    return place
+    slot = _home(word, mask)
+    while table[slot] != _ZERO and table[slot] >> _CODE_BITS != word:
+        slot = (slot + _STEP) & mask
+    return slot
 
 
 @kernel
@@ -60,75 +69,70 @@ def code_of(table: np.ndarray, count: np.ndarray, field: int, id: int) -> np.uin
     """The code of an id of a field; a new one, one more than ``count``, if it was never met. There
     must be room.
     """
-    place = place_of(table, field, id)
-    if table[place] == _ZERO:
+    word = _word(field, id)
+    slot = _slot_of(table, word)
+    if table[slot] == _ZERO:
         count[0] += 1
-        word = ((np.uint64(field) << _ID_BITS) | np.uint64(id)) + _ONE
-        table[place] = (word << _CODE_BITS) | np.uint64(count[0])
-    return table[place] & _CODE_MASK
+        table[slot] = (word << _CODE_BITS) | np.uint64(count[0])
+    return table[slot] & _CODE_MASK
 
 
 @kernel
-def found(table: np.ndarray, field: int, id: int) -> np.uint64:
+def known_code(table: np.ndarray, field: int, id: int) -> np.uint64:
     """The code of an id of a field; 0 if it was never met."""
-    return table[place_of(table, field, id)] & _CODE_MASK
+    return table[_slot_of(table, _word(field, id))] & _CODE_MASK
 
 
 @kernel
 def grown(table: np.ndarray) -> np.ndarray:
     """A table of codes twice as large with the same contents."""
-    out = np.zeros(2 * table.shape[0], np.uint64)
-    mask = np.uint64(out.shape[0] - 1)
+    larger = np.zeros(2 * table.shape[0], np.uint64)
     for i in range(table.shape[0]):
         if table[i] != _ZERO:
-            place = _home(table[i] >> _CODE_BITS, mask)
-            while out[place] != _ZERO:
-                place = (place + _STEP) & mask
-            out[place] = table[i]
-    return out
+            larger[_slot_of(larger, table[i] >> _CODE_BITS)] = table[i]
+    return larger
 
 
 @kernel
-def number_of(places: np.ndarray, keys: np.ndarray, count: np.ndarray, key: np.uint64) -> int:
+def number_of(slots: np.ndarray, keys: np.ndarray, count: np.ndarray, key: np.uint64) -> int:
     """The number of a key; a new one if it was never met.
 
     Args:
-        places: Open-addressing table of numbers, -1 where empty; it must have room.
+        slots: Open-addressing table of numbers, -1 where empty; it must have room.
         keys: The key of each number.
         count: (1,) how many there are.
         key: What to look for.
     """
-    mask = np.uint64(places.shape[0] - 1)
-    place = mix(key) & mask
+    mask = np.uint64(slots.shape[0] - 1)
+    slot = mix(key) & mask
     while True:
-        number = places[place]
+        number = slots[slot]
         if number < 0:
             number = count[0]
-            places[place] = number
+            slots[slot] = number
             keys[number] = key
             count[0] += 1
             return number
         if keys[number] == key:
             return number
-        place = (place + _ONE) & mask
+        slot = (slot + _ONE) & mask
 
 
 @kernel
-def replaced(keys: np.ndarray, count: int, size: int) -> np.ndarray:
-    """A table of ``size`` places for the first ``count`` keys."""
-    places = np.full(size, -1, np.int32)
+def slots_of(keys: np.ndarray, count: int, size: int) -> np.ndarray:
+    """A table of ``size`` slots for the first ``count`` keys."""
+    slots = np.full(size, -1, np.int32)
     mask = np.uint64(size - 1)
     for number in range(count):
-        place = mix(keys[number]) & mask
-        while places[place] >= 0:
-            place = (place + _ONE) & mask
-        places[place] = number
-    return places
+        slot = mix(keys[number]) & mask
+        while slots[slot] >= 0:
+            slot = (slot + _ONE) & mask
+        slots[slot] = number
+    return slots
 
 
 @kernel
 def share(value: np.uint64, salt: np.uint64) -> float:
     """A number in [0, 1) that depends on ``value`` and ``salt`` only."""
-    return float(mix(mix(np.uint64(value)) ^ np.uint64(salt)) >> np.uint64(11)) * (
-        1.0 / 9007199254740992.0
-    )
+    bits = mix(mix(np.uint64(value)) ^ np.uint64(salt)) >> np.uint64(11)
+    return float(bits) * _TWO_TO_MINUS_53

@@ -18,8 +18,8 @@ import numpy as np
 from mtlkit.data.ali_ccp.archives import RawSource, Reading, read_whole
 from mtlkit.data.ali_ccp.fields import NUMBER, OFFICIAL_SPLITS
 from mtlkit.data.ali_ccp.hashing import MAX_ID, kernel, share
-from mtlkit.data.ali_ccp.prepare import FUNNEL, TASKS, check_disk, check_rows
-from mtlkit.data.ali_ccp.protocols import HELD_OUT, SPLIT_SALT, Request, features
+from mtlkit.data.ali_ccp.prepare import check_disk, check_rows
+from mtlkit.data.ali_ccp.protocols import FUNNEL, HELD_OUT, SPLIT_SALT, TASKS, Request, features
 from mtlkit.data.ali_ccp.tokenise import NOTED, SAMPLE_SALT
 from mtlkit.data.datasets._source import Progress
 from mtlkit.data.download import Downloaded, download
@@ -51,7 +51,7 @@ TALLIES = (
 _TRAIN, _VALIDATION, _TEST = range(3)
 
 
-def fetch_mirror(folder: Path, force: bool, progress: Progress) -> list[Downloaded]:
+def download_mirror(folder: Path, force: bool, progress: Progress) -> list[Downloaded]:
     """Download both files into a folder; what is whole there already is kept, unless ``force``."""
     found = []
     for split, url in URLS.items():

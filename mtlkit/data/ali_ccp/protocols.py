@@ -5,15 +5,21 @@ ids are kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from mtlkit.data.ali_ccp.fields import FIELDS, NUMBER
 from mtlkit.data.ali_ccp.fields import Side as FileSide
-from mtlkit.data.types import Feature
+from mtlkit.data.types import Feature, Task
 from mtlkit.errors import UsageError
 
+TASKS = (
+    Task(name="click", description="the item shown was clicked"),
+    Task(name="purchase", description="it was clicked and then bought"),
+)
+FUNNEL = ("click", "purchase")
 HELD_OUT = 0.1
+"""Share of train that is held out for validation."""
 SPLIT_SALT = {"rows": 0xA117, "sessions": 0xF011, "test": 0x4EC4}
 
 
@@ -48,32 +54,25 @@ class Protocol:
         Raises:
             UsageError: A field is not among the protocol's.
         """
-        own = [field.name for field in FIELDS if field.name in {*self.ids, *self.bags, *self.dense}]
+        known = {*self.ids, *self.bags, *self.dense}
         for name in names:
-            if name not in own:
+            if name not in known:
+                in_order = [field.name for field in FIELDS if field.name in known]
                 raise UsageError(
                     f"The protocol {self.name} has no field {name!r}.",
-                    f"its fields are {', '.join(own)}",
+                    f"its fields are {', '.join(in_order)}",
                 )
-        kept = frozenset(names)
-        ids, bags, dense = (
-            tuple(name for name in chosen if name in kept)
-            for chosen in (self.ids, self.bags, self.dense)
-        )
-        return Protocol(
-            self.name,
-            ids,
-            bags,
-            dense,
-            self.min_count,
-            self.order,
-            self.held_out,
-            self.counts_held_out,
+        return replace(
+            self,
+            ids=tuple(name for name in self.ids if name in names),
+            bags=tuple(name for name in self.bags if name in names),
+            dense=tuple(name for name in self.dense if name in names),
         )
 
 
 _AITM = "205 206 207 216 508 509 702 853 301 101 121 122 124 125 126 127 128 129"
-_RECHUB = "205 206 207 210 216 508 509 702 853 301 101 109_14 110_14 127_14 150_14 121 122 124 125 126 127 128 129"
+_RECHUB = "205 206 207 210 216 508 509 702 853 301 101 109_14 110_14 127_14 150_14"
+_RECHUB += " 121 122 124 125 126 127 128 129"
 _FULL = "205 206 207 216 508 509 702 301 101 121 122 124 125 126 127 128 129"
 
 PROTOCOLS = {
@@ -112,7 +111,7 @@ class Request:
         protocol: With the fields that are wanted.
         min_count: How often an id must be seen on train to be kept.
         sample: Share of users to keep.
-        max_bad_rows: Malformed rows that are put up with.
+        max_bad_rows: How many malformed rows are left out before giving up.
     """
 
     protocol: Protocol
@@ -122,13 +121,13 @@ class Request:
 
 
 @dataclass(frozen=True)
-class SidePlan:
-    """The part of a protocol that one file answers for, in packed order.
+class FieldPlan:
+    """The fields that a protocol takes from one file, by their numbers and in packed order.
 
     Args:
-        ids: Numbers of fields.
-        bags: Numbers of fields.
-        dense: Numbers of fields.
+        ids: Fields of which the last id is an input.
+        bags: Fields of which all ids are an input.
+        dense: Fields whose value is an input.
     """
 
     ids: tuple[int, ...]
@@ -136,34 +135,36 @@ class SidePlan:
     dense: tuple[int, ...]
 
 
-def side_plan(protocol: Protocol, side: FileSide) -> SidePlan:
-    """What one file answers for."""
+def field_plan(protocol: Protocol, side: FileSide) -> FieldPlan:
+    """What a protocol takes from one file."""
 
-    def of(names: Sequence[str]) -> tuple[int, ...]:
-        return tuple(NUMBER[name] for name in names if FIELDS[NUMBER[name]].side == side)
+    def of_this_file(names: Sequence[str]) -> tuple[int, ...]:
+        numbers = (NUMBER[name] for name in names)
+        return tuple(number for number in numbers if FIELDS[number].side == side)
 
-    return SidePlan(of(protocol.ids), of(protocol.bags), of(protocol.dense))
+    return FieldPlan(
+        of_this_file(protocol.ids), of_this_file(protocol.bags), of_this_file(protocol.dense)
+    )
 
 
 def features(protocol: Protocol, vocab: dict[int, int]) -> tuple[Feature, ...]:
     """The schema's features: ids, bags and numbers, each with the skeleton's before the common
     file's.
     """
-    sides: tuple[FileSide, ...] = ("row", "user")
-    plans = [side_plan(protocol, side) for side in sides]
-    found = [
-        Feature(name=FIELDS[n].name, vocab=vocab[n], role=FIELDS[n].role)
-        for plan in plans
-        for n in plan.ids
-    ]
-    found += [
-        Feature(name=FIELDS[n].name, kind="bag", vocab=vocab[n], role=FIELDS[n].role)
-        for plan in plans
-        for n in plan.bags
-    ]
-    found += [
-        Feature(name=f"D{FIELDS[n].name}", kind="dense", role=FIELDS[n].role)
-        for plan in plans
-        for n in plan.dense
-    ]
-    return tuple(found)
+    plans = (field_plan(protocol, "row"), field_plan(protocol, "user"))
+    features = []
+    for plan in plans:
+        for number in plan.ids:
+            field = FIELDS[number]
+            features.append(Feature(name=field.name, vocab=vocab[number], role=field.role))
+    for plan in plans:
+        for number in plan.bags:
+            field = FIELDS[number]
+            features.append(
+                Feature(name=field.name, kind="bag", vocab=vocab[number], role=field.role)
+            )
+    for plan in plans:
+        for number in plan.dense:
+            field = FIELDS[number]
+            features.append(Feature(name=f"D{field.name}", kind="dense", role=field.role))
+    return tuple(features)

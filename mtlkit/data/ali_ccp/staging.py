@@ -1,43 +1,50 @@
-"""Between text and splits: what the tokeniser found, as plain columns on disk, and the tables that
-give it meaning.
+"""Between text and splits: what the tokeniser read, as plain columns on disk, and the table of keys
+that joins the two texts of a split.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
 from mtlkit.data.ali_ccp import tokenise as t
 from mtlkit.data.ali_ccp.archives import BLOCK, Text
 from mtlkit.data.ali_ccp.fields import FIELDS, MEMBERS, SKELETON, USER
-from mtlkit.data.ali_ccp.hashing import MAX_ID, replaced
-from mtlkit.data.ali_ccp.protocols import SidePlan
+from mtlkit.data.ali_ccp.hashing import MAX_ID, slots_of
+from mtlkit.data.ali_ccp.parse import REASONS
+from mtlkit.data.ali_ccp.protocols import FieldPlan
 from mtlkit.errors import MissingError
 
 ROOM_ROWS = 1 << 15
 MOST_FEATURES = BLOCK // 6 + 1  # the shortest feature has six bytes, and a line fits in a block
-IN_CHUNKS = ("labels", "ids", "values", "lengths")
+CHUNK_COLUMNS = ("labels", "ids", "values", "lengths")
+CHUNK_ENTRIES = 1 << 23
 MOST_KEYS = 100_000_000
 MEMBER_OF = {f"{split}-{kind}": member for member, (split, kind) in MEMBERS.items()}
 """Name of a staged text to that of the file it comes from."""
+
+BagFiles = tuple[IO[bytes], IO[bytes]]
+"""The open files of the ids and of the weights of a bag."""
 
 
 class Keys:
     """Numbers of the common indexes of one split, and where the common file has them."""
 
     def __init__(self) -> None:
-        self.places = np.full(1 << 12, -1, np.int32)
-        self.keys = np.zeros(1 << 11, np.uint64)
-        self.common_row = np.full(1 << 11, t.UNMET, np.int32)
-        self.count = np.zeros(1, np.int64)
+        self.table = t.KeyTable(
+            slots=np.full(1 << 12, -1, np.int32),
+            keys=np.zeros(1 << 11, np.uint64),
+            size=np.zeros(1, np.int64),
+            common_row=np.full(1 << 11, t.UNMET, np.int32),
+        )
 
     def __len__(self) -> int:
-        return int(self.count[0])
+        return int(self.table.size[0])
 
     def grow(self) -> None:
         """Make room.
@@ -45,14 +52,17 @@ class Keys:
         Raises:
             MissingError: There are more than any real data set has.
         """
-        more = len(self.keys)
-        if more > MOST_KEYS:
+        slots, keys, size, common_row = self.table
+        room = len(keys)
+        if room > MOST_KEYS:
             raise MissingError(
-                "The data has more than a hundred million different common indexes: it is not Ali-CCP."
+                "The data has more than a hundred million different common indexes: "
+                "it is not Ali-CCP."
             )
-        self.keys = np.concatenate([self.keys, np.zeros(more, np.uint64)])
-        self.common_row = np.concatenate([self.common_row, np.full(more, t.UNMET, np.int32)])
-        self.places = replaced(self.keys, len(self), 2 * len(self.places))
+        keys = np.concatenate([keys, np.zeros(room, np.uint64)])
+        common_row = np.concatenate([common_row, np.full(room, t.UNMET, np.int32)])
+        slots = slots_of(keys, len(self), 2 * len(slots))
+        self.table = t.KeyTable(slots, keys, size, common_row)
 
 
 @dataclass
@@ -89,7 +99,7 @@ class Staged:
         plan: Which columns there are.
     """
 
-    def __init__(self, folder: Path, name: str, plan: SidePlan) -> None:
+    def __init__(self, folder: Path, name: str, plan: FieldPlan) -> None:
         self.name, self.plan = name, plan
         self.columns = {
             "line": (np.int32, ()),
@@ -105,60 +115,92 @@ class Staged:
             (folder / f"{name}.bag-{b}-ids", folder / f"{name}.bag-{b}-weights")
             for b in range(len(plan.bags))
         ]
-        self.tally = np.zeros(len(t.TALLIES), np.int64)
-        self.noted = np.zeros((2, t.NOTED, 2), np.int64)
-        self.ranges = np.tile(np.array([MAX_ID + 1, -1]), (len(FIELDS), 1))
+        self.counts = t.Counts(
+            tally=np.zeros(len(t.TALLIES), np.int64),
+            noted=np.zeros((2, t.NOTED, 2), np.int64),
+            ranges=np.tile(np.array([MAX_ID + 1, -1]), (len(FIELDS), 1)),
+        )
+
+    @property
+    def tally(self) -> np.ndarray:
+        """(10,) what was counted, in the order of TALLIES."""
+        return self.counts.tally
+
+    @property
+    def ranges(self) -> np.ndarray:
+        """(fields, 2) least and greatest id of each field."""
+        return self.counts.ranges
 
     def __len__(self) -> int:
         return int(self.tally[t.ROWS])
 
-    def chunks(self, rows: int, entries: int = 1 << 23) -> Iterator[Chunk]:
-        """All rows in order, at most so many at a time, and about so many entries of bags."""
+    def column(self, name: str) -> np.ndarray:
+        """A column of one number a row, read whole."""
+        return np.fromfile(self.files[name], np.int32)
+
+    def open_bags(self, stack: ExitStack, mode: str) -> list[BagFiles]:
+        """The files of all bags; they are closed with the stack."""
+        return [
+            (stack.enter_context(ids.open(mode)), stack.enter_context(weights.open(mode)))
+            for ids, weights in self.bag_files
+        ]
+
+    def chunks(self, rows: int, entries: int = CHUNK_ENTRIES) -> Iterator[Chunk]:
+        """All rows in order, ``rows`` at a time at most, with about ``entries`` entries of bags."""
         with ExitStack() as stack:
-            files = {name: stack.enter_context(self.files[name].open("rb")) for name in IN_CHUNKS}
-            pairs = [
-                tuple(stack.enter_context(path.open("rb")) for path in pair)
-                for pair in self.bag_files
-            ]
-            left = len(self)
-            while left:
-                n = min(rows, left)
-                if pairs:  # a look ahead, so that no chunk of long bags is too large
-                    place = files["lengths"].tell()
-                    ahead = np.fromfile(files["lengths"], np.int32, n * len(pairs)).reshape(n, -1)
-                    files["lengths"].seek(place)
-                    n = max(1, min(n, int(np.searchsorted(ahead.sum(1).cumsum(), entries))))
-                read: dict[str, Any] = {}
-                for name in IN_CHUNKS:
-                    dtype, shape = self.columns[name]
-                    size = n * int(np.prod(shape, dtype=np.int64))
-                    read[name] = np.fromfile(files[name], dtype, size).reshape(n, *shape)
-                sizes = read["lengths"].sum(0, dtype=np.int64)
-                bags = [
-                    (
-                        np.fromfile(ids, np.int32, sizes[b]),
-                        np.fromfile(weights, np.float32, sizes[b]),
-                    )
-                    for b, (ids, weights) in enumerate(pairs)
-                ]
-                yield Chunk(**read, bags=bags)
-                left -= n
+            files = {
+                name: stack.enter_context(self.files[name].open("rb")) for name in CHUNK_COLUMNS
+            }
+            bag_files = self.open_bags(stack, "rb")
+            rows_left = len(self)
+            while rows_left:
+                n = min(rows, rows_left)
+                if bag_files:
+                    n = self._rows_of_entries(files["lengths"], n, entries)
+                yield self._read_chunk(files, bag_files, n)
+                rows_left -= n
+
+    def _rows_of_entries(self, lengths: IO[bytes], rows: int, entries: int) -> int:
+        """How many of the next rows hold about so many entries of bags, found by a look ahead."""
+        position = lengths.tell()
+        ahead = np.fromfile(lengths, np.int32, rows * len(self.bag_files)).reshape(rows, -1)
+        lengths.seek(position)
+        fitting = int(np.searchsorted(ahead.sum(1).cumsum(), entries))
+        return max(1, min(rows, fitting))
+
+    def _read_chunk(
+        self, files: Mapping[str, IO[bytes]], bag_files: list[BagFiles], rows: int
+    ) -> Chunk:
+        columns: dict[str, np.ndarray] = {}
+        for name, file in files.items():
+            dtype, shape = self.columns[name]
+            size = rows * int(np.prod(shape, dtype=np.int64))
+            columns[name] = np.fromfile(file, dtype, size).reshape(rows, *shape)
+
+        bags = []
+        bag_sizes = columns["lengths"].sum(0, dtype=np.int64)
+        for size, (ids, weights) in zip(bag_sizes, bag_files, strict=True):
+            bags.append((np.fromfile(ids, np.int32, size), np.fromfile(weights, np.float32, size)))
+        return Chunk(**columns, bags=bags)
+
+    def first_bad_lines(self) -> list[list[int]]:
+        """Line and reason of the first malformed lines."""
+        return self.counts.noted[t.BAD_LINES, : int(self.tally[t.BAD])].tolist()
 
     def report(self) -> dict[str, Any]:
         """What was counted, with the first lines of those left out."""
-        found: dict[str, Any] = {
-            name: int(count) for name, count in zip(t.TALLIES, self.tally, strict=True) if count
-        }
-        bad = min(int(self.tally[t.BAD]), t.NOTED)
-        dirty = min(int(self.tally[t.DIRTY]), t.NOTED)
-        if bad:
-            found["first malformed lines"] = [
-                {"line": int(line), "reason": t.REASONS[reason]}
-                for line, reason in self.noted[0, :bad]
+        report: dict[str, Any] = {}
+        for name, count in zip(t.TALLIES, self.tally, strict=True):
+            if count:
+                report[name] = int(count)
+        if self.tally[t.BAD]:
+            report["first malformed lines"] = [
+                {"line": line, "reason": REASONS[reason]} for line, reason in self.first_bad_lines()
             ]
-        if dirty:
-            found["first dirty lines"] = self.noted[1, :dirty, 0].tolist()
-        return found
+        if self.tally[t.DIRTY]:
+            dirty = self.counts.noted[t.DIRTY_LINES, : int(self.tally[t.DIRTY]), 0]
+            report["first dirty lines"] = dirty.tolist()
+        return report
 
 
 class Stager:
@@ -167,108 +209,111 @@ class Stager:
     Args:
         folder: Where columns go.
         sample: Share of users to keep.
-        max_bad_rows: Malformed rows that are put up with.
+        max_bad_rows: How many malformed rows are left out before giving up.
         hint: For errors.
     """
 
     def __init__(self, folder: Path, sample: float, max_bad_rows: int, hint: str) -> None:
-        self.folder, self.sample, self.max_bad_rows, self.hint = folder, sample, max_bad_rows, hint
+        self.folder, self.sample = folder, sample
+        self.max_bad_rows, self.hint = max_bad_rows, hint
         self.bad = 0
-        self.scratch = (
-            np.empty(MOST_FEATURES, np.int8),
-            np.empty(MOST_FEATURES, np.int32),
-            np.empty(MOST_FEATURES, np.float32),
-            np.empty(len(FIELDS), np.int64),
+        self.scratch = t.Scratch(
+            fields=np.empty(MOST_FEATURES, np.int8),
+            ids=np.empty(MOST_FEATURES, np.int32),
+            values=np.empty(MOST_FEATURES, np.float32),
+            last=np.empty(len(FIELDS), np.int64),
         )
 
-    def stage(self, text: Text, keys: Keys, plan: SidePlan) -> Staged:
+    def stage(self, text: Text, keys: Keys, plan: FieldPlan) -> Staged:
         """Read one text to its end.
 
         Raises:
             MissingError: Too many of its rows are malformed.
         """
         staged = Staged(self.folder, f"{text.split}-{text.kind}", plan)
-        skeleton = text.kind == SKELETON
-        asked = {*plan.ids, *plan.dense, *plan.bags, *(() if skeleton else (USER,))}
-        places = t.places("row" if skeleton else "user", asked)
-        out = {
-            name: np.empty((ROOM_ROWS, *shape), dtype)
-            for name, (dtype, shape) in staged.columns.items()
-        }
-        bags = len(plan.bags)
-        entries = MOST_FEATURES if bags else 0
-        bag_ids, bag_weights = (
-            np.empty((bags, entries), np.int32),
-            np.empty((bags, entries), np.float32),
-        )
-        fill = np.zeros(bags, np.int64)
-        columns = tuple(_columns(chosen) for chosen in (plan.ids, plan.dense, plan.bags))
+        layout = self._layout(text, plan)
+        out = _output(staged)
         with ExitStack() as stack:
             files = {
                 name: stack.enter_context(path.open("wb")) for name, path in staged.files.items()
             }
-            pairs = [
-                tuple(stack.enter_context(path.open("wb")) for path in pair)
-                for pair in staged.bag_files
-            ]
+            bag_files = staged.open_bags(stack, "wb")
             for block in text.blocks:
-                i, why = 0, t.FULL
+                position, why = 0, t.FULL
                 while why != t.DONE:
-                    i, rows, why = t.tokenise(
-                        block,
-                        i,
-                        skeleton,
-                        places,
-                        *columns,
-                        self.sample,
-                        keys.places,
-                        keys.keys,
-                        keys.count,
-                        keys.common_row,
-                        staged.tally,
-                        staged.noted,
-                        *self.scratch,
-                        *out.values(),
-                        bag_ids,
-                        bag_weights,
-                        fill,
-                        staged.ranges,
+                    position, rows, why = t.tokenise(
+                        block, position, layout, keys.table, staged.counts, self.scratch, out
                     )
-                    for name, file in files.items():
-                        file.write(out[name][:rows].data)  # tofile does not say why it cannot write
-                    for b, (ids, weights) in enumerate(pairs):
-                        ids.write(bag_ids[b, : fill[b]].data)
-                        weights.write(bag_weights[b, : fill[b]].data)
+                    _write(out, rows, files, bag_files)
                     if why == t.KEYS_FULL:
                         keys.grow()
-                bad = int(staged.tally[t.BAD])
-                if self.bad + bad > self.max_bad_rows:
-                    raise too_many(
-                        self.max_bad_rows,
-                        staged.name,
-                        staged.noted[0, : min(bad, 3)].tolist(),
-                        self.hint,
-                    )
+                if self.bad + staged.tally[t.BAD] > self.max_bad_rows:
+                    lines = staged.first_bad_lines()[:3]
+                    raise too_many(self.max_bad_rows, staged.name, lines, self.hint)
         self.bad += int(staged.tally[t.BAD])
         return staged
 
+    def _layout(self, text: Text, plan: FieldPlan) -> t.Layout:
+        is_skeleton = text.kind == SKELETON
+        asked = {*plan.ids, *plan.dense, *plan.bags}
+        if not is_skeleton:
+            asked.add(USER)
+        return t.Layout(
+            is_skeleton=is_skeleton,
+            sample=self.sample,
+            codes=t.field_codes("row" if is_skeleton else "user", asked),
+            id_column=_positions(plan.ids),
+            value_column=_positions(plan.dense),
+            bag=_positions(plan.bags),
+        )
+
+
+def _output(staged: Staged) -> t.Output:
+    """Room for what is read between two writes."""
+    columns = {
+        name: np.empty((ROOM_ROWS, *shape), dtype)
+        for name, (dtype, shape) in staged.columns.items()
+    }
+    bags = len(staged.plan.bags)
+    entries = MOST_FEATURES if bags else 0
+    return t.Output(
+        **columns,
+        bag_ids=np.empty((bags, entries), np.int32),
+        bag_weights=np.empty((bags, entries), np.float32),
+        bag_fill=np.zeros(bags, np.int64),
+    )
+
+
+def _write(
+    out: t.Output, rows: int, files: Mapping[str, IO[bytes]], bag_files: list[BagFiles]
+) -> None:
+    """Add rows to the files of a text. ``tofile`` would not say why it cannot write."""
+    for name, file in files.items():
+        file.write(getattr(out, name)[:rows].data)
+    for b, (ids, weights) in enumerate(bag_files):
+        ids.write(out.bag_ids[b, : out.bag_fill[b]].data)
+        weights.write(out.bag_weights[b, : out.bag_fill[b]].data)
+
 
 def too_many(most: int, name: str, lines: list[list[int]], hint: str) -> MissingError:
-    """The error for more malformed rows than are put up with.
+    """The error for more malformed rows than are left out.
 
     Args:
-        most: How many are.
+        most: How many are left out at most.
         name: Of the text.
         lines: Some of them: line number and reason.
         hint: Begins the hint.
     """
-    said = "; ".join(f"line {line}: {t.REASONS[reason]}" for line, reason in lines)
-    message = f"More than {most:,} rows are malformed, so this may not be Ali-CCP: {MEMBER_OF[name]}, {said}."
+    reasons = "; ".join(f"line {line}: {REASONS[reason]}" for line, reason in lines)
+    message = (
+        f"More than {most:,} rows are malformed, so this may not be Ali-CCP: "
+        f"{MEMBER_OF[name]}, {reasons}."
+    )
     return MissingError(message, f"{hint} --max-bad-rows N, if that many are to be left out")
 
 
-def _columns(chosen: tuple[int, ...]) -> np.ndarray:
-    """(fields,) the place of each field among the chosen ones, or -1."""
-    places = np.full(len(FIELDS), -1, np.int64)
-    places[list(chosen)] = np.arange(len(chosen))
-    return places
+def _positions(chosen: tuple[int, ...]) -> np.ndarray:
+    """(fields,) the position of each field among the chosen ones, or -1."""
+    positions = np.full(len(FIELDS), -1, np.int64)
+    positions[list(chosen)] = np.arange(len(chosen))
+    return positions

@@ -1,4 +1,4 @@
-"""Ali-CCP: clicks and purchases on 85 million impressions; the benchmark of the field.
+"""Ali-CCP: 85 million recommendations of a shop with clicks and purchases, the field's benchmark.
 
 Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion
 Rate, SIGIR 2018, https://arxiv.org/abs/1804.07931. The raw data has four text files in two
@@ -241,7 +241,7 @@ class AliCcp(DatasetSource):
 
     def _download_mirror(self, raw: Path, force: bool, progress: Progress) -> None:
         """Download the public mirror, which suits one protocol only."""
-        from mtlkit.data.ali_ccp.mirror import FILES, fetch_mirror
+        from mtlkit.data.ali_ccp.mirror import FILES, download_mirror
 
         protocol = self.options.protocol
         if protocol != "aitm":
@@ -253,7 +253,7 @@ class AliCcp(DatasetSource):
             )
         downloads = [
             {"file": file.path.name, "url": file.url, "bytes": file.bytes, "sha256": file.sha256}
-            for file in fetch_mirror(raw, force, progress)
+            for file in download_mirror(raw, force, progress)
         ]
         source = {
             "kind": "mirror",
@@ -354,10 +354,10 @@ class AliCcp(DatasetSource):
     ) -> tuple[Dataset, dict[str, Any]]:
         """The same from the official or the simulated archives."""
         from mtlkit.data.ali_ccp.archives import find_source
-        from mtlkit.data.ali_ccp.prepare import prepare
+        from mtlkit.data.ali_ccp.prepare import prepare_archives
 
-        files = find_source(Path(source["path"]), FROM)
-        return prepare(files, folder, self.name, self._request(), progress, FROM)
+        archives = find_source(Path(source["path"]), FROM)
+        return prepare_archives(archives, folder, self.name, self._request(), progress, FROM)
 
     def _request(self) -> Request:
         from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request

@@ -1,6 +1,5 @@
-"""Census-Income (KDD): who earns more than 50,000 dollars, and who never married.
+"""Census-Income (KDD): income and marital status of 299,285 people in the US census of 1994-1995.
 
-299,285 people of the US census of 1994 and 1995.
 The multi-task protocol is that of Ma et al., Modeling Task Relationships in Multi-task Learning
 with Multi-gate Mixture-of-Experts, KDD 2018, https://doi.org/10.1145/3219819.3220007. The official
 training file is ``train``; the official test file is cut 1:1 into ``validation`` and ``test``, the

@@ -123,9 +123,9 @@ def heatmap(axes: Axes, values: np.ndarray, colours: Colormap, norm: Normalize) 
     return image
 
 
-def write_field(axes: Axes, place: tuple[int, int], text: str, colour: str, size: float) -> None:
-    """Write into the field of a heatmap at this line and column."""
-    line, column = place
+def write_field(axes: Axes, field: tuple[int, ...], text: str, colour: str, size: float) -> None:
+    """Write into the field (line, column) of a heatmap."""
+    line, column = field
     axes.text(column, line, text, ha="center", va="center", size=size, color=colour)
 
 

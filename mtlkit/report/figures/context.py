@@ -117,6 +117,7 @@ class Context:
     def legend(self, rows: Sequence[Row]) -> list[Entry]:
         """Legend entries of the balancers (colour) and models (marker) among some rows."""
         markers = self.look.markers
+        # Single-task last, as it is what the others are compared with.
         names = {row.group.model for row in rows}
         models = sorted(names, key=lambda name: (markers[name] == REFERENCE_MARKER, name))
         return [

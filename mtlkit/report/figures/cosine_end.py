@@ -124,11 +124,11 @@ def _panel(axes: Axes, matrix: np.ndarray, end: float, size: float) -> Any:
     """One matrix (T, T); the diagonal, which is always 1, stays empty."""
     diagonal = np.eye(len(matrix), dtype=bool)
     image = heatmap(axes, np.where(diagonal, np.nan, matrix), DIVERGING, Normalize(-end, end))
-    for (line, column), value in np.ndenumerate(matrix):
-        if line == column:
+    for field, value in np.ndenumerate(matrix):
+        if diagonal[field]:
             continue
         colour = contrast(value, image) if np.isfinite(value) else MUTED
-        write_field(axes, (line, column), fixed(float(value), 2), colour, size)
+        write_field(axes, field, fixed(float(value), 2), colour, size)
     return image
 
 

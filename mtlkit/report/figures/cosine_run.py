@@ -1,5 +1,5 @@
-"""Cosines between the tasks' gradients over the run: a line a balancer, a panel a model and part of
-the model.
+"""Cosines between the tasks' gradients over the run: a line a balancer, a panel a model and
+module of the model.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ CAPTION = (
     "their range. A row of panels is one model, a panel one part of its shared parameters; at most "
     "four parts are shown. Above 0 the tasks agree, below 0 they conflict."
 )
-MOST_PARTS = 4
+MOST_MODULES = 4
 Probed = list[tuple[Row, Probes]]
 
 
 def draw(context: Context) -> list[Drawing]:
-    """Panels of models x parts of the model."""
+    """Panels of models x modules."""
     shown = [
         (row, probes)
         for row, probes in context.probed()
@@ -35,9 +35,10 @@ def draw(context: Context) -> list[Drawing]:
     by_model: dict[str, Probed] = {}
     for row, probes in shown:
         by_model.setdefault(row.group.model, []).append((row, probes))
-    parts = [_shown_parts(probed) for probed in by_model.values()]
+    modules = [_shown_modules(probed) for probed in by_model.values()]
 
-    columns = max(len(names) for names in parts)
+    # A line of panels a model, a column a module.
+    columns = max(len(names) for names in modules)
     width = min(panel_width(columns, left=0.72, right=0.2, gap=0.18), 4.2)
     grid = PanelGrid(left=0.72, top=0.34, width=width, height=1.25, gap=0.18, pitch=1.52)
     sheet = Sheet(
@@ -46,17 +47,21 @@ def draw(context: Context) -> list[Drawing]:
         0.32 + grid.pitch * len(by_model) + 0.3,
         context.balancer_legend([row for row, _ in shown], lines=True),
     )
+
+    # All panels share both axes, so that their curves can be compared.
     low, high = _range([probes for _, probes in shown])
     last_epoch = float(max(probes.epochs[-1] for _, probes in shown))
     for line, (model, probed) in enumerate(by_model.items()):
-        for column, part in enumerate(parts[line]):
+        for column, module in enumerate(modules[line]):
             axes = grid.axes(sheet, line, column)
-            _panel(axes, context, probed, part)
-            title = f"{shorten(model, 8.5, width * 0.6)} · {part}"
+            _panel(axes, context, probed, module)
+            title = f"{shorten(model, 8.5, width * 0.6)} · {module}"
             axes.set_title(title, size=8.5, loc="left", pad=3)
             axes.set_ylim(low, high)
             shared_y_axis(axes, "cosine", labelled=column == 0)
-            lowest = line == len(by_model) - 1 or column >= len(parts[line + 1])
+
+            # Below a panel there may be none, on the last line or where the next one is shorter.
+            lowest = line == len(by_model) - 1 or column >= len(modules[line + 1])
             epoch_axis(axes, last_epoch, labelled=lowest)
 
     two_tasks = all(len(probes.tasks) == 2 for _, probes in shown)
@@ -65,15 +70,15 @@ def draw(context: Context) -> list[Drawing]:
     return [Drawing("cosine-run", "Gradient cosine over the run", caption, sheet.figure)]
 
 
-def _shown_parts(probed: Probed) -> list[str]:
-    """The first few parts of the model in which some cosine is defined."""
+def _shown_modules(probed: Probed) -> list[str]:
+    """The first few modules in which some cosine is defined."""
     defined: dict[str, None] = {}
     for _, probes in probed:
         cosines = pair_mean(probes)  # (S, P, K)
-        for index, part in enumerate(probes.parts):
+        for index, module in enumerate(probes.modules):
             if np.isfinite(cosines[..., index]).any():
-                defined[part] = None
-    return list(defined)[:MOST_PARTS]
+                defined[module] = None
+    return list(defined)[:MOST_MODULES]
 
 
 def pair_mean(probes: Probes) -> np.ndarray:
@@ -92,17 +97,19 @@ def _range(shown: list[Probes]) -> tuple[float, float]:
     return max(low - margin, -1.05), min(high + margin, 1.05)
 
 
-def _panel(axes: Axes, context: Context, probed: Probed, part: str) -> None:
-    """The curves of one model in one of its parts: mean over seeds, and their range."""
+def _panel(axes: Axes, context: Context, probed: Probed, module: str) -> None:
+    """The curves of one model in one of its modules: mean over seeds, and their range."""
     neutral_line(axes, 0)
     for row, probes in probed:
-        if part not in probes.parts:
+        if module not in probes.modules:
             continue
-        cosines = pair_mean(probes)[..., probes.parts.index(part)]  # (S, P)
+        cosines = pair_mean(probes)[..., probes.modules.index(module)]  # (S, P)
         finite = np.isfinite(cosines)
         defined = finite.any(axis=0)  # (P,)
         if not defined.any():
             continue
+
+        # Points at which no seed has a cosine are left out.
         epochs = probes.epochs[defined]
         low = np.where(finite, cosines, np.inf).min(axis=0)[defined]
         high = np.where(finite, cosines, -np.inf).max(axis=0)[defined]

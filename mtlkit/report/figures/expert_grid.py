@@ -150,10 +150,13 @@ def draw_model(
     context: Context, model: str, rows: list[tuple[Row, list[Level]]], figure: ExpertFigure
 ) -> Drawing:
     """One model: its levels under each balancer."""
+    # A model has the same gates and experts under every balancer, so the first row stands for all.
     layout = _Layout.of(rows[0][1])
     columns = max(1, min(len(rows), int((WIDTH - 0.2 + GAP) / (layout.unit + GAP))))
     title = f"{figure.title}: {model}"
-    sheet = Sheet(title, context.subtitle, layout.pitch * -(-len(rows) // columns))
+    lines = -(-len(rows) // columns)
+    sheet = Sheet(title, context.subtitle, layout.pitch * lines)
+
     image = None
     for index, (row, levels) in enumerate(rows):
         line, column = divmod(index, columns)
@@ -192,13 +195,14 @@ def _draw_levels(
 
 
 def _panel(axes: Axes, level: Level, scale: Scale, layout: _Layout) -> Any:
+    # A crossed field is an expert that a gate cannot see.
     image = heatmap(axes, level.values, scale.colours, scale.norm)
     size = _field_size(layout.cell)
-    for place, value in np.ndenumerate(level.values):
+    for field, value in np.ndenumerate(level.values):
         text, colour = CROSS
         if np.isfinite(value):
             text, colour = scale.text(value), contrast(value, image)
-        write_field(axes, (place[0], place[1]), text, colour, size)
+        write_field(axes, field, text, colour, size)
 
     experts = [shorten(expert, EXPERT_SIZE, LONGEST_NAME) for expert in level.experts]
     lines = [shorten(line, LINE_SIZE, layout.label - 0.1) for line in level.lines]

@@ -53,6 +53,7 @@ def draw(context: Context) -> list[Drawing]:
     lines = _lines(shown)
     panels = [panel for line in lines for panel in line]
 
+    # A single panel gets half of the width.
     columns = max(2, max(len(line) for line in lines))
     width = min(panel_width(columns, left=0.72, right=0.2, gap=0.18), 4.2)
     grid = PanelGrid(left=0.72, top=0.34, width=width, height=1.05, gap=0.18, pitch=1.36)
@@ -62,6 +63,8 @@ def draw(context: Context) -> list[Drawing]:
         0.34 + grid.pitch * len(lines) + 0.3,
         context.balancer_legend([row for row, _ in shown], lines=True),
     )
+
+    # All panels share both axes, so that their curves can be compared.
     lower_limit = _lower_limit(panels)
     last_epoch = float(max(probes.epochs[-1] for _, probes in shown))
     for number, line in enumerate(lines):
@@ -71,6 +74,8 @@ def draw(context: Context) -> list[Drawing]:
             axes.set_ylim(lower_limit, 1.03)
             axes.set_title(shorten(panel.title, 8.5, width), size=8.5, loc="left", pad=3)
             shared_y_axis(axes, "entropy / max", labelled=column == 0)
+
+            # Below a panel there may be none, on the last line or where the next one is shorter.
             lowest = number == len(lines) - 1 or column >= len(lines[number + 1])
             epoch_axis(axes, last_epoch, labelled=lowest)
 

@@ -101,6 +101,7 @@ def _titles(axes: Axes, task: TaskInfo, width: float) -> None:
 
 def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     """One task: a line a row, the best on top."""
+    # The vertical axis counts rows from above, and is the same in all panels.
     rows = context.summary.rows
     low, high = _limits(rows, task)
     axes.set_xlim(low, high)
@@ -111,9 +112,12 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
 
+    # What to compare with lies behind the rows.
     if context.summary.reference:
         _reference_band(axes, context.summary.reference.metric[task.name])
     ceiling_line(axes, task, vertical=True)
+
+    # A row that has no mean, or one far off, gets a text in place of a marker.
     for position, row in enumerate(rows):
         line = _Line(
             position=position,
@@ -169,6 +173,7 @@ def _write(axes: Axes, x: float, line: _Line, text: str, **style: Any) -> None:
 
 def _draw_line(axes: Axes, line: _Line) -> None:
     """The seeds below, the interval as a bar, the mean on it."""
+    # Seeds stand a little below, so that the bar does not cover them.
     below = [line.position + 0.3] * len(line.seeds)
     axes.scatter(line.seeds, below, s=10, color=line.colour, alpha=0.45, linewidth=0, zorder=2)
     if line.mean.bounded:

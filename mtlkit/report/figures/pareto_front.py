@@ -70,12 +70,9 @@ class _Panel:
     @property
     def means(self) -> np.ndarray:
         """(R, 2) means over seeds."""
-        return np.array(
-            [
-                [row.metric[self.across.name].mean, row.metric[self.up.name].mean]
-                for row in self.rows
-            ]
-        )
+        x = [row.metric[self.across.name].mean for row in self.rows]
+        y = [row.metric[self.up.name].mean for row in self.rows]
+        return np.column_stack([x, y])
 
     @property
     def inside(self) -> np.ndarray:
@@ -102,6 +99,7 @@ def draw(context: Context) -> list[Drawing]:
     if not pairs or not rows:
         return []
 
+    # A single pair fills the page; of many, panels are nearly square.
     columns = _columns(len(pairs))
     lines = -(-len(pairs) // columns)
     width = panel_width(columns, left=0.78, right=0.3, gap=0.78)
@@ -114,6 +112,8 @@ def draw(context: Context) -> list[Drawing]:
         0.12 + lines * grid.pitch - 0.05,
         [*context.legend(rows), front_entry, *context.ceiling_entry],
     )
+
+    # One collapsed run should not flatten a panel, so it may lie outside; the caption names it.
     outside: set[str] = set()
     for index, (across, up) in enumerate(pairs):
         axes = grid.axes(sheet, *divmod(index, columns))
@@ -144,9 +144,8 @@ def _draw_panel(panel: _Panel, context: Context) -> None:
     _set_up_axes(panel)
 
     # The front, from right to left: each of its points is higher than the one before.
-    signs = np.array(
-        [1 if task.reading.higher_is_better else -1 for task in (panel.across, panel.up)]
-    )
+    tasks = (panel.across, panel.up)
+    signs = np.array([1 if task.reading.higher_is_better else -1 for task in tasks])
     means = panel.means
     on_front = pareto_front(means * signs)
     rightmost_first = np.argsort(-means[:, 0] * signs[0], kind="stable")
@@ -214,6 +213,7 @@ def _ceilings(panel: _Panel) -> None:
     ceiling_line(axes, panel.across, vertical=True, width=0.9)
     ceiling_line(axes, panel.up, vertical=False, width=0.9)
 
+    # Which side a line outside lies on is shown by an arrow.
     lines = []
     x_limits, y_limits = axes.get_xlim(), axes.get_ylim()
     for task, bounds, arrows in ((panel.across, x_limits, "◀▶"), (panel.up, y_limits, "▼▲")):

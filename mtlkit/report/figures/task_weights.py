@@ -141,6 +141,7 @@ def _range(shown: Probed, balancer: str) -> _Range:
 
 
 def _panel(axes: Axes, probes: Probes, tasks: list[str], bounds: _Range) -> None:
+    # Few ticks, and plain numbers also on a logarithmic axis.
     if bounds.logarithmic:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(10, numticks=6))
@@ -150,6 +151,8 @@ def _panel(axes: Axes, probes: Probes, tasks: list[str], bounds: _Range) -> None
         axes.yaxis.set_major_locator(MaxNLocator(4))
     axes.set_ylim(bounds.low, bounds.high)
     neutral_line(axes, 1)
+
+    # A task has the same line in all panels.
     for column, task in enumerate(probes.tasks):
         colour, dashes = cycle(tasks.index(task), TASK_COLOURS)
         axes.plot(

@@ -10,10 +10,10 @@ import pytest
 
 from mtlkit.data import storage
 from mtlkit.data.ali_ccp import archives as archive_files
+from mtlkit.data.ali_ccp import join, staging, vocabulary, write
 from mtlkit.data.ali_ccp import prepare as module
-from mtlkit.data.ali_ccp import staging, vocabulary
 from mtlkit.data.ali_ccp.archives import find_source
-from mtlkit.data.ali_ccp.prepare import prepare
+from mtlkit.data.ali_ccp.prepare import prepare_archives
 from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
 from mtlkit.data.ali_ccp.staging import Staged
 from mtlkit.data.planted import ALL_ROWS, ceilings, ceilings_of_all_rows
@@ -29,7 +29,7 @@ def run(origin, folder, protocol="aitm", min_count=None, sample=1.0, max_bad_row
     chosen = PROTOCOLS[protocol].select(fields) if fields else PROTOCOLS[protocol]
     request = Request(chosen, min_count or chosen.min_count, sample, max_bad_rows)
     with written(folder) as partial:
-        dataset, splits = prepare(
+        dataset, splits = prepare_archives(
             find_source(origin, "hint"),
             partial,
             "ali-ccp",
@@ -171,7 +171,7 @@ def test_the_same_twice_and_hashed_as_it_reads(archives, tmp_path):
 
 def test_chunks_do_not_show(archives, tmp_path, monkeypatch):
     whole = run(archives, tmp_path / "whole", "full")
-    monkeypatch.setattr(module, "CHUNK", 7)
+    monkeypatch.setattr(join, "CHUNK", 7)
     assert run(archives, tmp_path / "pieces", "full").fingerprint == whole.fingerprint
 
 
@@ -187,14 +187,14 @@ def test_threads_do_not_show(archives, tmp_path, monkeypatch, protocol):
     monkeypatch.setattr(module, "THREADS", 1)
     assert contents("one") == both
     monkeypatch.setattr(module, "THREADS", 4)
-    whole = module._Half.stage
+    whole = module._RawSplit.stage
 
     def late(half, *rest):
         if half.split == "train":
             time.sleep(0.2)
         return whole(half, *rest)
 
-    monkeypatch.setattr(module._Half, "stage", late)
+    monkeypatch.setattr(module._RawSplit, "stage", late)
     assert contents("late") == both
 
 
@@ -225,14 +225,16 @@ class Told:
 def long_work(tmp_path, monkeypatch, suffix="tar"):
     """Archives that take hundreds of small steps to stage and to write."""
     monkeypatch.setattr(archive_files, "BLOCK", 1 << 10)
-    monkeypatch.setattr(module, "CHUNK", 10)
+    monkeypatch.setattr(join, "CHUNK", 10)
     return raw.write_archives(tmp_path / "in", raw.small_texts(4000), suffix)
 
 
 def prepared(origin, folder, told, protocol="aitm"):
     request = Request(PROTOCOLS[protocol], 1, 1.0, 0)
     with written(folder) as partial:
-        return prepare(find_source(origin, "hint"), partial, "ali-ccp", request, told, "hint")
+        return prepare_archives(
+            find_source(origin, "hint"), partial, "ali-ccp", request, told, "hint"
+        )
 
 
 def test_all_is_told_to_the_end(tmp_path, monkeypatch):
@@ -260,15 +262,15 @@ def test_a_split_that_fails_stops_the_other(tmp_path, monkeypatch, split):
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_a_writer_that_fails_stops_the_other(tmp_path, monkeypatch, split):
     origin, told = long_work(tmp_path, monkeypatch), Told()
-    whole = module._Writer.write
+    whole = write.SplitWriter.write
 
-    def write(writer, joined, progress):
-        if joined.split == split:
+    def failing(writer, joined, progress):
+        if joined.official_split == split:
             time.sleep(0.05)
             raise MissingError("This one fails.")
         return whole(writer, joined, progress)
 
-    monkeypatch.setattr(module._Writer, "write", write)
+    monkeypatch.setattr(write.SplitWriter, "write", failing)
     with pytest.raises(MissingError, match="This one fails"):
         prepared(origin, tmp_path / "out", told)
     assert told.seen["writing splits"] < 0.3
@@ -383,7 +385,7 @@ def test_progress_may_end_it(archives, tmp_path):
 
     request = Request(PROTOCOLS["aitm"], 12, 1.0, 0)
     with pytest.raises(KeyboardInterrupt), written(tmp_path / "out") as partial:
-        prepare(find_source(archives, "hint"), partial, "ali-ccp", request, stop, "hint")
+        prepare_archives(find_source(archives, "hint"), partial, "ali-ccp", request, stop, "hint")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -402,12 +404,12 @@ def test_fields(archives, tmp_path):
 
 def test_users_are_stored_once(archives, tmp_path):
     data = run(archives, tmp_path / "out", "full")
-    side = data.splits["train"].side
-    assert len(side.ids) < len(data.splits["train"]) / 10
-    assert side.row.dtype == np.int32
+    shared = data.splits["train"].shared
+    assert len(shared.ids) < len(data.splits["train"]) / 10
+    assert shared.row.dtype == np.int32
     one, two = (tmp_path / "out" / f"{name}.side-ids.npy" for name in ("train", "validation"))
     assert one.stat().st_ino == two.stat().st_ino
-    seen = [set(data.splits[name].side.row.tolist()) for name in ("train", "validation")]
+    seen = [set(data.splits[name].shared.row.tolist()) for name in ("train", "validation")]
     assert not seen[0] & seen[1], "under full whole sessions are held out"
 
 

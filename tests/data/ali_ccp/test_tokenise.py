@@ -10,7 +10,8 @@ from mtlkit.data.ali_ccp import tokenise as t
 from mtlkit.data.ali_ccp.archives import Text
 from mtlkit.data.ali_ccp.fields import NUMBER
 from mtlkit.data.ali_ccp.hashing import mix, share
-from mtlkit.data.ali_ccp.protocols import PROTOCOLS, side_plan
+from mtlkit.data.ali_ccp.parse import AHEAD
+from mtlkit.data.ali_ccp.protocols import PROTOCOLS, field_plan
 from mtlkit.data.ali_ccp.staging import Keys, Stager
 
 from . import raw, reference
@@ -24,7 +25,7 @@ def stager(tmp_path_factory):
 def stage(stager, text: bytes, kind="skeleton", protocol="full"):
     keys = Keys()
     block = np.frombuffer(text if text.endswith(b"\n") else text + b"\n", np.uint8)
-    plan = side_plan(PROTOCOLS[protocol], "row" if kind == "skeleton" else "user")
+    plan = field_plan(PROTOCOLS[protocol], "row" if kind == "skeleton" else "user")
     return stager.stage(Text("train", kind, iter([block])), keys, plan), keys
 
 
@@ -106,6 +107,8 @@ CASES = [
     b"1,0,0,0f,1,205\x027\x031.0\r\r\n",
     b"1,0,0,0f,1,999\x02a\x03b\x03c\n",
     b"1,0,0,0f,1,999\x02a\x02b\x03c\n",
+    b"1,0,0,0f,1,999\x02aaaaaaa,b\x03c\n" * 3,  # a comma where that of a longer index would be
+    b"1,0,0," + bytes(16) + b",1,205\x027\x031.0\n",
 ]
 
 
@@ -151,7 +154,7 @@ def test_rows_of_2706_features(stager):
     items = [("109_14", k, k / 7) for k in range(2706)]
     staged, _ = stage(stager, raw.common("ab", *items), "common")
     (chunk,) = staged.chunks(10)
-    ids, weights = chunk.bags[side_plan(PROTOCOLS["full"], "user").bags.index(NUMBER["109_14"])]
+    ids, weights = chunk.bags[field_plan(PROTOCOLS["full"], "user").bags.index(NUMBER["109_14"])]
     assert ids.tolist() == list(range(2706))
     assert staged.ranges[NUMBER["109_14"]].tolist() == [0, 2705]
     np.testing.assert_array_equal(
@@ -168,7 +171,7 @@ def test_tables_and_output_grow_as_needed(tmp_path, monkeypatch):
     ]
     staged, keys = stage(stager, b"".join(lines))
     assert len(staged) == 20_000
-    assert keys.keys[: len(keys)].tolist() == list(range(6667))
+    assert keys.table.keys[: len(keys)].tolist() == list(range(6667))
     ids = np.concatenate([chunk.ids[:, 0] for chunk in staged.chunks(999)])
     np.testing.assert_array_equal(ids, np.arange(20_000) * 977)
 
@@ -193,13 +196,13 @@ def test_by_words_and_by_bytes_the_same(tmp_path):
         folder = tmp_path / str(number)
         folder.mkdir()
         arrays = iter([np.frombuffer(block, np.uint8) for block in blocks])
-        plan = side_plan(PROTOCOLS["full"], "row")
+        plan = field_plan(PROTOCOLS["full"], "row")
         staged = Stager(folder, 1.0, 0, "hint").stage(
             Text("train", "skeleton", arrays), Keys(), plan
         )
         found.append({path.name: path.read_bytes() for path in folder.iterdir()})
         assert len(staged) == len(lines)
-    assert len(max(lines, key=len)) <= t.AHEAD + 10, "read by bytes alone, from the feature on"
+    assert len(max(lines, key=len)) <= AHEAD + 10, "read by bytes alone, from the feature on"
     assert found[0] == found[1]
 
 

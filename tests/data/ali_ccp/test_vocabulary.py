@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mtlkit.data.ali_ccp import vocabulary as module
-from mtlkit.data.ali_ccp.hashing import MAX_ID, code_of, found, grown
+from mtlkit.data.ali_ccp.hashing import MAX_ID, code_of, grown, known_code
 from mtlkit.data.ali_ccp.vocabulary import Counter, Vocabulary
 
 FIELDS = (3, 13, 22)
@@ -86,5 +86,5 @@ def test_table_of_codes_holds_what_was_put_in(ids, step):
     codes = {id: int(code_of(table, count, 7, id)) for id in ids}
     assert sorted(codes.values()) == list(range(1, len(codes) + 1))
     for either in (table, grown(table)):
-        assert {id: int(found(either, 7, id)) for id in ids} == codes
-        assert not any(found(either, 8, id) for id in ids)
+        assert {id: int(known_code(either, 7, id)) for id in ids} == codes
+        assert not any(known_code(either, 8, id) for id in ids)

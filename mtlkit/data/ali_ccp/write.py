@@ -1,0 +1,225 @@
+"""Writing the final splits of Ali-CCP from the joined texts, straight to their files."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mtlkit.data.ali_ccp.fields import FIELDS
+from mtlkit.data.ali_ccp.join import TEST, TRAIN, VALIDATION, Joined
+from mtlkit.data.ali_ccp.protocols import TASKS, FieldPlan
+from mtlkit.data.ali_ccp.staging import Chunk
+from mtlkit.data.ali_ccp.vocabulary import Vocabulary
+from mtlkit.data.datasets._source import Progress
+from mtlkit.data.encoders import MinMaxScaler
+from mtlkit.data.splits import SPLITS
+from mtlkit.data.storage import Column
+
+FINAL_SPLITS = dict(zip((TRAIN, VALIDATION, TEST), SPLITS, strict=True))
+
+
+class Encoders:
+    """What turns ids and values of the text into inputs.
+
+    Args:
+        vocabulary: Numbers of the ids that are kept.
+        scalers: Scale of each field whose value is an input.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, scalers: dict[int, MinMaxScaler]) -> None:
+        self.vocabulary, self.scalers = vocabulary, scalers
+
+    def ids(self, plan: FieldPlan, chunk: Chunk, rows: np.ndarray) -> np.ndarray:
+        """(m, F) int32 numbers of the ids of some rows."""
+        return self.vocabulary.rows(np.array(plan.ids, np.int64), chunk.ids, rows)
+
+    def dense(self, plan: FieldPlan, chunk: Chunk) -> np.ndarray:
+        """(n, D) float32 scaled values of all rows."""
+        dense = np.empty(chunk.values.shape, np.float32)
+        for column, field in enumerate(plan.dense):
+            dense[:, column] = self.scalers[field].transform(chunk.values[:, column])
+        return dense
+
+
+class SplitWriter:
+    """Writes the arrays of the final splits.
+
+    Args:
+        folder: Where the files go.
+        encoders: Fitted on train.
+        total: Rows to be written, for progress.
+    """
+
+    def __init__(self, folder: Path, encoders: Encoders, total: int) -> None:
+        self.folder, self.encoders = folder, encoders
+        self.total, self.done = total, 0
+        self.adding = threading.Lock()
+
+    def write(self, joined: Joined, progress: Progress) -> dict[str, Any]:
+        """The final splits that come from one official split; returns their entries in the
+        manifest.
+        """
+        sizes = joined.sizes()
+        names = {code: name for code, name in FINAL_SPLITS.items() if sizes[code]}
+        shared_arrays = self._write_shared(joined, list(names.values()), progress)
+        users = joined.users.column("user")
+        with ExitStack() as stack:
+            files = {code: _SplitFiles(stack, self, name, joined) for code, name in names.items()}
+            for rows, chunk in joined.row_chunks():
+                split, common_row = joined.split[rows], joined.common_row[rows]
+                dense = self.encoders.dense(joined.rows.plan, chunk)
+                for code in names:
+                    files[code].write(chunk, dense, common_row, users, split == code)
+                self._tell(progress, len(chunk))
+        return {
+            name: {
+                "rows": sizes[code],
+                "positives": files[code].positives(),
+                "arrays": sorted([*files[code].arrays(), *shared_arrays]),
+            }
+            for code, name in names.items()
+        }
+
+    def _tell(self, progress: Progress, rows: int) -> None:
+        """Say that more rows are written; they are added up over all threads."""
+        with self.adding:
+            self.done += rows
+            progress("writing splits", self.done, self.total)
+
+    def _write_shared(self, joined: Joined, names: list[str], progress: Progress) -> list[str]:
+        """The users' columns, written once and given a second name for a second split of the same
+        users; returns the names of the arrays.
+        """
+        plan, first = joined.users.plan, names[0]
+        encoders = self.encoders
+        with ExitStack() as stack:
+            ids_path = self.folder / f"{first}.side-ids.npy"
+            dense_path = self.folder / f"{first}.side-dense.npy"
+            ids = stack.enter_context(Column(ids_path, np.int32, (len(plan.ids),)))
+            dense = stack.enter_context(Column(dense_path, np.float32, (len(plan.dense),)))
+            bags = bag_columns(stack, self.folder, f"{first}.side-bag", plan)
+            for _, chunk in joined.user_chunks():
+                ids.write(encoders.ids(plan, chunk, np.arange(len(chunk))))
+                dense.write(encoders.dense(plan, chunk))
+                for b, bag in enumerate(bags):
+                    entries, weights = chunk.bags[b]
+                    numbers = encoders.vocabulary.bag(plan.bags[b], entries)
+                    bag.write(chunk.lengths[:, b], numbers, weights)
+                self._tell(progress, 0)
+
+        arrays = ["side-ids", "side-dense"]
+        for bag in bags:
+            arrays += bag.arrays
+        for name in names[1:]:
+            for array in arrays:
+                path = self.folder / f"{first}.{array}.npy"
+                link_or_copy(path, self.folder / f"{name}.{array}.npy")
+        return arrays
+
+
+class _SplitFiles:
+    """The growing files of one final split, without those of the columns that rows share."""
+
+    def __init__(self, stack: ExitStack, writer: SplitWriter, name: str, joined: Joined) -> None:
+        self.encoders, self.plan = writer.encoders, joined.rows.plan
+        shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "ids": (np.int32, (len(self.plan.ids),)),
+            "dense": (np.float32, (len(self.plan.dense),)),
+            "labels": (np.float32, (len(TASKS),)),
+            "observed": (bool, (len(TASKS),)),
+            "group-user": (np.int32, ()),
+            "side-row": (np.int32, ()),
+        }
+        self.columns = {}
+        for array, (dtype, shape) in shapes.items():
+            path = writer.folder / f"{name}.{array}.npy"
+            self.columns[array] = stack.enter_context(Column(path, dtype, shape))
+        self.bags = bag_columns(stack, writer.folder, f"{name}.bag", self.plan)
+        self.positive = np.zeros(len(TASKS), np.int64)
+
+    def write(
+        self,
+        chunk: Chunk,
+        dense: np.ndarray,
+        common_row: np.ndarray,
+        users: np.ndarray,
+        is_here: np.ndarray,
+    ) -> None:
+        """Add the rows of a chunk that belong to this split.
+
+        Args:
+            chunk: The n rows.
+            dense: (n, D) their scaled values.
+            common_row: (n,) their common rows.
+            users: (U,) raw id of the user of each common row.
+            is_here: (n,) which of them belong to this split.
+        """
+        rows = np.flatnonzero(is_here)
+        labels = chunk.labels[rows]
+        self.columns["ids"].write(self.encoders.ids(self.plan, chunk, rows))
+        self.columns["dense"].write(dense[rows])
+        self.columns["labels"].write(labels)
+        self.columns["observed"].write(np.ones((len(rows), len(TASKS)), bool))
+        self.columns["group-user"].write(users[common_row[rows]])
+        self.columns["side-row"].write(common_row[rows])
+        self.positive += labels.sum(0, dtype=np.int64)
+
+        for b, bag in enumerate(self.bags):
+            lengths, (ids, weights) = chunk.lengths[:, b], chunk.bags[b]
+            entries = np.flatnonzero(np.repeat(is_here, lengths))
+            numbers = self.encoders.vocabulary.bag(self.plan.bags[b], ids[entries])
+            bag.write(lengths[rows], numbers, weights[entries])
+
+    def positives(self) -> dict[str, int]:
+        """Task to the number of its positive labels."""
+        return dict(zip([task.name for task in TASKS], self.positive.tolist(), strict=True))
+
+    def arrays(self) -> list[str]:
+        """The names of the arrays."""
+        arrays = list(self.columns)
+        for bag in self.bags:
+            arrays += bag.arrays
+        return arrays
+
+
+class BagColumns:
+    """The three growing files of a bag."""
+
+    def __init__(self, stack: ExitStack, folder: Path, prefix: str, name: str) -> None:
+        dtypes = {"offsets": np.int64, "values": np.int32, "weights": np.float32}
+        self.files = {
+            array: stack.enter_context(Column(folder / f"{prefix}-{array}-{name}.npy", dtype))
+            for array, dtype in dtypes.items()
+        }
+        kind = prefix.partition(".")[2]
+        self.arrays = [f"{kind}-{array}-{name}" for array in dtypes]
+        self.end = 0
+        self.files["offsets"].write(np.zeros(1, np.int64))
+
+    def write(self, lengths: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
+        """Add rows of (n,) lengths with their (m,) entries."""
+        offsets = self.end + np.cumsum(lengths, dtype=np.int64)
+        self.files["offsets"].write(offsets)
+        self.files["values"].write(values)
+        self.files["weights"].write(weights)
+        if len(offsets):
+            self.end = int(offsets[-1])
+
+
+def bag_columns(stack: ExitStack, folder: Path, prefix: str, plan: FieldPlan) -> list[BagColumns]:
+    """The files of all bags of a plan; ``prefix`` is that of their names."""
+    return [BagColumns(stack, folder, prefix, FIELDS[field].name) for field in plan.bags]
+
+
+def link_or_copy(path: Path, other: Path) -> None:
+    """Give a file a second name; a copy where the file system has no links."""
+    try:
+        os.link(path, other)
+    except OSError:
+        shutil.copyfile(path, other)
