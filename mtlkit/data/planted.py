@@ -11,7 +11,7 @@ from typing import Any
 from mtlkit.data.splits import Dataset
 from mtlkit.records import PRIMARY_METRIC
 
-ALL_ROWS = "of all simulated test rows"
+ALL_SIMULATED_ROWS = "of all simulated test rows"
 """The key of ceilings that hold for more generated rows than the test split has."""
 
 
@@ -26,7 +26,7 @@ def ceilings(dataset: Dataset) -> dict[str, float]:
 def ceilings_of_all_rows(dataset: Dataset) -> dict[str, float]:
     """The same on more rows than the test split has, where the split itself was not measured."""
     simulation = dataset.details.get("simulation")
-    return _noted(dataset, _entry(simulation, ALL_ROWS))
+    return _noted(dataset, _entry(simulation, ALL_SIMULATED_ROWS))
 
 
 def _noted(dataset: Dataset, simulation: Any) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What the columns of a data set mean: features, tasks, and the scores that models are measured by."""
+"""What the columns of a data set mean: features and tasks, and the scores of a model."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from mtlkit.cli.card import facts_table
-from mtlkit.data.planted import ALL_ROWS, ceilings, ceilings_of_all_rows
+from mtlkit.data.planted import ALL_SIMULATED_ROWS, ceilings, ceilings_of_all_rows
 from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Feature, Schema, Task
 
@@ -30,8 +30,8 @@ def test_what_a_generator_noted():
     }
     assert ceilings(dataset(noted)) == {"click": 0.7, "purchase": 1.0, "spend": -0.1}
     assert ceilings_of_all_rows(dataset(noted)) == {}
-    assert ceilings(dataset({ALL_ROWS: noted})) == {}
-    assert ceilings_of_all_rows(dataset({ALL_ROWS: noted})) == ceilings(dataset(noted))
+    assert ceilings(dataset({ALL_SIMULATED_ROWS: noted})) == {}
+    assert ceilings_of_all_rows(dataset({ALL_SIMULATED_ROWS: noted})) == ceilings(dataset(noted))
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,8 @@ def test_what_is_no_ceiling(value):
 
 
 @pytest.mark.parametrize(
-    "simulation", [None, 1, "x", [], {}, {"planted_auc": 1}, {"planted_auc": [0.7]}, {ALL_ROWS: 3}]
+    "simulation",
+    [None, 1, "x", [], {}, {"planted_auc": 1}, {"planted_auc": [0.7]}, {ALL_SIMULATED_ROWS: 3}],
 )
 def test_facts_of_another_shape(simulation):
     assert ceilings(dataset(simulation)) == ceilings_of_all_rows(dataset(simulation)) == {}
@@ -58,7 +59,7 @@ def test_facts_of_another_shape(simulation):
             "ceiling click 0.7000: the planted model on test, which none",
         ),
         (
-            {ALL_ROWS: {"planted_auc": {"click": 0.7}}},
+            {ALL_SIMULATED_ROWS: {"planted_auc": {"click": 0.7}}},
             "near the ceiling click 0.7000: the planted model on all simulated test rows",
         ),
         ({"planted_auc": {"click": "high"}}, None),

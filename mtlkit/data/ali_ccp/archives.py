@@ -1,5 +1,4 @@
-"""Finding the four text files of Ali-CCP and streaming them, out of archives as they lie, without
-unpacking to disk.
+"""Finding the four text files of Ali-CCP, and streaming them without unpacking to disk.
 
 Nothing of an archive is ever written under a name that it gives, and only regular members of the
 four known names (and the mark of the simulator) are read, in the order in which they come.
@@ -23,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from isal import igzip, isal_zlib
 
-from mtlkit.data.ali_ccp.fields import MEMBERS, OFFICIAL_SPLITS
+from mtlkit.data.ali_ccp.fields import LINE_FEED, MEMBERS, OFFICIAL_SPLITS
 from mtlkit.data.datasets._source import Progress
 from mtlkit.errors import MissingError, UsageError
 
@@ -37,7 +36,7 @@ MOST_NOTED = 1e15  # far above every number that the simulator notes
 ARCHIVE = re.compile(r"sample_(train|test)\.(tar\.gz|tgz|tar)")
 _ISAL_ERROR: Any = isal_zlib.IsalError
 DAMAGED = (EOFError, zlib.error, _ISAL_ERROR, igzip.BadGzipFile, tarfile.TarError)
-_LONG_NAME, _EXTENDED = (b"L",), (b"x",)
+_LONG_NAME, _EXTENDED = b"L", b"x"
 _WITHOUT_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})  # links, devices, folders, pipes
 
 
@@ -62,7 +61,11 @@ class RawSource:
 
     def unpacked_bytes(self) -> int:
         """A guess, on the high side, of the size of the text."""
-        return sum(file.stat().st_size * (5 if _is_gzip(file) else 1) for file in self.files)
+        sizes = []
+        for file in self.files:
+            ratio = 5 if _is_gzip(file) else 1
+            sizes.append(ratio * file.stat().st_size)
+        return sum(sizes)
 
 
 def find_source(origin: Path, hint: str) -> RawSource:
@@ -82,29 +85,39 @@ def find_source(origin: Path, hint: str) -> RawSource:
     if not origin.exists():
         raise UsageError(f"There is no file or folder {origin}.", hint)
     folder = origin if origin.is_dir() else origin.parent
-    near = [path for path in sorted(folder.iterdir()) if path.is_file()]
-    deeper = [
-        path for sub in sorted(folder.iterdir()) if sub.is_dir() for path in sorted(sub.iterdir())
-    ]
+    entries = sorted(folder.iterdir())
+    near = [path for path in entries if path.is_file()]
+    deeper = [path for sub in entries if sub.is_dir() for path in sorted(sub.iterdir())]
     files: list[Path] = []
     for split in OFFICIAL_SPLITS:
-        archives = [
-            path for path in near if (match := ARCHIVE.fullmatch(path.name)) and match[1] == split
-        ]
-        texts = {}
-        for path in (*deeper, *near):
-            name = path.name.removesuffix(".gz")
-            if path.is_file() and name in MEMBERS and MEMBERS[name][0] == split:
-                texts[name] = path
-        names = [name for name, (of, _) in MEMBERS.items() if of == split]
-        if len(texts) == len(names):
-            files += [texts[name] for name in names]
-        elif archives:
-            files.append(archives[0])
-        else:
-            missing = " and ".join(name for name in names if name not in texts)
-            raise MissingError(f"{folder} holds neither sample_{split}.tar.gz nor {missing}.", hint)
+        files += _files_of(split, near, deeper, folder, hint)
     return RawSource(tuple(files))
+
+
+def _files_of(
+    split: str, near: list[Path], deeper: list[Path], folder: Path, hint: str
+) -> list[Path]:
+    """Both texts of a split, else its archive."""
+    names = _member_names(split)
+    texts = {}
+    for path in (*deeper, *near):
+        name = path.name.removesuffix(".gz")
+        if path.is_file() and name in names:
+            texts[name] = path
+    if len(texts) == len(names):
+        return [texts[name] for name in names]
+
+    for path in near:
+        match = ARCHIVE.fullmatch(path.name)
+        if match and match[1] == split:
+            return [path]
+
+    missing = " and ".join(name for name in names if name not in texts)
+    raise MissingError(f"{folder} holds neither sample_{split}.tar.gz nor {missing}.", hint)
+
+
+def _member_names(split: str) -> list[str]:
+    return [name for name, (member_split, _) in MEMBERS.items() if member_split == split]
 
 
 @dataclass
@@ -125,11 +138,11 @@ class Text:
 
 @dataclass
 class Reading:
-    """What was found out while files were read.
+    """What is noted while files are read.
 
     Args:
         hashes: One entry a file: name, bytes and sha256.
-        simulated: What the simulator noted, if the archives are its.
+        simulated: What the simulator noted, if it wrote the archives.
         text_bytes: Bytes of the four texts so far.
     """
 
@@ -155,15 +168,16 @@ def read_texts(
         MissingError: A file is damaged, is not what it should be, fails its ``.md5``, or a text is
             missing or twice there.
     """
-    names = [name for name, (of, _) in MEMBERS.items() if of == split]
+    names = _member_names(split)
     seen: set[str] = set()
     for path in source.of(split):
-        raw = _Counted(path, progress)
-        with _damage(path, hint), path.open("rb") as file:
-            raw.open(file)
-            stream: Any = igzip.IGzipFile(fileobj=raw, mode="rb") if _is_gzip(path) else raw
-            own = path.name.removesuffix(".gz")
-            members = iter([(own, stream)]) if own in names else _members(stream, (*names, MARK))
+        with _open_hashed(path, reading, progress, hint) as stream:
+            # A text of its own, or the members of an archive.
+            text_name = path.name.removesuffix(".gz")
+            if text_name in names:
+                members = iter([(text_name, stream)])
+            else:
+                members = _members(stream, (*names, MARK))
             for name, member in members:
                 if name == MARK:
                     reading.simulated = _mark(member.read(MAX_HEADER))
@@ -173,16 +187,11 @@ def read_texts(
                 seen.add(name)
                 with _ahead(_line_blocks(member, name), path, hint) as blocks:
                     yield Text(split, MEMBERS[name][1], _counted(blocks, reading))
-            raw.rest()
-        raw.check_md5(hint)
-        reading.hashes.append(
-            {"file": path.name, "bytes": raw.done, "sha256": raw.sha256.hexdigest()}
-        )
+
     missing = [name for name in names if name not in seen]
     if missing:
-        raise MissingError(
-            f"{' and '.join(missing)} is in none of the files of {source.files[0].parent}.", hint
-        )
+        folder = source.files[0].parent
+        raise MissingError(f"{' and '.join(missing)} is in none of the files of {folder}.", hint)
 
 
 @contextmanager
@@ -190,18 +199,27 @@ def read_whole(
     path: Path, reading: Reading, progress: Progress, hint: str
 ) -> Iterator[Iterator[np.ndarray]]:
     """The blocks of one text file, plain or gzip, noted in ``reading`` when all are used up."""
-    raw = _Counted(path, progress)
+    with (
+        _open_hashed(path, reading, progress, hint) as stream,
+        _ahead(_line_blocks(stream, path.name), path, hint) as blocks,
+    ):
+        yield _counted(blocks, reading)
+
+
+@contextmanager
+def _open_hashed(path: Path, reading: Reading, progress: Progress, hint: str) -> Iterator[Any]:
+    """The unpacked bytes of a file, which is read to its end, checked and noted afterwards."""
+    raw = _HashedFile(path, progress)
     with _damage(path, hint), path.open("rb") as file:
         raw.open(file)
-        stream: Any = igzip.IGzipFile(fileobj=raw, mode="rb") if _is_gzip(path) else raw
-        with _ahead(_line_blocks(stream, path.name), path, hint) as blocks:
-            yield _counted(blocks, reading)
-        raw.rest()
+        yield igzip.IGzipFile(fileobj=raw, mode="rb") if _is_gzip(path) else raw
+        raw.read_rest()
     raw.check_md5(hint)
     reading.hashes.append({"file": path.name, "bytes": raw.done, "sha256": raw.sha256.hexdigest()})
 
 
 def _counted(blocks: Iterator[np.ndarray], reading: Reading) -> Iterator[np.ndarray]:
+    """The same blocks; their bytes are added up."""
     for block in blocks:
         reading.text_bytes += len(block)
         yield block
@@ -209,6 +227,7 @@ def _counted(blocks: Iterator[np.ndarray], reading: Reading) -> Iterator[np.ndar
 
 @contextmanager
 def _damage(path: Path, hint: str) -> Iterator[None]:
+    """What the readers raise on a damaged file, as an error that names it."""
     try:
         yield
     except DAMAGED as error:
@@ -238,27 +257,25 @@ def _mark(content: bytes) -> dict[str, Any] | None:
 
 def _numbers(facts: dict[str, Any], deeper: int) -> dict[str, Any]:
     """The finite numbers of an object, and those of the objects in it."""
-    found: dict[str, Any] = {}
+    numbers: dict[str, Any] = {}
     for name, value in facts.items():
         if isinstance(value, dict) and deeper:
-            found[name] = _numbers(value, deeper - 1)
-        elif isinstance(value, int | float) and abs(value) < MOST_NOTED:  # never so of NaN
-            found[name] = value
-    return found
+            numbers[name] = _numbers(value, deeper - 1)
+        elif isinstance(value, int | float) and abs(value) < MOST_NOTED:  # false for NaN
+            numbers[name] = value
+    return numbers
 
 
-class _Counted:
+class _HashedFile:
     """A file that is hashed and counted while it is read."""
 
     def __init__(self, path: Path, progress: Progress) -> None:
         self.path, self.progress = path, progress
         self.sha256 = hashlib.sha256()
-        beside = path.with_name(f"{path.name}.md5")
-        self.expected = (
-            beside.read_text(encoding="utf-8", errors="replace").split()[:1]
-            if beside.is_file()
-            else []
-        )
+        self.expected: list[str] = []
+        md5_file = path.with_name(f"{path.name}.md5")
+        if md5_file.is_file():
+            self.expected = md5_file.read_text(encoding="utf-8", errors="replace").split()[:1]
         self.md5 = hashlib.md5(usedforsecurity=False) if self.expected else None
         self.done = 0
 
@@ -282,7 +299,7 @@ class _Counted:
         self.done += len(chunk)
         self.progress(f"preparing {self.path.name}", self.done, self.total)
 
-    def rest(self) -> None:
+    def read_rest(self) -> None:
         """Read what is left, so that the hash is that of the file."""
         while self.read(BLOCK):
             pass
@@ -310,11 +327,11 @@ class _Member:
         return int(size)
 
     def read(self, most: int) -> bytes:
-        out = bytearray(min(most, self.left))
-        view, done = memoryview(out), 0
-        while done < len(out):
+        content = bytearray(min(most, self.left))
+        view, done = memoryview(content), 0
+        while done < len(content):
             done += self.readinto(view[done:])
-        return bytes(out)
+        return bytes(content)
 
 
 def _members(stream: Any, wanted: tuple[str, ...]) -> Iterator[tuple[str, _Member]]:
@@ -327,28 +344,33 @@ def _members(stream: Any, wanted: tuple[str, ...]) -> Iterator[tuple[str, _Membe
         header = _exactly(stream, tarfile.BLOCKSIZE)
         if not header or not header.strip(b"\0"):
             return
+
+        # Long names and sizes stand in members of their own, before the one that they are about.
         info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
         size = 0 if info.type in _WITHOUT_DATA else info.size
         if size < 0:
             raise tarfile.ReadError("it holds a member of negative size")
-        if info.type in _LONG_NAME + _EXTENDED:
+        if info.type in (_LONG_NAME, _EXTENDED):
             if size > MAX_HEADER:
                 raise tarfile.ReadError(f"it holds a header of {size:,} bytes")
             content = _exactly(stream, size + -size % tarfile.BLOCKSIZE)[:size]
-            if info.type in _LONG_NAME:
+            if info.type == _LONG_NAME:
                 long_name = content.rstrip(b"\0").decode("utf-8", "replace")
             else:
                 extended = _records(content)
             continue
+
         full_name = extended.get("path") or long_name or info.name
-        regular = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not full_name.endswith("/")
-        if regular and "size" in extended:
+        is_file = info.type in (tarfile.REGTYPE, tarfile.AREGTYPE) and not full_name.endswith("/")
+        if is_file and "size" in extended:
             size = int(extended["size"])
         name = PurePosixPath(full_name).name
         long_name, extended = None, {}
         member = _Member(stream, size)
-        if regular and name in wanted:
+        if is_file and name in wanted:
             yield name, member
+
+        # Skip what was not read, and what fills the last block.
         member.left += -size % tarfile.BLOCKSIZE
         while member.left:
             member.readinto(scratch)
@@ -356,74 +378,85 @@ def _members(stream: Any, wanted: tuple[str, ...]) -> Iterator[tuple[str, _Membe
 
 def _records(content: bytes) -> dict[str, str]:
     """The two records of an extended header that matter: path and size."""
-    found = {}
+    records = {}
     for match in re.finditer(rb"\d+ (path|size)=([^\n]*)\n", content):
-        found[match[1].decode()] = match[2].decode("utf-8", "replace")
-    if not re.fullmatch("[0-9]{1,18}", found.get("size", "0")):
+        records[match[1].decode()] = match[2].decode("utf-8", "replace")
+    if not re.fullmatch("[0-9]{1,18}", records.get("size", "0")):
         raise tarfile.ReadError("it holds a member of strange size")
-    return found
+    return records
 
 
 def _exactly(stream: Any, size: int) -> bytes:
-    """So many bytes, or none at the end of the stream."""
-    out, done = bytearray(size), 0
-    view = memoryview(out)
-    while done < size:
-        got = stream.readinto(view[done:])
-        if not got:
-            if done:
-                raise EOFError("it ends inside a header")
-            return b""
-        done += got
-    return bytes(out)
+    """``size`` bytes, or none at the end of the stream."""
+    content = bytearray(size)
+    done = _fill(stream, memoryview(content))
+    if done == size:
+        return bytes(content)
+    if done:
+        raise EOFError("it ends inside a header")
+    return b""
+
+
+def _fill(stream: Any, view: memoryview) -> int:
+    """Read until the view is full or the stream ends; returns how many bytes were read."""
+    filled = 0
+    while filled < len(view):
+        count = stream.readinto(view[filled:])
+        if not count:
+            break
+        filled += count
+    return filled
 
 
 def _line_blocks(member: Any, name: str) -> Iterator[np.ndarray]:
     """Blocks of whole lines. A last line without a line feed gets one."""
-    tail, total, number = b"", 0, 0
-    # one is in use, some wait, one is filled: fresh memory for each would cost more than filling it
-    most, buffers = BLOCKS_AHEAD + 3, list[bytearray]()
+    # One buffer is in use, some wait, one is filled: fresh memory for each would cost more than
+    # filling it.
+    most_buffers, buffers = BLOCKS_AHEAD + 3, list[bytearray]()
+    begun_line = b""
+    total, number = 0, 0
     while True:
-        if len(buffers) < most:
+        if len(buffers) < most_buffers:
             buffers.append(bytearray(BLOCK + 1))
-        buffer = buffers[number % most]
+        buffer = buffers[number % most_buffers]
         number += 1
-        buffer[: len(tail)] = tail
-        view, filled = memoryview(buffer), len(tail)
-        while filled < BLOCK:
-            got = member.readinto(view[filled:BLOCK])
-            if not got:
-                break
-            filled += got
-        total += filled - len(tail)
+
+        # The line that the block before has begun, then as much as there is.
+        buffer[: len(begun_line)] = begun_line
+        view = memoryview(buffer)
+        count = _fill(member, view[len(begun_line) : BLOCK])
+        filled = len(begun_line) + count
+        total += count
         if total > MAX_TEXT:
             raise tarfile.ReadError(f"{name} unpacks to more than {MAX_TEXT >> 30} GiB")
         at_end = filled < BLOCK
-        if at_end and filled and buffer[filled - 1] != 10:
-            buffer[filled] = 10
+        if at_end and filled and buffer[filled - 1] != LINE_FEED:
+            buffer[filled] = LINE_FEED
             filled += 1
-        cut = buffer.rfind(b"\n", 0, filled) + 1
-        if not cut and filled:
+
+        # Hand on whole lines.
+        end_of_lines = buffer.rfind(b"\n", 0, filled) + 1
+        if not end_of_lines and filled:
             raise tarfile.ReadError(f"{name} has a line of more than {BLOCK >> 20} MiB")
-        if cut:
-            yield np.frombuffer(buffer, np.uint8, cut)
+        if end_of_lines:
+            yield np.frombuffer(buffer, np.uint8, end_of_lines)
         if at_end:
             return
-        tail = bytes(view[cut:filled])
+        begun_line = bytes(view[end_of_lines:filled])
 
 
 @contextmanager
 def _ahead(blocks: Iterator[np.ndarray], path: Path, hint: str) -> Iterator[Iterator[np.ndarray]]:
     """Run an iterator in a thread of its own, a few blocks ahead: unpacking and hashing release the
-    interpreter.
+    lock of the interpreter.
     """
     waiting: queue.Queue[np.ndarray | BaseException | None] = queue.Queue(BLOCKS_AHEAD)
     stop = threading.Event()
 
-    def put(item: np.ndarray | BaseException | None) -> bool:
+    def put(block: np.ndarray | BaseException | None) -> bool:
         while not stop.is_set():
             with suppress(queue.Full):
-                waiting.put(item, timeout=0.1)
+                waiting.put(block, timeout=0.1)
                 return True
         return False
 
@@ -436,17 +469,17 @@ def _ahead(blocks: Iterator[np.ndarray], path: Path, hint: str) -> Iterator[Iter
         except BaseException as error:
             put(error)
 
-    def taken() -> Iterator[np.ndarray]:
-        while (item := waiting.get()) is not None:
-            if isinstance(item, BaseException):
+    def take() -> Iterator[np.ndarray]:
+        while (block := waiting.get()) is not None:
+            if isinstance(block, BaseException):
                 with _damage(path, hint):
-                    raise item
-            yield item
+                    raise block
+            yield block
 
     thread = threading.Thread(target=work, name=f"reading {path.name}", daemon=True)
     thread.start()
     try:
-        yield taken()
+        yield take()
     finally:
         stop.set()
         thread.join()

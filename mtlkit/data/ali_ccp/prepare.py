@@ -25,7 +25,7 @@ from mtlkit.data.ali_ccp.staging import Keys, Staged, Stager, too_many
 from mtlkit.data.ali_ccp.vocabulary import Vocabulary
 from mtlkit.data.ali_ccp.write import Encoders, SplitWriter
 from mtlkit.data.datasets._source import Progress
-from mtlkit.data.planted import ALL_ROWS
+from mtlkit.data.planted import ALL_SIMULATED_ROWS
 from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.data.storage import fingerprint_folder, save_array
 from mtlkit.data.types import Schema
@@ -172,7 +172,7 @@ def _of_the_test_split(simulated: dict[str, Any], request: Request) -> dict[str,
     if request.sample == 1 and request.protocol.held_out != "test":
         return simulated
     facts = {name: fact for name, fact in simulated.items() if name != PLANTED}
-    return facts | {ALL_ROWS: {PLANTED: simulated.get(PLANTED)}}
+    return facts | {ALL_SIMULATED_ROWS: {PLANTED: simulated.get(PLANTED)}}
 
 
 class _Stopped(Exception):

@@ -5,7 +5,7 @@ Users and items follow Zipf's law, rows come grouped by common features, a few r
 profiles have gaps. A click's log-odds are a sum of effects of the profile, the item's category,
 shop and brand, the scenario, matches with the user's past, and a taste for categories that differs
 by age; so are those of a purchase once clicked. How well the true chances rank the test rows (the
-AUC of the planted model, which no learner passes but by luck) is in ``simulated.json``, the first
+AUC of the planted model, which no learner is expected to pass) is in ``simulated.json``, the first
 member of each archive.
 """
 
@@ -35,6 +35,7 @@ MARK = "simulated.json"
 VERSION = 1
 SESSION_ROWS = 58  # mean, as in the real data
 CHUNK_ROWS = 8192
+COMMON_SESSIONS = 64  # of the common file at a time; they are long
 THREADS = min(4, os.cpu_count() or 1)  # what is written does not depend on it
 LEVEL = 1
 CLICK_SPREAD, BUY_SPREAD = 0.5, 0.45
@@ -106,23 +107,24 @@ def _write_texts(
     """Write both texts of a split, packed; returns the size of each before packing."""
     sizes = {}
     sessions = len(split_text.starts) - 1
+    label = f"simulating sample_{split_text.split}.tar.gz"
     for half, name in enumerate(split_text.names):
         size = 0
+        waiting: deque[tuple[int, Future[tuple[int, bytes]]]] = deque()
         with (folder / name).open("wb") as file:
-            waiting: deque[tuple[int, Future[tuple[int, bytes]]]] = deque()
             for first, last in split_text.parts(name):
                 waiting.append((last, pool.submit(split_text.packed, name, first, last)))
-                if len(waiting) > 2 * THREADS or last == sessions:  # a bounded number at a time
-                    while waiting and (last == sessions or len(waiting) > THREADS):
-                        done, future = waiting.popleft()
-                        length, packed = future.result()
-                        file.write(packed)
-                        size += length
-                        progress(
-                            f"simulating sample_{split_text.split}.tar.gz",
-                            half * sessions + done,
-                            2 * sessions,
-                        )
+
+                # A bounded number of pieces waits; at the end, all are written.
+                most_waiting = 0 if last == sessions else 2 * THREADS
+                if len(waiting) <= most_waiting:
+                    continue
+                while len(waiting) > most_waiting // 2:
+                    done, future = waiting.popleft()
+                    length, packed = future.result()
+                    file.write(packed)
+                    size += length
+                    progress(label, half * sessions + done, 2 * sessions)
         sizes[name] = size
     return sizes
 
@@ -186,22 +188,31 @@ class _World:
             sizes |= dict.fromkeys((name, *_ALIKE[name]), count)
         self.sizes = np.array([sizes[field.name] for field in FIELDS], np.int64)
         self.bases = 100 + np.concatenate([[0], np.cumsum(self.sizes[:-1])])
-        # a share alone would leave small sets without a dirty row to meet
+        # A share alone would leave small sets without a dirty row.
         self.dirty = max(DIRTY, 4 / rows)
         self.bias = np.array([0.0, 0.0, 1.0, 1.0])
         self._calibrate()
 
+    def planted(self) -> text.World:
+        """All of it for compiled code."""
+        return text.World(self.simulation.seed, self.sizes, self.bases, self.bias, self.dirty)
+
     def _calibrate(self) -> None:
+        """Scale the planted logits, and shift them to the rates asked for, on a sample of rows."""
         sample = _SplitText(self, "train", most=40_000)
         for first, last in sample.parts(sample.names[0]):
             sample.piece(sample.names[0], first, last)
-        z, y = sample.chances.astype(np.float64).T
-        scale = CLICK_SPREAD / max(float(z.std()), 1e-9), BUY_SPREAD / max(float(y.std()), 1e-9)
-        z, y = z * scale[0], y * scale[1]
-        even = np.ones(len(z))
-        click = _solve(z, even, self.simulation.click_rate)
-        buy = _solve(y, _sigmoid(z + click), self.simulation.purchase_rate)
-        self.bias = np.array([click, buy, *scale])
+        click_logits, buy_logits = sample.chances.astype(np.float64).T
+        click_scale = CLICK_SPREAD / max(float(click_logits.std()), 1e-9)
+        buy_scale = BUY_SPREAD / max(float(buy_logits.std()), 1e-9)
+        click_logits, buy_logits = click_logits * click_scale, buy_logits * buy_scale
+
+        # Purchases are made on clicked rows.
+        even = np.ones(len(click_logits))
+        click_bias = _solve(click_logits, even, self.simulation.click_rate)
+        chance_of_click = _sigmoid(click_logits + click_bias)
+        buy_bias = _solve(buy_logits, chance_of_click, self.simulation.purchase_rate)
+        self.bias = np.array([click_bias, buy_bias, click_scale, buy_scale])
 
 
 _PROFILE_NAMES = [FIELDS[number].name for number in text.PROFILE]
@@ -237,33 +248,24 @@ class _SplitText:
         first = 0
         while first < sessions:
             last = int(np.searchsorted(self.starts, self.starts[first] + CHUNK_ROWS))
-            last = min(
-                max(last, first + 1), sessions, sessions if name == self.names[0] else first + 64
-            )
+            last = min(max(last, first + 1), sessions)
+            if name != self.names[0]:
+                last = min(last, first + COMMON_SESSIONS)
             yield first, last
             first = last
 
     def piece(self, name: str, first: int, last: int) -> memoryview:
-        """Some sessions of one of the two files; of the skeleton, labels and chances are filled in."""
-        world = self.world
-        place = (world.simulation.seed, self.salt, first, last)
+        """Some sessions of one of the two files; labels and chances are set for the skeleton's."""
+        world, piece = self.world.planted(), text.Piece(self.salt, first, last)
         if name == self.names[0]:
             rows = slice(int(self.starts[first]), int(self.starts[last]))
             buffer = np.empty((rows.stop - rows.start) * text.ROW_BYTES, np.uint8)
-            drawn = (self.chances[rows], self.labels[rows])
             size = text.skeleton_text(
-                *place,
-                self.starts,
-                world.sizes,
-                world.bases,
-                world.bias,
-                world.dirty,
-                buffer,
-                *drawn,
+                world, piece, self.starts, buffer, self.chances[rows], self.labels[rows]
             )
         else:
             buffer = np.empty((last - first) * text.SESSION_BYTES, np.uint8)
-            size = text.common_text(*place, world.sizes, world.bases, buffer)
+            size = text.common_text(world, piece, buffer)
         return buffer[:size].data
 
     def packed(self, name: str, first: int, last: int) -> tuple[int, bytes]:

@@ -13,6 +13,9 @@ from mtlkit.errors import UsageError
 from mtlkit.settings import Settings
 from mtlkit.spec import digest
 
+SOURCE_FILE = "source.json"
+"""Note among the raw files of where they come from, for the data sets that keep one."""
+
 Progress = Callable[[str, int, int | None], None]
 """Called with (label, bytes or rows done, total or None)."""
 

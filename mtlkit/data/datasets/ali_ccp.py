@@ -24,7 +24,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
+from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import read_dataset, read_manifest, write_manifest, written
 from mtlkit.errors import MissingError, UsageError
@@ -35,8 +35,6 @@ if TYPE_CHECKING:
     from mtlkit.data.ali_ccp.protocols import Request
     from mtlkit.data.ali_ccp.simulate import Simulation
 
-SOURCE_FILE = "source.json"
-EXPIRED = (401, 403, 410)  # HTTP statuses of a signed link that is too old or wrong
 PAGE = "https://tianchi.aliyun.com/dataset/408"
 TRY_OUT = "mtlkit bench -d 'ali-ccp[simulate=1000000]'"
 FROM = "mtlkit fetch ali-ccp --from DIR"
@@ -265,7 +263,7 @@ class AliCcp(DatasetSource):
 
     def _download_links(self, raw: Path, force: bool, progress: Progress) -> None:
         """Download the official archives from the user's signed links."""
-        from mtlkit.data.download import DownloadError, download
+        from mtlkit.data.download import EXPIRED, DownloadError, download
 
         for split, link in self.links.items():
             archive = raw / f"sample_{split}.tar.gz"

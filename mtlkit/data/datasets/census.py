@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from mtlkit.data.census_files import COLUMNS, RAW_FILES, SOURCE_FILE, download_raw_files
-from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
+from mtlkit.data.census_files import COLUMNS, RAW_FILES, download_raw_files
+from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
 from mtlkit.data.encoders import CategoryEncoder, MinMaxScaler, QuantileBins, Standardizer
 from mtlkit.data.splits import Dataset, Split, fingerprint
 from mtlkit.data.types import Feature, Schema, Task

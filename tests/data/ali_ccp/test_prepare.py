@@ -16,7 +16,7 @@ from mtlkit.data.ali_ccp.archives import find_source
 from mtlkit.data.ali_ccp.prepare import prepare_archives
 from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
 from mtlkit.data.ali_ccp.staging import Staged
-from mtlkit.data.planted import ALL_ROWS, ceilings, ceilings_of_all_rows
+from mtlkit.data.planted import ALL_SIMULATED_ROWS, ceilings, ceilings_of_all_rows
 from mtlkit.data.splits import fingerprint
 from mtlkit.data.storage import read_dataset, write_manifest, written
 from mtlkit.errors import MissingError
@@ -429,7 +429,7 @@ def test_manifest_tells_what_was_done(archives, tmp_path):
     _, left = reference.joined(reference.texts_of(archives), "train", 1.0)
     assert details["texts"]["train-skeleton"]["dirty"] == len(left["dirty"]) > 0
     assert details["texts"]["train-skeleton"]["first dirty lines"] == left["dirty"][:8]
-    assert details["simulation"][ALL_ROWS]["planted_auc"]["click"] > 0.5
+    assert details["simulation"][ALL_SIMULATED_ROWS]["planted_auc"]["click"] > 0.5
     assert details["simulation"]["counts"]["test"]["rows"] > 0
     assert [entry["file"] for entry in details["files"]] == [
         "sample_train.tar.gz",

@@ -419,7 +419,7 @@ def test_origin_that_is_not_there(tmp_path):
 @pytest.mark.slow
 def test_real_data(monkeypatch):
     home = data_home()
-    if not (home / "census" / "raw" / census_files.SOURCE_FILE).exists():
+    if not (home / "census" / "raw" / "source.json").exists():
         pytest.skip(f"census is not in {home}: mtlkit fetch census, or set MTLKIT_DATA")
     monkeypatch.undo()
     data = open_source("census").load(home)
