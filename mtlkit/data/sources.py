@@ -1,4 +1,7 @@
-"""From what the user typed to a data set that is ready: what ``fetch`` and ``bench`` both call."""
+"""From what the user typed to a data set that is ready to train on.
+
+``fetch``, ``bench`` and the Python interface all come through here.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,9 @@ from mtlkit.spec import parse_spec
 
 def open_source(spec_text: str) -> DatasetSource:
     """Read ``name`` or ``name[key=value,...]`` and build that source.
+
+    Args:
+        spec_text: As typed.
 
     Raises:
         UsageError: The name or an option is wrong.
@@ -44,8 +50,11 @@ def prepare(
         origin: A file or folder of the user's to take the raw files from.
         force: Download and prepare again.
         progress: Told of bytes received.
-        links: Addresses of raw files that the user has pasted, by the name of the file.
+        links: Official split to an address that the user has pasted.
         asked: Whether the user asked for the download; a run only needs the data.
+
+    Returns:
+        The source, and the data set that it prepared.
 
     Raises:
         UsageError: The name, an option, a link or ``origin`` is wrong.
@@ -53,14 +62,16 @@ def prepare(
     """
     source = open_source(spec_text)
     source.use_links(dict(links or {}))
-    is_new = force or origin is not None or bool(links)
-    if is_new or not source.is_ready(home):
+
+    # Prepared data need no raw files, unless the user wants other ones.
+    wants_raw_files = force or origin is not None or bool(links)
+    if wants_raw_files or not source.is_ready(home):
         if not asked:
             source.check_unasked(home)
         make_home(home)
         source.download(home, origin, force, progress)
 
-        # What was prepared from the raw files before is stale.
-        if force:
-            shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
+    # Removed after the download only: one that fails leaves what there was.
+    if force:
+        shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
     return source, source.load(home, progress)

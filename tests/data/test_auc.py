@@ -49,11 +49,11 @@ def test_all_counts_are_the_definition(family, dtype, monkeypatch):
 
 
 @pytest.mark.parametrize("rows", [1, 1 << 30])
-@pytest.mark.parametrize("place", [0, 1])
-def test_no_ranks_where_a_score_is_no_number(rows, place, monkeypatch):
+@pytest.mark.parametrize("row", [0, 1])
+def test_no_ranks_where_a_score_is_no_number(rows, row, monkeypatch):
     monkeypatch.setattr(auc_module, "WALKED_ROWS", rows)
     scores = np.array([1.0, 2.0, 3.0])
-    scores[place] = np.nan
+    scores[row] = np.nan
     assert auc(scores, np.array([False, True, True])) is None
 
 

@@ -1,4 +1,4 @@
-"""The contract of a data set: download raw files, prepare packed splits from them, load those."""
+"""The contract of a data set: download raw files, prepare packed splits, load those."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from mtlkit.errors import UsageError
 from mtlkit.settings import Settings
 from mtlkit.spec import digest
 
+SOURCE_FILE = "source.json"
+"""Note among the raw files of where they come from, for the data sets that keep one."""
+
 Progress = Callable[[str, int, int | None], None]
-"""Called with (what, bytes or rows done, total or None)."""
+"""Called with (label, bytes or rows done, total or None)."""
 
 
-def no_progress(what: str, done: int, total: int | None) -> None:
+def no_progress(label: str, done: int, total: int | None) -> None:
     """The progress callback that shows nothing."""
 
 
 class DatasetSource(ABC):
-    """One data set. Subclasses live in a file of their own; the file's name is the data set's name.
+    """One data set: its raw files, and the packed splits that are prepared from them.
+
+    A subclass lives in a file of its own, whose name is the name of the data set. It downloads raw
+    files into ``<home>/<name>/raw`` (:meth:`download`) and builds the splits from them
+    (:meth:`prepare`); this class keeps what was prepared in ``<home>/<name>/prepared``.
 
     Args:
         name: The registry name.
@@ -41,9 +48,7 @@ class DatasetSource(ABC):
     training: ClassVar[dict[str, Any]] = {}
     """Training settings that suit these data where the user says nothing."""
     preparation: ClassVar[int] = 1
-    """A number that grows when :meth:`prepare` builds other data from the same raw files than
-    before: what was prepared is then stale.
-    """
+    """Version of :meth:`prepare`; raise it when the same raw files give other data from now on."""
 
     def __init__(self, name: str, options: Settings) -> None:
         self.name = name
@@ -61,12 +66,12 @@ class DatasetSource(ABC):
         force: bool = False,
         progress: Progress = no_progress,
     ) -> None:
-        """Bring the raw files to ``home``; do nothing when they are there and ``force`` is false.
+        """Make the raw files available under ``home``, unless they are there already.
 
         Args:
             home: The data home.
             origin: A file or folder of the user's to take them from, instead of the network.
-            force: Download them again.
+            force: Download them again, even if they are there.
             progress: Told of bytes received.
 
         Raises:
@@ -74,7 +79,10 @@ class DatasetSource(ABC):
         """
 
     def use_links(self, links: dict[str, str]) -> None:
-        """Take raw files from addresses that the user has pasted, by the name of the file.
+        """Take raw files from addresses that the user has pasted.
+
+        Args:
+            links: Official split (``train``, ``test``) to the address of its file.
 
         Raises:
             UsageError: This data set has no use for them.
@@ -83,22 +91,24 @@ class DatasetSource(ABC):
             raise UsageError(f"{self.name} takes no links.", f"mtlkit fetch {self.name}")
 
     def check_unasked(self, home: Path) -> None:
-        """Called before raw files are downloaded without ``fetch``, for a run that needs them.
+        """Refuse to download for a run that needs the data, where ``fetch`` was not called.
 
         Raises:
-            MissingError: They are too large to be downloaded unasked.
+            MissingError: The raw files are too large to be downloaded unasked.
         """
         return
 
     def provenance(self, home: Path) -> str | None:
-        """Where the raw files under ``home`` were taken from, for the card; None when nothing is
-        known.
-        """
+        """Where the raw files under ``home`` were taken from, for the card; None if unknown."""
         return None
 
     @abstractmethod
     def prepare(self, home: Path) -> Dataset:
-        """Build the data set from raw files, encoders fitted on the training split only."""
+        """Build the data set from raw files, encoders fitted on the training split only.
+
+        Raises:
+            MissingError: The raw files are not there.
+        """
 
     def resolved_options(self) -> dict[str, Any]:
         """All options with their values, as recorded and hashed."""
@@ -142,7 +152,7 @@ class GeneratedSource(DatasetSource):
         force: bool = False,
         progress: Progress = no_progress,
     ) -> None:
-        """Nothing to download.
+        """Do nothing: there is nothing to download.
 
         Raises:
             UsageError: An ``origin`` is given.

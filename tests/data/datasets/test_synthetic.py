@@ -63,12 +63,12 @@ def test_the_ceiling_is_what_the_targets_without_noise_reach(tmp_path):
     drawn = generate(options)
     signal, target = drawn["test"].signals, drawn["test"].targets
     assert np.std(target - signal) == pytest.approx(1, rel=0.05)
-    found = ceilings(data)
+    planted = ceilings(data)
     label = data.splits["test"].labels[:, 0]
     wins = signal[label > 0, 0][:, None] > signal[label == 0, 0]
-    assert found["task-1"] == pytest.approx(wins.mean())
+    assert planted["task-1"] == pytest.approx(wins.mean())
     error = np.square(target[:, 1] - signal[:, 1]).mean()
-    assert found["task-2"] == pytest.approx(1 - error / target[:, 1].var(), rel=1e-5)
+    assert planted["task-2"] == pytest.approx(1 - error / target[:, 1].var(), rel=1e-5)
 
 
 def test_without_noise_nothing_is_out_of_reach(tmp_path):
