@@ -179,6 +179,22 @@ def _number_rows(
     return row_numbers
 
 
+@kernel
+def _number_bag(cells: Cells, numbers: np.ndarray, field: int, ids: np.ndarray) -> np.ndarray:
+    """(m,) numbers of the ids (m,) of a field."""
+    begin, least, most = cells.begin[field], cells.least[field], cells.most[field]
+    hashed = cells.hashed[0]
+    bag_numbers = np.empty(ids.shape[0], np.int32)
+    for k in range(ids.shape[0]):
+        cell = hashed
+        if begin < 0:
+            cell += np.int64(known_code(cells.table, field, ids[k]))
+        elif least <= ids[k] <= most:
+            cell = begin + (ids[k] - least)
+        bag_numbers[k] = numbers[cell]
+    return bag_numbers
+
+
 class Counter:
     """Counts the ids of fields.
 
@@ -278,4 +294,4 @@ class Vocabulary:
 
     def bag(self, field: int, ids: np.ndarray) -> np.ndarray:
         """(m,) int32 numbers of (m,) ids of a field; 0 where an id is not kept."""
-        return self.numbers[_cells_of(self.cells, field, ids)]
+        return _number_bag(self.cells, self.numbers, field, ids)
