@@ -196,8 +196,10 @@ def fold(
         (V, O), and the same as a function of the table alone, which the first is made of: the
         gradients of the table and of the layer can be had one without the other.
     """
-    rows, layer = table.detach(), weight.detach()
-    layer_bias = None if bias is None else bias.detach()
+    # views that no gradient goes through (not detach, which says that a model cuts a path)
+    with torch.no_grad():
+        rows, layer = table.view_as(table), weight.view_as(weight)
+        layer_bias = None if bias is None else bias.view_as(bias)
 
     # as a function of the table alone
     if use_kernel(table, weight):

@@ -228,7 +228,7 @@ def test_equals_the_trainer_on_mmoe(trainer, name, tasks):
     """The same batch, the same parameters: the same weights and the same gradients."""
     data = toy_dataset(toy_schema(tasks=tasks), rows=160)
     run = trainer(data, "mmoe[experts=3,hidden=5,tower=4,embedding=3]", name)
-    batch = run._batch(run.stream)
+    batch = next(run.stream)
     step = run._step(batch, 0)
     expected = step.apply(run.balancer.decide(step), "weighted", 1.0, run.balancer.signed)
     by_trainer = {name: value.grad.clone() for name, value in run.model.named_parameters()}
