@@ -68,7 +68,7 @@ class ParameterSlices:
             shape[self.axis] = len(values)
         return values.view(shape)
 
-    def mask_shared(self, grad: Tensor) -> Tensor:
+    def keep_shared(self, grad: Tensor) -> Tensor:
         """A gradient of the parameter with zeros in the slices that are not shared."""
         return grad if self.all_shared else grad * self.expand(self.shared)
 
@@ -83,7 +83,7 @@ def differentiate(
     inputs: Sequence[Tensor],
     upstream: Tensor | Sequence[Tensor | None] | None = None,
 ) -> tuple[Tensor | None, ...]:
-    """``torch.autograd.grad`` that keeps the graph and takes what has no gradient for None.
+    """``torch.autograd.grad`` that keeps the graph and returns None where there is no gradient.
 
     Args:
         outputs: A tensor, or several.
@@ -114,3 +114,11 @@ def differentiate(
     results = torch.autograd.grad(roots, wanted, root_grads, retain_graph=True, allow_unused=True)
     remaining = iter(results)
     return tuple(next(remaining) if value.requires_grad else None for value in inputs)
+
+
+def without_none(
+    slices: Sequence[ParameterSlices], grads: Sequence[Tensor | None]
+) -> dict[str, Tensor]:
+    """By parameter, the gradients that exist."""
+    pairs = zip(slices, grads, strict=True)
+    return {sliced.name: grad for sliced, grad in pairs if grad is not None}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mtlkit.models._boundary import TensorBoundary
 from mtlkit.models._output import Output
-from mtlkit.training.parameter_slices import differentiate
+from mtlkit.training.parameter_slices import differentiate, without_none
 from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.task_gradients import TaskGradients
 
@@ -76,9 +76,7 @@ class Representation:
         x = self._embedding_output()
         self.passes += 1
         slices = self.sharing.slices
-        grads = self.gradients.values(x, slices, vector.view_as(x))
-        pairs = zip(slices, grads, strict=True)
-        return {sliced.name: grad for sliced, grad in pairs if grad is not None}
+        return without_none(slices, self.gradients.values(x, slices, vector.view_as(x)))
 
     def _embedding_output(self) -> Tensor:
         """(B, D), the representation of a model without a boundary."""

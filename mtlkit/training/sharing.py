@@ -16,13 +16,23 @@ from mtlkit.balancers._balancer import Scope
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary
 from mtlkit.models._types import Batch
-from mtlkit.training.parameter_slices import ParameterSlices, differentiate, parameters_of
+from mtlkit.training.parameter_slices import (
+    ParameterSlices,
+    differentiate,
+    parameters_of,
+    without_none,
+)
 from mtlkit.training.shortcuts import GradientRoutes
 from mtlkit.training.task_gradients import TaskGradients
 from mtlkit.training.task_losses import owner_losses
 
 COPIES = 2  # with random parameters: of both signs, and all positive
 TOLERANCE = 1e-3  # of a gradient's length, between two ways to it in single precision
+
+# what a refused shortcut costs
+SLOW_TABLES = "balancers of gradients take one backward pass a task through the tables"
+SLOW_FIRST_LAYERS = "balancers of gradients take one backward pass a task through these layers"
+SLOW_TOWERS = "balancers of gradients take one backward pass a task through towers and gates"
 
 
 class SharedParameters:
@@ -58,9 +68,9 @@ class SharedParameters:
         }
         sparse = {name for twin in copies for name in twin.sparse_names()}
 
-        def slices_of(any_copy: Architecture) -> list[ParameterSlices]:
+        def slices_of(any_model: Architecture) -> list[ParameterSlices]:
             slices = []
-            for name, value in any_copy.named_parameters():
+            for name, value in any_model.named_parameters():
                 reached = reached_by[name].to(value.device)
                 slices.append(ParameterSlices(name, value, reached, axes.get(name), name in sparse))
             return slices
@@ -122,61 +132,59 @@ class SharedParameters:
     def _try_shortcuts(
         self, copies: Sequence[RandomisedCopy], copy_routes: Sequence[GradientRoutes]
     ) -> None:
-        """Open each shortcut on the copies, and keep those that lead to the plain gradients."""
+        """Open each shortcut on the copies, and keep those that lead to the plain gradients.
 
-        def all_hold() -> bool:
-            pairs = zip(copies, copy_routes, strict=True)
-            return all(twin.gradients_agree(routes) for twin, routes in pairs)
-
-        # cuts first: first layers and the boundary build on them
-        for routes in copy_routes:
-            routes.cuts = True
-        if not all_hold():
-            for routes in copy_routes:
-                routes.cuts = False
+        Cuts come first: first layers and the boundary build on them.
+        """
+        if not self._holds("cuts", True, copies, copy_routes):
             self.refused.append("tables are reached around the embedded batch: " + SLOW_TABLES)
-            return
-        self.routes.cuts = True
-
-        for routes in copy_routes:
-            routes.first_layers = True
-        if not all_hold():
-            for routes in copy_routes:
-                routes.first_layers = False
+        elif not self._holds("first_layers", True, copies, copy_routes):
             self.refused.append("first layers are used elsewhere, too: " + SLOW_FIRST_LAYERS)
-            return
-        self.routes.first_layers = True
+        else:
+            self._try_boundary(copies, copy_routes)
 
-        # all that is shared must lie below the boundary, and nothing in both trunk and gates
+    def _try_boundary(
+        self, copies: Sequence[RandomisedCopy], copy_routes: Sequence[GradientRoutes]
+    ) -> None:
+        """Open the boundary if all that is shared lies below it."""
         trunk: set[str] = set()
         gates: set[str] = set()
         for twin, routes in zip(copies, copy_routes, strict=True):
             trunk_names, gate_names = twin.below_boundary(routes)
             trunk |= trunk_names
             gates |= gate_names
-        shared = {
-            sliced.name for sliced in self.slices if sliced.any_shared and not sliced.is_embedding
-        }
+        shared = {sliced.name for sliced in self.routes.dense if sliced.any_shared}
+
         if not trunk:
-            self.refused.append("the model names no boundary between its tasks: " + SLOW_TOWERS)
-            return
-        if not shared <= trunk:
-            self.refused.append("tasks share layers above the boundary: " + SLOW_TOWERS)
-            return
-        if trunk & gates:
-            self.refused.append("the boundary's gates are made of shared layers: " + SLOW_TOWERS)
-            return
-        for routes in copy_routes:
-            routes.trunk, routes.gates = trunk, gates
-        if all_hold():
-            self.routes.trunk, self.routes.gates = trunk, gates
+            reason = "the model names no boundary between its tasks"
+        elif not shared <= trunk:
+            reason = "tasks share layers above the boundary"
+        elif trunk & gates:
+            reason = "the boundary's gates are made of shared layers"
+        elif not self._holds("below_boundary", (trunk, gates), copies, copy_routes):
+            reason = "the boundary's gradients are not the tasks'"
         else:
-            self.refused.append("the boundary's gradients are not the tasks': " + SLOW_TOWERS)
+            return
+        self.refused.append(f"{reason}: {SLOW_TOWERS}")
 
-
-SLOW_TABLES = "balancers of gradients take one backward pass a task through the tables"
-SLOW_FIRST_LAYERS = "balancers of gradients take one backward pass a task through these layers"
-SLOW_TOWERS = "balancers of gradients take one backward pass a task through towers and gates"
+    def _holds(
+        self,
+        shortcut: str,
+        value: object,
+        copies: Sequence[RandomisedCopy],
+        copy_routes: Sequence[GradientRoutes],
+    ) -> bool:
+        """Open a shortcut on the copies; if it leads to the plain gradients, open it for good."""
+        closed = getattr(self.routes, shortcut)
+        for routes in copy_routes:
+            setattr(routes, shortcut, value)
+        pairs = zip(copies, copy_routes, strict=True)
+        if all(twin.gradients_agree(routes) for twin, routes in pairs):
+            setattr(self.routes, shortcut, value)
+            return True
+        for routes in copy_routes:
+            setattr(routes, shortcut, closed)
+        return False
 
 
 class RandomisedCopy:
@@ -214,12 +222,11 @@ class RandomisedCopy:
     def gradients_agree(self, routes: GradientRoutes) -> bool:
         """Whether the shortcuts that are open give the gradient of each task alone."""
         gradients = TaskGradients(routes, self.output, self.losses)
-        trunk = [sliced for sliced in routes.slices if sliced.name in routes.trunk]
         for task, expected in enumerate(self.task_grads):
             # the weighted sum with weight 1 for this task and 0 for all others
             weights = torch.zeros(len(self.losses), device=self.losses[0].device)
             weights[task] = 1
-            gradients.of(trunk)
+            gradients.of(routes.of_trunk)
             sums = gradients.combine(weights, weights)
             for sliced in routes.slices:
                 rows = gradients.table_rows.get(sliced.name)
@@ -251,11 +258,10 @@ def _dense_names_below(tensor: Tensor | None, routes: GradientRoutes) -> set[str
     """The dense parameters that a tensor is made of."""
     if tensor is None:
         return set()
-    dense = [sliced for sliced in routes.slices if not sliced.is_embedding]
-    grads = differentiate(tensor, parameters_of(dense), tensor.detach())
+    grads = differentiate(tensor, parameters_of(routes.dense), tensor.detach())
     # layers that are computed as one give zeros instead of None
-    pairs = zip(dense, grads, strict=True)
-    return {sliced.name for sliced, grad in pairs if grad is not None and bool(grad.any())}
+    gradients = without_none(routes.dense, grads)
+    return {name for name, grad in gradients.items() if bool(grad.any())}
 
 
 def _stack_axes(model: Architecture) -> dict[str, int]:

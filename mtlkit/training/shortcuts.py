@@ -36,8 +36,8 @@ class GradientRoutes:
         cuts: Whether the tables reach the losses through ``EmbeddedBatch.cuts`` alone.
         first_layers: Whether the layers in ``EmbeddedBatch.first_layers`` reach them through these
             layers' outputs alone.
-        trunk: Names of the parameters below ``Boundary.trunk_output``; empty without a boundary.
-        gates: Names of those below ``Boundary.gate_output``.
+        below_boundary: Names of the dense parameters below ``Boundary.trunk_output``, and of those
+            below ``Boundary.gate_output``; empty without a boundary.
     """
 
     def __init__(self, slices: list[ParameterSlices]) -> None:
@@ -46,15 +46,43 @@ class GradientRoutes:
         self.by_parameter = {id(sliced.parameter): sliced for sliced in slices}
         self.cuts = False
         self.first_layers = False
-        self.trunk: set[str] = set()
-        self.gates: set[str] = set()
+        self.below_boundary: tuple[set[str], set[str]] = (set(), set())
+
+    @property
+    def trunk(self) -> set[str]:
+        """Names of the dense parameters below the trunk's output; empty without a boundary."""
+        return self.below_boundary[0]
+
+    @property
+    def gates(self) -> set[str]:
+        """Names of the dense parameters below the gates' output."""
+        return self.below_boundary[1]
+
+    @property
+    def tables(self) -> list[ParameterSlices]:
+        """The parameters of the embedding."""
+        return [sliced for sliced in self.slices if sliced.is_embedding]
+
+    @property
+    def dense(self) -> list[ParameterSlices]:
+        """All other parameters."""
+        return [sliced for sliced in self.slices if not sliced.is_embedding]
+
+    @property
+    def of_trunk(self) -> list[ParameterSlices]:
+        """The parameters below the trunk's output, tables left out."""
+        return [sliced for sliced in self.slices if sliced.name in self.trunk]
+
+    @property
+    def of_gates(self) -> list[ParameterSlices]:
+        """The parameters below the gates' output, tables left out."""
+        return [sliced for sliced in self.slices if sliced.name in self.gates]
 
     @property
     def above_boundary(self) -> list[ParameterSlices]:
         """The parameters that stand above the boundary: the towers."""
         below = self.trunk | self.gates
-        dense = [sliced for sliced in self.slices if not sliced.is_embedding]
-        return [sliced for sliced in dense if sliced.name not in below]
+        return [sliced for sliced in self.dense if sliced.name not in below]
 
 
 # --- what shortcuts leave
@@ -167,8 +195,7 @@ class StopAtCuts:
 
     def collect(self, losses: Sequence[Tensor]) -> CollectedGradients:
         """The task gradients of all dense parameters, and those at the cuts."""
-        dense = [sliced for sliced in self.routes.slices if not sliced.is_embedding]
-        backward = TaskBackward(self.routes, self.embedded, dense)
+        backward = TaskBackward(self.routes, self.embedded, self.routes.dense)
         for task, loss in enumerate(losses):
             backward.of_task(task, [loss])
         return backward.collected()
@@ -176,6 +203,9 @@ class StopAtCuts:
 
 class BoundarySplit:
     """One pass through all towers, one through all gates, and one a task through the trunk alone.
+
+    A trunk of one layer that reads the embedding needs no pass of its own: one product gives the
+    gradients of all tasks.
 
     Args:
         routes: Of the model.
@@ -217,9 +247,8 @@ class BoundarySplit:
         # each task goes on from the trunk's output with a gradient of its own
         assert isinstance(boundary, TensorBoundary)
         trunk_grads, gate_grad = boundary.vjp(at_boundary)
-        trunk = [sliced for sliced in self.routes.slices if sliced.name in self.routes.trunk]
-        gates = [sliced for sliced in self.routes.slices if sliced.name in self.routes.gates]
-        backward = TaskBackward(self.routes, self.embedded, trunk, gates)
+        routes = self.routes
+        backward = TaskBackward(routes, self.embedded, routes.of_trunk, routes.of_gates)
         for task, trunk_grad in enumerate(trunk_grads):
             backward.of_task(task, [boundary.trunk_output], [trunk_grad])
 
@@ -315,6 +344,21 @@ class FirstLayerColumns:
             )
 
 
+@dataclass(frozen=True)
+class PassGradients:
+    """What one backward pass has left.
+
+    Args:
+        parameters: By parameter, its gradient.
+        endpoints: The gradient at each endpoint of the first layers.
+        cuts: The gradient at each other cut.
+    """
+
+    parameters: dict[str, Tensor | None]
+    endpoints: Sequence[Tensor | None]
+    cuts: Sequence[Tensor | None]
+
+
 class TaskBackward:
     """Backward passes of the tasks, one after the other, that end at the cuts.
 
@@ -343,29 +387,25 @@ class TaskBackward:
             cuts = embedded.cuts if routes.cuts else []
 
         # first layers get their gradients from their outputs, see FirstLayerColumns
-        layer_parameters = {id(value) for layer in first_layers for value in layer.parameters()}
-        self.slices = [sliced for sliced in slices if id(sliced.parameter) not in layer_parameters]
-        self.private = [
-            sliced for sliced in private if id(sliced.parameter) not in layer_parameters
-        ]
-        self._of_first_layers = [
-            sliced for sliced in slices if id(sliced.parameter) in layer_parameters
+        in_first_layer = {id(value) for layer in first_layers for value in layer.parameters()}
+        self.slices = [sliced for sliced in slices if id(sliced.parameter) not in in_first_layer]
+        self.private = [sliced for sliced in private if id(sliced.parameter) not in in_first_layer]
+        self._in_first_layer = [
+            sliced for sliced in slices if id(sliced.parameter) in in_first_layer
         ]
 
         # a pass ends at the outputs of first layers, and at the cuts that are not below them
+        below_first_layer = {id(cut) for layer in first_layers for cut in layer.cuts}
+        self.cuts = [cut for cut in cuts if id(cut) not in below_first_layer]
         self.endpoints = [
-            (layer, tensor, layers) for layer in first_layers for tensor, layers in layer.endpoints
+            (first_layer, tensor, layers)
+            for first_layer in first_layers
+            for tensor, layers in first_layer.endpoints
         ]
-        below_first_layers = {id(cut) for layer in first_layers for cut in layer.cuts}
-        self.cuts = [cut for cut in cuts if id(cut) not in below_first_layers]
-        self._endpoint_tensors = [tensor for _, tensor, _ in self.endpoints]
 
-        # by pass, the gradients of slices, endpoints and cuts
-        self._by_task: list[tuple[Tensor | None, ...]] = []
-        # of all tasks at once, the gradients of private parameters and endpoints
-        self._at_once: tuple[Tensor | None, ...] = (None,) * (
-            len(self.private) + len(self.endpoints)
-        )
+        # the pass of each task, and that of all tasks at once
+        self._passes: list[PassGradients] = []
+        self._joint_pass: PassGradients | None = None
 
     def of_task(
         self,
@@ -375,37 +415,52 @@ class TaskBackward:
     ) -> None:
         """The pass of one task, from its loss or from tensors with a gradient each."""
         reached = [sliced for sliced in self.slices if sliced.reaching_tasks[task]]
-        inputs = [*parameters_of(reached), *self._endpoint_tensors, *self.cuts]
-        grads = differentiate(outputs, inputs, upstream)
-        by_name = {sliced.name: grad for sliced, grad in zip(reached, grads, strict=False)}
-        of_slices = [by_name.get(sliced.name) for sliced in self.slices]
-        self._by_task.append((*of_slices, *grads[len(reached) :]))
+        self._passes.append(self._run(outputs, upstream, reached, self.cuts))
 
     def of_all_tasks(self, output: Tensor, upstream: Tensor) -> None:
         """One pass from a tensor below which no parameter belongs to two tasks."""
-        inputs = [*parameters_of(self.private), *self._endpoint_tensors]
-        self._at_once = differentiate(output, inputs, upstream)
+        self._joint_pass = self._run([output], [upstream], self.private, [])
+
+    def _run(
+        self,
+        outputs: Sequence[Tensor],
+        upstream: Sequence[Tensor | None] | None,
+        slices: Sequence[ParameterSlices],
+        cuts: Sequence[Tensor],
+    ) -> PassGradients:
+        """A backward pass to parameters, endpoints and cuts."""
+        endpoints = [tensor for _, tensor, _ in self.endpoints]
+        grads = differentiate(outputs, [*parameters_of(slices), *endpoints, *cuts], upstream)
+        n_slices, n_endpoints = len(slices), len(endpoints)
+        names = [sliced.name for sliced in slices]
+        return PassGradients(
+            parameters=dict(zip(names, grads[:n_slices], strict=True)),
+            endpoints=grads[n_slices : n_slices + n_endpoints],
+            cuts=grads[n_slices + n_endpoints :],
+        )
 
     def collected(self) -> CollectedGradients:
         """What all passes have left."""
-        n_tasks = len(self._by_task)
+        n_tasks = len(self._passes)
         collected = CollectedGradients()
 
         # parameters that the passes went to
-        for k, sliced in enumerate(self.slices):
-            collected.by_task[sliced.name] = [grads[k] for grads in self._by_task]
-        for sliced, grad in zip(self.private, self._at_once, strict=False):
-            if grad is not None:
-                collected.private[sliced.name] = grad
+        for sliced in self.slices:
+            collected.by_task[sliced.name] = [
+                run.parameters.get(sliced.name) for run in self._passes
+            ]
+        if self._joint_pass is not None:
+            private = self._joint_pass.parameters
+            collected.private |= {name: grad for name, grad in private.items() if grad is not None}
 
         # cuts
-        for k, cut in enumerate(self.cuts, len(self.slices) + len(self.endpoints)):
-            collected.cuts.append(CutGradient(cut, [grads[k] for grads in self._by_task]))
+        for k, cut in enumerate(self.cuts):
+            collected.cuts.append(CutGradient(cut, [run.cuts[k] for run in self._passes]))
 
         # first layers; one without a gradient at its outputs has none
-        for sliced in self._of_first_layers:
+        for sliced in self._in_first_layer:
             collected.by_task[sliced.name] = [None] * n_tasks
-        for first_layer in dict.fromkeys(layer for layer, _, _ in self.endpoints):
+        for first_layer in dict.fromkeys(first_layer for first_layer, _, _ in self.endpoints):
             blocks, owners = self._columns(first_layer)
             if blocks:
                 assert self.embedded is not None
@@ -418,20 +473,20 @@ class TaskBackward:
         self, first_layer: FirstLayer
     ) -> tuple[list[Tensor], list[tuple[int, int | None]]]:
         """The gradients of a first layer's outputs, and the layer and task of each block."""
+        runs: list[tuple[int | None, PassGradients]] = list(enumerate(self._passes))
+        if self._joint_pass is not None:
+            runs.insert(0, (None, self._joint_pass))
+
         blocks: list[Tensor] = []
         owners: list[tuple[int, int | None]] = []
         for k, (owner, _, layers) in enumerate(self.endpoints):
             if owner is not first_layer:
                 continue
-            grads: list[tuple[int | None, Tensor | None]] = [
-                (None, self._at_once[len(self.private) + k])
-            ]
-            for task, task_grads in enumerate(self._by_task):
-                grads.append((task, task_grads[len(self.slices) + k]))
-            for task_or_all, grad in grads:
+            for task, run in runs:
+                grad = run.endpoints[k]
                 if grad is not None:
                     blocks.append(grad)
-                    owners += [(layer, task_or_all) for layer in layers]
+                    owners += [(layer, task) for layer in layers]
         return blocks, owners
 
 

@@ -142,7 +142,7 @@ class LoopStep:
     # --- how the answer becomes gradients
 
     def apply(
-        self, decision: Tensor | SharedGradient, heads: str, share: float, signed: bool = False
+        self, decision: Tensor | SharedGradient, heads: str, scale: float, signed: bool = False
     ) -> Tensor:
         """Add the gradient that a decision means to the parameters' ``grad``.
 
@@ -150,7 +150,7 @@ class LoopStep:
             decision: Task weights (T,), or a gradient for the shared parameters.
             heads: ``weighted``: parameters of one task alone follow its weight, but never uphill:
                 where it is negative they rest; ``plain``: they have weight 1.
-            share: Factor on everything, one over the number of accumulated batches.
+            scale: Factor on everything, one over the number of accumulated batches.
             signed: Whether weights may be negative.
 
         Returns:
@@ -159,8 +159,8 @@ class LoopStep:
         # a gradient for the shared parameters: all others go on with weight 1
         if isinstance(decision, SharedGradient):
             weights = torch.ones_like(self.losses)
-            shared_grads = self._shared_gradients(decision, share)
-            self._apply_task_gradients(weights * share, heads, share, shared_grads)
+            shared_grads = self._shared_gradients(decision, scale)
+            self._apply_task_gradients(weights * scale, heads, scale, shared_grads)
             return weights
 
         # Task weights. One backward pass of the weighted loss is enough, unless task gradients are
@@ -170,12 +170,12 @@ class LoopStep:
         heads_follow = heads == "weighted" and not signed
         one_pass_serves = heads_follow or bool((weights[self.active] > 0).all())
         if one_pass_serves and not self.gradients.begun:
-            self._apply_weighted_loss(weights * share, heads, share)
+            self._apply_weighted_loss(weights * scale, heads, scale)
         else:
-            self._apply_task_gradients(weights * share, heads, share, {})
+            self._apply_task_gradients(weights * scale, heads, scale, {})
         return weights
 
-    def _apply_weighted_loss(self, weights: Tensor, heads: str, share: float) -> None:
+    def _apply_weighted_loss(self, weights: Tensor, heads: str, scale: float) -> None:
         """One backward pass from the weighted sum of the losses."""
         self._other_passes += 1
         total = (weights * torch.stack(self.task_losses)).sum()
@@ -190,22 +190,22 @@ class LoopStep:
                 continue
             task_weight = (sliced.reached_by * weights[:, None]).sum(0)  # (S,) if it belongs to one
             smallest = torch.finfo(task_weight.dtype).tiny
-            factor = torch.where(sliced.shared, 1.0, share / task_weight.clamp_min(smallest))
+            factor = torch.where(sliced.shared, 1.0, scale / task_weight.clamp_min(smallest))
             self._accumulate(sliced, grad * sliced.expand(factor))
 
     def _apply_task_gradients(
-        self, weights: Tensor, heads: str, share: float, shared_grads: dict[str, Tensor]
+        self, weights: Tensor, heads: str, scale: float, shared_grads: dict[str, Tensor]
     ) -> None:
         """The weighted sum of the task gradients, or what is given for the shared slices.
 
         Args:
             weights: (T,).
             heads: See :meth:`apply`.
-            share: See there.
+            scale: Likewise.
             shared_grads: By parameter, the gradient to take in shared slices.
         """
         if heads == "plain":
-            private_weights = torch.full_like(weights, share)
+            private_weights = torch.full_like(weights, scale)
         else:
             private_weights = weights.clamp_min(0)
         sums = self.gradients.combine(weights, private_weights)
@@ -217,17 +217,17 @@ class LoopStep:
                 total = torch.where(sliced.expand(sliced.shared), shared_grads[sliced.name], total)
             self._accumulate(sliced, total)
 
-    def _shared_gradients(self, decision: SharedGradient, share: float) -> dict[str, Tensor]:
+    def _shared_gradients(self, decision: SharedGradient, scale: float) -> dict[str, Tensor]:
         """A balancer's gradient vector by parameter."""
         scope = decision.scope or self.default_scope
         if scope == "representation":
-            gate_weights = torch.full_like(self.losses, share)
-            return self._representation.parameter_gradients(decision.vector * share, gate_weights)
+            gate_weights = torch.full_like(self.losses, scale)
+            return self._representation.parameter_gradients(decision.vector * scale, gate_weights)
         columns = self.jacobian_columns(scope)
         gradients = {}
         for sliced in self.sharing.scope(scope):
             shape = self._gradient_shape(sliced)
-            gradients[sliced.name] = decision.vector[columns[sliced.name]].view(shape) * share
+            gradients[sliced.name] = decision.vector[columns[sliced.name]].view(shape) * scale
         return gradients
 
     def _accumulate(self, sliced: ParameterSlices, grad: Tensor) -> None:
@@ -274,4 +274,4 @@ class LoopStep:
         if grad is None:
             size = self._gradient_shape(sliced).numel()
             return torch.zeros(size, device=sliced.parameter.device, dtype=sliced.parameter.dtype)
-        return sliced.mask_shared(grad).flatten()
+        return sliced.keep_shared(grad).flatten()

@@ -3,7 +3,7 @@
 The algorithm, read aloud: one backward pass a task gives the gradient of every parameter for every
 task; the Gramian holds the inner products of these gradients over the slices that tasks share; and
 the sum of the gradients, weighted by task, goes into ``.grad``. The three functions below are that
-algorithm, and all that a model needs which says nothing of itself.
+algorithm. A model that does not say how it is built needs no more than that.
 
 :class:`TaskGradients` comes to the same numbers with less work: nothing is computed before it is
 asked for, and passes are spared where the model says how it is built, see ``training.shortcuts``.
@@ -18,7 +18,12 @@ from torch import Tensor
 
 from mtlkit.models._output import Output
 from mtlkit.ops.inner_products import inner_products
-from mtlkit.training.parameter_slices import ParameterSlices, differentiate, parameters_of
+from mtlkit.training.parameter_slices import (
+    ParameterSlices,
+    differentiate,
+    parameters_of,
+    without_none,
+)
 from mtlkit.training.shortcuts import (
     BoundarySplit,
     CollectedGradients,
@@ -63,7 +68,7 @@ def gramian_of(
     gramian = torch.zeros(n_tasks, n_tasks, dtype=torch.float64, device=device)
     for sliced, task_grads in zip(slices, gradients, strict=True):
         # what a single task has for itself is no matter of balance
-        shared = [None if grad is None else sliced.mask_shared(grad) for grad in task_grads]
+        shared = [None if grad is None else sliced.keep_shared(grad) for grad in task_grads]
         present = [grad for grad in shared if grad is not None]
         if len(present) == n_tasks:
             gramian += inner_products(present)
@@ -119,7 +124,8 @@ class TaskGradients:
             its values (M, ...).
         table_rows: By parameter with row-sparse gradients, the rows (1, M) that the values stand
             for.
-        passes: Backward passes so far, through the layer that most of them went through.
+        passes: Backward passes so far, through the layer that most of them went through. Where one
+            product stands for a pass of each task, it counts as that many.
     """
 
     def __init__(self, routes: GradientRoutes, output: Output, losses: Sequence[Tensor]) -> None:
@@ -192,8 +198,7 @@ class TaskGradients:
                     sums[sliced.name] = total
 
         # tables below the cuts: one backward pass with the weighted gradient of each cut
-        tables = [sliced for sliced in self.routes.slices if sliced.is_embedding]
-        tables = [sliced for sliced in tables if sliced.name not in self.by_task]
+        tables = [sliced for sliced in self.routes.tables if sliced.name not in self.by_task]
         sums |= self._combine_below_cuts(tables, shared_weights)
         if not same:
             # and a second one where a table has slices of a single task
@@ -271,7 +276,7 @@ class TaskGradients:
             return {}
         upstream = [cut.weighted(weights) for cut in cuts]
         grads = self.values([cut.tensor for cut in cuts], tables, upstream)
-        return _without_none(tables, grads)
+        return without_none(tables, grads)
 
     # --- at the boundary
 
@@ -284,7 +289,7 @@ class TaskGradients:
             task_inputs = self._split.boundary.task_inputs
             above = self.routes.above_boundary
             at_boundary, *tower_grads = differentiate(total, [task_inputs, *parameters_of(above)])
-            self._private |= _without_none(above, tower_grads)
+            self._private |= without_none(above, tower_grads)
             self._at_boundary = (
                 torch.zeros_like(task_inputs) if at_boundary is None else at_boundary
             )
@@ -316,12 +321,4 @@ class TaskGradients:
         self.passes += 1
         above = {sliced.name for sliced in self.routes.above_boundary}
         slices = [sliced for sliced in self.routes.slices if sliced.name not in above]
-        return _without_none(slices, self.values(outputs, slices, upstream))
-
-
-def _without_none(
-    slices: Sequence[ParameterSlices], grads: Sequence[Tensor | None]
-) -> dict[str, Tensor]:
-    """By parameter, the gradients that exist."""
-    pairs = zip(slices, grads, strict=True)
-    return {sliced.name: grad for sliced, grad in pairs if grad is not None}
+        return without_none(slices, self.values(outputs, slices, upstream))
