@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
-from mtlkit.ops._simd import LANES, fma, load, store, total, zeros
+from mtlkit.ops._simd import LANES, fma, load, store, total, zero, zeros
 
 
 def plain_combine_experts(
@@ -80,7 +80,7 @@ def _combine(
 
             # the rest
             for i in range(vector_end, width):
-                rest_sum = total(zeros(mixture))  # a 0 of the row's type
+                rest_sum = zero(mixture)
                 for k in range(expert_index.shape[1]):
                     rest_sum += weights[b, n, k] * experts[b, expert_index[n, k], i]
                 mixture[i] = rest_sum

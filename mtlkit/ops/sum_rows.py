@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
-from mtlkit.ops._simd import LANES, add, fma, load, store, total, zeros
+from mtlkit.ops._simd import LANES, add, fma, load, store, zero, zeros
 
 
 def plain_sum_rows(
@@ -69,7 +69,7 @@ def _sum_rows(
 
         # the rest
         for o in range(vector_end, width):
-            rest_sum = total(zeros(target))  # a 0 of the row's type
+            rest_sum = zero(target)
             for f in range(row_ids.shape[0]):
                 rest_sum += table[row_ids[f], o]
             for d in range(values.shape[0]):
@@ -132,21 +132,21 @@ class RowIndex:
     def __init__(self, ids: Tensor, size: int) -> None:
         self.ids = ids
         self.size = size
-        self._numbers: np.ndarray | None = None
+        self._checked_ids: np.ndarray | None = None
 
-    def numbers(self) -> np.ndarray:
+    def checked_ids(self) -> np.ndarray:
         """The ids (B, F) uint32, each of which is a row of the table: kernels do not look again.
 
         Raises:
             IndexError: An id is beyond the table.
         """
-        if self._numbers is None:
+        if self._checked_ids is None:
             # unsigned: no index counts from the end
-            numbers = self.ids.int().contiguous().numpy().view(np.uint32)
-            if numbers.max(initial=0) >= max(self.size, 1):
+            checked_ids = self.ids.int().contiguous().numpy().view(np.uint32)
+            if checked_ids.max(initial=0) >= max(self.size, 1):
                 raise IndexError(f"an id beyond the {self.size} rows of its table")
-            self._numbers = numbers
-        return self._numbers
+            self._checked_ids = checked_ids
+        return self._checked_ids
 
     def scatter_sum(
         self, rows: Tensor, dense: Tensor | None = None, d_dense_weight: Tensor | None = None
@@ -171,7 +171,7 @@ class RowIndex:
 
         out = rows.new_zeros(self.size, rows.shape[1])
         _scatter_sum(
-            self.numbers(), dense.numpy(), rows.numpy(), out.numpy(), d_dense_weight.numpy()
+            self.checked_ids(), dense.numpy(), rows.numpy(), out.numpy(), d_dense_weight.numpy()
         )
         return out
 
@@ -184,7 +184,7 @@ class _SumRows(torch.autograd.Function):
         ctx.row_index, ctx.dense = row_index, dense
         out = table.new_empty(len(row_index.ids), table.shape[1])
         _sum_rows(
-            row_index.numbers(),
+            row_index.checked_ids(),
             table.contiguous().numpy(),
             dense.numpy(),
             weight.t().contiguous().numpy(),

@@ -314,7 +314,7 @@ class FirstLayerColumns:
             collected: What to add to.
         """
         first_layer = self.first_layer
-        weight_grads, bias_grads, cut_grads = self.embedded.vjp(columns)
+        weight_grads, bias_grads, cut_grads = self.embedded.weight_and_cut_gradients(columns)
         widths = [first_layer.sizes[layer] for layer, _ in owners]
 
         # the parameters of the layers, block by block
