@@ -31,7 +31,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Scope, SharedGradient
+from mtlkit.balancers._step import Scope, SharedGradient
 from mtlkit.balancers._build import build
 from mtlkit.report.figures.style import COLOURS, DPI, FAINT, INK, MUTED, RC, WIDTH
 

@@ -19,7 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import Step
 from mtlkit.balancers._simplex import softmax_over
 
 

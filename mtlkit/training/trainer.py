@@ -15,7 +15,7 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.evaluation import Evaluator
-from mtlkit.training.fast_paths import check_comparable_rows, choose_fast_paths
+from mtlkit.training.fast_paths import check_comparable_rows, prepare_model
 from mtlkit.training.finish import Training, finish
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.probe_log import ProbeLog
@@ -79,7 +79,7 @@ class Trainer:
         # The model, and which of its parameters the tasks share.
         self.model = model.to(self.device)
         self.balancer = balancer.to(self.device) if balancer is not None else None
-        self.sharing = choose_fast_paths(self.model, balancer, settings, self.probe_batch)
+        self.sharing = prepare_model(self.model, balancer, settings, self.probe_batch)
         self.warnings = [f"no task reaches {name}" for name in self.sharing.unreached]
         # A shortcut that this model does not allow is told where it would have been taken.
         asks_for_gradients = balancer is not None and balancer.needs != "losses"

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, Scope, SharedGradient
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import Scope, SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.registry import BALANCERS
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.balancers._gramian import min_norm, min_norm_above
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training.sharing import SharedParameters
 from tests.balancers.fakes import load as load_balancer

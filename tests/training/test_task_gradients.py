@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.models import _tables
 from mtlkit.models.mmoe import MMoE
 from mtlkit.training.sharing import SharedParameters
