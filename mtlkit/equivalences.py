@@ -109,7 +109,7 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 
 FAMILIES = (
-    # one method in some steps only; of two such families, the first holds in more steps
+    # one method in some steps only; the later in this list, the more steps those are
     Family(
         "sum without conflict",
         "the sum of the gradients",
@@ -198,8 +198,8 @@ def relatives(name: str) -> list[str]:
 
 
 def _copies(family: Family, balancers: Sequence[Typed]) -> Iterator[tuple[str, ...]]:
-    """Labels of the balancers of a grid that belong to a family, apart for those whose weights are
-    used for k steps.
+    """Labels of the balancers of a grid that belong to a family: a tuple for each number of steps
+    for which weights are used.
     """
     members = [(name, options) for name, options in balancers if family.holds(name, options)]
     for every in sorted({options.get(EVERY, 1) for _, options in balancers}):

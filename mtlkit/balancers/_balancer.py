@@ -164,8 +164,8 @@ class Balancer(nn.Module, ABC):
     def _check_signs(self, weights: Tensor, step: Step) -> None:
         """Raise for negative weights of a class that is not ``signed``.
 
-        Numbers on a CPU can be read for nothing. Those of another device would have to be waited
-        for, so that they are looked at in the first step alone.
+        Numbers on a CPU can be read for nothing. Reading those of another device would stop the
+        program until they are there, so they are read in the first step alone.
         """
         if self.signed or not (weights.is_cpu or step.index == 0):
             return

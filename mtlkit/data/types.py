@@ -147,7 +147,7 @@ class Schema(_FrozenModel):
 
     @property
     def _starts_with_click(self) -> bool:
-        """Whether the funnel is one of two steps for whose scores the field has names."""
+        """Whether the funnel has two steps and starts with a click: its scores have known names."""
         return self.funnel is not None and len(self.funnel) == 2 and self.funnel[0] == "click"
 
     def _task_score(self, task: Task) -> Score:

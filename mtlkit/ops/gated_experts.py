@@ -109,7 +109,7 @@ def _combine_rectified_backward(
         expert_index: (n, k).
         grad: (B, n, d) of the mixtures.
         d_weights: (B, n, k).
-        d_experts: (n, B, E * d) for each mixture apart, or (1, B, E * d) for their sum; contiguous
+        d_experts: (n, B, E * d) for each mixture, or (1, B, E * d) for their sum; contiguous
             rows. Zeros, unless every mixture sees all experts: then all is written.
     """
     width = grad.shape[2]
@@ -229,7 +229,7 @@ def gated_experts_vjp(
         weights: (B, n, k) the gates' weights.
         expert_index: (n, k) int64.
         grad: (B, n, d) of the mixtures.
-        apart: Whether the experts' gradient is wanted for each mixture apart.
+        apart: Whether the experts' gradient is wanted for each mixture.
 
     Returns:
         (B, n * k + E * d) in the order of the outputs. With ``apart`` (B, n * E * d + n * k): the

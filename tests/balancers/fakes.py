@@ -29,7 +29,7 @@ ALLOWED = {
 
 @dataclass
 class FakeStep:
-    """A step whose task gradients are given: implements ``mtlkit.balancers._balancer.Step``.
+    """A step whose task gradients are given: implements ``mtlkit.balancers._step.Step``.
 
     Args:
         task_gradients: (T, P) task gradients. The first half of the columns is one tensor, the
