@@ -1,4 +1,4 @@
-"""What is recorded besides the scores, under any balancer: gradient cosines, gates, task weights."""
+"""What is recorded besides the scores of any run: gradient cosines, gates, task weights."""
 
 from __future__ import annotations
 
