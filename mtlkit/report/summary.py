@@ -74,7 +74,7 @@ class Summary:
     Args:
         block: The block.
         rows: Sorted by gain over single-task where there is one, else by mean metric.
-        best: Task to the label-independent id of the group with the best mean.
+        best: Task to the id of the group with the best mean.
         counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all
             runs.
         warnings: What a reader must know before comparing rows.
