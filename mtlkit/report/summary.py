@@ -145,8 +145,8 @@ def summarise(frames: Frames, block: Block) -> Summary:
         reference = _reference(block, group)
         baseline = values[reference.id] if reference else {}
         compared = reference is not None and not group.is_reference
-        group_metrics = metrics[metrics["group"] == group.id]
-        derived = group_metrics[group_metrics["derived"]]["task"]
+        is_derived = (metrics["group"] == group.id) & metrics["derived"]
+        derived = metrics[is_derived]["task"]
         group_runs = runs[runs["group"] == group.id]
         row = Row(
             group=group,
