@@ -28,7 +28,7 @@ class Output:
             where x was never formed; a model whose tasks share only a part of x sets it.
         further: Predictions of tasks in a second space, for scoring; the default objectives leave
             them alone.
-        extra: What the model's own objectives need beside predictions.
+        extra: What the model's own objectives need besides predictions.
         boundary: Where the tasks part, if the model names it: what they share there is their
             representation, and training computes their gradients one by one only below it.
     """

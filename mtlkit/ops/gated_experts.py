@@ -241,7 +241,7 @@ def gated_experts_vjp(
         weights: (B, n, k) the gates' weights.
         expert_index: (n, k) int64.
         grad: (B, n, d) of the mixtures.
-        apart: Whether the experts' gradient is wanted for each mixture apart.
+        apart: Whether the experts' gradient is wanted for each mixture.
 
     Returns:
         (B, n * k + E * d) in the order of the outputs. With ``apart`` (B, n * E * d + n * k) in the

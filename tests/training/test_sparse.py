@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.errors import UsageError
 from mtlkit.models import _tables
 from mtlkit.ops._dispatch import plain_operations

@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training.sharing import SharedParameters
 from tests.balancers.fakes import load as load_balancer
@@ -160,12 +160,12 @@ def test_representation_rows_are_gradients_by_what_the_tasks_share(name, monkeyp
             model, batch, scope="representation", sharing=SharedParameters(model, batch)
         )
         close(fused.gramian(), rows @ rows.T)
-        assert fused.backward_passes == 0  # none beneath the towers
+        assert fused.backward_passes == 0  # none below the towers
 
 
 @pytest.mark.parametrize("heads", ["weighted", "plain"])
 @pytest.mark.parametrize("name", ["mmoe", "shared-bottom", "cgc"])
-def test_weights_of_the_representation_take_one_pass_beneath_it(name, heads):
+def test_weights_of_the_representation_take_one_pass_below_it(name, heads):
     model, batch = make(name)
     step = loop_step(model, batch, scope="representation")
     step.gramian()

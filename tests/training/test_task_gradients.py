@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.models import _tables
 from mtlkit.models.mmoe import MMoE
 from mtlkit.training.sharing import SharedParameters
@@ -93,7 +93,7 @@ def test_towers_are_passed_once(name, options, form, monkeypatch):
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("name", SHARING)
 def test_tables_take_one_pass(name, heads, form, monkeypatch):
-    """In every model whose tables are beneath dense shared layers, whatever the weights."""
+    """In every model whose tables are below dense shared layers, whatever the weights."""
     model, batch = small(name, form)
     sharing = SharedParameters(model, batch)
     if all(item.is_embedding for item in sharing.scope("dense")):
@@ -282,7 +282,7 @@ def test_nothing_of_a_step_outlives_it(name, fusable, form):
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("name", ["mmoe", "cgc"])
 def test_dropout_parts_elsewhere_than_the_trial(name, heads, form):
-    """What was tried out without dropout is one kernel; with it there are layers, beneath the same
+    """What was tried out without dropout is one kernel; with it there are layers, under the same
     boundary.
     """
     model, batch = small(name, form, dropout=0.4)
