@@ -18,7 +18,7 @@ CORE = {
     "EmbeddedBatch",
     "FirstLayer",
     "MoELayer",
-    "ParameterSlices",
+    "SlicedParameter",
     "RunningMeans",
     "SharedColumns",
     "SharedParameters",

@@ -172,7 +172,7 @@ def _best_weights(run: FinishedRun) -> dict[str, np.ndarray]:
     # Groups share no slice, so each other group fills in the slices that its tasks reach.
     weights = dict(first.state)
     for best in others:
-        for sliced in run.sharing.slices:
+        for sliced in run.sharing.parameters:
             reached = sliced.expand(sliced.reached_by[best.tasks].any(0))
             name = sliced.name
             weights[name] = torch.where(reached, best.state[name], weights[name])
@@ -189,7 +189,7 @@ def _cost(run: FinishedRun) -> dict[str, Any]:
     cost: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "embedding_parameters": sum(
-            sliced.parameter.numel() for sliced in run.sharing.slices if sliced.is_embedding
+            sliced.parameter.numel() for sliced in run.sharing.parameters if sliced.is_embedding
         ),
         "flops_per_row": flops_per_row(model, train.take(counted_rows)),
         "steps": run.steps,

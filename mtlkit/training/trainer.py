@@ -90,7 +90,7 @@ class Trainer:
         check_comparable_rows(balancer, self.sharing, settings)
 
         # What moves the parameters. Frozen ones are no longer among the slices.
-        sparse = [sliced.name for sliced in self.sharing.slices if sliced.sparse]
+        sparse = [sliced.name for sliced in self.sharing.parameters if sliced.sparse]
         self.optimizer = Optimizers(self.model, settings, self.model.learning_rates(), sparse)
         self.schedule = TaskSchedule(settings, self.sharing, self.device)
         loss_factors = [settings.task_weights.get(name, 1.0) for name in self.tasks]
