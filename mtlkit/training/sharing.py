@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Scope
+from mtlkit.balancers._step import Scope
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary
 from mtlkit.models._types import Batch
