@@ -223,7 +223,8 @@ def _print_unreadable(store: ResultStore, console: Console) -> None:
     from rich.text import Text
 
     for unreadable in store.unreadable:
-        sentence = f" could not be read: {unreadable}. The cell runs again; its folder is kept."
+        kept = f"its folder is kept as unreadable-{unreadable.path.parent.name}-*"
+        sentence = f" could not be read: {unreadable}. The cell runs again; {kept}."
         console.print(Text.assemble(("warning", "yellow"), sentence), soft_wrap=True)
 
 

@@ -100,11 +100,8 @@ def write_report(
     # One look for all blocks, so that a balancer has the same colour in every figure.
     look = Look.of(frames)
     sections = [_write_section(frames, block, look, out) for block in frames.blocks]
-    unreadable = [
-        *frames.unreadable,
-        *(file for section in sections for file in section.unreadable),
-    ]
-    frames = replace(frames, unreadable=tuple(unreadable))
+    damaged_probes = [file for section in sections for file in section.unreadable]
+    frames = replace(frames, unreadable=(*frames.unreadable, *damaged_probes))
     page = out / "index.html"
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
 
