@@ -268,7 +268,7 @@ def _read(folder: Path, cell: Cell | None = None) -> RunRecord | None:
         raise UnreadableError(_reason(error)) from None
 
     with _open_regular(file, RECORD_LIMIT) as handle:
-        record = read_record(handle.read(RECORD_LIMIT))
+        record = read_record(handle.read(os.fstat(handle.fileno()).st_size))
     if cell is not None and record.key != cell.key:
         raise UnreadableError(f"it is the record of another run, {record.key[:8]}")
     return record

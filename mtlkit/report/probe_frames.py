@@ -172,7 +172,8 @@ def _check_numbers(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, .
     values = arrays[name]
     if values.dtype.kind not in "fiu":
         raise UnreadableError(f"{name} holds no numbers")
-    if (np.abs(values[~np.isnan(values)]) > LARGEST).any():
+    largest = np.abs(values.astype(np.float64)).max(initial=0.0, where=~np.isnan(values))
+    if largest > LARGEST:
         raise UnreadableError(f"{name} holds numbers beyond {LARGEST:g}")
 
 

@@ -103,6 +103,10 @@ DAMAGE = {
     "epochs-of-text": (arrays_of(epochs=np.array(["a"] * POINTS)), "epochs"),
     "epochs-a-table": (arrays_of(epochs=np.zeros((POINTS, 2))), "epochs"),
     "epochs-endless": (arrays_of(epochs=np.full(POINTS, np.inf)), "epochs"),
+    "weights-endless-float32": (
+        arrays_of(weights=np.full((POINTS, 2), np.inf, np.float32)),
+        "weights",
+    ),
     "weights-huge": (arrays_of(weights=np.full((POINTS, 2), 1e300)), "weights"),
     "weights-of-3-tasks": (arrays_of(weights=np.ones((POINTS, 3))), "weights"),
     "weights-true": (arrays_of(weights=np.ones((POINTS, 2), bool)), "weights"),
