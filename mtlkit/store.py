@@ -4,19 +4,47 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import IO
 
 import numpy as np
-from pydantic import ValidationError
 
 from mtlkit.errors import MissingError
+from mtlkit.record_check import UnreadableError, read_record
 from mtlkit.records import Cell, RunRecord
 from mtlkit.spec import parse_spec
 
 RECORD = "record.json"
+RECORD_LIMIT = 64 * 2**20
+"""Bytes of the largest record that is read; real ones have some ten thousand."""
+ZIP_START = b"PK"
+
+
+@dataclass(frozen=True, order=True)
+class Unreadable:
+    """A file of a run that was left out, and why."""
+
+    path: Path
+    reason: str
+
+    def __str__(self) -> str:
+        return printable(f"{self.path}: {self.reason}")
+
+
+@dataclass(frozen=True, order=True)
+class Copy:
+    """A folder that holds the same run as another one, which counts."""
+
+    path: Path
+    original: Path
+
+    def __str__(self) -> str:
+        return printable(f"{self.path} is a copy of {self.original}")
 
 
 class ResultStore:
@@ -26,12 +54,14 @@ class ResultStore:
         root: The results folder; it need not exist yet.
 
     Attributes:
-        unreadable: Record files that the last :meth:`scan` could not read.
+        unreadable: What the last :meth:`scan`, and every :meth:`get` since, could not read.
+        copies: Folders that the last :meth:`scan` left out since another one holds the same run.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
-        self.unreadable: list[Path] = []
+        self.unreadable: list[Unreadable] = []
+        self.copies: list[Copy] = []
 
     def make(self) -> None:
         """Create the results folder.
@@ -53,11 +83,16 @@ class ResultStore:
         # a plugin's name is a path: its file's name is enough
         specs = [parse_spec(text) for text in (cell.dataset, cell.model, cell.balancer)]
         names = [Path(spec.name).stem for spec in specs]
-        return self.root.joinpath(*names, f"seed-{cell.seed}-{cell.key[:8]}")
+        return self.root.joinpath(*names, _folder_name(cell))
 
     def get(self, cell: Cell) -> RunRecord | None:
-        """The record of a cell, or None when it has not finished."""
-        return self._read(self.folder(cell) / RECORD)
+        """The record of a cell; None when it has not finished, or has no record that holds."""
+        folder = self.folder(cell)
+        try:
+            return _read(folder, cell)
+        except UnreadableError as error:
+            self._leave_out(folder / RECORD, error)
+            return None
 
     def save(
         self,
@@ -66,7 +101,7 @@ class ResultStore:
         log: str = "",
     ) -> Path:
         """Write a cell's arrays, log and, last, its record. A finished record is never overwritten
-        by a failure.
+        by a failure; a folder whose record does not hold is kept under another name.
 
         Args:
             record: The outcome.
@@ -78,10 +113,15 @@ class ResultStore:
             The cell's folder.
         """
         folder = self.folder(record.cell)
-        folder.mkdir(parents=True, exist_ok=True)
-        earlier = self._read(folder / RECORD)
+        try:
+            earlier = _read(folder, record.cell)
+        except UnreadableError as error:
+            earlier = None
+            kept = _set_aside(folder)
+            log = printable(f"an earlier record, now in {kept}, was not read: {error}") + f"\n{log}"
         if earlier is not None and earlier.ok:
             return folder
+        folder.mkdir(parents=True, exist_ok=True)
 
         # what lies beside the record
         for stem, named_arrays in (arrays or {}).items():
@@ -99,38 +139,188 @@ class ResultStore:
         return folder
 
     def scan(self) -> Iterator[tuple[RunRecord, Path]]:
-        """All readable records with their folders, in a stable order; the others are listed in
-        ``unreadable``.
+        """All records that hold, each run once, with their folders, in a stable order; what was
+        left out is listed in ``unreadable`` and ``copies``.
         """
         self.unreadable = []
-        for file in sorted(self.root.glob(f"*/*/*/seed-*/{RECORD}")):
-            record = self._read(file)
-            if record is None:
-                self.unreadable.append(file)
-            else:
-                yield record, file.parent
+        self.copies = []
+
+        # copies have the key of their original
+        by_key: dict[str, list[tuple[RunRecord, Path]]] = {}
+        for folder in self._run_folders():
+            try:
+                record = _read(folder)
+            except UnreadableError as error:
+                self._leave_out(folder / RECORD, error)
+                continue
+            if record is not None:
+                by_key.setdefault(record.key, []).append((record, folder))
+
+        for same_run in by_key.values():
+            chosen = self._choose(same_run)
+            if chosen is not None:
+                yield chosen
+
+    def _run_folders(self) -> Iterator[Path]:
+        """The folders of all runs, in the order of their paths."""
+        folders = [self.root]
+        for _ in ("dataset", "model", "balancer"):
+            folders = [inner for folder in folders for inner in self._folders_in(folder)]
+        for folder in folders:
+            for inner in self._folders_in(folder):
+                if inner.name.startswith("seed-"):
+                    yield inner
+
+    def _folders_in(self, folder: Path) -> list[Path]:
+        """What a folder holds beside files, sorted; nothing where it cannot be opened."""
+        try:
+            with os.scandir(folder) as entries:
+                names = [
+                    entry.name for entry in entries if not entry.is_file(follow_symlinks=False)
+                ]
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+        except OSError as error:
+            self._leave_out(folder, UnreadableError(_reason(error)))
+            return []
+        return [folder / name for name in sorted(names)]
+
+    def _choose(self, same_run: list[tuple[RunRecord, Path]]) -> tuple[RunRecord, Path] | None:
+        """Of the folders with one key, the one that counts; None where none has the run's name."""
+        named = [run for run in same_run if run[1].name == _folder_name(run[0].cell)]
+        if not named:
+            for record, folder in same_run:
+                error = UnreadableError(f"the folder of this run is {_folder_name(record.cell)}")
+                self._leave_out(folder / RECORD, error)
+            return None
+
+        # the one that ``bench`` would look up, before any other
+        at_home = [run for run in named if run[1] == self.folder(run[0].cell)]
+        chosen = (at_home or named)[0]
+        self.copies += [Copy(folder, chosen[1]) for _, folder in same_run if folder != chosen[1]]
+        return chosen
+
+    def _leave_out(self, path: Path, error: UnreadableError) -> None:
+        unreadable = Unreadable(path, str(error))
+        if unreadable not in self.unreadable:
+            self.unreadable.append(unreadable)
 
     @classmethod
     def record(cls, folder: Path) -> RunRecord | None:
-        """The record of one run's folder, or None when there is none that can be read."""
-        return cls._read(folder / RECORD)
-
-    @staticmethod
-    def arrays(folder: Path, stem: str) -> dict[str, np.ndarray]:
-        """The arrays of ``<folder>/<stem>.npz``; empty when the file is missing."""
-        file = folder / f"{stem}.npz"
-        if not file.exists():
-            return {}
-        with np.load(file, allow_pickle=False) as named_arrays:
-            return dict(named_arrays)
-
-    @staticmethod
-    def _read(file: Path) -> RunRecord | None:
-        """The record in a file; None when there is none, or none that is valid."""
+        """The record of one run's folder, whatever its name; None when none there holds."""
         try:
-            return RunRecord.model_validate_json(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError, ValidationError, UnicodeDecodeError):
+            return _read(folder)
+        except UnreadableError:
             return None
+
+    @staticmethod
+    def arrays(folder: Path, stem: str, limit: int | None = None) -> dict[str, np.ndarray]:
+        """The arrays of ``<folder>/<stem>.npz``; empty when the file is missing.
+
+        Args:
+            folder: The folder of a run.
+            stem: The file's name without ``.npz``.
+            limit: The most bytes that the arrays may have, if there is a limit.
+
+        Raises:
+            UnreadableError: The file is damaged, too large or of another kind.
+        """
+        file = folder / f"{stem}.npz"
+        if not os.path.lexists(file):
+            return {}
+        with _open_regular(file) as handle:
+            if handle.read(len(ZIP_START)) != ZIP_START:
+                raise UnreadableError("it is no archive of arrays")
+            handle.seek(0)
+
+            # Damage has many names: of numpy, of zipfile, of every kind of compression.
+            try:
+                return _read_archive(handle, limit)
+            except UnreadableError:
+                raise
+            except Exception as error:
+                detail = str(error) or type(error).__name__
+                raise UnreadableError(f"it is damaged: {detail}") from error
+
+
+def printable(text: str) -> str:
+    """A text on one line that any encoding and terminal takes: what is odd in it is escaped."""
+    escaped = [letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text]
+    return "".join(escaped)
+
+
+def _folder_name(cell: Cell) -> str:
+    return f"seed-{cell.seed}-{cell.key[:8]}"
+
+
+def _read(folder: Path, cell: Cell | None = None) -> RunRecord | None:
+    """The record in a folder, which is that of a cell if one is named; None when there is none.
+
+    Raises:
+        UnreadableError: What is there does not hold.
+    """
+    file = folder / RECORD
+    try:
+        file.lstat()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UnreadableError(_reason(error)) from None
+
+    with _open_regular(file, RECORD_LIMIT) as handle:
+        record = read_record(handle.read(os.fstat(handle.fileno()).st_size))
+    if cell is not None and record.key != cell.key:
+        raise UnreadableError(f"it is the record of another run, {record.key[:8]}")
+    return record
+
+
+def _read_archive(handle: IO[bytes], limit: int | None) -> dict[str, np.ndarray]:
+    with np.load(handle, allow_pickle=False) as archive:
+        # the size unpacked, before anything is
+        size = sum(member.file_size for member in archive.zip.infolist())
+        if limit is not None and size > limit:
+            raise UnreadableError(f"it unpacks to more than {limit >> 20} MiB")
+        named_arrays = dict(archive)
+    for name, array in named_arrays.items():
+        if not isinstance(array, np.ndarray):
+            raise UnreadableError(f"{name} in it is no array")
+    return named_arrays
+
+
+@contextmanager
+def _open_regular(file: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
+    """Open a file of at most ``limit`` bytes; never wait for a pipe, never read a device.
+
+    Raises:
+        UnreadableError: It cannot be opened or read, is too large or no regular file.
+    """
+    try:
+        with open(file, "rb", opener=_open_at_once) as handle:
+            status = os.fstat(handle.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise UnreadableError("it is no regular file")
+            if limit is not None and status.st_size > limit:
+                raise UnreadableError(f"it is larger than {limit >> 20} MiB")
+            yield handle
+    except OSError as error:
+        raise UnreadableError(_reason(error)) from None
+
+
+def _open_at_once(file: str, flags: int) -> int:
+    """Open without waiting for the writer of a pipe."""
+    return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _set_aside(folder: Path) -> Path:
+    """Give a folder a name under which it is no run; return that."""
+    candidates = (folder.with_name(f"unreadable-{folder.name}-{n}") for n in count(1))
+    target = next(candidate for candidate in candidates if not os.path.lexists(candidate))
+    folder.rename(target)
+    return target
 
 
 @contextmanager

@@ -168,6 +168,7 @@ def _run(
     store = ResultStore(settings.out)
     plan = make_plan(settings, source, dataset, store, force=force, retry_failed=retry_failed)
     _print_summary(plan, dataset, console)
+    _print_unreadable(store, console)
     if dry_run:
         _print_cells(plan)
         return 0
@@ -215,6 +216,16 @@ def _print_summary(plan: Plan, dataset: Dataset, console: Console) -> None:
     balancers = [(balancer["name"], balancer["options"]) for balancer in resolved]
     for notice in notices(balancers, len(dataset.schema.tasks)):
         console.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
+
+
+def _print_unreadable(store: ResultStore, console: Console) -> None:
+    """The cells whose record does not hold; they run again."""
+    from rich.text import Text
+
+    for unreadable in store.unreadable:
+        kept = f"its folder is kept as unreadable-{unreadable.path.parent.name}-*"
+        sentence = f" could not be read: {unreadable}. The cell runs again; {kept}."
+        console.print(Text.assemble(("warning", "yellow"), sentence), soft_wrap=True)
 
 
 def _count_states(plan: Plan) -> dict[str, int]:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json as json_module
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from mtlkit.report.build import ReportFiles
+    from mtlkit.report.frame import Frames
 
 
 def report(
@@ -25,13 +29,13 @@ def report(
 
     if json:
         frames = open_results(results)
-        _warn_of_unreadable(frames.unreadable)
+        _say_left_out(frames)
         text = json_module.dumps(rows_of(frames), indent=1, ensure_ascii=False, allow_nan=False)
         typer.echo(text)
         return
 
     files = write_report(results, out)
-    _warn_of_unreadable(files.unreadable)
+    _say_left_out(files)
     for title in files.simulated:
         typer.echo(f"note: {title} is simulated data", err=True)
 
@@ -46,6 +50,8 @@ def report(
     typer.echo(f"\nhint: open {files.page} in a browser", err=True)
 
 
-def _warn_of_unreadable(unreadable: tuple[Path, ...]) -> None:
-    for path in unreadable:
-        typer.echo(f"warning: {path} is no readable record and was skipped", err=True)
+def _say_left_out(report: Frames | ReportFiles) -> None:
+    for unreadable in report.unreadable:
+        typer.echo(f"warning: could not be read: {unreadable}", err=True)
+    for copy in report.copies:
+        typer.echo(f"note: {copy}; the run counts once", err=True)

@@ -11,7 +11,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from mtlkit.report.frame import load
+from mtlkit.report.frame import Frames, load
 from mtlkit.report.summary import summarise
 from mtlkit.report.tables import Table as Content
 from mtlkit.report.tables import build_table
@@ -27,6 +27,8 @@ NARROW = 100
 """Columns below which times and seeds are left out."""
 
 ALWAYS_LEFT_OUT = {"parameters", "kFLOP/row", "rows/s"}
+LEFT_OUT_SHOWN = 5
+"""Lines on files that could not be read, at most."""
 LABELS = 2
 """The first columns of a table, model and balancer, which hold no numbers."""
 
@@ -51,7 +53,19 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
         if _width(content, columns) > width:
             content = _without_intervals(content)
         parts += _render(content, columns)
+    parts += _left_out(frames)
     return Group(*parts)
+
+
+def _left_out(frames: Frames) -> list[RenderableType]:
+    """A line a run of the folder that is not in the tables, up to a few."""
+    unreadable = [f"could not be read: {left_out}" for left_out in frames.unreadable]
+    copies = [f"{copy}; the run counts once" for copy in frames.copies]
+    lines = [*unreadable, *copies]
+    if len(lines) > LEFT_OUT_SHOWN:
+        more = len(lines) - LEFT_OUT_SHOWN
+        lines = [*lines[:LEFT_OUT_SHOWN], f"{more} more; mtlkit report lists them"]
+    return [Text(line, style="yellow") for line in lines]
 
 
 def _columns(content: Content, width: int, any_failed: bool) -> list[int]:

@@ -131,7 +131,8 @@ def make_block(key: str, records: list[RunRecord]) -> Block:
     cell = records[0].cell
     dataset = cell.resolved.get("dataset", {})
     name = Path(str(dataset.get("name") or parse_spec(cell.dataset).name)).stem
-    protocol = (dataset.get("options") or {}).get("protocol")
+    options = dataset.get("options") or {}
+    protocol = str(options["protocol"]) if options.get("protocol") else None
     tasks = _tasks(records)
     trained = dict.fromkeys(task.trained or task.name for task in tasks)
     return Block(
@@ -227,7 +228,11 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
 def _facts(registry: Registry, method: Mapping[str, Any]) -> Mapping[str, Any]:
     """What a method says of itself; nothing for a plugin file that is gone or was changed."""
     name = str(method.get("name", ""))
-    if registry.source_digest(name) != method.get("source_sha256"):
+    try:
+        source_digest = registry.source_digest(name)
+    except OSError:
+        return {}
+    if source_digest != method.get("source_sha256"):
         return {}
     return registry.facts(name).attributes
 

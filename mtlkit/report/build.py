@@ -15,11 +15,11 @@ from mtlkit.errors import MissingError, UsageError
 from mtlkit.report.blocks import Block, slug
 from mtlkit.report.frame import Frames, load
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
-from mtlkit.report.probe_frames import load_probes
+from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.summary import Summary, summarise
 from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_markdown, to_tex
 from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
-from mtlkit.store import ResultStore
+from mtlkit.store import Copy, ResultStore, Unreadable
 
 if TYPE_CHECKING:
     from mtlkit.report.figures.context import Look
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 WRITTEN = ".mtlkit-report.json"
 """Lists the files of a report, so that the next one can remove those that it does not write again.
 """
+SHOWN = 5
+"""Unreadable records that an error names."""
 LAYOUT = 1
 """The version of that list."""
 REPORT_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg|png)")
@@ -41,14 +43,16 @@ class ReportFiles:
         page: The page, ``index.html``.
         tables: The files of tables.
         figures: The files of figures.
-        unreadable: The records that were skipped.
+        unreadable: The records and probes that could not be read, with the reasons.
+        copies: Folders that hold the same run as another one, which counts.
         simulated: Titles of the blocks whose data is simulated.
     """
 
     page: Path
     tables: tuple[Path, ...]
     figures: tuple[Path, ...]
-    unreadable: tuple[Path, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    copies: tuple[Copy, ...] = ()
     simulated: tuple[str, ...] = ()
 
 
@@ -63,8 +67,10 @@ def open_results(results: Path) -> Frames:
         raise UsageError(f"{results} is a file, not a results folder.", "mtlkit report results")
     frames = load(ResultStore(results))
     if not frames.blocks:
-        unread = f" ({len(frames.unreadable)} unreadable)" if frames.unreadable else ""
-        raise MissingError(f"There are no run records in {results}{unread}.", "mtlkit bench")
+        unreadable = [f"\ncould not be read: {left_out}" for left_out in frames.unreadable]
+        some = "".join(unreadable[:SHOWN])
+        count = f" ({len(unreadable)} unreadable)" if unreadable else ""
+        raise MissingError(f"There are no run records in {results}{count}.{some}", "mtlkit bench")
     return frames
 
 
@@ -94,6 +100,8 @@ def write_report(
     # One look for all blocks, so that a balancer has the same colour in every figure.
     look = Look.of(frames)
     sections = [_write_section(frames, block, look, out) for block in frames.blocks]
+    damaged_probes = [file for section in sections for file in section.unreadable]
+    frames = replace(frames, unreadable=(*frames.unreadable, *damaged_probes))
     page = out / "index.html"
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
 
@@ -105,6 +113,7 @@ def write_report(
         tables=tuple(out / file for file in tables),
         figures=tuple(out / file for file in figures),
         unreadable=frames.unreadable,
+        copies=frames.copies,
         simulated=tuple(block.title for block in frames.blocks if block.simulated),
     )
 
@@ -140,6 +149,7 @@ def _now() -> datetime:
 def _write_section(frames: Frames, block: Block, look: Look, out: Path) -> Section:
     """Write the tables and figures of one block, and gather what the page says of it."""
     summary = summarise(frames, block)
+    probes = load_probes(frames, block)
     tables = [_write_table(build_table(summary), to_csv(summary), f"tables/{block.slug}", out)]
 
     # A table of verdicts for every model that was swept over fixed weights.
@@ -154,8 +164,9 @@ def _write_section(frames: Frames, block: Block, look: Look, out: Path) -> Secti
         summary=summary,
         tables=tuple(tables),
         verdicts=tuple(verdicts.sentence for verdicts in judged),
-        figures=tuple(_write_figures(frames, summary, look, out)),
+        figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
+        unreadable=probes.unreadable,
     )
 
 
@@ -166,13 +177,15 @@ def _write_table(table: Table, csv_text: str, stem: str, out: Path) -> PageTable
     return PageTable(table, tuple(f"{stem}.{ending}" for ending in texts))
 
 
-def _write_figures(frames: Frames, summary: Summary, look: Look, out: Path) -> Iterator[PageFigure]:
+def _write_figures(
+    summary: Summary, probes: dict[str, Probes], look: Look, out: Path
+) -> Iterator[PageFigure]:
     from mtlkit.report.figures import draw_all
     from mtlkit.report.figures.context import Context
     from mtlkit.report.figures.sheet import save
 
     block = summary.block
-    for drawing in draw_all(Context(summary, load_probes(frames, block), look)):
+    for drawing in draw_all(Context(summary, probes, look)):
         drawing = replace(drawing, title=drawing.title + block.mark)
         name = f"{block.slug}-{drawing.name}"
         svg_file, png_file = save(drawing, out / "figures" / name)

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
-from mtlkit.store import ResultStore
+from mtlkit.store import Copy, ResultStore, Unreadable
 
 NO_METRICS = {"space", "derived", "positives", "rows"}
 """What a record says of a score besides its metrics."""
@@ -41,35 +41,42 @@ class Frames:
         runs: One row a run, failed ones included.
         metrics: One row a run x split x task x metric; a missing value is NaN.
         blocks: The data set blocks in the order of their titles.
-        unreadable: Record files that could not be read.
+        unreadable: Records that could not be read, with the reasons.
+        copies: Folders that hold the same run as another one, which counts.
     """
 
     runs: pd.DataFrame
     metrics: pd.DataFrame
     blocks: tuple[Block, ...]
-    unreadable: tuple[Path, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    copies: tuple[Copy, ...] = ()
 
 
 def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
     """Read a store into frames; of some groups of runs only, if given."""
-    scanned = [
-        (record, folder)
-        for record, folder in store.scan()
-        if groups is None or record.group in groups
-    ]
-
     # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
-    for record, _ in scanned:
-        by_block[block_id(record)].append(record)
+    run_rows = []
+    metric_rows: list[dict[str, Any]] = []
+    for record, folder in store.scan():
+        if groups is not None and record.group not in groups:
+            continue
+        block = block_id(record)
+        by_block[block].append(record)
+        run_rows.append(_run_row(record, block, folder))
+        metric_rows += _metric_rows(record, block)
     blocks = distinct([make_block(key, records) for key, records in by_block.items()])
     blocks = sorted(blocks, key=lambda block: block.title)
 
     # A store without records has the columns of the metrics all the same.
-    runs = pd.DataFrame([_run_row(record, folder) for record, folder in scanned])
-    metric_rows = [row for record, _ in scanned for row in _metric_rows(record)]
     metrics = pd.DataFrame(metric_rows, columns=METRIC_COLUMNS)
-    return Frames(runs, metrics, tuple(blocks), tuple(store.unreadable))
+    return Frames(
+        runs=pd.DataFrame(run_rows),
+        metrics=metrics,
+        blocks=tuple(blocks),
+        unreadable=tuple(sorted(store.unreadable)),
+        copies=tuple(sorted(store.copies)),
+    )
 
 
 def number(value: Any) -> float:
@@ -77,12 +84,12 @@ def number(value: Any) -> float:
     return float(value) if isinstance(value, (int, float)) else math.nan
 
 
-def _run_row(record: RunRecord, folder: Path) -> dict[str, Any]:
+def _run_row(record: RunRecord, block: str, folder: Path) -> dict[str, Any]:
     cost = record.cost
     error = record.error
     # Costs that were not recorded are NaN, so that a column stays numeric.
     return {
-        "block": block_id(record),
+        "block": block,
         "group": record.group,
         "seed": record.cell.seed,
         "status": record.status,
@@ -100,7 +107,7 @@ def _run_row(record: RunRecord, folder: Path) -> dict[str, Any]:
     }
 
 
-def _metric_rows(record: RunRecord) -> Iterable[dict[str, Any]]:
+def _metric_rows(record: RunRecord, block: str) -> Iterable[dict[str, Any]]:
     """The rows of one run's scores; none of a run that failed."""
     if not record.ok:
         return
@@ -110,7 +117,7 @@ def _metric_rows(record: RunRecord) -> Iterable[dict[str, Any]]:
         for task, score in scores.items():
             # What all metrics of a score have in common.
             shared = {
-                "block": block_id(record),
+                "block": block,
                 "group": record.group,
                 "seed": record.cell.seed,
                 "split": split,

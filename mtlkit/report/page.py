@@ -22,6 +22,7 @@ from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
 from mtlkit.report.tables import Table, counts
 from mtlkit.report.wording import sentences
+from mtlkit.store import Unreadable
 
 HERE = Path(__file__).parent
 
@@ -59,6 +60,7 @@ class Section:
         verdicts: Sentences on balancers against fixed weights.
         figures: The figures in their order.
         failures: The runs without numbers, see :func:`failures`.
+        unreadable: Files of probes that could not be read.
     """
 
     summary: Summary
@@ -66,6 +68,7 @@ class Section:
     verdicts: tuple[str, ...]
     figures: tuple[PageFigure, ...]
     failures: tuple[dict[str, Any], ...]
+    unreadable: tuple[Unreadable, ...]
 
     @property
     def block(self) -> Block:
@@ -115,7 +118,8 @@ def render(frames: Frames, sections: Sequence[Section], written: datetime) -> st
         written=written.strftime("%Y-%m-%d %H:%M UTC"),
         runs=len(frames.runs),
         failed=int(failed.sum()),
-        unreadable=len(frames.unreadable),
+        unreadable=frames.unreadable,
+        copies=frames.copies,
         environment=environments(frames),
     )
 

@@ -4,19 +4,21 @@ weights.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from mtlkit.record_check import LARGEST, UnreadableError
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
-from mtlkit.store import ResultStore
+from mtlkit.store import ResultStore, Unreadable
 
 REQUIRED = {"epochs", "tasks", "parts", "gradient_cosine", "weights"}
 """Arrays without which a file of probes is of no use."""
+LIMIT = 256 * 2**20
+"""Bytes of the largest probes of a run that are read, unpacked; real ones have some thousand."""
 
 
 @dataclass(frozen=True)
@@ -91,27 +93,110 @@ def mean_over(values: np.ndarray, axis: int) -> np.ndarray:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def load_probes(frames: Frames, block: Block) -> dict[str, Probes]:
-    """Group id to probes, for every group of a block that has some."""
+@dataclass(frozen=True)
+class BlockProbes:
+    """What was recorded inside the runs of one block.
+
+    Args:
+        by_group: Group id to probes, for every group that has some.
+        unreadable: Files of probes that were left out, with the reasons.
+    """
+
+    by_group: dict[str, Probes]
+    unreadable: tuple[Unreadable, ...]
+
+
+def load_probes(frames: Frames, block: Block) -> BlockProbes:
+    """Read the probes of all finished runs of a block; a damaged file costs that run's alone."""
     finished = (frames.runs["block"] == block.id) & (frames.runs["status"] == "ok")
     runs = frames.runs[finished]
     by_group = {}
+    unreadable = []
     for group in block.groups:
         folders = runs[runs["group"] == group.id].sort_values("seed")["folder"]
-        probed = [arrays for arrays in map(_read, folders) if arrays]
+        probed: list[dict[str, np.ndarray]] = []
+        for folder in folders:
+            try:
+                arrays = _read(folder)
+                if arrays and probed:
+                    _check_alike(arrays, probed[0])
+            except UnreadableError as error:
+                unreadable.append(Unreadable(folder / "probes.npz", str(error)))
+                continue
+            if arrays:
+                probed.append(arrays)
         if probed:
             by_group[group.id] = _stack(probed)
-    return by_group
+    return BlockProbes(by_group, tuple(unreadable))
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of one run by name; empty where there are none, or not those that are needed."""
-    try:
-        arrays = ResultStore.arrays(folder, "probes")
-    except (OSError, ValueError, zipfile.BadZipFile):
+    """The arrays of one run by name; empty where there are none, or not those that are needed.
+
+    Raises:
+        UnreadableError: The file is damaged, or its arrays do not fit together.
+    """
+    arrays = ResultStore.arrays(folder, "probes", LIMIT)
+    if not arrays.keys() >= REQUIRED:
         return {}
-    complete = arrays.keys() >= REQUIRED and len(arrays["epochs"]) > 0
-    return arrays if complete else {}
+    points = arrays["epochs"].size
+    tasks = arrays["tasks"].size
+    modules = arrays["parts"].size
+    if points == 0:
+        return {}
+
+    _check_names(arrays, "tasks", tasks)
+    _check_names(arrays, "parts", modules)
+    _check_numbers(arrays, "epochs", (points,))
+    _check_numbers(arrays, "weights", (points, tasks))
+    _check_numbers(arrays, "gradient_cosine", (points, modules, tasks, tasks))
+
+    # every gate has three arrays, every level of an ablation two
+    for name in arrays:
+        if name.startswith("gate/") and name.endswith("/mean"):
+            gate = name.removesuffix("/mean")
+            experts = arrays[name].shape[-1] if arrays[name].ndim else 0
+            _check_names(arrays, f"{gate}/experts", experts)
+            _check_numbers(arrays, name, (points, experts))
+            _check_numbers(arrays, f"{gate}/entropy", (points,))
+        elif _is_ablation(name):
+            experts = arrays[name].shape[0] if arrays[name].ndim else 0
+            _check_names(arrays, f"{name}/experts", experts)
+            _check_numbers(arrays, name, (experts, tasks))
+    return arrays
+
+
+def _check_numbers(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
+    """Raise an :class:`UnreadableError` unless an array has this shape and holds sane numbers."""
+    _check_shape(arrays, name, shape)
+    values = arrays[name]
+    if values.dtype.kind not in "fiu":
+        raise UnreadableError(f"{name} holds no numbers")
+    largest = np.abs(values.astype(np.float64)).max(initial=0.0, where=~np.isnan(values))
+    if largest > LARGEST:
+        raise UnreadableError(f"{name} holds numbers beyond {LARGEST:g}")
+
+
+def _check_names(arrays: dict[str, np.ndarray], name: str, count: int) -> None:
+    """Raise an :class:`UnreadableError` unless an array holds so many names."""
+    _check_shape(arrays, name, (count,))
+    if arrays[name].dtype.kind != "U":
+        raise UnreadableError(f"{name} holds no names")
+
+
+def _check_shape(arrays: dict[str, np.ndarray], name: str, shape: tuple[int, ...]) -> None:
+    if name not in arrays:
+        raise UnreadableError(f"{name} is missing")
+    if arrays[name].shape != shape:
+        raise UnreadableError(f"{name} has shape {arrays[name].shape}, not {shape}")
+
+
+def _check_alike(arrays: dict[str, np.ndarray], first: dict[str, np.ndarray]) -> None:
+    """Raise an :class:`UnreadableError` unless all names are those of the group's first run."""
+    for name in arrays.keys() & first.keys():
+        is_names = name in {"tasks", "parts"} or name.endswith("/experts")
+        if is_names and _names(arrays[name]) != _names(first[name]):
+            raise UnreadableError(f"{name} are other ones than in the first run of its group")
 
 
 def _stack(runs: Sequence[dict[str, np.ndarray]]) -> Probes:
@@ -146,19 +231,21 @@ def _gates(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, GateUsage]:
 
 def _ablation(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, Ablation]:
     """The ablations of the runs that recorded one, from arrays such as ``ablation/level-1``."""
-    ablated = [run for run in runs if "ablation/level-1" in run]
-    if not ablated:
-        return {}
-
-    # ``ablation/level-1`` holds changes; ``ablation/level-1/experts``, one name deeper, does not.
-    first = ablated[0]
-    arrays = [name for name in first if name.startswith("ablation/") and name.count("/") == 1]
+    arrays = {name for run in runs for name in run if _is_ablation(name)}
     levels = {}
     for array in sorted(arrays):
+        ablated = [run for run in runs if array in run]
         change = np.stack([run[array] for run in ablated])  # (S, E, T)
         level = array.removeprefix("ablation/")
-        levels[level] = Ablation(change, _names(first[f"{array}/experts"]))
+        levels[level] = Ablation(change, _names(ablated[0][f"{array}/experts"]))
     return levels
+
+
+def _is_ablation(array: str) -> bool:
+    """Whether an array holds changes, as ``ablation/level-1`` does; ``ablation/level-1/experts``
+    holds names.
+    """
+    return array.startswith("ablation/") and array.count("/") == 1
 
 
 def _names(array: np.ndarray) -> tuple[str, ...]:

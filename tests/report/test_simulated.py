@@ -77,7 +77,9 @@ def summary(simulated):
 @pytest.fixture(scope="module")
 def drawings(simulated, summary):
     frames = load(simulated)
-    return list(draw_all(Context(summary, load_probes(frames, summary.block), Look.of(frames))))
+    return list(
+        draw_all(Context(summary, load_probes(frames, summary.block).by_group, Look.of(frames)))
+    )
 
 
 def texts(figure):
