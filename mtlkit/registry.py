@@ -96,7 +96,10 @@ class Registry:
             raise UsageError(
                 f"There is no {self.kind} file {name!r}.", "give the path of an existing .py file"
             )
-        close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
+        # what the user typed in capitals is like the same letters
+        by_lower = {existing.lower(): existing for existing in self.names()}
+        close_lower = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+        close = [by_lower[lower] for lower in close_lower]
         guess = f" Did you mean {' or '.join(close)}?" if close else ""
         raise UsageError(
             f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.kind}s"
@@ -181,7 +184,10 @@ def _name(file: Path) -> str:
 
 def _plugin(name: str) -> Path | None:
     """The file that a name stands for, if it is the path of one."""
-    return Path(name) if name.endswith(".py") and Path(name).is_file() else None
+    try:
+        return Path(name) if name.endswith(".py") and Path(name).is_file() else None
+    except OSError:  # a name that no file system allows
+        return None
 
 
 def _import_file(file: Path) -> ModuleType:

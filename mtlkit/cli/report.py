@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -43,7 +44,7 @@ def report(
         typer.echo(f"{folder}  ({len(files.figures)} files)")
     else:
         typer.echo("no figures: no run has finished")
-    typer.echo(f"\nhint: open {files.page} in a browser", err=True)
+    typer.echo(f"\nhint: open {shlex.quote(str(files.page))} in a browser", err=True)
 
 
 def _warn_of_unreadable(unreadable: tuple[Path, ...]) -> None:

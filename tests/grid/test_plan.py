@@ -333,7 +333,16 @@ def test_options_for_all_go_to_those_that_have_them(plan):
         ),
         ({"models": "mmoe"}, ["select=zz"], "There is no task 'zz' in this data set."),
         ({"models": "mmoe"}, ["task_weights.zz=2"], "There is no task 'zz' in this data set."),
-        ({"models": ""}, [], "No model of this grid applies (none was named)."),
+        (
+            {"models": ""},
+            [],
+            "The option 'models' of the grid cannot be '': it names nothing",
+        ),
+        (
+            {"models": "mmoe", "balancers": "scalarization[n=1000],*", "seeds": 9999},
+            [],
+            "This grid has ",
+        ),
     ],
     ids=str,
 )
