@@ -96,10 +96,11 @@ class Registry:
             raise UsageError(
                 f"There is no {self.kind} file {name!r}.", "give the path of an existing .py file"
             )
-        # what the user typed in capitals is like the same letters
+        # the same letters in another case are meant, and nothing else
         by_lower = {existing.lower(): existing for existing in self.names()}
-        close_lower = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
-        close = [by_lower[lower] for lower in close_lower]
+        lower = name.lower()
+        close_lower = difflib.get_close_matches(lower, by_lower, n=3, cutoff=0.5)
+        close = [by_lower[match] for match in ([lower] if lower in by_lower else close_lower)]
         guess = f" Did you mean {' or '.join(close)}?" if close else ""
         raise UsageError(
             f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.kind}s"

@@ -111,7 +111,8 @@ def _check_keys(assignments: list[str], text: str) -> None:
     for key in keys:
         if keys.count(key) > 1:
             raise UsageError(
-                f"The option {key!r} is given twice in {text!r}.", "give each option one value"
+                f"The option {key!r} is given twice in {text!r}.",
+                f"mtlkit info {text.partition('[')[0].strip()} shows the options",
             )
         if any(other.startswith(f"{key}.") for other in keys):
             raise _value_and_parts(key, f"in {text!r}")
@@ -147,7 +148,7 @@ def assign(options: dict[str, Any], assignment: str, where: str) -> None:
     if len(parents) >= MAX_DEPTH:
         raise UsageError(
             f"The option {key[:40]!r}... {where} is nested too deep.",
-            f"write keys of at most {MAX_DEPTH} names, such as training.task_lr.income",
+            "mtlkit bench --print-config shows every setting",
         )
     target = options
     for parent in parents:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import NO_FUNNEL
 from mtlkit.models._options import BaseOptions, ModelOptions
 from mtlkit.registry import BALANCERS, Registry
-from mtlkit.settings import Settings, validate
+from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, validate
 from mtlkit.spec import Spec, parse_spec
 
 
@@ -84,8 +85,11 @@ def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Re
     for key in common:
         if key not in options:
             kind = registry.kind
+            names = {*options, *TrainingSettings.model_fields, *ExecutionSettings.model_fields}
+            close = difflib.get_close_matches(str(key).lower(), sorted(names), n=1, cutoff=0.6)
+            guess = f" Did you mean {close[0]}?" if close else ""
             raise UsageError(
-                f"No setting and no option of a {kind} in this grid is called {key!r}.",
+                f"No setting and no option of a {kind} in this grid is called {key!r}.{guess}",
                 f"options of its {kind}s are {', '.join(sorted(options))}"
                 if options
                 else f"its {kind}s take no options",

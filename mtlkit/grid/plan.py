@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Literal
 
-import torch
-
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.planted import ceilings
 from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
+from mtlkit.grid.build import build_model
 from mtlkit.grid.grid_settings import GridSettings
 from mtlkit.grid.methods import (
     Method,
@@ -223,9 +222,7 @@ def _check_freeze(settings: GridSettings, models: list[_Model], schema: Schema) 
         return
     for model in models:
         model_class = MODELS.load(model.method.resolved["name"])
-        # names are enough, so no memory is taken for tables
-        with torch.device("meta"):
-            network = model_class.build(schema, model.options)
+        network = build_model(model_class, schema, model.options, seed=0)
         names = [name for name, _ in network.named_parameters()]
         frozen_names(names, settings.training.freeze, model.method.typed)
 
