@@ -9,7 +9,6 @@ heavy.
 from __future__ import annotations
 
 import ast
-import difflib
 import fnmatch
 import functools
 import hashlib
@@ -23,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mtlkit.errors import UsageError
+from mtlkit.errors import UsageError, did_you_mean, nearest_names
 
 PACKAGE = Path(__file__).parent
 
@@ -96,12 +95,7 @@ class Registry:
             raise UsageError(
                 f"There is no {self.kind} file {name!r}.", "give the path of an existing .py file"
             )
-        # the same letters in another case are meant, and nothing else
-        by_lower = {existing.lower(): existing for existing in self.names()}
-        lower = name.lower()
-        close_lower = difflib.get_close_matches(lower, by_lower, n=3, cutoff=0.5)
-        close = [by_lower[match] for match in ([lower] if lower in by_lower else close_lower)]
-        guess = f" Did you mean {' or '.join(close)}?" if close else ""
+        guess = did_you_mean(nearest_names(name, self.names(), 3))
         raise UsageError(
             f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.kind}s"
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from mtlkit.errors import UsageError
+from mtlkit.errors import UsageError, did_you_mean, nearest_names
 from mtlkit.spec import split_list
 
 # --- the base, and types that options share
@@ -331,8 +330,7 @@ def _first_error(error: ValidationError, names: list[str], owner: str) -> str:
     key = ".".join(step for step in path if "[" not in step)
 
     if deepest["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key.lower(), names, n=1, cutoff=0.5)
-        guess = f" Did you mean {close[0]}?" if close else ""
+        guess = did_you_mean(nearest_names(key, names))
         return f"The {owner} has no option {key!r}.{guess}"
     reason = deepest["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]

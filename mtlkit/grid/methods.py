@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.types import Schema
-from mtlkit.errors import UsageError
+from mtlkit.errors import UsageError, did_you_mean, nearest_names
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import NO_FUNNEL
 from mtlkit.models._options import BaseOptions, ModelOptions
@@ -86,8 +85,7 @@ def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Re
         if key not in options:
             kind = registry.kind
             names = {*options, *TrainingSettings.model_fields, *ExecutionSettings.model_fields}
-            close = difflib.get_close_matches(str(key).lower(), sorted(names), n=1, cutoff=0.6)
-            guess = f" Did you mean {close[0]}?" if close else ""
+            guess = did_you_mean(nearest_names(key, sorted(names)))
             raise UsageError(
                 f"No setting and no option of a {kind} in this grid is called {key!r}.{guess}",
                 f"options of its {kind}s are {', '.join(sorted(options))}"

@@ -267,6 +267,32 @@ def test_census_where_nothing_was_fetched(cli, tmp_path, monkeypatch):
     )
 
 
+def test_next_commands_are_quoted(cli, tmp_path):
+    """A folder with a blank and an apostrophe in its name, from the data to the report."""
+    folder = tmp_path / "my sister's"
+    spec = "synthetic[rows=64,d=3]"
+    fetched = cli("fetch", spec, "--data-dir", folder)
+    command = next(line for line in fetched.err.splitlines() if line.startswith("  mtlkit"))
+    assert shlex.split(command) == ["mtlkit", "bench", "-d", spec, "--data-dir", str(folder)]
+
+    few = ["--models", "shared-bottom", "--balancers", "uniform", "--references", "none"]
+    quick = ["--seeds", "1", "--epochs", "1", "--batch-size", "32", "--device", "cpu"]
+    results = folder / "results"
+    ran = cli(*shlex.split(command)[1:], *few, *quick, "--out", results)
+    assert ran.code == 0, ran.err
+    command = next(line for line in ran.err.splitlines() if line.startswith("  mtlkit"))
+    assert shlex.split(command) == ["mtlkit", "report", str(results)]
+
+    # where the report cannot go, the hint is a command that works
+    (folder / "file").write_text("")
+    for out in (folder / "file", folder / "file" / "report"):
+        refused = cli("report", results, "--out", out)
+        assert (refused.code, refused.out) == (3, "")
+        message, hint = refused.err.strip().split("\n\nhint: ")
+        assert message.startswith(f"error: The report folder {out} cannot be made: ")
+        assert shlex.split(hint)[:4] == ["mtlkit", "report", str(results), "--out"]
+
+
 def test_results_that_cannot_be_written(cli, home, tmp_path):
     (tmp_path / "file").write_text("")
     arguments = [
