@@ -9,7 +9,6 @@ heavy.
 from __future__ import annotations
 
 import ast
-import difflib
 import fnmatch
 import functools
 import hashlib
@@ -23,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mtlkit.errors import UsageError
+from mtlkit.errors import UsageError, did_you_mean, nearest_names
 
 PACKAGE = Path(__file__).parent
 
@@ -96,8 +95,7 @@ class Registry:
             raise UsageError(
                 f"There is no {self.kind} file {name!r}.", "give the path of an existing .py file"
             )
-        close = difflib.get_close_matches(name, self.names(), n=3, cutoff=0.5)
-        guess = f" Did you mean {' or '.join(close)}?" if close else ""
+        guess = did_you_mean(nearest_names(name, self.names(), 3))
         raise UsageError(
             f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.kind}s"
         )
@@ -181,7 +179,10 @@ def _name(file: Path) -> str:
 
 def _plugin(name: str) -> Path | None:
     """The file that a name stands for, if it is the path of one."""
-    return Path(name) if name.endswith(".py") and Path(name).is_file() else None
+    try:
+        return Path(name) if name.endswith(".py") and Path(name).is_file() else None
+    except OSError:  # a name that no file system allows
+        return None
 
 
 def _import_file(file: Path) -> ModuleType:

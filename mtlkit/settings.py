@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
-from mtlkit.errors import UsageError
+from mtlkit.errors import UsageError, did_you_mean, nearest_names
 from mtlkit.spec import split_list
 
 # --- the base, and types that options share
@@ -39,6 +49,35 @@ class Settings(BaseModel):
                 restored[key] = "none"
         return restored
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _true_is_no_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Refuse true and false where a number is meant: Python would read them as 1 and 0."""
+        assert info.field_name is not None
+        types = list(_types_within(cls.model_fields[info.field_name].annotation))
+        wants_number = int in types or float in types
+        if wants_number and bool not in types and _holds_bool(value):
+            raise ValueError("true and false are no numbers")
+        return value
+
+
+def _types_within(annotation: Any) -> Iterator[Any]:
+    """The types that an annotation consists of; values of literals count as such."""
+    arguments = get_args(annotation)
+    if not arguments:
+        yield annotation
+    for argument in arguments:
+        yield from _types_within(argument)
+
+
+def _holds_bool(value: Any) -> bool:
+    """Whether a value is true or false, or a list or mapping with one of them in it."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return any(_holds_bool(element) for element in value)
+    return isinstance(value, bool)
+
 
 def _as_list(value: Any) -> Any:
     """A list stays one; no value is the empty list, a single value a list of one."""
@@ -63,7 +102,14 @@ Floats = Annotated[tuple[float, ...], BeforeValidator(_as_list)]
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 """A list of words; written with commas between them."""
 
-Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+
+def _check_device(text: str) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", text):
+        raise ValueError("write auto, cpu, cuda or cuda:1")
+    return text
+
+
+Device = Annotated[str, AfterValidator(_check_device)]
 
 
 # --- the settings of a run
@@ -148,13 +194,13 @@ class TrainingSettings(Settings):
         "mean",
         description="what picks the best point on validation: mean, weighted, loss or a task",
     )
-    select_weights: dict[str, float] = Field(
+    select_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="task: weight, for select=weighted"
     )
 
     # what a single task gets
-    task_weights: dict[str, float] = Field(
-        default_factory=dict, description="task: factor on its loss"
+    task_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        default_factory=dict, description="task: factor on its loss, above 0"
     )
     task_lr: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict,
@@ -174,6 +220,22 @@ class TrainingSettings(Settings):
     cover: int = Field(
         1, gt=0, description="least number of rows and positives of a task in a covering batch"
     )
+
+    def repeats_rows(self, train_rows: int) -> str | None:
+        """A sentence where one optimiser step takes more rows than there are, so that rows repeat
+        within it and a run makes more passes than were asked for; None otherwise.
+        """
+        rows_per_step = self.batch_size * self.accumulate
+        if rows_per_step <= train_rows:
+            return None
+        steps = max(1, round(self.epochs * train_rows / rows_per_step))
+        passes = steps * rows_per_step / train_rows
+        batch_size = max(1, train_rows // self.accumulate)
+        return (
+            f"a step takes {rows_per_step:,} rows, but the training split has {train_rows:,}: rows "
+            f"repeat within a step, and a run makes {passes:.3g} passes over the data where epochs "
+            f"asks for {self.epochs:g}; choose batch_size={batch_size} or less"
+        )
 
 
 class ExecutionSettings(Settings):
@@ -223,6 +285,10 @@ class ExecutionSettings(Settings):
 
 # --- reading and checking
 
+LONGEST_VALUE = 200  # characters of a value that messages show
+MAX_YAML_DEPTH = 20  # of lists and mappings in each other; a grid needs four
+MAX_YAML_VALUES = 100_000
+
 
 S = TypeVar("S", bound=Settings)
 
@@ -264,12 +330,56 @@ def _first_error(error: ValidationError, names: list[str], owner: str) -> str:
     key = ".".join(step for step in path if "[" not in step)
 
     if deepest["type"] == "extra_forbidden":
-        close = difflib.get_close_matches(key, names, n=1, cutoff=0.5)
-        guess = f" Did you mean {close[0]}?" if close else ""
+        guess = did_you_mean(nearest_names(key, names))
         return f"The {owner} has no option {key!r}.{guess}"
     reason = deepest["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]
-    return f"The option {key!r} of the {owner} cannot be {deepest['input']!r}: {reason}."
+    return f"The option {key!r} of the {owner} cannot be {_short(deepest['input'])}: {reason}."
+
+
+def _short(value: Any) -> str:
+    """A value as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return "an integer of thousands of digits"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+class _GridLoader(yaml.SafeLoader):
+    """Refuses what PyYAML lets pass, or fails at with an error of its own."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        """Count how deep nodes are in each other."""
+        self._depth = getattr(self, "_depth", 0) + 1
+        if self._depth > MAX_YAML_DEPTH:
+            raise _RefusedYAMLError(
+                problem="is nested too deep", problem_mark=self.peek_event().start_mark
+            )
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        """Refuse a key that a mapping has twice, of which PyYAML takes the last."""
+        node = super().compose_mapping_node(anchor)
+        keys = set()
+        for key, _ in node.value:
+            # mappings may be merged in (<<) more than once
+            is_merge = key.tag == "tag:yaml.org,2002:merge"
+            if not isinstance(key, yaml.ScalarNode) or is_merge:
+                continue
+            if (key.tag, key.value) in keys:
+                raise _RefusedYAMLError(
+                    problem=f"has the key {key.value[:LONGEST_VALUE]!r} twice",
+                    problem_mark=key.start_mark,
+                )
+            keys.add((key.tag, key.value))
+        return node
+
+
+class _RefusedYAMLError(yaml.MarkedYAMLError):
+    """Valid YAML that no grid means; the problem is the verb of a sentence about the file."""
 
 
 def read_yaml(text: str, where: str) -> dict[str, Any]:
@@ -280,17 +390,36 @@ def read_yaml(text: str, where: str) -> dict[str, Any]:
         where: Where it is from, for messages: the name of the file.
 
     Raises:
-        UsageError: The text is no YAML mapping.
+        UsageError: The text is no YAML mapping, has a key twice, or holds far more than a grid.
     """
     hint = "mtlkit bench --print-config shows a valid file"
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _GridLoader)  # a SafeLoader
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" at line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{where} is not valid YAML{line}.", hint) from None
+        problem = error.problem if isinstance(error, _RefusedYAMLError) else "is not valid YAML"
+        raise UsageError(f"{where} {problem}{line}.", hint) from None
+    except (ValueError, OverflowError):  # such as an integer of 5,000 digits, or February 30
+        raise UsageError(f"{where} holds a number or a date that cannot be read.", hint) from None
     if value is None:
         return {}
     if not isinstance(value, dict):
         raise UsageError(f"{where} must hold key: value pairs.", hint)
+    _check_size(value, where, hint)
     return value
+
+
+def _check_size(value: dict[Any, Any], where: str, hint: str) -> None:
+    """Raise a :class:`UsageError` for more values than a grid holds. Aliases (``*name``) can stand
+    for billions, or for a mapping within itself.
+    """
+    count = 0
+    waiting: list[Any] = [value]
+    while waiting:
+        container = waiting.pop()
+        values = container.values() if isinstance(container, dict) else container
+        count += len(container)
+        if count > MAX_YAML_VALUES:
+            raise UsageError(f"{where} holds more than {MAX_YAML_VALUES:,} values.", hint)
+        waiting += [child for child in values if isinstance(child, (dict, list))]

@@ -13,6 +13,9 @@ from pydantic import BaseModel
 
 from mtlkit.errors import UsageError
 
+MAX_DEPTH = 8
+"""Names in a dotted key; settings need four at most (``training.task_lr.income``)."""
+
 NAME_AND_BRACKETS = re.compile(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", re.DOTALL)
 
 
@@ -84,7 +87,7 @@ def parse_spec(text: str) -> Spec:
     """Read ``name`` or ``name[key=value,...]``; a dot in a key opens a nested mapping.
 
     Raises:
-        UsageError: The brackets or an option cannot be read.
+        UsageError: The brackets or an option cannot be read, or an option is given twice.
     """
     match = NAME_AND_BRACKETS.fullmatch(text)
     if match is None or text.count("[") != text.count("]"):
@@ -94,10 +97,31 @@ def parse_spec(text: str) -> Spec:
         )
     name, brackets = match.groups()
 
+    assignments = split_list(brackets or "")
+    _check_keys(assignments, text)
     options: dict[str, Any] = {}
-    for assignment in split_list(brackets or ""):
+    for assignment in assignments:
         assign(options, assignment, f"in {text!r}")
     return Spec(name, options)
+
+
+def _check_keys(assignments: list[str], text: str) -> None:
+    """Raise a :class:`UsageError` for a key that brackets hold twice, or with a value and parts."""
+    keys = [assignment.partition("=")[0].strip() for assignment in assignments]
+    for key in keys:
+        if keys.count(key) > 1:
+            raise UsageError(
+                f"The option {key!r} is given twice in {text!r}.",
+                f"mtlkit info {text.partition('[')[0].strip()} shows the options",
+            )
+        if any(other.startswith(f"{key}.") for other in keys):
+            raise _value_and_parts(key, f"in {text!r}")
+
+
+def _value_and_parts(key: str, where: str) -> UsageError:
+    return UsageError(
+        f"The option {key!r} {where} is given both a value and parts.", "give one of the two"
+    )
 
 
 def assign(options: dict[str, Any], assignment: str, where: str) -> None:
@@ -109,7 +133,8 @@ def assign(options: dict[str, Any], assignment: str, where: str) -> None:
         where: Where it was written, for messages: ``"given to --set"``.
 
     Raises:
-        UsageError: It is no assignment, or its key already has a value where it needs a mapping.
+        UsageError: It is no assignment, its key is nested too deep, or already has a value where it
+            needs a mapping.
     """
     key, equals, value = assignment.partition("=")
     if not equals or not key.strip():
@@ -120,14 +145,16 @@ def assign(options: dict[str, Any], assignment: str, where: str) -> None:
 
     # the mapping that a dotted key leads to
     *parents, last = key.strip().split(".")
+    if len(parents) >= MAX_DEPTH:
+        raise UsageError(
+            f"The option {key[:40]!r}... {where} is nested too deep.",
+            "mtlkit bench --print-config shows every setting",
+        )
     target = options
     for parent in parents:
         target = target.setdefault(parent, {})
         if not isinstance(target, dict):
-            raise UsageError(
-                f"The option {parent!r} {where} is given both a value and parts.",
-                "give one of the two",
-            )
+            raise _value_and_parts(parent, where)
     target[last] = parse_value(value)
 
 

@@ -90,6 +90,7 @@ from pathlib import Path
 import torch
 
 from mtlkit import Balancer
+from mtlkit.balancers._step import SharedGradient
 
 
 class Plugin(Balancer):
@@ -180,7 +181,7 @@ return step.active.to(step.losses.dtype)
 BALANCERS = {
     "waits": WAITS.strip(),
     "raises": "raise ValueError('bad luck')",
-    "broken": "return torch.full_like(step.losses, torch.nan)",
+    "broken": "return SharedGradient(step.jacobian().sum(0) * torch.nan)",
     "exits": "os._exit(7)",
     "killed": "os.kill(os.getpid(), signal.SIGKILL)",
 }

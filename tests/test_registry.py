@@ -67,6 +67,8 @@ def test_wildcards():
     [
         (MODELS, "mmo", "mmoe"),
         (MODELS, "shared_bottom", "shared-bottom"),
+        (MODELS, "MMoE", "mmoe\\?"),
+        (DATASETS, "Census", "census\\?"),
         (BALANCERS, "pc-grad", "pcgrad"),
     ],
 )

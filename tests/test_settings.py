@@ -18,6 +18,11 @@ from mtlkit.settings import (
 )
 from mtlkit.spec import Spec, assign, canonical_json, digest, parse_spec, parse_value, split_list
 
+# nine aliases of nine aliases of ..., 4 * 10^8 values
+BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(
+    f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 9)
+)
+
 
 class Options(Settings):
     rate: float = Field(0.5, gt=0)
@@ -107,9 +112,25 @@ def test_options_that_cannot_be_read(text):
         parse_spec(text)
 
 
-def test_an_option_has_a_value_or_parts():
+@pytest.mark.parametrize("text", ["m[a=1,a=2]", "m[a=1,a=1]", "m[b.c=1, b.c =2]", "m[a=1,b=2,a=]"])
+def test_an_option_is_given_once(text):
+    with pytest.raises(UsageError, match=r"The option '[abc.]+' is given twice in 'm\[") as caught:
+        parse_spec(text)
+    assert caught.value.hint == "mtlkit info m shows the options"
+
+
+def test_keys_are_not_nested_without_end():
+    with pytest.raises(UsageError, match="is nested too deep"):
+        assign({}, "a." * 3000 + "b=1", "here")
+
+
+@pytest.mark.parametrize("text", ["m[a=1,a.b=2]", "m[a.b=2,a=1]"])
+def test_an_option_has_a_value_or_parts(text):
     with pytest.raises(UsageError, match="both a value and parts"):
-        parse_spec("m[a=1,a.b=2]")
+        parse_spec(text)
+
+
+def test_later_assignments_win():
     options = {}
     for item in ("a.b.c=1", "a.b.d=2", "a.b.c=3"):
         assign(options, item, "here")
@@ -180,6 +201,62 @@ def test_messages(values, message):
     assert caught.value.hint == "its options are rate, hidden, w, tower, on"
 
 
+@pytest.mark.parametrize(
+    "values",
+    [{"rate": True}, {"hidden": [8, False]}, {"hidden": True}, {"w": True}, {"tower": {"a": True}}],
+    ids=str,
+)
+def test_true_and_false_are_no_numbers(values):
+    (key,) = values
+    with pytest.raises(UsageError, match=f"The option '{key}.*: true and false are no numbers"):
+        validate(Options, values, "model m")
+    assert validate(Options, {"on": True}, "model m").on is True
+
+
+@pytest.mark.parametrize("weight", [0, -1, -0.0, math.inf, math.nan, True])
+def test_task_weights_are_above_0(weight):
+    with pytest.raises(UsageError, match="The option 'task_weights"):
+        validate(TrainingSettings, {"task_weights": {"a": weight}}, "grid")
+    assert validate(TrainingSettings, {"task_weights": {"a": 1e-25}}, "grid").task_weights["a"] > 0
+
+
+@pytest.mark.parametrize("weight", [-1, math.inf])
+def test_select_weights_are_not_negative(weight):
+    with pytest.raises(UsageError, match="The option 'select_weights"):
+        validate(TrainingSettings, {"select_weights": {"a": weight}}, "grid")
+    assert validate(TrainingSettings, {"select_weights": {"a": 0}}, "grid")
+
+
+@pytest.mark.parametrize(
+    ("settings", "rows", "words"),
+    [
+        ({"batch_size": 200}, 200, None),
+        ({"batch_size": 201}, 200, "a step takes 201 rows"),
+        ({"batch_size": 100, "accumulate": 2}, 200, None),
+        ({"batch_size": 100, "accumulate": 3}, 200, "choose batch_size=66 or less"),
+        # one step of 1,000 rows reads 12 rows 83 times
+        ({"batch_size": 1000, "epochs": 0.5}, 12, "makes 83.3 passes over the data where epochs"),
+    ],
+    ids=str,
+)
+def test_a_batch_larger_than_the_data_is_told(settings, rows, words):
+    warning = TrainingSettings(**settings).repeats_rows(rows)
+    assert warning is None if words is None else words in warning
+
+
+@pytest.mark.parametrize("device", ["tpu", "cuda:", "cuda:-1", "cuda:00", "cuda:\u0663", "CPU", ""])
+def test_devices_that_are_none(device):
+    with pytest.raises(UsageError, match="write auto, cpu, cuda or cuda:1"):
+        validate(ExecutionSettings, {"device": device}, "grid")
+
+
+@pytest.mark.parametrize("value", ["9" * 5000, 10**5000, ["x"] * 5000], ids=["text", "int", "list"])
+def test_long_values_are_cut_in_messages(value):
+    with pytest.raises(UsageError) as caught:
+        validate(Options, {"rate": value}, "model m")
+    assert len(caught.value.message) < 400
+
+
 def test_lists_of_settings():
     assert validate(Options, {"hidden": 8, "w": 1}, "m").hidden == (8,)
     assert validate(Options, {"hidden": [8, 4], "w": [1, 2]}, "m").w == (1.0, 2.0)
@@ -235,13 +312,30 @@ def test_equal_settings_have_one_digest():
         ("- 1\n- 2\n", "grid.yaml must hold key: value pairs."),
         ("text", "grid.yaml must hold key: value pairs."),
         ("a: !!python/object:os.system {}", "grid.yaml is not valid YAML at line 1."),
+        ("a: 1\nb: 2\na: 3\n", "grid.yaml has the key 'a' twice at line 3."),
+        ("a: {lr: 1, lr: 1}", "grid.yaml has the key 'lr' twice at line 1."),
+        ("a: " + "[" * 3000 + "]" * 3000, "grid.yaml is nested too deep at line 1."),
+        ("a: " + "{b: " * 3000 + "}" * 3000, "grid.yaml is nested too deep at line 1."),
+        ("a: " + "9" * 5000, "grid.yaml holds a number or a date that cannot be read."),
+        ("a: 2020-02-31", "grid.yaml holds a number or a date that cannot be read."),
+        ("a: &a {b: *a}", "grid.yaml holds more than 100,000 values."),
+        (BOMB, "grid.yaml holds more than 100,000 values."),
     ],
+    ids=lambda text: text[:40],
 )
 def test_yaml_errors(text, message):
     with pytest.raises(UsageError) as caught:
         read_yaml(text, "grid.yaml")
     assert caught.value.message == message
     assert "mtlkit bench --print-config" in caught.value.hint
+
+
+def test_yaml_merges():
+    """A merged mapping may have keys that are written out as well."""
+    text = "x: &x {lr: 1, epochs: 2}\ny: &y {<<: *x, lr: 3}\nz: {<<: [*x, *y], epochs: 4}\n"
+    read = read_yaml(text, "grid.yaml")
+    assert (read["y"], read["z"]) == ({"lr": 3, "epochs": 2}, {"lr": 1, "epochs": 4})
+    assert read_yaml("a: {b: &b {<<: {c: 1}, c: 2}}\nx: {<<: *b}\n", "grid.yaml")["x"] == {"c": 2}
 
 
 def test_yaml():

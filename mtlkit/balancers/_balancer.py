@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ from mtlkit.data.types import Task
 from mtlkit.errors import MtlkitError, UsageError
 from mtlkit.settings import Settings
 
+MAX_WEIGHT = 1e18
+"""Above it, squares of gradients overflow float32, and an optimiser that divides by their root,
+such as adam, makes no step at all.
+"""
+
+>>>>>>> room/nsettings
 TOLERANCE = 1e-4  # of sums and signs: above rounding errors, below what a learning rate would show
 
 
@@ -109,8 +116,8 @@ class Balancer(nn.Module, ABC):
         active tasks are 0.
 
         Raises:
-            MtlkitError: The answer is no weights (T,) and no direction (P,), or has a negative
-                weight that the class does not declare.
+            MtlkitError: The answer is no weights (T,) and no direction (P,), or has a weight that
+                is not finite or too large, or a negative one that the class does not declare.
         """
         # between the steps that make weights, the last ones, if they say something about each task
         if self.update_every > 1 and step.index % self.update_every:
@@ -123,6 +130,7 @@ class Balancer(nn.Module, ABC):
         if isinstance(decision, SharedGradient):
             return decision
 
+        self._check_size(decision, step)
         weights = self._on_scale(decision, step.active)
         self._check_signs(weights, step)
 
@@ -161,13 +169,35 @@ class Balancer(nn.Module, ABC):
                 f"{name} gave weights of shape {tuple(values.shape)} for {count} tasks.", hint
             )
 
-    def _check_signs(self, weights: Tensor, step: Step) -> None:
-        """Raise for negative weights of a class that is not ``signed``.
+    def _check_size(self, weights: Tensor, step: Step) -> None:
+        """Raise for an active task's weight that is not finite, or too large to train with.
 
-        Numbers on a CPU can be read for nothing. Reading those of another device would stop the
-        program until they are there, so they are read in the first step alone.
+        After a loss that is not finite nothing else can be expected: the loop tells of that.
         """
-        if self.signed or not (weights.is_cpu or step.index == 0):
+        if not self._may_read(weights, step):
+            return
+        values = weights.tolist()
+        if all(abs(value) <= MAX_WEIGHT for value in values):  # false for NaN
+            return
+        active, losses = step.active.tolist(), step.losses.tolist()
+        for value, on, loss in zip(values, active, losses, strict=True):
+            if on and math.isfinite(loss) and not abs(value) <= MAX_WEIGHT:
+                raise MtlkitError(
+                    f"{type(self).__name__} gave a task the weight {value:.3g}.",
+                    f"weights must be finite and at most {MAX_WEIGHT:g}; if this came late in a "
+                    "run, try a smaller lr",
+                )
+
+    @staticmethod
+    def _may_read(weights: Tensor, step: Step) -> bool:
+        """Whether numbers may be looked at. On a CPU they can be read for nothing; those of another
+        device would have to be waited for, so that they are read in the first step alone.
+        """
+        return weights.is_cpu or step.index == 0
+
+    def _check_signs(self, weights: Tensor, step: Step) -> None:
+        """Raise for negative weights of a class that is not ``signed``."""
+        if self.signed or not self._may_read(weights, step):
             return
         values = weights.tolist()
         lowest = min(values)

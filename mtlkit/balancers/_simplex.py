@@ -8,9 +8,14 @@ from torch import Tensor
 
 
 def on_simplex(weights: Tensor, active: Tensor) -> Tensor:
-    """Non-negative weights (T,), rescaled to sum to the number of active tasks; 0 for idle ones."""
+    """Non-negative weights (T,), rescaled to sum to the number of active tasks; 0 for idle ones.
+
+    NaN where their sum overflows: rescaled by it, all would be 0.
+    """
     weights = weights * active
-    return weights * (active.sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny))
+    total = weights.sum()
+    factor = active.sum() / total.clamp_min(torch.finfo(weights.dtype).tiny)
+    return weights * factor.masked_fill(total.isinf(), torch.nan)
 
 
 def softmax_over(logits: Tensor, active: Tensor) -> Tensor:

@@ -43,7 +43,7 @@ class Pareto(GramBalancer):
         )
         solver: Literal["exact", "paper"] = "exact"
         sweep: int | None = Field(
-            None, ge=2, description="number of preferences, each a cell with its own c"
+            None, ge=2, le=1000, description="number of preferences, each a cell with its own c"
         )
 
     same_as: ClassVar = {

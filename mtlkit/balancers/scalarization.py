@@ -35,7 +35,7 @@ class Scalarization(Uniform):
     class Options(Settings):
         """Options of scalarization."""
 
-        n: int = Field(9, ge=2, description="number of weightings")
+        n: int = Field(9, ge=2, le=1000, description="number of weightings")
 
     @classmethod
     def expand(

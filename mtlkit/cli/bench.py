@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -53,6 +54,10 @@ def bench(
     ] = None,
     batch_size: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(help="Stop after so many evaluation points without improvement."),
+    ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", help="Cells at a time. Default: one per core.")
@@ -106,7 +111,13 @@ def bench(
         "references": references,
         "tasks": tasks,
         "seeds": seeds,
-        "training": {"epochs": epochs, "batch_size": batch_size, "lr": lr, "freeze": freeze},
+        "training": {
+            "epochs": epochs,
+            "batch_size": batch_size,
+            "lr": lr,
+            "patience": patience,
+            "freeze": freeze,
+        },
         "execution": {"device": device, "jobs": jobs, "timeout": timeout, "init_from": init_from},
         "out": out,
     }
@@ -195,7 +206,9 @@ def _with_default_dataset(settings: GridSettings, home: Path, console: Console) 
 
 
 def _print_summary(plan: Plan, dataset: Dataset, console: Console) -> None:
-    """How many cells there are in which state, what does not apply, and which methods are one."""
+    """How many cells there are in which state, what does not apply, what the settings lead to, and
+    which methods are one.
+    """
     from rich.text import Text
 
     from mtlkit.equivalences import notices
@@ -214,7 +227,7 @@ def _print_summary(plan: Plan, dataset: Dataset, console: Console) -> None:
 
     resolved = [planned.cell.resolved["balancer"] for planned in plan.cells]
     balancers = [(balancer["name"], balancer["options"]) for balancer in resolved]
-    for notice in notices(balancers, len(dataset.schema.tasks)):
+    for notice in (*plan.notes, *notices(balancers, len(dataset.schema.tasks))):
         console.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
 
 
@@ -285,4 +298,5 @@ def _print_results(plan: Plan, out: Path, messages: Console) -> None:
     console = Console()
     console.print(results_table(out, groups, console.width))
     messages.print("Next:\n")
-    messages.print(f"  mtlkit report {out}\n", markup=False, highlight=False, soft_wrap=True)
+    command = shlex.join(["mtlkit", "report", str(out)])
+    messages.print(f"  {command}\n", markup=False, highlight=False, soft_wrap=True)

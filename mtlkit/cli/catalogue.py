@@ -84,9 +84,8 @@ def info(
 
 def _registry_of(name: str) -> Registry:
     """The registry that has an entry, or to whose kind a plugin file belongs."""
-    import difflib
 
-    from mtlkit.errors import UsageError
+    from mtlkit.errors import UsageError, did_you_mean, nearest_names
     from mtlkit.registry import REGISTRIES
 
     for registry in REGISTRIES.values():
@@ -95,10 +94,9 @@ def _registry_of(name: str) -> Registry:
 
     # none has: the nearest names are a better hint than a list
     every_name = [entry for registry in REGISTRIES.values() for entry in registry.names()]
-    close = difflib.get_close_matches(name, every_name, n=3, cutoff=0.5)
-    guess = f" Did you mean {' or '.join(close)}?" if close else ""
+    close = nearest_names(name, every_name, 3)
     command = f"info {close[0]}" if close else "list models"
-    raise UsageError(f"Nothing is called {name!r}.{guess}", f"mtlkit {command}")
+    raise UsageError(f"Nothing is called {name!r}.{did_you_mean(close)}", f"mtlkit {command}")
 
 
 def _describe_options(options_class: type[Settings]) -> list[dict[str, Any]]:

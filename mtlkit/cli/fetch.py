@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -92,11 +93,10 @@ def fetch(
     seconds = time.perf_counter() - started
     messages = Console(stderr=True)
     messages.print(f"\nReady in {home} after {seconds:.1f} s. Next:\n", style="dim", markup=False)
-    quoted = f"'{dataset}'" if "[" in dataset else dataset
-    more = f" --data-dir {data_dir}" if data_dir else ""
-    messages.print(
-        f"  mtlkit bench -d {quoted}{more}\n", markup=False, highlight=False, soft_wrap=True
-    )
+    words = ["mtlkit", "bench", "-d", dataset]
+    if data_dir:
+        words += ["--data-dir", str(data_dir)]
+    messages.print(f"  {shlex.join(words)}\n", markup=False, highlight=False, soft_wrap=True)
 
 
 def _without_none(values: dict[str, Any]) -> dict[str, Any]:

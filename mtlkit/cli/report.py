@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as json_module
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -47,7 +48,7 @@ def report(
         typer.echo(f"{folder}  ({len(files.figures)} files)")
     else:
         typer.echo("no figures: no run has finished")
-    typer.echo(f"\nhint: open {files.page} in a browser", err=True)
+    typer.echo(f"\nhint: open {shlex.quote(str(files.page))} in a browser", err=True)
 
 
 def _say_left_out(report: Frames | ReportFiles) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,29 +14,39 @@ from mtlkit.errors import UsageError
 from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, read_yaml, validate
 from mtlkit.spec import assign, split_list
 
+MAX_SEEDS = 10_000
+SEED = re.compile(r"[0-9]{1,18}")
+
 
 def _split_specs(value: Any) -> Any:
-    """``a,b[c=1]`` or a list of such."""
-    return split_list(value) if isinstance(value, str) else value
+    """``a,b[c=1]`` or a list of such; at least one."""
+    names = split_list(value) if isinstance(value, str) else value
+    if isinstance(names, (list, tuple)) and not names:
+        raise ValueError("it names nothing, as does a shell variable that is not set")
+    return names
 
 
 def _split_specs_or_none(value: Any) -> Any:
-    """As :func:`_split_specs`; ``none`` is an empty list."""
-    return [] if value is None or value == "none" else _split_specs(value)
+    """``a,b[c=1]`` or a list of such; ``none`` is an empty list."""
+    if value is None or value == "none":
+        return []
+    return split_list(value) if isinstance(value, str) else value
 
 
 def _read_seeds(value: Any) -> Any:
     """A count, or the seeds themselves (``0,3,5``; ``7,`` for one)."""
     if isinstance(value, str):
         numbers = split_list(value)
-        if not numbers or not all(number.isdigit() for number in numbers):
-            raise ValueError("write how many (3), or which (0,5,7)")
+        if not numbers or not all(SEED.fullmatch(number) for number in numbers):
+            raise ValueError("write how many (3), or which (0,5,7), in at most 18 digits")
         value = [int(number) for number in numbers] if "," in value else int(value)
 
     # a count stands for the first seeds
     if isinstance(value, int):
         if value < 1:
             raise ValueError("there must be at least one seed")
+        if value > MAX_SEEDS:
+            raise ValueError(f"a grid takes at most {MAX_SEEDS:,} seeds")
         return list(range(value))
     if isinstance(value, list) and len(set(map(str, value))) != len(value):
         raise ValueError("a seed is named twice")
@@ -45,7 +56,9 @@ def _read_seeds(value: Any) -> Any:
 Specs = Annotated[tuple[str, ...], BeforeValidator(_split_specs)]
 SpecsOrNone = Annotated[tuple[str, ...], BeforeValidator(_split_specs_or_none)]
 Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0)], ...], BeforeValidator(_read_seeds), Field(min_length=1)
+    tuple[Annotated[int, Field(ge=0, lt=10**18)], ...],
+    BeforeValidator(_read_seeds),
+    Field(min_length=1, max_length=MAX_SEEDS),
 ]
 
 

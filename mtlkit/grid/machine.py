@@ -29,12 +29,13 @@ def resolve_device(text: str) -> torch.device:
     """
     if text == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    device = torch.device(text)
+    kind, _, number = text.partition(":")
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if device.type == "cuda" and (device.index or 0) >= count:
+    # read here, for PyTorch takes number 256 for number 0
+    if kind == "cuda" and int(number or 0) >= count:
         reason = f"only {count} found" if count else "none was found"
         raise MissingError(f"There is no GPU {text!r} here: {reason}.", "mtlkit bench --device cpu")
-    return device
+    return torch.device(text)
 
 
 def describe_environment(

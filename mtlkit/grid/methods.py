@@ -8,12 +8,12 @@ from typing import Any
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.types import Schema
-from mtlkit.errors import UsageError
+from mtlkit.errors import UsageError, did_you_mean, nearest_names
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import NO_FUNNEL
 from mtlkit.models._options import BaseOptions, ModelOptions
 from mtlkit.registry import BALANCERS, Registry
-from mtlkit.settings import Settings, validate
+from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, validate
 from mtlkit.spec import Spec, parse_spec
 
 
@@ -84,8 +84,10 @@ def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Re
     for key in common:
         if key not in options:
             kind = registry.kind
+            names = {*options, *TrainingSettings.model_fields, *ExecutionSettings.model_fields}
+            guess = did_you_mean(nearest_names(key, sorted(names)))
             raise UsageError(
-                f"No setting and no option of a {kind} in this grid is called {key!r}.",
+                f"No setting and no option of a {kind} in this grid is called {key!r}.{guess}",
                 f"options of its {kind}s are {', '.join(sorted(options))}"
                 if options
                 else f"its {kind}s take no options",

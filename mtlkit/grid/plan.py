@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from itertools import product
 from typing import Literal
@@ -11,6 +12,7 @@ from mtlkit.data.planted import ceilings
 from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
+from mtlkit.grid.build import build_model
 from mtlkit.grid.grid_settings import GridSettings
 from mtlkit.grid.methods import (
     Method,
@@ -23,10 +25,13 @@ from mtlkit.grid.methods import (
 )
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.settings import Settings
 from mtlkit.store import ResultStore
 from mtlkit.training.selection import check_task_names
+from mtlkit.training.warm_start import frozen_names
 
 State = Literal["to run", "done", "failed before"]
+MAX_CELLS = 100_000
 NO_BALANCER = "none"
 """The balancer of models whose tasks share no parameter."""
 
@@ -46,10 +51,12 @@ class Plan:
     Args:
         cells: In the order in which they run.
         inapplicable: Model as typed, and why it makes no sense on this data set.
+        notes: Sentences for the user.
     """
 
     cells: list[PlannedCell]
     inapplicable: list[tuple[str, str]]
+    notes: tuple[str, ...] = ()
 
     @property
     def to_run(self) -> list[Cell]:
@@ -77,17 +84,20 @@ def make_plan(
         retry_failed: Plan failed cells again.
 
     Raises:
-        UsageError: A method, an option or the name of a task is wrong, or nothing applies.
+        UsageError: A method, an option, the name of a task or a pattern of ``freeze`` is wrong, or
+            nothing applies, or there are too many cells.
     """
     check_task_names(settings.training, dataset.schema)
     models, inapplicable = _models(settings, dataset, force)
     balancers = _balancers(settings, dataset.schema)
     _check_something_applies(settings, models, inapplicable)
     pairs = _pairs(models, balancers)
+    _check_count(len(settings.seeds) * len(pairs))
 
     # what all cells have in common
     training = settings.training.model_dump(mode="json")
     training["init_from"] = _key_of_start(settings)
+    _check_freeze(settings, models, dataset.schema)
     resolved_dataset = {
         "name": source.name,
         "options": source.resolved_options(),
@@ -116,7 +126,8 @@ def make_plan(
         cells.setdefault(cell.key, cell)
 
     planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells.values()]
-    return Plan(planned, inapplicable)
+    repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
+    return Plan(planned, inapplicable, (repeated,) if repeated else ())
 
 
 # --- methods
@@ -125,6 +136,7 @@ def make_plan(
 @dataclass(frozen=True)
 class _Model:
     method: Method
+    options: Settings
     shares_parameters: bool
 
 
@@ -146,7 +158,8 @@ def _models(
             inapplicable.append((str(spec), f"{dataset.name} {reason}"))
             continue
         check_model(spec, model_class, options, dataset.schema)
-        models.append(_Model(resolve(spec, options, MODELS), model_class.shares_parameters))
+        method = resolve(spec, options, MODELS)
+        models.append(_Model(method, options, model_class.shares_parameters))
 
     check_common_options(settings.model, specs, MODELS)
     return models, inapplicable
@@ -187,7 +200,31 @@ def _pairs(models: list[_Model], balancers: list[Method]) -> list[tuple[Method, 
     return pairs
 
 
+def _check_count(count: int) -> None:
+    """Raise a :class:`UsageError` for a grid that no memory holds."""
+    if count > MAX_CELLS:
+        raise UsageError(
+            f"This grid has {count:,} cells, but the most is {MAX_CELLS:,}.",
+            "mtlkit bench --seeds 3, with fewer models or balancers",
+        )
+
+
 # --- the start, and what is done already
+
+
+def _check_freeze(settings: GridSettings, models: list[_Model], schema: Schema) -> None:
+    """Every model must have the parameters that shall be frozen, and others to train.
+
+    Raises:
+        UsageError: One has not.
+    """
+    if not settings.training.freeze:
+        return
+    for model in models:
+        model_class = MODELS.load(model.method.resolved["name"])
+        network = build_model(model_class, schema, model.options, seed=0)
+        names = [name for name, _ in network.named_parameters()]
+        frozen_names(names, settings.training.freeze, model.method.typed)
 
 
 def _key_of_start(settings: GridSettings) -> str | None:
@@ -225,16 +262,17 @@ def _key_of_start(settings: GridSettings) -> str | None:
         raise UsageError(
             f"init_from of the training is {key!r}, "
             f"but the run in {folder} has the key {record.key}.",
-            f"mtlkit bench --init-from {folder}, without that setting",
+            f"leave that setting out: mtlkit bench --init-from {shlex.quote(str(folder))}",
         )
     return record.key
 
 
 def _command(cell: Cell) -> str:
     """The command that runs a cell alone."""
-    balancer = "" if cell.balancer == NO_BALANCER else f" --balancers '{cell.balancer}'"
-    alone = f"--references none --seeds {cell.seed},"
-    return f"mtlkit bench -d '{cell.dataset}' --models '{cell.model}'{balancer} {alone}"
+    words = ["mtlkit", "bench", "-d", cell.dataset, "--models", cell.model]
+    if cell.balancer != NO_BALANCER:
+        words += ["--balancers", cell.balancer]
+    return shlex.join([*words, "--references", "none", "--seeds", f"{cell.seed},"])
 
 
 def _state(cell: Cell, store: ResultStore, retry_failed: bool) -> State:

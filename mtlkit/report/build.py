@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -87,15 +88,14 @@ def write_report(
             is set.
 
     Raises:
-        MtlkitError: There is nothing to report.
+        MtlkitError: There is nothing to report, or the folder cannot be made.
     """
     # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay.
     from mtlkit.report.figures.context import Look
 
     frames = open_results(results)
     out = out or results / "report"
-    (out / "tables").mkdir(parents=True, exist_ok=True)
-    (out / "figures").mkdir(exist_ok=True)
+    _make_folders(out, results)
 
     # One look for all blocks, so that a balancer has the same colour in every figure.
     look = Look.of(frames)
@@ -116,6 +116,18 @@ def write_report(
         copies=frames.copies,
         simulated=tuple(block.title for block in frames.blocks if block.simulated),
     )
+
+
+def _make_folders(out: Path, results: Path) -> None:
+    try:
+        (out / "tables").mkdir(parents=True, exist_ok=True)
+        (out / "figures").mkdir(exist_ok=True)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise MissingError(
+            f"The report folder {out} cannot be made: {reason}.",
+            shlex.join(["mtlkit", "report", str(results), "--out", "another-folder"]),
+        ) from None
 
 
 def _replace_earlier(out: Path, files: list[str]) -> None:

@@ -82,6 +82,9 @@ class Trainer:
         self.balancer = balancer.to(self.device) if balancer is not None else None
         self.sharing = prepare_model(self.model, balancer, settings, self.probe_batch)
         self.warnings = [f"no task reaches {name}" for name in self.sharing.unreached]
+        repeated = settings.repeats_rows(len(self.train))
+        if repeated is not None:
+            self.warnings.append(repeated)
         # A shortcut that this model does not allow is told where it would have been taken.
         asks_for_gradients = balancer is not None and balancer.needs != "losses"
         self.notes = self.sharing.refused if asks_for_gradients else []

@@ -159,21 +159,37 @@ class WarmStart:
         Raises:
             UsageError: A pattern matches nothing, or nothing is left to train.
         """
-        for pattern in self.freeze:
-            matched = fnmatch.filter(parameters, pattern)
-            if not matched:
-                modules = sorted({f"{name.partition('.')[0]}.*" for name in parameters})
-                raise UsageError(
-                    f"No parameter matches the pattern {pattern!r} of freeze.",
-                    f"its parts are {', '.join(modules)}",
-                )
-            for name in matched:
-                parameters[name].requires_grad_(False)
+        for name in frozen_names(list(parameters), self.freeze):
+            parameters[name].requires_grad_(False)
 
-        if not any(parameter.requires_grad for parameter in parameters.values()):
+
+def frozen_names(names: Sequence[str], patterns: Sequence[str], model: str = "") -> set[str]:
+    """The parameters that match a pattern.
+
+    Args:
+        names: Of all parameters of a model.
+        patterns: Shell wildcards.
+        model: What the model is called, for messages.
+
+    Raises:
+        UsageError: A pattern matches nothing, or nothing is left to train.
+    """
+    owner = f" of {model}" if model else ""
+    frozen = set()
+    for pattern in patterns:
+        matched = fnmatch.filter(names, pattern)
+        if not matched:
+            modules = sorted({f"{name.partition('.')[0]}.*" for name in names})
             raise UsageError(
-                "Everything is frozen, so there is nothing to train.", "--freeze 'embedding.*'"
+                f"No parameter{owner} matches the pattern {pattern!r} of freeze.",
+                f"its parts are {', '.join(modules)}",
             )
+        frozen.update(matched)
+    if len(frozen) == len(names):
+        raise UsageError(
+            f"Everything{owner} is frozen, so there is nothing to train.", "--freeze 'embedding.*'"
+        )
+    return frozen
 
 
 def _without(tensor: Tensor, axis: int) -> list[int]:

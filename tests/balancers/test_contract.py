@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._simplex import on_simplex
 from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.errors import MtlkitError
@@ -88,6 +89,30 @@ def test_a_wrong_answer_is_an_error_that_names_the_balancer(answer, words):
     with pytest.raises(MtlkitError, match=f"Plugin .*{words}") as caught:
         answering(answer).decide(step())
     assert caught.value.hint
+
+
+@pytest.mark.parametrize("scale", ["simplex", "native"])
+@pytest.mark.parametrize("weight", [torch.nan, torch.inf, -torch.inf, 1e30, 3e38, -1e30])
+def test_a_weight_that_float32_cannot_train_with_is_an_error(scale, weight):
+    for answer in ([1.0, weight, 1.0], [weight] * 3):
+        with pytest.raises(MtlkitError, match="Plugin gave a task the weight ") as caught:
+            answering(torch.tensor(answer), scale).decide(step())
+        assert caught.value.hint
+    idle = answering(torch.tensor([1.0, weight, 1.0]), scale).decide(step((True, False, True)))
+    assert idle.tolist() == [1, 0, 1]
+
+
+def test_after_a_loss_that_is_not_finite_the_loop_tells_of_it():
+    diverged = step()
+    diverged.losses = torch.full((3,), torch.nan)
+    weights = answering(torch.full((3,), torch.nan)).decide(diverged)
+    assert weights.isnan().all()
+
+
+def test_a_sum_that_overflows_gives_no_zeros():
+    """As on another device, where weights are not looked at in each step."""
+    weights = on_simplex(torch.tensor([3e38, 3e38, 1.0]), torch.ones(3, dtype=torch.bool))
+    assert weights.isnan().all()
 
 
 def test_negative_weights_are_declared():

@@ -44,6 +44,7 @@ def test_version(cli):
         ),
         (["list", "models", "zz*"], "No model matches 'zz*'.", "mtlkit list models"),
         (["info", "mmoee"], "Nothing is called 'mmoee'. Did you mean mmoe", "mtlkit info mmoe"),
+        (["info", "MMoE"], "Nothing is called 'MMoE'. Did you mean mmoe?", "mtlkit info mmoe"),
         (["info", "qqqqqq"], "Nothing is called 'qqqqqq'.", "mtlkit list models"),
         (
             ["fetch", "censu"],

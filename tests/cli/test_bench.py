@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 import pytest
@@ -5,6 +6,7 @@ import yaml
 
 import mtlkit
 from mtlkit.data.data_home import last_fetched, remember
+from mtlkit.data.sources import open_source
 from mtlkit.errors import MissingError
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
@@ -155,6 +157,56 @@ def test_a_failed_grid_is_told_before_it_runs(dry):
         assert "\n\nhint: " in result.err
 
 
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--models", ""], 2, "it names nothing"),
+        (["--balancers", ","], 2, "it names nothing"),
+        (["--tasks", ""], 2, "it names nothing"),
+        (["--device", "cuda:9999"], 3, "There is no GPU 'cuda:9999' here"),
+        (["--device", "cuda:256"], 3, "There is no GPU 'cuda:256' here"),
+        (["--device", f"cuda:{DIGITS}"], 2, "write auto, cpu, cuda or cuda:1"),
+        (["--seeds", "1000000000"], 2, "a grid takes at most 10,000 seeds"),
+        (["--seeds", DIGITS], 2, "in at most 18 digits"),
+        (["--patience", "0"], 2, "The option 'training.patience' of the grid cannot be 0"),
+        (["--set", f"experts={DIGITS}"], 2, "cannot be inf"),
+        (["--set", "task_weights.task-1=0"], 2, "cannot be 0: input should be greater than 0"),
+        (["-d", "synthetic[rows=1e12]"], 2, "1,000,000,000,000 rows of 512 inputs do not fit"),
+        (["-d", "synthetic[d=1e12]"], 2, "do not fit into memory"),
+        (["-d", "synthetic[m=1e12]"], 2, "less than or equal to 1000"),
+        (["-d", "funnel[rows=1e12]"], 2, "less than or equal to 50000000"),
+        (["--models", "m" * 5000 + ".py"], 2, "There is no model file"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_wrong_words_are_a_sentence_and_a_hint(dry, arguments, code, words):
+    result = dry(*arguments)
+    assert (result.code, result.out) == (code, "")
+    assert result.err.startswith("error: ")
+    assert words in result.err.partition("\n\nhint: ")[0]
+    assert "\n\nhint: " in result.err
+
+
+def test_the_hint_of_too_many_rows_works(dry):
+    hint = dry("-d", "synthetic[rows=1e12,d=4]").err.partition("\n\nhint: ")[2]
+    (dataset,) = [word for word in shlex.split(hint) if word.startswith("synthetic[")]
+    assert open_source(dataset).options.d == 4
+
+
+def test_a_batch_larger_than_the_data_is_told_in_the_plan(dry):
+    few = ["--models", "mmoe", "--balancers", "uniform", "--epochs", "0.5"]
+    assert "note a step takes 1,024 rows, but the training split has 200" in dry(*few).err
+    assert "note" not in dry(*few, "--batch-size", "200").err
+
+
+def test_patience_is_a_flag(cli):
+    result = cli("bench", "--patience", "3", "--print-config")
+    assert yaml.safe_load(result.out)["training"]["patience"] == 3
+
+
 def test_models_that_do_not_apply_are_shown_with_the_reason(dry, tmp_path):
     file = tmp_path / "funnel.py"
     file.write_text(
@@ -213,6 +265,32 @@ def test_census_where_nothing_was_fetched(cli, tmp_path, monkeypatch):
     assert result.err.endswith(
         "error: There is no network.\n\nhint: mtlkit fetch census --from FILE\n"
     )
+
+
+def test_next_commands_are_quoted(cli, tmp_path):
+    """A folder with a blank and an apostrophe in its name, from the data to the report."""
+    folder = tmp_path / "my sister's"
+    spec = "synthetic[rows=64,d=3]"
+    fetched = cli("fetch", spec, "--data-dir", folder)
+    command = next(line for line in fetched.err.splitlines() if line.startswith("  mtlkit"))
+    assert shlex.split(command) == ["mtlkit", "bench", "-d", spec, "--data-dir", str(folder)]
+
+    few = ["--models", "shared-bottom", "--balancers", "uniform", "--references", "none"]
+    quick = ["--seeds", "1", "--epochs", "1", "--batch-size", "32", "--device", "cpu"]
+    results = folder / "results"
+    ran = cli(*shlex.split(command)[1:], *few, *quick, "--out", results)
+    assert ran.code == 0, ran.err
+    command = next(line for line in ran.err.splitlines() if line.startswith("  mtlkit"))
+    assert shlex.split(command) == ["mtlkit", "report", str(results)]
+
+    # where the report cannot go, the hint is a command that works
+    (folder / "file").write_text("")
+    for out in (folder / "file", folder / "file" / "report"):
+        refused = cli("report", results, "--out", out)
+        assert (refused.code, refused.out) == (3, "")
+        message, hint = refused.err.strip().split("\n\nhint: ")
+        assert message.startswith(f"error: The report folder {out} cannot be made: ")
+        assert shlex.split(hint)[:4] == ["mtlkit", "report", str(results), "--out"]
 
 
 def test_results_that_cannot_be_written(cli, home, tmp_path):
@@ -315,7 +393,19 @@ def test_a_file_is_planned(dry, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text", ["models: [mmoe", "modles: mmoe", "training: {lr: fast}", "- mmoe"]
+    "text",
+    [
+        "models: [mmoe",
+        "modles: mmoe",
+        "training: {lr: fast}",
+        "- mmoe",
+        "tasks: []",
+        "seeds: true",
+        "models: mmoe\nmodels: ple",
+        "a: " + "[" * 3000,
+        "seeds: " + DIGITS,
+    ],
+    ids=lambda text: text[:40],
 )
 def test_files_that_are_wrong(cli, tmp_path, text):
     file = tmp_path / "grid.yaml"

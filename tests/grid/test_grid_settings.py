@@ -77,13 +77,34 @@ def test_seeds(value, seeds):
     assert read_grid(None, {"seeds": value}, []).seeds == seeds
 
 
+def test_most_seeds():
+    assert len(read_grid(None, {"seeds": 10_000}, []).seeds) == 10_000
+    assert read_grid(None, {"seeds": "999999999999999999,"}, []).seeds == (10**18 - 1,)
+
+
 @pytest.mark.parametrize("value", ["none", None, [], ""])
 def test_no_references(value):
     assert read_grid(None, {"references": value}, []).references == ()
     assert read_grid(None, {}, ["references=none"]).references == ()
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "x", "", "1,1", [1, 1], [], [-1], "1.5", 0, ["a"]])
+@pytest.mark.parametrize("key", ["models", "balancers", "tasks"])
+@pytest.mark.parametrize("value", ["", ",", " , ", [], ()], ids=repr)
+def test_names_that_are_none(key, value):
+    """As of an unset shell variable."""
+    with pytest.raises(UsageError, match=f"The option '{key}' of the grid .*: it names nothing"):
+        read_grid(None, {key: value}, [])
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("0", "-1", "x", "", "1,1", "1.5", 0, [1, 1], [], [-1], ["a"]),
+        *(True, False, [True], "\u00b2", 10**9, "1000000000", "10001", "9" * 5000, [10**18]),
+        list(range(10_001)),
+    ],
+    ids=lambda value: repr(value)[:20],
+)
 def test_seeds_that_are_none(value):
     with pytest.raises(UsageError, match="'seeds"):
         read_grid(None, {"seeds": value}, [])

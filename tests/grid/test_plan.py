@@ -175,6 +175,49 @@ def test_a_start_without_weights_names_the_command_that_makes_them(plan, store):
     assert [p.cell.key for p in made.cells] == [of.key]
 
 
+@pytest.mark.parametrize(
+    ("models", "pattern", "message", "hint"),
+    [
+        (
+            "mmoe,shared-bottom",
+            "experts.*",
+            "No parameter of shared-bottom matches the pattern 'experts.*' of freeze.",
+            "its parts are bottom.*, ",
+        ),
+        ("mmoe", "embeding.*", "No parameter of mmoe matches", "its parts are experts.*, "),
+        ("mmoe", "*", "Everything of mmoe is frozen, so there is nothing to train.", "--freeze"),
+    ],
+)
+def test_patterns_of_freeze_are_checked_for_every_model(
+    plan, store, models, pattern, message, hint
+):
+    run = done(plan({"models": "mmoe"}).cells[0].cell)
+    start = f"execution.init_from={store.save(run, {'weights': {'x': np.zeros(1)}})}"
+    with pytest.raises(UsageError) as caught:
+        plan({"models": models}, start, f"freeze={pattern}")
+    assert caught.value.message.startswith(message)
+    assert caught.value.hint.startswith(hint)
+    frozen = plan({"models": "mmoe"}, start, "freeze=experts.*,gates.*")
+    assert frozen.cells[0].cell.resolved["training"]["freeze"] == ["experts.*", "gates.*"]
+
+
+def test_a_batch_larger_than_the_data_is_noted(plan):
+    (note,) = plan({"models": "mmoe"}, "epochs=0.5").notes
+    assert note.startswith("a step takes 1,024 rows, but the training split has 200: ")
+    assert plan({"models": "mmoe"}, "batch_size=200").notes == ()
+
+
+def test_paths_in_hints_are_quoted(plan, tmp_path):
+    store = ResultStore(tmp_path / "my results")
+    folder = store.save(
+        done(plan({"models": "mmoe"}).cells[0].cell), {"weights": {"x": np.ones(1)}}
+    )
+    with pytest.raises(UsageError, match="has the key") as caught:
+        plan({"models": "mmoe"}, "training.init_from=else", f"execution.init_from={folder}")
+    command = caught.value.hint.partition(": ")[2]
+    assert shlex.split(command) == ["mtlkit", "bench", "--init-from", str(folder)]
+
+
 def test_tasks_and_their_order_are_part_of_the_identity(plan):
     groups = [
         plan({"models": "mmoe"}, tasks=t).cells[0].cell.group
@@ -289,6 +332,39 @@ def test_options_for_all_go_to_those_that_have_them(plan):
     ("settings", "items", "message"),
     [
         ({"models": "mmo"}, [], "There is no model called 'mmo'. Did you mean mmoe"),
+        ({"models": "MMoE"}, [], "There is no model called 'MMoE'. Did you mean mmoe?"),
+        (
+            {"models": "mmoe", "balancers": "PCGrad"},
+            [],
+            "There is no balancer called 'PCGrad'. Did you mean pcgrad?",
+        ),
+        (
+            {"models": "mmoe"},
+            ["Experts=4"],
+            "No setting and no option of a model in this grid is called 'Experts'. "
+            "Did you mean experts?",
+        ),
+        (
+            {"models": "mmoe"},
+            ["LR=1"],
+            "No setting and no option of a model in this grid is called 'LR'. Did you mean lr?",
+        ),
+        ({"models": "mmoe[experts=4,experts=5]"}, [], "The option 'experts' is given twice in"),
+        (
+            {"models": "mmoe[experts=true]"},
+            [],
+            "The option 'experts' of the model mmoe cannot be True: true and false are no numbers",
+        ),
+        (
+            {"models": "mmoe", "balancers": "scalarization[n=10000000]"},
+            [],
+            "The option 'n' of the balancer scalarization cannot be 10000000",
+        ),
+        (
+            {"models": "mmoe", "balancers": "pareto[sweep=10000000]"},
+            [],
+            "The option 'sweep' of the balancer pareto cannot be 10000000",
+        ),
         (
             {"models": "mmoe", "balancers": "uwll"},
             [],
@@ -334,7 +410,16 @@ def test_options_for_all_go_to_those_that_have_them(plan):
         ),
         ({"models": "mmoe"}, ["select=zz"], "There is no task 'zz' in this data set."),
         ({"models": "mmoe"}, ["task_weights.zz=2"], "There is no task 'zz' in this data set."),
-        ({"models": ""}, [], "No model of this grid applies (none was named)."),
+        (
+            {"models": ""},
+            [],
+            "The option 'models' of the grid cannot be '': it names nothing",
+        ),
+        (
+            {"models": "mmoe", "balancers": "scalarization[n=1000],*", "seeds": 9999},
+            [],
+            "This grid has ",
+        ),
     ],
     ids=str,
 )

@@ -126,7 +126,13 @@ def test_divergence_is_a_record(cells, home):
     [
         ("raise ValueError('this went wrong')", "ValueError", "this went wrong"),
         ("raise MemoryError", "MemoryError", "MemoryError"),
-        ("return torch.full_like(step.losses, torch.nan)", "Diverged", "is not finite"),
+        (
+            "return SharedGradient(step.jacobian().sum(0) * torch.nan)",
+            "Diverged",
+            "is not finite",
+        ),
+        ("return torch.full_like(step.losses, torch.nan)", "MtlkitError", "the weight nan"),
+        ("return torch.full_like(step.losses, 3e38)", "MtlkitError", "the weight 3e+38"),
         ("return torch.ones(7)", "MtlkitError", "gave weights of shape (7,) for 2 tasks"),
     ],
 )
@@ -141,6 +147,13 @@ def test_whatever_a_balancer_raises_is_a_record(cells, home, plugin, tmp_path, b
     assert outcome.arrays == {}
     ResultStore(tmp_path).save(outcome.record, log=outcome.log)
     assert ResultStore(tmp_path).get(cell) == outcome.record
+
+
+def test_a_batch_larger_than_the_data_is_a_warning_of_the_record(cells, home):
+    (cell,) = cells("shared-bottom", "uniform", "batch_size=1000", "epochs=0.5")
+    (warning,) = run_cell(cell, home, CPU).record.warnings
+    assert warning.startswith("a step takes 1,000 rows, but the training split has 200: ")
+    assert "makes 5 passes over the data where epochs asks for 0.5" in warning
 
 
 def test_failures_say_what_a_user_should_read(cells):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.errors import UsageError
+from mtlkit.balancers._step import SharedGradient
+from mtlkit.errors import MtlkitError, UsageError
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training.result import DivergedError
 from tests.toy import toy_dataset, toy_schema
@@ -237,7 +238,7 @@ def test_a_run_that_diverges_is_an_error(trainer, pair):
 
 
 def test_weights_that_are_nan(trainer, pair):
-    with pytest.raises(DivergedError):
+    with pytest.raises(MtlkitError, match="gave a task the weight nan"):
         trainer(pair, balancer=lambda step: step.losses * math.nan).fit()
 
 
@@ -245,7 +246,8 @@ def test_a_last_step_that_breaks_the_model_is_no_result(trainer, pair):
     """All training losses are finite; the model is not."""
 
     def late(step):
-        return step.active * (math.nan if step.index == step.total - 1 else 1.0)
+        factor = math.nan if step.index == step.total - 1 else 1.0
+        return SharedGradient(step.jacobian().sum(0) * factor)
 
     with pytest.raises(DivergedError) as caught:
         trainer(pair, balancer=late).fit()

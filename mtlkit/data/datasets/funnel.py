@@ -54,7 +54,10 @@ class Funnel(GeneratedSource):
         """Size, bias and rates of the generated data."""
 
         rows: int = Field(
-            60_000, ge=40, description="training rows; validation and test get half of it each"
+            60_000,
+            ge=40,
+            le=50_000_000,
+            description="training rows; validation and test get half of it each",
         )
         bias: float = Field(
             4.0,
@@ -71,8 +74,8 @@ class Funnel(GeneratedSource):
             lt=1,
             description="share of all rows on train that would buy if they clicked",
         )
-        users: int = Field(1000, ge=2, description="number of users")
-        items: int = Field(300, ge=2, description="number of items")
+        users: int = Field(1000, ge=2, le=10_000_000, description="number of users")
+        items: int = Field(300, ge=2, le=10_000_000, description="number of items")
         seed: int = Field(0, ge=0, description="of the generator")
 
     options: Options

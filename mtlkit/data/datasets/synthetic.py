@@ -37,6 +37,9 @@ from mtlkit.data.types import Feature, Schema, Task
 from mtlkit.errors import UsageError
 from mtlkit.settings import Settings
 
+MAX_NUMBERS = 10**9  # of float32 in the training split: 4 GB
+NUMBERS_PER_TASK = 8  # targets, signals and what they are made of, in float64
+
 
 class Synthetic(GeneratedSource):
     """The generator of the MMoE paper, for any number of tasks."""
@@ -55,7 +58,7 @@ class Synthetic(GeneratedSource):
             20_000, ge=8, description="training rows; validation and test get a quarter of it each"
         )
         d: int = Field(512, ge=1, description="number of inputs")
-        m: int = Field(10, ge=0, description="number of sine terms")
+        m: int = Field(10, ge=0, le=1000, description="number of sine terms")
         noise_std: float = Field(
             0.1, ge=0, description="standard deviation of the noise (the paper writes N(0, 0.01))"
         )
@@ -78,6 +81,20 @@ class Synthetic(GeneratedSource):
                 raise UsageError(
                     f"{self.tasks} tasks need at least {self.tasks} inputs, but d is {self.d}.",
                     f"mtlkit fetch 'synthetic[tasks={self.tasks},d={self.tasks}]'",
+                )
+            return self
+
+        @model_validator(mode="after")
+        def _fits_into_memory(self) -> Synthetic.Options:
+            """Refuse more data than a machine holds: all of it is drawn at once."""
+            numbers_per_row = self.d + NUMBERS_PER_TASK * self.tasks
+            if self.rows * numbers_per_row > MAX_NUMBERS:
+                most_rows = MAX_NUMBERS // numbers_per_row
+                raise UsageError(
+                    f"{self.rows:,} rows of {self.d:,} inputs do not fit into memory.",
+                    f"mtlkit fetch 'synthetic[rows={most_rows},d={self.d}]' makes the most rows"
+                    if most_rows >= self.tasks
+                    else "mtlkit fetch synthetic",
                 )
             return self
 

@@ -16,7 +16,8 @@ from mtlkit.training.metrics import auc
 
 
 def source(*options):
-    return open_source(f"funnel[{','.join(('rows=20000', *options))}]")
+    default = [] if any(option.startswith("rows=") for option in options) else ["rows=20000"]
+    return open_source(f"funnel[{','.join([*default, *options])}]")
 
 
 @pytest.fixture(scope="module")
