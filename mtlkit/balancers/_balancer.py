@@ -30,7 +30,6 @@ MAX_WEIGHT = 1e18
 such as adam, makes no step at all.
 """
 
->>>>>>> room/nsettings
 TOLERANCE = 1e-4  # of sums and signs: above rounding errors, below what a learning rate would show
 
 
