@@ -16,7 +16,7 @@ from mtlkit.training.batches import DeviceSplit
 from tests.data.ali_ccp import raw
 from tests.data.server import answer, cut, serving
 
-SMALL = "ali-ccp[simulate=3000]"
+SMALL = "ali-ccp[simulate=3000,purchase_rate=0.1]"
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,12 @@ def test_simulate_flag_and_card(tmp_path):
         "--sample",
         "0.9",
     )
-    code, output = run("fetch", "ali-ccp", *flags, home=tmp_path)
+    code, output = run("fetch", "ali-ccp[purchase_rate=0.1]", *flags, home=tmp_path)
     assert code == 0, output
     for text in ("SIMULATED", "planted model", "not stated", "dirty rows (lines"):
         assert text in output
-    spec = "ali-ccp[protocol=rechub,fields=101:109_14:205,sample=0.9,simulate=3000]"
+    chosen = "protocol=rechub,fields=101:109_14:205,sample=0.9,simulate=3000"
+    spec = f"ali-ccp[purchase_rate=0.1,{chosen}]"
     assert last_fetched(tmp_path) == spec
     _, data = prepare(spec, tmp_path)
     assert [feature.name for feature in data.schema.features] == ["205", "101", "109_14", "D109_14"]
@@ -90,7 +91,7 @@ def test_other_raw_files_are_other_data(tmp_path):
     origins = []
     for seed in (1, 2):
         origins.append(tmp_path / f"raw-{seed}")
-        write_archives(origins[-1], Simulation(2000, seed=seed))
+        write_archives(origins[-1], Simulation(2000, purchase_rate=0.2, seed=seed))
     home = tmp_path / "home"
     prints = [
         prepare("ali-ccp", home, origin=origin, asked=True)[1].fingerprint
@@ -223,7 +224,7 @@ def test_links_come_in_pairs_and_only_here(tmp_path):
 
 
 def test_batches_hold_the_columns_of_both_sides(home):
-    data = prepare("ali-ccp[simulate=3000,protocol=full]", home)[1]
+    data = prepare("ali-ccp[simulate=3000,protocol=full,purchase_rate=0.1]", home)[1]
     split = DeviceSplit.load(data.splits["test"], torch.device("cpu"))
     batch = split.take(torch.tensor([5, 0]))
     assert batch.ids.shape == (2, len(data.schema.of_kind("id")))
@@ -235,7 +236,7 @@ def test_batches_hold_the_columns_of_both_sides(home):
 def test_a_model_trains_on_it(home, tmp_path):
     arguments = (
         "-d",
-        "ali-ccp[simulate=3000,protocol=full]",
+        "ali-ccp[simulate=3000,protocol=full,purchase_rate=0.1]",
         "--models",
         "shared-bottom",
         "--balancers",
