@@ -1,13 +1,15 @@
 """Packed splits on disk: one ``.npy`` file an array, and ``manifest.json``, which is written last.
 
 Reading maps the arrays into memory, so a data set may be larger than the memory. What is written is
-checked value by value, and the manifest notes size, date and hash of each file; what is read is
-compared with these notes.
+checked value by value, and the manifest notes the hash of all contents, and size and date of each
+file. What is read must have these sizes and dates, or else this hash: looking costs nothing, and a
+copy of a folder, whose dates are new, is hashed once.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import shutil
@@ -23,7 +25,6 @@ import numpy.typing as npt
 
 from mtlkit.data.checks import check_contents, check_layout
 from mtlkit.data.splits import SPLITS, Dataset, Split
-from mtlkit.data.stored_files import are_dates_noted, changed_file, note_files
 from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError
 
@@ -97,11 +98,19 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
                 "positives": positives,
                 "arrays": sorted(split.arrays()),
             }
-        write_manifest(partial, dataset, options, splits)
+
+        # What a data set says of its contents need not be their hash.
+        arrays = {name: entry["arrays"] for name, entry in splits.items()}
+        contents = fingerprint_folder(partial, dataset.schema, arrays)
+        write_manifest(partial, dataset, options, splits, contents)
 
 
 def write_manifest(
-    folder: Path, dataset: Dataset, options: dict[str, Any], splits: dict[str, Any]
+    folder: Path,
+    dataset: Dataset,
+    options: dict[str, Any],
+    splits: dict[str, Any],
+    contents: str | None = None,
 ) -> None:
     """Check the arrays of a folder, and write the file that says what they are.
 
@@ -110,6 +119,8 @@ def write_manifest(
         dataset: Their data set; the arrays are those of the folder, not its own.
         options: Those that the data was prepared with.
         splits: Split to its numbers of rows and positives, and the names of its arrays.
+        contents: The hash of the arrays as :func:`fingerprint_folder` gives it; the fingerprint of
+            the data set by default.
 
     Raises:
         MissingError: The data cannot be trained on.
@@ -126,7 +137,8 @@ def write_manifest(
         "details": dataset.details,
         "schema": dataset.schema.model_dump(mode="json"),
         "splits": splits,
-        "files": note_files(folder, _array_files(splits)),
+        "contents": contents or dataset.fingerprint,
+        "files": _note_files(folder, _array_files(splits)),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
 
@@ -284,21 +296,40 @@ def _damage(folder: Path, manifest: dict[str, Any], dataset: Dataset) -> str | N
         if rows != noted:
             return f"the {name} split has {rows:,} rows, not {noted:,}"
 
-    # A manifest of an earlier version has no notes of files, but the hash of all contents.
-    files = manifest.get("files")
-    names = _array_files(splits)
-    if files is None:
-        arrays = {name: splits[name]["arrays"] for name in SPLITS}
-        if fingerprint_folder(folder, dataset.schema, arrays) != dataset.fingerprint:
+    # A manifest of an earlier version has no notes of files; there the fingerprint is the hash.
+    notes = manifest.get("files", {})
+    current = _note_files(folder, _array_files(splits))
+    moved = [name for name, note in current.items() if notes.get(name) != note]
+    if not moved:
+        return None
+    files = tuple((name, note["bytes"], note["mtime_ns"]) for name, note in current.items())
+    expected = manifest.get("contents", dataset.fingerprint)
+    if _hash_contents(folder, dataset.schema, files) != expected:
+        if not notes:
             return "their fingerprint is another one"
-    else:
-        changed = changed_file(folder, files, names)
-        if changed is not None:
-            return f"{changed} has changed"
-        if are_dates_noted(folder, {name: files[name] for name in names}):
-            return None
-    _renew_notes(folder, manifest | {"files": note_files(folder, names)})
+        more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+        return f"{moved[0]}{more} changed"
+    _renew_notes(folder, manifest | {"contents": expected, "files": current})
     return None
+
+
+def _note_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """File name to its size and the time of its last change."""
+    notes = {}
+    for name in names:
+        stat = (folder / name).stat()
+        notes[name] = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return notes
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_contents(folder: Path, schema: Schema, files: tuple[tuple[str, int, int], ...]) -> str:
+    """The :func:`fingerprint_folder` of files of these names, sizes and dates."""
+    arrays: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for file, _, _ in files:
+        split, _, array = file.removesuffix(".npy").partition(".")
+        arrays[split].append(array)
+    return fingerprint_folder(folder, schema, arrays)
 
 
 def _renew_notes(folder: Path, manifest: dict[str, Any]) -> None:

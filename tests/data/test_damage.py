@@ -1,13 +1,14 @@
-"""Prepared data are not believed: whatever has changed since they were written is found."""
+"""Prepared data are not believed: whatever changed since they were written is found."""
 
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from mtlkit.data import stored_files
+from mtlkit.data import storage
 from mtlkit.data.sources import open_source, prepare
 from mtlkit.data.splits import SPLITS
 from mtlkit.data.storage import MANIFEST, read_dataset
@@ -57,12 +58,12 @@ def labels_of_6_and_7(array):
 
 
 DAMAGES = {
-    "flipped bytes": ("train.ids.npy", flip_bytes, "train.ids.npy has changed"),
-    "scaled": ("train.dense.npy", lambda p: rewrite(p, scaled), "train.dense.npy has changed"),
+    "flipped bytes": ("train.ids.npy", flip_bytes, "train.ids.npy changed"),
+    "scaled": ("train.dense.npy", lambda p: rewrite(p, scaled), "train.dense.npy changed"),
     "labels": (
         "test.labels.npy",
         lambda p: rewrite(p, labels_of_6_and_7),
-        "test.labels.npy has changed",
+        "test.labels.npy changed",
     ),
     "shorter": (
         "test.ids.npy",
@@ -118,7 +119,7 @@ def test_another_split_of_equal_layout(home):
     folder = folder_of(home)
     for path in folder.glob("validation.*.npy"):
         shutil.copy(path, folder / path.name.replace("validation", "test"))
-    with pytest.raises(MissingError, match="has changed"):
+    with pytest.raises(MissingError, match="changed"):
         load(home)
 
 
@@ -144,10 +145,8 @@ def change_manifest(folder, change):
         lambda m: m["splits"].pop("test"),
         lambda m: m["splits"]["test"]["arrays"].remove("labels"),
         lambda m: m["splits"].update(test=None),
-        lambda m: m["files"].pop("test.ids.npy"),
         lambda m: m.update(files=[]),
-        lambda m: m["files"]["test.ids.npy"].update(bytes="many"),
-        lambda m: m["files"]["test.ids.npy"].pop("sha256"),
+        lambda m: m.update(files={}, contents="0" * 64),
     ],
 )
 def test_damaged_manifest(home, change):
@@ -166,13 +165,13 @@ def touch(folder):
 
 def count_hashes(monkeypatch):
     hashed = []
-    original = stored_files.hash_file.__wrapped__
+    original = storage.fingerprint_folder
 
-    def counting(path, size, mtime_ns):
-        hashed.append(path.name)
-        return original(path, size, mtime_ns)
+    def counting(folder, schema, arrays):
+        hashed.append(folder)
+        return original(folder, schema, arrays)
 
-    monkeypatch.setattr(stored_files, "hash_file", counting)
+    monkeypatch.setattr(storage, "fingerprint_folder", counting)
     return hashed
 
 
@@ -187,10 +186,8 @@ def test_a_copy_is_hashed_once(home, monkeypatch):
     touch(folder_of(home))
     hashed = count_hashes(monkeypatch)
     assert load(home).fingerprint == expected
-    assert set(hashed) == {path.name for path in folder_of(home).glob("*.npy")}
-    hashed.clear()
     load(home)
-    assert hashed == []
+    assert hashed == [folder_of(home)]
 
 
 def test_damage_with_the_old_size_and_a_new_date_is_found(home):
@@ -199,13 +196,13 @@ def test_damage_with_the_old_size_and_a_new_date_is_found(home):
     rewrite(path, scaled)
     assert path.stat().st_size == size
     touch(folder_of(home))
-    with pytest.raises(MissingError, match=r"train\.dense\.npy has changed"):
+    with pytest.raises(MissingError, match=r"train\.dense\.npy and 12 more changed"):
         load(home)
 
 
 def without_notes(folder):
     """Make the folder one of an earlier version, and return its manifest."""
-    change_manifest(folder, lambda m: m.pop("files"))
+    change_manifest(folder, lambda m: (m.pop("files"), m.pop("contents")))
     return json.loads((folder / MANIFEST).read_text())
 
 
@@ -235,13 +232,26 @@ def test_earlier_version_whose_data_are_damaged(home):
 def test_read_only_folder_is_read(home, monkeypatch):
     folder = folder_of(home)
     manifest = without_notes(folder)
+    hashed = count_hashes(monkeypatch)
 
     def refuse(path, *args, **options):
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr("pathlib.Path.write_text", refuse)
     load(home)
+    load(home)
     assert json.loads((folder / MANIFEST).read_text()) == manifest
+    assert len(hashed) == 1, "once a process"
+
+
+def test_a_fingerprint_that_is_no_hash_of_the_contents(tmp_path):
+    dataset = replace(open_source(SPEC).prepare(tmp_path), fingerprint="version 7")
+    storage.write_dataset(tmp_path / "set", dataset, {})
+    touch(tmp_path / "set")
+    assert read_dataset(tmp_path / "set").fingerprint == "version 7"
+    rewrite(tmp_path / "set" / "train.dense.npy", scaled)
+    with pytest.raises(MissingError, match=r"train\.dense\.npy changed"):
+        read_dataset(tmp_path / "set")
 
 
 def test_without_a_source_the_hint_needs_no_name(home):
