@@ -15,7 +15,7 @@ from mtlkit.data.splits import SPLITS, Bag, SharedColumns, Split
 from mtlkit.data.types import Schema, Task
 from mtlkit.errors import MissingError
 
-BLOCK_BYTES = 1 << 22  # of an array, looked at at a time
+BLOCK_BYTES = 1 << 20  # of an array, looked at at a time
 
 Shape = tuple[int | None, ...]
 """The lengths of the axes of an array, None where any length will do."""
@@ -250,24 +250,34 @@ def _check_shared_rows(shared: SharedColumns) -> None:
 
 
 def _check_labels(tasks: Sequence[Task], split: Split, is_train: bool) -> None:
-    """Check the labels that are observed, and on train that a task can be learnt from them."""
-    for column, task in enumerate(tasks):
-        observed_count = positive_count = 0
-        for block in _blocks(split.labels):
-            labels, observed = split.labels[block, column], split.observed[block, column]
-            is_wrong = observed & _is_no_label(task, labels)
+    """Check the labels that are observed, and on train that each task can be learnt from them."""
+    observed_counts, positive_counts = [0] * len(tasks), [0] * len(tasks)
+    for block in _blocks(split.labels):
+        labels = np.ascontiguousarray(split.labels[block].T)  # (T, n)
+        observed = np.ascontiguousarray(split.observed[block].T)
+        for t, task in enumerate(tasks):
+            is_wrong = observed[t] & _is_no_label(task, labels[t])
             if is_wrong.any():
-                row = block.start + int(is_wrong.argmax())
-                label = split.labels[row, column]
-                raise _Wrong(_no_label(task, f"the label {label:g}", row))
-            observed_count += int(observed.sum())
-            positive_count += int((observed & (labels > 0)).sum())
+                row = int(is_wrong.argmax())
+                raise _Wrong(_no_label(task, f"the label {labels[t, row]:g}", block.start + row))
+            if is_train:
+                observed_counts[t] += int(np.count_nonzero(observed[t]))
+                positive_counts[t] += int(np.count_nonzero(observed[t] & (labels[t] > 0)))
 
-        if is_train and not observed_count:
-            raise _Wrong(f"has no label of the task {task.name!r}")
-        if is_train and task.kind == "binary" and positive_count in (0, observed_count):
-            only = int(positive_count > 0)
-            raise _Wrong(f"has labels of one class only of the task {task.name!r}: all are {only}")
+    if is_train:
+        for task, observed_count, positive_count in zip(
+            tasks, observed_counts, positive_counts, strict=True
+        ):
+            _check_learnable(task, observed_count, positive_count)
+
+
+def _check_learnable(task: Task, observed: int, positive: int) -> None:
+    """Check that train has labels of a task, and of a binary one both classes."""
+    if not observed:
+        raise _Wrong(f"has no label of the task {task.name!r}")
+    if task.kind == "binary" and positive in (0, observed):
+        only = int(positive > 0)
+        raise _Wrong(f"has labels of one class only of the task {task.name!r}: all are {only}")
 
 
 def _check_hidden(tasks: Sequence[Task], hidden: Mapping[str, np.ndarray]) -> None:
@@ -287,8 +297,9 @@ def _is_no_label(task: Task, labels: np.ndarray) -> np.ndarray:
     """(n,) whether a value cannot be a label of a task. A NaN differs from itself."""
     if task.kind == "regression":
         return ~np.isfinite(labels)
-    classes = 2 if task.kind == "binary" else task.classes
-    return (labels < 0) | (labels >= classes) | (labels != np.floor(labels))
+    if task.kind == "binary":
+        return (labels != 0) & (labels != 1)
+    return (labels < 0) | (labels >= task.classes) | (labels != np.floor(labels))
 
 
 def _no_label(task: Task, label: str, row: int) -> str:
