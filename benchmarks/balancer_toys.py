@@ -31,8 +31,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Scope, SharedGradient
 from mtlkit.balancers._build import build
+from mtlkit.balancers._step import Scope, SharedGradient
 from mtlkit.report.figures.style import COLOURS, DPI, FAINT, INK, MUTED, RC, WIDTH
 
 OUT = Path(__file__).parents[1] / "results" / "reference" / "balancer-toys.png"
@@ -96,7 +96,7 @@ def concave(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 @dataclass
 class PlaneStep:
-    """A step (see ``mtlkit.balancers._balancer.Step``) at a point of a problem; all batches are alike."""
+    """A step (see ``mtlkit.balancers._step.Step``) at a point of a problem; all batches are alike."""
 
     losses: Tensor
     task_gradients: Tensor

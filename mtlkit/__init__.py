@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from mtlkit.errors import MissingError, MtlkitError, UsageError
     from mtlkit.models._architecture import Architecture
     from mtlkit.models._embedding import FieldEmbedding
-    from mtlkit.models._layers import StackedMLP, Towers
+    from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
+    from mtlkit.models._moe import GateStack, MoELayer
     from mtlkit.models._options import ModelOptions
     from mtlkit.models._output import Output
-    from mtlkit.models._types import Batch, Prediction
+    from mtlkit.models._types import Batch, Objective, Prediction
     from mtlkit.records import RunRecord
     from mtlkit.settings import Settings, Sizes
     from mtlkit.training.result import FitResult
@@ -40,12 +41,17 @@ __all__ = [
     "Feature",
     "FieldEmbedding",
     "FitResult",
+    "Gate",
+    "GateOptions",
+    "GateStack",
     "GeneratedSource",
     "GramBalancer",
     "GramProblem",
     "MissingError",
+    "MoELayer",
     "ModelOptions",
     "MtlkitError",
+    "Objective",
     "Output",
     "Prediction",
     "RunRecord",
@@ -82,10 +88,11 @@ _NAMES = {
     "errors": "MissingError MtlkitError UsageError",
     "models._architecture": "Architecture",
     "models._embedding": "FieldEmbedding",
-    "models._layers": "StackedMLP Towers",
+    "models._layers": "Gate GateOptions StackedMLP Towers",
+    "models._moe": "GateStack MoELayer",
     "models._options": "ModelOptions",
     "models._output": "Output",
-    "models._types": "Batch Prediction",
+    "models._types": "Batch Objective Prediction",
     "records": "RunRecord",
     "settings": "Settings Sizes",
     "training.result": "FitResult",

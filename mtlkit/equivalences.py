@@ -30,8 +30,8 @@ class Member:
 
     Args:
         name: Of the balancer.
-        options: What they must be. A number for one with a value a task: this number for all; None:
-            all equal.
+        options: Option to the value that it must have. Where the option has one value a task, all
+            of them must be this number; None means that they must be equal.
     """
 
     name: str
@@ -109,7 +109,7 @@ def _fits(value: Any, wanted: Any) -> bool:
 
 
 FAMILIES = (
-    # in some steps, the more steps the later
+    # one method in some steps only; the later in this list, the more steps those are
     Family(
         "sum without conflict",
         "the sum of the gradients",
@@ -128,7 +128,7 @@ FAMILIES = (
         includes=("equal cosines",),
         when="in which mgda gives every task a weight above 0",
     ),
-    # always
+    # one method in every step
     Family("sum", "the sum of the gradients"),
     Family("shortest mixture", "the shortest mixture of the gradients"),
     Family("shortest mixture of two", "the shortest mixture of the gradients", tasks=2),
@@ -149,7 +149,7 @@ FAMILIES = (
     ),
 )
 """``equal cosines`` needs linearly independent gradients, the bisector two that are not exactly
-opposite: as good as sure with more parameters than tasks.
+opposite. With more parameters than tasks this is practically always so.
 """
 
 
@@ -198,8 +198,8 @@ def relatives(name: str) -> list[str]:
 
 
 def _copies(family: Family, balancers: Sequence[Typed]) -> Iterator[tuple[str, ...]]:
-    """Labels of the balancers of a grid that belong to a family, apart for those whose weights are
-    used for k steps.
+    """Labels of the balancers of a grid that belong to a family: a tuple for each number of steps
+    for which weights are used.
     """
     members = [(name, options) for name, options in balancers if family.holds(name, options)]
     for every in sorted({options.get(EVERY, 1) for _, options in balancers}):

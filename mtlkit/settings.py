@@ -70,7 +70,7 @@ Device = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
 
 
 class TrainingSettings(Settings):
-    """What moves the numbers of a run beside the model and the balancer. All of it enters the
+    """What moves the numbers of a run besides the model and the balancer. All of it enters the
     cell's key.
     """
 

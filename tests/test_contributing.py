@@ -18,7 +18,7 @@ CORE = {
     "EmbeddedBatch",
     "FirstLayer",
     "MoELayer",
-    "ParameterSlices",
+    "SlicedParameter",
     "RunningMeans",
     "SharedColumns",
     "SharedParameters",
@@ -53,11 +53,12 @@ def crossing_classes() -> set[str]:
 
 def test_a_model_a_balancer_and_a_data_set_run_as_shown(tmp_path):
     names = {file.name for file in write_files(CONTRIBUTING, tmp_path)}
-    assert names == {"equal_lengths.py", "small_bottom.py", "coins.py"}
+    assert names == {"equal_lengths.py", "small_bottom.py", "small_mixture.py", "coins.py"}
     (ended,) = run_commands(CONTRIBUTING, tmp_path)
     assert ended.returncode == 0, ended.stderr
-    records = tmp_path.glob("results/coins/small_bottom/*/*/record.json")
-    assert {record.parts[-3] for record in records} == {"equal_lengths", "uniform"}
+    for model in ("small_bottom", "small_mixture"):
+        records = tmp_path.glob(f"results/coins/{model}/*/*/record.json")
+        assert {record.parts[-3] for record in records} == {"equal_lengths", "uniform"}
 
 
 def test_examples_import_the_public_face_alone(tmp_path):

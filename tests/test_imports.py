@@ -217,7 +217,6 @@ ASK_NOTHING = {"models", "training", "data"}
 
 # (file, question) to the reason why it is asked there nevertheless.
 QUESTIONS_ALLOWED = {
-    ("models/_output.py", "is_compiling"): "a compiled graph returns nothing on the way to losses",
     (
         "models/_boundary.py",
         "is_compiling",

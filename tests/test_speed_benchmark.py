@@ -521,19 +521,15 @@ def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatc
     record = training.work(job | {"rows": {"train": 1024, "passes": 3, "test": 400}})
     assert len(points) == 1 + 3
     from mtlkit.training.batches import DeviceSplit
-    from mtlkit.training.scoring import metrics, score
+    from mtlkit.training.scoring import metrics, score_split
 
     model = build(whole.schema, 4)
     areas = []
     for state in points[1:]:
         model.load_state_dict(state)
         split = DeviceSplit.load(whole.splits["test"], torch.device("cpu"))
-        areas.append(
-            [
-                of_task["auc"]
-                for of_task in metrics(model, score(model, split, 512, "fp32"), split).values()
-            ]
-        )
+        by_task = metrics(model, score_split(model, split, 512, "fp32"), split)
+        areas.append([of_task["auc"] for of_task in by_task.values()])
     assert record["auc"] == areas[-1] != areas[0]
 
 

@@ -24,20 +24,19 @@ from mtlkit.data.types import Task
 from mtlkit.errors import MtlkitError, UsageError
 from mtlkit.settings import Settings
 
-__all__ = ["Balancer", "GramBalancer", "GramProblem", "Scope", "SharedGradient", "Step"]
-
 TOLERANCE = 1e-4  # of sums and signs: above rounding errors, below what a learning rate would show
 
 
 class Balancer(nn.Module, ABC):
     """Weighs the tasks at each step. Its state lives in buffers, so ``state_dict`` holds all of it.
 
-    A loop asks :meth:`decide`, which holds the answers of :meth:`forward` to this contract:
+    A loop asks :meth:`decide`, which checks or mends each answer of :meth:`forward`, so that:
 
     - Weights are a floating tensor (T,), a direction one (P,). Anything else is an error.
     - Idle tasks weigh 0.
     - Weights are not negative, unless the class is ``signed``.
-    - Weights of a ``simplex`` balancer sum to the number of active tasks; others are rescaled.
+    - Weights of a ``simplex`` balancer sum to the number of active tasks. Weights with another sum
+      are rescaled.
 
     Args:
         tasks: The tasks, in the order of all (T,) tensors.
@@ -103,8 +102,8 @@ class Balancer(nn.Module, ABC):
         """
 
     def decide(self, step: Step) -> Tensor | SharedGradient:
-        """The answer to a step, held to the contract: a new one in every ``update_every``-th step,
-        and between them the last weights.
+        """The answer to a step, as the contract wants it: a new one in every ``update_every``-th
+        step, and between them the last weights.
 
         New ones are made sooner for a task that was idle when they were, and when those of all
         active tasks are 0.
@@ -165,8 +164,8 @@ class Balancer(nn.Module, ABC):
     def _check_signs(self, weights: Tensor, step: Step) -> None:
         """Raise for negative weights of a class that is not ``signed``.
 
-        Numbers on a CPU can be read for nothing. Those of another device would have to be waited
-        for, so that they are looked at in the first step alone.
+        Numbers on a CPU can be read for nothing. Reading those of another device would stop the
+        program until they are there, so they are read in the first step alone.
         """
         if self.signed or not (weights.is_cpu or step.index == 0):
             return
@@ -183,7 +182,7 @@ class Balancer(nn.Module, ABC):
 
         Weights that keep the contract stay as they are, to the last digit.
         """
-        # numbers on a CPU can be read for nothing, and then there is rarely something to do
+        # numbers on a CPU can be read for nothing, and there is rarely something to mend
         if weights.is_cpu and self._keeps_contract(weights.tolist(), active.tolist()):
             return weights
 
@@ -210,8 +209,9 @@ class Balancer(nn.Module, ABC):
     ) -> Tensor:
         """Weigh the losses of a batch and add the gradient to ``grad``, in any training loop.
 
-        It takes the place of ``loss.backward()``: parameters outside ``shared_parameters`` follow
-        the weight of each task, but never uphill, and a weight of 1 under a direction.
+        It takes the place of ``loss.backward()``. Parameters outside ``shared_parameters`` get the
+        gradient of the weighted loss as well. There a negative weight counts as 0: it would only
+        make the loss of that task larger. Under a direction, all tasks weigh 1 there.
 
         Args:
             losses: T scalars in the order of the tasks, or a tensor (T,). A task whose loss needs
@@ -294,13 +294,14 @@ class GramProblem:
     """What a Gram-based method sees of a step; idle tasks are left out.
 
     Args:
-        gram: (A, A) float64 inner products of the active tasks' gradients, finite and not all zero.
+        gramian: (A, A) float64 inner products of the active tasks' gradients, finite and not all
+            zero.
         losses: (A,) float64.
         tasks: (A,) positions of the active tasks among all.
         seed: Of the randomness of this step.
     """
 
-    gram: np.ndarray
+    gramian: np.ndarray
     losses: np.ndarray
     tasks: np.ndarray
     seed: tuple[int, ...]
@@ -331,17 +332,19 @@ class GramBalancer(Balancer):
         """
         # leave out idle tasks
         tasks = np.flatnonzero(step.active.cpu().numpy())
-        gram = gramian.double().cpu().numpy()
-        if len(tasks) < len(gram):
-            gram = gram[np.ix_(tasks, tasks)]
+        inner_products = gramian.double().cpu().numpy()
+        if len(tasks) < len(inner_products):
+            inner_products = inner_products[np.ix_(tasks, tasks)]
 
         # equal weights where the gradients say nothing: all are zero, or one is not finite
         weights = np.zeros(len(step.losses))
         weights[tasks] = 1
-        if np.isfinite(gram).all() and gram.any():
+        if np.isfinite(inner_products).all() and inner_products.any():
             losses = step.losses.double().cpu().numpy()[tasks]
-            weights[tasks] = self.solve(GramProblem(gram, losses, tasks, (step.seed, step.index)))
+            seed = (step.seed, step.index)
+            weights[tasks] = self.solve(GramProblem(inner_products, losses, tasks, seed))
 
+        # rescaled here, in float64: `_on_scale` would do it in the precision of the losses
         if self.scale == "simplex":
             weights *= len(tasks) / max(weights.sum(), np.finfo(float).tiny)
         return torch.from_numpy(weights).to(step.losses)

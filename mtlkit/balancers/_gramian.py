@@ -11,7 +11,9 @@ from scipy.optimize import lsq_linear, nnls
 
 from mtlkit.balancers._solvers import RIDGE, pivot_all, unit_rows
 
-FEW = 8  # vectors, up to which a good first guess costs more than it saves
+# Up to this number of vectors the time goes into calls, not into algebra: a good first guess costs
+# more than it saves, and one compiled call (see ``upgrad``) is faster than many of numpy.
+FEW = 8
 NO_RANK = 1e-10  # an eigenvalue of the cosines that is smaller than the largest by this factor is 0
 
 

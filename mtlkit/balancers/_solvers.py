@@ -1,4 +1,4 @@
-"""Compiled loops that methods share: T^2 turns of the interpreter a step otherwise."""
+"""Compiled loops that methods share. In plain Python each would take T^2 turns a step."""
 
 from __future__ import annotations
 

@@ -12,8 +12,11 @@ Scope = Literal["dense", "all", "representation"]
 
 
 class Step(Protocol):
-    """What a balancer may ask about the batch at hand. Everything is computed on first use and
-    kept.
+    """What a balancer may ask about the batch at hand.
+
+    Nothing is computed before it is asked for. Task gradients are kept, so that asking again for
+    the same ``gramian`` or ``jacobian`` takes no further backward pass; asking again for
+    ``grad_norms`` may take one. Each call of ``fresh_batch`` draws another batch.
 
     Attributes:
         losses: (T,) detached losses of the tasks, objectives summed by owner.
@@ -42,7 +45,11 @@ class Step(Protocol):
         """
 
     def jacobian_columns(self, scope: Scope | None = None) -> dict[str, slice]:
-        """Each parameter tensor's name and its columns of ``jacobian``."""
+        """Each shared parameter tensor and its columns of ``jacobian``.
+
+        Keys are names in the model, or, in a plain loop, positions among the shared parameters as
+        text.
+        """
 
     def grad_norms(self, part: str) -> Tensor:
         """(T,) gradient norms over one parameter tensor of ``jacobian_columns``, or over

@@ -33,7 +33,7 @@ class AlignedMTL(GramBalancer):
     signed = True
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        return alignment(problem.gram).mean(1)
+        return alignment(problem.gramian).mean(1)
 
 
 def alignment(gram: np.ndarray) -> np.ndarray:

@@ -46,7 +46,7 @@ class CAGrad(GramBalancer):
     def solve(self, problem: GramProblem) -> np.ndarray:
         c = self.options.c
         divisor = (1.0, 1 + c**2, 1 + c)[self.options.rescale]
-        return worst_case(problem.gram, c) / divisor
+        return worst_case(problem.gramian, c) / divisor
 
 
 def worst_case(gram: np.ndarray, c: float) -> np.ndarray:

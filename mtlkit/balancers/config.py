@@ -34,15 +34,15 @@ class ConFIG(GramBalancer):
     same_as: ClassVar = {"equal cosines": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        nonzero, cosines, norms = unit_rows(problem.gram)
+        nonzero, cosines, norms = unit_rows(problem.gramian)
         x, _ = equal_cosines(cosines)  # C^+ 1
 
         # |U^+ 1|^2 = 1' C^+ C C^+ 1
         projections = cosines @ x
         square = x @ projections
         if square <= 1e-12:  # opposite gradients: no direction
-            return np.zeros(len(problem.gram))
+            return np.zeros(len(problem.gramian))
 
         # (sum_t <g_t, d>) d, with d = U' x / |U^+ 1|
         weights = (norms @ projections) / square * x / norms
-        return scatter(weights, nonzero, len(problem.gram))
+        return scatter(weights, nonzero, len(problem.gramian))

@@ -29,4 +29,4 @@ class DualProj(GramBalancer):
     same_as: ClassVar = {"sum without conflict": {}, "sum without conflict with the sum": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        return mean_on_dual_cone(problem.gram)
+        return mean_on_dual_cone(problem.gramian)

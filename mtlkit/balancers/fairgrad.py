@@ -45,7 +45,7 @@ class FairGrad(GramBalancer):
     options: Options
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        return fair_weights(problem.gram, self.options.alpha)
+        return fair_weights(problem.gramian, self.options.alpha)
 
 
 def fair_weights(gram: np.ndarray, alpha: float) -> np.ndarray:

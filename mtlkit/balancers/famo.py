@@ -25,9 +25,10 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers._adam import Adam
-from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._options import per_task
 from mtlkit.balancers._simplex import softmax_over
+from mtlkit.balancers._step import Step
 from mtlkit.data.types import Task
 from mtlkit.settings import Floats
 

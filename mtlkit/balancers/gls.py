@@ -18,7 +18,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import Step
 
 
 class GLS(Balancer):

@@ -20,7 +20,8 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from mtlkit.balancers._balancer import Balancer, SharedGradient, Step
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import SharedGradient, Step
 from mtlkit.settings import Settings
 
 

@@ -61,7 +61,7 @@ class GradVac(GramBalancer):
         all_targets = self.target.double().cpu().numpy().copy()
         targets = all_targets[active]
 
-        weights = vaccination(problem.gram, random_orders(problem), targets, self.options.beta)
+        weights = vaccination(problem.gramian, random_orders(problem), targets, self.options.beta)
 
         all_targets[active] = targets
         self.target.copy_(torch.from_numpy(all_targets))

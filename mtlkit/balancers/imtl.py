@@ -23,7 +23,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import Step
 from mtlkit.balancers.imtl_g import IMTLG
 from mtlkit.balancers.imtl_l import IMTLL
 from mtlkit.data.types import Task

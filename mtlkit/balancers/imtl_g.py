@@ -36,7 +36,7 @@ class IMTLG(GramBalancer):
     same_as: ClassVar = {"equal cosines": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        nonzero, cosines, norms = unit_rows(problem.gram)
+        nonzero, cosines, norms = unit_rows(problem.gramian)
 
         # equal projections, or a vanishing sum where they cannot be equal
         x, out_of_reach = equal_cosines(cosines)
@@ -46,4 +46,4 @@ class IMTLG(GramBalancer):
         # a = C^+ 1 / n, sum a = 1
         a = x / (norms / norms.min())
         a = a / max(a.sum(), 0.1 * np.abs(a).sum())
-        return scatter(a, nonzero, len(problem.gram))
+        return scatter(a, nonzero, len(problem.gramian))

@@ -23,7 +23,8 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers._adam import Adam
-from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import Step
 from mtlkit.data.types import Task
 
 

@@ -25,7 +25,8 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, SharedGradient, Step
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import SharedGradient, Step
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from mtlkit.settings import Settings

@@ -47,16 +47,16 @@ class MGDA(GramBalancer):
     options: Options
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        gram = problem.gram
+        gramian = problem.gramian
 
         # z_t
-        z = np.ones(len(gram))
+        z = np.ones(len(gramian))
         if self.options.normalize in {"l2", "loss+"}:
-            z = z * np.sqrt(gram.diagonal())
+            z = z * np.sqrt(gramian.diagonal())
         if self.options.normalize in {"loss", "loss+"}:
             z = z * np.abs(problem.losses)
         z = np.maximum(z, (z.max() or 1) * 1e-12)
 
         # a = argmin |sum_t a_t g_t / z_t|^2, w_t = a_t / z_t
-        a = min_norm(gram / np.outer(z, z))
+        a = min_norm(gramian / np.outer(z, z))
         return a / z

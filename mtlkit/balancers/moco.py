@@ -25,8 +25,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, SharedGradient, Step
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import project_on_simplex, softmax_over
+from mtlkit.balancers._step import SharedGradient, Step
 from mtlkit.data.types import Task
 from mtlkit.settings import Settings
 

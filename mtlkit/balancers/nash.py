@@ -33,4 +33,4 @@ class Nash(GramBalancer):
     same_as: ClassVar = {"bargaining": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        return fair_weights(problem.gram, alpha=1)
+        return fair_weights(problem.gramian, alpha=1)

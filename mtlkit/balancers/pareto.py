@@ -90,10 +90,10 @@ class Pareto(GramBalancer):
     def solve(self, problem: GramProblem) -> np.ndarray:
         floor = self.floor[problem.tasks]
         if self.options.solver == "exact":
-            return min_norm_above(problem.gram, floor)
+            return min_norm_above(problem.gramian, floor)
 
         # w = v + c, with v the nearest non-negative point of the same sum
-        v = _stationary(problem.gram, floor)
+        v = _stationary(problem.gramian, floor)
         return floor + project_on_simplex(v, 1 - floor.sum())
 
 

@@ -30,13 +30,13 @@ class PCGrad(GramBalancer):
     same_as: ClassVar = {"surgery": {}}
 
     def solve(self, problem: GramProblem) -> np.ndarray:
-        return surgery(problem.gram, random_orders(problem))
+        return surgery(problem.gramian, random_orders(problem))
 
 
 def random_orders(problem: GramProblem) -> np.ndarray:
     """(A, A) for each active task, all of them in random order."""
     rng = problem.rng
-    return np.stack([rng.permutation(len(problem.gram)) for _ in problem.gram])
+    return np.stack([rng.permutation(len(problem.gramian)) for _ in problem.gramian])
 
 
 @compiled

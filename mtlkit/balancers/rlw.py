@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import softmax_over
+from mtlkit.balancers._step import Step
 
 
 class RLW(Balancer):

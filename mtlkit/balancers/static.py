@@ -20,8 +20,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import on_simplex
+from mtlkit.balancers._step import Step
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from mtlkit.settings import Floats, Settings

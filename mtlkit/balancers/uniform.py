@@ -16,7 +16,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, Step
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import Step
 from mtlkit.settings import Settings
 
 

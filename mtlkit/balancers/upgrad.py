@@ -30,15 +30,15 @@ class UPGrad(GramBalancer):
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         # few tasks: one compiled call, where numpy would need dozens
-        if len(problem.gram) <= FEW:
-            weights, solved = mean_of_projections(problem.gram)
+        if len(problem.gramian) <= FEW:
+            weights, solved = mean_of_projections(problem.gramian)
             if solved:
                 return weights
 
         # P(g_t) = n_t P(e_t) in unit gradients e_t; back to weights of g_t
-        nonzero, cosines, norms = unit_rows(problem.gram)
+        nonzero, cosines, norms = unit_rows(problem.gramian)
         projections = onto_dual_cone(cosines, np.eye(len(nonzero)))  # (N, N)
-        weights = np.ones(len(problem.gram))
+        weights = np.ones(len(problem.gramian))
         weights[nonzero] = norms @ projections / norms
         return weights / len(weights)
 

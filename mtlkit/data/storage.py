@@ -36,7 +36,7 @@ STALE_SECONDS = 86_400  # a folder unchanged for a day is no longer being writte
 
 
 @contextmanager
-def written(folder: Path) -> Iterator[Path]:
+def atomic_folder(folder: Path) -> Iterator[Path]:
     """Give a folder to write to, which moves to its final place when all went well.
 
     It lies beside the final place, and is removed if something fails. What an earlier process left
@@ -86,7 +86,7 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
     check_layout(dataset.schema, dataset.splits, _mend_hint(dataset.name))
 
     # The manifest comes last: a folder without one is unfinished.
-    with written(folder) as partial:
+    with atomic_folder(folder) as partial:
         splits: dict[str, Any] = {}
         for name in SPLITS:
             split = dataset.splits[name]

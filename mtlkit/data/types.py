@@ -124,7 +124,7 @@ class Schema(_FrozenModel):
             return ()
         return self.funnel[: self.funnel.index(task)]
 
-    def score(self, task: str, space: str | None = None) -> str:
+    def score_name(self, task: str, space: str | None = None) -> str:
         """The name of the score of a task in a space."""
         steps = self.before(task)
         if not steps or space in (None, ALL_ROWS):
@@ -147,7 +147,7 @@ class Schema(_FrozenModel):
 
     @property
     def _starts_with_click(self) -> bool:
-        """Whether the funnel is one of two steps for whose scores the field has names."""
+        """Whether the funnel has two steps and starts with a click: its scores have known names."""
         return self.funnel is not None and len(self.funnel) == 2 and self.funnel[0] == "click"
 
     def _task_score(self, task: Task) -> Score:
@@ -168,7 +168,7 @@ class Schema(_FrozenModel):
             label, hidden_label = "CVR", "all-rows CVR"
         taken = "clicked" if step == "click" else step
         observed = Score(
-            name=f"{task.name}-given-{step}",
+            name=self.score_name(task.name, rows_with(step)),
             task=task.name,
             space=rows_with(step),
             label=label,

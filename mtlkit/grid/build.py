@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 
 from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._build import build as build_balancer
 from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.grid.methods import check_model, check_scope, method_options
 from mtlkit.models._architecture import Architecture
-from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.registry import MODELS
 from mtlkit.settings import Settings, validate
 from mtlkit.spec import Spec, parse_spec
 from mtlkit.training.seeding import seed_for
@@ -90,12 +91,11 @@ def make_balancer(
         return balancer
 
     if isinstance(balancer, str):
-        spec = parse_spec(balancer)
-        balancer_class: type[Balancer] = BALANCERS.load(spec.name)
-        options = method_options(spec, {}, BALANCERS)
+        name = parse_spec(balancer).name
+        built = build_balancer(balancer, dataset.schema.tasks)
     else:
-        spec = Spec(balancer.__name__)
-        balancer_class = balancer
-        options = validate(balancer.Options, {}, f"balancer {spec.name}")
-    check_scope(spec.name, balancer_class, scope)
-    return balancer_class(dataset.schema.tasks, options)
+        name = balancer.__name__
+        options = validate(balancer.Options, {}, f"balancer {name}")
+        built = balancer(dataset.schema.tasks, options)
+    check_scope(name, type(built), scope)
+    return built

@@ -37,7 +37,7 @@ from mtlkit.training.warm_start import WarmStart
 
 @dataclass
 class Outcome:
-    """A record, with the arrays and the log that are stored beside it."""
+    """A record, with the arrays and the log that are stored with it."""
 
     record: RunRecord
     arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
@@ -67,7 +67,7 @@ def run_cell(
 
     compiled = None
     try:
-        dataset = load_dataset(cell, home)
+        dataset = load_planned_dataset(cell, home)
         trainer = build_trainer(cell, dataset, execution, device)
         compiled = compile_model(trainer)
         result = trainer.fit(on_progress)
@@ -125,7 +125,7 @@ def failure(
 # --- what a cell names: data, model, balancer, start
 
 
-def load_dataset(cell: Cell, home: Path) -> Dataset:
+def load_planned_dataset(cell: Cell, home: Path) -> Dataset:
     """The data a cell was planned for.
 
     Raises:

@@ -60,7 +60,8 @@ class FirstLayerBoundary(Boundary):
         trunk: Index in ``first_layer.layers`` of the layer that all tasks share.
         gates: Index of the layer of which each task has its own slices.
         vjp: From the gradient (B, T, d) of ``task_inputs`` to columns (B, C): the gradient of the
-            trunk's output for task 0, for task 1, ..., and then that of the gates' output.
+            trunk's output for task 0, for task 1, ..., and then that of the gates' output. Hence
+            the trunk comes first here, whatever its index (as in ``ops.gated_experts``).
     """
 
     first_layer: FirstLayer
@@ -89,7 +90,7 @@ def mixture_boundary(
         expert_index: (T, k) int64, the experts that each task mixes; None where every task mixes
             all.
     """
-    if _is_compiling():
+    if in_compiled_graph():
         return None
 
     # A task's gradient by the experts' outputs is that of its mixture times its weights.
@@ -104,7 +105,7 @@ def mixture_boundary(
 
 def copies_boundary(task_inputs: Tensor, trunk_output: Tensor) -> TensorBoundary | None:
     """The boundary at ``task_inputs = trunk_output.expand(-1, T, -1)``; (B, 1, d) to (B, T, d)."""
-    if _is_compiling():
+    if in_compiled_graph():
         return None
 
     def gramian(grad: Tensor) -> Tensor:
@@ -131,8 +132,8 @@ def dense_weights(weights: Tensor, expert_index: Tensor | None, experts: int) ->
     return zeros.scatter_(2, expert_index.expand_as(weights), weights)
 
 
-def _is_compiling() -> bool:
-    """Whether there can be no boundary.
+def in_compiled_graph() -> bool:
+    """Whether there can be neither boundary nor cuts.
 
     A compiled graph returns no tensors that lie on the way to its losses. This is no choice between
     two forms of an operation, hence no question for ``ops._dispatch``.

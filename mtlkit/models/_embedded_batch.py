@@ -31,7 +31,7 @@ class EmbeddedBatch:
         batch: The rows.
 
     Attributes:
-        cuts: Tensors through which the tables reach everything else, none of them made of another.
+        cuts: See :class:`~mtlkit.models._input_linear.Cuts`.
         first_layers: The layers on x so far.
     """
 
@@ -40,7 +40,7 @@ class EmbeddedBatch:
         self.cuts = Cuts()
         self.first_layers: list[FirstLayer] = []
         self._lookup = Lookup(embedding, batch)
-        self._fused: tuple[LinearStack, ...] = ()
+        self._together: tuple[LinearStack, ...] = ()
         self._tensor: Tensor | None = None
         groups = embedding.foldable_groups()
         self._form: PlainLinear | FoldedLinear = (
@@ -62,9 +62,9 @@ class EmbeddedBatch:
         """x, if a layer has asked for it."""
         return self._lookup.materialised
 
-    def fuse(self, *layers: LinearStack) -> EmbeddedBatch:
+    def compute_together(self, *layers: LinearStack) -> EmbeddedBatch:
         """Have these layers computed as one product, when the first of them is asked for."""
-        self._fused = layers
+        self._together = layers
         return self
 
     def first_layer_of(self, layer: LinearStack) -> FirstLayer:
@@ -72,7 +72,7 @@ class EmbeddedBatch:
         for first_layer in self.first_layers:
             if _contains(first_layer.layers, layer):
                 return first_layer
-        layers = self._fused if _contains(self._fused, layer) else (layer,)
+        layers = self._together if _contains(self._together, layer) else (layer,)
         first_layer = FirstLayer(layers, self)
         self.first_layers.append(first_layer)
         return first_layer
@@ -85,7 +85,7 @@ class EmbeddedBatch:
         """``F.linear(x, weight, bias)`` for an embedding without copies; (O, D) to (B, O)."""
         return self._form.linear(weight, bias)
 
-    def stacked_linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def linear_by_copy(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """A linear layer for each copy.
 
         Args:
@@ -95,9 +95,9 @@ class EmbeddedBatch:
         Returns:
             (B, copies, O).
         """
-        return self._form.stacked_linear(weight, bias)
+        return self._form.linear_by_copy(weight, bias)
 
-    def vjp(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def weight_and_cut_gradients(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """From gradients of a product's outputs to those of its weights and cuts.
 
         Args:
@@ -108,7 +108,7 @@ class EmbeddedBatch:
             (C, D) the gradients of the rows of the weights that made these outputs, (C,) those of
             their biases, and for each cut (rows, C).
         """
-        return self._form.vjp(columns)
+        return self._form.weight_and_cut_gradients(columns)
 
 
 class FirstLayer:
@@ -122,7 +122,7 @@ class FirstLayer:
         layers: The layers.
         sizes: The number of columns of each, n * O.
         output: (B, C) the outputs of all layers, side by side.
-        cuts: Tensors (rows, C) through which the tables reach the output.
+        cuts: Those of the batch's cuts (rows, C) that this product added.
     """
 
     def __init__(self, layers: Sequence[LinearStack], embedded: EmbeddedBatch) -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from mtlkit.data.types import Task
 from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._initial import glorot_
-from mtlkit.models._options import BaseOptions, ModelOptions
+from mtlkit.models._options import DEFAULT_TOWER, BaseOptions, ModelOptions
 from mtlkit.ops.softmax import softmax
 from mtlkit.settings import Sizes
 
@@ -68,7 +68,7 @@ class StackedLinear(nn.Module):
         # The embedded features, which need not be formed.
         if isinstance(x, EmbeddedBatch):
             if x.embedding.copies:
-                return x.stacked_linear(self.weight, self.bias)
+                return x.linear_by_copy(self.weight, self.bias)
             return x.linear_stack(self)
 
         # One input for all layers: a single wide layer.
@@ -295,7 +295,9 @@ class Towers(nn.Module):
 
 
 def tower_layers(tasks: Sequence[Task], options: BaseOptions) -> dict[str, Sizes]:
-    """Task name to the hidden layers of its tower."""
+    """Task name to the hidden layers of its tower; tasks that the option leaves out get the
+    default.
+    """
     if isinstance(options.tower, dict):
-        return {task.name: options.tower.get(task.name, (16,)) for task in tasks}
+        return {task.name: options.tower.get(task.name, DEFAULT_TOWER) for task in tasks}
     return {task.name: options.tower for task in tasks}

@@ -17,13 +17,13 @@ class Lookup:
 
     Args:
         tables: The embedding tables.
-        batch: The rows. ``Batch.embedded`` stands for x, if it is there.
+        batch: The rows. ``Batch.embedding_output`` stands for x, if it is there.
     """
 
     def __init__(self, tables: EmbeddingTables, batch: Batch) -> None:
         self.tables = tables
         self.batch = batch
-        self.materialised: Tensor | None = batch.embedded
+        self.materialised: Tensor | None = batch.embedding_output
         self._row_indices: dict[str, RowIndex] = {}
         self._other_features: dict[int | None, Tensor] = {}  # by copy
 
@@ -76,9 +76,11 @@ class Lookup:
             embedded.append(_sum_bags(rows, offsets, weights))
 
         dense = self.batch.dense
-        if self.tables.numbers is not None:
+        vectors = self.tables.dense_vectors
+        if vectors is not None:
             # Each value times the vector of its feature.
-            vectors = self.tables.numbers if copy is None else self.tables.numbers[:, copy]
+            if copy is not None:
+                vectors = vectors[:, copy]
             values = dense.view(*dense.shape, *[1] * (vectors.dim() - 1))
             scaled = values * vectors  # (B, D_dense, [copies,] width)
             embedded.append(scaled.transpose(1, -2).flatten(-2))

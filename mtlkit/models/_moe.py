@@ -26,8 +26,10 @@ class Mixture:
     Args:
         outputs: (B, n, d) the mixtures.
         gates: The weights (B, k) of each reader, by the name of its gate.
-        boundary: Where the tasks part, if each of them is a reader; None where the level has
-            several stacks of gates.
+        boundary: Where the readers part; None where the level has several stacks of gates, or
+            while a graph is compiled. It is where the tasks of a model part only if its readers
+            are all the tasks, in their order: a model that mixes otherwise (see ``omoe``) leaves
+            it out of its ``Output``.
     """
 
     outputs: Tensor
@@ -35,11 +37,15 @@ class Mixture:
     boundary: Boundary | None
 
 
-class Readers(nn.Module):
-    """Those that read mixtures of a level's experts, by one stack of gates.
+class GateStack(nn.Module):
+    """n gates of a level that are computed as one, and who reads the mixture of each.
+
+    The gates stay sub-modules of the architecture, see :class:`MoELayer`. To keep them from being
+    registered here a second time, under a second name, they are held in a tuple: PyTorch registers
+    a module that is an attribute, but does not look into tuples.
 
     Args:
-        names: Of the n readers: tasks, groups of tasks, or a path that all tasks share.
+        readers: Names of the n readers: tasks, groups of tasks, or a path that all tasks share.
         gate: The n gates; None where the architecture computes the weights by itself.
         expert_index: (n, k) int64, the experts that each reader mixes; None where each mixes all.
         paths: Which of the level's input paths the gates read, one each; None where all read one
@@ -50,16 +56,16 @@ class Readers(nn.Module):
 
     def __init__(
         self,
-        names: Sequence[str],
+        readers: Sequence[str],
         gate: Gate | None = None,
         expert_index: Tensor | None = None,
         paths: slice | None = None,
     ) -> None:
         super().__init__()
-        self.names = tuple(names)
+        self.readers = tuple(readers)
         self.paths = paths
         self.register_buffer("expert_index", expert_index, persistent=False)
-        self._gate = (gate,)  # in a tuple: no sub-module, see MoELayer
+        self._gate = (gate,)
 
     @property
     def gate(self) -> Gate:
@@ -68,21 +74,27 @@ class Readers(nn.Module):
         assert gate is not None, "the architecture computes these weights by itself"
         return gate
 
+    @property
+    def has_gate(self) -> bool:
+        """Whether the weights come from gates."""
+        return self._gate[0] is not None
+
 
 class MoELayer(nn.Module):
-    """One level of experts and its readers.
+    """One level of experts and its gates.
 
     It computes the experts, the gates and the mixtures, in one kernel where it can; it knows the
     names of gates and experts; and it takes an expert out for the time of an ablation.
 
     The experts and gates stay sub-modules of the architecture, which registers them as ``experts``
     and ``gates``: these are the names by which users freeze parameters and by which probes group
-    them, and they do not depend on the number of levels. The layer itself has no parameters.
+    them, and they do not depend on the number of levels. The layer itself has no parameters: it
+    holds the experts in a tuple, as :class:`GateStack` does its gates.
 
     Args:
         level: Number of the level, from 1 next to the input.
         experts: E experts.
-        readers: The stacks of gates.
+        gate_stacks: The stacks of gates, in the order of the mixtures.
         expert_names: Of the E experts; by default "expert 1", "expert 2", ...
         expert_paths: (E,) int64, the input path that each expert reads; None where all experts read
             one input.
@@ -94,18 +106,18 @@ class MoELayer(nn.Module):
         self,
         level: int,
         experts: StackedMLP,
-        readers: Sequence[Readers],
+        gate_stacks: Sequence[GateStack],
         expert_names: Sequence[str] | None = None,
         expert_paths: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.level = level
-        self.readers = nn.ModuleList(readers)
+        self._gate_stacks = nn.ModuleList(gate_stacks)
         if expert_names is None:
             expert_names = numbered(["expert"], experts.n)
         self.expert_names = tuple(expert_names)
         self.register_buffer("expert_paths", expert_paths, persistent=False)
-        self._experts = (experts,)  # in a tuple: no sub-module
+        self._experts = (experts,)
         self._ablated = False
 
     @property
@@ -114,25 +126,25 @@ class MoELayer(nn.Module):
         return self._experts[0]
 
     @property
-    def stacks(self) -> list[Readers]:
-        """The readers by stack of gates."""
-        return [readers for readers in self.readers if isinstance(readers, Readers)]
+    def gate_stacks(self) -> list[GateStack]:
+        """The stacks of gates."""
+        return [stack for stack in self._gate_stacks if isinstance(stack, GateStack)]
 
     @property
     def gate_experts(self) -> dict[str, tuple[str, ...]]:
         """Gate name (``level-<n>/<reader>``) to the names of the experts that it mixes."""
         names: dict[str, tuple[str, ...]] = {}
-        for readers in self.stacks:
-            for n, gate in enumerate(self._gate_names(readers)):
+        for stack in self.gate_stacks:
+            for n, gate in enumerate(self._gate_names(stack)):
                 names[gate] = self.expert_names
-                if readers.expert_index is not None:
-                    indices = readers.expert_index[n].tolist()
+                if stack.expert_index is not None:
+                    indices = stack.expert_index[n].tolist()
                     names[gate] = tuple(self.expert_names[k] for k in indices)
         return names
 
     def used_modules(self) -> list[nn.Module]:
         """The modules with parameters that the layer computes with."""
-        gates = [gate for readers in self.stacks for gate in readers._gate if gate is not None]
+        gates = [stack.gate for stack in self.gate_stacks if stack.has_gate]
         return [self.experts, *gates]
 
     @contextmanager
@@ -163,8 +175,8 @@ class MoELayer(nn.Module):
         """
         # The layers that read the embedding are one product, and perhaps all is one kernel.
         if isinstance(x, EmbeddedBatch):
-            first_layers = [layer for readers in self.stacks for layer in readers.gate.first]
-            x.fuse(*first_layers, *self.experts.first)
+            gate_layers = [layer for stack in self.gate_stacks for layer in stack.gate.first]
+            x.compute_together(*gate_layers, *self.experts.first)
             if self._is_one_kernel(x):
                 return self._mix_in_one_kernel(x)
         weights = self.gate_weights(x)
@@ -173,11 +185,11 @@ class MoELayer(nn.Module):
     def gate_weights(self, x: Tensor | EmbeddedBatch) -> list[Tensor]:
         """The weights (B, n, k) of each stack of gates."""
         weights = []
-        for readers in self.stacks:
+        for stack in self.gate_stacks:
             inputs = x
-            if readers.paths is not None and isinstance(x, Tensor) and x.dim() == 3:
-                inputs = x[:, readers.paths]
-            weights.append(readers.gate(inputs))
+            if stack.paths is not None and isinstance(x, Tensor) and x.dim() == 3:
+                inputs = x[:, stack.paths]
+            weights.append(stack.gate(inputs))
         return weights
 
     def expert_outputs(self, x: Tensor | EmbeddedBatch) -> Tensor:
@@ -199,25 +211,25 @@ class MoELayer(nn.Module):
         """
         gates = self.named_gates(*weights)
         mixtures = [
-            combine_experts(stack_weights, outputs, readers.expert_index)
-            for stack_weights, readers in zip(weights, self.stacks, strict=True)
+            combine_experts(stack_weights, outputs, stack.expert_index)
+            for stack_weights, stack in zip(weights, self.gate_stacks, strict=True)
         ]
         if len(mixtures) > 1:
             return Mixture(torch.cat(mixtures, dim=1), gates, None)
-        expert_index = self.stacks[0].expert_index
+        expert_index = self.gate_stacks[0].expert_index
         boundary = mixture_boundary(mixtures[0], weights[0], outputs, expert_index)
         return Mixture(mixtures[0], gates, boundary)
 
     def named_gates(self, *weights: Tensor) -> dict[str, Tensor]:
         """Weights (B, n, k), one tensor a stack of gates, as (B, k) by gate name."""
         gates: dict[str, Tensor] = {}
-        for readers, stack_weights in zip(self.stacks, weights, strict=True):
-            for n, name in enumerate(self._gate_names(readers)):
+        for stack, stack_weights in zip(self.gate_stacks, weights, strict=True):
+            for n, name in enumerate(self._gate_names(stack)):
                 gates[name] = stack_weights[:, n]
         return gates
 
-    def _gate_names(self, readers: Readers) -> list[str]:
-        return [f"level-{self.level}/{name}" for name in readers.names]
+    def _gate_names(self, stack: GateStack) -> list[str]:
+        return [f"level-{self.level}/{reader}" for reader in stack.readers]
 
     def _is_one_kernel(self, x: EmbeddedBatch) -> bool:
         """Whether the compiled kernel does what these layers do on x.
@@ -226,9 +238,9 @@ class MoELayer(nn.Module):
         each, the same parameters lie below the boundary either way, so that what
         ``training.sharing`` has learnt in one mode holds in the other.
         """
-        if len(self.stacks) > 1 or self._ablated:
+        if len(self.gate_stacks) > 1 or self._ablated:
             return False
-        gate = self.stacks[0].gate
+        gate = self.gate_stacks[0].gate
         return (
             x.embedding.fast_paths.fuse
             and not x.embedding.copies
@@ -239,19 +251,19 @@ class MoELayer(nn.Module):
 
     def _mix_in_one_kernel(self, x: EmbeddedBatch) -> Mixture:
         """As the layers one after the other, for one stack of gates and one layer each."""
-        readers = self.stacks[0]
+        stack = self.gate_stacks[0]
         n_experts = self.experts.n
-        expert_index = expert_index_array(readers.gate.linear.n, n_experts, readers.expert_index)
+        expert_index = expert_index_array(stack.gate.linear.n, n_experts, stack.expert_index)
 
         # The product of x with all gates and then all experts, (B, n * k + E * d).
-        first_layer = x.first_layer_of(readers.gate.linear)
+        first_layer = x.first_layer_of(stack.gate.linear)
         first_output = first_layer.output
         mixed, weights = gated_experts(first_output, self.experts.outputs, expert_index)
 
-        # The tasks part at the mixtures; below them stands the one product.
+        # The readers part at the mixtures; below them stands the one product.
 
         def gramian(grad: Tensor) -> Tensor:
-            return mixture_gramian(dense_weights(weights, readers.expert_index, n_experts), grad)
+            return mixture_gramian(dense_weights(weights, stack.expert_index, n_experts), grad)
 
         def vjp(grad: Tensor) -> Tensor:
             return gated_experts_vjp(first_output, weights, expert_index, grad, apart=True)
@@ -261,7 +273,7 @@ class MoELayer(nn.Module):
 
 
 class MoELevels(nn.ModuleList):
-    """Levels of experts, from the input up."""
+    """Levels of experts, from the input up: a list of modules whose members have a known type."""
 
     def __iter__(self) -> Iterator[MoELayer]:
         for level in super().__iter__():

@@ -8,6 +8,8 @@ from pydantic import Field
 
 from mtlkit.settings import Settings, Sizes
 
+DEFAULT_TOWER: Sizes = (16,)
+
 
 class BaseOptions(Settings):
     """Options that every architecture has."""
@@ -35,7 +37,7 @@ class BaseOptions(Settings):
         0.0, ge=0, lt=1, description="after each hidden layer of experts, bottoms and towers"
     )
     tower: Sizes | dict[str, Sizes] = Field(
-        (16,), description="hidden layers of the towers, for all or by task"
+        DEFAULT_TOWER, description="hidden layers of the towers, for all or by task"
     )
 
 

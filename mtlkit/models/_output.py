@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import torch
 from torch import Tensor
 
-from mtlkit.models._boundary import Boundary
+from mtlkit.models._boundary import Boundary, in_compiled_graph
 from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._types import Prediction
 
@@ -22,12 +21,14 @@ class Output:
             next to the input, and the reader is the task that is served, or ``shared``, ``all
             tasks`` or a group. Each row sums to 1, and ``Architecture.gate_experts`` names the k
             experts. Factors that are no mixture (sigmoid gates, stitches) are not listed.
-        embedded: The embedded features.
-        representation: (B, D) the embedding output that tasks share, for models without a
-            boundary; by default all of x, if it was formed.
+        embedded: The embedded features as the layers read them; training finds the cuts there, at
+            which the tables begin.
+        representation: (B, D) the tensor of embedded features that all tasks read, by which task
+            gradients are compared in a model without a boundary. By default all of x, or None
+            where x was never formed; a model whose tasks share only a part of x sets it.
         further: Predictions of tasks in a second space, for scoring; the default objectives leave
             them alone.
-        extra: What the model's own objectives need beside predictions.
+        extra: What the model's own objectives need besides predictions.
         boundary: Where the tasks part, if the model names it: what they share there is their
             representation, and training computes their gradients one by one only below it.
     """
@@ -43,7 +44,6 @@ class Output:
     def __post_init__(self) -> None:
         if self.representation is None and self.embedded is not None:
             self.representation = self.embedded.materialised
-        # A compiled graph returns no tensors that lie on the way to its losses, hence no cuts. This
-        # is no choice between two forms of an operation, so the dispatch cannot make it.
-        if torch.compiler.is_compiling():
+        # No cuts either, which are tensors on the way to the losses.
+        if in_compiled_graph():
             self.embedded = None

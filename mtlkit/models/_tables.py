@@ -1,4 +1,7 @@
-"""The embedding tables of all features: one fused table an embedding width."""
+"""The embedding tables of all features: one table an embedding width, and one a bag feature.
+
+Id features of one width are fused into a table; bags are looked up one by one.
+"""
 
 from __future__ import annotations
 
@@ -77,8 +80,7 @@ class EmbeddingTables(nn.Module):
         feature_columns: Feature name to the columns of x that it fills.
         groups: The tables of id features, the narrowest first.
         bags: The bag features, each with a table of its own.
-        numbers: (D_dense, [copies,] width) the vectors of dense features, each a linear layer on
-            one number; None where dense values are appended as they are.
+        numbers: The parameter behind ``dense_vectors``, named as the option that asks for it.
         fast_paths: The fast forms that the model may take.
     """
 
@@ -123,6 +125,13 @@ class EmbeddingTables(nn.Module):
             if copies:
                 self.stack_axes["numbers"] = 1
 
+    @property
+    def dense_vectors(self) -> Tensor | None:
+        """(D_dense, [copies,] width) the vectors of dense features, each a linear layer on one
+        value; None where dense values are appended as they are.
+        """
+        return self.numbers
+
     def _copies_by(self, width: int) -> tuple[int, ...]:
         """The shape of one embedded feature in all copies."""
         return (self.copies, width) if self.copies else (width,)
@@ -162,8 +171,8 @@ class EmbeddingTables(nn.Module):
 
     def glorot(self) -> None:
         """Draw the vectors of the dense features anew."""
-        if self.numbers is not None:
-            glorot_(self.numbers[..., None])
+        if self.dense_vectors is not None:
+            glorot_(self.dense_vectors[..., None])
 
     def take(self, name: str, rows: Tensor) -> Tensor:
         """Rows (M,) of the table ``name`` (V, ...): (M, ...)."""

@@ -18,7 +18,8 @@ class Batch:
         observed: (B, T) bool, or None when every label exists.
         weight: (B,) float32 row weights, or None for 1.
         bags: Feature name to (offsets (B + 1,), values (M,), weights (M,)).
-        embedded: (B, [copies,] D) the embedded features, where the embedding is already applied.
+        embedding_output: (B, [copies,] D) x, where the embedding is already applied: a compiled
+            model begins there.
     """
 
     ids: Tensor
@@ -27,7 +28,7 @@ class Batch:
     observed: Tensor | None = None
     weight: Tensor | None = None
     bags: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
-    embedded: Tensor | None = None
+    embedding_output: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.labels)

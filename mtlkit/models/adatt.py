@@ -28,7 +28,7 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
-from mtlkit.models._moe import MoELayer, MoELevels, Readers, SpecificAndShared
+from mtlkit.models._moe import GateStack, MoELayer, MoELevels, SpecificAndShared
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
@@ -89,18 +89,18 @@ class AdaTT(Architecture):
             gate = Gate(n_tasks, width, layout.total, options)
             self.gates.append(gate)
             self.direct.append(Direct(layout.of_tasks))
-            readers = [Readers(tasks, gate, paths=slice(n_tasks))]
+            gate_stacks = [GateStack(tasks, gate, paths=slice(n_tasks))]
 
             # The shared path, if there is one; nothing reads that of the last level.
             if options.shared and level < options.levels:
                 shared_gate = Gate(1, width, layout.total, options)
                 self.shared_gates.append(shared_gate)
                 self.shared_direct.append(Direct(layout.of_all[None]))
-                readers.append(Readers(["shared"], shared_gate, paths=slice(n_tasks, None)))
+                gate_stacks.append(GateStack(["shared"], shared_gate, paths=slice(n_tasks, None)))
 
             experts = StackedMLP(layout.total, width, options.hidden, options)
             self.experts.append(experts)
-            self.levels.append(MoELayer(level, experts, readers, layout.names, layout.owner))
+            self.levels.append(MoELayer(level, experts, gate_stacks, layout.names, layout.owner))
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
 

@@ -20,7 +20,7 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
-from mtlkit.models._moe import MoELayer, MoELevels, Readers, SpecificAndShared
+from mtlkit.models._moe import GateStack, MoELayer, MoELevels, SpecificAndShared
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
@@ -51,17 +51,17 @@ class CGC(Architecture):
             # Each task mixes its own and the shared experts.
             gate = Gate(n_tasks, width, options.specific + options.shared, options)
             self.gates.append(gate)
-            readers = [Readers(tasks, gate, layout.of_tasks_and_all, slice(n_tasks))]
+            gate_stacks = [GateStack(tasks, gate, layout.of_tasks_and_all, slice(n_tasks))]
 
             # The shared path mixes all experts; nothing reads that of the last level.
             if level < levels:
                 shared_gate = Gate(1, width, layout.total, options)
                 self.shared_gates.append(shared_gate)
-                readers.append(Readers(["shared"], shared_gate, paths=slice(n_tasks, None)))
+                gate_stacks.append(GateStack(["shared"], shared_gate, paths=slice(n_tasks, None)))
 
             experts = StackedMLP(layout.total, width, options.hidden, options)
             self.experts.append(experts)
-            self.levels.append(MoELayer(level, experts, readers, layout.names, layout.owner))
+            self.levels.append(MoELayer(level, experts, gate_stacks, layout.names, layout.owner))
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
 

@@ -32,7 +32,7 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP, tower_layers
 from mtlkit.models._masknet import MaskNet
-from mtlkit.models._moe import MoELayer, Readers
+from mtlkit.models._moe import GateStack, MoELayer
 from mtlkit.models._options import BaseOptions
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
@@ -96,7 +96,7 @@ class DBMTL(Architecture):
         if options.experts:
             self.gates = Gate(len(names), width, options.experts, options)
             self.experts = StackedMLP(options.experts, width, options.hidden, options)
-            self.moe = MoELayer(1, self.experts, [Readers(names, self.gates)])
+            self.moe = MoELayer(1, self.experts, [GateStack(names, self.gates)])
             width = self.experts.outputs
 
         # For each task a tower, a relation tower on it and on those of its parents, and a head.

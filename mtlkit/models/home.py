@@ -34,7 +34,7 @@ from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP, Towers
-from mtlkit.models._moe import MoELayer, Readers, numbered
+from mtlkit.models._moe import GateStack, MoELayer, numbered
 from mtlkit.models._options import BaseOptions
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
@@ -170,8 +170,8 @@ class HoME(Architecture):
             1,
             self.meta_experts,
             [
-                Readers(groups, self.meta_gates, _experts_of(seen, meta)),
-                Readers(["shared"], self.shared_gate),
+                GateStack(groups, self.meta_gates, _experts_of(seen, meta)),
+                GateStack(["shared"], self.shared_gate),
             ],
             numbered([*groups, "shared"], meta),
             torch.arange(n_groups + 1).repeat_interleave(meta),
@@ -200,7 +200,7 @@ class HoME(Architecture):
         self.task_level = MoELayer(
             2,
             self.experts,
-            [Readers(tasks, self.gates, _experts_of(seen, specific))],
+            [GateStack(tasks, self.gates, _experts_of(seen, specific))],
             numbered(paths, specific),
             torch.arange(n_paths).repeat_interleave(specific),
         )

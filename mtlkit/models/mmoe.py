@@ -8,7 +8,7 @@ Mixture-of-Experts", KDD 2018, doi:10.1145/3219819.3220007.
 When to use: the default choice; tasks of unknown relation share as much as their gates find useful.
 When not: strong conflict, where every expert still serves every task (see ple), or gates that
 collapse on one expert.
-Cost: the experts of a level are one product; T gates of one linear layer each.
+Cost: the experts are one product; T gates of one linear layer each.
 Deviations: gates are one bias-free linear layer and a softmax, as in the paper; for ports that give
 them hidden layers, a bias or batch norm there are options.
 """
@@ -21,7 +21,7 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
-from mtlkit.models._moe import MoELayer, Readers
+from mtlkit.models._moe import GateStack, MoELayer
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
 from mtlkit.settings import Sizes
@@ -43,7 +43,7 @@ class MMoE(Architecture):
         width = self.embedding.width
         self.gates = Gate(len(readers), width, options.experts, options)
         self.experts = StackedMLP(options.experts, width, options.hidden, options)
-        self.moe = MoELayer(1, self.experts, [Readers(readers, self.gates)])
+        self.moe = MoELayer(1, self.experts, [GateStack(readers, self.gates)])
         self.towers = Towers(self.tasks, self.experts.outputs, options)
 
     def gate_readers(self) -> tuple[str, ...]:

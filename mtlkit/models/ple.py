@@ -10,6 +10,8 @@ Personalized Recommendations", RecSys 2020, doi:10.1145/3383313.3412236.
 When to use: tasks that disagree, where mmoe shows a seesaw (one gains what the other loses).
 When not: small data or many tasks: experts grow with levels and T.
 Cost: per level T * specific + shared experts as one product; the last level has no shared gate.
+From two levels on, the last gates read shared layers, so the boundary shortcut does not apply:
+balancers of gradients take one backward pass a task through all levels.
 Deviations: none from the paper. Ports often give the shared gate only shared experts, or build the
 unused last one.
 """

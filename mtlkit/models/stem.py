@@ -28,7 +28,7 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
-from mtlkit.models._moe import MoELayer, MoELevels, Readers, SpecificAndShared
+from mtlkit.models._moe import GateStack, MoELayer, MoELevels, SpecificAndShared
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
 from mtlkit.ops.combine_experts import combine_experts
@@ -68,14 +68,14 @@ class STEM(Architecture):
         for level in range(1, options.levels + 1):
             gate = Gate(n_tasks, width, layout.total, options)
             self.gates.append(gate)
-            readers = [Readers(tasks, gate)]
+            gate_stacks = [GateStack(tasks, gate)]
             if level < options.levels:  # nothing reads the shared path of the last level
                 shared_gate = Gate(1, width, layout.total, options)
                 self.shared_gates.append(shared_gate)
-                readers.append(Readers(["shared"], shared_gate))
+                gate_stacks.append(GateStack(["shared"], shared_gate))
             experts = StackedMLP(layout.total, width, options.hidden, options)
             self.experts.append(experts)
-            self.levels.append(MoELayer(level, experts, readers, layout.names, layout.owner))
+            self.levels.append(MoELayer(level, experts, gate_stacks, layout.names, layout.owner))
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
 
@@ -98,14 +98,14 @@ class STEM(Architecture):
             task_paths, shared_path = paths[:, :n_tasks], paths[:, n_tasks:]
 
             # The gate of a task reads its own path and the shared one.
-            task_readers, *shared_readers = level.stacks
-            weights = task_readers.gate(task_paths + shared_path)  # (B, T, E)
+            task_gates, *shared_gates = level.gate_stacks
+            weights = task_gates.gate(task_paths + shared_path)  # (B, T, E)
             mixed = _mix_in_part(weights, outputs, self.trained_by_tasks, self.seen_by_tasks)
             all_weights = [weights]
 
             # The shared path, which the last level does not have.
-            for readers in shared_readers:
-                weights = readers.gate(shared_path)  # (B, 1, E)
+            for stack in shared_gates:
+                weights = stack.gate(shared_path)  # (B, 1, E)
                 shared = _mix_in_part(weights, outputs, self.trained_by_all, self.seen_by_all)
                 mixed = torch.cat([mixed, shared], dim=1)
                 all_weights.append(weights)

@@ -27,7 +27,7 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedMLP, Towers
-from mtlkit.models._moe import MoELayer, Readers
+from mtlkit.models._moe import GateStack, MoELayer
 from mtlkit.models._options import ModelOptions
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
@@ -88,7 +88,7 @@ class TaskEmbedding(Architecture):
             len(self.tasks), options.experts, options.task_width, options.heads
         )
         self.experts = StackedMLP(options.experts, self.embedding.width, options.hidden, options)
-        self.moe = MoELayer(1, self.experts, [Readers(schema.task_names)])
+        self.moe = MoELayer(1, self.experts, [GateStack(schema.task_names)])
         self.towers = Towers(self.tasks, self.experts.outputs, options)
 
     def forward(self, batch: Batch) -> Output:

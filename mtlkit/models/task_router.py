@@ -24,7 +24,7 @@ from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import StackedLinear, StackedMLP, Towers
-from mtlkit.models._moe import MoELayer, Readers
+from mtlkit.models._moe import GateStack, MoELayer
 from mtlkit.models._options import ModelOptions
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
@@ -48,11 +48,11 @@ class TaskRouter(Architecture):
         self.router = StackedMLP(1, width, options.router, options)
         self.routes = StackedLinear(len(self.tasks), self.router.outputs, options.experts)
         self.experts = StackedMLP(options.experts, width, options.hidden, options)
-        self.moe = MoELayer(1, self.experts, [Readers(schema.task_names)])
+        self.moe = MoELayer(1, self.experts, [GateStack(schema.task_names)])
         self.towers = Towers(self.tasks, self.experts.outputs, options)
 
     def forward(self, batch: Batch) -> Output:
-        x = self.embedding(batch).fuse(*self.router.first, *self.experts.first)
+        x = self.embedding(batch).compute_together(*self.router.first, *self.experts.first)
         routed = self.router(x)[:, 0]  # (B, w), the same for all tasks
         logits = self.routes(routed)
         dtype = torch.promote_types(logits.dtype, torch.float32)

@@ -96,6 +96,16 @@ def zeros(typing: Any, row: Any) -> Any:
     return result(row), build
 
 
+@_intrinsic
+def zero(typing: Any, row: Any) -> Any:
+    """A single 0 of the type of a row's numbers."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return context.get_constant(row.dtype, 0)
+
+    return row.dtype(row), build
+
+
 def _broadcast(builder: Any, number: Any, vector_type: Any) -> Any:
     """A vector of 16 times one number."""
     undefined = ir.Constant(vector_type, ir.Undefined)
@@ -154,8 +164,9 @@ def total(typing: Any, lanes: Any) -> Any:
 
 def _where_positive(builder: Any, compared: Any, chosen: Any) -> Any:
     """0 where a vector is at most 0, else what is chosen, also where the vector is NaN."""
-    zero = ir.Constant(compared.type, None)
-    return builder.select(builder.fcmp_ordered("<=", compared, zero), zero, chosen)
+    zero_vector = ir.Constant(compared.type, None)
+    at_most_zero = builder.fcmp_ordered("<=", compared, zero_vector)
+    return builder.select(at_most_zero, zero_vector, chosen)
 
 
 @_intrinsic

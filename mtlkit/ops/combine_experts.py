@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
-from mtlkit.ops._simd import LANES, fma, load, store, total, zeros
+from mtlkit.ops._simd import LANES, fma, load, store, total, zero, zeros
 
 
 def plain_combine_experts(
@@ -80,7 +80,7 @@ def _combine(
 
             # the rest
             for i in range(vector_end, width):
-                rest_sum = total(zeros(mixture))  # a 0 of the row's type
+                rest_sum = zero(mixture)
                 for k in range(expert_index.shape[1]):
                     rest_sum += weights[b, n, k] * experts[b, expert_index[n, k], i]
                 mixture[i] = rest_sum
@@ -103,7 +103,7 @@ def _combine_backward(
         expert_index: (n, k).
         grad: (B, n, d) of the mixtures.
         d_weights: (B, n, k).
-        d_experts: (n, B, E, d) for each mixture apart, or (1, B, E, d) for their sum.
+        d_experts: (n, B, E, d) for each mixture, or (1, B, E, d) for their sum.
     """
     width = grad.shape[2]
     vector_end = width - width % LANES
@@ -137,7 +137,7 @@ def _combine_backward(
 def _compiled_vjp(
     weights: Tensor, experts: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool
 ) -> tuple[Tensor, Tensor]:
-    """The gradients by the experts, (n, B, E, d) apart or (1, B, E, d), and by the weights."""
+    """The gradients by the experts, (n, B, E, d) by mixture or (1, B, E, d), and by the weights."""
     d_weights = torch.empty_like(weights)
     d_experts = experts.new_empty(grad.shape[1] if apart else 1, *experts.shape)
     _combine_backward(
@@ -202,7 +202,7 @@ def combine_experts(weights: Tensor, experts: Tensor, expert_index: Tensor | Non
 def combine_experts_vjp(
     weights: Tensor, experts: Tensor, expert_index: Tensor | None, grad: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The gradient of the experts for each mixture apart, and that of the weights.
+    """The gradient of the experts for each mixture, and that of the weights.
 
     Args:
         weights: (B, n, k).

@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
-from mtlkit.ops._simd import LANES, add, fma, load, store, total, zeros
+from mtlkit.ops._simd import LANES, add, fma, load, store, total, zero, zeros
 
 
 def plain_fold(table: Tensor, weight: Tensor, bias: Tensor | None, field: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def _fold(
 
         # the rest
         for o in range(vector_end, width):
-            rest_sum = bias[o] if with_bias else total(zeros(bias))  # a 0 of the row's type
+            rest_sum = bias[o] if with_bias else zero(bias)
             for k in range(table.shape[1]):
                 rest_sum += table[v, k] * field_weight[k, o]
             target[o] = rest_sum

@@ -14,7 +14,17 @@ from torch.autograd.function import once_differentiable
 
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
-from mtlkit.ops._simd import LANES, fma, load, positive, store, total, where_positive, zeros
+from mtlkit.ops._simd import (
+    LANES,
+    fma,
+    load,
+    positive,
+    store,
+    total,
+    where_positive,
+    zero,
+    zeros,
+)
 from mtlkit.ops.combine_experts import plain_combine_experts, plain_combine_experts_vjp
 from mtlkit.ops.softmax import (
     plain_softmax,
@@ -100,6 +110,7 @@ def _combine_rectified_backward(
     grad: np.ndarray,
     d_weights: np.ndarray,
     d_experts: np.ndarray,
+    sees_all: bool,
 ) -> None:
     """Write the gradients of ``_combine_rectified``.
 
@@ -110,12 +121,12 @@ def _combine_rectified_backward(
         grad: (B, n, d) of the mixtures.
         d_weights: (B, n, k).
         d_experts: (n, B, E * d) for each mixture apart, or (1, B, E * d) for their sum; contiguous
-            rows. Zeros, unless every mixture sees all experts: then all is written.
+            rows. Zeros, unless ``sees_all``: then all is written.
+        sees_all: Whether every mixture is made of all experts.
     """
     width = grad.shape[2]
     vector_end = width - width % LANES
     apart = d_experts.shape[0] > 1
-    sees_all = expert_index.shape[1] * width == experts.shape[1]
 
     for b in range(grad.shape[0]):
         row_experts = experts[b]  # (E * d,)
@@ -140,7 +151,7 @@ def _combine_rectified_backward(
                 d_weight = total(products)
                 for i in range(vector_end, width):
                     value = row_experts[start + i]
-                    before = total(zeros(d_mixture)) if fresh else d_row_experts[start + i]
+                    before = zero(d_mixture) if fresh else d_row_experts[start + i]
                     if value <= 0:
                         d_row_experts[start + i] = before
                     else:
@@ -175,6 +186,7 @@ def _compiled_vjp(
         grad.contiguous().numpy(),
         d_weights.numpy(),
         d_experts.numpy().reshape(rows, parts, size).swapaxes(0, 1),
+        sees_all,
     )
     softmax_backward(weights, d_weights, d_logits.unflatten(1, expert_index.shape))
     return d_outputs
@@ -229,11 +241,12 @@ def gated_experts_vjp(
         weights: (B, n, k) the gates' weights.
         expert_index: (n, k) int64.
         grad: (B, n, d) of the mixtures.
-        apart: Whether the experts' gradient is wanted for each mixture apart.
+        apart: Whether the experts' gradient is wanted for each mixture.
 
     Returns:
-        (B, n * k + E * d) in the order of the outputs. With ``apart`` (B, n * E * d + n * k): the
-        experts' by each mixture, one after the other, and then the gates'.
+        (B, n * k + E * d) in the order of the outputs. With ``apart`` (B, n * E * d + n * k) in the
+        other order, that of ``FirstLayerBoundary.vjp`` in the models: the experts' by each mixture,
+        one after the other, and then the gates'.
     """
     outputs, grad = outputs.detach(), grad.detach()
     form = _compiled_vjp if use_kernel(outputs, weights, grad) else plain_gated_experts_vjp

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import exact_kernel
 
-FEW_EXPERTS = 16  # with as many experts, PyTorch's softmax is the faster one
+FEW_EXPERTS = 16  # from this number of experts on, PyTorch's softmax is faster
 
 # log 2 = LOG2_SHORT - LOG2_EXCESS, where the first has so few digits that n times it is exact
 LOG2_SHORT = np.float32(0.693359375)

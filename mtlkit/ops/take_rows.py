@@ -17,7 +17,7 @@ from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
 from mtlkit.ops._simd import LANES, add, load, store
 
-DIGIT_BITS = 11  # row numbers are sorted by digits of so many bits
+DIGIT_BITS = 11  # row numbers are sorted by digits of this many bits
 DIGITS = 1 << DIGIT_BITS  # values of a digit
 POSITION_BITS = np.uint64(32)  # of a key, below those of the row number
 POSITION_MASK = np.uint64(0xFFFFFFFF)

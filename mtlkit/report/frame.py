@@ -16,7 +16,7 @@ from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import ResultStore
 
 NO_METRICS = {"space", "derived", "positives", "rows"}
-"""What a record says of a score beside its metrics."""
+"""What a record says of a score besides its metrics."""
 
 METRIC_COLUMNS = [
     "block",

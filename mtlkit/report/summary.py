@@ -25,6 +25,8 @@ from mtlkit.report.statistics import (
 SPLIT = "test"
 TaskValues = dict[str, dict[int, float]]
 """Task to seed to the task's primary metric."""
+TaskMeans = Mapping[str, Interval]
+"""Task to the mean of its primary metric over seeds."""
 FEW_POSITIVES = 100
 """Below this number, the draw of the test rows moves an AUC more than most seeds do."""
 SHOWN = 6  # rows that a warning lists by name
@@ -72,7 +74,7 @@ class Summary:
     Args:
         block: The block.
         rows: Sorted by gain over single-task where there is one, else by mean metric.
-        best: Task to the label-independent id of the group with the best mean.
+        best: Task to the id of the group with the best mean.
         counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all
             runs.
         warnings: What a reader must know before comparing rows.
@@ -90,6 +92,7 @@ class Summary:
         return tuple(row for row in self.rows if row.group.seeds)
 
     def row(self, group: str) -> Row:
+        """The row of a group, by the id of the group."""
         return next(row for row in self.rows if row.group.id == group)
 
     @property
@@ -111,20 +114,23 @@ class Summary:
     def worse(self, task: TaskInfo, row: Row) -> bool:
         """Whether a row's interval lies clear of the best mean's interval."""
         best = self.best.get(task.name)
-        return best is not None and not row.metric[task.name].overlaps(
-            self.row(best).metric[task.name]
-        )
+        if best is None:
+            return False
+        best_interval = self.row(best).metric[task.name]
+        return not row.metric[task.name].overlaps(best_interval)
 
 
 def summarise(frames: Frames, block: Block) -> Summary:
     """Aggregate one block over seeds."""
-    in_block = (frames.metrics["block"] == block.id) & (frames.metrics["split"] == SPLIT)
-    metrics = frames.metrics[in_block]
-    runs = frames.runs[(frames.runs["block"] == block.id) & (frames.runs["status"] == "ok")]
+    # Of the frames, what belongs to the block: metrics on the test split, and finished runs.
+    metrics = frames.metrics
+    metrics = metrics[(metrics["block"] == block.id) & (metrics["split"] == SPLIT)]
+    runs = frames.runs
+    runs = runs[(runs["block"] == block.id) & (runs["status"] == "ok")]
 
-    # group to task to seed to value, and to the mean over seeds
+    # The metric of each seed, and its mean over seeds.
     values: dict[str, TaskValues] = {}
-    means: dict[str, dict[str, Interval]] = {}
+    means: dict[str, TaskMeans] = {}
     for group in block.groups:
         by_task = task_values(metrics[metrics["group"] == group.id], block.tasks)
         values[group.id] = by_task
@@ -132,31 +138,32 @@ def summarise(frames: Frames, block: Block) -> Summary:
             task: t_interval(list(seeds.values())) for task, seeds in by_task.items()
         }
 
+    # A row a group, best first.
     front = _front(block, means)
     rows = []
     for group in block.groups:
         reference = _reference(block, group)
         baseline = values[reference.id] if reference else {}
         compared = reference is not None and not group.is_reference
-        of_group = metrics["group"] == group.id
-        costs = runs[runs["group"] == group.id]
-        rows.append(
-            Row(
-                group=group,
-                values=values[group.id],
-                metric=means[group.id],
-                delta=_deltas(values[group.id], baseline) if compared else {},
-                gain=_gain(block, values[group.id], baseline),
-                derived=frozenset(metrics[of_group & metrics["derived"]]["task"]),
-                on_front=front[group.id],
-                parameters=_mean(costs, "parameters"),
-                flops_per_row=_mean(costs, "flops_per_row"),
-                rows_per_second=_mean(costs, "rows_per_second"),
-                seconds=_mean(costs, "train_seconds"),
-                peak_memory=_mean(costs, "peak_memory_bytes"),
-                has_reference=reference is not None,
-            )
+        is_derived = (metrics["group"] == group.id) & metrics["derived"]
+        derived = metrics[is_derived]["task"]
+        group_runs = runs[runs["group"] == group.id]
+        row = Row(
+            group=group,
+            values=values[group.id],
+            metric=means[group.id],
+            delta=_deltas(values[group.id], baseline) if compared else {},
+            gain=_gain(block, values[group.id], baseline),
+            derived=frozenset(derived),
+            on_front=front[group.id],
+            parameters=_mean(group_runs, "parameters"),
+            flops_per_row=_mean(group_runs, "flops_per_row"),
+            rows_per_second=_mean(group_runs, "rows_per_second"),
+            seconds=_mean(group_runs, "train_seconds"),
+            peak_memory=_mean(group_runs, "peak_memory_bytes"),
+            has_reference=reference is not None,
         )
+        rows.append(row)
     rows.sort(key=lambda row: _rank(row, block))
 
     counts = {task.name: _counts(metrics, task) for task in block.tasks}
@@ -179,17 +186,19 @@ def _reference(block: Block, group: RunGroup) -> RunGroup | None:
     """The finished reference group with the same training settings; of several, the one with the
     shortest name.
     """
-    candidates = [
-        other
-        for other in block.groups
-        if other.is_reference and other.training == group.training and other.seeds
-    ]
+    candidates = []
+    for other in block.groups:
+        if other.is_reference and other.seeds and other.training == group.training:
+            candidates.append(other)
+
+    # A reference is compared with itself.
     if group in candidates:
         return group
     return min(candidates, key=lambda other: (len(other.model), other.model), default=None)
 
 
 def _deltas(values: TaskValues, reference: TaskValues) -> dict[str, Interval]:
+    """Task to the paired difference to a reference, over common seeds."""
     return {task: paired_delta(values[task], reference.get(task, {})) for task in values}
 
 
@@ -197,71 +206,76 @@ def _gain(block: Block, values: TaskValues, reference: TaskValues) -> Interval:
     """The mean relative gain over all tasks, over common seeds."""
     if not block.tasks or not reference:
         return Interval()
-    gains = delta_m(values, reference, {task.name: task.reading for task in block.tasks})
+    readings = {task.name: task.reading for task in block.tasks}
+    gains = delta_m(values, reference, readings)
     return t_interval(list(gains.values()))
 
 
-def _front(block: Block, means: Mapping[str, Mapping[str, Interval]]) -> dict[str, bool]:
+def _front(block: Block, means: Mapping[str, TaskMeans]) -> dict[str, bool]:
     """Group to whether it is on the Pareto front of the means, higher being better."""
     if not block.tasks:
         return dict.fromkeys(means, False)
-    points = [[_score(task, by_task) for task in block.tasks] for by_task in means.values()]
+    points = []  # (groups, tasks)
+    for by_task in means.values():
+        points.append([signed_mean(task, by_task) for task in block.tasks])
     on_front = pareto_front(np.array(points))
     return {group: bool(on) for group, on in zip(means, on_front, strict=True)}
 
 
-def _score(task: TaskInfo, means: Mapping[str, Interval]) -> float:
+def signed_mean(task: TaskInfo, means: TaskMeans) -> float:
     """The mean of a task, with its sign turned where lower is better."""
     mean = means[task.name].mean
     return mean if task.reading.higher_is_better else -mean
 
 
 def _mean(runs: pd.DataFrame, column: str) -> float:
-    kept = runs[column].dropna()
-    return float(kept.mean()) if len(kept) else math.nan
+    """The mean of a column over the runs that have it; NaN where none has."""
+    known_values = runs[column].dropna()
+    return float(known_values.mean()) if len(known_values) else math.nan
 
 
 def _rank(row: Row, block: Block) -> tuple[bool, bool, float, str]:
     """Sorts rows: by gain, then those without one by mean metric, then those without any metric."""
-    scores = [_score(task, row.metric) for task in block.tasks]
-    score = float(np.mean(scores)) if scores else math.nan
-    order = row.gain.mean if row.gain.known else score
-    return (
-        math.isnan(score),
-        not row.gain.known,
-        0.0 if math.isnan(order) else -order,
-        row.group.label,
-    )
+    signed_means = [signed_mean(task, row.metric) for task in block.tasks]
+    mean_metric = float(np.mean(signed_means)) if signed_means else math.nan
+
+    # Highest first; NaN cannot be compared with anything.
+    height = row.gain.mean if row.gain.known else mean_metric
+    descending = 0.0 if math.isnan(height) else -height
+    return math.isnan(mean_metric), not row.gain.known, descending, row.group.label
 
 
-def _best(block: Block, means: Mapping[str, Mapping[str, Interval]]) -> dict[str, str]:
+def _best(block: Block, means: Mapping[str, TaskMeans]) -> dict[str, str]:
     """Task to the group of the best mean."""
     best = {}
     for task in block.tasks:
-        scores = {
-            group: _score(task, by_task)
-            for group, by_task in means.items()
-            if by_task[task.name].known
-        }
-        if scores:
-            best[task.name] = max(scores, key=lambda group: scores[group])
+        heights = {}
+        for group, by_task in means.items():
+            if by_task[task.name].known:
+                heights[group] = signed_mean(task, by_task)
+        if heights:
+            best[task.name] = max(heights, key=lambda group: heights[group])
     return best
 
 
 def _counts(metrics: pd.DataFrame, task: TaskInfo) -> tuple[float, float]:
     """(positives, rows) of a task; NaN where the runs do not agree."""
-    of_task = metrics[metrics["task"] == task.name]
-    counts = of_task[["positives", "rows"]].drop_duplicates()
-    if len(counts) != 1:
+    task_metrics = metrics[metrics["task"] == task.name]
+    distinct = task_metrics[["positives", "rows"]].drop_duplicates()
+    if len(distinct) != 1:
         return math.nan, math.nan
-    return float(counts["positives"].iloc[0]), float(counts["rows"].iloc[0])
+    counts = distinct.iloc[0]
+    return float(counts["positives"]), float(counts["rows"])
 
 
 def _warnings(block: Block, counts: Mapping[str, tuple[float, float]]) -> list[str]:
-    balancers = [
-        (group.balancer_name, group.resolved["balancer"].get("options") or {})
-        for group in block.groups
-    ]
+    """What a reader must know before comparing rows, a sentence each."""
+    balancers = []
+    for group in block.groups:
+        options = group.resolved["balancer"].get("options") or {}
+        balancers.append((group.balancer_name, options))
+
+    # A check that finds nothing says nothing.
     warnings = [
         _unequal_seeds(block),
         _several_trainings(block),
@@ -273,15 +287,17 @@ def _warnings(block: Block, counts: Mapping[str, tuple[float, float]]) -> list[s
 
 def _few_positives(block: Block, counts: Mapping[str, tuple[float, float]]) -> str:
     """A warning about AUCs of few positives; empty where there are enough."""
+    # There is an AUC where some rows are positive and some are not.
     few = {}
     for task in block.tasks:
         positives, rows = counts[task.name]
-        if task.metric == "auc" and 0 < positives < FEW_POSITIVES and positives < rows:
+        has_auc = task.metric == "auc" and 0 < positives < rows
+        if has_auc and positives < FEW_POSITIVES:
             few[task.title] = (positives, rows)
     if not few:
         return ""
 
-    # the standard error of the AUC of useless scores
+    # For the task with the fewest: the standard error of the AUC of useless scores.
     positives, rows = min(few.values())
     error = math.sqrt((rows + 1) / (12 * positives * (rows - positives)))
     listed = ", ".join(f"{title} {positives:.0f}" for title, (positives, _) in few.items())
@@ -297,9 +313,15 @@ def _unequal_seeds(block: Block) -> str:
     counts = Counter(group.seeds for group in block.groups)
     if len(counts) == 1:
         return ""
+
+    # Most seeds first, then most groups: what a row should have.
     usual = max(counts, key=lambda seeds: (len(seeds), counts[seeds], seeds))
-    others = [group for group in block.groups if group.seeds != usual]
-    listed = "; ".join(f"{group.label} ({_seed_list(group.seeds)})" for group in others[:SHOWN])
+    others = []
+    for group in block.groups:
+        if group.seeds != usual:
+            others.append(f"{group.label} ({_seed_list(group.seeds)})")
+
+    listed = "; ".join(others[:SHOWN])
     more = f"; and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
     return (
         f"Not all rows are means over the same seeds. Most complete: {_seed_list(usual)}. "
@@ -309,9 +331,12 @@ def _unequal_seeds(block: Block) -> str:
 
 
 def _seed_list(seeds: tuple[int, ...]) -> str:
+    """Seeds in words, such as ``seeds 0, 1``."""
     if not seeds:
         return "no finished seed"
-    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    noun = "seeds" if len(seeds) > 1 else "seed"
+    listed = ", ".join(map(str, seeds))
+    return f"{noun} {listed}"
 
 
 def _several_trainings(block: Block) -> str:
@@ -319,10 +344,14 @@ def _several_trainings(block: Block) -> str:
     by_digest = {group.training: group.resolved.get("training") or {} for group in block.groups}
     if len(by_digest) == 1:
         return ""
+
+    # Which settings make the difference; values are compared as text, as some are lists.
     trainings = list(by_digest.values())
+    keys: set[str] = set().union(*trainings)
     differing = []
-    for key in sorted({key for training in trainings for key in training}):
-        if len({str(training.get(key)) for training in trainings}) > 1:
+    for key in sorted(keys):
+        distinct = {str(training.get(key)) for training in trainings}
+        if len(distinct) > 1:
             differing.append(key)
     return (
         f"Rows were trained under {len(trainings)} different settings "

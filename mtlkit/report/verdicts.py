@@ -21,7 +21,7 @@ from mtlkit.report.statistics import (
     t_interval,
     t_test,
 )
-from mtlkit.report.summary import Row, Summary, task_values
+from mtlkit.report.summary import Row, Summary, signed_mean, task_values
 from mtlkit.report.tables import PLANTED, Table, TableCell, difference, fixed, yes
 
 HEADROOM = (
@@ -78,15 +78,19 @@ class Verdicts:
         better, worse = words["better"], words["worse"]
         undecided = words["same"] + words["unknown"]
         survivors = sum(verdict.survives for verdict in self.verdicts)
+
+        # Verbs follow the numbers.
+        better_verb = "is" if better == 1 else "are"
+        worse_verb = "is" if worse == 1 else "are"
+        outlast_verb = "outlasts" if survivors == 1 else "outlast"
         return (
             f"{self.model}, balancers against fixed weights: "
             f"beside {self.best.group.balancer}, the best of {self.weightings} weightings on "
             f"validation, {better} of {len(self.verdicts)} balancers "
-            f"{'is' if better == 1 else 'are'} better by more than their interval, "
-            f"{worse} {'is' if worse == 1 else 'are'} worse, "
+            f"{better_verb} better by more than their interval, "
+            f"{worse} {worse_verb} worse, "
             f"and the seeds cannot tell for {undecided}; "
-            f"{survivors} of these verdicts outlast{'s' if survivors == 1 else ''} Holm's "
-            "correction."
+            f"{survivors} of these verdicts {outlast_verb} Holm's correction."
         )
 
 
@@ -97,47 +101,69 @@ def judge(frames: Frames, summary: Summary) -> tuple[Verdicts, ...]:
     rows_by_setting: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in summary.finished:
         rows_by_setting[row.group.model, row.group.training].append(row)
-    judged = [_judge(frames, summary.block, rows) for _, rows in sorted(rows_by_setting.items())]
-    return tuple(verdicts for verdicts in judged if verdicts is not None)
+
+    # By model and training; not every one of them has a sweep.
+    all_verdicts = []
+    for setting in sorted(rows_by_setting):
+        verdicts = _judge(frames, summary.block, rows_by_setting[setting])
+        if verdicts is not None:
+            all_verdicts.append(verdicts)
+    return tuple(all_verdicts)
 
 
 def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
     """The verdicts of one model under one training; None without a sweep, or without another
     balancer.
     """
-    # a method that is a point of a sweep is no balancer to be judged; uniform is both
+    # A method that is a point of a sweep is no balancer to be judged; uniform is both.
     weightings = [row for row in rows if row.group.constant_weights]
     candidates = [row for row in rows if row.group.has_balancer and not row.group.weights_option]
-    all_scores = {row.group.id: _validation_score(frames, block, row) for row in weightings}
-    scores = {group: score for group, score in all_scores.items() if not math.isnan(score)}
+
+    # Fixed weights without a score on validation cannot be the best ones.
+    scores = {}
+    for row in weightings:
+        score = _validation_score(frames, block, row)
+        if not math.isnan(score):
+            scores[row.group.id] = score
     if len(scores) < SWEEP or all(row in weightings for row in candidates):
         return None
 
-    # the reference: best on validation
+    # The reference is chosen on validation, so that the comparison on test stays fair.
     best_id = max(scores, key=lambda group: scores[group])
     best = next(row for row in weightings if row.group.id == best_id)
     candidates = [row for row in candidates if row is not best]
+    verdicts = _compare(block, candidates, best)
 
-    # paired gains on test, seed by seed
-    metrics = {task.name: task.reading for task in block.tasks}
-    gains = [list(delta_m(row.values, best.values, metrics).values()) for row in candidates]
-    survives = holm([t_test(gain) for gain in gains])
-    verdicts = []
-    for row, gain, kept in zip(candidates, gains, survives, strict=True):
-        interval = t_interval(gain)
-        delta = {task: paired_delta(row.values[task], best.values[task]) for task in metrics}
-        verdicts.append(Verdict(row, delta, interval, _word(interval), kept))
-    verdicts.sort(key=_order)
-
-    # a task whose share no other weighting exceeds
-    shares = np.array([_shares(row, block.trained) for row in weightings])
-    at_end = bool((_shares(best, block.trained) >= shares.max(0)).any())
+    # At an end of the sweep, some task has a share that no other weighting exceeds.
+    best_shares = _shares(best, block.trained)  # (T,)
+    shares = np.array([_shares(row, block.trained) for row in weightings])  # (weightings, T)
+    at_end = bool((best_shares >= shares.max(0)).any())
     return Verdicts(best.group.model, best, len(scores), at_end, tuple(verdicts))
+
+
+def _compare(block: Block, candidates: list[Row], best: Row) -> list[Verdict]:
+    """The verdicts of some balancers against the best fixed weights, best gain first."""
+    # Gains on test, paired seed by seed; Holm's correction looks at all of them together.
+    readings = {task.name: task.reading for task in block.tasks}
+    gains = []
+    for row in candidates:
+        gain_by_seed = delta_m(row.values, best.values, readings)
+        gains.append(list(gain_by_seed.values()))
+    survives = holm([t_test(gain) for gain in gains])
+
+    verdicts = []
+    for row, gain, survived in zip(candidates, gains, survives, strict=True):
+        interval = t_interval(gain)
+        delta = {task: paired_delta(row.values[task], best.values[task]) for task in readings}
+        verdicts.append(Verdict(row, delta, interval, _word(interval), survived))
+    return sorted(verdicts, key=_order)
 
 
 def _order(verdict: Verdict) -> tuple[bool, float]:
     """Best gain first, and those without one last."""
-    return not verdict.gain.known, -verdict.gain.mean if verdict.gain.known else 0.0
+    if not verdict.gain.known:
+        return True, 0.0
+    return False, -verdict.gain.mean
 
 
 def _shares(row: Row, tasks: int) -> np.ndarray:
@@ -155,16 +181,20 @@ def _validation_score(frames: Frames, block: Block, row: Row) -> float:
     """
     metrics = frames.metrics
     in_group = (metrics["group"] == row.group.id) & (metrics["block"] == block.id)
-    values = task_values(metrics[in_group & (metrics["split"] == "validation")], block.tasks)
+    on_validation = in_group & (metrics["split"] == "validation")
+    values = task_values(metrics[on_validation], block.tasks)
+
     signed_means = []
     for task in block.tasks:
-        if values[task.name]:
-            mean = t_interval(list(values[task.name].values())).mean
-            signed_means.append(mean if task.reading.higher_is_better else -mean)
+        seeds = values[task.name]
+        if seeds:
+            mean = t_interval(list(seeds.values()))
+            signed_means.append(signed_mean(task, {task.name: mean}))
     return float(np.mean(signed_means)) if signed_means else math.nan
 
 
 def _word(gain: Interval) -> Word:
+    """What the interval of a gain says."""
     if not gain.bounded:
         return "unknown"
     if not gain.excludes_zero:
@@ -178,31 +208,33 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     deltas = [f"Δ {task.title} {task.reading.label}" for task in block.tasks]
     columns = ("balancer", "verdict", "Δm, %", *deltas, "seeds")
 
-    # the reference, and everything that is compared with it
-    reference = (
-        TableCell(best.group.balancer),
-        *[TableCell("ref.")] * (len(block.tasks) + 2),
-        TableCell(str(len(best.group.seeds))),
-    )
-    rows = [reference, *[_cells(block, verdict) for verdict in verdicts.verdicts]]
+    # The reference comes first, then what is compared with it.
+    name = TableCell(best.group.balancer)
+    seeds = TableCell(str(len(best.group.seeds)))
+    compared_cells = [TableCell("ref.")] * (len(columns) - 2)
+    rows = [(name, *compared_cells, seeds)]
+    for verdict in verdicts.verdicts:
+        rows.append(_cells(block, verdict))
+
+    # Simulated data have a last line.
     ceiling = _headroom(block, best, len(columns))
     notes = _notes(verdicts)
-    return Table(
-        f"{block.label}: {verdicts.model}, every balancer against the best fixed weights",
-        columns,
-        tuple(rows),
-        (*notes, HEADROOM) if ceiling else notes,
-        ceiling,
-    )
+    if ceiling:
+        notes = (*notes, HEADROOM)
+
+    title = f"{block.label}: {verdicts.model}, every balancer against the best fixed weights"
+    return Table(title, columns, tuple(rows), notes, ceiling)
 
 
 def _notes(verdicts: Verdicts) -> tuple[str, ...]:
     """What a reader of the table must know."""
-    end = " It lies at an end of the sweep: weights beyond it were not tried."
+    end = ""
+    if verdicts.at_end:
+        end = " It lies at an end of the sweep: weights beyond it were not tried."
     return (
         f"Paired differences to {verdicts.best.group.balancer}, of {verdicts.weightings} fixed "
         "weightings the one of the best mean on validation, over common seeds on the test split."
-        + (end if verdicts.at_end else ""),
+        f"{end}",
         "The verdict follows from Δm, the mean over tasks of the change relative to the "
         "reference's distance from a useless model: same means that the 95 % Student t-interval "
         "holds 0.",
@@ -224,9 +256,13 @@ def _headroom(block: Block, best: Row, width: int) -> tuple[TableCell, ...]:
     if all(math.isnan(gap) for gap in gaps):
         return ()
 
-    texts = [*PLANTED, fixed(100 * float(np.mean(gains)), 2, sign=True)]
+    # As in the other rows: the relative gain in percent, then a difference a task.
+    percent = 100 * float(np.mean(gains))
+    texts = [*PLANTED, fixed(percent, 2, sign=True)]
     for task, gap in zip(block.tasks, gaps, strict=True):
         texts.append(fixed(gap, task.reading.decimals, sign=True))
+
+    # Nothing in the columns that are left.
     texts += [""] * (width - len(texts))
     return tuple(TableCell(text) for text in texts)
 
@@ -235,19 +271,19 @@ def _cells(block: Block, verdict: Verdict) -> tuple[TableCell, ...]:
     """One balancer's row of the table."""
     group = verdict.row.group
     seeds = len(group.seeds)
+
+    # The verdict, set off where it is not "same".
     mark = "¶" if verdict.survives else ""
     word = TableCell(verdict.word, verdict.word == "better", mark, verdict.word == "worse")
-    percent = Interval(100 * verdict.gain.mean, 100 * verdict.gain.half, verdict.gain.n)
-    deltas = [
-        difference(verdict.delta[task.name], task.reading.decimals, seeds) for task in block.tasks
-    ]
-    return (
-        TableCell(group.balancer),
-        word,
-        difference(percent, 2, seeds),
-        *deltas,
-        TableCell(str(seeds)),
-    )
+
+    # What it rests on.
+    gain = verdict.gain
+    percent = Interval(100 * gain.mean, 100 * gain.half, gain.n)
+    differences = [difference(percent, 2, seeds)]
+    for task in block.tasks:
+        delta = verdict.delta[task.name]
+        differences.append(difference(delta, task.reading.decimals, seeds))
+    return TableCell(group.balancer), word, *differences, TableCell(str(seeds))
 
 
 def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[str, object]]:
@@ -265,12 +301,17 @@ def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[st
                 "verdict": verdict.word,
                 "after_holm": verdict.survives,
             }
-            for task, delta in {"delta_m": verdict.gain, **verdict.delta}.items():
-                rows.append(common | {"difference": task, **_numbers(delta), "seeds": delta.n})
+            differences = {"delta_m": verdict.gain, **verdict.delta}
+            for name, interval in differences.items():
+                numbers = {"difference": name, **_numbers(interval), "seeds": interval.n}
+                rows.append(common | numbers)
     return rows
 
 
 def _numbers(interval: Interval) -> dict[str, str]:
     """Mean and ends of an interval as text; empty where unknown."""
     values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    return {key: "" if math.isnan(value) else f"{value:.8g}" for key, value in values.items()}
+    texts = {}
+    for key, value in values.items():
+        texts[key] = "" if math.isnan(value) else f"{value:.8g}"
+    return texts

@@ -7,7 +7,7 @@ import numpy as np
 from mtlkit.models._architecture import Architecture
 from mtlkit.records import PRIMARY_METRIC
 from mtlkit.training.batches import DeviceSplit
-from mtlkit.training.scoring import metrics, score
+from mtlkit.training.scoring import metrics, score_split
 
 
 def ablate(
@@ -33,7 +33,7 @@ def ablate(
 
     def primary_metrics() -> np.ndarray:
         """(T,) of the model as it is now."""
-        by_task = metrics(model, score(model, split, batch_size, precision), split)
+        by_task = metrics(model, score_split(model, split, batch_size, precision), split)
         primary = [by_task[task.name].get(PRIMARY_METRIC[task.kind]) for task in tasks]
         return np.array([np.nan if value is None else value for value in primary])
 

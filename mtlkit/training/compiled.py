@@ -54,8 +54,8 @@ class CompiledForward:
             return self.plain(batch)
         x = self.model.embedding(batch).tensor()
         try:
-            output = self.body(replace(batch, embedded=x))
-            # what a compiled body returns is not on the way to its losses, so x has to stand for it
+            output = self.body(replace(batch, embedding_output=x))
+            # the body's own x is not on the way to its losses (see in_compiled_graph): take this x
             if output.representation is not None:
                 if output.representation.shape != x.shape:
                     raise RuntimeError("the tasks share a part of the embedding only")

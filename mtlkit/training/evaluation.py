@@ -12,7 +12,7 @@ from mtlkit.settings import TrainingSettings
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.result import DivergedError
 from mtlkit.training.sampling import sample_rows
-from mtlkit.training.scoring import Scores, group_scores, metrics, score
+from mtlkit.training.scoring import Scores, group_scores, metrics, score_split
 from mtlkit.training.seeding import seed_for
 from mtlkit.training.selection import BestPoint, selection_value
 from mtlkit.training.setup import TrainingSetup
@@ -60,7 +60,7 @@ class Evaluator:
 
     def score(self, split: DeviceSplit) -> Scores:
         """Score a split with the model as it is."""
-        return score(self.model, split, self.batch_size, self.settings.precision)
+        return score_split(self.model, split, self.batch_size, self.settings.precision)
 
     def evaluate(self, step: int, epoch: float, train_loss: dict[str, float | None]) -> Scores:
         """Score the validation rows, add a point to the curve and keep the model where it is best.
@@ -116,8 +116,8 @@ class Evaluator:
         task_by_name = {task.name: task for task in self.model.tasks}
         group = [self.model.tasks[t].name for t in best.tasks]
         tasks_by_score = {
-            quantity.name: task_by_name[quantity.task]
-            for quantity in group_scores(self.model.schema, point["validation"], group)
+            score.name: task_by_name[score.task]
+            for score in group_scores(self.model.schema, point["validation"], group)
         }
         group_loss = float(scores.losses[best.tasks].sum())
 

@@ -12,7 +12,7 @@ from mtlkit.settings import TrainingSettings
 from mtlkit.training.sharing import SharedParameters
 
 
-def choose_fast_paths(
+def prepare_model(
     model: Architecture, balancer: Balancer | None, settings: TrainingSettings, probe_batch: Batch
 ) -> SharedParameters:
     """Let a model take every fast form that its balancer allows, and find what its tasks share.
@@ -32,9 +32,9 @@ def choose_fast_paths(
     """
     # A fused mixture never forms the experts' outputs, but a balancer that asks for the rows of the
     # Jacobian may ask for them by these outputs.
-    needs_rows = balancer is not None and balancer.needs == "rows"
+    needs_jacobian = balancer is not None and balancer.needs == "rows"
     paths = model.fast_paths
-    fuse = paths.fuse and not needs_rows
+    fuse = paths.fuse and not needs_jacobian
     model.use(replace(paths, fuse=fuse, sparse_from=settings.sparse_rows))
     sharing = SharedParameters(model, probe_batch)
 

@@ -27,8 +27,8 @@ KEPT_SCORES_ROWS = 2**20  # test scores of up to this many rows are kept without
 
 
 @dataclass(frozen=True)
-class Training:
-    """A training whose steps are done.
+class FinishedRun:
+    """A run whose steps are done.
 
     Args:
         splits: The data on the device: ``train``, ``validation`` and ``test``.
@@ -37,7 +37,7 @@ class Training:
         sharing: Which task reaches which parameter.
         sampler: How batches were drawn if rare rows were drawn more often, or None.
         evaluator: The model, the curve and the best point of each group of tasks.
-        probes: What was recorded beside the scores.
+        probes: What was recorded besides the scores.
         timer: The seconds so far. The clock of the whole run is stopped by :func:`finish`.
         warnings: Sentences for the user.
         notes: Sentences for the log of the run.
@@ -59,49 +59,47 @@ class Training:
     backward_passes: int
 
 
-def finish(training: Training) -> FitResult:
-    """Turn a training into its result. The model is left at the best point of the last group.
+def finish(run: FinishedRun) -> FitResult:
+    """Turn a run into its result. The model is left at the best point of the last group.
 
     Returns:
         All that a run record keeps.
     """
-    execution = training.execution
-    result = FitResult(
-        training.evaluator.curve, training.timer.seconds, training.warnings, training.notes
-    )
+    execution = run.execution
+    result = FitResult(run.evaluator.curve, run.timer.seconds, run.warnings, run.notes)
 
-    with training.timer.measure("evaluation"):
+    with run.timer.measure("evaluation"):
         # Every group of tasks is scored with the model of its own best point.
         ablation: dict[str, np.ndarray] = {}
         scores_at_best = {name: Scores({}, {}, torch.zeros(0)) for name in ("validation", "test")}
-        for best in training.evaluator.bests:
-            ablation |= _score_best_point(training, best, scores_at_best, result)
+        for best in run.evaluator.bests:
+            ablation |= _score_best_point(run, best, scores_at_best, result)
 
         # Replace what a single point could not settle.
-        if _needs_rescoring(training):
-            _rescore(training, scores_at_best, result)
+        if _needs_rescoring(run):
+            _rescore(run, scores_at_best, result)
 
         # Keep what later analyses read, unless it is too large.
-        test = training.splits["test"]
+        test = run.splits["test"]
         if _worth_keeping(execution.save_scores, len(test), KEPT_SCORES_ROWS):
-            schema = training.evaluator.model.schema
+            schema = run.evaluator.model.schema
             result.scores = score_arrays(schema, scores_at_best["test"], test)
-        result.weights = _best_weights(training)
-    training.timer.stop()
+        result.weights = _best_weights(run)
+    run.timer.stop()
 
     if execution.probes:
-        result.probes = training.probes.arrays() | ablation
-    result.cost = _cost(training)
+        result.probes = run.probes.arrays() | ablation
+    result.cost = _cost(run)
     return result
 
 
 def _score_best_point(
-    training: Training, best: BestPoint, scores_at_best: dict[str, Scores], result: FitResult
+    run: FinishedRun, best: BestPoint, scores_at_best: dict[str, Scores], result: FitResult
 ) -> dict[str, np.ndarray]:
     """Score a group of tasks at its best point, and write its metrics into the result.
 
     Args:
-        training: The training.
+        run: The run.
         best: The best point of the group. The model is put into that state.
         scores_at_best: Split to the scores of all groups; those of this group are added.
         result: Metrics and best points are added.
@@ -109,26 +107,26 @@ def _score_best_point(
     Returns:
         The ablation of the model in that state; empty if none is asked for.
     """
-    evaluator, execution = training.evaluator, training.execution
+    evaluator, execution = run.evaluator, run.execution
     schema = evaluator.model.schema
-    test = training.splits["test"]
+    test = run.splits["test"]
     group = [schema.task_names[t] for t in best.tasks]
 
     # Score the splits with the model of that point.
     evaluator.model.load_state_dict(best.state)
     test_scores = evaluator.score(test)
-    scores_at_best["test"].take(test_scores, schema, group)
-    if _needs_rescoring(training):
-        validation_scores = evaluator.score(training.splits["validation"])
-        scores_at_best["validation"].take(validation_scores, schema, group)
+    scores_at_best["test"].replace_tasks(test_scores, schema, group)
+    if _needs_rescoring(run):
+        validation_scores = evaluator.score(run.splits["validation"])
+        scores_at_best["validation"].replace_tasks(validation_scores, schema, group)
 
     # The validation metrics of the point are known; those of the test split are computed once.
     test_metrics = metrics(evaluator.model, test_scores, test)
     point = evaluator.curve[best.point]
-    for quantity in group_scores(schema, test_metrics, group):
-        if quantity.name in point["validation"]:
-            result.metrics["validation"][quantity.name] = point["validation"][quantity.name]
-        result.metrics["test"][quantity.name] = test_metrics[quantity.name]
+    for score in group_scores(schema, test_metrics, group):
+        if score.name in point["validation"]:
+            result.metrics["validation"][score.name] = point["validation"][score.name]
+        result.metrics["test"][score.name] = test_metrics[score.name]
 
     for name in group:
         result.best[name] = {key: point[key] for key in ("point", "step", "epoch")}
@@ -136,70 +134,70 @@ def _score_best_point(
 
     if not execution.ablation:
         return {}
-    precision = training.settings.precision
+    precision = run.settings.precision
     return ablate(evaluator.model, evaluator.eval_split, execution.eval_batch_size, precision)
 
 
-def _needs_rescoring(training: Training) -> bool:
+def _needs_rescoring(run: FinishedRun) -> bool:
     """Whether the validation metrics of the best points are not yet those to report.
 
     They are not where a score of a funnel is made of tasks with several best points, or where only
     a sample of the validation rows was scored at the points.
     """
-    evaluator = training.evaluator
+    evaluator = run.evaluator
     several_points = len(evaluator.bests) > 1 and evaluator.model.schema.funnel is not None
-    return several_points or evaluator.eval_split is not training.splits["validation"]
+    return several_points or evaluator.eval_split is not run.splits["validation"]
 
 
-def _rescore(training: Training, scores_at_best: dict[str, Scores], result: FitResult) -> None:
+def _rescore(run: FinishedRun, scores_at_best: dict[str, Scores], result: FitResult) -> None:
     """Replace the metrics by those of all rows, with each task at its own best point."""
-    evaluator, splits = training.evaluator, training.splits
+    evaluator, splits = run.evaluator, run.splits
     validation_scores = scores_at_best["validation"]
     result.metrics["validation"] = metrics(evaluator.model, validation_scores, splits["validation"])
     if len(evaluator.bests) > 1:
         result.metrics["test"] = metrics(evaluator.model, scores_at_best["test"], splits["test"])
 
 
-def _best_weights(training: Training) -> dict[str, np.ndarray]:
+def _best_weights(run: FinishedRun) -> dict[str, np.ndarray]:
     """Every parameter as it was at the best point of the tasks that reach it.
 
     Returns:
         Name to value; empty if weights are not kept.
     """
-    first, *others = training.evaluator.bests
+    first, *others = run.evaluator.bests
     size = sum(value.numel() * value.element_size() for value in first.state.values())
-    if not _worth_keeping(training.execution.save_weights, size, KEPT_WEIGHTS_BYTES):
+    if not _worth_keeping(run.execution.save_weights, size, KEPT_WEIGHTS_BYTES):
         return {}
 
     # Groups share no slice, so each other group fills in the slices that its tasks reach.
     weights = dict(first.state)
     for best in others:
-        for sliced in training.sharing.slices:
+        for sliced in run.sharing.parameters:
             reached = sliced.expand(sliced.reached_by[best.tasks].any(0))
             name = sliced.name
             weights[name] = torch.where(reached, best.state[name], weights[name])
     return {name: value.cpu().numpy() for name, value in weights.items()}
 
 
-def _cost(training: Training) -> dict[str, Any]:
+def _cost(run: FinishedRun) -> dict[str, Any]:
     """Size of the model and work of the training: parameters, operations, rows per second."""
-    model, train = training.evaluator.model, training.splits["train"]
-    batches = training.steps * training.settings.accumulate
-    rows = batches * training.settings.batch_size
+    model, train = run.evaluator.model, run.splits["train"]
+    batches = run.steps * run.settings.accumulate
+    rows = batches * run.settings.batch_size
     counted_rows = torch.arange(min(FLOPS_ROWS, len(train)))
 
     cost: dict[str, Any] = {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "embedding_parameters": sum(
-            sliced.parameter.numel() for sliced in training.sharing.slices if sliced.is_embedding
+            sliced.parameter.numel() for sliced in run.sharing.parameters if sliced.is_embedding
         ),
         "flops_per_row": flops_per_row(model, train.take(counted_rows)),
-        "steps": training.steps,
-        "train_rows_per_second": rows / max(training.timer.seconds["train_seconds"], 1e-9),
-        "backward_passes_per_step": training.backward_passes / batches,
+        "steps": run.steps,
+        "train_rows_per_second": rows / max(run.timer.seconds["train_seconds"], 1e-9),
+        "backward_passes_per_step": run.backward_passes / batches,
     }
-    if training.sampler is not None:
-        cost["covering"] = training.sampler.summary()
+    if run.sampler is not None:
+        cost["covering"] = run.sampler.summary()
     return cost
 
 

@@ -79,7 +79,7 @@ def task_metrics(
         observed: (N,) bool, the rows that count, or None for all.
 
     Returns:
-        Metric name to value, beside ``rows`` and ``positives``.
+        Metric name to value, besides ``rows`` and ``positives``.
     """
     logits = _at_least_float32(logits)
     if observed is not None:

@@ -1,4 +1,4 @@
-"""What is recorded beside the scores, under any balancer: gradient cosines, gates, task weights."""
+"""What is recorded besides the scores of any run: gradient cosines, gates, task weights."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mtlkit.training.step import LoopStep
 
-SHARED = "shared"  # stands for all shared parameters together, beside the modules
+SHARED = "shared"  # stands for all shared parameters together, next to the modules
 
 
 class ProbeLog:

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mtlkit.models._boundary import TensorBoundary
 from mtlkit.models._output import Output
-from mtlkit.training.parameter_slices import differentiate, without_none
 from mtlkit.training.sharing import SharedParameters
+from mtlkit.training.sliced_parameter import differentiate, without_none
 from mtlkit.training.task_gradients import TaskGradients
 
 
@@ -75,8 +75,8 @@ class Representation:
             return self.gradients.below_boundary(vector, gate_weights)
         x = self._embedding_output()
         self.passes += 1
-        slices = self.sharing.slices
-        return without_none(slices, self.gradients.values(x, slices, vector.view_as(x)))
+        parameters = self.sharing.parameters
+        return without_none(parameters, self.gradients.values(x, parameters, vector.view_as(x)))
 
     def _embedding_output(self) -> Tensor:
         """(B, D), the representation of a model without a boundary."""

@@ -41,15 +41,15 @@ class Scores:
     gate_mean: dict[str, Tensor] = field(default_factory=dict)
     gate_entropy: dict[str, Tensor] = field(default_factory=dict)
 
-    def take(self, other: Scores, schema: Schema, tasks: Collection[str]) -> None:
-        """Take another pass's predictions of some tasks."""
-        names = {quantity.name for quantity in schema.scores() if quantity.task in tasks}
+    def replace_tasks(self, other: Scores, schema: Schema, tasks: Collection[str]) -> None:
+        """Put the predictions of another pass in place of those of some tasks."""
+        names = {score.name for score in schema.scores() if score.task in tasks}
         self.logits |= {name: value for name, value in other.logits.items() if name in names}
         self.derived |= {name: value for name, value in other.derived.items() if name in names}
 
 
 @torch.no_grad()
-def score(model: Architecture, split: DeviceSplit, batch_size: int, precision: str) -> Scores:
+def score_split(model: Architecture, split: DeviceSplit, batch_size: int, precision: str) -> Scores:
     """Predict a split in evaluation mode.
 
     Args:
@@ -96,7 +96,7 @@ def _batch_logits(
     """
     batch_logits: dict[str, Tensor] = {}
     for prediction in [*output.predictions, *output.further]:
-        name = model.schema.score(prediction.task, model.space(prediction))
+        name = model.schema.score_name(prediction.task, model.space(prediction))
         batch_logits.setdefault(name, prediction.logits.float())
         derived.setdefault(name, prediction.derived)
     return batch_logits
@@ -128,7 +128,7 @@ def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:
         if not steps_before or steps_before[-1] not in available:
             continue
         before_logits, _ = available[steps_before[-1]]
-        conditional = schema.score(step, "given")
+        conditional = schema.score_name(step, "given")
         if step not in available and conditional in available:
             conditional_logits, _ = available[conditional]
             step_logits = product(before_logits.double(), conditional_logits.double())
@@ -138,24 +138,24 @@ def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:
             available[conditional] = (ratio(step_logits, before_logits).float(), True)
 
     # A hidden score has other labels, but the prediction of the conditional one.
-    for quantity in schema.scores():
-        conditional = schema.score(quantity.task, quantity.space)
-        if quantity.hidden and conditional in available:
-            available[quantity.name] = available[conditional]
+    for score in schema.scores():
+        conditional = schema.score_name(score.task, score.space)
+        if score.hidden and conditional in available:
+            available[score.name] = available[conditional]
     return available
 
 
 def score_labels(
-    schema: Schema, quantity: Score, split: DeviceSplit
+    schema: Schema, score: Score, split: DeviceSplit
 ) -> tuple[Tensor, Tensor | None] | None:
     """Labels (N,) of a score and the mask (N,) of its rows (None: all).
 
     None where only a generator would know the labels, and the split does not come from one.
     """
-    if not quantity.hidden:
-        return labels_in(schema, _task(schema, quantity), quantity.space, split.columns)
-    if quantity.task in split.hidden:
-        return split.hidden[quantity.task], None
+    if not score.hidden:
+        return labels_in(schema, _task(schema, score), score.space, split.columns)
+    if score.task in split.hidden:
+        return split.hidden[score.task], None
     return None
 
 
@@ -164,15 +164,15 @@ def metrics(model: Architecture, scores: Scores, split: DeviceSplit) -> dict[str
     schema = model.schema
     available = complete(schema, scores)
     metrics_by_score: dict[str, dict[str, Any]] = {}
-    for quantity in schema.scores():
-        targets = score_labels(schema, quantity, split)
-        if targets is None or quantity.name not in available:
+    for score in schema.scores():
+        targets = score_labels(schema, score, split)
+        if targets is None or score.name not in available:
             continue
         labels, mask = targets
-        logits, derived = available[quantity.name]
-        description = {"space": quantity.space, "derived": derived}
-        values = task_metrics(_task(schema, quantity), logits, labels, mask)
-        metrics_by_score[quantity.name] = description | values
+        logits, derived = available[score.name]
+        description = {"space": score.space, "derived": derived}
+        values = task_metrics(_task(schema, score), logits, labels, mask)
+        metrics_by_score[score.name] = description | values
     return metrics_by_score
 
 
@@ -180,16 +180,16 @@ def score_arrays(schema: Schema, scores: Scores, split: DeviceSplit) -> dict[str
     """What is stored of a split: logits, labels, masks and spaces of every score."""
     available = complete(schema, scores)
     arrays: dict[str, np.ndarray] = {}
-    for quantity in schema.scores():
-        name = quantity.name
-        targets = score_labels(schema, quantity, split)
+    for score in schema.scores():
+        name = score.name
+        targets = score_labels(schema, score, split)
         if targets is None or name not in available:
             continue
         labels, mask = targets
         logits, derived = available[name]
         arrays[f"score/{name}"] = logits.float().cpu().numpy()
         arrays[f"label/{name}"] = labels.cpu().numpy()
-        arrays[f"space/{name}"] = np.array(quantity.space)
+        arrays[f"space/{name}"] = np.array(score.space)
         arrays[f"derived/{name}"] = np.array(derived)
         if mask is not None:
             arrays[f"observed/{name}"] = mask.cpu().numpy()
@@ -208,12 +208,12 @@ def group_scores(
         tasks: The tasks of the group.
     """
     settled = []
-    for quantity in schema.scores():
-        if quantity.name not in metrics_by_score or quantity.task not in tasks:
+    for score in schema.scores():
+        if score.name not in metrics_by_score or score.task not in tasks:
             continue
-        derived = metrics_by_score[quantity.name].get("derived", False)
-        if not derived or set(schema.before(quantity.task)) <= set(tasks):
-            settled.append(quantity)
+        derived = metrics_by_score[score.name].get("derived", False)
+        if not derived or set(schema.before(score.task)) <= set(tasks):
+            settled.append(score)
     return settled
 
 
@@ -222,6 +222,6 @@ def autocast(device: torch.device, precision: str) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
-def _task(schema: Schema, quantity: Score) -> Task:
+def _task(schema: Schema, score: Score) -> Task:
     """The task whose label a score is compared with."""
-    return schema.tasks[schema.task_names.index(quantity.task)]
+    return schema.tasks[schema.task_names.index(score.task)]

@@ -1,4 +1,4 @@
-"""All that decides how a model is trained, beside the model, its balancer and the data."""
+"""All that decides how a model is trained, besides the model, its balancer and the data."""
 
 from __future__ import annotations
 

@@ -12,17 +12,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Scope
+from mtlkit.balancers._step import Scope
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary
 from mtlkit.models._types import Batch
-from mtlkit.training.parameter_slices import (
-    ParameterSlices,
+from mtlkit.training.shortcuts import GradientRoutes
+from mtlkit.training.sliced_parameter import (
+    SlicedParameter,
     differentiate,
-    parameters_of,
+    tensors_of,
     without_none,
 )
-from mtlkit.training.shortcuts import GradientRoutes
 from mtlkit.training.task_gradients import TaskGradients
 from mtlkit.training.task_losses import owner_losses
 
@@ -50,8 +50,7 @@ class SharedParameters:
 
     Attributes:
         tasks: Names of the tasks.
-        slices: The parameters, in the order in which data flows through them.
-        routes: The same, with the shortcuts to their gradients that hold.
+        routes: The parameters, with the shortcuts to their gradients that hold.
         refused: A sentence for each shortcut that does not hold.
     """
 
@@ -68,34 +67,45 @@ class SharedParameters:
         }
         sparse = {name for twin in copies for name in twin.sparse_names()}
 
-        def slices_of(any_model: Architecture) -> list[ParameterSlices]:
-            slices = []
+        def parameters_of(any_model: Architecture) -> list[SlicedParameter]:
+            parameters = []
             for name, value in any_model.named_parameters():
                 reached = reached_by[name].to(value.device)
-                slices.append(ParameterSlices(name, value, reached, axes.get(name), name in sparse))
-            return slices
+                parameters.append(
+                    SlicedParameter(name, value, reached, axes.get(name), name in sparse)
+                )
+            return parameters
 
-        self.slices = slices_of(model)
-        self.routes = GradientRoutes(self.slices)
+        self.routes = GradientRoutes(parameters_of(model))
         self.refused: list[str] = []
-        self._try_shortcuts(copies, [GradientRoutes(slices_of(twin.model)) for twin in copies])
+        self._try_shortcuts(copies, [GradientRoutes(parameters_of(twin.model)) for twin in copies])
+
+    @property
+    def parameters(self) -> list[SlicedParameter]:
+        """The parameters, in the order in which data flows through them."""
+        return self.routes.parameters
+
+    def leave_out_frozen(self) -> None:
+        """Forget parameters that do not require a gradient."""
+        trained = [sliced for sliced in self.parameters if sliced.parameter.requires_grad]
+        self.routes.parameters = trained
 
     @property
     def has_boundary(self) -> bool:
         """Whether the model names a place where its tasks part, and it holds."""
         return bool(self.routes.trunk)
 
-    def scope(self, scope: Scope) -> list[ParameterSlices]:
+    def scope(self, scope: Scope) -> list[SlicedParameter]:
         """The parameters of a scope that have a shared slice.
 
         ``dense`` falls back to all shared parameters where it would be empty.
         """
-        shared = [sliced for sliced in self.slices if sliced.any_shared]
+        shared = [sliced for sliced in self.parameters if sliced.any_shared]
         dense = [sliced for sliced in shared if not sliced.is_embedding]
         return dense if scope == "dense" and dense else shared
 
     @property
-    def last(self) -> ParameterSlices | None:
+    def last(self) -> SlicedParameter | None:
         """The last shared weight: of the shared dense matrices the one registered last.
 
         A stack of matrices counts as one, a bias or a stack of biases does not.
@@ -110,7 +120,7 @@ class SharedParameters:
     @property
     def unreached(self) -> list[str]:
         """Names of parameters with a slice that no task reaches."""
-        return [sliced.name for sliced in self.slices if not sliced.reached_by.any(0).all()]
+        return [sliced.name for sliced in self.parameters if not sliced.reached_by.any(0).all()]
 
     def components(self) -> list[list[int]]:
         """Groups of tasks that are connected through shared parameters.
@@ -119,7 +129,7 @@ class SharedParameters:
         """
         # every task begins in a group of its own; a slice joins the groups of all that reach it
         group = list(range(len(self.tasks)))
-        for sliced in self.slices:
+        for sliced in self.parameters:
             for tasks_of_slice in sliced.reached_by.T:
                 joined = {group[task] for task in torch.nonzero(tasks_of_slice).flatten().tolist()}
                 if joined:
@@ -228,7 +238,7 @@ class RandomisedCopy:
             weights[task] = 1
             gradients.of(routes.of_trunk)
             sums = gradients.combine(weights, weights)
-            for sliced in routes.slices:
+            for sliced in routes.parameters:
                 rows = gradients.table_rows.get(sliced.name)
                 if not _equal(sums.get(sliced.name), expected[sliced.name], rows):
                     return False
@@ -258,7 +268,7 @@ def _dense_names_below(tensor: Tensor | None, routes: GradientRoutes) -> set[str
     """The dense parameters that a tensor is made of."""
     if tensor is None:
         return set()
-    grads = differentiate(tensor, parameters_of(routes.dense), tensor.detach())
+    grads = differentiate(tensor, tensors_of(routes.dense), tensor.detach())
     # layers that are computed as one give zeros instead of None
     gradients = without_none(routes.dense, grads)
     return {name for name, grad in gradients.items() if bool(grad.any())}

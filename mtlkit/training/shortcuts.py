@@ -23,14 +23,14 @@ from torch import Tensor
 from mtlkit.models._boundary import Boundary, FirstLayerBoundary, TensorBoundary
 from mtlkit.models._embedded_batch import EmbeddedBatch, FirstLayer
 from mtlkit.models._output import Output
-from mtlkit.training.parameter_slices import ParameterSlices, differentiate, parameters_of
+from mtlkit.training.sliced_parameter import SlicedParameter, differentiate, tensors_of
 
 
 class GradientRoutes:
     """The parameters of a model, and which shortcuts to their gradients hold.
 
     Args:
-        slices: The parameters, in the order in which data flows through them.
+        parameters: The parameters, in the order in which data flows through them.
 
     Attributes:
         cuts: Whether the tables reach the losses through ``EmbeddedBatch.cuts`` alone.
@@ -40,10 +40,10 @@ class GradientRoutes:
             below ``Boundary.gate_output``; empty without a boundary.
     """
 
-    def __init__(self, slices: list[ParameterSlices]) -> None:
-        self.slices = slices
-        self.by_name = {sliced.name: sliced for sliced in slices}
-        self.by_parameter = {id(sliced.parameter): sliced for sliced in slices}
+    def __init__(self, parameters: list[SlicedParameter]) -> None:
+        self.parameters = parameters
+        self.by_name = {sliced.name: sliced for sliced in parameters}
+        self.by_parameter = {id(sliced.parameter): sliced for sliced in parameters}
         self.cuts = False
         self.first_layers = False
         self.below_boundary: tuple[set[str], set[str]] = (set(), set())
@@ -59,27 +59,27 @@ class GradientRoutes:
         return self.below_boundary[1]
 
     @property
-    def tables(self) -> list[ParameterSlices]:
+    def tables(self) -> list[SlicedParameter]:
         """The parameters of the embedding."""
-        return [sliced for sliced in self.slices if sliced.is_embedding]
+        return [sliced for sliced in self.parameters if sliced.is_embedding]
 
     @property
-    def dense(self) -> list[ParameterSlices]:
+    def dense(self) -> list[SlicedParameter]:
         """All other parameters."""
-        return [sliced for sliced in self.slices if not sliced.is_embedding]
+        return [sliced for sliced in self.parameters if not sliced.is_embedding]
 
     @property
-    def of_trunk(self) -> list[ParameterSlices]:
+    def of_trunk(self) -> list[SlicedParameter]:
         """The parameters below the trunk's output, tables left out."""
-        return [sliced for sliced in self.slices if sliced.name in self.trunk]
+        return [sliced for sliced in self.parameters if sliced.name in self.trunk]
 
     @property
-    def of_gates(self) -> list[ParameterSlices]:
+    def of_gates(self) -> list[SlicedParameter]:
         """The parameters below the gates' output, tables left out."""
-        return [sliced for sliced in self.slices if sliced.name in self.gates]
+        return [sliced for sliced in self.parameters if sliced.name in self.gates]
 
     @property
-    def above_boundary(self) -> list[ParameterSlices]:
+    def above_boundary(self) -> list[SlicedParameter]:
         """The parameters that stand above the boundary: the towers."""
         below = self.trunk | self.gates
         return [sliced for sliced in self.dense if sliced.name not in below]
@@ -135,7 +135,7 @@ class FirstLayerCutGradient:
     tensor: Tensor
     gradients: Sequence[ColumnGradient]
     sizes: Sequence[int]
-    layer_weights: Sequence[ParameterSlices]
+    layer_weights: Sequence[SlicedParameter]
 
     def weighted(self, weights: Tensor) -> Tensor:
         """The sum over the tasks, times their weights (T,)."""
@@ -314,7 +314,7 @@ class FirstLayerColumns:
             collected: What to add to.
         """
         first_layer = self.first_layer
-        weight_grads, bias_grads, cut_grads = self.embedded.vjp(columns)
+        weight_grads, bias_grads, cut_grads = self.embedded.weight_and_cut_gradients(columns)
         widths = [first_layer.sizes[layer] for layer, _ in owners]
 
         # the parameters of the layers, block by block
@@ -367,7 +367,7 @@ class TaskBackward:
     Args:
         routes: Of the model.
         embedded: The embedded batch of this step; None in a compiled graph, which has no cuts.
-        slices: The parameters that each task is differentiated by.
+        parameters: The parameters that each task is differentiated by.
         private: Parameters of one task each, which all tasks are differentiated by at once.
     """
 
@@ -375,8 +375,8 @@ class TaskBackward:
         self,
         routes: GradientRoutes,
         embedded: EmbeddedBatch | None,
-        slices: Sequence[ParameterSlices],
-        private: Sequence[ParameterSlices] = (),
+        parameters: Sequence[SlicedParameter],
+        private: Sequence[SlicedParameter] = (),
     ) -> None:
         self.routes = routes
         self.embedded = embedded
@@ -388,10 +388,12 @@ class TaskBackward:
 
         # first layers get their gradients from their outputs, see FirstLayerColumns
         in_first_layer = {id(value) for layer in first_layers for value in layer.parameters()}
-        self.slices = [sliced for sliced in slices if id(sliced.parameter) not in in_first_layer]
+        self.parameters = [
+            sliced for sliced in parameters if id(sliced.parameter) not in in_first_layer
+        ]
         self.private = [sliced for sliced in private if id(sliced.parameter) not in in_first_layer]
         self._in_first_layer = [
-            sliced for sliced in slices if id(sliced.parameter) in in_first_layer
+            sliced for sliced in parameters if id(sliced.parameter) in in_first_layer
         ]
 
         # a pass ends at the outputs of first layers, and at the cuts that are not below them
@@ -414,7 +416,7 @@ class TaskBackward:
         upstream: Sequence[Tensor | None] | None = None,
     ) -> None:
         """The pass of one task, from its loss or from tensors with a gradient each."""
-        reached = [sliced for sliced in self.slices if sliced.reaching_tasks[task]]
+        reached = [sliced for sliced in self.parameters if sliced.reaching_tasks[task]]
         self._passes.append(self._run(outputs, upstream, reached, self.cuts))
 
     def of_all_tasks(self, output: Tensor, upstream: Tensor) -> None:
@@ -425,18 +427,18 @@ class TaskBackward:
         self,
         outputs: Sequence[Tensor],
         upstream: Sequence[Tensor | None] | None,
-        slices: Sequence[ParameterSlices],
+        parameters: Sequence[SlicedParameter],
         cuts: Sequence[Tensor],
     ) -> PassGradients:
         """A backward pass to parameters, endpoints and cuts."""
         endpoints = [tensor for _, tensor, _ in self.endpoints]
-        grads = differentiate(outputs, [*parameters_of(slices), *endpoints, *cuts], upstream)
-        n_slices, n_endpoints = len(slices), len(endpoints)
-        names = [sliced.name for sliced in slices]
+        grads = differentiate(outputs, [*tensors_of(parameters), *endpoints, *cuts], upstream)
+        n_parameters, n_endpoints = len(parameters), len(endpoints)
+        names = [sliced.name for sliced in parameters]
         return PassGradients(
-            parameters=dict(zip(names, grads[:n_slices], strict=True)),
-            endpoints=grads[n_slices : n_slices + n_endpoints],
-            cuts=grads[n_slices + n_endpoints :],
+            parameters=dict(zip(names, grads[:n_parameters], strict=True)),
+            endpoints=grads[n_parameters : n_parameters + n_endpoints],
+            cuts=grads[n_parameters + n_endpoints :],
         )
 
     def collected(self) -> CollectedGradients:
@@ -445,7 +447,7 @@ class TaskBackward:
         collected = CollectedGradients()
 
         # parameters that the passes went to
-        for sliced in self.slices:
+        for sliced in self.parameters:
             collected.by_task[sliced.name] = [
                 run.parameters.get(sliced.name) for run in self._passes
             ]

@@ -10,9 +10,9 @@ from torch import Tensor
 
 from mtlkit.balancers._step import Scope, SharedGradient
 from mtlkit.models._output import Output
-from mtlkit.training.parameter_slices import ParameterSlices
 from mtlkit.training.representation import Representation
 from mtlkit.training.sharing import SharedParameters
+from mtlkit.training.sliced_parameter import SlicedParameter
 from mtlkit.training.task_gradients import TaskGradients
 
 
@@ -184,8 +184,8 @@ class LoopStep:
             return
 
         # heads=plain: take the weight out again where a slice belongs to one task
-        slices = self.sharing.slices
-        for sliced, grad in zip(slices, self.gradients.values(total, slices), strict=True):
+        parameters = self.sharing.parameters
+        for sliced, grad in zip(parameters, self.gradients.values(total, parameters), strict=True):
             if grad is None:
                 continue
             task_weight = (sliced.reached_by * weights[:, None]).sum(0)  # (S,) if it belongs to one
@@ -209,7 +209,7 @@ class LoopStep:
         else:
             private_weights = weights.clamp_min(0)
         sums = self.gradients.combine(weights, private_weights)
-        for sliced in self.sharing.slices:
+        for sliced in self.sharing.parameters:
             total = sums.get(sliced.name)
             if total is None:
                 continue
@@ -230,7 +230,7 @@ class LoopStep:
             gradients[sliced.name] = decision.vector[columns[sliced.name]].view(shape) * scale
         return gradients
 
-    def _accumulate(self, sliced: ParameterSlices, grad: Tensor) -> None:
+    def _accumulate(self, sliced: SlicedParameter, grad: Tensor) -> None:
         """Add to a parameter's ``grad``, as the row-sparse tensor that it is where it is one."""
         parameter = sliced.parameter
         if sliced.sparse:
@@ -247,21 +247,21 @@ class LoopStep:
 
     def _parameter_jacobian(self, scope: Scope) -> Tensor:
         """(T, P), the task gradients side by side, zero in slices that are not shared."""
-        slices = self.sharing.scope(scope)
+        parameters = self.sharing.scope(scope)
         n_tasks = len(self.losses)
-        if not slices:
+        if not parameters:
             return self.losses.new_zeros(n_tasks, 0)
-        gradients = self.gradients.of(slices)
+        gradients = self.gradients.of(parameters)
         rows = []
         for task in range(n_tasks):
             vectors = [
                 self._shared_vector(sliced, task_grads[task])
-                for sliced, task_grads in zip(slices, gradients, strict=True)
+                for sliced, task_grads in zip(parameters, gradients, strict=True)
             ]
             rows.append(torch.cat(vectors))
         return torch.stack(rows)
 
-    def _gradient_shape(self, sliced: ParameterSlices) -> torch.Size:
+    def _gradient_shape(self, sliced: SlicedParameter) -> torch.Size:
         """The shape of a parameter's gradient; of a row-sparse one, that of its values."""
         if not sliced.sparse:
             return sliced.parameter.shape
@@ -269,7 +269,7 @@ class LoopStep:
         n_rows = self.gradients.table_rows[sliced.name].shape[1]
         return torch.Size((n_rows, *sliced.parameter.shape[1:]))
 
-    def _shared_vector(self, sliced: ParameterSlices, grad: Tensor | None) -> Tensor:
+    def _shared_vector(self, sliced: SlicedParameter, grad: Tensor | None) -> Tensor:
         """A flat gradient with zeros in slices that are not shared, and all zeros for None."""
         if grad is None:
             size = self._gradient_shape(sliced).numel()

@@ -18,12 +18,6 @@ from torch import Tensor
 
 from mtlkit.models._output import Output
 from mtlkit.ops.inner_products import inner_products
-from mtlkit.training.parameter_slices import (
-    ParameterSlices,
-    differentiate,
-    parameters_of,
-    without_none,
-)
 from mtlkit.training.shortcuts import (
     BoundarySplit,
     CollectedGradients,
@@ -32,27 +26,33 @@ from mtlkit.training.shortcuts import (
     scale_by_task,
     weighted_sum,
 )
+from mtlkit.training.sliced_parameter import (
+    SlicedParameter,
+    differentiate,
+    tensors_of,
+    without_none,
+)
 
 # --- the plain algorithm
 
 
 def one_pass_per_task(
-    losses: Sequence[Tensor], slices: Sequence[ParameterSlices]
+    losses: Sequence[Tensor], parameters: Sequence[SlicedParameter]
 ) -> dict[str, list[Tensor | None]]:
     """By parameter, the gradient of each task; None where the task does not reach it."""
-    gradients: dict[str, list[Tensor | None]] = {sliced.name: [] for sliced in slices}
+    gradients: dict[str, list[Tensor | None]] = {sliced.name: [] for sliced in parameters}
     for task, loss in enumerate(losses):
         # a task is differentiated by nothing but what it reaches
-        reached = [sliced for sliced in slices if sliced.reaching_tasks[task]]
-        grads = differentiate(loss, parameters_of(reached))
+        reached = [sliced for sliced in parameters if sliced.reaching_tasks[task]]
+        grads = differentiate(loss, tensors_of(reached))
         by_name = {sliced.name: grad for sliced, grad in zip(reached, grads, strict=True)}
-        for sliced in slices:
+        for sliced in parameters:
             gradients[sliced.name].append(by_name.get(sliced.name))
     return gradients
 
 
 def gramian_of(
-    slices: Sequence[ParameterSlices],
+    parameters: Sequence[SlicedParameter],
     gradients: Sequence[Sequence[Tensor | None]],
     n_tasks: int,
     device: torch.device,
@@ -60,13 +60,13 @@ def gramian_of(
     """(T, T) float64 inner products of the task gradients over the shared slices of parameters.
 
     Args:
-        slices: The parameters.
+        parameters: The parameters.
         gradients: By parameter, the gradient of each task.
         n_tasks: T.
         device: Of the result.
     """
     gramian = torch.zeros(n_tasks, n_tasks, dtype=torch.float64, device=device)
-    for sliced, task_grads in zip(slices, gradients, strict=True):
+    for sliced, task_grads in zip(parameters, gradients, strict=True):
         # what a single task has for itself is no matter of balance
         shared = [None if grad is None else sliced.keep_shared(grad) for grad in task_grads]
         present = [grad for grad in shared if grad is not None]
@@ -81,7 +81,7 @@ def gramian_of(
 
 
 def weighted_gradient(
-    sliced: ParameterSlices,
+    sliced: SlicedParameter,
     task_grads: Sequence[Tensor | None],
     shared_weights: Tensor,
     private_weights: Tensor | None,
@@ -146,22 +146,22 @@ class TaskGradients:
         """Whether there is anything that a pass from the losses would compute again."""
         return bool(self.by_task) or self._at_boundary is not None
 
-    def of(self, slices: Sequence[ParameterSlices]) -> list[list[Tensor | None]]:
+    def of(self, parameters: Sequence[SlicedParameter]) -> list[list[Tensor | None]]:
         """By parameter, the gradient of each task, None where the task does not reach it."""
-        missing = [sliced for sliced in slices if sliced.name not in self.by_task]
+        missing = [sliced for sliced in parameters if sliced.name not in self.by_task]
         if missing and self.by_task:
             # earlier passes ended above these parameters
             self._pass_through(missing)
         elif missing and any(sliced.is_embedding for sliced in missing):
             # shortcuts end above the tables, so they would have to be passed again
-            self._pass_through(self.routes.slices)
+            self._pass_through(self.routes.parameters)
         elif missing:
             self._begin(only_trunk=all(sliced.name in self.routes.trunk for sliced in missing))
-        return [self.by_task[sliced.name] for sliced in slices]
+        return [self.by_task[sliced.name] for sliced in parameters]
 
-    def gramian(self, slices: Sequence[ParameterSlices]) -> Tensor:
+    def gramian(self, parameters: Sequence[SlicedParameter]) -> Tensor:
         """(T, T) float64 inner products of the task gradients over shared slices."""
-        return gramian_of(slices, self.of(slices), len(self.losses), self.losses[0].device)
+        return gramian_of(parameters, self.of(parameters), len(self.losses), self.losses[0].device)
 
     def combine(self, shared_weights: Tensor, private_weights: Tensor) -> dict[str, Tensor]:
         """By parameter, the sum of the task gradients times the weights of the tasks.
@@ -186,7 +186,7 @@ class TaskGradients:
         sums = self._weighted_private(private_weights)
 
         # parameters that were differentiated task by task
-        for sliced in self.routes.slices:
+        for sliced in self.routes.parameters:
             if sliced.name in self.by_task:
                 total = weighted_gradient(
                     sliced,
@@ -214,14 +214,14 @@ class TaskGradients:
     def values(
         self,
         outputs: Tensor | Sequence[Tensor],
-        slices: Sequence[ParameterSlices],
+        parameters: Sequence[SlicedParameter],
         upstream: Tensor | Sequence[Tensor | None] | None = None,
     ) -> list[Tensor | None]:
         """:func:`differentiate` by parameters; of row-sparse gradients the values (M, ...)."""
-        grads = differentiate(outputs, parameters_of(slices), upstream)
-        return [self._values(sliced, grad) for sliced, grad in zip(slices, grads, strict=True)]
+        grads = differentiate(outputs, tensors_of(parameters), upstream)
+        return [self._values(sliced, grad) for sliced, grad in zip(parameters, grads, strict=True)]
 
-    def _values(self, sliced: ParameterSlices, grad: Tensor | None) -> Tensor | None:
+    def _values(self, sliced: SlicedParameter, grad: Tensor | None) -> Tensor | None:
         """The values of a row-sparse gradient, whose rows are kept; a dense one as it is."""
         if grad is None or not grad.is_sparse:
             return grad
@@ -242,12 +242,12 @@ class TaskGradients:
         elif self._stop_at_cuts is not None:
             self._collect(self._stop_at_cuts.collect(self.losses))
         else:
-            self._pass_through(self.routes.slices)
+            self._pass_through(self.routes.parameters)
 
-    def _pass_through(self, slices: Sequence[ParameterSlices]) -> None:
+    def _pass_through(self, parameters: Sequence[SlicedParameter]) -> None:
         """One backward pass a task through the whole model."""
         self.passes += len(self.losses)
-        for name, task_grads in one_pass_per_task(self.losses, slices).items():
+        for name, task_grads in one_pass_per_task(self.losses, parameters).items():
             sliced = self.routes.by_name[name]
             self.by_task[name] = [self._values(sliced, grad) for grad in task_grads]
 
@@ -268,7 +268,7 @@ class TaskGradients:
         return sums
 
     def _combine_below_cuts(
-        self, tables: Sequence[ParameterSlices], weights: Tensor
+        self, tables: Sequence[SlicedParameter], weights: Tensor
     ) -> dict[str, Tensor]:
         """What the weighted gradients of the cuts mean for the tables below them."""
         cuts = [cut for collected in self._collected for cut in collected.cuts]
@@ -288,7 +288,7 @@ class TaskGradients:
             total = torch.stack(self.losses).sum()
             task_inputs = self._split.boundary.task_inputs
             above = self.routes.above_boundary
-            at_boundary, *tower_grads = differentiate(total, [task_inputs, *parameters_of(above)])
+            at_boundary, *tower_grads = differentiate(total, [task_inputs, *tensors_of(above)])
             self._private |= without_none(above, tower_grads)
             self._at_boundary = (
                 torch.zeros_like(task_inputs) if at_boundary is None else at_boundary
@@ -320,5 +320,5 @@ class TaskGradients:
         """One backward pass for all tasks, from the boundary to the tables."""
         self.passes += 1
         above = {sliced.name for sliced in self.routes.above_boundary}
-        slices = [sliced for sliced in self.routes.slices if sliced.name not in above]
-        return without_none(slices, self.values(outputs, slices, upstream))
+        parameters = [sliced for sliced in self.routes.parameters if sliced.name not in above]
+        return without_none(parameters, self.values(outputs, parameters, upstream))

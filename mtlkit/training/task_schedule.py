@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from mtlkit.settings import TrainingSettings
-from mtlkit.training.parameter_slices import ParameterSlices
 from mtlkit.training.sharing import SharedParameters
+from mtlkit.training.sliced_parameter import SlicedParameter
 
 
 class TaskSchedule:
@@ -30,7 +30,7 @@ class TaskSchedule:
         task_factors = [settings.task_lr.get(name, 1.0) for name in sharing.tasks]
         factors = torch.tensor(task_factors, device=device)  # (T,)
         self._rescaled: list[tuple[Tensor, Tensor]] = []
-        for sliced in sharing.slices:
+        for sliced in sharing.parameters:
             slice_factors = _slice_factors(sliced, factors)
             if (slice_factors != 1).any():
                 self._rescaled.append((sliced.parameter.detach(), sliced.expand(slice_factors)))
@@ -53,7 +53,7 @@ class TaskSchedule:
             parameter.copy_(torch.lerp(before, parameter, factor.expand_as(parameter)))
 
 
-def _slice_factors(sliced: ParameterSlices, factors: Tensor) -> Tensor:
+def _slice_factors(sliced: SlicedParameter, factors: Tensor) -> Tensor:
     """The factors (S,) on the learning rate of a parameter's slices, from those of tasks (T,).
 
     A slice that one task alone reaches has the factor of that task; others have 1.

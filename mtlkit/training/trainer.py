@@ -12,11 +12,12 @@ from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.models._architecture import Architecture
+from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.evaluation import Evaluator
-from mtlkit.training.fast_paths import check_comparable_rows, choose_fast_paths
-from mtlkit.training.finish import Training, finish
+from mtlkit.training.fast_paths import check_comparable_rows, prepare_model
+from mtlkit.training.finish import FinishedRun, finish
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.probe_log import ProbeLog
 from mtlkit.training.result import DivergedError, FitResult
@@ -79,7 +80,7 @@ class Trainer:
         # The model, and which of its parameters the tasks share.
         self.model = model.to(self.device)
         self.balancer = balancer.to(self.device) if balancer is not None else None
-        self.sharing = choose_fast_paths(self.model, balancer, settings, self.probe_batch)
+        self.sharing = prepare_model(self.model, balancer, settings, self.probe_batch)
         self.warnings = [f"no task reaches {name}" for name in self.sharing.unreached]
         # A shortcut that this model does not allow is told where it would have been taken.
         asks_for_gradients = balancer is not None and balancer.needs != "losses"
@@ -89,11 +90,11 @@ class Trainer:
         check_comparable_rows(balancer, self.sharing, settings)
 
         # What moves the parameters. Frozen ones are no longer among the slices.
-        sparse = [sliced.name for sliced in self.sharing.slices if sliced.sparse]
+        sparse = [sliced.name for sliced in self.sharing.parameters if sliced.sparse]
         self.optimizer = Optimizers(self.model, settings, self.model.learning_rates(), sparse)
         self.schedule = TaskSchedule(settings, self.sharing, self.device)
         loss_factors = [settings.task_weights.get(name, 1.0) for name in self.tasks]
-        self.task_weights = torch.tensor(loss_factors, device=self.device)  # (T,)
+        self.loss_factors = torch.tensor(loss_factors, device=self.device)  # (T,)
 
         # The batches: a stream of the run's own, and one for balancers that ask for a fresh batch.
         self.sampler = self._build_sampler(dataset)
@@ -196,20 +197,7 @@ class Trainer:
 
     def _step(self, batch: Batch, index: int) -> LoopStep:
         """The forward pass of a batch, as a balancer sees it."""
-        with autocast(self.device, self.settings.precision):
-            output = self.model(batch)
-        objectives = self.model.objectives(output, batch)
-        losses = owner_losses(objectives, self.tasks)
-        if self.settings.task_weights:
-            losses = [loss * weight for loss, weight in zip(losses, self.task_weights, strict=True)]
-
-        # A task takes part if the batch has a label of it, and if it is due in this step.
-        active = owner_active(objectives, self.tasks, self.device)
-        due = self.schedule.due(index)
-        if due is not None:
-            active = active & due
-            losses = [torch.where(on, loss, 0.0) for loss, on in zip(losses, due, strict=True)]
-
+        output, losses, active = self._losses(batch, index)
         seed = seed_for(self.seed, "balancer")
         return LoopStep(
             self.sharing,
@@ -219,6 +207,29 @@ class Trainer:
             StepInfo(index, self.total_steps, seed, self.settings.scope),
             draw=lambda: self._fresh_step(index),
         )
+
+    def _losses(self, batch: Batch, index: int) -> tuple[Output, list[Tensor], Tensor]:
+        """The forward pass of a batch, and what a step takes from it.
+
+        Returns:
+            The output; T scalar losses, attached to the graph, with their factors and 0 for tasks
+            that are not due; and (T,) bool, which tasks take part.
+        """
+        with autocast(self.device, self.settings.precision):
+            output = self.model(batch)
+        objectives = self.model.objectives(output, batch)
+        losses = owner_losses(objectives, self.tasks)
+        if self.settings.task_weights:
+            factors = self.loss_factors
+            losses = [loss * factor for loss, factor in zip(losses, factors, strict=True)]
+
+        # A task takes part if the batch has a label of it and the task is due in this step.
+        active = owner_active(objectives, self.tasks, self.device)
+        due = self.schedule.due(index)
+        if due is not None:
+            active = active & due
+            losses = [torch.where(on, loss, 0.0) for loss, on in zip(losses, due, strict=True)]
+        return output, losses, active
 
     def _fresh_step(self, index: int) -> LoopStep:
         """The step of an independent batch. The dropout of the run's own batches is not moved."""
@@ -239,11 +250,11 @@ class Trainer:
             if value.is_floating_point()
         }
         with torch.no_grad(), keep_random_state(self.device):
-            losses = self._step(batch, index).losses
+            _, losses, _ = self._losses(batch, index)
         for name, value in self.model.named_buffers():
             if name in statistics:
                 value.copy_(statistics[name])
-        return losses
+        return torch.stack(losses)
 
     def _evaluate(self, step: int, window: RunningMeans) -> None:
         """Evaluate and probe the model after ``step`` steps.
@@ -281,7 +292,7 @@ class Trainer:
     def _finish(self, steps: int) -> FitResult:
         """The result of the run after ``steps`` steps."""
         return finish(
-            Training(
+            FinishedRun(
                 splits=self.splits,
                 settings=self.settings,
                 execution=self.execution,
@@ -301,8 +312,9 @@ class Trainer:
         """How batches with rows of every task are drawn; None if all rows are shuffled."""
         if self.settings.batches != "covering":
             return None
-        batch_size, least = self.settings.batch_size, self.settings.cover
-        return stratified_sampler(dataset.splits["train"], self.schema, batch_size, least)
+        return stratified_sampler(
+            dataset.splits["train"], self.schema, self.settings.batch_size, self.settings.cover
+        )
 
 
 def batch_stream(

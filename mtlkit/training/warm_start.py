@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
-from mtlkit.training.parameter_slices import ParameterSlices
 from mtlkit.training.sharing import SharedParameters
+from mtlkit.training.sliced_parameter import SlicedParameter
 
 
 @dataclass(frozen=True)
@@ -49,32 +49,32 @@ class WarmStart:
             UsageError: Nothing fits, or a pattern matches nothing.
         """
         # Copy every tensor that fits.
-        slices = {sliced.name: sliced for sliced in sharing.slices}
+        parameters = {sliced.name: sliced for sliced in sharing.parameters}
         not_filled = set()
         for name, target in model.state_dict().items():
             source = self.weights.get(name)
             filled = source is not None and self._copy(
-                torch.from_numpy(source), target, slices.get(name), sharing.tasks
+                torch.from_numpy(source), target, parameters.get(name), sharing.tasks
             )
             if not filled:
                 not_filled.add(name)
 
         # Buffers do not count: a model without a single fitting parameter is another model.
-        new_parameters = [name for name in slices if name in not_filled]
-        if len(new_parameters) == len(slices):
+        new_parameters = [name for name in parameters if name in not_filled]
+        if len(new_parameters) == len(parameters):
             raise UsageError(
                 "No weight of the run to start from fits this model.",
                 "mtlkit bench --init-from RUN --models MODEL, with the model of that run",
             )
 
         self._freeze(dict(model.named_parameters()))
-        sharing.slices = [sliced for sliced in sharing.slices if sliced.parameter.requires_grad]
+        sharing.leave_out_frozen()
         if not new_parameters:
             return []
         return [f"new beside the run that it started from: {', '.join(new_parameters)}"]
 
     def _copy(
-        self, source: Tensor, target: Tensor, sliced: ParameterSlices | None, tasks: Sequence[str]
+        self, source: Tensor, target: Tensor, sliced: SlicedParameter | None, tasks: Sequence[str]
     ) -> bool:
         """Copy one tensor.
 
@@ -103,7 +103,7 @@ class WarmStart:
         return True
 
     def _matching_layers(
-        self, source: Tensor, target: Tensor, sliced: ParameterSlices, tasks: Sequence[str]
+        self, source: Tensor, target: Tensor, sliced: SlicedParameter, tasks: Sequence[str]
     ) -> tuple[Tensor, Tensor] | None:
         """Which layers of two stacks belong together.
 

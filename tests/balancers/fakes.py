@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._balancer import Balancer, Scope, SharedGradient
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import Scope, SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.registry import BALANCERS
 
@@ -28,7 +29,7 @@ ALLOWED = {
 
 @dataclass
 class FakeStep:
-    """A step whose task gradients are given: implements ``mtlkit.balancers._balancer.Step``.
+    """A step whose task gradients are given: implements ``mtlkit.balancers._step.Step``.
 
     Args:
         task_gradients: (T, P) task gradients. The first half of the columns is one tensor, the

@@ -5,7 +5,8 @@ import time
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import Balancer, SharedGradient
+from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.errors import MtlkitError
 from tests.balancers.fakes import DEFAULTS, FakeStep, families

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.registry import BALANCERS
 from tests.balancers.fakes import (
     ALLOWED,

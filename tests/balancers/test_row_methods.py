@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
 from mtlkit.balancers._gramian import min_norm, min_norm_above
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from tests.balancers.fakes import FakeStep, families, load

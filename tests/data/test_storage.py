@@ -120,11 +120,11 @@ def test_interruption_leaves_nothing_finished(dataset, tmp_path, monkeypatch):
 )
 @pytest.mark.parametrize("file", ["validation.labels.npy", MANIFEST])
 def test_a_full_disk_is_said(dataset, tmp_path, file):
-    with storage.written(tmp_path / "toy") as partial:
+    with storage.atomic_folder(tmp_path / "toy") as partial:
         (partial / "old").touch()
     with (
         pytest.raises(MissingError, match="became full") as caught,
-        storage.written(tmp_path / "toy") as partial,
+        storage.atomic_folder(tmp_path / "toy") as partial,
     ):
         on_full_disk(partial, file, dataset)
     assert "--data-dir" in caught.value.hint
@@ -142,7 +142,7 @@ def on_full_disk(partial, file, dataset):
 
 
 def test_other_errors_are_not_said_to_be_a_full_disk(tmp_path):
-    with pytest.raises(IsADirectoryError), storage.written(tmp_path / "toy") as partial:
+    with pytest.raises(IsADirectoryError), storage.atomic_folder(tmp_path / "toy") as partial:
         partial.write_text("x")
 
 

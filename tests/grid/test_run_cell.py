@@ -9,7 +9,7 @@ from mtlkit.errors import MissingError, UsageError
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.machine import resolve_device
 from mtlkit.grid.plan import make_plan
-from mtlkit.grid.run_cell import failure, load_dataset, run_cell
+from mtlkit.grid.run_cell import failure, load_planned_dataset, run_cell
 from mtlkit.records import RunRecord
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
@@ -155,10 +155,10 @@ def test_data_that_changed_since_the_plan(cells, home):
     dataset = cell.resolved["dataset"] | {"fingerprint": "0" * 64}
     changed = cell.model_copy(update={"resolved": cell.resolved | {"dataset": dataset}})
     with pytest.raises(MissingError, match="have changed since the plan"):
-        load_dataset(changed, home)
+        load_planned_dataset(changed, home)
     record = run_cell(changed, home, CPU).record
     assert (record.status, record.error.type) == ("failed", "MissingError")
-    assert load_dataset(cell, home).fingerprint == cell.resolved["dataset"]["fingerprint"]
+    assert load_planned_dataset(cell, home).fingerprint == cell.resolved["dataset"]["fingerprint"]
 
 
 def test_devices(monkeypatch):

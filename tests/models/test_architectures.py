@@ -83,7 +83,7 @@ def test_every_parameter_is_reached(name, case):
     assert sharing.unreached == []
     assert all(
         parameter.reached_by.shape == (len(schema.tasks), len(parameter.shared))
-        for parameter in sharing.slices
+        for parameter in sharing.parameters
     )
     assert bool(sharing.scope("all")) == (load(name).shares_parameters and len(schema.tasks) > 1)
 

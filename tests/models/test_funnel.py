@@ -339,7 +339,7 @@ def test_esmm_has_no_direct_conversion_loss():
 def test_esmm_shares_the_embedding_and_through_the_product_the_click_network():
     schema = funnel()
     sharing = SharedParameters(make("esmm", schema), toy_batch(schema, 60))
-    shared = {parameter.name: parameter.shared.tolist() for parameter in sharing.slices}
+    shared = {parameter.name: parameter.shared.tolist() for parameter in sharing.parameters}
     assert all(all(flags) for name, flags in shared.items() if name.startswith("embedding."))
     assert all(
         flags == [True, False]

@@ -11,7 +11,7 @@ from mtlkit.models._architecture import Architecture
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary, dense_weights
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
-from mtlkit.models._moe import MoELayer, Readers
+from mtlkit.models._moe import GateStack, MoELayer
 from mtlkit.models._tables import FastPaths
 from mtlkit.models._types import Batch
 from mtlkit.ops.combine_experts import combine_experts
@@ -37,7 +37,7 @@ def level(width, dtype, expert_index=None, rows=30, **options):
     seen = 5 if expert_index is None else expert_index.shape[1]
     gate = Gate(3, embedding.width, seen, options).to(dtype)
     experts = StackedMLP(5, embedding.width, (width,), options).to(dtype)
-    layer = MoELayer(1, experts, [Readers(schema.task_names, gate, expert_index)])
+    layer = MoELayer(1, experts, [GateStack(schema.task_names, gate, expert_index)])
     whole = toy_batch(schema, 30)
     batch = Batch(whole.ids[:rows], whole.dense[:rows].to(dtype), whole.labels[:rows])
     return embedding, layer, batch
@@ -57,7 +57,7 @@ def both(width, dtype, expert_index=None, rows=30, **options):
         mixtures.append(layer(embedding(batch)))
     assert isinstance(mixtures[0].boundary, FirstLayerBoundary)
     assert isinstance(mixtures[1].boundary, TensorBoundary)
-    modules = [embedding, layer.stacks[0].gate, layer.experts]
+    modules = [embedding, layer.gate_stacks[0].gate, layer.experts]
     return mixtures, [value for module in modules for value in module.parameters()]
 
 
@@ -149,14 +149,14 @@ def test_several_stacks_of_gates_mix_one_after_the_other():
     embedding, layer, batch = level(16, torch.float32, EXPERT_INDEX)
     x = embedding(batch).tensor()
     shared = Gate(1, embedding.width, 5, GateOptions())
-    gate = layer.stacks[0].gate
-    readers = [
-        Readers(("t1", "t2", "t3"), gate, EXPERT_INDEX, slice(3)),
-        Readers(["shared"], shared, paths=slice(3, None)),
+    gate = layer.gate_stacks[0].gate
+    gate_stacks = [
+        GateStack(("t1", "t2", "t3"), gate, EXPERT_INDEX, slice(3)),
+        GateStack(["shared"], shared, paths=slice(3, None)),
     ]
     owner = torch.tensor([0, 1, 2, 3, 3])
     names = ("a", "b", "c", "d", "e")
-    two = MoELayer(2, layer.experts, readers, names, owner)
+    two = MoELayer(2, layer.experts, gate_stacks, names, owner)
     assert two.gate_experts == {
         "level-2/t1": ("a", "d", "e"),
         "level-2/t2": ("b", "d", "e"),
@@ -202,7 +202,7 @@ class Plugin(Architecture):
         if registered:
             self.experts = experts
         if layer:
-            self.moe = MoELayer(1, experts, [Readers(schema.task_names, self.gates)])
+            self.moe = MoELayer(1, experts, [GateStack(schema.task_names, self.gates)])
         self.towers = Towers(self.tasks, 5, options)
 
     def forward(self, batch):
@@ -238,7 +238,7 @@ def test_what_is_wrong_with_a_plugin_is_said_when_it_is_used():
     with pytest.raises(UsageError, match="level 1 are no sub-modules of Plugin"):
         Plugin(schema, registered=False).use(FastPaths())
     twice = Plugin(schema)
-    twice.more = MoELayer(1, twice.experts, [Readers(["shared"], twice.gates)])
+    twice.more = MoELayer(1, twice.experts, [GateStack(["shared"], twice.gates)])
     with pytest.raises(UsageError, match=re.escape("of Plugin are numbered [1, 1]")):
         twice.use(FastPaths())
 

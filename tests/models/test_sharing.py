@@ -157,7 +157,7 @@ def test_stem_isolates_tasks_at_any_depth(levels):
             assert slices[f"gates.{level}.linear.weight"] == {t}
         for level in range(levels - 1):
             assert slices[f"shared_gates.{level}.linear.weight"] == {0}
-    sharing = {parameter.name: parameter for parameter in SharedParameters(model, batch).slices}
+    sharing = {parameter.name: parameter for parameter in SharedParameters(model, batch).parameters}
     assert sharing["embedding.width_8"].shared.tolist() == [False, False, False, True]
 
 

@@ -46,11 +46,11 @@ class Script:
     def __init__(self, run, monkeypatch, table, losses=None):
         self.run, self.table, self.losses = run, table, losses
         self.points, self.tests = [], []
-        monkeypatch.setattr(evaluation, "score", self.score)
+        monkeypatch.setattr(evaluation, "score_split", self.score_split)
         for module in (evaluation, finish):
             monkeypatch.setattr(module, "metrics", self.metrics)
 
-    def score(self, model, split, batch_size, precision):
+    def score_split(self, model, split, batch_size, precision):
         state = {name: value.clone() for name, value in model.state_dict().items()}
         if split is self.run.splits["test"]:
             self.tests.append(state)

@@ -6,7 +6,7 @@ import pytest
 
 from mtlkit.registry import BALANCERS
 from mtlkit.settings import TrainingSettings
-from mtlkit.training.fast_paths import choose_fast_paths
+from mtlkit.training.fast_paths import prepare_model
 from tests.models.build import build
 from tests.toy import toy_batch, toy_schema
 
@@ -18,7 +18,7 @@ def chosen(model, balancer, **settings):
     kind = BALANCERS.load(balancer)
     balancer = kind(SCHEMA.tasks, kind.Options())
     settings = TrainingSettings.model_validate(settings)
-    choose_fast_paths(model, balancer, settings, toy_batch(SCHEMA, 40))
+    prepare_model(model, balancer, settings, toy_batch(SCHEMA, 40))
     return model.fast_paths
 
 

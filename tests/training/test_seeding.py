@@ -71,7 +71,7 @@ def watch(run):
     """Train and return the initial weights, the rows of each batch, the random state at each, the
     dropout of the first.
 
-    Batches that a balancer asks for beside the run's own are no part of it.
+    Batches that a balancer asks for besides the run's own are no part of it.
     """
     initial = {name: value.clone() for name, value in run.model.state_dict().items()}
     rows, states, masks, stream = [], [], [], run.stream

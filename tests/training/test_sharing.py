@@ -45,7 +45,7 @@ def table(sharing):
     """(parameter, slice) to the tasks that reach it."""
     return {
         (item.name, k): set(torch.nonzero(item.reached_by[:, k]).flatten().tolist())
-        for item in sharing.slices
+        for item in sharing.parameters
         for k in range(item.reached_by.shape[1])
     }
 
@@ -75,7 +75,7 @@ def test_every_stack_is_cut_along_its_axis(name):
         if getattr(module, key, None) is not None
     }
     assert axes
-    for item in SharedParameters(model, batch).slices:
+    for item in SharedParameters(model, batch).parameters:
         assert item.axis == axes.pop(item.name, None)
         assert item.reached_by.shape == (
             3,
@@ -121,7 +121,7 @@ def test_looking_leaves_no_trace(name):
 def test_scopes(name):
     model, batch = make(name)
     sharing = SharedParameters(model, batch)
-    shared = [item.name for item in sharing.slices if item.shared.any()]
+    shared = [item.name for item in sharing.parameters if item.shared.any()]
     assert [item.name for item in sharing.scope("all")] == shared
     assert [item.name for item in sharing.scope("representation")] == shared
     dense = [key for key in shared if not key.startswith("embedding.")]
@@ -166,7 +166,9 @@ def test_last_shared_weight_is_a_weight_that_is_shared(name):
     assert sharing.last.name.endswith("weight")
     assert sharing.last.any_shared
     after = [
-        i.name for i in sharing.slices[sharing.slices.index(sharing.last) + 1 :] if i.any_shared
+        i.name
+        for i in sharing.parameters[sharing.parameters.index(sharing.last) + 1 :]
+        if i.any_shared
     ]
     assert not [key for key in after if key.endswith("weight")]
 
@@ -180,7 +182,7 @@ def test_only_shared_experts_count_in_the_last_level_of_ple(levels):
     sharing = SharedParameters(model, batch)
     assert torch.equal(sharing.last.shared, model.levels[-1].expert_paths == 3)
     assert sharing.last.name.startswith(f"experts.{levels - 1}.")
-    first = next(item for item in sharing.slices if item.name == "experts.0.linears.0.weight")
+    first = next(item for item in sharing.parameters if item.name == "experts.0.linears.0.weight")
     assert first.all_shared == (levels == 2)
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.errors import UsageError
 from mtlkit.models import _tables
 from mtlkit.ops._dispatch import plain_operations
@@ -121,9 +121,9 @@ def grads(model):
 def test_steps_are_the_same(name, scope):
     dense, sparse, batch = two(name)
     one, other = (loop_step(model, batch, scope=scope) for model in (dense, sparse))
-    tables = [sliced for sliced in other.sharing.slices if sliced.sparse]
+    tables = [sliced for sliced in other.sharing.parameters if sliced.sparse]
     assert {sliced.name for sliced in tables} == {
-        i.name for i in other.sharing.slices if i.is_embedding
+        i.name for i in other.sharing.parameters if i.is_embedding
     }
     torch.testing.assert_close(one.gramian(), other.gramian())
     if scope == "all":
@@ -170,8 +170,8 @@ def test_reach_is_the_same():
         if MODELS.load(name).inapplicable(toy_schema(tasks=3, bags=1, vocab=40)) is None:
             dense, sparse, batch = two(name)
             for one, other in zip(
-                SharedParameters(dense, batch).slices,
-                SharedParameters(sparse, batch).slices,
+                SharedParameters(dense, batch).parameters,
+                SharedParameters(sparse, batch).parameters,
                 strict=True,
             ):
                 assert torch.equal(one.reached_by, other.reached_by), (name, one.name)

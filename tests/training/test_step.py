@@ -7,7 +7,7 @@ from itertools import product
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training.sharing import SharedParameters
 from tests.balancers.fakes import load as load_balancer
@@ -160,12 +160,12 @@ def test_representation_rows_are_gradients_by_what_the_tasks_share(name, monkeyp
             model, batch, scope="representation", sharing=SharedParameters(model, batch)
         )
         close(fused.gramian(), rows @ rows.T)
-        assert fused.backward_passes == 0  # none beneath the towers
+        assert fused.backward_passes == 0  # none below the towers
 
 
 @pytest.mark.parametrize("heads", ["weighted", "plain"])
 @pytest.mark.parametrize("name", ["mmoe", "shared-bottom", "cgc"])
-def test_weights_of_the_representation_take_one_pass_beneath_it(name, heads):
+def test_weights_of_the_representation_take_one_pass_below_it(name, heads):
     model, batch = make(name)
     step = loop_step(model, batch, scope="representation")
     step.gramian()
@@ -187,7 +187,7 @@ def expected_gradient(model, batch, sharing, weights, heads):
     """
     grads = separate(model, batch)
     out = {}
-    for item in sharing.slices:
+    for item in sharing.parameters:
         mask = shared_mask(item)
         weighted = sum(w * grad[item.name] for w, grad in zip(weights, grads, strict=True))
         own = weights.clamp_min(0) if heads == "weighted" else torch.ones_like(weights)
@@ -198,7 +198,7 @@ def expected_gradient(model, batch, sharing, weights, heads):
 
 def applied(step, decision, heads, share=1.0):
     """The gradient that a step leaves in the parameters."""
-    for item in step.sharing.slices:
+    for item in step.sharing.parameters:
         item.parameter.grad = None
     step.apply(
         decision,
@@ -208,7 +208,7 @@ def applied(step, decision, heads, share=1.0):
     )
     return {
         i.name: torch.zeros_like(i.parameter) if (g := i.parameter.grad) is None else g
-        for i in step.sharing.slices
+        for i in step.sharing.parameters
     }
 
 
@@ -245,7 +245,7 @@ def test_accumulated_steps_are_averaged(setup):
         parts = [
             expected_gradient(model, rows, sharing, weights, heads) for rows, weights in batches
         ]
-        for item in sharing.slices:
+        for item in sharing.parameters:
             item.parameter.grad = None
         for rows, weights in batches:
             step = loop_step(model, rows)
@@ -253,7 +253,7 @@ def test_accumulated_steps_are_averaged(setup):
                 step.jacobian()
             assert torch.equal(step.apply(weights, heads, 0.5), weights)
         check(
-            {item.name: item.parameter.grad for item in sharing.slices},
+            {item.name: item.parameter.grad for item in sharing.parameters},
             {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]},
         )
 
@@ -269,7 +269,7 @@ def test_a_direction_replaces_the_shared_slices_of_its_scope(name, scope, heads)
     vector = torch.randn(step.jacobian(scope).shape[1], dtype=torch.float64)
     parts = step.jacobian_columns(scope)
     expected = {}
-    for item in sharing.slices:
+    for item in sharing.parameters:
         mask = shared_mask(item) if item.name in parts else torch.zeros_like(item.parameter)
         directed = vector[parts[item.name]].view(item.parameter.shape) if item.name in parts else 0
         expected[item.name] = share * (mask * directed + (1 - mask) * plain[item.name])
@@ -298,7 +298,7 @@ def test_a_direction_of_the_representation_goes_down_to_the_embedding(name, monk
     )
     plain = expected_gradient(model, batch, step.sharing, torch.ones(3), "plain")
     masks = {
-        item.name: shared_mask(item) for item in step.sharing.slices
+        item.name: shared_mask(item) for item in step.sharing.parameters
     }  # a table of one task keeps its gradient
     expected = {
         k: 0.5 * (masks[k] * directed.get(k, grad) + (1 - masks[k]) * grad)
@@ -339,7 +339,7 @@ def test_idle_tasks_leave_no_trace(name, rows_first, heads):
     weights = torch.tensor([0.7, 0.0, 1.3]).double()
     found = applied(step, weights, heads)
     check(found, expected_gradient(model, batch, sharing, weights, heads))
-    for item in sharing.slices:
+    for item in sharing.parameters:
         alone = (item.reached_by.sum(0) == 1) & item.reached_by[1]  # the slices of the idle task
         for k in torch.nonzero(alone).flatten().tolist():
             own = found[item.name] if item.axis is None else found[item.name].select(item.axis, k)

@@ -9,7 +9,7 @@ import weakref
 import pytest
 import torch
 
-from mtlkit.balancers._balancer import SharedGradient
+from mtlkit.balancers._step import SharedGradient
 from mtlkit.models import _tables
 from mtlkit.models.mmoe import MMoE
 from mtlkit.training.sharing import SharedParameters
@@ -93,7 +93,7 @@ def test_towers_are_passed_once(name, options, form, monkeypatch):
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("name", SHARING)
 def test_tables_take_one_pass(name, heads, form, monkeypatch):
-    """In every model whose tables are beneath dense shared layers, whatever the weights."""
+    """In every model whose tables are below dense shared layers, whatever the weights."""
     model, batch = small(name, form)
     sharing = SharedParameters(model, batch)
     if all(item.is_embedding for item in sharing.scope("dense")):
@@ -113,7 +113,7 @@ def test_tables_take_one_pass(name, heads, form, monkeypatch):
         expected_gradient(model, batch, sharing, weights, heads),
     )
     assert (
-        max(asked.count(i.name) for i in sharing.slices if i.is_embedding) <= 2
+        max(asked.count(i.name) for i in sharing.parameters if i.is_embedding) <= 2
     )  # shared rows, and rows of one task
 
 
@@ -124,7 +124,7 @@ def test_directions_after_a_boundary(name, form):
     vector = torch.tensor([1.0, -2.0, 0.5]).double() @ step.jacobian("dense")
     places = step.jacobian_columns("dense")
     expected = expected_gradient(model, batch, step.sharing, torch.ones(3).double(), "weighted")
-    masks = {item.name: shared_mask(item) for item in step.sharing.slices}
+    masks = {item.name: shared_mask(item) for item in step.sharing.parameters}
     for key, place in places.items():
         expected[key] = torch.where(
             masks[key] > 0, vector[place].view(expected[key].shape), expected[key]
@@ -249,11 +249,10 @@ def test_weights_of_zero_without_tables_to_train(name, heads):
     sharing = SharedParameters(model, batch)
     for value in model.embedding.parameters():
         value.requires_grad_(False)
-    sharing.slices = [item for item in sharing.slices if not item.is_embedding]
-    sharing.routes.slices = sharing.slices
+    sharing.routes.parameters = sharing.routes.dense
     loop_step(model, batch, sharing=sharing).apply(torch.tensor([1.0, 0.0, 0.0]), heads, 1.0)
     loss = task_losses(model, batch)[0]
-    for item in sharing.slices:
+    for item in sharing.parameters:
         if item.all_shared:
             (grad,) = torch.autograd.grad(loss, item.parameter, retain_graph=True)
             torch.testing.assert_close(item.parameter.grad, grad)
@@ -282,7 +281,7 @@ def test_nothing_of_a_step_outlives_it(name, fusable, form):
 @pytest.mark.parametrize("heads", HEADS)
 @pytest.mark.parametrize("name", ["mmoe", "cgc"])
 def test_dropout_parts_elsewhere_than_the_trial(name, heads, form):
-    """What was tried out without dropout is one kernel; with it there are layers, beneath the same
+    """What was tried out without dropout is one kernel; with it there are layers, under the same
     boundary.
     """
     model, batch = small(name, form, dropout=0.4)

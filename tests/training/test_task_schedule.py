@@ -26,7 +26,7 @@ def test_a_task_moves_its_own_parameters_at_its_own_rate(trainer, pair, optimize
     fast = trainer(pair, "mmoe[experts=2,hidden=5]", task_lr={"t1": 3.0, "t2": 0.0}, **settings)
     steps(plain, 1)
     steps(fast, 1)
-    slices = {sliced.name: sliced for sliced in plain.sharing.slices}
+    slices = {sliced.name: sliced for sliced in plain.sharing.parameters}
     moved = {1.0: 0, 3.0: 0, 0.0: 0}
     for name, start in before.items():
         sliced = slices[name]
@@ -59,7 +59,7 @@ def test_an_absent_task_leaves_no_gradient(trainer, pair):
     steps(run, 1)
     before = copy.deepcopy(parameters(run))
     run._train_step(1, RunningMeans(2, run.device))
-    for sliced in run.sharing.slices:
+    for sliced in run.sharing.parameters:
         for s in range(sliced.reached_by.shape[1]):
             if sliced.reached_by[:, s].tolist() == [False, True]:
                 now, then = parameters(run)[sliced.name], before[sliced.name]

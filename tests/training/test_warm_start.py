@@ -48,7 +48,7 @@ def test_a_task_is_added(trainer, model):
     second = trainer(THREE, model, seed=5, warm=WarmStart(weights(first), ("t1", "t2")))
     fresh = trainer(THREE, model, seed=5)
     old, new, start = weights(first), weights(second), weights(fresh)
-    for sliced in second.sharing.slices:
+    for sliced in second.sharing.parameters:
         if sliced.name.startswith("shared_gates"):  # which see one expert more
             np.testing.assert_array_equal(new[sliced.name], start[sliced.name])
             continue

@@ -161,7 +161,7 @@ class Staged:
                 rows_left -= n
 
     def _rows_of_entries(self, lengths: IO[bytes], rows: int, entries: int) -> int:
-        """How many of the next rows hold about so many entries of bags, found by a look ahead."""
+        """How many of the next rows hold about this many entries of bags, found by a look ahead."""
         position = lengths.tell()
         ahead = np.fromfile(lengths, np.int32, rows * len(self.bag_files)).reshape(rows, -1)
         lengths.seek(position)

@@ -27,7 +27,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
 from mtlkit.data.splits import Dataset
-from mtlkit.data.storage import read_dataset, read_manifest, write_manifest, written
+from mtlkit.data.storage import atomic_folder, read_dataset, read_manifest, write_manifest
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.settings import Settings
 from mtlkit.spec import digest
@@ -338,7 +338,7 @@ class AliCcp(DatasetSource):
         if source["kind"] == "official":
             _check_unchanged(source)
 
-        with written(folder) as partial:
+        with atomic_folder(folder) as partial:
             if from_mirror:
                 dataset, splits = self._build_from_mirror(home, partial, progress)
             else:

@@ -77,7 +77,7 @@ def _cell(tasks: int) -> float:
 
 
 def _field_size(cell: float) -> int:
-    """Font size of the numbers in fields of so many inches."""
+    """Font size of the numbers in fields of this size in inches."""
     if cell > 0.4:
         return 8
     return 7 if cell > 0.32 else 6

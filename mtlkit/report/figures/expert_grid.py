@@ -215,7 +215,7 @@ def _panel(axes: Axes, level: Level, scale: Scale, layout: _Layout) -> Any:
 
 
 def _field_size(cell: float) -> float:
-    """Font size of the numbers in fields of so many inches."""
+    """Font size of the numbers in fields of this size in inches."""
     if cell > 0.36:
         return 7.5
     return 6.5 if cell > 0.28 else 5.5

@@ -18,7 +18,7 @@ from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
 from mtlkit.data.ali_ccp.staging import Staged
 from mtlkit.data.planted import ALL_SIMULATED_ROWS, ceilings, ceilings_of_all_rows
 from mtlkit.data.splits import fingerprint
-from mtlkit.data.storage import read_dataset, write_manifest, written
+from mtlkit.data.storage import atomic_folder, read_dataset, write_manifest
 from mtlkit.errors import MissingError
 
 from . import raw, reference
@@ -28,7 +28,7 @@ from .rows import joined
 def run(origin, folder, protocol="aitm", min_count=None, sample=1.0, max_bad_rows=0, fields=()):
     chosen = PROTOCOLS[protocol].select(fields) if fields else PROTOCOLS[protocol]
     request = Request(chosen, min_count or chosen.min_count, sample, max_bad_rows)
-    with written(folder) as partial:
+    with atomic_folder(folder) as partial:
         dataset, splits = prepare_archives(
             find_source(origin, "hint"),
             partial,
@@ -235,7 +235,7 @@ def long_work(tmp_path, monkeypatch, suffix="tar"):
 
 def prepared(origin, folder, told, protocol="aitm"):
     request = Request(PROTOCOLS[protocol], 1, 1.0, 0)
-    with written(folder) as partial:
+    with atomic_folder(folder) as partial:
         return prepare_archives(
             find_source(origin, "hint"), partial, "ali-ccp", request, told, "hint"
         )
@@ -388,7 +388,7 @@ def test_progress_may_end_it(archives, tmp_path):
         raise KeyboardInterrupt
 
     request = Request(PROTOCOLS["aitm"], 12, 1.0, 0)
-    with pytest.raises(KeyboardInterrupt), written(tmp_path / "out") as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "out") as partial:
         prepare_archives(find_source(archives, "hint"), partial, "ali-ccp", request, stop, "hint")
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 
-class ParameterSlices:
+class SlicedParameter:
     """One parameter, cut along its stack axis; a parameter without one is a single slice.
 
     Args:
@@ -73,9 +73,9 @@ class ParameterSlices:
         return grad if self.all_shared else grad * self.expand(self.shared)
 
 
-def parameters_of(slices: Sequence[ParameterSlices]) -> list[Tensor]:
+def tensors_of(parameters: Sequence[SlicedParameter]) -> list[Tensor]:
     """The parameters themselves."""
-    return [sliced.parameter for sliced in slices]
+    return [sliced.parameter for sliced in parameters]
 
 
 def differentiate(
@@ -117,8 +117,8 @@ def differentiate(
 
 
 def without_none(
-    slices: Sequence[ParameterSlices], grads: Sequence[Tensor | None]
+    parameters: Sequence[SlicedParameter], grads: Sequence[Tensor | None]
 ) -> dict[str, Tensor]:
     """By parameter, the gradients that exist."""
-    pairs = zip(slices, grads, strict=True)
+    pairs = zip(parameters, grads, strict=True)
     return {sliced.name: grad for sliced, grad in pairs if grad is not None}
