@@ -144,6 +144,41 @@ def download_raw_files(folder: Path, origin: Path | None, force: bool, progress:
     shutil.rmtree(folder / "download", ignore_errors=True)
 
 
+def read_raw_file(raw: Path, split: str) -> bytes:
+    """The unpacked contents of a stored file, which are those that were stored.
+
+    Args:
+        raw: The folder of the stored files.
+        split: The official split.
+
+    Raises:
+        MissingError: The file is damaged, or is another one.
+    """
+    path, hint = raw / RAW_FILES[split], "mtlkit fetch census --force"
+    try:
+        source = json.loads((raw / SOURCE_FILE).read_text(encoding="utf-8"))
+        stored = RawFile(**source["files"][path.name])
+    except (OSError, ValueError, KeyError, TypeError):
+        message = f"{raw / SOURCE_FILE} does not say what {path.name} should be."
+        raise MissingError(message, hint) from None
+
+    # A file that was replaced by another one may unpack to more than fits in memory.
+    try:
+        with gzip.open(path) as file:
+            contents = file.read(stored.bytes + 1)
+    except (*DAMAGED, OSError) as error:
+        message = f"The stored file {path} cannot be read: {error}."
+        raise MissingError(message, hint) from None
+
+    if len(contents) != stored.bytes or hashlib.sha256(contents).hexdigest() != stored.sha256:
+        raise MissingError(f"The stored file {path} is not the one that was stored.", hint)
+    rows = contents.count(b"\n") + (not contents.endswith(b"\n"))
+    if rows != ROWS[split]:
+        message = f"The stored file {path} has {rows:,} rows, not {ROWS[split]:,}."
+        raise MissingError(message, hint)
+    return contents
+
+
 def _by_hand() -> str:
     """The hint for those who must download the files themselves."""
     return (

@@ -1,11 +1,15 @@
 """Packed splits on disk: one ``.npy`` file an array, and ``manifest.json``, which is written last.
 
-Reading maps the arrays into memory, so a data set may be larger than the memory.
+Reading maps the arrays into memory, so a data set may be larger than the memory. What is written is
+checked value by value, and the manifest notes the hash of all contents, and size and date of each
+file. What is read must have these sizes and dates, or else this hash: looking costs nothing, and a
+copy of a folder, whose dates are new, is hashed once.
 """
 
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import json
 import shutil
@@ -19,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mtlkit.data.checks import check_contents, check_layout
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError
@@ -76,8 +81,10 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
     """Write a data set into a folder, which appears when it is whole.
 
     Raises:
-        MissingError: The disk is full.
+        MissingError: The disk is full, or the data cannot be trained on.
     """
+    check_layout(dataset.schema, dataset.splits, _mend_hint(dataset.name))
+
     # The manifest comes last: a folder without one is unfinished.
     with atomic_folder(folder) as partial:
         splits: dict[str, Any] = {}
@@ -91,20 +98,36 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
                 "positives": positives,
                 "arrays": sorted(split.arrays()),
             }
-        write_manifest(partial, dataset, options, splits)
+
+        # What a data set says of its contents need not be their hash.
+        arrays = {name: entry["arrays"] for name, entry in splits.items()}
+        contents = fingerprint_folder(partial, dataset.schema, arrays)
+        write_manifest(partial, dataset, options, splits, contents)
 
 
 def write_manifest(
-    folder: Path, dataset: Dataset, options: dict[str, Any], splits: dict[str, Any]
+    folder: Path,
+    dataset: Dataset,
+    options: dict[str, Any],
+    splits: dict[str, Any],
+    contents: str | None = None,
 ) -> None:
-    """Write the file that says what the other files of a folder are.
+    """Check the arrays of a folder, and write the file that says what they are.
 
     Args:
         folder: Holds the arrays.
-        dataset: Their data set; its arrays are not looked at.
+        dataset: Their data set; the arrays are those of the folder, not its own.
         options: Those that the data was prepared with.
         splits: Split to its numbers of rows and positives, and the names of its arrays.
+        contents: The hash of the arrays as :func:`fingerprint_folder` gives it; the fingerprint of
+            the data set by default.
+
+    Raises:
+        MissingError: The data cannot be trained on.
     """
+    arrays = _map_splits(folder, splits)
+    check_layout(dataset.schema, arrays, _mend_hint(dataset.name))
+    check_contents(dataset.schema, arrays, _mend_hint(dataset.name))
     manifest = {
         "format": FORMAT,
         "name": dataset.name,
@@ -114,8 +137,35 @@ def write_manifest(
         "details": dataset.details,
         "schema": dataset.schema.model_dump(mode="json"),
         "splits": splits,
+        "contents": contents or dataset.fingerprint,
+        "files": _note_files(folder, _array_files(splits)),
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+
+
+def _mend_hint(name: str) -> str:
+    """What to do about data that cannot be trained on."""
+    return (
+        f"correct what the data set {name} prepares, or give it more rows, "
+        "and run the command again"
+    )
+
+
+def _array_files(splits: Mapping[str, Any]) -> list[str]:
+    """The names of the files of all arrays that a manifest names."""
+    return [f"{name}.{key}.npy" for name in SPLITS for key in splits[name]["arrays"]]
+
+
+def _map_splits(folder: Path, splits: Mapping[str, Any]) -> dict[str, Split]:
+    """The splits that a manifest names, memory-mapped and read-only."""
+    mapped = {}
+    for name in SPLITS:
+        arrays = {
+            key: np.load(folder / f"{name}.{key}.npy", mmap_mode="r", allow_pickle=False)
+            for key in splits[name]["arrays"]
+        }
+        mapped[name] = Split.from_arrays(arrays)
+    return mapped
 
 
 class Column:
@@ -201,24 +251,93 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest if is_ours else None
 
 
-def read_dataset(folder: Path) -> Dataset:
+def read_dataset(folder: Path, command: str | None = None) -> Dataset:
     """Load a prepared folder; arrays are memory-mapped and read-only.
+
+    Args:
+        folder: The folder.
+        command: What prepares it again, for errors.
 
     Raises:
         FileNotFoundError: The folder holds no finished data set.
+        MissingError: Its files are not what was written.
     """
     manifest = read_manifest(folder)
     if manifest is None:
         raise FileNotFoundError(folder)
-    schema = Schema.model_validate(manifest["schema"])
-    splits = {}
+
+    # A file that is damaged in any way is told in the same words.
+    hint = command or "remove this folder, and prepare the data again"
+    try:
+        schema = Schema.model_validate(manifest["schema"])
+        splits = _map_splits(folder, manifest["splits"])
+        details = manifest.get("details", {})
+        fingerprint, simulated = manifest["fingerprint"], manifest["simulated"]
+        dataset = Dataset(manifest["name"], schema, splits, fingerprint, simulated, details)
+        check_layout(schema, splits, hint)
+        damage = _damage(folder, manifest, dataset)
+    except MissingError as error:
+        damage = error.message.rstrip(".")
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError) as error:
+        damage = f"{type(error).__name__}: {error}".rstrip(".")
+    if damage is not None:
+        message = f"The prepared data in {folder} are not what was written: {damage}."
+        raise MissingError(message, hint)
+    return dataset
+
+
+def _damage(folder: Path, manifest: dict[str, Any], dataset: Dataset) -> str | None:
+    """What differs from the notes in the manifest; None if nothing does. Dates that moved while
+    contents did not are noted anew.
+    """
+    splits = manifest["splits"]
     for name in SPLITS:
-        arrays = {
-            key: np.load(folder / f"{name}.{key}.npy", mmap_mode="r", allow_pickle=False)
-            for key in manifest["splits"][name]["arrays"]
-        }
-        splits[name] = Split.from_arrays(arrays)
-    details = manifest.get("details", {})
-    return Dataset(
-        manifest["name"], schema, splits, manifest["fingerprint"], manifest["simulated"], details
-    )
+        rows, noted = len(dataset.splits[name]), splits[name]["rows"]
+        if rows != noted:
+            return f"the {name} split has {rows:,} rows, not {noted:,}"
+
+    # A manifest of an earlier version has no notes of files; there the fingerprint is the hash.
+    notes = manifest.get("files", {})
+    current = _note_files(folder, _array_files(splits))
+    moved = [name for name, note in current.items() if notes.get(name) != note]
+    if not moved:
+        return None
+    files = tuple((name, note["bytes"], note["mtime_ns"]) for name, note in current.items())
+    expected = manifest.get("contents", dataset.fingerprint)
+    if _hash_contents(folder, dataset.schema, files) != expected:
+        if not notes:
+            return "their fingerprint is another one"
+        more = f" and {len(moved) - 1} more" if len(moved) > 1 else ""
+        return f"{moved[0]}{more} changed"
+    _renew_notes(folder, manifest | {"contents": expected, "files": current})
+    return None
+
+
+def _note_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, int]]:
+    """File name to its size and the time of its last change."""
+    notes = {}
+    for name in names:
+        stat = (folder / name).stat()
+        notes[name] = {"bytes": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+    return notes
+
+
+@functools.lru_cache(maxsize=64)
+def _hash_contents(folder: Path, schema: Schema, files: tuple[tuple[str, int, int], ...]) -> str:
+    """The :func:`fingerprint_folder` of files of these names, sizes and dates."""
+    arrays: dict[str, list[str]] = {name: [] for name in SPLITS}
+    for file, _, _ in files:
+        split, _, array = file.removesuffix(".npy").partition(".")
+        arrays[split].append(array)
+    return fingerprint_folder(folder, schema, arrays)
+
+
+def _renew_notes(folder: Path, manifest: dict[str, Any]) -> None:
+    """Replace a manifest in one step, where the folder can be written to."""
+    partial = folder / f".{MANIFEST}.{uuid.uuid4().hex[:8]}"
+    try:
+        partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        partial.replace(folder / MANIFEST)
+    except OSError:
+        # Read-only data are as good; they are compared again the next time.
+        partial.unlink(missing_ok=True)

@@ -47,12 +47,13 @@ def make_split(rows: int, seed: int) -> Split:
 
 @pytest.fixture
 def dataset() -> Dataset:
-    features = [Feature(name=name, vocab=5) for name in ("a", "b")]
-    features += [Feature(name=name, kind="bag", vocab=9) for name in ("shop-offsets", "brand")]
-    features += [Feature(name=f"n{i}", kind="dense") for i in range(3)]
+    bags = ("shop-offsets", "brand", "history")
+    features = [Feature(name=name, vocab=5) for name in ("a", "b", "c")]
+    features += [Feature(name=name, kind="bag", vocab=9) for name in bags]
+    features += [Feature(name=f"n{i}", kind="dense") for i in range(5)]
     tasks = (Task(name="click"), Task(name="purchase", given="click"))
     schema = Schema(features=tuple(features), tasks=tasks, funnel=("click", "purchase"))
-    splits = {name: make_split(10 + seed, seed) for seed, name in enumerate(SPLITS)}
+    splits = {name: make_split(30 + seed, seed) for seed, name in enumerate(SPLITS)}
     return Dataset("toy", schema, splits, fingerprint(schema, splits), simulated=True)
 
 
@@ -132,8 +133,12 @@ def test_a_full_disk_is_said(dataset, tmp_path, file):
 
 def on_full_disk(partial, file, dataset):
     (partial / file).symlink_to("/dev/full")
-    storage.save_array(partial / "validation.labels.npy", dataset.splits["validation"].labels)
-    storage.write_manifest(partial, dataset, {}, {})
+    entries = {}
+    for name, split in dataset.splits.items():
+        for key, array in split.arrays().items():
+            storage.save_array(partial / f"{name}.{key}.npy", array)
+        entries[name] = {"arrays": list(split.arrays())}
+    storage.write_manifest(partial, dataset, {}, entries)
 
 
 def test_other_errors_are_not_said_to_be_a_full_disk(tmp_path):

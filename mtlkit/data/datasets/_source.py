@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import read_dataset, read_manifest, write_dataset
 from mtlkit.errors import UsageError
 from mtlkit.settings import Settings
-from mtlkit.spec import digest
+from mtlkit.spec import Spec, digest
 
 SOURCE_FILE = "source.json"
 """Note among the raw files of where they come from, for the data sets that keep one."""
@@ -127,12 +128,17 @@ class DatasetSource(ABC):
         """The prepared data, memory-mapped; prepared first when the raw files are there.
 
         Raises:
-            MissingError: The data set has not been fetched.
+            MissingError: The data set has not been fetched, or its files are not what was written.
         """
         folder = self.folder(home)
         if read_manifest(folder) is None:
             self.build(home, folder, progress)
-        return read_dataset(folder)
+        return read_dataset(folder, self._command())
+
+    def _command(self) -> str:
+        """What prepares the data of these options again."""
+        chosen = self.options.model_dump(mode="json", exclude_defaults=True)
+        return f"mtlkit fetch {shlex.quote(str(Spec(self.name, chosen)))} --force"
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
         """Write the prepared data into a folder, which appears when it is whole."""

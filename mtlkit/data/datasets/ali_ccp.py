@@ -16,7 +16,8 @@ in the order of a set); the tenth held out is drawn by a hash of the line number
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -34,6 +35,7 @@ from mtlkit.spec import digest
 if TYPE_CHECKING:
     from mtlkit.data.ali_ccp.protocols import Request
     from mtlkit.data.ali_ccp.simulate import Simulation
+    from mtlkit.data.download import Downloaded
 
 PAGE = "https://tianchi.aliyun.com/dataset/408"
 TRY_OUT = "mtlkit bench -d 'ali-ccp[simulate=1000000]'"
@@ -198,7 +200,7 @@ class AliCcp(DatasetSource):
             return None
         if source is not None and source["kind"] == "official":
             again = _official_source(Path(source["path"]), source["origin"])
-            return _write_source(raw, again)
+            return _write_source(raw, again | {"downloads": source.get("downloads", [])})
         return self._download_mirror(raw, force, progress)
 
     def _raw_folder(self, home: Path) -> Path:
@@ -249,10 +251,7 @@ class AliCcp(DatasetSource):
                 f"{PAGE} (login).",
                 f"{FROM} --protocol {protocol}",
             )
-        downloads = [
-            {"file": file.path.name, "url": file.url, "bytes": file.bytes, "sha256": file.sha256}
-            for file in download_mirror(raw, force, progress)
-        ]
+        downloads = [_download_note(file) for file in download_mirror(raw, force, progress)]
         source = {
             "kind": "mirror",
             "origin": "the public mirror",
@@ -265,6 +264,9 @@ class AliCcp(DatasetSource):
         """Download the official archives from the user's signed links."""
         from mtlkit.data.download import EXPIRED, DownloadError, download
 
+        # An archive that is kept keeps its note.
+        earlier = _read_source(raw) or {}
+        notes = {note["file"]: note for note in earlier.get("downloads", [])}
         for split, link in self.links.items():
             archive = raw / f"sample_{split}.tar.gz"
             if archive.exists() and not force:
@@ -274,7 +276,8 @@ class AliCcp(DatasetSource):
             scheme, host, path, _, _ = urlsplit(link)
             unsigned = urlunsplit((scheme, host, path, "", ""))
             try:
-                download(link, archive, progress=progress, shown_url=unsigned)
+                file = download(link, archive, progress=progress, shown_url=unsigned)
+                notes[archive.name] = _download_note(file)
             except DownloadError as error:
                 if error.status not in EXPIRED:
                     raise
@@ -284,7 +287,8 @@ class AliCcp(DatasetSource):
                     f"log in at {PAGE}, copy a fresh link of {archive.name}, "
                     "and run the command again: what has come is kept",
                 ) from None
-        _write_source(raw, _official_source(raw, "signed links"))
+        source = _official_source(raw, "signed links")
+        _write_source(raw, source | {"downloads": list(notes.values())})
 
     def provenance(self, home: Path) -> str | None:
         """Where the raw files come from, and what was left out."""
@@ -307,7 +311,7 @@ class AliCcp(DatasetSource):
         """Build the splits on disk and open them."""
         folder = self.folder(home)
         self.build(home, folder)
-        return read_dataset(folder)
+        return read_dataset(folder, self._command())
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
         """Write the splits straight into the folder: they need not fit in memory.
@@ -331,11 +335,16 @@ class AliCcp(DatasetSource):
                 f"{FROM} --protocol {self.options.protocol}",
             )
 
+        if source["kind"] == "official":
+            _check_unchanged(source)
+
         with atomic_folder(folder) as partial:
             if from_mirror:
                 dataset, splits = self._build_from_mirror(home, partial, progress)
             else:
                 dataset, splits = self._build_from_archives(source, partial, progress)
+            _check_downloads(source, dataset.details["files"])
+            self._check_simulated_rows(dataset.details["texts"])
             write_manifest(partial, dataset, self.resolved_options(), splits)
 
     def _build_from_mirror(
@@ -356,6 +365,24 @@ class AliCcp(DatasetSource):
 
         archives = find_source(Path(source["path"]), FROM)
         return prepare_archives(archives, folder, self.name, self._request(), progress, FROM)
+
+    def _check_simulated_rows(self, texts: Mapping[str, Any]) -> None:
+        """Check that simulated archives hold as many rows as were asked for.
+
+        Args:
+            texts: The counts of each text that was read.
+        """
+        if not self.options.simulate:
+            return
+        for split in ("train", "test"):
+            rows = texts[f"{split}-skeleton"]["lines"]
+            simulated_rows = self._simulation().rows_of(split)
+            if rows != simulated_rows:
+                raise MissingError(
+                    f"The simulated {split} archive has {rows:,} rows, not {simulated_rows:,}: "
+                    "it was replaced.",
+                    self._command(),
+                )
 
     def _request(self) -> Request:
         from mtlkit.data.ali_ccp.protocols import PROTOCOLS, Request
@@ -385,6 +412,50 @@ def _official_source(origin: Path, label: str) -> dict[str, Any]:
     folder = official.files[0].parent if origin.is_file() else origin
     path = str(folder.expanduser().resolve())
     return {"kind": "official", "origin": label, "path": path, "files": files}
+
+
+def _download_note(file: Downloaded) -> dict[str, Any]:
+    """What is noted of a download, to compare the file with when it is read."""
+    return {"file": file.path.name, "url": file.url, "bytes": file.bytes, "sha256": file.sha256}
+
+
+def _check_unchanged(source: Mapping[str, Any]) -> None:
+    """Refuse official files that are no longer those that were fetched: the prepared data are named
+    after these.
+
+    Raises:
+        MissingError: A file has gone, or has another size or date.
+    """
+    path = source["path"]
+    if _official_source(Path(path), source["origin"])["files"] != source["files"]:
+        raise MissingError(
+            f"The files of Ali-CCP in {path} have changed since they were fetched.",
+            f"mtlkit fetch ali-ccp --from {shlex.quote(path)}",
+        )
+
+
+def _check_downloads(source: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> None:
+    """Compare the files that were read with what was noted when they were downloaded.
+
+    Args:
+        source: Where they come from; an older note may lack the hashes.
+        files: Name and sha256 of each.
+
+    Raises:
+        MissingError: A file is another one.
+    """
+    noted = {note["file"]: note["sha256"] for note in source.get("downloads", [])}
+    for file in files:
+        name, actual = file["file"], file["sha256"]
+        if noted.get(name, actual) != actual:
+            hint = "mtlkit fetch ali-ccp --force"
+            if source["kind"] == "official":
+                hint += " --url-train URL --url-test URL, with fresh links"
+            raise MissingError(
+                f"{name} is not the file that was downloaded: "
+                f"its sha256 is {actual}, not {noted[name]}.",
+                hint,
+            )
 
 
 def _write_source(raw: Path, source: Mapping[str, Any]) -> None:

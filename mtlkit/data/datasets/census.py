@@ -10,8 +10,8 @@ same cut for everyone. ``protocol=mmoe`` takes education and marital status out 
 from __future__ import annotations
 
 import functools
+import io
 import json
-import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, model_validator
 
-from mtlkit.data.census_files import COLUMNS, RAW_FILES, download_raw_files
+from mtlkit.data.census_files import COLUMNS, RAW_FILES, download_raw_files, read_raw_file
 from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
 from mtlkit.data.encoders import CategoryEncoder, MinMaxScaler, QuantileBins, Standardizer
 from mtlkit.data.splits import Dataset, Split, fingerprint
@@ -318,21 +318,23 @@ def _read_frames(raw: Path, identity: str) -> Frames:
         identity: Any text that differs from one download to another.
     """
     del identity  # part of the cache's key, and of nothing else
-    files = [raw / name for name in RAW_FILES.values()]
-    with ThreadPoolExecutor(len(files)) as pool:
-        return dict(zip(RAW_FILES, pool.map(_parse, files), strict=True))
+    parse = functools.partial(_parse, raw)
+    with ThreadPoolExecutor(len(RAW_FILES)) as pool:
+        return dict(zip(RAW_FILES, pool.map(parse, RAW_FILES), strict=True))
 
 
-def _parse(file: Path) -> pd.DataFrame:
+def _parse(raw: Path, split: str) -> pd.DataFrame:
     """One stored file without its weights, numbers as int32 and all else as categories.
 
     Raises:
         MissingError: It cannot be read, or is another file.
     """
+    file = raw / RAW_FILES[split]
+    contents = read_raw_file(raw, split)
     columns = [name for name in COLUMNS if name != WEIGHT]
     try:
         frame = pd.read_csv(
-            file,
+            io.BytesIO(contents),
             header=None,
             names=list(COLUMNS),
             usecols=columns,
@@ -341,7 +343,7 @@ def _parse(file: Path) -> pd.DataFrame:
             na_filter=False,
             low_memory=False,
         )
-    except (ValueError, EOFError, OSError, zlib.error) as error:
+    except ValueError as error:
         raise MissingError(
             f"The stored file {file} cannot be read: {error}.", "mtlkit fetch census --force"
         ) from None

@@ -151,6 +151,17 @@ def test_other_files_than_expected(servers, tmp_path, text, said):
     assert list((tmp_path / "ali-ccp" / "prepared").iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["ctr_cvr.train", "ctr_cvr.test"])
+def test_a_file_that_changed_after_its_download_is_not_prepared(servers, tmp_path, name):
+    prepare("ali-ccp", tmp_path, asked=True)
+    file = tmp_path / "ali-ccp" / "raw" / name
+    file.write_bytes(b"".join(file.read_bytes().splitlines(True)[:500]))
+    with pytest.raises(MissingError, match=f"{name} is not the file that was downloaded") as caught:
+        prepare("ali-ccp[fields=101:205]", tmp_path)
+    assert caught.value.hint == "mtlkit fetch ali-ccp --force"
+    prepare("ali-ccp[fields=101:205]", tmp_path, force=True, asked=True)
+
+
 def test_malformed_rows_are_left_out(servers, tmp_path):
     lines = servers[0].content.splitlines(keepends=True)
     lines[3] = b"1,0,x\n"

@@ -16,7 +16,7 @@ from mtlkit.training.batches import DeviceSplit
 from tests.data.ali_ccp import raw
 from tests.data.server import answer, cut, serving
 
-SMALL = "ali-ccp[simulate=3000]"
+SMALL = "ali-ccp[simulate=3000,purchase_rate=0.1]"
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,12 @@ def test_simulate_flag_and_card(tmp_path):
         "--sample",
         "0.9",
     )
-    code, output = run("fetch", "ali-ccp", *flags, home=tmp_path)
+    code, output = run("fetch", "ali-ccp[purchase_rate=0.1]", *flags, home=tmp_path)
     assert code == 0, output
     for text in ("SIMULATED", "planted model", "not stated", "dirty rows (lines"):
         assert text in output
-    spec = "ali-ccp[protocol=rechub,fields=101:109_14:205,sample=0.9,simulate=3000]"
+    chosen = "protocol=rechub,fields=101:109_14:205,sample=0.9,simulate=3000"
+    spec = f"ali-ccp[purchase_rate=0.1,{chosen}]"
     assert last_fetched(tmp_path) == spec
     _, data = prepare(spec, tmp_path)
     assert [feature.name for feature in data.schema.features] == ["205", "101", "109_14", "D109_14"]
@@ -90,7 +91,7 @@ def test_other_raw_files_are_other_data(tmp_path):
     origins = []
     for seed in (1, 2):
         origins.append(tmp_path / f"raw-{seed}")
-        write_archives(origins[-1], Simulation(2000, seed=seed))
+        write_archives(origins[-1], Simulation(2000, purchase_rate=0.2, seed=seed))
     home = tmp_path / "home"
     prints = [
         prepare("ali-ccp", home, origin=origin, asked=True)[1].fingerprint
@@ -213,6 +214,70 @@ def test_expired_link_and_a_fresh_one_that_continues(links, tmp_path, monkeypatc
     assert int(server.requests[-1]["Range"][6:-1]) > 0
 
 
+def damage_but_for_the_date(archive):
+    """Put another archive in a file's place, with its size and date in the note."""
+    source = archive.parent / "source.json"
+    texts = raw.small_texts()
+    texts["sample_skeleton_test.csv"] = texts["sample_skeleton_test.csv"][:-1]
+    other = raw.write_archives(archive.parent / "other", texts)
+    (other / archive.name).replace(archive)
+    stat = archive.stat()
+    note = json.loads(source.read_text())
+    for entry in note["files"]:
+        if entry["file"] == archive.name:
+            entry |= {"bytes": stat.st_size, "changed": stat.st_mtime_ns}
+    source.write_text(json.dumps(note))
+
+
+def test_an_archive_of_signed_links_is_compared_with_its_hash(links, tmp_path):
+    _, addresses = links
+    home = tmp_path / "home"
+    prepare("ali-ccp[min_count=1]", home, links=addresses, asked=True)
+    note = json.loads((home / "ali-ccp" / "raw" / "source.json").read_text())
+    hashes = {entry["file"]: entry["sha256"] for entry in note["downloads"]}
+    assert set(hashes) == {"sample_train.tar.gz", "sample_test.tar.gz"}
+
+    # An archive that is kept keeps its hash.
+    prepare("ali-ccp[min_count=1]", home, links=addresses, asked=True)
+    prepare("ali-ccp[min_count=1]", home, force=True, asked=True)
+    note = json.loads((home / "ali-ccp" / "raw" / "source.json").read_text())
+    assert {entry["file"]: entry["sha256"] for entry in note["downloads"]} == hashes
+
+    damage_but_for_the_date(home / "ali-ccp" / "raw" / "sample_test.tar.gz")
+    with pytest.raises(MissingError, match=r"sample_test.* is not the file that was downloaded"):
+        prepare("ali-ccp[min_count=1]", home)
+
+
+def test_official_files_that_changed_are_fetched_anew_first(tmp_path):
+    origin = raw.write_archives(tmp_path / "raw", raw.small_texts())
+    home = tmp_path / "home"
+    prepare("ali-ccp[min_count=1]", home, origin=origin, asked=True)
+    raw.write_archives(origin, raw.small_texts(80))
+    with pytest.raises(MissingError, match="have changed since they were fetched") as caught:
+        prepare("ali-ccp[min_count=2]", home)
+    assert caught.value.hint == f"mtlkit fetch ali-ccp --from {origin}"
+    prepare("ali-ccp[min_count=1]", home, origin=origin, asked=True)
+
+
+def test_simulated_archives_that_were_replaced(tmp_path):
+    small = "ali-ccp[simulate=2000,purchase_rate=0.2]"
+    prepare(small, tmp_path)
+    (archives,) = (tmp_path / "ali-ccp" / "simulated").iterdir()
+    write_archives(tmp_path / "other", Simulation(1000, purchase_rate=0.2))
+    (tmp_path / "other" / "sample_test.tar.gz").replace(archives / "sample_test.tar.gz")
+    with pytest.raises(
+        MissingError, match="simulated test archive has 500 rows, not 1,000"
+    ) as caught:
+        prepare("ali-ccp[simulate=2000,purchase_rate=0.2,min_count=3]", tmp_path)
+    assert "simulate=2000" in caught.value.hint
+    assert caught.value.hint.endswith("--force")
+
+
+def test_too_few_rows_to_learn_a_task_from(tmp_path):
+    with pytest.raises(MissingError, match="labels of one class only of the task 'purchase'"):
+        prepare("ali-ccp[simulate=3000,purchase_rate=1e-9]", tmp_path)
+
+
 def test_links_come_in_pairs_and_only_here(tmp_path):
     for spec, links in (
         ("ali-ccp", {"train": "http://x"}),
@@ -223,7 +288,7 @@ def test_links_come_in_pairs_and_only_here(tmp_path):
 
 
 def test_batches_hold_the_columns_of_both_sides(home):
-    data = prepare("ali-ccp[simulate=3000,protocol=full]", home)[1]
+    data = prepare("ali-ccp[simulate=3000,protocol=full,purchase_rate=0.1]", home)[1]
     split = DeviceSplit.load(data.splits["test"], torch.device("cpu"))
     batch = split.take(torch.tensor([5, 0]))
     assert batch.ids.shape == (2, len(data.schema.of_kind("id")))
@@ -235,7 +300,7 @@ def test_batches_hold_the_columns_of_both_sides(home):
 def test_a_model_trains_on_it(home, tmp_path):
     arguments = (
         "-d",
-        "ali-ccp[simulate=3000,protocol=full]",
+        "ali-ccp[simulate=3000,protocol=full,purchase_rate=0.1]",
         "--models",
         "shared-bottom",
         "--balancers",

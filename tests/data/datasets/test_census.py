@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import io
+import json
 import tarfile
 import zipfile
 from pathlib import Path
@@ -414,6 +415,75 @@ def test_paths_in_an_archive_are_not_followed(tmp_path):
 def test_origin_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="no file or folder"):
         load(tmp_path, origin=tmp_path / "nowhere")
+
+
+def cut_gzip(text: bytes) -> bytes:
+    packed = gzip.compress(text)
+    return packed[: len(packed) // 2]
+
+
+DAMAGED_FILES = {
+    "no bytes": (b"", "is not the one that was stored"),
+    "half of it": (cut_gzip(TEST), "cannot be read"),
+    "no gzip": (TEST, "cannot be read"),
+    "fewer rows": (
+        gzip.compress(b"".join(TEST.splitlines(True)[:40])),
+        "is not the one that was stored",
+    ),
+    "one number": (gzip.compress(TEST.replace(b"1", b"2", 1)), "is not the one that was stored"),
+    "one row more": (gzip.compress(TEST + TEST[:300]), "is not the one that was stored"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED_FILES)
+def test_stored_files_that_were_damaged_are_not_prepared(tmp_path, raw, kind):
+    contents, message = DAMAGED_FILES[kind]
+    first = load(tmp_path)
+    file = tmp_path / "home" / "census" / "raw" / "census-income.test.gz"
+    file.write_bytes(contents)
+    census._read_frames.cache_clear()
+
+    # What is prepared needs them no more; other options do.
+    assert prepare("census", tmp_path / "home")[1].fingerprint == first.fingerprint
+    with pytest.raises(MissingError, match=message) as caught:
+        prepare("census[protocol=rechub]", tmp_path / "home")
+    assert "census-income.test.gz" in caught.value.message
+    assert caught.value.hint == "mtlkit fetch census --force"
+    assert not open_source("census[protocol=rechub]").is_ready(tmp_path / "home")
+
+    # That command, with the files at hand, repairs.
+    again = prepare("census", tmp_path / "home", origin=raw, force=True)[1]
+    assert again.fingerprint == first.fingerprint
+    prepare("census[protocol=rechub]", tmp_path / "home")
+
+
+@pytest.mark.parametrize("split", ROWS)
+def test_rows_are_counted_whatever_the_note_says(tmp_path, raw, split):
+    load(tmp_path)
+    stored = tmp_path / "home" / "census" / "raw"
+    short = b"".join((TRAIN if split == "train" else TEST).splitlines(True)[:50])
+    name = census_files.RAW_FILES[split]
+    (stored / name).write_bytes(gzip.compress(short))
+    note = json.loads((stored / "source.json").read_text())
+    sha256 = hashlib.sha256(short).hexdigest()
+    note["files"][name] = {"bytes": len(short), "sha256": sha256}
+    (stored / "source.json").write_text(json.dumps(note))
+    with pytest.raises(MissingError, match=f"has 50 rows, not {ROWS[split]}"):
+        prepare("census[protocol=rechub]", tmp_path / "home")
+
+
+@pytest.mark.parametrize("note", ["", "[]", "{}", '{"origin": "x", "files": {}}'])
+def test_a_note_that_says_nothing_is_not_believed(tmp_path, raw, note):
+    load(tmp_path)
+    (tmp_path / "home" / "census" / "raw" / "source.json").write_text(note)
+    with pytest.raises(MissingError, match="does not say what") as caught:
+        prepare("census[protocol=rechub]", tmp_path / "home")
+    assert caught.value.hint == "mtlkit fetch census --force"
+
+
+def test_known_row_counts(monkeypatch):
+    monkeypatch.undo()
+    assert census_files.ROWS == {"train": 199_523, "test": 99_762}
 
 
 @pytest.mark.slow
