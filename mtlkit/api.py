@@ -6,6 +6,7 @@ inside the functions, so that reading results needs no PyTorch.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -181,6 +182,8 @@ def run_grid(
 def read_results(folder: str | Path) -> pd.DataFrame:
     """The rows of a report: one a group of runs x split x task x metric, with mean and interval.
 
+    Runs that cannot be read, and copies of a run, are left out with a warning each.
+
     Args:
         folder: A results folder.
 
@@ -192,7 +195,10 @@ def read_results(folder: str | Path) -> pd.DataFrame:
     from mtlkit.report.build import open_results
     from mtlkit.report.result_rows import rows_of
 
-    return pd.DataFrame(rows_of(open_results(Path(folder))))
+    frames = open_results(Path(folder))
+    for left_out in [*frames.unreadable, *frames.copies]:
+        warnings.warn(f"left out: {left_out}", stacklevel=2)
+    return pd.DataFrame(rows_of(frames))
 
 
 def write_report(folder: str | Path, out: str | Path | None = None) -> ReportFiles:

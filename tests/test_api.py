@@ -263,3 +263,12 @@ def test_a_balancer_by_name():
     assert [task.name for task in balancer.tasks] == ["click", "purchase"]
     with pytest.raises(mtlkit.UsageError, match="has no option 'strength'"):
         mtlkit.balancer("pcgrad", 2, strength=1)
+
+
+def test_read_results_says_what_it_leaves_out(tmp_path):
+    store = fill(tmp_path, ["mmoe"], ["uniform"], seeds=[0, 1], with_probes=False)
+    damaged = sorted(store.root.rglob("record.json"))[0]
+    damaged.write_text("{")
+    with pytest.warns(UserWarning, match="left out: .*record.json"):
+        rows = mtlkit.read_results(store.root)
+    assert len(rows)
