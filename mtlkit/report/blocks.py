@@ -14,6 +14,7 @@ from mtlkit.errors import MtlkitError
 from mtlkit.records import METRICS, PRIMARY_METRIC, Metric, RunRecord
 from mtlkit.registry import BALANCERS, MODELS, Registry
 from mtlkit.spec import Spec, digest, parse_spec
+from mtlkit.store import printable
 
 NO_BALANCER = "none"
 
@@ -43,12 +44,12 @@ class TaskInfo:
 
     @property
     def title(self) -> str:
-        return self.label or self.name
+        return printable(self.label or self.name)
 
     @property
     def reading(self) -> Metric:
         """How the primary metric is read."""
-        return METRICS.get(self.metric) or Metric(self.metric, True)
+        return METRICS.get(self.metric) or Metric(printable(self.metric), True)
 
 
 @dataclass(frozen=True)
@@ -130,9 +131,9 @@ def make_block(key: str, records: list[RunRecord]) -> Block:
     """The block of all records with one block id."""
     cell = records[0].cell
     dataset = cell.resolved.get("dataset", {})
-    name = Path(str(dataset.get("name") or parse_spec(cell.dataset).name)).stem
+    name = printable(Path(str(dataset.get("name") or parse_spec(cell.dataset).name)).stem)
     options = dataset.get("options") or {}
-    protocol = str(options["protocol"]) if options.get("protocol") else None
+    protocol = printable(str(options["protocol"])) if options.get("protocol") else None
     tasks = _tasks(records)
     trained = dict.fromkeys(task.trained or task.name for task in tasks)
     return Block(
@@ -161,7 +162,8 @@ def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
     for record in records:
         for name, values in record.metrics.get("test", {}).items():
             metric = next((metric for metric in PRIMARY_METRIC.values() if metric in values), "auc")
-            tasks.setdefault(name, TaskInfo(name, metric, values.get("space") or "all rows"))
+            space = printable(values.get("space") or "all rows")
+            tasks.setdefault(name, TaskInfo(name, metric, space))
 
     # only planned: no run has finished
     if not tasks:
@@ -178,8 +180,8 @@ def _described(task: Mapping[str, Any]) -> TaskInfo:
     return TaskInfo(
         name=task["name"],
         metric=task.get("metric") or PRIMARY_METRIC.get(task.get("kind", ""), "auc"),
-        space=task.get("space") or "all rows",
-        description=task.get("description") or "",
+        space=printable(task.get("space") or "all rows"),
+        description=printable(task.get("description") or ""),
         label=task.get("label") or "",
         trained=task.get("task") or "",
     )
@@ -212,8 +214,8 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
     finished = {record.cell.seed for record in records if record.ok}
     return RunGroup(
         id=key,
-        model=str(model),
-        balancer=str(balancer),
+        model=printable(str(model)),
+        balancer=printable(str(balancer)),
         balancer_name=resolved.get("balancer", {}).get("name", balancer.name),
         is_reference=bool(model_facts.get("is_reference")),
         constant_weights=bool(balancer_facts.get("constant_weights")),
@@ -286,7 +288,7 @@ def _setting(key: str, values: Mapping[str, Any]) -> str:
         shown = f"{value:g}" if isinstance(value, float) else str(value)
     for prefix in ("training.", "model.options.", "balancer.options."):
         key = key.removeprefix(prefix)
-    return f"{key}={shown}"
+    return printable(f"{key}={shown}")
 
 
 def _suffix(settings: list[str]) -> str:

@@ -13,7 +13,7 @@ import pandas as pd
 
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
-from mtlkit.store import Copy, ResultStore, Unreadable
+from mtlkit.store import Copy, ResultStore, Unreadable, printable
 
 NO_METRICS = {"space", "derived", "positives", "rows"}
 """What a record says of a score besides its metrics."""
@@ -99,9 +99,10 @@ def _run_row(record: RunRecord, block: str, folder: Path) -> dict[str, Any]:
         "peak_memory_bytes": number(cost.get("peak_memory_bytes")),
         "backward_passes": number(cost.get("backward_passes_per_step")),
         "train_seconds": number(record.timing.get("train_seconds")),
-        "error": error.type if error else "",
-        "message": error.message if error else "",
+        "error": printable(error.type) if error else "",
+        "message": printable(error.message) if error else "",
         "step": error.step if error and error.step is not None else math.nan,
+        "warnings": tuple(map(printable, record.warnings)),
         "environment": dict(flatten(record.environment)),
         "folder": folder,  # where its probes are
     }

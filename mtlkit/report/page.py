@@ -22,7 +22,7 @@ from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
 from mtlkit.report.tables import Table, counts
 from mtlkit.report.wording import sentences
-from mtlkit.store import Unreadable
+from mtlkit.store import Unreadable, printable
 
 HERE = Path(__file__).parent
 
@@ -140,7 +140,7 @@ def environments(frames: Frames) -> list[tuple[str, str]]:
     for environment in frames.runs["environment"]:
         for key, value in environment.items():
             if isinstance(value, (str, int, float, bool)):
-                values[key].add(str(value))
+                values[key].add(printable(str(value)))
     return [(key, _shortened(sorted(distinct))) for key, distinct in sorted(values.items())]
 
 

@@ -13,6 +13,7 @@ import pandas as pd
 from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
+from mtlkit.report.run_warnings import run_warnings
 from mtlkit.report.statistics import (
     Interval,
     delta_m,
@@ -167,7 +168,7 @@ def summarise(frames: Frames, block: Block) -> Summary:
     rows.sort(key=lambda row: _rank(row, block))
 
     counts = {task.name: _counts(metrics, task) for task in block.tasks}
-    warnings = tuple(_warnings(block, counts))
+    warnings = (*_warnings(block, counts), *run_warnings(frames, block))
     return Summary(block, tuple(rows), _best(block, means), counts, warnings)
 
 

@@ -52,6 +52,9 @@ NOTES = {
 PLANTED = ("planted model", "ceiling")
 """The first two cells of the ceiling's row."""
 
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""With these a spreadsheet begins to compute."""
+
 NAME_COLUMNS = 2
 """The model and the balancer; all other columns hold numbers."""
 
@@ -415,12 +418,23 @@ def to_csv(summary: Summary) -> str:
 
 
 def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows of equal keys as CSV."""
+    """Rows of equal keys as CSV; no field is a formula to a spreadsheet."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    for fields in (rows[0], *(row.values() for row in rows)):
+        writer.writerow([_no_formula(field) for field in fields])
     return text.getvalue()
+
+
+def _no_formula(field: object) -> object:
+    """A field with an apostrophe before it where a spreadsheet would compute it; numbers stay."""
+    if not isinstance(field, str) or not field.startswith(FORMULA_STARTS):
+        return field
+    try:
+        float(field)
+    except ValueError:
+        return f"'{field}"
+    return field
 
 
 def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
@@ -464,6 +478,12 @@ def _csv_difference(name: str, delta: Interval) -> dict[str, object]:
         f"{name}_high": _csv_number(delta.high),
         f"{name}_seeds": delta.n,
     }
+
+
+def csv_interval(interval: Interval) -> dict[str, object]:
+    """Mean and ends of an interval as fields; empty where unknown."""
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {name: _csv_number(value) for name, value in values.items()}
 
 
 def _csv_number(value: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from mtlkit.report.figures.text import shorten, text_width
 MARGIN = 0.1
 LEGEND_LINE = 0.22
 LEGEND_SIZE = 8.5
+LONGEST_ENTRY = 3.5
 
 
 @dataclass(frozen=True)
@@ -55,10 +57,15 @@ class Entry:
         return 0.12 if self.marker else 0.0
 
     @property
+    def text(self) -> str:
+        """The label, shortened if it is very long."""
+        return shorten(self.label, LEGEND_SIZE, LONGEST_ENTRY)
+
+    @property
     def width(self) -> float:
         """Width of the whole entry, with the space after it."""
         space = 0.27 if self.symbol else 0.18
-        return self.symbol + text_width(self.label, LEGEND_SIZE) + space
+        return self.symbol + text_width(self.text, LEGEND_SIZE) + space
 
 
 @dataclass(frozen=True)
@@ -155,12 +162,23 @@ class Sheet:
         self._legend_text(entry, right + 0.07, top, colour=INK)
 
     def _legend_text(self, entry: Entry, left: float, top: float, colour: str) -> None:
-        self._text(left, top, entry.label, size=LEGEND_SIZE, va="center_baseline", color=colour)
+        self._text(left, top, entry.text, size=LEGEND_SIZE, va="center_baseline", color=colour)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes at a place of the body, in inches from its top left."""
         bottom = self._y(self.body_top + top + height)
         return self.figure.add_axes((left / WIDTH, bottom, width / WIDTH, height / self.height))
+
+    @cached_property
+    def canvas(self) -> Axes:
+        """Axes without a frame that span the body, with inches from its top left as coordinates."""
+        height = self.height - self.body_top
+        axes = self.axes(0, 0, WIDTH, height)
+        axes.set_axis_off()
+        axes.set_xlim(0, WIDTH)
+        axes.set_ylim(height, 0)
+        axes.set_autoscale_on(False)
+        return axes
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
         """Text at a place of the body, in inches."""
