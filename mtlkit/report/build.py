@@ -212,7 +212,7 @@ def _write_figures(
     for drawing in draw_all(Context(summary, probes, look)):
         drawing = replace(drawing, title=drawing.title + block.mark)
         name = f"{block.slug}-{drawing.name}"
-        svg_file, png_file = save(drawing, out / "figures" / name)
-        svg = inline_svg(svg_file.read_text(encoding="utf-8"), name, drawing.title)
-        files = (f"figures/{svg_file.name}", f"figures/{png_file.name}")
+        paths = save(drawing, out / "figures" / name)
+        svg = inline_svg(paths[0].read_text(encoding="utf-8"), name, drawing.title)
+        files = tuple(f"figures/{path.name}" for path in paths)
         yield PageFigure(drawing.title, drawing.caption, svg, files)

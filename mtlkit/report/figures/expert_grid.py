@@ -28,7 +28,7 @@ HEAD = 0.26
 """Height of the balancer's name."""
 LONGEST_LINE = 1.1
 CROSS = ("×", "#a9b1b8")
-MOST = 16
+MOST = 12
 """Balancers that the figure of a model shows."""
 
 ALIGNED = (

@@ -73,12 +73,18 @@ def draw(context: Context) -> list[Drawing]:
         axes = grid.axes(sheet, line, column)
         _panel(axes, context, task)
         _titles(axes, task, width)
-        axes.set_yticks(range(len(rows)), [])
         if column == 0:
-            labels = [row_label(row, 8.5, label - 0.2) for row in rows]
-            axes.set_yticklabels(labels, color=INK, size=8.5)
+            _name_rows(axes, rows, label - 0.2)
     caption = f"{CAPTION} {CEILING_CAPTION}" if context.ceiling_entry else CAPTION
     return [Drawing("metrics", "Test metric by task", caption, sheet.figure)]
+
+
+def _name_rows(axes: Axes, rows: tuple[Row, ...], room: float) -> None:
+    """The names of rows at the left of a panel."""
+    across = axes.get_yaxis_transform()
+    style: dict[str, Any] = {"size": 8.5, "color": INK, "ha": "right", "va": "center"}
+    for position, row in enumerate(rows):
+        axes.text(-0.02, position, row_label(row, 8.5, room), transform=across, **style)
 
 
 def _titles(axes: Axes, task: TaskInfo, width: float) -> None:
@@ -96,11 +102,12 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     low, high = _limits(rows, task)
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.set_yticks([])
+    across = axes.get_yaxis_transform()
+    axes.hlines(range(len(rows)), 0, 1, colors=GRID, linewidth=0.7, transform=across, zorder=0.5)
     axes.xaxis.set_major_locator(MaxNLocator(4 if high - low > 0.001 else 3))
     axes.set_xlabel(f"{task.reading.label}, {task.space}")
     axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
 
     # What to compare with lies behind the rows.
     if context.summary.reference:

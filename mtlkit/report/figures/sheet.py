@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mtlkit.report.figures.compact import compact
 from mtlkit.report.figures.style import DPI, INK, MUTED, RC, REFERENCE_MARKER, WIDTH
 from mtlkit.report.figures.text import shorten, text_width
 
@@ -20,6 +22,8 @@ MARGIN = 0.1
 LEGEND_LINE = 0.22
 LEGEND_SIZE = 8.5
 LONGEST_ENTRY = 3.5
+HIGHEST_PNG = 20
+"""Inches."""
 
 
 @dataclass(frozen=True)
@@ -225,12 +229,19 @@ def _flow(entries: Sequence[Entry], width: float) -> list[tuple[float, int]]:
     return places
 
 
-def save(drawing: Drawing, stem: Path) -> tuple[Path, Path]:
-    """Write ``<stem>.svg`` and ``<stem>.png``, the same bytes for the same drawing."""
-    svg = stem.with_name(stem.name + ".svg")
-    png = stem.with_name(stem.name + ".png")
+def save(drawing: Drawing, stem: Path) -> list[Path]:
+    """Write ``<stem>.svg``, and ``<stem>.png`` unless the figure is too high for a slide or a
+    paper; the same bytes for the same drawing.
+    """
     about_svg = {"Date": None, "Creator": "mtlkit", "Title": drawing.title}
+    text = io.StringIO()
+    svg = stem.with_name(stem.name + ".svg")
+    files = [svg]
     with mpl.rc_context(RC):
-        drawing.figure.savefig(svg, metadata=about_svg)
-        drawing.figure.savefig(png, dpi=DPI, metadata={"Software": "mtlkit"})
-    return svg, png
+        drawing.figure.savefig(text, format="svg", metadata=about_svg)
+        svg.write_text(compact(text.getvalue()), encoding="utf-8")
+        if drawing.figure.get_figheight() <= HIGHEST_PNG:
+            png = stem.with_name(stem.name + ".png")
+            drawing.figure.savefig(png, dpi=DPI, metadata={"Software": "mtlkit"})
+            files.append(png)
+    return files

@@ -23,7 +23,7 @@ CAPTION = (
     "axis, logarithmic where weights span more than a factor of 20. Gaps: the task was idle in "
     "that stretch.{constant}"
 )
-MOST = 48
+MOST = 30
 """Panels of the figure."""
 SPAN = 20
 """From this ratio of the largest to the smallest weight on, the axis is logarithmic."""
@@ -105,10 +105,13 @@ def _columns(shown: Probed) -> int:
 
 
 def _places(shown: Probed, columns: int) -> list[tuple[int, int]]:
-    """Line and column of each panel: balancers x models where the models fit on a line."""
+    """Line and column of each panel: balancers x models where the models fit on a line, and
+    most places are taken; else one after the other.
+    """
     balancers = list(dict.fromkeys(row.group.balancer for row, _ in shown))
     models = sorted({row.group.model for row, _ in shown})
-    if len(models) != columns:
+    is_sparse = len(shown) < 0.6 * len(balancers) * len(models)
+    if len(models) != columns or is_sparse:
         return [divmod(index, columns) for index in range(len(shown))]
     return [
         (balancers.index(row.group.balancer), models.index(row.group.model)) for row, _ in shown

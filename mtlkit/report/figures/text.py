@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import lru_cache
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ft2font import FT2Font, LoadFlags
+from matplotlib.ft2font import LoadFlags
 
 from mtlkit.report.figures.style import FONTS
 from mtlkit.report.summary import Row
@@ -22,7 +22,8 @@ MEASURED_SIZE = 100.0
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float) -> float:
     """Inches that a text takes at a font size in points."""
-    font = _fonts()
+    font = get_font([findfont(FontProperties(family=name)) for name in FONTS])
+    font.set_size(MEASURED_SIZE, POINTS)  # again, as drawing uses the same object
     font.set_text(text, flags=LoadFlags.NO_HINTING)
     width, _ = font.get_width_height()  # in 64ths of a point at the size of the font
     return float(width) / 64 / MEASURED_SIZE * size / POINTS
@@ -33,14 +34,6 @@ def letters_without_font(texts: Iterable[str]) -> str:
     fonts = [get_font(findfont(FontProperties(family=name))) for name in FONTS]
     known = {letter for font in fonts for letter in font.get_charmap()}
     return "".join(sorted(letter for letter in set("".join(texts)) if ord(letter) not in known))
-
-
-@lru_cache(maxsize=1)
-def _fonts() -> FT2Font:
-    """The font of figures, with those that stand in for it."""
-    font = get_font([findfont(FontProperties(family=name)) for name in FONTS])
-    font.set_size(MEASURED_SIZE, POINTS)
-    return font
 
 
 def shorten(text: str, size: float, width: float, bold: bool = False) -> str:
