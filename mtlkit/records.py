@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mtlkit.spec import digest
+from mtlkit.spec import canonical_json, digest_of_text
 
 RECORD_VERSION = 1
 Status = Literal["ok", "failed", "timeout"]
@@ -82,12 +82,18 @@ class Cell(_Value):
     @cached_property
     def group(self) -> str:
         """Digest of all but the seed: the runs of one row of a report."""
-        return digest({"version": RECORD_VERSION, "resolved": self.resolved})
+        return digest_of_text(f'{{"resolved":{self._resolved},"version":{RECORD_VERSION}}}')
 
     @cached_property
     def key(self) -> str:
         """Digest of the whole cell."""
-        return digest({"version": RECORD_VERSION, "resolved": self.resolved, "seed": self.seed})
+        settings = f'"resolved":{self._resolved},"seed":{self.seed}'
+        return digest_of_text(f'{{{settings},"version":{RECORD_VERSION}}}')
+
+    @cached_property
+    def _resolved(self) -> str:
+        """The settings as canonical JSON, which both digests read."""
+        return canonical_json(self.resolved)
 
     @property
     def label(self) -> str:

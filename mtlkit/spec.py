@@ -31,7 +31,12 @@ def canonical_json(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """The sha256 of a value's canonical JSON, in hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return digest_of_text(canonical_json(value))
+
+
+def digest_of_text(text: str) -> str:
+    """The sha256 of a text that is canonical JSON already, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # --- writing

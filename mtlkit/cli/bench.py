@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,6 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from mtlkit.data.splits import Dataset
     from mtlkit.grid.grid_settings import GridSettings
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 """The exit code when cells failed."""
+
+MANY_CELLS = 60
+"""A dry run of more cells prints a row a model."""
 
 STATES = {"to run": "bold", "done": "green", "failed before": "red"}
 """State of a planned cell to its style."""
@@ -86,6 +91,9 @@ def bench(
         typer.Option("--set", help="Any setting as key=value, e.g. dropout=.1. Repeatable."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="With --dry-run: every cell, however many.")
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the grid as YAML and stop.")
     ] = False,
@@ -128,7 +136,7 @@ def bench(
         return
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
-    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force))
+    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force, show_all))
 
 
 def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +151,12 @@ def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(
-    settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_failed: bool, force: bool
+    settings: GridSettings,
+    data_dir: Path | None,
+    dry_run: bool,
+    retry_failed: bool,
+    force: bool,
+    show_all: bool,
 ) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
     from mtlkit.grid.engines.local import start_early
@@ -181,7 +194,7 @@ def _run(
     _print_summary(plan, dataset, console)
     _print_unreadable(store, console)
     if dry_run:
-        _print_cells(plan)
+        _print_cells(plan, show_all)
         return 0
 
     # the runs, and what came of them
@@ -225,8 +238,8 @@ def _print_summary(plan: Plan, dataset: Dataset, console: Console) -> None:
     if counts["failed before"]:
         console.print("[dim]--retry-failed runs the failed ones again.[/dim]")
 
-    resolved = [planned.cell.resolved["balancer"] for planned in plan.cells]
-    balancers = [(balancer["name"], balancer["options"]) for balancer in resolved]
+    by_text = {planned.cell.balancer: planned.cell.resolved["balancer"] for planned in plan.cells}
+    balancers = [(balancer["name"], balancer["options"]) for balancer in by_text.values()]
     for notice in (*plan.notes, *notices(balancers, len(dataset.schema.tasks))):
         console.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
 
@@ -248,10 +261,22 @@ def _count_states(plan: Plan) -> dict[str, int]:
     return counts
 
 
-def _print_cells(plan: Plan) -> None:
-    """A row a cell, and one a model that does not apply."""
-    from rich import box
+def _print_cells(plan: Plan, show_all: bool) -> None:
+    """A row a cell, or a model where there are many; and one a model that does not apply."""
     from rich.console import Console
+    from rich.text import Text
+
+    is_short = show_all or len(plan.cells) <= MANY_CELLS
+    table = _table_of_cells(plan) if is_short else _table_of_models(plan)
+    for name, reason in plan.inapplicable:
+        table.add_row(Text(name), "", "", Text(f"n/a: {reason}", style="yellow"))
+    Console().print(table)
+    if not is_short:
+        Console(stderr=True).print("[dim]--dry-run --all lists every cell.[/dim]")
+
+
+def _table_of_cells(plan: Plan) -> Table:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -262,9 +287,27 @@ def _print_cells(plan: Plan) -> None:
         cell = planned.cell
         state = Text(planned.state, style=STATES[planned.state])
         table.add_row(Text(cell.model), Text(cell.balancer), str(cell.seed), state, cell.key[:8])
-    for name, reason in plan.inapplicable:
-        table.add_row(Text(name), "", "", Text(f"n/a: {reason}", style="yellow"), "")
-    Console().print(table)
+    return table
+
+
+def _table_of_models(plan: Plan) -> Table:
+    """Model, how many balancers and seeds it has, and its cells by state."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for column in ("balancers", "seeds", *STATES):
+        table.add_column(column, justify="right")
+    for model in dict.fromkeys(planned.cell.model for planned in plan.cells):
+        same_model = [planned for planned in plan.cells if planned.cell.model == model]
+        balancers = {planned.cell.balancer for planned in same_model}
+        seeds = {planned.cell.seed for planned in same_model}
+        states = Counter[str](planned.state for planned in same_model)
+        counts = (len(balancers), len(seeds), *(states[state] for state in STATES))
+        table.add_row(Text(model), *map(str, counts))
+    return table
 
 
 def _run_cells(

@@ -26,11 +26,13 @@ METRIC_COLUMNS = [
     "task",
     "space",
     "derived",
-    "metric",
-    "value",
     "positives",
     "rows",
+    "metric",
+    "value",
 ]
+NAMES = ["block", "group", "split", "task", "space", "metric"]
+"""Columns of few distinct texts: as categories they are compared as numbers."""
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
     # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
     run_rows = []
-    metric_rows: list[dict[str, Any]] = []
+    metric_rows: list[tuple[Any, ...]] = []
     for record, folder in store.scan():
         if groups is not None and record.group not in groups:
             continue
@@ -70,6 +72,7 @@ def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
 
     # A store without records has the columns of the metrics all the same.
     metrics = pd.DataFrame(metric_rows, columns=METRIC_COLUMNS)
+    metrics = metrics.astype(dict.fromkeys(NAMES, "category"))
     return Frames(
         runs=pd.DataFrame(run_rows),
         metrics=metrics,
@@ -108,8 +111,8 @@ def _run_row(record: RunRecord, block: str, folder: Path) -> dict[str, Any]:
     }
 
 
-def _metric_rows(record: RunRecord, block: str) -> Iterable[dict[str, Any]]:
-    """The rows of one run's scores; none of a run that failed."""
+def _metric_rows(record: RunRecord, block: str) -> Iterable[tuple[Any, ...]]:
+    """The rows of one run's scores, as METRIC_COLUMNS; none of a run that failed."""
     if not record.ok:
         return
 
@@ -117,17 +120,17 @@ def _metric_rows(record: RunRecord, block: str) -> Iterable[dict[str, Any]]:
     for split, scores in record.metrics.items():
         for task, score in scores.items():
             # What all metrics of a score have in common.
-            shared = {
-                "block": block,
-                "group": record.group,
-                "seed": record.cell.seed,
-                "split": split,
-                "task": task,
-                "space": score.get("space") or spaces.get(task) or "all rows",
-                "derived": bool(score.get("derived", False)),
-                "positives": number(score.get("positives")),
-                "rows": number(score.get("rows")),
-            }
+            shared = (
+                block,
+                record.group,
+                record.cell.seed,
+                split,
+                task,
+                score.get("space") or spaces.get(task) or "all rows",
+                bool(score.get("derived", False)),
+                number(score.get("positives")),
+                number(score.get("rows")),
+            )
             for metric, value in score.items():
                 if metric not in NO_METRICS:
-                    yield shared | {"metric": metric, "value": number(value)}
+                    yield (*shared, metric, number(value))

@@ -68,7 +68,8 @@ def _group_rows(frames: Frames, block: Block, group: RunGroup) -> list[dict[str,
         return [_row(block, group, key, []) for key in keys]
 
     in_group = (frames.metrics["block"] == block.id) & (frames.metrics["group"] == group.id)
-    by_key = frames.metrics[in_group].groupby(["split", "task", "space", "metric"], sort=False)
+    columns = ["split", "task", "space", "metric"]
+    by_key = frames.metrics[in_group].groupby(columns, sort=False, observed=True)
     group_rows = []
     for names, runs in by_key:
         key = _Key(*map(str, names))

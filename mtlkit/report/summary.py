@@ -174,12 +174,12 @@ def summarise(frames: Frames, block: Block) -> Summary:
 
 def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> TaskValues:
     """Task to seed to primary metric, from the metric rows of one group and split."""
-    values: TaskValues = {}
-    for task in tasks:
-        is_primary = (metrics["task"] == task.name) & (metrics["metric"] == task.metric)
-        primary = metrics[is_primary].dropna(subset=["value"])
-        seeds = zip(primary["seed"], primary["value"], strict=True)
-        values[task.name] = {int(seed): float(value) for seed, value in seeds}
+    values: TaskValues = {task.name: {} for task in tasks}
+    primary = {task.name: task.metric for task in tasks}
+    columns = [metrics[name].tolist() for name in ("task", "metric", "seed", "value")]
+    for task, metric, seed, value in zip(*columns, strict=True):
+        if primary.get(task) == metric and not math.isnan(value):
+            values[task][int(seed)] = float(value)
     return values
 
 
