@@ -43,6 +43,13 @@ def report(
     for title in files.simulated:
         typer.echo(f"note: {title} is simulated data", err=True)
 
+    if files.letters_without_font:
+        typer.echo(
+            f"note: no font here has {files.letters_without_font}: PNG files show boxes in their "
+            "place, SVG files and the page take the fonts of whoever reads them",
+            err=True,
+        )
+
     # what was written, for a person or a script to go on with
     for path in (files.page, *files.tables):
         typer.echo(path)

@@ -50,6 +50,7 @@ class ReportFiles:
         copies: Folders that hold the same run as another one, which counts.
         simulated: Titles of the blocks whose data is simulated.
         warnings: What the runs of each block warned of, a sentence a kind with the rows it touches.
+        letters_without_font: Letters of names that no font here has; PNG files show boxes there.
     """
 
     page: Path
@@ -59,6 +60,7 @@ class ReportFiles:
     copies: tuple[Copy, ...] = ()
     simulated: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
+    letters_without_font: str = ""
 
 
 def open_results(results: Path) -> Frames:
@@ -96,6 +98,7 @@ def write_report(
     """
     # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay.
     from mtlkit.report.figures.context import Look
+    from mtlkit.report.figures.text import letters_without_font, missing_letters_allowed
 
     frames = open_results(results)
     out = out or results / "report"
@@ -104,7 +107,8 @@ def write_report(
     # One look for all blocks, so that a balancer has the same colour in every figure.
     summaries = [summarise(frames, block) for block in frames.blocks]
     look = Look.of(summaries)
-    sections = [_write_section(frames, summary, look, out) for summary in summaries]
+    with missing_letters_allowed():
+        sections = [_write_section(frames, summary, look, out) for summary in summaries]
     damaged_probes = [file for section in sections for file in section.unreadable]
     frames = replace(frames, unreadable=(*frames.unreadable, *damaged_probes))
     page = out / "index.html"
@@ -121,7 +125,16 @@ def write_report(
         copies=frames.copies,
         simulated=tuple(block.title for block in frames.blocks if block.simulated),
         warnings=all_run_warnings(frames),
+        letters_without_font=letters_without_font(_names(frames)),
     )
+
+
+def _names(frames: Frames) -> Iterator[str]:
+    """The names that figures show."""
+    for block in frames.blocks:
+        yield block.title
+        yield from (task.title for task in block.tasks)
+        yield from (group.label for group in block.groups)
 
 
 def _make_folders(out: Path, results: Path) -> None:

@@ -110,7 +110,9 @@ class Section:
 
     def _task_line(self, task: TaskInfo) -> str:
         # Tables may show a label; then the name is said here.
-        name = task.name if task.name != task.title else ""
+        name = printable(task.name)
+        if name == task.title:
+            name = ""
         details = "; ".join(text for text in (name, task.description) if text)
         heading = f"{task.title} ({details})" if details else task.title
         metric = f"{task.reading.label}, {task.space}"

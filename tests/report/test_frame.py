@@ -31,6 +31,7 @@ KEYS = [
     "rows",
     "derived",
     "ceiling",
+    "warnings",
 ]
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
 from matplotlib.font_manager import FontProperties, findfont, get_font
@@ -34,6 +36,14 @@ def letters_without_font(texts: Iterable[str]) -> str:
     fonts = [get_font(findfont(FontProperties(family=name))) for name in FONTS]
     known = {letter for font in fonts for letter in font.get_charmap()}
     return "".join(sorted(letter for letter in set("".join(texts)) if ord(letter) not in known))
+
+
+@contextmanager
+def missing_letters_allowed() -> Iterator[None]:
+    """Draw without a warning for each letter that no font has; see :func:`letters_without_font`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        yield
 
 
 def shorten(text: str, size: float, width: float, bold: bool = False) -> str:
