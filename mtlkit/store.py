@@ -233,14 +233,15 @@ class ResultStore:
         file = folder / f"{stem}.npz"
         if not os.path.lexists(file):
             return {}
-        with _open_regular(file) as handle:
+        with _open_regular(file, limit) as handle:
             if handle.read(len(ZIP_START)) != ZIP_START:
                 raise UnreadableError("it is no archive of arrays")
             handle.seek(0)
 
+            # Read at once: an archive of many small arrays is read in hundreds of pieces.
             # Damage has many names: of numpy, of zipfile, of every kind of compression.
             try:
-                return _read_archive(handle, limit)
+                return _read_archive(io.BytesIO(handle.read()), limit)
             except UnreadableError:
                 raise
             except Exception as error:

@@ -113,6 +113,18 @@ def rows(result):
     return [(model, balancer, int(seed)) for model, balancer, seed, *_ in lines]
 
 
+def test_a_dry_run_of_many_cells_prints_a_row_a_model(cli, tmp_path):
+    arguments = ("--models", "mmoe,ple", "--balancers", "uniform,uwl", "--seeds", "20")
+    grid = ("bench", "-d", "synthetic[rows=300]", *arguments, "--out", tmp_path, "--dry-run")
+    short = cli(*grid)
+    lines = [line.split() for line in short.out.splitlines()]
+    assert ["mmoe", "2", "20", "40", "0", "0"] in lines
+    assert ["single-task", "1", "20", "20", "0", "0"] in lines
+    assert "--dry-run --all lists every cell." in short.err
+    every = cli(*grid, "--all")
+    assert len([line for line in every.out.splitlines() if "to run" in line]) == 100
+
+
 def test_the_command_of_the_readme(dry):
     result = dry("--models", "mmoe,ple", "--balancers", "uwl,pareto")
     assert result.code == 0
