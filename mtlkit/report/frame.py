@@ -15,7 +15,7 @@ from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
 
-NO_METRICS = {"space", "derived", "positives", "rows"}
+NO_METRICS = {"space", "derived", "capped", "positives", "rows"}
 """What a record says of a score besides its metrics."""
 
 METRIC_COLUMNS = [
@@ -26,6 +26,7 @@ METRIC_COLUMNS = [
     "task",
     "space",
     "derived",
+    "capped",
     "positives",
     "rows",
     "metric",
@@ -128,6 +129,7 @@ def _metric_rows(record: RunRecord, block: str) -> Iterable[tuple[Any, ...]]:
                 task,
                 score.get("space") or spaces.get(task) or "all rows",
                 bool(score.get("derived", False)),
+                number(score.get("capped")),
                 number(score.get("positives")),
                 number(score.get("rows")),
             )
