@@ -25,11 +25,11 @@ from mtlkit.report.wording import sentences
 from mtlkit.store import Unreadable, printable
 
 HERE = Path(__file__).parent
-LETTER = 0.56
+LETTER = 0.6
 """Width of a letter, as a share of the font's size."""
 LONGEST_NAME = 26
 """Letters of a line of a name."""
-PADDING = 1.2
+PADDING = 1.8
 """Around a name, in multiples of the font's size."""
 
 
