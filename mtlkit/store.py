@@ -251,6 +251,8 @@ class ResultStore:
 
 def printable(text: str) -> str:
     """A text on one line that any encoding and terminal takes: what is odd in it is escaped."""
+    if text.isprintable():
+        return text
     escaped = [letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text]
     return "".join(escaped)
 

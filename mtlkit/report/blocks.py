@@ -169,14 +169,16 @@ def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
     # described
     for record in records:
         for task in record.tasks:
-            tasks.setdefault(task["name"], _described(task))
+            if task["name"] not in tasks:
+                tasks[task["name"]] = _described(task)
 
     # measured
     for record in records:
         for name, values in record.metrics.get("test", {}).items():
+            if name in tasks:
+                continue
             metric = next((metric for metric in PRIMARY_METRIC.values() if metric in values), "auc")
-            space = printable(values.get("space") or "all rows")
-            tasks.setdefault(name, TaskInfo(name, metric, space))
+            tasks[name] = TaskInfo(name, metric, printable(values.get("space") or "all rows"))
 
     # only planned: no run has finished
     if not tasks:
