@@ -56,8 +56,8 @@ def _sentence(text: str, rows: Sequence[tuple[str, list[int]]]) -> str:
     listed = [f"{label} (seed{'s' * (len(seeds) > 1)} {_ranges(seeds)})" for label, seeds in rows]
     more = f"; and {len(rows) - SHOWN} more rows" if len(rows) > SHOWN else ""
     runs = sum(len(seeds) for _, seeds in rows)
-    count = f"{runs} run{'s' * (runs > 1)} warned"
-    return f"{count}: {text.rstrip('.')}. Rows: {'; '.join(listed[:SHOWN])}{more}."
+    count = f"{runs} run{'s' * (runs > 1)}"
+    return f"Warned of by {count}: {text.rstrip('.')}. Rows: {'; '.join(listed[:SHOWN])}{more}."
 
 
 def _ranges(seeds: Sequence[int]) -> str:

@@ -32,8 +32,8 @@ def store(tmp_path):
 
 
 EXPECTED = [
-    f"5 runs warned: {COPIED}. Rows: mmoe + uniform (seeds 0-2, 5); ple + uwl (seed 0).",
-    f"1 run warned: {UNREACHED}. Rows: mmoe + uniform (seed 0).",
+    f"Warned of by 5 runs: {COPIED}. Rows: mmoe + uniform (seeds 0-2, 5); ple + uwl (seed 0).",
+    f"Warned of by 1 run: {UNREACHED}. Rows: mmoe + uniform (seed 0).",
 ]
 
 
@@ -57,7 +57,7 @@ def test_many_rows_are_counted(tmp_path):
         store.save(run.model_copy(update={"warnings": [UNREACHED]}))
     frames = load(store)
     [only] = run_warnings(frames, frames.blocks[0])
-    assert only.startswith("7 runs warned")
+    assert only.startswith("Warned of by 7 runs: ")
     assert only.endswith("; and 3 more rows.")
 
 
