@@ -178,7 +178,7 @@ def test_names_of_any_language_survive(store):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MissingError, match="cannot be made") as caught:
+    with pytest.raises(MissingError, match="cannot be written to") as caught:
         ResultStore(tmp_path / "file" / "results").make()
     assert "--out" in caught.value.hint
     ResultStore(tmp_path / "a" / "b").make()

@@ -12,6 +12,7 @@ import errno
 import functools
 import hashlib
 import json
+import os
 import shutil
 import time
 import uuid
@@ -53,10 +54,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     try:
         yield partial
 
+        # On the disk before it gets its name, so that a crash leaves no half of a data set.
+        for path in [*partial.rglob("*"), partial]:
+            _sync(path)
+
         # Moved away in one step: a folder that is half deleted could still hold its manifest.
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)
+        _sync(folder.parent)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -68,6 +74,15 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _sync(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _remove_stale(folder: Path) -> None:
@@ -337,6 +352,7 @@ def _renew_notes(folder: Path, manifest: dict[str, Any]) -> None:
     partial = folder / f".{MANIFEST}.{uuid.uuid4().hex[:8]}"
     try:
         partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _sync(partial)
         partial.replace(folder / MANIFEST)
     except OSError:
         # Read-only data are as good; they are compared again the next time.
