@@ -80,6 +80,12 @@ class _StopSignals:
                 with suppress(ValueError):  # in a thread that is not the main one
                     signal.signal(number, self._react)
 
+    def ignore(self) -> None:
+        """Go on ignoring them until the process has ended: Python itself would not."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError):
+                signal.signal(number, signal.SIG_IGN)
+
     def _react(self, number: int, frame: FrameType | None) -> None:
         self.received.append(number)
         if len(self.received) <= 2:
@@ -116,6 +122,7 @@ def main() -> None:
         code = 0
     if stop.received:
         code = 128 + stop.received[0]
+        stop.ignore()
     if code in (INTERRUPTED, TERMINATED):
         print("\ninterrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)

@@ -47,7 +47,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         MissingError: The disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder)
+    remove_stale(folder.parent, f".{folder.name}.*")
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     replaced = partial.with_suffix(".replaced")
     partial.mkdir()
@@ -85,9 +85,14 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _remove_stale(folder: Path) -> None:
-    """Remove unfinished folders of the same name that no process is writing any more."""
-    for unfinished in folder.parent.glob(f".{folder.name}.*"):
+def remove_stale(parent: Path, pattern: str) -> None:
+    """Remove unfinished folders that no process is writing any more.
+
+    Args:
+        parent: Where they are.
+        pattern: What their names match.
+    """
+    for unfinished in parent.glob(pattern):
         if time.time() - unfinished.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(unfinished, ignore_errors=True)
 
