@@ -14,8 +14,11 @@ import pytest
 from mtlkit.errors import MissingError, MtlkitError
 from mtlkit.grid.engines import processes
 from mtlkit.grid.engines.processes import FORKS, start_worker
+from mtlkit.grid.engines.worker import _store
+from mtlkit.grid.run_cell import Outcome
 from mtlkit.store import ResultStore
 from tests.conftest import DATA, WAITS, parent, run_cli, wait_for
+from tests.fakes import cell, record
 from tests.grid.grids import cells_of, members, run, start_bench
 
 linux = pytest.mark.skipif(not FORKS, reason="looks into /proc")
@@ -228,6 +231,20 @@ def test_a_failure_that_cannot_be_stored_waits_as_well(tmp_path, home, plugin):
     assert [record.status for record in records.values()] == ["failed", "ok"]
     assert store.get(cells[0]).error.message == "the process of this cell ended with code 7"
     assert len(said) == 2
+
+
+def test_of_what_no_file_can_hold_there_is_a_failure(tmp_path):
+    unknown = record(cell()).model_copy(
+        update={"attempts": 2, "metrics": {"test": {"a": {"auc": object()}}}}
+    )
+    store = ResultStore(tmp_path)
+    stored = _store(store, Outcome(unknown), None).record
+    assert store.get(unknown.cell) == stored
+    assert (stored.status, stored.attempts, stored.error.type) == (
+        "failed",
+        2,
+        "PydanticSerializationError",
+    )
 
 
 @linux

@@ -142,8 +142,8 @@ class _Pool:
                         self._go_on(worker)
                 self._check_writing()
         finally:
-            self._tell_what_is_lost()
             end_workers(self.workers)
+            self._tell_what_is_lost()
 
     def _assign(self, worker: Worker) -> None:
         """Give a worker the next cell, if there is one."""

@@ -150,7 +150,9 @@ def _store(store: ResultStore, outcome: Outcome, pipe: Connection) -> Outcome:
             time.sleep(pause)
             pause = min(2 * pause, LONGEST_PAUSE)
         except (TypeError, ValueError) as error:  # of what a plugin measured, no file can be made
-            outcome = failure(outcome.record.cell, error, outcome.record.environment)
+            record = outcome.record
+            outcome = failure(record.cell, error, record.environment)
+            outcome.record = outcome.record.model_copy(update={"attempts": record.attempts})
 
 
 def _send(pipe: Connection, report: Report) -> None:
