@@ -131,6 +131,12 @@ class Registry:
             return False
         return True
 
+    def is_plugin(self, name: str) -> bool:
+        """Whether an entry is code from outside the package: a file, or one of another package."""
+        if _plugin(name) is not None:
+            return True
+        return self._package_file(name) is None and name in self._entry_points()
+
     def source_digest(self, name: str) -> str | None:
         """The sha256 of a plugin file, which belongs to its identity; None for entries of the
         package.

@@ -254,7 +254,20 @@ class ExecutionSettings(Settings):
             "loses much where others use the cores"
         ),
     )
+
+    # what is done about trouble
     timeout: float | None = Field(None, gt=0, description="seconds after which a cell is stopped")
+    retries: int = Field(
+        1,
+        ge=0,
+        le=100,
+        description="how often a cell whose process was killed is run again, alone, at the end",
+    )
+    disk_wait: float = Field(
+        600,
+        ge=0,
+        description="seconds that finished cells wait for room where results cannot be written",
+    )
 
     # what is recorded and kept
     probes: bool = Field(True, description="record gradient cosines, gate usage and task weights")

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+from contextlib import suppress
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +19,8 @@ from mtlkit.cli.report import report
 from mtlkit.errors import MtlkitError
 
 PROGRAM = "mtlkit"
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 # typer carries its own copy of click or uses the installed one, by version: take the class it uses
 CLICK_ERROR: Any = next(
@@ -58,10 +62,42 @@ def root(
     """
 
 
+class _StopSignals:
+    """Ctrl-C and SIGTERM: the first one ends a command, the second one does so without grace, and
+    later ones disturb neither.
+
+    Attributes:
+        received: Their numbers, in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    def install(self) -> None:
+        """React from now on; what is ignored, such as Ctrl-C in a background job, stays so."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                with suppress(ValueError):  # in a thread that is not the main one
+                    signal.signal(number, self._react)
+
+    def ignore(self) -> None:
+        """Go on ignoring them until the process has ended: Python itself would not."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError):
+                signal.signal(number, signal.SIG_IGN)
+
+    def _react(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        if len(self.received) <= 2:
+            raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run a command. Errors are one sentence and a hint on stderr, with the exit code of their
     kind.
     """
+    stop = _StopSignals()
+    stop.install()
     try:
         # the name is given, for messages say mtlkit also where python -m started it
         code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name=PROGRAM)
@@ -73,12 +109,22 @@ def main() -> None:
         command = context.command_path if context else PROGRAM
         _print_error(_sentence(error.format_message()), f"{command} --help")
         code = error.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        print("\ninterrupted", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except typer.Abort as error:
+        # The parser makes one of EOFError, as if somebody had been asked and said nothing. Nobody
+        # is asked here: it is an error like any other.
+        if isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has gone, e.g. `mtlkit list models | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    if stop.received:
+        code = 128 + stop.received[0]
+        stop.ignore()
+    if code in (INTERRUPTED, TERMINATED):
+        print("\ninterrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 

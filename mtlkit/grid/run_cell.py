@@ -110,7 +110,10 @@ def failure(
         error_type = error_type.removesuffix("Error")
         step = error.step
 
+    # half characters, as in names of files that are not UTF-8, can be neither printed nor stored
+    message = message.encode(errors="backslashreplace").decode()
     trace = "".join(traceback.format_exception(error))
+    trace = trace.encode(errors="backslashreplace").decode()
     record = RunRecord(
         key=cell.key,
         group=cell.group,
