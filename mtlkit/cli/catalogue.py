@@ -84,13 +84,17 @@ def info(
 
 def _registry_of(name: str) -> Registry:
     """The registry that has an entry, or to whose kind a plugin file belongs."""
-
     from mtlkit.errors import UsageError, did_you_mean, nearest_names
-    from mtlkit.registry import REGISTRIES
+    from mtlkit.registry import MODELS, REGISTRIES
 
     for registry in REGISTRIES.values():
-        if name in registry.names() or (name.endswith(".py") and registry.holds(name)):
+        if name in registry.names() or registry.holds(name):
             return registry
+    if name.endswith(".py"):
+        MODELS.check(name)
+        raise UsageError(
+            f"{name} defines no model, balancer or data set.", "mtlkit info mmoe shows one"
+        )
 
     # none has: the nearest names are a better hint than a list
     every_name = [entry for registry in REGISTRIES.values() for entry in registry.names()]

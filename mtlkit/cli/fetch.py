@@ -118,7 +118,7 @@ def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
     """Prepare all that the source offers; return how each is typed."""
     typed = []
     for options in source.presets():
-        preset = type(source)(source.name, options)
+        preset = type(source)(source.entry, options)
         preset.load(home)
         typed.append(_typed(preset))
     return typed
@@ -131,7 +131,7 @@ def _typed(source: DatasetSource) -> str:
 
     def resolve(options: dict[str, Any]) -> dict[str, Any]:
         source_class = type(source)
-        return source_class(source.name, source.Options.model_validate(options)).resolved_options()
+        return source_class(source.entry, source.Options.model_validate(options)).resolved_options()
 
     # drop one option after another, as long as the rest means the same
     every_option = source.resolved_options()
@@ -142,4 +142,4 @@ def _typed(source: DatasetSource) -> str:
         with suppress(UsageError):
             if resolve(fewer) == every_option:
                 kept = fewer
-    return str(Spec(source.name, kept))
+    return str(Spec(source.entry, kept))

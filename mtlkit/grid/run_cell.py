@@ -148,13 +148,13 @@ def build_trainer(
 ) -> Trainer:
     """A trainer with a freshly initialised model."""
     resolved = cell.resolved
-    model_class = MODELS.load(resolved["model"]["name"])
+    model_class = MODELS.load_planned(resolved["model"])
     model_options = model_class.Options.model_validate(resolved["model"]["options"])
     model = build_model(model_class, dataset.schema, model_options, cell.seed)
 
     balancer: Balancer | None = None
     if model.shares_parameters:
-        balancer_class = BALANCERS.load(resolved["balancer"]["name"])
+        balancer_class = BALANCERS.load_planned(resolved["balancer"])
         balancer_options = balancer_class.Options.model_validate(resolved["balancer"]["options"])
         balancer = balancer_class(dataset.schema.tasks, balancer_options)
 

@@ -11,12 +11,11 @@ import importlib
 import pkgutil
 from contextlib import suppress
 
-import numba
-
+from mtlkit.ops._numba import njit
 from mtlkit.registry import REGISTRIES
 
 
-@numba.njit(cache=True)
+@njit()
 def _nothing() -> int:
     return 0
 
