@@ -156,10 +156,14 @@ class Registry:
         return hashlib.sha256(plugin.read_bytes()).hexdigest() if plugin else None
 
     @contextmanager
-    def told_as_error_of(self, name: str) -> Iterator[None]:
+    def told_as_error_of(self, name: str, hint: str | None = None) -> Iterator[None]:
         """Run code of an entry: what it raises becomes a sentence with the file and the line.
 
         Errors of the package's own entries pass as they are, for they are bugs.
+
+        Args:
+            name: Of the entry.
+            hint: What to do about an error.
 
         Raises:
             UsageError: A plugin or an installed entry raised, or tried to end the program.
@@ -176,16 +180,15 @@ class Registry:
             reason = one_line(error.msg if isinstance(error, SyntaxError) else error)
             raise UsageError(
                 f"{name} raises {type(error).__name__}{in_line}: {reason}.",
-                f"python {shlex.quote(name)} shows errors of its import"
-                if name.endswith(".py")
-                else f"mtlkit list {self.kind}s",
+                hint or f"correct it, or take another one: mtlkit list {self.kind}s",
             ) from error
 
     def _classes(self, name: str) -> list[Any]:
         """The classes of this kind that the file of an entry defines itself, and does not just
         import.
         """
-        with self.told_as_error_of(name):
+        hint = f"python {shlex.quote(name)} shows the whole of it" if _plugin(name) else None
+        with self.told_as_error_of(name, hint):
             module = self._module(name)
         base = self._base()
         return [

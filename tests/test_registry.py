@@ -193,7 +193,7 @@ def test_a_file_that_cannot_be_imported(tmp_path, registry, case):
             registry.load(str(file))
         assert caught.value.message.startswith(f"{file} raises {message}"), caught.value.message
         assert "\n" not in caught.value.message
-        assert caught.value.hint == f"python '{file}' shows errors of its import"
+        assert caught.value.hint == f"python '{file}' shows the whole of it"
         assert caught.value.exit_code == 2
 
 
@@ -361,7 +361,7 @@ def test_an_installed_package_that_fails(tmp_path, monkeypatch):
     with pytest.raises(UsageError) as caught:
         BALANCERS.load("failing")
     assert caught.value.message == "failing raises SystemExit in line 3: 0."
-    assert caught.value.hint == "mtlkit list balancers"
+    assert caught.value.hint.endswith(": mtlkit list balancers")
 
 
 def test_facts_of_an_installed_package(tmp_path, monkeypatch):

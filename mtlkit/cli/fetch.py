@@ -66,6 +66,7 @@ def fetch(
     from mtlkit.cli.downloads import show_downloads
     from mtlkit.data.data_home import data_home, remember
     from mtlkit.data.sources import prepare
+    from mtlkit.registry import DATASETS
 
     # flags are a short way to write options in brackets
     options = {
@@ -85,9 +86,11 @@ def fetch(
         source, data = prepare(
             dataset, home, origin=origin, force=force, progress=progress, links=links, asked=True
         )
-        prepared = _prepare_presets(source, home)
+        with DATASETS.told_as_error_of(source.entry):
+            prepared = _prepare_presets(source, home)
+            shown = card(source, data, prepared, source.provenance(home))
     remember(home, dataset)
-    Console().print(card(source, data, prepared, source.provenance(home)))
+    Console().print(shown)
 
     # what to type next
     seconds = time.perf_counter() - started

@@ -62,7 +62,7 @@ def prepare(
         MissingError: The raw files cannot be had or are not what they should be.
     """
     source = open_source(spec_text)
-    with DATASETS.told_as_error_of(source.entry):
+    with DATASETS.told_as_error_of(parse_spec(spec_text).name):
         source.use_links(dict(links or {}))
 
         # Prepared data need no raw files, unless the user wants other ones.

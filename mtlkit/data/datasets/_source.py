@@ -151,8 +151,18 @@ class DatasetSource(ABC):
         return f"mtlkit fetch {shlex.quote(str(Spec(self.entry, chosen)))} --force"
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
-        """Write the prepared data into a folder, which appears when it is whole."""
-        write_dataset(folder, self.prepare(home), self.resolved_options())
+        """Write the prepared data into a folder, which appears when it is whole.
+
+        Raises:
+            UsageError: The method ``prepare`` of a plugin gives no data set.
+        """
+        dataset = self.prepare(home)
+        if not isinstance(dataset, Dataset):
+            raise UsageError(
+                f"The prepare of {self.entry} gives a {type(dataset).__name__}, not a Dataset.",
+                f"correct it, and prepare again: {self._command()}",
+            )
+        write_dataset(folder, dataset, self.resolved_options())
 
 
 class GeneratedSource(DatasetSource):
