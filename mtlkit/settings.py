@@ -103,6 +103,15 @@ Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 """A list of words; written with commas between them."""
 
 
+def _check_path(value: Any) -> Any:
+    if isinstance(value, str) and (not value.strip() or "\0" in value):
+        raise ValueError("it is no path")
+    return value
+
+
+FolderPath = Annotated[Path, BeforeValidator(_check_path)]
+
+
 def _check_device(text: str) -> str:
     if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", text):
         raise ValueError("write auto, cpu, cuda or cuda:1")
@@ -269,7 +278,7 @@ class ExecutionSettings(Settings):
     )
 
     # how
-    init_from: Path | None = Field(
+    init_from: FolderPath | None = Field(
         None, description="folder of the run whose weights to start from"
     )
     eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")

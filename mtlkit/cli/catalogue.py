@@ -41,7 +41,7 @@ def list_entries(
         _, _, summary = registry.summary(name).partition(": ")
         entries.append({"name": name, "summary": summary})
     if as_json:
-        print(json.dumps(entries, indent=1, ensure_ascii=False))
+        print(json.dumps(entries, indent=1))
         return
     if not entries:
         raise UsageError(f"No {registry.kind} matches {pattern!r}.", f"mtlkit list {kind.value}")
@@ -77,7 +77,7 @@ def info(
     if registry is BALANCERS:
         facts["same_as"] = relatives(name)
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json.dumps(facts, indent=1))
     else:
         _print_facts(facts)
 

@@ -11,7 +11,14 @@ from pydantic import BeforeValidator, Field
 
 from mtlkit.data.sources import open_source
 from mtlkit.errors import UsageError
-from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, read_yaml, validate
+from mtlkit.settings import (
+    ExecutionSettings,
+    FolderPath,
+    Settings,
+    TrainingSettings,
+    read_yaml,
+    validate,
+)
 from mtlkit.spec import assign, split_list
 
 MAX_SEEDS = 10_000
@@ -81,7 +88,7 @@ class GridSettings(Settings):
         default_factory=dict, description="options for every balancer that has them"
     )
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
-    out: Path = Field(Path("results"), description="where results go")
+    out: FolderPath = Field(Path("results"), description="where results go")
 
 
 def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) -> GridSettings:

@@ -11,11 +11,12 @@ import importlib
 import pkgutil
 from contextlib import suppress
 
-from mtlkit.ops._numba import njit
+import numba
+
 from mtlkit.registry import REGISTRIES
 
 
-@njit()
+@numba.njit(cache=True)
 def _nothing() -> int:
     return 0
 
