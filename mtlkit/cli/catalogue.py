@@ -163,10 +163,13 @@ def _paragraphs(description: str) -> tuple[str, str]:
     import re
 
     title, _, rest = description.replace("``", "").partition("\n")
-
-    # a line break stays before another one, and before `Paper: ` and the like
-    joined = re.sub(r"(?<!\n)\n(?!\n|[A-Z][A-Za-z ]{2,16}: )", " ", rest.strip())
-    return title, joined
+    paragraphs = []
+    for paragraph in re.split(r"\n{2,}", rest.strip("\n").rstrip()):
+        # lines of tables and formulas stay, and those that begin with `Paper: ` and the like
+        if not re.search(r"^(==|\s)", paragraph, re.MULTILINE):
+            paragraph = re.sub(r"\n(?![A-Z][A-Za-z ]{2,16}: )", " ", paragraph)
+        paragraphs.append(paragraph)
+    return title, "\n\n".join(paragraphs)
 
 
 def _further_facts(facts: dict[str, Any]) -> list[str]:
