@@ -118,7 +118,7 @@ class Registry:
         if len(classes) != 1:
             names = f": {', '.join(entry.__name__ for entry in classes)}" if classes else ""
             raise UsageError(
-                f"{name} must define exactly one {self._base().__name__} subclass, "
+                f"{name} must define exactly one {self.base.partition(':')[2]} subclass, "
                 f"found {len(classes)}{names}.",
                 f"mtlkit list {self.kind}s",
             )
@@ -190,7 +190,11 @@ class Registry:
         hint = f"python {shlex.quote(name)} shows the whole of it" if _plugin(name) else None
         with self.told_as_error_of(name, hint):
             module = self._module(name)
-        base = self._base()
+        # a class can only have a base that is imported by now; importing it here may take seconds
+        base_module, _, base_name = self.base.partition(":")
+        base = getattr(sys.modules.get(f"mtlkit.{base_module}"), base_name, None)
+        if base is None:
+            return []
         return [
             value
             for value in vars(module).values()
@@ -198,11 +202,6 @@ class Registry:
             and issubclass(value, base)
             and value.__module__ == module.__name__
         ]
-
-    def _base(self) -> Any:
-        """The base class that an entry subclasses."""
-        module, _, name = self.base.partition(":")
-        return getattr(importlib.import_module(f"mtlkit.{module}"), name)
 
     def _check_complete(self, name: str, entry: Any) -> None:
         """Raise a :class:`UsageError` for a class that cannot be used as it stands."""

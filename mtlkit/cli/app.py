@@ -118,12 +118,13 @@ def _arguments() -> list[str]:
     """
     arguments = sys.argv[1:] or ["--help"]
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        flag = before if before.startswith("-") else "An argument"
+        flag = before if before.startswith("-") else ""
         if argument.startswith("--") and argument.endswith("=") and argument.count("=") == 1:
             flag, argument = argument[:-1], ""
         if not argument:
+            what = f"The value of {flag}" if flag else "An argument"
             raise UsageError(
-                f"{flag} is empty: it names nothing, as does a shell variable that is not set.",
+                f"{what} is empty: it names nothing, as does a shell variable that is not set.",
                 f"{PROGRAM} --help",
             )
     return arguments

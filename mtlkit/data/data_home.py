@@ -20,12 +20,20 @@ def data_home(path: Path | None = None) -> Path:
     Raises:
         UsageError: It is in the home of a user who does not exist.
     """
-    folder = Path(path or os.environ.get(VARIABLE) or "datasets")
+    return expand(Path(path or os.environ.get(VARIABLE) or "datasets"))
+
+
+def expand(path: Path) -> Path:
+    """The path with the home of a user in the place of ``~``.
+
+    Raises:
+        UsageError: There is no such user.
+    """
     try:
-        return folder.expanduser()
+        return path.expanduser()
     except RuntimeError:
-        message = f"The data folder {folder} is in the home of a user who does not exist."
-        raise UsageError(message, OTHER_FOLDER) from None
+        message = f"{path} is in the home of a user who does not exist."
+        raise UsageError(message, "give another file or folder") from None
 
 
 def make_home(home: Path) -> Path:

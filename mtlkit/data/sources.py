@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtlkit.data.data_home import make_home
+from mtlkit.data.data_home import expand, make_home
 from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
 from mtlkit.data.splits import Dataset
+from mtlkit.errors import UsageError
 from mtlkit.registry import DATASETS
 from mtlkit.settings import validate
 from mtlkit.spec import parse_spec
@@ -62,6 +63,11 @@ def prepare(
         MissingError: The raw files cannot be had or are not what they should be.
     """
     source = open_source(spec_text)
+    if origin is not None:
+        origin = expand(origin)
+        if not origin.exists():
+            hint = "give --from the file or folder that holds the raw files"
+            raise UsageError(f"There is no file or folder {origin}.", hint)
     with DATASETS.told_as_error_of(parse_spec(spec_text).name):
         source.use_links(dict(links or {}))
 
