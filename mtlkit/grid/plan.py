@@ -27,6 +27,7 @@ from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import Settings
 from mtlkit.store import ResultStore
+from mtlkit.training.scoring import FUNNEL_SCORING
 from mtlkit.training.selection import check_task_names
 from mtlkit.training.warm_start import frozen_names
 
@@ -105,6 +106,8 @@ def make_plan(
         "fingerprint": dataset.fingerprint,
         "simulated": dataset.simulated,
     }
+    if dataset.schema.funnel is not None:
+        resolved_dataset["funnel_scoring"] = FUNNEL_SCORING
     ceiling = ceilings(dataset)
 
     # a cell that is named twice, such as by a sweep and by hand, runs once

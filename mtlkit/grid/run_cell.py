@@ -199,7 +199,8 @@ def warm_start(settings: TrainingSettings, execution: ExecutionSettings) -> Warm
             f"The weights of the run {settings.init_from[:8]} to start from are not in {folder}.",
             "mtlkit bench --init-from with the folder of that run",
         )
-    return WarmStart(weights, record.cell.resolved["dataset"]["tasks"], settings.freeze)
+    trained_tasks = list(record.curve[0]["train_loss"])
+    return WarmStart(weights, trained_tasks, settings.freeze)
 
 
 # --- what a record says
@@ -221,6 +222,7 @@ def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]
                 "label": score.label,
                 "kind": kind,
                 "space": score.space,
+                "hidden": score.hidden,
                 "derived": test_metrics[score.name]["derived"],
                 "metric": PRIMARY_METRIC[kind],
                 "description": tasks[score.task].description if score.name in tasks else "",
