@@ -31,6 +31,8 @@ from typing import Any
 from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names, one_line
 
 PACKAGE = Path(__file__).parent
+PLUGIN_MODULE = "mtlkit_plugin_"
+"""Beginning of the names of the modules that plugins are."""
 
 
 @dataclass(frozen=True)
@@ -175,11 +177,9 @@ class Registry:
         except BaseException as error:
             if self._package_file(name) is not None:
                 raise
-            line = _line_of(error, self._source_file(name))
-            in_line = f" in line {line}" if line else ""
-            reason = one_line(error.msg if isinstance(error, SyntaxError) else error)
+            line = _line_of(error, str(self._source_file(name)))
             raise UsageError(
-                f"{name} raises {type(error).__name__}{in_line}: {reason}.",
+                f"{_what_it_raises(name, error, line)}.",
                 hint or f"correct it, or take another one: mtlkit list {self.kind}s",
             ) from error
 
@@ -279,7 +279,7 @@ def _import_file(file: Path) -> ModuleType:
     """Import a plugin, once as long as it stays as it is, under a name that no other file has."""
     source = file.read_bytes()
     content_digest = hashlib.sha256(source).hexdigest()[:8]
-    module_name = f"mtlkit_plugin_{file.stem}_{_path_digest(file)}_{content_digest}"
+    module_name = f"{PLUGIN_MODULE}{file.stem}_{_path_digest(file)}_{content_digest}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, file)
         assert spec is not None
@@ -294,14 +294,29 @@ def _import_file(file: Path) -> ModuleType:
     return sys.modules[module_name]
 
 
-def _line_of(error: BaseException, file: Path | None) -> int | None:
+def error_of_plugin(error: BaseException) -> str | None:
+    """What an error says, with the plugin and the line that it came from; None if from none."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if str(frame.f_globals.get("__name__")).startswith(PLUGIN_MODULE):
+            file = frame.f_code.co_filename
+            return _what_it_raises(file, error, _line_of(error, file))
+    return None
+
+
+def _what_it_raises(name: str, error: BaseException, line: int | None) -> str:
+    in_line = f" in line {line}" if line else ""
+    reason = one_line(error.msg if isinstance(error, SyntaxError) else error)
+    return f"{name} raises {type(error).__name__}{in_line}: {reason}"
+
+
+def _line_of(error: BaseException, file: str) -> int | None:
     """The line of a file in which an error was raised, or from which it came; None if it did not
     come from there.
     """
-    if isinstance(error, SyntaxError) and error.filename == str(file):
+    if isinstance(error, SyntaxError) and error.filename == file:
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
-    lines = [frame.lineno for frame in frames if frame.filename == str(file)]
+    lines = [frame.lineno for frame in frames if frame.filename == file]
     return lines[-1] if lines else None
 
 

@@ -144,9 +144,9 @@ def expand_balancer(spec: Spec, options: Settings, schema: Schema, scope: str) -
         UsageError: The balancer does not work with this scope, or an option does not fit the tasks.
     """
     balancer_class = BALANCERS.load(spec.name)
-    check_scope(spec.name, balancer_class, scope)
     methods = []
     with BALANCERS.told_as_error_of(spec.name):
+        check_scope(spec.name, balancer_class, scope)
         members = balancer_class.expand(spec.name, schema.tasks, options)
         # building them raises where an option does not fit the tasks
         for name, member_options in members:

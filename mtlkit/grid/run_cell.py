@@ -24,7 +24,7 @@ from mtlkit.grid.machine import (
     resolve_device,
 )
 from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
-from mtlkit.registry import BALANCERS, DATASETS, MODELS
+from mtlkit.registry import BALANCERS, DATASETS, MODELS, error_of_plugin
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.store import ResultStore
 from mtlkit.training.compiled import CompiledForward
@@ -71,7 +71,7 @@ def run_cell(
         trainer = build_trainer(cell, dataset, execution, device)
         compiled = compile_model(trainer)
         result = trainer.fit(on_progress)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may call sys.exit
         return failure(cell, error, _environment(device, started, compiled))
 
     result.cost["peak_memory_bytes"] = peak_memory(device)
@@ -109,6 +109,8 @@ def failure(
     elif isinstance(error, DivergedError):
         error_type = error_type.removesuffix("Error")
         step = error.step
+    else:
+        message = error_of_plugin(error) or message
 
     trace = "".join(traceback.format_exception(error))
     record = RunRecord(
