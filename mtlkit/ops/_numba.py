@@ -37,7 +37,9 @@ class _Cache(FunctionCache):
     def load_overload(self, *arguments: Any) -> Any:
         try:
             return super().load_overload(*arguments)
-        except Exception:
+        except Exception:  # pickled data that are damaged raise anything
+            with suppress(OSError):
+                self.flush()
             return None
 
     def save_overload(self, *arguments: Any) -> None:
