@@ -12,6 +12,7 @@ import mtlkit
 from mtlkit.cli import app as application
 from mtlkit.errors import MissingError, MtlkitError, UsageError
 from tests.data.test_plugin import write_coins
+from tests.fakes import fill
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])
@@ -383,3 +384,12 @@ def test_narrow_terminals(command, width):
     run = shell(f"mtlkit {command}", COLUMNS=str(width))
     assert run.returncode == 0
     assert max(len(line) for line in run.stdout.decode().splitlines()) <= width
+
+
+def test_a_report_without_a_home(tmp_path):
+    """Matplotlib says so in two long lines, and goes on with a folder for temporary files."""
+    fill(tmp_path / "results", ("mmoe",), ("uniform",), seeds=(0, 1), with_probes=False)
+    out = shlex.quote(str(tmp_path / "results"))
+    run = shell(f"unset MPLCONFIGDIR XDG_CONFIG_HOME; mtlkit report {out}", HOME="/dev/null/home")
+    assert run.returncode == 0
+    assert run.stderr.decode().startswith("\nhint: open ")
