@@ -1,5 +1,7 @@
 """Data-set files of the user's: each has data of its own, and a wrong one ends with a sentence."""
 
+import os
+
 import pytest
 
 from mtlkit.data.sources import open_source, prepare
@@ -216,3 +218,13 @@ def test_errors_of_a_file_are_told_in_python_too(tmp_path):
     file.write_text("raise ValueError('x')")
     with pytest.raises(UsageError, match=r"mine\.py raises ValueError in line 1: x\."):
         prepare(str(file), tmp_path)
+
+
+@pytest.mark.parametrize("command", ["fetch", "bench -d"])
+def test_a_name_that_is_not_utf_8_is_refused(cli, tmp_path, command):
+    """No record could hold it."""
+    file = write_coins(tmp_path / os.fsdecode(b"caf\xe9.py"), 0)
+    result = cli(*command.split(), file, "--data-dir", tmp_path / "home")
+    assert result.code == 2
+    assert "caf\\udce9.py': it is not UTF-8 text.\n\nhint: rename the file" in result.err
+    assert not (tmp_path / "home").exists()

@@ -92,14 +92,14 @@ def test_no_references(value):
 @pytest.mark.parametrize("value", ["", ",", " , "])
 def test_references_are_none_by_name_only(value):
     with pytest.raises(
-        UsageError, match="The option 'references' of the grid .*: it names nothing"
+        UsageError, match=r"The option 'references' of the grid .*: it names nothing"
     ):
         read_grid(None, {"references": value}, [])
 
 
 @pytest.mark.parametrize("value", [",", " ", " , "])
 def test_patterns_that_are_none(value):
-    with pytest.raises(UsageError, match="'training.freeze' of the grid .*: it names nothing"):
+    with pytest.raises(UsageError, match=r"'training\.freeze' of the grid .*: it names nothing"):
         read_grid(None, {"training": {"freeze": value}}, [])
 
 
