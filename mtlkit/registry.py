@@ -299,7 +299,7 @@ def error_of_plugin(error: BaseException) -> str | None:
     for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
         if str(frame.f_globals.get("__name__")).startswith(PLUGIN_MODULE):
             file = frame.f_code.co_filename
-            return _what_it_raises(file, error, _line_of(error, file))
+            return _what_it_raises(Path(file).name, error, _line_of(error, file))
     return None
 
 

@@ -137,7 +137,7 @@ def test_what_fails_in_a_run(bench, tmp_path, kind, case):
     text, line = (model, 19) if kind == "model" else (balancer, 7)
     result, file = bench(text)
     assert result.code == 1
-    expected = f"{file} raises {message.format(line=line)}"
+    expected = f"{file.name} raises {message.format(line=line)}"
     assert f"failed: {expected}" in result.err
     [record] = (tmp_path / "results").rglob("record.json")
     assert json.loads(record.read_text())["error"]["message"] == expected
