@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ such as adam, makes no step at all.
 """
 
 TOLERANCE = 1e-4  # of sums and signs: above rounding errors, below what a learning rate would show
+
+
+Need = Literal["losses", "norms", "gram", "rows"]
+Scale = Literal["simplex", "native"]
 
 
 class Balancer(nn.Module, ABC):
@@ -67,13 +71,23 @@ class Balancer(nn.Module, ABC):
 
         update_every: int = Field(1, gt=0, description="steps for which weights are used again")
 
-    needs: ClassVar[Literal["losses", "norms", "gram", "rows"]] = "losses"
-    scale: ClassVar[Literal["simplex", "native"]] = "simplex"
+    needs: ClassVar[Need] = "losses"
+    scale: ClassVar[Scale] = "simplex"
     signed: ClassVar[bool] = False
     scopes: ClassVar[tuple[Scope, ...]] = ("dense", "all", "representation")
     constant_weights: ClassVar[bool] = False
     weights_option: ClassVar[str | None] = None
     same_as: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Look that a method declares only what there is."""
+        super().__init_subclass__()
+        for name, choices in (("needs", get_args(Need)), ("scale", get_args(Scale))):
+            if getattr(cls, name) not in choices:
+                given = getattr(cls, name)
+                raise TypeError(f"{cls.__name__}.{name} is {given!r}, not one of {choices}")
+        if not set(cls.scopes) <= set(get_args(Scope)):
+            raise TypeError(f"{cls.__name__}.scopes is {cls.scopes}, not some of {get_args(Scope)}")
 
     def __init__(self, tasks: Sequence[Task], options: Settings) -> None:
         super().__init__()

@@ -79,7 +79,8 @@ def _run_pip(command: list[str], requirement: str) -> None:
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=PIP_SECONDS,
             check=False,
         )

@@ -42,8 +42,8 @@ def _load() -> None:
             importlib.import_module(f"{package.__name__}.{module.name}")
 
     # readies numba's compiler: a worker's first kernel then only has to come out of its cache
-    numba = importlib.import_module("numba")
-    numba.njit(cache=True)(_nothing)()
+    numba_module = importlib.import_module("mtlkit.ops._numba")
+    numba_module.njit()(_nothing)()
 
 
 # Imports take seconds, in which nobody looks whether there still is a driver. Later the server does
