@@ -373,17 +373,22 @@ class GramBalancer(Balancer):
         """(T,) weights for inner products (T, T) that need not be the step's own, as when a method
         scales gradients.
         """
+        # one copy to the host, for which a GPU waits: (T, T + 2)
+        columns = (gramian.double(), step.losses.double()[:, None], step.active.double()[:, None])
+        packed = torch.cat(columns, 1).cpu().numpy()
+        inner_products, losses, active = packed[:, :-2], packed[:, -2].copy(), packed[:, -1]
+
         # leave out idle tasks
-        tasks = np.flatnonzero(step.active.cpu().numpy())
-        inner_products = gramian.double().cpu().numpy()
-        if len(tasks) < len(inner_products):
+        tasks = np.flatnonzero(active)
+        if len(tasks) < len(losses):
             inner_products = inner_products[np.ix_(tasks, tasks)]
+            losses = losses[tasks]
+        inner_products = np.ascontiguousarray(inner_products)
 
         # equal weights where the gradients say nothing: all are zero, or one is not finite
         weights = np.zeros(len(step.losses))
         weights[tasks] = 1
         if np.isfinite(inner_products).all() and inner_products.any():
-            losses = step.losses.double().cpu().numpy()[tasks]
             seed = (step.seed, step.index)
             weights[tasks] = self.solve(GramProblem(inner_products, losses, tasks, seed))
 

@@ -238,7 +238,7 @@ class RandomisedCopy:
             weights = torch.zeros(len(self.losses), device=self.losses[0].device)
             weights[task] = 1
             gradients.of(routes.of_trunk)
-            sums = gradients.combine(weights, weights)
+            sums = gradients.combine(weights)
             for sliced in routes.parameters:
                 rows = gradients.table_rows.get(sliced.name)
                 if not _equal(sums.get(sliced.name), expected[sliced.name], rows):
