@@ -33,7 +33,7 @@ def report(
         frames = open_results(results)
         _say_left_out(frames)
         _say_warnings(all_run_warnings(frames))
-        text = json_module.dumps(rows_of(frames), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json_module.dumps(rows_of(frames), indent=1, allow_nan=False)
         typer.echo(text)
         return
 

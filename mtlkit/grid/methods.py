@@ -69,7 +69,8 @@ def method_options(spec: Spec, common: dict[str, Any], registry: Registry) -> Se
     """
     options_class = registry.load(spec.name).Options
     applicable = {key: value for key, value in common.items() if key in options_class.model_fields}
-    return validate(options_class, applicable | spec.options, f"{registry.kind} {spec.name}")
+    with registry.told_as_error_of(spec.name):
+        return validate(options_class, applicable | spec.options, f"{registry.kind} {spec.name}")
 
 
 def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Registry) -> None:
@@ -143,12 +144,15 @@ def expand_balancer(spec: Spec, options: Settings, schema: Schema, scope: str) -
         UsageError: The balancer does not work with this scope, or an option does not fit the tasks.
     """
     balancer_class = BALANCERS.load(spec.name)
-    check_scope(spec.name, balancer_class, scope)
     methods = []
-    for name, member_options in balancer_class.expand(spec.name, schema.tasks, options):
-        # building it raises where an option does not fit the tasks
-        BALANCERS.load(name)(schema.tasks, member_options)
+    with BALANCERS.told_as_error_of(spec.name):
+        check_scope(spec.name, balancer_class, scope)
+        members = balancer_class.expand(spec.name, schema.tasks, options)
+        # building them raises where an option does not fit the tasks
+        for name, member_options in members:
+            BALANCERS.load(name)(schema.tasks, member_options)
 
+    for name, member_options in members:
         # a member of a sweep is shown with the options that make it this one
         member = spec
         if member_options is not options:

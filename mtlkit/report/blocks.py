@@ -184,7 +184,7 @@ def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
     if not tasks:
         for planned in records[0].cell.resolved.get("dataset", {}).get("tasks") or []:
             name = str(planned["name"]) if isinstance(planned, Mapping) else str(planned)
-            tasks[name] = TaskInfo(name, "auc")
+            tasks[name] = TaskInfo(name, "score")  # of which kind it is, nobody noted
 
     ceiling = {name: value for record in records for name, value in record.cell.ceiling.items()}
     return tuple(replace(task, ceiling=ceiling.get(task.name, math.nan)) for task in tasks.values())
