@@ -243,18 +243,21 @@ ENDS = {
 def signal_faults() -> Iterator[Fault]:
     # the command, alone and with all its processes
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        for moment in ("start", "import", *MOMENTS):
+        for moment in ("import", *MOMENTS):
             act = struck(moment, to_driver(number))
-            codes = ENDS[number]
-            if moment == "start":  # before Python has set up anything
-                codes = (*codes, -number)
-            yield Fault("signals", f"{number.name} to the command in {moment}", codes, act)
+            yield Fault("signals", f"{number.name} to the command in {moment}", ENDS[number], act)
         for moment in ("import", "training", "writing"):
             act = struck(moment, to_group(number))
             yield Fault("signals", f"{number.name} to the group in {moment}", ENDS[number], act)
     for number in (signal.SIGHUP, signal.SIGQUIT):
         act = struck("training", to_group(number))
         yield Fault("signals", f"{number.name} to the group in training", ENDS[number], act)
+
+    # before Python has set up anything, Ctrl-C is its own affair
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        act = struck("start", to_driver(number))
+        codes = (*ENDS[number], -number)
+        yield Fault("signals", f"{number.name} to the command at its start", codes, act)
 
     # several of them, and workers that do not listen
     twice, thrice = (signal.SIGINT,) * 2, (signal.SIGINT,) * 3
