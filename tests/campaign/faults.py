@@ -238,6 +238,8 @@ ENDS = {
     signal.SIGHUP: (-signal.SIGHUP, 129, TERMINATED, INTERRUPTED),
     signal.SIGQUIT: (-signal.SIGQUIT, 131),
 }
+ENDS_OF_TWO = (TERMINATED, INTERRUPTED, -signal.SIGINT)
+"""The later one may come when Python has all but ended, and no longer listens to it."""
 
 
 def signal_faults() -> Iterator[Fault]:
@@ -262,22 +264,21 @@ def signal_faults() -> Iterator[Fault]:
     # several of them, and workers that do not listen
     twice, thrice = (signal.SIGINT,) * 2, (signal.SIGINT,) * 3
     stopped = (signal.SIGSTOP, signal.SIGTERM, signal.SIGCONT)
-    for name, numbers, codes in (
-        ("Ctrl-C twice", twice, (INTERRUPTED,)),
-        ("Ctrl-C three times", thrice, (INTERRUPTED,)),
-        ("SIGTERM, then Ctrl-C", (signal.SIGTERM, signal.SIGINT), (TERMINATED, INTERRUPTED)),
-        ("stopped, SIGTERM, continued", stopped, (TERMINATED, INTERRUPTED)),
+    for name, numbers in (
+        ("Ctrl-C twice", twice),
+        ("Ctrl-C three times", thrice),
+        ("SIGTERM, then Ctrl-C", (signal.SIGTERM, signal.SIGINT)),
+        ("stopped, SIGTERM, continued", stopped),
     ):
-        # the second signal may come after the end
-        yield Fault("signals", name, codes, struck("training", surely(to_driver(*numbers))))
+        act = struck("training", surely(to_driver(*numbers)))
+        yield Fault("signals", name, ENDS_OF_TWO, act)
     for name, numbers in (
         ("Ctrl-C", twice[:1]),
         ("Ctrl-C twice", twice),
         ("SIGTERM", stopped[1:2]),
     ):
         act = struck("training", surely(to_driver(*numbers)), deaf=True)
-        codes = (TERMINATED, INTERRUPTED)
-        yield Fault("signals", f"{name}, and a deaf worker", codes, act)
+        yield Fault("signals", f"{name}, and a deaf worker", ENDS_OF_TWO, act)
     act = struck("training", to_driver(signal.SIGKILL), deaf=True)
     yield Fault("signals", "SIGKILL, and a deaf worker", (KILLED,), act)
 

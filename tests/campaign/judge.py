@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import shutil
 import sys
 import traceback
@@ -11,7 +12,9 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from unittest import mock
 
+from mtlkit.data.data_home import VARIABLE
 from mtlkit.data.sources import prepare
 from mtlkit.errors import MtlkitError
 from tests.conftest import DATA, CommandResult, run_cli
@@ -127,7 +130,8 @@ class Case:
             self.set_up(place)
 
         before = place.snapshot()
-        with contextlib.chdir(place.here):
+        here = contextlib.chdir(place.here)
+        with here, mock.patch.dict(os.environ, {VARIABLE: str(place.home)}):
             result = self.act(place)
         wrong = judge_answer(result, self.code, self.word)
         changed = dict(place.snapshot().items() ^ before.items())
