@@ -236,7 +236,6 @@ ENDS = {
     signal.SIGTERM: (TERMINATED, INTERRUPTED),
     signal.SIGKILL: (KILLED,),
     signal.SIGHUP: (-signal.SIGHUP, 129, TERMINATED, INTERRUPTED),
-    signal.SIGQUIT: (-signal.SIGQUIT, 131),
 }
 ENDS_OF_TWO = (TERMINATED, INTERRUPTED, -signal.SIGINT)
 """The later one may come when Python has all but ended, and no longer listens to it."""
@@ -251,9 +250,8 @@ def signal_faults() -> Iterator[Fault]:
         for moment in ("import", "training", "writing"):
             act = struck(moment, to_group(number))
             yield Fault("signals", f"{number.name} to the group in {moment}", ENDS[number], act)
-    for number in (signal.SIGHUP, signal.SIGQUIT):
-        act = struck("training", to_group(number))
-        yield Fault("signals", f"{number.name} to the group in training", ENDS[number], act)
+    act = struck("training", to_group(signal.SIGHUP))
+    yield Fault("signals", "the terminal closes in training", ENDS[signal.SIGHUP], act)
 
     # before Python has set up anything, Ctrl-C is its own affair
     for number in (signal.SIGTERM, signal.SIGKILL):
