@@ -424,7 +424,7 @@ def disk_faults() -> Iterator[Fault]:
     for stream in ("1", "2"):
         for name, where in (("full", f"{stream}>/dev/full"), ("closed", f"{stream}>&-")):
             act = redirected(where)
-            yield Fault("disks", f"stream {stream} {name}", (OK, FAILED, 120), act)
+            yield Fault("disks", f"stream {stream} {name}", (OK, FAILED, MISSING, 120), act)
     yield Fault("disks", "no folder for temporary files", (OK, MISSING), in_temporary("nowhere"))
     long = "/".join(["long" * 20] * 3)
     yield Fault("disks", "a long name for temporary files", (OK, MISSING), in_temporary(long))

@@ -211,8 +211,8 @@ def packed_data_cases() -> Iterator[Case]:
 # --- prepared data that changed on the disk
 
 
-def damage_array(name: str, damage: Callable[[Path], object]) -> Callable[[Place], None]:
-    return lambda place: damage(prepared(place) / name) and None
+def damage_array(name: str, damage: Callable[[Path], object]) -> Callable[[Place], object]:
+    return lambda place: damage(prepared(place) / name)
 
 
 def prepared(place: Place) -> Path:

@@ -137,6 +137,8 @@ class Case:
         changed = dict(place.snapshot().items() ^ before.items())
         if changed:
             wrong.append(f"changed outside of home and results: {sorted(changed)}")
+        if not wrong:
+            shutil.rmtree(place.root)
         return wrong
 
 
