@@ -96,7 +96,8 @@ class Fault:
             wrong.append(f"traceback: {result.err.strip().splitlines()[-1]}")
         if result.code not in self.codes:
             wrong.append(f"exit {result.code}, not {self.codes}: {result.err[-300:]!r}")
-        if result.code in (USAGE, MISSING) and "\n\nhint: " not in result.err:
+        # where stderr is full, nothing can be told
+        if result.code in (USAGE, MISSING) and result.err and "\n\nhint: " not in result.err:
             wrong.append(f"no hint in {result.err[-300:]!r}")
         orphans = grid.orphans()
         if orphans:
