@@ -25,18 +25,52 @@ SLOW = [*words.option_cases(), *files.probe_cases()]
 BY_COMMAND = [case for case in words.cases() if case.kind in ("commands", "grid files")]
 
 
+# what does not hold yet, by the name of the case; an entry goes when it is mended
+OPEN = {
+    "specs: model 'mmoe[[experts=4]]'": "brackets in brackets are taken for an option",
+    "specs: model 'mmoe[experts=4][hidden=8]'": "two brackets are taken for one",
+    "calls: fit: a number for a model": "arguments of no kind are not refused in words",
+    "calls: fit: none for a model": "arguments of no kind are not refused in words",
+    "calls: fit: a class of another kind": "arguments of no kind are not refused in words",
+    "calls: fit: a list for a data set": "arguments of no kind are not refused in words",
+    "calls: fit: a number for a balancer": "arguments of no kind are not refused in words",
+    "calls: load_dataset: none": "arguments of no kind are not refused in words",
+    "calls: fit: a negative seed": "fit takes any seed",
+    "calls: fit: a word for a seed": "fit takes any seed",
+    "calls: balancer: no tasks": "balancer() takes no tasks at all",
+    "calls: balancer: tasks of one name": "balancer() takes two tasks of one name",
+    "calls: read_results: a zero byte": "a path with a zero byte is a traceback",
+    "packed data: tasks = [Task(name=''), tasks[1]]": "a task may have no name",
+    "packed data: tasks = [Task(name='click', losses=('hinge',)), tasks[1]]": "any loss is taken",
+    "packed data: tasks = [Task(name='click', weight=float('nan')), tasks[1]]": "any weight is",
+    "prepared data: manifest: fingerprint = 3": "the manifest's own fields are believed",
+    "prepared data: manifest: name = None": "the manifest's own fields are believed",
+    "prepared data: manifest: details = []": "the manifest's own fields are believed",
+    "downloads: gzip that is cut": "a compressed answer may end too early",
+}
+
+
+def as_parameters(cases):
+    """Cases with their names, and those that are open marked as such."""
+    for case in cases:
+        marks = (
+            [pytest.mark.xfail(reason=OPEN[str(case)], strict=True)] if str(case) in OPEN else []
+        )
+        yield pytest.param(case, id=str(case), marks=marks)
+
+
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory):
     return Ground(tmp_path_factory.mktemp("campaign"))
 
 
-@pytest.mark.parametrize("case", QUICK, ids=str)
+@pytest.mark.parametrize("case", as_parameters(QUICK))
 def test_bad_input(ground, case):
     assert case.complaints(ground) == []
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", SLOW, ids=str)
+@pytest.mark.parametrize("case", as_parameters(SLOW))
 def test_bad_input_that_takes_longer(ground, case):
     assert case.complaints(ground) == []
 
@@ -55,7 +89,7 @@ def run_process(*typed):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", BY_COMMAND[::8], ids=str)
+@pytest.mark.parametrize("case", as_parameters(BY_COMMAND[::8]))
 def test_a_process_answers_as_its_function_does(ground, case):
     with mock.patch.object(judge, "run_cli", run_process):
         assert case.complaints(ground) == []

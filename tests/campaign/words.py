@@ -105,7 +105,7 @@ OTHER_COMMANDS = {
     ("fetch", "census,funnel"): (USAGE, "census,funnel"),
     ("fetch", "synthetic", "--sample", "2"): (USAGE, "sample"),
     ("fetch", "synthetic", "--protocol", "aitm"): (USAGE, "protocol"),
-    ("fetch", "synthetic", "--from", "nowhere"): (USAGE, "--from"),
+    ("fetch", "synthetic", "--from", "nowhere"): (USAGE, "nowhere"),
     ("fetch", "synthetic", "--url-train", "http://x"): (USAGE, "links"),
     ("fetch", "census", "--protocol", "aitmm"): (USAGE, "protocol"),
     ("fetch", "census", "--from", "nowhere"): (USAGE, "nowhere"),
