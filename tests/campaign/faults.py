@@ -18,7 +18,7 @@ from typing import Any
 
 from mtlkit.data.storage import MANIFEST
 from mtlkit.store import RECORD
-from tests.campaign.processes import COMMAND, Grid, wait_until
+from tests.campaign.processes import COMMAND, Grid, read_process, wait_until
 from tests.conftest import CommandResult
 
 INTERRUPTED, TERMINATED, KILLED = 130, 143, -9
@@ -187,11 +187,16 @@ def wait_for_moment(grid: Grid, moment: str) -> None:
     if moment == "start":
         time.sleep(SOON)
     elif moment == "import":
-        # the process that imports for the workers is there
-        wait_until(lambda: len(grid.family()) > 1)
+        wait_until(lambda: is_importing(grid))
     elif not grid.wait_for(moment):
         grid.kill_all()
         raise NeverCameError(moment)
+
+
+def is_importing(grid: Grid) -> bool:
+    """Whether the process that imports for the workers has come to PyTorch."""
+    others = [pid for pid in grid.family() if pid != grid.driver]
+    return any(b"libtorch" in read_process(pid, "maps") for pid in others)
 
 
 def to_driver(*signals: int) -> Callable[[Grid], None]:

@@ -226,7 +226,7 @@ class Grid:
     def family(self) -> list[int]:
         """All processes of this grid that live."""
         token = f"{MARK}={self.token}".encode()
-        return [pid for pid in processes() if token in environment_of(pid)]
+        return [pid for pid in processes() if token in read_process(pid, "environ")]
 
     def orphans(self) -> list[int]:
         """Processes that live on too long after the command has ended; they are killed."""
@@ -293,9 +293,10 @@ def processes() -> list[int]:
     return pids
 
 
-def environment_of(pid: int) -> bytes:
+def read_process(pid: int, name: str) -> bytes:
+    """What the system says of a process; nothing where that has ended."""
     try:
-        return Path(f"/proc/{pid}/environ").read_bytes()
+        return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:
         return b""
 
