@@ -6,6 +6,7 @@ from pathlib import Path
 
 from mtlkit.store import ResultStore
 from tests.campaign.processes import Grid
+from tests.conftest import CommandResult
 
 KIND = "plugins at work"
 LIMIT = "60"
@@ -111,7 +112,7 @@ class Plugin(Architecture):
         self.bottom = StackedMLP(1, self.embedding.width, (8,), options)
         self.towers = Towers(self.tasks, self.bottom.outputs, options)
 
-    def {forward}(self, batch):
+    def forward(self, batch):
         x = self.embedding(batch)
         h = self.bottom(x).expand(-1, len(self.tasks), -1)
         logits = self.towers(h)
@@ -120,22 +121,21 @@ class Plugin(Architecture):
 '''
 
 ARGUMENTS = "schema, options"
-# arguments of __init__, its first line, the name of forward, and its last line
+# arguments of __init__, its first line, and the last line of forward
 MODELS = {
-    "m-init-raises": (ARGUMENTS, "raise ValueError('bad luck')", "forward", ""),
-    "m-init-exits": (ARGUMENTS, "raise SystemExit(0)", "forward", ""),
-    "m-init-takes-nothing": ("schema=None, *, options", "", "forward", ""),
-    "m-init-takes-more": (f"{ARGUMENTS}, more", "", "forward", ""),
-    "m-no-forward": (ARGUMENTS, "", "backward", ""),
-    "m-raises": (ARGUMENTS, "", "forward", "raise ValueError('bad luck')"),
-    "m-none": (ARGUMENTS, "", "forward", "return None"),
-    "m-logits": (ARGUMENTS, "", "forward", "return logits"),
-    "m-word": (ARGUMENTS, "", "forward", "return 'output'"),
-    "m-nan": (ARGUMENTS, "", "forward", "logits = [v * float('nan') for v in logits]"),
-    "m-few": (ARGUMENTS, "", "forward", "logits = logits[:1]"),
-    "m-short": (ARGUMENTS, "", "forward", "logits = [v[:1] for v in logits]"),
-    "m-no-gradient": (ARGUMENTS, "", "forward", "logits = [v.detach() for v in logits]"),
-    "m-integers": (ARGUMENTS, "", "forward", "logits = [v.long() for v in logits]"),
+    "m-init-raises": (ARGUMENTS, "raise ValueError('bad luck')", ""),
+    "m-init-exits": (ARGUMENTS, "raise SystemExit(0)", ""),
+    "m-init-takes-nothing": ("schema=None, *, options", "", ""),
+    "m-init-takes-more": (f"{ARGUMENTS}, more", "", ""),
+    "m-raises": (ARGUMENTS, "", "raise ValueError('bad luck')"),
+    "m-none": (ARGUMENTS, "", "return None"),
+    "m-logits": (ARGUMENTS, "", "return logits"),
+    "m-word": (ARGUMENTS, "", "return 'output'"),
+    "m-nan": (ARGUMENTS, "", "logits = [v * float('nan') for v in logits]"),
+    "m-few": (ARGUMENTS, "", "logits = logits[:1]"),
+    "m-short": (ARGUMENTS, "", "logits = [v[:1] for v in logits]"),
+    "m-no-gradient": (ARGUMENTS, "", "logits = [v.detach() for v in logits]"),
+    "m-integers": (ARGUMENTS, "", "logits = [v.long() for v in logits]"),
 }
 
 
@@ -144,8 +144,8 @@ def write(here: Path) -> tuple[list[str], list[str]]:
     for name, body in BALANCERS.items():
         text = BALANCER.format(name=name, scale="native", body=body)
         (here / f"{name}.py").write_text(text)
-    for name, (arguments, init, forward, body) in MODELS.items():
-        text = MODEL.format(name=name, arguments=arguments, init=init, forward=forward, body=body)
+    for name, (arguments, init, body) in MODELS.items():
+        text = MODEL.format(name=name, arguments=arguments, init=init, body=body)
         (here / f"{name}.py").write_text(text)
     return [f"./{name}.py" for name in MODELS], [f"./{name}.py" for name in BALANCERS]
 
@@ -168,10 +168,7 @@ def complaints(root: Path) -> dict[str, list[str]]:
         grid.command = command
         result = grid.run()
         name = command[-3].partition(",")[0]
-        wrong[f"the grid of {name}"] = []
-        if result is None or result.code != 1 or "Traceback" in result.err:
-            answer = "it hangs" if result is None else f"{result.code}: {result.err[-500:]!r}"
-            wrong[f"the grid of {name}"] = [f"it ends otherwise than with exit 1: {answer}"]
+        wrong[f"the grid of {name}"] = judge_grid(result)
 
     statuses = {}
     for record, _ in ResultStore(grid.place.out).scan():
@@ -183,4 +180,17 @@ def complaints(root: Path) -> dict[str, list[str]]:
         wrong[text] = [] if status == "failed" else [f"its cell is {status}"]
         if status == "failed" and not message:
             wrong[text].append("its error says nothing")
+    return wrong
+
+
+def judge_grid(result: CommandResult | None) -> list[str]:
+    """What does not hold of a grid in which cells have failed."""
+    if result is None:
+        return ["it hangs"]
+    wrong = []
+    _, sign, traceback = result.err.partition("Traceback")
+    if sign:
+        wrong.append(f"traceback: {traceback[-1500:]}")
+    if result.code != 1:
+        wrong.append(f"exit {result.code}: {result.err[-500:]!r}")
     return wrong
