@@ -190,7 +190,7 @@ def judge_grid(result: CommandResult | None) -> list[str]:
     wrong = []
     _, sign, traceback = result.err.partition("Traceback")
     if sign:
-        wrong.append(f"traceback: {traceback[-1500:]}")
+        wrong.append(f"traceback: {traceback[:1500]}")
     if result.code != 1:
         wrong.append(f"exit {result.code}: {result.err[-500:]!r}")
     return wrong

@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from tests.campaign.faults import NoMountError, Reference, faults
+from tests.campaign.still_open import as_parameters
 
 pytestmark = [
     pytest.mark.slow,
@@ -17,7 +18,7 @@ def reference(tmp_path_factory):
     return Reference(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize("fault", faults(), ids=str)
+@pytest.mark.parametrize("fault", as_parameters(faults(), strict=False))
 def test_fault(reference, fault):
     try:
         assert fault.complaints(reference) == []
