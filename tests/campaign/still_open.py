@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -48,7 +48,6 @@ def mark(name: str, strict: bool = True) -> list[pytest.MarkDecorator]:
     return [pytest.mark.xfail(reason=OPEN[name], strict=strict)] if name in OPEN else []
 
 
-def as_parameters(cases: Iterable[object], strict: bool = True) -> Iterator[Any]:
+def as_parameters(cases: Iterable[object], strict: bool = True) -> list[Any]:
     """Cases under their names, marked where they are open."""
-    for case in cases:
-        yield pytest.param(case, id=str(case), marks=mark(str(case), strict))
+    return [pytest.param(case, id=str(case), marks=mark(str(case), strict)) for case in cases]

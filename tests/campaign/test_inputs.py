@@ -16,6 +16,7 @@ from mtlkit.record_check import UnreadableError, read_record
 from mtlkit.settings import read_yaml
 from mtlkit.spec import parse_spec
 from tests.campaign import files, judge, plugins, words
+from tests.campaign.faults import faults
 from tests.campaign.judge import Ground
 from tests.campaign.processes import REPOSITORY
 from tests.campaign.still_open import OPEN, as_parameters
@@ -67,6 +68,11 @@ def test_a_process_answers_as_its_function_does(ground, case):
 def test_plugins_that_go_wrong_at_work(tmp_path):
     wrong = plugins.complaints(tmp_path / "grid")
     assert {name: complaints for name, complaints in wrong.items() if complaints} == {}
+
+
+def test_what_is_open_is_a_case():
+    every_case = [*QUICK, *SLOW, *faults(), plugins.KIND]
+    assert set(OPEN) <= set(map(str, every_case))
 
 
 # --- any text at all
