@@ -127,6 +127,7 @@ class RunRecord(_Value):
         timing: Seconds by activity.
         cost: Parameters, rows per second, memory, backward passes a step.
         environment: Versions and device; never part of the key.
+        attempts: How often the cell was started; the process of each but the last was killed.
         warnings: Sentences for the user.
         error: Why there are no numbers, unless the status is ``ok``.
     """
@@ -143,6 +144,7 @@ class RunRecord(_Value):
     timing: dict[str, float] = Field(default_factory=dict)
     cost: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
+    attempts: int = 1
     warnings: list[str] = Field(default_factory=list)
     error: Failure | None = None
 

@@ -87,8 +87,14 @@ def parse_spec(text: str) -> Spec:
     """Read ``name`` or ``name[key=value,...]``; a dot in a key opens a nested mapping.
 
     Raises:
-        UsageError: The brackets or an option cannot be read, or an option is given twice.
+        UsageError: The brackets or an option cannot be read, or an option is given twice, or the
+            text, which records hold, is not UTF-8.
     """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        message = f"Cannot read {text!r}: it is not UTF-8 text."
+        raise UsageError(message, "rename the file: mv OLD NEW") from None
     match = NAME_AND_BRACKETS.fullmatch(text)
     if match is None or text.count("[") != text.count("]"):
         raise UsageError(

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import platform
+import re
 import stat
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -20,6 +24,9 @@ from mtlkit.records import Cell, RunRecord
 from mtlkit.spec import parse_spec
 
 RECORD = "record.json"
+UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", "log.txt"}
+"""What may lie in the folder of a run before its record does."""
+STALE_SECONDS = 86_400  # what has not changed for a day is no longer being written
 RECORD_LIMIT = 64 * 2**20
 """Bytes of the largest record that is read; real ones have some ten thousand."""
 ZIP_START = b"PK"
@@ -64,19 +71,22 @@ class ResultStore:
         self.copies: list[Copy] = []
 
     def make(self) -> None:
-        """Create the results folder.
+        """Create the results folder, see that there is room in it, and clear away what processes
+        that died have left unfinished.
 
         Raises:
-            MissingError: It cannot be created.
+            MissingError: It cannot be created, or not be written to.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                probe.write(bytes(2**16))
         except OSError as error:
-            reason = error.strerror or str(error)
             raise MissingError(
-                f"The results folder {self.root} cannot be made: {reason}.",
+                f"The results folder {self.root} cannot be written to: {reason_of(error)}.",
                 "choose another with --out DIR",
             ) from None
+        self._sweep()
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's files are."""
@@ -161,6 +171,12 @@ class ResultStore:
             if chosen is not None:
                 yield chosen
 
+    def _sweep(self) -> None:
+        """Remove unfinished files and half-made runs that nobody is writing any more."""
+        for folder in self._run_folders():
+            with suppress(OSError):  # of somebody else, or just now removed by another grid
+                _sweep_run(folder)
+
     def _run_folders(self) -> Iterator[Path]:
         """The folders of all runs, in the order of their paths."""
         folders = [self.root]
@@ -181,7 +197,7 @@ class ResultStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            self._leave_out(folder, UnreadableError(_reason(error)))
+            self._leave_out(folder, UnreadableError(reason_of(error)))
             return []
         return [folder / name for name in sorted(names)]
 
@@ -265,7 +281,7 @@ def _read(folder: Path, cell: Cell | None = None) -> RunRecord | None:
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UnreadableError(_reason(error)) from None
+        raise UnreadableError(reason_of(error)) from None
 
     with _open_regular(file, RECORD_LIMIT) as handle:
         record = read_record(handle.read(os.fstat(handle.fileno()).st_size))
@@ -303,7 +319,7 @@ def _open_regular(file: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
                 raise UnreadableError(f"it is larger than {limit >> 20} MiB")
             yield handle
     except OSError as error:
-        raise UnreadableError(_reason(error)) from None
+        raise UnreadableError(reason_of(error)) from None
 
 
 def _open_at_once(file: str, flags: int) -> int:
@@ -311,7 +327,8 @@ def _open_at_once(file: str, flags: int) -> int:
     return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why a file could not be read or written, in the words of the system."""
     return error.strerror or str(error)
 
 
@@ -328,7 +345,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write to a temporary file that takes the place of ``path`` when the block ends without an
     error.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
         with temporary.open("wb") as handle:
             yield handle
@@ -338,3 +355,44 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep_run(folder: Path) -> None:
+    """Remove from a run what nobody is writing any more; all of it if its record will not come."""
+    files = list(folder.iterdir())
+    left_behind = [file for file in files if _is_abandoned(file)]
+    names = {file.name for file in files} - {file.name for file in left_behind}
+    is_half_made = names <= UNFINISHED and _is_old(folder)
+    for file in files if is_half_made else left_behind:
+        file.unlink()
+    if is_half_made:
+        folder.rmdir()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a file is one that is being replaced, and the process that wrote it is dead.
+
+    Other machines may write to the same folder. Of their processes, only time tells. If a live one
+    should lose a file, as in a container that has the name of its host, it writes that again.
+    """
+    writer = re.fullmatch(r"\.(?:record\.json|log\.txt|\w+\.npz)(?:\.(.*))?\.(\d+)", path.name)
+    if writer is None:
+        return False
+    host, pid = writer.groups()
+    if host == platform.node() and not _is_running(int(pid)):
+        return True
+    return _is_old(path)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > STALE_SECONDS

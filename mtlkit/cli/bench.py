@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,6 +66,10 @@ def bench(
     timeout: Annotated[
         float | None, typer.Option(help="Stop and record a cell after so many seconds.")
     ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(help="Run a cell whose process was killed so often again. Default: 1."),
+    ] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -118,7 +123,13 @@ def bench(
             "patience": patience,
             "freeze": freeze,
         },
-        "execution": {"device": device, "jobs": jobs, "timeout": timeout, "init_from": init_from},
+        "execution": {
+            "device": device,
+            "jobs": jobs,
+            "timeout": timeout,
+            "retries": retries,
+            "init_from": init_from,
+        },
         "out": out,
     }
     settings = read_grid(file, _without_none(flags), assignments or [])
@@ -146,7 +157,7 @@ def _run(
     settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_failed: bool, force: bool
 ) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
-    from mtlkit.grid.engines.local import start_early
+    from mtlkit.grid.engines.processes import start_early
 
     # first of all: the workers' imports go on in the background
     if not dry_run:
@@ -281,8 +292,9 @@ def _run_cells(
         return failed
     store.make()
     engine = LocalEngine(store, home, settings.execution)
-    with GridProgress(len(plan.to_run), console) as progress:
-        for record in engine.run(plan.to_run, progress.advance):
+    command = shlex.join(["mtlkit", *sys.argv[1:]])
+    with GridProgress(len(plan.to_run), console, command) as progress:
+        for record in engine.run(plan.to_run, progress.advance, progress.warn):
             progress.finish(record)
             failed += not record.ok
     return failed

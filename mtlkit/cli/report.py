@@ -31,7 +31,7 @@ def report(
     if json:
         frames = open_results(results)
         _say_left_out(frames)
-        text = json_module.dumps(rows_of(frames), indent=1, ensure_ascii=False, allow_nan=False)
+        text = json_module.dumps(rows_of(frames), indent=1, allow_nan=False)
         typer.echo(text)
         return
 

@@ -9,9 +9,10 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-from mtlkit.data.data_home import make_home
+from mtlkit.data.data_home import expand, make_home
 from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
 from mtlkit.data.splits import Dataset
+from mtlkit.errors import UsageError
 from mtlkit.registry import DATASETS
 from mtlkit.settings import validate
 from mtlkit.spec import parse_spec
@@ -28,8 +29,9 @@ def open_source(spec_text: str) -> DatasetSource:
     """
     spec = parse_spec(spec_text)
     source_class: type[DatasetSource] = DATASETS.load(spec.name)
-    options = validate(source_class.Options, spec.options, f"data set {spec.name}")
-    return source_class(spec.name, options)
+    with DATASETS.told_as_error_of(spec.name):
+        options = validate(source_class.Options, spec.options, f"data set {spec.name}")
+        return source_class(spec.name, options)
 
 
 def prepare(
@@ -57,21 +59,27 @@ def prepare(
         The source, and the data set that it prepared.
 
     Raises:
-        UsageError: The name, an option, a link or ``origin`` is wrong.
+        UsageError: The name, an option, a link or ``origin`` is wrong, or a plugin fails.
         MissingError: The raw files cannot be had or are not what they should be.
     """
     source = open_source(spec_text)
-    source.use_links(dict(links or {}))
+    if origin is not None:
+        origin = expand(origin)
+        if not origin.exists():
+            hint = "give --from the file or folder that holds the raw files"
+            raise UsageError(f"There is no file or folder {origin}.", hint)
+    with DATASETS.told_as_error_of(parse_spec(spec_text).name):
+        source.use_links(dict(links or {}))
 
-    # Prepared data need no raw files, unless the user wants other ones.
-    wants_raw_files = force or origin is not None or bool(links)
-    if wants_raw_files or not source.is_ready(home):
-        if not asked:
-            source.check_unasked(home)
-        make_home(home)
-        source.download(home, origin, force, progress)
+        # Prepared data need no raw files, unless the user wants other ones.
+        wants_raw_files = force or origin is not None or bool(links)
+        if wants_raw_files or not source.is_ready(home):
+            if not asked:
+                source.check_unasked(home)
+            make_home(home)
+            source.download(home, origin, force, progress)
 
-    # Removed after the download only: one that fails leaves what there was.
-    if force:
-        shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
-    return source, source.load(home, progress)
+        # Removed after the download only: one that fails leaves what there was.
+        if force:
+            shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
+        return source, source.load(home, progress)

@@ -29,6 +29,7 @@ class TaskInfo:
         description: Of the data set.
         label: In tables and figures; the name, if empty.
         trained: The task that is trained for it; itself, if empty.
+        hidden: Whether it needs labels that only a generator knows.
         ceiling: What the planted model of simulated data reaches on the test split; NaN where that
             is unknown.
     """
@@ -39,6 +40,7 @@ class TaskInfo:
     description: str = ""
     label: str = ""
     trained: str = ""
+    hidden: bool = False
     ceiling: float = math.nan
 
     @property
@@ -115,15 +117,26 @@ class Block:
         return " (simulated data)" if self.simulated else ""
 
     @property
+    def comparable(self) -> tuple[TaskInfo, ...]:
+        """The scores by which rows are compared: all but those that no model can be trained for."""
+        return tuple(task for task in self.tasks if not task.hidden)
+
+    @property
+    def task_of(self) -> dict[str, str]:
+        """Score to the task whose label it is compared with."""
+        return {task.name: task.trained or task.name for task in self.tasks}
+
+    @property
     def trained(self) -> int:
         """Number of tasks that were trained; on a funnel more scores than that are measured."""
-        return len({task.trained or task.name for task in self.tasks})
+        return len(set(self.task_of.values()))
 
 
 def block_id(record: RunRecord) -> str:
-    """Digest of what may share a table: data set, options, tasks, contents."""
+    """Digest of what may share a table: data set, options, tasks, contents, scoring."""
     dataset = record.cell.resolved.get("dataset", {})
-    return digest([dataset.get(key) for key in ("name", "options", "tasks", "fingerprint")])
+    keys = ("name", "options", "tasks", "fingerprint", "funnel_scoring")
+    return digest([dataset.get(key) for key in keys])
 
 
 def make_block(key: str, records: list[RunRecord]) -> Block:
@@ -167,7 +180,7 @@ def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
     if not tasks:
         for planned in records[0].cell.resolved.get("dataset", {}).get("tasks") or []:
             name = str(planned["name"]) if isinstance(planned, Mapping) else str(planned)
-            tasks[name] = TaskInfo(name, "auc")
+            tasks[name] = TaskInfo(name, "score")  # of which kind it is, nobody noted
 
     ceiling = {name: value for record in records for name, value in record.cell.ceiling.items()}
     return tuple(replace(task, ceiling=ceiling.get(task.name, math.nan)) for task in tasks.values())
@@ -182,6 +195,7 @@ def _described(task: Mapping[str, Any]) -> TaskInfo:
         description=task.get("description") or "",
         label=task.get("label") or "",
         trained=task.get("task") or "",
+        hidden=bool(task.get("hidden")),
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -90,7 +91,9 @@ def write_report(
     Raises:
         MtlkitError: There is nothing to report, or the folder cannot be made.
     """
-    # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay.
+    # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay. That it
+    # has no home for its cache is no news for a reader.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from mtlkit.report.figures.context import Look
 
     frames = open_results(results)

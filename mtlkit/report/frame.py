@@ -15,7 +15,7 @@ from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import Copy, ResultStore, Unreadable
 
-NO_METRICS = {"space", "derived", "positives", "rows"}
+NO_METRICS = {"space", "derived", "capped", "positives", "rows"}
 """What a record says of a score besides its metrics."""
 
 METRIC_COLUMNS = [
@@ -26,6 +26,7 @@ METRIC_COLUMNS = [
     "task",
     "space",
     "derived",
+    "capped",
     "metric",
     "value",
     "positives",
@@ -124,6 +125,7 @@ def _metric_rows(record: RunRecord, block: str) -> Iterable[dict[str, Any]]:
                 "task": task,
                 "space": score.get("space") or spaces.get(task) or "all rows",
                 "derived": bool(score.get("derived", False)),
+                "capped": number(score.get("capped")),
                 "positives": number(score.get("positives")),
                 "rows": number(score.get("rows")),
             }

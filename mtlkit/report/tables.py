@@ -31,13 +31,15 @@ NOTES = {
         "† not shown to be worse than the best: the intervals overlap, or one of them is unknown."
     ),
     "delta": (
-        "Δ is the mean difference to single-task with the same seed and training settings, over "
+        "Δ is the mean difference to a single-task model that was trained for the same score, with "
+        "the same seed and training settings, over "
         "common seeds (their number is given where it is smaller than the row's)."
     ),
     "*": "* the interval of the difference excludes 0.",
     "gain": (
         "Δm is the mean over tasks of the change relative to single-task's distance from a useless "
-        "model, in percent; above 0 is better."
+        "model, in percent; above 0 is better. A task with several scores counts once, by their "
+        "mean."
     ),
     "‡": (
         "‡ derived: the model does not predict this task itself, its score is computed from those "
@@ -229,14 +231,14 @@ def _metric_cell(summary: Summary, row: Row, task: TaskInfo) -> TableCell:
 
 
 def _delta_cell(row: Row, task: TaskInfo) -> TableCell:
-    if row.group.is_reference and row.group.seeds:
+    if task.name in row.reference_of:
         return TableCell("ref.")
     delta = row.delta.get(task.name, Interval())
     return difference(delta, task.reading.decimals, len(row.values[task.name]))
 
 
 def _gain_cell(row: Row) -> TableCell:
-    if row.group.is_reference and row.group.seeds:
+    if row.reference_of:
         return TableCell("ref.")
     gain = Interval(100 * row.gain.mean, 100 * row.gain.half, row.gain.n)
     return difference(gain, 2, len(row.group.seeds))

@@ -34,7 +34,7 @@ def test_a_line_a_cell(story):
     waits, raises, broken, exits, uwl, killed = lines
     assert "seed 0: task-1 0." in waits
     assert "seed 0: task-1 0." in uwl
-    assert "raises.py, seed 0: failed: bad luck" in raises
+    assert "raises.py, seed 0: failed: raises.py raises ValueError in line 16: bad luck" in raises
     assert "broken.py, seed 0: failed at step" in broken
     assert "ended with code 7" in exits
     assert "killed by SIGKILL" in killed

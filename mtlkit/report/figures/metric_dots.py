@@ -74,7 +74,7 @@ def draw(context: Context) -> list[Drawing]:
     grid = PanelGrid(label, HEAD, width, height, GAP, HEAD + height + FOOT)
 
     legend = context.legend(rows)
-    if context.summary.reference:
+    if context.summary.references.groups:
         legend.append(Entry("single-task mean", REFERENCE_COLOUR, "", REFERENCE_DASHES))
     legend += context.ceiling_entry
     sheet = Sheet("Test metric of every row", context.subtitle, lines * grid.pitch, legend)
@@ -113,8 +113,9 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     axes.tick_params(axis="y", length=0)
 
     # What to compare with lies behind the rows.
-    if context.summary.reference:
-        _reference_band(axes, context.summary.reference.metric[task.name])
+    reference = context.summary.references.mean(task.name)
+    if reference.known:
+        _reference_band(axes, reference)
     ceiling_line(axes, task, vertical=True)
 
     # A row that has no mean, or one far off, gets a text in place of a marker.

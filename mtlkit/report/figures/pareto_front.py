@@ -31,6 +31,7 @@ from mtlkit.report.figures.style import (
     REFERENCE_MARKER,
 )
 from mtlkit.report.figures.text import row_label, shorten, text_width
+from mtlkit.report.references import References
 from mtlkit.report.statistics import pareto_front
 from mtlkit.report.summary import Row
 
@@ -154,7 +155,7 @@ def _draw_panel(panel: _Panel, context: Context) -> None:
         *means[front].T, where="post", color=INK, linewidth=1, linestyle=FRONT_DASHES, zorder=2
     )
 
-    _reference_lines(panel, context.summary.reference)
+    _reference_lines(panel, context.summary.references)
     _ceilings(panel)
     for row, is_on_front in zip(panel.rows, on_front, strict=True):
         _draw_row(panel, context, row, bool(is_on_front))
@@ -196,13 +197,14 @@ def _axis_label(task: TaskInfo, width: float) -> str:
     return shorten(task.title, 8.5, width - text_width(metric, 8.5) - 0.05) + metric
 
 
-def _reference_lines(panel: _Panel, reference: Row | None) -> None:
-    """Dotted lines at single-task's means."""
-    if reference is None or reference not in panel.rows:
-        return
+def _reference_lines(panel: _Panel, references: References) -> None:
+    """Dotted lines at the means of the references."""
     style = {"color": REFERENCE_COLOUR, "linewidth": 0.8, "linestyle": ":", "zorder": 1}
-    panel.axes.axvline(reference.metric[panel.across.name].mean, **style)  # type: ignore[arg-type]
-    panel.axes.axhline(reference.metric[panel.up.name].mean, **style)  # type: ignore[arg-type]
+    across, up = references.mean(panel.across.name), references.mean(panel.up.name)
+    if across.known:
+        panel.axes.axvline(across.mean, **style)  # type: ignore[arg-type]
+    if up.known:
+        panel.axes.axhline(up.mean, **style)  # type: ignore[arg-type]
 
 
 def _ceilings(panel: _Panel) -> None:
