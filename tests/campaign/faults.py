@@ -238,7 +238,8 @@ def to_everyone(number: int) -> Callable[[Grid], None]:
 
 
 ENDS = {
-    signal.SIGINT: (INTERRUPTED,),
+    # Python ends itself by the signal where the interrupt met code that it runs from a text
+    signal.SIGINT: (INTERRUPTED, -signal.SIGINT),
     signal.SIGTERM: (TERMINATED, INTERRUPTED),
     signal.SIGKILL: (KILLED,),
     signal.SIGHUP: (-signal.SIGHUP, 129, TERMINATED, INTERRUPTED),

@@ -7,8 +7,6 @@ from typing import Any
 
 import pytest
 
-INTERRUPT = "an interrupt while the worker of a plugin ends is swallowed"
-
 OPEN = {
     "specs: model 'mmoe[[experts=4]]'": "brackets in brackets are taken for an option",
     "specs: model 'mmoe[experts=4][hidden=8]'": "two brackets are taken for one",
@@ -30,15 +28,8 @@ OPEN = {
     "prepared data: manifest: name = None": "the manifest's own fields are believed",
     "prepared data: manifest: details = []": "the manifest's own fields are believed",
     "downloads: gzip that is cut": "a compressed answer may end too early",
-    "plugins at work": "what is no Exception, raised in a cell, leaves a traceback on the terminal",
     "between runs: train.dense.npy made_a_pipe": "a pipe for an array is waited for, forever",
     "disks: files of 2,048 bytes at most": "a limit for files is told as a fault of the data set",
-    "signals: SIGINT to the command in training": INTERRUPT,
-    "signals: SIGINT to the command in writing": INTERRUPT,
-    "signals: SIGINT to the group in training": INTERRUPT,
-    "signals: SIGINT to the group in writing": INTERRUPT,
-    "signals: SIGTERM to the command in training": INTERRUPT,
-    "signals: SIGTERM to the command in writing": INTERRUPT,
 }
 """Name of a case to what does not hold yet. An entry goes when it is mended."""
 

@@ -64,7 +64,6 @@ def test_a_process_answers_as_its_function_does(ground, case):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason=OPEN["plugins at work"], strict=True)
 def test_plugins_that_go_wrong_at_work(tmp_path):
     wrong = plugins.complaints(tmp_path / "grid")
     assert {name: complaints for name, complaints in wrong.items() if complaints} == {}

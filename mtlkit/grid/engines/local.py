@@ -160,8 +160,8 @@ class _Pool:
     def _go_on(self, worker: Worker) -> None:
         """After a cell, the next one, in the same process unless that ends."""
         if worker.leaves:
-            end_workers([worker])
             self.workers.remove(worker)
+            end_workers([worker])
             if not self.waiting:
                 return
             worker = self.engine.start()

@@ -172,7 +172,8 @@ def _start_process(context: BaseContext, arguments: tuple[object, ...]) -> Worke
 
 
 def end_workers(workers: Sequence[Worker]) -> None:
-    """End workers, whatever they do. They get a moment for it; Ctrl-C cuts that short.
+    """End workers, whatever they do. They get a moment for it; Ctrl-C cuts that short, and goes on
+    to whoever called.
 
     An idle one ends by itself when its pipe is closed, and cleans up; one at work is stopped.
     """
@@ -184,9 +185,6 @@ def end_workers(workers: Sequence[Worker]) -> None:
         deadline = time.monotonic() + GRACE
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
-    except KeyboardInterrupt:
-        # asked for a second time: what still runs is killed now
-        pass
     finally:
         with _interrupts_held():
             for worker in workers:

@@ -82,7 +82,7 @@ def work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettin
     import torch
 
     from mtlkit.grid.global_state import GlobalState, same_start
-    from mtlkit.grid.run_cell import run_cell
+    from mtlkit.grid.run_cell import failure, run_cell
 
     torch.set_num_threads(execution.threads)
     store = ResultStore(results)
@@ -95,12 +95,17 @@ def work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettin
         _send(pipe, 0.0)  # taken up: from now on its time counts
 
         cell = assignment.cell
+        broken = False
         with same_start():
-            outcome = run_cell(cell, home, execution, lambda share: _send(pipe, share))
+            try:
+                outcome = run_cell(cell, home, execution, lambda share: _send(pipe, share))
+            except BaseException as error:  # a plugin may raise what is no Exception
+                outcome = failure(cell, error)
+                broken = True
 
         # what the cell left behind
         changes = clean_state.changes()
-        leaves = bool(changes) or uses_plugin(cell)
+        leaves = broken or bool(changes) or uses_plugin(cell)
         outcome.record = with_history(outcome.record, assignment, changes)
 
         outcome = _store(store, outcome, pipe)
