@@ -135,7 +135,9 @@ class TrainingSettings(Settings):
     """
 
     # how long, and in which batches
-    epochs: float = Field(6, gt=0, description="passes over the training split; may be a fraction")
+    epochs: float = Field(
+        6, gt=0, le=1e6, description="passes over the training split; may be a fraction"
+    )
     batch_size: int = Field(1024, gt=0, description="rows per batch")
 
     # the optimiser

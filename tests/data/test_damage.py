@@ -79,7 +79,8 @@ DAMAGES = {
     "empty file": ("test.labels.npy", lambda p: p.write_bytes(b""), "EOFError"),
     "cut": ("test.labels.npy", lambda p: os.truncate(p, 200), "ValueError"),
     "no array": ("test.labels.npy", lambda p: p.write_bytes(b"x" * 4000), "ValueError"),
-    "a folder": ("test.dense.npy", lambda p: (p.unlink(), p.mkdir()), "IsADirectoryError"),
+    "a folder": ("test.dense.npy", lambda p: (p.unlink(), p.mkdir()), "no regular file"),
+    "a pipe": ("train.dense.npy", lambda p: (p.unlink(), os.mkfifo(p)), "no regular file"),
 }
 
 

@@ -155,7 +155,7 @@ def on_full_disk(partial, file, dataset):
     for name, split in dataset.splits.items():
         for key, array in split.arrays().items():
             storage.save_array(partial / f"{name}.{key}.npy", array)
-        entries[name] = {"arrays": list(split.arrays())}
+        entries[name] = {"rows": len(split), "arrays": list(split.arrays())}
     storage.write_manifest(partial, dataset, {}, entries)
 
 
