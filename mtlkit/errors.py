@@ -5,6 +5,10 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 LONGEST_NAME = 100
 """Letters of a name that are compared with those of others."""
@@ -73,3 +77,11 @@ def one_line(error: object) -> str:
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]}..."
     return text or type(error).__name__
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first field that is wrong, as a part of a sentence: ``'weight' is wrong: ...``."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(step) for step in first["loc"])
+    reason = first["msg"].removeprefix("Value error, ")
+    return f"{field!r} is wrong: {reason[:1].lower()}{reason[1:]}" if field else reason

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from mtlkit.data.checks import check_contents, check_layout
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.types import Schema
-from mtlkit.errors import MissingError
+from mtlkit.errors import MissingError, first_problem
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -204,10 +204,7 @@ def _check_manifest(manifest: dict[str, Any], hint: str) -> _Manifest:
     try:
         return _Manifest.model_validate(manifest)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(step) for step in first["loc"])
-        reason = first["msg"][:1].lower() + first["msg"][1:]
-        raise MissingError(f"{field!r} in {MANIFEST} is wrong: {reason}.", hint) from None
+        raise MissingError(f"In {MANIFEST}, {first_problem(error)}.", hint) from None
 
 
 def _mend_hint(name: str) -> str:
