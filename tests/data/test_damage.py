@@ -170,7 +170,7 @@ def test_the_field_of_a_manifest_that_is_wrong_is_named(home):
         load(home)
     assert caught.value.message == (
         f"The prepared data in {folder_of(home)} are not what was written: "
-        "In manifest.json, 'name' is wrong: input should be a valid string."
+        "In manifest.json, 'name' cannot be None: input should be a valid string."
     )
     assert caught.value.hint == f"mtlkit fetch '{SPEC}' --force"
 

@@ -250,5 +250,5 @@ def test_a_wrong_task_is_told_in_one_sentence(tmp_path):
         prepare(str(file), tmp_path)
     assert caught.value.message == (
         f"{file} makes a wrong Task in line 3: "
-        "'weight' is wrong: input should be greater than or equal to 0."
+        "'weight' cannot be -1: input should be greater than or equal to 0."
     )

@@ -216,7 +216,7 @@ def test_a_pipe_for_a_manifest_is_not_waited_for(dataset, tmp_path):
 @pytest.mark.parametrize("change", [{"name": 3}, {"name": ""}, {"fingerprint": None}], ids=str)
 def test_what_could_not_be_read_is_not_written(dataset, tmp_path, change):
     (field,) = change
-    with pytest.raises(MissingError, match=f"'{field}' is wrong"):
+    with pytest.raises(MissingError, match=f"In manifest.json, '{field}' cannot be"):
         write_dataset(tmp_path / "toy", replace(dataset, **change), {})
     assert list(tmp_path.iterdir()) == []
 
