@@ -151,8 +151,9 @@ class Schema(_FrozenModel):
             if self.task_names.count(name) > 1:
                 raise ValueError(f"two tasks are called {name!r}")
         for task in self.tasks:
-            for loss in set(task.losses) & set(UNFIT_LOSSES[task.kind]):
-                raise ValueError(f"{loss} is no loss of the {task.kind} task {task.name!r}")
+            for loss in task.losses:
+                if loss in UNFIT_LOSSES[task.kind]:
+                    raise ValueError(f"{loss} is no loss of the {task.kind} task {task.name!r}")
         return self
 
     @model_validator(mode="after")
