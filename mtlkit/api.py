@@ -62,6 +62,7 @@ def fit(
     """
     import torch
 
+    from mtlkit.data.splits import Dataset
     from mtlkit.errors import MtlkitError
     from mtlkit.grid.build import make_balancer, make_model
     from mtlkit.grid.machine import resolve_device
@@ -73,7 +74,8 @@ def fit(
 
     execution = validate(ExecutionSettings, {"device": device}, "run")
     torch_device = resolve_device(execution.device)
-    data = load_dataset(dataset) if isinstance(dataset, str) else dataset
+    data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
+    seed = _as_seed(seed)
 
     # settings that suit the data set, then what the user asked for
     suited = DATASETS.load(data.name).training if data.name in DATASETS.names() else {}
@@ -108,7 +110,11 @@ def load_dataset(spec: str, data_dir: str | Path | None = None) -> Dataset:
             download needs ``mtlkit fetch``.
     """
     from mtlkit.data.sources import prepare
+    from mtlkit.errors import UsageError
 
+    if not isinstance(spec, str):
+        message = f"{spec!r} is no name of a data set."
+        raise UsageError(message, "mtlkit list datasets shows the names")
     _, dataset = prepare(spec, _home(data_dir))
     return dataset
 
@@ -161,7 +167,8 @@ def run_grid(
     from mtlkit.store import ResultStore
 
     home = _home(data_dir)
-    grid = read_grid(Path(file) if file is not None else None, _in_sections(settings), [])
+    grid_file = None if file is None else _as_path(file)
+    grid = read_grid(grid_file, _in_sections(settings), [])
     grid = with_dataset(grid, grid.dataset or last_fetched(home) or "census")
 
     source, dataset = prepare(str(grid.dataset), home)
@@ -195,7 +202,7 @@ def read_results(folder: str | Path) -> pd.DataFrame:
     from mtlkit.report.build import open_results
     from mtlkit.report.result_rows import rows_of
 
-    frames = open_results(Path(folder))
+    frames = open_results(_as_path(folder))
     for left_out in [*frames.unreadable, *frames.copies]:
         warnings.warn(f"left out: {left_out}", stacklevel=2)
     return pd.DataFrame(rows_of(frames))
@@ -216,7 +223,7 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> ReportFil
     """
     from mtlkit.report import build
 
-    return build.write_report(Path(folder), None if out is None else Path(out))
+    return build.write_report(_as_path(folder), None if out is None else _as_path(out))
 
 
 # --- what the functions have in common
@@ -225,7 +232,29 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> ReportFil
 def _home(data_dir: str | Path | None) -> Path:
     from mtlkit.data.data_home import data_home
 
-    return data_home(None if data_dir is None else Path(data_dir))
+    return data_home(None if data_dir is None else _as_path(data_dir))
+
+
+def _as_path(path: str | Path) -> Path:
+    """The path of a file or a folder; a :class:`UsageError` for what can be none."""
+    from mtlkit.errors import UsageError
+
+    if not isinstance(path, (str, Path)) or "\0" in str(path):
+        raise UsageError(f"{path!r} is no path.", "give the path of a file or a folder, as a text")
+    return Path(path)
+
+
+def _as_seed(seed: int) -> int:
+    """A seed as a grid takes it: a whole number that is not negative."""
+    from mtlkit.errors import UsageError
+    from mtlkit.grid.grid_settings import SEED_LIMIT
+
+    # also a number of another package, such as one out of an array
+    is_whole = hasattr(seed, "__index__") and not isinstance(seed, bool)
+    if not is_whole or not 0 <= int(seed) < SEED_LIMIT:
+        message = f"The seed cannot be {seed!r}: it is a whole number from 0 to 10^18 - 1."
+        raise UsageError(message, "mtlkit.fit(model, dataset, seed=0)")
+    return int(seed)
 
 
 def _in_sections(settings: dict[str, Any]) -> dict[str, Any]:

@@ -5,9 +5,16 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
 
 LONGEST_NAME = 100
 """Letters of a name that are compared with those of others."""
+
+LONGEST_VALUE = 200
+"""Letters of a value that messages show."""
 
 LONGEST_TEXT = 300
 """Letters of a foreign error's text that messages show."""
@@ -73,3 +80,23 @@ def one_line(error: object) -> str:
     if len(text) > LONGEST_TEXT:
         text = f"{text[:LONGEST_TEXT]}..."
     return text or type(error).__name__
+
+
+def short_repr(value: object) -> str:
+    """A value as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integers of more than 4,300 digits
+        return "an integer of thousands of digits"
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+
+
+def first_problem(error: ValidationError) -> str:
+    """The first field that is wrong, as a part of a sentence: ``'weight' cannot be -1: ...``."""
+    first = error.errors(include_url=False)[0]
+    field = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "missing":
+        return f"{field!r} is missing"
+    reason = first["msg"].removeprefix("Value error, ")
+    reason = reason[:1].lower() + reason[1:]
+    return f"{field!r} cannot be {short_repr(first['input'])}: {reason}" if field else reason

@@ -28,7 +28,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names, one_line
+from pydantic import ValidationError
+
+from mtlkit.errors import (
+    MtlkitError,
+    UsageError,
+    did_you_mean,
+    first_problem,
+    nearest_names,
+    one_line,
+)
 
 PACKAGE = Path(__file__).parent
 PLUGIN_MODULE = "mtlkit_plugin_"
@@ -311,6 +320,8 @@ def error_of_plugin(error: BaseException) -> str | None:
 
 def _what_it_raises(name: str, error: BaseException, line: int | None) -> str:
     in_line = f" in line {line}" if line else ""
+    if isinstance(error, ValidationError):
+        return f"{name} makes a wrong {error.title}{in_line}: {one_line(first_problem(error))}"
     reason = one_line(error.msg if isinstance(error, SyntaxError) else error)
     return f"{name} raises {type(error).__name__}{in_line}: {reason}"
 

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from mtlkit.errors import UsageError, did_you_mean, nearest_names
+from mtlkit.errors import LONGEST_VALUE, UsageError, did_you_mean, nearest_names, short_repr
 from mtlkit.spec import split_list
 
 # --- the base, and types that options share
@@ -135,7 +135,9 @@ class TrainingSettings(Settings):
     """
 
     # how long, and in which batches
-    epochs: float = Field(6, gt=0, description="passes over the training split; may be a fraction")
+    epochs: float = Field(
+        6, gt=0, le=1e6, description="passes over the training split; may be a fraction"
+    )
     batch_size: int = Field(1024, gt=0, description="rows per batch")
 
     # the optimiser
@@ -312,7 +314,6 @@ class ExecutionSettings(Settings):
 
 # --- reading and checking
 
-LONGEST_VALUE = 200  # characters of a value that messages show
 MAX_YAML_DEPTH = 20  # of lists and mappings in each other; a grid needs four
 MAX_YAML_VALUES = 100_000
 
@@ -361,16 +362,7 @@ def _first_error(error: ValidationError, names: list[str], owner: str) -> str:
         return f"The {owner} has no option {key!r}.{guess}"
     reason = deepest["msg"].removeprefix("Value error, ")
     reason = reason[:1].lower() + reason[1:]
-    return f"The option {key!r} of the {owner} cannot be {_short(deepest['input'])}: {reason}."
-
-
-def _short(value: Any) -> str:
-    """A value as Python writes it, cut where it is long."""
-    try:
-        text = repr(value)
-    except ValueError:  # Python writes no integers of more than 4,300 digits
-        return "an integer of thousands of digits"
-    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
+    return f"The option {key!r} of the {owner} cannot be {short_repr(deepest['input'])}: {reason}."
 
 
 class _GridLoader(yaml.SafeLoader):

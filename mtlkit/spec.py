@@ -93,17 +93,20 @@ def parse_spec(text: str) -> Spec:
 
     Raises:
         UsageError: The brackets or an option cannot be read, or an option is given twice, or the
-            text, which records hold, is not UTF-8.
+            text, which records hold, is not UTF-8, or it is no text at all.
     """
+    if not isinstance(text, str):
+        raise UsageError(f"{text!r} is no name.", "write name or 'name[key=value]'")
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
         message = f"Cannot read {text!r}: it is not UTF-8 text."
         raise UsageError(message, "rename the file: mv OLD NEW") from None
     match = NAME_AND_BRACKETS.fullmatch(text)
-    if match is None or text.count("[") != text.count("]"):
+    problem = "" if match is None else _wrong_brackets(match[2] or "")
+    if match is None or problem:
         raise UsageError(
-            f"Cannot read {text!r}.",
+            f"Cannot read {text!r}{problem}.",
             "write name or 'name[key=value,key=value]', quoted for the shell",
         )
     name, brackets = match.groups()
@@ -114,6 +117,18 @@ def parse_spec(text: str) -> Spec:
     for assignment in assignments:
         assign(options, assignment, f"in {text!r}")
     return Spec(name, options)
+
+
+def _wrong_brackets(inside: str) -> str:
+    """What is wrong with the brackets of a spec, by the text inside them; empty if nothing is."""
+    if inside.startswith("["):
+        return ": it has brackets in brackets"
+    depth = 0  # of open brackets
+    for character in inside:
+        depth += (character == "[") - (character == "]")
+        if depth < 0:
+            return ": its options stand in more than one pair of brackets"
+    return ": a bracket is not closed" if depth else ""
 
 
 def _check_keys(assignments: list[str], text: str) -> None:
@@ -179,8 +194,8 @@ def parse_value(text: str) -> Any:
     if lowered in {"true", "false"}:
         return lowered == "true"
 
-    # the first kind of number that it is; else it is a word
-    for number in (int, float):
+    # the first kind of number that it is; else it is a word, as digits of other scripts are
+    for number in (int, float) if lowered.isascii() else ():
         try:
             return number(lowered)
         except ValueError:

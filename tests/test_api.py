@@ -152,6 +152,22 @@ def test_a_data_set_brings_its_training_settings(data, monkeypatch):
         ({"device": "tpu"}, "The option 'device' of the run cannot be 'tpu'"),
         ({"select": "zz"}, "There is no task 'zz' in this data set."),
         ({"freeze": "x"}, "fit starts from the model's own weights"),
+        ({"model": 3}, "3 is no model."),
+        ({"model": None}, "None is no model."),
+        ({"model": dict}, "<class 'dict'> is no model."),
+        ({"model": mtlkit.Balancer}, "<class 'mtlkit.balancers._balancer.Balancer'> is no model."),
+        ({"dataset": [DATA]}, "['synthetic"),
+        ({"dataset": None}, "None is no name of a data set."),
+        ({"balancer": 3}, "3 is no balancer."),
+        (
+            {"balancer": mtlkit.Architecture},
+            "<class 'mtlkit.models._architecture.Architecture'> is",
+        ),
+        ({"seed": -1}, "The seed cannot be -1"),
+        ({"seed": "a"}, "The seed cannot be 'a'"),
+        ({"seed": True}, "The seed cannot be True"),
+        ({"seed": 1.0}, "The seed cannot be 1.0"),
+        ({"seed": 10**18}, "The seed cannot be 1000000000000000000"),
     ],
     ids=str,
 )
@@ -177,7 +193,28 @@ def test_training_that_diverges(data):
     assert caught.value.hint
 
 
+def test_a_seed_may_come_from_an_array(data):
+    by_array = mtlkit.fit("mmoe", data, seed=np.arange(4)[3], **QUICK)
+    assert by_array.metrics == mtlkit.fit("mmoe", data, seed=3, **QUICK).metrics
+
+
 # --- data, grids, results
+
+
+@pytest.mark.parametrize("path", ["a\0b", Path("a\0b"), None, 3], ids=repr)
+def test_what_can_be_no_path(path, tmp_path):
+    calls = [lambda: mtlkit.read_results(path), lambda: mtlkit.write_report(path)]
+    if path is not None:
+        calls += [
+            lambda: mtlkit.load_dataset(DATA, path),
+            lambda: mtlkit.run_grid(path),
+            lambda: mtlkit.run_grid(dataset=DATA, data_dir=path),
+            lambda: mtlkit.run_grid(dataset=DATA, data_dir=tmp_path, out=path),
+            lambda: mtlkit.write_report(tmp_path, path),
+        ]
+    for call in calls:
+        with pytest.raises(mtlkit.UsageError, match="path"):
+            call()
 
 
 def test_data_that_do_not_exist(home):
@@ -263,6 +300,28 @@ def test_a_balancer_by_name():
     assert [task.name for task in balancer.tasks] == ["click", "purchase"]
     with pytest.raises(mtlkit.UsageError, match="has no option 'strength'"):
         mtlkit.balancer("pcgrad", 2, strength=1)
+
+
+@pytest.mark.parametrize(
+    "tasks",
+    [0, -1, True, 1.5, None, [], "ab", ["a", "a"], [""], ["a\0b"], [3], {"a", "b"}],
+    ids=repr,
+)
+def test_tasks_that_are_none(tasks):
+    with pytest.raises(mtlkit.UsageError, match="There are no tasks") as caught:
+        mtlkit.balancer("uwl", tasks)
+    assert caught.value.hint
+
+
+def test_tasks_of_a_balancer():
+    task = mtlkit.Task(name="click")
+    for tasks, names in (
+        (2, ["task 1", "task 2"]),
+        (("a", "b"), ["a", "b"]),
+        ([task], ["click"]),
+        ([task, "buy"], ["click", "buy"]),
+    ):
+        assert [task.name for task in mtlkit.balancer("uwl", tasks).tasks] == names
 
 
 def test_read_results_says_what_it_leaves_out(tmp_path):

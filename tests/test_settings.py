@@ -46,6 +46,7 @@ class Options(Settings):
         ("NULL", None),
         ("", None),
         ("relu", "relu"),
+        ("\uff14", "\uff14"),  # a digit 4 of full width
         ("Adam ", "Adam"),
         ("64:32", [64, 32]),
         ("1:0.5:none", [1, 0.5, None]),
@@ -104,6 +105,27 @@ def test_specs_that_cannot_be_read(text):
     with pytest.raises(UsageError, match="Cannot read") as caught:
         parse_spec(text)
     assert "name[key=value" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("m[[a=1]]", "it has brackets in brackets"),
+        ("m[a=1][b=2]", "its options stand in more than one pair of brackets"),
+        ("./a[b].py[c=1]", "its options stand in more than one pair of brackets"),
+        ("m[a=n[b=1]", "a bracket is not closed"),
+    ],
+)
+def test_what_is_wrong_with_brackets_is_said(text, problem):
+    with pytest.raises(UsageError) as caught:
+        parse_spec(text)
+    assert caught.value.message == f"Cannot read {text!r}: {problem}."
+
+
+@pytest.mark.parametrize("value", [None, 3, ["m"], b"m"], ids=str)
+def test_what_is_no_text_is_no_spec(value):
+    with pytest.raises(UsageError, match="is no name"):
+        parse_spec(value)
 
 
 @pytest.mark.parametrize("text", ["m[a]", "m[=1]", "m[a=1,b]"])
@@ -213,6 +235,13 @@ def test_true_and_false_are_no_numbers(values):
     with pytest.raises(UsageError, match=f"The option '{key}.*: true and false are no numbers"):
         validate(Options, values, "model m")
     assert validate(Options, {"on": True}, "model m").on is True
+
+
+@pytest.mark.parametrize("epochs", [0, 1e6 + 1, 1e29, math.inf, "\uff14"])
+def test_epochs_have_a_limit(epochs):
+    with pytest.raises(UsageError, match="The option 'epochs' of the grid cannot be"):
+        validate(TrainingSettings, {"epochs": epochs}, "grid")
+    assert validate(TrainingSettings, {"epochs": 1e6}, "grid").epochs == 1e6
 
 
 @pytest.mark.parametrize("weight", [0, -1, -0.0, math.inf, math.nan, True])

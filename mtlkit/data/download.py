@@ -9,6 +9,7 @@ import shutil
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504})  # HTTP statuses that m
 EXPIRED = frozenset({401, 403, 410})  # HTTP statuses of a link that needs a login or is too old
 RESERVE = 64 << 20  # bytes left free on the disk
 PAGE_STARTS = (b"<!doctype html", b"<html")
+COMPRESSED = frozenset({"gzip", "x-gzip", "deflate"})  # content encodings that are understood
+OTHER_MEANS = "try again later, or download it by other means"
 
 
 class DownloadError(MissingError):
@@ -242,9 +245,9 @@ def _translated_errors(shown_url: str) -> Iterator[None]:
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
         message = f"{shown_url} cannot be opened: {one_line(error)}."
         raise DownloadError(message, "check the address") from None
-    except httpx.DecodingError:
+    except zlib.error:
         message = f"{shown_url} comes damaged: it is not compressed as the server says."
-        raise DownloadError(message, "try again later, or download it by other means") from None
+        raise DownloadError(message, OTHER_MEANS) from None
     except httpx.TransportError as error:
         _raise_if_final(error)
         raise _AttemptFailed(one_line(error)) from None
@@ -283,6 +286,15 @@ def _check_status(response: httpx.Response, request: _Request, partial: _Partial
     content_type = response.headers.get("content-type", "").lower()
     if request.binary and content_type.startswith(("text/html", "application/xhtml")):
         raise _web_page_error(request.shown_url)
+    encoding = _encoding(response)
+    if encoding != "identity" and encoding not in COMPRESSED:
+        message = f"{request.shown_url} comes compressed as {encoding!r}, which is not understood."
+        raise DownloadError(message, OTHER_MEANS)
+
+
+def _encoding(response: httpx.Response) -> str:
+    """How a server says that it compresses a body; ``identity`` if not at all."""
+    return response.headers.get("content-encoding", "").strip().lower() or "identity"
 
 
 def _start_of_body(response: httpx.Response, partial: _PartialFile) -> int:
@@ -302,7 +314,7 @@ def _receive(
 ) -> None:
     """Write the body to the partial file from byte ``start`` on, and check its length."""
     # The stated length is that of the bytes sent, which is of no use if they are compressed.
-    plain = response.headers.get("content-encoding", "identity").lower() == "identity"
+    plain = _encoding(response) == "identity"
     stated = response.headers.get("content-length") if plain else None
     length = None if stated is None else int(stated)
     total = None if length is None else start + length
@@ -313,7 +325,7 @@ def _receive(
     received = start
     request.progress(partial.name, received, total)
     with partial.path.open("ab" if start else "wb") as file:
-        for chunk in response.iter_raw() if plain else response.iter_bytes():
+        for chunk in response.iter_raw() if plain else _unpacked(response):
             # Some servers send a login page as if it were the file.
             if request.binary and received == 0 and _is_web_page(chunk):
                 raise _web_page_error(request.shown_url)
@@ -323,6 +335,19 @@ def _receive(
 
     if total is not None and received != total:
         raise _AttemptFailed(f"{received:,} bytes came instead of {total:,}")
+
+
+def _unpacked(response: httpx.Response) -> Iterator[bytes]:
+    """The body of a response that the server compresses, though it was asked not to.
+
+    It is unpacked here, as the client does not notice when compressed data end too early.
+    """
+    unpacker = zlib.decompressobj(zlib.MAX_WBITS | 32)  # both gzip and deflate
+    for chunk in response.iter_raw():
+        yield unpacker.decompress(chunk)
+    yield unpacker.flush()
+    if not unpacker.eof or unpacker.unused_data:
+        raise _AttemptFailed("its compressed data do not end where they should")
 
 
 def _validator(response: httpx.Response) -> str | None:

@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,17 +24,44 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtlkit.data.checks import check_contents, check_layout
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.types import Schema
-from mtlkit.errors import MissingError
+from mtlkit.errors import MissingError, first_problem
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK_BYTES = 1 << 22  # read at a time for a hash
 STALE_SECONDS = 86_400  # a folder unchanged for a day is no longer being written
+
+
+class _Manifest(BaseModel):
+    """The fields of a manifest that are read, with their types."""
+
+    model_config = ConfigDict(strict=True)
+
+    name: str = Field(min_length=1)
+    fingerprint: str = Field(min_length=1)
+    simulated: bool
+    columns: Schema = Field(alias="schema")
+    splits: dict[str, _SplitNote]
+    details: dict[str, Any] = {}
+
+    # A manifest of an earlier version has no notes of files; there the fingerprint is the hash.
+    contents: str | None = None
+    files: dict[str, dict[str, int]] = {}
+
+
+class _SplitNote(BaseModel):
+    """What a manifest notes of a split."""
+
+    model_config = ConfigDict(strict=True)
+
+    rows: int
+    arrays: list[str]
 
 
 @contextmanager
@@ -44,7 +72,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     there when it was killed is removed first.
 
     Raises:
-        MissingError: The disk is full.
+        MissingError: The disk is full, or a file larger than this user or disk may have.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     remove_stale(folder.parent, f".{folder.name}.*")
@@ -66,14 +94,20 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
-        raise MissingError(
-            f"The disk of {folder.parent} became full while data was prepared; "
-            "what was written is gone again.",
-            "make room, or choose a larger disk with --data-dir DIR",
-        ) from None
+        raise _no_room(folder.parent, error) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _no_room(parent: Path, error: OSError) -> MissingError:
+    """What is said where prepared data do not fit, into a disk or into the limit for a file."""
+    problem = f"The disk of {parent} became full"
+    hint = "make room, or choose a larger disk with --data-dir DIR"
+    if error.errno == errno.EFBIG:
+        problem = f"A file in {parent} became larger than the system allows"
+        hint = "lift the limit: ulimit -f unlimited; or choose another disk with --data-dir DIR"
+    return MissingError(f"{problem} while data was prepared; what was written is gone again.", hint)
 
 
 def _sync(path: Path) -> None:
@@ -160,7 +194,17 @@ def write_manifest(
         "contents": contents or dataset.fingerprint,
         "files": _note_files(folder, _array_files(splits)),
     }
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    text = json.dumps(manifest, indent=1)
+    _check_manifest(json.loads(text), _mend_hint(dataset.name))
+    (folder / MANIFEST).write_text(text, encoding="utf-8")
+
+
+def _check_manifest(manifest: dict[str, Any], hint: str) -> _Manifest:
+    """The fields of a manifest; a :class:`MissingError` names the first wrong one."""
+    try:
+        return _Manifest.model_validate(manifest)
+    except ValidationError as error:
+        raise MissingError(f"In {MANIFEST}, {first_problem(error)}.", hint) from None
 
 
 def _mend_hint(name: str) -> str:
@@ -180,12 +224,17 @@ def _map_splits(folder: Path, splits: Mapping[str, Any]) -> dict[str, Split]:
     """The splits that a manifest names, memory-mapped and read-only."""
     mapped = {}
     for name in SPLITS:
-        arrays = {
-            key: np.load(folder / f"{name}.{key}.npy", mmap_mode="r", allow_pickle=False)
-            for key in splits[name]["arrays"]
-        }
+        arrays = {key: _map_array(folder / f"{name}.{key}.npy") for key in splits[name]["arrays"]}
         mapped[name] = Split.from_arrays(arrays)
     return mapped
+
+
+def _map_array(file: Path) -> np.ndarray:
+    """One array, memory-mapped and read-only. A pipe would be waited for, forever."""
+    if not stat.S_ISREG(file.stat().st_mode):
+        raise MissingError(f"{file.name} is no regular file.")
+    array: np.ndarray = np.load(file, mmap_mode="r", allow_pickle=False)
+    return array
 
 
 class Column:
@@ -263,8 +312,10 @@ def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequen
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a prepared folder; None if it is unfinished or of another format."""
+    file = folder / MANIFEST
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        # A pipe would be waited for, forever.
+        manifest = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
     except (OSError, ValueError):
         return None
     is_ours = isinstance(manifest, dict) and manifest.get("format") == FORMAT
@@ -289,12 +340,12 @@ def read_dataset(folder: Path, command: str | None = None) -> Dataset:
     # A file that is damaged in any way is told in the same words.
     hint = command or "remove this folder, and prepare the data again"
     try:
-        schema = Schema.model_validate(manifest["schema"])
+        noted = _check_manifest(manifest, hint)
         splits = _map_splits(folder, manifest["splits"])
-        details = manifest.get("details", {})
-        fingerprint, simulated = manifest["fingerprint"], manifest["simulated"]
-        dataset = Dataset(manifest["name"], schema, splits, fingerprint, simulated, details)
-        check_layout(schema, splits, hint)
+        dataset = Dataset(
+            noted.name, noted.columns, splits, noted.fingerprint, noted.simulated, noted.details
+        )
+        check_layout(dataset.schema, splits, hint)
         damage = _damage(folder, manifest, dataset)
     except MissingError as error:
         damage = error.message.rstrip(".")

@@ -3,14 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mtlkit.errors import UsageError
 
 ALL_ROWS = "all rows"
 """The space of a score to which every row belongs."""
+
+
+def _check_name(name: str) -> str:
+    # Names stand in tables, in file names and in archives of arrays.
+    if not name.strip() or not name.isprintable():
+        raise ValueError("a name needs letters, and takes no line breaks or control characters")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_check_name)]
+Kind = Literal["binary", "regression", "multiclass"]
+Loss = Literal["bce", "cross_entropy", "mse", "l1", "huber"]
+UNFIT_LOSSES: dict[Kind, tuple[Loss, ...]] = {
+    "binary": ("cross_entropy",),
+    "regression": ("bce", "cross_entropy"),
+    "multiclass": ("bce", "mse", "l1", "huber"),
+}
+"""Kind of a task to the losses that mean nothing on its labels."""
 
 
 class _FrozenModel(BaseModel):
@@ -25,19 +43,19 @@ class Task(_FrozenModel):
         kind: ``binary`` (0/1), ``regression`` (standardised on train) or ``multiclass``
             (0..classes-1).
         classes: Number of classes of a multiclass task.
-        losses: Names of losses, added up.
-        weight: Weight in a user-weighted mean.
+        losses: Names of losses, added up; at least one.
+        weight: Weight in a user-weighted mean, 0 or more.
         given: Name of the binary task without whose positive this label does not exist.
         scale: ``(mean, std)`` on train of a regression target; predictions are scored on the
             original scale.
         description: For cards and reports.
     """
 
-    name: str
-    kind: Literal["binary", "regression", "multiclass"] = "binary"
-    classes: int = 2
-    losses: tuple[str, ...] = ("bce",)
-    weight: float = 1.0
+    name: Name
+    kind: Kind = "binary"
+    classes: int = Field(2, ge=2)
+    losses: tuple[Loss, ...] = Field(("bce",), min_length=1)
+    weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     given: str | None = None
     scale: tuple[float, float] | None = None
     description: str = ""
@@ -80,10 +98,10 @@ class Feature(_FrozenModel):
         role: What it describes, for models that ask.
     """
 
-    name: str
+    name: Name
     kind: Literal["id", "bag", "dense"] = "id"
-    vocab: int = 0
-    dim: int | None = None
+    vocab: int = Field(0, ge=0)
+    dim: int | None = Field(None, gt=0)
     role: Literal["user", "item", "domain", "context", "session"] | None = None
 
 
@@ -126,6 +144,17 @@ class Schema(_FrozenModel):
     features: tuple[Feature, ...]
     tasks: tuple[Task, ...]
     funnel: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _check_tasks(self) -> Schema:
+        for name in self.task_names:
+            if self.task_names.count(name) > 1:
+                raise ValueError(f"two tasks are called {name!r}")
+        for task in self.tasks:
+            for loss in task.losses:
+                if loss in UNFIT_LOSSES[task.kind]:
+                    raise ValueError(f"{loss} is no loss of the {task.kind} task {task.name!r}")
+        return self
 
     @model_validator(mode="after")
     def _check_funnel(self) -> Schema:

@@ -52,6 +52,7 @@ def make_model(
         model_class: type[Architecture] = MODELS.load(spec.name)
         options = method_options(spec, {}, MODELS)
     else:
+        _check_class(model, Architecture, "model")
         spec = Spec(model.__name__)
         model_class = model
         options = validate(model.Options, {}, f"model {spec.name}")
@@ -94,8 +95,18 @@ def make_balancer(
         name = parse_spec(balancer).name
         built = build_balancer(balancer, dataset.schema.tasks)
     else:
+        _check_class(balancer, Balancer, "balancer")
         name = balancer.__name__
         options = validate(balancer.Options, {}, f"balancer {name}")
         built = balancer(dataset.schema.tasks, options)
     check_scope(name, type(built), scope)
     return built
+
+
+def _check_class(given: object, base: type, kind: str) -> None:
+    """Raise a :class:`UsageError` unless a class of some kind is given."""
+    if not (isinstance(given, type) and issubclass(given, base)):
+        raise UsageError(
+            f"{given!r} is no {kind}.",
+            f"give a name, a class or an instance; mtlkit list {kind}s shows the names",
+        )

@@ -22,6 +22,7 @@ from mtlkit.settings import (
 from mtlkit.spec import assign, split_list
 
 MAX_SEEDS = 10_000
+SEED_LIMIT = 10**18
 MAX_BYTES = 10_000_000
 """Of a YAML file; a grid has thousands."""
 SEED = re.compile(r"[0-9]{1,18}")
@@ -65,7 +66,7 @@ def _read_seeds(value: Any) -> Any:
 Specs = Annotated[tuple[str, ...], BeforeValidator(_split_specs)]
 SpecsOrNone = Annotated[tuple[str, ...], BeforeValidator(_split_specs_or_none)]
 Seeds = Annotated[
-    tuple[Annotated[int, Field(ge=0, lt=10**18)], ...],
+    tuple[Annotated[int, Field(ge=0, lt=SEED_LIMIT)], ...],
     BeforeValidator(_read_seeds),
     Field(min_length=1, max_length=MAX_SEEDS),
 ]

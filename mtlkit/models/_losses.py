@@ -8,14 +8,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtlkit.data.types import Task
+from mtlkit.data.types import Loss, Task
 
 
 def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits, labels.long(), reduction="none")
 
 
-LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
     "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(
         logits, labels, reduction="none"
     ),

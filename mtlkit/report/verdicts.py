@@ -24,7 +24,7 @@ from mtlkit.report.statistics import (
     t_test,
 )
 from mtlkit.report.summary import Row, Summary, signed_mean, task_values
-from mtlkit.report.tables import PLANTED, Table, TableCell, difference, fixed, yes
+from mtlkit.report.tables import PLANTED, Table, TableCell, csv_interval, difference, fixed, yes
 
 HEADROOM = (
     "Planted model: how far the rule by which the simulator drew the labels lies above the "
@@ -322,15 +322,6 @@ def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[st
             }
             differences = {"delta_m": verdict.gain, **verdict.delta}
             for name, interval in differences.items():
-                numbers = {"difference": name, **_numbers(interval), "seeds": interval.n}
+                numbers = {"difference": name, **csv_interval(interval), "seeds": interval.n}
                 rows.append(common | numbers)
     return rows
-
-
-def _numbers(interval: Interval) -> dict[str, str]:
-    """Mean and ends of an interval as text; empty where unknown."""
-    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    texts = {}
-    for key, value in values.items():
-        texts[key] = "" if math.isnan(value) else f"{value:.8g}"
-    return texts

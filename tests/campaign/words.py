@@ -381,7 +381,7 @@ CALLS = {
     ),
     "read_results: no folder": (lambda _: mtlkit.read_results("nowhere"), MISSING, "nowhere"),
     "read_results: a device": (lambda _: mtlkit.read_results("/dev/null"), MISSING, "null"),
-    "read_results: a zero byte": (lambda _: mtlkit.read_results("a\0b"), MISSING, "a"),
+    "read_results: a zero byte": (lambda _: mtlkit.read_results("a\0b"), USAGE, "a"),
     "write_report: no folder": (lambda _: mtlkit.write_report("nowhere"), MISSING, "nowhere"),
 }
 

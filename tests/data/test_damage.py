@@ -79,7 +79,8 @@ DAMAGES = {
     "empty file": ("test.labels.npy", lambda p: p.write_bytes(b""), "EOFError"),
     "cut": ("test.labels.npy", lambda p: os.truncate(p, 200), "ValueError"),
     "no array": ("test.labels.npy", lambda p: p.write_bytes(b"x" * 4000), "ValueError"),
-    "a folder": ("test.dense.npy", lambda p: (p.unlink(), p.mkdir()), "IsADirectoryError"),
+    "a folder": ("test.dense.npy", lambda p: (p.unlink(), p.mkdir()), "no regular file"),
+    "a pipe": ("train.dense.npy", lambda p: (p.unlink(), os.mkfifo(p)), "no regular file"),
 }
 
 
@@ -147,12 +148,31 @@ def change_manifest(folder, change):
         lambda m: m["splits"].update(test=None),
         lambda m: m.update(files=[]),
         lambda m: m.update(files={}, contents="0" * 64),
+        lambda m: m.update(fingerprint=3),
+        lambda m: m.update(fingerprint=""),
+        lambda m: m.pop("fingerprint"),
+        lambda m: m.update(name=None),
+        lambda m: m.update(simulated="no"),
+        lambda m: m.update(details=[]),
+        lambda m: m.update(contents=3),
+        lambda m: m["splits"]["train"].update(rows="200"),
     ],
 )
 def test_damaged_manifest(home, change):
     change_manifest(folder_of(home), change)
     with pytest.raises(MissingError, match="are not what was written"):
         load(home)
+
+
+def test_the_field_of_a_manifest_that_is_wrong_is_named(home):
+    change_manifest(folder_of(home), lambda m: m.update(name=None))
+    with pytest.raises(MissingError) as caught:
+        load(home)
+    assert caught.value.message == (
+        f"The prepared data in {folder_of(home)} are not what was written: "
+        "In manifest.json, 'name' cannot be None: input should be a valid string."
+    )
+    assert caught.value.hint == f"mtlkit fetch '{SPEC}' --force"
 
 
 # --- what costs nothing, and what is lost by nobody

@@ -1,5 +1,6 @@
 import gzip
 import hashlib
+import zlib
 from collections import namedtuple
 from pathlib import Path
 
@@ -215,6 +216,38 @@ def test_a_compressed_body_is_unpacked(server, target):
     server.behaviours = [answer(200, packed, Content_Encoding="gzip")]
     download(server.url, target, sha256=SHA)
     assert target.read_bytes() == CONTENT
+
+
+def test_deflate_is_unpacked(server, target):
+    server.behaviours = [answer(200, zlib.compress(CONTENT), Content_Encoding="deflate")]
+    download(server.url, target, sha256=SHA)
+
+
+PACKED = gzip.compress(CONTENT)
+
+
+@pytest.mark.parametrize(
+    "body", [PACKED[:-1], PACKED[:-9], PACKED[: len(PACKED) // 2], b"", PACKED + PACKED], ids=len
+)
+def test_a_compressed_body_ends_where_it_should(server, target, body):
+    """The stated length is that of what came, so only the compressed data tell."""
+    wrong = answer(200, body, Content_Encoding="gzip")
+    server.behaviours = [wrong]
+    download(server.url, target, sha256=SHA)
+    assert len(server.requests) == 2
+
+    target.unlink()
+    server.behaviours = [wrong] * module.ATTEMPTS
+    with pytest.raises(DownloadError, match="compressed data do not end where they should"):
+        download(server.url, target)
+    assert not target.exists()
+
+
+def test_a_compression_that_is_not_understood(server, target):
+    server.behaviours = [answer(200, CONTENT, Content_Encoding="br")]
+    with pytest.raises(DownloadError, match="comes compressed as 'br', which is not understood"):
+        download(server.url, target)
+    assert not target.exists()
 
 
 def test_a_web_page_is_one_when_it_is_compressed(server, target):

@@ -1,11 +1,13 @@
 """Data-set files of the user's: each has data of its own, and a wrong one ends with a sentence."""
 
+import errno
 import os
 
 import pytest
 
+from mtlkit.data import storage
 from mtlkit.data.sources import open_source, prepare
-from mtlkit.errors import UsageError
+from mtlkit.errors import MissingError, UsageError
 
 PLUGIN = """
 import numpy as np
@@ -228,3 +230,25 @@ def test_a_name_that_is_not_utf_8_is_refused(cli, tmp_path, command):
     assert result.code == 2
     assert "caf\\udce9.py': it is not UTF-8 text.\n\nhint: rename the file" in result.err
     assert not (tmp_path / "home").exists()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_disk_without_room_is_no_fault_of_the_file(tmp_path, monkeypatch, number):
+    def no_room(*args):
+        raise OSError(number, os.strerror(number))
+
+    file = write_plugin(tmp_path, "pass")
+    monkeypatch.setattr(storage, "save_array", no_room)
+    with pytest.raises(MissingError, match="what was written is gone again"):
+        prepare(str(file), tmp_path / "data")
+
+
+def test_a_wrong_task_is_told_in_one_sentence(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("from mtlkit import Task\n\nTask(name='click', weight=-1)\n")
+    with pytest.raises(UsageError) as caught:
+        prepare(str(file), tmp_path)
+    assert caught.value.message == (
+        f"{file} makes a wrong Task in line 3: "
+        "'weight' cannot be -1: input should be greater than or equal to 0."
+    )

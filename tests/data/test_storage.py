@@ -1,7 +1,9 @@
+import errno
 import json
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -155,8 +157,18 @@ def on_full_disk(partial, file, dataset):
     for name, split in dataset.splits.items():
         for key, array in split.arrays().items():
             storage.save_array(partial / f"{name}.{key}.npy", array)
-        entries[name] = {"arrays": list(split.arrays())}
+        entries[name] = {"rows": len(split), "arrays": list(split.arrays())}
     storage.write_manifest(partial, dataset, {}, entries)
+
+
+def test_a_limit_for_files_is_said(tmp_path):
+    with (
+        pytest.raises(MissingError, match="larger than the system allows") as caught,
+        storage.atomic_folder(tmp_path / "toy"),
+    ):
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+    assert "ulimit -f unlimited" in caught.value.hint
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_other_errors_are_not_said_to_be_a_full_disk(tmp_path):
@@ -191,6 +203,22 @@ def test_unfinished_or_strange_folders_are_not_data(dataset, tmp_path, text):
     assert read_manifest(tmp_path / "toy") is None
     with pytest.raises(FileNotFoundError):
         read_dataset(tmp_path / "toy")
+
+
+def test_a_pipe_for_a_manifest_is_not_waited_for(dataset, tmp_path):
+    write_dataset(tmp_path / "toy", dataset, {})
+    manifest = tmp_path / "toy" / MANIFEST
+    manifest.unlink()
+    os.mkfifo(manifest)
+    assert read_manifest(tmp_path / "toy") is None
+
+
+@pytest.mark.parametrize("change", [{"name": 3}, {"name": ""}, {"fingerprint": None}], ids=str)
+def test_what_could_not_be_read_is_not_written(dataset, tmp_path, change):
+    (field,) = change
+    with pytest.raises(MissingError, match=f"In manifest.json, '{field}' cannot be"):
+        write_dataset(tmp_path / "toy", replace(dataset, **change), {})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_folders_that_were_left_unfinished_are_removed_after_a_day(tmp_path):
