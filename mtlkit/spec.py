@@ -168,8 +168,9 @@ def parse_value(text: str) -> Any:
     if lowered in {"true", "false"}:
         return lowered == "true"
 
-    # the first kind of number that it is; else it is a word
-    for number in (int, float):
+    # the first kind of number that it is; else it is a word, as 109_14 is, for all that Python
+    # would read it as a number
+    for number in (int, float) if "_" not in lowered else ():
         try:
             return number(lowered)
         except ValueError:

@@ -171,7 +171,7 @@ def _run(
     with show_downloads() as progress:
         source, dataset = prepare(dataset_text, home, progress=progress)
     if last_fetched(home) is None:
-        remember(home, dataset_text)
+        remember(home, source.typed or dataset_text)
     if settings.tasks is not None:
         dataset = dataset.select(settings.tasks)
 

@@ -86,7 +86,7 @@ def fetch(
             dataset, home, origin=origin, force=force, progress=progress, links=links, asked=True
         )
         prepared = _prepare_presets(source, home)
-    remember(home, dataset)
+    remember(home, source.typed or dataset)
     Console().print(card(source, data, prepared, source.provenance(home)))
 
     # what to type next
@@ -116,6 +116,8 @@ def _with_options(text: str, options: dict[str, Any]) -> str:
 
 def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
     """Prepare all that the source offers; return how each is typed."""
+    if source.typed is not None:
+        return [source.typed]
     typed = []
     for options in source.presets():
         preset = type(source)(source.name, options)

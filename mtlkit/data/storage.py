@@ -16,7 +16,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -209,6 +209,30 @@ class Column:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class BagColumns:
+    """The three growing files of a bag."""
+
+    def __init__(self, stack: ExitStack, folder: Path, prefix: str, name: str) -> None:
+        dtypes = {"offsets": np.int64, "values": np.int32, "weights": np.float32}
+        self.files = {
+            array: stack.enter_context(Column(folder / f"{prefix}-{array}-{name}.npy", dtype))
+            for array, dtype in dtypes.items()
+        }
+        kind = prefix.partition(".")[2]
+        self.arrays = [f"{kind}-{array}-{name}" for array in dtypes]
+        self.end = 0
+        self.files["offsets"].write(np.zeros(1, np.int64))
+
+    def write(self, lengths: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
+        """Add rows of (n,) lengths with their (m,) entries."""
+        offsets = self.end + np.cumsum(lengths, dtype=np.int64)
+        self.files["offsets"].write(offsets)
+        self.files["values"].write(values)
+        self.files["weights"].write(weights)
+        if len(offsets):
+            self.end = int(offsets[-1])
 
 
 def save_array(path: Path, array: np.ndarray) -> None:

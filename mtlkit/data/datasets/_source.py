@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -50,6 +51,8 @@ class DatasetSource(ABC):
     """Training settings that suit these data where the user says nothing."""
     preparation: ClassVar[int] = 1
     """Version of :meth:`prepare`; raise it when the same raw files give other data from now on."""
+    typed: str | None = None
+    """What gives this source, where that is no name of the registry."""
 
     def __init__(self, name: str, options: Settings) -> None:
         self.name = name
@@ -119,6 +122,10 @@ class DatasetSource(ABC):
         """Where the prepared data of these options lie."""
         key = digest([self.preparation, self.resolved_options()])[:12]
         return home / self.name / "prepared" / key
+
+    def forget(self, home: Path) -> None:
+        """Remove all that was prepared of this data set."""
+        shutil.rmtree(home / self.name / "prepared", ignore_errors=True)
 
     def is_ready(self, home: Path) -> bool:
         """Whether the data can be loaded without the network."""
