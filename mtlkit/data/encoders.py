@@ -175,10 +175,11 @@ class QuantileRanks:
 
     @classmethod
     def fit(cls, train: np.ndarray, points: int = 1001) -> QuantileRanks:
-        """Find the values at so many ranks, of (N,) values without NaN."""
+        """Find the values at so many ranks or fewer, of (N,) values without NaN."""
         if not len(train):
             return cls((0.0,))
-        return cls(tuple(np.quantile(train, np.linspace(0, 1, points)).tolist()))
+        ranks = np.linspace(0, 1, min(points, len(train)))
+        return cls(tuple(np.quantile(train, ranks).tolist()))
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """(N,) values to (N,) float32; equal values on train share the middle of their ranks."""

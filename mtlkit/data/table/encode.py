@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from mtlkit.data.encoders import UNKNOWN, MinMaxScaler, QuantileBins, QuantileRanks, Standardizer
 from mtlkit.data.table.plan import ColumnPlan, split_texts
-from mtlkit.data.table.read import is_list, without_nan
+from mtlkit.data.table.read import TIME, is_list, without_nan
 from mtlkit.data.table.split import as_groups, random_numbers
 from mtlkit.data.types import Feature
 
@@ -264,7 +264,7 @@ class DateEncoder(ColumnEncoder):
     def see(self, values: pa.Array) -> None:
         """Count the values of each part."""
         for part, ids in self.parts.items():
-            ids.see(DATE_PARTS[part](values))
+            ids.see(DATE_PARTS[part](values.cast(TIME)))
 
     def settle(self) -> None:
         """Number them."""
@@ -275,8 +275,9 @@ class DateEncoder(ColumnEncoder):
 
     def encode(self, values: pa.Array) -> Encoded:
         """An array of ids a part."""
+        dates = values.cast(TIME)
         return Encoded(
-            ids=[ids.encode(DATE_PARTS[part](values)) for part, ids in self.parts.items()]
+            ids=[ids.encode(DATE_PARTS[part](dates)) for part, ids in self.parts.items()]
         )
 
 

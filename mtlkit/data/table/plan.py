@@ -205,7 +205,7 @@ def _kind(table: Table, name: str, sample: pa.Array, spec: TableSpec) -> tuple[K
     dtype = table.types[name]
     length = _vector_length(sample)
     if name in spec.dates:
-        return _checked(table, name, "date", dtype == TIME, "dates")
+        return _checked(table, name, "date", dtype in (TIME, pa.null()), "dates")
     if name in spec.ids or name in spec.hash:
         return _checked(table, name, "id", not is_list(dtype), "ids")
     if name in spec.bags or name in spec.separators:
