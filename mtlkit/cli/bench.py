@@ -8,6 +8,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtlkit.cli.tables import (
+    BagsFlag,
+    DenseFlag,
+    DropFlag,
+    FunnelFlag,
+    IdsFlag,
+    LabelsFlag,
+    SplitByFlag,
+    StrictFlag,
+    check_strictly,
+    print_lints,
+    with_table_flags,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -32,9 +46,17 @@ def bench(
         typer.Option(
             "--dataset",
             "-d",
-            help="E.g. 'census[protocol=rechub]'. Default: fetched last, else census.",
+            help="E.g. 'census[protocol=rechub]', or a table of your own: clicks.parquet. "
+            "Default: fetched last, else census.",
         ),
     ] = None,
+    labels: LabelsFlag = None,
+    funnel: FunnelFlag = None,
+    split_by: SplitByFlag = None,
+    ids: IdsFlag = None,
+    dense: DenseFlag = None,
+    bags: BagsFlag = None,
+    drop: DropFlag = None,
     models: Annotated[
         str | None,
         typer.Option(
@@ -92,6 +114,7 @@ def bench(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run cells again that failed before.")
     ] = False,
+    strict: StrictFlag = False,
     force: Annotated[
         bool, typer.Option("--force", help="Run models that do not apply to the data, too.")
     ] = False,
@@ -104,8 +127,17 @@ def bench(
     from mtlkit.data.data_home import data_home, last_fetched
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
 
+    table_flags = {
+        "labels": labels,
+        "funnel": funnel,
+        "split": split_by,
+        "ids": ids,
+        "dense": dense,
+        "bags": bags,
+        "drop": drop,
+    }
     flags: dict[str, Any] = {
-        "dataset": dataset,
+        "dataset": with_table_flags(dataset, table_flags),
         "models": models,
         "balancers": balancers,
         "references": references,
@@ -128,7 +160,7 @@ def bench(
         return
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
-    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force))
+    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force, strict))
 
 
 def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
@@ -143,7 +175,12 @@ def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _run(
-    settings: GridSettings, data_dir: Path | None, dry_run: bool, retry_failed: bool, force: bool
+    settings: GridSettings,
+    data_dir: Path | None,
+    dry_run: bool,
+    retry_failed: bool,
+    force: bool,
+    strict: bool,
 ) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
     from mtlkit.grid.engines.local import start_early
@@ -170,6 +207,8 @@ def _run(
     dataset_text = str(settings.dataset)
     with show_downloads() as progress:
         source, dataset = prepare(dataset_text, home, progress=progress)
+    if strict:
+        check_strictly(dataset)
     if last_fetched(home) is None:
         remember(home, source.typed or dataset_text)
     if settings.tasks is not None:
@@ -179,6 +218,7 @@ def _run(
     store = ResultStore(settings.out)
     plan = make_plan(settings, source, dataset, store, force=force, retry_failed=retry_failed)
     _print_summary(plan, dataset, console)
+    print_lints(dataset, console)
     _print_unreadable(store, console)
     if dry_run:
         _print_cells(plan)

@@ -10,6 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtlkit.cli.tables import (
+    BagsFlag,
+    DenseFlag,
+    DropFlag,
+    FunnelFlag,
+    IdsFlag,
+    LabelsFlag,
+    SplitByFlag,
+    StrictFlag,
+    check_strictly,
+    with_table_flags,
+)
+
 if TYPE_CHECKING:
     from mtlkit.data.datasets._source import DatasetSource
 
@@ -18,7 +31,8 @@ def fetch(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="A data set, e.g. census or 'synthetic[p=0.9]'; see mtlkit list datasets."
+            help="A data set, e.g. census or 'synthetic[p=0.9]', see mtlkit list datasets; "
+            "or a table of your own, e.g. clicks.parquet."
         ),
     ],
     data_dir: Annotated[
@@ -52,6 +66,14 @@ def fetch(
     max_bad_rows: Annotated[
         int | None, typer.Option(help="Leave out up to so many malformed rows.")
     ] = None,
+    labels: LabelsFlag = None,
+    funnel: FunnelFlag = None,
+    split_by: SplitByFlag = None,
+    ids: IdsFlag = None,
+    dense: DenseFlag = None,
+    bags: BagsFlag = None,
+    drop: DropFlag = None,
+    strict: StrictFlag = False,
     url_train: Annotated[
         str | None, typer.Option(help="A signed link to the training archive.")
     ] = None,
@@ -76,7 +98,16 @@ def fetch(
         "simulate": simulate,
         "max_bad_rows": max_bad_rows,
     }
-    dataset = _with_options(dataset, _without_none(options))
+    table_flags = {
+        "labels": labels,
+        "funnel": funnel,
+        "split": split_by,
+        "ids": ids,
+        "dense": dense,
+        "bags": bags,
+        "drop": drop,
+    }
+    dataset = with_table_flags(_with_options(dataset, _without_none(options)), table_flags) or ""
     links = _without_none({"train": url_train, "test": url_test})
 
     home = data_home(data_dir)
@@ -88,6 +119,8 @@ def fetch(
         prepared = _prepare_presets(source, home)
     remember(home, source.typed or dataset)
     Console().print(card(source, data, prepared, source.provenance(home)))
+    if strict:
+        check_strictly(data)
 
     # what to type next
     seconds = time.perf_counter() - started

@@ -379,5 +379,3 @@ def _sampled(column: np.ndarray) -> np.ndarray:
 
 def _blocks(rows: int) -> Iterator[slice]:
     return (slice(start, min(start + BLOCK_ROWS, rows)) for start in range(0, rows, BLOCK_ROWS))
-
-

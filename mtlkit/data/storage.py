@@ -125,7 +125,7 @@ def write_manifest(
     Raises:
         MissingError: The data cannot be trained on.
     """
-    arrays = _map_splits(folder, splits)
+    arrays = map_splits(folder, splits)
     check_layout(dataset.schema, arrays, _mend_hint(dataset.name))
     check_contents(dataset.schema, arrays, _mend_hint(dataset.name))
     manifest = {
@@ -156,7 +156,7 @@ def _array_files(splits: Mapping[str, Any]) -> list[str]:
     return [f"{name}.{key}.npy" for name in SPLITS for key in splits[name]["arrays"]]
 
 
-def _map_splits(folder: Path, splits: Mapping[str, Any]) -> dict[str, Split]:
+def map_splits(folder: Path, splits: Mapping[str, Any]) -> dict[str, Split]:
     """The splits that a manifest names, memory-mapped and read-only."""
     mapped = {}
     for name in SPLITS:
@@ -294,7 +294,7 @@ def read_dataset(folder: Path, command: str | None = None) -> Dataset:
     hint = command or "remove this folder, and prepare the data again"
     try:
         schema = Schema.model_validate(manifest["schema"])
-        splits = _map_splits(folder, manifest["splits"])
+        splits = map_splits(folder, manifest["splits"])
         details = manifest.get("details", {})
         fingerprint, simulated = manifest["fingerprint"], manifest["simulated"]
         dataset = Dataset(manifest["name"], schema, splits, fingerprint, simulated, details)

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,8 +19,16 @@ import numpy as np
 import pyarrow as pa
 
 from mtlkit.data.datasets._source import Progress, no_progress
+from mtlkit.data.lints import find_lints
 from mtlkit.data.splits import SPLITS, Dataset, Split
-from mtlkit.data.storage import BagColumns, Column, fingerprint_folder, read_dataset, write_manifest
+from mtlkit.data.storage import (
+    BagColumns,
+    Column,
+    fingerprint_folder,
+    map_splits,
+    read_dataset,
+    write_manifest,
+)
 from mtlkit.data.table.encode import BadValueError, ColumnEncoder, Encoded, make_encoder
 from mtlkit.data.table.labels import LabelEncoder, check_finite, find_labels, task_name
 from mtlkit.data.table.plan import TablePlan, make_plan
@@ -112,6 +120,11 @@ def prepare_table(
     arrays = {split: entry["arrays"] for split, entry in entries.items()}
     digest = fingerprint_folder(folder, schema, arrays)
     details = _details(plan, rows)
+
+    # What looks like a mistake is noted, for the card and for every run.
+    splits = map_splits(folder, entries)
+    lints = find_lints(Dataset(name, schema, splits, digest, details=details))
+    details["lints"] = [asdict(lint) for lint in lints]
     dataset = Dataset(name, schema, {}, digest, details=details)
     write_manifest(folder, dataset, options or {}, entries)
     return dataset

@@ -6,6 +6,7 @@ a time, in bounded memory.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,6 +188,21 @@ def open_parquet(files: Sequence[Path], label: str, dropped: Sequence[str]) -> T
         types = _common_types(types, own, file) if types else own
     _check_columns(types, label)
     return Table(label, types, rows, _parquet_reader(files))
+
+
+def peek_parquet(file: Path, label: str, rows: int) -> Table:
+    """The first rows of a Parquet file, in memory.
+
+    Raises:
+        MissingError: The file cannot be read.
+    """
+    try:
+        with pq.ParquetFile(file) as opened:
+            batches = list(itertools.islice(opened.iter_batches(rows), 1))
+            table = pa.Table.from_batches(batches, opened.schema_arrow)
+    except (pa.ArrowException, OSError, EOFError) as error:
+        raise _unreadable(file, error) from None
+    return open_frame(table, label, table.column_names)
 
 
 def _common_types(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import pyarrow.csv
 import pyarrow.ipc
 
 from mtlkit.data.datasets._source import Progress
-from mtlkit.data.table.read import TIME, Table, open_staged
+from mtlkit.data.table.read import TIME, Table, open_frame, open_staged
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.errors import MissingError, UsageError
 
@@ -101,6 +101,19 @@ def stage_text(
             continue
         canonical = {name: TIME if dtype == UTC_TIME else dtype for name, dtype in types.items()}
         return open_staged(staged, label, canonical, rows)
+
+
+def peek_text(file: Path, label: str, spec: TableSpec) -> Table:
+    """The first rows of a CSV file, in memory.
+
+    Raises:
+        MissingError: The file is no text, or a row has too many or few fields.
+    """
+    dialect = find_dialect(file, spec)
+    types = _first_types(file, dialect)
+    with _reading(file, dialect), _opened(file) as (text, _):
+        batches = [dialect.open(text, types, SAMPLE_BYTES).read_next_batch()]
+    return replace(open_frame(pa.Table.from_batches(batches), label, ()), whole_floats=False)
 
 
 class _DoesNotFit(Exception):
