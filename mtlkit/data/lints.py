@@ -12,12 +12,14 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from mtlkit.data.auc import auc
 from mtlkit.data.splits import Dataset, Split
 from mtlkit.data.types import Feature, Task
 
 SAMPLE_ROWS = 100_000
+LEAK_ROWS = 8_000  # of validation and of test, that an AUC is taken over
 BLOCK_ROWS = 1 << 18
 MIN_ROWS = 100  # of train, from which on shares mean something
 MIN_CLASS_ROWS = 10  # of each class, from which on an AUC means something
@@ -178,14 +180,14 @@ def _leaks(dataset: Dataset) -> Iterator[Lint]:
     held_out = [dataset.splits["validation"], dataset.splits["test"]]
     for t, task in enumerate(dataset.schema.tasks):
         target = _Target(task, t, train)
-        truth = np.concatenate([target.positives(split) for split in held_out])
-        exists = np.concatenate([_sampled(split.observed[:, t]) for split in held_out])
+        truth = np.concatenate([target.positives(split, LEAK_ROWS) for split in held_out])
+        exists = np.concatenate([_sampled(split.observed[:, t], LEAK_ROWS) for split in held_out])
         smaller = min(int(truth[exists].sum()), int((~truth[exists]).sum()))
         if smaller < MIN_CLASS_ROWS:
             continue
         columns = [_row_columns(dataset, split) for split in (train, *held_out)]
         for (feature, known), *others in zip(*columns, strict=True):
-            values = np.concatenate([_sampled(column) for _, column in others])
+            values = np.concatenate([_sampled(column, LEAK_ROWS) for _, column in others])
             scores = values
             if feature.kind == "id":
                 scores = target.means(_sampled(known), feature.vocab)[values]
@@ -216,9 +218,9 @@ class _Target:
             self.threshold = float(np.median(labels))
         self.labels = self.positives(train)
 
-    def positives(self, split: Split) -> np.ndarray:
-        """(n,) bool of the sampled rows of a split."""
-        return _sampled(split.labels[:, self.column]) > self.threshold
+    def positives(self, split: Split, rows: int = SAMPLE_ROWS) -> np.ndarray:
+        """(n,) bool of about so many rows of a split."""
+        return _sampled(split.labels[:, self.column], rows) > self.threshold
 
     def means(self, ids: np.ndarray, vocab: int) -> np.ndarray:
         """(vocab,) share of positives among the training rows with each id; the mean where none."""
@@ -308,7 +310,7 @@ def _twins(dataset: Dataset) -> Iterator[Lint]:
     stride = -(-len(train) // (10 * SAMPLE_ROWS))
     known = _hashes(train, stride)[0]
     hashes, rows = _hashes(test, stride)
-    twins = rows[np.isin(hashes, known)]
+    twins = rows[pd.Index(hashes).isin(known)]  # a hash table: no sort
     if len(twins) <= TWIN_SHARE * len(rows):
         return
     share = _is_rare(dataset, twins).sum() / max(1, len(rows))
@@ -371,9 +373,9 @@ def _row_columns(dataset: Dataset, split: Split) -> Iterator[tuple[Feature, np.n
         yield from zip(features[: array.shape[1]], array.T, strict=True)
 
 
-def _sampled(column: np.ndarray) -> np.ndarray:
+def _sampled(column: np.ndarray, rows: int = SAMPLE_ROWS) -> np.ndarray:
     """At most so many values of a column, evenly spread."""
-    stride = max(1, -(-len(column) // SAMPLE_ROWS))
+    stride = max(1, -(-len(column) // rows))
     return np.asarray(column[::stride])
 
 

@@ -132,10 +132,9 @@ class Vocabulary:
     def see(self, values: pa.Array) -> None:
         """Count levels."""
         self.missing += values.null_count
-        counts = pc.value_counts(values.drop_null())
-        level, count = counts.field(0), counts.field(1)
+        level, count = _counts(values)
         self._counts.append(pa.table({"level": level, "count": count}))
-        self._pending += len(counts)
+        self._pending += len(level)
 
         # Added up now and then, so that memory grows with the levels and not with the rows.
         if self._pending > 2 * len(self._counts[0]) + 1_000_000:
@@ -160,6 +159,11 @@ class Vocabulary:
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """(n,) values to (n,) int32 ids."""
+        if pa.types.is_dictionary(values.type):
+            # Each level is looked up once; the last entry is that of missing values.
+            ids = np.append(self.encode(values.dictionary), self._missing_id).astype(np.int32)
+            codes = values.indices
+            return ids[codes.fill_null(len(ids) - 1).to_numpy(zero_copy_only=False)]
         if self._index is None:
             positions = pc.index_in(values, self.levels).fill_null(-1).to_numpy()
         else:
@@ -168,14 +172,29 @@ class Vocabulary:
         ids = (positions + 1).astype(np.int32)
         if values.null_count:
             is_missing = values.is_null().to_numpy(zero_copy_only=False)
-            ids[is_missing] = len(self.levels) + 1 if self.missing else UNKNOWN
+            ids[is_missing] = self._missing_id
         return ids
+
+    @property
+    def _missing_id(self) -> int:
+        return len(self.levels) + 1 if self.missing else UNKNOWN
 
     def _add_up(self) -> None:
         counts = pa.concat_tables(self._counts)
         summed = counts.group_by("level").aggregate([("count", "sum")])
         self._counts = [summed.select(["level", "count_sum"]).rename_columns(["level", "count"])]
         self._pending = len(summed)
+
+
+def _counts(values: pa.Array) -> tuple[pa.Array, pa.Array]:
+    """Levels and how often each stands there; a level may come more than once."""
+    if not pa.types.is_dictionary(values.type):
+        counts = pc.value_counts(values.drop_null())
+        return counts.field(0), counts.field(1)
+    codes = values.indices.drop_null().to_numpy()
+    rows = np.bincount(codes, minlength=len(values.dictionary))
+    levels = np.flatnonzero(rows)
+    return values.dictionary.take(pa.array(levels)), pa.array(rows[levels])
 
 
 class HashedIds:

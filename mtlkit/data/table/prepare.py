@@ -185,6 +185,12 @@ class _Passes:
         self.table, self.plan, self.splitter = table, plan, splitter
         self.encoders, self.labels, self.progress = encoders, labels, progress
         inputs = [encoder.plan.name for encoder in encoders]
+        other = {*labels.columns, *splitter.columns, *plan.groups.values()}
+        self.as_codes = {
+            encoder.plan.name
+            for encoder in encoders
+            if encoder.plan.kind == "id" and encoder.plan.name not in other
+        }
         self.seen_columns = _once([*inputs, *labels.columns, *splitter.columns])
         weight = [plan.spec.weight] if plan.spec.weight is not None else []
         self.columns = _once([*self.seen_columns, *weight, *plan.groups.values()])
@@ -200,9 +206,7 @@ class _Passes:
             for start, batch, splits in self._batches(self.seen_columns, "counting"):
                 rows += np.bincount(splits, minlength=len(SPLITS))
                 is_train = splits == TRAIN
-                train = batch if is_train.all() else _take(batch, is_train)
-                train_rows = start + np.flatnonzero(is_train)
-                run(partial(self._see, train, train_rows), self.encoders)
+                run(partial(self._see, batch, start, is_train), self.encoders)
                 for column in self.labels.columns:
                     check_finite(self.table, column, batch[column], start)
                 self.labels.see(batch, is_train)
@@ -228,17 +232,23 @@ class _Passes:
     ) -> Iterator[tuple[int, Columns, np.ndarray]]:
         """The number of the first row, the columns, and the split of each row, batch by batch."""
         start = 0
-        for batch in self.table.batches(columns):
+        for batch in self.table.batches(columns, self.as_codes):
             rows = len(next(iter(batch.values())))
             yield start, batch, self.splitter.assign(batch, start, rows)
             start += rows
             self.progress(f"{activity} rows of {self.table.label}", start, self.table.rows)
 
-    def _see(self, train: Columns, train_rows: np.ndarray, encoder: ColumnEncoder) -> None:
+    def _see(
+        self, batch: Columns, start: int, is_train: np.ndarray, encoder: ColumnEncoder
+    ) -> None:
+        values = batch[encoder.plan.name]
+        if not is_train.all():
+            values = values.filter(pa.array(is_train))
         try:
-            encoder.see(train[encoder.plan.name])
+            encoder.see(values)
         except BadValueError as error:
-            raise self._bad_value(encoder, error, int(train_rows[error.position])) from None
+            row = start + int(np.flatnonzero(is_train)[error.position])
+            raise self._bad_value(encoder, error, row) from None
 
     def _encode(self, batch: Columns, start: int, encoder: ColumnEncoder) -> Encoded:
         try:
@@ -370,11 +380,6 @@ class _SplitFiles:
 
 def _once(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def _take(batch: Columns, is_taken: np.ndarray) -> Columns:
-    mask = pa.array(is_taken)
-    return {name: values.filter(mask) for name, values in batch.items()}
 
 
 def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:

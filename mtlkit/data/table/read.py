@@ -7,7 +7,7 @@ a time, in bounded memory.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from mtlkit.errors import MissingError, UsageError
 BATCH_VALUES = 1 << 23
 """Values in a batch, over all of its columns."""
 TIME = pa.timestamp("us")
+TEXT_CODES = pa.dictionary(pa.int32(), pa.string())
 
 Columns = dict[str, pa.Array]
 """Column to its values in the rows of a batch."""
@@ -50,8 +51,12 @@ class Table:
     read: BatchReader
     whole_floats: bool = True
 
-    def batches(self, columns: Sequence[str]) -> Iterator[Columns]:
+    def batches(self, columns: Sequence[str], as_codes: Collection[str] = ()) -> Iterator[Columns]:
         """Batches of some columns, cast to their types.
+
+        Args:
+            columns: Their names.
+            as_codes: Columns of text that may come as codes into a dictionary of each batch.
 
         Raises:
             MissingError: A value is damaged or does not fit the type of its column.
@@ -60,13 +65,17 @@ class Table:
         start = 0
         for batch in self.read(columns, size):
             yield {
-                name: self._cast(name, batch.column(batch.schema.get_field_index(name)), start)
+                name: self._cast(
+                    name, batch.column(batch.schema.get_field_index(name)), start, name in as_codes
+                )
                 for name in columns
             }
             start += batch.num_rows
 
-    def _cast(self, name: str, values: pa.Array, start: int) -> pa.Array:
+    def _cast(self, name: str, values: pa.Array, start: int, as_codes: bool) -> pa.Array:
         """Values of a batch whose first row is ``start``, in the type of their column."""
+        if as_codes and values.type == TEXT_CODES and not values.dictionary.null_count:
+            return values
         try:
             return to_type(values, self.types[name])
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
@@ -187,7 +196,8 @@ def open_parquet(files: Sequence[Path], label: str, dropped: Sequence[str]) -> T
         own = read_types(schema, str(file), dropped)
         types = _common_types(types, own, file) if types else own
     _check_columns(types, label)
-    return Table(label, types, rows, _parquet_reader(files))
+    texts = [name for name, dtype in types.items() if pa.types.is_string(dtype)]
+    return Table(label, types, rows, _parquet_reader(files, texts))
 
 
 def peek_parquet(file: Path, label: str, rows: int) -> Table:
@@ -232,11 +242,13 @@ def _common_types(
     return common
 
 
-def _parquet_reader(files: Sequence[Path]) -> BatchReader:
+def _parquet_reader(files: Sequence[Path], texts: Sequence[str]) -> BatchReader:
+    """Reads the files in turn; columns of text come as codes."""
+
     def read(columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         for file in files:
             try:
-                with pq.ParquetFile(file) as opened:
+                with pq.ParquetFile(file, read_dictionary=list(texts)) as opened:
                     yield from opened.iter_batches(size, columns=list(columns))
             except (pa.ArrowException, OSError, EOFError) as error:
                 raise _unreadable(file, error) from None
@@ -312,8 +324,7 @@ def open_staged(file: Path, label: str, types: dict[str, pa.DataType], rows: int
     def read(columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         positions = [list(types).index(name) for name in columns]
         options = pa.ipc.IpcReadOptions(included_fields=sorted(positions))
-        with pa.OSFile(str(file)) as source, pa.ipc.open_file(source, options=options) as reader:
-            for number in range(reader.num_record_batches):
-                yield reader.get_batch(number)
+        with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source, options=options) as reader:
+            yield from reader
 
     return Table(label, types, rows, read, whole_floats=False)

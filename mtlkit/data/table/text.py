@@ -19,11 +19,11 @@ import pyarrow.csv
 import pyarrow.ipc
 
 from mtlkit.data.datasets._source import Progress
-from mtlkit.data.table.read import TIME, Table, open_frame, open_staged
+from mtlkit.data.table.read import TEXT_CODES, TIME, Table, open_frame, open_staged
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.errors import MissingError, UsageError
 
-BLOCK_BYTES = 1 << 23  # of text, parsed at a time
+BLOCK_BYTES = 1 << 24  # of text, parsed at a time
 SAMPLE_BYTES = 1 << 20  # of text, whose rows decide on types
 SEPARATORS = (",", "\t", ";", "|")
 MAGIC = {b"PAR1": ".parquet", b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
@@ -135,16 +135,18 @@ def _stage(
     """Write all rows with these types; returns how many there are."""
     rows, done = 0, 0
     total = sum(file.stat().st_size for file in files)
-    schema = pa.schema(list(types.items()))
+    # Texts become codes as they are read; each block has a dictionary of its own.
+    codes = {name: TEXT_CODES if dtype == pa.string() else dtype for name, dtype in types.items()}
+    schema = pa.schema(list(codes.items()))
     options = pa.ipc.IpcWriteOptions(compression="lz4")
     with (
         pa.OSFile(str(staged), "wb") as sink,
-        pa.ipc.new_file(sink, schema, options=options) as writer,
+        pa.ipc.new_stream(sink, schema, options=options) as writer,
     ):
         for file in files:
             with _reading(file, dialect), _opened(file) as (text, raw):
                 batch = None
-                for batch in dialect.open(text, types):
+                for batch in dialect.open(text, codes):
                     writer.write_batch(_as_schema(batch, schema, file))
                     rows += batch.num_rows
                     progress(f"preparing {label}", done + raw.tell(), total)
