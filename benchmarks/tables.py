@@ -10,11 +10,11 @@ CSV text, and of the decoded columns of Parquet.
 from __future__ import annotations
 
 import argparse
-import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -98,12 +98,29 @@ def prepare_with_pandas(file: Path, home: Path) -> None:
 METHODS = {"mtlkit": prepare_with_mtlkit, "pandas": prepare_with_pandas}
 
 
+def memory() -> float:
+    """MB of the process that are its own; pages of files that it has mapped are not."""
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
+    return int(status.partition("RssAnon:")[2].split()[0]) / 1000
+
+
 def run_one(method: str, file: Path, home: Path) -> None:
     """In a process of its own: print seconds, seconds of all cores, and the peak memory in MB."""
+    peak = 0.0
+    is_done = threading.Event()
+
+    def watch() -> None:
+        nonlocal peak
+        while not is_done.wait(0.02):
+            peak = max(peak, memory())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
     started, cpu_started = time.perf_counter(), time.process_time()
     METHODS[method](file, home)
     seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
+    is_done.set()
+    watcher.join()
     print(seconds, cpu_seconds, peak)
 
 

@@ -122,9 +122,10 @@ class TableSource(DatasetSource):
 
     def _open(self, staging: Path, progress: Progress) -> Table:
         """The rows of the files."""
+        label = self.provenance(staging) or self.name
         if kind_of(self.files[0]) == "parquet":
-            return open_parquet(self.files, self.name, self.options.drop)
-        return stage_text(self.files, self.name, self.options, staging, progress)
+            return open_parquet(self.files, label, self.options.drop)
+        return stage_text(self.files, label, self.options, staging, progress)
 
     def _command(self) -> str:
         """What prepares the data of these options again."""

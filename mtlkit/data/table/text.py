@@ -32,7 +32,9 @@ BOOLEANS = ("true", "True", "TRUE", "false", "False", "FALSE")
 UTC_TIME = pa.timestamp("us", "UTC")
 HUGE_INTEGER = r"^[+-]?[0-9]{16,}$"
 """More digits than a float holds."""
-CONVERSION_ERROR = re.compile(r"In CSV column #(\d+): CSV conversion error to .*?: (.*)", re.DOTALL)
+CONVERSION_ERROR = re.compile(
+    r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to .*?: (.*)", re.DOTALL
+)
 ROW_ERROR = re.compile(r"Expected (\d+) columns, got (\d+)")
 
 
@@ -91,6 +93,11 @@ def stage_text(
     """
     dialect = find_dialect(files[0], spec)
     types = _first_types(files[0], dialect)
+
+    # What the user calls numbers is read as such, so that a word among them is told with its row.
+    for name in set(spec.dense) & set(types):
+        if types[name] == pa.string():
+            types[name] = pa.float64()
     staged = folder / "staged.arrow"
     while True:
         try:
@@ -349,6 +356,8 @@ def _reading(file: Path, dialect: Dialect) -> Iterator[None]:
     """Turn what the reader of CSV raises into one sentence."""
     try:
         yield
+    except UnicodeDecodeError:
+        raise _as_misfit(file, dialect, "invalid UTF8") from None
     except pa.ArrowInvalid as error:
         raise _as_misfit(file, dialect, str(error)) from None
     except (pa.ArrowException, OSError, EOFError) as error:
@@ -386,13 +395,17 @@ def _as_misfit(file: Path, dialect: Dialect, message: str) -> Exception:
 
 def _line_of_bad_bytes(file: Path) -> int:
     """The first line that is no UTF-8."""
+    number, rest = 0, b""
     with _opened(file) as (text, _):
-        for number, line in enumerate(iter(text.readline, b""), 1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError:
-                return number
-    return 1
+        while chunk := text.read(1 << 20):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in [*lines, rest] if len(chunk) < 1 << 20 else lines:
+                number += 1
+                try:
+                    line.decode("utf-8")
+                except UnicodeDecodeError:
+                    return number
+    return number
 
 
 def _line_of_odd_row(file: Path, dialect: Dialect) -> int:
