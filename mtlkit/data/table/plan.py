@@ -26,6 +26,8 @@ BRACKETS = "[]"
 """The separator of lists that were written as text: [1, 2]."""
 LIKELY_SEPARATORS = ("|", ";")
 SEPARATORS = ("|", ";", ",", " ")
+SAMPLE_ROWS = 10_000
+"""Rows that decide on the kinds of columns."""
 BAG_SHARE = 0.3  # of the texts, that must hold a separator for a column to be bags
 
 
@@ -193,11 +195,23 @@ def _left_out(table: Table, spec: TableSpec, roles: dict[Role, str]) -> dict[str
 
 
 def _sample(table: Table, columns: list[str]) -> Columns:
-    """The first batch of some columns."""
-    if columns:
-        for batch in table.batches(columns):
-            return batch
-    return {name: pa.array([], table.types[name]) for name in columns}
+    """The first rows of some columns; of one that is empty there, the first rows that are not."""
+    sample = _first_rows(table, columns)
+    for name in columns:
+        if sample[name].null_count == len(sample[name]):
+            later = (batch for batch in table.batches([name]) if len(batch[name].drop_null()))
+            sample |= next(later, {})
+    return sample
+
+
+def _first_rows(table: Table, columns: list[str]) -> Columns:
+    batches, rows = [], 0
+    for batch in table.batches(columns) if columns else ():
+        batches.append(batch)
+        rows += len(batch[columns[0]])
+        if rows >= SAMPLE_ROWS:
+            break
+    return {name: pa.concat_arrays([batch[name] for batch in batches]) for name in columns}
 
 
 def _kind(table: Table, name: str, sample: pa.Array, spec: TableSpec) -> tuple[Kind | None, str]:
