@@ -23,7 +23,7 @@ from mtlkit.data.table.read import TEXT_CODES, TIME, Table, open_frame, open_sta
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.errors import MissingError, UsageError
 
-BLOCK_BYTES = 1 << 24  # of text, parsed at a time
+BLOCK_BYTES = 1 << 22  # of text, parsed at a time: what the cache of a core holds
 SAMPLE_BYTES = 1 << 20  # of text, whose rows decide on types
 SEPARATORS = (",", "\t", ";", "|")
 MAGIC = {b"PAR1": ".parquet", b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
@@ -55,13 +55,14 @@ class Dialect:
     missing: tuple[str, ...]
 
     def open(
-        self, source: Any, types: dict[str, pa.DataType], block_bytes: int = BLOCK_BYTES
+        self, source: Any, types: dict[str, pa.DataType], block_bytes: int | None = None
     ) -> pa.csv.CSVStreamingReader:
         """A reader of one text, with these types."""
         return pa.csv.open_csv(
             source,
             read_options=pa.csv.ReadOptions(
-                block_size=block_bytes, column_names=None if self.header else list(self.names)
+                block_size=block_bytes or BLOCK_BYTES,
+                column_names=None if self.header else list(self.names),
             ),
             parse_options=pa.csv.ParseOptions(delimiter=self.separator, newlines_in_values=True),
             convert_options=pa.csv.ConvertOptions(
@@ -145,10 +146,9 @@ def _stage(
     # Texts become codes as they are read; each block has a dictionary of its own.
     codes = {name: TEXT_CODES if dtype == pa.string() else dtype for name, dtype in types.items()}
     schema = pa.schema(list(codes.items()))
-    options = pa.ipc.IpcWriteOptions(compression="lz4")
     with (
         pa.OSFile(str(staged), "wb") as sink,
-        pa.ipc.new_stream(sink, schema, options=options) as writer,
+        pa.ipc.new_stream(sink, schema) as writer,
     ):
         for file in files:
             with _reading(file, dialect), _opened(file) as (text, raw):
@@ -299,8 +299,6 @@ def _wider(dtype: pa.DataType, value: str) -> pa.DataType:
     if pa.types.is_null(dtype):
         return own
     if pa.types.is_int64(dtype) and pa.types.is_float64(own):
-        return own
-    if dtype == TIME and own == UTC_TIME:
         return own
     return pa.string()
 
