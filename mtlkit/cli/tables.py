@@ -65,11 +65,9 @@ def _check_name(name: str) -> None:
     from mtlkit.errors import UsageError
     from mtlkit.spec import parse_value
 
-    try:
-        is_kept = not set(name) & set("[]=:") and str(parse_value(name)).lower() == name.lower()
-    except ValueError:
-        is_kept = False
-    if not name or not is_kept:
+    has_marks = bool(set(name) & set("[]=:"))
+    value = None if has_marks else parse_value(name)
+    if value is None or str(value).lower() != name.lower():
         raise UsageError(
             f"{name!r} cannot stand in a flag as the name of a column.",
             "write it into a YAML file: mtlkit init TABLE > table.yaml",
