@@ -24,6 +24,9 @@ from mtlkit.data.types import Feature
 
 SAMPLE_ROWS = 1_000_000
 """Rows, evenly spread, that quantiles are taken over."""
+PENDING_LEVELS = 100_000
+"""Levels that are counted batch by batch before they are added up."""
+FEW_LEVELS = 5_000
 DATE_PARTS: dict[str, Callable[[pa.Array], pa.Array]] = {
     "hour": pc.hour,
     "weekday": pc.day_of_week,
@@ -137,7 +140,7 @@ class Vocabulary:
         self._pending += len(level)
 
         # Added up now and then, so that memory grows with the levels and not with the rows.
-        if self._pending > 2 * len(self._counts[0]) + 1_000_000:
+        if self._pending > 2 * len(self._counts[0]) + PENDING_LEVELS:
             self._add_up()
 
     def settle(self) -> None:
@@ -148,9 +151,13 @@ class Vocabulary:
         self.levels = kept["level"].combine_chunks()
         self.levels = self.levels.take(pc.array_sort_indices(self.levels))
 
-        # A lookup in an index is built once; for text and truth values Arrow's is fast enough.
+        # An index builds its hash table once. Arrow builds one for every batch, which costs less
+        # where there are few texts.
         is_number = pa.types.is_integer(self.levels.type) or pa.types.is_floating(self.levels.type)
-        self._index = pd.Index(self.levels.to_numpy()) if is_number else None
+        self._index = None
+        if is_number or len(self.levels) > FEW_LEVELS:
+            levels = self.levels.to_numpy(zero_copy_only=False)
+            self._index = pd.Index(levels, dtype=None if is_number else object)
 
     @property
     def size(self) -> int:
@@ -167,12 +174,12 @@ class Vocabulary:
         if self._index is None:
             positions = pc.index_in(values, self.levels).fill_null(-1).to_numpy()
         else:
-            filled = values.fill_null(0) if values.null_count else values
-            positions = self._index.get_indexer(filled.to_numpy())
+            is_text = self._index.dtype == object
+            filled = values.fill_null("" if is_text else 0) if values.null_count else values
+            positions = self._index.get_indexer(filled.to_numpy(zero_copy_only=False))
         ids = (positions + 1).astype(np.int32)
         if values.null_count:
-            is_missing = values.is_null().to_numpy(zero_copy_only=False)
-            ids[is_missing] = self._missing_id
+            ids[is_missing(values)] = self._missing_id
         return ids
 
     @property
@@ -215,7 +222,7 @@ class HashedIds:
         numbers = random_numbers(as_groups(values).view(np.uint64), seed=0)
         ids = (numbers % self.buckets).astype(np.int32) + 1
         if values.null_count:
-            ids[values.is_null().to_numpy(zero_copy_only=False)] = UNKNOWN
+            ids[is_missing(values)] = UNKNOWN
         return ids
 
 
@@ -336,6 +343,11 @@ class Moments:
         return float(np.sqrt(self.squares / self.count)) or 1.0
 
 
+def is_missing(values: pa.Array) -> np.ndarray:
+    """(n,) bool."""
+    return values.is_null().to_numpy(zero_copy_only=False)
+
+
 def as_numbers(values: pa.Array) -> np.ndarray:
     """(n,) float64, NaN where missing.
 
@@ -387,7 +399,7 @@ class NumberEncoder(ColumnEncoder):
         """Scaled numbers, and whether they are missing."""
         dense = [self.scaler.transform(as_numbers(values))]
         if self.has_missing:
-            dense.append(values.is_null().to_numpy(zero_copy_only=False).astype(np.float32))
+            dense.append(is_missing(values).astype(np.float32))
         return Encoded(dense=dense)
 
 
@@ -436,8 +448,80 @@ class QuantileEncoder(ColumnEncoder):
             return Encoded(ids=[encoded])
         dense = [encoded]
         if self.has_missing:
-            dense.append(values.is_null().to_numpy(zero_copy_only=False).astype(np.float32))
+            dense.append(is_missing(values).astype(np.float32))
         return Encoded(dense=dense)
+
+
+class Projection:
+    """Vectors on their principal axes, each scaled to deviation 1 on train.
+
+    Mean and scatter are added up batch by batch; rows with a missing number do not count.
+
+    Args:
+        length: Numbers in a vector.
+        axes: How many axes are kept, those of the largest variance.
+    """
+
+    def __init__(self, length: int, axes: int) -> None:
+        self.axes, self.count = axes, 0
+        self.mean = np.zeros(length)
+        self.scatter = np.zeros((length, length))
+
+    def see(self, vectors: np.ndarray) -> None:
+        """Take in (n, k) vectors."""
+        vectors = vectors[~np.isnan(vectors).any(1)]
+        if not len(vectors):
+            return
+        mean = vectors.mean(0)
+        centred = vectors - mean
+        count = self.count + len(vectors)
+        step = mean - self.mean
+        shift = self.count * len(vectors) / count
+        self.scatter += centred.T @ centred + shift * np.outer(step, step)
+        self.mean += step * len(vectors) / count
+        self.count = count
+
+    def settle(self) -> None:
+        """Find the axes; the largest entry of each is positive, so that its sign is one's own."""
+        variances, axes = np.linalg.eigh(self.scatter / max(1, self.count))  # in rising order
+        axes, variances = axes[:, ::-1][:, : self.axes], variances[::-1][: self.axes]
+        largest = np.abs(axes).argmax(0)
+        axes = axes * np.sign(axes[largest, np.arange(self.axes)])
+        deviations = np.sqrt(np.maximum(variances, 0))
+        self.matrix = axes / np.where(deviations > 0, deviations, 1)  # (k, axes)
+
+    def transform(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, k) vectors to (n, axes) float32; a missing number is the mean."""
+        return (np.nan_to_num(vectors - self.mean) @ self.matrix).astype(np.float32)
+
+
+class Scales:
+    """Vectors whose every number is standardised on train; the interface is that of
+    :class:`Projection`.
+
+    Args:
+        length: Numbers in a vector.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.axes = length
+        self.moments = [Moments() for _ in range(length)]
+
+    def see(self, vectors: np.ndarray) -> None:
+        """Take in (n, k) vectors."""
+        for position, moments in enumerate(self.moments):
+            moments.see(vectors[:, position])
+
+    def settle(self) -> None:
+        """Fix the scale of each number."""
+        self.scalers = [Standardizer(moments.mean, moments.std) for moments in self.moments]
+
+    def transform(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, k) vectors to (n, k) float32; a missing number is the mean."""
+        columns = [
+            scaler.transform(vectors[:, position]) for position, scaler in enumerate(self.scalers)
+        ]
+        return np.column_stack(columns)
 
 
 class VectorEncoder(ColumnEncoder):
@@ -448,33 +532,30 @@ class VectorEncoder(ColumnEncoder):
 
     def __init__(self, plan: ColumnPlan) -> None:
         super().__init__(plan)
-        self.moments = [Moments() for _ in range(plan.length)]
+        self.scales: Scales | Projection = (
+            Projection(plan.length, plan.axes) if plan.axes else Scales(plan.length)
+        )
         self.has_missing = False
 
     def see(self, values: pa.Array) -> None:
         """Take in vectors."""
-        vectors = self._vectors(values)  # (n, k)
         self.has_missing |= values.null_count > 0
-        for position, moments in enumerate(self.moments):
-            moments.see(vectors[:, position])
+        self.scales.see(self._vectors(values))
 
     def settle(self) -> None:
-        """Fix the scale of each number."""
-        self.scalers = [Standardizer(moments.mean, moments.std) for moments in self.moments]
+        """Fix the scales, or the axes."""
+        self.scales.settle()
         self.features = [
-            self._feature(f"-{position}", kind="dense") for position in range(self.plan.length)
+            self._feature(f"-{position}", kind="dense") for position in range(self.scales.axes)
         ]
         if self.has_missing:
             self.features.append(self._feature("-missing", kind="dense"))
 
     def encode(self, values: pa.Array) -> Encoded:
         """Scaled numbers, and whether the list is missing."""
-        vectors = self._vectors(values)
-        dense = [
-            scaler.transform(vectors[:, position]) for position, scaler in enumerate(self.scalers)
-        ]
+        dense = list(self.scales.transform(self._vectors(values)).T)
         if self.has_missing:
-            dense.append(values.is_null().to_numpy(zero_copy_only=False).astype(np.float32))
+            dense.append(is_missing(values).astype(np.float32))
         return Encoded(dense=dense)
 
     def _vectors(self, values: pa.Array) -> np.ndarray:
@@ -484,8 +565,8 @@ class VectorEncoder(ColumnEncoder):
             texts = split_texts(values, self.plan.separator or ",")
             lists = pa.ListArray.from_arrays(texts.offsets, self._parsed(texts))
         lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
-        is_missing = values.is_null().to_numpy(zero_copy_only=False)
-        is_wrong = ~is_missing & (lengths != self.plan.length)
+        is_there = ~is_missing(values)
+        is_wrong = is_there & (lengths != self.plan.length)
         if is_wrong.any():
             position = int(is_wrong.argmax())
             raise BadValueError(
@@ -495,7 +576,7 @@ class VectorEncoder(ColumnEncoder):
             )
         vectors = np.full((len(values), self.plan.length), np.nan)
         numbers = as_numbers(without_nan(lists.flatten().cast(pa.float64())))
-        vectors[~is_missing] = numbers.reshape(-1, self.plan.length)
+        vectors[is_there] = numbers.reshape(-1, self.plan.length)
         return vectors
 
     def _parsed(self, texts: pa.ListArray) -> pa.Array:

@@ -196,7 +196,10 @@ def _binary_levels(
 
 
 def _named_value(table: Table, column: str, named: Any, values: list[Any]) -> Any:
-    """The value of a column that the user named as positive."""
+    """The value of a column that the user named as positive; YAML reads yes as true."""
+    if isinstance(named, bool) and named not in values:
+        words = [value for value in values if str(value).lower() in (YES if named else NO)]
+        named = words[0] if len(words) == 1 else named
     for value in values:
         same_text = str(value).strip() == str(named).strip()
         if same_text or (not isinstance(value, str) and value == named):

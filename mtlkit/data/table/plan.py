@@ -48,6 +48,7 @@ class ColumnPlan:
         separator: Between the ids of a bag of text; ``[]`` for a list in brackets.
         parts: Parts of a date that become ids.
         length: Numbers in a vector.
+        axes: On how many principal axes a vector is projected; 0 for none.
     """
 
     name: str
@@ -62,6 +63,7 @@ class ColumnPlan:
     separator: str | None = None
     parts: tuple[DatePart, ...] = DATE_PARTS
     length: int = 0
+    axes: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,7 @@ def _check_names(table: Table, spec: TableSpec) -> None:
         "hash": tuple(spec.hash),
         "dates": tuple(spec.dates),
         "transform": tuple(spec.transform),
+        "project": tuple(spec.project),
         "separators": tuple(spec.separators),
     }
     for use, names in named.items():
@@ -225,7 +228,7 @@ def _kind(table: Table, name: str, sample: pa.Array, spec: TableSpec) -> tuple[K
     if name in spec.bags or name in spec.separators:
         can_be = is_list(dtype) or pa.types.is_string(dtype) or pa.types.is_null(dtype)
         return _checked(table, name, "bag", can_be, "bags")
-    if name in spec.dense or name in spec.transform:
+    if name in spec.dense or name in spec.transform or name in spec.project:
         if length:
             return "vector", ""
         is_number = _is_number(dtype) or pa.types.is_null(dtype) or pa.types.is_boolean(dtype)
@@ -340,6 +343,7 @@ def _column_plan(
     if pa.types.is_string(table.types[name]) and kind in ("bag", "vector"):
         separator = separator or find_separator(sample, SEPARATORS) or "|"
     named = (*spec.ids, *spec.dense, *spec.bags, *spec.hash, *spec.transform, *spec.dates)
+    length = _vector_length(sample) if kind == "vector" else 0
     return ColumnPlan(
         name=name,
         kind=kind,
@@ -352,5 +356,18 @@ def _column_plan(
         bins=spec.bins,
         separator=separator,
         parts=spec.dates.get(name, DATE_PARTS),
-        length=_vector_length(sample) if kind == "vector" else 0,
+        length=length,
+        axes=_axes(table, name, length, spec),
     )
+
+
+def _axes(table: Table, name: str, length: int, spec: TableSpec) -> int:
+    """On how many axes the vectors of a column are projected."""
+    axes = spec.project.get(name, 0)
+    if axes > length:
+        what = f"vectors of {length} numbers" if length else "no vectors"
+        raise UsageError(
+            f"The column {name!r} of {table.label} holds {what}, to be projected on {axes} axes.",
+            "choose fewer axes, or take the column out of project",
+        )
+    return axes

@@ -159,6 +159,10 @@ class TableSpec(Settings):
         default_factory=dict, description="how numbers are scaled; default: standard"
     )
     bins: int = Field(64, ge=2, le=4096, description="about how many bins a binned column gets")
+    project: Annotated[dict[str, Annotated[int, Field(ge=1)]], BeforeValidator(_by_text)] = Field(
+        default_factory=dict,
+        description="columns of long vectors, and on how many principal axes they are projected",
+    )
     separators: Annotated[
         dict[str, Annotated[str, Field(min_length=1)]], BeforeValidator(_by_text)
     ] = Field(default_factory=dict, description="what stands between the ids of a bag of text")

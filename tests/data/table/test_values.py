@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from mtlkit.data.sources import prepare
 from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.data.table.spec import MISSING_TEXTS
+from mtlkit.errors import UsageError
 from tests.data.table import reference
 
 KINDS = {
@@ -242,6 +243,41 @@ def test_lists_of_numbers_of_one_length_are_dense_vectors():
     as_text = Dataset.from_frame(frame.assign(v=frame.v.astype(str)), labels="click")
     for part in SPLITS:
         assert np.array_equal(as_text.splits[part].dense, as_list.splits[part].dense)
+
+
+def test_vectors_are_projected_on_principal_axes():
+    rng = np.random.default_rng(0)
+    plane = rng.normal(size=(2, 6))
+    vectors = rng.normal(size=(500, 2)) * [3, 1] @ plane + 5
+    frame = pd.DataFrame({"v": list(vectors), "click": rng.integers(0, 2, 500)})
+    frame.loc[7, "v"] = None
+    frame["part"] = ["train"] * 400 + ["val"] * 50 + ["test"] * 50
+    options = {"labels": "click", "split": "column:part", "project": {"v": 2}}
+    dataset = Dataset.from_frame(frame, **options)
+    train, test = dataset.splits["train"].dense, dataset.splits["test"].dense
+    assert [feature.name for feature in dataset.schema.features] == ["v-0", "v-1", "v-missing"]
+    assert train[7].tolist() == [0, 0, 1]
+
+    # The same axes, up to a sign, by a singular value decomposition of the rows in memory.
+    known = np.delete(vectors[:400], 7, 0)
+    _, deviations, axes = np.linalg.svd(known - known.mean(0), full_matrices=False)
+    expected = (vectors - known.mean(0)) @ axes[:2].T / (deviations[:2] / np.sqrt(399))
+    for position in range(2):
+        sign = np.sign(train[0, position] * expected[0, position])
+        assert test[:, position] == pytest.approx(sign * expected[450:, position], abs=1e-4)
+    with pytest.raises(UsageError, match="vectors of 6 numbers"):
+        Dataset.from_frame(frame, **options | {"project": {"v": 7}})
+
+
+def test_many_texts_are_numbered_as_few_are(monkeypatch):
+    from mtlkit.data.table import encode
+
+    words = pd.Series([f"word {row % 7}" if row % 11 else None for row in range(100)])
+    frame = pd.DataFrame({"word": words, "click": [0, 1] * 50})
+    few = Dataset.from_frame(frame, labels="click")
+    monkeypatch.setattr(encode, "FEW_LEVELS", 1)
+    monkeypatch.setattr(encode, "PENDING_LEVELS", 1)
+    assert Dataset.from_frame(frame, labels="click").fingerprint == few.fingerprint
 
 
 def test_a_bag_weighs_one_in_all():
