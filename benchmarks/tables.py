@@ -114,7 +114,7 @@ def run_one(method: str, file: Path, home: Path) -> None:
         while not is_done.wait(0.02):
             peak = max(peak, memory())
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     started, cpu_started = time.perf_counter(), time.process_time()
     METHODS[method](file, home)

@@ -209,7 +209,7 @@ def _sample(table: Table, columns: list[str]) -> Columns:
 
 def _first_rows(table: Table, columns: list[str]) -> Columns:
     batches, rows = [], 0
-    for batch in table.batches(columns) if columns else ():
+    for batch in table.batches(columns, rows=SAMPLE_ROWS) if columns else ():
         batches.append(batch)
         rows += len(batch[columns[0]])
         if rows >= SAMPLE_ROWS:

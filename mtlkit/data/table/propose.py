@@ -16,7 +16,7 @@ from mtlkit.data.table.files import find_files, kind_of
 from mtlkit.data.table.plan import ColumnPlan, TablePlan, make_plan
 from mtlkit.data.table.read import TIME, Columns, Table, is_list, peek_parquet
 from mtlkit.data.table.spec import TableSpec
-from mtlkit.data.table.text import peek_text
+from mtlkit.data.table.stage import peek_text
 from mtlkit.errors import UsageError
 
 PEEK_ROWS = 50_000

@@ -51,17 +51,20 @@ class Table:
     read: BatchReader
     whole_floats: bool = True
 
-    def batches(self, columns: Sequence[str], as_codes: Collection[str] = ()) -> Iterator[Columns]:
+    def batches(
+        self, columns: Sequence[str], as_codes: Collection[str] = (), rows: int | None = None
+    ) -> Iterator[Columns]:
         """Batches of some columns, cast to their types.
 
         Args:
             columns: Their names.
             as_codes: Columns of text that may come as codes into a dictionary of each batch.
+            rows: About how many make a batch; by default, as many as memory allows.
 
         Raises:
             MissingError: A value is damaged or does not fit the type of its column.
         """
-        size = max(1024, BATCH_VALUES // max(1, len(columns)))
+        size = rows or max(1024, BATCH_VALUES // max(1, len(columns)))
         start = 0
         for batch in self.read(columns, size):
             yield {
@@ -311,11 +314,13 @@ def _check_columns(types: dict[str, pa.DataType], label: str) -> None:
 # --- staged
 
 
-def open_staged(file: Path, label: str, types: dict[str, pa.DataType], rows: int) -> Table:
-    """The rows of a staged text, an Arrow file that :mod:`mtlkit.data.table.text` wrote.
+def open_staged(
+    files: Sequence[Path], label: str, types: dict[str, pa.DataType], rows: int
+) -> Table:
+    """The rows of staged text, of Arrow files that :mod:`mtlkit.data.table.stage` wrote.
 
     Args:
-        file: The file.
+        files: The files, in the order of the rows.
         label: What to call the table: the text that it was made of.
         types: Column to its type.
         rows: How many there are.
@@ -324,7 +329,11 @@ def open_staged(file: Path, label: str, types: dict[str, pa.DataType], rows: int
     def read(columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         positions = [list(types).index(name) for name in columns]
         options = pa.ipc.IpcReadOptions(included_fields=sorted(positions))
-        with pa.OSFile(str(file)) as source, pa.ipc.open_stream(source, options=options) as reader:
-            yield from reader
+        for file in files:
+            with (
+                pa.OSFile(str(file)) as source,
+                pa.ipc.open_stream(source, options=options) as reader,
+            ):
+                yield from reader
 
     return Table(label, types, rows, read, whole_floats=False)

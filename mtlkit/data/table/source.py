@@ -21,7 +21,7 @@ from mtlkit.data.table.files import content_digest, find_files, kind_of
 from mtlkit.data.table.prepare import prepare_table
 from mtlkit.data.table.read import Table, open_parquet
 from mtlkit.data.table.spec import TableSpec, Texts
-from mtlkit.data.table.text import stage_text
+from mtlkit.data.table.stage import stage_text
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.settings import read_yaml, validate
 from mtlkit.spec import Spec, digest

@@ -1,7 +1,6 @@
-"""CSV text, plain or compressed: typed once and staged as an Arrow file, which is read in no time.
+"""CSV text, plain or compressed: how it is written, the types of its columns, and its errors.
 
-Types follow from the first rows. Where a later value does not fit, the column gets a wider type and
-the text is read again. Nothing is rounded on the way: integers beyond 64 bits stay text.
+Types follow from the first rows. Nothing is rounded: integers beyond 64 bits stay text.
 """
 
 from __future__ import annotations
@@ -9,7 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.ipc
 
-from mtlkit.data.datasets._source import Progress
-from mtlkit.data.table.read import TEXT_CODES, TIME, Table, open_frame, open_staged
+from mtlkit.data.table.read import TIME
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.errors import MissingError, UsageError
 
@@ -76,103 +74,6 @@ class Dialect:
         )
 
 
-def stage_text(
-    files: Sequence[Path], label: str, spec: TableSpec, folder: Path, progress: Progress
-) -> Table:
-    """Type the rows of CSV files and write them into one Arrow file.
-
-    Args:
-        files: One or more, with the same columns.
-        label: What to call the table.
-        spec: How the text is written, and which columns must be numbers.
-        folder: Where the staged file goes.
-        progress: Told of bytes read.
-
-    Raises:
-        MissingError: A file cannot be read: it is no text, or a row has too many or few fields.
-        UsageError: A column that is named as numbers holds something else.
-    """
-    dialect = find_dialect(files[0], spec)
-    types = _first_types(files[0], dialect)
-
-    # What the user calls numbers is read as such, so that a word among them is told with its row.
-    for name in set(spec.dense) & set(types):
-        if types[name] == pa.string():
-            types[name] = pa.float64()
-    staged = folder / "staged.arrow"
-    while True:
-        try:
-            rows = _stage(files, dialect, types, staged, label, progress)
-        except _DoesNotFit as misfit:
-            _check_may_widen(misfit, spec, dialect)
-            types[misfit.column] = _wider(types[misfit.column], misfit.value)
-            continue
-        canonical = {name: TIME if dtype == UTC_TIME else dtype for name, dtype in types.items()}
-        return open_staged(staged, label, canonical, rows)
-
-
-def peek_text(file: Path, label: str, spec: TableSpec) -> Table:
-    """The first rows of a CSV file, in memory.
-
-    Raises:
-        MissingError: The file is no text, or a row has too many or few fields.
-    """
-    dialect = find_dialect(file, spec)
-    types = _first_types(file, dialect)
-    with _reading(file, dialect), _opened(file) as (text, _):
-        batches = [dialect.open(text, types, SAMPLE_BYTES).read_next_batch()]
-    return replace(open_frame(pa.Table.from_batches(batches), label, ()), whole_floats=False)
-
-
-class _DoesNotFit(Exception):
-    """A value does not fit the type of its column."""
-
-    def __init__(self, file: Path, column: str, value: str) -> None:
-        super().__init__(column, value)
-        self.file, self.column, self.value = file, column, value
-
-
-def _stage(
-    files: Sequence[Path],
-    dialect: Dialect,
-    types: dict[str, pa.DataType],
-    staged: Path,
-    label: str,
-    progress: Progress,
-) -> int:
-    """Write all rows with these types; returns how many there are."""
-    rows, done = 0, 0
-    total = sum(file.stat().st_size for file in files)
-    # Texts become codes as they are read; each block has a dictionary of its own.
-    codes = {name: TEXT_CODES if dtype == pa.string() else dtype for name, dtype in types.items()}
-    schema = pa.schema(list(codes.items()))
-    with (
-        pa.OSFile(str(staged), "wb") as sink,
-        pa.ipc.new_stream(sink, schema) as writer,
-    ):
-        for file in files:
-            with _reading(file, dialect), _opened(file) as (text, raw):
-                batch = None
-                for batch in dialect.open(text, codes):
-                    writer.write_batch(_as_schema(batch, schema, file))
-                    rows += batch.num_rows
-                    progress(f"preparing {label}", done + raw.tell(), total)
-                _check_end(file, dialect, batch)
-            done += file.stat().st_size
-    return rows
-
-
-def _as_schema(batch: pa.RecordBatch, schema: pa.Schema, file: Path) -> pa.RecordBatch:
-    """A batch of a file whose columns must be those of the first one."""
-    if batch.schema.names == schema.names:
-        return batch
-    odd = sorted(set(batch.schema.names) ^ set(schema.names)) or batch.schema.names
-    raise MissingError(
-        f"The first line of {file} differs from that of the first file, at {odd[0]!r}.",
-        "give all files the same columns in the same order, or name fewer files by a glob",
-    )
-
-
 # --- separator and names
 
 
@@ -185,7 +86,7 @@ def find_dialect(file: Path, spec: TableSpec) -> Dialect:
     first_line = _first_line(file)
     separator = spec.separator or max(SEPARATORS, key=_unquoted(first_line).count)
     unnamed = Dialect(separator, True, (), spec.missing)
-    with _reading(file, unnamed), _opened(file) as (text, _):
+    with reading(file, unnamed), opened(file) as (text, _):
         names = tuple(unnamed.open(text, {}).schema.names)
     if spec.header:
         _check_header(file, names)
@@ -201,7 +102,7 @@ def _first_line(file: Path) -> str:
         MissingError: It is none, or empty.
     """
     unnamed = Dialect(",", True, (), ())
-    with _reading(file, unnamed), _opened(file) as (text, _):
+    with reading(file, unnamed), opened(file) as (text, _):
         start = text.read(1 << 16)
     for magic, suffix in MAGIC.items():
         if start.startswith(magic):
@@ -254,18 +155,18 @@ def _given_names(file: Path, spec: TableSpec, count: int) -> tuple[str, ...]:
 # --- types
 
 
-def _first_types(file: Path, dialect: Dialect) -> dict[str, pa.DataType]:
+def first_types(file: Path, dialect: Dialect) -> dict[str, pa.DataType]:
     """Column to its type, by the first rows of a text."""
     texts = dict.fromkeys(dialect.names, pa.string())
-    with _reading(file, dialect), _opened(file) as (text, _):
+    with reading(file, dialect), opened(file) as (text, _):
         try:
             batch = dialect.open(text, texts, SAMPLE_BYTES).read_next_batch()
         except StopIteration:  # a header and nothing else
             return dict.fromkeys(dialect.names, pa.null())
-    return {name: _type_of(batch.column(name)) for name in dialect.names}
+    return {name: type_of(batch.column(name)) for name in dialect.names}
 
 
-def _type_of(values: pa.Array) -> pa.DataType:
+def type_of(values: pa.Array) -> pa.DataType:
     """The narrowest type that holds all of some texts."""
     values = pc.utf8_trim_whitespace(pc.drop_null(values))
     if not len(values):
@@ -293,50 +194,21 @@ def _holds(values: pa.Array, dtype: pa.DataType) -> bool:
     return True
 
 
-def _wider(dtype: pa.DataType, value: str) -> pa.DataType:
-    """The type of a column after a value that did not fit."""
-    own = _type_of(pa.array([value]))
-    if pa.types.is_null(dtype):
-        return own
-    if pa.types.is_int64(dtype) and pa.types.is_float64(own):
-        return own
-    return pa.string()
-
-
-def _check_may_widen(misfit: _DoesNotFit, spec: TableSpec, dialect: Dialect) -> None:
-    """Raise a :class:`UsageError` for a word in a column that the user named as numbers."""
-    is_number = pa.types.is_floating(_type_of(pa.array([misfit.value])))
-    is_list = misfit.value.startswith("[")
-    if misfit.column not in spec.dense or is_number or is_list:
-        return
-    row = _row_of(misfit, dialect)
-    raise UsageError(
-        f"The dense column {misfit.column!r} of {misfit.file} holds {misfit.value[:60]!r} "
-        f"in row {row}, which is no number.",
-        f"correct it, name it among the texts that are missing, or --ids {misfit.column}",
-    )
-
-
-def _row_of(misfit: _DoesNotFit, dialect: Dialect) -> int:
-    """The first row, counted from 1, that holds the value."""
-    row = 0
-    texts = dict.fromkeys(dialect.names, pa.string())
-    with _opened(misfit.file) as (text, _):
-        for batch in dialect.open(text, texts):
-            position = pc.index(batch.column(misfit.column), misfit.value).as_py()
-            if position >= 0:
-                return row + position + 1
-            row += batch.num_rows
-    return row
-
-
 # --- opening, and errors
 
 
+class DoesNotFitError(Exception):
+    """A value does not fit the type of its column."""
+
+    def __init__(self, file: Path, column: str, value: str) -> None:
+        super().__init__(column, value)
+        self.file, self.column, self.value = file, column, value
+
+
 @contextmanager
-def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
+def opened(file: Path) -> Iterator[tuple[Any, Any]]:
     """The text of a file, unpacked, and the file itself, whose position is known."""
-    compression = pa.Codec.detect(str(file)).name if _is_packed(file) else None
+    compression = pa.Codec.detect(str(file)).name if is_packed(file) else None
     with pa.OSFile(str(file)) as raw:
         if compression is None:
             yield raw, raw
@@ -345,12 +217,13 @@ def _opened(file: Path) -> Iterator[tuple[Any, Any]]:
             yield text, raw
 
 
-def _is_packed(file: Path) -> bool:
+def is_packed(file: Path) -> bool:
+    """Whether a file is compressed, by its name."""
     return file.suffix.lower() in (".gz", ".zst", ".bz2")
 
 
 @contextmanager
-def _reading(file: Path, dialect: Dialect) -> Iterator[None]:
+def reading(file: Path, dialect: Dialect) -> Iterator[None]:
     """Turn what the reader of CSV raises into one sentence."""
     try:
         yield
@@ -373,7 +246,7 @@ def _as_misfit(file: Path, dialect: Dialect, message: str) -> Exception:
     if match := CONVERSION_ERROR.search(message):
         column = dialect.names[int(match[1])]
         _, _, value = match[2].partition("'")
-        return _DoesNotFit(file, column, value.rpartition("'")[0])
+        return DoesNotFitError(file, column, value.rpartition("'")[0])
     if match := ROW_ERROR.search(message):
         line = _line_of_odd_row(file, dialect)
         return MissingError(
@@ -394,7 +267,7 @@ def _as_misfit(file: Path, dialect: Dialect, message: str) -> Exception:
 def _line_of_bad_bytes(file: Path) -> int:
     """The first line that is no UTF-8."""
     number, rest = 0, b""
-    with _opened(file) as (text, _):
+    with opened(file) as (text, _):
         while chunk := text.read(1 << 20):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in [*lines, rest] if len(chunk) < 1 << 20 else lines:
@@ -414,7 +287,7 @@ def _line_of_odd_row(file: Path, dialect: Dialect) -> int:
         numbers.append(row.number)
         return "error"
 
-    with _opened(file) as (text, _), suppress(pa.ArrowInvalid):
+    with opened(file) as (text, _), suppress(pa.ArrowInvalid):
         pa.csv.read_csv(
             text,
             read_options=pa.csv.ReadOptions(use_threads=False),
@@ -425,23 +298,3 @@ def _line_of_odd_row(file: Path, dialect: Dialect) -> int:
             ),
         )
     return numbers[0] if numbers and numbers[0] else 1
-
-
-def _check_end(file: Path, dialect: Dialect, last: pa.RecordBatch | None) -> None:
-    """Raise a :class:`MissingError` for a double quote that is never closed: it swallows all lines
-    after it.
-    """
-    if last is None or not last.num_rows:
-        return
-    value = last.column(last.num_columns - 1)[-1].as_py()
-    if not isinstance(value, str) or "\n" not in value:
-        return
-    with _opened(file) as (text, _):
-        end = b""
-        while chunk := text.read(1 << 20):
-            end = (end + chunk)[-64:]
-    if not end.rstrip().endswith(b'"'):
-        raise MissingError(
-            f"A double quote in column {dialect.names[-1]!r} of {file} is never closed.",
-            f"close it before the text {value.splitlines()[0][:40]!r}",
-        )

@@ -7,10 +7,11 @@ import pyarrow as pa
 import pytest
 
 from mtlkit.data.datasets._source import no_progress
+from mtlkit.data.table import stage as stage_module
 from mtlkit.data.table import text as text_module
 from mtlkit.data.table.files import find_files
 from mtlkit.data.table.spec import TableSpec
-from mtlkit.data.table.text import stage_text
+from mtlkit.data.table.stage import stage_text
 from mtlkit.errors import MissingError
 
 
@@ -124,6 +125,19 @@ def test_line_breaks_within_quotes_at_the_edge_of_blocks(tmp_path, monkeypatch):
     rows = "".join(f'"{value}",{row}\n' for row, value in enumerate(values))
     columns, _ = read(tmp_path, "a,b\n" + rows)
     assert columns == {"a": values, "b": list(range(200))}
+
+
+@pytest.mark.parametrize("quoted", [False, True])
+def test_a_file_in_pieces_is_the_file(tmp_path, monkeypatch, quoted):
+    monkeypatch.setattr(stage_module, "PIECE_BYTES", 100)
+    monkeypatch.setattr(stage_module, "CHUNK_BYTES", 7)
+    monkeypatch.setattr(stage_module.os, "sched_getaffinity", lambda _: range(9))
+    values = [f'"{row}"\n' * (row % 5) if quoted else f"{row}" for row in range(500)]
+    rows = [f'"{value.replace(chr(34), chr(34) * 2)}",{row}\n' for row, value in enumerate(values)]
+    columns, _ = read(tmp_path, "a,b\n" + "".join(rows), missing=["NA"])
+    assert len(list(tmp_path.glob("*.arrow"))) > 4
+    assert columns["b"] == list(range(500))
+    assert columns["a"] == (values if quoted else list(range(500)))
 
 
 def test_files_without_a_header(tmp_path):
