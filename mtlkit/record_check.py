@@ -6,6 +6,7 @@ only if it agrees with itself. Runs are not checked when they are made, only whe
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -148,10 +149,19 @@ def _check_contents(record: RunRecord) -> None:
 
     # the texts that were typed name the folder of the run
     for text in (record.cell.dataset, record.cell.model, record.cell.balancer):
-        try:
-            parse_spec(text)
-        except MtlkitError as error:
-            raise UnreadableError(error.message) from None
+        problem = _spec_problem(text)
+        if problem:
+            raise UnreadableError(problem)
+
+
+@lru_cache(maxsize=4096)
+def _spec_problem(text: str) -> str:
+    """Why a text cannot be read as a name with options; empty if it can. Runs share few texts."""
+    try:
+        parse_spec(text)
+    except MtlkitError as error:
+        return error.message
+    return ""
 
 
 def _first_line(error: ValidationError) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from mtlkit.spec import digest
+from mtlkit.spec import canonical_json, digest_of_text
 
 RECORD_VERSION = 1
 Status = Literal["ok", "failed", "timeout"]
@@ -82,12 +82,18 @@ class Cell(_Value):
     @cached_property
     def group(self) -> str:
         """Digest of all but the seed: the runs of one row of a report."""
-        return digest({"version": RECORD_VERSION, "resolved": self.resolved})
+        return digest_of_text(f'{{"resolved":{self._resolved},"version":{RECORD_VERSION}}}')
 
     @cached_property
     def key(self) -> str:
         """Digest of the whole cell."""
-        return digest({"version": RECORD_VERSION, "resolved": self.resolved, "seed": self.seed})
+        settings = f'"resolved":{self._resolved},"seed":{self.seed}'
+        return digest_of_text(f'{{{settings},"version":{RECORD_VERSION}}}')
+
+    @cached_property
+    def _resolved(self) -> str:
+        """The settings as canonical JSON, which both digests read."""
+        return canonical_json(self.resolved)
 
     @property
     def label(self) -> str:
@@ -127,6 +133,7 @@ class RunRecord(_Value):
         timing: Seconds by activity.
         cost: Parameters, rows per second, memory, backward passes a step.
         environment: Versions and device; never part of the key.
+        attempts: How often the cell was started; the process of each but the last was killed.
         warnings: Sentences for the user.
         error: Why there are no numbers, unless the status is ``ok``.
     """
@@ -143,6 +150,7 @@ class RunRecord(_Value):
     timing: dict[str, float] = Field(default_factory=dict)
     cost: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, Any] = Field(default_factory=dict)
+    attempts: int = 1
     warnings: list[str] = Field(default_factory=list)
     error: Failure | None = None
 

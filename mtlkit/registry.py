@@ -2,7 +2,8 @@
 
 Three places are searched: the package folder of the kind, installed entry points (groups
 ``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``), and, for a name that ends in ``.py``,
-that file. Docstrings and facts are read from source, so that a list or a report imports nothing
+that file, which is a plugin. What code from outside the package raises becomes a sentence with file
+and line. Docstrings and facts are read from source, so that a list or a report imports nothing
 heavy.
 """
 
@@ -15,16 +16,23 @@ import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
+import inspect
+import os
+import shlex
 import sys
-from collections.abc import Mapping
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mtlkit.errors import UsageError, did_you_mean, nearest_names
+from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names, one_line
 
 PACKAGE = Path(__file__).parent
+PLUGIN_MODULE = "mtlkit_plugin_"
+"""Beginning of the names of the modules that plugins are."""
 
 
 @dataclass(frozen=True)
@@ -101,35 +109,52 @@ class Registry:
         )
 
     def load(self, name: str) -> Any:
-        """Import the entry and return its class."""
-        self.check(name)
-        module = self._module(name)
-        base_module, _, base_name = self.base.partition(":")
-        base = getattr(importlib.import_module(f"mtlkit.{base_module}"), base_name)
+        """Import the entry and return its class.
 
-        # classes that the module defines itself, and does not just import
-        classes = [
-            value
-            for value in vars(module).values()
-            if isinstance(value, type)
-            and issubclass(value, base)
-            and value.__module__ == module.__name__
-        ]
+        Raises:
+            UsageError: There is none of this name, or its file cannot be imported, or does not
+                define exactly one class of the kind that is complete.
+        """
+        self.check(name)
+        classes = self._classes(name)
         if len(classes) != 1:
+            names = f": {', '.join(entry.__name__ for entry in classes)}" if classes else ""
             raise UsageError(
-                f"{module.__file__} must define exactly one {base_name} subclass, "
-                f"found {len(classes)}.",
+                f"{name} must define exactly one {self.base.partition(':')[2]} subclass, "
+                f"found {len(classes)}{names}.",
                 f"mtlkit list {self.kind}s",
             )
+        self._check_complete(name, classes[0])
         return classes[0]
 
+    def load_planned(self, resolved: Mapping[str, Any]) -> Any:
+        """The class of a method that a cell holds.
+
+        Args:
+            resolved: Its name, and the sha256 of its file if it is a plugin.
+
+        Raises:
+            UsageError: As :meth:`load`; or the file changed after the cell was planned.
+        """
+        name = resolved["name"]
+        entry = self.load(name)
+        if self.source_digest(name) != resolved.get("source_sha256"):
+            raise UsageError(f"{name} has changed since the plan.", "run the command again")
+        return entry
+
     def holds(self, name: str) -> bool:
-        """Whether a plugin file defines an entry of this kind."""
-        try:
-            self.load(name)
-        except UsageError:
-            return False
-        return True
+        """Whether a plugin file defines an entry of this kind.
+
+        Raises:
+            UsageError: The file cannot be imported.
+        """
+        return _plugin(name) is not None and bool(self._classes(name))
+
+    def is_plugin(self, name: str) -> bool:
+        """Whether an entry is code from outside the package: a file, or one of another package."""
+        if _plugin(name) is not None:
+            return True
+        return self._package_file(name) is None and name in self._entry_points()
 
     def source_digest(self, name: str) -> str | None:
         """The sha256 of a plugin file, which belongs to its identity; None for entries of the
@@ -137,6 +162,67 @@ class Registry:
         """
         plugin = _plugin(name)
         return hashlib.sha256(plugin.read_bytes()).hexdigest() if plugin else None
+
+    @contextmanager
+    def told_as_error_of(self, name: str, hint: str | None = None) -> Iterator[None]:
+        """Run code of an entry: what it raises becomes a sentence with the file and the line.
+
+        Errors of the package's own entries pass as they are, for they are bugs.
+
+        Args:
+            name: Of the entry.
+            hint: What to do about an error.
+
+        Raises:
+            UsageError: A plugin or an installed entry raised, or tried to end the program.
+        """
+        try:
+            yield
+        except (MtlkitError, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            if self._package_file(name) is not None:
+                raise
+            line = _line_of(error, str(self._source_file(name)))
+            raise UsageError(
+                f"{_what_it_raises(name, error, line)}.",
+                hint or f"correct it, or take another one: mtlkit list {self.kind}s",
+            ) from error
+
+    def _classes(self, name: str) -> list[Any]:
+        """The classes of this kind that the file of an entry defines itself, and does not just
+        import.
+        """
+        hint = f"python {shlex.quote(name)} shows the whole of it" if _plugin(name) else None
+        with self.told_as_error_of(name, hint):
+            module = self._module(name)
+        # a class can only have a base that is imported by now; importing it here may take seconds
+        base_module, _, base_name = self.base.partition(":")
+        base = getattr(sys.modules.get(f"mtlkit.{base_module}"), base_name, None)
+        if base is None:
+            return []
+        return [
+            value
+            for value in vars(module).values()
+            if isinstance(value, type)
+            and issubclass(value, base)
+            and value.__module__ == module.__name__
+        ]
+
+    def _check_complete(self, name: str, entry: Any) -> None:
+        """Raise a :class:`UsageError` for a class that cannot be used as it stands."""
+        problem = None
+        settings = importlib.import_module("mtlkit.settings").Settings
+        if inspect.isabstract(entry):
+            problem = f"lacks the method {' and '.join(sorted(entry.__abstractmethods__))}"
+        elif not (isinstance(entry.Options, type) and issubclass(entry.Options, settings)):
+            problem = "has Options that are no subclass of Settings"
+        if problem is not None:
+            _, line = inspect.getsourcelines(entry)
+            raise UsageError(
+                f"The {self.kind} {entry.__name__} in line {line} of {name} {problem}.",
+                f"mtlkit info {self.names()[0]} shows one that works",
+            )
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
         return _entry_points(f"mtlkit.{self.folder.split('.')[-1]}", tuple(sys.path))
@@ -185,18 +271,59 @@ def _plugin(name: str) -> Path | None:
         return None
 
 
+def plugin_folder_name(name: str) -> str:
+    """A name for a folder of an entry's own: of a plugin its stem, and a digest of its path."""
+    plugin = _plugin(name)
+    return f"{plugin.stem}-{_path_digest(plugin)}" if plugin else name
+
+
+def _path_digest(file: Path) -> str:
+    return hashlib.sha256(os.fsencode(file.resolve())).hexdigest()[:8]
+
+
 def _import_file(file: Path) -> ModuleType:
-    """Import a plugin once, under a name that no other file has."""
-    path_digest = hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]
-    module_name = f"mtlkit_plugin_{file.stem}_{path_digest}"
+    """Import a plugin, once as long as it stays as it is, under a name that no other file has."""
+    source = file.read_bytes()
+    content_digest = hashlib.sha256(source).hexdigest()[:8]
+    module_name = f"{PLUGIN_MODULE}{file.stem}_{_path_digest(file)}_{content_digest}"
     if module_name not in sys.modules:
         spec = importlib.util.spec_from_file_location(module_name, file)
         assert spec is not None
-        assert spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[module_name] = module
-        spec.loader.exec_module(module)
+        try:
+            # Not by the loader: its cache takes a file of the same size and second for the same.
+            exec(compile(source, file, "exec"), vars(module))
+        except BaseException:
+            del sys.modules[module_name]
+            raise
     return sys.modules[module_name]
+
+
+def error_of_plugin(error: BaseException) -> str | None:
+    """What an error says, with the plugin and the line that it came from; None if from none."""
+    for frame, _ in reversed(list(traceback.walk_tb(error.__traceback__))):
+        if str(frame.f_globals.get("__name__")).startswith(PLUGIN_MODULE):
+            file = frame.f_code.co_filename
+            return _what_it_raises(Path(file).name, error, _line_of(error, file))
+    return None
+
+
+def _what_it_raises(name: str, error: BaseException, line: int | None) -> str:
+    in_line = f" in line {line}" if line else ""
+    reason = one_line(error.msg if isinstance(error, SyntaxError) else error)
+    return f"{name} raises {type(error).__name__}{in_line}: {reason}"
+
+
+def _line_of(error: BaseException, file: str) -> int | None:
+    """The line of a file in which an error was raised, or from which it came; None if it did not
+    come from there.
+    """
+    if isinstance(error, SyntaxError) and error.filename == file:
+        return error.lineno
+    frames = traceback.extract_tb(error.__traceback__)
+    lines = [frame.lineno for frame in frames if frame.filename == file]
+    return lines[-1] if lines else None
 
 
 @functools.cache

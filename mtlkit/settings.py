@@ -89,8 +89,13 @@ def _as_list(value: Any) -> Any:
 
 
 def _as_words(value: Any) -> Any:
-    """As :func:`_as_list`; a text is split at its commas."""
-    return split_list(value) if isinstance(value, str) else _as_list(value)
+    """As :func:`_as_list`; a text is split at its commas, and must hold something."""
+    if not isinstance(value, str) or value == "none":
+        return _as_list(value)
+    words = split_list(value)
+    if not words:
+        raise ValueError("it names nothing, as does a shell variable that is not set")
+    return words
 
 
 Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_list)]
@@ -101,6 +106,15 @@ Floats = Annotated[tuple[float, ...], BeforeValidator(_as_list)]
 
 Words = Annotated[tuple[str, ...], BeforeValidator(_as_words)]
 """A list of words; written with commas between them."""
+
+
+def _check_path(value: Any) -> Any:
+    if isinstance(value, (str, Path)) and (not str(value).strip() or "\0" in str(value)):
+        raise ValueError("it is no path")
+    return value
+
+
+FolderPath = Annotated[Path, BeforeValidator(_check_path)]
 
 
 def _check_device(text: str) -> str:
@@ -254,7 +268,20 @@ class ExecutionSettings(Settings):
             "loses much where others use the cores"
         ),
     )
+
+    # what is done about trouble
     timeout: float | None = Field(None, gt=0, description="seconds after which a cell is stopped")
+    retries: int = Field(
+        1,
+        ge=0,
+        le=100,
+        description="how often a cell whose process was killed is run again, alone, at the end",
+    )
+    disk_wait: float = Field(
+        600,
+        ge=0,
+        description="seconds that finished cells wait for room where results cannot be written",
+    )
 
     # what is recorded and kept
     probes: bool = Field(True, description="record gradient cosines, gate usage and task weights")
@@ -269,7 +296,7 @@ class ExecutionSettings(Settings):
     )
 
     # how
-    init_from: Path | None = Field(
+    init_from: FolderPath | None = Field(
         None, description="folder of the run whose weights to start from"
     )
     eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")

@@ -31,7 +31,12 @@ def canonical_json(value: Any) -> str:
 
 def digest(value: Any) -> str:
     """The sha256 of a value's canonical JSON, in hex."""
-    return hashlib.sha256(canonical_json(value).encode()).hexdigest()
+    return digest_of_text(canonical_json(value))
+
+
+def digest_of_text(text: str) -> str:
+    """The sha256 of a text that is canonical JSON already, in hex."""
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 # --- writing
@@ -87,8 +92,14 @@ def parse_spec(text: str) -> Spec:
     """Read ``name`` or ``name[key=value,...]``; a dot in a key opens a nested mapping.
 
     Raises:
-        UsageError: The brackets or an option cannot be read, or an option is given twice.
+        UsageError: The brackets or an option cannot be read, or an option is given twice, or the
+            text, which records hold, is not UTF-8.
     """
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        message = f"Cannot read {text!r}: it is not UTF-8 text."
+        raise UsageError(message, "rename the file: mv OLD NEW") from None
     match = NAME_AND_BRACKETS.fullmatch(text)
     if match is None or text.count("[") != text.count("]"):
         raise UsageError(

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
+import platform
+import re
 import stat
+import tempfile
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+from zipfile import ZipInfo
 
 import numpy as np
 
@@ -20,9 +28,15 @@ from mtlkit.records import Cell, RunRecord
 from mtlkit.spec import parse_spec
 
 RECORD = "record.json"
+UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", "log.txt"}
+"""What may lie in the folder of a run before its record does."""
+STALE_SECONDS = 86_400  # what has not changed for a day is no longer being written
 RECORD_LIMIT = 64 * 2**20
 """Bytes of the largest record that is read; real ones have some ten thousand."""
 ZIP_START = b"PK"
+NPY_START = b"\x93NUMPY\x01\x00"
+HEADER_START = len(NPY_START) + 2
+"""Bytes before the header of an array's file; the last two hold its length."""
 
 
 @dataclass(frozen=True, order=True)
@@ -64,25 +78,26 @@ class ResultStore:
         self.copies: list[Copy] = []
 
     def make(self) -> None:
-        """Create the results folder.
+        """Create the results folder, see that there is room in it, and clear away what processes
+        that died have left unfinished.
 
         Raises:
-            MissingError: It cannot be created.
+            MissingError: It cannot be created, or not be written to.
         """
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.root) as probe:
+                probe.write(bytes(2**16))
         except OSError as error:
-            reason = error.strerror or str(error)
             raise MissingError(
-                f"The results folder {self.root} cannot be made: {reason}.",
+                f"The results folder {self.root} cannot be written to: {reason_of(error)}.",
                 "choose another with --out DIR",
             ) from None
+        self._sweep()
 
     def folder(self, cell: Cell) -> Path:
         """Where a cell's files are."""
-        # a plugin's name is a path: its file's name is enough
-        specs = [parse_spec(text) for text in (cell.dataset, cell.model, cell.balancer)]
-        names = [Path(spec.name).stem for spec in specs]
+        names = [_stem(text) for text in (cell.dataset, cell.model, cell.balancer)]
         return self.root.joinpath(*names, _folder_name(cell))
 
     def get(self, cell: Cell) -> RunRecord | None:
@@ -161,6 +176,12 @@ class ResultStore:
             if chosen is not None:
                 yield chosen
 
+    def _sweep(self) -> None:
+        """Remove unfinished files and half-made runs that nobody is writing any more."""
+        for folder in self._run_folders():
+            with suppress(OSError):  # of somebody else, or just now removed by another grid
+                _sweep_run(folder)
+
     def _run_folders(self) -> Iterator[Path]:
         """The folders of all runs, in the order of their paths."""
         folders = [self.root]
@@ -181,7 +202,7 @@ class ResultStore:
         except (FileNotFoundError, NotADirectoryError):
             return []
         except OSError as error:
-            self._leave_out(folder, UnreadableError(_reason(error)))
+            self._leave_out(folder, UnreadableError(reason_of(error)))
             return []
         return [folder / name for name in sorted(names)]
 
@@ -228,14 +249,15 @@ class ResultStore:
         file = folder / f"{stem}.npz"
         if not os.path.lexists(file):
             return {}
-        with _open_regular(file) as handle:
+        with _open_regular(file, limit) as handle:
             if handle.read(len(ZIP_START)) != ZIP_START:
                 raise UnreadableError("it is no archive of arrays")
             handle.seek(0)
 
+            # Read at once: an archive of many small arrays is read in hundreds of pieces.
             # Damage has many names: of numpy, of zipfile, of every kind of compression.
             try:
-                return _read_archive(handle, limit)
+                return _read_archive(io.BytesIO(handle.read()), limit)
             except UnreadableError:
                 raise
             except Exception as error:
@@ -245,8 +267,16 @@ class ResultStore:
 
 def printable(text: str) -> str:
     """A text on one line that any encoding and terminal takes: what is odd in it is escaped."""
+    if text.isprintable():
+        return text
     escaped = [letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text]
     return "".join(escaped)
+
+
+@lru_cache(maxsize=4096)
+def _stem(text: str) -> str:
+    """The name of what was typed; a plugin's is a path, of which the file's name is enough."""
+    return Path(parse_spec(text).name).stem
 
 
 def _folder_name(cell: Cell) -> str:
@@ -259,13 +289,13 @@ def _read(folder: Path, cell: Cell | None = None) -> RunRecord | None:
     Raises:
         UnreadableError: What is there does not hold.
     """
-    file = folder / RECORD
+    file = f"{folder}/{RECORD}"
     try:
-        file.lstat()
+        os.lstat(file)
     except FileNotFoundError:
         return None
     except OSError as error:
-        raise UnreadableError(_reason(error)) from None
+        raise UnreadableError(reason_of(error)) from None
 
     with _open_regular(file, RECORD_LIMIT) as handle:
         record = read_record(handle.read(os.fstat(handle.fileno()).st_size))
@@ -280,15 +310,46 @@ def _read_archive(handle: IO[bytes], limit: int | None) -> dict[str, np.ndarray]
         size = sum(member.file_size for member in archive.zip.infolist())
         if limit is not None and size > limit:
             raise UnreadableError(f"it unpacks to more than {limit >> 20} MiB")
-        named_arrays = dict(archive)
+        named_arrays = {
+            info.filename.removesuffix(".npy"): _read_member(archive, info)
+            for info in archive.zip.infolist()
+        }
     for name, array in named_arrays.items():
         if not isinstance(array, np.ndarray):
             raise UnreadableError(f"{name} in it is no array")
     return named_arrays
 
 
+def _read_member(archive: Any, info: ZipInfo) -> Any:
+    """One array of an archive; by numpy's own reader unless the file is of the usual form, which
+    numpy reads slowly.
+    """
+    content = archive.zip.read(info)
+    start = HEADER_START + int.from_bytes(content[len(NPY_START) : HEADER_START], "little")
+    if content.startswith(NPY_START) and start < len(content):
+        kind = _array_kind(content[:start])
+        if kind is not None and kind[0].itemsize * math.prod(kind[1]) == len(content) - start:
+            dtype, shape = kind
+            return np.frombuffer(content, dtype, offset=start).reshape(shape)
+    return archive[info.filename]
+
+
+@lru_cache(maxsize=1024)
+def _array_kind(header: bytes) -> tuple[np.dtype, tuple[int, ...]] | None:
+    """Type and shape of an array, from the start of its file; None unless it is of a usual form.
+    Runs of a grid share their headers.
+    """
+    stream = io.BytesIO(header[len(NPY_START) :])
+    try:
+        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
+    except ValueError:
+        return None
+    is_usual = not by_columns and not dtype.hasobject and min(shape, default=1) > 0
+    return (dtype, shape) if is_usual else None
+
+
 @contextmanager
-def _open_regular(file: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
+def _open_regular(file: str | Path, limit: int | None = None) -> Iterator[IO[bytes]]:
     """Open a file of at most ``limit`` bytes; never wait for a pipe, never read a device.
 
     Raises:
@@ -303,7 +364,7 @@ def _open_regular(file: Path, limit: int | None = None) -> Iterator[IO[bytes]]:
                 raise UnreadableError(f"it is larger than {limit >> 20} MiB")
             yield handle
     except OSError as error:
-        raise UnreadableError(_reason(error)) from None
+        raise UnreadableError(reason_of(error)) from None
 
 
 def _open_at_once(file: str, flags: int) -> int:
@@ -311,7 +372,8 @@ def _open_at_once(file: str, flags: int) -> int:
     return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _reason(error: OSError) -> str:
+def reason_of(error: OSError) -> str:
+    """Why a file could not be read or written, in the words of the system."""
     return error.strerror or str(error)
 
 
@@ -328,7 +390,7 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write to a temporary file that takes the place of ``path`` when the block ends without an
     error.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
     try:
         with temporary.open("wb") as handle:
             yield handle
@@ -338,3 +400,44 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep_run(folder: Path) -> None:
+    """Remove from a run what nobody is writing any more; all of it if its record will not come."""
+    files = list(folder.iterdir())
+    left_behind = [file for file in files if _is_abandoned(file)]
+    names = {file.name for file in files} - {file.name for file in left_behind}
+    is_half_made = names <= UNFINISHED and _is_old(folder)
+    for file in files if is_half_made else left_behind:
+        file.unlink()
+    if is_half_made:
+        folder.rmdir()
+
+
+def _is_abandoned(path: Path) -> bool:
+    """Whether a file is one that is being replaced, and the process that wrote it is dead.
+
+    Other machines may write to the same folder. Of their processes, only time tells. If a live one
+    should lose a file, as in a container that has the name of its host, it writes that again.
+    """
+    writer = re.fullmatch(r"\.(?:record\.json|log\.txt|\w+\.npz)(?:\.(.*))?\.(\d+)", path.name)
+    if writer is None:
+        return False
+    host, pid = writer.groups()
+    if host == platform.node() and not _is_running(int(pid)):
+        return True
+    return _is_old(path)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # of somebody else
+        return True
+    return True
+
+
+def _is_old(path: Path) -> bool:
+    return time.time() - path.stat().st_mtime > STALE_SECONDS

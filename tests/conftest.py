@@ -49,6 +49,8 @@ def run_cli(*arguments: Any) -> CommandResult:
         around.enter_context(contextlib.redirect_stderr(err))
         around.enter_context(mock.patch.object(sys, "argv", ["mtlkit", *map(str, arguments)]))
         around.enter_context(mock.patch.dict(os.environ, {"COLUMNS": "200"}))
+        for number in (signal.SIGINT, signal.SIGTERM):
+            around.callback(signal.signal, number, signal.getsignal(number))
         try:
             main()
         except SystemExit as end:
@@ -324,7 +326,7 @@ def _interrupt(grid: _Grid) -> Act:
     over = threading.Event()
 
     def press() -> None:
-        _wait(lambda: grid.pid.exists() or over.is_set())
+        wait_for(lambda: grid.pid.exists() or over.is_set())
         if not over.is_set():
             before.update(files(grid.out))
             ignored.append(is_deaf(grid.worker, "SigIgn"))
@@ -338,17 +340,16 @@ def _interrupt(grid: _Grid) -> Act:
     finger.join()
     assert before, result.err
     return Act(
-        result, before, files(grid.out), _wait(lambda: not _alive(grid.worker)), all(ignored)
+        result, before, files(grid.out), wait_for(lambda: not is_alive(grid.worker)), all(ignored)
     )
 
 
 def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
-    """kill -9 while the second cell waits. Its worker is an orphan then, and sees that at the next
-    point. Before that Ctrl-C is pressed: as a background job of a shell the command ignores it.
-
-    The process that the worker was forked from ends with it.
+    """kill -9 while the second cell waits. Its worker is an orphan then, and ends, as does the
+    process that it was forked from. Before that Ctrl-C is pressed: as a background job of a shell
+    the command ignores it.
     """
-    _wait(lambda: grid.pid.exists() or process.poll() is not None)
+    wait_for(lambda: grid.pid.exists() or process.poll() is not None)
     assert process.poll() is None, "the command ended by itself"
     before = files(grid.out)
     process.send_signal(signal.SIGINT)
@@ -358,8 +359,8 @@ def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
     process.kill()
     code = process.wait(PATIENCE)
     family = {grid.worker, parent(grid.worker)}
+    ended = wait_for(lambda: not any(map(is_alive, family)))
     grid.hold.unlink()
-    ended = _wait(lambda: not any(map(_alive, family)))
     return Act(
         CommandResult(code, "", ""), before, files(grid.out), ended, survived_interrupt=survived
     )
@@ -371,7 +372,8 @@ def files(folder: Path) -> Files:
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 
-def _wait(condition: Callable[[], bool]) -> bool:
+def wait_for(condition: Callable[[], bool]) -> bool:
+    """Whether something comes true before patience ends."""
     end = time.monotonic() + PATIENCE
     while not condition() and time.monotonic() < end:
         time.sleep(0.02)
@@ -397,7 +399,7 @@ def parent(pid: int) -> int:
     return int(stat.read_text().rpartition(")")[2].split()[1]) if stat.exists() else pid
 
 
-def _alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
     """Whether a process runs; one that is no child of ours has no other sign of its end."""
     try:
         os.kill(pid, 0)

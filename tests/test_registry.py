@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from mtlkit.errors import UsageError
-from mtlkit.registry import BALANCERS, DATASETS, MODELS, REGISTRIES
+from mtlkit.registry import BALANCERS, DATASETS, MODELS, REGISTRIES, plugin_folder_name
 
 EVERY = [(kind, name) for kind, registry in REGISTRIES.items() for name in registry.names()]
 MINE = '''"""Mine: weighs nothing.
@@ -68,6 +68,9 @@ def test_wildcards():
         (MODELS, "mmo", "mmoe"),
         (MODELS, "shared_bottom", "shared-bottom"),
         (MODELS, "MMoE", "mmoe\\?"),
+        (MODELS, "PLE", "ple\\?"),
+        (MODELS, "Shared Bottom", "shared-bottom\\?"),
+        (MODELS, "SHARED  BOTTOM", "shared-bottom\\?"),
         (DATASETS, "Census", "census\\?"),
         (BALANCERS, "pc-grad", "pcgrad"),
     ],
@@ -123,6 +126,121 @@ def test_files_of_one_name_are_two_entries_and_have_their_digests(tmp_path):
     assert BALANCERS.source_digest("uniform") is None
 
 
+def test_an_edited_file_is_read_again_even_in_the_same_second_and_of_the_same_size(tmp_path):
+    """Python's own cache of bytecode knows a file by its size and the second of its change."""
+    file = tmp_path / "mine.py"
+    for name in ("Mine", "Mind"):
+        file.write_text(MINE.replace("Mine", name))
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+        assert BALANCERS.load(str(file)).__name__ == name
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.py"]
+
+
+def test_an_absolute_path_and_a_relative_one_are_one_file(tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "mine.py").write_text(MINE)
+    monkeypatch.chdir(tmp_path / "a")
+    assert BALANCERS.load("../mine.py") is BALANCERS.load(str(tmp_path / "mine.py"))
+    assert plugin_folder_name("../mine.py") == plugin_folder_name(str(tmp_path / "mine.py"))
+
+
+def test_a_method_that_changed_after_the_plan_is_not_run(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(MINE)
+    planned = {"name": str(file), "source_sha256": BALANCERS.source_digest(str(file))}
+    assert BALANCERS.load_planned(planned).__name__ == "Mine"
+    file.write_text(MINE.replace("step.active.float()", "2 * step.active.float()"))
+    with pytest.raises(UsageError, match=r"mine\.py has changed since the plan"):
+        BALANCERS.load_planned(planned)
+
+
+FAILS_AT_IMPORT = {
+    "syntax": ("x = 1\nclass Mine(:\n", "SyntaxError in line 2: invalid syntax."),
+    "indentation": ("def f():\nx = 1\n", "IndentationError in line 2: expected an indented block"),
+    "null byte": ("x = 1\0\n", "SyntaxError: source code string cannot contain null bytes."),
+    "not UTF-8": (b"x = 1\ny = '\xff'\n", "SyntaxError in line 2: (unicode error) 'utf-8' codec"),
+    "missing package": (
+        "\nimport no_such_package\n",
+        "ModuleNotFoundError in line 2: No module named 'no_such_package'.",
+    ),
+    "missing name": ("from mtlkit import Nothing", "ImportError in line 1: cannot import name"),
+    "raises": ("\n\nraise KeyError('colour')", "KeyError in line 3: 'colour'."),
+    "raises in a function": (
+        "def deep():\n    return 1 / 0\n\ndeep()\n",
+        "ZeroDivisionError in line 2: division by zero.",
+    ),
+    "raises elsewhere": ("import json\njson.loads('{')\n", "JSONDecodeError in line 2: "),
+    "two lines": ("raise ValueError('a\\n  b.')", "ValueError in line 1: a b."),
+    "no text": ("raise RuntimeError", "RuntimeError in line 1: RuntimeError."),
+    "exits": ("import sys\nsys.exit(0)", "SystemExit in line 2: 0."),
+    "quits": ("raise SystemExit", "SystemExit in line 1: SystemExit."),
+    "another kind of error": (
+        "class Odd(BaseException): ...\n\nraise Odd('x')",
+        "Odd in line 3: x.",
+    ),
+    "too deep": ("x = " + "(" * 5000, "SyntaxError in line 1: too many nested parentheses."),
+}
+
+
+@pytest.mark.parametrize("case", FAILS_AT_IMPORT)
+@pytest.mark.parametrize("registry", REGISTRIES.values(), ids=REGISTRIES)
+def test_a_file_that_cannot_be_imported(tmp_path, registry, case):
+    text, message = FAILS_AT_IMPORT[case]
+    file = tmp_path / "my own.py"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    for _ in range(2):  # what failed once leaves nothing behind
+        with pytest.raises(UsageError) as caught:
+            registry.load(str(file))
+        assert caught.value.message.startswith(f"{file} raises {message}"), caught.value.message
+        assert "\n" not in caught.value.message
+        assert caught.value.hint == f"python '{file}' shows the whole of it"
+        assert caught.value.exit_code == 2
+
+
+def test_an_interrupt_in_a_file_is_one(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text("raise KeyboardInterrupt")
+    with pytest.raises(KeyboardInterrupt):
+        MODELS.load(str(file))
+
+
+def test_a_bug_of_the_package_is_not_told_as_one_of_the_user():
+    with pytest.raises(ZeroDivisionError), MODELS.told_as_error_of("mmoe"):
+        raise ZeroDivisionError
+
+
+INCOMPLETE = {
+    "no forward": (MODELS, "Architecture", "pass", "lacks the method forward"),
+    "no answer": (BALANCERS, "Balancer", "pass", "lacks the method forward"),
+    "no solve": (BALANCERS, "GramBalancer", "pass", "lacks the method solve"),
+    "no data": (DATASETS, "GeneratedSource", "pass", "lacks the method prepare"),
+    "no methods": (DATASETS, "DatasetSource", "pass", "lacks the method download and prepare"),
+    "bare options": (
+        BALANCERS,
+        "Balancer",
+        "def forward(self, step): ...\n    class Options: rate = 1",
+        "has Options that are no subclass of Settings",
+    ),
+    "options of None": (
+        BALANCERS,
+        "Balancer",
+        "def forward(self, step): ...\n    Options = None",
+        "has Options that are no subclass of Settings",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", INCOMPLETE)
+def test_a_class_that_is_not_complete(tmp_path, case):
+    registry, base, body, message = INCOMPLETE[case]
+    file = tmp_path / "mine.py"
+    file.write_text(f"from mtlkit import {base}\n\nclass Mine({base}):\n    {body}\n")
+    with pytest.raises(UsageError) as caught:
+        registry.load(str(file))
+    assert caught.value.message == f"The {registry.kind} Mine in line 3 of {file} {message}."
+    assert caught.value.hint.startswith("mtlkit info ")
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [
@@ -134,7 +252,8 @@ def test_files_of_one_name_are_two_entries_and_have_their_digests(tmp_path):
 def test_a_file_must_define_one_entry(tmp_path, text, found):
     file = tmp_path / "odd.py"
     file.write_text(text)
-    with pytest.raises(UsageError, match=f"exactly one Balancer subclass, found {found}"):
+    names = {0: "0.", 2: "2: Mine, Two."}[found]
+    with pytest.raises(UsageError, match=f"exactly one Balancer subclass, found {names}"):
         BALANCERS.load(str(file))
 
 
@@ -230,6 +349,19 @@ def test_what_a_method_is_stands_on_the_method():
             for key in keys:
                 assert bool(getattr(entry, key)) == bool(attributes.get(key)), (name, key)
     assert [name for name in MODELS.names() if MODELS.load(name).is_reference] == ["single-task"]
+
+
+def test_an_installed_package_that_fails(tmp_path, monkeypatch):
+    (tmp_path / "failing_balancer.py").write_text("import sys\n\nsys.exit(0)\n")
+    info = tmp_path / "failing-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: failing\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[mtlkit.balancers]\nfailing = failing_balancer\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UsageError) as caught:
+        BALANCERS.load("failing")
+    assert caught.value.message == "failing raises SystemExit in line 3: 0."
+    assert caught.value.hint.endswith(": mtlkit list balancers")
 
 
 def test_facts_of_an_installed_package(tmp_path, monkeypatch):

@@ -1,9 +1,14 @@
+import errno
 import json
 import os
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 
+from mtlkit import store as store_module
 from mtlkit.errors import MissingError
 from mtlkit.records import RunRecord
 from mtlkit.store import RECORD, ResultStore
@@ -178,8 +183,83 @@ def test_names_of_any_language_survive(store):
 
 def test_a_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(MissingError, match="cannot be made") as caught:
+    with pytest.raises(MissingError, match="cannot be written to") as caught:
         ResultStore(tmp_path / "file" / "results").make()
     assert "--out" in caught.value.hint
     ResultStore(tmp_path / "a" / "b").make()
     assert (tmp_path / "a" / "b").is_dir()
+
+
+# --- what processes that died have left
+
+
+HERE, ELSEWHERE = platform.node(), "another-machine"
+LONG_AGO = 1e9
+
+
+@pytest.fixture
+def nobody():
+    """The number of a process that has ended."""
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+def test_unfinished_files_of_dead_processes_are_swept(store, nobody):
+    folder = store.save(record(cell()), log="a line\n")
+    dead = [f".record.json.{HERE}.{nobody}", f".probes.npz.{HERE}.{nobody}"]
+    live = [f".record.json.{HERE}.{os.getpid()}", f".log.txt.{ELSEWHERE}.{nobody}"]
+    unknown = [".record.json.1", f".notes.{HERE}.{nobody}", "notes.txt"]
+    for name in (*dead, *live, *unknown):
+        (folder / name).touch()
+    before = {file.name for file in folder.iterdir()}
+    store.make()
+    assert {file.name for file in folder.iterdir()} == before - set(dead)
+
+    # after a day nobody writes any more, wherever that was
+    for name in (*live, *unknown):
+        os.utime(folder / name, (LONG_AGO, LONG_AGO))
+    store.make()
+    left = {file.name for file in folder.iterdir()}
+    assert left == {RECORD, "log.txt", f".notes.{HERE}.{nobody}", "notes.txt"}
+
+
+def test_half_made_runs_are_swept_after_a_day(store, nobody):
+    """One that may still be written, one that will not, and one with a file of somebody else."""
+    fresh, old, foreign = (store.folder(cell(seed=seed)) for seed in range(3))
+    for folder in (fresh, old, foreign):
+        folder.mkdir(parents=True)
+        (folder / "probes.npz").touch()
+        (folder / f".record.json.{HERE}.{nobody}").touch()
+    (foreign / "notes.txt").touch()
+    for folder in (old, foreign):
+        os.utime(folder, (LONG_AGO, LONG_AGO))
+    finished = store.save(record(cell(seed=3)))
+    os.utime(finished, (LONG_AGO, LONG_AGO))
+
+    store.make()
+    assert sorted(path.name for path in fresh.parent.iterdir()) == sorted(
+        folder.name for folder in (fresh, foreign, finished)
+    )
+    assert {path.name for path in foreign.iterdir()} == {"probes.npz", "notes.txt"}
+    assert [path.name for path in finished.iterdir()] == [RECORD]
+
+
+def test_a_process_of_another_user_is_alive(monkeypatch):
+    def refuse(pid, number):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "kill", refuse)
+    assert store_module._is_running(1)
+
+
+def test_a_folder_that_cannot_be_written_to(store, monkeypatch):
+    """What a read-only mount says, to root as well."""
+
+    def refuse(**_):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(MissingError, match="cannot be written to: Read-only file system") as caught:
+        store.make()
+    assert caught.value.hint == "choose another with --out DIR"

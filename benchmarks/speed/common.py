@@ -132,7 +132,7 @@ def in_child(section: str, job: Record, **options: Any) -> Any:
         job: What its ``work`` is called with.
         options: Of :func:`child`.
     """
-    from mtlkit.grid.engines.local import MEMORY
+    from mtlkit.grid.engines.processes import MEMORY
 
     # A worker of mtlkit trains in its main thread. Trainings that take turns are threads, and with
     # a single arena these get memory as that one does.

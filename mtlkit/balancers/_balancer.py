@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -31,6 +31,10 @@ such as adam, makes no step at all.
 """
 
 TOLERANCE = 1e-4  # of sums and signs: above rounding errors, below what a learning rate would show
+
+
+Need = Literal["losses", "norms", "gram", "rows"]
+Scale = Literal["simplex", "native"]
 
 
 class Balancer(nn.Module, ABC):
@@ -67,13 +71,23 @@ class Balancer(nn.Module, ABC):
 
         update_every: int = Field(1, gt=0, description="steps for which weights are used again")
 
-    needs: ClassVar[Literal["losses", "norms", "gram", "rows"]] = "losses"
-    scale: ClassVar[Literal["simplex", "native"]] = "simplex"
+    needs: ClassVar[Need] = "losses"
+    scale: ClassVar[Scale] = "simplex"
     signed: ClassVar[bool] = False
     scopes: ClassVar[tuple[Scope, ...]] = ("dense", "all", "representation")
     constant_weights: ClassVar[bool] = False
     weights_option: ClassVar[str | None] = None
     same_as: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        """Look that a method declares only what there is."""
+        super().__init_subclass__()
+        for name, choices in (("needs", get_args(Need)), ("scale", get_args(Scale))):
+            if getattr(cls, name) not in choices:
+                given = getattr(cls, name)
+                raise TypeError(f"{cls.__name__}.{name} is {given!r}, not one of {choices}")
+        if not set(cls.scopes) <= set(get_args(Scope)):
+            raise TypeError(f"{cls.__name__}.scopes is {cls.scopes}, not some of {get_args(Scope)}")
 
     def __init__(self, tasks: Sequence[Task], options: Settings) -> None:
         super().__init__()
@@ -359,17 +373,22 @@ class GramBalancer(Balancer):
         """(T,) weights for inner products (T, T) that need not be the step's own, as when a method
         scales gradients.
         """
+        # one copy to the host, for which a GPU waits: (T, T + 2)
+        columns = (gramian.double(), step.losses.double()[:, None], step.active.double()[:, None])
+        packed = torch.cat(columns, 1).cpu().numpy()
+        inner_products, losses, active = packed[:, :-2], packed[:, -2].copy(), packed[:, -1]
+
         # leave out idle tasks
-        tasks = np.flatnonzero(step.active.cpu().numpy())
-        inner_products = gramian.double().cpu().numpy()
-        if len(tasks) < len(inner_products):
+        tasks = np.flatnonzero(active)
+        if len(tasks) < len(losses):
             inner_products = inner_products[np.ix_(tasks, tasks)]
+            losses = losses[tasks]
+        inner_products = np.ascontiguousarray(inner_products)
 
         # equal weights where the gradients say nothing: all are zero, or one is not finite
         weights = np.zeros(len(step.losses))
         weights[tasks] = 1
         if np.isfinite(inner_products).all() and inner_products.any():
-            losses = step.losses.double().cpu().numpy()[tasks]
             seed = (step.seed, step.index)
             weights[tasks] = self.solve(GramProblem(inner_products, losses, tasks, seed))
 

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import numba
 import numpy as np
 
-compiled: Any = numba.njit(nogil=True, cache=True, error_model="numpy")
-vectorised: Any = numba.njit(
-    nogil=True, cache=True, error_model="numpy", fastmath={"contract", "reassoc", "nsz"}
-)
+from mtlkit.ops._numba import njit
+
+compiled = njit(error_model="numpy")
+vectorised = njit(error_model="numpy", fastmath={"contract", "reassoc", "nsz"})
 """As ``compiled``, with sums in any order, so that they are vectorised."""
 
 NO_LENGTH = 1e-12  # a gradient that is shorter than the longest by this factor counts as zero

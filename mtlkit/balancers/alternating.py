@@ -18,12 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._draws import StepDraws
 from mtlkit.balancers._options import per_task
 from mtlkit.balancers._step import Step
 from mtlkit.data.types import Task
@@ -51,6 +51,9 @@ class Alternating(Balancer):
         self.register_buffer("round", torch.ones((), dtype=torch.int64))
         # (T,) the last round in which each task had its turn
         self.register_buffer("visited", torch.zeros(len(tasks), dtype=torch.int64))
+        self.positions: Tensor
+        self.register_buffer("positions", torch.arange(len(tasks)), persistent=False)
+        self.draws = StepDraws("random", len(tasks))
 
     def forward(self, step: Step) -> Tensor:
         # a round is over when no active task is left to visit; then all wait again
@@ -60,8 +63,7 @@ class Alternating(Balancer):
         waiting = torch.where(round_over, step.active, waiting)
 
         # a random one of those that wait
-        draws = np.random.default_rng([step.seed, step.index]).random(len(self.visited))
-        chosen = torch.where(waiting, torch.from_numpy(draws).to(step.losses), -1.0).argmax()
-        turn = waiting & (torch.arange(len(draws), device=waiting.device) == chosen)
+        chosen = torch.where(waiting, self.draws.of(step), -1.0).argmax()
+        turn = waiting & (self.positions == chosen)
         self.visited.copy_(torch.where(turn, self.round, self.visited))
         return (self.rates * turn).to(step.losses.dtype)

@@ -53,7 +53,10 @@ class DWA(Balancer):
         self.register_buffer("closed", torch.zeros((), dtype=torch.int64))
 
     def forward(self, step: Step) -> Tensor:
-        if step.index // self.options.window > int(self.closed):
+        # Windows end at their multiples. Between those the number of closed ones is not looked at,
+        # for which a GPU would have to be waited for.
+        index, window = step.index, self.options.window
+        if index % window < self.update_every and index // window > int(self.closed):
             self._close()
 
         # r_t = L_t(last window) / L_t(window before); 1 as long as there is none

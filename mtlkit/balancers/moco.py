@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
@@ -97,8 +98,15 @@ class MoCo(Balancer):
 
     def _on_simplex(self, point: Tensor, active: Tensor) -> Tensor:
         """A point (T,) brought to the simplex of the active tasks."""
-        if self.options.update == "softmax" or not active.any():
+        if self.options.update == "softmax":
             return softmax_over(point, active)
-        point = point - point[active].max()  # changes nothing but rounding
-        projected = project_on_simplex(point[active].cpu().numpy())
-        return torch.zeros_like(point).masked_scatter(active, torch.from_numpy(projected).to(point))
+
+        # on the host, with one copy each way
+        packed = torch.stack([point, active.to(point)]).cpu().numpy()
+        tasks = np.flatnonzero(packed[1])
+        projected = np.zeros(len(point))
+        if len(tasks):
+            coordinates = packed[0, tasks]
+            coordinates -= coordinates.max()  # changes nothing but rounding
+            projected[tasks] = project_on_simplex(coordinates)
+        return torch.from_numpy(projected).to(point)

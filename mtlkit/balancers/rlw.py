@@ -15,19 +15,24 @@ default, normal.
 
 from __future__ import annotations
 
-import numpy as np
-import torch
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from mtlkit.balancers._balancer import Balancer
+from mtlkit.balancers._draws import StepDraws
 from mtlkit.balancers._simplex import softmax_over
 from mtlkit.balancers._step import Step
+from mtlkit.data.types import Task
+from mtlkit.settings import Settings
 
 
 class RLW(Balancer):
     """Random loss weighting."""
 
+    def __init__(self, tasks: Sequence[Task], options: Settings) -> None:
+        super().__init__(tasks, options)
+        self.z = StepDraws("standard_normal", len(tasks))
+
     def forward(self, step: Step) -> Tensor:
-        rng = np.random.default_rng([step.seed, step.index])
-        z = torch.from_numpy(rng.standard_normal(len(step.losses))).to(step.losses)
-        return softmax_over(z, step.active) * step.active.sum()
+        return softmax_over(self.z.of(step), step.active) * step.active.sum()

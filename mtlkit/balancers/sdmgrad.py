@@ -51,18 +51,24 @@ class SDMGrad(Balancer):
         self.register_buffer("w", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> Tensor:
-        # gradients (A, P) of the tasks that have labels in all three batches
+        # gradients (T, P), 0 but for the tasks that have labels in all three batches
         first, second = step.fresh_batch(), step.fresh_batch()
         seen = step.active & first.active & second.active
-        one, two = first.jacobian()[seen].double(), second.jacobian()[seen].double()
+        one = torch.where(seen[:, None], first.jacobian().double(), 0.0)
+        two = torch.where(seen[:, None], second.jacobian().double(), 0.0)
+
+        # <g_s, g_t> between the batches, with what else is needed, in one copy: (T, T + 2)
+        size = one.norm() * two.norm()
+        inner = torch.where(size > 0, one @ two.T / size, 0.0)
+        packed = torch.cat([inner, self.w[:, None], seen[:, None].double()], 1).cpu().numpy()
+        w, tasks = packed[:, -2].copy(), np.flatnonzero(packed[:, -1])
 
         # w of those tasks, which share what the others do not hold
-        size = float(one.norm() * two.norm())
-        total = float(self.w[seen].sum())
-        if size > 0 and total > 0:
-            inner = (one @ two.T / size).cpu().numpy()  # <g_s, g_t> between the batches
-            w = self._descend(inner, (self.w[seen] / total).cpu().numpy())
-            self.w.masked_scatter_(seen, torch.from_numpy(w * total).to(self.w))
+        total = w[tasks].sum()
+        inner_products = packed[:, :-2][np.ix_(tasks, tasks)]
+        if inner_products.any() and total > 0:
+            w[tasks] = self._descend(inner_products, w[tasks] / total) * total
+            self.w.copy_(torch.from_numpy(w))
 
         # T (w_t + lam / T) / (1 + lam)
         scaled = on_simplex(self.w, step.active)  # T w

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
+import signal
 import sys
+from contextlib import suppress
+from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any
 
 import typer
@@ -14,10 +19,11 @@ from mtlkit.cli.catalogue import info, list_entries
 from mtlkit.cli.fetch import fetch
 from mtlkit.cli.init import init
 from mtlkit.cli.report import report
-from mtlkit.errors import MtlkitError
+from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 
 PROGRAM = "mtlkit"
-INTERRUPTED = 130
+INTERRUPTED = 128 + signal.SIGINT
+TERMINATED = 128 + signal.SIGTERM
 
 # typer carries its own copy of click or uses the installed one, by version: take the class it uses
 CLICK_ERROR: Any = next(
@@ -60,13 +66,48 @@ def root(
     """
 
 
+class _StopSignals:
+    """Ctrl-C and SIGTERM: the first one ends a command, the second one does so without grace, and
+    later ones disturb neither.
+
+    Attributes:
+        received: Their numbers, in the order in which they came.
+    """
+
+    def __init__(self) -> None:
+        self.received: list[int] = []
+
+    def install(self) -> None:
+        """React from now on; what is ignored, such as Ctrl-C in a background job, stays so."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                with suppress(ValueError):  # in a thread that is not the main one
+                    signal.signal(number, self._react)
+
+    def ignore(self) -> None:
+        """Go on ignoring them until the process has ended: Python itself would not."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with suppress(ValueError):
+                signal.signal(number, signal.SIG_IGN)
+
+    def _react(self, number: int, frame: FrameType | None) -> None:
+        self.received.append(number)
+        if len(self.received) <= 2:
+            raise KeyboardInterrupt
+
+
 def main() -> None:
     """Run a command. Errors are one sentence and a hint on stderr, with the exit code of their
     kind.
     """
+    stop = _StopSignals()
+    stop.install()
+    _ready_streams()
     try:
         # the name is given, for messages say mtlkit also where python -m started it
-        code = app(sys.argv[1:] or ["--help"], standalone_mode=False, prog_name=PROGRAM)
+        code = app(_arguments(), standalone_mode=False, prog_name=PROGRAM)
+        # what cannot be written is noticed here, and not when Python has ended already
+        sys.stdout.flush()
     except MtlkitError as error:
         _print_error(error.message, error.hint)
         code = error.exit_code
@@ -75,20 +116,82 @@ def main() -> None:
         command = context.command_path if context else PROGRAM
         _print_error(_sentence(error.format_message()), f"{command} --help")
         code = error.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        print("\ninterrupted", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except typer.Abort as error:
+        # The parser makes one of EOFError, as if somebody had been asked and said nothing. Nobody
+        # is asked here: it is an error like any other.
+        if isinstance(error.__cause__, EOFError):
+            raise error.__cause__ from None
         code = INTERRUPTED
     except BrokenPipeError:  # the reader of stdout has gone, e.g. `mtlkit list models | head -1`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         code = 0
+    except OSError as error:
+        _print_error(*_told(error))
+        _write_no_more()
+        code = MissingError.exit_code
+    if stop.received:
+        code = 128 + stop.received[0]
+        stop.ignore()
+    if code in (INTERRUPTED, TERMINATED):
+        print("\ninterrupted", file=sys.stderr)
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _ready_streams() -> None:
+    """Make the standard streams take any text. Those that are closed lead nowhere: the next file
+    that is opened would take their number. Letters that the encoding lacks are escaped.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115 - never closed
+            setattr(sys, name, nowhere)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def _write_no_more() -> None:
+    """Lead stdout nowhere: what it could not take would be tried again when Python ends."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _arguments() -> list[str]:
+    """What was typed; ``--help`` if nothing was.
+
+    Raises:
+        UsageError: An argument is empty. As a path it would mean the folder one is in.
+    """
+    arguments = sys.argv[1:] or ["--help"]
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        flag = before if before.startswith("-") else ""
+        if argument.startswith("--") and argument.endswith("=") and argument.count("=") == 1:
+            flag, argument = argument[:-1], ""
+        if not argument:
+            what = f"The value of {flag}" if flag else "An argument"
+            raise UsageError(
+                f"{what} is empty: it names nothing, as does a shell variable that is not set.",
+                f"{PROGRAM} --help",
+            )
+    return arguments
+
+
+def _told(error: OSError) -> tuple[str, str]:
+    """A sentence and a hint about what the system refused, such as a name that is too long."""
+    reason = one_line(error.strerror or error)
+    if error.filename is None:
+        return f"{reason}.", "make room, or choose other folders with --out and --data-dir"
+    name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename
+    return f"{one_line(name)} cannot be used: {reason}.", "give another file or folder"
+
+
 def _print_error(message: str, hint: str | None) -> None:
-    """The one form in which errors are printed; it goes to stderr."""
-    print(f"error: {message}", file=sys.stderr)
-    if hint:
-        print(f"\nhint: {hint}", file=sys.stderr)
+    """The one form in which errors are printed; it goes to stderr, if somebody listens there."""
+    with suppress(OSError):
+        print(f"error: {message}", file=sys.stderr)
+        if hint:
+            print(f"\nhint: {hint}", file=sys.stderr)
 
 
 def _sentence(text: str) -> str:

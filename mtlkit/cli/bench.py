@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import sys
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +26,7 @@ from mtlkit.cli.tables import (
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from mtlkit.data.splits import Dataset
     from mtlkit.grid.grid_settings import GridSettings
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 """The exit code when cells failed."""
+
+MANY_CELLS = 60
+"""A dry run of more cells prints a row a model."""
 
 STATES = {"to run": "bold", "done": "green", "failed before": "red"}
 """State of a planned cell to its style."""
@@ -87,6 +93,10 @@ def bench(
     timeout: Annotated[
         float | None, typer.Option(help="Stop and record a cell after so many seconds.")
     ] = None,
+    retries: Annotated[
+        int | None,
+        typer.Option(help="Run a cell whose process was killed so often again. Default: 1."),
+    ] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -108,6 +118,9 @@ def bench(
         typer.Option("--set", help="Any setting as key=value, e.g. dropout=.1. Repeatable."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
+    show_all: Annotated[
+        bool, typer.Option("--all", help="With --dry-run: every cell, however many.")
+    ] = False,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the grid as YAML and stop.")
     ] = False,
@@ -150,7 +163,13 @@ def bench(
             "patience": patience,
             "freeze": freeze,
         },
-        "execution": {"device": device, "jobs": jobs, "timeout": timeout, "init_from": init_from},
+        "execution": {
+            "device": device,
+            "jobs": jobs,
+            "timeout": timeout,
+            "retries": retries,
+            "init_from": init_from,
+        },
         "out": out,
     }
     settings = read_grid(file, _without_none(flags), assignments or [])
@@ -160,7 +179,7 @@ def bench(
         return
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
-    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force, strict))
+    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force, strict, show_all))
 
 
 def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
@@ -181,9 +200,10 @@ def _run(
     retry_failed: bool,
     force: bool,
     strict: bool,
+    show_all: bool,
 ) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
-    from mtlkit.grid.engines.local import start_early
+    from mtlkit.grid.engines.processes import start_early
 
     # first of all: the workers' imports go on in the background
     if not dry_run:
@@ -221,7 +241,7 @@ def _run(
     print_lints(dataset, console)
     _print_unreadable(store, console)
     if dry_run:
-        _print_cells(plan)
+        _print_cells(plan, show_all)
         return 0
 
     # the runs, and what came of them
@@ -265,8 +285,8 @@ def _print_summary(plan: Plan, dataset: Dataset, console: Console) -> None:
     if counts["failed before"]:
         console.print("[dim]--retry-failed runs the failed ones again.[/dim]")
 
-    resolved = [planned.cell.resolved["balancer"] for planned in plan.cells]
-    balancers = [(balancer["name"], balancer["options"]) for balancer in resolved]
+    by_text = {planned.cell.balancer: planned.cell.resolved["balancer"] for planned in plan.cells}
+    balancers = [(balancer["name"], balancer["options"]) for balancer in by_text.values()]
     for notice in (*plan.notes, *notices(balancers, len(dataset.schema.tasks))):
         console.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
 
@@ -288,10 +308,22 @@ def _count_states(plan: Plan) -> dict[str, int]:
     return counts
 
 
-def _print_cells(plan: Plan) -> None:
-    """A row a cell, and one a model that does not apply."""
-    from rich import box
+def _print_cells(plan: Plan, show_all: bool) -> None:
+    """A row a cell, or a model where there are many; and one a model that does not apply."""
     from rich.console import Console
+    from rich.text import Text
+
+    is_short = show_all or len(plan.cells) <= MANY_CELLS
+    table = _table_of_cells(plan) if is_short else _table_of_models(plan)
+    for name, reason in plan.inapplicable:
+        table.add_row(Text(name), "", "", Text(f"n/a: {reason}", style="yellow"))
+    Console().print(table)
+    if not is_short:
+        Console(stderr=True).print("[dim]--dry-run --all lists every cell.[/dim]")
+
+
+def _table_of_cells(plan: Plan) -> Table:
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
@@ -302,9 +334,27 @@ def _print_cells(plan: Plan) -> None:
         cell = planned.cell
         state = Text(planned.state, style=STATES[planned.state])
         table.add_row(Text(cell.model), Text(cell.balancer), str(cell.seed), state, cell.key[:8])
-    for name, reason in plan.inapplicable:
-        table.add_row(Text(name), "", "", Text(f"n/a: {reason}", style="yellow"), "")
-    Console().print(table)
+    return table
+
+
+def _table_of_models(plan: Plan) -> Table:
+    """Model, how many balancers and seeds it has, and its cells by state."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("model")
+    for column in ("balancers", "seeds", *STATES):
+        table.add_column(column, justify="right")
+    for model in dict.fromkeys(planned.cell.model for planned in plan.cells):
+        same_model = [planned for planned in plan.cells if planned.cell.model == model]
+        balancers = {planned.cell.balancer for planned in same_model}
+        seeds = {planned.cell.seed for planned in same_model}
+        states = Counter[str](planned.state for planned in same_model)
+        counts = (len(balancers), len(seeds), *(states[state] for state in STATES))
+        table.add_row(Text(model), *map(str, counts))
+    return table
 
 
 def _run_cells(
@@ -321,8 +371,9 @@ def _run_cells(
         return failed
     store.make()
     engine = LocalEngine(store, home, settings.execution)
-    with GridProgress(len(plan.to_run), console) as progress:
-        for record in engine.run(plan.to_run, progress.advance):
+    command = shlex.join(["mtlkit", *sys.argv[1:]])
+    with GridProgress(len(plan.to_run), console, command) as progress:
+        for record in engine.run(plan.to_run, progress.advance, progress.warn):
             progress.finish(record)
             failed += not record.ok
     return failed

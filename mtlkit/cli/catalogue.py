@@ -41,7 +41,7 @@ def list_entries(
         _, _, summary = registry.summary(name).partition(": ")
         entries.append({"name": name, "summary": summary})
     if as_json:
-        print(json.dumps(entries, indent=1, ensure_ascii=False))
+        print(json.dumps(entries, indent=1))
         return
     if not entries:
         raise UsageError(f"No {registry.kind} matches {pattern!r}.", f"mtlkit list {kind.value}")
@@ -77,20 +77,24 @@ def info(
     if registry is BALANCERS:
         facts["same_as"] = relatives(name)
     if as_json:
-        print(json.dumps(facts, indent=1, ensure_ascii=False))
+        print(json.dumps(facts, indent=1))
     else:
         _print_facts(facts)
 
 
 def _registry_of(name: str) -> Registry:
     """The registry that has an entry, or to whose kind a plugin file belongs."""
-
     from mtlkit.errors import UsageError, did_you_mean, nearest_names
-    from mtlkit.registry import REGISTRIES
+    from mtlkit.registry import MODELS, REGISTRIES
 
     for registry in REGISTRIES.values():
-        if name in registry.names() or (name.endswith(".py") and registry.holds(name)):
+        if name in registry.names() or registry.holds(name):
             return registry
+    if name.endswith(".py"):
+        MODELS.check(name)
+        raise UsageError(
+            f"{name} defines no model, balancer or data set.", "mtlkit info mmoe shows one"
+        )
 
     # none has: the nearest names are a better hint than a list
     every_name = [entry for registry in REGISTRIES.values() for entry in registry.names()]
@@ -159,10 +163,13 @@ def _paragraphs(description: str) -> tuple[str, str]:
     import re
 
     title, _, rest = description.replace("``", "").partition("\n")
-
-    # a line break stays before another one, and before `Paper: ` and the like
-    joined = re.sub(r"(?<!\n)\n(?!\n|[A-Z][A-Za-z ]{2,16}: )", " ", rest.strip())
-    return title, joined
+    paragraphs = []
+    for paragraph in re.split(r"\n{2,}", rest.strip("\n").rstrip()):
+        # lines of tables and formulas stay, and those that begin with `Paper: ` and the like
+        if not re.search(r"^(==|\s)", paragraph, re.MULTILINE):
+            paragraph = re.sub(r"\n(?![A-Z][A-Za-z ]{2,16}: )", " ", paragraph)
+        paragraphs.append(paragraph)
+    return title, "\n\n".join(paragraphs)
 
 
 def _further_facts(facts: dict[str, Any]) -> list[str]:

@@ -88,6 +88,7 @@ def fetch(
     from mtlkit.cli.downloads import show_downloads
     from mtlkit.data.data_home import data_home, remember
     from mtlkit.data.sources import prepare
+    from mtlkit.registry import DATASETS
 
     # flags are a short way to write options in brackets
     options = {
@@ -116,9 +117,11 @@ def fetch(
         source, data = prepare(
             dataset, home, origin=origin, force=force, progress=progress, links=links, asked=True
         )
-        prepared = _prepare_presets(source, home)
+        with DATASETS.told_as_error_of(source.entry):
+            prepared = _prepare_presets(source, home)
+            shown = card(source, data, prepared, source.provenance(home))
     remember(home, source.typed or dataset)
-    Console().print(card(source, data, prepared, source.provenance(home)))
+    Console().print(shown)
     if strict:
         check_strictly(data)
 
@@ -153,7 +156,7 @@ def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
         return [source.typed]
     typed = []
     for options in source.presets():
-        preset = type(source)(source.name, options)
+        preset = type(source)(source.entry, options)
         preset.load(home)
         typed.append(_typed(preset))
     return typed
@@ -166,7 +169,7 @@ def _typed(source: DatasetSource) -> str:
 
     def resolve(options: dict[str, Any]) -> dict[str, Any]:
         source_class = type(source)
-        return source_class(source.name, source.Options.model_validate(options)).resolved_options()
+        return source_class(source.entry, source.Options.model_validate(options)).resolved_options()
 
     # drop one option after another, as long as the rest means the same
     every_option = source.resolved_options()
@@ -177,4 +180,4 @@ def _typed(source: DatasetSource) -> str:
         with suppress(UsageError):
             if resolve(fewer) == every_option:
                 kept = fewer
-    return str(Spec(source.name, kept))
+    return str(Spec(source.entry, kept))

@@ -25,6 +25,7 @@ class GridProgress:
     Args:
         total: Number of cells to run.
         console: Where to print.
+        command: What was typed; typed again, it goes on.
 
     Attributes:
         done: Number of cells that are over.
@@ -32,9 +33,10 @@ class GridProgress:
         rows: Key of a running cell to its row on the terminal.
     """
 
-    def __init__(self, total: int, console: Console) -> None:
+    def __init__(self, total: int, console: Console, command: str) -> None:
         self.total = total
         self.console = console
+        self.command = command
         self.done = 0
         self.shares: dict[str, float] = {}
         self.rows: dict[str, TaskID] = {}
@@ -63,10 +65,19 @@ class GridProgress:
         trace: TracebackType | None,
     ) -> None:
         self.bars.stop()
-        if kind is KeyboardInterrupt:
+        if kind is not None:
             self.console.print(
-                f"{self.done} of {self.total} cells finished and kept; the same command goes on."
+                f"{self.done} of {self.total} cells finished and kept; the same command goes on:"
+                f"\n\n  {self.command}\n",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
             )
+
+    def warn(self, sentence: str) -> None:
+        """Tell of trouble that the grid goes through."""
+        line = Text.assemble(("warning", "yellow"), f" {sentence}")
+        self.bars.console.print(line, soft_wrap=True, highlight=False)
 
     def advance(self, cell: Cell, share: float) -> None:
         """Take note that a cell is done to some share."""

@@ -27,18 +27,28 @@ def report(
     """Write a page, tables and figures that compare the runs of a results folder."""
     from mtlkit.report.build import open_results, write_report
     from mtlkit.report.result_rows import rows_of
+    from mtlkit.report.run_warnings import all_run_warnings
 
     if json:
         frames = open_results(results)
         _say_left_out(frames)
-        text = json_module.dumps(rows_of(frames), indent=1, ensure_ascii=False, allow_nan=False)
+        _say_warnings(all_run_warnings(frames))
+        text = json_module.dumps(rows_of(frames), indent=1, allow_nan=False)
         typer.echo(text)
         return
 
     files = write_report(results, out)
     _say_left_out(files)
+    _say_warnings(files.warnings)
     for title in files.simulated:
         typer.echo(f"note: {title} is simulated data", err=True)
+
+    if files.letters_without_font:
+        typer.echo(
+            f"note: no font here has {files.letters_without_font}: PNG files show boxes in their "
+            "place, SVG files and the page take the fonts of whoever reads them",
+            err=True,
+        )
 
     # what was written, for a person or a script to go on with
     for path in (files.page, *files.tables):
@@ -56,3 +66,8 @@ def _say_left_out(report: Frames | ReportFiles) -> None:
         typer.echo(f"warning: could not be read: {unreadable}", err=True)
     for copy in report.copies:
         typer.echo(f"note: {copy}; the run counts once", err=True)
+
+
+def _say_warnings(warnings: tuple[str, ...]) -> None:
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
@@ -29,6 +30,9 @@ NARROW = 100
 ALWAYS_LEFT_OUT = {"parameters", "kFLOP/row", "rows/s"}
 LEFT_OUT_SHOWN = 5
 """Lines on files that could not be read, at most."""
+GAIN = "Δm"
+"""Beginning of the head of the mean over tasks."""
+
 LABELS = 2
 """The first columns of a table, model and balancer, which hold no numbers."""
 
@@ -48,11 +52,20 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
         any_failed = any(row.group.failed for row in summary.rows)
         content = build_table(summary)
         columns = _columns(content, width, any_failed)
+        missing = []
 
-        # with many tasks that may not be enough
+        # with many tasks that may not be enough: means alone, lower heads, then fewer of them
         if _width(content, columns) > width:
-            content = _without_intervals(content)
-        parts += _render(content, columns)
+            content = _with_low_heads(_without_intervals(content))
+            missing.append("intervals")
+        fitting = _as_many_as_fit(content, columns, width)
+        if len(fitting) < len(columns):
+            missing.append(f"{len(columns) - len(fitting)} more columns")
+        if missing:
+            text = " and ".join(missing)
+            note = f"{text[0].upper()}{text[1:]} do not fit here; the report has them."
+            content = replace(content, notes=(note, *content.notes))
+        parts += _render(content, fitting, width)
     parts += _left_out(frames)
     return Group(*parts)
 
@@ -79,43 +92,66 @@ def _columns(content: Content, width: int, any_failed: bool) -> list[int]:
         left_out |= {"train s", "seeds"}
     columns = [i for i, name in enumerate(content.columns) if name not in left_out]
 
-    # differences go first where they do not fit
+    # differences give way first
     if _width(content, columns) > width:
         columns = [i for i in columns if not content.columns[i].startswith("Δ ")]
     return columns
 
 
+def _as_many_as_fit(content: Content, columns: list[int], width: int) -> list[int]:
+    """The names, then the mean over tasks, then the tasks in their order, as long as they fit; one
+    number always.
+    """
+    labels, numbers = columns[:LABELS], columns[LABELS:]
+    by_weight = sorted(numbers, key=lambda i: not content.columns[i].startswith(GAIN))
+    fitting = [*labels, *by_weight[:1]]
+    for column in by_weight[1:]:
+        if _width(content, [*fitting, column]) > width:
+            break
+        fitting.append(column)
+    return sorted(fitting)
+
+
 def _width(content: Content, columns: list[int]) -> int:
-    """Characters of the widest line, with a blank between columns."""
-    total = len(columns)
+    """Characters of a line, with two blanks between columns and one at each end."""
+    total = 2 * len(columns)
     for i in columns:
         texts = [row[i].text + row[i].marks for row in content.lines]
-        total += max(len(text) for text in (content.columns[i], *texts))
+        total += max(cell_len(text) for text in (*content.columns[i].split("\n"), *texts))
     return total
 
 
 def _without_intervals(content: Content) -> Content:
-    """The same table with means alone, and a note that says so."""
+    """The same table with means alone."""
     rows = []
     for row in content.rows:
         means = [replace(cell, text=cell.text.partition(" ± ")[0]) for cell in row[LABELS:]]
         rows.append((*row[:LABELS], *means))
-    note = "Intervals do not fit here; the report has them."
-    return replace(content, rows=tuple(rows), notes=(note, *content.notes[1:]))
+    return replace(content, rows=tuple(rows), notes=content.notes[1:])
 
 
-def _render(content: Content, columns: list[int]) -> list[RenderableType]:
+def _with_low_heads(content: Content) -> Content:
+    """The same table with the metric below the task: ``income`` over ``AUC``."""
+    heads = ["\n".join(head.rsplit(" ", 1)) for head in content.columns]
+    return replace(content, columns=tuple(heads))
+
+
+def _render(content: Content, columns: list[int], width: int) -> list[RenderableType]:
     """The table and its notes."""
     table = Table(
         title=content.title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD
     )
     table.padding = (0, 1, 0, 0)
     table.pad_edge = False
+    # numbers are whole in any case; names are broken only where nothing else helps
+    is_too_wide = _width(content, columns) > width
     for i in columns:
-        name = content.columns[i]
-        is_label = name in {"model", "balancer"}
+        is_label = i < LABELS
         justify: Literal["left", "right"] = "left" if is_label else "right"
-        table.add_column(name, justify=justify, no_wrap=not is_label, overflow="fold")
+        can_break = is_label and is_too_wide
+        table.add_column(
+            Text(content.columns[i]), justify=justify, no_wrap=not can_break, overflow="fold"
+        )
 
     for row in content.rows:
         shown = [row[i] for i in columns]

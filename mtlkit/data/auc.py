@@ -60,9 +60,9 @@ def wins(positives: np.ndarray, negatives: np.ndarray) -> int | None:
 
 @cache
 def _compiled_walk() -> Any:
-    import numba
+    from mtlkit.ops._numba import njit
 
-    return numba.njit(nogil=True, cache=True)(_walk)
+    return njit()(_walk)
 
 
 def _walk(positives: np.ndarray, negatives: np.ndarray) -> int:

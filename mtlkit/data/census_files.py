@@ -22,6 +22,7 @@ from typing import IO, cast
 from mtlkit.data.datasets._source import SOURCE_FILE, Progress
 from mtlkit.data.download import download
 from mtlkit.data.pip_download import pip_download
+from mtlkit.data.storage import remove_stale
 from mtlkit.errors import MissingError, UsageError
 
 UCI_URL = "https://archive.ics.uci.edu/static/public/117/census+income+kdd.zip"
@@ -131,6 +132,7 @@ def download_raw_files(folder: Path, origin: Path | None, force: bool, progress:
 
     # Stored in a folder beside the final place: if anything fails, what was there before stays.
     folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder, ".download-*")
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as name:
         work = Path(name)
         if origin is not None:

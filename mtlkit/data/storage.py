@@ -12,6 +12,7 @@ import errno
 import functools
 import hashlib
 import json
+import os
 import shutil
 import time
 import uuid
@@ -46,17 +47,22 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         MissingError: The disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    _remove_stale(folder)
+    remove_stale(folder.parent, f".{folder.name}.*")
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     replaced = partial.with_suffix(".replaced")
     partial.mkdir()
     try:
         yield partial
 
+        # On the disk before it gets its name, so that a crash leaves no half of a data set.
+        for path in [*partial.rglob("*"), partial]:
+            _sync(path)
+
         # Moved away in one step: a folder that is half deleted could still hold its manifest.
         if folder.exists():
             folder.rename(replaced)
         partial.rename(folder)
+        _sync(folder.parent)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -70,9 +76,23 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _remove_stale(folder: Path) -> None:
-    """Remove unfinished folders of the same name that no process is writing any more."""
-    for unfinished in folder.parent.glob(f".{folder.name}.*"):
+def _sync(path: Path) -> None:
+    """Wait until a file, or the list of names in a folder, is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove_stale(parent: Path, pattern: str) -> None:
+    """Remove unfinished folders that no process is writing any more.
+
+    Args:
+        parent: Where they are.
+        pattern: What their names match.
+    """
+    for unfinished in parent.glob(pattern):
         if time.time() - unfinished.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(unfinished, ignore_errors=True)
 
@@ -361,6 +381,7 @@ def _renew_notes(folder: Path, manifest: dict[str, Any]) -> None:
     partial = folder / f".{MANIFEST}.{uuid.uuid4().hex[:8]}"
     try:
         partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+        _sync(partial)
         partial.replace(folder / MANIFEST)
     except OSError:
         # Read-only data are as good; they are compared again the next time.

@@ -47,6 +47,27 @@ class Task(_FrozenModel):
         """Width of the task's logits."""
         return self.classes if self.kind == "multiclass" else 1
 
+    @property
+    def label_name(self) -> str:
+        """The task whose label column it is trained on: itself."""
+        return self.name
+
+
+class ConditionalTask(Task):
+    """A step of a funnel on the rows that took the step before, as a task of its own.
+
+    Models that predict both scores of a step by separate networks add it to the tasks of the data.
+
+    Args:
+        step: The step whose labels it shares.
+    """
+
+    step: str
+
+    @property
+    def label_name(self) -> str:
+        return self.step
+
 
 class Feature(_FrozenModel):
     """One input column.
@@ -138,7 +159,7 @@ class Schema(_FrozenModel):
         On click -> purchase these are CTR and CTCVR on all rows and CVR on clicked rows.
         """
         scores = []
-        for task in self.tasks:
+        for task in self.label_tasks:
             scores.append(self._task_score(task))
             steps = self.before(task.name)
             if steps:
@@ -183,6 +204,37 @@ class Schema(_FrozenModel):
             hidden=True,
         )
         return [observed, hidden]
+
+    def predictor(self, score: Score) -> str:
+        """The task that predicts a score: one of its own where there is one."""
+        conditional = self.score_name(score.task, score.space)
+        return conditional if conditional in self.task_names else score.task
+
+    def label_column(self, task: Task) -> int:
+        """The label column of a task."""
+        return self.task_names.index(task.label_name)
+
+    @property
+    def label_tasks(self) -> tuple[Task, ...]:
+        """The tasks of the data, in the order of the label columns."""
+        return tuple(task for task in self.tasks if task.label_name == task.name)
+
+    @property
+    def of_labels(self) -> Schema:
+        """The same without the tasks that share a label column with another."""
+        return self.model_copy(update={"tasks": self.label_tasks})
+
+    def with_conditional_tasks(self) -> Schema:
+        """The same data with a task more for each later step of the funnel: the step on the rows
+        that took the one before.
+        """
+        conditional = []
+        for score in self.scores():
+            if score.given is not None and not score.hidden:
+                step = self.tasks[self.task_names.index(score.task)]
+                fields = step.model_dump() | {"name": score.name, "given": score.given}
+                conditional.append(ConditionalTask(**fields, step=step.name))
+        return self.model_copy(update={"tasks": (*self.tasks, *conditional)})
 
     def of_kind(self, kind: Literal["id", "bag", "dense"]) -> tuple[Feature, ...]:
         """The features of one kind, in packed order."""

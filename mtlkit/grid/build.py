@@ -40,7 +40,7 @@ def make_model(
         UsageError: The model does not exist or does not fit the data, or an option is wrong.
     """
     if isinstance(model, Architecture):
-        if model.schema != dataset.schema:
+        if model.schema.of_labels != dataset.schema:
             raise UsageError(
                 f"The model was built for other features or tasks than those of {dataset.name}.",
                 "build it with the schema of the data set",

@@ -11,10 +11,19 @@ from pydantic import BeforeValidator, Field
 
 from mtlkit.data.sources import open_source
 from mtlkit.errors import UsageError
-from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, read_yaml, validate
+from mtlkit.settings import (
+    ExecutionSettings,
+    FolderPath,
+    Settings,
+    TrainingSettings,
+    read_yaml,
+    validate,
+)
 from mtlkit.spec import assign, split_list
 
 MAX_SEEDS = 10_000
+MAX_BYTES = 10_000_000
+"""Of a YAML file; a grid has thousands."""
 SEED = re.compile(r"[0-9]{1,18}")
 
 
@@ -30,7 +39,7 @@ def _split_specs_or_none(value: Any) -> Any:
     """``a,b[c=1]`` or a list of such; ``none`` is an empty list."""
     if value is None or value == "none":
         return []
-    return split_list(value) if isinstance(value, str) else value
+    return _split_specs(value) if isinstance(value, str) else value
 
 
 def _read_seeds(value: Any) -> Any:
@@ -81,7 +90,7 @@ class GridSettings(Settings):
         default_factory=dict, description="options for every balancer that has them"
     )
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
-    out: Path = Field(Path("results"), description="where results go")
+    out: FolderPath = Field(Path("results"), description="where results go")
 
 
 def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) -> GridSettings:
@@ -121,13 +130,21 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
 def _read_file(file: Path) -> dict[str, Any]:
     """The plain values of a YAML file."""
     try:
-        return read_yaml(file.read_text(encoding="utf-8"), str(file))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        # a device or a pipe may have no end
+        with file.open("rb") as opened:
+            content = opened.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
+        text = content.decode("utf-8-sig")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        if isinstance(error, UnicodeDecodeError):
+            reason = "it is not UTF-8 text"
         raise UsageError(
             f"Cannot read {file}: {reason}.",
             "mtlkit bench --print-config > grid.yaml makes such a file",
         ) from None
+    return read_yaml(text, str(file))
 
 
 def section_of(key: str) -> str | None:

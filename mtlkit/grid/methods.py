@@ -11,7 +11,7 @@ from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError, did_you_mean, nearest_names
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import NO_FUNNEL
-from mtlkit.models._options import BaseOptions, ModelOptions
+from mtlkit.models._options import BaseOptions
 from mtlkit.registry import BALANCERS, Registry
 from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, validate
 from mtlkit.spec import Spec, parse_spec
@@ -69,7 +69,8 @@ def method_options(spec: Spec, common: dict[str, Any], registry: Registry) -> Se
     """
     options_class = registry.load(spec.name).Options
     applicable = {key: value for key, value in common.items() if key in options_class.model_fields}
-    return validate(options_class, applicable | spec.options, f"{registry.kind} {spec.name}")
+    with registry.told_as_error_of(spec.name):
+        return validate(options_class, applicable | spec.options, f"{registry.kind} {spec.name}")
 
 
 def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Registry) -> None:
@@ -107,7 +108,8 @@ def check_model(
             funnel where there is none.
     """
     assert isinstance(options, BaseOptions)
-    asks_for_cvr = isinstance(options, ModelOptions) and options.cvr != "derived"
+    default_cvr = type(options).model_fields["cvr"].default if hasattr(options, "cvr") else None
+    asks_for_cvr = getattr(options, "cvr", None) != default_cvr
     if asks_for_cvr and schema.funnel is None:
         raise UsageError(
             f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.",
@@ -142,12 +144,15 @@ def expand_balancer(spec: Spec, options: Settings, schema: Schema, scope: str) -
         UsageError: The balancer does not work with this scope, or an option does not fit the tasks.
     """
     balancer_class = BALANCERS.load(spec.name)
-    check_scope(spec.name, balancer_class, scope)
     methods = []
-    for name, member_options in balancer_class.expand(spec.name, schema.tasks, options):
-        # building it raises where an option does not fit the tasks
-        BALANCERS.load(name)(schema.tasks, member_options)
+    with BALANCERS.told_as_error_of(spec.name):
+        check_scope(spec.name, balancer_class, scope)
+        members = balancer_class.expand(spec.name, schema.tasks, options)
+        # building them raises where an option does not fit the tasks
+        for name, member_options in members:
+            BALANCERS.load(name)(schema.tasks, member_options)
 
+    for name, member_options in members:
         # a member of a sweep is shown with the options that make it this one
         member = spec
         if member_options is not options:

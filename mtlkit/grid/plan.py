@@ -27,6 +27,7 @@ from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import Settings
 from mtlkit.store import ResultStore
+from mtlkit.training.scoring import FUNNEL_SCORING
 from mtlkit.training.selection import check_task_names
 from mtlkit.training.warm_start import frozen_names
 
@@ -99,12 +100,14 @@ def make_plan(
     training["init_from"] = _key_of_start(settings)
     _check_freeze(settings, models, dataset.schema)
     resolved_dataset = {
-        "name": source.name,
+        "name": source.entry,
         "options": source.resolved_options(),
         "tasks": list(dataset.schema.task_names),
         "fingerprint": dataset.fingerprint,
         "simulated": dataset.simulated,
     }
+    if dataset.schema.funnel is not None:
+        resolved_dataset["funnel_scoring"] = FUNNEL_SCORING
     ceiling = ceilings(dataset)
 
     # a cell that is named twice, such as by a sweep and by hand, runs once
@@ -153,11 +156,12 @@ def _models(
     for spec in specs:
         model_class = MODELS.load(spec.name)
         options = method_options(spec, settings.model, MODELS)
-        reason = model_class.inapplicable(dataset.schema)
-        if reason and not force:
-            inapplicable.append((str(spec), f"{dataset.name} {reason}"))
-            continue
-        check_model(spec, model_class, options, dataset.schema)
+        with MODELS.told_as_error_of(spec.name):
+            reason = model_class.inapplicable(dataset.schema)
+            if reason and not force:
+                inapplicable.append((str(spec), f"{dataset.name} {reason}"))
+                continue
+            check_model(spec, model_class, options, dataset.schema)
         method = resolve(spec, options, MODELS)
         models.append(_Model(method, options, model_class.shares_parameters))
 
@@ -222,7 +226,8 @@ def _check_freeze(settings: GridSettings, models: list[_Model], schema: Schema) 
         return
     for model in models:
         model_class = MODELS.load(model.method.resolved["name"])
-        network = build_model(model_class, schema, model.options, seed=0)
+        with MODELS.told_as_error_of(model.method.resolved["name"]):
+            network = build_model(model_class, schema, model.options, seed=0)
         names = [name for name, _ in network.named_parameters()]
         frozen_names(names, settings.training.freeze, model.method.typed)
 

@@ -24,7 +24,7 @@ from mtlkit.grid.machine import (
     resolve_device,
 )
 from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
-from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.registry import BALANCERS, MODELS, error_of_plugin
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.store import ResultStore
 from mtlkit.training.compiled import CompiledForward
@@ -71,7 +71,7 @@ def run_cell(
         trainer = build_trainer(cell, dataset, execution, device)
         compiled = compile_model(trainer)
         result = trainer.fit(on_progress)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a plugin may call sys.exit
         return failure(cell, error, _environment(device, started, compiled))
 
     result.cost["peak_memory_bytes"] = peak_memory(device)
@@ -109,8 +109,13 @@ def failure(
     elif isinstance(error, DivergedError):
         error_type = error_type.removesuffix("Error")
         step = error.step
+    else:
+        message = error_of_plugin(error) or message
 
+    # half characters, as in names of files that are not UTF-8, can be neither printed nor stored
+    message = message.encode(errors="backslashreplace").decode()
     trace = "".join(traceback.format_exception(error))
+    trace = trace.encode(errors="backslashreplace").decode()
     record = RunRecord(
         key=cell.key,
         group=cell.group,
@@ -146,13 +151,13 @@ def build_trainer(
 ) -> Trainer:
     """A trainer with a freshly initialised model."""
     resolved = cell.resolved
-    model_class = MODELS.load(resolved["model"]["name"])
+    model_class = MODELS.load_planned(resolved["model"])
     model_options = model_class.Options.model_validate(resolved["model"]["options"])
     model = build_model(model_class, dataset.schema, model_options, cell.seed)
 
     balancer: Balancer | None = None
     if model.shares_parameters:
-        balancer_class = BALANCERS.load(resolved["balancer"]["name"])
+        balancer_class = BALANCERS.load_planned(resolved["balancer"])
         balancer_options = balancer_class.Options.model_validate(resolved["balancer"]["options"])
         balancer = balancer_class(dataset.schema.tasks, balancer_options)
 
@@ -197,7 +202,8 @@ def warm_start(settings: TrainingSettings, execution: ExecutionSettings) -> Warm
             f"The weights of the run {settings.init_from[:8]} to start from are not in {folder}.",
             "mtlkit bench --init-from with the folder of that run",
         )
-    return WarmStart(weights, record.cell.resolved["dataset"]["tasks"], settings.freeze)
+    trained_tasks = list(record.curve[0]["train_loss"])
+    return WarmStart(weights, trained_tasks, settings.freeze)
 
 
 # --- what a record says
@@ -219,6 +225,7 @@ def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]
                 "label": score.label,
                 "kind": kind,
                 "space": score.space,
+                "hidden": score.hidden,
                 "derived": test_metrics[score.name]["derived"],
                 "metric": PRIMARY_METRIC[kind],
                 "description": tasks[score.task].description if score.name in tasks else "",

@@ -118,6 +118,36 @@ class Architecture(nn.Module, ABC):
         ]
         return Output(predictions, dict(gates or {}), embedded, boundary=boundary)
 
+    def check_output(self, output: Output, rows: int) -> None:
+        """Look that an output is what the contract says.
+
+        Args:
+            output: For a batch.
+            rows: Of that batch.
+
+        Raises:
+            UsageError: It is none, or lacks a task, or its logits have another shape.
+        """
+        shapes = {
+            task.name: (rows, task.classes) if task.kind == "multiclass" else (rows,)
+            for task in self.tasks
+        }
+        problem = None
+        if not isinstance(output, Output):
+            problem = f"a {type(output).__name__}, not an Output"
+        elif missing := sorted(set(shapes) - {found.task for found in output.predictions}):
+            problem = f"no prediction of {' and '.join(missing)}"
+        else:
+            for prediction in output.predictions:
+                shape, wanted = tuple(prediction.logits.shape), shapes.get(prediction.task)
+                if shape != wanted:
+                    problem = f"logits {shape} of {prediction.task}, not {wanted}"
+        if problem is not None:
+            raise UsageError(
+                f"The forward of {type(self).__name__} gives {problem}.",
+                "return self.output(logits, x), with logits for each task",
+            )
+
     # what it is trained on
 
     def space(self, prediction: Prediction) -> str:

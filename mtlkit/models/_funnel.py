@@ -20,8 +20,12 @@ from mtlkit.models._types import Batch
 
 NO_FUNNEL = "has no funnel (click -> purchase)"
 MOST = 1 - 1e-6
-"""The largest ratio: a quotient of two estimates may exceed 1, and a certain prediction would cost
-an infinite loss.
+"""The largest probability that a quotient of two estimates counts as. The quotient may exceed 1,
+and a certain prediction would cost an infinite loss.
+"""
+MOST_LOGIT = math.log(MOST) - math.log1p(-MOST)
+"""The logit of :data:`MOST`. Beyond it, logits of :func:`ratio` say by how much a quotient exceeds
+it.
 """
 
 
@@ -41,11 +45,18 @@ def running_products(logits: Sequence[Tensor]) -> list[Tensor]:
 
 
 def ratio(z: Tensor, a: Tensor) -> Tensor:
-    """The logit of sigmoid(z) / sigmoid(a), in float64; ratios are bounded by 1 - 1e-6."""
+    """The logit of sigmoid(z) / sigmoid(a), in float64.
+
+    A quotient above 1 - 1e-6 has no logit. It gets the one of 1 - 1e-6, plus the logarithm of how
+    many times as large it is: so rows keep the order of their quotients, and a probability is had
+    after a bound at :data:`MOST_LOGIT`.
+    """
     z = z.double()
     a = a.double()
-    log_ratio = (F.logsigmoid(z) - F.logsigmoid(a)).clamp_max(math.log(MOST))
-    return log_ratio - torch.log(-torch.expm1(log_ratio))
+    log_ratio = F.logsigmoid(z) - F.logsigmoid(a)
+    bounded = log_ratio.clamp_max(math.log(MOST))
+    excess = log_ratio - bounded
+    return bounded - torch.log(-torch.expm1(bounded)) + excess
 
 
 def funnel_columns(schema: Schema, name: str) -> list[int]:
@@ -84,7 +95,7 @@ def labels_in(schema: Schema, task: Task, space: str, batch: Batch) -> tuple[Ten
         (B,) labels, and (B,) bool or None for all rows.
     """
     names = schema.task_names
-    column = names.index(task.name)
+    column = schema.label_column(task)
     steps_before = schema.before(task.name)
     labels = batch.labels[:, column]
     observed = batch.observed

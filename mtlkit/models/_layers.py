@@ -299,5 +299,5 @@ def tower_layers(tasks: Sequence[Task], options: BaseOptions) -> dict[str, Sizes
     default.
     """
     if isinstance(options.tower, dict):
-        return {task.name: options.tower.get(task.name, DEFAULT_TOWER) for task in tasks}
+        return {task.name: options.tower.get(task.label_name, DEFAULT_TOWER) for task in tasks}
     return {task.name: options.tower for task in tasks}

@@ -1,8 +1,9 @@
 """Tables, figures and the page, made from the result store alone. Imports no torch.
 
 Data moves one way: ``blocks`` and ``frame`` (store to tidy frames) -> ``summary`` (rows of a table,
-by ``statistics``) -> ``tables``, ``verdicts``, ``wording`` and ``figures`` (which also reads
-``probe_frames``) -> ``page``; ``build`` writes the files. ``result_rows`` has the same numbers for
+by ``statistics``, and ``run_warnings``) -> ``tables``, ``verdicts``, ``wording`` and ``figures``
+(which also reads ``probe_frames``, as ``experts`` and ``expert_table`` do) -> ``page``; ``build``
+writes the files. ``result_rows`` has the same numbers for
 ``mtlkit report --json``.
 """
 

@@ -14,6 +14,7 @@ from mtlkit.errors import MtlkitError
 from mtlkit.records import METRICS, PRIMARY_METRIC, Metric, RunRecord
 from mtlkit.registry import BALANCERS, MODELS, Registry
 from mtlkit.spec import Spec, digest, parse_spec
+from mtlkit.store import printable
 
 NO_BALANCER = "none"
 
@@ -29,6 +30,7 @@ class TaskInfo:
         description: Of the data set.
         label: In tables and figures; the name, if empty.
         trained: The task that is trained for it; itself, if empty.
+        hidden: Whether it needs labels that only a generator knows.
         ceiling: What the planted model of simulated data reaches on the test split; NaN where that
             is unknown.
     """
@@ -39,16 +41,17 @@ class TaskInfo:
     description: str = ""
     label: str = ""
     trained: str = ""
+    hidden: bool = False
     ceiling: float = math.nan
 
     @property
     def title(self) -> str:
-        return self.label or self.name
+        return printable(self.label or self.name)
 
     @property
     def reading(self) -> Metric:
         """How the primary metric is read."""
-        return METRICS.get(self.metric) or Metric(self.metric, True)
+        return METRICS.get(self.metric) or Metric(printable(self.metric), True)
 
 
 @dataclass(frozen=True)
@@ -115,24 +118,35 @@ class Block:
         return " (simulated data)" if self.simulated else ""
 
     @property
+    def comparable(self) -> tuple[TaskInfo, ...]:
+        """The scores by which rows are compared: all but those that no model can be trained for."""
+        return tuple(task for task in self.tasks if not task.hidden)
+
+    @property
+    def task_of(self) -> dict[str, str]:
+        """Score to the task whose label it is compared with."""
+        return {task.name: task.trained or task.name for task in self.tasks}
+
+    @property
     def trained(self) -> int:
         """Number of tasks that were trained; on a funnel more scores than that are measured."""
-        return len({task.trained or task.name for task in self.tasks})
+        return len(set(self.task_of.values()))
 
 
 def block_id(record: RunRecord) -> str:
-    """Digest of what may share a table: data set, options, tasks, contents."""
+    """Digest of what may share a table: data set, options, tasks, contents, scoring."""
     dataset = record.cell.resolved.get("dataset", {})
-    return digest([dataset.get(key) for key in ("name", "options", "tasks", "fingerprint")])
+    keys = ("name", "options", "tasks", "fingerprint", "funnel_scoring")
+    return digest([dataset.get(key) for key in keys])
 
 
 def make_block(key: str, records: list[RunRecord]) -> Block:
     """The block of all records with one block id."""
     cell = records[0].cell
     dataset = cell.resolved.get("dataset", {})
-    name = Path(str(dataset.get("name") or parse_spec(cell.dataset).name)).stem
+    name = printable(Path(str(dataset.get("name") or parse_spec(cell.dataset).name)).stem)
     options = dataset.get("options") or {}
-    protocol = str(options["protocol"]) if options.get("protocol") else None
+    protocol = printable(str(options["protocol"])) if options.get("protocol") else None
     tasks = _tasks(records)
     trained = dict.fromkeys(task.trained or task.name for task in tasks)
     return Block(
@@ -155,19 +169,22 @@ def _tasks(records: list[RunRecord]) -> tuple[TaskInfo, ...]:
     # described
     for record in records:
         for task in record.tasks:
-            tasks.setdefault(task["name"], _described(task))
+            if task["name"] not in tasks:
+                tasks[task["name"]] = _described(task)
 
     # measured
     for record in records:
         for name, values in record.metrics.get("test", {}).items():
+            if name in tasks:
+                continue
             metric = next((metric for metric in PRIMARY_METRIC.values() if metric in values), "auc")
-            tasks.setdefault(name, TaskInfo(name, metric, values.get("space") or "all rows"))
+            tasks[name] = TaskInfo(name, metric, printable(values.get("space") or "all rows"))
 
     # only planned: no run has finished
     if not tasks:
         for planned in records[0].cell.resolved.get("dataset", {}).get("tasks") or []:
             name = str(planned["name"]) if isinstance(planned, Mapping) else str(planned)
-            tasks[name] = TaskInfo(name, "auc")
+            tasks[name] = TaskInfo(name, "score")  # of which kind it is, nobody noted
 
     ceiling = {name: value for record in records for name, value in record.cell.ceiling.items()}
     return tuple(replace(task, ceiling=ceiling.get(task.name, math.nan)) for task in tasks.values())
@@ -178,10 +195,11 @@ def _described(task: Mapping[str, Any]) -> TaskInfo:
     return TaskInfo(
         name=task["name"],
         metric=task.get("metric") or PRIMARY_METRIC.get(task.get("kind", ""), "auc"),
-        space=task.get("space") or "all rows",
-        description=task.get("description") or "",
+        space=printable(task.get("space") or "all rows"),
+        description=printable(task.get("description") or ""),
         label=task.get("label") or "",
         trained=task.get("task") or "",
+        hidden=bool(task.get("hidden")),
     )
 
 
@@ -212,8 +230,8 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
     finished = {record.cell.seed for record in records if record.ok}
     return RunGroup(
         id=key,
-        model=str(model),
-        balancer=str(balancer),
+        model=printable(str(model)),
+        balancer=printable(str(balancer)),
         balancer_name=resolved.get("balancer", {}).get("name", balancer.name),
         is_reference=bool(model_facts.get("is_reference")),
         constant_weights=bool(balancer_facts.get("constant_weights")),
@@ -286,7 +304,7 @@ def _setting(key: str, values: Mapping[str, Any]) -> str:
         shown = f"{value:g}" if isinstance(value, float) else str(value)
     for prefix in ("training.", "model.options.", "balancer.options."):
         key = key.removeprefix(prefix)
-    return f"{key}={shown}"
+    return printable(f"{key}={shown}")
 
 
 def _suffix(settings: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import shlex
@@ -13,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtlkit.errors import MissingError, UsageError
-from mtlkit.report.blocks import Block, slug
+from mtlkit.report.blocks import slug
+from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
 from mtlkit.report.frame import Frames, load
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
 from mtlkit.report.probe_frames import Probes, load_probes
+from mtlkit.report.run_warnings import all_run_warnings
 from mtlkit.report.summary import Summary, summarise
 from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_markdown, to_tex
 from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
@@ -47,6 +50,8 @@ class ReportFiles:
         unreadable: The records and probes that could not be read, with the reasons.
         copies: Folders that hold the same run as another one, which counts.
         simulated: Titles of the blocks whose data is simulated.
+        warnings: What the runs of each block warned of, a sentence a kind with the rows it touches.
+        letters_without_font: Letters of names that no font here has; PNG files show boxes there.
     """
 
     page: Path
@@ -55,6 +60,8 @@ class ReportFiles:
     unreadable: tuple[Unreadable, ...] = ()
     copies: tuple[Copy, ...] = ()
     simulated: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    letters_without_font: str = ""
 
 
 def open_results(results: Path) -> Frames:
@@ -90,16 +97,21 @@ def write_report(
     Raises:
         MtlkitError: There is nothing to report, or the folder cannot be made.
     """
-    # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay.
+    # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay. That it
+    # has no home for its cache is no news for a reader.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from mtlkit.report.figures.context import Look
+    from mtlkit.report.figures.text import letters_without_font, missing_letters_allowed
 
     frames = open_results(results)
     out = out or results / "report"
     _make_folders(out, results)
 
     # One look for all blocks, so that a balancer has the same colour in every figure.
-    look = Look.of(frames)
-    sections = [_write_section(frames, block, look, out) for block in frames.blocks]
+    summaries = [summarise(frames, block) for block in frames.blocks]
+    look = Look.of(summaries)
+    with missing_letters_allowed():
+        sections = [_write_section(frames, summary, look, out) for summary in summaries]
     damaged_probes = [file for section in sections for file in section.unreadable]
     frames = replace(frames, unreadable=(*frames.unreadable, *damaged_probes))
     page = out / "index.html"
@@ -115,7 +127,17 @@ def write_report(
         unreadable=frames.unreadable,
         copies=frames.copies,
         simulated=tuple(block.title for block in frames.blocks if block.simulated),
+        warnings=all_run_warnings(frames),
+        letters_without_font=letters_without_font(_names(frames)),
     )
+
+
+def _names(frames: Frames) -> Iterator[str]:
+    """The names that figures show."""
+    for block in frames.blocks:
+        yield block.title
+        yield from (task.title for task in block.tasks)
+        yield from (group.label for group in block.groups)
 
 
 def _make_folders(out: Path, results: Path) -> None:
@@ -158,9 +180,9 @@ def _now() -> datetime:
     return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
 
 
-def _write_section(frames: Frames, block: Block, look: Look, out: Path) -> Section:
+def _write_section(frames: Frames, summary: Summary, look: Look, out: Path) -> Section:
     """Write the tables and figures of one block, and gather what the page says of it."""
-    summary = summarise(frames, block)
+    block = summary.block
     probes = load_probes(frames, block)
     tables = [_write_table(build_table(summary), to_csv(summary), f"tables/{block.slug}", out)]
 
@@ -171,6 +193,12 @@ def _write_section(frames: Frames, block: Block, look: Look, out: Path) -> Secti
         csv_text = rows_to_csv(verdict_rows(block, [verdicts]))
         stem = f"tables/{block.slug}-verdicts-{slug(verdicts.model)}"
         tables.append(_write_table(table, csv_text, stem, out))
+
+    uses = expert_use(summary, probes.by_group)
+    if uses:
+        csv_text = rows_to_csv(expert_rows(summary, uses))
+        stem = f"tables/{block.slug}-experts"
+        tables.append(_write_table(expert_table(summary, uses), csv_text, stem, out))
 
     return Section(
         summary=summary,
@@ -200,7 +228,7 @@ def _write_figures(
     for drawing in draw_all(Context(summary, probes, look)):
         drawing = replace(drawing, title=drawing.title + block.mark)
         name = f"{block.slug}-{drawing.name}"
-        svg_file, png_file = save(drawing, out / "figures" / name)
-        svg = inline_svg(svg_file.read_text(encoding="utf-8"), name, drawing.title)
-        files = (f"figures/{svg_file.name}", f"figures/{png_file.name}")
+        paths = save(drawing, out / "figures" / name)
+        svg = inline_svg(paths[0].read_text(encoding="utf-8"), name, drawing.title)
+        files = tuple(f"figures/{path.name}" for path in paths)
         yield PageFigure(drawing.title, drawing.caption, svg, files)

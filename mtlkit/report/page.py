@@ -22,9 +22,15 @@ from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
 from mtlkit.report.tables import Table, counts
 from mtlkit.report.wording import sentences
-from mtlkit.store import Unreadable
+from mtlkit.store import Unreadable, printable
 
 HERE = Path(__file__).parent
+LETTER = 0.6
+"""Width of a letter, as a share of the font's size."""
+LONGEST_NAME = 26
+"""Letters of a line of a name."""
+PADDING = 1.8
+"""Around a name, in multiples of the font's size."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,23 @@ class PageTable:
     def has_worse(self) -> bool:
         """Whether a cell is greyed, which then needs a note."""
         return any(cell.worse for cells in self.table.rows for cell in cells)
+
+    @property
+    def first_width(self) -> float:
+        """Width of the first column, see :meth:`_width`."""
+        return self._width(0)
+
+    @property
+    def second_width(self) -> float:
+        """Width of the second column."""
+        return self._width(1)
+
+    def _width(self, column: int) -> float:
+        """Of a column of names that stays in place: as much as its names need, up to a limit, in
+        multiples of the font's size.
+        """
+        names = [self.table.columns[column], *(cells[column].text for cells in self.table.lines)]
+        return round(LETTER * min(max(map(len, names)), LONGEST_NAME) + PADDING, 1)
 
 
 @dataclass(frozen=True)
@@ -87,7 +110,9 @@ class Section:
 
     def _task_line(self, task: TaskInfo) -> str:
         # Tables may show a label; then the name is said here.
-        name = task.name if task.name != task.title else ""
+        name = printable(task.name)
+        if name == task.title:
+            name = ""
         details = "; ".join(text for text in (name, task.description) if text)
         heading = f"{task.title} ({details})" if details else task.title
         metric = f"{task.reading.label}, {task.space}"
@@ -140,7 +165,7 @@ def environments(frames: Frames) -> list[tuple[str, str]]:
     for environment in frames.runs["environment"]:
         for key, value in environment.items():
             if isinstance(value, (str, int, float, bool)):
-                values[key].add(str(value))
+                values[key].add(printable(str(value)))
     return [(key, _shortened(sorted(distinct))) for key, distinct in sorted(values.items())]
 
 
@@ -182,8 +207,7 @@ def inline_svg(text: str, name: str, title: str) -> Markup:
     """
     svg = text[text.index("<svg") :]
 
-    # A style element would hold for the whole page; its only rule moves to the root below.
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    # A style element would hold for the whole page; its rules move to the root below.
     svg = re.sub(r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL)
 
     # Ids, and the two ways in which the drawing refers to them.
@@ -196,6 +220,6 @@ def inline_svg(text: str, name: str, title: str) -> Markup:
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
 
     label = Markup.escape(title)
-    style = "stroke-linejoin:round;stroke-linecap:butt"
+    style = "stroke-linejoin:round;stroke-linecap:butt;font-family:'DejaVu Sans',sans-serif"
     root = f'<svg role="img" aria-label="{label}" style="{style}"'
     return Markup(svg.replace("<svg", root, 1))

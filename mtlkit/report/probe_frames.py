@@ -13,7 +13,7 @@ import numpy as np
 from mtlkit.record_check import LARGEST, UnreadableError
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
-from mtlkit.store import ResultStore, Unreadable
+from mtlkit.store import ResultStore, Unreadable, printable
 
 REQUIRED = {"epochs", "tasks", "parts", "gradient_cosine", "weights"}
 """Arrays without which a file of probes is of no use."""
@@ -42,7 +42,7 @@ class Ablation:
 
     Args:
         change: (S, E, T) change of each task's primary metric on validation when an expert's output
-            is taken to be 0.
+            is taken to be 0; NaN for a run that recorded none.
         experts: Names of the E experts.
     """
 
@@ -74,10 +74,14 @@ class Probes:
     lengths: np.ndarray
     ablation: dict[str, Ablation] = field(default_factory=dict)
 
+    def last_of_each_run(self, values: np.ndarray) -> np.ndarray:
+        """(S, ...) what values (S, P, ...) are at each run's last point."""
+        runs = np.arange(len(self.lengths))
+        return values[runs, self.lengths - 1]
+
     def last(self, values: np.ndarray) -> np.ndarray:
         """The mean over seeds of each run's last point, of values (S, P, ...)."""
-        runs = np.arange(len(self.lengths))
-        return mean_over(values[runs, self.lengths - 1], axis=0)
+        return mean_over(self.last_of_each_run(values), axis=0)
 
     @property
     def has_cosines(self) -> bool:
@@ -221,7 +225,7 @@ def _gates(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, GateUsage]:
             continue
         if all(array in run for run in runs):
             gate = array.removesuffix("/mean")
-            gates[gate.removeprefix("gate/")] = GateUsage(
+            gates[printable(gate.removeprefix("gate/"))] = GateUsage(
                 mean=_pad([run[array] for run in runs]),
                 entropy=_pad([run[f"{gate}/entropy"] for run in runs]),
                 experts=_names(runs[0][f"{gate}/experts"]),
@@ -230,14 +234,15 @@ def _gates(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, GateUsage]:
 
 
 def _ablation(runs: Sequence[dict[str, np.ndarray]]) -> dict[str, Ablation]:
-    """The ablations of the runs that recorded one, from arrays such as ``ablation/level-1``."""
+    """The ablations that some run recorded, from arrays such as ``ablation/level-1``."""
     arrays = {name for run in runs for name in run if _is_ablation(name)}
     levels = {}
     for array in sorted(arrays):
-        ablated = [run for run in runs if array in run]
-        change = np.stack([run[array] for run in ablated])  # (S, E, T)
+        ablated = next(run for run in runs if array in run)
+        missing = np.full(ablated[array].shape, np.nan)
+        change = np.stack([run.get(array, missing) for run in runs])  # (S, E, T)
         level = array.removeprefix("ablation/")
-        levels[level] = Ablation(change, _names(ablated[0][f"{array}/experts"]))
+        levels[level] = Ablation(change, _names(ablated[f"{array}/experts"]))
     return levels
 
 
@@ -249,7 +254,7 @@ def _is_ablation(array: str) -> bool:
 
 
 def _names(array: np.ndarray) -> tuple[str, ...]:
-    return tuple(map(str, array))
+    return tuple(printable(str(name)) for name in array)
 
 
 def _pad(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -35,20 +36,30 @@ def rows(store: ResultStore) -> list[dict[str, Any]]:
     ``mean``, ``ci_low`` and ``ci_high`` are None where they are unknown; ``seeds`` counts the
     finished runs that have the number, ``seeds_failed`` those that failed; ``positives`` and
     ``rows`` are of the split and space, None where runs differ; ``derived`` says whether the score
-    follows from others, and ``ceiling`` what the planted model of simulated data reaches. A group
-    without a finished run has rows for its tasks' primary metrics.
+    follows from others, and ``ceiling`` what the planted model of simulated data reaches.
+    ``warnings`` holds the sentences of the group's runs, one after the other. A group without a
+    finished run has rows for its tasks' primary metrics.
     """
     return rows_of(load(store))
 
 
 def rows_of(frames: Frames) -> list[dict[str, Any]]:
     """The same, from frames."""
+    warnings = _warnings_by_group(frames)
     return [
-        row
+        row | {"warnings": warnings[group.id]}
         for block in frames.blocks
         for group in block.groups
         for row in _group_rows(frames, block, group)
     ]
+
+
+def _warnings_by_group(frames: Frames) -> dict[str, str]:
+    """Group id to the distinct warnings of its runs, in one text."""
+    texts: dict[str, dict[str, None]] = defaultdict(dict)
+    for group, warnings in zip(frames.runs["group"], frames.runs["warnings"], strict=True):
+        texts[group] |= dict.fromkeys(warnings)
+    return {group: "; ".join(distinct) for group, distinct in texts.items()}
 
 
 def _group_rows(frames: Frames, block: Block, group: RunGroup) -> list[dict[str, Any]]:
@@ -57,7 +68,8 @@ def _group_rows(frames: Frames, block: Block, group: RunGroup) -> list[dict[str,
         return [_row(block, group, key, []) for key in keys]
 
     in_group = (frames.metrics["block"] == block.id) & (frames.metrics["group"] == group.id)
-    by_key = frames.metrics[in_group].groupby(["split", "task", "space", "metric"], sort=False)
+    columns = ["split", "task", "space", "metric"]
+    by_key = frames.metrics[in_group].groupby(columns, sort=False, observed=True)
     group_rows = []
     for names, runs in by_key:
         key = _Key(*map(str, names))

@@ -17,6 +17,7 @@ cancels, and the interval of the mean difference is narrower than the two single
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,8 @@ from mtlkit.records import Metric
 
 TINY = 1e-3
 """A reference nearer than this to a useless model gives no relative change."""
+NORMAL_95 = 1.96
+"""Standard errors on either side of a mean that hold 95 % of a normal distribution."""
 
 
 @dataclass(frozen=True)
@@ -206,37 +209,95 @@ def recovered(value: float, ceiling: float, metric: Metric) -> float:
     return (value - metric.floor) / distance
 
 
+def chance_error(positives: float, rows: float) -> float:
+    """The standard error of the AUC of useless scores over test rows.
+
+    It is that of the Mann-Whitney statistic, √((n + 1) / (12 n₊ n₋)), where the scores of
+    positives and negatives have one distribution (Mann & Whitney, 1947,
+    doi:10.1214/aoms/1177730491).
+
+    Returns:
+        NaN where a class is empty, or the counts are unknown.
+    """
+    negatives = rows - positives
+    if not (positives > 0 and negatives > 0):
+        return math.nan
+    return math.sqrt((rows + 1) / (12 * positives * negatives))
+
+
+def is_useful(mean: Interval, metric: Metric, positives: float, rows: float) -> bool:
+    """Whether a model is better than a useless one by more than what seeds and test rows may do.
+
+    Args:
+        mean: Its metric over seeds.
+        metric: The metric.
+        positives: Positive rows of the test split, NaN if unknown.
+        rows: Rows of the test split, NaN if unknown.
+    """
+    # An error is relative to its own size.
+    if not metric.higher_is_better:
+        return mean.known
+
+    noise = [TINY]
+    if mean.bounded:
+        noise.append(mean.half)
+    error = chance_error(positives, rows)
+    if metric.floor == 0.5 and not math.isnan(error):  # an AUC
+        noise.append(NORMAL_95 * error)
+    return mean.mean - metric.floor > max(noise)
+
+
+def mean_over_tasks(values: Mapping[str, float], tasks: Mapping[str, str]) -> float:
+    """The mean over tasks of the means over their scores: no task counts twice.
+
+    Args:
+        values: Score to value.
+        tasks: Score to the task whose label it is compared with.
+
+    Returns:
+        NaN without any value, or with one that is NaN.
+    """
+    by_task: dict[str, list[float]] = defaultdict(list)
+    for score, value in values.items():
+        by_task[tasks[score]].append(value)
+    means = [math.fsum(scores) / len(scores) for scores in by_task.values()]
+    return math.fsum(means) / len(means) if means else math.nan
+
+
 def delta_m(
     values: Mapping[str, Mapping[int, float]],
     reference: Mapping[str, Mapping[int, float]],
     metrics: Mapping[str, Metric],
+    tasks: Mapping[str, str],
 ) -> dict[int, float]:
     """Delta m of each seed: the mean relative gain over all tasks.
 
     The idea is that of Maninis et al. (2019, arXiv:1904.08918), who divide by the reference itself.
     Here each task's change is divided by the reference's distance from a useless model, see
-    :func:`relative_gain`, so that an AUC near 0.5 counts for what it is.
+    :func:`relative_gain`, so that an AUC near 0.5 counts for what it is. A step of a funnel has
+    several scores; its gain is their mean.
 
     Args:
-        values: Task to seed to value.
-        reference: The same of the single-task runs.
-        metrics: Task to metric.
+        values: Score to seed to value.
+        reference: The same of the reference of each score.
+        metrics: Score to metric, of all scores that count.
+        tasks: Score to the task whose label it is compared with.
 
     Returns:
-        Seed to gain as a fraction, over the seeds that both have in every task; NaN where one
-        task's is undefined.
+        Seed to gain as a fraction, over the seeds that both have in every score; NaN where one
+        score's is undefined.
     """
-    # Only seeds with every task in both: a mean over fewer tasks would be another quantity.
-    seeds_by_task = (set(values.get(task, {})) & set(reference.get(task, {})) for task in metrics)
-    common = set.intersection(*seeds_by_task)
+    # Only seeds with every score in both: a mean over fewer would be another quantity.
+    seeds_by_score = [set(values.get(name, {})) & set(reference.get(name, {})) for name in metrics]
+    common = set.intersection(*seeds_by_score) if seeds_by_score else set()
 
     gains = {}
     for seed in sorted(common):
-        by_task = [
-            relative_gain(values[task][seed], reference[task][seed], metric)
-            for task, metric in metrics.items()
-        ]
-        gains[seed] = float(np.mean(by_task))
+        by_score = {
+            name: relative_gain(values[name][seed], reference[name][seed], metric)
+            for name, metric in metrics.items()
+        }
+        gains[seed] = mean_over_tasks(by_score, tasks)
     return gains
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +13,13 @@ import pandas as pd
 from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
+from mtlkit.report.references import Counts, References, TaskValues, find_references
+from mtlkit.report.run_warnings import run_warnings
 from mtlkit.report.statistics import (
     Interval,
+    chance_error,
     delta_m,
+    mean_over_tasks,
     paired_delta,
     pareto_front,
     recovered,
@@ -23,8 +27,6 @@ from mtlkit.report.statistics import (
 )
 
 SPLIT = "test"
-TaskValues = dict[str, dict[int, float]]
-"""Task to seed to the task's primary metric."""
 TaskMeans = Mapping[str, Interval]
 """Task to the mean of its primary metric over seeds."""
 FEW_POSITIVES = 100
@@ -38,33 +40,35 @@ class Row:
 
     Args:
         group: The group.
-        values: Task to seed to the task's primary metric.
-        metric: Task to mean and interval.
-        delta: Task to the paired difference to single-task; empty for single-task itself.
-        gain: Mean relative gain over all tasks (delta m), as a fraction.
-        derived: Tasks that the model does not predict itself.
+        values: Score to seed to its primary metric.
+        metric: Score to mean and interval.
+        reference_of: The scores whose reference this row is.
+        delta: Score to the paired difference to its reference, where there is another row that is.
+        gain: Mean relative gain over all tasks (delta m), as a fraction; unknown for references.
+        derived: Scores that the model does not predict itself.
+        capped: Score to the share of test rows whose derived probability would exceed 1.
         on_front: Whether no other row's means are at least as good on all tasks.
         parameters: Mean over seeds, as the next four.
         flops_per_row: Operations of the matrix products of a forward pass, by row.
         rows_per_second: Training rows a second.
         seconds: Training seconds.
         peak_memory: Bytes.
-        has_reference: Whether there is a single-task group with the same training settings.
     """
 
     group: RunGroup
     values: Mapping[str, Mapping[int, float]]
     metric: Mapping[str, Interval]
+    reference_of: frozenset[str]
     delta: Mapping[str, Interval]
     gain: Interval
     derived: frozenset[str]
+    capped: Mapping[str, float]
     on_front: bool
     parameters: float
     flops_per_row: float
     rows_per_second: float
     seconds: float
     peak_memory: float
-    has_reference: bool
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Summary:
         block: The block.
         rows: Sorted by gain over single-task where there is one, else by mean metric.
         best: Task to the id of the group with the best mean.
+        references: What most rows are compared with.
         counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all
             runs.
         warnings: What a reader must know before comparing rows.
@@ -83,7 +88,8 @@ class Summary:
     block: Block
     rows: tuple[Row, ...]
     best: Mapping[str, str]
-    counts: Mapping[str, tuple[float, float]]
+    references: References
+    counts: Counts
     warnings: tuple[str, ...]
 
     @property
@@ -94,13 +100,6 @@ class Summary:
     def row(self, group: str) -> Row:
         """The row of a group, by the id of the group."""
         return next(row for row in self.rows if row.group.id == group)
-
-    @property
-    def reference(self) -> Row | None:
-        """The single-task row that most rows are compared with."""
-        rows = [row for row in self.finished if row.group.is_reference]
-        trainings = Counter(row.group.training for row in self.rows)
-        return max(rows, key=lambda row: trainings[row.group.training], default=None)
 
     def recovered(self, task: TaskInfo) -> float:
         """The share of the planted model's distance from a useless one that the best mean covers;
@@ -138,86 +137,104 @@ def summarise(frames: Frames, block: Block) -> Summary:
             task: t_interval(list(seeds.values())) for task, seeds in by_task.items()
         }
 
+    # What each score is compared with, by training settings.
+    counts = {task.name: _counts(metrics, task) for task in block.tasks}
+    derived = _derived(metrics, block)
+    trainings = Counter(group.training for group in block.groups)
+    references = {
+        training: find_references(block, training, values, derived, counts)
+        for training in trainings
+    }
+
     # A row a group, best first.
     front = _front(block, means)
     rows = []
     for group in block.groups:
-        reference = _reference(block, group)
-        baseline = values[reference.id] if reference else {}
-        compared = reference is not None and not group.is_reference
-        is_derived = (metrics["group"] == group.id) & metrics["derived"]
-        derived = metrics[is_derived]["task"]
+        compared_with = references[group.training]
         group_runs = runs[runs["group"] == group.id]
         row = Row(
             group=group,
             values=values[group.id],
             metric=means[group.id],
-            delta=_deltas(values[group.id], baseline) if compared else {},
-            gain=_gain(block, values[group.id], baseline),
-            derived=frozenset(derived),
+            reference_of=compared_with.is_of(group),
+            delta=_deltas(values[group.id], group, compared_with),
+            gain=_gain(block, values[group.id], group, compared_with),
+            derived=derived[group.id],
+            capped=_capped(metrics[metrics["group"] == group.id]),
             on_front=front[group.id],
             parameters=_mean(group_runs, "parameters"),
             flops_per_row=_mean(group_runs, "flops_per_row"),
             rows_per_second=_mean(group_runs, "rows_per_second"),
             seconds=_mean(group_runs, "train_seconds"),
             peak_memory=_mean(group_runs, "peak_memory_bytes"),
-            has_reference=reference is not None,
         )
         rows.append(row)
     rows.sort(key=lambda row: _rank(row, block))
 
-    counts = {task.name: _counts(metrics, task) for task in block.tasks}
-    warnings = tuple(_warnings(block, counts))
-    return Summary(block, tuple(rows), _best(block, means), counts, warnings)
+    # Figures show the references of the settings that most rows have.
+    usual, _ = trainings.most_common(1)[0]
+    usual_references = references[usual]
+    found = _warnings(block, counts, references.values(), rows)
+    warnings = (*found, *run_warnings(frames, block))
+    return Summary(block, tuple(rows), _best(block, means), usual_references, counts, warnings)
 
 
 def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> TaskValues:
     """Task to seed to primary metric, from the metric rows of one group and split."""
-    values: TaskValues = {}
-    for task in tasks:
-        is_primary = (metrics["task"] == task.name) & (metrics["metric"] == task.metric)
-        primary = metrics[is_primary].dropna(subset=["value"])
-        seeds = zip(primary["seed"], primary["value"], strict=True)
-        values[task.name] = {int(seed): float(value) for seed, value in seeds}
+    values: dict[str, dict[int, float]] = {task.name: {} for task in tasks}
+    primary = {task.name: task.metric for task in tasks}
+    columns = [metrics[name].tolist() for name in ("task", "metric", "seed", "value")]
+    for task, metric, seed, value in zip(*columns, strict=True):
+        if primary.get(task) == metric and not math.isnan(value):
+            values[task][int(seed)] = float(value)
     return values
 
 
-def _reference(block: Block, group: RunGroup) -> RunGroup | None:
-    """The finished reference group with the same training settings; of several, the one with the
-    shortest name.
-    """
-    candidates = []
-    for other in block.groups:
-        if other.is_reference and other.seeds and other.training == group.training:
-            candidates.append(other)
-
-    # A reference is compared with itself.
-    if group in candidates:
-        return group
-    return min(candidates, key=lambda other: (len(other.model), other.model), default=None)
+def _derived(metrics: pd.DataFrame, block: Block) -> dict[str, frozenset[str]]:
+    """Group to the scores that it does not predict itself."""
+    is_derived = metrics["derived"].astype(bool)
+    scores = metrics[is_derived].groupby("group", observed=True)["task"].agg(frozenset).to_dict()
+    return {group.id: scores.get(group.id, frozenset()) for group in block.groups}
 
 
-def _deltas(values: TaskValues, reference: TaskValues) -> dict[str, Interval]:
-    """Task to the paired difference to a reference, over common seeds."""
-    return {task: paired_delta(values[task], reference.get(task, {})) for task in values}
+def _capped(metrics: pd.DataFrame) -> dict[str, float]:
+    """Score to the share of rows whose derived probability would exceed 1, mean over seeds."""
+    shares = metrics.dropna(subset=["capped"]).groupby("task", observed=True)["capped"].mean()
+    return {str(score): float(share) for score, share in shares.items()}
 
 
-def _gain(block: Block, values: TaskValues, reference: TaskValues) -> Interval:
+def _deltas(values: TaskValues, group: RunGroup, references: References) -> dict[str, Interval]:
+    """Score to the paired difference to its reference, over common seeds."""
+    deltas = {}
+    for score, reference in references.groups.items():
+        if reference is not group:
+            deltas[score] = paired_delta(values[score], references.values[score])
+    return deltas
+
+
+def _gain(block: Block, values: TaskValues, group: RunGroup, references: References) -> Interval:
     """The mean relative gain over all tasks, over common seeds."""
-    if not block.tasks or not reference:
+    if references.is_of(group) or references.useless:
         return Interval()
-    readings = {task.name: task.reading for task in block.tasks}
-    gains = delta_m(values, reference, readings)
+
+    # A task without any reference would be missing from the mean.
+    compared = [task for task in block.comparable if task.name in references.groups]
+    tasks = {block.task_of[task.name] for task in compared}
+    if tasks != set(block.task_of.values()):
+        return Interval()
+
+    readings = {task.name: task.reading for task in compared}
+    gains = delta_m(values, references.values, readings, block.task_of)
     return t_interval(list(gains.values()))
 
 
 def _front(block: Block, means: Mapping[str, TaskMeans]) -> dict[str, bool]:
     """Group to whether it is on the Pareto front of the means, higher being better."""
-    if not block.tasks:
+    if not block.comparable:
         return dict.fromkeys(means, False)
-    points = []  # (groups, tasks)
+    points = []  # (groups, scores)
     for by_task in means.values():
-        points.append([signed_mean(task, by_task) for task in block.tasks])
+        points.append([signed_mean(task, by_task) for task in block.comparable])
     on_front = pareto_front(np.array(points))
     return {group: bool(on) for group, on in zip(means, on_front, strict=True)}
 
@@ -236,8 +253,8 @@ def _mean(runs: pd.DataFrame, column: str) -> float:
 
 def _rank(row: Row, block: Block) -> tuple[bool, bool, float, str]:
     """Sorts rows: by gain, then those without one by mean metric, then those without any metric."""
-    signed_means = [signed_mean(task, row.metric) for task in block.tasks]
-    mean_metric = float(np.mean(signed_means)) if signed_means else math.nan
+    signed_means = {task.name: signed_mean(task, row.metric) for task in block.comparable}
+    mean_metric = mean_over_tasks(signed_means, block.task_of)
 
     # Highest first; NaN cannot be compared with anything.
     height = row.gain.mean if row.gain.known else mean_metric
@@ -268,7 +285,9 @@ def _counts(metrics: pd.DataFrame, task: TaskInfo) -> tuple[float, float]:
     return float(counts["positives"]), float(counts["rows"])
 
 
-def _warnings(block: Block, counts: Mapping[str, tuple[float, float]]) -> list[str]:
+def _warnings(
+    block: Block, counts: Counts, references: Collection[References], rows: Sequence[Row]
+) -> list[str]:
     """What a reader must know before comparing rows, a sentence each."""
     balancers = []
     for group in block.groups:
@@ -280,12 +299,57 @@ def _warnings(block: Block, counts: Mapping[str, tuple[float, float]]) -> list[s
         _unequal_seeds(block),
         _several_trainings(block),
         _few_positives(block, counts),
+        *(sentence for found in references for sentence in found.useless),
+        _without_reference(block, references),
+        _capped_rows(block, rows),
         *notices(balancers, block.trained),
     ]
     return [warning for warning in warnings if warning]
 
 
-def _few_positives(block: Block, counts: Mapping[str, tuple[float, float]]) -> str:
+def _without_reference(block: Block, references: Collection[References]) -> str:
+    """Which scores are not compared with single-task, and why; empty if all are."""
+    with_reference = set[str]().union(*(found.groups for found in references))
+    if not with_reference:
+        return ""
+    untrained = [task.title for task in block.comparable if task.name not in with_reference]
+    hidden = [task.title for task in block.tasks if task.hidden]
+
+    sentences = []
+    if untrained:
+        sentences.append(
+            f"No single-task model was trained for {', '.join(untrained)}: there is no difference "
+            "to one, and Δm leaves it out, or is unknown where nothing else of its task is left."
+        )
+    if hidden:
+        sentences.append(
+            f"{', '.join(hidden)} needs labels that only the simulator knows: no model can be "
+            "trained for it, so it has no difference, and no part in Δm and the front."
+        )
+    return " ".join(sentences)
+
+
+def _capped_rows(block: Block, rows: Sequence[Row]) -> str:
+    """Whose derived probabilities exceed 1, and how often; empty where none do."""
+    affected = []
+    for task in block.comparable:
+        for row in rows:
+            share = row.capped.get(task.name, 0.0)
+            if share > 0:
+                affected.append((share, f"{task.title} of {row.group.label} {100 * share:.3g} %"))
+    if not affected:
+        return ""
+
+    affected.sort(reverse=True)
+    listed = ", ".join(text for _, text in affected[:SHOWN])
+    more = f" and {len(affected) - SHOWN} more" if len(affected) > SHOWN else ""
+    return (
+        "A probability that is derived as a quotient of two estimates may exceed 1. Share of the "
+        f"test rows: {listed}{more}. The quotients rank such rows as they are."
+    )
+
+
+def _few_positives(block: Block, counts: Counts) -> str:
     """A warning about AUCs of few positives; empty where there are enough."""
     # There is an AUC where some rows are positive and some are not.
     few = {}
@@ -299,7 +363,7 @@ def _few_positives(block: Block, counts: Mapping[str, tuple[float, float]]) -> s
 
     # For the task with the fewest: the standard error of the AUC of useless scores.
     positives, rows = min(few.values())
-    error = math.sqrt((rows + 1) / (12 * positives * (rows - positives)))
+    error = chance_error(positives, rows)
     listed = ", ".join(f"{title} {positives:.0f}" for title, (positives, _) in few.items())
     return (
         f"Few positives in the test split: {listed}. With {positives:.0f} of them the standard "

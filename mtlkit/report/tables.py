@@ -31,13 +31,15 @@ NOTES = {
         "† not shown to be worse than the best: the intervals overlap, or one of them is unknown."
     ),
     "delta": (
-        "Δ is the mean difference to single-task with the same seed and training settings, over "
+        "Δ is the mean difference to a single-task model that was trained for the same score, with "
+        "the same seed and training settings, over "
         "common seeds (their number is given where it is smaller than the row's)."
     ),
     "*": "* the interval of the difference excludes 0.",
     "gain": (
         "Δm is the mean over tasks of the change relative to single-task's distance from a useless "
-        "model, in percent; above 0 is better."
+        "model, in percent; above 0 is better. A task with several scores counts once, by their "
+        "mean."
     ),
     "‡": (
         "‡ derived: the model does not predict this task itself, its score is computed from those "
@@ -51,6 +53,9 @@ NOTES = {
 }
 PLANTED = ("planted model", "ceiling")
 """The first two cells of the ceiling's row."""
+
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+"""With these a spreadsheet begins to compute."""
 
 NAME_COLUMNS = 2
 """The model and the balancer; all other columns hold numbers."""
@@ -229,14 +234,14 @@ def _metric_cell(summary: Summary, row: Row, task: TaskInfo) -> TableCell:
 
 
 def _delta_cell(row: Row, task: TaskInfo) -> TableCell:
-    if row.group.is_reference and row.group.seeds:
+    if task.name in row.reference_of:
         return TableCell("ref.")
     delta = row.delta.get(task.name, Interval())
     return difference(delta, task.reading.decimals, len(row.values[task.name]))
 
 
 def _gain_cell(row: Row) -> TableCell:
-    if row.group.is_reference and row.group.seeds:
+    if row.reference_of:
         return TableCell("ref.")
     gain = Interval(100 * row.gain.mean, 100 * row.gain.half, row.gain.n)
     return difference(gain, 2, len(row.group.seeds))
@@ -415,12 +420,23 @@ def to_csv(summary: Summary) -> str:
 
 
 def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:
-    """Rows of equal keys as CSV."""
+    """Rows of equal keys as CSV; no field is a formula to a spreadsheet."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    for fields in (rows[0], *(row.values() for row in rows)):
+        writer.writerow([_no_formula(field) for field in fields])
     return text.getvalue()
+
+
+def _no_formula(field: object) -> object:
+    """A field with an apostrophe before it where a spreadsheet would compute it; numbers stay."""
+    if not isinstance(field, str) or not field.startswith(FORMULA_STARTS):
+        return field
+    try:
+        float(field)
+    except ValueError:
+        return f"'{field}"
+    return field
 
 
 def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
@@ -464,6 +480,12 @@ def _csv_difference(name: str, delta: Interval) -> dict[str, object]:
         f"{name}_high": _csv_number(delta.high),
         f"{name}_seeds": delta.n,
     }
+
+
+def csv_interval(interval: Interval) -> dict[str, object]:
+    """Mean and ends of an interval as fields; empty where unknown."""
+    values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
+    return {name: _csv_number(value) for name, value in values.items()}
 
 
 def _csv_number(value: float) -> str:

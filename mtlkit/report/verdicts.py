@@ -12,10 +12,12 @@ import numpy as np
 
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
+from mtlkit.report.references import say_if_useless
 from mtlkit.report.statistics import (
     Interval,
     delta_m,
     holm,
+    mean_over_tasks,
     paired_delta,
     relative_gain,
     t_interval,
@@ -63,6 +65,8 @@ class Verdicts:
         at_end: Whether no other of them gives some task a larger share, so that a better one may
             lie beyond.
         verdicts: Best gain first.
+        useless: A sentence for each score on which the fixed weights are not clearly better than a
+            useless model, so that nothing can be told.
     """
 
     model: str
@@ -70,6 +74,7 @@ class Verdicts:
     weightings: int
     at_end: bool
     verdicts: tuple[Verdict, ...]
+    useless: tuple[str, ...] = ()
 
     @property
     def sentence(self) -> str:
@@ -105,16 +110,17 @@ def judge(frames: Frames, summary: Summary) -> tuple[Verdicts, ...]:
     # By model and training; not every one of them has a sweep.
     all_verdicts = []
     for setting in sorted(rows_by_setting):
-        verdicts = _judge(frames, summary.block, rows_by_setting[setting])
+        verdicts = _judge(frames, summary, rows_by_setting[setting])
         if verdicts is not None:
             all_verdicts.append(verdicts)
     return tuple(all_verdicts)
 
 
-def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
+def _judge(frames: Frames, summary: Summary, rows: list[Row]) -> Verdicts | None:
     """The verdicts of one model under one training; None without a sweep, or without another
     balancer.
     """
+    block = summary.block
     # A method that is a point of a sweep is no balancer to be judged; uniform is both.
     weightings = [row for row in rows if row.group.constant_weights]
     candidates = [row for row in rows if row.group.has_balancer and not row.group.weights_option]
@@ -132,29 +138,42 @@ def _judge(frames: Frames, block: Block, rows: list[Row]) -> Verdicts | None:
     best_id = max(scores, key=lambda group: scores[group])
     best = next(row for row in weightings if row.group.id == best_id)
     candidates = [row for row in candidates if row is not best]
-    verdicts = _compare(block, candidates, best)
+    useless: list[str] = []
+    for task in block.comparable:
+        useless += say_if_useless(best.group.label, task, best.metric[task.name], summary.counts)
+    verdicts = _compare(block, candidates, best, comparable=not useless)
 
     # At an end of the sweep, some task has a share that no other weighting exceeds.
     best_shares = _shares(best, block.trained)  # (T,)
     shares = np.array([_shares(row, block.trained) for row in weightings])  # (weightings, T)
     at_end = bool((best_shares >= shares.max(0)).any())
-    return Verdicts(best.group.model, best, len(scores), at_end, tuple(verdicts))
+    return Verdicts(best.group.model, best, len(scores), at_end, tuple(verdicts), tuple(useless))
 
 
-def _compare(block: Block, candidates: list[Row], best: Row) -> list[Verdict]:
-    """The verdicts of some balancers against the best fixed weights, best gain first."""
+def _compare(block: Block, candidates: list[Row], best: Row, comparable: bool) -> list[Verdict]:
+    """The verdicts of some balancers against the best fixed weights, best gain first.
+
+    Args:
+        block: The block.
+        candidates: The rows of the balancers.
+        best: The row of the best fixed weights.
+        comparable: Whether changes can be relative to it; if not, no gain is known.
+    """
     # Gains on test, paired seed by seed; Holm's correction looks at all of them together.
-    readings = {task.name: task.reading for task in block.tasks}
+    readings = {task.name: task.reading for task in block.comparable}
     gains = []
     for row in candidates:
-        gain_by_seed = delta_m(row.values, best.values, readings)
-        gains.append(list(gain_by_seed.values()))
+        gain_by_seed = delta_m(row.values, best.values, readings, block.task_of)
+        gains.append(list(gain_by_seed.values()) if comparable else [])
     survives = holm([t_test(gain) for gain in gains])
 
     verdicts = []
     for row, gain, survived in zip(candidates, gains, survives, strict=True):
         interval = t_interval(gain)
-        delta = {task: paired_delta(row.values[task], best.values[task]) for task in readings}
+        delta = {
+            task.name: paired_delta(row.values[task.name], best.values[task.name])
+            for task in block.tasks
+        }
         verdicts.append(Verdict(row, delta, interval, _word(interval), survived))
     return sorted(verdicts, key=_order)
 
@@ -182,15 +201,15 @@ def _validation_score(frames: Frames, block: Block, row: Row) -> float:
     metrics = frames.metrics
     in_group = (metrics["group"] == row.group.id) & (metrics["block"] == block.id)
     on_validation = in_group & (metrics["split"] == "validation")
-    values = task_values(metrics[on_validation], block.tasks)
+    values = task_values(metrics[on_validation], block.comparable)
 
-    signed_means = []
-    for task in block.tasks:
+    signed_means = {}
+    for task in block.comparable:
         seeds = values[task.name]
         if seeds:
             mean = t_interval(list(seeds.values()))
-            signed_means.append(signed_mean(task, {task.name: mean}))
-    return float(np.mean(signed_means)) if signed_means else math.nan
+            signed_means[task.name] = signed_mean(task, {task.name: mean})
+    return mean_over_tasks(signed_means, block.task_of)
 
 
 def _word(gain: Interval) -> Word:
@@ -241,6 +260,7 @@ def _notes(verdicts: Verdicts) -> tuple[str, ...]:
         f"¶ outlasts Holm's correction for the {len(verdicts.verdicts)} comparisons of this table; "
         "of verdicts without this mark expect one in twenty by chance.",
         "* the interval of the difference excludes 0.",
+        *verdicts.useless,
     )
 
 
@@ -248,16 +268,15 @@ def _headroom(block: Block, best: Row, width: int) -> tuple[TableCell, ...]:
     """How far the planted model of simulated data lies above the reference: what a balancer could
     have gained. Empty where that is unknown.
     """
-    gaps, gains = [], []
-    for task in block.tasks:
-        mean = best.metric[task.name].mean
-        gaps.append(task.ceiling - mean)
-        gains.append(relative_gain(task.ceiling, mean, task.reading))
+    gaps = [task.ceiling - best.metric[task.name].mean for task in block.tasks]
     if all(math.isnan(gap) for gap in gaps):
         return ()
 
     # As in the other rows: the relative gain in percent, then a difference a task.
-    percent = 100 * float(np.mean(gains))
+    gains = {}
+    for task in block.comparable:
+        gains[task.name] = relative_gain(task.ceiling, best.metric[task.name].mean, task.reading)
+    percent = 100 * mean_over_tasks(gains, block.task_of)
     texts = [*PLANTED, fixed(percent, 2, sign=True)]
     for task, gap in zip(block.tasks, gaps, strict=True):
         texts.append(fixed(gap, task.reading.decimals, sign=True))

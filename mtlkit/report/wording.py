@@ -54,13 +54,13 @@ def _best(summary: Summary, task: TaskInfo) -> str:
 def _against_single_task(best: Row, task: TaskInfo) -> str:
     """The paired difference of the best row to single-task, with its interval in words."""
     # There may be no difference to speak of.
-    if best.group.is_reference:
+    if task.name in best.reference_of:
         return "No multi-task row has a better mean than single-task."
     delta = best.delta.get(task.name)
     if delta is None or not delta.known:
         return (
-            "There is no finished single-task run with the same seeds and settings to compare it "
-            "with."
+            "There is no single-task model that was trained for it with the same seeds and "
+            "settings to compare it with."
         )
 
     decimals = task.reading.decimals
@@ -117,4 +117,4 @@ def _caution(summary: Summary) -> list[str]:
 
 def _compared(summary: Summary) -> list[Row]:
     """The rows whose gain over single-task has an interval."""
-    return [row for row in summary.finished if row.gain.bounded and not row.group.is_reference]
+    return [row for row in summary.finished if row.gain.bounded]

@@ -115,9 +115,11 @@ class Evaluator:
         """Keep the model's state if a point is the best one so far of a group of tasks."""
         task_by_name = {task.name: task for task in self.model.tasks}
         group = [self.model.tasks[t].name for t in best.tasks]
+        # What needs labels that only a generator knows is no basis for a choice.
         tasks_by_score = {
             score.name: task_by_name[score.task]
             for score in group_scores(self.model.schema, point["validation"], group)
+            if not score.hidden
         }
         group_loss = float(scores.losses[best.tasks].sum())
 

@@ -68,7 +68,11 @@ def _wins_on_device(positives: Tensor, negatives: Tensor) -> int | None:
 
 
 def task_metrics(
-    task: Task, logits: Tensor, labels: Tensor, observed: Tensor | None
+    task: Task,
+    logits: Tensor,
+    labels: Tensor,
+    observed: Tensor | None,
+    largest_logit: float = math.inf,
 ) -> dict[str, Any]:
     """All metrics of one task. A metric that is no finite number is None.
 
@@ -77,6 +81,8 @@ def task_metrics(
         logits: (N,) or (N, C).
         labels: (N,).
         observed: (N,) bool, the rows that count, or None for all.
+        largest_logit: Of a binary task, the logit of the largest probability. Larger ones rank
+            their rows, and count as this one where the probability counts.
 
     Returns:
         Metric name to value, besides ``rows`` and ``positives``.
@@ -94,8 +100,12 @@ def task_metrics(
     if not len(labels):
         return counts
 
-    measure = {"binary": _binary, "regression": _regression, "multiclass": _multiclass}[task.kind]
-    values = measure(task, logits, labels)
+    if is_binary:
+        values = _binary(logits, labels, largest_logit)
+    elif task.kind == "regression":
+        values = _regression(task, logits, labels)
+    else:
+        values = _multiclass(task, logits, labels)
     for name, value in values.items():
         if value is not None and not math.isfinite(value):
             values[name] = None
@@ -114,13 +124,13 @@ def _select_rows(values: Tensor, mask: Tensor) -> Tensor:
     return values[mask]
 
 
-def _binary(task: Task, logits: Tensor, labels: Tensor) -> dict[str, float | None]:
-    """AUC, and the fit of the probabilities, from (N,) logits."""
+def _binary(logits: Tensor, labels: Tensor, largest_logit: float) -> dict[str, float | None]:
+    """AUC of (N,) logits, and the fit of their probabilities."""
     # Sum up in double precision, block by block.
     loss = torch.zeros((), dtype=torch.float64, device=logits.device)
     expected_positives = torch.zeros((), dtype=torch.float64, device=logits.device)
     for block, label in zip(logits.split(BLOCK_ROWS), labels.split(BLOCK_ROWS), strict=True):
-        x = block.double()
+        x = block.double().clamp_max(largest_logit)
         # In this form infinite logits are right as well.
         loss -= F.logsigmoid(torch.where(label > 0, x, -x)).sum()
         expected_positives += x.sigmoid().sum()

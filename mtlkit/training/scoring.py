@@ -6,6 +6,7 @@ on all rows, or a step of a funnel on the rows on which the step before was take
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,11 +17,16 @@ from torch import Tensor
 
 from mtlkit.data.types import Schema, Score, Task
 from mtlkit.models._architecture import Architecture
-from mtlkit.models._funnel import labels_in, product, ratio
+from mtlkit.models._funnel import MOST_LOGIT, labels_in, product, ratio
 from mtlkit.models._output import Output
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.metrics import task_metrics
 from mtlkit.training.task_losses import owner_losses
+
+FUNNEL_SCORING = 2
+"""Version of how the scores of a funnel are measured and select a point; raise it when the same
+training gives other numbers from now on.
+"""
 
 
 @dataclass
@@ -43,7 +49,7 @@ class Scores:
 
     def replace_tasks(self, other: Scores, schema: Schema, tasks: Collection[str]) -> None:
         """Put the predictions of another pass in place of those of some tasks."""
-        names = {score.name for score in schema.scores() if score.task in tasks}
+        names = {score.name for score in schema.scores() if schema.predictor(score) in tasks}
         self.logits |= {name: value for name, value in other.logits.items() if name in names}
         self.derived |= {name: value for name, value in other.derived.items() if name in names}
 
@@ -112,14 +118,30 @@ def _add_gates(scores: Scores, output: Output, share: float) -> None:
         scores.gate_entropy[name] = scores.gate_entropy.get(name, zero) - negative_entropy * share
 
 
-def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:
-    """Every score that can be had: logits, and whether they are derived from those of other scores.
+@dataclass(frozen=True)
+class ScoreLogits:
+    """The logits by which the rows of a split are scored.
+
+    Args:
+        logits: (N,) or (N, C).
+        derived: Whether they follow from those of other scores.
+        quotient: Whether they are those of a quotient, which may exceed 1 (:func:`ratio`).
+    """
+
+    logits: Tensor
+    derived: bool
+    quotient: bool = False
+
+
+def complete(schema: Schema, scores: Scores) -> dict[str, ScoreLogits]:
+    """Every score that can be had: those that the model predicts, and those that follow from them.
 
     Along a funnel, the probability of a step is that of the step before times its conditional one;
-    the conditional one is the quotient, which cannot exceed 1.
+    the conditional one is the quotient.
     """
     available = {
-        name: (logits, scores.derived.get(name, False)) for name, logits in scores.logits.items()
+        name: ScoreLogits(logits, scores.derived.get(name, False))
+        for name, logits in scores.logits.items()
     }
 
     # Fill in what follows from neighbours, from the first step of the funnel to the last.
@@ -127,15 +149,15 @@ def complete(schema: Schema, scores: Scores) -> dict[str, tuple[Tensor, bool]]:
         steps_before = schema.before(step)
         if not steps_before or steps_before[-1] not in available:
             continue
-        before_logits, _ = available[steps_before[-1]]
+        before_logits = available[steps_before[-1]].logits
         conditional = schema.score_name(step, "given")
         if step not in available and conditional in available:
-            conditional_logits, _ = available[conditional]
+            conditional_logits = available[conditional].logits
             step_logits = product(before_logits.double(), conditional_logits.double())
-            available[step] = (step_logits.float(), True)
+            available[step] = ScoreLogits(step_logits.float(), derived=True)
         if conditional not in available and step in available:
-            step_logits, _ = available[step]
-            available[conditional] = (ratio(step_logits, before_logits).float(), True)
+            quotient = ratio(available[step].logits, before_logits).float()
+            available[conditional] = ScoreLogits(quotient, derived=True, quotient=True)
 
     # A hidden score has other labels, but the prediction of the conditional one.
     for score in schema.scores():
@@ -169,11 +191,25 @@ def metrics(model: Architecture, scores: Scores, split: DeviceSplit) -> dict[str
         if targets is None or score.name not in available:
             continue
         labels, mask = targets
-        logits, derived = available[score.name]
-        description = {"space": score.space, "derived": derived}
-        values = task_metrics(_task(schema, score), logits, labels, mask)
+        scored = available[score.name]
+        description: dict[str, Any] = {"space": score.space, "derived": scored.derived}
+
+        # Quotients rank rows as they are, but probabilities end at 1.
+        bound = math.inf
+        if scored.quotient:
+            bound = MOST_LOGIT
+            description["capped"] = _capped_share(scored.logits, mask)
+        values = task_metrics(_task(schema, score), scored.logits, labels, mask, bound)
         metrics_by_score[score.name] = description | values
     return metrics_by_score
+
+
+def _capped_share(logits: Tensor, mask: Tensor | None) -> float:
+    """The share of a score's rows whose quotient is larger than any probability."""
+    capped = logits > MOST_LOGIT
+    if mask is not None:
+        capped = capped[mask]
+    return float(capped.double().mean()) if len(capped) else 0.0
 
 
 def score_arrays(schema: Schema, scores: Scores, split: DeviceSplit) -> dict[str, np.ndarray]:
@@ -186,11 +222,11 @@ def score_arrays(schema: Schema, scores: Scores, split: DeviceSplit) -> dict[str
         if targets is None or name not in available:
             continue
         labels, mask = targets
-        logits, derived = available[name]
-        arrays[f"score/{name}"] = logits.float().cpu().numpy()
+        scored = available[name]
+        arrays[f"score/{name}"] = scored.logits.float().cpu().numpy()
         arrays[f"label/{name}"] = labels.cpu().numpy()
         arrays[f"space/{name}"] = np.array(score.space)
-        arrays[f"derived/{name}"] = np.array(derived)
+        arrays[f"derived/{name}"] = np.array(scored.derived)
         if mask is not None:
             arrays[f"observed/{name}"] = mask.cpu().numpy()
     return arrays
@@ -209,7 +245,7 @@ def group_scores(
     """
     settled = []
     for score in schema.scores():
-        if score.name not in metrics_by_score or score.task not in tasks:
+        if score.name not in metrics_by_score or schema.predictor(score) not in tasks:
             continue
         derived = metrics_by_score[score.name].get("derived", False)
         if not derived or set(schema.before(score.task)) <= set(tasks):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -41,9 +42,12 @@ def selection_value(
 ) -> float:
     """The value, higher is better, of an evaluation point for a group of tasks.
 
+    It is a mean over tasks: a step of a funnel that has two scores counts as much as one that has
+    one, half for each score.
+
     Args:
         settings: ``select`` is the rule; a named score counts alone in its group, and other groups
-            go by the mean.
+            go by the mean. With ``weighted``, ``select_weights`` are weights of scores.
         tasks: The scores of the group, by name, each with its task.
         metrics: Score name to validation metrics.
         loss: Summed validation loss of the group, which decides where no metric is defined.
@@ -53,16 +57,26 @@ def selection_value(
     if settings.select in tasks:
         tasks = {settings.select: tasks[settings.select]}
 
-    # Average the primary metrics that are defined.
-    weighted_sum, weight_sum = 0.0, 0.0
+    # The primary metrics that are defined.
+    values: dict[str, float] = {}
     for name, task in tasks.items():
         value = metrics[name].get(PRIMARY_METRIC[task.kind])
+        if value is not None:
+            values[name] = value
+    scores_of_task = Counter(tasks[name].name for name in values)
+
+    # Their mean over tasks, or the mean that the user has weighted.
+    weighted_sum, weight_sum = 0.0, 0.0
+    for name, value in values.items():
+        task = tasks[name]
         weight = 1.0
         if settings.select == "weighted":
-            weight = settings.select_weights.get(name, task.weight)
-        if value is not None and weight > 0:
-            weighted_sum += weight * value
-            weight_sum += weight
+            weight = task.weight
+        weight /= scores_of_task[task.name]
+        if settings.select == "weighted":
+            weight = settings.select_weights.get(name, weight)
+        weighted_sum += weight * value
+        weight_sum += weight
     return weighted_sum / weight_sum if weight_sum > 0 else -loss
 
 

@@ -213,6 +213,7 @@ class RandomisedCopy:
     def __init__(self, model: Architecture, batch: Batch, seed: int, positive: bool) -> None:
         self.model = _randomised(model, seed, positive)
         self.output = self.model(batch)
+        self.model.check_output(self.output, len(batch.labels))
         objectives = self.model.objectives(self.output, batch)
         self.losses = owner_losses(objectives, model.schema.task_names)
         names, values = zip(*self.model.named_parameters(), strict=True)
@@ -237,7 +238,7 @@ class RandomisedCopy:
             weights = torch.zeros(len(self.losses), device=self.losses[0].device)
             weights[task] = 1
             gradients.of(routes.of_trunk)
-            sums = gradients.combine(weights, weights)
+            sums = gradients.combine(weights)
             for sliced in routes.parameters:
                 rows = gradients.table_rows.get(sliced.name)
                 if not _equal(sums.get(sliced.name), expected[sliced.name], rows):

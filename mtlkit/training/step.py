@@ -160,20 +160,26 @@ class LoopStep:
         if isinstance(decision, SharedGradient):
             weights = torch.ones_like(self.losses)
             shared_grads = self._shared_gradients(decision, scale)
-            self._apply_task_gradients(weights * scale, heads, scale, shared_grads)
+            self._apply_task_gradients(weights * scale, heads, scale, False, shared_grads)
             return weights
 
         # Task weights. One backward pass of the weighted loss is enough, unless task gradients are
         # there already, or a head needs another weight than the pass gives it: the pass can only
         # be divided by a weight that is above 0.
         weights = decision
-        heads_follow = heads == "weighted" and not signed
-        one_pass_serves = heads_follow or bool((weights[self.active] > 0).all())
-        if one_pass_serves and not self.gradients.begun:
+        if not self.gradients.begun and self._one_pass_serves(weights, heads, signed):
             self._apply_weighted_loss(weights * scale, heads, scale)
         else:
-            self._apply_task_gradients(weights * scale, heads, scale, {})
+            self._apply_task_gradients(weights * scale, heads, scale, signed, {})
         return weights
+
+    def _one_pass_serves(self, weights: Tensor, heads: str, signed: bool) -> bool:
+        """Whether every head gets its weight from a pass of the weighted loss. Where weights must
+        be looked at, a GPU is waited for.
+        """
+        if heads == "weighted" and not signed:
+            return True
+        return bool(((weights > 0) | ~self.active).all())
 
     def _apply_weighted_loss(self, weights: Tensor, heads: str, scale: float) -> None:
         """One backward pass from the weighted sum of the losses."""
@@ -194,7 +200,12 @@ class LoopStep:
             self._accumulate(sliced, grad * sliced.expand(factor))
 
     def _apply_task_gradients(
-        self, weights: Tensor, heads: str, scale: float, shared_grads: dict[str, Tensor]
+        self,
+        weights: Tensor,
+        heads: str,
+        scale: float,
+        signed: bool,
+        shared_grads: dict[str, Tensor],
     ) -> None:
         """The weighted sum of the task gradients, or what is given for the shared slices.
 
@@ -202,11 +213,13 @@ class LoopStep:
             weights: (T,).
             heads: See :meth:`apply`.
             scale: Likewise.
+            signed: Likewise.
             shared_grads: By parameter, the gradient to take in shared slices.
         """
+        private_weights = None
         if heads == "plain":
             private_weights = torch.full_like(weights, scale)
-        else:
+        elif signed:
             private_weights = weights.clamp_min(0)
         sums = self.gradients.combine(weights, private_weights)
         for sliced in self.sharing.parameters:

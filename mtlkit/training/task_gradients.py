@@ -163,27 +163,30 @@ class TaskGradients:
         """(T, T) float64 inner products of the task gradients over shared slices."""
         return gramian_of(parameters, self.of(parameters), len(self.losses), self.losses[0].device)
 
-    def combine(self, shared_weights: Tensor, private_weights: Tensor) -> dict[str, Tensor]:
+    def combine(
+        self, shared_weights: Tensor, private_weights: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """By parameter, the sum of the task gradients times the weights of the tasks.
 
         Args:
             shared_weights: (T,) weights in slices that two or more tasks reach.
-            private_weights: (T,) weights in slices of a single task.
+            private_weights: (T,) weights in slices of a single task; None for the same. Whether
+                two tensors are equal, a GPU could only be asked, and waited for.
 
         Returns:
             The sums; parameters without a gradient are left out.
         """
-        same = torch.equal(shared_weights, private_weights)
-
         # The tasks never went apart below the boundary: one more pass serves all of them.
-        if self._at_boundary is not None and not self.by_task and same:
+        if self._at_boundary is not None and not self.by_task and private_weights is None:
             return self._combine_from_boundary(shared_weights)
 
         if not self.by_task:
             self._begin(only_trunk=True)
 
         # what each task has for itself, where the tasks were differentiated at once
-        sums = self._weighted_private(private_weights)
+        sums = self._weighted_private(
+            shared_weights if private_weights is None else private_weights
+        )
 
         # parameters that were differentiated task by task
         for sliced in self.routes.parameters:
@@ -192,7 +195,7 @@ class TaskGradients:
                     sliced,
                     self.by_task[sliced.name],
                     shared_weights,
-                    None if same else private_weights,
+                    private_weights,
                 )
                 if total is not None:
                     sums[sliced.name] = total
@@ -200,7 +203,7 @@ class TaskGradients:
         # tables below the cuts: one backward pass with the weighted gradient of each cut
         tables = [sliced for sliced in self.routes.tables if sliced.name not in self.by_task]
         sums |= self._combine_below_cuts(tables, shared_weights)
-        if not same:
+        if private_weights is not None:
             # and a second one where a table has slices of a single task
             partly_private = [sliced for sliced in tables if not sliced.all_shared]
             private = self._combine_below_cuts(partly_private, private_weights)

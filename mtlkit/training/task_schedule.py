@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from mtlkit.data.types import Task
 from mtlkit.settings import TrainingSettings
 from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.sliced_parameter import SlicedParameter
@@ -14,20 +17,25 @@ class TaskSchedule:
     """How often each task takes part, and the learning rate of what it alone reaches.
 
     Args:
-        settings: ``task_every`` and ``task_lr``.
+        settings: ``task_every`` and ``task_lr``, by the names of label columns.
+        tasks: The tasks of the model.
         sharing: Which task reaches which parameter.
         device: Where the model is.
     """
 
     def __init__(
-        self, settings: TrainingSettings, sharing: SharedParameters, device: torch.device
+        self,
+        settings: TrainingSettings,
+        tasks: Sequence[Task],
+        sharing: SharedParameters,
+        device: torch.device,
     ) -> None:
         # Every how many steps each task takes part: (T,), or None where all always do.
-        periods = [settings.task_every.get(name, 1) for name in sharing.tasks]
+        periods = [settings.task_every.get(task.label_name, 1) for task in tasks]
         self.periods = torch.tensor(periods, device=device) if max(periods) > 1 else None
 
         # The parameters whose learning rate has a factor other than 1, each with its factors.
-        task_factors = [settings.task_lr.get(name, 1.0) for name in sharing.tasks]
+        task_factors = [settings.task_lr.get(task.label_name, 1.0) for task in tasks]
         factors = torch.tensor(task_factors, device=device)  # (T,)
         self._rescaled: list[tuple[Tensor, Tensor]] = []
         for sliced in sharing.parameters:

@@ -64,7 +64,7 @@ class Trainer:
         self.seed = setup.seed
         self.device = setup.device
         self.schema = dataset.schema
-        self.tasks = dataset.schema.task_names
+        self.tasks = model.schema.task_names
         check_task_names(settings, self.schema)
 
         # The data, on the device if there is room.
@@ -95,8 +95,8 @@ class Trainer:
         # What moves the parameters. Frozen ones are no longer among the slices.
         sparse = [sliced.name for sliced in self.sharing.parameters if sliced.sparse]
         self.optimizer = Optimizers(self.model, settings, self.model.learning_rates(), sparse)
-        self.schedule = TaskSchedule(settings, self.sharing, self.device)
-        loss_factors = [settings.task_weights.get(name, 1.0) for name in self.tasks]
+        self.schedule = TaskSchedule(settings, model.tasks, self.sharing, self.device)
+        loss_factors = [settings.task_weights.get(task.label_name, 1.0) for task in model.tasks]
         self.loss_factors = torch.tensor(loss_factors, device=self.device)  # (T,)
 
         # The batches: a stream of the run's own, and one for balancers that ask for a fresh batch.

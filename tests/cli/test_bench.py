@@ -34,7 +34,7 @@ def test_a_line_a_cell(story):
     waits, raises, broken, exits, uwl, killed = lines
     assert "seed 0: task-1 0." in waits
     assert "seed 0: task-1 0." in uwl
-    assert "raises.py, seed 0: failed: bad luck" in raises
+    assert "raises.py, seed 0: failed: raises.py raises ValueError in line 16: bad luck" in raises
     assert "broken.py, seed 0: failed at step" in broken
     assert "ended with code 7" in exits
     assert "killed by SIGKILL" in killed
@@ -111,6 +111,18 @@ def rows(result):
         line.split() for line in result.out.splitlines() if " to run " in line or " done " in line
     ]
     return [(model, balancer, int(seed)) for model, balancer, seed, *_ in lines]
+
+
+def test_a_dry_run_of_many_cells_prints_a_row_a_model(cli, tmp_path):
+    arguments = ("--models", "mmoe,ple", "--balancers", "uniform,uwl", "--seeds", "20")
+    grid = ("bench", "-d", "synthetic[rows=300]", *arguments, "--out", tmp_path, "--dry-run")
+    short = cli(*grid)
+    lines = [line.split() for line in short.out.splitlines()]
+    assert ["mmoe", "2", "20", "40", "0", "0"] in lines
+    assert ["single-task", "1", "20", "20", "0", "0"] in lines
+    assert "--dry-run --all lists every cell." in short.err
+    every = cli(*grid, "--all")
+    assert len([line for line in every.out.splitlines() if "to run" in line]) == 100
 
 
 def test_the_command_of_the_readme(dry):

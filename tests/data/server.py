@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+CERTIFICATE = Path(__file__).with_name("self_signed.pem")
+"""A key and a certificate for localhost that nobody vouches for."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -87,8 +92,12 @@ def answer(status: int, body: bytes = b"", **headers: str) -> Behaviour:
 
 
 @contextmanager
-def serving(content: bytes) -> Iterator[Server]:
+def serving(content: bytes, *, encrypted: bool = False) -> Iterator[Server]:
     server = Server(content)
+    if encrypted:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(CERTIFICATE)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
     thread = threading.Thread(
         target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True
     )

@@ -1,3 +1,4 @@
+import gzip
 import hashlib
 from collections import namedtuple
 from pathlib import Path
@@ -195,3 +196,137 @@ def test_unknown_host_fails_at_once(target, monkeypatch):
 def test_bad_address(target):
     with pytest.raises(DownloadError, match="cannot be opened"):
         download("ftp://127.0.0.1/x.zip", target)
+
+
+# --- servers and networks that do odd things
+
+
+def test_what_is_not_compressed_as_the_server_says(server, target):
+    server.behaviours = [answer(200, CONTENT, Content_Encoding="gzip")]
+    with pytest.raises(DownloadError, match="not compressed as the server says") as caught:
+        download(server.url, target)
+    assert caught.value.hint
+    assert not target.exists()
+    assert len(server.requests) == 1
+
+
+def test_a_compressed_body_is_unpacked(server, target):
+    packed = gzip.compress(CONTENT)
+    server.behaviours = [answer(200, packed, Content_Encoding="gzip")]
+    download(server.url, target, sha256=SHA)
+    assert target.read_bytes() == CONTENT
+
+
+def test_a_web_page_is_one_when_it_is_compressed(server, target):
+    page = gzip.compress(b"<html>log in</html>")
+    server.behaviours = [answer(200, page, Content_Encoding="gzip")]
+    with pytest.raises(DownloadError, match="web page"):
+        download(server.url, target)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{"ETag": '"\u00e9"'}, {"Last_Modified": "21 f\u00e9vrier"}, {"X_Author": "Andr\u00e9"}],
+    ids=str,
+)
+def test_headers_with_letters_outside_of_ascii(server, target, headers):
+    """They say nothing that a request may repeat, so the file is fetched from its beginning."""
+
+    def cut_short(handler):
+        handler.head(200, len(CONTENT), **headers)
+        handler.wfile.write(CONTENT[:300_000])
+
+    server.behaviours = [cut_short, cut_short]
+    download(server.url, target, sha256=SHA)
+    assert len(server.requests) == 3
+    assert not any("Range" in request for request in server.requests)
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_a_circle_of_addresses(server, target, status):
+    server.behaviours = [answer(status, Location=server.url)] * 100
+    with pytest.raises(DownloadError, match="from one address to another forever"):
+        download(server.url, target)
+
+
+@pytest.mark.parametrize("location", ["ftp://127.0.0.1/x", "http://[", "http://", "gopher:x"])
+def test_an_address_that_leads_nowhere(server, target, location):
+    server.behaviours = [answer(302, Location=location)] * 20
+    with pytest.raises(DownloadError) as caught:
+        download(server.url, target)
+    assert "cannot be" in caught.value.message or "could not be" in caught.value.message
+    assert caught.value.hint
+
+
+def test_a_body_that_is_longer_than_it_says(server, target):
+    def send_more(handler):
+        handler.head(200, 1000)
+        handler.wfile.write(CONTENT)
+
+    server.behaviours = [send_more]
+    got = download(server.url, target)
+    assert (got.bytes, target.read_bytes()) == (1000, CONTENT[:1000])
+
+
+@pytest.mark.parametrize("length", ["-1", "many", "1e3", ""])
+def test_a_length_that_is_none(server, target, length):
+    server.behaviours = [answer(200, CONTENT, Content_Length=length)] * 20
+    with pytest.raises(DownloadError, match=r"could not be downloaded: bad Content-Length\."):
+        download(server.url, target)
+    assert len(server.requests) == module.ATTEMPTS
+
+
+@pytest.mark.parametrize("value", ["soon", "\u00b2", "-5", "1.5"])
+def test_a_wait_that_is_no_number_of_seconds(server, target, value):
+    server.behaviours = [answer(503, Retry_After=value)]
+    download(server.url, target, sha256=SHA)
+
+
+def test_no_answer_in_http(server, target):
+    server.behaviours = [lambda handler: handler.wfile.write(b"SSH-2.0-hello\r\n\r\n")] * 20
+    with pytest.raises(DownloadError, match="could not be downloaded"):
+        download(server.url, target)
+
+
+def test_a_certificate_that_nobody_vouches_for(target):
+    with serving(CONTENT, encrypted=True) as server:
+        url = server.url.replace("http://127.0.0.1", "https://localhost")
+        with pytest.raises(DownloadError, match=r"localhost cannot be trusted: .*certificate") as e:
+            download(url, target)
+    assert server.requests == []
+    assert "SSL_CERT_FILE" in e.value.hint
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("ALL_PROXY", "nonsense://127.0.0.1:1"),
+        ("SSL_CERT_FILE", "/no/such/file.pem"),
+    ],
+)
+def test_an_environment_that_is_wrong(server, target, monkeypatch, variable, value):
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(DownloadError, match="proxy or the certificates") as caught:
+        download(server.url, target)
+    assert variable in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "",
+        "http://",
+        "http://[",
+        "http://a b/",
+        "http://\udcff/",
+        "x",
+        "http://a\0b/",
+        "http://é\n/",
+    ],
+)
+def test_what_is_no_address(target, url):
+    with pytest.raises(DownloadError) as caught:
+        download(url, target)
+    assert caught.value.hint

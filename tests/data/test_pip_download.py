@@ -2,10 +2,12 @@ import hashlib
 import itertools
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from mtlkit.data import pip_download as module
 from mtlkit.data.download import DownloadError
 from mtlkit.data.pip_download import pip_download
 
@@ -93,3 +95,10 @@ def test_real_pip_refuses_a_wrong_hash(tmp_path, monkeypatch):
     with pytest.raises(DownloadError, match="sha256 differs"):
         pip_download("evil==1.0", "0" * 64, tmp_path / "out")
     assert not trace.exists()
+
+
+def test_what_pip_says_need_not_be_utf_8(tmp_path, monkeypatch):
+    code = "import os, sys; os.write(2, b'ERROR: caf\\xe9 closed.\\n'); sys.exit(1)"
+    monkeypatch.setattr(module, "_command", lambda *_: [sys.executable, "-c", code])
+    with pytest.raises(DownloadError, match="failed: caf\ufffd closed"):
+        pip_download("thing==1.0", SHA, tmp_path)

@@ -1,5 +1,7 @@
 import json
+import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +102,22 @@ def test_fingerprint_sees_every_part(dataset):
         assert fingerprint(dataset.schema, changed) != dataset.fingerprint, key
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_data_are_on_the_disk_before_they_get_their_name(dataset, tmp_path, monkeypatch):
+    synced = []
+
+    def fsync(descriptor):
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        synced.append((path.name, (tmp_path / "toy").exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_dataset(tmp_path / "toy", dataset, {})
+    before = {name for name, has_its_name in synced if not has_its_name}
+    assert {path.name for path in (tmp_path / "toy").iterdir()} < before
+    assert any(name.startswith(".toy.") for name in before), "the list of their names, too"
+    assert synced[-1] == (tmp_path.name, True)
+
+
 def test_interruption_leaves_nothing_finished(dataset, tmp_path, monkeypatch):
     calls = []
 
@@ -173,3 +191,13 @@ def test_unfinished_or_strange_folders_are_not_data(dataset, tmp_path, text):
     assert read_manifest(tmp_path / "toy") is None
     with pytest.raises(FileNotFoundError):
         read_dataset(tmp_path / "toy")
+
+
+def test_folders_that_were_left_unfinished_are_removed_after_a_day(tmp_path):
+    for name in (".download-old", ".download-new", ".other-old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").touch()
+        if name.endswith("old"):
+            os.utime(tmp_path / name, (1e9, 1e9))
+    storage.remove_stale(tmp_path, ".download-*")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".download-new", ".other-old"]

@@ -7,13 +7,21 @@ from unittest import mock
 import pytest
 
 from mtlkit.data.sources import prepare
-from mtlkit.grid.engines import local
-from mtlkit.grid.engines.local import FORKS, LocalEngine, _end, _Worker, available_cores
+from mtlkit.grid.engines import processes
+from mtlkit.grid.engines.local import LocalEngine, _Pool
+from mtlkit.grid.engines.processes import (
+    FORKS,
+    Worker,
+    available_cores,
+    end_workers,
+    start_early,
+)
+from mtlkit.grid.engines.worker import Assignment
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import RECORD, ResultStore
-from tests.conftest import DATA, is_deaf, parent
+from tests.conftest import DATA, is_alive, is_deaf, parent
 
 
 def test_the_grid_goes_on_whatever_happens(story):
@@ -32,7 +40,9 @@ def test_how_a_worker_died_is_recorded(story):
         "the process of this cell ended with code 7",
     )
     assert killed.type == "WorkerDied"
-    assert killed.message == "the process of this cell was killed by SIGKILL (out of memory?)"
+    assert killed.message == (
+        "the process of this cell was killed by SIGKILL (out of memory?) at attempt 2"
+    )
 
 
 def test_what_a_cell_raised_is_recorded(story):
@@ -63,7 +73,9 @@ def test_interrupted(story):
     act = story.interrupted
     assert act.result.code == 130
     assert "Traceback" not in act.result.err
-    assert "1 of 7 cells finished and kept; the same command goes on." in act.result.err
+    assert "1 of 7 cells finished and kept; the same command goes on:\n\n  mtlkit bench" in (
+        act.result.err
+    )
     assert act.worker_ignored, "the parent decides"
     assert act.worker_ended
     assert act.after == act.before
@@ -133,11 +145,12 @@ def test_the_time_in_which_a_worker_starts_does_not_count(tmp_path, home):
     (cell,) = cells_of(home, ResultStore(tmp_path), ["uniform"])
     engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu", timeout=3600))
     ours, theirs = multiprocessing.Pipe()
-    worker = _Worker(mock.Mock(), ours, cell)
+    worker = Worker(mock.Mock(), ours, Assignment(cell))
     reported = []
+    pool = _Pool(engine, lambda cell, share: reported.append(share), pytest.fail)
 
     def listen(ready):
-        return engine._listen(worker, ready, lambda cell, share: reported.append(share))
+        return pool._look_after(worker, ready)
 
     assert listen(False) is None
     assert worker.taken_up is None, "it has not result that it took up the cell"
@@ -152,24 +165,24 @@ def test_the_time_in_which_a_worker_starts_does_not_count(tmp_path, home):
 @pytest.mark.skipif(not FORKS, reason="workers are spawned here")
 def test_workers_are_forked_from_one_process_that_has_imported_everything(tmp_path, home):
     engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu"))
-    workers = [engine._start() for _ in range(2)]
+    workers = [engine.start() for _ in range(2)]
     try:
         (server,) = {parent(worker.process.pid) for worker in workers}
         assert server != os.getpid()
         assert "libtorch_cpu" in Path(f"/proc/{server}/maps").read_text()
     finally:
-        for worker in workers:
-            _end(worker)
+        end_workers(workers)
 
 
 def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(tmp_path, home):
-    worker = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu"))._start()
+    worker = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu")).start()
     try:
         assert is_deaf(worker.process.pid, "SigBlk")
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+        pid = worker.process.pid
     finally:
-        _end(worker)
-    assert not worker.process.is_alive()
+        end_workers([worker])
+    assert not is_alive(pid)
 
 
 def test_jobs(monkeypatch, tmp_path, home):
@@ -207,10 +220,10 @@ def test_imports_begin_early_where_workers_will_be_forked(
     monkeypatch, tmp_path, device, driver, starts
 ):
     started = []
-    monkeypatch.setattr(local, "start_server", lambda: started.append(1))
-    monkeypatch.setattr(local, "GPU_DRIVERS", (tmp_path if driver else tmp_path / "none",))
-    local.start_early(device)
-    local.start_early("cuda")
+    monkeypatch.setattr(processes, "start_server", lambda: started.append(1))
+    monkeypatch.setattr(processes, "GPU_DRIVERS", (tmp_path if driver else tmp_path / "none",))
+    start_early(device)
+    start_early("cuda")
     assert len(started) == starts
 
 
@@ -220,11 +233,11 @@ def test_on_a_gpu_workers_are_spawned(monkeypatch, tmp_path, home):
 
     def get_context(method):
         contexts.append(method)
-        raise InterruptedError
+        raise ZeroDivisionError
 
     engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cuda"))
     monkeypatch.setattr(engine, "_on_cpu", lambda: False)
     monkeypatch.setattr(multiprocessing, "get_context", get_context)
-    with pytest.raises(InterruptedError):
-        engine._start()
+    with pytest.raises(ZeroDivisionError):
+        engine.start()
     assert contexts == ["spawn"]

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from mtlkit.errors import UsageError
+from mtlkit.grid import grid_settings
 from mtlkit.grid.grid_settings import GridSettings, read_grid, with_dataset, write_grid
 from mtlkit.registry import DATASETS
 from mtlkit.settings import TrainingSettings
@@ -82,10 +83,49 @@ def test_most_seeds():
     assert read_grid(None, {"seeds": "999999999999999999,"}, []).seeds == (10**18 - 1,)
 
 
-@pytest.mark.parametrize("value", ["none", None, [], ""])
+@pytest.mark.parametrize("value", ["none", None, []])
 def test_no_references(value):
     assert read_grid(None, {"references": value}, []).references == ()
     assert read_grid(None, {}, ["references=none"]).references == ()
+
+
+@pytest.mark.parametrize("value", ["", ",", " , "])
+def test_references_are_none_by_name_only(value):
+    with pytest.raises(
+        UsageError, match=r"The option 'references' of the grid .*: it names nothing"
+    ):
+        read_grid(None, {"references": value}, [])
+
+
+@pytest.mark.parametrize("value", [",", " ", " , "])
+def test_patterns_that_are_none(value):
+    with pytest.raises(UsageError, match=r"'training\.freeze' of the grid .*: it names nothing"):
+        read_grid(None, {"training": {"freeze": value}}, [])
+
+
+@pytest.mark.parametrize("value", ["", " ", "a\0b", Path(" ")], ids=repr)
+@pytest.mark.parametrize("key", ["out", "init_from"])
+def test_folders_that_are_none(key, value):
+    values = {key: value} if key == "out" else {"execution": {key: value}}
+    with pytest.raises(UsageError, match="it is no path"):
+        read_grid(None, values, [])
+
+
+def test_files_of_other_kinds(tmp_path):
+    """Binary, in another encoding, without an end; with a mark of UTF-8 it is read."""
+    file = tmp_path / "grid.yaml"
+    for content, message in (
+        (b"\x89PNG\r\n\x1a\n\xff", "not UTF-8 text"),
+        ("seeds: 2".encode("utf-16"), "not UTF-8 text"),
+        (b"#" * (grid_settings.MAX_BYTES + 1), "more than 10,000,000 bytes"),
+    ):
+        file.write_bytes(content)
+        with pytest.raises(UsageError, match=message):
+            read_grid(file, {}, [])
+    with pytest.raises(UsageError, match="Is a directory"):
+        read_grid(tmp_path, {}, [])
+    file.write_bytes("seeds: 2".encode("utf-8-sig"))
+    assert read_grid(file, {}, []).seeds == (0, 1)
 
 
 @pytest.mark.parametrize("key", ["models", "balancers", "tasks"])

@@ -125,6 +125,7 @@ def test_divergence_is_a_record(cells, home):
     ("body", "kind", "message"),
     [
         ("raise ValueError('this went wrong')", "ValueError", "this went wrong"),
+        ("raise ValueError('half of a \\ud83d')", "ValueError", r"half of a \ud83d"),
         ("raise MemoryError", "MemoryError", "MemoryError"),
         (
             "return SharedGradient(step.jacobian().sum(0) * torch.nan)",

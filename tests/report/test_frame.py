@@ -31,6 +31,7 @@ KEYS = [
     "rows",
     "derived",
     "ceiling",
+    "warnings",
 ]
 
 
@@ -101,7 +102,7 @@ def test_delta_needs_single_task_with_the_same_training(tmp_path):
     by_hand = [mmoe.values["income"][seed] - single.values["income"][seed] for seed in range(3)]
     assert mmoe.delta["income"].mean == pytest.approx(sum(by_hand) / 3)
     assert mmoe.delta["income"].n == 3
-    assert not ple.has_reference
+    assert not ple.delta
     assert not ple.gain.known
 
 
@@ -137,7 +138,7 @@ def test_only_failures(tmp_path):
     store.save(failure(cell()))
     [summary] = summaries(store)
     assert not summary.finished
-    assert summary.reference is None
+    assert not summary.references.groups
     assert all(math.isnan(row.seconds) for row in summary.rows)
 
 

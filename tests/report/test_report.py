@@ -193,7 +193,7 @@ def test_no_torch_and_a_thin_command(tmp_path):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium found")
-@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("width", [390, 1000, 1600])
 def test_page_in_a_browser(built, tmp_path, width):
     """A frame of the given width holds the page; a script outside of the page reads what became of
     it.

@@ -9,7 +9,9 @@ from scipy import stats
 from mtlkit.records import METRICS
 from mtlkit.report.statistics import (
     Interval,
+    chance_error,
     delta_m,
+    is_useful,
     paired_delta,
     pareto_front,
     relative_gain,
@@ -68,15 +70,50 @@ def test_relative_gain_follows_direction_and_floor():
 def test_delta_m_is_the_mean_over_tasks_a_seed():
     values = {"a": {0: 0.76, 1: 0.77}, "b": {0: 0.9, 2: 0.9}}
     reference = {"a": {0: 0.75, 1: 0.75}, "b": {0: 0.8, 1: 0.8, 2: 0.8}}
-    gains = delta_m(values, reference, {"a": AUC, "b": AUC})
+    gains = delta_m(values, reference, {"a": AUC, "b": AUC}, {"a": "a", "b": "b"})
     assert gains == {0: pytest.approx((0.04 + 1 / 3) / 2)}
 
 
 def test_delta_m_is_na_where_one_task_is():
     gains = delta_m(
-        {"a": {0: 0.7}, "b": {0: 0.7}}, {"a": {0: 0.6}, "b": {0: 0.5}}, {"a": AUC, "b": AUC}
+        {"a": {0: 0.7}, "b": {0: 0.7}},
+        {"a": {0: 0.6}, "b": {0: 0.5}},
+        {"a": AUC, "b": AUC},
+        {"a": "a", "b": "b"},
     )
     assert math.isnan(gains[0])
+
+
+def test_delta_m_counts_a_task_once_however_many_scores_it_has():
+    values = {"click": {0: 0.76}, "buy": {0: 0.9}, "buy-given-click": {0: 0.6}}
+    reference = {"click": {0: 0.75}, "buy": {0: 0.8}, "buy-given-click": {0: 0.7}}
+    tasks = {"click": "click", "buy": "buy", "buy-given-click": "buy"}
+    gains = delta_m(values, reference, dict.fromkeys(values, AUC), tasks)
+    by_hand = (0.01 / 0.25 + (0.1 / 0.3 + -0.1 / 0.2) / 2) / 2
+    assert gains == {0: pytest.approx(by_hand)}
+
+
+def test_the_error_of_an_auc_by_chance_is_that_of_random_scores():
+    """Against the spread of the AUC of 4,000 draws of useless scores, by ranks."""
+    random = np.random.default_rng(0)
+    positives, rows = 12, 80
+    ranks = np.argsort(np.argsort(random.random((4000, rows)), 1), 1) + 1
+    u = ranks[:, :positives].sum(1) - positives * (positives + 1) / 2
+    aucs = u / (positives * (rows - positives))
+    assert chance_error(positives, rows) == pytest.approx(aucs.std(), rel=0.04)
+    assert math.isnan(chance_error(0, 10))
+    assert math.isnan(chance_error(math.nan, 10))
+
+
+def test_useful_is_above_the_floor_by_more_than_noise():
+    assert is_useful(Interval(0.6, 0.05, 3), AUC, math.nan, math.nan)
+    assert not is_useful(Interval(0.6, 0.11, 3), AUC, math.nan, math.nan)
+    assert not is_useful(Interval(0.5005), AUC, math.nan, math.nan)
+    assert not is_useful(Interval(), AUC, math.nan, math.nan)
+    # 1.96 standard errors of 12 positives among 80 rows are .177
+    assert not is_useful(Interval(0.65, 0.01, 3), AUC, 12, 80)
+    assert is_useful(Interval(0.7, 0.01, 3), AUC, 12, 80)
+    assert is_useful(Interval(0.2), LOGLOSS, math.nan, math.nan)
 
 
 @pytest.mark.parametrize("tasks", [1, 2, 3, 8])

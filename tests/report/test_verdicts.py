@@ -83,7 +83,8 @@ def test_words(store):
     assert best.delta["income"].mean == pytest.approx(differences.mean())
     assert best.delta["income"].half == pytest.approx(half, rel=1e-6)
     metrics = {task.name: task.reading for task in summary.block.tasks}
-    gains = delta_m(best.row.values, verdicts.best.values, metrics)
+    tasks = {name: name for name in metrics}
+    gains = delta_m(best.row.values, verdicts.best.values, metrics, tasks)
     assert best.gain.mean == pytest.approx(np.mean(list(gains.values())))
     assert [v.survives for v in verdicts.verdicts] == [True, False, True]
     assert (

@@ -12,9 +12,10 @@ from typing import Any
 import numba
 import numpy as np
 
-_njit: Any = numba.njit
-kernel = _njit(nogil=True, cache=True, error_model="numpy")
-inlined = _njit(inline="always", error_model="numpy")
+from mtlkit.ops._numba import njit
+
+kernel = njit(error_model="numpy")
+inlined: Any = numba.njit(inline="always", error_model="numpy")
 """For a piece of a kernel that must become lines of its caller, whatever the optimiser decides."""
 
 CODE_BITS = 28

@@ -30,6 +30,7 @@ from mtlkit.data.ali_ccp import simulate_text as text
 from mtlkit.data.ali_ccp.fields import FIELDS, OFFICIAL_SPLITS
 from mtlkit.data.auc import auc
 from mtlkit.data.datasets._source import Progress, no_progress
+from mtlkit.data.storage import remove_stale
 
 MARK = "simulated.json"
 VERSION = 1
@@ -79,6 +80,7 @@ def write_archives(
         What was planted, as it stands in ``simulated.json``.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
+    remove_stale(folder.parent, f".{folder.name}.*")
     partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
     partial.mkdir()
     try:

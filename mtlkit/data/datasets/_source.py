@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import read_dataset, read_manifest, write_dataset
 from mtlkit.errors import UsageError
+from mtlkit.registry import DATASETS, plugin_folder_name
 from mtlkit.settings import Settings
 from mtlkit.spec import Spec, digest
 
@@ -34,8 +35,12 @@ class DatasetSource(ABC):
     (:meth:`prepare`); this class keeps what was prepared in ``<home>/<name>/prepared``.
 
     Args:
-        name: The registry name.
+        entry: The registry name; of a plugin, its path.
         options: Validated options; every value that changes the prepared data is one of them.
+
+    Attributes:
+        name: The name of its folder in the data home: the registry name, or one that no other
+            plugin has.
     """
 
     class Options(Settings):
@@ -54,8 +59,9 @@ class DatasetSource(ABC):
     typed: str | None = None
     """What gives this source, where that is no name of the registry."""
 
-    def __init__(self, name: str, options: Settings) -> None:
-        self.name = name
+    def __init__(self, entry: str, options: Settings) -> None:
+        self.entry = entry
+        self.name = plugin_folder_name(entry)
         self.options = options
 
     def presets(self) -> list[Settings]:
@@ -92,7 +98,8 @@ class DatasetSource(ABC):
             UsageError: This data set has no use for them.
         """
         if links:
-            raise UsageError(f"{self.name} takes no links.", f"mtlkit fetch {self.name}")
+            command = f"mtlkit fetch {shlex.quote(self.entry)}"
+            raise UsageError(f"{self.entry} takes no links.", command)
 
     def check_unasked(self, home: Path) -> None:
         """Refuse to download for a run that needs the data, where ``fetch`` was not called.
@@ -119,9 +126,12 @@ class DatasetSource(ABC):
         return self.options.model_dump(mode="json")
 
     def folder(self, home: Path) -> Path:
-        """Where the prepared data of these options lie."""
-        key = digest([self.preparation, self.resolved_options()])[:12]
-        return home / self.name / "prepared" / key
+        """Where the prepared data of these options lie; those of an edited plugin lie elsewhere."""
+        identity = [self.preparation, self.resolved_options()]
+        source_digest = DATASETS.source_digest(self.entry)
+        if source_digest is not None:
+            identity.append(source_digest)
+        return home / self.name / "prepared" / digest(identity)[:12]
 
     def forget(self, home: Path) -> None:
         """Remove all that was prepared of this data set."""
@@ -145,11 +155,21 @@ class DatasetSource(ABC):
     def _command(self) -> str:
         """What prepares the data of these options again."""
         chosen = self.options.model_dump(mode="json", exclude_defaults=True)
-        return f"mtlkit fetch {shlex.quote(str(Spec(self.name, chosen)))} --force"
+        return f"mtlkit fetch {shlex.quote(str(Spec(self.entry, chosen)))} --force"
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
-        """Write the prepared data into a folder, which appears when it is whole."""
-        write_dataset(folder, self.prepare(home), self.resolved_options())
+        """Write the prepared data into a folder, which appears when it is whole.
+
+        Raises:
+            UsageError: The method ``prepare`` of a plugin gives no data set.
+        """
+        dataset = self.prepare(home)
+        if not isinstance(dataset, Dataset):
+            raise UsageError(
+                f"The prepare of {self.entry} gives a {type(dataset).__name__}, not a Dataset.",
+                f"correct it, and prepare again: {self._command()}",
+            )
+        write_dataset(folder, dataset, self.resolved_options())
 
 
 class GeneratedSource(DatasetSource):
@@ -171,6 +191,5 @@ class GeneratedSource(DatasetSource):
             UsageError: An ``origin`` is given.
         """
         if origin is not None:
-            raise UsageError(
-                "Synthetic data is generated, so it takes no --from.", f"mtlkit fetch {self.name}"
-            )
+            command = f"mtlkit fetch {shlex.quote(self.entry)}"
+            raise UsageError("Synthetic data is generated, so it takes no --from.", command)

@@ -125,7 +125,8 @@ class CensusIncome(DatasetSource):
                 )
 
             # Settled here, so that ``auto`` and what it stands for are the same data.
-            if values.get("numeric", "auto") == "auto" and protocol in LEFT_OUT:
+            # A wrong protocol may be a list, which no dictionary takes as a key.
+            if values.get("numeric", "auto") == "auto" and protocol in tuple(LEFT_OUT):
                 values = values | {"numeric": {"mmoe": "both", "rechub": "dense"}[protocol]}
             return values
 

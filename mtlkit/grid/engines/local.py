@@ -1,84 +1,45 @@
 """Cells on this machine: a pool of processes, one cell at a time in each.
 
 A worker stores what it finishes, so nothing is lost when the pool dies. A worker that dies takes
-down its own cell only: that cell is recorded as failed, and another worker takes its place.
+down its own cell only: another worker takes its place. A cell whose process was killed runs again,
+alone, when the others are done; if that does not help, or it ended in another way, it is recorded
+as failed.
 
-Imports take seconds, many times what the rest of a small cell takes. So where the platform allows
-it (Linux, and no GPU is used), one process imports everything once, and workers are forked from it.
-
-Ctrl-C is for the parent alone: workers never see it, from their first moment on. The parent ends
-them. Where the parent itself ignores Ctrl-C, as a background job of a shell does, nothing reacts.
+Where results cannot be written, each worker keeps the one cell that it has finished, and takes no
+further one until that is stored. So a full disk stops the grid, and room on it lets it go on.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import sys
 import time
+import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from multiprocessing import forkserver, resource_tracker
-from multiprocessing.connection import Connection, wait
-from multiprocessing.context import BaseContext
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import wait
 from pathlib import Path
-from types import ModuleType
 
-from mtlkit.records import Cell, RunRecord
+from mtlkit.errors import MissingError
+from mtlkit.grid.engines.processes import (
+    FORKS,
+    GRACE,
+    Worker,
+    available_cores,
+    end_workers,
+    start_worker,
+)
+from mtlkit.grid.engines.worker import Assignment, Finished, Unwritten, with_history
+from mtlkit.records import Cell, RunRecord, Status
 from mtlkit.settings import ExecutionSettings
-from mtlkit.store import ResultStore
+from mtlkit.store import ResultStore, reason_of
 
 Progress = Callable[[Cell, float], None]
 """Called with a cell and the share of it that is done; 0 when it starts."""
 
-MEMORY = {
-    # PyTorch asks Linux for large pages: fewer misses in large tables
-    "THP_MEM_ALLOC_ENABLE": "1",
-    # what a step frees is kept for the next one, instead of being given back and cleared again
-    "MALLOC_TRIM_THRESHOLD_": f"{2**28}",
-    "MALLOC_MMAP_THRESHOLD_": f"{2**25}",
-}
-"""Environment of the workers: how they get memory. Numbers do not depend on it."""
-
-GRACE = 2.0
-"""Seconds in which an idle worker may end by itself."""
+Tell = Callable[[str], None]
+"""Called with a sentence for the user."""
 
 POLL = 1.0
 """Seconds after which workers are looked at that have sent nothing, for the time limit."""
-
-PRELOAD = "mtlkit.grid.engines.preload"
-
-FORKS = sys.platform == "linux"
-"""Whether workers are forked: on macOS, system libraries that torch loads may not survive it."""
-
-GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
-
-
-@dataclass
-class _Worker:
-    """A process and the cell that it runs.
-
-    Args:
-        process: The process.
-        pipe: Our end of the pipe to it.
-        cell: What it was given, until that is over.
-        taken_up: Monotonic time at which it said that it took up the cell; the start of the process
-            does not count.
-    """
-
-    process: BaseProcess
-    pipe: Connection
-    cell: Cell | None = None
-    taken_up: float | None = None
-
-    def has_run_longer_than(self, limit: float | None) -> bool:
-        if limit is None or self.taken_up is None:
-            return False
-        return time.monotonic() - self.taken_up > limit
 
 
 class LocalEngine:
@@ -87,7 +48,7 @@ class LocalEngine:
     Args:
         store: Where outcomes go.
         home: The data home.
-        execution: Device, number of jobs, time limit.
+        execution: Device, number of jobs, time limit, retries.
     """
 
     def __init__(self, store: ResultStore, home: Path, execution: ExecutionSettings) -> None:
@@ -106,239 +67,224 @@ class LocalEngine:
         return resolve_device(self.execution.device).type == "cpu"
 
     def run(
-        self, cells: Sequence[Cell], progress: Progress = lambda cell, share: None
+        self,
+        cells: Sequence[Cell],
+        progress: Progress = lambda cell, share: None,
+        tell: Tell = warnings.warn,
     ) -> Iterator[RunRecord]:
         """Run cells and yield their records as they finish, in no particular order.
 
         Stopping the iteration, or an interrupt, ends the workers; finished cells are in the store.
+
+        Args:
+            cells: What to run.
+            progress: Told how far each cell is.
+            tell: Told of trouble.
+
+        Raises:
+            MissingError: Results cannot be written, for longer than the settings allow.
         """
-        waiting = deque(cells)
-        workers: list[_Worker] = []
+        assignments = [Assignment(cell) for cell in cells]
+        jobs = self.jobs(len(cells))
+        while assignments:
+            pool = _Pool(self, progress, tell)
+            yield from pool.run(assignments, jobs)
+
+            # most cells are killed for want of memory: alone they have all of it
+            assignments, jobs = pool.killed, 1
+
+    def start(self) -> Worker:
+        """A new worker, which waits for a cell."""
+        forked = FORKS and self._on_cpu()
+        return start_worker(forked, (self.store.root, self.home, self.execution))
+
+
+class _Pool:
+    """The workers of an engine, while they run a list of cells.
+
+    Args:
+        engine: Starts workers.
+        progress: Told how far each cell is.
+        tell: Told of trouble.
+
+    Attributes:
+        killed: Cells that should run again, for their processes were killed.
+    """
+
+    def __init__(self, engine: LocalEngine, progress: Progress, tell: Tell) -> None:
+        self.engine = engine
+        self.store = engine.store
+        self.execution = engine.execution
+        self.progress = progress
+        self.tell = tell
+        self.waiting: deque[Assignment] = deque()
+        self.workers: list[Worker] = []
+        self.killed: list[Assignment] = []
+
+    def run(self, assignments: Sequence[Assignment], jobs: int) -> Iterator[RunRecord]:
+        """Run cells, and yield the records of those that are over."""
+        self.waiting.extend(assignments)
         try:
             # all processes start before the first of them is waited for
-            for _ in range(min(self.jobs(len(cells)), len(cells))):
-                workers.append(self._start())
-            for worker in workers:
-                self._assign(worker, waiting, progress)
+            for _ in range(min(jobs, len(assignments))):
+                self.workers.append(self.engine.start())
+            for worker in self.workers:
+                self._assign(worker)
 
-            while busy := [worker for worker in workers if worker.cell is not None]:
-                ready = wait([worker.pipe for worker in busy], timeout=POLL)
+            while busy := [worker for worker in self.workers if worker.assignment is not None]:
+                pipes = [worker.pipe for worker in busy if worker.given_up is None]
+                ready = wait(pipes, timeout=POLL)
                 for worker in busy:
-                    record = self._listen(worker, worker.pipe in ready, progress)
-                    if record is None:
-                        continue
-                    yield record
-
-                    # a worker that died with its cell is replaced while there is work
-                    if not worker.process.is_alive() and waiting:
-                        replacement = self._start()
-                        worker.process, worker.pipe = replacement.process, replacement.pipe
-                    self._assign(worker, waiting, progress)
+                    record = self._look_after(worker, worker.pipe in ready)
+                    if record is not None:
+                        yield record
+                    if worker.assignment is None:
+                        self._go_on(worker)
+                self._check_writing()
         finally:
-            for worker in workers:
-                _end(worker)
+            end_workers(self.workers)
+            self._tell_what_is_lost()
 
-    def _start(self) -> _Worker:
-        """A new process, which waits for a cell."""
-        _set_memory()
-        arguments = (self.store.root, self.home, self.execution)
-        if FORKS and self._on_cpu():
-            # This may wait for the server. Interrupts are not held back here, so Ctrl-C ends the
-            # wait; a worker that is left without a parent ends by itself.
-            start_server()
-            context: BaseContext = multiprocessing.get_context("forkserver")
-            with _main_hidden():
-                return _start_process(context, arguments)
-        context = multiprocessing.get_context("spawn")
-        with _interrupts_held(), _main_hidden():
-            return _start_process(context, arguments)
-
-    def _assign(self, worker: _Worker, waiting: deque[Cell], progress: Progress) -> None:
+    def _assign(self, worker: Worker) -> None:
         """Give a worker the next cell, if there is one."""
-        worker.cell = waiting.popleft() if waiting else None
-        worker.taken_up = None
-        if worker.cell is None:
+        if not self.waiting:
             return
-        progress(worker.cell, 0.0)
+        worker.assignment = self.waiting.popleft()
+        worker.taken_up = None
+        self.progress(worker.assignment.cell, 0.0)
         try:
-            worker.pipe.send(worker.cell)
+            worker.pipe.send(worker.assignment)
         except OSError:
             return  # it died; the next look at its pipe says so
 
-    def _listen(self, worker: _Worker, ready: bool, progress: Progress) -> RunRecord | None:
-        """The record of a worker's cell, once that is over, for better or worse; None before.
+    def _go_on(self, worker: Worker) -> None:
+        """After a cell, the next one, in the same process unless that ends."""
+        if worker.leaves:
+            self.workers.remove(worker)
+            end_workers([worker])
+            if not self.waiting:
+                return
+            worker = self.engine.start()
+            self.workers.append(worker)
+        self._assign(worker)
+
+    def _look_after(self, worker: Worker, ready: bool) -> RunRecord | None:
+        """The record of a worker's cell, once that is stored; None before, and for a cell that will
+        run again.
 
         Args:
-            worker: A worker with a cell.
+            worker: A worker with a cell; afterwards it has none if that is over.
             ready: Whether its pipe holds a message, or is closed.
-            progress: Told what the worker reports.
         """
-        cell = worker.cell
-        assert cell is not None
+        assert worker.assignment is not None
+        if worker.given_up is not None:
+            return self._store_failure(worker)
         if ready:
             try:
-                message = worker.pipe.recv()
+                report = worker.pipe.recv()
             except (EOFError, OSError):
-                worker.process.join()
-                reason = f"the process of this cell {_describe_end(worker.process)}"
-                return self._give_up(cell, "WorkerDied", reason, timeout=False)
-            if isinstance(message, RunRecord):
-                return message
+                return self._after_death(worker)
+            if isinstance(report, Finished):
+                return self._finish(worker, report)
+            if isinstance(report, Unwritten):
+                self._wait_for_room(worker, report.reason)
+                return None
 
             # the first report says that the worker took up the cell: from now on its time counts
             worker.taken_up = worker.taken_up or time.monotonic()
-            progress(cell, message)
+            self.progress(worker.assignment.cell, report)
 
         limit = self.execution.timeout
         if worker.has_run_longer_than(limit):
             worker.process.kill()
-            worker.process.join()
-            reason = f"the cell took longer than {limit:g} seconds"
-            return self._give_up(cell, "Timeout", reason, timeout=True)
+            message = f"the cell took longer than {limit:g} seconds"
+            return self._give_up(worker, "Timeout", message)
         return None
 
-    def _give_up(self, cell: Cell, error_type: str, message: str, timeout: bool) -> RunRecord:
+    def _finish(self, worker: Worker, report: Finished) -> RunRecord:
+        """Take note that a cell is stored."""
+        had_to_wait = worker.unwritten_since is not None
+        worker.assignment = worker.unwritten_since = None
+        worker.leaves = report.leaves
+        if had_to_wait and not self._waiting_for_room():
+            self.tell(f"Results can be written to {self.store.root} again.")
+        return report.record
+
+    # --- cells that came to nothing
+
+    def _after_death(self, worker: Worker) -> RunRecord | None:
+        """What becomes of the cell of a worker that has closed its pipe: a failure, or None if it
+        runs again.
+        """
+        assignment = worker.assignment
+        assert assignment is not None
+        worker.process.join(GRACE)
+        end = worker.describe_end()
+        if worker.was_killed() and assignment.attempts <= self.execution.retries:
+            self.tell(f"The process of {assignment.cell.label} {end}. It will run again, alone.")
+            self.killed.append(assignment.again(end))
+            worker.assignment = None
+            worker.leaves = True
+            return None
+        times = f" at attempt {assignment.attempts}" if assignment.lost else ""
+        return self._give_up(worker, "WorkerDied", f"the process of this cell {end}{times}")
+
+    def _give_up(self, worker: Worker, error_type: str, message: str) -> RunRecord | None:
         """Record that a cell gave no numbers for a reason outside of it."""
         from mtlkit.grid.run_cell import failure
 
+        assert worker.assignment is not None
+        status: Status = "timeout" if error_type == "Timeout" else "failed"
         error = type(error_type, (RuntimeError,), {})(message)
-        outcome = failure(cell, error, status="timeout" if timeout else "failed")
-        self.store.save(outcome.record, log=outcome.log)
-        return outcome.record
+        outcome = failure(worker.assignment.cell, error, status=status)
+        outcome.record = with_history(outcome.record, worker.assignment)
+        worker.given_up = outcome
+        worker.taken_up = None
+        return self._store_failure(worker)
 
-
-# --- the driver's side of a worker
-
-
-def start_early(device: str) -> None:
-    """Have the imports of the workers begin, if it can be told already that they will be forked."""
-    if device == "cpu" or (device == "auto" and not any(path.exists() for path in GPU_DRIVERS)):
-        start_server()
-
-
-def start_server() -> None:
-    """Start the process that workers are forked from, unless it runs.
-
-    It ends with the last of its users.
-    """
-    if not FORKS:
-        return
-    _set_memory()
-    multiprocessing.set_forkserver_preload([PRELOAD])
-    with _interrupts_held():
-        forkserver.ensure_running()
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _set_memory() -> None:
-    """Set what processes read when they start, or import PyTorch, for those started after this."""
-    for name, value in MEMORY.items():
-        os.environ.setdefault(name, value)
-
-
-def _start_process(context: BaseContext, arguments: tuple[object, ...]) -> _Worker:
-    our_end, worker_end = context.Pipe()
-    process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-        target=_work, args=(worker_end, *arguments), daemon=True
-    )
-    process.start()
-
-    # closed here, so that the pipe ends when the worker does
-    worker_end.close()
-    return _Worker(process, our_end)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """A process that is started in here never sees Ctrl-C, from its first moment on."""
-    if not hasattr(signal, "pthread_sigmask"):
-        yield
-        return
-
-    # multiprocessing starts it on first use, and would let interrupts through again
-    resource_tracker.ensure_running()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-@contextmanager
-def _main_hidden() -> Iterator[None]:
-    """A process that is started in here does not import the program that started it.
-
-    Workers need nothing of it, and a script that starts a grid without asking whether it is the
-    main module would start another one in each of them.
-    """
-    main = sys.modules["__main__"]
-    sys.modules["__main__"] = ModuleType("__main__")
-    try:
-        yield
-    finally:
-        sys.modules["__main__"] = main
-
-
-def _describe_end(process: BaseProcess) -> str:
-    """How a process ended, in words."""
-    code = process.exitcode or 0
-    if code >= 0:
-        return f"ended with code {code}"
-    hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-code).name}{hint}"
-
-
-def _end(worker: _Worker) -> None:
-    """End a worker.
-
-    An idle one ends by itself when its pipe is closed, and cleans up; one at work is stopped.
-    """
-    try:
-        worker.pipe.close()
-    finally:
-        if worker.cell is None:
-            worker.process.join(GRACE)
-        if worker.process.is_alive():
-            worker.process.terminate()
-        worker.process.join()
-
-
-# --- the worker
-
-
-def _work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettings) -> None:
-    """The life of a worker: receive a cell, run it, store it, send its record."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides
-    import torch
-
-    from mtlkit.grid.run_cell import run_cell
-
-    torch.set_num_threads(execution.threads)
-    store = ResultStore(results)
-    while True:
+    def _store_failure(self, worker: Worker) -> RunRecord | None:
+        """Store what is to be said of a cell that was given up; None if that cannot be done now."""
+        outcome = worker.given_up
+        assert outcome is not None
         try:
-            cell = pipe.recv()
-        except (EOFError, OSError):
-            return
-        _report(pipe, 0.0)  # taken up: from now on its time counts
-        outcome = run_cell(cell, home, execution, on_progress=lambda share: _report(pipe, share))
-        store.save(outcome.record, outcome.arrays, outcome.log)
-        _report(pipe, outcome.record)
+            self.store.save(outcome.record, log=outcome.log)
+        except OSError as error:
+            self._wait_for_room(worker, reason_of(error))
+            return None
+        worker.given_up = None
+        return self._finish(worker, Finished(outcome.record, leaves=True))
 
+    # --- results that cannot be written
 
-def _report(pipe: Connection, message: float | RunRecord) -> None:
-    """Send to the parent.
+    def _waiting_for_room(self) -> list[Worker]:
+        """The workers whose cell is finished and cannot be written."""
+        return [worker for worker in self.workers if worker.unwritten_since is not None]
 
-    Without a parent the worker ends at once, so that a killed grid leaves no process and no false
-    failure.
-    """
-    try:
-        pipe.send(message)
-    except OSError:
-        os._exit(1)
+    def _wait_for_room(self, worker: Worker, reason: str) -> None:
+        """Take note that the outcome of a cell cannot be written now; it is tried again."""
+        if not self._waiting_for_room():
+            self.tell(
+                f"Results cannot be written to {self.store.root}: {reason}. Finished cells wait in "
+                f"memory for {self.execution.disk_wait:g} seconds; make room there."
+            )
+        worker.taken_up = None
+        worker.unwritten_since = worker.unwritten_since or time.monotonic()
+        worker.unwritten_reason = reason
+
+    def _check_writing(self) -> None:
+        """Raise a :class:`MissingError` if a finished cell has waited too long."""
+        now = time.monotonic()
+        for worker in self._waiting_for_room():
+            assert worker.unwritten_since is not None
+            if now - worker.unwritten_since >= self.execution.disk_wait:
+                raise MissingError(
+                    f"Results cannot be written to {self.store.root}: {worker.unwritten_reason}.",
+                    "make room there, and run the same command again: what was stored is kept",
+                )
+
+    def _tell_what_is_lost(self) -> None:
+        """Say how many finished cells go with the workers that hold them."""
+        lost = len(self._waiting_for_room())
+        if lost:
+            cells = "cell is" if lost == 1 else "cells are"
+            self.tell(f"{lost} finished {cells} not stored and will have to run again.")

@@ -6,23 +6,32 @@ left to the workers, where it fails again and becomes a record.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import importlib
 import pkgutil
+import signal
+import sys
 from contextlib import suppress
-
-import numba
 
 from mtlkit.registry import REGISTRIES
 
+PR_SET_PDEATHSIG = 1
 
-@numba.njit(cache=True)
+
+def _die_with_driver(signal_number: int) -> None:
+    """Have the kernel send this process a signal when the driver dies; 0 for none."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
+
+
 def _nothing() -> int:
     return 0
 
 
 def _load() -> None:
     importlib.import_module("mtlkit.grid.run_cell")
+    importlib.import_module("mtlkit.grid.global_state")
 
     # the first optimiser of a process would import it, which takes seconds
     importlib.import_module("torch._dynamo")
@@ -33,11 +42,16 @@ def _load() -> None:
             importlib.import_module(f"{package.__name__}.{module.name}")
 
     # readies numba's compiler: a worker's first kernel then only has to come out of its cache
-    _nothing()
+    numba_module = importlib.import_module("mtlkit.ops._numba")
+    numba_module.njit()(_nothing)()
 
 
+# Imports take seconds, in which nobody looks whether there still is a driver. Later the server does
+# that by itself, and must not end with the thread that started it.
+_die_with_driver(signal.SIGKILL)
 with suppress(Exception):
     _load()
+_die_with_driver(0)
 
 # The workers' garbage collector leaves alone what is imported here, so it does not write to these
 # pages of memory either, and they stay shared.

@@ -1,24 +1,23 @@
-"""What several figures do with axes: limits, ceilings, heatmaps, curves over the run."""
+"""What several figures do with axes: limits, ceilings, points, curves over the run."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.style import (
     CEILING_COLOUR,
     CEILING_DASHES,
-    EMPTY,
     GRID,
     INK,
     MUTED,
     NEUTRAL_DASHES,
+    REFERENCE_MARKER,
 )
 from mtlkit.report.tables import fixed
 
@@ -28,8 +27,6 @@ CEILING_CAPTION = (
 )
 LEAST_ROOM = 2e-4
 """The least span of an axis: values that hardly differ are not torn apart."""
-SLANTED = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"}
-"""Long tick labels below a heatmap."""
 
 
 # --- limits ---------------------------------------------------------------------------------------
@@ -106,34 +103,80 @@ def ceiling_line(axes: Axes, task: TaskInfo, vertical: bool, width: float = 1) -
     draw(task.ceiling, color=CEILING_COLOUR, linewidth=width, linestyle=CEILING_DASHES, zorder=1)
 
 
-# --- heatmaps -------------------------------------------------------------------------------------
+# --- points ---------------------------------------------------------------------------------------
 
 
-def heatmap(axes: Axes, values: np.ndarray, colours: Colormap, norm: Normalize) -> Any:
-    """Fields (lines, columns) with white lines between them, and without ticks; NaN is grey."""
-    axes.set_facecolor(EMPTY)
-    image = axes.imshow(values, cmap=colours, norm=norm, aspect="auto", interpolation="nearest")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    lines, columns = values.shape
-    axes.set_xticks(np.arange(columns - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(lines - 1) + 0.5, minor=True)
-    axes.grid(which="minor", color="white", linewidth=1.2)
-    axes.tick_params(which="both", length=0, pad=3)
-    return image
+@dataclass(frozen=True)
+class Point:
+    """The mean of a row in a panel, and how it looks."""
+
+    x: float
+    y: float
+    colour: str
+    marker: str
+    hollow: bool = False
+    ringed: bool = False
 
 
-def write_field(axes: Axes, field: tuple[int, ...], text: str, colour: str, size: float) -> None:
-    """Write into the field (line, column) of a heatmap."""
-    line, column = field
-    axes.text(column, line, text, ha="center", va="center", size=size, color=colour)
+def draw_points(axes: Axes, points: Sequence[Point], size: float, star: float) -> None:
+    """Markers of some points, ringed ones on top.
+
+    Args:
+        axes: Where to draw.
+        points: The points.
+        size: Of a marker, in typographic points.
+        star: Of the reference's marker.
+    """
+    # matplotlib takes its time over every call: one for all points of a kind
+    kinds: dict[tuple[str, bool], list[Point]] = {}
+    for point in points:
+        kinds.setdefault((point.marker, point.ringed), []).append(point)
+    for (marker, ringed), alike in kinds.items():
+        axes.scatter(
+            [point.x for point in alike],
+            [point.y for point in alike],
+            s=(star if marker == REFERENCE_MARKER else size) ** 2,
+            marker=marker,
+            facecolors=["white" if point.hollow else point.colour for point in alike],
+            edgecolors=[_edge(point) for point in alike],
+            linewidths=1.3 if ringed else 0.7,
+            zorder=6 if ringed else 5,
+        )
 
 
-def contrast(value: float, image: Any) -> str:
-    """Black or white, whichever reads better on the colour of a value."""
-    red, green, blue, _ = image.cmap(image.norm(value))
-    brightness = 0.299 * red + 0.587 * green + 0.114 * blue
-    return "white" if brightness < 0.55 else INK
+def _edge(point: Point) -> str:
+    if point.ringed:
+        return INK
+    return point.colour if point.hollow else "white"
+
+
+def draw_seeds(
+    axes: Axes, seeds: Mapping[str, Sequence[tuple[float, float]]], size: float, alpha: float
+) -> None:
+    """Faint dots, all of one colour as one path of short strokes with round ends: with many seeds
+    these are the most of a file.
+
+    Args:
+        axes: With its final limits.
+        seeds: Colour to points.
+        size: Of a dot, in typographic points.
+        alpha: Of its colour.
+    """
+    low, high = axes.get_xlim()
+    length = 1e-4 * (high - low)
+    for colour, points in seeds.items():
+        x, y = np.array(points).reshape(-1, 2).T
+        strokes = np.column_stack([x, x + length, np.full(len(x), np.nan)])
+        axes.plot(
+            strokes.ravel(),
+            np.repeat(y, 3),
+            color=colour,
+            alpha=alpha,
+            linewidth=size,
+            solid_capstyle="round",
+            snap=False,
+            zorder=2,
+        )
 
 
 # --- curves over the run --------------------------------------------------------------------------

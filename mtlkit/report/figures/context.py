@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import zip_longest
+from typing import Any, TypeVar
 
 from mtlkit.report.figures.sheet import Entry
 from mtlkit.report.figures.style import (
@@ -14,59 +15,78 @@ from mtlkit.report.figures.style import (
     COLOURS,
     MARKERS,
     MUTED,
+    OTHER_COLOUR,
+    OTHER_MARKER,
     REFERENCE_COLOUR,
     REFERENCE_MARKER,
     cycle,
 )
-from mtlkit.report.frame import Frames
 from mtlkit.report.probe_frames import Probes
 from mtlkit.report.summary import Row, Summary
+
+LINES = 2 * len(COLOURS)
+"""Balancers with a look of their own: each colour twice, plain and then dashed or hollow."""
+OTHERS = (OTHER_COLOUR, "-")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Look:
-    """Balancer to colour and dashes, model to marker: the same in all figures of a report."""
+    """How balancers and models look: the same in all figures of a report.
 
-    colours: Mapping[str, str]
-    dashes: Mapping[str, Any]
+    Args:
+        colours: Balancer to colour and dashes; those that are not in it share one grey.
+        markers: Model to marker; those that are not in it share a dot.
+    """
+
+    colours: Mapping[str, tuple[str, Any]]
     markers: Mapping[str, str]
 
     @classmethod
-    def of(cls, frames: Frames) -> Look:
-        """The look of everything that a store holds."""
-        groups = [group for block in frames.blocks for group in block.groups]
+    def of(cls, summaries: Sequence[Summary]) -> Look:
+        """The look of all rows. Where colours or markers do not suffice, the rows that stand
+        highest in the tables get them.
+        """
+        tables = [summary.rows for summary in summaries]
+        groups = [row.group for rows in zip_longest(*tables) for row in rows if row is not None]
+        balancers = dict.fromkeys(group.balancer for group in groups if group.has_balancer)
+        models = dict.fromkeys(group.model for group in groups if not group.is_reference)
+        references = [group.model for group in groups if group.is_reference]
 
-        # The balancers in a fixed order, so that the look does not depend on that of the runs.
-        names = {group.balancer for group in groups if group.balancer_name != "none"}
-        balancers = sorted(names, key=_uniform_first)
-        lines = {name: cycle(index, COLOURS) for index, name in enumerate(balancers)}
-
-        # A marker for each model; single-task always has the star.
-        models = sorted({group.model for group in groups if not group.is_reference})
-        markers = {name: MARKERS[index % len(MARKERS)] for index, name in enumerate(models)}
-        markers |= {group.model: REFERENCE_MARKER for group in groups if group.is_reference}
+        # in a fixed order, so that the look does not depend on ranks unless it must
+        best_balancers = sorted(balancers, key=lambda name: name != "uniform")[:LINES]
+        best_models = list(models)[: len(MARKERS)]
         return cls(
-            colours={name: colour for name, (colour, _) in lines.items()},
-            dashes={name: dashes for name, (_, dashes) in lines.items()},
-            markers=markers,
+            colours={
+                name: cycle(index, COLOURS)
+                for index, name in enumerate(sorted(best_balancers, key=uniform_first))
+            },
+            markers={
+                **dict(zip(sorted(best_models), MARKERS, strict=False)),
+                **dict.fromkeys(references, REFERENCE_MARKER),
+            },
         )
 
     def colour(self, row: Row) -> str:
         """The colour of a row's balancer."""
-        return self.colours.get(row.group.balancer, REFERENCE_COLOUR)
+        if not row.group.has_balancer:
+            return REFERENCE_COLOUR
+        return self.colours.get(row.group.balancer, OTHERS)[0]
 
     def marker(self, row: Row) -> str:
         """The marker of a row's model."""
-        return self.markers[row.group.model]
+        return self.markers.get(row.group.model, OTHER_MARKER)
+
+    def hollow(self, row: Row) -> bool:
+        """Whether a row's marker is hollow, as its line would be dashed."""
+        return self.colours.get(row.group.balancer, OTHERS)[1] != "-"
 
     def line(self, row: Row) -> dict[str, Any]:
         """Colour and dashes of a row's line."""
-        return {
-            "color": self.colour(row),
-            "linestyle": self.dashes.get(row.group.balancer, "-"),
-            "linewidth": 1.4,
-            "zorder": 3,
-        }
+        colour, dashes = self.colours.get(row.group.balancer, OTHERS)
+        known = row.group.balancer in self.colours
+        width, order = (1.4, 3) if known else (0.9, 2.5)
+        return {"color": colour, "linestyle": dashes, "linewidth": width, "zorder": order}
 
 
 @dataclass(frozen=True)
@@ -92,8 +112,28 @@ class Context:
     def probed(self) -> list[tuple[Row, Probes]]:
         """Rows with probes, ordered by model and balancer."""
         rows = [row for row in self.summary.rows if row.group.id in self.probes]
-        rows.sort(key=lambda row: (row.group.model, _uniform_first(row.group.balancer)))
+        rows.sort(key=lambda row: (row.group.model, uniform_first(row.group.balancer)))
         return [(row, self.probes[row.group.id]) for row in rows]
+
+    def best_rows(
+        self, shown: Sequence[tuple[Row, T]], most: int
+    ) -> tuple[list[tuple[Row, T]], str]:
+        """Of some rows, in their order, those of uniform weights and those that stand highest in
+        the table; and a sentence for the caption where some are left out.
+        """
+        if len(shown) <= most:
+            return list(shown), ""
+        table = [row.group.id for row in self.summary.rows]
+        ranked = sorted(
+            shown,
+            key=lambda pair: (pair[0].group.balancer != "uniform", table.index(pair[0].group.id)),
+        )
+        kept = {row.group.id for row, _ in ranked[:most]}
+        best = [(row, what) for row, what in shown if row.group.id in kept]
+        return best, (
+            f" Shown are {most} of {len(shown)} rows: uniform weights, and those that stand "
+            "highest in the table of results."
+        )
 
     def balancer_legend(self, rows: Sequence[Row], lines: bool = False) -> list[Entry]:
         """Legend entries of the balancers among some rows: a colour each.
@@ -102,30 +142,34 @@ class Context:
             rows: The rows that are shown.
             lines: Whether they are shown as lines, with dashes; else as markers.
         """
-        names = {row.group.balancer for row in rows if row.group.balancer in self.look.colours}
+        names = {row.group.balancer for row in rows if row.group.has_balancer}
         if not names:
             return []
+        styles = [(name, style) for name, style in self.look.colours.items() if name in names]
+        if names - self.look.colours.keys():
+            styles.append(("other balancers", OTHERS))
+
         entries = [Entry("balancer", MUTED, "")]
-        for name in sorted(names, key=_uniform_first):
-            colour = self.look.colours[name]
+        for name, (colour, dashes) in styles:
             if lines:
-                entries.append(Entry(name, colour, "", self.look.dashes[name]))
+                entries.append(Entry(name, colour, "", dashes))
             else:
-                entries.append(Entry(name, colour))
+                entries.append(Entry(name, colour, hollow=dashes != "-"))
         return entries
 
     def legend(self, rows: Sequence[Row]) -> list[Entry]:
         """Legend entries of the balancers (colour) and models (marker) among some rows."""
-        markers = self.look.markers
-        # Single-task last, as it is what the others are compared with.
         names = {row.group.model for row in rows}
-        models = sorted(names, key=lambda name: (markers[name] == REFERENCE_MARKER, name))
+        styles = [(name, mark) for name, mark in self.look.markers.items() if name in names]
+        if names - self.look.markers.keys():
+            styles.append(("other models", OTHER_MARKER))
         return [
             *self.balancer_legend(rows),
             Entry("model", MUTED, ""),
-            *(Entry(name, MUTED, markers[name], hollow=True) for name in models),
+            *(Entry(name, MUTED, marker, hollow=True) for name, marker in styles),
         ]
 
 
-def _uniform_first(balancer: str) -> tuple[bool, str]:
+def uniform_first(balancer: str) -> tuple[bool, str]:
+    """A sorting key: by name, but uniform weights before all others."""
     return balancer != "uniform", balancer

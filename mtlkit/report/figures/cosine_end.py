@@ -1,20 +1,20 @@
-"""Cosines between the tasks' gradients at the end of the run: a matrix a row."""
+"""Cosines between the tasks' gradients at the end of the run: a line a balancer, a column a model
+or a pair of tasks.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from mtlkit.report.figures.axes import SLANTED, contrast, heatmap, write_field
-from mtlkit.report.figures.context import Context
-from mtlkit.report.figures.sheet import Drawing, PanelGrid, Sheet
-from mtlkit.report.figures.style import DIVERGING, INK, MUTED, WIDTH
-from mtlkit.report.figures.text import shorten, text_width
-from mtlkit.report.probe_frames import Probes
+from mtlkit.report.figures.context import Context, uniform_first
+from mtlkit.report.figures.fields import Fields, Scale, foot_of, room_for
+from mtlkit.report.figures.sheet import Drawing, Sheet
+from mtlkit.report.figures.style import DIVERGING, MUTED, WIDTH
 from mtlkit.report.tables import fixed
 
 CAPTION = (
@@ -26,116 +26,95 @@ CAPTION = (
 )
 STEPS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
 """Where the colours may end."""
-TICK_SIZE = 7.5
-HEAD = 0.42
-"""Height of the two lines above a panel."""
+CELL = 0.46
+"""Width of a field, if there is room."""
+LINE = 0.24
+"""Height of a field."""
+HEAD = 0.3
+"""Height of a panel's name."""
+GAP = 0.3
+LONGEST_BALANCER = 2.2
+
+Column = tuple[str, str]
+"""A model and a pair of tasks."""
+
+
+@dataclass(frozen=True)
+class _Panel:
+    """Columns under one name: the models of a pair of tasks, or the pairs of the only model."""
+
+    title: str
+    columns: list[Column]
+    names: list[str]
 
 
 def draw(context: Context) -> list[Drawing]:
-    """Small multiples of tasks x tasks heatmaps."""
-    shown = [(row, probes) for row, probes in context.probed() if probes.has_cosines]
-    if not shown:
+    """Fields of balancers x models, a panel a pair of tasks."""
+    cosines = _cosines(context)
+    if not cosines:
         return []
-    matrices = [probes.last(probes.cosine)[0] for _, probes in shown]  # (T, T) each
+    balancers = sorted({balancer for balancer, _ in cosines}, key=uniform_first)
+    panels = _panels(list(dict.fromkeys(column for _, column in cosines)))
 
-    # Lay out the panels: square fields, task names at the left of the first column only.
-    cell = _cell(max(len(matrix) for matrix in matrices))
-    panel = cell * max(len(matrix) for matrix in matrices)
-    longest_name = max(text_width(task, TICK_SIZE) for _, probes in shown for task in probes.tasks)
-    label = min(longest_name, 0.9) + 0.1
-    slanted = longest_name > cell
-    foot = (label * 0.75 + 0.1) if slanted else 0.2
-    places = _places([row.group.model for row, _ in shown], _most_columns(len(shown), panel, label))
-    columns = max(column for _, column in places) + 1
-    gap = min((WIDTH - 0.3 - label - columns * panel) / max(columns - 1, 1), 0.9)
-    grid = PanelGrid(0.1 + label, HEAD, panel, panel, gap, HEAD + panel + foot)
+    # Panels flow from left to right; balancers are named at the left of each line of panels.
+    label = room_for(balancers, LONGEST_BALANCER) + 0.14
+    foot = foot_of([name for panel in panels for name in panel.names])
+    widest = max(len(panel.columns) for panel in panels)
+    cell = min(CELL, (WIDTH - 0.3 - label) / widest)
+    pitch = max(cell * widest, 1.0) + GAP
+    in_line = max(1, int((WIDTH - 0.2 - label + GAP) / pitch))
+    height = HEAD + LINE * len(balancers) + foot
+    lines = -(-len(panels) // in_line)
+    sheet = Sheet("Gradient cosine between tasks, end of the run", context.subtitle, height * lines)
 
-    title = "Gradient cosine between tasks, end of the run"
-    sheet = Sheet(title, context.subtitle, grid.pitch * (places[-1][0] + 1) + 0.1)
-    end = _end_of_scale(matrices)
+    scale = _scale(list(cosines.values()))
     image = None
-    for (line, column), (row, probes), matrix in zip(places, shown, matrices, strict=True):
-        axes = grid.axes(sheet, line, column)
-        image = _panel(axes, matrix, end, _field_size(cell))
-        _ticks(axes, probes, label, column == 0, slanted)
-
-        # The model, and the balancer below it.
-        room = panel + gap - 0.08
-        left, top = grid.x(column), line * grid.pitch
-        sheet.heading(left, 0.22 + top, row.group.model, 8, room)
-        balancer = shorten(row.group.balancer, 8, room)
-        sheet.text(left, 0.365 + top, balancer, size=8, color=MUTED, va="bottom")
-    sheet.colourbar(image, "cosine (conflict < 0 < agreement)", [-end, -end / 2, 0, end / 2, end])
+    for index, panel in enumerate(panels):
+        line, place = divmod(index, in_line)
+        fields = Fields(0.1 + label + place * pitch, HEAD + line * height, cell, LINE)
+        values = [
+            [cosines.get((balancer, column), np.nan) for column in panel.columns]
+            for balancer in balancers
+        ]
+        image = fields.draw(sheet, np.array(values), scale)
+        fields.name_columns(sheet, panel.names, len(balancers))
+        sheet.heading(fields.left, fields.top - 0.05, panel.title, 8, pitch - 0.1)
+        if place == 0:
+            fields.name_lines(sheet, balancers, label)
+    sheet.colourbar(image, scale.label, list(scale.ticks))
     return [Drawing("cosine-end", "Gradient cosine at the end of the run", CAPTION, sheet.figure)]
 
 
-def _cell(tasks: int) -> float:
-    """Inches of a field."""
-    if tasks == 2:
-        return 0.5
-    return 0.42 if tasks <= 4 else 0.3
-
-
-def _field_size(cell: float) -> int:
-    """Font size of the numbers in fields of this size in inches."""
-    if cell > 0.4:
-        return 8
-    return 7 if cell > 0.32 else 6
-
-
-def _most_columns(panels: int, panel: float, label: float) -> int:
-    """How many panels fit beside each other, six at most."""
-    gap = 0.2
-    fitting = int((WIDTH - 0.2 - label + gap) / (panel + gap))
-    return max(1, min(panels, 6, fitting))
-
-
-def _places(models: list[str], columns: int) -> list[tuple[int, int]]:
-    """Line and column of each panel: a line a model where that fills the page well, else one after
-    the other.
-    """
-    counts = Counter(models)
-    fullest = max(counts.values())
-    if fullest < 3 or fullest > columns:
-        return [divmod(index, columns) for index in range(len(models))]
-
-    lines = list(counts)
-    drawn: Counter[str] = Counter()
-    places = []
-    for model in models:
-        places.append((lines.index(model), drawn[model]))
-        drawn[model] += 1
-    return places
-
-
-def _end_of_scale(matrices: list[np.ndarray]) -> float:
-    """The first step that holds all cosines between two different tasks."""
-    largest = max((_largest(matrix) for matrix in matrices), default=0.0)
-    return next((step for step in STEPS if step >= largest - 1e-9), 1.0)
-
-
-def _largest(matrix: np.ndarray) -> float:
-    off_diagonal = np.abs(matrix[~np.eye(len(matrix), dtype=bool)])
-    defined = off_diagonal[np.isfinite(off_diagonal)]
-    return float(defined.max()) if len(defined) else 0.0
-
-
-def _panel(axes: Axes, matrix: np.ndarray, end: float, size: float) -> Any:
-    """One matrix (T, T); the diagonal, which is always 1, stays empty."""
-    diagonal = np.eye(len(matrix), dtype=bool)
-    image = heatmap(axes, np.where(diagonal, np.nan, matrix), DIVERGING, Normalize(-end, end))
-    for field, value in np.ndenumerate(matrix):
-        if diagonal[field]:
+def _cosines(context: Context) -> Mapping[tuple[str, Column], float]:
+    """Balancer and column to the mean cosine over seeds; NaN where it is not defined."""
+    cosines = {}
+    for row, probes in context.probed():
+        if not probes.has_cosines:
             continue
-        colour = contrast(value, image) if np.isfinite(value) else MUTED
-        write_field(axes, field, fixed(float(value), 2), colour, size)
-    return image
+        matrix = probes.last(probes.cosine)[0]  # (T, T), with respect to all shared parameters
+        for one, other in combinations(range(len(probes.tasks)), 2):
+            pair = f"{probes.tasks[one]} · {probes.tasks[other]}"
+            cosines[row.group.balancer, (row.group.model, pair)] = float(matrix[one, other])
+    return cosines
 
 
-def _ticks(axes: Axes, probes: Probes, label: float, first: bool, slanted: bool) -> None:
-    """The tasks' names: below every panel, and at the left of the first."""
-    names = [shorten(task, TICK_SIZE, label) for task in probes.tasks]
-    positions = range(len(names))
-    turn: dict[str, Any] = SLANTED if slanted else {}
-    axes.set_xticks(positions, names, size=TICK_SIZE, color=INK, **turn)
-    axes.set_yticks(positions, names if first else [""] * len(names), size=TICK_SIZE, color=INK)
+def _panels(columns: list[Column]) -> list[_Panel]:
+    models = list(dict.fromkeys(model for model, _ in columns))
+    pairs = list(dict.fromkeys(pair for _, pair in columns))
+    if len(models) == 1:
+        return [_Panel(models[0], columns, pairs)]
+    return [_Panel(pair, [(model, pair) for model in models], models) for pair in pairs]
+
+
+def _scale(cosines: list[float]) -> Scale:
+    """Colours that end at the first step that holds all values."""
+    largest = float(np.nanmax(np.abs(cosines), initial=0.0))
+    end = next((step for step in STEPS if step >= largest - 1e-9), 1.0)
+    return Scale(
+        DIVERGING,
+        Normalize(-end, end),
+        [-end, -end / 2, 0, end / 2, end],
+        "cosine (conflict < 0 < agreement)",
+        lambda value: fixed(value, 2),
+        ("–", MUTED),
+    )

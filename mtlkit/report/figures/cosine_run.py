@@ -4,6 +4,8 @@ module of the model.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from matplotlib.axes import Axes
 
@@ -15,27 +17,35 @@ from mtlkit.report.probe_frames import Probes, mean_over
 from mtlkit.report.summary import Row
 
 CAPTION = (
-    "The same cosine at every evaluation point, {averaged}. Lines are means over seeds, shading "
-    "their range. A row of panels is one model, a panel one part of its shared parameters; at most "
+    "The same cosine at every evaluation point, {averaged}. Lines are means over seeds{shading}. "
+    "A row of panels is one model, a panel one part of its shared parameters; at most "
     "four parts are shown. Above 0 the tasks agree, below 0 they conflict."
 )
 MOST_MODULES = 4
-Probed = list[tuple[Row, Probes]]
+MOST_SHADED = 8
+"""Lines of a panel up to which the range over seeds is shaded."""
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """The curves of one row: epochs (P,), and module to (S, P) mean cosine over pairs of tasks."""
+
+    row: Row
+    epochs: np.ndarray
+    cosines: dict[str, np.ndarray]
 
 
 def draw(context: Context) -> list[Drawing]:
     """Panels of models x modules."""
-    shown = [
-        (row, probes)
-        for row, probes in context.probed()
-        if probes.has_cosines and len(probes.epochs) > 1
-    ]
+    by_model: dict[str, list[_Curves]] = {}
+    for row, probes in context.probed():
+        if probes.has_cosines and len(probes.epochs) > 1:
+            by_model.setdefault(row.group.model, []).append(_curves(row, probes))
+    shown = [curves for same_model in by_model.values() for curves in same_model]
     if not shown:
         return []
-    by_model: dict[str, Probed] = {}
-    for row, probes in shown:
-        by_model.setdefault(row.group.model, []).append((row, probes))
-    modules = [_shown_modules(probed) for probed in by_model.values()]
+    modules = [_shown_modules(same_model) for same_model in by_model.values()]
+    is_shaded = max(map(len, by_model.values())) <= MOST_SHADED
 
     # A line of panels a model, a column a module.
     columns = max(len(names) for names in modules)
@@ -45,16 +55,16 @@ def draw(context: Context) -> list[Drawing]:
         "Gradient cosine over the run",
         context.subtitle,
         0.32 + grid.pitch * len(by_model) + 0.3,
-        context.balancer_legend([row for row, _ in shown], lines=True),
+        context.balancer_legend([curves.row for curves in shown], lines=True),
     )
 
     # All panels share both axes, so that their curves can be compared.
-    low, high = _range([probes for _, probes in shown])
-    last_epoch = float(max(probes.epochs[-1] for _, probes in shown))
-    for line, (model, probed) in enumerate(by_model.items()):
+    low, high = _range(shown)
+    last_epoch = float(max(curves.epochs[-1] for curves in shown))
+    for line, (model, same_model) in enumerate(by_model.items()):
         for column, module in enumerate(modules[line]):
             axes = grid.axes(sheet, line, column)
-            _panel(axes, context, probed, module)
+            _panel(axes, context, same_model, module, is_shaded)
             title = f"{shorten(model, 8.5, width * 0.6)} · {module}"
             axes.set_title(title, size=8.5, loc="left", pad=3)
             axes.set_ylim(low, high)
@@ -64,55 +74,53 @@ def draw(context: Context) -> list[Drawing]:
             lowest = line == len(by_model) - 1 or column >= len(modules[line + 1])
             epoch_axis(axes, last_epoch, labelled=lowest)
 
-    two_tasks = all(len(probes.tasks) == 2 for _, probes in shown)
+    two_tasks = all(len(probes.tasks) == 2 for _, probes in context.probed())
     averaged = "between the two tasks" if two_tasks else "averaged over all pairs of tasks"
-    caption = CAPTION.format(averaged=averaged)
+    shading = ", shading their range" if is_shaded else ""
+    caption = CAPTION.format(averaged=averaged, shading=shading)
     return [Drawing("cosine-run", "Gradient cosine over the run", caption, sheet.figure)]
 
 
-def _shown_modules(probed: Probed) -> list[str]:
-    """The first few modules in which some cosine is defined."""
-    defined: dict[str, None] = {}
-    for _, probes in probed:
-        cosines = pair_mean(probes)  # (S, P, K)
-        for index, module in enumerate(probes.modules):
-            if np.isfinite(cosines[..., index]).any():
-                defined[module] = None
-    return list(defined)[:MOST_MODULES]
-
-
-def pair_mean(probes: Probes) -> np.ndarray:
-    """(S, P, K): the mean cosine over all pairs of tasks."""
+def _curves(row: Row, probes: Probes) -> _Curves:
+    """The curves of a row, of the modules in which some cosine is defined."""
     one, other = np.triu_indices(len(probes.tasks), 1)
-    return mean_over(probes.cosine[..., one, other], axis=-1)
+    by_module = mean_over(probes.cosine[..., one, other], axis=-1)  # (S, P, K)
+    cosines = {}
+    for index, module in enumerate(probes.modules):
+        if np.isfinite(by_module[..., index]).any():
+            cosines[module] = by_module[..., index]
+    return _Curves(row, probes.epochs, cosines)
 
 
-def _range(shown: list[Probes]) -> tuple[float, float]:
+def _shown_modules(same_model: list[_Curves]) -> list[str]:
+    """The first few modules of a model's rows."""
+    modules = dict.fromkeys(module for curves in same_model for module in curves.cosines)
+    return list(modules)[:MOST_MODULES]
+
+
+def _range(shown: list[_Curves]) -> tuple[float, float]:
     """Limits that hold 0 and all cosines."""
-    cosines = np.concatenate([pair_mean(probes).ravel() for probes in shown])
-    cosines = cosines[np.isfinite(cosines)]
-    low = min(cosines.min(), 0.0)
-    high = max(cosines.max(), 0.0)
+    arrays = [cosines for curves in shown for cosines in curves.cosines.values()]
+    low = min(0.0, *(float(np.nanmin(cosines)) for cosines in arrays))
+    high = max(0.0, *(float(np.nanmax(cosines)) for cosines in arrays))
     margin = 0.08 * max(high - low, 0.02)
     return max(low - margin, -1.05), min(high + margin, 1.05)
 
 
-def _panel(axes: Axes, context: Context, probed: Probed, module: str) -> None:
+def _panel(
+    axes: Axes, context: Context, same_model: list[_Curves], module: str, is_shaded: bool
+) -> None:
     """The curves of one model in one of its modules: mean over seeds, and their range."""
     neutral_line(axes, 0)
-    for row, probes in probed:
-        if module not in probes.modules:
+    for curves in same_model:
+        if module not in curves.cosines:
             continue
-        cosines = pair_mean(probes)[..., probes.modules.index(module)]  # (S, P)
-        finite = np.isfinite(cosines)
-        defined = finite.any(axis=0)  # (P,)
-        if not defined.any():
-            continue
-
         # Points at which no seed has a cosine are left out.
-        epochs = probes.epochs[defined]
-        low = np.where(finite, cosines, np.inf).min(axis=0)[defined]
-        high = np.where(finite, cosines, -np.inf).max(axis=0)[defined]
-        colour = context.look.colour(row)
-        axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
-        axes.plot(epochs, mean_over(cosines, axis=0)[defined], **context.look.line(row))
+        cosines = curves.cosines[module]  # (S, P)
+        defined = np.isfinite(cosines).any(axis=0)
+        epochs, cosines = curves.epochs[defined], cosines[:, defined]
+        if is_shaded:
+            low, high = np.nanmin(cosines, axis=0), np.nanmax(cosines, axis=0)
+            colour = context.look.colour(curves.row)
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
+        axes.plot(epochs, mean_over(cosines, axis=0), **context.look.line(curves.row))

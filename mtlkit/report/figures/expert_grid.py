@@ -5,19 +5,17 @@ figures of gates and of ablations have in common.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, Normalize
 
-from mtlkit.report.figures.axes import SLANTED, contrast, heatmap, write_field
+from mtlkit.report.experts import ExpertLevel, levels_of
 from mtlkit.report.figures.context import Context
+from mtlkit.report.figures.fields import Fields, Scale, foot_of, room_for
 from mtlkit.report.figures.sheet import Drawing, Sheet
-from mtlkit.report.figures.style import INK, MUTED, WIDTH
-from mtlkit.report.figures.text import shorten, text_width
+from mtlkit.report.figures.style import MUTED, WIDTH
 from mtlkit.report.summary import Row
 from mtlkit.spec import digest
 
@@ -28,10 +26,18 @@ LINE = 0.27
 GAP = 0.3
 HEAD = 0.26
 """Height of the balancer's name."""
-LINE_SIZE = 7.5
-EXPERT_SIZE = 7
-LONGEST_NAME = 1.1
+LONGEST_LINE = 1.1
 CROSS = ("×", "#a9b1b8")
+MOST = 12
+"""Balancers that the figure of a model shows."""
+
+ALIGNED = (
+    "Experts are interchangeable, so those of different seeds were first put into the order in "
+    "which they are most alike (an assignment by gate weights and ablations, within each kind of "
+    "expert); numbers of experts mean nothing beyond that, and not the same in two balancers. "
+    "Matching makes seeds look a little more alike than they are: the table of expert use has "
+    "numbers that need no matching."
+)
 
 
 @dataclass(frozen=True)
@@ -52,25 +58,6 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Scale:
-    """How values become colours and numbers.
-
-    Args:
-        colours: The colour map.
-        norm: Its ends.
-        ticks: On the colour bar.
-        label: Of the colour bar.
-        text: How a value is written.
-    """
-
-    colours: Colormap
-    norm: Normalize
-    ticks: Sequence[float]
-    label: str
-    text: Callable[[float], str]
-
-
-@dataclass(frozen=True)
 class ExpertFigure:
     """What one of the figures shows.
 
@@ -85,6 +72,9 @@ class ExpertFigure:
     title: str
     caption: str
     scale: Scale
+
+
+ModelRows = list[tuple[Row, list[Level]]]
 
 
 @dataclass(frozen=True)
@@ -110,12 +100,8 @@ class _Layout:
     @classmethod
     def of(cls, levels: list[Level]) -> _Layout:
         """The sizes that names and experts of some levels need."""
-        lines = [line for level in levels for line in level.lines]
-        experts = [expert for level in levels for expert in level.experts]
-        label = min(max(text_width(line, LINE_SIZE) for line in lines), LONGEST_NAME) + 0.14
-        longest = min(max(text_width(expert, EXPERT_SIZE) for expert in experts), LONGEST_NAME)
-        foot = 0.7 * longest + 0.16  # names of experts are slanted
-
+        label = room_for([line for level in levels for line in level.lines], LONGEST_LINE) + 0.14
+        foot = foot_of([expert for level in levels for expert in level.experts])
         widest = max(len(level.experts) for level in levels)
         cell = min(CELL, (WIDTH - 0.3 - label) / widest)
         widths = [label + cell * len(level.experts) for level in levels]
@@ -138,16 +124,42 @@ class _Layout:
         return HEAD + height + 0.08
 
 
-def by_model(shown: list[tuple[Row, list[Level]]]) -> dict[str, list[tuple[Row, list[Level]]]]:
-    """Model to its rows."""
-    models: dict[str, list[tuple[Row, list[Level]]]] = {}
-    for row, levels in shown:
-        models.setdefault(row.group.model, []).append((row, levels))
-    return models
+def draw_models(
+    context: Context,
+    has: Callable[[ExpertLevel], bool],
+    means: Callable[[ExpertLevel, tuple[str, ...]], Level],
+    figure: Callable[[float], ExpertFigure],
+) -> list[Drawing]:
+    """A drawing a model.
+
+    Args:
+        context: Whose rows to draw.
+        has: Whether a level has something to show.
+        means: From a level, whose runs are aligned, and the names of the tasks to its fields.
+        figure: From the largest size of a value of a model to what the figure shows.
+    """
+    by_model: dict[str, list[tuple[Row, list[ExpertLevel]]]] = {}
+    for row, probes in context.probed():
+        levels = [level for level in levels_of(probes) if has(level)]
+        if levels:
+            by_model.setdefault(row.group.model, []).append((row, levels))
+
+    drawings = []
+    for model, all_rows in by_model.items():
+        shown, note = context.best_rows(all_rows, MOST)
+        rows: ModelRows = []
+        for row, levels in shown:
+            tasks = context.probes[row.group.id].tasks
+            rows.append((row, [means(level.aligned(), tasks) for level in levels]))
+        sizes = [
+            np.nanmax(np.abs(level.values), initial=0) for _, levels in rows for level in levels
+        ]
+        drawings.append(_draw_model(context, model, rows, figure(float(max(sizes))), note))
+    return drawings
 
 
-def draw_model(
-    context: Context, model: str, rows: list[tuple[Row, list[Level]]], figure: ExpertFigure
+def _draw_model(
+    context: Context, model: str, rows: ModelRows, figure: ExpertFigure, note: str
 ) -> Drawing:
     """One model: its levels under each balancer."""
     # A model has the same gates and experts under every balancer, so the first row stands for all.
@@ -166,11 +178,10 @@ def draw_model(
         image = _draw_levels(sheet, levels, layout, figure.scale, (left, top))
     sheet.colourbar(image, figure.scale.label, list(figure.scale.ticks))
 
-    note = ""
-    if len(layout.widths) > 1:
-        note = "Levels run from the input to the towers, the last one feeds the towers. "
-    caption = figure.caption.format(model=model, levels=note)
-    return Drawing(f"{figure.name}-{_file_name(model)}", title, caption, sheet.figure)
+    order = "Levels run from the input to the towers, the last one feeds the towers. "
+    caption = figure.caption.format(model=model, levels=order if len(layout.widths) > 1 else "")
+    name = f"{figure.name}-{_file_name(model)}"
+    return Drawing(name, title, f"{caption} {ALIGNED}{note}", sheet.figure)
 
 
 def _draw_levels(
@@ -180,45 +191,19 @@ def _draw_levels(
     left, top = corner
     image = None
     for level, width, height in zip(levels, layout.widths, layout.heights, strict=True):
-        axes = sheet.axes(
-            left + layout.label,
-            top + HEAD + layout.head,
-            layout.cell * len(level.experts),
-            LINE * len(level.lines),
-        )
-        image = _panel(axes, level, scale, layout)
+        fields = Fields(left + layout.label, top + HEAD + layout.head, layout.cell, LINE)
+        image = fields.draw(sheet, level.values, scale)
+        fields.name_lines(sheet, level.lines, layout.label)
+        fields.name_columns(sheet, level.experts, len(level.lines))
+        if layout.head and level.name:
+            sheet.text(
+                fields.left, fields.top - 0.05, level.name, size=7.5, color=MUTED, va="bottom"
+            )
         if layout.stacked:
             top += height
         else:
             left += width + GAP
     return image
-
-
-def _panel(axes: Axes, level: Level, scale: Scale, layout: _Layout) -> Any:
-    # A crossed field is an expert that a gate cannot see.
-    image = heatmap(axes, level.values, scale.colours, scale.norm)
-    size = _field_size(layout.cell)
-    for field, value in np.ndenumerate(level.values):
-        text, colour = CROSS
-        if np.isfinite(value):
-            text, colour = scale.text(value), contrast(value, image)
-        write_field(axes, field, text, colour, size)
-
-    experts = [shorten(expert, EXPERT_SIZE, LONGEST_NAME) for expert in level.experts]
-    lines = [shorten(line, LINE_SIZE, layout.label - 0.1) for line in level.lines]
-    slanted: dict[str, Any] = SLANTED
-    axes.set_xticks(range(len(experts)), experts, size=EXPERT_SIZE, color=INK, **slanted)
-    axes.set_yticks(range(len(lines)), lines, size=LINE_SIZE, color=INK)
-    if layout.head and level.name:
-        axes.set_title(level.name, size=7.5, color=MUTED, loc="left", pad=3)
-    return image
-
-
-def _field_size(cell: float) -> float:
-    """Font size of the numbers in fields of this size in inches."""
-    if cell > 0.36:
-        return 7.5
-    return 6.5 if cell > 0.28 else 5.5
 
 
 def _file_name(model: str) -> str:

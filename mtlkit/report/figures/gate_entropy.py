@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
+from mtlkit.report.experts import split_gate
 from mtlkit.report.figures.axes import epoch_axis, neutral_line, shared_y_axis
 from mtlkit.report.figures.context import Context
-from mtlkit.report.figures.gate_usage import split_gate
 from mtlkit.report.figures.sheet import Drawing, PanelGrid, Sheet, panel_width
 from mtlkit.report.figures.text import shorten
 from mtlkit.report.probe_frames import GateUsage, Probes, mean_over

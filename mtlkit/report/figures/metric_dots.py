@@ -4,7 +4,6 @@ band.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -13,12 +12,15 @@ from matplotlib.ticker import MaxNLocator
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.axes import (
     CEILING_CAPTION,
+    Point,
     ceiling_line,
     ceiling_text,
+    draw_points,
+    draw_seeds,
     limits,
     with_ceiling,
 )
-from mtlkit.report.figures.context import Context
+from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
 from mtlkit.report.figures.style import (
     CEILING_COLOUR,
@@ -28,7 +30,6 @@ from mtlkit.report.figures.style import (
     MUTED,
     REFERENCE_COLOUR,
     REFERENCE_DASHES,
-    REFERENCE_MARKER,
 )
 from mtlkit.report.figures.text import row_label, shorten, text_width
 from mtlkit.report.statistics import Interval
@@ -47,17 +48,6 @@ CAPTION = (
 )
 
 
-@dataclass(frozen=True)
-class _Line:
-    """One row in one panel: where it stands and how it looks."""
-
-    position: int
-    mean: Interval
-    seeds: list[float]
-    colour: str
-    marker: str
-
-
 def draw(context: Context) -> list[Drawing]:
     """The dot plot of all tasks."""
     tasks = context.summary.block.tasks
@@ -74,7 +64,7 @@ def draw(context: Context) -> list[Drawing]:
     grid = PanelGrid(label, HEAD, width, height, GAP, HEAD + height + FOOT)
 
     legend = context.legend(rows)
-    if context.summary.reference:
+    if context.summary.references.groups:
         legend.append(Entry("single-task mean", REFERENCE_COLOUR, "", REFERENCE_DASHES))
     legend += context.ceiling_entry
     sheet = Sheet("Test metric of every row", context.subtitle, lines * grid.pitch, legend)
@@ -83,12 +73,18 @@ def draw(context: Context) -> list[Drawing]:
         axes = grid.axes(sheet, line, column)
         _panel(axes, context, task)
         _titles(axes, task, width)
-        axes.set_yticks(range(len(rows)), [])
         if column == 0:
-            labels = [row_label(row, 8.5, label - 0.2) for row in rows]
-            axes.set_yticklabels(labels, color=INK, size=8.5)
+            _name_rows(axes, rows, label - 0.2)
     caption = f"{CAPTION} {CEILING_CAPTION}" if context.ceiling_entry else CAPTION
     return [Drawing("metrics", "Test metric by task", caption, sheet.figure)]
+
+
+def _name_rows(axes: Axes, rows: tuple[Row, ...], room: float) -> None:
+    """The names of rows at the left of a panel."""
+    across = axes.get_yaxis_transform()
+    style: dict[str, Any] = {"size": 8.5, "color": INK, "ha": "right", "va": "center"}
+    for position, row in enumerate(rows):
+        axes.text(-0.02, position, row_label(row, 8.5, room), transform=across, **style)
 
 
 def _titles(axes: Axes, task: TaskInfo, width: float) -> None:
@@ -106,32 +102,30 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     low, high = _limits(rows, task)
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.grid(axis="y", color=GRID, linewidth=0.7)
+    axes.set_yticks([])
+    across = axes.get_yaxis_transform()
+    axes.hlines(range(len(rows)), 0, 1, colors=GRID, linewidth=0.7, transform=across, zorder=0.5)
     axes.xaxis.set_major_locator(MaxNLocator(4 if high - low > 0.001 else 3))
     axes.set_xlabel(f"{task.reading.label}, {task.space}")
     axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
 
     # What to compare with lies behind the rows.
-    if context.summary.reference:
-        _reference_band(axes, context.summary.reference.metric[task.name])
+    reference = context.summary.references.mean(task.name)
+    if reference.known:
+        _reference_band(axes, reference)
     ceiling_line(axes, task, vertical=True)
 
     # A row that has no mean, or one far off, gets a text in place of a marker.
+    shown = []
     for position, row in enumerate(rows):
-        line = _Line(
-            position=position,
-            mean=row.metric[task.name],
-            seeds=list(row.values[task.name].values()),
-            colour=context.look.colour(row),
-            marker=context.look.marker(row),
-        )
-        if not line.mean.known:
-            _draw_missing(axes, line, "NA" if row.group.seeds else "no finished run")
-        elif not low <= line.mean.mean <= high:
-            _draw_outside(axes, line)
+        mean = row.metric[task.name]
+        if not mean.known:
+            _draw_missing(axes, position, "NA" if row.group.seeds else "no finished run")
+        elif not low <= mean.mean <= high:
+            _draw_outside(axes, position, mean.mean, context.look.colour(row))
         else:
-            _draw_line(axes, line)
+            shown.append((position, row))
+    _draw_rows(axes, context.look, task, shown)
 
 
 def _limits(rows: tuple[Row, ...], task: TaskInfo) -> tuple[float, float]:
@@ -150,48 +144,46 @@ def _reference_band(axes: Axes, mean: Interval) -> None:
     )
 
 
-def _draw_missing(axes: Axes, line: _Line, reason: str) -> None:
+def _draw_missing(axes: Axes, position: int, reason: str) -> None:
     """Say why a row has no marker."""
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1}
-    _write(axes, 0.5, line, reason, color=MUTED, ha="center", bbox=box)
+    _write(axes, 0.5, position, reason, color=MUTED, ha="center", bbox=box)
 
 
-def _draw_outside(axes: Axes, line: _Line) -> None:
+def _draw_outside(axes: Axes, position: int, mean: float, colour: str) -> None:
     """An arrow and the value, for a row too far off to be shown."""
-    mean = line.mean.mean
     if mean < axes.get_xlim()[0]:
-        _write(axes, 0.01, line, f"◀ {mean:.4f}", color=line.colour, ha="left")
+        _write(axes, 0.01, position, f"◀ {mean:.4f}", color=colour, ha="left")
     else:
-        _write(axes, 0.99, line, f"{mean:.4f} ▶", color=line.colour, ha="right")
+        _write(axes, 0.99, position, f"{mean:.4f} ▶", color=colour, ha="right")
 
 
-def _write(axes: Axes, x: float, line: _Line, text: str, **style: Any) -> None:
+def _write(axes: Axes, x: float, position: int, text: str, **style: Any) -> None:
     """Text on a row's line, ``x`` being a share of the panel's width."""
     across = axes.get_yaxis_transform()
-    axes.text(x, line.position, text, transform=across, size=7.5, va="center", **style)
+    axes.text(x, position, text, transform=across, size=7.5, va="center", **style)
 
 
-def _draw_line(axes: Axes, line: _Line) -> None:
-    """The seeds below, the interval as a bar, the mean on it."""
+def _draw_rows(axes: Axes, look: Look, task: TaskInfo, shown: list[tuple[int, Row]]) -> None:
+    """The seeds below, the intervals as bars, the means on them."""
     # Seeds stand a little below, so that the bar does not cover them.
-    below = [line.position + 0.3] * len(line.seeds)
-    axes.scatter(line.seeds, below, s=10, color=line.colour, alpha=0.45, linewidth=0, zorder=2)
-    if line.mean.bounded:
-        axes.plot(
-            [line.mean.low, line.mean.high],
-            [line.position, line.position],
-            color=line.colour,
-            linewidth=1.6,
-            solid_capstyle="butt",
-            zorder=3,
-        )
-    axes.plot(
-        [line.mean.mean],
-        [line.position],
-        line.marker,
-        color=line.colour,
-        markersize=9 if line.marker == REFERENCE_MARKER else 6.2,
-        markeredgecolor="white",
-        markeredgewidth=0.7,
-        zorder=4,
+    seeds: dict[str, list[tuple[float, float]]] = {}
+    for position, row in shown:
+        points = seeds.setdefault(look.colour(row), [])
+        points += [(value, position + 0.3) for value in row.values[task.name].values()]
+    draw_seeds(axes, seeds, size=3.2, alpha=0.45)
+
+    bounded = [(position, row) for position, row in shown if row.metric[task.name].bounded]
+    axes.hlines(
+        [position for position, _ in bounded],
+        [row.metric[task.name].low for _, row in bounded],
+        [row.metric[task.name].high for _, row in bounded],
+        colors=[look.colour(row) for _, row in bounded],
+        linewidth=1.6,
+        zorder=3,
     )
+    means = []
+    for position, row in shown:
+        mean = row.metric[task.name].mean
+        means.append(Point(mean, position, look.colour(row), look.marker(row), look.hollow(row)))
+    draw_points(axes, means, size=6.2, star=9)

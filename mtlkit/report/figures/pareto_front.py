@@ -9,17 +9,21 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.axes import (
     CEILING_CAPTION,
+    Point,
     ceiling_line,
     ceiling_text,
+    draw_points,
+    draw_seeds,
     limits,
     with_ceiling,
 )
-from mtlkit.report.figures.context import Context
+from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.labels import HEIGHT, place_labels
 from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
 from mtlkit.report.figures.style import (
@@ -28,9 +32,9 @@ from mtlkit.report.figures.style import (
     INK,
     MUTED,
     REFERENCE_COLOUR,
-    REFERENCE_MARKER,
 )
 from mtlkit.report.figures.text import row_label, shorten, text_width
+from mtlkit.report.references import References
 from mtlkit.report.statistics import pareto_front
 from mtlkit.report.summary import Row
 
@@ -154,10 +158,9 @@ def _draw_panel(panel: _Panel, context: Context) -> None:
         *means[front].T, where="post", color=INK, linewidth=1, linestyle=FRONT_DASHES, zorder=2
     )
 
-    _reference_lines(panel, context.summary.reference)
+    _reference_lines(panel, context.summary.references)
     _ceilings(panel)
-    for row, is_on_front in zip(panel.rows, on_front, strict=True):
-        _draw_row(panel, context, row, bool(is_on_front))
+    _draw_rows(panel, context.look, on_front)
     if panel.roomy:
         inside = panel.inside
         _label_rows(panel, [row for row in front if inside[row]][:LABELLED])
@@ -196,13 +199,14 @@ def _axis_label(task: TaskInfo, width: float) -> str:
     return shorten(task.title, 8.5, width - text_width(metric, 8.5) - 0.05) + metric
 
 
-def _reference_lines(panel: _Panel, reference: Row | None) -> None:
-    """Dotted lines at single-task's means."""
-    if reference is None or reference not in panel.rows:
-        return
+def _reference_lines(panel: _Panel, references: References) -> None:
+    """Dotted lines at the means of the references."""
     style = {"color": REFERENCE_COLOUR, "linewidth": 0.8, "linestyle": ":", "zorder": 1}
-    panel.axes.axvline(reference.metric[panel.across.name].mean, **style)  # type: ignore[arg-type]
-    panel.axes.axhline(reference.metric[panel.up.name].mean, **style)  # type: ignore[arg-type]
+    across, up = references.mean(panel.across.name), references.mean(panel.up.name)
+    if across.known:
+        panel.axes.axvline(across.mean, **style)  # type: ignore[arg-type]
+    if up.known:
+        panel.axes.axhline(up.mean, **style)  # type: ignore[arg-type]
 
 
 def _ceilings(panel: _Panel) -> None:
@@ -234,44 +238,56 @@ def _ceilings(panel: _Panel) -> None:
         )
 
 
-def _draw_row(panel: _Panel, context: Context, row: Row, on_front: bool) -> None:
-    """The seeds, intervals and mean of a row; those of the front and of single-task stand out."""
-    axes = panel.axes
-    colour = context.look.colour(row)
+def _draw_rows(panel: _Panel, look: Look, on_front: np.ndarray) -> None:
+    """The seeds, intervals and means of all rows; those of the front and of single-task stand out.
+
+    Args:
+        panel: Where to draw.
+        look: Of the rows.
+        on_front: (R,) whether a row is on the front.
+    """
+    axes, rows = panel.axes, panel.rows
     scale = 1.0 if panel.size[0] > 3 else 0.75
 
     # A dot needs the seed's metric on both tasks.
-    x_values, y_values = row.values[panel.across.name], row.values[panel.up.name]
-    seeds = sorted(x_values.keys() & y_values.keys())
-    axes.scatter(
-        [x_values[seed] for seed in seeds],
-        [y_values[seed] for seed in seeds],
-        s=13 * scale,
-        color=colour,
-        alpha=0.28,
-        linewidth=0,
-        zorder=3,
-    )
+    dots: dict[str, list[tuple[float, float]]] = {}
+    for row in rows:
+        x_values, y_values = row.values[panel.across.name], row.values[panel.up.name]
+        seeds = sorted(x_values.keys() & y_values.keys())
+        dots.setdefault(look.colour(row), []).extend(
+            (x_values[seed], y_values[seed]) for seed in seeds
+        )
+    draw_seeds(axes, dots, size=3.6 * scale, alpha=0.28)
 
-    x, y = row.metric[panel.across.name], row.metric[panel.up.name]
-    strong = on_front or row.group.is_reference
+    for strong in (False, True):
+        chosen = [
+            row
+            for row, is_on_front in zip(rows, on_front, strict=True)
+            if (is_on_front or row.group.is_reference) == strong
+        ]
+        _draw_intervals(panel, look, chosen, strong)
+
+    means = [
+        Point(x, y, look.colour(row), look.marker(row), look.hollow(row), bool(ringed))
+        for row, (x, y), ringed in zip(rows, panel.means, on_front, strict=True)
+    ]
+    draw_points(axes, means, size=7.5 * scale, star=11 * scale)
+
+
+def _draw_intervals(panel: _Panel, look: Look, rows: list[Row], strong: bool) -> None:
+    """Bars through the means of some rows, on both axes."""
+    bars, colours = [], []
+    for row in rows:
+        x, y = row.metric[panel.across.name], row.metric[panel.up.name]
+        if x.bounded:
+            bars.append([(x.low, y.mean), (x.high, y.mean)])
+            colours.append(look.colour(row))
+        if y.bounded:
+            bars.append([(x.mean, y.low), (x.mean, y.high)])
+            colours.append(look.colour(row))
     width, alpha = (1.1, 0.75) if strong else (0.8, 0.3)
-    if x.bounded:
-        axes.plot([x.low, x.high], [y.mean] * 2, color=colour, lw=width, alpha=alpha, zorder=4)
-    if y.bounded:
-        axes.plot([x.mean] * 2, [y.low, y.high], color=colour, lw=width, alpha=alpha, zorder=4)
-
-    marker = context.look.marker(row)
-    axes.plot(
-        [x.mean],
-        [y.mean],
-        marker,
-        color=colour,
-        markersize=(11 if marker == REFERENCE_MARKER else 7.5) * scale,
-        markeredgecolor=INK if on_front else "white",
-        markeredgewidth=1.3 if on_front else 0.6,
-        zorder=6 if on_front else 5,
-    )
+    collection = LineCollection(bars, colors=colours, linewidths=width, alpha=alpha, zorder=4)
+    panel.axes.add_collection(collection, autolim=False)
 
 
 def _label_rows(panel: _Panel, labelled: Sequence[int]) -> None:

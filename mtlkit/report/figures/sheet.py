@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,16 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from mtlkit.report.figures.compact import compact
 from mtlkit.report.figures.style import DPI, INK, MUTED, RC, REFERENCE_MARKER, WIDTH
 from mtlkit.report.figures.text import shorten, text_width
 
 MARGIN = 0.1
 LEGEND_LINE = 0.22
 LEGEND_SIZE = 8.5
+LONGEST_ENTRY = 3.5
+HIGHEST_PNG = 20
+"""Inches."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,15 @@ class Entry:
         return 0.12 if self.marker else 0.0
 
     @property
+    def text(self) -> str:
+        """The label, shortened if it is very long."""
+        return shorten(self.label, LEGEND_SIZE, LONGEST_ENTRY)
+
+    @property
     def width(self) -> float:
         """Width of the whole entry, with the space after it."""
         space = 0.27 if self.symbol else 0.18
-        return self.symbol + text_width(self.label, LEGEND_SIZE) + space
+        return self.symbol + text_width(self.text, LEGEND_SIZE) + space
 
 
 @dataclass(frozen=True)
@@ -155,12 +166,23 @@ class Sheet:
         self._legend_text(entry, right + 0.07, top, colour=INK)
 
     def _legend_text(self, entry: Entry, left: float, top: float, colour: str) -> None:
-        self._text(left, top, entry.label, size=LEGEND_SIZE, va="center_baseline", color=colour)
+        self._text(left, top, entry.text, size=LEGEND_SIZE, va="center_baseline", color=colour)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes at a place of the body, in inches from its top left."""
         bottom = self._y(self.body_top + top + height)
         return self.figure.add_axes((left / WIDTH, bottom, width / WIDTH, height / self.height))
+
+    @cached_property
+    def canvas(self) -> Axes:
+        """Axes without a frame that span the body, with inches from its top left as coordinates."""
+        height = self.height - self.body_top
+        axes = self.axes(0, 0, WIDTH, height)
+        axes.set_axis_off()
+        axes.set_xlim(0, WIDTH)
+        axes.set_ylim(height, 0)
+        axes.set_autoscale_on(False)
+        return axes
 
     def text(self, left: float, top: float, text: str, **style: Any) -> None:
         """Text at a place of the body, in inches."""
@@ -207,12 +229,19 @@ def _flow(entries: Sequence[Entry], width: float) -> list[tuple[float, int]]:
     return places
 
 
-def save(drawing: Drawing, stem: Path) -> tuple[Path, Path]:
-    """Write ``<stem>.svg`` and ``<stem>.png``, the same bytes for the same drawing."""
-    svg = stem.with_name(stem.name + ".svg")
-    png = stem.with_name(stem.name + ".png")
+def save(drawing: Drawing, stem: Path) -> list[Path]:
+    """Write ``<stem>.svg``, and ``<stem>.png`` unless the figure is too high for a slide or a
+    paper; the same bytes for the same drawing.
+    """
     about_svg = {"Date": None, "Creator": "mtlkit", "Title": drawing.title}
+    text = io.StringIO()
+    svg = stem.with_name(stem.name + ".svg")
+    files = [svg]
     with mpl.rc_context(RC):
-        drawing.figure.savefig(svg, metadata=about_svg)
-        drawing.figure.savefig(png, dpi=DPI, metadata={"Software": "mtlkit"})
-    return svg, png
+        drawing.figure.savefig(text, format="svg", metadata=about_svg)
+        svg.write_text(compact(text.getvalue()), encoding="utf-8")
+        if drawing.figure.get_figheight() <= HIGHEST_PNG:
+            png = stem.with_name(stem.name + ".png")
+            drawing.figure.savefig(png, dpi=DPI, metadata={"Software": "mtlkit"})
+            files.append(png)
+    return files

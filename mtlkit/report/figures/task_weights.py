@@ -23,6 +23,8 @@ CAPTION = (
     "axis, logarithmic where weights span more than a factor of 20. Gaps: the task was idle in "
     "that stretch.{constant}"
 )
+MOST = 30
+"""Panels of the figure."""
 SPAN = 20
 """From this ratio of the largest to the smallest weight on, the axis is logarithmic."""
 Probed = list[tuple[Row, Probes]]
@@ -42,9 +44,10 @@ def draw(context: Context) -> list[Drawing]:
     probed = [
         (row, probes) for row, probes in context.probed() if np.isfinite(probes.weights).any()
     ]
-    shown = [(row, probes) for row, probes in probed if _moves(probes)]
-    if not shown:
+    moving = [(row, probes) for row, probes in probed if _moves(probes)]
+    if not moving:
         return []
+    shown, left_out = context.best_rows(moving, MOST)
     shown.sort(key=lambda pair: pair[0].group.balancer)
     tasks = list(dict.fromkeys(task for _, probes in shown for task in probes.tasks))
 
@@ -73,14 +76,14 @@ def draw(context: Context) -> list[Drawing]:
         if (line, column - 1) not in places:
             axes.set_ylabel("weight")
         epoch_axis(axes, last_epoch, labelled=(line + 1, column) not in places)
-    caption = CAPTION.format(constant=_constant_note(probed, shown))
+    caption = CAPTION.format(constant=_constant_note(probed, moving)) + left_out
     return [Drawing("weights", "Task weights over the run", caption, sheet.figure)]
 
 
-def _constant_note(probed: Probed, shown: Probed) -> str:
+def _constant_note(probed: Probed, moving: Probed) -> str:
     """Which balancers are left out."""
-    moving = {row.group.balancer for row, _ in shown}
-    constant = sorted({row.group.balancer for row, _ in probed} - moving)
+    balancers = {row.group.balancer for row, _ in moving}
+    constant = sorted({row.group.balancer for row, _ in probed} - balancers)
     if not constant:
         return ""
     return f" Left out because their weights never move: {', '.join(constant)}."
@@ -102,10 +105,13 @@ def _columns(shown: Probed) -> int:
 
 
 def _places(shown: Probed, columns: int) -> list[tuple[int, int]]:
-    """Line and column of each panel: balancers x models where the models fit on a line."""
+    """Line and column of each panel: balancers x models where the models fit on a line, and
+    most places are taken; else one after the other.
+    """
     balancers = list(dict.fromkeys(row.group.balancer for row, _ in shown))
     models = sorted({row.group.model for row, _ in shown})
-    if len(models) != columns:
+    is_sparse = len(shown) < 0.6 * len(balancers) * len(models)
+    if len(models) != columns or is_sparse:
         return [divmod(index, columns) for index in range(len(shown))]
     return [
         (balancers.index(row.group.balancer), models.index(row.group.model)) for row, _ in shown

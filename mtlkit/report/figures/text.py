@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
+from matplotlib.font_manager import FontProperties, findfont, get_font
+from matplotlib.ft2font import LoadFlags
 
+from mtlkit.report.figures.style import FONTS
 from mtlkit.report.summary import Row
 
 BOLD = 1.16
 """How much wider bold text is."""
 POINTS = 72
 """Points of an inch."""
+MEASURED_SIZE = 100.0
+"""Points of the font by which widths are measured."""
 
 
 @lru_cache(maxsize=4096)
 def text_width(text: str, size: float) -> float:
     """Inches that a text takes at a font size in points."""
-    if not text.strip():
-        return 0.0
-    path = TextPath((0, 0), text, size=size, prop=FontProperties(family="DejaVu Sans"))
-    return float(path.get_extents().width) / POINTS
+    font = get_font([findfont(FontProperties(family=name)) for name in FONTS])
+    font.set_size(MEASURED_SIZE, POINTS)  # again, as drawing uses the same object
+    font.set_text(text, flags=LoadFlags.NO_HINTING)
+    width, _ = font.get_width_height()  # in 64ths of a point at the size of the font
+    return float(width) / 64 / MEASURED_SIZE * size / POINTS
+
+
+def letters_without_font(texts: Iterable[str]) -> str:
+    """Letters of some texts that no font of this machine has, each once."""
+    fonts = [get_font(findfont(FontProperties(family=name))) for name in FONTS]
+    known = {letter for font in fonts for letter in font.get_charmap()}
+    return "".join(sorted(letter for letter in set("".join(texts)) if ord(letter) not in known))
+
+
+@contextmanager
+def missing_letters_allowed() -> Iterator[None]:
+    """Draw without a warning for each letter that no font has; see :func:`letters_without_font`."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph \d+ .* missing from", UserWarning)
+        yield
 
 
 def shorten(text: str, size: float, width: float, bold: bool = False) -> str:

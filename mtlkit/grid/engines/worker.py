@@ -1,0 +1,194 @@
+"""A worker: a process that runs one cell after another, stores each, and reports to the driver.
+
+It outlives neither its driver nor a cell that may have spoilt it. A cell with a plugin may have:
+code from outside the package can replace any function of any library, which nobody sees.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mtlkit.records import Cell, RunRecord
+from mtlkit.registry import BALANCERS, DATASETS, MODELS
+from mtlkit.settings import ExecutionSettings
+from mtlkit.store import ResultStore, reason_of
+
+if TYPE_CHECKING:
+    from mtlkit.grid.run_cell import Outcome
+
+FIRST_PAUSE = 0.5
+"""Seconds before what could not be written is written again; twice as long each time."""
+LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A cell to run.
+
+    Args:
+        cell: The cell.
+        lost: How the process of each earlier attempt ended, in words.
+    """
+
+    cell: Cell
+    lost: tuple[str, ...] = ()
+
+    @property
+    def attempts(self) -> int:
+        return len(self.lost) + 1
+
+    def again(self, end: str) -> Assignment:
+        """The same cell, after another process of it was lost."""
+        return replace(self, lost=(*self.lost, end))
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """Report of a finished cell that cannot be written; the worker keeps it and tries again."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Report of a cell that is over and stored.
+
+    Args:
+        record: Its record.
+        leaves: Whether the worker ends now.
+    """
+
+    record: RunRecord
+    leaves: bool
+
+
+Report = float | Unwritten | Finished
+"""What a worker sends; a number is the share of its cell that is done, at first 0."""
+
+
+def work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettings) -> None:
+    """The life of a worker: receive a cell, run it, store it, send its record."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
+    _end_with_driver()
+    import torch
+
+    from mtlkit.grid.global_state import GlobalState, same_start
+    from mtlkit.grid.run_cell import failure, run_cell
+
+    torch.set_num_threads(execution.threads)
+    store = ResultStore(results)
+    clean_state = GlobalState.now()
+    while True:
+        try:
+            assignment: Assignment = pipe.recv()
+        except (EOFError, OSError):
+            return
+        _send(pipe, 0.0)  # taken up: from now on its time counts
+
+        cell = assignment.cell
+        broken = False
+        with same_start():
+            try:
+                outcome = run_cell(cell, home, execution, lambda share: _send(pipe, share))
+            except BaseException as error:  # a plugin may raise what is no Exception
+                outcome = failure(cell, error)
+                broken = True
+
+        # what the cell left behind
+        changes = clean_state.changes()
+        leaves = broken or bool(changes) or uses_plugin(cell)
+        outcome.record = with_history(outcome.record, assignment, changes)
+
+        outcome = _store(store, outcome, pipe)
+        _send(pipe, Finished(outcome.record, leaves))
+        if leaves:
+            return
+
+
+def uses_plugin(cell: Cell) -> bool:
+    """Whether code from outside the package takes part in a cell."""
+    registries = {"dataset": DATASETS, "model": MODELS, "balancer": BALANCERS}
+    return any(
+        registry.is_plugin(cell.resolved[kind]["name"]) for kind, registry in registries.items()
+    )
+
+
+def with_history(
+    record: RunRecord, assignment: Assignment, changes: list[str] | None = None
+) -> RunRecord:
+    """A record that also says how often its cell was tried, and what the cell changed."""
+    warnings = list(record.warnings)
+    for end in assignment.lost:
+        warnings.append(f"the process of an earlier attempt {end}; the cell ran again")
+    if changes:
+        warnings.append(
+            f"the cell changed settings of its whole process: {', '.join(changes)}; "
+            "the cells after it run in another one"
+        )
+    return record.model_copy(update={"attempts": assignment.attempts, "warnings": warnings})
+
+
+def _store(store: ResultStore, outcome: Outcome, pipe: Connection) -> Outcome:
+    """Write an outcome, as often as it takes: the driver decides how long that may be.
+
+    Returns:
+        What was written: a failure where no attempt could ever succeed.
+    """
+    from mtlkit.grid.run_cell import failure
+
+    pause = FIRST_PAUSE
+    while True:
+        try:
+            store.save(outcome.record, outcome.arrays, outcome.log)
+            return outcome
+        except OSError as error:
+            _send(pipe, Unwritten(reason_of(error)))
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+        except (TypeError, ValueError) as error:  # of what a plugin measured, no file can be made
+            record = outcome.record
+            outcome = failure(record.cell, error, record.environment)
+            outcome.record = outcome.record.model_copy(update={"attempts": record.attempts})
+
+
+def _send(pipe: Connection, report: Report) -> None:
+    """Send to the driver.
+
+    Without a driver the worker ends at once, so that a killed grid leaves no process and no false
+    failure.
+    """
+    try:
+        pipe.send(report)
+    except OSError:
+        os._exit(1)
+
+
+def _end_with_driver() -> None:
+    """End this process with its driver, however that ends and whatever this process is doing then.
+
+    The driver holds one end of a pipe. Its system closes that, at the latest when it dies.
+    """
+    driver = multiprocessing.parent_process()
+    assert driver is not None
+    threading.Thread(target=_watch, args=(driver.sentinel,), daemon=True).start()
+
+    # A thread waits in vain where the cell hangs in compiled code. On Linux, the kernel kills us.
+    if hasattr(fcntl, "F_SETSIG"):
+        flags = fcntl.fcntl(driver.sentinel, fcntl.F_GETFL)
+        fcntl.fcntl(driver.sentinel, fcntl.F_SETOWN, os.getpid())
+        fcntl.fcntl(driver.sentinel, fcntl.F_SETSIG, signal.SIGKILL)
+        fcntl.fcntl(driver.sentinel, fcntl.F_SETFL, flags | os.O_ASYNC)
+
+
+def _watch(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)

@@ -1,0 +1,105 @@
+"""What the rows of a block are compared with: for each score, a model that was trained for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mtlkit.report.blocks import Block, RunGroup, TaskInfo
+from mtlkit.report.statistics import Interval, is_useful, t_interval
+
+Counts = Mapping[str, tuple[float, float]]
+"""Score to (positives, rows) of the test split; NaN where unknown."""
+TaskValues = Mapping[str, Mapping[int, float]]
+"""Score to seed to the primary metric."""
+
+
+@dataclass(frozen=True)
+class References:
+    """The reference of each score, for the rows of one training.
+
+    A score has a reference where a reference model predicts it itself. What is derived from models
+    that were trained for other scores is no honest reference, and for a score that needs labels
+    only a generator knows no model can be trained.
+
+    Args:
+        groups: Score to the group of its reference.
+        values: Score to seed to its reference's primary metric.
+        useless: A sentence for each score whose reference is not clearly better than a useless
+            model, so that no change is relative to it.
+    """
+
+    groups: Mapping[str, RunGroup]
+    values: TaskValues
+    useless: tuple[str, ...] = ()
+
+    def is_of(self, group: RunGroup) -> frozenset[str]:
+        """The scores whose reference a group is."""
+        return frozenset(score for score, other in self.groups.items() if other is group)
+
+    def mean(self, score: str) -> Interval:
+        """The mean of a score's reference; unknown without one."""
+        return t_interval(list(self.values.get(score, {}).values()))
+
+
+def find_references(
+    block: Block,
+    training: str,
+    values: Mapping[str, TaskValues],
+    derived: Mapping[str, frozenset[str]],
+    counts: Counts,
+) -> References:
+    """The references of all rows of one training.
+
+    Args:
+        block: The block.
+        training: Digest of the training settings.
+        values: Group to score to seed to primary metric.
+        derived: Group to the scores that it does not predict itself.
+        counts: Of the test split.
+    """
+    candidates = [
+        group
+        for group in block.groups
+        if group.is_reference and group.seeds and group.training == training
+    ]
+
+    # Of several models that were trained for a score, the one with the shortest name.
+    groups = {}
+    for task in block.comparable:
+        honest = [
+            group
+            for group in candidates
+            if task.name not in derived[group.id] and values[group.id][task.name]
+        ]
+        if honest:
+            groups[task.name] = min(honest, key=lambda group: (len(group.model), group.model))
+    reference_values = {score: values[group.id][score] for score, group in groups.items()}
+
+    useless = []
+    for task in block.comparable:
+        if task.name in groups:
+            mean = t_interval(list(reference_values[task.name].values()))
+            useless += say_if_useless(groups[task.name].model, task, mean, counts)
+    return References(groups, reference_values, tuple(useless))
+
+
+def say_if_useless(name: str, task: TaskInfo, mean: Interval, counts: Counts) -> list[str]:
+    """A sentence if a reference is not clearly better than a useless model, else none.
+
+    Args:
+        name: Of the reference.
+        task: The score.
+        mean: What the reference reaches.
+        counts: Of the test split.
+    """
+    if is_useful(mean, task.reading, *counts[task.name]):
+        return []
+    digits = task.reading.decimals
+    half = "" if math.isnan(mean.half) else f" ± {mean.half:.{digits}f}"
+    return [
+        f"Δm is not given: the {task.title} of {name}, {task.reading.label} "
+        f"{mean.mean:.{digits}f}{half}, is not clearly better than a useless model's "
+        f"{task.reading.floor:g}, so no change can be relative to it."
+    ]
