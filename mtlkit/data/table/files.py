@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Sequence
 from pathlib import Path
 
+from mtlkit.data.data_home import expand
 from mtlkit.errors import MissingError
 from mtlkit.spec import digest
 
@@ -48,7 +49,7 @@ def find_files(pattern: str) -> list[Path]:
     Raises:
         MissingError: There is no such file, or they are of two kinds.
     """
-    path = Path(pattern).expanduser()
+    path = expand(Path(pattern))
     hint = "give a .csv (also .gz, .zst) or .parquet file, a folder of such, or a glob"
     if path.is_file():
         if kind_of(path) is None:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
+from mtlkit.data.data_home import expand
 from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import atomic_folder
@@ -145,7 +146,7 @@ def open_table(spec: Spec) -> TableSource:
         UsageError: An option is wrong, or the YAML file is not valid.
         MissingError: There are no such files.
     """
-    path = Path(spec.name).expanduser()
+    path = expand(Path(spec.name))
     typed = str(Spec(str(path.absolute()), spec.options))
     if path.suffix.lower() not in YAML:
         files = find_files(spec.name)
