@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from mtlkit.data.data_home import expand
 from mtlkit.errors import MissingError
@@ -37,7 +38,17 @@ def is_table_name(name: str) -> bool:
     path = Path(name)
     if path.suffix.lower() in (".yaml", ".yml") or kind_of(path) is not None:
         return True
-    return glob.has_magic(name) or path.is_dir()
+    return glob.has_magic(name) or _stands_for(path) == "folder"
+
+
+def _stands_for(path: Path) -> Literal["file", "folder"] | None:
+    """What a path leads to; nothing where no file system allows the name."""
+    try:
+        if path.is_dir():
+            return "folder"
+        return "file" if path.is_file() else None
+    except (OSError, ValueError):
+        return None
 
 
 def find_files(pattern: str) -> list[Path]:
@@ -51,11 +62,12 @@ def find_files(pattern: str) -> list[Path]:
     """
     path = expand(Path(pattern))
     hint = "give a .csv (also .gz, .zst) or .parquet file, a folder of such, or a glob"
-    if path.is_file():
+    if _stands_for(path) == "file":
         if kind_of(path) is None:
             raise MissingError(f"{path} is neither a CSV nor a Parquet file by its name.", hint)
         return [path]
-    if path.is_dir():
+    is_folder = _stands_for(path) == "folder"
+    if is_folder:
         candidates = list(path.rglob("*"))
     else:
         candidates = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
@@ -67,7 +79,7 @@ def find_files(pattern: str) -> list[Path]:
         if file.is_file() and kind_of(file) is not None and not file.name.startswith((".", "_"))
     ]
     if not files:
-        what = "no table in the folder" if path.is_dir() else "no file"
+        what = "no table in the folder" if is_folder else "no file"
         raise MissingError(f"There is {what} {pattern}.", hint)
     if len({kind_of(file) for file in files}) > 1:
         raise MissingError(f"{pattern} holds both CSV and Parquet files.", "name one kind: a glob")

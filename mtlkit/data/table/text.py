@@ -21,7 +21,7 @@ from mtlkit.data.table.read import TIME
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.errors import MissingError, UsageError
 
-BLOCK_BYTES = 1 << 22  # of text, parsed at a time: what the cache of a core holds
+BLOCK_BYTES = 1 << 23  # of text, parsed at a time
 SAMPLE_BYTES = 1 << 20  # of text, whose rows decide on types
 SEPARATORS = (",", "\t", ";", "|")
 MAGIC = {b"PAR1": ".parquet", b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}

@@ -202,3 +202,17 @@ def test_a_table_that_changes_while_it_is_read_is_not_kept(file, home, monkeypat
     with pytest.raises(MissingError, match="changed while it was read"):
         load(f"{file}[labels=click]", home)
     assert prepared_folders(home) == []
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "no-such-data"])
+def test_a_name_that_is_no_file_is_no_table(name):
+    with pytest.raises(UsageError, match="no dataset called"):
+        open_source(name)
+
+
+def test_a_file_that_is_not_there_is_told(home):
+    for name in ("./t.csv", "t.parquet", "shards/*.csv", f"{'x' * 5000}.csv"):
+        with pytest.raises(MissingError, match="There is no file"):
+            load(f"{name}[labels=click]", home)
+    with pytest.raises(UsageError, match="Cannot read"):
+        load("no.yaml", home)
