@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -85,10 +87,15 @@ class TablePlan:
     @property
     def groups(self) -> dict[str, str]:
         """Name of a group array of the splits to the column that it is made of."""
-        names = {name: name for name in self.spec.groups}
+        names = {file_name(column): column for column in self.spec.groups}
         return names | {
             role: self.roles[role] for role in ("user", "session", "time") if role in self.roles
         }
+
+
+def file_name(column: str) -> str:
+    """The name of a column as it can stand in names of files and parameters."""
+    return re.sub(r"[^\w-]+", "-", column) or "-"
 
 
 def make_plan(table: Table, spec: TableSpec) -> TablePlan:
@@ -322,8 +329,6 @@ def split_texts(texts: pa.Array, separator: str) -> pa.ListArray:
 
 def _without(flat: pa.Array, is_kept: pa.Array, lengths: pa.Array) -> pa.ListArray:
     """Lists of these lengths over ``flat``, with the elements that are kept."""
-    import numpy as np
-
     ends = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))])
     kept_before = np.concatenate([[0], np.cumsum(is_kept.to_numpy(zero_copy_only=False))])
     offsets = pa.array(kept_before[ends].astype(np.int32))
