@@ -172,7 +172,8 @@ def _roles(table: Table, spec: TableSpec) -> dict[Role, str]:
     spoken_for = {*spec.labels, *spec.drop, *roles.values(), spec.weight}
     for role, names in COMMON_NAMES.items():
         for name in table.types:
-            if name.lower() in names and name not in spoken_for:
+            is_named = name.lower() in names and name not in spoken_for
+            if is_named and _may_be(role, table.types[name]):
                 roles.setdefault(role, name)
 
     # Whatever the rows are split by in time is their time.
@@ -182,6 +183,13 @@ def _roles(table: Table, spec: TableSpec) -> dict[Role, str]:
     if len(times) == 1 and times[0] not in spoken_for and times[0] not in spec.dates:
         roles.setdefault("time", times[0])
     return roles
+
+
+def _may_be(role: Role, dtype: pa.DataType) -> bool:
+    """Whether values of a type can have a role that the user did not give."""
+    if role == "time":
+        return dtype == TIME or _is_number(dtype)
+    return not (is_list(dtype) or pa.types.is_null(dtype))
 
 
 def _left_out(table: Table, spec: TableSpec, roles: dict[Role, str]) -> dict[str, str]:
