@@ -169,6 +169,10 @@ def _listed(names: Sequence[str] | dict[str, pa.DataType]) -> str:
 def _roles(table: Table, spec: TableSpec) -> dict[Role, str]:
     """Role to its column: given, else told by a common name, or by being the only time."""
     roles = dict(spec.roles)
+
+    # Whatever the rows are split by in time is their time.
+    if spec.split.by == "time" and spec.split.column is not None:
+        roles.setdefault("time", spec.split.column)
     spoken_for = {*spec.labels, *spec.drop, *roles.values(), spec.weight}
     for role, names in COMMON_NAMES.items():
         for name in table.types:
@@ -176,9 +180,6 @@ def _roles(table: Table, spec: TableSpec) -> dict[Role, str]:
             if is_named and _may_be(role, table.types[name]):
                 roles.setdefault(role, name)
 
-    # Whatever the rows are split by in time is their time.
-    if spec.split.by == "time" and spec.split.column is not None:
-        roles.setdefault("time", spec.split.column)
     times = [name for name, dtype in table.types.items() if dtype == TIME]
     if len(times) == 1 and times[0] not in spoken_for and times[0] not in spec.dates:
         roles.setdefault("time", times[0])
