@@ -67,7 +67,7 @@ def _check_name(name: str) -> None:
 
     has_marks = bool(set(name) & set("[]=:"))
     value = None if has_marks else parse_value(name)
-    if value is None or str(value).lower() != name.lower():
+    if value is None or isinstance(value, bool) or str(value).lower() != name.lower():
         raise UsageError(
             f"{name!r} cannot stand in a flag as the name of a column.",
             "write it into a YAML file: mtlkit init TABLE > table.yaml",

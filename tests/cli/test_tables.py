@@ -40,7 +40,7 @@ def test_one_line_trains_on_a_table(cli, folder):
     flags = ["--labels", "click,buy", "--funnel", "click,buy", "--split-by", "time"]
     ended = cli("bench", "-d", "clicks.parquet", *flags, *SHORT)
     assert ended.code == 0, ended.err
-    records = [record for _, record in ResultStore(folder / "results").scan()]
+    records = [record for record, _ in ResultStore(folder / "results").scan()]
     assert {record.status for record in records} == {"ok"}
     (dataset,) = {record.cell.dataset for record in records}
     assert dataset == "clicks.parquet[labels=click:buy,funnel=click:buy,split=time]"
@@ -115,7 +115,7 @@ def test_init_wants_a_likely_label(cli, folder):
     assert cli("init", "plain.csv", "--labels", "price").code == 0
 
 
-@pytest.mark.parametrize("name", ["", "a=b", "x[1]", "1e5", "none"])
+@pytest.mark.parametrize("name", ["", "a=b", "x[1]", "1e5", "none", "True"])
 def test_names_that_brackets_would_change_are_refused(name):
     with pytest.raises(UsageError, match="cannot stand"):
         with_table_flags("t.csv", {"ids": f"a,{name}"})

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtlkit.data.encoders import UNKNOWN, MinMaxScaler, QuantileBins, QuantileRanks, Standardizer
-from mtlkit.data.table.plan import ColumnPlan, split_texts
+from mtlkit.data.table.plan import ColumnPlan, file_name, split_texts
 from mtlkit.data.table.read import TIME, is_list, without_nan
 from mtlkit.data.table.split import as_groups, random_numbers
 from mtlkit.data.types import Feature
@@ -265,7 +265,8 @@ class BagEncoder(ColumnEncoder):
     def settle(self) -> None:
         """Number the levels."""
         self.ids.settle()
-        self.features = [self._feature(kind="bag", vocab=self.ids.size)]
+        feature = self._feature(kind="bag", vocab=self.ids.size)
+        self.features = [feature.model_copy(update={"name": file_name(feature.name)})]
 
     def encode(self, values: pa.Array) -> Encoded:
         """Lengths and ids; a missing list is empty."""

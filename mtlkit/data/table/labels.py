@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from mtlkit.data.table.encode import Moments
+from mtlkit.data.table.plan import file_name
 from mtlkit.data.table.read import TIME, Columns, Table, is_list
 from mtlkit.data.table.spec import TableSpec, TaskSpec
 from mtlkit.data.types import Task
@@ -54,11 +54,6 @@ class Label:
         return classes.to_numpy(zero_copy_only=False).astype(np.float64), exists
 
 
-def task_name(column: str) -> str:
-    """The name of the task of a column: the column's, as it can stand in names of files."""
-    return re.sub(r"[^\w.+-]+", "-", column).strip(".") or "label"
-
-
 def find_labels(table: Table, spec: TableSpec) -> list[Label]:
     """Read all label columns once, and decide what each of them is.
 
@@ -66,7 +61,7 @@ def find_labels(table: Table, spec: TableSpec) -> list[Label]:
         UsageError: A column holds no labels, or not the positive value that was named.
     """
     counts = _count_values(table, list(spec.labels))
-    names = [task_name(column) for column in spec.labels]
+    names = [file_name(column) for column in spec.labels]
     for name in names:
         if names.count(name) > 1:
             raise UsageError(
@@ -228,9 +223,9 @@ def _binary(column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
 
 
 def _task(column: str, spec: TaskSpec, **facts: Any) -> Task:
-    given = task_name(spec.given) if spec.given is not None else None
+    given = file_name(spec.given) if spec.given is not None else None
     facts = {"description": spec.description or column, **facts}
-    return Task(name=task_name(column), weight=spec.weight, given=given, **facts)
+    return Task(name=file_name(column), weight=spec.weight, given=given, **facts)
 
 
 def _check_steps(table: Table, spec: TableSpec, labels: Sequence[Label]) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -85,10 +87,15 @@ class TablePlan:
     @property
     def groups(self) -> dict[str, str]:
         """Name of a group array of the splits to the column that it is made of."""
-        names = {name: name for name in self.spec.groups}
+        names = {file_name(column): column for column in self.spec.groups}
         return names | {
             role: self.roles[role] for role in ("user", "session", "time") if role in self.roles
         }
+
+
+def file_name(column: str) -> str:
+    """The name of a column as it can stand in names of files and parameters."""
+    return re.sub(r"[^\w-]+", "-", column) or "-"
 
 
 def make_plan(table: Table, spec: TableSpec) -> TablePlan:
@@ -162,19 +169,28 @@ def _listed(names: Sequence[str] | dict[str, pa.DataType]) -> str:
 def _roles(table: Table, spec: TableSpec) -> dict[Role, str]:
     """Role to its column: given, else told by a common name, or by being the only time."""
     roles = dict(spec.roles)
-    spoken_for = {*spec.labels, *spec.drop, *roles.values(), spec.weight}
-    for role, names in COMMON_NAMES.items():
-        for name in table.types:
-            if name.lower() in names and name not in spoken_for:
-                roles.setdefault(role, name)
 
     # Whatever the rows are split by in time is their time.
     if spec.split.by == "time" and spec.split.column is not None:
         roles.setdefault("time", spec.split.column)
+    spoken_for = {*spec.labels, *spec.drop, *roles.values(), spec.weight}
+    for role, names in COMMON_NAMES.items():
+        for name in table.types:
+            is_named = name.lower() in names and name not in spoken_for
+            if is_named and _may_be(role, table.types[name]):
+                roles.setdefault(role, name)
+
     times = [name for name, dtype in table.types.items() if dtype == TIME]
     if len(times) == 1 and times[0] not in spoken_for and times[0] not in spec.dates:
         roles.setdefault("time", times[0])
     return roles
+
+
+def _may_be(role: Role, dtype: pa.DataType) -> bool:
+    """Whether values of a type can have a role that the user did not give."""
+    if role == "time":
+        return dtype == TIME or _is_number(dtype)
+    return not (is_list(dtype) or pa.types.is_null(dtype))
 
 
 def _left_out(table: Table, spec: TableSpec, roles: dict[Role, str]) -> dict[str, str]:
@@ -322,8 +338,6 @@ def split_texts(texts: pa.Array, separator: str) -> pa.ListArray:
 
 def _without(flat: pa.Array, is_kept: pa.Array, lengths: pa.Array) -> pa.ListArray:
     """Lists of these lengths over ``flat``, with the elements that are kept."""
-    import numpy as np
-
     ends = np.concatenate([[0], np.cumsum(lengths.to_numpy(zero_copy_only=False))])
     kept_before = np.concatenate([[0], np.cumsum(is_kept.to_numpy(zero_copy_only=False))])
     offsets = pa.array(kept_before[ends].astype(np.int32))

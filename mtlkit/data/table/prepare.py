@@ -30,8 +30,8 @@ from mtlkit.data.storage import (
     write_manifest,
 )
 from mtlkit.data.table.encode import BadValueError, ColumnEncoder, Encoded, make_encoder
-from mtlkit.data.table.labels import LabelEncoder, check_finite, find_labels, task_name
-from mtlkit.data.table.plan import TablePlan, make_plan
+from mtlkit.data.table.labels import LabelEncoder, check_finite, find_labels
+from mtlkit.data.table.plan import TablePlan, file_name, make_plan
 from mtlkit.data.table.read import Columns, Table, open_frame
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.data.table.split import (
@@ -114,7 +114,7 @@ def prepare_table(
 
     # What the encoders have seen decides on the schema.
     features = _features(encoders, table)
-    funnel = tuple(task_name(step) for step in spec.funnel) or None
+    funnel = tuple(file_name(step) for step in spec.funnel) or None
     schema = Schema(features=features, tasks=labels.tasks(), funnel=funnel)
     entries = passes.write(folder, schema)
     arrays = {split: entry["arrays"] for split, entry in entries.items()}

@@ -150,19 +150,23 @@ def open_table(spec: Spec) -> TableSource:
     typed = str(Spec(str(path.absolute()), spec.options))
     if path.suffix.lower() not in YAML:
         files = find_files(spec.name)
-        options = validate(TableSource.Options, spec.options, f"table {spec.name}")
-        return TableSource(_name(path, files), options, files, typed)
+        described = validate(TableSpec, spec.options, f"table {spec.name}")
+        return TableSource(_name(path, files), _options(described), files, typed)
 
     # Options in brackets win over those of the file.
     values = _read_file(path) | spec.options
-    described = validate(_TableFile, values, f"table {spec.name}", "mtlkit init TABLE shows a file")
-    if not described.files:
+    in_file = validate(_TableFile, values, f"table {spec.name}", "mtlkit init TABLE shows a file")
+    if not in_file.files:
         raise UsageError(
             f"{spec.name} does not say where the table lies.", "add files: clicks.parquet"
         )
-    files = [file for name in described.files for file in find_files(str(path.parent / name))]
-    options = TableSource.Options(**described.model_dump(exclude={"files"}))
-    return TableSource(path.name, options, files, typed)
+    files = [file for name in in_file.files for file in find_files(str(path.parent / name))]
+    return TableSource(path.name, _options(in_file), files, typed)
+
+
+def _options(described: TableSpec) -> TableSource.Options:
+    """What a table means, as options of its source; what the files hold is not known yet."""
+    return TableSource.Options(**described.model_dump(exclude={"files"}))
 
 
 def reopen_table(name: str, options: Mapping[str, Any]) -> TableSource:

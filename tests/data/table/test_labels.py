@@ -106,6 +106,24 @@ def test_a_label_that_is_given_another_exists_after_its_positives():
     assert task.scale == pytest.approx((known.mean(), known.std(ddof=0)))
 
 
+def test_bags_and_groups_of_odd_names_are_written_and_trained_on():
+    import mtlkit
+
+    tags = ["a|b", "b"] * 30
+    odd = {
+        "x": range(60),
+        "click": [0, 1] * 30,
+        "tags/of item.": tags,
+        "../country": ["ch", "de"] * 30,
+    }
+    made = Dataset.from_frame(
+        pd.DataFrame(odd), labels="click", groups=["../country"], drop=["../country"]
+    )
+    assert list(made.splits["test"].bags) == ["tags-of-item-"]
+    assert list(made.splits["test"].groups) == ["-country"]
+    assert mtlkit.fit("shared-bottom", made, epochs=1).metrics["test"]["click"]["auc"] is not None
+
+
 def test_names_that_no_file_can_have_become_others():
     frame = pd.DataFrame({"x": np.arange(60) / 7, "is/click?": [0, 1] * 30})
     made = Dataset.from_frame(frame, labels=["is/click?"])

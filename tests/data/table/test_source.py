@@ -204,6 +204,11 @@ def test_a_table_that_changes_while_it_is_read_is_not_kept(file, home, monkeypat
     assert prepared_folders(home) == []
 
 
+def test_what_a_file_holds_cannot_be_claimed(file):
+    with pytest.raises(UsageError, match="no option 'content'"):
+        open_source(f"{file}[labels=click,content=0123]")
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "no-such-data"])
 def test_a_name_that_is_no_file_is_no_table(name):
     with pytest.raises(UsageError, match="no dataset called"):

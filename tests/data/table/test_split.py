@@ -134,6 +134,19 @@ def test_the_split_at_random_is_that_of_the_file_whatever_its_format(tmp_path):
     assert len({dataset.fingerprint for dataset in loaded}) == 1
 
 
+def test_a_common_name_gives_no_role_to_what_cannot_have_it():
+    table = frame().drop(columns=["when", "user_id"])
+    table["timestamp"] = ["noon", "night"] * 500
+    table["uid"] = [[1, 2]] * 1000
+    dataset = Dataset.from_frame(table, labels="click")
+    assert dataset.details["table"]["roles"] == {}
+    assert [feature.kind for feature in dataset.schema.features] == ["dense", "id", "bag"]
+    table["timestamp"] = range(1000)
+    assert Dataset.from_frame(table, labels="click").details["table"]["roles"] == {
+        "time": "timestamp"
+    }
+
+
 def test_shares_that_leave_nothing():
     with pytest.raises(UsageError, match="leave no rows"):
         Dataset.from_frame(frame(), labels="click", split={"validation": 0.5, "test": 0.5})
