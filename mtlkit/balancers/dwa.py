@@ -14,6 +14,7 @@ Deviations: windows of steps in place of epochs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from pydantic import Field
@@ -51,12 +52,10 @@ class DWA(Balancer):
         self.register_buffer("before", torch.full((len(tasks),), torch.nan))
         # number of windows so far
         self.register_buffer("closed", torch.zeros((), dtype=torch.int64))
+        self._closed_on_host = 0  # the same, which no step waits for
 
     def forward(self, step: Step) -> Tensor:
-        # Windows end at their multiples. Between those the number of closed ones is not looked at,
-        # for which a GPU would have to be waited for.
-        index, window = step.index, self.options.window
-        if index % window < self.update_every and index // window > int(self.closed):
+        if step.index // self.options.window > self._closed_on_host:
             self._close()
 
         # r_t = L_t(last window) / L_t(window before); 1 as long as there is none
@@ -76,3 +75,8 @@ class DWA(Balancer):
         self.sums.zero_()
         self.counts.zero_()
         self.closed.add_(1)
+        self._closed_on_host += 1
+
+    def _load_from_state_dict(self, *arguments: Any) -> None:
+        super()._load_from_state_dict(*arguments)
+        self._closed_on_host = int(self.closed)

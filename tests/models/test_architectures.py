@@ -58,7 +58,7 @@ def test_forward_and_backward(name, case):
     model, batch = build(name, schema, **options), toy_batch(schema, 40, missing=0.1)
     output = model(batch)
     assert tuple(prediction.task for prediction in output.predictions) == model.schema.task_names
-    for task, prediction in zip(schema.tasks, output.predictions, strict=True):
+    for task, prediction in zip(model.tasks, output.predictions, strict=True):
         assert prediction.logits.shape == (
             (40, task.classes) if task.kind == "multiclass" else (40,)
         )

@@ -58,13 +58,19 @@ def built(data, balancer="uniform", seed=0, model=MODEL, **training):
             "fingerprint": data.fingerprint,
         },
         "model": {"name": model, "options": options},
-        "balancer": {"name": balancer, "options": weighing},
+        "balancer": {"name": balancer, "options": weighing} | digest_of(balancer),
         "training": settings.model_dump(mode="json"),
     }
     cell = Cell(dataset="toy", model=model, balancer=balancer, seed=seed, resolved=resolved)
     return build_trainer(
         cell, data, ExecutionSettings(device="cpu", probes=False), torch.device("cpu")
     )
+
+
+def digest_of(balancer):
+    """The digest of the file, if it is a plugin."""
+    source = BALANCERS.source_digest(balancer)
+    return {"source_sha256": source} if source else {}
 
 
 def watch(run):
