@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtlkit.data.table.encode import Moments
+from mtlkit.data.table.number_columns import Moments
 from mtlkit.data.table.plan import file_name
 from mtlkit.data.table.read import TIME, Columns, Table, is_list
 from mtlkit.data.table.spec import TableSpec, TaskSpec

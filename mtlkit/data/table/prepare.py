@@ -29,7 +29,8 @@ from mtlkit.data.storage import (
     read_dataset,
     write_manifest,
 )
-from mtlkit.data.table.encode import BadValueError, ColumnEncoder, Encoded, make_encoder
+from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
+from mtlkit.data.table.encode import make_encoder
 from mtlkit.data.table.labels import LabelEncoder, check_finite, find_labels
 from mtlkit.data.table.plan import TablePlan, file_name, make_plan
 from mtlkit.data.table.read import Columns, Table, open_frame

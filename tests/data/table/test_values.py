@@ -270,13 +270,13 @@ def test_vectors_are_projected_on_principal_axes():
 
 
 def test_many_texts_are_numbered_as_few_are(monkeypatch):
-    from mtlkit.data.table import encode
+    from mtlkit.data.table import id_columns
 
     words = pd.Series([f"word {row % 7}" if row % 11 else None for row in range(100)])
     frame = pd.DataFrame({"word": words, "click": [0, 1] * 50})
     few = Dataset.from_frame(frame, labels="click")
-    monkeypatch.setattr(encode, "FEW_LEVELS", 1)
-    monkeypatch.setattr(encode, "PENDING_LEVELS", 1)
+    monkeypatch.setattr(id_columns, "FEW_LEVELS", 1)
+    monkeypatch.setattr(id_columns, "PENDING_LEVELS", 1)
     assert Dataset.from_frame(frame, labels="click").fingerprint == few.fingerprint
 
 
