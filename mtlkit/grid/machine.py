@@ -80,6 +80,7 @@ def _cpu_name() -> str:
 def reset_peak_memory(device: torch.device) -> None:
     """Forget the memory that earlier cells of this process took."""
     if device.type == "cuda":
+        torch.cuda.init()  # before that there is nothing to reset, which is an error
         torch.cuda.reset_peak_memory_stats(device)
     elif PEAK_FILE.exists():
         # Linux sets the high-water mark back on writing 5; sandboxes may forbid it

@@ -63,10 +63,10 @@ def run_cell(
     """
     device = resolve_device(execution.device)
     started = datetime.now(UTC)
-    reset_peak_memory(device)
 
     compiled = None
     try:
+        reset_peak_memory(device)
         dataset = load_planned_dataset(cell, home)
         trainer = build_trainer(cell, dataset, execution, device)
         compiled = compile_model(trainer)
@@ -109,6 +109,11 @@ def failure(
     elif isinstance(error, DivergedError):
         error_type = error_type.removesuffix("Error")
         step = error.step
+    elif isinstance(error, torch.OutOfMemoryError):
+        message = (
+            "The memory of the GPU is full: choose a smaller batch_size or eval_batch_size, or "
+            "fewer --jobs."
+        )
     else:
         message = error_of_plugin(error) or message
 

@@ -105,13 +105,20 @@ def work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettin
 
         # what the cell left behind
         changes = clean_state.changes()
-        leaves = broken or bool(changes) or uses_plugin(cell)
+        leaves = broken or bool(changes) or uses_plugin(cell) or _may_have_lost_gpu(outcome)
         outcome.record = with_history(outcome.record, assignment, changes)
 
         outcome = _store(store, outcome, pipe)
         _send(pipe, Finished(outcome.record, leaves))
         if leaves:
             return
+
+
+def _may_have_lost_gpu(outcome: Outcome) -> bool:
+    """Whether a cell failed on a GPU: most errors there spoil it for the rest of the process."""
+    import torch
+
+    return not outcome.record.ok and torch.cuda.is_initialized()
 
 
 def uses_plugin(cell: Cell) -> bool:
