@@ -194,8 +194,10 @@ def parse_value(text: str) -> Any:
     if lowered in {"true", "false"}:
         return lowered == "true"
 
-    # the first kind of number that it is; else it is a word, as digits of other scripts are
-    for number in (int, float) if lowered.isascii() else ():
+    # the first kind of number that it is; else it is a word, as are digits of other scripts, and
+    # 109_14, which Python would read as a number
+    is_plain = lowered.isascii() and "_" not in lowered
+    for number in (int, float) if is_plain else ():
         try:
             return number(lowered)
         except ValueError:

@@ -32,12 +32,16 @@ def write_files(page: Path, folder: Path) -> list[Path]:
     return written
 
 
-def run_commands(page: Path, folder: Path) -> list[subprocess.CompletedProcess[str]]:
-    """Run the commands of a page as shown, but shorter, in a folder."""
+def run_commands(
+    page: Path, folder: Path, argument: str = "", flags: str = ""
+) -> list[subprocess.CompletedProcess[str]]:
+    """Run the commands of a page that have this argument as shown, but shorter, in a folder."""
     results = []
-    for _, command in marked_blocks(page, "run"):
+    for own, command in marked_blocks(page, "run"):
+        if own != argument:
+            continue
         program = re.sub(r"^mtlkit\b", f"{sys.executable} -m mtlkit", command.strip())
-        shorter = f"{program} --epochs 0.5 --data-dir {folder}/data"
+        shorter = f"{program} --epochs 0.5 --data-dir {folder}/data {flags}"
         results.append(_run(["bash", "-c", shorter], folder))
     return results
 

@@ -55,6 +55,14 @@ def test_a_run_from_python_goes_as_shown(tmp_path):
         assert 0 < float(ended.stdout) < 1
 
 
+def test_a_table_of_ones_own_runs_as_shown(tmp_path):
+    ((_, code),) = [block for block in marked_blocks(README, "python") if block[0] == "table"]
+    assert run_python(code, tmp_path).returncode == 0
+    ended = run_commands(README, tmp_path, "table", "--models mmoe --balancers uniform --seeds 1")
+    assert [result.returncode for result in ended] == [0], ended[0].stderr
+    assert len(list((tmp_path / "results").glob("clicks/*/*/*/record.json"))) == 2
+
+
 def test_a_balancer_in_a_loop_of_ones_own_goes_as_shown(tmp_path):
     ((_, code),) = [block for block in marked_blocks(README, "python") if block[0] == "loop"]
     ended = run_python(code, tmp_path)

@@ -17,6 +17,7 @@ from mtlkit._version import __version__
 from mtlkit.cli.bench import bench
 from mtlkit.cli.catalogue import info, list_entries
 from mtlkit.cli.fetch import fetch
+from mtlkit.cli.init import init
 from mtlkit.cli.report import report
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 
@@ -36,6 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(fetch)
+app.command()(init)
 app.command()(bench)
 app.command()(report)
 app.command("list")(list_entries)

@@ -10,6 +10,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtlkit.cli.tables import (
+    BagsFlag,
+    DenseFlag,
+    DropFlag,
+    FunnelFlag,
+    IdsFlag,
+    LabelsFlag,
+    SplitByFlag,
+    StrictFlag,
+    check_strictly,
+    print_lints,
+    with_table_flags,
+)
+
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
@@ -38,9 +52,17 @@ def bench(
         typer.Option(
             "--dataset",
             "-d",
-            help="E.g. 'census[protocol=rechub]'. Default: fetched last, else census.",
+            help="E.g. 'census[protocol=rechub]', or a table of your own: clicks.parquet. "
+            "Default: fetched last, else census.",
         ),
     ] = None,
+    labels: LabelsFlag = None,
+    funnel: FunnelFlag = None,
+    split_by: SplitByFlag = None,
+    ids: IdsFlag = None,
+    dense: DenseFlag = None,
+    bags: BagsFlag = None,
+    drop: DropFlag = None,
     models: Annotated[
         str | None,
         typer.Option(
@@ -105,6 +127,7 @@ def bench(
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run cells again that failed before.")
     ] = False,
+    strict: StrictFlag = False,
     force: Annotated[
         bool, typer.Option("--force", help="Run models that do not apply to the data, too.")
     ] = False,
@@ -117,8 +140,17 @@ def bench(
     from mtlkit.data.data_home import data_home, last_fetched
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
 
+    table_flags = {
+        "labels": labels,
+        "funnel": funnel,
+        "split": split_by,
+        "ids": ids,
+        "dense": dense,
+        "bags": bags,
+        "drop": drop,
+    }
     flags: dict[str, Any] = {
-        "dataset": dataset,
+        "dataset": with_table_flags(dataset, table_flags),
         "models": models,
         "balancers": balancers,
         "references": references,
@@ -147,7 +179,7 @@ def bench(
         return
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
-    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force, show_all))
+    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force, strict, show_all))
 
 
 def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
@@ -167,6 +199,7 @@ def _run(
     dry_run: bool,
     retry_failed: bool,
     force: bool,
+    strict: bool,
     show_all: bool,
 ) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
@@ -194,8 +227,10 @@ def _run(
     dataset_text = str(settings.dataset)
     with show_downloads() as progress:
         source, dataset = prepare(dataset_text, home, progress=progress)
+    if strict:
+        check_strictly(dataset)
     if last_fetched(home) is None:
-        remember(home, dataset_text)
+        remember(home, source.typed or dataset_text)
     if settings.tasks is not None:
         dataset = dataset.select(settings.tasks)
 
@@ -203,6 +238,7 @@ def _run(
     store = ResultStore(settings.out)
     plan = make_plan(settings, source, dataset, store, force=force, retry_failed=retry_failed)
     _print_summary(plan, dataset, console)
+    print_lints(dataset, console)
     _print_unreadable(store, console)
     if dry_run:
         _print_cells(plan, show_all)

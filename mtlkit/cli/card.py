@@ -23,6 +23,17 @@ INPUTS: dict[Literal["id", "bag", "dense"], str] = {
 """Kind of a feature to what the card calls it."""
 
 
+COLUMN_KINDS = {
+    "id": "columns of ids",
+    "bag": "columns of lists",
+    "dense": "columns of numbers",
+    "vector": "columns of vectors",
+    "date": "columns of dates",
+}
+MAX_LISTED = 40
+"""Columns that the card names, of a kind."""
+
+
 def card(
     source: DatasetSource, data: Dataset, prepared: list[str], provenance: str | None
 ) -> RenderableType:
@@ -35,7 +46,7 @@ def card(
         provenance: Where the raw files were taken from, if that is recorded.
     """
     facts = facts_table(source, data, prepared, provenance)
-    return Group(Padding(facts, (1, 0, 0, 1)), _tasks_table(data))
+    return Group(Padding(facts, (1, 0, 0, 1)), _tasks_table(data), _lints_table(data))
 
 
 def facts_table(
@@ -61,6 +72,7 @@ def facts_table(
     counts = {kind: len(data.schema.of_kind(kind)) for kind in INPUTS}
     inputs = [f"{count} {INPUTS[kind]}" for kind, count in counts.items() if count]
     table.add_row("inputs", ", ".join(inputs))
+    _add_table_facts(table, data)
     table.add_row("prepared", Text("\n".join(prepared)))
 
     # how good a model can be, where a generator noted it
@@ -72,6 +84,40 @@ def facts_table(
         meaning = "the planted model on all simulated test rows, of which test holds some"
         table.add_row("near the ceiling", Text(f"{_scores(data, on_all_rows)}: {meaning}"))
     return table
+
+
+def _add_table_facts(table: Table, data: Dataset) -> None:
+    """Of a table of the user's: what became of each column, and how rows were dealt out."""
+    facts = data.details.get("table")
+    if facts is None:
+        return
+    for kind, label in COLUMN_KINDS.items():
+        columns = [name for name, own in facts["columns"].items() if own == kind]
+        if columns:
+            table.add_row(label, Text(_listed(columns)))
+    left_out = [f"{name} ({why})" for name, why in facts["left out"].items()]
+    if left_out:
+        table.add_row("no inputs", Text(_listed(left_out)))
+    if facts["roles"]:
+        roles = [f"{role}: {name}" for role, name in facts["roles"].items()]
+        table.add_row("roles", Text(", ".join(roles)))
+    by, column = facts["split"]["by"], facts["split"]["column"]
+    table.add_row("split by", Text(f"{by}: {column}" if column else by))
+
+
+def _listed(names: list[str]) -> str:
+    """Names with commas, cut where there are many."""
+    more = f" and {len(names) - MAX_LISTED} more" if len(names) > MAX_LISTED else ""
+    return ", ".join(names[:MAX_LISTED]) + more
+
+
+def _lints_table(data: Dataset) -> RenderableType:
+    """A row for each thing that is likely a mistake."""
+    table = Table.grid(padding=(0, 2))
+    for lint in data.details.get("lints", []):
+        sentence = Text.assemble(f"{lint['message']}. ", (lint["mend"], "dim"))
+        table.add_row(Text(lint["name"], style="yellow"), sentence)
+    return Padding(table, (0, 0, 0, 1))
 
 
 def _scores(data: Dataset, values: dict[str, float]) -> str:

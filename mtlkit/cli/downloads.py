@@ -19,7 +19,7 @@ from rich.progress import (
 
 from mtlkit.data.datasets._source import Progress as ProgressCallback
 
-COUNTED_IN_ROWS = ("writing", "simulating")
+COUNTED_IN_ROWS = ("counting", "writing", "simulating")
 """Activities whose total is a number of rows, not of bytes."""
 
 
@@ -66,5 +66,5 @@ def _line_printer() -> ProgressCallback:
 
 def _activity(what: str) -> str:
     """What is going on; a name alone is the name of a file that is fetched."""
-    names_itself = what.startswith(("preparing ", "writing ", "simulating "))
+    names_itself = what.startswith(("preparing", *COUNTED_IN_ROWS))
     return what if names_itself else f"fetching {what}"

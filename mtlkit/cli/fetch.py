@@ -10,6 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtlkit.cli.tables import (
+    BagsFlag,
+    DenseFlag,
+    DropFlag,
+    FunnelFlag,
+    IdsFlag,
+    LabelsFlag,
+    SplitByFlag,
+    StrictFlag,
+    check_strictly,
+    with_table_flags,
+)
+
 if TYPE_CHECKING:
     from mtlkit.data.datasets._source import DatasetSource
 
@@ -18,7 +31,8 @@ def fetch(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="A data set, e.g. census or 'synthetic[p=0.9]'; see mtlkit list datasets."
+            help="A data set, e.g. census or 'synthetic[p=0.9]', see mtlkit list datasets; "
+            "or a table of your own, e.g. clicks.parquet."
         ),
     ],
     data_dir: Annotated[
@@ -52,6 +66,14 @@ def fetch(
     max_bad_rows: Annotated[
         int | None, typer.Option(help="Leave out up to so many malformed rows.")
     ] = None,
+    labels: LabelsFlag = None,
+    funnel: FunnelFlag = None,
+    split_by: SplitByFlag = None,
+    ids: IdsFlag = None,
+    dense: DenseFlag = None,
+    bags: BagsFlag = None,
+    drop: DropFlag = None,
+    strict: StrictFlag = False,
     url_train: Annotated[
         str | None, typer.Option(help="A signed link to the training archive.")
     ] = None,
@@ -77,7 +99,16 @@ def fetch(
         "simulate": simulate,
         "max_bad_rows": max_bad_rows,
     }
-    dataset = _with_options(dataset, _without_none(options))
+    table_flags = {
+        "labels": labels,
+        "funnel": funnel,
+        "split": split_by,
+        "ids": ids,
+        "dense": dense,
+        "bags": bags,
+        "drop": drop,
+    }
+    dataset = with_table_flags(_with_options(dataset, _without_none(options)), table_flags) or ""
     links = _without_none({"train": url_train, "test": url_test})
 
     home = data_home(data_dir)
@@ -89,8 +120,10 @@ def fetch(
         with DATASETS.told_as_error_of(source.entry):
             prepared = _prepare_presets(source, home)
             shown = card(source, data, prepared, source.provenance(home))
-    remember(home, dataset)
+    remember(home, source.typed or dataset)
     Console().print(shown)
+    if strict:
+        check_strictly(data)
 
     # what to type next
     seconds = time.perf_counter() - started
@@ -119,6 +152,8 @@ def _with_options(text: str, options: dict[str, Any]) -> str:
 
 def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
     """Prepare all that the source offers; return how each is typed."""
+    if source.typed is not None:
+        return [source.typed]
     typed = []
     for options in source.presets():
         preset = type(source)(source.entry, options)

@@ -163,6 +163,36 @@ class QuantileBins:
         return np.where(np.isnan(values), UNKNOWN, ids).astype(np.int32)
 
 
+@dataclass(frozen=True)
+class QuantileRanks:
+    """A numeric column to its rank on train, scaled to mean 0 and deviation 1; NaN becomes 0.
+
+    Args:
+        values: Rising values on train at evenly spaced ranks.
+    """
+
+    values: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, train: np.ndarray, points: int = 1001) -> QuantileRanks:
+        """Find the values at so many ranks or fewer, of (N,) values without NaN."""
+        if not len(train):
+            return cls((0.0,))
+        ranks = np.linspace(0, 1, min(points, len(train)))
+        return cls(tuple(np.quantile(train, ranks).tolist()))
+
+    def transform(self, values: np.ndarray) -> np.ndarray:
+        """(N,) values to (N,) float32; equal values on train share the middle of their ranks."""
+        points = np.asarray(self.values)
+        ranks = np.linspace(0, 1, len(points))
+        values = np.asarray(values, np.float64)
+        # From below and from above, which differ where many rows have one value.
+        from_below = np.interp(values, points, ranks)
+        from_above = 1 - np.interp(-values, -points[::-1], ranks)
+        middle = (from_below + from_above) / 2
+        return np.nan_to_num((middle - 0.5) * np.sqrt(12)).astype(np.float32)
+
+
 def _categorical(values: pd.Series) -> pd.Categorical:
     """The column as codes and categories, without a copy if it is one already."""
     if isinstance(values.dtype, pd.CategoricalDtype):

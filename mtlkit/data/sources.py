@@ -5,17 +5,18 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mtlkit.data.data_home import expand, make_home
 from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
 from mtlkit.data.splits import Dataset
+from mtlkit.data.table.files import is_table_name
 from mtlkit.errors import UsageError
 from mtlkit.registry import DATASETS
 from mtlkit.settings import validate
-from mtlkit.spec import parse_spec
+from mtlkit.spec import Spec, parse_spec
 
 
 def open_source(spec_text: str) -> DatasetSource:
@@ -28,10 +29,33 @@ def open_source(spec_text: str) -> DatasetSource:
         UsageError: The name or an option is wrong.
     """
     spec = parse_spec(spec_text)
+    if spec.name not in DATASETS.names() and is_table_name(spec.name):
+        return _open_table(spec)
     source_class: type[DatasetSource] = DATASETS.load(spec.name)
     with DATASETS.told_as_error_of(spec.name):
         options = validate(source_class.Options, spec.options, f"data set {spec.name}")
         return source_class(spec.name, options)
+
+
+def open_planned(name: str, options: Mapping[str, Any]) -> DatasetSource:
+    """The source of a data set whose name and options stand in a record.
+
+    Raises:
+        UsageError: There is no such data set any more.
+    """
+    if "content" in options:
+        from mtlkit.data.table.source import reopen_table
+
+        return reopen_table(name, options)
+    source_class: type[DatasetSource] = DATASETS.load(name)
+    return source_class(name, source_class.Options.model_validate(options))
+
+
+def _open_table(spec: Spec) -> DatasetSource:
+    # Imported here: it brings Arrow, which only tables need.
+    from mtlkit.data.table.source import open_table
+
+    return open_table(spec)
 
 
 def prepare(
@@ -81,5 +105,5 @@ def prepare(
 
         # Removed after the download only: one that fails leaves what there was.
         if force:
-            shutil.rmtree(home / source.name / "prepared", ignore_errors=True)
+            source.forget(home)
         return source, source.load(home, progress)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -184,6 +185,31 @@ class Dataset:
     fingerprint: str
     simulated: bool = False
     details: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_frame(cls, frame: Any, labels: Any, *, name: str = "frame", **options: Any) -> Dataset:
+        """Prepare a table that is in memory, as ``mtlkit bench -d table.parquet`` does a file.
+
+        Args:
+            frame: A pandas frame or a pyarrow Table.
+            labels: Names of the columns to predict, or a mapping of them to what is known of each.
+            name: Of the data set.
+            **options: What else the table means, as in the YAML file: ``funnel``, ``split``,
+                ``ids``, ``dense``, ``bags``, ``drop``, ``roles`` and so on.
+
+        Raises:
+            MtlkitError: An option is wrong, or a column or value is not what the options say.
+
+        Examples:
+            >>> dataset = mtlkit.Dataset.from_frame(frame, labels=["click", "buy"], split="time")
+            >>> result = mtlkit.fit("mmoe", dataset)
+        """
+        # By name, for the tables build on this file.
+        prepare = importlib.import_module("mtlkit.data.table.prepare")
+        spec = importlib.import_module("mtlkit.data.table.spec").TableSpec
+        values = {"labels": labels, **options}
+        settings = importlib.import_module("mtlkit.settings").validate(spec, values, "table")
+        return prepare.encode_frame(frame, settings, name)
 
     def select(self, tasks: Sequence[str]) -> Dataset:
         """The same data with some of its tasks."""

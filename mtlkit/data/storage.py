@@ -18,7 +18,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,7 @@ def write_manifest(
     Raises:
         MissingError: The data cannot be trained on.
     """
-    arrays = _map_splits(folder, splits)
+    arrays = map_splits(folder, splits)
     check_layout(dataset.schema, arrays, _mend_hint(dataset.name))
     check_contents(dataset.schema, arrays, _mend_hint(dataset.name))
     manifest = {
@@ -220,7 +220,7 @@ def _array_files(splits: Mapping[str, Any]) -> list[str]:
     return [f"{name}.{key}.npy" for name in SPLITS for key in splits[name]["arrays"]]
 
 
-def _map_splits(folder: Path, splits: Mapping[str, Any]) -> dict[str, Split]:
+def map_splits(folder: Path, splits: Mapping[str, Any]) -> dict[str, Split]:
     """The splits that a manifest names, memory-mapped and read-only."""
     mapped = {}
     for name in SPLITS:
@@ -278,6 +278,30 @@ class Column:
 
     def __exit__(self, *error: object) -> None:
         self.close()
+
+
+class BagColumns:
+    """The three growing files of a bag."""
+
+    def __init__(self, stack: ExitStack, folder: Path, prefix: str, name: str) -> None:
+        dtypes = {"offsets": np.int64, "values": np.int32, "weights": np.float32}
+        self.files = {
+            array: stack.enter_context(Column(folder / f"{prefix}-{array}-{name}.npy", dtype))
+            for array, dtype in dtypes.items()
+        }
+        kind = prefix.partition(".")[2]
+        self.arrays = [f"{kind}-{array}-{name}" for array in dtypes]
+        self.end = 0
+        self.files["offsets"].write(np.zeros(1, np.int64))
+
+    def write(self, lengths: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
+        """Add rows of (n,) lengths with their (m,) entries."""
+        offsets = self.end + np.cumsum(lengths, dtype=np.int64)
+        self.files["offsets"].write(offsets)
+        self.files["values"].write(values)
+        self.files["weights"].write(weights)
+        if len(offsets):
+            self.end = int(offsets[-1])
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -341,7 +365,7 @@ def read_dataset(folder: Path, command: str | None = None) -> Dataset:
     hint = command or "remove this folder, and prepare the data again"
     try:
         noted = _check_manifest(manifest, hint)
-        splits = _map_splits(folder, manifest["splits"])
+        splits = map_splits(folder, manifest["splits"])
         dataset = Dataset(
             noted.name, noted.columns, splits, noted.fingerprint, noted.simulated, noted.details
         )

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mtlkit.balancers._balancer import Balancer
-from mtlkit.data.datasets._source import DatasetSource
+from mtlkit.data.sources import open_planned
 from mtlkit.data.splits import Dataset
 from mtlkit.errors import MissingError, MtlkitError
 from mtlkit.grid.build import build_model
@@ -24,7 +24,7 @@ from mtlkit.grid.machine import (
     resolve_device,
 )
 from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
-from mtlkit.registry import BALANCERS, DATASETS, MODELS, error_of_plugin
+from mtlkit.registry import BALANCERS, MODELS, error_of_plugin
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.store import ResultStore
 from mtlkit.training.compiled import CompiledForward
@@ -142,9 +142,7 @@ def load_planned_dataset(cell: Cell, home: Path) -> Dataset:
         MissingError: It is not there, or has changed since the plan.
     """
     planned = cell.resolved["dataset"]
-    source_class: type[DatasetSource] = DATASETS.load(planned["name"])
-    options = source_class.Options.model_validate(planned["options"])
-    dataset = source_class(planned["name"], options).load(home)
+    dataset = open_planned(planned["name"], planned["options"]).load(home)
     if dataset.fingerprint != planned["fingerprint"]:
         raise MissingError(
             f"The prepared data of {cell.dataset} have changed since the plan.",

@@ -19,7 +19,7 @@ from mtlkit.data.ali_ccp.vocabulary import Vocabulary
 from mtlkit.data.datasets._source import Progress
 from mtlkit.data.encoders import MinMaxScaler
 from mtlkit.data.splits import SPLITS
-from mtlkit.data.storage import Column
+from mtlkit.data.storage import BagColumns, Column
 
 FINAL_SPLITS = dict(zip((TRAIN, VALIDATION, TEST), SPLITS, strict=True))
 
@@ -186,30 +186,6 @@ class _SplitFiles:
         for bag in self.bags:
             arrays += bag.arrays
         return arrays
-
-
-class BagColumns:
-    """The three growing files of a bag."""
-
-    def __init__(self, stack: ExitStack, folder: Path, prefix: str, name: str) -> None:
-        dtypes = {"offsets": np.int64, "values": np.int32, "weights": np.float32}
-        self.files = {
-            array: stack.enter_context(Column(folder / f"{prefix}-{array}-{name}.npy", dtype))
-            for array, dtype in dtypes.items()
-        }
-        kind = prefix.partition(".")[2]
-        self.arrays = [f"{kind}-{array}-{name}" for array in dtypes]
-        self.end = 0
-        self.files["offsets"].write(np.zeros(1, np.int64))
-
-    def write(self, lengths: np.ndarray, values: np.ndarray, weights: np.ndarray) -> None:
-        """Add rows of (n,) lengths with their (m,) entries."""
-        offsets = self.end + np.cumsum(lengths, dtype=np.int64)
-        self.files["offsets"].write(offsets)
-        self.files["values"].write(values)
-        self.files["weights"].write(weights)
-        if len(offsets):
-            self.end = int(offsets[-1])
 
 
 def bag_columns(stack: ExitStack, folder: Path, prefix: str, plan: FieldPlan) -> list[BagColumns]:

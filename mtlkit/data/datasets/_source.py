@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,8 @@ class DatasetSource(ABC):
     """Training settings that suit these data where the user says nothing."""
     preparation: ClassVar[int] = 1
     """Version of :meth:`prepare`; raise it when the same raw files give other data from now on."""
+    typed: str | None = None
+    """What gives this source, where that is no name of the registry."""
 
     def __init__(self, entry: str, options: Settings) -> None:
         self.entry = entry
@@ -129,6 +132,10 @@ class DatasetSource(ABC):
         if source_digest is not None:
             identity.append(source_digest)
         return home / self.name / "prepared" / digest(identity)[:12]
+
+    def forget(self, home: Path) -> None:
+        """Remove all that was prepared of this data set."""
+        shutil.rmtree(home / self.name / "prepared", ignore_errors=True)
 
     def is_ready(self, home: Path) -> bool:
         """Whether the data can be loaded without the network."""

@@ -1,0 +1,94 @@
+"""The flags of a table: a short way to write its options in brackets, and its lints."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from mtlkit.data.splits import Dataset
+
+LabelsFlag = Annotated[
+    str | None, typer.Option(help="Of a table of your own: the columns to predict, e.g. click,buy.")
+]
+FunnelFlag = Annotated[
+    str | None, typer.Option(help="Labels in the order in which a user comes to them.")
+]
+SplitByFlag = Annotated[
+    str | None,
+    typer.Option(help="ratio, time, group or column; the last ones with a name: group:user_id."),
+]
+IdsFlag = Annotated[str | None, typer.Option(help="Columns that hold ids or levels.")]
+DenseFlag = Annotated[str | None, typer.Option(help="Columns that hold numbers.")]
+BagsFlag = Annotated[str | None, typer.Option(help="Columns that hold lists of ids.")]
+DropFlag = Annotated[str | None, typer.Option(help="Columns that are no inputs.")]
+StrictFlag = Annotated[
+    bool, typer.Option("--strict", help="Stop if anything about the data is likely a mistake.")
+]
+
+
+def with_table_flags(dataset: str | None, flags: dict[str, str | None]) -> str | None:
+    """The data set as typed, with the flags of a table put into its brackets.
+
+    Args:
+        dataset: As typed; None for the default.
+        flags: Option of a table to its columns, with commas; None where it was not given.
+
+    Raises:
+        UsageError: There is no table that they are about, or a name cannot stand in brackets.
+    """
+    from mtlkit.errors import UsageError
+    from mtlkit.spec import Spec, parse_spec
+
+    given = {key: value for key, value in flags.items() if value is not None}
+    if not given:
+        return dataset
+    if dataset is None:
+        flag = next(iter(given)).replace("split", "split-by")
+        raise UsageError(f"--{flag} is about a table, and none is named.", "-d clicks.parquet")
+    options: dict[str, Any] = {}
+    for key, value in given.items():
+        names = value.split(":") if key == "split" else value.split(",")
+        names = [name.strip() for name in names]
+        for name in names:
+            _check_name(name)
+        options[key] = names
+    spec = parse_spec(dataset)
+    return str(Spec(spec.name, spec.options | options))
+
+
+def _check_name(name: str) -> None:
+    """Raise a :class:`UsageError` for a name of a column that would be read back as another one."""
+    from mtlkit.errors import UsageError
+    from mtlkit.spec import parse_value
+
+    has_marks = bool(set(name) & set("[]=:"))
+    value = None if has_marks else parse_value(name)
+    if value is None or isinstance(value, bool) or str(value).lower() != name.lower():
+        raise UsageError(
+            f"{name!r} cannot stand in a flag as the name of a column.",
+            "write it into a YAML file: mtlkit init TABLE > table.yaml",
+        )
+
+
+def print_lints(dataset: Dataset, console: Console) -> None:
+    """A line for each lint that was found when the data were prepared."""
+    from rich.text import Text
+
+    for lint in dataset.details.get("lints", []):
+        sentence = f" {lint['name']}: {lint['message']} ({lint['mend']})"
+        console.print(Text.assemble(("lint", "yellow"), sentence), soft_wrap=True)
+
+
+def check_strictly(dataset: Dataset) -> None:
+    """Raise a :class:`UsageError` if there is a lint."""
+    from mtlkit.errors import UsageError
+
+    lints = dataset.details.get("lints", [])
+    if lints:
+        more = f", and {len(lints) - 1} more" if len(lints) > 1 else ""
+        message = f"{lints[0]['name']}: {lints[0]['message']}{more}."
+        raise UsageError(f"{dataset.name} is not clean: {message}", lints[0]["mend"])

@@ -1,0 +1,1 @@
+"""Tables of your own: from CSV, Parquet or a frame to packed splits."""

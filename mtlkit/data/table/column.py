@@ -1,0 +1,83 @@
+"""The contract of an encoder: it sees a column's training rows, and then encodes all rows."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from mtlkit.data.table.plan import ColumnPlan
+from mtlkit.data.types import Feature
+
+
+class BadValueError(Exception):
+    """A value that cannot be encoded.
+
+    Args:
+        position: Of the row in the batch.
+        what: What is wrong, after "The column 'x' of t.csv".
+        mend: What to do about it.
+    """
+
+    def __init__(self, position: int, what: str, mend: str) -> None:
+        super().__init__(what)
+        self.position, self.what, self.mend = position, what, mend
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A column of a batch, encoded.
+
+    Args:
+        ids: (n,) int32 arrays, one an id feature.
+        dense: (n,) float32 arrays, one a dense feature.
+        bag: (n,) lengths and (m,) int32 ids of the one bag feature.
+    """
+
+    ids: list[np.ndarray] = field(default_factory=list)
+    dense: list[np.ndarray] = field(default_factory=list)
+    bag: tuple[np.ndarray, np.ndarray] | None = None
+
+
+class ColumnEncoder(ABC):
+    """One input column: fitted on the training rows, then applied to all.
+
+    Args:
+        plan: What becomes of the column.
+
+    Attributes:
+        features: What the column becomes; known once it is settled.
+    """
+
+    features: list[Feature]
+
+    def __init__(self, plan: ColumnPlan) -> None:
+        self.plan = plan
+
+    @abstractmethod
+    def see(self, values: pa.Array) -> None:
+        """Take in values of training rows."""
+
+    @abstractmethod
+    def settle(self) -> None:
+        """All training rows were seen."""
+
+    @abstractmethod
+    def encode(self, values: pa.Array) -> Encoded:
+        """Encode values of any rows.
+
+        Raises:
+            BadValueError: One cannot be.
+        """
+
+    def _feature(self, suffix: str = "", **facts: Any) -> Feature:
+        role = self.plan.role
+        return Feature(name=self.plan.name + suffix, role=None if role == "time" else role, **facts)
+
+
+def is_missing(values: pa.Array) -> np.ndarray:
+    """(n,) bool."""
+    return values.is_null().to_numpy(zero_copy_only=False)

@@ -1,0 +1,311 @@
+"""Labels: what kind of task a column is, which value is positive, and which rows have a label."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mtlkit.data.table.number_columns import Moments
+from mtlkit.data.table.plan import file_name
+from mtlkit.data.table.read import TIME, Columns, Table, is_list
+from mtlkit.data.table.spec import TableSpec, TaskSpec
+from mtlkit.data.types import Task
+from mtlkit.errors import MissingError, UsageError
+
+MAX_CLASSES = 1000
+YES = {"yes", "y", "true", "t", "1", "positive", "pos", "on", "success"}
+NO = {"no", "n", "false", "f", "0", "negative", "neg", "off", "failure"}
+
+
+@dataclass(frozen=True)
+class Label:
+    """A label column.
+
+    Args:
+        column: Its name in the table.
+        task: What it becomes; the scale of a regression is filled in when train was seen.
+        levels: The classes in order, of a binary label (negative, positive); None for numbers. The
+            negative level is None where all other values are negative.
+        given: The label without whose positive this one does not exist.
+    """
+
+    column: str
+    task: Task
+    levels: tuple[Any, ...] | None
+    given: str | None = None
+
+    def encode(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) values to (n,) float64 labels, not yet standardised, and (n,) whether they exist."""
+        exists = values.is_valid().to_numpy(zero_copy_only=False)
+        if self.levels is None:
+            labels = values.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
+            return labels, exists
+        if self.task.kind == "binary":
+            positive = pa.scalar(self.levels[1], values.type)
+            is_positive = pc.fill_null(pc.equal(values, positive), False)
+            return is_positive.to_numpy(zero_copy_only=False).astype(np.float64), exists
+        classes = pc.index_in(values, pa.array(self.levels, values.type)).fill_null(0)
+        return classes.to_numpy(zero_copy_only=False).astype(np.float64), exists
+
+
+def find_labels(table: Table, spec: TableSpec) -> list[Label]:
+    """Read all label columns once, and decide what each of them is.
+
+    Raises:
+        UsageError: A column holds no labels, or not the positive value that was named.
+    """
+    counts = _count_values(table, list(spec.labels))
+    names = [file_name(column) for column in spec.labels]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError(
+                f"Two labels of {table.label} would be tasks called {name!r}.", "rename a column"
+            )
+    labels = []
+    for column, task in spec.labels.items():
+        found = counts[column]
+        labels.append(_label(table, column, task, found))
+    _check_steps(table, spec, labels)
+    return labels
+
+
+def _count_values(table: Table, columns: Sequence[str]) -> dict[str, Counter[Any] | None]:
+    """Column to how often each of its values stands there; None where these are too many."""
+    counts: dict[str, Counter[Any] | None] = {column: Counter() for column in columns}
+    for batch in table.batches(columns):
+        for column in columns:
+            found = counts[column]
+            if found is None or is_list(table.types[column]):
+                continue
+            values = pc.value_counts(batch[column].drop_null())
+            if len(values) > MAX_CLASSES:
+                counts[column] = None
+                continue
+            for pair in values.to_pylist():
+                found[pair["values"]] += pair["counts"]
+            if len(found) > MAX_CLASSES:
+                counts[column] = None
+    return counts
+
+
+def _label(table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | None) -> Label:
+    """What a column with these values is."""
+    dtype = table.types[column]
+    if is_list(dtype) or dtype == TIME:
+        raise UsageError(
+            f"The label {column!r} of {table.label} holds values of type {dtype}.",
+            "a label is 0 or 1, two texts, a class or a number",
+        )
+    if counts is not None and not counts:
+        raise UsageError(
+            f"The label {column!r} of {table.label} has no value in any row.",
+            "take it out of --labels",
+        )
+    values = sorted(counts) if counts is not None else None
+    is_number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype)
+    kind = spec.kind or _kind(values, is_number, spec)
+
+    # A positive value splits any column in two.
+    if kind == "binary":
+        levels = _binary_levels(table, column, spec, counts)
+        return _binary(column, spec, levels)
+    if kind == "regression":
+        if not (is_number or pa.types.is_boolean(dtype)):
+            raise UsageError(
+                f"The label {column!r} of {table.label} holds texts, so it is no regression.",
+                f"in YAML, labels: {{{column}: {{kind: multiclass}}}}",
+            )
+        task = _task(column, spec, kind="regression", losses=("mse",))
+        return Label(column, task, None, spec.given)
+    if values is None:
+        raise UsageError(
+            f"The label {column!r} of {table.label} has more than {MAX_CLASSES} classes.",
+            "name the positive one in YAML, or take it out of --labels",
+        )
+    if len(values) < 2:
+        raise UsageError(
+            f"The label {column!r} of {table.label} is {values[0]!r} in all rows.",
+            "take it out of --labels",
+        )
+    shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+    task = _task(
+        column,
+        spec,
+        kind="multiclass",
+        classes=len(values),
+        losses=("cross_entropy",),
+        description=spec.description or f"one of {shown}",
+    )
+    return Label(column, task, tuple(values), spec.given)
+
+
+def _kind(values: list[Any] | None, is_number: bool, spec: TaskSpec) -> Any:
+    """The kind of a label of which the user says nothing."""
+    if spec.positive is not None or (values is not None and len(values) <= 2):
+        is_measure = is_number and values is not None and any(value % 1 for value in values)
+        return "regression" if is_measure and spec.positive is None else "binary"
+    return "regression" if is_number else "multiclass"
+
+
+def _binary_levels(
+    table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | None
+) -> tuple[Any, Any]:
+    """The negative and the positive value; the negative is None where there are several."""
+    values = sorted(counts) if counts is not None else []
+    if spec.positive is not None:
+        positive = _named_value(table, column, spec.positive, values)
+        others = [value for value in values if value != positive]
+        return (others[0] if len(others) == 1 else None), positive
+    if counts is None or len(values) > 2:
+        raise UsageError(
+            f"The label {column!r} of {table.label} has more than two values, "
+            "so which one is positive must be said.",
+            f"in YAML, labels: {{{column}: {{positive: ...}}}}",
+        )
+
+    # Numbers and truth values have an order; 0 or 1 alone is the same label.
+    if not isinstance(values[0], str):
+        if set(values) <= {0, 1}:
+            return type(values[0])(0), type(values[0])(1)
+        if len(values) == 2:
+            return values[0], values[1]
+    words = {value: str(value).strip().lower() for value in values}
+    positives = [value for value in values if words[value] in YES]
+    negatives = [value for value in values if words[value] in NO]
+    if len(values) == 2 and (len(positives) == 1 or len(negatives) == 1):
+        positive = positives[0] if positives else next(v for v in values if v not in negatives)
+        return next(value for value in values if value != positive), positive
+    if len(values) == 2:
+        negative, positive = sorted(values, key=lambda value: (-counts[value], value))
+        return negative, positive
+    raise UsageError(
+        f"The label {column!r} of {table.label} is {values[0]!r} in all rows.",
+        "take it out of --labels",
+    )
+
+
+def _named_value(table: Table, column: str, named: Any, values: list[Any]) -> Any:
+    """The value of a column that the user named as positive; YAML reads yes as true."""
+    if isinstance(named, bool) and named not in values:
+        words = [value for value in values if str(value).lower() in (YES if named else NO)]
+        named = words[0] if len(words) == 1 else named
+    for value in values:
+        same_text = str(value).strip() == str(named).strip()
+        if same_text or (not isinstance(value, str) and value == named):
+            return value
+    dtype = table.types[column]
+    if not values and not pa.types.is_string(dtype):
+        # Too many values to list: a number is taken by its word.
+        return named
+    shown = ", ".join(repr(value) for value in values[:8])
+    raise UsageError(
+        f"The label {column!r} of {table.label} has no value {named!r} to be positive.",
+        f"its values are {shown}",
+    )
+
+
+def _binary(column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
+    """A binary label, whose description says what is positive unless that is 1."""
+    negative, positive = levels
+    is_plain = positive in (1, True) and negative in (0, False)
+    description = column
+    if not is_plain:
+        description += f" is {positive}"
+        description += f", not {negative}" if negative is not None else ""
+    task = _task(column, spec, description=spec.description or description)
+    return Label(column, task, levels, spec.given)
+
+
+def _task(column: str, spec: TaskSpec, **facts: Any) -> Task:
+    given = file_name(spec.given) if spec.given is not None else None
+    facts = {"description": spec.description or column, **facts}
+    return Task(name=file_name(column), weight=spec.weight, given=given, **facts)
+
+
+def _check_steps(table: Table, spec: TableSpec, labels: Sequence[Label]) -> None:
+    """Raise a :class:`UsageError` where a step of the funnel, or a label that another one is given,
+    is not binary.
+    """
+    kinds = {label.column: label.task.kind for label in labels}
+    steps = [*spec.funnel, *(label.given for label in labels if label.given is not None)]
+    for step in steps:
+        if kinds[step] != "binary":
+            raise UsageError(
+                f"The label {step!r} of {table.label} is {kinds[step]}, "
+                "but others depend on its positives.",
+                f"in YAML, labels: {{{step}: {{positive: ...}}}}",
+            )
+
+
+class LabelEncoder:
+    """All labels of a table: numbers seen on train are standardised.
+
+    Args:
+        labels: One a task.
+    """
+
+    def __init__(self, labels: Sequence[Label]) -> None:
+        self.labels = list(labels)
+        self.moments = [Moments() for _ in labels]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return tuple(label.column for label in self.labels)
+
+    def see(self, batch: Columns, is_train: np.ndarray) -> None:
+        """Take in the regression labels of train."""
+        labels, observed = self._raw(batch, len(is_train))
+        for t, label in enumerate(self.labels):
+            if label.task.kind == "regression":
+                self.moments[t].see(labels[observed[:, t] & is_train, t])
+
+    def tasks(self) -> tuple[Task, ...]:
+        """The tasks, with the scales of train."""
+        scaled = []
+        for label, moments in zip(self.labels, self.moments, strict=True):
+            is_regression = label.task.kind == "regression"
+            scale = {"scale": (moments.mean, moments.std)} if is_regression else {}
+            scaled.append(label.task.model_copy(update=scale))
+        return tuple(scaled)
+
+    def encode(self, batch: Columns, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n, T) float32 labels, 0 where there is none, and (n, T) whether there is one."""
+        labels, observed = self._raw(batch, rows)
+        for t, label in enumerate(self.labels):
+            if label.task.kind == "regression":
+                labels[:, t] = (labels[:, t] - self.moments[t].mean) / self.moments[t].std
+        return np.where(observed, labels, 0).astype(np.float32), observed
+
+    def _raw(self, batch: Columns, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(n, T) float64 labels and (n, T) whether they exist."""
+        labels = np.zeros((rows, len(self.labels)))
+        observed = np.zeros((rows, len(self.labels)), bool)
+        for t, label in enumerate(self.labels):
+            labels[:, t], observed[:, t] = label.encode(batch[label.column])
+
+        # A label that is given another one exists where that one is positive.
+        positions = {label.column: t for t, label in enumerate(self.labels)}
+        for t, label in enumerate(self.labels):
+            if label.given is not None:
+                before = positions[label.given]
+                observed[:, t] &= observed[:, before] & (labels[:, before] > 0)
+        return labels, observed
+
+
+def check_finite(table: Table, column: str, values: pa.Array, start: int) -> None:
+    """Raise a :class:`MissingError` for an infinite label."""
+    if not pa.types.is_floating(values.type):
+        return
+    is_infinite = pc.fill_null(pc.is_inf(values), False).to_numpy(zero_copy_only=False)
+    if is_infinite.any():
+        row = start + int(is_infinite.argmax()) + 1
+        raise MissingError(
+            f"The label {column!r} of {table.label} is infinite in row {row}.",
+            "replace it by an empty value",
+        )

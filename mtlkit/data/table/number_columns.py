@@ -1,0 +1,293 @@
+"""Encoders of columns of numbers and of vectors.
+
+A missing number is the mean, and a feature says so where train has missing ones.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from mtlkit.data.encoders import MinMaxScaler, QuantileBins, QuantileRanks, Standardizer
+from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded, is_missing
+from mtlkit.data.table.plan import ColumnPlan, split_texts
+from mtlkit.data.table.read import is_list, without_nan
+
+SAMPLE_ROWS = 1_000_000
+"""Rows, evenly spread, that quantiles are taken over."""
+
+
+class Moments:
+    """Mean and standard deviation, added up batch by batch (Chan et al., 1983).
+
+    The range is kept as well. NaN does not count.
+    """
+
+    def __init__(self) -> None:
+        self.count, self.mean, self.squares = 0, 0.0, 0.0
+        self.low, self.high = np.inf, -np.inf
+
+    def see(self, values: np.ndarray) -> None:
+        """Take in (n,) float64 values."""
+        values = values[~np.isnan(values)]
+        if not len(values):
+            return
+        mean = float(values.mean())
+        squares = float(np.square(values - mean).sum())
+        count = self.count + len(values)
+        step = mean - self.mean
+        self.squares += squares + step * step * self.count * len(values) / count
+        self.mean += step * len(values) / count
+        self.count = count
+        self.low = min(self.low, float(values.min()))
+        self.high = max(self.high, float(values.max()))
+
+    @property
+    def std(self) -> float:
+        """The standard deviation; 1 for a constant."""
+        if self.count == 0 or self.low == self.high:
+            return 1.0
+        return float(np.sqrt(self.squares / self.count)) or 1.0
+
+
+def as_numbers(values: pa.Array) -> np.ndarray:
+    """(n,) float64, NaN where missing.
+
+    Raises:
+        BadValueError: One is infinite.
+    """
+    numbers = values.cast(pa.float64()).to_numpy(zero_copy_only=False)
+    is_infinite = np.isinf(numbers)
+    if is_infinite.any():
+        raise BadValueError(
+            int(is_infinite.argmax()), "holds an infinite number", "replace it by an empty value"
+        )
+    return numbers
+
+
+class NumberEncoder(ColumnEncoder):
+    """A column of numbers, scaled; with an indicator where train has missing ones."""
+
+    def __init__(self, plan: ColumnPlan) -> None:
+        super().__init__(plan)
+        self.moments = Moments()
+        self.has_missing = False
+
+    def see(self, values: pa.Array) -> None:
+        """Take in numbers."""
+        numbers = as_numbers(values)
+        self.has_missing |= values.null_count > 0
+        if self.plan.transform == "log":
+            numbers = np.log1p(np.maximum(numbers, 0))
+        self.moments.see(numbers)
+
+    def settle(self) -> None:
+        """Fix the scale."""
+        moments = self.moments
+        self.scaler: Standardizer | MinMaxScaler
+        if self.plan.transform == "none":
+            self.scaler = Standardizer(0.0, 1.0)
+        elif self.plan.transform == "minmax":
+            low, high = (moments.low, moments.high) if moments.count else (0.0, 1.0)
+            self.scaler = MinMaxScaler(low, high)
+        else:
+            is_log = self.plan.transform == "log"
+            self.scaler = Standardizer(moments.mean, moments.std, log=is_log)
+        self.features = [self._feature(kind="dense")]
+        if self.has_missing:
+            self.features.append(self._feature("-missing", kind="dense"))
+
+    def encode(self, values: pa.Array) -> Encoded:
+        """Scaled numbers, and whether they are missing."""
+        dense = [self.scaler.transform(as_numbers(values))]
+        if self.has_missing:
+            dense.append(is_missing(values).astype(np.float32))
+        return Encoded(dense=dense)
+
+
+class QuantileEncoder(ColumnEncoder):
+    """A column of numbers as ranks, or as ids of bins of about equally many rows.
+
+    Args:
+        plan: What becomes of the column.
+        stride: Every so many rows, one counts.
+    """
+
+    def __init__(self, plan: ColumnPlan, stride: int) -> None:
+        super().__init__(plan)
+        self.stride, self.seen = stride, 0
+        self.sample: list[np.ndarray] = []
+        self.has_missing = False
+
+    def see(self, values: pa.Array) -> None:
+        """Keep some of the numbers."""
+        numbers = as_numbers(values)
+        self.has_missing |= values.null_count > 0
+        self.sample.append(numbers[-self.seen % self.stride :: self.stride])
+        self.seen += len(numbers)
+
+    def settle(self) -> None:
+        """Find the quantiles."""
+        sample = np.concatenate(self.sample or [np.zeros(0)])
+        sample = sample[~np.isnan(sample)]
+        self.sample = []
+        self.quantiles: QuantileRanks | QuantileBins
+        if self.plan.transform == "bins":
+            self.quantiles = (
+                QuantileBins.fit(sample, self.plan.bins) if len(sample) else (QuantileBins(()))
+            )
+            self.features = [self._feature(vocab=self.quantiles.vocab)]
+            return
+        self.quantiles = QuantileRanks.fit(sample)
+        self.features = [self._feature(kind="dense")]
+        if self.has_missing:
+            self.features.append(self._feature("-missing", kind="dense"))
+
+    def encode(self, values: pa.Array) -> Encoded:
+        """Ids of bins; or ranks, and whether they are missing."""
+        encoded = self.quantiles.transform(as_numbers(values))
+        if self.plan.transform == "bins":
+            return Encoded(ids=[encoded])
+        dense = [encoded]
+        if self.has_missing:
+            dense.append(is_missing(values).astype(np.float32))
+        return Encoded(dense=dense)
+
+
+class Projection:
+    """Vectors on their principal axes, each scaled to deviation 1 on train.
+
+    Mean and scatter are added up batch by batch; rows with a missing number do not count.
+
+    Args:
+        length: Numbers in a vector.
+        axes: How many axes are kept, those of the largest variance.
+    """
+
+    def __init__(self, length: int, axes: int) -> None:
+        self.axes, self.count = axes, 0
+        self.mean = np.zeros(length)
+        self.scatter = np.zeros((length, length))
+
+    def see(self, vectors: np.ndarray) -> None:
+        """Take in (n, k) vectors."""
+        vectors = vectors[~np.isnan(vectors).any(1)]
+        if not len(vectors):
+            return
+        mean = vectors.mean(0)
+        centred = vectors - mean
+        count = self.count + len(vectors)
+        step = mean - self.mean
+        shift = self.count * len(vectors) / count
+        self.scatter += centred.T @ centred + shift * np.outer(step, step)
+        self.mean += step * len(vectors) / count
+        self.count = count
+
+    def settle(self) -> None:
+        """Find the axes; the largest entry of each is positive, so that its sign is one's own."""
+        variances, axes = np.linalg.eigh(self.scatter / max(1, self.count))  # in rising order
+        axes, variances = axes[:, ::-1][:, : self.axes], variances[::-1][: self.axes]
+        largest = np.abs(axes).argmax(0)
+        axes = axes * np.sign(axes[largest, np.arange(self.axes)])
+        deviations = np.sqrt(np.maximum(variances, 0))
+        self.matrix = axes / np.where(deviations > 0, deviations, 1)  # (k, axes)
+
+    def transform(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, k) vectors to (n, axes) float32; a missing number is the mean."""
+        return (np.nan_to_num(vectors - self.mean) @ self.matrix).astype(np.float32)
+
+
+class Scales:
+    """Vectors whose every number is standardised on train; the interface is that of
+    :class:`Projection`.
+
+    Args:
+        length: Numbers in a vector.
+    """
+
+    def __init__(self, length: int) -> None:
+        self.axes = length
+        self.moments = [Moments() for _ in range(length)]
+
+    def see(self, vectors: np.ndarray) -> None:
+        """Take in (n, k) vectors."""
+        for position, moments in enumerate(self.moments):
+            moments.see(vectors[:, position])
+
+    def settle(self) -> None:
+        """Fix the scale of each number."""
+        self.scalers = [Standardizer(moments.mean, moments.std) for moments in self.moments]
+
+    def transform(self, vectors: np.ndarray) -> np.ndarray:
+        """(n, k) vectors to (n, k) float32; a missing number is the mean."""
+        columns = [
+            scaler.transform(vectors[:, position]) for position, scaler in enumerate(self.scalers)
+        ]
+        return np.column_stack(columns)
+
+
+class VectorEncoder(ColumnEncoder):
+    """A column of lists of numbers of one length: a dense feature each, and one for a missing list.
+
+    A missing list is that of the means.
+    """
+
+    def __init__(self, plan: ColumnPlan) -> None:
+        super().__init__(plan)
+        self.scales: Scales | Projection = (
+            Projection(plan.length, plan.axes) if plan.axes else Scales(plan.length)
+        )
+        self.has_missing = False
+
+    def see(self, values: pa.Array) -> None:
+        """Take in vectors."""
+        self.has_missing |= values.null_count > 0
+        self.scales.see(self._vectors(values))
+
+    def settle(self) -> None:
+        """Fix the scales, or the axes."""
+        self.scales.settle()
+        self.features = [
+            self._feature(f"-{position}", kind="dense") for position in range(self.scales.axes)
+        ]
+        if self.has_missing:
+            self.features.append(self._feature("-missing", kind="dense"))
+
+    def encode(self, values: pa.Array) -> Encoded:
+        """Scaled numbers, and whether the list is missing."""
+        dense = list(self.scales.transform(self._vectors(values)).T)
+        if self.has_missing:
+            dense.append(is_missing(values).astype(np.float32))
+        return Encoded(dense=dense)
+
+    def _vectors(self, values: pa.Array) -> np.ndarray:
+        """(n, k) float64, NaN where a list or a number is missing."""
+        lists = values
+        if not is_list(values.type):
+            texts = split_texts(values, self.plan.separator or ",")
+            lists = pa.ListArray.from_arrays(texts.offsets, self._parsed(texts))
+        lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
+        is_there = ~is_missing(values)
+        is_wrong = is_there & (lengths != self.plan.length)
+        if is_wrong.any():
+            position = int(is_wrong.argmax())
+            raise BadValueError(
+                position,
+                f"holds a list of {lengths[position]} numbers where others have {self.plan.length}",
+                "give all lists one length, or --drop the column",
+            )
+        vectors = np.full((len(values), self.plan.length), np.nan)
+        numbers = as_numbers(without_nan(lists.flatten().cast(pa.float64())))
+        vectors[is_there] = numbers.reshape(-1, self.plan.length)
+        return vectors
+
+    def _parsed(self, texts: pa.ListArray) -> pa.Array:
+        """The pieces of lists that were written as text, as numbers."""
+        try:
+            return pc.cast(texts.flatten(), pa.float64())
+        except pa.ArrowInvalid as error:
+            reason = str(error).partition("'")[2].partition("'")[0]
+            is_bad = [text is not None and reason in text for text in texts.to_pylist()]
+            what = f"holds {reason[:40]!r} in a list of numbers"
+            raise BadValueError(is_bad.index(True), what, "--bags for lists of ids") from None
