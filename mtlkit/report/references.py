@@ -26,13 +26,13 @@ class References:
     Args:
         groups: Score to the group of its reference.
         values: Score to seed to its reference's primary metric.
-        useless: A sentence for each score whose reference is not clearly better than a useless
-            model, so that no change is relative to it.
+        useless: A sentence if a reference is not clearly better than a useless model, so that no
+            change can be relative to it.
     """
 
     groups: Mapping[str, RunGroup]
     values: TaskValues
-    useless: tuple[str, ...] = ()
+    useless: str = ""
 
     def is_of(self, group: RunGroup) -> frozenset[str]:
         """The scores whose reference a group is."""
@@ -77,29 +77,31 @@ def find_references(
             groups[task.name] = min(honest, key=lambda group: (len(group.model), group.model))
     reference_values = {score: values[group.id][score] for score, group in groups.items()}
 
-    useless = []
+    means = {}
     for task in block.comparable:
         if task.name in groups:
-            mean = t_interval(list(reference_values[task.name].values()))
-            useless += say_if_useless(groups[task.name].model, task, mean, counts)
-    return References(groups, reference_values, tuple(useless))
+            seeds = reference_values[task.name]
+            means[task] = t_interval(list(seeds.values()))
+    return References(groups, reference_values, say_if_useless("single-task", means, counts))
 
 
-def say_if_useless(name: str, task: TaskInfo, mean: Interval, counts: Counts) -> list[str]:
-    """A sentence if a reference is not clearly better than a useless model, else none.
+def say_if_useless(name: str, means: Mapping[TaskInfo, Interval], counts: Counts) -> str:
+    """A sentence if a reference is not clearly better than a useless model, else nothing.
 
     Args:
         name: Of the reference.
-        task: The score.
-        mean: What the reference reaches.
+        means: What it reaches on the scores that are compared.
         counts: Of the test split.
     """
-    if is_useful(mean, task.reading, *counts[task.name]):
-        return []
-    digits = task.reading.decimals
-    half = "" if math.isnan(mean.half) else f" ± {mean.half:.{digits}f}"
-    return [
-        f"Δm is not given: the {task.title} of {name}, {task.reading.label} "
-        f"{mean.mean:.{digits}f}{half}, is not clearly better than a useless model's "
-        f"{task.reading.floor:g}, so no change can be relative to it."
-    ]
+    useless = []
+    for task, mean in means.items():
+        if not is_useful(mean, task.reading, *counts[task.name]):
+            digits = task.reading.decimals
+            half = "" if math.isnan(mean.half) else f" ± {mean.half:.{digits}f}"
+            useless.append(f"{task.title} ({task.reading.label} {mean.mean:.{digits}f}{half})")
+    if not useless:
+        return ""
+    return (
+        f"Δm is not given: {name} is not clearly better than a useless model on "
+        f"{', '.join(useless)}, so no change can be relative to it."
+    )

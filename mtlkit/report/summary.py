@@ -299,7 +299,7 @@ def _warnings(
         _unequal_seeds(block),
         _several_trainings(block),
         _few_positives(block, counts),
-        *(sentence for found in references for sentence in found.useless),
+        *dict.fromkeys(found.useless for found in references),
         _without_reference(block, references),
         _capped_rows(block, rows),
         *notices(balancers, block.trained),

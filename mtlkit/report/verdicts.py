@@ -65,8 +65,8 @@ class Verdicts:
         at_end: Whether no other of them gives some task a larger share, so that a better one may
             lie beyond.
         verdicts: Best gain first.
-        useless: A sentence for each score on which the fixed weights are not clearly better than a
-            useless model, so that nothing can be told.
+        useless: A sentence if the fixed weights are not clearly better than a useless model, so
+            that nothing can be told.
     """
 
     model: str
@@ -74,7 +74,7 @@ class Verdicts:
     weightings: int
     at_end: bool
     verdicts: tuple[Verdict, ...]
-    useless: tuple[str, ...] = ()
+    useless: str = ""
 
     @property
     def sentence(self) -> str:
@@ -138,16 +138,15 @@ def _judge(frames: Frames, summary: Summary, rows: list[Row]) -> Verdicts | None
     best_id = max(scores, key=lambda group: scores[group])
     best = next(row for row in weightings if row.group.id == best_id)
     candidates = [row for row in candidates if row is not best]
-    useless: list[str] = []
-    for task in block.comparable:
-        useless += say_if_useless(best.group.label, task, best.metric[task.name], summary.counts)
+    means = {task: best.metric[task.name] for task in block.comparable}
+    useless = say_if_useless(best.group.label, means, summary.counts)
     verdicts = _compare(block, candidates, best, comparable=not useless)
 
     # At an end of the sweep, some task has a share that no other weighting exceeds.
     best_shares = _shares(best, block.trained)  # (T,)
     shares = np.array([_shares(row, block.trained) for row in weightings])  # (weightings, T)
     at_end = bool((best_shares >= shares.max(0)).any())
-    return Verdicts(best.group.model, best, len(scores), at_end, tuple(verdicts), tuple(useless))
+    return Verdicts(best.group.model, best, len(scores), at_end, tuple(verdicts), useless)
 
 
 def _compare(block: Block, candidates: list[Row], best: Row, comparable: bool) -> list[Verdict]:
@@ -260,7 +259,7 @@ def _notes(verdicts: Verdicts) -> tuple[str, ...]:
         f"¶ outlasts Holm's correction for the {len(verdicts.verdicts)} comparisons of this table; "
         "of verdicts without this mark expect one in twenty by chance.",
         "* the interval of the difference excludes 0.",
-        *verdicts.useless,
+        *([verdicts.useless] if verdicts.useless else []),
     )
 
 
