@@ -4,12 +4,14 @@ import os
 import platform
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
 
 from mtlkit import store as store_module
 from mtlkit.errors import MissingError
+from mtlkit.record_check import UnreadableError
 from mtlkit.records import RunRecord
 from mtlkit.store import RECORD, ResultStore
 from tests.fakes import cell, failure, probes, record
@@ -173,6 +175,46 @@ def test_pickled_arrays_are_refused(store):
     np.savez(folder / "probes.npz", odd=np.array([{"a": 1}], dtype=object))
     with pytest.raises(ValueError, match="allow_pickle"):
         store.arrays(folder, "probes")
+
+
+def _no_seek(*_):
+    raise OSError
+
+
+@pytest.mark.parametrize("packing", ["deflated", "stored", "streamed", "bzip2"])
+def test_arrays_are_read_however_they_are_packed(tmp_path, monkeypatch, packing):
+    arrays = {"gate/ü/mean": np.arange(6.0).reshape(2, 3), "tasks": np.array(["a", "b"])}
+    with (tmp_path / "probes.npz").open("wb") as handle:
+        if packing == "streamed":  # an archive that cannot go back has sizes after each member
+            monkeypatch.setattr(handle, "seek", _no_seek)
+        kinds = {"stored": zipfile.ZIP_STORED, "bzip2": zipfile.ZIP_BZIP2}
+        kind = kinds.get(packing, zipfile.ZIP_DEFLATED)
+        with zipfile.ZipFile(handle, "w", kind) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w") as member:
+                    np.save(member, array)
+    with zipfile.ZipFile(tmp_path / "probes.npz") as archive:
+        assert bool(archive.infolist()[1].flag_bits) == (packing == "streamed")
+
+    read = ResultStore.arrays(tmp_path, "probes")
+    assert list(read) == list(arrays)
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(read[name], array)
+
+
+def test_every_flipped_byte_of_an_archive_is_found_or_harmless(tmp_path):
+    array = np.arange(40.0)
+    file = tmp_path / "probes.npz"
+    np.savez_compressed(file, weights=array)
+    whole = file.read_bytes()
+    for place in range(len(whole)):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        try:
+            read = ResultStore.arrays(tmp_path, "probes")
+        except UnreadableError:
+            continue
+        for values in read.values():
+            np.testing.assert_array_equal(values, array)
 
 
 def test_names_of_any_language_survive(store):

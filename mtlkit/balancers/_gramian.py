@@ -7,7 +7,6 @@ many powers of ten without any loss of digits.
 from __future__ import annotations
 
 import numpy as np
-from scipy.optimize import lsq_linear, nnls
 
 from mtlkit.balancers._solvers import RIDGE, pivot_all, unit_rows
 
@@ -172,6 +171,9 @@ def mean_on_dual_cone(gram: np.ndarray) -> np.ndarray:
 
 def non_negative(matrix: np.ndarray, target: np.ndarray) -> np.ndarray:
     """The x >= 0 that minimises ``|matrix x - target|``."""
+    # here: it takes half a second to import, and a plan needs none of it
+    from scipy.optimize import lsq_linear, nnls
+
     try:
         return nnls(matrix, target)[0]
     except RuntimeError:  # it goes round in circles on some degenerate problems

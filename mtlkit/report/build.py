@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.report.blocks import slug
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
-from mtlkit.report.frame import Frames, load
+from mtlkit.report.frame import Frames, garbage_left_alone, load
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
 from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.run_warnings import all_run_warnings
@@ -180,6 +180,7 @@ def _now() -> datetime:
     return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
 
 
+@garbage_left_alone()
 def _write_section(frames: Frames, summary: Summary, look: Look, out: Path) -> Section:
     """Write the tables and figures of one block, and gather what the page says of it."""
     block = summary.block

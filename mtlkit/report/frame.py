@@ -57,20 +57,34 @@ class Frames:
     copies: tuple[Copy, ...] = ()
 
 
+@contextmanager
+def garbage_left_alone() -> Iterator[None]:
+    """Records, probes and drawings are millions of objects that all stay: to look for garbage among
+    them, again and again, takes a fifth of the time of a report.
+    """
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@garbage_left_alone()
 def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
     """Read a store into frames; of some groups of runs only, if given."""
     # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
     run_rows = []
     metric_rows: list[tuple[Any, ...]] = []
-    with _garbage_left_alone():
-        for record, folder in store.scan():
-            if groups is not None and record.group not in groups:
-                continue
-            block = block_id(record)
-            by_block[block].append(record)
-            run_rows.append(_run_row(record, block, folder))
-            metric_rows += _metric_rows(record, block)
+    for record, folder in store.scan():
+        if groups is not None and record.group not in groups:
+            continue
+        block = block_id(record)
+        by_block[block].append(record)
+        run_rows.append(_run_row(record, block, folder))
+        metric_rows += _metric_rows(record, block)
     blocks = distinct([make_block(key, records) for key, records in by_block.items()])
     blocks = sorted(blocks, key=lambda block: block.title)
 
@@ -84,20 +98,6 @@ def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
         unreadable=tuple(sorted(store.unreadable)),
         copies=tuple(sorted(store.copies)),
     )
-
-
-@contextmanager
-def _garbage_left_alone() -> Iterator[None]:
-    """Records are millions of objects that all stay: to look for garbage among them, again and
-    again, takes a third of the time of reading them.
-    """
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
 
 
 def number(value: Any) -> float:

@@ -199,7 +199,7 @@ def _check_alike(arrays: dict[str, np.ndarray], first: dict[str, np.ndarray]) ->
     """Raise an :class:`UnreadableError` unless all names are those of the group's first run."""
     for name in arrays.keys() & first.keys():
         is_names = name in {"tasks", "parts"} or name.endswith("/experts")
-        if is_names and _names(arrays[name]) != _names(first[name]):
+        if is_names and not np.array_equal(arrays[name], first[name]):
             raise UnreadableError(f"{name} are other ones than in the first run of its group")
 
 

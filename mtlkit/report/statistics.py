@@ -22,7 +22,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 from mtlkit.records import Metric
 
@@ -108,7 +108,7 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
     if len(kept) == 1:
         return Interval(mean, math.nan, 1)
 
-    quantile = float(stats.t.ppf(0.5 + level / 2, len(kept) - 1))
+    quantile = float(special.stdtrit(len(kept) - 1, 0.5 + level / 2))
     return Interval(mean, quantile * _standard_error(kept), len(kept))
 
 
@@ -146,7 +146,7 @@ def t_test(differences: Sequence[float]) -> float:
     error = _standard_error(kept)
     if not error:
         return 0.0
-    return float(2 * stats.t.sf(abs(kept.mean()) / error, len(kept) - 1))
+    return float(2 * special.stdtr(len(kept) - 1, -abs(kept.mean()) / error))
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:

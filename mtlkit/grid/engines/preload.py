@@ -36,6 +36,9 @@ def _load() -> None:
     # the first optimiser of a process would import it, which takes seconds
     importlib.import_module("torch._dynamo")
 
+    # so would the first balancer that solves a least-squares problem
+    importlib.import_module("scipy.optimize")
+
     for registry in REGISTRIES.values():
         package = importlib.import_module(f"mtlkit.{registry.folder}")
         for module in pkgutil.iter_modules(package.__path__):
