@@ -130,8 +130,9 @@ def summarise(frames: Frames, block: Block) -> Summary:
     # The metric of each seed, and its mean over seeds.
     values: dict[str, TaskValues] = {}
     means: dict[str, TaskMeans] = {}
+    by_group = dict(iter(metrics.groupby("group", observed=True)))
     for group in block.groups:
-        by_task = task_values(metrics[metrics["group"] == group.id], block.tasks)
+        by_task = task_values(by_group.get(group.id, metrics[:0]), block.tasks)
         values[group.id] = by_task
         means[group.id] = {
             task: t_interval(list(seeds.values())) for task, seeds in by_task.items()
@@ -148,6 +149,7 @@ def summarise(frames: Frames, block: Block) -> Summary:
 
     # A row a group, best first.
     front = _front(block, means)
+    capped = _capped(metrics, block)
     rows = []
     for group in block.groups:
         compared_with = references[group.training]
@@ -160,7 +162,7 @@ def summarise(frames: Frames, block: Block) -> Summary:
             delta=_deltas(values[group.id], group, compared_with),
             gain=_gain(block, values[group.id], group, compared_with),
             derived=derived[group.id],
-            capped=_capped(metrics[metrics["group"] == group.id]),
+            capped=capped[group.id],
             on_front=front[group.id],
             parameters=_mean(group_runs, "parameters"),
             flops_per_row=_mean(group_runs, "flops_per_row"),
@@ -197,10 +199,16 @@ def _derived(metrics: pd.DataFrame, block: Block) -> dict[str, frozenset[str]]:
     return {group.id: scores.get(group.id, frozenset()) for group in block.groups}
 
 
-def _capped(metrics: pd.DataFrame) -> dict[str, float]:
-    """Score to the share of rows whose derived probability would exceed 1, mean over seeds."""
-    shares = metrics.dropna(subset=["capped"]).groupby("task", observed=True)["capped"].mean()
-    return {str(score): float(share) for score, share in shares.items()}
+def _capped(metrics: pd.DataFrame, block: Block) -> dict[str, dict[str, float]]:
+    """Group to score to the share of rows whose derived probability would exceed 1, mean over
+    seeds.
+    """
+    known = metrics.dropna(subset=["capped"])
+    shares = known.groupby(["group", "task"], observed=True)["capped"].mean().reset_index()
+    capped: dict[str, dict[str, float]] = {group.id: {} for group in block.groups}
+    for group, score, share in zip(*(shares[name] for name in shares), strict=True):
+        capped[group][score] = float(share)
+    return capped
 
 
 def _deltas(values: TaskValues, group: RunGroup, references: References) -> dict[str, Interval]:
