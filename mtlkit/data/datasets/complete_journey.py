@@ -1,6 +1,6 @@
 """Complete Journey: 153,302 grocery baskets; coupon used, back in a week, value (pip, 32 MB).
 
-A row is one basket of one of 2,469 households of a grocery chain in 2017. Inputs are what was known
+A row is one basket of one of 2,468 households of a grocery chain in 2017. Inputs are what was known
 when the basket was rung up: the household, the store, the hour, the products, campaigns that ran,
 and earlier baskets of the household; never a price, a discount or a coupon of the basket itself.
 The earliest baskets train, the latest test.
@@ -116,7 +116,7 @@ def _baskets(lines: pd.DataFrame) -> pd.DataFrame:
     local = baskets["time"].dt.tz_localize("UTC").dt.tz_convert(TIME_ZONE)
     baskets["time"] = local.dt.tz_localize(None)
     baskets["hour"] = baskets["time"].dt.hour
-    baskets["weekday"] = baskets["time"].dt.weekday
+    baskets["weekday"] = baskets["time"].dt.day_of_week
     ordered = baskets.sort_values(["household_id", "time", "basket_id"])
     return ordered.reset_index(drop=True)
 

@@ -54,7 +54,7 @@ class Flights(PipTableSource):
                 "departure-delay": flights["dep_delay"],
                 "arrival-delay": flights["arr_delay"],
                 "time": (hour + pd.to_timedelta(flights["minute"], "min")).dt.tz_localize(None),
-                "weekday": pd.to_datetime(flights[["year", "month", "day"]]).dt.weekday,
+                "weekday": pd.to_datetime(flights[["year", "month", "day"]]).dt.day_of_week,
             }
         )
         timetable = [name for name in TIMETABLE if name != "weekday"]
