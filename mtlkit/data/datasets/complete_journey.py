@@ -68,8 +68,10 @@ class CompleteJourney(PipTableSource):
         baskets["running-campaigns"] = _running_campaigns(baskets, campaigns)
         baskets = baskets.merge(read["demographics"], on="household_id", how="left")
 
-        # What is in the basket.
-        baskets = baskets.merge(_contents(lines, read["products"]), on="basket_id")
+        # What was bought. Lines of quantity 0 often book a coupon, and would tell the label.
+        bought = lines[lines["quantity"] > 0]
+        baskets = baskets.merge(_contents(bought, read["products"]), on="basket_id", how="left")
+        baskets["lines"] = baskets["lines"].fillna(0)
 
         # Whether a household returned is not known of the last baskets.
         last_day = baskets["time"].max().normalize()
@@ -101,12 +103,11 @@ class CompleteJourney(PipTableSource):
 
 
 def _baskets(lines: pd.DataFrame) -> pd.DataFrame:
-    """Basket to household, store, local time, number of lines, and two of the labels."""
+    """Basket to household, store, local time, and two of the labels."""
     baskets = lines.groupby("basket_id", as_index=False).agg(
         household_id=("household_id", "first"),
         store_id=("store_id", "first"),
         time=("transaction_timestamp", "first"),
-        lines=("product_id", "size"),
         value=("sales_value", "sum"),
         coupon=("coupon_disc", "sum"),
     )
@@ -156,7 +157,7 @@ def _running_campaigns(baskets: pd.DataFrame, campaigns: pd.DataFrame) -> pd.Ser
 
 
 def _contents(lines: pd.DataFrame, products: pd.DataFrame) -> pd.DataFrame:
-    """Basket to the lists of its products and of their categories."""
+    """Basket to the number of its lines, and the lists of products and of their categories."""
     described = lines[["basket_id", "product_id"]].merge(
         products[["product_id", "product_category"]], on="product_id", how="left"
     )
@@ -164,6 +165,7 @@ def _contents(lines: pd.DataFrame, products: pd.DataFrame) -> pd.DataFrame:
     grouped = described.groupby("basket_id")
     return pd.DataFrame(
         {
+            "lines": grouped.size(),
             "products": grouped["product_id"].agg(list),
             "categories": grouped["product_category"].agg(list),
         }

@@ -36,6 +36,7 @@ def transactions():
             # Hours of Greenwich, so that some evenings are of the day before.
             time = start + DAY * (n // 2) + datetime.timedelta(minutes=int(rng.integers(0, 1439)))
             time += datetime.timedelta(seconds=basket % 60)
+            # Nothing at all was bought in one basket of 50, though it is booked.
             for product in rng.choice(6, rng.integers(1, 5), replace=False) + 1:
                 lines.append(
                     {
@@ -43,6 +44,7 @@ def transactions():
                         "store_id": int(basket % 3),
                         "basket_id": basket,
                         "product_id": int(product) if basket % 40 else 77,
+                        "quantity": int(rng.integers(0, 4)) if basket % 50 else 0,
                         "sales_value": round(float(rng.uniform(0.5, 9)), 2),
                         "coupon_disc": float(rng.choice([0, 0, 0, 0.55])),
                         "transaction_timestamp": time,
@@ -93,9 +95,11 @@ def baskets_of(lines):
                 "categories": [],
             },
         )
-        basket["lines"] += 1
         basket["value"] += line["sales_value"]
         basket["coupon"] |= int(line["coupon_disc"] > 0)
+        if line["quantity"] == 0:
+            continue
+        basket["lines"] += 1
         basket["products"].append(line["product_id"])
         basket["categories"].append(CATEGORIES.get(line["product_id"]) or "unknown")
     return sorted(baskets.values(), key=lambda basket: (basket["household_id"], basket["time"]))
@@ -160,3 +164,13 @@ def test_real_data(tmp_path):
     times = [split.groups["time"] for split in data.splits.values()]
     assert times[0].max() < times[1].min() <= times[1].max() < times[2].min()
     assert len(np.unique(np.concatenate([s.groups["user"] for s in data.splits.values()]))) == 2_468
+
+    # Coupons are booked as products, too; no product may tell that one was used.
+    train = data.splits["train"]
+    bag, used = train.bags["products"], train.labels[:, 0] > 0
+    products = pd.DataFrame(
+        {"id": bag.values, "row": np.repeat(np.arange(len(train)), np.diff(bag.offsets))}
+    )
+    products["used"] = used[products["row"]]
+    rates = products.drop_duplicates().groupby("id")["used"].agg(["mean", "size"])
+    assert rates.query("size >= 100")["mean"].max() < 0.5
