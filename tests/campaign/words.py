@@ -32,7 +32,7 @@ FLAGS = {
     "models": (["", ",", " ", "mmo", "mmoe,,nope", "*nothing*", "./nope.py", "/", "."], "model"),
     "balancers": (["", ",", " ", "uwll", "uniform,nope", "?", "./nope.py", "uwl uwl"], "balancer"),
     "references": (["mmo", "nope", "none,mmoe", "*nothing*"], "model"),
-    "dataset": (["censuss", "./nope.py", "..", "/", "synthetic,funnel", "*"], "data"),
+    "dataset": (["censuss", "./nope.py", "synthetic,funnel"], "data"),
     "init-from": (["nowhere", ".", "/dev/null", "../home"], "no finished run in"),
     "freeze": (["embedding.*", "*", ","], "freeze"),
 }
@@ -392,6 +392,8 @@ def cases() -> Iterator[Case]:
         for value in values:
             name = f"--{flag} {value[:40]!r}"
             yield Case("flags", name, bench(f"--{flag}={value}"), USAGE, word)
+    for table in ("nope.csv", "*.parquet", "no*"):
+        yield Case("flags", f"--dataset {table!r}", bench(f"--dataset={table}"), MISSING, table)
     yield Case("flags", "--device cuda:99", bench("--device", "cuda:99"), MISSING, "cuda:99")
     for assignment, word in ASSIGNMENTS.items():
         name = f"--set {assignment[:40]!r}"
