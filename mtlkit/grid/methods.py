@@ -11,7 +11,7 @@ from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError, did_you_mean, nearest_names
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import NO_FUNNEL
-from mtlkit.models._options import BaseOptions
+from mtlkit.models._options import BaseOptions, ModelOptions
 from mtlkit.registry import BALANCERS, Registry
 from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, validate
 from mtlkit.spec import Spec, parse_spec
@@ -108,8 +108,7 @@ def check_model(
             funnel where there is none.
     """
     assert isinstance(options, BaseOptions)
-    default_cvr = type(options).model_fields["cvr"].default if hasattr(options, "cvr") else None
-    asks_for_cvr = getattr(options, "cvr", None) != default_cvr
+    asks_for_cvr = isinstance(options, ModelOptions) and not options.has_default("cvr")
     if asks_for_cvr and schema.funnel is None:
         raise UsageError(
             f"{spec} asks for a CVR, but the data set {NO_FUNNEL}.",

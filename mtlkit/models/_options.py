@@ -44,6 +44,10 @@ class BaseOptions(Settings):
 class ModelOptions(BaseOptions):
     """Options of the architectures that train the steps of a funnel by the option ``cvr``."""
 
+    def has_default(self, option: str) -> bool:
+        """Whether an option is what the architecture takes where the user says nothing."""
+        return bool(getattr(self, option) == type(self).model_fields[option].default)
+
     cvr: Literal["derived", "clicked"] = Field(
         "derived",
         description="later steps of a funnel: derived: trained on all rows as CTCVR, from which "

@@ -5,7 +5,6 @@ import sys
 import pytest
 
 from tests.campaign.faults import NoMountError, Reference, faults
-from tests.campaign.still_open import as_parameters
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,7 +17,7 @@ def reference(tmp_path_factory):
     return Reference(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize("fault", as_parameters(faults(), strict=False))
+@pytest.mark.parametrize("fault", list(faults()), ids=str)
 def test_fault(reference, fault):
     try:
         assert fault.complaints(reference) == []

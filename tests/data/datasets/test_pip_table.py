@@ -102,6 +102,9 @@ def test_another_package_is_refused_and_nothing_is_lost(package, tmp_path, home)
     )
     with pytest.raises(UsageError, match="There is no file"):
         prepare("yeast", home, origin=tmp_path / "nothing", force=True)
+    # what the user brings is looked at, even if the data are there already
+    with pytest.raises(MissingError, match="sha256 differs"):
+        prepare("yeast", home, origin=other)
     assert prepare("yeast", home)[1].fingerprint == before.fingerprint
 
 

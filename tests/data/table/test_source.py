@@ -140,6 +140,14 @@ def test_a_folder_and_a_glob_are_one_table(home, tmp_path):
     assert open_source(f"{folder}[labels=click]").name == "shards.parquet"
 
 
+def test_a_folder_of_everything_is_not_searched(home, tmp_path, monkeypatch):
+    monkeypatch.setattr("mtlkit.data.table.files.MOST_FILES", 3)
+    for number in range(4):
+        (tmp_path / f"{number}.csv").write_text("a,click\n1,0\n")
+    with pytest.raises(MissingError, match="more than 3 files and folders"):
+        prepare(f"{tmp_path}[labels=click]", home)
+
+
 def test_shards_may_differ_in_the_type_of_a_column(home, tmp_path):
     for number, column in enumerate((frame().price.round(), frame().price)):
         part = frame().assign(price=column.astype("int64") if number == 0 else column)
