@@ -208,7 +208,10 @@ class TrainingSettings(Settings):
     )
     select: str = Field(
         "mean",
-        description="what picks the best point on validation: mean, weighted, loss or a task",
+        description=(
+            "what picks the best point on validation: mean or weighted over tasks, loss, or a "
+            "task; of a metric other than the usual one: gauc, ndcg@5, weighted:logloss, buy:gauc"
+        ),
     )
     select_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="task: weight, for select=weighted"
@@ -295,6 +298,11 @@ class ExecutionSettings(Settings):
     )
     save_weights: bool | None = Field(
         None, description="keep the weights of the best point; default: if below 32 MiB"
+    )
+
+    metrics: Words = Field(
+        (),
+        description="further metrics of the final scores: gauc@item, ndcg@5, f1@0.3, auc@user=cold",
     )
 
     # how

@@ -18,7 +18,7 @@ SOURCES = {file: file.read_text(encoding="utf-8") for file in MODULES}
 
 ORDER = [
     {"errors", "_version"},
-    {"spec"},
+    {"metrics", "spec"},
     {"registry", "settings"},
     {"records", "equivalences"},
     {"record_check"},
@@ -44,6 +44,7 @@ WITHOUT_TORCH = {
     "spec",
     "records",
     "record_check",
+    "metrics",
     "equivalences",
     "store",
     "data",

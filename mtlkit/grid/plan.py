@@ -28,7 +28,7 @@ from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import Settings
 from mtlkit.store import ResultStore
 from mtlkit.training.scoring import FUNNEL_SCORING
-from mtlkit.training.selection import check_task_names
+from mtlkit.training.selection import check_task_names, requested_metrics
 from mtlkit.training.warm_start import frozen_names
 
 State = Literal["to run", "done", "failed before"]
@@ -88,7 +88,8 @@ def make_plan(
         UsageError: A method, an option, the name of a task or a pattern of ``freeze`` is wrong, or
             nothing applies, or there are too many cells.
     """
-    check_task_names(settings.training, dataset.schema)
+    check_task_names(settings.training, dataset)
+    requested_metrics(settings.execution.metrics, dataset)
     models, inapplicable = _models(settings, dataset, force)
     balancers = _balancers(settings, dataset.schema)
     _check_something_applies(settings, models, inapplicable)

@@ -23,7 +23,8 @@ from mtlkit.grid.machine import (
     reset_peak_memory,
     resolve_device,
 )
-from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
+from mtlkit.metrics.definitions import PRIMARY_METRIC
+from mtlkit.records import Cell, Failure, RunRecord, Status
 from mtlkit.registry import BALANCERS, MODELS, error_of_plugin
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.store import ResultStore

@@ -13,6 +13,7 @@ from mtlkit.training.ablation import ablate
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.cost import flops_per_row
 from mtlkit.training.evaluation import Evaluator
+from mtlkit.training.measures import Measures
 from mtlkit.training.probe_log import ProbeLog
 from mtlkit.training.result import FitResult
 from mtlkit.training.scoring import Scores, group_scores, metrics, score_arrays
@@ -32,6 +33,7 @@ class FinishedRun:
 
     Args:
         splits: The data on the device: ``train``, ``validation`` and ``test``.
+        measures: Which metrics are computed.
         settings: What moved the numbers.
         execution: What is recorded and kept.
         sharing: Which task reaches which parameter.
@@ -46,6 +48,7 @@ class FinishedRun:
     """
 
     splits: dict[str, DeviceSplit]
+    measures: Measures
     settings: TrainingSettings
     execution: ExecutionSettings
     sharing: SharedParameters
@@ -83,7 +86,7 @@ def finish(run: FinishedRun) -> FitResult:
         test = run.splits["test"]
         if _worth_keeping(execution.save_scores, len(test), KEPT_SCORES_ROWS):
             schema = run.evaluator.model.schema
-            result.scores = score_arrays(schema, scores_at_best["test"], test)
+            result.scores = score_arrays(schema, scores_at_best["test"], test, run.measures.test)
         result.weights = _best_weights(run)
     run.timer.stop()
 
@@ -120,12 +123,17 @@ def _score_best_point(
         validation_scores = evaluator.score(run.splits["validation"])
         scores_at_best["validation"].replace_tasks(validation_scores, schema, group)
 
-    # The validation metrics of the point are known; those of the test split are computed once.
-    test_metrics = metrics(evaluator.model, test_scores, test)
+    # At the point, only what selection needs was computed.
+    model, measures = evaluator.model, run.measures
+    test_metrics = metrics(model, test_scores, test, measures.final("test"))
     point = evaluator.curve[best.point]
+    validation_metrics = point["validation"]
+    if not _needs_rescoring(run) and best.scores is not None:
+        validation = run.splits["validation"]
+        validation_metrics = metrics(model, best.scores, validation, measures.final("validation"))
     for score in group_scores(schema, test_metrics, group):
-        if score.name in point["validation"]:
-            result.metrics["validation"][score.name] = point["validation"][score.name]
+        if score.name in validation_metrics:
+            result.metrics["validation"][score.name] = validation_metrics[score.name]
         result.metrics["test"][score.name] = test_metrics[score.name]
 
     for name in group:
@@ -153,9 +161,14 @@ def _rescore(run: FinishedRun, scores_at_best: dict[str, Scores], result: FitRes
     """Replace the metrics by those of all rows, with each task at its own best point."""
     evaluator, splits = run.evaluator, run.splits
     validation_scores = scores_at_best["validation"]
-    result.metrics["validation"] = metrics(evaluator.model, validation_scores, splits["validation"])
+    model, measures = evaluator.model, run.measures
+    result.metrics["validation"] = metrics(
+        model, validation_scores, splits["validation"], measures.final("validation")
+    )
     if len(evaluator.bests) > 1:
-        result.metrics["test"] = metrics(evaluator.model, scores_at_best["test"], splits["test"])
+        result.metrics["test"] = metrics(
+            model, scores_at_best["test"], splits["test"], measures.final("test")
+        )
 
 
 def _best_weights(run: FinishedRun) -> dict[str, np.ndarray]:

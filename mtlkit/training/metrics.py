@@ -6,14 +6,20 @@ A metric is None where it is not defined on the rows at hand.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mtlkit.data.auc import wins
+from mtlkit.data.groups import RowGroups
 from mtlkit.data.types import Task
+from mtlkit.metrics.definitions import MetricName
+from mtlkit.metrics.values import TaskRows
 from mtlkit.ops._dispatch import use_kernel
 
 BLOCK_ROWS = 1 << 15  # rows whose float64 values fit into a core's cache
@@ -110,6 +116,78 @@ def task_metrics(
         if value is not None and not math.isfinite(value):
             values[name] = None
     return counts | values
+
+
+@dataclass(frozen=True)
+class FurtherMetrics:
+    """Metrics besides those of :func:`task_metrics`, and the groups of the rows.
+
+    Args:
+        names: What to compute of the tasks that have it.
+        groups: Of the rows of a split.
+    """
+
+    names: tuple[MetricName, ...]
+    groups: RowGroups
+
+    def of_task(
+        self,
+        task: Task,
+        logits: Tensor,
+        labels: Tensor,
+        observed: Tensor | None,
+        largest_logit: float,
+        known: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The metrics of one task by name; with a segment come its rows and positives.
+
+        Args:
+            task: The task.
+            logits: (N,) or (N, C).
+            labels: (N,).
+            observed: (N,) bool, the rows that count, or None for all.
+            largest_logit: As of :func:`task_metrics`.
+            known: What that gave for these rows.
+        """
+        names_by_segment: dict[str | None, list[MetricName]] = defaultdict(list)
+        for name in self.names:
+            if name.applies_to(task.kind):
+                names_by_segment[name.segment].append(name)
+
+        values: dict[str, Any] = {}
+        everywhere = np.ones(len(labels), bool) if observed is None else observed.cpu().numpy()
+        for segment, names in names_by_segment.items():
+            is_in = everywhere
+            if segment is not None:
+                is_in = everywhere & self.groups.segment(segment)
+                mask = torch.from_numpy(is_in).to(labels.device)
+                known = task_metrics(task, logits, labels, mask, largest_logit)
+                values[f"rows@{segment}"] = known["rows"]
+                values[f"positives@{segment}"] = known["positives"]
+            values |= self._of_rows(logits, labels, is_in, largest_logit, known).metrics(names)
+        return values
+
+    def _of_rows(
+        self,
+        logits: Tensor,
+        labels: Tensor,
+        is_in: np.ndarray,
+        largest_logit: float,
+        known: dict[str, Any],
+    ) -> TaskRows:
+        """The rows that count, as arrays."""
+
+        def select(values: np.ndarray) -> np.ndarray:
+            return values if is_in.all() else values[is_in]
+
+        scores = select(logits.detach().float().cpu().numpy())
+        return TaskRows(
+            scores,
+            select(labels.cpu().numpy()),
+            lambda group: select(self.groups.codes(group)),
+            known,
+            largest_logit,
+        )
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

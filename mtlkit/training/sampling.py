@@ -71,11 +71,30 @@ def pools(rows: int, generator: torch.Generator) -> Iterator[Tensor]:
         yield pool[torch.randperm(len(pool), generator=generator)]
 
 
-def sample_rows(rows: int, at_most: int, seed: int) -> np.ndarray | None:
-    """A fixed random choice (at_most,) of row numbers, sorted; None if there are no more rows."""
+def sample_rows(
+    rows: int, at_most: int, seed: int, codes: np.ndarray | None = None
+) -> np.ndarray | None:
+    """A fixed random choice of row numbers, sorted; None if there are no more rows than may be.
+
+    Args:
+        rows: Number of rows.
+        at_most: Rows to choose.
+        seed: Of the choice.
+        codes: (rows,) groups of rows, of which whole ones are chosen, one at least; negative codes
+            are no group and are left out. None to choose rows.
+    """
     if rows <= at_most:
         return None
     rng = np.random.default_rng(seed)
+    if codes is not None:
+        groups, place, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+        order = rng.permutation(len(groups))
+        order = order[groups[order] >= 0]
+        fits = np.cumsum(sizes[order]) <= at_most
+        fits[:1] = True
+        is_chosen = np.zeros(len(groups), bool)
+        is_chosen[order[fits]] = True
+        return np.flatnonzero(is_chosen[place])
     return np.sort(rng.choice(rows, at_most, replace=False, shuffle=False))
 
 

@@ -15,12 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtlkit.data.groups import RowGroups
 from mtlkit.data.types import Schema, Score, Task
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import MOST_LOGIT, labels_in, product, ratio
 from mtlkit.models._output import Output
 from mtlkit.training.batches import DeviceSplit
-from mtlkit.training.metrics import task_metrics
+from mtlkit.training.metrics import FurtherMetrics, task_metrics
 from mtlkit.training.task_losses import owner_losses
 
 FUNNEL_SCORING = 2
@@ -181,8 +182,20 @@ def score_labels(
     return None
 
 
-def metrics(model: Architecture, scores: Scores, split: DeviceSplit) -> dict[str, dict[str, Any]]:
-    """Score name to its metrics, its space and whether it is derived."""
+def metrics(
+    model: Architecture,
+    scores: Scores,
+    split: DeviceSplit,
+    further: FurtherMetrics | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score name to its metrics, its space and whether it is derived.
+
+    Args:
+        model: The model.
+        scores: Its scores of the split.
+        split: With the labels.
+        further: Metrics besides those that are always computed.
+    """
     schema = model.schema
     available = complete(schema, scores)
     metrics_by_score: dict[str, dict[str, Any]] = {}
@@ -199,7 +212,10 @@ def metrics(model: Architecture, scores: Scores, split: DeviceSplit) -> dict[str
         if scored.quotient:
             bound = MOST_LOGIT
             description["capped"] = _capped_share(scored.logits, mask)
-        values = task_metrics(_task(schema, score), scored.logits, labels, mask, bound)
+        rows = (_task(schema, score), scored.logits, labels, mask, bound)
+        values = task_metrics(*rows)
+        if further is not None:
+            values |= further.of_task(*rows, values)
         metrics_by_score[score.name] = description | values
     return metrics_by_score
 
@@ -212,10 +228,16 @@ def _capped_share(logits: Tensor, mask: Tensor | None) -> float:
     return float(capped.double().mean()) if len(capped) else 0.0
 
 
-def score_arrays(schema: Schema, scores: Scores, split: DeviceSplit) -> dict[str, np.ndarray]:
-    """What is stored of a split: logits, labels, masks and spaces of every score."""
+def score_arrays(
+    schema: Schema, scores: Scores, split: DeviceSplit, groups: RowGroups
+) -> dict[str, np.ndarray]:
+    """What is stored of a split: logits, labels, masks and spaces of every score, and once the
+    codes of the groups of all rows, so that a report can rank or draw whole users.
+    """
     available = complete(schema, scores)
     arrays: dict[str, np.ndarray] = {}
+    for name in groups.names:
+        arrays[f"group/{name}"] = groups.codes(name).astype(np.int32)
     for score in schema.scores():
         name = score.name
         targets = score_labels(schema, score, split)

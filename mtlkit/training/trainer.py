@@ -18,6 +18,7 @@ from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.evaluation import Evaluator
 from mtlkit.training.fast_paths import check_comparable_rows, prepare_model
 from mtlkit.training.finish import FinishedRun, finish
+from mtlkit.training.measures import Measures
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.probe_log import ProbeLog
 from mtlkit.training.result import DivergedError, FitResult
@@ -65,7 +66,7 @@ class Trainer:
         self.device = setup.device
         self.schema = dataset.schema
         self.tasks = model.schema.task_names
-        check_task_names(settings, self.schema)
+        check_task_names(settings, dataset)
 
         # The data, on the device if there is room.
         self.splits = {name: DeviceSplit.load(dataset.splits[name], self.device) for name in SPLITS}
@@ -109,7 +110,10 @@ class Trainer:
 
         # What the run writes down.
         groups = self.sharing.components()
-        self.evaluator = Evaluator(self.model, self.splits, groups, setup, self.total_steps)
+        self.measures = Measures.of(dataset, settings, setup.execution)
+        self.evaluator = Evaluator(
+            self.model, self.splits, groups, setup, self.total_steps, self.measures
+        )
         self.probes = ProbeLog(self.tasks, model.gate_experts)
         self.timer = RunTimer(self.device)
         self.backward_passes = 0
@@ -297,6 +301,7 @@ class Trainer:
         return finish(
             FinishedRun(
                 splits=self.splits,
+                measures=self.measures,
                 settings=self.settings,
                 execution=self.execution,
                 sharing=self.sharing,

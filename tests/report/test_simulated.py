@@ -13,7 +13,7 @@ import pytest
 from matplotlib.text import Text
 
 from mtlkit.cli.results import results_table
-from mtlkit.records import METRICS
+from mtlkit.metrics.definitions import METRICS
 from mtlkit.report import rows, write_report
 from mtlkit.report.build import WRITTEN
 from mtlkit.report.figures import FIGURES, draw_all

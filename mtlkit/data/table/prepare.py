@@ -48,6 +48,7 @@ from mtlkit.data.types import Feature, Schema
 from mtlkit.errors import MissingError, UsageError
 
 MIN_ROWS = 3  # one for each split
+NAMED_VALUES = 1000  # values of a group whose names are noted
 T = TypeVar("T")
 
 
@@ -120,7 +121,7 @@ def prepare_table(
     entries = passes.write(folder, schema)
     arrays = {split: entry["arrays"] for split, entry in entries.items()}
     digest = fingerprint_folder(folder, schema, arrays)
-    details = _details(plan, rows)
+    details = _details(plan, rows) | {"group names": passes.group_names}
 
     # What looks like a mistake is noted, for the card and for every run.
     splits = map_splits(folder, entries)
@@ -185,6 +186,7 @@ class _Passes:
     ) -> None:
         self.table, self.plan, self.splitter = table, plan, splitter
         self.encoders, self.labels, self.progress = encoders, labels, progress
+        self.group_names: dict[str, dict[str, str]] = {}
         inputs = [encoder.plan.name for encoder in encoders]
         other = {*labels.columns, *splitter.columns, *plan.groups.values()}
         self.as_codes = {
@@ -285,7 +287,16 @@ class _Passes:
     def _group(self, name: str, values: pa.Array, column: str) -> np.ndarray:
         if name == "time" and self.plan.roles.get("time") == column:
             return as_times(values, column, self.table.label)
+        if column in self.plan.spec.groups and not pa.types.is_integer(values.type):
+            self._note_names(name, values.drop_null().unique())
         return as_groups(values)
+
+    def _note_names(self, group: str, distinct: pa.Array) -> None:
+        """Note what the codes of a group stand for, as long as they are few: for reports."""
+        names = self.group_names.setdefault(group, {})
+        if len(names) < NAMED_VALUES and len(distinct) < NAMED_VALUES:
+            codes = map(str, as_groups(distinct).tolist())
+            names.update(zip(codes, map(str, distinct.to_pylist()), strict=True))
 
     def _weight(self, values: pa.Array, start: int) -> np.ndarray:
         """(n,) float32 row weights."""
