@@ -208,12 +208,16 @@ def read_results(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows_of(frames))
 
 
-def write_report(folder: str | Path, out: str | Path | None = None) -> ReportFiles:
+def write_report(
+    folder: str | Path, out: str | Path | None = None, metric: str | None = None
+) -> ReportFiles:
     """Write the page, tables and figures of a results folder.
 
     Args:
         folder: A results folder.
         out: Where to write; ``<folder>/report`` by default.
+        metric: What to compare by where it was measured, such as ``gauc``; AUC, R² or accuracy by
+            default.
 
     Returns:
         The paths of what was written.
@@ -223,7 +227,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> ReportFil
     """
     from mtlkit.report import build
 
-    return build.write_report(_as_path(folder), None if out is None else _as_path(out))
+    folder_out = None if out is None else _as_path(out)
+    return build.write_report(_as_path(folder), folder_out, metric=metric)
 
 
 # --- what the functions have in common

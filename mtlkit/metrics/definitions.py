@@ -233,20 +233,43 @@ def reading(text: str) -> Metric:
     return replace(name.metric, label=name.label)
 
 
-def default_metrics(groups: Collection[str], segments: Iterable[str]) -> tuple[MetricName, ...]:
+def is_metric(text: str) -> bool:
+    """Whether a recorded name is that of a metric, as ``rows@user=cold`` is not."""
+    return text.partition("@")[0] in METRICS
+
+
+def find_metric(wanted: str, recorded: Iterable[str]) -> str | None:
+    """The recorded metric that is meant: the one of that name, or the first that has all of it.
+
+    ``gauc`` finds ``gauc@user``, and ``ndcg@5`` finds ``ndcg@5@session``; None if nothing fits.
+
+    Raises:
+        UsageError: There is no metric of that name.
+    """
+    if wanted in recorded:
+        return wanted
+    read = read_metric(wanted)
+    for text in filter(is_metric, recorded):
+        other = read_metric(text)
+        same_number = read.number in (None, other.number)
+        same_group = read.group in (None, other.group)
+        if read.name == other.name and read.segment == other.segment and same_number and same_group:
+            return text
+    return None
+
+
+def default_metrics(groups: Collection[str]) -> tuple[MetricName, ...]:
     """What the final scores are measured by, besides what is computed at every point.
 
     Args:
         groups: The groups that the data has.
-        segments: Segments of its rows; each gets the primary metrics.
     """
-    names = [MetricName(name) for name, metric in METRICS.items() if not metric.groups]
+    is_plain = {name: not (metric.always or metric.groups) for name, metric in METRICS.items()}
+    names = [MetricName(name) for name in METRICS if is_plain[name]]
     for name, metric in METRICS.items():
         for group in metric.groups:
             # Ranks among all rows that a user ever sees are of no use where there are sessions.
             is_listwise = metric.takes == "cut"
             if group in groups and (group == metric.groups[0] or not is_listwise):
                 names.append(MetricName(name).resolve([group], ""))
-    primary = dict.fromkeys(PRIMARY_METRIC.values())
-    names += [MetricName(name, segment=segment) for segment in segments for name in primary]
-    return tuple(name for name in names if not name.metric.always or name.segment)
+    return tuple(names)

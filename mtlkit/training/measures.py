@@ -57,7 +57,7 @@ class Measures:
         """Of the selected point: everything, by segment on the test split alone."""
         groups = self.test if split == "test" else self.validation
         segments = groups.all_segments() if split == "test" else ()
-        names = [*default_metrics(groups.names, segments), *self.requested]
+        names = [*default_metrics(groups.names), *self.requested]
         if self.rule.metric is not None:
             names.append(self.rule.metric)
-        return FurtherMetrics(tuple(dict.fromkeys(names)), groups)
+        return FurtherMetrics(tuple(dict.fromkeys(names)), groups, segments)

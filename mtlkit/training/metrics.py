@@ -18,7 +18,7 @@ from torch import Tensor
 from mtlkit.data.auc import wins
 from mtlkit.data.groups import RowGroups
 from mtlkit.data.types import Task
-from mtlkit.metrics.definitions import MetricName
+from mtlkit.metrics.definitions import PRIMARY_METRIC, MetricName
 from mtlkit.metrics.values import TaskRows
 from mtlkit.ops._dispatch import use_kernel
 
@@ -125,10 +125,12 @@ class FurtherMetrics:
     Args:
         names: What to compute of the tasks that have it.
         groups: Of the rows of a split.
+        segments: Segments for which the primary metric of each task is computed.
     """
 
     names: tuple[MetricName, ...]
     groups: RowGroups
+    segments: tuple[str, ...] = ()
 
     def of_task(
         self,
@@ -149,10 +151,14 @@ class FurtherMetrics:
             largest_logit: As of :func:`task_metrics`.
             known: What that gave for these rows.
         """
+        # Metrics of one segment are computed together, on its rows.
         names_by_segment: dict[str | None, list[MetricName]] = defaultdict(list)
         for name in self.names:
             if name.applies_to(task.kind):
                 names_by_segment[name.segment].append(name)
+        primary = PRIMARY_METRIC[task.kind]
+        for part in self.segments:
+            names_by_segment[part].append(MetricName(primary, segment=part))
 
         values: dict[str, Any] = {}
         everywhere = np.ones(len(labels), bool) if observed is None else observed.cpu().numpy()
