@@ -23,6 +23,7 @@ from mtlkit.grid.methods import (
     method_options,
     resolve,
 )
+from mtlkit.metrics.definitions import MetricName
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import Settings
@@ -89,7 +90,7 @@ def make_plan(
             nothing applies, or there are too many cells.
     """
     check_task_names(settings.training, dataset)
-    requested_metrics(settings.execution.metrics, dataset)
+    metrics = requested_metrics(settings.execution.metrics, dataset)
     models, inapplicable = _models(settings, dataset, force)
     balancers = _balancers(settings, dataset.schema)
     _check_something_applies(settings, models, inapplicable)
@@ -131,7 +132,8 @@ def make_plan(
 
     planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells.values()]
     repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
-    return Plan(planned, inapplicable, (repeated,) if repeated else ())
+    notes = (repeated, _unmeasured(planned, store, metrics))
+    return Plan(planned, inapplicable, tuple(note for note in notes if note))
 
 
 # --- methods
@@ -287,3 +289,24 @@ def _state(cell: Cell, store: ResultStore, retry_failed: bool) -> State:
     if record is None or (retry_failed and not record.ok):
         return "to run"
     return "done" if record.ok else "failed before"
+
+
+def _unmeasured(
+    planned: list[PlannedCell], store: ResultStore, metrics: tuple[MetricName, ...]
+) -> str:
+    """A sentence on finished runs that lack a metric which is asked for now; empty without any."""
+    lacking: dict[str, int] = {}
+    for done in planned if metrics else []:
+        record = store.get(done.cell)
+        if record is None or not record.ok:
+            continue
+        measured = {name for values in record.metrics["test"].values() for name in values}
+        for name in metrics:
+            if str(name) not in measured:
+                lacking[str(name)] = lacking.get(str(name), 0) + 1
+    if not lacking:
+        return ""
+    return (
+        f"{max(lacking.values())} finished runs were not measured by {', '.join(lacking)}, and are "
+        "not run again; with --out another-folder they are"
+    )

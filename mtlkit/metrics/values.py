@@ -106,7 +106,7 @@ class TaskRows:
             return None
         is_yes = self._probabilities >= name.threshold
         hits = np.count_nonzero(is_yes & is_positive)
-        return 2 * hits / (np.count_nonzero(is_yes) + np.count_nonzero(is_positive))
+        return float(2 * hits / (np.count_nonzero(is_yes) + np.count_nonzero(is_positive)))
 
     # --- numbers
 

@@ -409,6 +409,13 @@ def test_options_for_all_go_to_those_that_have_them(plan):
             "The groups of home must name a group for each task",
         ),
         ({"models": "mmoe"}, ["select=zz"], "There is no task 'zz' in this data set."),
+        (
+            {"models": "mmoe"},
+            ["select=gauc"],
+            "gauc needs rows grouped by user or session, which synthetic does not have.",
+        ),
+        ({"models": "mmoe"}, ["metrics=rmse"], "rmse needs a regression task; synthetic has none."),
+        ({"models": "mmoe"}, ["metrics=auc,auk"], "There is no metric 'auk'."),
         ({"models": "mmoe"}, ["task_weights.zz=2"], "There is no task 'zz' in this data set."),
         (
             {"models": ""},
