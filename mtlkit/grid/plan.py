@@ -295,18 +295,15 @@ def _unmeasured(
     planned: list[PlannedCell], store: ResultStore, metrics: tuple[MetricName, ...]
 ) -> str:
     """A sentence on finished runs that lack a metric which is asked for now; empty without any."""
-    lacking: dict[str, int] = {}
+    lacking: set[str] = set()
     for done in planned if metrics else []:
         record = store.get(done.cell)
-        if record is None or not record.ok:
-            continue
-        measured = {name for values in record.metrics["test"].values() for name in values}
-        for name in metrics:
-            if str(name) not in measured:
-                lacking[str(name)] = lacking.get(str(name), 0) + 1
+        if record is not None and record.ok:
+            measured = {name for values in record.metrics["test"].values() for name in values}
+            lacking |= set(map(str, metrics)) - measured
     if not lacking:
         return ""
     return (
-        f"{max(lacking.values())} finished runs were not measured by {', '.join(lacking)}, and are "
+        f"some finished runs were not measured by {', '.join(sorted(lacking))}, and are "
         "not run again; with --out another-folder they are"
     )

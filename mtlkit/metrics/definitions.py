@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable
+import re
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -82,6 +82,10 @@ METRICS = {
 PRIMARY_METRIC = {"binary": "auc", "regression": "r2", "multiclass": "accuracy"}
 """The metric by which a task of each kind is selected and ranked, unless the user says otherwise.
 """
+NAME = re.compile(
+    r"(?P<name>\w+)(@(?P<number>\d*\.?\d+))?(@(?P<group>[^@=]+))?(@(?P<segment>[^@=]+=.*))?", re.S
+)
+"""How a metric is written; what is no number is a group, and what has an equals sign a segment."""
 DEFAULT_CUT = 10
 DEFAULT_THRESHOLD = 0.5
 
@@ -122,7 +126,7 @@ class MetricName:
         return DEFAULT_THRESHOLD if self.number is None else self.number
 
     def __str__(self) -> str:
-        number = None if self.number is None else f"{self.number:g}"
+        number = None if self.number is None else f"{self.number:.12g}"
         suffixes = [text for text in (number, self.group, self.segment) if text is not None]
         return "@".join([self.name, *suffixes])
 
@@ -173,72 +177,44 @@ def read_metric(text: str) -> MetricName:
         UsageError: There is no such metric, or it does not take what stands after its name.
     """
     hint = f"the metrics are {', '.join(METRICS)}; such as gauc@user, ndcg@10, auc@user=cold"
-    name, *suffixes = text.strip().split("@")
+    name = text.partition("@")[0]
     if name not in METRICS:
         guess = did_you_mean(nearest_names(name, list(METRICS)))
         raise UsageError(f"There is no metric {name!r}.{guess}", hint)
 
-    # A segment is the last suffix; the value that it names may hold any letter.
-    segment = None
-    for position, suffix in enumerate(suffixes):
-        if "=" in suffix:
-            segment = "@".join(suffixes[position:])
-            suffixes = suffixes[:position]
-            break
-
-    # What is left is a number, a group, or both.
-    number, group = None, None
-    for suffix in suffixes:
-        value = _as_number(suffix)
-        if value is not None and number is None and group is None:
-            number = value
-        elif suffix and value is None and group is None:
-            group = suffix
-        else:
-            raise UsageError(f"The metric {text!r} cannot be read.", hint)
-    _check_suffixes(MetricName(name, number, group, segment), text, hint)
-    return MetricName(name, number, group, segment)
-
-
-def _as_number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _check_suffixes(read: MetricName, text: str, hint: str) -> None:
-    """Raise a :class:`UsageError` if a metric does not take its number or its group."""
-    metric, number = read.metric, read.number
+    metric, match = METRICS[name], NAME.fullmatch(text)
+    number = float(match["number"]) if match and match["number"] else None
     problem = ""
-    if read.group is not None and not metric.groups:
-        problem = f"{read.name} is not measured within groups"
+    if match is None:
+        problem = "it is written name@number@group@segment"
+    elif match["group"] and not metric.groups:
+        problem = f"{name} is not measured within groups"
     elif number is not None and not metric.takes:
-        problem = f"{read.name} takes no number"
-    elif number is not None and metric.takes == "cut" and not (number >= 1 and number % 1 == 0):
-        problem = f"{read.name} is cut off at a whole number from 1 on"
+        problem = f"{name} takes no number"
+    elif number is not None and metric.takes == "cut" and (number < 1 or number % 1):
+        problem = f"{name} is cut off at a whole number from 1 on"
     elif number is not None and metric.takes == "threshold" and not 0 < number < 1:
-        problem = f"the threshold of {read.name} lies between 0 and 1"
-    if problem:
+        problem = f"the threshold of {name} lies between 0 and 1"
+    if match is None or problem:
         raise UsageError(f"The metric {text!r} cannot be read: {problem}.", hint)
+    return MetricName(name, number, match["group"], match["segment"])
+
+
+def recorded_metric(text: str) -> MetricName | None:
+    """The metric of a name in a record; None for what is none, such as ``rows@user=cold``."""
+    try:
+        return read_metric(text)
+    except UsageError:
+        return None
 
 
 def reading(text: str) -> Metric:
     """How a recorded metric is read; one of another version or of a plugin by its name alone."""
-    try:
-        name = read_metric(text)
-    except UsageError:
-        return Metric(text, True)
-    return replace(name.metric, label=name.label)
+    name = recorded_metric(text)
+    return Metric(text, True) if name is None else replace(name.metric, label=name.label)
 
 
-def is_metric(text: str) -> bool:
-    """Whether a recorded name is that of a metric, as ``rows@user=cold`` is not."""
-    return text.partition("@")[0] in METRICS
-
-
-def find_metric(wanted: str, recorded: Iterable[str]) -> str | None:
+def find_metric(wanted: str, recorded: Collection[str]) -> str | None:
     """The recorded metric that is meant: the one of that name, or the first that has all of it.
 
     ``gauc`` finds ``gauc@user``, and ``ndcg@5`` finds ``ndcg@5@session``; None if nothing fits.
@@ -249,11 +225,12 @@ def find_metric(wanted: str, recorded: Iterable[str]) -> str | None:
     if wanted in recorded:
         return wanted
     read = read_metric(wanted)
-    for text in filter(is_metric, recorded):
-        other = read_metric(text)
-        same_number = read.number in (None, other.number)
-        same_group = read.group in (None, other.group)
-        if read.name == other.name and read.segment == other.segment and same_number and same_group:
+    for text in recorded:
+        other = recorded_metric(text)
+        # What is left open may be anything, but for the segment.
+        if other is not None and other == replace(
+            read, number=read.number or other.number, group=read.group or other.group
+        ):
             return text
     return None
 
@@ -264,12 +241,11 @@ def default_metrics(groups: Collection[str]) -> tuple[MetricName, ...]:
     Args:
         groups: The groups that the data has.
     """
-    is_plain = {name: not (metric.always or metric.groups) for name, metric in METRICS.items()}
-    names = [MetricName(name) for name in METRICS if is_plain[name]]
+    names = []
     for name, metric in METRICS.items():
-        for group in metric.groups:
-            # Ranks among all rows that a user ever sees are of no use where there are sessions.
-            is_listwise = metric.takes == "cut"
-            if group in groups and (group == metric.groups[0] or not is_listwise):
-                names.append(MetricName(name).resolve([group], ""))
+        if not (metric.always or metric.groups):
+            names.append(MetricName(name))
+        # The rows of a user are no list that anybody saw: lists are those of sessions, if any.
+        wanted = metric.groups[:1] if metric.takes == "cut" else metric.groups
+        names += [MetricName(name).resolve([group], "") for group in wanted if group in groups]
     return tuple(names)

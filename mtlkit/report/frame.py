@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from mtlkit.errors import UsageError
-from mtlkit.metrics.definitions import find_metric, is_metric
+from mtlkit.metrics.definitions import find_metric, recorded_metric
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
@@ -129,7 +129,7 @@ def _compared_by(
 
     all_recorded = {name for names in recorded.values() for name in names}
     if find_metric(metric, all_recorded) is None:
-        listed = ", ".join(sorted(name for name in all_recorded if is_metric(name)))
+        listed = ", ".join(sorted(filter(recorded_metric, all_recorded)))
         raise UsageError(
             f"No run was measured by {metric}.",
             f"the runs have {listed}; mtlkit bench --set metrics={metric} measures by another",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mtlkit.metrics.definitions import METRICS, MetricName, is_metric, read_metric, segment_label
+from mtlkit.metrics.definitions import METRICS, MetricName, recorded_metric, segment_label
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.statistics import Interval, t_interval
@@ -41,7 +41,8 @@ def metric_tables(frames: Frames, summary: Summary) -> Iterator[MetricTable]:
         for (text, group), runs in by_task[task.name].groupby(columns, observed=True):
             means.setdefault(str(text), {})[str(group)] = t_interval(runs["value"].tolist())
 
-        names = sorted(map(read_metric, filter(is_metric, means)), key=_order)
+        read = [recorded_metric(text) for text in means]
+        names = sorted((name for name in read if name is not None), key=_order)
         whole = [name for name in names if name.segment is None]
         segments = [name for name in names if name.segment is not None]
         if len(whole) > 1:

@@ -170,30 +170,15 @@ class FurtherMetrics:
                 known = task_metrics(task, logits, labels, mask, largest_logit)
                 values[f"rows@{segment}"] = known["rows"]
                 values[f"positives@{segment}"] = known["positives"]
-            values |= self._of_rows(logits, labels, is_in, largest_logit, known).metrics(names)
+            rows = TaskRows(
+                logits.detach().float().cpu().numpy()[is_in],
+                labels.cpu().numpy()[is_in],
+                lambda group, is_in=is_in: self.groups.codes(group)[is_in],  # type: ignore[misc]
+                known,
+                largest_logit,
+            )
+            values |= rows.metrics(names)
         return values
-
-    def _of_rows(
-        self,
-        logits: Tensor,
-        labels: Tensor,
-        is_in: np.ndarray,
-        largest_logit: float,
-        known: dict[str, Any],
-    ) -> TaskRows:
-        """The rows that count, as arrays."""
-
-        def select(values: np.ndarray) -> np.ndarray:
-            return values if is_in.all() else values[is_in]
-
-        scores = select(logits.detach().float().cpu().numpy())
-        return TaskRows(
-            scores,
-            select(labels.cpu().numpy()),
-            lambda group: select(self.groups.codes(group)),
-            known,
-            largest_logit,
-        )
 
 
 def _at_least_float32(values: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,21 +149,30 @@ def selection_value(
     return weighted_sum / weight_sum if weight_sum > 0 else -loss
 
 
-def resolve_metric(name: MetricName, dataset: Dataset) -> MetricName:
+def resolve_metric(
+    name: MetricName, dataset: Dataset, splits: Sequence[str] = ("validation",)
+) -> MetricName:
     """A metric with the group that it takes by default in a data set.
+
+    Args:
+        name: As the user wrote it.
+        dataset: Packed splits.
+        splits: Those of which one must have rows of its segment.
 
     Raises:
         UsageError: The data does not have its group or its segment.
     """
     if name.segment is not None:
-        groups = RowGroups(dataset, "validation")
-        column = name.segment.partition("=")[0]
-        segments = groups.segments(column) if column in groups.names else {}
-        if name.segment not in segments:
-            known = ", ".join(groups.all_segments()) or "none"
+        known = {
+            segment: None
+            for split in splits
+            for segment in RowGroups(dataset, split).all_segments()
+        }
+        if name.segment not in known:
+            listed = ", ".join(known) or "none"
             raise UsageError(
-                f"{dataset.name} has no segment {name.segment!r} of validation rows.",
-                f"its segments are: {known}; in the YAML of a table, groups: [COLUMN] names more",
+                f"{dataset.name} has no segment {name.segment!r} of {' or '.join(splits)} rows.",
+                f"its segments are: {listed}; in the YAML of a table, groups: [COLUMN] names more",
             )
     return name.resolve(group_names(dataset), dataset.name)
 
@@ -175,7 +184,8 @@ def requested_metrics(texts: Iterable[str], dataset: Dataset) -> tuple[MetricNam
         UsageError: There is no such metric, or no task and no group of the data has it.
     """
     kinds = {task.kind for task in dataset.schema.tasks}
-    names = [resolve_metric(read_metric(text), dataset) for text in texts]
+    splits = ("validation", "test")
+    names = [resolve_metric(read_metric(text), dataset, splits) for text in texts]
     for name in names:
         if not any(name.applies_to(kind) for kind in kinds):
             raise UsageError(

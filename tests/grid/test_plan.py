@@ -115,7 +115,8 @@ def test_numbers_are_equal_however_they_are_written(plan):
 
 
 @pytest.mark.parametrize(
-    "text", ["device=cpu", "jobs=3", "timeout=5", "probes=false", "out=/elsewhere"]
+    "text",
+    ["device=cpu", "jobs=3", "timeout=5", "probes=false", "metrics=f1", "out=/elsewhere"],
 )
 def test_how_it_runs_is_no_part_of_the_identity(plan, text):
     assert (
@@ -125,7 +126,15 @@ def test_how_it_runs_is_no_part_of_the_identity(plan, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["precision=bf16", "evaluations=11", "select=loss", "batch_size=512", "heads=plain"]
+    "text",
+    [
+        "precision=bf16",
+        "evaluations=11",
+        "select=loss",
+        "select=logloss",
+        "batch_size=512",
+        "heads=plain",
+    ],
 )
 def test_whatever_moves_numbers_is(plan, text):
     changed, plain = (plan({"models": "mmoe"}, *given).cells[0].cell for given in ([text], []))
@@ -463,3 +472,12 @@ def test_hints_are_commands_that_work(plan, settings, items):
 def test_what_names_an_existing_task_is_fine(plan):
     made = plan({"models": "mmoe"}, "tower.task-1=4", "select=task-2", "task_weights.task-1=2")
     assert made.cells[0].cell.resolved["model"]["options"]["tower"] == {"task-1": [4]}
+
+
+def test_finished_runs_without_a_metric_are_told_and_not_run_again(plan, store):
+    store.save(done(plan({"models": "mmoe"}).cells[0].cell))
+    assert plan({"models": "mmoe"}, "metrics=logloss").notes == ()
+    made = plan({"models": "mmoe"}, "metrics=f1@0.3,logloss")
+    assert not made.to_run
+    (note,) = made.notes
+    assert note.startswith("some finished runs were not measured by f1@0.3, and are not run again")

@@ -51,7 +51,6 @@ def test_a_name_is_read_and_written(text, name, label):
         "auc@3",
         "ndcg@0",
         "ndcg@2.5",
-        "ndcg@5@6",
         "gauc@",
         "gauc@user@item",
         "gauc@user@3",
