@@ -163,11 +163,8 @@ def resolve_metric(
         UsageError: The data does not have its group or its segment.
     """
     if name.segment is not None:
-        known = {
-            segment: None
-            for split in splits
-            for segment in RowGroups(dataset, split).all_segments()
-        }
+        of_splits = [RowGroups(dataset, split).all_segments() for split in splits]
+        known = dict.fromkeys(segment for segments in of_splits for segment in segments)
         if name.segment not in known:
             listed = ", ".join(known) or "none"
             raise UsageError(
