@@ -4,13 +4,18 @@ It sees the prepared columns that the networks see. Ids of up to 255 levels are 
 numbers in their order; of a bag it sees how many ids it holds, and which of the 50 most frequent.
 
     python benchmarks/boosted_trees.py adult yeast 'census[protocol=mmoe]'
+
+With a folder of results it stands beside the networks, a table for each data set:
+
+    python benchmarks/boosted_trees.py adult yeast --results results/datasets
 """
 
 from __future__ import annotations
 
-import sys
+import argparse
 
 import numpy as np
+import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 from sklearn.metrics import accuracy_score, r2_score, roc_auc_score
 
@@ -20,6 +25,8 @@ from mtlkit.data.types import Task
 
 MOST_CATEGORIES = 255
 FREQUENT_IDS = 50
+METRICS = {"binary": "auc", "regression": "r2", "multiclass": "accuracy"}
+LABELS = {"binary": "AUC", "regression": "R²", "multiclass": "accuracy"}
 
 
 def bag_columns(bag: Bag, ids: np.ndarray) -> np.ndarray:
@@ -65,22 +72,71 @@ def score(task: Task, column: int, train: Split, test: Split, matrices: list[np.
     return float(roc_auc_score(labels, model.predict_proba(rows)[:, 1]))
 
 
-def table(dataset: Dataset) -> str:
-    """The tree of each task as a Markdown table."""
+def tree_scores(dataset: Dataset) -> dict[str, float]:
+    """The primary metric of each task's tree on the test split."""
     train, test = dataset.splits["train"], dataset.splits["test"]
     if train.shared is not None:
         raise SystemExit(f"{dataset.name} has columns that rows share; trees are not made for it.")
     bag_ids = {name: frequent_ids(bag) for name, bag in train.bags.items()}
     matrices = [inputs(split, bag_ids) for split in (train, test)]
-    lines = [f"| {dataset.name}: task | metric | boosted tree |", "|---|---|---|"]
-    metrics = {"binary": "AUC", "regression": "R²", "multiclass": "accuracy"}
-    for column, task in enumerate(dataset.schema.tasks):
-        value = score(task, column, train, test, matrices)
-        lines.append(f"| {task.name} | {metrics[task.kind]} | {value:.4f} |")
-    return "\n".join(lines)
+    tasks = dataset.schema.tasks
+    return {
+        task.name: score(task, column, train, test, matrices) for column, task in enumerate(tasks)
+    }
+
+
+def network_scores(results: pd.DataFrame, dataset: Dataset) -> pd.DataFrame:
+    """A row for each model and balancer, a column for each task: mean and interval over seeds.
+
+    Better rows come first, by their mean rank over tasks.
+    """
+    rows = results[(results.dataset == dataset.name) & (results.split == "test")]
+    means, texts = {}, {}
+    for task in dataset.schema.tasks:
+        of_task = rows[(rows.task == task.name) & (rows.metric == METRICS[task.kind])]
+        of_task = of_task.set_index(["model", "balancer"])
+        half_width = (of_task.ci_high - of_task.ci_low) / 2
+        means[task.name] = of_task["mean"]
+        texts[task.name] = [
+            f"{mean:.4f} ± {half:.4f}"
+            for mean, half in zip(of_task["mean"], half_width, strict=True)
+        ]
+    frame = pd.DataFrame(means)
+    mean_rank = frame.rank(ascending=False).mean(axis=1)
+    names = [
+        model if balancer == "none" else f"{model} + {balancer}" for model, balancer in frame.index
+    ]
+    table = pd.DataFrame(texts, index=names)
+    return table.iloc[mean_rank.argsort().to_numpy()]
+
+
+def table(dataset: Dataset, results: pd.DataFrame | None) -> str:
+    """The tree of each task as a Markdown table, above the networks if there are results."""
+    tree = {task: f"{value:.4f}" for task, value in tree_scores(dataset).items()}
+    frame = pd.DataFrame(tree, index=["boosted tree"])
+    if results is not None:
+        frame = pd.concat([frame, network_scores(results, dataset)])
+    labels = {task.name: f"{task.name} {LABELS[task.kind]}" for task in dataset.schema.tasks}
+    frame = frame.rename(columns=labels)
+
+    lines = [f"| | {' | '.join(frame.columns)} |", "|---|" + "---:|" * len(frame.columns)]
+    lines += [
+        f"| {name} | {' | '.join(row)} |"
+        for name, row in zip(frame.index, frame.to_numpy(), strict=True)
+    ]
+    return "\n".join([f"## {dataset.name}", "", *lines])
+
+
+def main() -> None:
+    """Print the tables of the data sets that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("datasets", nargs="+")
+    parser.add_argument("--results", help="a folder that mtlkit bench has written")
+    arguments = parser.parse_args()
+    results = mtlkit.read_results(arguments.results) if arguments.results else None
+    for name in arguments.datasets:
+        print(table(mtlkit.load_dataset(name), results), end="\n\n", flush=True)
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        print(table(mtlkit.load_dataset(name)), flush=True)
-        print()
+    main()

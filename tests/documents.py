@@ -40,7 +40,9 @@ def run_commands(
     for own, command in marked_blocks(page, "run"):
         if own != argument:
             continue
-        program = re.sub(r"^mtlkit\b", f"{sys.executable} -m mtlkit", command.strip())
+        program = re.sub(
+            r"\bmtlkit (?=fetch|bench)", f"{sys.executable} -m mtlkit ", command.strip()
+        )
         shorter = f"{program} --epochs 0.5 --data-dir {folder}/data {flags}"
         results.append(_run(["bash", "-c", shorter], folder))
     return results

@@ -63,6 +63,16 @@ def test_a_table_of_ones_own_runs_as_shown(tmp_path):
     assert len(list((tmp_path / "results").glob("clicks/*/*/*/record.json"))) == 2
 
 
+@pytest.mark.slow
+def test_a_public_table_runs_as_shown(tmp_path):
+    flags = "--models mmoe --balancers uniform --seeds 1"
+    (ended,) = run_commands(README, tmp_path, "complete-journey", flags)
+    if ended.returncode and "network" in ended.stderr:
+        pytest.skip("no network")
+    assert ended.returncode == 0, ended.stderr
+    assert len(list((tmp_path / "results").glob("complete-journey/*/*/*/record.json"))) == 2
+
+
 def test_a_balancer_in_a_loop_of_ones_own_goes_as_shown(tmp_path):
     ((_, code),) = [block for block in marked_blocks(README, "python") if block[0] == "loop"]
     ended = run_python(code, tmp_path)

@@ -4,6 +4,7 @@ blocks.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import defaultdict
@@ -213,10 +214,21 @@ def inline_svg(text: str, name: str, title: str) -> Markup:
     # A style element would hold for the whole page; its rules move to the root below.
     svg = re.sub(r'<style type="text/css">.*?</style>', "", svg, flags=re.DOTALL)
 
-    # Ids, and the two ways in which the drawing refers to them.
-    svg = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', svg)
-    svg = re.sub(r'((?:xlink:)?href)="#([^"]+)"', rf'\1="#{name}-\2"', svg)
-    svg = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", svg)
+    # Ids that the drawing refers to get short names of this figure alone; others go.
+    short = _short_name(name)
+    referred = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', svg))
+    new_ids = {old: f"{short}-{number}" for number, old in enumerate(referred)}
+    svg = re.sub(
+        r' id="([^"]+)"', lambda m: f' id="{new_ids[m[1]]}"' if m[1] in new_ids else "", svg
+    )
+    svg = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{new_ids[m[2]]}", svg)
+
+    # A few looks are repeated thousands of times: they become classes.
+    looks = dict.fromkeys(re.findall(r' style="([^"]*)"', svg))
+    classes = {look: _short_name(look) for look in looks}
+    svg = re.sub(r' style="([^"]*)"', lambda m: f' class="{classes[m[1]]}"', svg)
+    rules = "".join(f".{class_name}{{{look}}}" for look, class_name in classes.items())
+    svg = svg.replace(">", f"><style>{rules}</style>", 1)
 
     # Without a size of its own it takes the width of the page's column.
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
@@ -226,3 +238,8 @@ def inline_svg(text: str, name: str, title: str) -> Markup:
     style = "stroke-linejoin:round;stroke-linecap:butt;font-family:'DejaVu Sans',sans-serif"
     root = f'<svg role="img" aria-label="{label}" style="{style}"'
     return Markup(svg.replace("<svg", root, 1))
+
+
+def _short_name(text: str) -> str:
+    """A short name that follows from a text, fit for ids and classes."""
+    return "f" + hashlib.sha256(text.encode()).hexdigest()[:7]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from itertools import pairwise
 
 TAG = re.compile(r"<(?:text|use|path|rect|line|g|svg)\b[^>]*>")
 PLACES = re.compile(r' (d|x|y|width|height|transform)="([^"]*)"')
 LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
+LINE = re.compile(r"M-?[\d.]+ -?[\d.]+(?:L-?[\d.]+ -?[\d.]+)+")
 NO_TURN = re.compile(r' transform="rotate\(-?0 [^"]*\)"')
 FONT = re.compile(r"font-family: ([^;\"]*); ")
 ALONE = re.compile(
@@ -42,7 +44,22 @@ def _compact_places(match: re.Match[str]) -> str:
     value = LONG_NUMBER.sub(_rounded, value)
     if name == "d":
         value = re.sub(r"\s*([A-Za-z])\s*", r"\1", value)
+        value = LINE.sub(_straight, value)
     return f' {name}="{value}"'
+
+
+def _straight(match: re.Match[str]) -> str:
+    """A polyline whose level and upright pieces are said by one number each."""
+    points = [point.split(" ") for point in match.group()[1:].split("L")]
+    pieces = [f"M{points[0][0]} {points[0][1]}"]
+    for (x_before, y_before), (x, y) in pairwise(points):
+        if y == y_before:
+            pieces.append(f"H{x}")
+        elif x == x_before:
+            pieces.append(f"V{y}")
+        else:
+            pieces.append(f"L{x} {y}")
+    return "".join(pieces)
 
 
 def _rounded(match: re.Match[str]) -> str:
