@@ -31,6 +31,7 @@ def fit(
     *,
     seed: int = 0,
     device: str = "auto",
+    metrics: str | Sequence[str] = (),
     **training_settings: Any,
 ) -> FitResult:
     """Train one model under one balancer on one data set, as a cell of ``mtlkit bench`` does.
@@ -44,6 +45,7 @@ def fit(
             parameter takes none.
         seed: Source of initial weights, batch order, dropout and the balancer's randomness.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        metrics: Further ones of the final scores, such as ``"gauc@item,ndcg@5"``.
         **training_settings: Fields of :class:`mtlkit.settings.TrainingSettings`, such as
             ``epochs=1`` or ``lr=1e-3``; defaults are those that suit the data set.
 
@@ -72,7 +74,7 @@ def fit(
     from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
 
-    execution = validate(ExecutionSettings, {"device": device}, "run")
+    execution = validate(ExecutionSettings, {"device": device, "metrics": metrics}, "run")
     torch_device = resolve_device(execution.device)
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
     seed = _as_seed(seed)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
-import pandas as pd
 
 from mtlkit.data.splits import NO_GROUP, Dataset, Split
 from mtlkit.data.types import Schema
@@ -64,7 +63,7 @@ class RowGroups:
             if self.rows is not None:
                 values, is_missing = values[self.rows], is_missing[self.rows]
             fits = not len(values) or (values.min() >= 0 and values.max() < MOST_GROUPS)
-            codes = values if fits else pd.factorize(values)[0]
+            codes = values if fits else _factorize(values)
             self._codes[group] = np.where(is_missing, -1, codes).astype(np.int64)
         return self._codes[group]
 
@@ -102,6 +101,8 @@ class RowGroups:
     def _by_training_rows(self, group: str) -> Iterator[tuple[str, np.ndarray]]:
         """Cold and warm users, or items."""
         values, is_missing = self._values(self.split, group)
+        import pandas as pd
+
         counts = pd.Series(self._values("train", group)[0]).value_counts()
         training_rows = counts.reindex(values, fill_value=0).to_numpy()
 
@@ -115,11 +116,11 @@ class RowGroups:
         """The values of a column with the most rows."""
         values, _ = self._values(self.split, column)
         values = values if self.rows is None else values[self.rows]
-        counts = pd.Series(values).value_counts()
-        if len(counts) > MOST_VALUES:
+        if len(np.unique(values[: 100 * MOST_VALUES])) > MOST_VALUES:
             return
+        distinct, counts = np.unique(values, return_counts=True)
         names = self.dataset.details.get("group names", {}).get(column, {})
-        for value in counts.index[:MOST_SEGMENTS]:
+        for value in distinct[np.argsort(-counts, kind="stable")][:MOST_SEGMENTS]:
             name = "missing" if value == NO_GROUP else names.get(str(value), str(value))
             yield name, values == value
 
@@ -133,6 +134,13 @@ class RowGroups:
         assert column is not None
         ids = id_column(packed, column)
         return ids, ids == 0
+
+
+def _factorize(values: np.ndarray) -> np.ndarray:
+    """(N,) codes from 0 on of any integers."""
+    import pandas as pd
+
+    return pd.factorize(values)[0]
 
 
 def id_column(split: Split, column: int) -> np.ndarray:

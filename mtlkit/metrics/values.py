@@ -1,4 +1,7 @@
-"""The metrics of one task's predictions that are computed once, at the end of a run."""
+"""The metrics of one task's predictions that are computed once, at the end of a run.
+
+SciPy and pandas take a third of a second to import, which a plan of a grid need not pay.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,6 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import pandas as pd
-from scipy.special import expit
 
 from mtlkit.metrics.definitions import MetricName
 from mtlkit.metrics.grouped import RankedRows
@@ -86,6 +87,8 @@ class TaskRows:
 
     @cached_property
     def _probabilities(self) -> np.ndarray:
+        from scipy.special import expit
+
         logits = np.minimum(self.scores.astype(np.float64), self.largest_logit)
         return np.asarray(expit(logits))
 
@@ -116,6 +119,8 @@ class TaskRows:
 
     def _spearman(self, name: MetricName) -> float | None:
         """The correlation of ranks, which needs no original scale; None of a constant."""
+        import pandas as pd
+
         ranks = pd.DataFrame({"score": self.scores, "label": self.labels}).rank().to_numpy()
         if (ranks == ranks[0]).all(axis=0).any():
             return None

@@ -1,6 +1,9 @@
 """Further metrics of one task: by hand, and against scikit-learn and SciPy."""
 
 import math
+import os
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -13,6 +16,7 @@ from sklearn.metrics import accuracy_score, f1_score, root_mean_squared_error
 
 from mtlkit.metrics.definitions import default_metrics, read_metric
 from mtlkit.metrics.values import TaskRows
+from tests.documents import ROOT
 
 NUMBERS = st.floats(-20, 20, width=32)
 ROWS = st.lists(st.tuples(NUMBERS, st.booleans()), min_size=1, max_size=40)
@@ -107,3 +111,13 @@ def test_one_class_is_none_where_a_metric_needs_two(label):
     assert (value(rows, "average_precision") is None) == (label == 0)
     assert (value(rows, "ndcg@10@user") is None) == (label == 0)
     assert value(rows, "ece") is not None
+
+
+def test_the_benchmark_compares_with_scikit_learn():
+    script = ROOT / "benchmarks" / "metrics.py"
+    command = [sys.executable, str(script), "--rows", "3000", "--rounds", "1"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    assert "3,000 rows" in ended.stdout
+    assert "| gauc@user |" in ended.stdout
