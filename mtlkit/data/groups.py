@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from mtlkit.data.splits import NO_GROUP, Dataset, Split
+from mtlkit.data.splits import NO_GROUP, Dataset
 from mtlkit.data.types import Schema
 from mtlkit.metrics.grouped import MOST_GROUPS
 
@@ -59,12 +59,12 @@ class RowGroups:
     def codes(self, group: str) -> np.ndarray:
         """(n,) int64 codes from 0 on that tell the groups apart; -1 for rows of no known group."""
         if group not in self._codes:
-            values, is_missing = self._values(self.split, group)
-            if self.rows is not None:
-                values, is_missing = values[self.rows], is_missing[self.rows]
-            fits = not len(values) or (values.min() >= 0 and values.max() < MOST_GROUPS)
+            values = self._values(group)
+            is_missing = values == NO_GROUP
+            values = np.where(is_missing, 0, values)
+            fits = values.min(initial=0) >= 0 and values.max(initial=0) < MOST_GROUPS
             codes = values if fits else _factorize(values)
-            self._codes[group] = np.where(is_missing, -1, codes).astype(np.int64)
+            self._codes[group] = np.where(is_missing, -1, codes)
         return self._codes[group]
 
     def segments(self, column: str) -> dict[str, np.ndarray]:
@@ -100,22 +100,20 @@ class RowGroups:
 
     def _by_training_rows(self, group: str) -> Iterator[tuple[str, np.ndarray]]:
         """Cold and warm users, or items."""
-        values, is_missing = self._values(self.split, group)
+        values = self._values(group)
         import pandas as pd
 
-        counts = pd.Series(self._values("train", group)[0]).value_counts()
+        counts = pd.Series(group_values(self.dataset, "train", group)).value_counts()
         training_rows = counts.reindex(values, fill_value=0).to_numpy()
 
         # An id that is not known was too rare in training to have a number.
-        is_cold = is_missing | (training_rows < COLD_ROWS)
-        is_cold = is_cold if self.rows is None else is_cold[self.rows]
+        is_cold = (values == NO_GROUP) | (training_rows < COLD_ROWS)
         yield "cold", is_cold
         yield "warm", ~is_cold
 
     def _by_value(self, column: str) -> Iterator[tuple[str, np.ndarray]]:
         """The values of a column with the most rows."""
-        values, _ = self._values(self.split, column)
-        values = values if self.rows is None else values[self.rows]
+        values = self._values(column)
         if len(np.unique(values[: 100 * MOST_VALUES])) > MOST_VALUES:
             return
         distinct, counts = np.unique(values, return_counts=True)
@@ -124,16 +122,28 @@ class RowGroups:
             name = "missing" if value == NO_GROUP else names.get(str(value), str(value))
             yield name, values == value
 
-    def _values(self, split: str, group: str) -> tuple[np.ndarray, np.ndarray]:
-        """(N,) values of a group in a whole split, and where they are missing."""
-        packed = self.dataset.splits[split]
-        if group in packed.groups:
-            values = np.asarray(packed.groups[group])
-            return values, values == NO_GROUP
-        column = role_column(self.dataset.schema, group)
-        assert column is not None
-        ids = id_column(packed, column)
-        return ids, ids == 0
+    def _values(self, group: str) -> np.ndarray:
+        """(n,) values of a group."""
+        values = group_values(self.dataset, self.split, group)
+        return values if self.rows is None else values[self.rows]
+
+
+def group_values(dataset: Dataset, split: str, group: str) -> np.ndarray:
+    """(N,) int64 that tell groups apart in all splits alike; ``NO_GROUP`` where none is known."""
+    packed = dataset.splits[split]
+    if group in packed.groups:
+        return np.asarray(packed.groups[group])
+    column = role_column(dataset.schema, group)
+    assert column is not None
+
+    # The columns that rows share come after those of a row.
+    own = packed.ids.shape[1]
+    if column < own:
+        ids = packed.ids[:, column]
+    else:
+        assert packed.shared is not None
+        ids = packed.shared.ids[:, column - own][packed.shared.row]
+    return np.where(ids == 0, NO_GROUP, ids.astype(np.int64))
 
 
 def _factorize(values: np.ndarray) -> np.ndarray:
@@ -141,12 +151,3 @@ def _factorize(values: np.ndarray) -> np.ndarray:
     import pandas as pd
 
     return pd.factorize(values)[0]
-
-
-def id_column(split: Split, column: int) -> np.ndarray:
-    """(N,) ids of a feature; the columns that rows share come after those of a row."""
-    own = split.ids.shape[1]
-    if column < own:
-        return np.asarray(split.ids[:, column])
-    assert split.shared is not None
-    return np.asarray(split.shared.ids[:, column - own][split.shared.row])
