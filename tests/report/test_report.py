@@ -18,7 +18,7 @@ from mtlkit.cli.report import report
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.report import write_report
 from mtlkit.store import ResultStore
-from tests.fakes import cell, failure, fill
+from tests.fakes import cell, failure, fill, record
 from tests.report.conftest import WRITTEN
 
 FIGURES = {
@@ -253,3 +253,23 @@ def test_all_metrics_stand_in_one_file(built):
     assert in_page.count("<details><summary>income") == 1
     best = frame[(frame["metric"] == "logloss") & (frame["task"] == "income")]
     assert len(best) == frame["group"].nunique()
+
+
+def test_a_metric_that_is_best_in_between_ranks_rows_by_their_distance(tmp_path):
+    store = ResultStore(tmp_path)
+    for model, calibrations in [("single-task", (1.5, 1.7)), ("mmoe", (0.9, 0.8))]:
+        for seed, calibration in enumerate(calibrations):
+            run = record(cell(model, "none" if model == "single-task" else "uniform", seed))
+            for scores in run.metrics.values():
+                for values in scores.values():
+                    values["calibration"] = calibration
+            store.save(run)
+    files = write_report(tmp_path, metric="calibration", written=WRITTEN)
+    assert not [file for file in files.figures if "pareto" in file.name]
+    page = files.page.read_text(encoding="utf-8")
+    assert "calibration on the test split" in page
+    assert "nearest to 1 is best" in page
+    frame = pd.read_csv(next(table for table in files.tables if table.suffix == ".csv"))
+    assert list(frame["model"]) == ["mmoe", "single-task"]
+    # relative to the distance of single-task from 1, seed by seed
+    assert frame["delta_m"][0] == pytest.approx(((-0.1 + 0.5) / 0.5 + (-0.2 + 0.7) / 0.7) / 2)
