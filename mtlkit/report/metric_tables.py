@@ -65,16 +65,15 @@ def _table(
 ) -> MetricTable:
     """The rows of a summary, measured by some metrics."""
     block = summary.block
+    best = {name: _best(name, means[str(name)]) for name in names}
     lines, csv_rows = [], []
     for row in summary.finished:
         group = row.group
         cells = [TableCell(group.model), TableCell(group.balancer if group.has_balancer else "–")]
         for name in names:
-            by_group = means[str(name)]
-            mean = by_group.get(group.id, Interval())
-            is_best = mean.known and group.id == _best(name, by_group)
+            mean = means[str(name)].get(group.id, Interval())
             text = spread(mean, name.metric.decimals) if mean.known else NA
-            cells.append(TableCell(text, is_best))
+            cells.append(TableCell(text, group.id == best[name]))
             common = {
                 "dataset": block.name,
                 "protocol": block.protocol or "",
@@ -96,9 +95,9 @@ def _table(
 
 
 def _best(name: MetricName, means: dict[str, Interval]) -> str:
-    """The group of the best mean."""
+    """The group of the best mean; empty without any."""
     known = {group: mean.mean for group, mean in means.items() if mean.known}
-    return max(known, key=lambda group: name.metric.goodness(known[group]))
+    return max(known, key=lambda group: name.metric.goodness(known[group]), default="")
 
 
 def _notes(names: list[MetricName], means: Means) -> Iterator[str]:
