@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from mtlkit.data.targets import Target, from_normal_ranks
 from mtlkit.errors import UsageError
 
 ALL_ROWS = "all rows"
@@ -31,6 +40,10 @@ UNFIT_LOSSES: dict[Kind, tuple[Loss, ...]] = {
 """Kind of a task to the losses that mean nothing on its labels."""
 
 
+LATER_FIELDS = ("target", "quantiles")
+"""Fields of a task that stand in fingerprints only where they differ from their defaults."""
+
+
 class _FrozenModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -46,9 +59,11 @@ class Task(_FrozenModel):
         losses: Names of losses, added up; at least one.
         weight: Weight in a user-weighted mean, 0 or more.
         given: Name of the binary task without whose positive this label does not exist.
-        scale: ``(mean, std)`` on train of a regression target; predictions are scored on the
-            original scale.
+        scale: ``(mean, std)`` on train of a regression target, after the logarithm if there is one;
+            predictions are scored on the original scale.
         description: For cards and reports.
+        target: What became of a regression target; see :mod:`mtlkit.data.targets`.
+        quantiles: Rising values on train at evenly spaced ranks, for ``target="quantile"``.
     """
 
     name: Name
@@ -59,6 +74,31 @@ class Task(_FrozenModel):
     given: str | None = None
     scale: tuple[float, float] | None = None
     description: str = ""
+    target: Target = "standardize"
+    quantiles: tuple[float, ...] | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what tasks did not always have, where it is not used: fingerprints stay."""
+        fields = dump(self)
+        for name in LATER_FIELDS:
+            if fields.get(name) == type(self).model_fields[name].default:
+                del fields[name]
+        return fields
+
+    def original(self, values: Any) -> Any:
+        """Labels or predictions (N,) of a regression on the scale that the data came with.
+
+        Args:
+            values: A tensor, as the splits hold labels and models predict them.
+        """
+        mean, std = self.scale or (0.0, 1.0)
+        if self.target == "quantile":
+            ranks = values.detach().double().cpu().numpy()
+            numbers = from_normal_ranks(ranks, self.quantiles or (0.0,), std)
+            return values.new_tensor(numbers)
+        values = values * std + mean
+        return values.expm1() if self.target == "log1p" else values
 
     @property
     def outputs(self) -> int:

@@ -31,7 +31,7 @@ from mtlkit.data.storage import (
 )
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
 from mtlkit.data.table.encode import make_encoder
-from mtlkit.data.table.labels import LabelEncoder, check_finite, find_labels
+from mtlkit.data.table.labels import LabelEncoder, check_numbers, find_labels
 from mtlkit.data.table.plan import TablePlan, file_name, make_plan
 from mtlkit.data.table.read import Columns, Table, open_frame
 from mtlkit.data.table.spec import TableSpec
@@ -107,7 +107,7 @@ def prepare_table(
             "give it more rows",
         )
     plan = make_plan(table, spec)
-    labels = LabelEncoder(find_labels(table, spec))
+    labels = LabelEncoder(find_labels(table, spec), table.rows)
     splitter = make_splitter(table, plan)
     encoders = [make_encoder(column, table.rows) for column in plan.inputs]
     passes = _Passes(table, plan, splitter, encoders, labels, progress)
@@ -116,7 +116,7 @@ def prepare_table(
     # What the encoders have seen decides on the schema.
     features = _features(encoders, table)
     funnel = tuple(file_name(step) for step in spec.funnel) or None
-    schema = Schema(features=features, tasks=labels.tasks(), funnel=funnel)
+    schema = Schema(features=features, tasks=labels.tasks, funnel=funnel)
     entries = passes.write(folder, schema)
     arrays = {split: entry["arrays"] for split, entry in entries.items()}
     digest = fingerprint_folder(folder, schema, arrays)
@@ -208,8 +208,8 @@ class _Passes:
                 rows += np.bincount(splits, minlength=len(SPLITS))
                 is_train = splits == TRAIN
                 run(partial(self._see, batch, start, is_train), self.encoders)
-                for column in self.labels.columns:
-                    check_finite(self.table, column, batch[column], start)
+                for label in self.labels.labels:
+                    check_numbers(self.table, label, batch[label.column], start)
                 self.labels.see(batch, is_train)
         for encoder in self.encoders:
             encoder.settle()

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from mtlkit.data.targets import Target
 from mtlkit.settings import Settings
 
 Role = Literal["user", "item", "domain", "session", "time"]
@@ -83,6 +84,9 @@ class TaskSpec(Settings):
     )
     given: Text | None = Field(
         None, description="the binary label without whose positive this one does not exist"
+    )
+    target: Target | None = Field(
+        None, description="scale on which a regression is trained; default: standardize"
     )
     weight: float = Field(1.0, gt=0, description="weight in a weighted mean of the tasks")
     description: str = Field("", description="for the card and reports")
