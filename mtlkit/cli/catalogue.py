@@ -21,6 +21,7 @@ class Kind(StrEnum):
     models = "models"
     balancers = "balancers"
     datasets = "datasets"
+    losses = "losses"
 
 
 def list_entries(
@@ -30,7 +31,7 @@ def list_entries(
         bool, typer.Option("--json", help="Print JSON: a list of objects with a name.")
     ] = False,
 ) -> None:
-    """List models, balancers or data sets."""
+    """List models, balancers, data sets or losses."""
     from mtlkit.errors import UsageError
     from mtlkit.registry import REGISTRIES
 
@@ -56,7 +57,7 @@ def list_entries(
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A model, balancer or data set.")],
+    name: Annotated[str, typer.Argument(help="A model, balancer, data set or loss.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the paper, the options with their defaults, the cost, and when to use something."""
@@ -93,7 +94,7 @@ def _registry_of(name: str) -> Registry:
     if name.endswith(".py"):
         MODELS.check(name)
         raise UsageError(
-            f"{name} defines no model, balancer or data set.", "mtlkit info mmoe shows one"
+            f"{name} defines no model, balancer, data set or loss.", "mtlkit info mmoe shows one"
         )
 
     # none has: the nearest names are a better hint than a list

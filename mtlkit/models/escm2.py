@@ -34,8 +34,9 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.data.types import Schema, rows_with
+from mtlkit.losses._build import build_loss
 from mtlkit.models._funnel import funnel_columns, labels_in
-from mtlkit.models._losses import mean_of_rows, row_losses
+from mtlkit.models._losses import mean_of_rows, row_weight
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch, Objective
 from mtlkit.models.esmm import ESMM
@@ -83,7 +84,9 @@ class ESCM2(ESMM):
             clicked = batch.labels[:, before] > 0
 
         # e and o / p of each row, (B,).
-        error = row_losses(task, output.further[k].logits, torch.where(clicked, labels, 0.0))
+        labels = torch.where(clicked, labels, 0.0)
+        logits = output.further[k].logits
+        error = build_loss(task).rows(logits, labels, clicked, batch.groups)
         propensity = output.predictions[before].logits.detach().float().sigmoid()
         weight = clicked / propensity.clamp_min(self.options.clip)
         corrected = corrected_error(error, weight, output.extra[k] if output.extra else None)
@@ -93,7 +96,7 @@ class ESCM2(ESMM):
         if batch.observed is not None:
             not_clicked = batch.labels[:, before] <= 0
             mask = batch.observed[:, before] & (not_clicked | batch.observed[:, step])
-        loss, active = mean_of_rows(corrected, mask, batch.weight)
+        loss, active = mean_of_rows(corrected, mask, row_weight(self.schema, task, batch))
         return Objective(self.options.lc * loss, task.name, active)
 
 

@@ -27,6 +27,7 @@ from itertools import pairwise
 from pydantic import Field
 
 from mtlkit.data.types import ALL_ROWS, Schema, Task, rows_with
+from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._funnel import funnel_columns, running_products
@@ -48,6 +49,18 @@ class ESMM(Architecture):
         bottom: Sizes = Field(
             (128,), min_length=1, description="hidden layers of each step's bottom"
         )
+
+    @classmethod
+    def check(cls, schema: Schema, options: BaseOptions) -> None:
+        super().check(schema, options)
+        for step in funnel_columns(schema, cls.__name__):
+            task = schema.tasks[step]
+            if task.outputs > 1:
+                raise UsageError(
+                    f"{' + '.join(task.losses)} of the task {task.name!r} needs {task.outputs} "
+                    f"logits a row, but the product that {cls.__name__} trains it on is one.",
+                    f"--set loss.{task.name}=bce, or models without products, such as mmoe",
+                )
 
     def __init__(self, schema: Schema, options: Options, extra: Sequence[Task] = ()) -> None:
         super().__init__(schema, options)
