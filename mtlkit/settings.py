@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
@@ -59,6 +59,20 @@ class Settings(BaseModel):
         if wants_number and bool not in types and _holds_bool(value):
             raise ValueError("true and false are no numbers")
         return value
+
+
+def without_unused(
+    model: BaseModel, values: dict[str, Any], later: Sequence[str]
+) -> dict[str, Any]:
+    """The values of a model without those fields, added later, that have their defaults: digests of
+    what does not use them stay what they were.
+    """
+    defaults = {
+        name: type(model).model_fields[name].get_default(call_default_factory=True)
+        for name in later
+    }
+    unused = {name for name in later if getattr(model, name) == defaults[name]}
+    return {name: value for name, value in values.items() if name not in unused}
 
 
 def _types_within(annotation: Any) -> Iterator[Any]:
@@ -265,10 +279,7 @@ class TrainingSettings(Settings):
 
     def of_key(self) -> dict[str, Any]:
         """What a cell's key holds, as plain values."""
-        values = self.model_dump(mode="json")
-        return {
-            name: value for name, value in values.items() if value or name not in self.added_later
-        }
+        return without_unused(self, self.model_dump(mode="json"), self.added_later)
 
     def repeats_rows(self, train_rows: int) -> str | None:
         """A sentence where one optimiser step takes more rows than there are, so that rows repeat

@@ -18,7 +18,7 @@ from pydantic import (
 from mtlkit.data.targets import Target, from_normal_ranks
 from mtlkit.errors import UsageError
 from mtlkit.registry import LOSSES
-from mtlkit.settings import RowWeights
+from mtlkit.settings import RowWeights, without_unused
 from mtlkit.spec import Spec, parse_spec
 
 ALL_ROWS = "all rows"
@@ -89,11 +89,7 @@ class Task(_FrozenModel):
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out what tasks did not always have, where it is not used: fingerprints stay."""
-        fields = dump(self)
-        for name in LATER_FIELDS:
-            if fields.get(name) == type(self).model_fields[name].default:
-                del fields[name]
-        return fields
+        return without_unused(self, dump(self), LATER_FIELDS)
 
     def original(self, values: Any) -> Any:
         """Labels or predictions (N,) of a regression on the scale that the data came with.
@@ -127,8 +123,13 @@ def _loss_facts(text: str) -> Mapping[str, Any]:
     return LOSSES.facts(loss_spec(text).name).attributes
 
 
-def _check_losses(task: Task) -> None:
-    """Raise a ValueError for losses that mean nothing on the labels of a task, or together."""
+def check_losses(task: Task) -> None:
+    """Look that losses mean something on the labels of a task, and together.
+
+    Raises:
+        ValueError: They do not.
+        UsageError: One does not exist.
+    """
     for loss in task.losses:
         facts = _loss_facts(loss)
         if task.kind not in facts.get("kinds", ("binary",)):
@@ -222,7 +223,7 @@ class Schema(_FrozenModel):
             if self.task_names.count(name) > 1:
                 raise ValueError(f"two tasks are called {name!r}")
         for task in self.tasks:
-            _check_losses(task)
+            check_losses(task)
             self._check_indicator(task)
         return self
 

@@ -1,7 +1,7 @@
 """ZILN: the log likelihood of amounts that are often 0, and else log-normal.
 
-x = (a, m, b), p = s(a), s = softplus(b); loss = BCE(a, y > 0) + [y > 0] (log y + log s + log(2 pi) /
-2 + (log y - m)^2 / (2 s^2)), with y on its original scale; the prediction is p exp(m + s^2 / 2).
+x = (a, m, b), d = softplus(b); loss = BCE(a, y > 0) + [y > 0] (log y + log d + log(2 pi) / 2 +
+(log y - m)^2 / (2 d^2)), with y on its original scale; the prediction is s(a) exp(m + d^2 / 2).
 
 Paper: Wang, Liu and Miao, "A Deep Probabilistic Model for Customer Lifetime Value Prediction",
 2019, arXiv:1912.07753.
@@ -9,7 +9,7 @@ Paper: Wang, Liu and Miao, "A Deep Probabilistic Model for Customer Lifetime Val
 When to use: value, revenue, watch time: many zeros and a long tail.
 When not: negative labels; a short tail without zeros (mse, target=log1p).
 Cost: two more logits.
-Deviations: s is bounded from below by 1e-3.
+Deviations: d is bounded from below by 1e-3.
 """
 
 from __future__ import annotations

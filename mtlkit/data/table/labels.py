@@ -18,7 +18,7 @@ from mtlkit.data.table.plan import file_name
 from mtlkit.data.table.read import TIME, Columns, Table, is_list
 from mtlkit.data.table.spec import TableSpec, TaskSpec
 from mtlkit.data.targets import to_normal_ranks
-from mtlkit.data.types import Task
+from mtlkit.data.types import Task, check_losses
 from mtlkit.errors import MissingError, UsageError
 
 MAX_CLASSES = 1000
@@ -117,7 +117,7 @@ def _label(table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | Non
     # A positive value splits any column in two.
     if kind == "binary":
         levels = _binary_levels(table, column, spec, counts)
-        return _binary(column, spec, levels)
+        return _binary(table, column, spec, levels)
     if kind == "regression":
         if not (is_number or pa.types.is_boolean(dtype)):
             raise UsageError(
@@ -125,7 +125,7 @@ def _label(table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | Non
                 f"in YAML, labels: {{{column}: {{kind: multiclass}}}}",
             )
         facts = {"target": spec.target} if spec.target is not None else {}
-        task = _task(column, spec, kind="regression", losses=("mse",), **facts)
+        task = _task(table, column, spec, kind="regression", losses=("mse",), **facts)
         return Label(column, task, None, spec.given)
     if values is None:
         raise UsageError(
@@ -139,6 +139,7 @@ def _label(table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | Non
         )
     shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
     task = _task(
+        table,
         column,
         spec,
         kind="multiclass",
@@ -214,7 +215,7 @@ def _named_value(table: Table, column: str, named: Any, values: list[Any]) -> An
     )
 
 
-def _binary(column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
+def _binary(table: Table, column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
     """A binary label, whose description says what is positive unless that is 1."""
     negative, positive = levels
     is_plain = positive in (1, True) and negative in (0, False)
@@ -222,14 +223,37 @@ def _binary(column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
     if not is_plain:
         description += f" is {positive}"
         description += f", not {negative}" if negative is not None else ""
-    task = _task(column, spec, description=spec.description or description)
+    task = _task(table, column, spec, description=spec.description or description)
     return Label(column, task, levels, spec.given)
 
 
-def _task(column: str, spec: TaskSpec, **facts: Any) -> Task:
-    given = file_name(spec.given) if spec.given is not None else None
-    facts = {"description": spec.description or column, **facts}
-    return Task(name=file_name(column), weight=spec.weight, given=given, **facts)
+def _task(table: Table, column: str, spec: TaskSpec, **facts: Any) -> Task:
+    """The task of a label: what the user said of it, and what was found out."""
+    facts = {
+        "description": spec.description or column,
+        "weight": spec.weight,
+        "report": spec.report,
+        **facts,
+    }
+    if spec.losses:
+        facts["losses"] = spec.losses
+    if spec.given is not None:
+        facts["given"] = file_name(spec.given)
+    if spec.row_weights is not None:
+        indicator = file_name(spec.row_weights.indicator)
+        facts["row_weights"] = spec.row_weights.model_copy(update={"indicator": indicator})
+    task = Task(name=file_name(column), **facts)
+    if spec.target is not None and task.kind != "regression":
+        raise UsageError(
+            f"The label {column!r} of {table.label} is {task.kind}, and target is for regressions.",
+            f"in YAML, labels: {{{column}: {{kind: regression}}}}",
+        )
+    try:
+        check_losses(task)
+    except ValueError as error:
+        problem = f"{str(error)[:1].upper()}{str(error)[1:]}"
+        raise UsageError(f"{problem}, of {table.label}.", "mtlkit list losses") from None
+    return task
 
 
 def _check_steps(table: Table, spec: TableSpec, labels: Sequence[Label]) -> None:

@@ -193,8 +193,7 @@ class _Passes:
             if encoder.plan.kind == "id" and encoder.plan.name not in other
         }
         self.seen_columns = _once([*inputs, *labels.columns, *splitter.columns])
-        weight = [plan.spec.weight] if plan.spec.weight is not None else []
-        self.columns = _once([*self.seen_columns, *weight, *plan.groups.values()])
+        self.columns = _once([*self.seen_columns, *plan.spec.weights, *plan.groups.values()])
 
     def fit(self) -> np.ndarray:
         """Show the training rows to the encoders; returns the number of rows of each split.
@@ -275,8 +274,8 @@ class _Passes:
             "labels": labels,
             "observed": observed,
         }
-        if self.plan.spec.weight is not None:
-            arrays["weight"] = self._weight(batch[self.plan.spec.weight], start)
+        if self.plan.spec.weights:
+            arrays["weight"] = self._weights(batch, start)
         for name, column in self.plan.groups.items():
             arrays[f"group-{name}"] = self._group(name, batch[column], column)
         bags = [part.bag for part in encoded if part.bag is not None]
@@ -287,15 +286,27 @@ class _Passes:
             return as_times(values, column, self.table.label)
         return as_groups(values)
 
-    def _weight(self, values: pa.Array, start: int) -> np.ndarray:
-        """(n,) float32 row weights."""
+    def _weights(self, batch: Columns, start: int) -> np.ndarray:
+        """Float32 row weights (n,), or (n, T) where a label has a column of its own."""
+        spec = self.plan.spec
+        columns = {name: self._weight(name, batch[name], start) for name in spec.weights}
+        common = columns[spec.weight] if spec.weight is not None else np.float32(1)
+        own = [label.row_weight for label in spec.labels.values()]
+        if not any(own):
+            return columns[str(spec.weight)]
+        rows = len(next(iter(columns.values())))
+        of_labels = [np.ones(rows, np.float32) if name is None else columns[name] for name in own]
+        return np.column_stack(of_labels) * np.reshape(common, (-1, 1))
+
+    def _weight(self, name: str, values: pa.Array, start: int) -> np.ndarray:
+        """(n,) float32 row weights of a column."""
         is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
         weights = values.cast(pa.float64()).to_numpy(zero_copy_only=False) if is_number else None
         is_wrong = np.ones(1, bool) if weights is None else ~(np.isfinite(weights) & (weights >= 0))
         if weights is None or is_wrong.any():
             row = start + int(is_wrong.argmax())
             raise MissingError(
-                f"The weight {self.plan.spec.weight!r} of {self.table.label} is no number of 0 or "
+                f"The weight {name!r} of {self.table.label} is no number of 0 or "
                 f"more in row {row + 1}.",
                 "correct it, or do without weights",
             )
@@ -337,8 +348,9 @@ class _SplitFiles:
             "labels": (np.float32, (tasks,)),
             "observed": (bool, (tasks,)),
         }
-        if plan.spec.weight is not None:
-            shapes["weight"] = (np.float32, ())
+        if plan.spec.weights:
+            has_own = any(label.row_weight for label in plan.spec.labels.values())
+            shapes["weight"] = (np.float32, (tasks,) if has_own else ())
         for group in plan.groups:
             shapes[f"group-{group}"] = (np.int64, ())
         self.columns = {
