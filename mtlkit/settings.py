@@ -67,11 +67,12 @@ def without_unused(
     """The values of a model without those fields, added later, that have their defaults: digests of
     what does not use them stay what they were.
     """
-    defaults = {
-        name: type(model).model_fields[name].get_default(call_default_factory=True)
+    fields = type(model).model_fields
+    unused = {
+        name
         for name in later
+        if getattr(model, name) == fields[name].get_default(call_default_factory=True)
     }
-    unused = {name for name in later if getattr(model, name) == defaults[name]}
     return {name: value for name, value in values.items() if name not in unused}
 
 

@@ -110,12 +110,16 @@ def equal_cosines(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         be equal and non-zero; and what keeps them from it: the component (N,) of the ones that no
         sum can reach, itself weights of a vanishing sum.
     """
+    return solve_in_span(cosines, np.ones(len(cosines)))
+
+
+def solve_in_span(cosines: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C^+ target (N,), and the component (N,) of the target outside of the span of C (N, N)."""
     values, vectors = np.linalg.eigh(cosines)
     in_span = values > NO_RANK * values.max()
-    ones = vectors.sum(0)  # in the basis of the eigenvectors
-    x = vectors[:, in_span] @ (ones[in_span] / values[in_span])
-    out_of_reach = vectors[:, ~in_span] @ ones[~in_span]
-    return x, out_of_reach
+    coordinates = (target[:, None] * vectors).sum(0)
+    solution = vectors[:, in_span] @ (coordinates[in_span] / values[in_span])
+    return solution, vectors[:, ~in_span] @ coordinates[~in_span]
 
 
 def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:

@@ -18,9 +18,6 @@ LARGEST_LOG = 40.0
 class CountLoss(Loss):
     """A loss whose logits say what amount is expected."""
 
-    kinds = ("regression",)
-    stands_alone = True
-
     def amounts(self, labels: Tensor) -> Tensor:
         """Labels (B,) on the original scale, 0 or more."""
         amounts = self.task.original(labels)

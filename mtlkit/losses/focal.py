@@ -37,7 +37,7 @@ class Focal(Loss):
         gamma, alpha = self.options.gamma, self.options.alpha
         # p^g by its logarithm: powers of 0 have no gradient
         missed = F.logsigmoid(torch.where(labels > 0, -logits, logits))  # log(1 - p), log p
-        factor = (gamma * missed).exp() * torch.where(labels > 0, alpha, 1 - alpha)
+        factor = (gamma * missed).exp() * (alpha * labels + (1 - alpha) * (1 - labels))
         if self.options.detach:
             factor = factor.detach()
         return factor * F.binary_cross_entropy_with_logits(logits, labels, reduction="none")

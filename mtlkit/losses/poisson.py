@@ -20,6 +20,9 @@ from mtlkit.losses._counts import LARGEST_LOG, CountLoss
 class Poisson(CountLoss):
     """Poisson regression."""
 
+    kinds = ("regression",)
+    stands_alone = True
+
     def log_expected(self, logits: Tensor) -> Tensor:
         return logits
 

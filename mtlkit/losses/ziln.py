@@ -28,7 +28,9 @@ LEAST_DEVIATION = 1e-3
 class ZILN(CountLoss):
     """Zero-inflated log-normal."""
 
+    kinds = ("regression",)
     outputs = 3
+    stands_alone = True
 
     def log_expected(self, logits: Tensor) -> Tensor:
         a, mean, b = logits.unbind(1)

@@ -5,8 +5,7 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from mtlkit.data.types import UNFIT_LOSSES, Feature, Schema, Task
-from mtlkit.models._losses import LOSSES
+from mtlkit.data.types import Feature, Schema, Task
 
 NO_NAMES = ["", "  ", "a\0b", "a\nb", "a\x1b[31m", "a\u202eb", "\ud800"]
 
@@ -63,8 +62,8 @@ def test_each_kind_of_task_has_losses_that_fit():
         ("regression", "huber"),
         ("multiclass", "cross_entropy"),
     }
-    for kind in UNFIT_LOSSES:
-        for loss in LOSSES:
+    for kind in ("binary", "regression", "multiclass"):
+        for loss in ("bce", "mse", "l1", "huber", "cross_entropy"):
             task = Task(name="own", kind=kind, losses=(loss,))
             if (kind, loss) in fit:
                 assert Schema(features=(), tasks=(task,)).tasks == (task,)
