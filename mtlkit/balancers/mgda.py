@@ -15,6 +15,7 @@ Deviations: the minimum is exact (a quadratic program over the T x T Gram), not 
 weights of normalised gradients are divided by the norms, so that the step IS the common descent
 direction; Sener & Koltun's code finds the weights on normalised gradients and applies them to the
 others. Tasks whose normalised gradients are equal share their weight equally.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ Recommendation", RecSys 2019, doi:10.1145/3298689.3346998.
 When to use: as mgda, with a share guaranteed to every task.
 When not: losses of very different size: the largest gradient gets the smallest weight.
 Cost: one backward pass a task.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

@@ -181,6 +181,13 @@ class Architecture(nn.Module, ABC):
         loss, active = task_loss(task, prediction.logits, labels, mask, weight, batch.groups)
         return Objective(loss, task.name, active)
 
+    def own_logits(self, output: Output) -> list[Tensor]:
+        """For each task, in order, the logits that its own layers give: those of its prediction,
+        unless that is a product with predictions of other tasks.
+        """
+        by_task = {prediction.task: prediction for prediction in reversed(output.predictions)}
+        return [by_task[task.name].logits for task in self.tasks]
+
     def learning_rates(self) -> dict[str, float]:
         """Prefix of parameter names to a factor on their learning rate; the factor is an option,
         hence recorded.

@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 from pydantic import Field
+from torch import Tensor
 
 from mtlkit.data.types import ALL_ROWS, Schema, Task, rows_with
 from mtlkit.errors import UsageError
@@ -87,3 +88,9 @@ class ESMM(Architecture):
             space = rows_with(names[before])
             output.further.append(Prediction(names[step], logits[step], space))
         return output
+
+    def own_logits(self, output: Output) -> list[Tensor]:
+        logits = super().own_logits(output)
+        for step, factor in zip(self.steps[1:], output.further, strict=True):
+            logits[step] = factor.logits
+        return logits

@@ -99,6 +99,8 @@ class Trainer:
         if setup.warm_start is not None:
             self.warnings += setup.warm_start.apply(self.model, self.sharing)
         check_comparable_rows(balancer, self.sharing, settings)
+        if balancer is not None and balancer.needs == "norms":
+            _ = self.sharing.last  # found now: a model that is compiled cannot be copied
 
         # What moves the parameters. Frozen ones are no longer among the slices.
         sparse = [sliced.name for sliced in self.sharing.parameters if sliced.sparse]

@@ -6,6 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from mtlkit.data.types import Feature, Schema, Task
+from mtlkit.errors import UsageError
 
 NO_NAMES = ["", "  ", "a\0b", "a\nb", "a\x1b[31m", "a\u202eb", "\ud800"]
 
@@ -28,7 +29,6 @@ def test_names_of_any_script(name):
         {"weight": math.nan},
         {"weight": math.inf},
         {"weight": -1},
-        {"losses": ("hinge",)},
         {"losses": ()},
         {"kind": "multiclass", "classes": 1},
     ],
@@ -37,6 +37,11 @@ def test_names_of_any_script(name):
 def test_tasks_that_mean_nothing(field):
     with pytest.raises(ValidationError):
         Task(name="click", **field)
+
+
+def test_a_loss_that_does_not_exist():
+    with pytest.raises(UsageError, match="There is no loss called 'hinge'"):
+        Schema(features=(), tasks=(Task(name="click", losses=("hinge",)),))
 
 
 @pytest.mark.parametrize("field", [{"vocab": -1}, {"dim": 0}], ids=str)
