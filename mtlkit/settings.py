@@ -253,7 +253,7 @@ class TrainingSettings(Settings):
         default_factory=dict, description="task: it takes part in every n-th step only"
     )
 
-    loss: dict[str, Words] = Field(
+    loss: dict[str, Annotated[Words, Field(min_length=1)]] = Field(
         default_factory=dict,
         description="task: its losses, which are added up, such as bce or focal[gamma=2]",
     )

@@ -72,7 +72,7 @@ def info(
         "description": registry.docstring(name),
         "options": _describe_options(entry.Options),
     }
-    for key in ("needs", "scale", "licence", "url", "simulated", "training"):
+    for key in ("needs", "scale", "licence", "url", "simulated", "training", "kinds"):
         if hasattr(entry, key):
             facts[key] = getattr(entry, key)
     if registry is BALANCERS:
@@ -182,6 +182,8 @@ def _further_facts(facts: dict[str, Any]) -> list[str]:
         sentences.append(
             "Simulated: generated on this machine, and every table and figure says so."
         )
+    if "kinds" in facts:
+        sentences.append(f"For {' and '.join(facts['kinds'])} tasks.")
     if facts.get("training"):
         settings = ", ".join(f"{key}={value}" for key, value in facts["training"].items())
         sentences.append(f"Trains with {settings} unless told otherwise.")

@@ -38,6 +38,8 @@ from mtlkit.models._output import Output
 from mtlkit.models._types import Batch, Prediction
 from mtlkit.settings import Sizes
 
+ONE_LOGIT = "take a loss of one logit, such as bce or listwise, or a model without products"
+
 
 class ESMM(Architecture):
     """Entire-space multi-task model."""
@@ -52,16 +54,15 @@ class ESMM(Architecture):
         )
 
     @classmethod
+    def inapplicable(cls, schema: Schema) -> str | None:
+        return super().inapplicable(schema) or _wide_step(schema)
+
+    @classmethod
     def check(cls, schema: Schema, options: BaseOptions) -> None:
         super().check(schema, options)
-        for step in funnel_columns(schema, cls.__name__):
-            task = schema.tasks[step]
-            if task.outputs > 1:
-                raise UsageError(
-                    f"{' + '.join(task.losses)} of the task {task.name!r} needs {task.outputs} "
-                    f"logits a row, but the product that {cls.__name__} trains it on is one.",
-                    f"--set loss.{task.name}=bce, or models without products, such as mmoe",
-                )
+        reason = _wide_step(schema)
+        if reason is not None:
+            raise UsageError(f"{cls.__name__} cannot be built: the data set {reason}.", ONE_LOGIT)
 
     def __init__(self, schema: Schema, options: Options, extra: Sequence[Task] = ()) -> None:
         super().__init__(schema, options)
@@ -94,3 +95,12 @@ class ESMM(Architecture):
         for step, factor in zip(self.steps[1:], output.further, strict=True):
             logits[step] = factor.logits
         return logits
+
+
+def _wide_step(schema: Schema) -> str | None:
+    """Why a product means nothing: a step of the funnel whose loss needs several logits."""
+    for task in schema.tasks:
+        if task.outputs > 1 and task.name in (schema.funnel or ()):
+            losses = " + ".join(task.losses)
+            return f"trains {task.name} by {losses}, which a product, of one logit a row, cannot"
+    return None

@@ -46,7 +46,9 @@ def with_task_settings(dataset: Dataset, settings: TrainingSettings) -> Dataset:
         )
     except ValidationError as error:
         problem = first_problem(error)
-        raise UsageError(f"{problem[:1].upper()}{problem[1:]}.", "mtlkit list losses") from None
+        names = ", ".join(dataset.schema.task_names)
+        hint = f"its tasks are {names}; mtlkit list losses shows what there is"
+        raise UsageError(f"{problem[:1].upper()}{problem[1:]}.", hint) from None
     for task in schema.tasks:
         _check_groups(dataset, task)
         _check_amounts(schema, task, train)

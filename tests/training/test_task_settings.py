@@ -63,8 +63,13 @@ def test_every_model_trains_losses_of_several_logits(model):
     if model in ("esmm", "escm2"):
         with pytest.raises(UsageError) as caught:
             mtlkit.fit(model, data, **SHORT, loss=NATURAL)
-        assert caught.value.message.startswith("jrc of the task 't1' needs 2 logits a row, but the")
-        assert caught.value.hint.startswith("--set loss.t1=bce")
+        assert caught.value.message == (
+            f"{model} does not apply: toy trains t1 by jrc, which a product, of one logit a row, "
+            "cannot."
+        )
+        wide = prepared(data, loss=NATURAL).schema
+        with pytest.raises(UsageError, match="the data set trains t1 by jrc"):
+            MODELS.load(model).check(wide, MODELS.load(model).Options())
         losses = NATURAL | {"t1": "focal", "t2": "bce,listwise"}
     else:
         losses = NATURAL
@@ -344,6 +349,12 @@ def test_a_wrong_setting_is_one_sentence(case):
         prepared(data_of(), **training)
     assert caught.value.message == message
     assert caught.value.hint
+
+
+def test_no_loss_is_no_setting():
+    with pytest.raises(UsageError) as caught:
+        mtlkit.fit("mmoe", data_of(), **SHORT, loss={"t1": None})
+    assert caught.value.message.startswith("The option 'loss.t1' of the training cannot be None")
 
 
 def test_amounts_below_zero_are_refused():
