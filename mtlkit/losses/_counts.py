@@ -18,6 +18,8 @@ LARGEST_LOG = 40.0
 class CountLoss(Loss):
     """A loss whose logits say what amount is expected."""
 
+    least_label = 0.0
+
     def amounts(self, labels: Tensor) -> Tensor:
         """Labels (B,) on the original scale, 0 or more."""
         amounts = self.task.original(labels)

@@ -9,7 +9,7 @@ from typing import ClassVar
 from pydantic import Field
 from torch import Tensor
 
-from mtlkit.data.types import Kind, Task
+from mtlkit.data.types import Task
 from mtlkit.losses._groups import RowGroups
 from mtlkit.settings import Settings
 
@@ -31,7 +31,7 @@ class Loss(ABC):
 
         weight: float = Field(1.0, gt=0, description="factor, where a task has several losses")
 
-    kinds: ClassVar[tuple[Kind, ...]] = ("binary",)
+    kinds: ClassVar[tuple[str, ...]] = ("binary",)
     """The kinds of tasks that have such labels."""
 
     outputs: ClassVar[int] = 1
@@ -39,6 +39,9 @@ class Loss(ABC):
 
     stands_alone: ClassVar[bool] = False
     """Whether its logits mean something that no other loss can be added to."""
+
+    least_label: ClassVar[float | None] = None
+    """The least label, on the original scale, that it means something for; None for any."""
 
     def __init__(self, task: Task, options: Options) -> None:
         self.task = task

@@ -13,7 +13,6 @@ from mtlkit.data.splits import Dataset, Split
 from mtlkit.data.types import Schema, Task
 from mtlkit.errors import UsageError, first_problem
 from mtlkit.losses._build import build_loss, canonical
-from mtlkit.losses._counts import CountLoss
 from mtlkit.settings import RowWeights, TrainingSettings
 
 
@@ -129,16 +128,17 @@ def _check_groups(dataset: Dataset, task: Task) -> None:
 
 
 def _check_amounts(schema: Schema, task: Task, train: Split) -> None:
-    """Raise a :class:`UsageError` where a loss of amounts meets labels below 0."""
-    if not isinstance(build_loss(task).main, CountLoss):
+    """Raise a :class:`UsageError` where a loss meets labels that are too small for it."""
+    least = build_loss(task).main.least_label
+    if least is None:
         return
     column = schema.label_column(task)
     labels = train.labels[:, column][train.observed[:, column]].astype(np.float64)
     mean, std = task.scale or (0.0, 1.0)
-    least = float((labels * std + mean).min(initial=0))
-    if least < -1e-5 * (abs(mean) + std):
+    lowest = float((labels * std + mean).min(initial=least))
+    if lowest < least - 1e-5 * (abs(mean) + std):
         raise UsageError(
-            f"{task.losses[0]} takes amounts of 0 or more, but train has labels of {task.name!r} "
-            f"down to {least:g}.",
+            f"{task.losses[0]} takes amounts of {least:g} or more, but train has labels of "
+            f"{task.name!r} down to {lowest:g}.",
             f"--set loss.{task.name}=mse",
         )
