@@ -40,7 +40,9 @@ def task_loss(
         labels = torch.where(mask, labels, 0.0)
     values = build_loss(task).rows(logits, labels, mask, groups)
     weights = task.row_weights
-    return mean_of_rows(values, mask, weight, None if weights is None else weights.train_mean)
+    if weights is not None and weights.mean == "train":
+        return mean_of_rows(values, mask, weight, weights.train_mean)
+    return mean_of_rows(values, mask, weight)
 
 
 def row_weight(schema: Schema, task: Task, batch: Batch) -> Tensor | None:

@@ -41,7 +41,7 @@ def test_a_loss_by_set_is_part_of_the_key(bench):
     assert len(records) == 2
 
 
-def test_the_labels_of_a_file_are_settings_of_built_in_sets_too(bench, tmp_path):
+def test_the_labels_of_a_file_are_settings_of_built_in_sets_too(cli, bench, tmp_path):
     grid = tmp_path / "grid.yaml"
     grid.write_text(
         "labels:\n"
@@ -58,6 +58,7 @@ def test_the_labels_of_a_file_are_settings_of_built_in_sets_too(bench, tmp_path)
     (record,) = records
     assert set(record.metrics["test"]) == {"task-1"}
     assert [task["name"] for task in record.tasks] == ["task-1"]
+    assert cli("report", tmp_path / "results").code == 0
 
 
 WRONG = {
