@@ -18,7 +18,8 @@ Deviations: none in the wiring; most ports drop the calibrator or reverse the st
 the calibrator over the batch, which here is averaged like the losses. Widths are our own. The
 information layer is a ReLU as in the paper, whatever ``activation`` is elsewhere. Tasks outside of
 the funnel are towers on their q_t. With --force on data without a funnel, all tasks are taken for
-one in their declared order.
+one in their declared order. The last shared layer, which gradnorm asks for, is that of the
+predictions: the calibrator does not count.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ ips after a division by the number of clicks) at 15. The products are taken of l
 e_hat is a softplus, as errors are not bounded by 1. The weights lc and lg have defaults of our own.
 Longer funnels take the probability of the step before as the propensity. As in those ports, nothing
 but the propensity is detached, so the imputation loss of dr reaches the conversion network, too.
+The last layer that the networks share, which gradnorm asks for, is the embedding.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ Cost: one bottom and one tower a step, one embedding.
 Deviations: the product is taken of logits, -logsumexp(-a, -b, -a - b), instead of clamped
 probabilities; it is finite for any logits. Longer funnels are products of all steps. Tasks outside
 of the funnel get a network of their own. With --force on data without a funnel, all tasks are taken
-for one in their declared order.
+for one in their declared order. The last layer that the networks share, which gradnorm asks for, is
+the embedding.
 """
 
 from __future__ import annotations
