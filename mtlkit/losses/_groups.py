@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from mtlkit.data.splits import NO_GROUP
+
 NOTHING = -1e30
 """The log of an empty sum: finite, so that no gradient becomes NaN."""
 
@@ -13,12 +15,17 @@ class RowGroups:
     """Which rows of a batch belong together.
 
     Args:
-        ids: (B,) of sessions, in any order.
+        ids: (B,) of sessions, in any order; rows of none (``NO_GROUP``) are alone.
         mask: (B,) bool, the rows that count; None for all.
     """
 
     def __init__(self, ids: Tensor, mask: Tensor | None) -> None:
-        _, self.of_row = torch.unique(ids, return_inverse=True)  # sorts
+        distinct, self.of_row = torch.unique(ids.long(), return_inverse=True)  # sorts
+        is_alone = ids.long() == int(NO_GROUP)
+        number = is_alone.cumsum(0) - 1
+        # The first one keeps the number of "none", the others get numbers of their own.
+        new = torch.where(number > 0, len(distinct) - 1 + number, self.of_row)
+        self.of_row = torch.where(is_alone, new, self.of_row)
         self.mask = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask
 
     def count(self, rows: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from mtlkit.data.splits import Dataset, Split
+from mtlkit.data.splits import NO_GROUP, Dataset, Split
 from mtlkit.data.types import Schema, Task
 from mtlkit.errors import UsageError, first_problem
 from mtlkit.losses._build import build_loss, canonical
@@ -70,7 +70,8 @@ def group_names(tasks: Iterable[Task]) -> list[str]:
 
 def partners(split: Split, group: str, batch_size: int) -> float:
     """How many other rows of its group a row meets in a shuffled batch, on average."""
-    _, sizes = np.unique(split.groups[group], return_counts=True)
+    ids = split.groups[group]
+    _, sizes = np.unique(ids[ids != NO_GROUP], return_counts=True)
     others = float((sizes * (sizes - 1.0)).sum()) / len(split)
     return others * (batch_size - 1) / max(1, len(split) - 1)
 

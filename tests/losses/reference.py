@@ -2,6 +2,8 @@
 
 import math
 
+from mtlkit.data.splits import NO_GROUP
+
 
 def softplus(x):
     return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
@@ -44,8 +46,14 @@ def ziln(logits, y):
     return loss
 
 
+def apart(sessions):
+    """Sessions, with one of its own for each row that is in none."""
+    return [("alone", i) if s == NO_GROUP else s for i, s in enumerate(sessions)]
+
+
 def jrc(logits, labels, sessions, mask, alpha=0.5, form="paper"):
     """The loss of each row that has a label; every pair of rows is looked at."""
+    sessions = apart(sessions)
     losses = {}
     for i, (x0, x1) in enumerate(logits):
         if not mask[i]:
@@ -65,6 +73,7 @@ def jrc(logits, labels, sessions, mask, alpha=0.5, form="paper"):
 
 
 def listwise(logits, labels, sessions, mask):
+    sessions = apart(sessions)
     rows = [i for i in range(len(logits)) if mask[i]]
     return {
         i: labels[i]
@@ -74,6 +83,7 @@ def listwise(logits, labels, sessions, mask):
 
 
 def pairwise(logits, labels, sessions, mask):
+    sessions = apart(sessions)
     rows = [i for i in range(len(logits)) if mask[i]]
     losses = {}
     for i in rows:

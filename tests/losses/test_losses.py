@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from mtlkit.data.splits import NO_GROUP
 from mtlkit.data.types import Schema, Task
 from mtlkit.errors import UsageError
 from mtlkit.losses._build import build_loss, canonical, prediction
@@ -178,7 +179,8 @@ def batches(draw, width=1):
     classes = draw(st.sampled_from([(0, 1), (0,), (1,)]))
     labels = draw(st.lists(st.sampled_from(classes), min_size=n, max_size=n))
     largest = draw(st.sampled_from([0, 2, 10**12]))
-    sessions = draw(st.lists(st.integers(-largest, largest), min_size=n, max_size=n))
+    session = st.one_of(st.integers(-largest, largest), st.just(int(NO_GROUP)))
+    sessions = draw(st.lists(session, min_size=n, max_size=n))
     mask = draw(st.lists(st.booleans(), min_size=n, max_size=n))
     if width == 1:
         logits = [row[0] for row in logits]
