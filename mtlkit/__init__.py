@@ -3,7 +3,7 @@
 The public face. A name is imported when it is first used: ``import mtlkit`` loads neither PyTorch
 nor NumPy nor pandas. ``mtlkit.fit`` trains one model, ``mtlkit.balancer`` serves a loop of your
 own, ``mtlkit.run_grid`` is the command ``mtlkit bench``; methods of your own start from
-``mtlkit.Architecture``, ``mtlkit.Balancer`` and ``mtlkit.DatasetSource``.
+``mtlkit.Architecture``, ``mtlkit.Balancer``, ``mtlkit.Loss`` and ``mtlkit.DatasetSource``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from mtlkit.data.splits import Dataset, Split, fingerprint
     from mtlkit.data.types import Feature, Schema, Task
     from mtlkit.errors import MissingError, MtlkitError, UsageError
+    from mtlkit.losses._groups import RowGroups
+    from mtlkit.losses._loss import GroupLoss, Loss
     from mtlkit.models._architecture import Architecture
     from mtlkit.models._embedding import FieldEmbedding
     from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
@@ -47,6 +49,8 @@ __all__ = [
     "GeneratedSource",
     "GramBalancer",
     "GramProblem",
+    "GroupLoss",
+    "Loss",
     "MissingError",
     "MoELayer",
     "ModelOptions",
@@ -54,6 +58,7 @@ __all__ = [
     "Objective",
     "Output",
     "Prediction",
+    "RowGroups",
     "RunRecord",
     "Schema",
     "Settings",
@@ -86,6 +91,8 @@ _NAMES = {
     "data.splits": "Dataset Split fingerprint",
     "data.types": "Feature Schema Task",
     "errors": "MissingError MtlkitError UsageError",
+    "losses._groups": "RowGroups",
+    "losses._loss": "GroupLoss Loss",
     "models._architecture": "Architecture",
     "models._embedding": "FieldEmbedding",
     "models._layers": "Gate GateOptions StackedMLP Towers",

@@ -72,6 +72,7 @@ def fit(
     from mtlkit.settings import ExecutionSettings, TrainingSettings, validate
     from mtlkit.training.result import DivergedError
     from mtlkit.training.setup import TrainingSetup
+    from mtlkit.training.task_settings import with_task_settings
     from mtlkit.training.trainer import Trainer
 
     execution = validate(ExecutionSettings, {"device": device, "metrics": metrics}, "run")
@@ -84,6 +85,7 @@ def fit(
     settings = validate(TrainingSettings, {**suited, **training_settings}, "training")
     _check_no_start(settings.init_from, settings.freeze)
 
+    data = with_task_settings(data, settings)
     network = make_model(model, data, seed)
     method = None
     if network.shares_parameters:

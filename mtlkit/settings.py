@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -59,6 +59,21 @@ class Settings(BaseModel):
         if wants_number and bool not in types and _holds_bool(value):
             raise ValueError("true and false are no numbers")
         return value
+
+
+def without_unused(
+    model: BaseModel, values: dict[str, Any], later: Sequence[str]
+) -> dict[str, Any]:
+    """The values of a model without those fields, added later, that have their defaults: digests of
+    what does not use them stay what they were.
+    """
+    fields = type(model).model_fields
+    unused = {
+        name
+        for name in later
+        if getattr(model, name) == fields[name].get_default(call_default_factory=True)
+    }
+    return {name: value for name, value in values.items() if name not in unused}
 
 
 def _types_within(annotation: Any) -> Iterator[Any]:
@@ -127,6 +142,18 @@ Device = Annotated[str, AfterValidator(_check_device)]
 
 
 # --- the settings of a run
+
+
+class RowWeights(Settings):
+    """How much rows count for a task, by the label of another one: its task space."""
+
+    indicator: str = Field(description="the binary task whose positives are inside")
+    inside: float = Field(1.0, ge=0, description="weight of rows whose indicator is positive")
+    outside: float = Field(1.0, ge=0, description="weight of all other rows")
+    mean: Literal["batch", "train"] = Field(
+        "batch", description="the weights are divided by their mean: over the batch, or over train"
+    )
+    train_mean: float | None = Field(None, description="filled in where mean is train")
 
 
 class TrainingSettings(Settings):
@@ -229,16 +256,34 @@ class TrainingSettings(Settings):
         default_factory=dict, description="task: it takes part in every n-th step only"
     )
 
+    loss: dict[str, Annotated[Words, Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="task: its losses, which are added up, such as bce or focal[gamma=2]",
+    )
+    row_weights: dict[str, RowWeights] = Field(
+        default_factory=dict,
+        description="task: weights of rows inside and outside of the positives of another task",
+    )
+    auxiliary: Words = Field((), description="tasks that are trained, and not reported")
+
     # which rows meet in a batch
-    batches: Literal["shuffled", "covering"] = Field(
+    batches: Literal["shuffled", "covering", "grouped"] = Field(
         "shuffled",
         description=(
-            "covering: each batch holds rows and positives of every task, with importance weights"
+            "covering: each batch holds rows and positives of every task, with importance weights; "
+            "grouped: the rows of a session come together, for losses within sessions"
         ),
     )
     cover: int = Field(
         1, gt=0, description="least number of rows and positives of a task in a covering batch"
     )
+
+    added_later: ClassVar[tuple[str, ...]] = ("loss", "row_weights", "auxiliary")
+    """Settings that keys hold only where they are used, so that earlier runs keep their keys."""
+
+    def of_key(self) -> dict[str, Any]:
+        """What a cell's key holds, as plain values."""
+        return without_unused(self, self.model_dump(mode="json"), self.added_later)
 
     def repeats_rows(self, train_rows: int) -> str | None:
         """A sentence where one optimiser step takes more rows than there are, so that rows repeat

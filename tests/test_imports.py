@@ -25,6 +25,7 @@ ORDER = [
     {"store"},
     {"ops"},
     {"data"},
+    {"losses"},
     {"models", "balancers"},
     {"training"},
     {"grid"},

@@ -155,9 +155,11 @@ class Balancer(nn.Module, ABC):
         return weights
 
     def _last_weights(self, step: Step) -> Tensor:
-        """The last weights of the tasks that are active now."""
-        weights = torch.where(step.active, self.last_weights, 0.0).to(step.losses)
-        return on_simplex(weights, step.active) if self.scale == "simplex" else weights
+        """The last weights of the tasks that are active now, rescaled in double precision."""
+        weights = torch.where(step.active, self.last_weights, 0.0)
+        if self.scale == "simplex":
+            weights = on_simplex(weights, step.active)
+        return weights.to(step.losses)
 
     def _check_form(self, decision: Tensor | SharedGradient) -> None:
         """Raise for an answer of another type, shape or dtype; no number is read."""

@@ -76,6 +76,9 @@ def bench(
     tasks: Annotated[
         str | None, typer.Option(help="Train only these tasks of the data set.")
     ] = None,
+    task_weights: Annotated[
+        str | None, typer.Option(help="Factors on the losses of tasks, e.g. click=1,buy=4.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3), or which (0,5,7).")] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the training split; may be a fraction.")
@@ -162,6 +165,7 @@ def bench(
             "lr": lr,
             "patience": patience,
             "freeze": freeze,
+            "task_weights": _by_task(task_weights),
         },
         "execution": {
             "device": device,
@@ -180,6 +184,19 @@ def bench(
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
     raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force, strict, show_all))
+
+
+def _by_task(text: str | None) -> dict[str, Any] | None:
+    """``click=1,buy=4`` as a mapping; None where it was not given."""
+    from mtlkit.errors import UsageError
+    from mtlkit.spec import parse_value, split_list
+
+    if text is None:
+        return None
+    pairs = [pair.rpartition("=") for pair in split_list(text)]
+    if not pairs or not all(name.strip() for name, _, _ in pairs):
+        raise UsageError(f"Cannot read the task weights {text!r}.", "--task-weights click=1,buy=4")
+    return {name.strip(): parse_value(value) for name, _, value in pairs}
 
 
 def _without_none(flags: dict[str, Any]) -> dict[str, Any]:

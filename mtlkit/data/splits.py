@@ -67,7 +67,7 @@ class Split:
         labels: (N, T) float32; regression labels standardised.
         observed: (N, T) bool: where a label exists.
         bags: One :class:`Bag` a ``bag`` feature.
-        weight: (N,) float32 row weights, or None for 1.
+        weight: (N,) float32 row weights, or (N, T) for each task, or None for 1.
         groups: Name (session, user, segment) to (N,) ids, for group metrics.
         hidden: Task to (N,) labels that only a generator knows, for scoring: what would have become
             of the row had it come to the step before. They are no labels to train on, and batches
@@ -92,7 +92,10 @@ class Split:
         """The same rows with some label columns."""
         selection = _as_slice(columns)  # of memory-mapped arrays, a slice copies nothing
         labels, observed = self.labels[:, selection], self.observed[:, selection]
-        return replace(self, labels=labels, observed=observed)
+        weight = self.weight
+        if weight is not None and weight.ndim > 1:
+            weight = weight[:, selection]
+        return replace(self, labels=labels, observed=observed, weight=weight)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays under flat names, as they are hashed and written."""

@@ -10,7 +10,7 @@ from typing import Literal
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.planted import ceilings
 from mtlkit.data.splits import Dataset
-from mtlkit.data.types import Schema
+from mtlkit.data.types import Schema, loss_spec
 from mtlkit.errors import UsageError
 from mtlkit.grid.build import build_model
 from mtlkit.grid.grid_settings import GridSettings
@@ -25,11 +25,12 @@ from mtlkit.grid.methods import (
 )
 from mtlkit.metrics.definitions import MetricName
 from mtlkit.records import Cell
-from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.registry import BALANCERS, LOSSES, MODELS
 from mtlkit.settings import Settings
 from mtlkit.store import ResultStore
 from mtlkit.training.scoring import FUNNEL_SCORING
 from mtlkit.training.selection import check_task_names, requested_metrics
+from mtlkit.training.task_settings import key_of, with_task_settings
 from mtlkit.training.warm_start import frozen_names
 
 State = Literal["to run", "done", "failed before"]
@@ -89,6 +90,7 @@ def make_plan(
         UsageError: A method, an option, the name of a task or a pattern of ``freeze`` is wrong, or
             nothing applies, or there are too many cells.
     """
+    dataset = with_task_settings(dataset, settings.training)
     check_task_names(settings.training, dataset)
     metrics = requested_metrics(settings.execution.metrics, dataset)
     models, inapplicable = _models(settings, dataset, force)
@@ -98,7 +100,7 @@ def make_plan(
     _check_count(len(settings.seeds) * len(pairs))
 
     # what all cells have in common
-    training = settings.training.model_dump(mode="json")
+    training = key_of(settings.training)
     training["init_from"] = _key_of_start(settings)
     _check_freeze(settings, models, dataset.schema)
     resolved_dataset = {
@@ -110,6 +112,7 @@ def make_plan(
     }
     if dataset.schema.funnel is not None:
         resolved_dataset["funnel_scoring"] = FUNNEL_SCORING
+    plugins = _loss_plugins(dataset.schema)
     ceiling = ceilings(dataset)
 
     # a cell that is named twice, such as by a sweep and by hand, runs once
@@ -125,6 +128,7 @@ def make_plan(
                 "model": model.resolved,
                 "balancer": balancer.resolved,
                 "training": training,
+                **plugins,
             },
             ceiling=ceiling,
         )
@@ -214,6 +218,14 @@ def _check_count(count: int) -> None:
             f"This grid has {count:,} cells, but the most is {MAX_CELLS:,}.",
             "mtlkit bench --seeds 3, with fewer models or balancers",
         )
+
+
+def _loss_plugins(schema: Schema) -> dict[str, dict[str, str]]:
+    """The digests of losses that are files, as a part of what a cell is; empty without any."""
+    names = {loss_spec(loss).name for task in schema.tasks for loss in task.losses}
+    digests = {name: LOSSES.source_digest(name) for name in sorted(names)}
+    plugins = {name: digest for name, digest in digests.items() if digest is not None}
+    return {"losses": plugins} if plugins else {}
 
 
 # --- the start, and what is done already

@@ -25,13 +25,14 @@ from mtlkit.grid.machine import (
 )
 from mtlkit.metrics.definitions import PRIMARY_METRIC
 from mtlkit.records import Cell, Failure, RunRecord, Status
-from mtlkit.registry import BALANCERS, MODELS, error_of_plugin
+from mtlkit.registry import BALANCERS, LOSSES, MODELS, error_of_plugin
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.store import ResultStore
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
 from mtlkit.training.setup import TrainingSetup
+from mtlkit.training.task_settings import with_task_settings
 from mtlkit.training.trainer import Trainer
 from mtlkit.training.warm_start import WarmStart
 
@@ -141,6 +142,7 @@ def load_planned_dataset(cell: Cell, home: Path) -> Dataset:
 
     Raises:
         MissingError: It is not there, or has changed since the plan.
+        UsageError: The file of a loss has changed.
     """
     planned = cell.resolved["dataset"]
     dataset = open_planned(planned["name"], planned["options"]).load(home)
@@ -149,7 +151,10 @@ def load_planned_dataset(cell: Cell, home: Path) -> Dataset:
             f"The prepared data of {cell.dataset} have changed since the plan.",
             "run the command again",
         )
-    return dataset.select(planned["tasks"])
+    for name, source_digest in cell.resolved.get("losses", {}).items():
+        LOSSES.load_planned({"name": name, "source_sha256": source_digest})
+    settings = TrainingSettings.model_validate(cell.resolved["training"])
+    return with_task_settings(dataset.select(planned["tasks"]), settings)
 
 
 def build_trainer(

@@ -218,11 +218,10 @@ def _binary(logits: Tensor, labels: Tensor, largest_logit: float) -> dict[str, f
 
 def _regression(task: Task, predicted: Tensor, labels: Tensor) -> dict[str, float | None]:
     """Errors of (N,) predictions on the original scale of the labels, and the share explained."""
-    std = task.scale[1] if task.scale else 1.0
-    labels = labels.double()
-    error = (predicted - labels) * std
+    labels = task.original(labels.double())
+    error = task.original(predicted.double()) - labels
     mse = float(error.square().mean())
-    variance = float(((labels - labels.mean()) * std).square().mean())
+    variance = float((labels - labels.mean()).square().mean())
     return {
         "mse": mse,
         "mae": float(error.abs().mean()),

@@ -22,7 +22,11 @@ MAX_PATTERN_CODES = 1 << 20  # codes of label patterns before those that do not 
 
 
 def row_stream(
-    rows: int, batch_size: int, generator: torch.Generator, device: torch.device
+    rows: int,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    groups: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Endless batches of row numbers, one permutation of all rows after another.
 
@@ -34,13 +38,14 @@ def row_stream(
         batch_size: Rows per batch.
         generator: Of the permutations.
         device: Where the row numbers are needed.
+        groups: (N,) numbers of the groups whose rows come one after another; None for no groups.
 
     Yields:
         Row numbers (batch_size,) int64.
     """
     waiting = torch.empty(0, dtype=torch.int64)
     while True:
-        for pool in pools(rows, generator):
+        for pool in pools(rows, generator) if groups is None else [in_groups(groups, generator)]:
             waiting = torch.cat([waiting, pool])
 
             # Hand out all full batches; a pool may be smaller than one.
@@ -69,6 +74,13 @@ def pools(rows: int, generator: torch.Generator) -> Iterator[Tensor]:
         pool = (starts[:, None] + row_in_block).flatten()
         pool = pool[pool < rows]  # the last block may be short
         yield pool[torch.randperm(len(pool), generator=generator)]
+
+
+def in_groups(groups: Tensor, generator: torch.Generator) -> Tensor:
+    """All rows once, groups (N,) in random order, and the rows of a group in random order."""
+    shuffled = torch.randperm(len(groups), generator=generator)
+    order = torch.randperm(int(groups.max()) + 1, generator=generator)
+    return shuffled[order[groups[shuffled]].argsort(stable=True)]
 
 
 def sample_rows(
@@ -111,7 +123,12 @@ def probe_batch(dataset: Dataset, train: DeviceSplit) -> Batch:
         dataset.splits["train"], dataset.schema, PROBE_ROWS, PROBE_POSITIVES, seed
     )
     row_weights = torch.from_numpy(weights).to(train.storage_device)
-    return train.take(torch.from_numpy(rows), row_weights)
+    batch = train.take(torch.from_numpy(rows), row_weights)
+
+    # These rows hardly come from the same sessions. They count as one session, so that losses that
+    # compare rows reach what they reach.
+    batch.groups = {name: torch.zeros_like(ids) for name, ids in batch.groups.items()}
+    return batch
 
 
 def probe_rows(

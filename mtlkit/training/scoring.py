@@ -17,6 +17,7 @@ from torch import Tensor
 
 from mtlkit.data.groups import RowGroups
 from mtlkit.data.types import Schema, Score, Task
+from mtlkit.losses._build import prediction as predicted_value
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import MOST_LOGIT, labels_in, product, ratio
 from mtlkit.models._output import Output
@@ -101,10 +102,13 @@ def _batch_logits(
 
     ``derived`` is filled in for scores that are not in it yet.
     """
+    tasks = {task.name: task for task in model.tasks}
     batch_logits: dict[str, Tensor] = {}
     for prediction in [*output.predictions, *output.further]:
+        task = tasks[prediction.task]
         name = model.schema.score_name(prediction.task, model.space(prediction))
-        batch_logits.setdefault(name, prediction.logits.float())
+        if name not in batch_logits:
+            batch_logits[name] = predicted_value(task, prediction.logits).float()
         derived.setdefault(name, prediction.derived)
     return batch_logits
 

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.splits import SPLITS, Dataset
+from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
@@ -32,6 +34,7 @@ from mtlkit.training.step import LoopStep, StepInfo
 from mtlkit.training.stratified import StratifiedSampler, stratified_sampler
 from mtlkit.training.task_losses import owner_active, owner_losses
 from mtlkit.training.task_schedule import TaskSchedule
+from mtlkit.training.task_settings import group_names, partners
 from mtlkit.training.timing import RunTimer
 
 
@@ -69,7 +72,11 @@ class Trainer:
         check_task_names(settings, dataset)
 
         # The data, on the device if there is room.
-        self.splits = {name: DeviceSplit.load(dataset.splits[name], self.device) for name in SPLITS}
+        loss_groups = group_names(self.schema.tasks)
+        self.splits = {
+            name: DeviceSplit.load(dataset.splits[name], self.device, loss_groups)
+            for name in SPLITS
+        }
         self.train = self.splits["train"]
         self.probe_batch = probe_batch(dataset, self.train)
 
@@ -86,12 +93,15 @@ class Trainer:
         repeated = settings.repeats_rows(len(self.train))
         if repeated is not None:
             self.warnings.append(repeated)
+        self.warnings += self._lonely_rows(dataset, loss_groups)
         # A shortcut that this model does not allow is told where it would have been taken.
         asks_for_gradients = balancer is not None and balancer.needs != "losses"
         self.notes = self.sharing.refused if asks_for_gradients else []
         if setup.warm_start is not None:
             self.warnings += setup.warm_start.apply(self.model, self.sharing)
         check_comparable_rows(balancer, self.sharing, settings)
+        if balancer is not None and balancer.needs == "norms":
+            _ = self.sharing.last  # found now: a model that is compiled cannot be copied
 
         # What moves the parameters. Frozen ones are no longer among the slices.
         sparse = [sliced.name for sliced in self.sharing.parameters if sliced.sparse]
@@ -103,10 +113,13 @@ class Trainer:
         # The batches: a stream of the run's own, and one for balancers that ask for a fresh batch.
         self.sampler = self._build_sampler(dataset)
         self.fresh_random = generator(self.seed, "fresh")
+        together = self._rows_together(dataset, loss_groups)
         self.stream = batch_stream(
-            self.train, self.sampler, settings.batch_size, generator(self.seed, "shuffle")
+            self.train, self.sampler, settings.batch_size, generator(self.seed, "shuffle"), together
         )
-        self.fresh = batch_stream(self.train, self.sampler, settings.batch_size, self.fresh_random)
+        self.fresh = batch_stream(
+            self.train, self.sampler, settings.batch_size, self.fresh_random, together
+        )
 
         # What the run writes down.
         groups = self.sharing.components()
@@ -316,6 +329,33 @@ class Trainer:
             )
         )
 
+    def _rows_together(self, dataset: Dataset, groups: list[str]) -> Tensor | None:
+        """(N,) of which group each training row is, where groups come together in batches."""
+        if self.settings.batches != "grouped":
+            return None
+        known = dataset.splits["train"].groups
+        name = groups[0] if groups else "session"
+        if name not in known:
+            raise UsageError(
+                f"batches=grouped brings the rows of a {name} together, but {dataset.name} says of "
+                f"no row which {name} it belongs to.",
+                "--set batches=shuffled",
+            )
+        return torch.from_numpy(np.unique(known[name], return_inverse=True)[1])
+
+    def _lonely_rows(self, dataset: Dataset, groups: list[str]) -> list[str]:
+        """A warning for each group whose rows hardly ever meet, so that its losses learn little."""
+        if self.settings.batches == "grouped":
+            return []
+        size = self.settings.batch_size
+        met = {name: partners(dataset.splits["train"], name, size) for name in groups}
+        return [
+            f"a row meets {count:.2g} other rows of its {name} in a shuffled batch, so a loss "
+            f"within each {name} learns little; choose batches=grouped"
+            for name, count in met.items()
+            if count < 1
+        ]
+
     def _build_sampler(self, dataset: Dataset) -> StratifiedSampler | None:
         """How batches with rows of every task are drawn; None if all rows are shuffled."""
         if self.settings.batches != "covering":
@@ -326,12 +366,18 @@ class Trainer:
 
 
 def batch_stream(
-    split: DeviceSplit, sampler: StratifiedSampler | None, batch_size: int, random: torch.Generator
+    split: DeviceSplit,
+    sampler: StratifiedSampler | None,
+    batch_size: int,
+    random: torch.Generator,
+    groups: Tensor | None = None,
 ) -> Iterator[Batch]:
-    """Endless training batches, with the order of rows from a generator."""
+    """Endless training batches, with the order of rows from a generator; rows of one of ``groups``
+    (N,) come together.
+    """
     device = split.storage_device
     if sampler is None:
-        for rows in row_stream(len(split), batch_size, random, device):
+        for rows in row_stream(len(split), batch_size, random, device, groups):
             yield split.take(rows)
     else:
         row_weights = torch.from_numpy(sampler.weights).to(device)  # (N,)

@@ -106,32 +106,51 @@ class NumberEncoder(ColumnEncoder):
         return Encoded(dense=dense)
 
 
+class Sample:
+    """Evenly spaced rows of a column, of which quantiles are taken.
+
+    Args:
+        rows: Of the table; at most about :data:`SAMPLE_ROWS` of them are kept.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.stride, self.seen = max(1, -(-rows // SAMPLE_ROWS)), 0
+        self.kept: list[np.ndarray] = []
+
+    def see(self, values: np.ndarray) -> None:
+        """Keep some of (n,) values."""
+        self.kept.append(values[-self.seen % self.stride :: self.stride])
+        self.seen += len(values)
+
+    def values(self) -> np.ndarray:
+        """What was kept, without NaN."""
+        values = np.concatenate(self.kept or [np.zeros(0)])
+        return values[~np.isnan(values)]
+
+
 class QuantileEncoder(ColumnEncoder):
     """A column of numbers as ranks, or as ids of bins of about equally many rows.
 
     Args:
         plan: What becomes of the column.
-        stride: Every so many rows, one counts.
+        rows: Of the table.
     """
 
-    def __init__(self, plan: ColumnPlan, stride: int) -> None:
+    def __init__(self, plan: ColumnPlan, rows: int) -> None:
         super().__init__(plan)
-        self.stride, self.seen = stride, 0
-        self.sample: list[np.ndarray] = []
+        self.sample = Sample(rows)
         self.has_missing = False
 
     def see(self, values: pa.Array) -> None:
         """Keep some of the numbers."""
         numbers = as_numbers(values)
         self.has_missing |= values.null_count > 0
-        self.sample.append(numbers[-self.seen % self.stride :: self.stride])
-        self.seen += len(numbers)
+        self.sample.see(numbers)
 
     def settle(self) -> None:
         """Find the quantiles."""
-        sample = np.concatenate(self.sample or [np.zeros(0)])
-        sample = sample[~np.isnan(sample)]
-        self.sample = []
+        sample = self.sample.values()
+        self.sample = Sample(0)
         self.quantiles: QuantileRanks | QuantileBins
         if self.plan.transform == "bins":
             self.quantiles = (

@@ -173,7 +173,7 @@ def _roles(table: Table, spec: TableSpec) -> dict[Role, str]:
     # Whatever the rows are split by in time is their time.
     if spec.split.by == "time" and spec.split.column is not None:
         roles.setdefault("time", spec.split.column)
-    spoken_for = {*spec.labels, *spec.drop, *roles.values(), spec.weight}
+    spoken_for = {*spec.labels, *spec.drop, *roles.values(), *spec.weights}
     for role, names in COMMON_NAMES.items():
         for name in table.types:
             is_named = name.lower() in names and name not in spoken_for
@@ -197,8 +197,7 @@ def _left_out(table: Table, spec: TableSpec, roles: dict[Role, str]) -> dict[str
     """Column to the reason why it is no feature, whatever its type."""
     left_out = dict.fromkeys(spec.labels, "a label")
     left_out |= dict.fromkeys(spec.drop, "dropped")
-    if spec.weight is not None:
-        left_out[spec.weight] = "the row weight"
+    left_out |= dict.fromkeys(spec.weights, "a row weight")
     if spec.split.by == "column" and spec.split.column is not None:
         left_out[spec.split.column] = "says which split a row is in"
 

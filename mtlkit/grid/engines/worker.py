@@ -123,6 +123,8 @@ def _may_have_lost_gpu(outcome: Outcome) -> bool:
 
 def uses_plugin(cell: Cell) -> bool:
     """Whether code from outside the package takes part in a cell."""
+    if cell.resolved.get("losses"):
+        return True
     registries = {"dataset": DATASETS, "model": MODELS, "balancer": BALANCERS}
     return any(
         registry.is_plugin(cell.resolved[kind]["name"]) for kind, registry in registries.items()
