@@ -164,6 +164,7 @@ def run_grid(
     from mtlkit.grid.engines import make_engine
     from mtlkit.grid.grid_settings import read_grid, with_dataset
     from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.running import RunningGrid
     from mtlkit.store import ResultStore
 
     home = _home(data_dir)
@@ -180,10 +181,11 @@ def run_grid(
     # the engine stores each outcome, so the records are read from there
     engine = make_engine(store, home, grid.execution)
     store.make()
-    for _ in engine.run(plan.to_run):
-        pass
-    records = [store.get(planned.cell) for planned in plan.cells]
-    return [record for record in records if record is not None]
+    with RunningGrid(store.root, "mtlkit.run_grid", len(plan.to_run)) as running:
+        for record in engine.run(plan.to_run, running.advance):
+            running.finish(record)
+    stored = [store.get(planned.cell) for planned in plan.cells]
+    return [record for record in stored if record is not None]
 
 
 def read_results(folder: str | Path) -> pd.DataFrame:

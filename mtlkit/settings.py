@@ -278,7 +278,7 @@ class ExecutionSettings(Settings):
         None,
         ge=0,
         le=64,
-        description="share of a GPU that Ray gives a cell; default: one where there is a GPU",
+        description="share of a GPU that Ray gives a cell; default: that of a slot",
     )
     threads: int = Field(
         1,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from mtlkit.errors import UsageError
 from mtlkit.records import Cell, RunRecord
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
@@ -43,6 +44,12 @@ def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) ->
         from mtlkit.grid.engines.ray import RayEngine
 
         return RayEngine(store, home, execution)
+    for name in ("address", "gpus_per_cell"):
+        if getattr(execution, name) is not None:
+            raise UsageError(
+                f"{name} is a setting of the engine ray, but cells run on the engine local.",
+                "mtlkit bench --engine ray",
+            )
     from mtlkit.grid.engines.local import LocalEngine
     from mtlkit.grid.machine import resolve_devices
 

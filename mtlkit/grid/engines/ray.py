@@ -160,13 +160,14 @@ class RayEngine:
     # --- what a task is given
 
     def _gpus(self) -> float:
-        """The share of a GPU that a cell takes: as asked for, else a whole one if there is any."""
+        """The share of a GPU that a cell takes: as asked for, else a slot of one, if any."""
         if self.execution.device == "cpu":
             return 0.0
         if self.execution.gpus_per_cell is not None:
             return self.execution.gpus_per_cell
         has_gpus = self.ray.cluster_resources().get("GPU", 0) > 0
-        return 1.0 if has_gpus or self.execution.device == "cuda" else 0.0
+        on_gpu = has_gpus or self.execution.device == "cuda"
+        return 1 / self.execution.slots_per_gpu if on_gpu else 0.0
 
     def _remote_function(self, gpus: float) -> Callable[..., Any]:
         """Submits a task to Ray.
