@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mtlkit.data.splits import Dataset
-    from mtlkit.grid.engines import Engine
+    from mtlkit.grid.engines.engine import Engine
     from mtlkit.grid.grid_settings import GridSettings
     from mtlkit.grid.plan import Plan
     from mtlkit.store import ResultStore

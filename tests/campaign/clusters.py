@@ -77,7 +77,7 @@ def ray_faults() -> Iterator[Fault]:
 
         # a cell, the task around it, and the node, without which there is no cluster
         cell = to_worker(moment, signal.SIGKILL)
-        lost = (FAILED, MISSING, INTERRUPTED, KILLED, -signal.SIGABRT)
+        lost = (OK, FAILED, MISSING, INTERRUPTED, KILLED, -signal.SIGABRT)
         for name, ends, strike in (
             ("a cell", (OK, FAILED), cell),
             ("a task", (OK,), to_ray(TASK)),

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtlkit.errors import MissingError
-from mtlkit.grid.engines import Progress, Tell
+from mtlkit.grid.engines.engine import Progress, Tell
 from mtlkit.grid.engines.processes import (
     FORKS,
     GRACE,

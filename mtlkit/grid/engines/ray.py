@@ -25,7 +25,7 @@ from typing import Any
 from mtlkit.data.data_home import data_home
 from mtlkit.data.sources import prepare_planned
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
-from mtlkit.grid.engines import Progress, Tell
+from mtlkit.grid.engines.engine import Progress, Tell
 from mtlkit.grid.engines.local import LocalEngine
 from mtlkit.grid.engines.processes import available_cores
 from mtlkit.records import Cell, RunRecord
@@ -35,8 +35,11 @@ from mtlkit.store import ResultStore, reason_of
 LOST_NODES = 5
 """How often a cell whose node was lost is run again."""
 
-POLL = 0.5
-"""Seconds after which the driver looks for news of running cells, if none of them has ended."""
+POLL = 0.2
+"""Seconds after which the driver looks again at running cells, if none of them has ended."""
+
+NEWS_SECONDS = 5.0
+"""How long the driver waits for news of them."""
 
 CONNECTION_SECONDS = 5
 LONGEST_PAUSE = 30.0
@@ -281,8 +284,11 @@ class _Running:
 
     def wait(self, stopping: bool) -> list[Any]:
         """Tasks that have ended, after a moment at the latest; news are shown."""
-        ended, _ = self.ray.wait(list(self.tasks), num_returns=1, timeout=POLL)
+        ended, _ = self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)
         self._show_news()
+        if not ended:
+            # not inside Ray, which does not listen to Ctrl-C
+            time.sleep(POLL)
         if stopping:
             started = self.started
             self.cancel([task for task, cell in self.tasks.items() if cell.key not in started])
@@ -297,7 +303,7 @@ class _Running:
         from ray.exceptions import RayError
 
         try:
-            shares, sentences = self.ray.get(self.board.take.remote(), timeout=10 * POLL)
+            shares, sentences = self.ray.get(self.board.take.remote(), timeout=NEWS_SECONDS)
         except RayError:  # numbers are more important than news of them
             return
         cells = {cell.key: cell for cell in self.tasks.values()}
