@@ -22,7 +22,7 @@ MANY_FAILURES = 20
 
 
 @dataclass(frozen=True)
-class Status:
+class StatusView:
     """What there is in a results folder, and who works on it.
 
     Args:
@@ -62,7 +62,7 @@ def status(
         time.sleep(LOOK_EVERY)
 
 
-def read_status(results: Path) -> Status:
+def read_status(results: Path) -> StatusView:
     """Look at a results folder.
 
     Raises:
@@ -78,7 +78,7 @@ def read_status(results: Path) -> Status:
     statuses = ResultStore(results).statuses()
     counts = Counter(statuses.values())
     failed = [folder for folder, one in statuses.items() if one != "ok"]
-    return Status(
+    return StatusView(
         done=counts["ok"],
         failed=len(failed),
         running={
@@ -107,7 +107,7 @@ def _failure(folder: Path) -> tuple[str, str]:
     return record.cell.label, record.error.message
 
 
-def as_text(results: Path, current: Status) -> str:
+def as_text(results: Path, current: StatusView) -> str:
     """For people: what runs, what failed, and last a line that sums up."""
     from mtlkit.cli.progress import time_left
     from mtlkit.store import printable
