@@ -35,6 +35,9 @@ ON_RAY = (*COMMAND, "--engine", "ray")
 RAYLET, TASK = b"raylet/raylet", b"ray::run_on_node"
 """How the command lines of processes of Ray begin, or what they hold."""
 
+RAY_SECONDS = 60.0
+"""Seconds in which Ray's own processes must notice that their driver was killed."""
+
 Act = Callable[[Grid], CommandResult | None]
 
 
@@ -43,6 +46,7 @@ def on_ray(act: Act) -> Act:
 
     def act_there(grid: Grid) -> CommandResult | None:
         grid.command = ON_RAY
+        grid.orphan_seconds = RAY_SECONDS
         return act(grid)
 
     return act_there
