@@ -67,7 +67,7 @@ def fit(
     from mtlkit.data.splits import Dataset
     from mtlkit.errors import MtlkitError
     from mtlkit.grid.build import make_balancer, make_model
-    from mtlkit.grid.machine import resolve_device
+    from mtlkit.grid.machine import resolve_devices
     from mtlkit.registry import DATASETS
     from mtlkit.settings import ExecutionSettings, TrainingSettings, validate
     from mtlkit.training.result import DivergedError
@@ -76,7 +76,7 @@ def fit(
     from mtlkit.training.trainer import Trainer
 
     execution = validate(ExecutionSettings, {"device": device, "metrics": metrics}, "run")
-    torch_device = resolve_device(execution.device)
+    torch_device = resolve_devices(execution.device)[0]
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
     seed = _as_seed(seed)
 
@@ -165,9 +165,10 @@ def run_grid(
     """
     from mtlkit.data.data_home import last_fetched
     from mtlkit.data.sources import prepare
-    from mtlkit.grid.engines.local import LocalEngine
+    from mtlkit.grid.engines import make_engine
     from mtlkit.grid.grid_settings import read_grid, with_dataset
     from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.running import RunningGrid
     from mtlkit.store import ResultStore
 
     home = _home(data_dir)
@@ -182,12 +183,13 @@ def run_grid(
     plan = make_plan(grid, source, dataset, store)
 
     # the engine stores each outcome, so the records are read from there
+    engine = make_engine(store, home, grid.execution)
     store.make()
-    engine = LocalEngine(store, home, grid.execution)
-    for _ in engine.run(plan.to_run):
-        pass
-    records = [store.get(planned.cell) for planned in plan.cells]
-    return [record for record in records if record is not None]
+    with RunningGrid(store.root, "mtlkit.run_grid", len(plan.to_run)) as running:
+        for record in engine.run(plan.to_run, running.advance):
+            running.finish(record)
+    stored = [store.get(planned.cell) for planned in plan.cells]
+    return [record for record in stored if record is not None]
 
 
 def read_results(folder: str | Path) -> pd.DataFrame:

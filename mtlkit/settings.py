@@ -132,13 +132,17 @@ def _check_path(value: Any) -> Any:
 FolderPath = Annotated[Path, BeforeValidator(_check_path)]
 
 
-def _check_device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", text):
-        raise ValueError("write auto, cpu, cuda or cuda:1")
+def _check_devices(text: str) -> str:
+    devices = text.split(",")
+    is_one = re.fullmatch(r"auto|all|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", text)
+    are_several = all(re.fullmatch(r"cuda:(0|[1-9][0-9]{0,3})", device) for device in devices)
+    if not is_one and (not are_several or len(set(devices)) < len(devices)):
+        raise ValueError("write auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or all")
     return text
 
 
-Device = Annotated[str, AfterValidator(_check_device)]
+Devices = Annotated[str, AfterValidator(_check_devices)]
+"""One device, a list of GPUs with commas between them, or ``all`` of them."""
 
 
 # --- the settings of a run
@@ -306,9 +310,23 @@ class ExecutionSettings(Settings):
     """How cells are run. Recorded, but no part of a cell's identity."""
 
     # where, and how many at a time
-    device: Device = "auto"
+    engine: Literal["local", "ray"] = Field(
+        "local", description="where cells run: on this machine, or on a Ray cluster"
+    )
+    address: str | None = Field(
+        None,
+        description="of the Ray cluster; default: $RAY_ADDRESS, else one is started here",
+    )
+    device: Devices = Field("auto", description="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or all")
     jobs: int | None = Field(
-        None, gt=0, description="cells at a time; default: one per core, one on a GPU"
+        None, gt=0, description="cells at a time; default: one per core, one a slot of a GPU"
+    )
+    slots_per_gpu: int = Field(1, gt=0, le=64, description="cells at a time on each GPU")
+    gpus_per_cell: float | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="share of a GPU that Ray gives a cell; default: that of a slot",
     )
     threads: int = Field(
         1,

@@ -34,6 +34,10 @@ UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", "log.txt"}
 STALE_SECONDS = 86_400  # what has not changed for a day is no longer being written
 RECORD_LIMIT = 64 * 2**20
 """Bytes of the largest record that is read; real ones have some ten thousand."""
+RECORD_START = 512
+"""Bytes of a record that hold its key and its status."""
+KEY = re.compile(rb'"key": *"([0-9a-f]+)"')
+STATUS = re.compile(rb'"status": *"(ok|failed|timeout)"')
 ZIP_START = b"PK"
 MEMBER_START = b"PK\x03\x04"
 MEMBER_HEADER = 30
@@ -131,16 +135,10 @@ class ResultStore:
         Returns:
             The cell's folder.
         """
-        folder = self.folder(record.cell)
-        try:
-            earlier = _read(folder, record.cell)
-        except UnreadableError as error:
-            earlier = None
-            kept = _set_aside(folder)
-            log = printable(f"an earlier record, now in {kept}, was not read: {error}") + f"\n{log}"
-        if earlier is not None and earlier.ok:
-            return folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder, note = self._folder_to_write(record.cell)
+        if folder is None:
+            return self.folder(record.cell)
+        log = note + log
 
         # what lies beside the record
         for stem, named_arrays in (arrays or {}).items():
@@ -156,6 +154,45 @@ class ResultStore:
         with _replacing(folder / RECORD) as handle:
             handle.write(text.encode() + b"\n")
         return folder
+
+    def adopt(self, record: RunRecord, files: Mapping[str, bytes]) -> Path:
+        """Take in a run that was made elsewhere. As with :meth:`save`, its record comes last, and a
+        finished run that is here already stays as it is.
+
+        Args:
+            record: Of the run.
+            files: Name to content of the files of its folder.
+
+        Returns:
+            The cell's folder.
+        """
+        folder, note = self._folder_to_write(record.cell)
+        if folder is None:
+            return self.folder(record.cell)
+        contents = dict(files)
+        if note:
+            contents["log.txt"] = note.encode() + contents.get("log.txt", b"")
+        for name in sorted(contents, key=lambda name: name == RECORD):
+            with _replacing(folder / name) as handle:
+                handle.write(contents[name])
+        return folder
+
+    def _folder_to_write(self, cell: Cell) -> tuple[Path | None, str]:
+        """The folder of a cell, made if it is missing, and a first line for its log if something
+        there was set aside; no folder if a finished run is there.
+        """
+        folder = self.folder(cell)
+        note = ""
+        try:
+            earlier = _read(folder, cell)
+        except UnreadableError as error:
+            earlier = None
+            kept = _set_aside(folder)
+            note = printable(f"an earlier record, now in {kept}, was not read: {error}") + "\n"
+        if earlier is not None and earlier.ok:
+            return None, note
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder, note
 
     def scan(self) -> Iterator[tuple[RunRecord, Path]]:
         """All records that hold, each run once, with their folders, in a stable order; what was
@@ -179,6 +216,22 @@ class ResultStore:
             chosen = self._choose(same_run)
             if chosen is not None:
                 yield chosen
+
+    def statuses(self) -> dict[Path, str]:
+        """Folder of each run to its status, from the first lines of its record alone: quick, and
+        good enough to count. Only :meth:`scan` says whether a record holds.
+        """
+        by_key: dict[bytes, tuple[Path, str]] = {}
+        for folder in self._run_folders():
+            try:
+                with _open_regular(f"{folder}/{RECORD}") as handle:
+                    beginning = handle.read(RECORD_START)
+            except UnreadableError:
+                continue
+            key, status = KEY.search(beginning), STATUS.search(beginning)
+            if key and status:
+                by_key.setdefault(key[1], (folder, status[1].decode()))
+        return dict(by_key.values())
 
     def _sweep(self) -> None:
         """Remove unfinished files and half-made runs that nobody is writing any more."""
@@ -237,6 +290,25 @@ class ResultStore:
             return _read(folder)
         except UnreadableError:
             return None
+
+    @staticmethod
+    def files(folder: Path) -> dict[str, bytes]:
+        """Name to content of the files of a run; what is being written, and links, are left out.
+
+        Raises:
+            UnreadableError: One cannot be read.
+        """
+        with os.scandir(folder) as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if entry.is_file(follow_symlinks=False) and not entry.name.startswith(".")
+            )
+        contents = {}
+        for name in names:
+            with _open_regular(folder / name) as handle:
+                contents[name] = handle.read()
+        return contents
 
     @staticmethod
     def arrays(folder: Path, stem: str, limit: int | None = None) -> dict[str, np.ndarray]:
@@ -456,12 +528,13 @@ def _is_abandoned(path: Path) -> bool:
     if writer is None:
         return False
     host, pid = writer.groups()
-    if host == platform.node() and not _is_running(int(pid)):
+    if host == platform.node() and not is_running(int(pid)):
         return True
     return _is_old(path)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -18,7 +18,10 @@ from mtlkit.cli.bench import bench
 from mtlkit.cli.catalogue import info, list_entries
 from mtlkit.cli.fetch import fetch
 from mtlkit.cli.init import init
+from mtlkit.cli.merge import merge
+from mtlkit.cli.plan import plan
 from mtlkit.cli.report import report
+from mtlkit.cli.status import status
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 
 PROGRAM = "mtlkit"
@@ -39,6 +42,9 @@ app = typer.Typer(
 app.command()(fetch)
 app.command()(init)
 app.command()(bench)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(plan)
+app.command()(status)
+app.command()(merge)
 app.command()(report)
 app.command("list")(list_entries)
 app.command()(info)

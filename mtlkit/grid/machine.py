@@ -21,8 +21,20 @@ PEAK_FILE = Path("/proc/self/clear_refs")
 STATUS_FILE = Path("/proc/self/status")
 
 
+def resolve_devices(text: str) -> list[torch.device]:
+    """The devices that cells are spread over; ``all`` is every GPU, or the CPU.
+
+    Raises:
+        MissingError: A GPU is asked for and there is none.
+    """
+    if text != "all":
+        return [resolve_device(name) for name in text.split(",")]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.device("cuda", number) for number in range(count)] or [torch.device("cpu")]
+
+
 def resolve_device(text: str) -> torch.device:
-    """``auto`` is the first GPU, or the CPU.
+    """One device; ``auto`` is the first GPU, or the CPU.
 
     Raises:
         MissingError: A GPU is asked for and there is none.

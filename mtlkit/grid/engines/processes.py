@@ -71,6 +71,7 @@ class Worker:
         unwritten_reason: Why it cannot.
         given_up: What is to be stored about a cell that the driver gave up.
         leaves: Whether it takes no further cell.
+        device: Where its cells run.
     """
 
     process: BaseProcess
@@ -81,6 +82,7 @@ class Worker:
     unwritten_reason: str = ""
     given_up: Outcome | None = None
     leaves: bool = False
+    device: str = "cpu"
 
     def has_run_longer_than(self, limit: float | None) -> bool:
         if limit is None or self.taken_up is None:

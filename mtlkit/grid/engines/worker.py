@@ -75,10 +75,21 @@ Report = float | Unwritten | Finished
 """What a worker sends; a number is the share of its cell that is done, at first 0."""
 
 
-def work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettings) -> None:
-    """The life of a worker: receive a cell, run it, store it, send its record."""
+def work(
+    pipe: Connection, here: Path, results: Path, home: Path, execution: ExecutionSettings
+) -> None:
+    """The life of a worker: receive a cell, run it, store it, send its record.
+
+    Args:
+        pipe: To the driver.
+        here: The driver's folder, from which relative paths start.
+        results: Where outcomes go.
+        home: The data home.
+        execution: Device, threads and what is recorded.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     _end_with_driver()
+    os.chdir(here)
     import torch
 
     from mtlkit.grid.global_state import GlobalState, same_start
