@@ -97,6 +97,13 @@ def bench(
         int | None,
         typer.Option(help="Run a cell whose process was killed so often again. Default: 1."),
     ] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(help="Write the state of running cells so often: 10m, or 0.1 of a run."),
+    ] = None,
+    save_weights: Annotated[
+        str | None, typer.Option(help="Keep the weights that are best, last or none.")
+    ] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -168,6 +175,8 @@ def bench(
             "jobs": jobs,
             "timeout": timeout,
             "retries": retries,
+            "checkpoint_every": checkpoint_every,
+            "save_weights": save_weights,
             "init_from": init_from,
         },
         "out": out,

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from mtlkit.errors import MissingError
 from mtlkit.grid.engines.processes import (
+    CHECKPOINT_GRACE,
     FORKS,
     GRACE,
     Worker,
@@ -142,7 +143,8 @@ class _Pool:
                         self._go_on(worker)
                 self._check_writing()
         finally:
-            end_workers(self.workers)
+            has_checkpoints = self.execution.checkpoint_every is not None
+            end_workers(self.workers, CHECKPOINT_GRACE if has_checkpoints else GRACE)
             self._tell_what_is_lost()
 
     def _assign(self, worker: Worker) -> None:
