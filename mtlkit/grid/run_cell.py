@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -88,6 +89,7 @@ def run_cell(
     except (Exception, SystemExit) as error:  # a plugin may call sys.exit
         return failure(cell, error, _environment(device, started, compiled))
 
+    encoders = _encoders(dataset, result) if result.weights else ""
     result.cost["peak_memory_bytes"] = peak_memory(device)
     record = RunRecord(
         key=cell.key,
@@ -105,8 +107,7 @@ def run_cell(
     )
     arrays = {"probes": result.probes, "scores": result.scores, "weights": result.weights}
     kept_arrays = {stem: named_arrays for stem, named_arrays in arrays.items() if named_arrays}
-    keep_checkpoint = execution.keep_checkpoints
-    return Outcome(record, kept_arrays, _log(result), keep_checkpoint=keep_checkpoint)
+    return Outcome(record, kept_arrays, _log(result), encoders, execution.keep_checkpoints)
 
 
 def failure(
@@ -246,7 +247,18 @@ def warm_start(settings: TrainingSettings, execution: ExecutionSettings) -> Warm
     return WarmStart(weights, trained_tasks, settings.freeze)
 
 
-# --- what a record says
+# --- what a run leaves behind
+
+
+def _encoders(dataset: Dataset, result: FitResult) -> str:
+    """The encoders of rows, which are kept with the weights; without them, numbers are not lost."""
+    try:
+        # without encoders, rows are those of features that are encoded already
+        encoders = dataset.encoders_as_json() or {}
+        return json.dumps({"schema": dataset.schema.model_dump(mode="json"), **encoders})
+    except (OSError, ValueError) as error:
+        result.warnings.append(f"the encoders of the data could not be read: {error}")
+        return ""
 
 
 def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]]:
