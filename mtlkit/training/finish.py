@@ -184,6 +184,13 @@ def _weights(run: FinishedRun, last: dict[str, Tensor] | None) -> dict[str, np.n
             reached = sliced.expand(sliced.reached_by[best.tasks].any(0))
             name = sliced.name
             weights[name] = torch.where(reached, best.state[name], weights[name])
+
+            # The statistics of a stacked norm are those of the slices of its scale.
+            for statistic in ("running_mean", "running_var"):
+                buffer = f"{name.removesuffix('scale')}batch_norm.{statistic}"
+                if name.endswith("scale") and buffer in weights:
+                    own = reached.expand_as(sliced.parameter).flatten()
+                    weights[buffer] = torch.where(own, best.state[buffer], weights[buffer])
     return {name: value.cpu().numpy() for name, value in weights.items()}
 
 
