@@ -105,7 +105,7 @@ def _sum_bags(rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """
     # The bag of an id is the number of bags that end before it. Shapes that depend on no values,
     # and no ``len``, which is a constant there, can be exported.
-    ends = offsets[1:-1]
+    ends = offsets[1:]
     ending = offsets.new_zeros(rows.shape[0] + 1).index_add(0, ends, torch.ones_like(ends))
     bag = ending.cumsum(0)[:-1]  # (M,)
     sums = rows.new_zeros(offsets.shape[0] - 1, *rows.shape[1:])

@@ -244,7 +244,7 @@ def test_damaged_runs_are_refused(own, tmp_path, name, damage):
 def test_the_last_weights_or_none_can_be_kept(own, tmp_path):
     name, rows = own_table(tmp_path)
     home = tmp_path / "home"
-    settings = ["lr=0.5", "epochs=4", "evaluations=8"]  # the best point is not the last one
+    settings = ["lr=0.5", "epochs=40", "evaluations=8"]  # the best point is not the last one
     folders = {}
     for choice in ("best", "last", "none", True, False):
         execution = ExecutionSettings(device="cpu", save_weights=choice)
