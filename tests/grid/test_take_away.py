@@ -306,7 +306,7 @@ def test_a_torch_program_gives_the_same_scores(own, tmp_path, cli):
     folder, _, rows = own
     ended = cli("export", folder, "--format", "torch", "--out", tmp_path)
     assert ended.code == 0, ended.err
-    program = torch.export.load(tmp_path / FILES["torch"]).module()
+    program = torch.export.load(tmp_path / FILES["torch"]).module(check_guards=False)
     taken = load_run(folder)
     for part in (rows, rows.iloc[:1]):
         inputs = [torch.from_numpy(array) for array in encoded(taken, part).values()]
