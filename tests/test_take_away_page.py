@@ -12,8 +12,8 @@ PAGE = ROOT / "docs" / "take-away.md"
 
 def test_it_goes_as_shown(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MTLKIT_DATA": str(tmp_path / "data")}
-    header = ",".join(f"x{i}" for i in range(4))
-    (tmp_path / "new-rows.csv").write_text(f"{header}\n0.1,0.2,0.3,0.4\n1,2,3,4\n")
+    header = ",".join(f"x{i}" for i in range(5))
+    (tmp_path / "new-rows.csv").write_text(f"{header}\n0.1,0.2,0.3,0.4,0.5\n1,2,3,4,5\n")
 
     def run(command):
         return subprocess.run(
