@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from mtlkit._version import __version__
 
 if TYPE_CHECKING:
-    from mtlkit.api import balancer, fit, load_dataset, read_results, run_grid, write_report
+    from mtlkit.api import (
+        balancer,
+        fit,
+        load_dataset,
+        load_run,
+        read_results,
+        run_grid,
+        write_report,
+    )
     from mtlkit.balancers._balancer import Balancer, GramBalancer, GramProblem
     from mtlkit.balancers._simplex import on_simplex
     from mtlkit.balancers._step import SharedGradient, Step
@@ -75,6 +83,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "load_dataset",
+    "load_run",
     "on_simplex",
     "read_results",
     "run_grid",
@@ -83,7 +92,7 @@ __all__ = [
 
 # module to the names that are taken from it, as in the imports for type checkers above
 _NAMES = {
-    "api": "balancer fit load_dataset read_results run_grid write_report",
+    "api": "balancer fit load_dataset load_run read_results run_grid write_report",
     "balancers._balancer": "Balancer GramBalancer GramProblem",
     "balancers._simplex": "on_simplex",
     "balancers._step": "SharedGradient Step",

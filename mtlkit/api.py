@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mtlkit.balancers._balancer import Balancer
     from mtlkit.data.splits import Dataset
     from mtlkit.data.types import Task
+    from mtlkit.grid.loaded_run import LoadedRun
     from mtlkit.models._architecture import Architecture
     from mtlkit.records import RunRecord
     from mtlkit.report.build import ReportFiles
@@ -190,6 +191,24 @@ def run_grid(
             running.finish(record)
     stored = [store.get(planned.cell) for planned in plan.cells]
     return [record for record in stored if record is not None]
+
+
+def load_run(folder: str | Path) -> LoadedRun:
+    """The model of a finished run, with its schema, its encoders and its record.
+
+    Args:
+        folder: The folder of the run, which must have kept its weights.
+
+    Raises:
+        MtlkitError: There is no finished run with weights.
+
+    Examples:
+        >>> run = mtlkit.load_run("results/census/mmoe/uniform/seed-0-1a2b3c4d")
+        >>> scores = run.predict("new-rows.parquet")  # a frame with a column a score
+    """
+    from mtlkit.grid import loaded_run
+
+    return loaded_run.load_run(_as_path(folder))
 
 
 def read_results(folder: str | Path) -> pd.DataFrame:

@@ -145,6 +145,37 @@ Devices = Annotated[str, AfterValidator(_check_devices)]
 """One device, a list of GPUs with commas between them, or ``all`` of them."""
 
 
+def read_interval(text: str) -> tuple[float | None, float | None]:
+    """The seconds of a time such as ``90s``, ``10m`` or ``2h``, or else a share of a run such as
+    ``0.1``: one of them is None.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh]?)", text)
+    if match is not None:
+        number, unit = float(match[1]), match[2]
+        if unit and number > 0:
+            return number * {"s": 1, "m": 60, "h": 3600}[unit], None
+        if not unit and 0 < number < 1:
+            return None, number
+    raise ValueError("write a time such as 10m, or a share of the run such as 0.1")
+
+
+def _check_interval(value: Any) -> str:
+    text = str(value)
+    read_interval(text)
+    return text
+
+
+Interval = Annotated[str, BeforeValidator(_check_interval)]
+
+
+def _as_choice(value: Any) -> Any:
+    """What was written before there were choices: true is ``best``, false is ``none``."""
+    return {True: "best", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
+
 # --- the settings of a run
 
 
@@ -359,8 +390,24 @@ class ExecutionSettings(Settings):
     save_scores: bool | None = Field(
         None, description="keep the scores of the test split; default: if it has at most 2^20 rows"
     )
-    save_weights: bool | None = Field(
-        None, description="keep the weights of the best point; default: if below 32 MiB"
+    save_weights: Annotated[Literal["best", "last", "none"] | None, BeforeValidator(_as_choice)] = (
+        Field(
+            None,
+            description=(
+                "keep the weights of the best point or of the last step, and the encoders of rows "
+                "with them; default: those of the best point if below 32 MiB"
+            ),
+        )
+    )
+    checkpoint_every: Interval | None = Field(
+        None,
+        description=(
+            "write the state of a run so often, after a time (10m) or a share of the run (0.1), "
+            "and when it is told to end; a run that was stopped goes on from there"
+        ),
+    )
+    keep_checkpoints: bool = Field(
+        False, description="keep the last checkpoint of a run that is done"
     )
 
     metrics: Words = Field(

@@ -29,7 +29,11 @@ from mtlkit.records import Cell, RunRecord
 from mtlkit.spec import parse_spec
 
 RECORD = "record.json"
-UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", "log.txt"}
+ENCODERS = "encoders.json"
+"""How raw rows become inputs of the model; lies beside weights."""
+CHECKPOINT = "checkpoint.pt"
+"""The state of a run in the middle. A run that has one goes on some day: it is never swept."""
+UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", ENCODERS, "log.txt"}
 """What may lie in the folder of a run before its record does."""
 STALE_SECONDS = 86_400  # what has not changed for a day is no longer being written
 RECORD_LIMIT = 64 * 2**20
@@ -122,6 +126,8 @@ class ResultStore:
         record: RunRecord,
         arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         log: str = "",
+        encoders: str = "",
+        keep_checkpoint: bool = False,
     ) -> Path:
         """Write a cell's arrays, log and, last, its record. A finished record is never overwritten
         by a failure; a folder whose record does not hold is kept under another name.
@@ -131,6 +137,8 @@ class ResultStore:
             arrays: File stem (``probes``, ``scores``, ``weights``) to the named arrays of that
                 ``.npz`` file.
             log: Text of ``log.txt``.
+            encoders: Text of ``encoders.json``.
+            keep_checkpoint: Whether the checkpoint of a run that went well stays.
 
         Returns:
             The cell's folder.
@@ -142,17 +150,20 @@ class ResultStore:
 
         # what lies beside the record
         for stem, named_arrays in (arrays or {}).items():
-            with _replacing(folder / f"{stem}.npz") as handle:
+            with replacing(folder / f"{stem}.npz") as handle:
                 np.savez_compressed(handle, **dict(named_arrays))  # type: ignore[arg-type]
-        if log:
-            with _replacing(folder / "log.txt") as handle:
-                handle.write(log.encode())
+        for name, text in {"log.txt": log, ENCODERS: encoders}.items():
+            if text:
+                with replacing(folder / name) as handle:
+                    handle.write(text.encode())
 
         # the record comes last: it is the mark that all of it is there
         plain = record.model_dump(mode="json")
         text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
-        with _replacing(folder / RECORD) as handle:
+        with replacing(folder / RECORD) as handle:
             handle.write(text.encode() + b"\n")
+        if record.ok and not keep_checkpoint:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
         return folder
 
     def adopt(self, record: RunRecord, files: Mapping[str, bytes]) -> Path:
@@ -173,7 +184,7 @@ class ResultStore:
         if note:
             contents["log.txt"] = note.encode() + contents.get("log.txt", b"")
         for name in sorted(contents, key=lambda name: name == RECORD):
-            with _replacing(folder / name) as handle:
+            with replacing(folder / name) as handle:
                 handle.write(contents[name])
         return folder
 
@@ -490,7 +501,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write to a temporary file that takes the place of ``path`` when the block ends without an
     error.
     """
@@ -524,7 +535,7 @@ def _is_abandoned(path: Path) -> bool:
     Other machines may write to the same folder. Of their processes, only time tells. If a live one
     should lose a file, as in a container that has the name of its host, it writes that again.
     """
-    writer = re.fullmatch(r"\.(?:record\.json|log\.txt|\w+\.npz)(?:\.(.*))?\.(\d+)", path.name)
+    writer = re.fullmatch(r"\.(?:\w+\.(?:json|txt|npz|pt))(?:\.(.*))?\.(\d+)", path.name)
     if writer is None:
         return False
     host, pid = writer.groups()

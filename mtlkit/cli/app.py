@@ -22,6 +22,7 @@ from mtlkit.cli.merge import merge
 from mtlkit.cli.plan import plan
 from mtlkit.cli.report import report
 from mtlkit.cli.status import status
+from mtlkit.cli.take_away import export, predict
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 
 PROGRAM = "mtlkit"
@@ -46,6 +47,8 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(status)
 app.command()(merge)
 app.command()(report)
+app.command()(predict)
+app.command()(export)
 app.command("list")(list_entries)
 app.command()(info)
 

@@ -121,6 +121,13 @@ def bench(
         int | None,
         typer.Option(help="Run a cell whose process was killed so often again. Default: 1."),
     ] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(help="Write the state of running cells so often: 10m, or 0.1 of a run."),
+    ] = None,
+    save_weights: Annotated[
+        str | None, typer.Option(help="Keep the weights that are best, last or none.")
+    ] = None,
     init_from: Annotated[
         Path | None,
         typer.Option(
@@ -206,6 +213,8 @@ def bench(
             "gpus_per_cell": gpus_per_cell,
             "timeout": timeout,
             "retries": retries,
+            "checkpoint_every": checkpoint_every,
+            "save_weights": save_weights,
             "init_from": init_from,
         },
         "out": out,

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -182,6 +184,8 @@ class Dataset:
         fingerprint: sha256 of schema and contents.
         simulated: Whether the data is generated; every table says so.
         details: What preparation noted, for cards: counts, sources, planted ceilings.
+        encoders: How raw rows become these inputs, as values of JSON or a file of them; None where
+            that is not known (:mod:`mtlkit.data.table.row_encoders`).
     """
 
     name: str
@@ -190,6 +194,7 @@ class Dataset:
     fingerprint: str
     simulated: bool = False
     details: dict[str, Any] = field(default_factory=dict)
+    encoders: dict[str, Any] | Path | None = None
 
     @classmethod
     def from_frame(cls, frame: Any, labels: Any, *, name: str = "frame", **options: Any) -> Dataset:
@@ -215,6 +220,13 @@ class Dataset:
         values = {"labels": labels, **options}
         settings = importlib.import_module("mtlkit.settings").validate(spec, values, "table")
         return prepare.encode_frame(frame, settings, name)
+
+    def encoders_as_json(self) -> dict[str, Any] | None:
+        """How raw rows become these inputs, read from the file that holds it."""
+        if isinstance(self.encoders, Path):
+            values: dict[str, Any] = json.loads(self.encoders.read_text(encoding="utf-8"))
+            return values
+        return self.encoders
 
     def select(self, tasks: Sequence[str]) -> Dataset:
         """The same data with some of its tasks."""

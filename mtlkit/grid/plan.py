@@ -283,7 +283,7 @@ def _key_of_start(settings: GridSettings) -> str | None:
     if not (folder / "weights.npz").exists():
         raise UsageError(
             f"The run in {folder} kept no weights.",
-            f"{_command(record.cell)} --set save_weights=true --out results/weights",
+            f"{command_of(record.cell)} --set save_weights=true --out results/weights",
         )
 
     # a grid that was written to a file holds the key as well
@@ -296,7 +296,7 @@ def _key_of_start(settings: GridSettings) -> str | None:
     return record.key
 
 
-def _command(cell: Cell) -> str:
+def command_of(cell: Cell) -> str:
     """The command that runs a cell alone."""
     words = ["mtlkit", "bench", "-d", cell.dataset, "--models", cell.model]
     if cell.balancer != NO_BALANCER:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,7 +28,8 @@ from mtlkit.metrics.definitions import PRIMARY_METRIC
 from mtlkit.records import Cell, Failure, RunRecord, Status
 from mtlkit.registry import BALANCERS, LOSSES, MODELS, error_of_plugin
 from mtlkit.settings import ExecutionSettings, TrainingSettings
-from mtlkit.store import ResultStore
+from mtlkit.store import CHECKPOINT, ResultStore
+from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
@@ -39,11 +41,17 @@ from mtlkit.training.warm_start import WarmStart
 
 @dataclass
 class Outcome:
-    """A record, with the arrays and the log that are stored with it."""
+    """A record, and what is stored with it: the arguments of :meth:`ResultStore.save`."""
 
     record: RunRecord
     arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     log: str = ""
+    encoders: str = ""
+    keep_checkpoint: bool = False
+
+    def save(self, store: ResultStore) -> Path:
+        """Store all of it; returns the folder."""
+        return store.save(self.record, self.arrays, self.log, self.encoders, self.keep_checkpoint)
 
 
 def run_cell(
@@ -51,6 +59,7 @@ def run_cell(
     home: Path,
     execution: ExecutionSettings,
     on_progress: Callable[[float], None] = lambda share: None,
+    folder: Path | None = None,
 ) -> Outcome:
     """Run a cell on this process's threads.
 
@@ -59,6 +68,7 @@ def run_cell(
         home: The data home.
         execution: How to run it.
         on_progress: Called with the share of steps done.
+        folder: The folder of the run, where checkpoints lie; None for none.
 
     Returns:
         The outcome; an error of any kind is a record with status ``failed``.
@@ -70,12 +80,18 @@ def run_cell(
     try:
         reset_peak_memory(device)
         dataset = load_planned_dataset(cell, home)
-        trainer = build_trainer(cell, dataset, execution, device)
+        checkpoints = None
+        if execution.checkpoint_every is not None and folder is not None:
+            checkpoints = Checkpoints(folder / CHECKPOINT, cell.key, execution.checkpoint_every)
+        trainer = start_or_resume(
+            lambda: build_trainer(cell, dataset, execution, device), checkpoints
+        )
         compiled = compile_model(trainer)
-        result = trainer.fit(on_progress)
+        result = trainer.fit(on_progress, checkpoints)
     except (Exception, SystemExit) as error:  # a plugin may call sys.exit
         return failure(cell, error, _environment(device, started, compiled))
 
+    encoders = _encoders(dataset, result) if result.weights else ""
     result.cost["peak_memory_bytes"] = peak_memory(device)
     record = RunRecord(
         key=cell.key,
@@ -93,7 +109,7 @@ def run_cell(
     )
     arrays = {"probes": result.probes, "scores": result.scores, "weights": result.weights}
     kept_arrays = {stem: named_arrays for stem, named_arrays in arrays.items() if named_arrays}
-    return Outcome(record, kept_arrays, _log(result))
+    return Outcome(record, kept_arrays, _log(result), encoders, execution.keep_checkpoints)
 
 
 def failure(
@@ -178,6 +194,26 @@ def build_trainer(
     return Trainer(model, balancer, dataset, setup)
 
 
+def start_or_resume(build: Callable[[], Trainer], checkpoints: Checkpoints | None) -> Trainer:
+    """A trainer in the state of the last checkpoint, if there is one; a new one, with a warning,
+    where that does not hold.
+    """
+    trainer = build()
+    if checkpoints is None:
+        return trainer
+    try:
+        state = checkpoints.load()
+        if state is not None:
+            trainer.load_state_dict(state)
+            trainer.notes = [*trainer.notes, f"resumed from a checkpoint at step {trainer.steps}"]
+    except Exception as error:  # a state that does not fit fails in many ways
+        reason = str(error) if isinstance(error, ValueError) else "it does not fit this run"
+        trainer = build()
+        trainer.warnings.append(f"the checkpoint was not used: {reason}; the cell started anew")
+    checkpoints.tell = trainer.warnings.append
+    return trainer
+
+
 def compile_model(trainer: Trainer) -> CompiledForward | None:
     """Compile what is about to be trained, if the settings ask for it; failing is a warning."""
     choice = trainer.execution.compile
@@ -217,7 +253,18 @@ def warm_start(settings: TrainingSettings, execution: ExecutionSettings) -> Warm
     return WarmStart(weights, trained_tasks, settings.freeze)
 
 
-# --- what a record says
+# --- what a run leaves behind
+
+
+def _encoders(dataset: Dataset, result: FitResult) -> str:
+    """The encoders of rows, which are kept with the weights; without them, numbers are not lost."""
+    try:
+        # without encoders, rows are those of features that are encoded already
+        encoders = dataset.encoders_as_json() or {}
+        return json.dumps({"schema": dataset.schema.model_dump(mode="json"), **encoders})
+    except (OSError, ValueError) as error:
+        result.warnings.append(f"the encoders of the data could not be read: {error}")
+        return ""
 
 
 def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]]:

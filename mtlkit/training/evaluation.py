@@ -110,6 +110,21 @@ class Evaluator:
         last_point = len(self.curve) - 1
         return all(last_point - best.point >= self.settings.patience for best in self.bests)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The curve and the best points."""
+        bests = [
+            {"value": best.value, "point": best.point, "state": best.state} for best in self.bests
+        ]
+        return {"curve": self.curve, "bests": bests}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.curve = state["curve"]
+        targets = self.model.state_dict()
+        for best, saved in zip(self.bests, state["bests"], strict=True):
+            best.value, best.point = saved["value"], saved["point"]
+            best.state = {name: value.to(targets[name]) for name, value in saved["state"].items()}
+
     def _choose_eval_split(
         self, splits: dict[str, DeviceSplit], groups: RowGroups
     ) -> tuple[DeviceSplit, RowGroups]:

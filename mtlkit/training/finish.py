@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training.ablation import ablate
@@ -71,6 +72,9 @@ def finish(run: FinishedRun) -> FitResult:
     execution = run.execution
     result = FitResult(run.evaluator.curve, run.timer.seconds, run.warnings, run.notes)
 
+    kept = run.evaluator.model.state_dict() if execution.save_weights == "last" else None
+    last = None if kept is None else {name: value.clone() for name, value in kept.items()}
+
     with run.timer.measure("evaluation"):
         # Every group of tasks is scored with the model of its own best point.
         ablation: dict[str, np.ndarray] = {}
@@ -87,7 +91,7 @@ def finish(run: FinishedRun) -> FitResult:
         if _worth_keeping(execution.save_scores, len(test), KEPT_SCORES_ROWS):
             schema = run.evaluator.model.schema
             result.scores = score_arrays(schema, scores_at_best["test"], test, run.measures.test)
-        result.weights = _best_weights(run)
+        result.weights = _weights(run, last)
     run.timer.stop()
 
     if execution.probes:
@@ -171,15 +175,19 @@ def _rescore(run: FinishedRun, scores_at_best: dict[str, Scores], result: FitRes
         )
 
 
-def _best_weights(run: FinishedRun) -> dict[str, np.ndarray]:
-    """Every parameter as it was at the best point of the tasks that reach it.
+def _weights(run: FinishedRun, last: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+    """The weights that are kept: of the last step if they are given, else every parameter as it
+    was at the best point of the tasks that reach it.
 
     Returns:
         Name to value; empty if weights are not kept.
     """
+    if last is not None:
+        return {name: value.cpu().numpy() for name, value in last.items()}
     first, *others = run.evaluator.bests
     size = sum(value.numel() * value.element_size() for value in first.state.values())
-    if not _worth_keeping(run.execution.save_weights, size, KEPT_WEIGHTS_BYTES):
+    choice = run.execution.save_weights
+    if not _worth_keeping(None if choice is None else choice == "best", size, KEPT_WEIGHTS_BYTES):
         return {}
 
     # Groups share no slice, so each other group fills in the slices that its tasks reach.
@@ -189,6 +197,13 @@ def _best_weights(run: FinishedRun) -> dict[str, np.ndarray]:
             reached = sliced.expand(sliced.reached_by[best.tasks].any(0))
             name = sliced.name
             weights[name] = torch.where(reached, best.state[name], weights[name])
+
+            # The statistics of a stacked norm are those of the slices of its scale.
+            for statistic in ("running_mean", "running_var"):
+                buffer = f"{name.removesuffix('scale')}batch_norm.{statistic}"
+                if name.endswith("scale") and buffer in weights:
+                    own = reached.expand_as(sliced.parameter).flatten()
+                    weights[buffer] = torch.where(own, best.state[buffer], weights[buffer])
     return {name: value.cpu().numpy() for name, value in weights.items()}
 
 

@@ -113,6 +113,32 @@ def _batch_logits(
     return batch_logits
 
 
+def probabilities(model: Architecture, output: Output) -> dict[str, Tensor]:
+    """What is predicted for each row of a batch, (B,) by name: the probability of each binary
+    score, that of each class of a multiclass one (``<score>-<class>``), and the value of a
+    regression one.
+    """
+    schema = model.schema
+    derived: dict[str, bool] = {}
+    logits = _batch_logits(model, output, derived)
+    available = complete(schema, Scores(logits, derived, torch.zeros(0)))
+    columns: dict[str, Tensor] = {}
+    for score in schema.scores():
+        if score.hidden or score.name not in available:
+            continue
+        task, scored = _task(schema, score), available[score.name]
+        if task.kind == "multiclass":
+            for position, column in enumerate(torch.softmax(scored.logits, -1).unbind(-1)):
+                columns[f"{score.name}-{position}"] = column
+        elif task.kind == "regression":
+            mean, deviation = task.scale or (0.0, 1.0)
+            columns[score.name] = scored.logits * deviation + mean
+        else:
+            bound = MOST_LOGIT if scored.quotient else math.inf
+            columns[score.name] = torch.sigmoid(scored.logits.clamp_max(bound))
+    return columns
+
+
 def _add_gates(scores: Scores, output: Output, share: float) -> None:
     """Count a batch's share of the mean weights and entropies of all gates in."""
     for name, weights in output.gates.items():  # (B, E)

@@ -51,6 +51,8 @@ class ColumnPlan:
         parts: Parts of a date that become ids.
         length: Numbers in a vector.
         axes: On how many principal axes a vector is projected; 0 for none.
+        known: Number of the ids, where values are ids already; 0 where they are encoded.
+        weights: The column of the weights of a bag's ids; None where all ids of a row share 1.
     """
 
     name: str
@@ -66,6 +68,8 @@ class ColumnPlan:
     parts: tuple[DatePart, ...] = DATE_PARTS
     length: int = 0
     axes: int = 0
+    known: int = 0
+    weights: str | None = None
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ from mtlkit.data.table.encode import make_encoder
 from mtlkit.data.table.labels import LabelEncoder, check_numbers, find_labels
 from mtlkit.data.table.plan import TablePlan, file_name, make_plan
 from mtlkit.data.table.read import Columns, Table, open_frame
+from mtlkit.data.table.row_encoders import RowEncoders
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.data.table.split import (
     TEST,
@@ -74,7 +75,8 @@ def encode_frame(frame: Any, spec: TableSpec, name: str = "frame") -> Dataset:
             split: Split.from_arrays({key: np.array(a) for key, a in arrays.arrays().items()})
             for split, arrays in mapped.splits.items()
         }
-    return replace(mapped, splits=splits)
+        row_encoders = mapped.encoders_as_json()
+    return replace(mapped, splits=splits, encoders=row_encoders)
 
 
 def prepare_table(
@@ -127,7 +129,8 @@ def prepare_table(
     splits = map_splits(folder, entries)
     lints = find_lints(Dataset(name, schema, splits, digest, details=details))
     details["lints"] = [asdict(lint) for lint in lints]
-    dataset = Dataset(name, schema, {}, digest, details=details)
+    row_encoders = RowEncoders(tuple(encoders), spec).as_json()
+    dataset = Dataset(name, schema, {}, digest, details=details, encoders=row_encoders)
     write_manifest(folder, dataset, options or {}, entries)
     return dataset
 

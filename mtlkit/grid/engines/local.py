@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from mtlkit.errors import MissingError
 from mtlkit.grid.engines.engine import Progress, Tell
 from mtlkit.grid.engines.processes import (
+    CHECKPOINT_GRACE,
     FORKS,
     GRACE,
     Worker,
@@ -162,7 +163,8 @@ class _Pool:
                         yield from self._go_on(worker)
                 self._check_writing()
         finally:
-            end_workers(self.workers)
+            has_checkpoints = self.execution.checkpoint_every is not None
+            end_workers(self.workers, CHECKPOINT_GRACE if has_checkpoints else GRACE)
             self._tell_what_is_lost()
 
     def _assign(self, worker: Worker) -> Iterator[RunRecord]:

@@ -98,6 +98,10 @@ def work(
     torch.set_num_threads(execution.threads)
     store = ResultStore(results)
     clean_state = GlobalState.now()
+
+    def tell(share: float) -> None:
+        _send(pipe, share)
+
     while True:
         try:
             assignment: Assignment = pipe.recv()
@@ -109,7 +113,7 @@ def work(
         broken = False
         with same_start():
             try:
-                outcome = run_cell(cell, home, execution, lambda share: _send(pipe, share))
+                outcome = run_cell(cell, home, execution, tell, store.folder(cell))
             except BaseException as error:  # a plugin may raise what is no Exception
                 outcome = failure(cell, error)
                 broken = True
@@ -168,7 +172,7 @@ def _store(store: ResultStore, outcome: Outcome, pipe: Connection) -> Outcome:
     pause = FIRST_PAUSE
     while True:
         try:
-            store.save(outcome.record, outcome.arrays, outcome.log)
+            outcome.save(store)
             return outcome
         except OSError as error:
             _send(pipe, Unwritten(reason_of(error)))
