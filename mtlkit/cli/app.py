@@ -19,6 +19,7 @@ from mtlkit.cli.catalogue import info, list_entries
 from mtlkit.cli.fetch import fetch
 from mtlkit.cli.init import init
 from mtlkit.cli.report import report
+from mtlkit.cli.rerun import rerun
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 
 PROGRAM = "mtlkit"
@@ -40,6 +41,7 @@ app.command()(fetch)
 app.command()(init)
 app.command()(bench)
 app.command()(report)
+app.command()(rerun)
 app.command("list")(list_entries)
 app.command()(info)
 
