@@ -16,6 +16,8 @@ import typer
 from mtlkit._version import __version__
 from mtlkit.cli.bench import bench
 from mtlkit.cli.catalogue import info, list_entries
+from mtlkit.cli.doctor import doctor
+from mtlkit.cli.export import export
 from mtlkit.cli.fetch import fetch
 from mtlkit.cli.init import init
 from mtlkit.cli.report import report
@@ -42,8 +44,10 @@ app.command()(init)
 app.command()(bench)
 app.command()(report)
 app.command()(rerun)
+app.command()(export)
 app.command("list")(list_entries)
 app.command()(info)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:
