@@ -16,8 +16,9 @@ from typing import Annotated, Literal
 import typer
 
 from mtlkit.errors import one_line
-from mtlkit.registry import PACKAGE
 
+PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+"""Where it is beside the package, in a checkout."""
 LEAST_DISK = 2 << 30
 LEAST_MEMORY = 2 << 30
 DEVELOPERS = {"test", "parity", "dev"}
@@ -105,9 +106,8 @@ def _packages() -> Iterator[Check]:
 
 def _requirements() -> tuple[list[str], dict[str, list[str]]]:
     """Names of the packages needed, and of those of each extra, as pyproject.toml declares them."""
-    file = PACKAGE.parent / "pyproject.toml"
-    if file.exists():
-        project = tomllib.loads(file.read_text(encoding="utf-8"))["project"]
+    if PROJECT.exists():
+        project = tomllib.loads(PROJECT.read_text(encoding="utf-8"))["project"]
         needed, extras = project["dependencies"], project["optional-dependencies"]
     else:
         needed, extras = [], {}
@@ -134,23 +134,21 @@ def _has(name: str) -> bool:
 
 def _torch() -> Iterator[Check]:
     try:
-        import torch
+        from mtlkit.grid.machine import torch_build, visible_gpus
     except Exception as error:  # a broken library raises anything
         fix = "pip install --force-reinstall torch"
         yield Check("torch", "bad", f"cannot be imported: {one_line(error)}", fix)
         return
-    yield Check("torch", "ok", f"{torch.__version__}, {torch.get_num_threads()} threads")
-    if torch.cuda.is_available():
-        for number in range(torch.cuda.device_count()):
-            free, total = torch.cuda.mem_get_info(number)
-            name = torch.cuda.get_device_name(number)
-            message = f"{name}, {_size(free)} of {_size(total)} free"
-            yield Check(f"cuda:{number}", "ok", message)
-    elif any(path.exists() for path in GPU_DRIVERS):
-        built = f"for CUDA {torch.version.cuda}" if torch.version.cuda else "without CUDA"
+    version, cuda = torch_build()
+    yield Check("torch", "ok", version)
+    gpus = visible_gpus()
+    for name, model, free, total in gpus:
+        yield Check(name, "ok", f"{model}, {_size(free)} of {_size(total)} free")
+    if not gpus and any(path.exists() for path in GPU_DRIVERS):
+        built = f"for CUDA {cuda}" if cuda else "without CUDA"
         fix = "install the build of PyTorch for the driver, or use --device cpu"
         yield Check("cuda", "bad", f"there is a GPU, but torch, built {built}, sees none", fix)
-    else:
+    elif not gpus:
         yield Check("cuda", "ok", "no GPU: cells run on the CPU")
 
 

@@ -42,6 +42,20 @@ def resolve_device(text: str) -> torch.device:
     return torch.device(text)
 
 
+def torch_build() -> tuple[str, str | None]:
+    """The version of PyTorch, and of the CUDA that it is built for."""
+    return torch.__version__, torch.version.cuda
+
+
+def visible_gpus() -> list[tuple[str, str, int, int]]:
+    """Name, model, and bytes free and in all, of each GPU that PyTorch sees."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [
+        (f"cuda:{i}", torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i))
+        for i in range(count)
+    ]
+
+
 def describe_environment(
     device: torch.device,
     started: datetime,
