@@ -362,8 +362,12 @@ def printable(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _stem(text: str) -> str:
-    """The name of what was typed; a plugin's is a path, of which the file's name is enough."""
-    return Path(parse_spec(text).name).stem
+    """The name of what was typed; a plugin's is a path, of which the file's name is enough.
+
+    Whatever a record says, it leads into no other folder.
+    """
+    stem = Path(parse_spec(text).name).stem
+    return stem if stem.strip(".") else "_"
 
 
 def _folder_name(cell: Cell) -> str:

@@ -89,7 +89,7 @@ def run_cell(
         compiled = compile_model(trainer)
         result = trainer.fit(on_progress, checkpoints)
     except (Exception, SystemExit) as error:  # a plugin may call sys.exit
-        return failure(cell, error, _environment(device, started, compiled))
+        return failure(cell, error, _environment(cell, execution, device, started, compiled))
 
     encoders = _encoders(dataset, result) if result.weights else ""
     result.cost["peak_memory_bytes"] = peak_memory(device)
@@ -104,7 +104,7 @@ def run_cell(
         curve=result.curve,
         timing=result.timing,
         cost=result.cost,
-        environment=_environment(device, started, compiled),
+        environment=_environment(cell, execution, device, started, compiled),
         warnings=result.warnings,
     )
     arrays = {"probes": result.probes, "scores": result.scores, "weights": result.weights}
@@ -293,12 +293,19 @@ def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]
 
 
 def _environment(
-    device: torch.device, started: datetime, compiled: CompiledForward | None
+    cell: Cell,
+    execution: ExecutionSettings,
+    device: torch.device,
+    started: datetime,
+    compiled: CompiledForward | None,
 ) -> dict[str, Any]:
-    """The machine, and whether the forward pass was compiled there."""
-    if compiled is None:
-        return describe_environment(device, started, False, 0.0)
-    return describe_environment(device, started, compiled.working, round(compiled.seconds, 1))
+    """The machine, whether the forward pass was compiled there, and how the cell was run."""
+    names = [cell.resolved[kind]["name"] for kind in ("dataset", "model", "balancer")]
+    plugins = [Path(name) for name in names if name.endswith(".py")]
+    working = compiled is not None and compiled.working
+    seconds = 0.0 if compiled is None else round(compiled.seconds, 1)
+    machine = describe_environment(device, started, working, seconds, plugins)
+    return machine | {"execution": execution.model_dump(mode="json", exclude_defaults=True)}
 
 
 def _log(result: FitResult) -> str:

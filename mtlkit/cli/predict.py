@@ -1,19 +1,17 @@
-"""``mtlkit predict`` and ``mtlkit export``: use the model of a finished run."""
+"""``mtlkit predict``: score new rows with the model of a finished run."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="The folder of a run, with its weights.")
-]
-
 
 def predict(
-    run: RunFolder,
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="The folder of a run, with its weights.")
+    ],
     rows: Annotated[str, typer.Argument(help="New rows: CSV or Parquet, a folder or a glob.")],
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where scores go: a .parquet or .csv file.")
@@ -35,22 +33,3 @@ def predict(
     loaded.model.to(resolve_device(execution.device))
     count = write_predictions(loaded, rows, out, batch_size)
     typer.echo(f"{out}  ({count:,} rows)")
-
-
-def export(
-    run: RunFolder,
-    format: Annotated[
-        Literal["onnx", "torch"], typer.Option(help="ONNX, or a program of torch.export.")
-    ] = "onnx",
-    out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="DIR", help="Where the files go.")
-    ] = Path("exported"),
-) -> None:
-    """Write the model of a run for other programs: from encoded rows to scores, any number of rows
-    at a time. Its encoders stand beside it as JSON. What was written is compared with the model.
-    """
-    from mtlkit.grid.export import export as write
-    from mtlkit.grid.loaded_run import load_run
-
-    for file in write(load_run(run), out, format):
-        typer.echo(file)
