@@ -113,7 +113,8 @@ class RawFile:
 
 
 def download_raw_files(folder: Path, origin: Path | None, force: bool, progress: Progress) -> None:
-    """Store the official files under ``folder/raw``, unless they are there and ``force`` is false.
+    """Store the official files under ``folder/raw``, unless they are there and nothing else is
+    asked for.
 
     Args:
         folder: The data set's folder in the data home.
@@ -127,7 +128,7 @@ def download_raw_files(folder: Path, origin: Path | None, force: bool, progress:
         MissingError: The files cannot be had, or are not what they should be.
     """
     raw = folder / "raw"
-    if (raw / SOURCE_FILE).exists() and not force:
+    if (raw / SOURCE_FILE).exists() and not force and origin is None:
         return
 
     # Stored in a folder beside the final place: if anything fails, what was there before stays.

@@ -15,7 +15,6 @@ in the order of a set); the tenth held out is drawn by a hash of the line number
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +24,13 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
+from mtlkit.data.datasets._source import (
+    DatasetSource,
+    Progress,
+    no_progress,
+    read_source,
+    write_source,
+)
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import atomic_folder, read_dataset, read_manifest, write_manifest
 from mtlkit.errors import MissingError, UsageError
@@ -190,7 +195,7 @@ class AliCcp(DatasetSource):
         raw = self._raw_folder(home)
         if origin is not None:
             label = str(origin.expanduser().resolve())
-            return _write_source(raw, _official_source(origin, label))
+            return write_source(raw, _official_source(origin, label))
         if self.links:
             return self._download_links(raw, force, progress)
 
@@ -200,7 +205,7 @@ class AliCcp(DatasetSource):
             return None
         if source is not None and source["kind"] == "official":
             again = _official_source(Path(source["path"]), source["origin"])
-            return _write_source(raw, again | {"downloads": source.get("downloads", [])})
+            return write_source(raw, again | {"downloads": source.get("downloads", [])})
         return self._download_mirror(raw, force, progress)
 
     def _raw_folder(self, home: Path) -> Path:
@@ -258,7 +263,7 @@ class AliCcp(DatasetSource):
             "files": sorted(FILES.values()),
             "downloads": downloads,
         }
-        _write_source(raw, source)
+        write_source(raw, source)
 
     def _download_links(self, raw: Path, force: bool, progress: Progress) -> None:
         """Download the official archives from the user's signed links."""
@@ -288,7 +293,7 @@ class AliCcp(DatasetSource):
                     "and run the command again: what has come is kept",
                 ) from None
         source = _official_source(raw, "signed links")
-        _write_source(raw, source | {"downloads": list(notes.values())})
+        write_source(raw, source | {"downloads": list(notes.values())})
 
     def provenance(self, home: Path) -> str | None:
         """Where the raw files come from, and what was left out."""
@@ -458,21 +463,10 @@ def _check_downloads(source: Mapping[str, Any], files: Sequence[Mapping[str, Any
             )
 
 
-def _write_source(raw: Path, source: Mapping[str, Any]) -> None:
-    """Note where the raw files lie, in one step."""
-    raw.mkdir(parents=True, exist_ok=True)
-    partial = raw / f".{SOURCE_FILE}"
-    partial.write_text(json.dumps(source, indent=1), encoding="utf-8")
-    partial.replace(raw / SOURCE_FILE)
-
-
 def _read_source(raw: Path) -> dict[str, Any] | None:
     """The note, or None if there is none that can be read."""
-    try:
-        source = json.loads((raw / SOURCE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_note = isinstance(source, dict) and source.get("kind") in ("official", "mirror")
+    source = read_source(raw)
+    is_note = source is not None and source.get("kind") in ("official", "mirror")
     return source if is_note else None
 
 

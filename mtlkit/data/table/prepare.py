@@ -30,9 +30,15 @@ from mtlkit.data.storage import (
     write_manifest,
 )
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
-from mtlkit.data.table.encode import make_encoder
+from mtlkit.data.table.id_columns import BagEncoder, DateEncoder, IdEncoder
 from mtlkit.data.table.labels import LabelEncoder, check_finite, find_labels
-from mtlkit.data.table.plan import TablePlan, file_name, make_plan
+from mtlkit.data.table.number_columns import (
+    SAMPLE_ROWS,
+    NumberEncoder,
+    QuantileEncoder,
+    VectorEncoder,
+)
+from mtlkit.data.table.plan import ColumnPlan, TablePlan, file_name, make_plan
 from mtlkit.data.table.read import Columns, Table, open_frame
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.data.table.split import (
@@ -109,7 +115,7 @@ def prepare_table(
     plan = make_plan(table, spec)
     labels = LabelEncoder(find_labels(table, spec))
     splitter = make_splitter(table, plan)
-    encoders = [make_encoder(column, table.rows) for column in plan.inputs]
+    encoders = [_make_encoder(column, table.rows) for column in plan.inputs]
     passes = _Passes(table, plan, splitter, encoders, labels, progress)
     rows = passes.fit()
 
@@ -129,6 +135,20 @@ def prepare_table(
     dataset = Dataset(name, schema, {}, digest, details=details)
     write_manifest(folder, dataset, options or {}, entries)
     return dataset
+
+
+def _make_encoder(plan: ColumnPlan, rows: int) -> ColumnEncoder:
+    """The encoder of a column of a table with so many rows."""
+    if plan.kind == "dense" and plan.transform in ("quantile", "bins"):
+        return QuantileEncoder(plan, max(1, -(-rows // SAMPLE_ROWS)))
+    classes: dict[str, Callable[[ColumnPlan], ColumnEncoder]] = {
+        "id": IdEncoder,
+        "bag": BagEncoder,
+        "date": DateEncoder,
+        "vector": VectorEncoder,
+        "dense": NumberEncoder,
+    }
+    return classes[plan.kind](plan)
 
 
 def _features(encoders: Sequence[ColumnEncoder], table: Table) -> tuple[Feature, ...]:
@@ -223,9 +243,10 @@ class _Passes:
             files = [_SplitFiles(stack, folder, name, schema, self.plan) for name in SPLITS]
             for start, batch, splits in self._batches(self.columns, "writing"):
                 encoded = run(partial(self._encode, batch, start), self.encoders)
-                packed = self._pack(schema, batch, encoded, start)
+                arrays = self._pack(batch, encoded, start)
+                bags = [part.bag for part in encoded if part.bag is not None]
                 for position, split in enumerate(files):
-                    split.write(packed, splits == position)
+                    split.write(arrays, bags, splits == position)
         return {split.name: split.entry(schema) for split in files}
 
     def _batches(
@@ -262,9 +283,9 @@ class _Passes:
         return MissingError(f"{column} {error.what} in row {row + 1}.", error.mend)
 
     def _pack(
-        self, schema: Schema, batch: Columns, encoded: Sequence[Encoded], start: int
-    ) -> _Packed:
-        """The arrays of a batch."""
+        self, batch: Columns, encoded: Sequence[Encoded], start: int
+    ) -> dict[str, np.ndarray]:
+        """The arrays of a batch, all but its bags."""
         labels, observed = self.labels.encode(batch, len(next(iter(batch.values()))))
         rows = len(labels)
         ids = [column for part in encoded for column in part.ids]
@@ -279,8 +300,7 @@ class _Passes:
             arrays["weight"] = self._weight(batch[self.plan.spec.weight], start)
         for name, column in self.plan.groups.items():
             arrays[f"group-{name}"] = self._group(name, batch[column], column)
-        bags = [part.bag for part in encoded if part.bag is not None]
-        return _Packed(arrays, bags)
+        return arrays
 
     def _group(self, name: str, values: pa.Array, column: str) -> np.ndarray:
         if name == "time" and self.plan.roles.get("time") == column:
@@ -314,15 +334,6 @@ class _Passes:
                 )
 
 
-class _Packed:
-    """The packed arrays of a batch, and lengths and ids of its bags."""
-
-    def __init__(
-        self, arrays: dict[str, np.ndarray], bags: list[tuple[np.ndarray, np.ndarray]]
-    ) -> None:
-        self.arrays, self.bags = arrays, bags
-
-
 class _SplitFiles:
     """The growing files of one split."""
 
@@ -351,19 +362,24 @@ class _SplitFiles:
         ]
         self.positives = np.zeros(tasks, np.int64)
 
-    def write(self, packed: _Packed, is_here: np.ndarray) -> None:
-        """Add the rows of a batch that belong to this split."""
+    def write(
+        self,
+        arrays: dict[str, np.ndarray],
+        bags: Sequence[tuple[np.ndarray, np.ndarray]],
+        is_here: np.ndarray,
+    ) -> None:
+        """Add the rows of a batch that belong to this split; of a bag, its lengths and ids."""
         if not is_here.any():
             return
         is_whole = bool(is_here.all())
         rows = slice(None) if is_whole else np.flatnonzero(is_here)
         for key, column in self.columns.items():
-            column.write(packed.arrays[key][rows])
-        is_positive = (packed.arrays["labels"][rows] > 0) & packed.arrays["observed"][rows]
+            column.write(arrays[key][rows])
+        is_positive = (arrays["labels"][rows] > 0) & arrays["observed"][rows]
         self.positives += is_positive.sum(0)
 
         # Each row of a bag weighs 1 in all: its embedding is a mean.
-        for bag, (lengths, ids) in zip(self.bags, packed.bags, strict=True):
+        for bag, (lengths, ids) in zip(self.bags, bags, strict=True):
             entries = ids if is_whole else ids[np.repeat(is_here, lengths)]
             kept = lengths[rows]
             weights = np.repeat(1 / np.maximum(kept, 1), kept).astype(np.float32)

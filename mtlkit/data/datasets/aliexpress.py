@@ -1,0 +1,102 @@
+"""AliExpress: searches in up to 5 countries as domains; click and conversion (--from, a login).
+
+Rows are those of ``train.csv`` and ``test.csv`` in a folder for each country, as the public script
+of MTReclib writes them from the files of Tianchi 74690: 16 levels and 63 numbers of search, user
+and item, without names. A tenth of each training file is validation. ``countries=NL:ES`` takes
+some.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import PurePosixPath
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from mtlkit.data.datasets._log_table import LogTableSource, RawFiles
+from mtlkit.data.table.join import stack_tables, with_constant
+from mtlkit.data.table.read import Table
+from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec, Texts
+from mtlkit.settings import Settings
+
+COUNTRIES = ("ES", "FR", "NL", "RU", "US")
+LEVELS = tuple(f"categorical_{n}" for n in range(1, 17))
+NUMBERS = tuple(f"numerical_{n}" for n in range(1, 64))
+COUNTRY_OF = re.compile(rf"(?:aliexpress[_-])?({'|'.join(COUNTRIES)})(?:[_-].*)?", re.IGNORECASE)
+"""Names of the folder of a country."""
+
+
+class AliExpress(LogTableSource):
+    """The AliExpress search logs."""
+
+    class Options(Settings):
+        """Which countries."""
+
+        countries: Annotated[Texts, Field(description="only these, such as NL:ES; none: all")] = ()
+
+    options: Options
+    title: ClassVar[str] = "AliExpress: click and conversion in several countries"
+    licence: ClassVar[str] = "not stated: research data of Tianchi, whose terms you accept there"
+    url: ClassVar[str] = "https://tianchi.aliyun.com/dataset/74690"
+    citation: ClassVar[str] = (
+        "Li et al., Improving Multi-Scenario Learning to Rank in E-commerce by Exploiting Task "
+        "Relationships in the Label Space, CIKM 2020, doi:10.1145/3340531.3412713"
+    )
+    unverified: ClassVar[str] = (
+        "not compared with the real files here, nor whether an id means the same in two countries"
+    )
+    download_size: ClassVar[str] = "several GB, by a login"
+    training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
+
+    @property
+    def countries(self) -> tuple[str, ...]:
+        """Those that are asked for."""
+        return tuple(sorted(name.upper() for name in self.options.countries)) or COUNTRIES
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """Two files a country; each may be missing where no country is named."""
+        return tuple(f"{name}/{part}.csv" for name in self.countries for part in ("train", "test"))
+
+    def member(self, path: PurePosixPath) -> str | None:
+        """A file of this name in the folder of a country."""
+        match = COUNTRY_OF.fullmatch(path.parent.name)
+        name = f"{match[1].upper()}/{path.name.removesuffix('.gz')}" if match else None
+        return name if name in self.members else None
+
+    def missing_members(self, names: Collection[str]) -> list[str]:
+        """The other file of a country; all files of one that is named."""
+        named = self.options.countries or {name.partition("/")[0] for name in names} or ("NL",)
+        wanted = [
+            name for name in self.members if name.partition("/")[0] in {*map(str.upper, named)}
+        ]
+        return [name for name in wanted if name not in names]
+
+    def table(self, files: RawFiles) -> Table:
+        """One row an item that a search showed."""
+        parts = []
+        for name in self.members:
+            if name in files.paths:
+                columns = ("search_id", *LEVELS, *NUMBERS, "click", "conversion")
+                country, _, part = name.removesuffix(".csv").partition("/")
+                rows = files.read(name, columns=columns)
+                parts.append(with_constant(with_constant(rows, "country", country), "part", part))
+        return stack_tables(parts)
+
+    def spec(self) -> TableSpec:
+        """A funnel of two steps, in the official splits."""
+        return TableSpec(
+            labels={
+                "click": TaskSpec(description="the item was clicked"),
+                "conversion": TaskSpec(description="the item was bought"),
+            },
+            funnel=("click", "conversion"),
+            ids=("country", *LEVELS),
+            dense=NUMBERS,
+            drop=("search_id",),
+            roles={"domain": "country", "session": "search_id"},
+            groups=("country",),
+            split=SplitSpec(by="column", column="part"),
+        )
