@@ -195,7 +195,7 @@ class AliCcp(DatasetSource):
         raw = self._raw_folder(home)
         if origin is not None:
             label = str(origin.expanduser().resolve())
-            return write_source(raw, _official_source(origin, label))
+            return write_source(raw, _brought_source(origin, label))
         if self.links:
             return self._download_links(raw, force, progress)
 
@@ -203,8 +203,8 @@ class AliCcp(DatasetSource):
         source = _read_source(raw)
         if source is not None and not force:
             return None
-        if source is not None and source["kind"] == "official":
-            again = _official_source(Path(source["path"]), source["origin"])
+        if source is not None and "path" in source:
+            again = _brought_source(Path(source["path"]), source["origin"])
             return write_source(raw, again | {"downloads": source.get("downloads", [])})
         return self._download_mirror(raw, force, progress)
 
@@ -292,7 +292,7 @@ class AliCcp(DatasetSource):
                     f"log in at {PAGE}, copy a fresh link of {archive.name}, "
                     "and run the command again: what has come is kept",
                 ) from None
-        source = _official_source(raw, "signed links")
+        source = _brought_source(raw, "signed links")
         write_source(raw, source | {"downloads": list(notes.values())})
 
     def provenance(self, home: Path) -> str | None:
@@ -340,12 +340,13 @@ class AliCcp(DatasetSource):
                 f"{FROM} --protocol {self.options.protocol}",
             )
 
-        if source["kind"] == "official":
+        if "path" in source and source["kind"] != "simulated":
             _check_unchanged(source)
 
         with atomic_folder(folder) as partial:
             if from_mirror:
-                dataset, splits = self._build_from_mirror(home, partial, progress)
+                raw = Path(source.get("path", self._raw_folder(home)))
+                dataset, splits = self._build_from_mirror(raw, partial, progress)
             else:
                 dataset, splits = self._build_from_archives(source, partial, progress)
             _check_downloads(source, dataset.details["files"])
@@ -353,12 +354,12 @@ class AliCcp(DatasetSource):
             write_manifest(partial, dataset, self.resolved_options(), splits)
 
     def _build_from_mirror(
-        self, home: Path, folder: Path, progress: Progress
+        self, raw: Path, folder: Path, progress: Progress
     ) -> tuple[Dataset, dict[str, Any]]:
         """Write the arrays; return the data set without them, and the manifest's splits."""
         from mtlkit.data.ali_ccp.mirror import prepare_mirror
 
-        raw, hint = self._raw_folder(home), "mtlkit fetch ali-ccp --force"
+        hint = "mtlkit fetch ali-ccp --force"
         return prepare_mirror(raw, folder, self.name, self._request(), progress, hint)
 
     def _build_from_archives(
@@ -399,24 +400,31 @@ class AliCcp(DatasetSource):
         return Request(protocol, min_count, self.options.sample, self.options.max_bad_rows)
 
 
-def _official_source(origin: Path, label: str) -> dict[str, Any]:
-    """The note of where official files lie, and of what tells them from others.
+def _brought_source(origin: Path, label: str) -> dict[str, Any]:
+    """The note of where official files or those of the mirror lie, and of what tells them from
+    others.
 
     Args:
         origin: Their folder, or one of them.
         label: What to call it.
     """
     from mtlkit.data.ali_ccp.archives import find_source
+    from mtlkit.data.ali_ccp.mirror import FILES
 
-    official = find_source(origin.expanduser(), FROM)
+    origin = origin.expanduser()
+    folder = origin.parent if origin.is_file() else origin
+    of_mirror = [folder / name for name in FILES.values()]
+    is_mirror = all(file.is_file() for file in of_mirror)
+    official = () if is_mirror else find_source(origin, FROM).files
     files = []
-    for file in official.files:
+    for file in of_mirror if is_mirror else official:
         stat = file.stat()
         files.append({"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns})
 
-    folder = official.files[0].parent if origin.is_file() else origin
-    path = str(folder.expanduser().resolve())
-    return {"kind": "official", "origin": label, "path": path, "files": files}
+    kind = "mirror" if is_mirror else "official"
+    if not is_mirror and origin.is_file():
+        folder = official[0].parent
+    return {"kind": kind, "origin": label, "path": str(folder.resolve()), "files": files}
 
 
 def _download_note(file: Downloaded) -> dict[str, Any]:
@@ -432,7 +440,7 @@ def _check_unchanged(source: Mapping[str, Any]) -> None:
         MissingError: A file has gone, or has another size or date.
     """
     path = source["path"]
-    if _official_source(Path(path), source["origin"])["files"] != source["files"]:
+    if _brought_source(Path(path), source["origin"])["files"] != source["files"]:
         raise MissingError(
             f"The files of Ali-CCP in {path} have changed since they were fetched.",
             f"mtlkit fetch ali-ccp --from {shlex.quote(path)}",
@@ -488,6 +496,8 @@ def _left_out(details: Mapping[str, Any]) -> list[str]:
                 reasons.append(f"{counts[reason]:,} {reason} rows (lines {shown}...)")
         if reasons:
             lines.append(f"left out of {text}: {' and '.join(reasons)}")
+        if counts.get("no header"):
+            lines.append(f"{text} has no header line: its columns are taken in the known order")
 
     for split, counts in details.get("rows without common features", {}).items():
         rows, first_lines = counts["rows"], counts["first lines"][:3]

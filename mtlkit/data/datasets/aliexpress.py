@@ -87,16 +87,17 @@ class AliExpress(LogTableSource):
 
     def spec(self) -> TableSpec:
         """A funnel of two steps, in the official splits."""
+        is_one = len(self.countries) == 1
         return TableSpec(
             labels={
                 "click": TaskSpec(description="the item was clicked"),
                 "conversion": TaskSpec(description="the item was bought"),
             },
             funnel=("click", "conversion"),
-            ids=("country", *LEVELS),
+            ids=LEVELS if is_one else ("country", *LEVELS),
             dense=NUMBERS,
-            drop=("search_id",),
-            roles={"domain": "country", "session": "search_id"},
+            drop=("search_id", "country") if is_one else ("search_id",),
+            roles={"session": "search_id"} | ({} if is_one else {"domain": "country"}),
             groups=("country",),
             split=SplitSpec(by="column", column="part"),
         )

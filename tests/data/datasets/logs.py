@@ -138,7 +138,7 @@ def kuairec(rng, rows=900):
             }
         )
         if matrix == "small_matrix":
-            frame.loc[::5, ["time", "date", "timestamp"]] = None
+            frame.loc[::25, ["time", "date", "timestamp"]] = None
         files[f"{matrix}.csv"] = frame.sample(frac=1, random_state=1)
     files["user_features.csv"] = kuaishou_users(rng, users)
     number = np.arange(videos)
