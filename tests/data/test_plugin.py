@@ -253,6 +253,7 @@ def test_a_wrong_task_is_told_in_one_sentence(tmp_path):
         "'weight' cannot be -1: input should be greater than or equal to 0."
     )
 
+
 COPIED = """
 import numpy as np
 
