@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,13 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from mtlkit.data.datasets._source import Progress, no_progress
-from mtlkit.data.lints import find_lints
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.storage import (
     BagColumns,
     Column,
     fingerprint_folder,
-    map_splits,
     read_dataset,
     write_manifest,
 )
@@ -126,13 +124,7 @@ def prepare_table(
     entries = passes.write(folder, schema)
     arrays = {split: entry["arrays"] for split, entry in entries.items()}
     digest = fingerprint_folder(folder, schema, arrays)
-    details = _details(plan, rows)
-
-    # What looks like a mistake is noted, for the card and for every run.
-    splits = map_splits(folder, entries)
-    lints = find_lints(Dataset(name, schema, splits, digest, details=details))
-    details["lints"] = [asdict(lint) for lint in lints]
-    dataset = Dataset(name, schema, {}, digest, details=details)
+    dataset = Dataset(name, schema, {}, digest, details=_details(plan, rows))
     write_manifest(folder, dataset, options or {}, entries)
     return dataset
 
