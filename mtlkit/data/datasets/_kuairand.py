@@ -7,6 +7,7 @@ So are the statistics of videos, which were counted over the whole month, and th
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -52,6 +53,18 @@ LOG_COLUMNS = ("user_id", "video_id", "date", "time_ms", "play_time_ms", "durati
 MILLISECONDS = 1000
 
 
+def members_of(version: str) -> tuple[str, ...]:
+    """Two logs of recommended videos, users, videos, and the log of random ones."""
+    names = (
+        "log_standard_4_08_to_4_21",
+        "log_standard_4_22_to_5_08",
+        "user_features",
+        "video_features_basic",
+        "log_random_4_22_to_5_08",
+    )
+    return tuple(f"{name}_{version}.csv" for name in names)
+
+
 class KuaiRand(LogTableSource):
     """One of the versions of KuaiRand."""
 
@@ -63,8 +76,6 @@ class KuaiRand(LogTableSource):
         )
 
     options: Options
-    version: ClassVar[str]
-    """As the names of its files end."""
     licence: ClassVar[str] = LICENCE
     url: ClassVar[str] = "https://zenodo.org/records/10439422"
     citation: ClassVar[str] = (
@@ -74,22 +85,13 @@ class KuaiRand(LogTableSource):
     unverified: ClassVar[str] = "format as its README says; not compared with the real files here"
     training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Two logs of recommended videos, users, videos; and the log of random ones if asked."""
-        names = [
-            "log_standard_4_08_to_4_21",
-            "log_standard_4_22_to_5_08",
-            "user_features",
-            "video_features_basic",
-        ]
-        if self.options.test == "random":
-            names.append("log_random_4_22_to_5_08")
-        return tuple(f"{name}_{self.version}.csv" for name in names)
+    def needed(self, found: Collection[str]) -> Sequence[str]:
+        """The log of random videos only where it is tested on."""
+        return self.members if self.options.test == "random" else self.members[:-1]
 
     def table(self, files: RawFiles) -> Table:
         """One row a video that was shown to a user."""
-        first, second, users, videos, *random = self.members
+        first, second, users, videos, *random = self.needed(())
         log = files.read(first, second, *random, columns=(*LOG_COLUMNS, *SIGNALS, "is_rand"))
         if random:
             log = keep_rows(log, ["date", "is_rand"], _is_split_log)

@@ -10,8 +10,7 @@ import shutil
 import tarfile
 import zipfile
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, ClassVar
@@ -90,10 +89,8 @@ class LogTableSource(DatasetSource):
     unverified: ClassVar[str] = ""
     """What of the format could not be compared with the real files, for the card."""
 
-    @property
-    @abstractmethod
-    def members(self) -> tuple[str, ...]:
-        """Names of the files that are read, wherever they lie in an archive or folder."""
+    members: ClassVar[tuple[str, ...]]
+    """Names of the files that any options read, wherever they lie in an archive or folder."""
 
     @abstractmethod
     def table(self, files: RawFiles) -> Table:
@@ -108,9 +105,9 @@ class LogTableSource(DatasetSource):
         name = path.name.removesuffix(".gz")
         return name if name in self.members else None
 
-    def missing_members(self, names: Collection[str]) -> list[str]:
-        """What is not there of what is needed."""
-        return [name for name in self.members if name not in names]
+    def needed(self, found: Collection[str]) -> Sequence[str]:
+        """The files that these options read, given those that there are."""
+        return self.members
 
     def download(
         self,
@@ -126,16 +123,14 @@ class LogTableSource(DatasetSource):
         """
         raw = home / self.name / "raw"
         noted = read_source(raw)
-        if origin is None and noted is not None and not force:
-            return None
-        if origin is None and noted is not None and noted.get("kind") == "brought":
-            origin = Path(noted["path"])
+        if origin is None and noted is not None:
+            if not force:
+                return None
+            # The user's files are looked at again.
+            is_brought = Path(noted["path"]).is_absolute()
+            origin = Path(noted["path"]) if is_brought else None
         if origin is not None:
-            origin = origin.expanduser().resolve()
-            is_one_of_several = self.member(PurePosixPath(origin.name)) and len(self.members) > 1
-            origin = origin.parent if origin.is_file() and is_one_of_several else origin
-            note = {"kind": "brought", "origin": str(origin), "path": str(origin)}
-            return write_source(raw, note | {"files": self._look_at(origin)})
+            return write_source(raw, self._note(origin.expanduser().resolve()))
         if self.address is None:
             raise MissingError(f"{self.title} takes a login or a form to download.", self._by_hand)
 
@@ -145,8 +140,8 @@ class LogTableSource(DatasetSource):
         except DownloadError as error:
             hint = f"{error.hint}; or {self._by_hand}"
             raise DownloadError(error.message, hint, error.status) from None
-        note = {"kind": "downloaded", "origin": self.address, "sha256": file.sha256}
-        return write_source(raw, note | {"path": str(archive), "files": self._look_at(archive)})
+        files = [{"file": archive.name, "bytes": file.bytes, "sha256": file.sha256}]
+        return write_source(raw, {"origin": self.address, "path": archive.name, "files": files})
 
     def check_unasked(self, home: Path) -> None:
         """Refuse to download for a run that needs the data.
@@ -161,8 +156,7 @@ class LogTableSource(DatasetSource):
     def provenance(self, home: Path) -> str | None:
         """The archive or folder, and what of its format is not known for sure."""
         noted = read_source(home / self.name / "raw") or {}
-        lines = [str(noted.get("origin")), self.unverified]
-        return "\n".join(line for line in lines if line)
+        return f"{noted.get('origin')}\n{self.unverified}"
 
     def folder(self, home: Path) -> Path:
         """Where the prepared data of these options and of the raw files fetched last lie."""
@@ -181,18 +175,21 @@ class LogTableSource(DatasetSource):
         Raises:
             MissingError: The raw files are not there, have changed, or are others.
         """
-        noted = read_source(home / self.name / "raw")
+        raw = home / self.name / "raw"
+        noted = read_source(raw)
         if noted is None:
             raise MissingError(f"{self.title} is not in the data folder {home}.", self._fetch)
-        origin = Path(noted["path"])
-        if self._look_at(origin) != noted["files"]:
-            message = f"The files of {self.title} in {origin} have changed since they were fetched."
-            raise MissingError(message, f"{self._fetch} --force")
         with atomic_folder(folder) as partial:
             unpacked, staging = partial / "unpacked", partial / "staging"
             unpacked.mkdir()
             staging.mkdir()
-            paths = self._unpack(origin, unpacked, progress)
+            # An archive that was downloaded has a name in the folder, all else a path of its own.
+            origin = raw / noted["path"]
+            paths, places = self._gather(origin, unpacked, progress)
+            if _have_changed(noted["files"], places):
+                what = f"The files of {self.title} in {origin}"
+                hint = f"{self._fetch} --force"
+                raise MissingError(f"{what} have changed since they were fetched.", hint)
             table = self.table(RawFiles(self.title, paths, staging, progress))
             options = self.resolved_options()
             prepare_table(table, self.spec(), partial, self.name, options, progress)
@@ -208,54 +205,67 @@ class LogTableSource(DatasetSource):
         """The hint for those who must bring the files themselves."""
         return f"download it from {self.url}, then: {self._fetch} --from FILE"
 
-    def _look_at(self, origin: Path) -> list[dict[str, Any]]:
-        """Name, size and date of the files that are read, or of the archive that holds them.
+    def _note(self, origin: Path) -> dict[str, Any]:
+        """What is noted of the user's files: where they lie, and what tells them from others."""
+        if origin.is_file() and self.member(PurePosixPath(origin.name)):
+            origin = origin.parent
+        files = _notes(self._gather(origin)[1])
+        return {"origin": str(origin), "path": str(origin), "files": files}
+
+    def _gather(
+        self, origin: Path, unpack_to: Path | None = None, progress: Progress = no_progress
+    ) -> tuple[dict[str, Path], list[Path]]:
+        """Name of a file to where it lies, and the files and archives that they lie in.
+
+        Args:
+            origin: A folder or an archive.
+            unpack_to: A folder for what lies in an archive; by default it stays there.
+            progress: Told of each file that is unpacked.
 
         Raises:
-            MissingError: One is not there, or the archive is damaged.
+            MissingError: A file is not there, or the archive is damaged.
         """
-        found: dict[str, Path] = {}
-        with self._told_as_error(origin):
-            for path, place, _ in _raw_files(origin):
-                name = self.member(path)
-                if name is not None:
-                    found[name] = place
-        missing = self.missing_members(found)
-        if missing:
-            raise MissingError(f"{origin} holds no {' and no '.join(missing)}.", self._by_hand)
-        notes = []
-        for place in sorted(set(found.values())):
-            stat = place.stat()
-            notes.append({"file": place.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns})
-        return notes
-
-    def _unpack(self, origin: Path, folder: Path, progress: Progress) -> dict[str, Path]:
-        """Name of a file to where it lies; those of an archive are unpacked into a folder."""
         paths: dict[str, Path] = {}
-        with self._told_as_error(origin):
+        places = set()
+        try:
             for path, place, stream in _raw_files(origin):
                 name = self.member(path)
                 if name is None:
                     continue
-                if stream is None:
-                    paths[name] = place
-                    continue
-                # Under a name of our own: what an archive calls it may be a path to anywhere.
-                suffix = ".gz" if path.name.endswith(".gz") else ""
-                paths[name] = folder / (name.replace("/", "-") + suffix)
-                progress(f"unpacking {name}", 0, None)
-                with paths[name].open("wb") as file:
-                    shutil.copyfileobj(stream, file, 1 << 20)
-        return paths
-
-    @contextmanager
-    def _told_as_error(self, origin: Path) -> Iterator[None]:
-        """Turn what a damaged archive raises into one sentence."""
-        try:
-            yield
+                paths[name] = place
+                places.add(place)
+                if stream is not None and unpack_to is not None:
+                    # Under a name of our own: what an archive calls it may be a path to anywhere.
+                    suffix = ".gz" if path.name.endswith(".gz") else ""
+                    paths[name] = unpack_to / (name.replace("/", "-") + suffix)
+                    progress(f"unpacking {name}", 0, None)
+                    with paths[name].open("wb") as file:
+                        shutil.copyfileobj(stream, file, 1 << 20)
         except DAMAGED as error:
             message = f"{origin} is truncated or damaged: {one_line(error)}."
             raise MissingError(message, self._by_hand) from None
+        missing = [name for name in self.needed(paths) if name not in paths]
+        if missing:
+            raise MissingError(f"{origin} holds no {' and no '.join(missing)}.", self._by_hand)
+        return paths, sorted(places)
+
+
+def _notes(places: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name, size and date of files."""
+    stats = [(place.name, place.stat()) for place in places]
+    return [
+        {"file": name, "bytes": stat.st_size, "changed": stat.st_mtime_ns} for name, stat in stats
+    ]
+
+
+def _have_changed(noted: Sequence[Mapping[str, Any]], places: Sequence[Path]) -> bool:
+    """Whether files differ in what was noted of them; of a download the date was not."""
+    now = _notes(places)
+    return len(now) != len(noted) or any(
+        note.get(key, value) != value
+        for note, current in zip(noted, now, strict=True)
+        for key, value in current.items()
+    )
 
 
 def _raw_files(origin: Path) -> Iterator[tuple[PurePosixPath, Path, IO[bytes] | None]]:

@@ -9,7 +9,7 @@ some.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
 from typing import Annotated, Any, ClassVar
 
@@ -50,15 +50,9 @@ class AliExpress(LogTableSource):
     download_size: ClassVar[str] = "several GB, by a login"
     training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
-    @property
-    def countries(self) -> tuple[str, ...]:
-        """Those that are asked for."""
-        return tuple(sorted(name.upper() for name in self.options.countries)) or COUNTRIES
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Two files a country; each may be missing where no country is named."""
-        return tuple(f"{name}/{part}.csv" for name in self.countries for part in ("train", "test"))
+    members: ClassVar[tuple[str, ...]] = tuple(
+        f"{country}/{part}.csv" for country in COUNTRIES for part in ("train", "test")
+    )
 
     def member(self, path: PurePosixPath) -> str | None:
         """A file of this name in the folder of a country."""
@@ -66,28 +60,29 @@ class AliExpress(LogTableSource):
         name = f"{match[1].upper()}/{path.name.removesuffix('.gz')}" if match else None
         return name if name in self.members else None
 
-    def missing_members(self, names: Collection[str]) -> list[str]:
-        """The other file of a country; all files of one that is named."""
-        named = self.options.countries or {name.partition("/")[0] for name in names} or ("NL",)
-        wanted = [
-            name for name in self.members if name.partition("/")[0] in {*map(str.upper, named)}
-        ]
-        return [name for name in wanted if name not in names]
+    def needed(self, found: Collection[str]) -> Sequence[str]:
+        """Both files of each country that is named, or of which there is one."""
+        there = {name.partition("/")[0] for name in found} or COUNTRIES
+        countries = self._named or there
+        return [name for name in self.members if name.partition("/")[0] in countries]
+
+    @property
+    def _named(self) -> set[str]:
+        return {name.upper() for name in self.options.countries}
 
     def table(self, files: RawFiles) -> Table:
         """One row an item that a search showed."""
         parts = []
-        for name in self.members:
-            if name in files.paths:
-                columns = ("search_id", *LEVELS, *NUMBERS, "click", "conversion")
-                country, _, part = name.removesuffix(".csv").partition("/")
-                rows = files.read(name, columns=columns)
-                parts.append(with_constant(with_constant(rows, "country", country), "part", part))
+        for name in self.needed(files.paths):
+            country, _, part = name.removesuffix(".csv").partition("/")
+            columns = ("search_id", *LEVELS, *NUMBERS, "click", "conversion")
+            rows = with_constant(files.read(name, columns=columns), "country", country)
+            parts.append(with_constant(rows, "part", part))
         return stack_tables(parts)
 
     def spec(self) -> TableSpec:
         """A funnel of two steps, in the official splits."""
-        is_one = len(self.countries) == 1
+        is_one = len(self._named) == 1
         return TableSpec(
             labels={
                 "click": TaskSpec(description="the item was clicked"),

@@ -38,10 +38,7 @@ class CriteoAttribution(LogTableSource):
     download_size: ClassVar[str] = "623 MB"
     training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
-    @property
-    def members(self) -> tuple[str, ...]:
-        """One text, packed or not."""
-        return ("criteo_attribution_dataset.tsv",)
+    members: ClassVar[tuple[str, ...]] = ("criteo_attribution_dataset.tsv",)
 
     def table(self, files: RawFiles) -> Table:
         """One row a banner."""

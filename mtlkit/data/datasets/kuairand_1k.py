@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from mtlkit.data.datasets._kuairand import KuaiRand
+from mtlkit.data.datasets._kuairand import KuaiRand, members_of
 
 
 class KuaiRand1K(KuaiRand):
     """The version of 1,000 users."""
 
     title: ClassVar[str] = "KuaiRand-1K"
-    version: ClassVar[str] = "1k"
+    members: ClassVar[tuple[str, ...]] = members_of("1k")
     address: ClassVar[str | None] = "https://zenodo.org/records/10439422/files/KuaiRand-1K.tar.gz"
     md5: ClassVar[str | None] = "6b0b9c8222d67fcd4c676218edca3f1f"
     download_size: ClassVar[str] = "4.3 GB unpacked"

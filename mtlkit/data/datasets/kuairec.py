@@ -8,6 +8,7 @@ of the daily file of videos only what does not change is read.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -60,17 +61,21 @@ class KuaiRec(LogTableSource):
     download_size: ClassVar[str] = "432 MB"
     training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The matrices, users, tags and days of videos."""
-        is_small = self.options.test == "small"
-        matrices = ("big_matrix.csv", "small_matrix.csv") if is_small else ("big_matrix.csv",)
-        sides = ("user_features.csv", "item_categories.csv", "item_daily_features.csv")
-        return (*matrices, *sides)
+    members: ClassVar[tuple[str, ...]] = (
+        "user_features.csv",
+        "item_categories.csv",
+        "item_daily_features.csv",
+        "big_matrix.csv",
+        "small_matrix.csv",
+    )
+
+    def needed(self, found: Collection[str]) -> Sequence[str]:
+        """The small matrix only where it is tested on."""
+        return self.members if self.options.test == "small" else self.members[:-1]
 
     def table(self, files: RawFiles) -> Table:
         """One row a video that a user watched."""
-        *matrices, users, tags, days = self.members
+        users, tags, days, *matrices = self.needed(())
         parts = [
             with_constant(files.read(name, columns=LOG_COLUMNS), "matrix", name.partition("_")[0])
             for name in matrices

@@ -56,10 +56,12 @@ class TaobaoAd(LogTableSource):
     download_size: ClassVar[str] = "6 GB [?], by a login"
     training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
-    @property
-    def members(self) -> tuple[str, ...]:
-        """Ads shown, ads, users, and what users did in the shop."""
-        return ("raw_sample.csv", "ad_feature.csv", "user_profile.csv", "behavior_log.csv")
+    members: ClassVar[tuple[str, ...]] = (
+        "raw_sample.csv",
+        "ad_feature.csv",
+        "user_profile.csv",
+        "behavior_log.csv",
+    )
 
     def table(self, files: RawFiles) -> Table:
         """One row an ad that was shown to a user."""

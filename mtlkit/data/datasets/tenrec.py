@@ -8,6 +8,7 @@ out at random, as in the paper, and the lint that finds users in two splits is r
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -53,8 +54,9 @@ class Tenrec(LogTableSource):
     download_size: ClassVar[str] = "several GB, by a form"
     training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
-    @property
-    def members(self) -> tuple[str, ...]:
+    members: ClassVar[tuple[str, ...]] = tuple(FILES.values())
+
+    def needed(self, found: Collection[str]) -> Sequence[str]:
         """The file that was chosen."""
         return (FILES[self.options.table],)
 
@@ -62,7 +64,7 @@ class Tenrec(LogTableSource):
         """One row a video that was shown."""
         history = HISTORY if self.options.table == "ctr" else ()
         columns = (*LEVELS, *SIGNALS, "watching_times", *history)
-        rows = files.read(*self.members, columns=columns)
+        rows = files.read(FILES[self.options.table], columns=columns)
         if not history:
             return rows
         return with_columns(rows, history, {"history": pa.list_(pa.int64())}, _history)

@@ -332,8 +332,12 @@ def test_the_archive_is_downloaded_and_compared(rng, tmp_path, home, monkeypatch
         requests = len(server.requests)
         assert prepare("kuairand-pure", home)[1].fingerprint == data.fingerprint
         assert len(server.requests) == requests
+    # the data home may be moved
+    moved = home.rename(home.with_name("moved"))
+    assert prepare("kuairand-pure[test=random]", moved)[1].fingerprint != data.fingerprint
+    home = moved
     note = json.loads((home / "kuairand-pure" / "raw" / "source.json").read_text())
-    assert note["sha256"] == hashlib.sha256(contents).hexdigest()
+    assert note["files"][0]["sha256"] == hashlib.sha256(contents).hexdigest()
 
 
 def test_other_files_are_taken_and_damage_is_told(rng, tmp_path, home):
@@ -352,9 +356,11 @@ def test_other_files_are_taken_and_damage_is_told(rng, tmp_path, home):
     cut.write_bytes(origin.read_bytes()[:5000])
     with pytest.raises(MissingError, match="truncated or damaged"):
         prepare("kuairand-pure", home, origin=cut)
+    prepare("kuairand-pure[test=random]", home)
+    open_source("kuairand-pure").forget(home)
     one_file.write_text("user_id,age\n1,2\n")
     with pytest.raises(MissingError, match="have changed since they were fetched"):
-        prepare("kuairand-pure[test=random]", home)
+        prepare("kuairand-pure", home)
     with pytest.raises(MissingError, match="has no column 'user_active_degree'"):
         prepare("kuairand-pure", home, origin=other)
 
