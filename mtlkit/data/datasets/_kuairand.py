@@ -8,7 +8,7 @@ So are the statistics of videos, which were counted over the whole month, and th
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -82,8 +82,6 @@ class KuaiRand(LogTableSource):
         "Gao et al., KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed "
         "Videos, CIKM 2022, doi:10.1145/3511808.3557624"
     )
-    unverified: ClassVar[str] = "format as its README says; not compared with the real files here"
-    training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
     def needed(self, found: Collection[str]) -> Sequence[str]:
         """The log of random videos only where it is tested on."""

@@ -1,4 +1,4 @@
-"""Ali-CCP: 85 million recommendations of a shop with clicks and purchases, the field's benchmark.
+"""Ali-CCP: 85 million items shown in a shop; click and purchase (a mirror, or --from, a login).
 
 Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion
 Rate, SIGIR 2018, https://arxiv.org/abs/1804.07931. The raw data has four text files in two

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
@@ -48,7 +48,6 @@ class AliExpress(LogTableSource):
         "not compared with the real files here, nor whether an id means the same in two countries"
     )
     download_size: ClassVar[str] = "several GB, by a login"
-    training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
     members: ClassVar[tuple[str, ...]] = tuple(
         f"{country}/{part}.csv" for country in COUNTRIES for part in ("train", "test")

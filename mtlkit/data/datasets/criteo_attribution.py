@@ -8,7 +8,7 @@ tasks are no funnel.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from mtlkit.data.datasets._log_table import LogTableSource, RawFiles
 from mtlkit.data.table.join import with_clock
@@ -36,7 +36,6 @@ class CriteoAttribution(LogTableSource):
         "no checksum is published; format as its README says; not compared with the real file here"
     )
     download_size: ClassVar[str] = "623 MB"
-    training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
     members: ClassVar[tuple[str, ...]] = ("criteo_attribution_dataset.tsv",)
 

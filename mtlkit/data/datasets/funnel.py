@@ -1,4 +1,4 @@
-"""Clicks and purchases with a known selection bias: purchases of unclicked rows are known, too.
+"""Clicks and purchases with a known selection bias: as if clicked, too (generated).
 
 A row has a user, an item, its category, a slot and four dense values; users and items follow a
 Zipf-like law. Every id has a random effect, and v is the standardised sum of the effects of user,

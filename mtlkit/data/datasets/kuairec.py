@@ -9,7 +9,7 @@ of the daily file of videos only what does not change is read.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -57,9 +57,7 @@ class KuaiRec(LogTableSource):
         "Gao et al., KuaiRec: A Fully-observed Dataset and Insights for Evaluating Recommender "
         "Systems, CIKM 2022, doi:10.1145/3511808.3557220"
     )
-    unverified: ClassVar[str] = "format as its README says; not compared with the real files here"
     download_size: ClassVar[str] = "432 MB"
-    training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
     members: ClassVar[tuple[str, ...]] = (
         "user_features.csv",

@@ -8,7 +8,7 @@ test, the one before it validation, as in the papers.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -28,14 +28,8 @@ FIRST_SECOND = (FIRST_DAY - 15) * DAY
 LATER = {"cart": "into the cart", "fav": "among the favourites", "buy": "bought"}
 AD_LEVELS = ("cate_id", "campaign_id", "customer", "brand")
 USER_LEVELS = (
-    "cms_segid",
-    "cms_group_id",
-    "final_gender_code",
-    "age_level",
-    "pvalue_level",
-    "shopping_level",
-    "occupation",
-    "new_user_class_level",
+    *("cms_segid", "cms_group_id", "final_gender_code", "age_level"),
+    *("pvalue_level", "shopping_level", "occupation", "new_user_class_level"),
 )
 
 
@@ -54,7 +48,6 @@ class TaobaoAd(LogTableSource):
         "takes about 50 GB of disk while it is prepared"
     )
     download_size: ClassVar[str] = "6 GB [?], by a login"
-    training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
     members: ClassVar[tuple[str, ...]] = (
         "raw_sample.csv",

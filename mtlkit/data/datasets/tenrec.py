@@ -9,7 +9,7 @@ out at random, as in the paper, and the lint that finds users in two splits is r
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -52,7 +52,6 @@ class Tenrec(LogTableSource):
     )
     unverified: ClassVar[str] = "header as public code reads it; not compared with the real files"
     download_size: ClassVar[str] = "several GB, by a form"
-    training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}
 
     members: ClassVar[tuple[str, ...]] = tuple(FILES.values())
 

@@ -60,7 +60,7 @@ def kinds_of(ids=(), dense=(), bags=()):
 
 def with_beijing_clock(frame, column, unit):
     local = pd.to_datetime(frame[column], unit=unit, utc=True).dt.tz_convert(logs.BEIJING)
-    return frame.assign(hour=local.dt.hour, weekday=local.dt.dayofweek)
+    return frame.assign(hour=local.dt.hour, weekday=local.dt.day_of_week)
 
 
 # --- KuaiRand
