@@ -107,7 +107,7 @@ class LogTableSource(DatasetSource):
         return name if name in self.members else None
 
     def needed(self, found: Collection[str]) -> Sequence[str]:
-        """The files that these options read, given those that there are."""
+        """The files that these options read, given those that there are; without any, at most."""
         return self.members
 
     def download(
@@ -235,11 +235,11 @@ class LogTableSource(DatasetSource):
                     continue
                 paths[name] = place
                 places.add(place)
-                if stream is not None and unpack_to is not None:
+                if stream is not None and unpack_to is not None and name in self.needed(()):
                     # Under a name of our own: what an archive calls it may be a path to anywhere.
                     suffix = ".gz" if path.name.endswith(".gz") else ""
                     paths[name] = unpack_to / (name.replace("/", "-") + suffix)
-                    progress(f"unpacking {name}", 0, None)
+                    progress(f"preparing {name}", 0, None)
                     with paths[name].open("wb") as file:
                         shutil.copyfileobj(stream, file, 1 << 20)
         except DAMAGED as error:

@@ -11,21 +11,28 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from mtlkit.data.datasets._log_table import LogTableSource, RawFiles
 from mtlkit.data.table.join import stack_tables, with_constant
 from mtlkit.data.table.read import Table
-from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec, Texts
+from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec
 from mtlkit.settings import Settings
 
-COUNTRIES = ("ES", "FR", "NL", "RU", "US")
+Country = Literal["ES", "FR", "NL", "RU", "US"]
+COUNTRIES: tuple[str, ...] = get_args(Country)
 LEVELS = tuple(f"categorical_{n}" for n in range(1, 17))
 NUMBERS = tuple(f"numerical_{n}" for n in range(1, 64))
 COUNTRY_OF = re.compile(rf"(?:aliexpress[_-])?({'|'.join(COUNTRIES)})(?:[_-].*)?", re.IGNORECASE)
 """Names of the folder of a country."""
+
+
+def _as_countries(value: Any) -> Any:
+    """Names of countries in one order."""
+    names = [value] if isinstance(value, str) else value or ()
+    return tuple(sorted({str(name).upper() for name in names}))
 
 
 class AliExpress(LogTableSource):
@@ -34,7 +41,9 @@ class AliExpress(LogTableSource):
     class Options(Settings):
         """Which countries."""
 
-        countries: Annotated[Texts, Field(description="only these, such as NL:ES; none: all")] = ()
+        countries: Annotated[tuple[Country, ...], BeforeValidator(_as_countries)] = Field(
+            (), description="only these, e.g. NL:ES; none: all that are there"
+        )
 
     options: Options
     title: ClassVar[str] = "AliExpress: click and conversion in several countries"
@@ -62,12 +71,8 @@ class AliExpress(LogTableSource):
     def needed(self, found: Collection[str]) -> Sequence[str]:
         """Both files of each country that is named, or of which there is one."""
         there = {name.partition("/")[0] for name in found} or COUNTRIES
-        countries = self._named or there
+        countries = self.options.countries or there
         return [name for name in self.members if name.partition("/")[0] in countries]
-
-    @property
-    def _named(self) -> set[str]:
-        return {name.upper() for name in self.options.countries}
 
     def table(self, files: RawFiles) -> Table:
         """One row an item that a search showed."""
@@ -81,7 +86,7 @@ class AliExpress(LogTableSource):
 
     def spec(self) -> TableSpec:
         """A funnel of two steps, in the official splits."""
-        is_one = len(self._named) == 1
+        is_one = len(self.options.countries) == 1
         return TableSpec(
             labels={
                 "click": TaskSpec(description="the item was clicked"),

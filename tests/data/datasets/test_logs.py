@@ -12,7 +12,7 @@ from mtlkit.data.datasets import _log_table
 from mtlkit.data.datasets._kuairand import SIGNALS, USER_LEVELS, USER_NUMBERS, VIDEO_LEVELS
 from mtlkit.data.download import DownloadError
 from mtlkit.data.sources import open_source, prepare
-from mtlkit.errors import MissingError
+from mtlkit.errors import MissingError, UsageError
 from mtlkit.registry import DATASETS
 from tests.data.datasets import logs
 from tests.data.datasets.tables import by_time, check_values
@@ -213,6 +213,8 @@ def test_aliexpress(options, rng, tmp_path, home):
 def test_a_country_is_whole(rng, tmp_path, home):
     files = aliexpress_files(rng, ("NL",))
     origin = logs.write_folder(tmp_path / "raw", files)
+    with pytest.raises(UsageError, match="'ES', 'FR', 'NL'"):
+        prepare("aliexpress[countries=XX]", home, origin=origin)
     with pytest.raises(MissingError, match=r"holds no US/train.csv and no US/test.csv"):
         prepare("aliexpress[countries=US]", home, origin=origin)
     (origin / "AliExpress_NL" / "test.csv").unlink()
