@@ -7,35 +7,30 @@ need not fit in memory.
 from __future__ import annotations
 
 import shutil
-import tarfile
-import zipfile
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import IO, Any, ClassVar
+from typing import Any, ClassVar
 
-from mtlkit.data.census_files import DAMAGED
 from mtlkit.data.datasets._source import (
     DatasetSource,
     Progress,
     no_progress,
+    note_files,
     read_source,
     write_source,
 )
 from mtlkit.data.download import DownloadError, download
+from mtlkit.data.raw_files import DAMAGED, raw_files
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import atomic_folder, read_dataset
-from mtlkit.data.table.files import MOST_FILES
 from mtlkit.data.table.join import check_columns
 from mtlkit.data.table.prepare import prepare_table
 from mtlkit.data.table.read import Table
 from mtlkit.data.table.spec import MISSING_TEXTS, TableSpec
 from mtlkit.data.table.stage import stage_text
-from mtlkit.errors import MissingError, UsageError, one_line
+from mtlkit.errors import MissingError, one_line
 from mtlkit.spec import digest
-
-ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 
 
 class RawFiles:
@@ -210,7 +205,7 @@ class LogTableSource(DatasetSource):
         """What is noted of the user's files: where they lie, and what tells them from others."""
         if origin.is_file() and self.member(PurePosixPath(origin.name)):
             origin = origin.parent
-        files = _notes(self._gather(origin)[1])
+        files = note_files(self._gather(origin)[1])
         return {"origin": str(origin), "path": str(origin), "files": files}
 
     def _gather(
@@ -229,10 +224,8 @@ class LogTableSource(DatasetSource):
         paths: dict[str, Path] = {}
         places = set()
         try:
-            for path, place, stream in _raw_files(origin):
-                name = self.member(path)
-                if name is None:
-                    continue
+            for path, place, stream in raw_files(origin, self.member):
+                name = self.member(path) or ""
                 paths[name] = place
                 places.add(place)
                 if stream is not None and unpack_to is not None and name in self.needed(()):
@@ -251,52 +244,11 @@ class LogTableSource(DatasetSource):
         return paths, sorted(places)
 
 
-def _notes(places: Sequence[Path]) -> list[dict[str, Any]]:
-    """Name, size and date of files."""
-    stats = [(place.name, place.stat()) for place in places]
-    return [
-        {"file": name, "bytes": stat.st_size, "changed": stat.st_mtime_ns} for name, stat in stats
-    ]
-
-
 def _have_changed(noted: Sequence[Mapping[str, Any]], places: Sequence[Path]) -> bool:
     """Whether files differ in what was noted of them; of a download the date was not."""
-    now = _notes(places)
+    now = note_files(places)
     return len(now) != len(noted) or any(
         note.get(key, value) != value
         for note, current in zip(noted, now, strict=True)
         for key, value in current.items()
     )
-
-
-def _raw_files(origin: Path) -> Iterator[tuple[PurePosixPath, Path, IO[bytes] | None]]:
-    """Every file in a folder, in an archive, or in the archives of a folder; or the file itself.
-
-    Yields:
-        Its path within them, the file on disk, and a stream if that is an archive, which can be
-        read until the next file is asked for. Links in archives are not followed.
-    """
-    if origin.is_dir():
-        paths = list(islice(origin.rglob("*"), MOST_FILES + 1))
-        if len(paths) > MOST_FILES:
-            message = f"The folder {origin} holds more than {MOST_FILES:,} files and folders."
-            raise UsageError(message, "give --from the folder of the raw files alone")
-        for path in sorted(path for path in paths if path.is_file()):
-            if path.name.endswith(ARCHIVES):
-                yield from _raw_files(path)
-            else:
-                yield PurePosixPath(path.relative_to(origin).as_posix()), path, None
-    elif origin.name.endswith(".zip"):
-        with zipfile.ZipFile(origin) as archive:
-            for entry in archive.infolist():
-                if not entry.is_dir():
-                    with archive.open(entry) as member:
-                        yield PurePosixPath(entry.filename), origin, member
-    elif origin.name.endswith(ARCHIVES):
-        with tarfile.open(origin) as archive:
-            for info in archive:
-                stream = archive.extractfile(info) if info.isreg() else None
-                if stream is not None:
-                    yield PurePosixPath(info.name), origin, stream
-    else:
-        yield PurePosixPath(origin.name), origin, None

@@ -6,7 +6,7 @@ import json
 import shlex
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -43,6 +43,14 @@ def read_source(raw: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return source if isinstance(source, dict) else None
+
+
+def note_files(places: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name, size and date of files, which tell them from others."""
+    stats = [(place.name, place.stat()) for place in places]
+    return [
+        {"file": name, "bytes": stat.st_size, "changed": stat.st_mtime_ns} for name, stat in stats
+    ]
 
 
 class DatasetSource(ABC):

@@ -28,6 +28,7 @@ from mtlkit.data.datasets._source import (
     DatasetSource,
     Progress,
     no_progress,
+    note_files,
     read_source,
     write_source,
 )
@@ -416,11 +417,7 @@ def _brought_source(origin: Path, label: str) -> dict[str, Any]:
     of_mirror = [folder / name for name in FILES.values()]
     is_mirror = all(file.is_file() for file in of_mirror)
     official = () if is_mirror else find_source(origin, FROM).files
-    files = []
-    for file in of_mirror if is_mirror else official:
-        stat = file.stat()
-        files.append({"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns})
-
+    files = note_files(of_mirror if is_mirror else official)
     kind = "mirror" if is_mirror else "official"
     if not is_mirror and origin.is_file():
         folder = official[0].parent
