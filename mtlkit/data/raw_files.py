@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from mtlkit.errors import UsageError
+from mtlkit.errors import MissingError
 
 ARCHIVES = (".tar.gz", ".tgz", ".tar", ".zip")
-MOST_FILES = 100_000
+MOST_FILES = 100_000  # a folder that holds more is hardly one of data
 DAMAGED = (
     EOFError,
     zlib.error,
@@ -43,23 +43,32 @@ def raw_files(
         the next file is asked for. Links in archives are not followed.
 
     Raises:
-        UsageError: The folder holds more than files of one data set.
+        MissingError: The folder holds more than files of one data set.
     """
     if not origin.is_dir():
         with origin.open("rb") as file:
             yield from ((path, origin, stream) for path, stream in _in_archive(file, is_wanted))
         return
-    places = list(islice(origin.rglob("*"), MOST_FILES + 1))
-    if len(places) > MOST_FILES:
-        message = f"The folder {origin} holds more than {MOST_FILES:,} files and folders."
-        raise UsageError(message, "give --from the folder of the raw files alone")
-    for place in sorted(place for place in places if place.is_file()):
+    for place in sorted(files_below(origin)):
         path = PurePosixPath(place.relative_to(origin).as_posix())
         if is_wanted(path):
             yield path, place, None
         elif _is_archive_of(path, is_wanted):
             for member, _, stream in raw_files(place, is_wanted):
                 yield member, place, stream
+
+
+def files_below(folder: Path) -> list[Path]:
+    """All files in a folder, however deep.
+
+    Raises:
+        MissingError: They are far too many for a folder of data.
+    """
+    paths = list(islice(folder.rglob("*"), MOST_FILES + 1))
+    if len(paths) > MOST_FILES:
+        message = f"The folder {folder} holds more than {MOST_FILES:,} files and folders."
+        raise MissingError(message, "give the folder of the data alone")
+    return [path for path in paths if path.is_file()]
 
 
 def _is_archive_of(path: PurePosixPath, is_wanted: IsWanted) -> bool:

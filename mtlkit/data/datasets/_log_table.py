@@ -175,12 +175,15 @@ class LogTableSource(DatasetSource):
         noted = read_source(raw)
         if noted is None:
             raise MissingError(f"{self.title} is not in the data folder {home}.", self._fetch)
+        # An archive that was downloaded has a name in the folder, all else a path of its own.
+        origin = raw / noted["path"]
+        if not origin.exists():
+            message = f"The files of {self.title} are gone from {origin}."
+            raise MissingError(message, self._by_hand)
         with atomic_folder(folder) as partial:
             unpacked, staging = partial / "unpacked", partial / "staging"
             unpacked.mkdir()
             staging.mkdir()
-            # An archive that was downloaded has a name in the folder, all else a path of its own.
-            origin = raw / noted["path"]
             paths, places = self._gather(origin, unpacked, progress)
             if _have_changed(noted["files"], places):
                 what = f"The files of {self.title} in {origin}"

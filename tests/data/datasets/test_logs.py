@@ -265,6 +265,7 @@ def test_taobao(rng, tmp_path, home):
     folder.mkdir()
     for name, contents in files.items():
         logs.write_tar(folder / f"{name}.tar.gz", ".", {name: contents})
+    (folder / "holiday.zip").write_bytes(b"an archive of another name is not opened")
     data = prepare("taobao-ad", home, origin=folder)[1]
 
     frame = with_beijing_clock(files["raw_sample.csv"], "time_stamp", "s")
@@ -365,6 +366,10 @@ def test_other_files_are_taken_and_damage_is_told(rng, tmp_path, home):
         prepare("kuairand-pure", home)
     with pytest.raises(MissingError, match="has no column 'user_active_degree'"):
         prepare("kuairand-pure", home, origin=other)
+    other.rename(tmp_path / "elsewhere")
+    with pytest.raises(MissingError, match="are gone from"):
+        prepare("kuairand-pure", home)
+    assert not list(home.rglob(".*"))
 
 
 def test_what_an_archive_calls_its_files_is_no_path(rng, tmp_path, home):

@@ -144,7 +144,7 @@ def test_a_folder_and_a_glob_are_one_table(home, tmp_path):
 
 
 def test_a_folder_of_everything_is_not_searched(home, tmp_path, monkeypatch):
-    monkeypatch.setattr("mtlkit.data.table.files.MOST_FILES", 3)
+    monkeypatch.setattr("mtlkit.data.raw_files.MOST_FILES", 3)
     for number in range(4):
         (tmp_path / f"{number}.csv").write_text("a,click\n1,0\n")
     with pytest.raises(MissingError, match="more than 3 files and folders"):
