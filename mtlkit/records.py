@@ -55,10 +55,24 @@ class Cell(_Value):
         settings = f'"resolved":{self._resolved},"seed":{self.seed}'
         return digest_of_text(f'{{{settings},"version":{RECORD_VERSION}}}')
 
+    @property
+    def data(self) -> Any:
+        """What tells the data set from others: what is resolved of it.
+
+        A table of the user's is what it holds, whatever it is called and however it was typed
+        (flags, brackets, YAML): its fingerprint tells inputs, labels and splits.
+        """
+        dataset = self.resolved.get("dataset")
+        options = dataset.get("options") if isinstance(dataset, dict) else None
+        if isinstance(dataset, dict) and isinstance(options, dict) and "content" in options:
+            return {key: value for key, value in dataset.items() if key not in ("name", "options")}
+        return dataset
+
     @cached_property
     def _resolved(self) -> str:
         """The settings as canonical JSON, which both digests read."""
-        return canonical_json(self.resolved)
+        data = {"dataset": self.data} if "dataset" in self.resolved else {}
+        return canonical_json(self.resolved | data)
 
     @property
     def label(self) -> str:

@@ -1,7 +1,6 @@
 """The two official files of Census-Income: where they come from, and how they are stored.
 
-Archives are read as streams; only members of known names are opened, and no path of an archive is
-used.
+Archives are read as streams, of which only members of known names are opened.
 """
 
 from __future__ import annotations
@@ -10,11 +9,9 @@ import gzip
 import hashlib
 import json
 import shutil
-import tarfile
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
@@ -22,6 +19,7 @@ from typing import IO, cast
 from mtlkit.data.datasets._source import SOURCE_FILE, Progress
 from mtlkit.data.download import download
 from mtlkit.data.pip_download import pip_download
+from mtlkit.data.raw_files import DAMAGED, raw_files
 from mtlkit.data.storage import remove_stale
 from mtlkit.errors import MissingError, UsageError
 
@@ -40,17 +38,7 @@ MEMBERS = UCI_MEMBERS | {
 }
 """File name to official split; no other file is read, anywhere in an archive or folder."""
 RAW_FILES = {"train": "census-income.data.gz", "test": "census-income.test.gz"}
-NESTED_ARCHIVE = "census.tar.gz"  # UCI's, which holds the files inside its zip
-ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
-DAMAGED = (
-    EOFError,
-    zlib.error,
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    RuntimeError,
-)
-"""What the standard library raises on an archive that is cut off, broken or locked."""
+NESTED_ARCHIVE = "census"  # UCI's census.tar.gz, which holds the files inside its zip
 MAX_BYTES = 1 << 30  # unpacked; the real files have a tenth of it
 
 COLUMNS = (
@@ -113,7 +101,8 @@ class RawFile:
 
 
 def download_raw_files(folder: Path, origin: Path | None, force: bool, progress: Progress) -> None:
-    """Store the official files under ``folder/raw``, unless they are there and ``force`` is false.
+    """Store the official files under ``folder/raw``, unless they are there and nothing else is
+    asked for.
 
     Args:
         folder: The data set's folder in the data home.
@@ -127,7 +116,7 @@ def download_raw_files(folder: Path, origin: Path | None, force: bool, progress:
         MissingError: The files cannot be had, or are not what they should be.
     """
     raw = folder / "raw"
-    if (raw / SOURCE_FILE).exists() and not force:
+    if (raw / SOURCE_FILE).exists() and not force and origin is None:
         return
 
     # Stored in a folder beside the final place: if anything fails, what was there before stays.
@@ -284,59 +273,23 @@ def _store_file(stream: IO[bytes], target: Path, split: str, label: str) -> RawF
 def _official_files(origin: Path) -> Iterator[tuple[str, IO[bytes]]]:
     """The official files in a folder, zip, tar or nested archive, as (split, stream).
 
-    All other members are skipped. A stream is valid until the next one.
+    A stream is valid until the next one.
     """
     # One of the two files stands for the folder in which the other one lies, too.
     if origin.is_file() and _split_of(origin.name):
         origin = origin.parent
-    if origin.is_dir():
-        yield from _in_folder(origin)
-        return
-
-    with origin.open("rb") as file:
-        if zipfile.is_zipfile(file):
-            yield from _in_zip(file)
-        else:
-            file.seek(0)
-            yield from _in_tar(file)
+    for path, place, stream in raw_files(origin, _is_wanted):
+        split = _split_of(path.name)
+        with ExitStack() as stack:
+            text = stream or stack.enter_context(place.open("rb"))
+            if path.name.endswith(".gz"):
+                text = cast(IO[bytes], stack.enter_context(gzip.open(text)))
+            if split is not None:
+                yield split, text
 
 
-def _in_folder(folder: Path) -> Iterator[tuple[str, IO[bytes]]]:
-    for path in sorted(folder.iterdir()):
-        is_wanted = _split_of(path.name) or path.name == NESTED_ARCHIVE
-        if is_wanted and path.is_file():
-            with path.open("rb") as file:
-                yield from _unpacked(path.name, file)
-
-
-def _in_zip(file: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    with zipfile.ZipFile(file) as archive:
-        for info in archive.infolist():
-            if not info.is_dir():
-                with archive.open(info) as member:
-                    yield from _unpacked(info.filename, member)
-
-
-def _in_tar(stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    with tarfile.open(fileobj=stream, mode="r|*") as archive:
-        for info in archive:
-            # Links and devices are never followed, whatever they are called.
-            is_wanted = info.isreg() and _split_of(info.name)
-            member = archive.extractfile(info) if is_wanted else None
-            if member is not None:
-                yield from _unpacked(info.name, member)
-
-
-def _unpacked(name: str, stream: IO[bytes]) -> Iterator[tuple[str, IO[bytes]]]:
-    """The official files in a stream: itself, packed or not, or the members of an archive."""
-    split = _split_of(name)
-    if split and name.endswith(".gz"):
-        with gzip.open(stream) as unpacked:
-            yield split, cast(IO[bytes], unpacked)
-    elif split:
-        yield split, stream
-    elif name.endswith(ARCHIVE_SUFFIXES):
-        yield from _in_tar(stream)
+def _is_wanted(path: PurePosixPath) -> bool:
+    return path.name == NESTED_ARCHIVE or _split_of(path.name) is not None
 
 
 def _split_of(name: str) -> str | None:

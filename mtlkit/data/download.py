@@ -91,6 +91,7 @@ def download(
     destination: Path,
     *,
     sha256: str | None = None,
+    md5: str | None = None,
     progress: Progress = no_progress,
     binary: bool = True,
     shown_url: str | None = None,
@@ -106,6 +107,7 @@ def download(
         destination: The final name, which the file gets when it is complete and checked. Its folder
             is made.
         sha256: What the contents must hash to, in hex.
+        md5: The same, where that is all that is known.
         progress: Told of (file name, bytes so far, bytes in all or None).
         binary: Refuse a web page, which is what a login or an expired link gives instead of a file.
         shown_url: The address in messages and notes, where ``url`` carries a signature: a link that
@@ -121,20 +123,29 @@ def download(
 
     # What is complete may still be another file than the expected one.
     size = partial.size
-    with partial.path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if sha256 is not None and actual != sha256.lower():
-        partial.discard()
-        raise DownloadError(
-            f"{request.shown_url} is not the file expected: "
-            f"its sha256 is {actual}, not {sha256.lower()}.",
-            "try again; if it stays so, the file was replaced or tampered with",
-        )
+    for algorithm, expected in (("sha256", sha256), ("md5", md5)):
+        if expected is None:
+            continue
+        actual = _digest(partial.path, algorithm)
+        if actual != expected.lower():
+            partial.discard()
+            raise DownloadError(
+                f"{request.shown_url} is not the file expected: "
+                f"its {algorithm} is {actual}, not {expected.lower()}.",
+                "try again; if it stays so, the file was replaced or tampered with",
+            )
 
     # Only now does it get its name; what is left to discard is the note beside it.
     partial.path.replace(destination)
     partial.discard()
+    actual = sha256.lower() if sha256 else _digest(destination, "sha256")
     return Downloaded(destination, request.shown_url, size, actual)
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    """The hash of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, algorithm).hexdigest()
 
 
 class _PartialFile:

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mtlkit.data.auc import auc
-from mtlkit.data.splits import Dataset, Split
+from mtlkit.data.splits import Bag, Dataset, Split
 from mtlkit.data.types import Feature, Task
 
 SAMPLE_ROWS = 100_000
@@ -31,6 +31,8 @@ GROUP_SHARE = 0.01
 OLDER_SHARE = 0.5
 RARE_SHARE = 0.001
 """A row with a value that fewer rows of train have tells itself from others by more than chance."""
+MOST_WORDS = 1 << 12
+"""Factors of a hash of rows; wider rows use them again."""
 DRIFT_DEVIATIONS = 5.0
 DRIFT_CHANGE = 0.25
 NUMBER_LEVELS = 50
@@ -62,7 +64,10 @@ class Lint:
 
 def find_lints(dataset: Dataset) -> list[Lint]:
     """All lints of a prepared data set."""
-    checks = (_labels, _funnel, _drift, _columns, _leaks, _unseen, _groups, _time, _twins, _numbers)
+    checks = (
+        *(_labels, _funnel, _drift, _columns, _leaks, _bag_leaks),
+        *(_unseen, _groups, _time, _twins, _numbers),
+    )
     return [lint for check in checks for lint in check(dataset)]
 
 
@@ -200,6 +205,45 @@ def _leaks(dataset: Dataset) -> Iterator[Lint]:
                 )
 
 
+def _bag_leaks(dataset: Dataset) -> Iterator[Lint]:
+    """Bags of which one id tells a label all by itself: rows have it, or else the other label."""
+    held_out = (dataset.splits["validation"], dataset.splits["test"])
+    for t, task in enumerate(dataset.schema.tasks):
+        target = _Target(task, t, dataset.splits["train"])
+        for feature in dataset.schema.of_kind("bag"):
+            if feature.name not in held_out[0].bags:
+                continue
+            # Rows with each id, and without and with the label, (vocab, 2).
+            counts, rows = np.zeros((feature.vocab, 2), np.int64), np.zeros(2, np.int64)
+            for split in held_out:
+                some = slice(0, LEAK_ROWS)
+                exists = split.observed[some, t]
+                truth = (split.labels[some, t] > target.threshold)[exists].astype(np.int64)
+                rows += np.bincount(truth, minlength=2)
+                pairs = _pairs_of_bag(split.bags[feature.name], some, exists)
+                np.add.at(counts, (pairs[1], truth[pairs[0]]), 1)
+            if rows.min() < MIN_CLASS_ROWS:
+                continue
+            shares = counts / rows
+            areas = 0.5 + np.abs(shares[:, 1] - shares[:, 0]) / 2
+            if areas.max() > LEAK_AUC:
+                yield Lint(
+                    "leak",
+                    f"id {areas.argmax()} in {feature.name} alone tells {task.name} "
+                    f"(AUC {areas.max():.4f})",
+                    f"{_drop(feature)}, unless it is known before the label is",
+                )
+
+
+def _pairs_of_bag(bag: Bag, some: slice, exists: np.ndarray) -> np.ndarray:
+    """(2, m) number among the rows that exist, and id, of each different id of a row."""
+    offsets = np.asarray(bag.offsets[some.start : some.stop + 1])
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    pairs = np.unique(np.stack([rows, bag.values[offsets[0] : offsets[-1]]]), axis=1)
+    pairs = pairs[:, exists[pairs[0]]]
+    return np.stack([(np.cumsum(exists) - 1)[pairs[0]], pairs[1]])
+
+
 class _Target:
     """What a feature should not tell alone: the label, or for numbers whether it is high.
 
@@ -323,21 +367,55 @@ def _twins(dataset: Dataset) -> Iterator[Lint]:
 
 
 def _hashes(split: Split, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    """(m,) uint64 hashes of rows, of those that the stride divides, and (m,) their numbers."""
-    width = split.ids.shape[1] + split.dense.shape[1] + split.labels.shape[1]
-    factors = np.random.PCG64(width).random_raw(width) | np.uint64(1)
-    hashes, rows = [], []
+    """(m,) uint64 hashes of rows, of about one in so many, and (m,) their numbers."""
+    hashes, numbers = [], []
     for block in _blocks(len(split)):
-        arrays = [split.ids[block], split.dense[block], split.labels[block]]
-        words = [np.ascontiguousarray(array).view(np.uint32) for array in arrays]
-        total = np.zeros(len(words[0]), np.uint64)
-        for position, column in enumerate(column for array in words for column in array.T):
-            total += (column.astype(np.uint64) + np.uint64(1)) * factors[position]
-            total ^= total >> np.uint64(29)
-        kept = np.flatnonzero(total % np.uint64(stride) == 0)
-        hashes.append(total[kept])
-        rows.append(block.start + kept)
-    return np.concatenate(hashes), np.concatenate(rows)
+        rows = np.arange(block.start, block.stop)
+        if stride > 1:
+            # Equal rows are chosen in both splits: by their own columns, which are read quickly.
+            own = split.ids[block] if split.ids.shape[1] else split.dense[block]
+            rows = rows[_hash(_as_words(own)) % np.uint64(stride) == 0]
+        hashes.append(_hash(_words(split, rows)))
+        numbers.append(rows)
+    return np.concatenate(hashes), np.concatenate(numbers)
+
+
+def _hash(words: Iterator[np.ndarray]) -> np.ndarray:
+    """(n,) uint64 of columns of (n,) integers."""
+    factors = np.random.PCG64(0).random_raw(MOST_WORDS) | np.uint64(1)
+    total = np.uint64(0)
+    for position, word in enumerate(words):
+        total = total + (word.astype(np.uint64) + np.uint64(1)) * factors[position % MOST_WORDS]
+        total ^= total >> np.uint64(29)
+    return np.asarray(total)
+
+
+def _words(split: Split, rows: np.ndarray) -> Iterator[np.ndarray]:
+    """(n,) integers that make up some rows in rising order, with the ids and numbers that they
+    share with others.
+    """
+    for array in (split.ids, split.dense, split.labels):
+        yield from _as_words(array[rows])
+    yield from (_bag_sums(bag, rows) for bag in split.bags.values())
+    if split.shared is not None:
+        shared_rows = split.shared.row[rows]
+        for array in (split.shared.ids, split.shared.dense):
+            yield from _as_words(array[shared_rows])
+
+
+def _as_words(array: np.ndarray) -> Iterator[np.ndarray]:
+    """The columns of (n, C) numbers of 32 bits, as integers."""
+    return iter(np.ascontiguousarray(array).view(np.uint32).T)
+
+
+def _bag_sums(bag: Bag, rows: np.ndarray) -> np.ndarray:
+    """(n,) uint64 that tell bags of different ids apart, whatever their order."""
+    if not len(rows):
+        return np.zeros(0, np.uint64)
+    starts, ends = bag.offsets[rows], bag.offsets[rows + 1]
+    values = np.asarray(bag.values[starts[0] : ends[-1]]).astype(np.uint64) + np.uint64(1)
+    sums = np.append(np.uint64(0), np.cumsum(values * values * np.uint64(0x9E3779B97F4A7C15)))
+    return sums[ends - starts[0]] - sums[starts - starts[0]]
 
 
 def _is_rare(dataset: Dataset, rows: np.ndarray) -> np.ndarray:

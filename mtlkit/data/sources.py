@@ -74,7 +74,8 @@ def prepare(
     Args:
         spec_text: As typed, e.g. ``census[protocol=rechub]``.
         home: The data home; made when missing.
-        origin: A file or folder of the user's to take the raw files from.
+        origin: A file or folder of the user's to take the raw files from, which is looked at even
+            if there are prepared data: of other files, they are prepared anew.
         force: Download and prepare again.
         progress: Told of bytes received.
         links: Official split to an address that the user has pasted.
@@ -99,14 +100,19 @@ def prepare(
         # Prepared data need no raw files, unless the user wants other ones.
         wants_raw_files = force or origin is not None or bool(links)
         if wants_raw_files or not source.is_ready(home):
-            if not asked:
+            if not asked and origin is None:
                 source.check_unasked(home)
             make_home(home)
+            before = source.raw_digest(home), source.folder(home)
             source.download(home, origin, force, progress)
 
-        # Removed after the download only: one that fails leaves what there was.
-        if force:
-            source.forget(home)
+            # What the user brings may be other files than those that were prepared, in a folder
+            # that does not tell them apart. Removed after the download only: one that fails leaves
+            # what there was.
+            after = source.raw_digest(home), source.folder(home)
+            is_same = after[0] is not None and after == before
+            if force or (origin is not None and not is_same and after[1] == before[1]):
+                source.forget(home)
         return source, source.load(home, progress)
 
 

@@ -19,7 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from mtlkit.data.checks import check_contents, check_layout
+from mtlkit.data.lints import find_lints
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError, first_problem
@@ -184,13 +185,16 @@ def write_manifest(
     arrays = map_splits(folder, splits)
     check_layout(dataset.schema, arrays, _mend_hint(dataset.name))
     check_contents(dataset.schema, arrays, _mend_hint(dataset.name))
+
+    # What looks like a mistake is noted, for the card and for every run.
+    lints = [asdict(lint) for lint in find_lints(replace(dataset, splits=arrays))]
     manifest = {
         "format": FORMAT,
         "name": dataset.name,
         "options": options,
         "fingerprint": dataset.fingerprint,
         "simulated": dataset.simulated,
-        "details": dataset.details,
+        "details": dataset.details | {"lints": lints},
         "schema": dataset.schema.model_dump(mode="json"),
         "splits": splits,
         "contents": contents or dataset.fingerprint,

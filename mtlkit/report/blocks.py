@@ -136,7 +136,7 @@ class Block:
 
 def block_id(record: RunRecord) -> str:
     """Digest of what may share a table: data set, options, tasks, contents, scoring."""
-    dataset = record.cell.resolved.get("dataset", {})
+    dataset = record.cell.data or {}
     keys = ("name", "options", "tasks", "fingerprint", "funnel_scoring")
     return digest([dataset.get(key) for key in keys])
 

@@ -252,3 +252,37 @@ def test_a_wrong_task_is_told_in_one_sentence(tmp_path):
         f"{file} makes a wrong Task in line 3: "
         "'weight' cannot be -1: input should be greater than or equal to 0."
     )
+
+
+COPIED = """
+import numpy as np
+
+from mtlkit.data.datasets._source import DatasetSource
+from mtlkit.data.splits import SPLITS, Dataset, Split, fingerprint
+from mtlkit.data.types import Feature, Schema, Task
+
+
+class Copied(DatasetSource):
+    def download(self, home, origin=None, force=False, progress=None):
+        if origin is not None:
+            (home / "number.txt").write_text(origin.read_text())
+
+    def prepare(self, home):
+        number = int((home / "number.txt").read_text())
+        schema = Schema(features=(Feature(name="shop", vocab=9),), tasks=(Task(name="click"),))
+        ids = np.full((4, 1), number, np.int32)
+        labels = np.array([[0], [1], [0], [1]], np.float32)
+        split = Split(ids, np.zeros((4, 0), np.float32), labels, np.ones((4, 1), bool))
+        splits = dict.fromkeys(SPLITS, split)
+        return Dataset("copied", schema, splits, fingerprint(schema, splits))
+"""
+
+
+def test_what_a_plugin_is_brought_is_never_ignored(tmp_path):
+    file, raw = tmp_path / "copied.py", tmp_path / "raw.txt"
+    file.write_text(COPIED)
+    for number in (1, 2, 2):
+        raw.write_text(str(number))
+        data = prepare(str(file), tmp_path / "home", origin=raw)[1]
+        assert set(data.splits["train"].ids.flat) == {number}
+    assert prepare(str(file), tmp_path / "home")[1].fingerprint == data.fingerprint

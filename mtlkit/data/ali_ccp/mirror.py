@@ -34,6 +34,12 @@ URLS = {
 FILES = {"train": "ctr_cvr.train", "test": "ctr_cvr.test"}
 MIN_COUNT = 12
 LABELS = ("click", "purchase")
+COLUMNS = (
+    *LABELS,
+    *("101", "121", "122", "124", "125", "126", "127", "128", "129"),
+    *("205", "206", "207", "216", "508", "509", "702", "853", "301"),
+)
+"""The documented order, which holds for a file without a header line."""
 ROOM_ROWS = 1 << 16
 DISK = 1.5  # bytes of packed columns for a byte of text, with some to spare
 MOST_VOCAB = 1 << 24
@@ -204,6 +210,7 @@ class _File:
         self.request, self.bad_before, self.hint = request, bad_before, hint
         self.tally = np.zeros(len(TALLIES), np.int64)
         self.noted = np.zeros((2, NOTED), np.int64)
+        self.has_header = True
 
     def rows(
         self, blocks: Iterator[np.ndarray]
@@ -213,11 +220,12 @@ class _File:
         for block in blocks:
             i = 0
             if not header:
-                i = int(np.argmax(block == LINE_FEED)) + 1
-                header = self._header(bytes(block[:i]))
+                first_line = bytes(block[: int(np.argmax(block == LINE_FEED)) + 1])
+                header = self._header(first_line)
                 layout = self._layout(header)
                 id_columns = [header.index(name) for name in self.request.protocol.ids]
-                self.tally[LINES] = 1
+                if self.has_header:
+                    i, self.tally[LINES] = len(first_line), 1
             while i < len(block):
                 values = np.empty((ROOM_ROWS, len(header)), np.int32)
                 split = np.empty(ROOM_ROWS, np.uint8)
@@ -240,6 +248,9 @@ class _File:
 
     def _header(self, line: bytes) -> list[str]:
         names = line.decode("utf-8", "replace").strip().split(",")
+        if len(names) == len(COLUMNS) and all(name.isdecimal() for name in names[: len(LABELS)]):
+            self.has_header = False
+            return list(COLUMNS)
         missing = [name for name in (*LABELS, *self.request.protocol.ids) if name not in names]
         if missing or len(names) > 64:
             raise MissingError(
@@ -263,7 +274,7 @@ class _File:
 
     def report(self) -> dict[str, Any]:
         """What was counted."""
-        report: dict[str, Any] = {}
+        report: dict[str, Any] = {} if self.has_header else {"no header": True}
         for name, count in zip(TALLIES, self.tally, strict=True):
             if count:
                 report[name] = int(count)

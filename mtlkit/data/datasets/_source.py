@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -25,6 +26,31 @@ Progress = Callable[[str, int, int | None], None]
 
 def no_progress(label: str, done: int, total: int | None) -> None:
     """The progress callback that shows nothing."""
+
+
+def write_source(raw: Path, source: Mapping[str, Any]) -> None:
+    """Note where raw files lie or come from, in one step."""
+    raw.mkdir(parents=True, exist_ok=True)
+    partial = raw / f".{SOURCE_FILE}"
+    partial.write_text(json.dumps(source, indent=1), encoding="utf-8")
+    partial.replace(raw / SOURCE_FILE)
+
+
+def read_source(raw: Path) -> dict[str, Any] | None:
+    """The note, or None if there is none that can be read."""
+    try:
+        source = json.loads((raw / SOURCE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return source if isinstance(source, dict) else None
+
+
+def note_files(places: Sequence[Path]) -> list[dict[str, Any]]:
+    """Name, size and date of files, which tell them from others."""
+    stats = [(place.name, place.stat()) for place in places]
+    return [
+        {"file": name, "bytes": stat.st_size, "changed": stat.st_mtime_ns} for name, stat in stats
+    ]
 
 
 class DatasetSource(ABC):
@@ -132,6 +158,12 @@ class DatasetSource(ABC):
         if source_digest is not None:
             identity.append(source_digest)
         return home / self.name / "prepared" / digest(identity)[:12]
+
+    def raw_digest(self, home: Path) -> str | None:
+        """What tells the raw files under ``home`` from others; None if that is not known."""
+        source = read_source(home / self.name / "raw") or {}
+        files = source.get("files") or source.get("sha256")
+        return digest(files) if files else None
 
     def forget(self, home: Path) -> None:
         """Remove all that was prepared of this data set."""

@@ -1,4 +1,4 @@
-"""Ali-CCP: 85 million recommendations of a shop with clicks and purchases, the field's benchmark.
+"""Ali-CCP: 85 million items shown in a shop; click and purchase (a mirror, or --from, a login).
 
 Ma et al., Entire Space Multi-Task Model: An Effective Approach for Estimating Post-Click Conversion
 Rate, SIGIR 2018, https://arxiv.org/abs/1804.07931. The raw data has four text files in two
@@ -15,7 +15,6 @@ in the order of a set); the tenth held out is drawn by a hash of the line number
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +24,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
+from mtlkit.data.datasets._source import (
+    DatasetSource,
+    Progress,
+    no_progress,
+    note_files,
+    read_source,
+    write_source,
+)
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import atomic_folder, read_dataset, read_manifest, write_manifest
 from mtlkit.errors import MissingError, UsageError
@@ -190,7 +196,7 @@ class AliCcp(DatasetSource):
         raw = self._raw_folder(home)
         if origin is not None:
             label = str(origin.expanduser().resolve())
-            return _write_source(raw, _official_source(origin, label))
+            return write_source(raw, _brought_source(origin, label))
         if self.links:
             return self._download_links(raw, force, progress)
 
@@ -198,9 +204,9 @@ class AliCcp(DatasetSource):
         source = _read_source(raw)
         if source is not None and not force:
             return None
-        if source is not None and source["kind"] == "official":
-            again = _official_source(Path(source["path"]), source["origin"])
-            return _write_source(raw, again | {"downloads": source.get("downloads", [])})
+        if source is not None and "path" in source:
+            again = _brought_source(Path(source["path"]), source["origin"])
+            return write_source(raw, again | {"downloads": source.get("downloads", [])})
         return self._download_mirror(raw, force, progress)
 
     def _raw_folder(self, home: Path) -> Path:
@@ -258,7 +264,7 @@ class AliCcp(DatasetSource):
             "files": sorted(FILES.values()),
             "downloads": downloads,
         }
-        _write_source(raw, source)
+        write_source(raw, source)
 
     def _download_links(self, raw: Path, force: bool, progress: Progress) -> None:
         """Download the official archives from the user's signed links."""
@@ -287,8 +293,8 @@ class AliCcp(DatasetSource):
                     f"log in at {PAGE}, copy a fresh link of {archive.name}, "
                     "and run the command again: what has come is kept",
                 ) from None
-        source = _official_source(raw, "signed links")
-        _write_source(raw, source | {"downloads": list(notes.values())})
+        source = _brought_source(raw, "signed links")
+        write_source(raw, source | {"downloads": list(notes.values())})
 
     def provenance(self, home: Path) -> str | None:
         """Where the raw files come from, and what was left out."""
@@ -335,12 +341,13 @@ class AliCcp(DatasetSource):
                 f"{FROM} --protocol {self.options.protocol}",
             )
 
-        if source["kind"] == "official":
+        if "path" in source and source["kind"] != "simulated":
             _check_unchanged(source)
 
         with atomic_folder(folder) as partial:
             if from_mirror:
-                dataset, splits = self._build_from_mirror(home, partial, progress)
+                raw = Path(source.get("path", self._raw_folder(home)))
+                dataset, splits = self._build_from_mirror(raw, partial, progress)
             else:
                 dataset, splits = self._build_from_archives(source, partial, progress)
             _check_downloads(source, dataset.details["files"])
@@ -348,12 +355,12 @@ class AliCcp(DatasetSource):
             write_manifest(partial, dataset, self.resolved_options(), splits)
 
     def _build_from_mirror(
-        self, home: Path, folder: Path, progress: Progress
+        self, raw: Path, folder: Path, progress: Progress
     ) -> tuple[Dataset, dict[str, Any]]:
         """Write the arrays; return the data set without them, and the manifest's splits."""
         from mtlkit.data.ali_ccp.mirror import prepare_mirror
 
-        raw, hint = self._raw_folder(home), "mtlkit fetch ali-ccp --force"
+        hint = "mtlkit fetch ali-ccp --force"
         return prepare_mirror(raw, folder, self.name, self._request(), progress, hint)
 
     def _build_from_archives(
@@ -394,24 +401,27 @@ class AliCcp(DatasetSource):
         return Request(protocol, min_count, self.options.sample, self.options.max_bad_rows)
 
 
-def _official_source(origin: Path, label: str) -> dict[str, Any]:
-    """The note of where official files lie, and of what tells them from others.
+def _brought_source(origin: Path, label: str) -> dict[str, Any]:
+    """The note of where official files or those of the mirror lie, and of what tells them from
+    others.
 
     Args:
         origin: Their folder, or one of them.
         label: What to call it.
     """
     from mtlkit.data.ali_ccp.archives import find_source
+    from mtlkit.data.ali_ccp.mirror import FILES
 
-    official = find_source(origin.expanduser(), FROM)
-    files = []
-    for file in official.files:
-        stat = file.stat()
-        files.append({"file": file.name, "bytes": stat.st_size, "changed": stat.st_mtime_ns})
-
-    folder = official.files[0].parent if origin.is_file() else origin
-    path = str(folder.expanduser().resolve())
-    return {"kind": "official", "origin": label, "path": path, "files": files}
+    origin = origin.expanduser()
+    folder = origin.parent if origin.is_file() else origin
+    of_mirror = [folder / name for name in FILES.values()]
+    is_mirror = all(file.is_file() for file in of_mirror)
+    official = () if is_mirror else find_source(origin, FROM).files
+    files = note_files(of_mirror if is_mirror else official)
+    kind = "mirror" if is_mirror else "official"
+    if not is_mirror and origin.is_file():
+        folder = official[0].parent
+    return {"kind": kind, "origin": label, "path": str(folder.resolve()), "files": files}
 
 
 def _download_note(file: Downloaded) -> dict[str, Any]:
@@ -427,7 +437,7 @@ def _check_unchanged(source: Mapping[str, Any]) -> None:
         MissingError: A file has gone, or has another size or date.
     """
     path = source["path"]
-    if _official_source(Path(path), source["origin"])["files"] != source["files"]:
+    if _brought_source(Path(path), source["origin"])["files"] != source["files"]:
         raise MissingError(
             f"The files of Ali-CCP in {path} have changed since they were fetched.",
             f"mtlkit fetch ali-ccp --from {shlex.quote(path)}",
@@ -458,21 +468,10 @@ def _check_downloads(source: Mapping[str, Any], files: Sequence[Mapping[str, Any
             )
 
 
-def _write_source(raw: Path, source: Mapping[str, Any]) -> None:
-    """Note where the raw files lie, in one step."""
-    raw.mkdir(parents=True, exist_ok=True)
-    partial = raw / f".{SOURCE_FILE}"
-    partial.write_text(json.dumps(source, indent=1), encoding="utf-8")
-    partial.replace(raw / SOURCE_FILE)
-
-
 def _read_source(raw: Path) -> dict[str, Any] | None:
     """The note, or None if there is none that can be read."""
-    try:
-        source = json.loads((raw / SOURCE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    is_note = isinstance(source, dict) and source.get("kind") in ("official", "mirror")
+    source = read_source(raw)
+    is_note = source is not None and source.get("kind") in ("official", "mirror")
     return source if is_note else None
 
 
@@ -494,6 +493,8 @@ def _left_out(details: Mapping[str, Any]) -> list[str]:
                 reasons.append(f"{counts[reason]:,} {reason} rows (lines {shown}...)")
         if reasons:
             lines.append(f"left out of {text}: {' and '.join(reasons)}")
+        if counts.get("no header"):
+            lines.append(f"{text} has no header line: its columns are taken in the known order")
 
     for split, counts in details.get("rows without common features", {}).items():
         rows, first_lines = counts["rows"], counts["first lines"][:3]

@@ -1,4 +1,4 @@
-"""Census-Income (KDD): income and marital status of 299,285 people in the US census of 1994-1995.
+"""Census-Income (KDD): 299,285 people in 1994 and 1995; income, marital status (UCI or pip, 9 MB).
 
 The multi-task protocol is that of Ma et al., Modeling Task Relationships in Multi-task Learning
 with Multi-gate Mixture-of-Experts, KDD 2018, https://doi.org/10.1145/3219819.3220007. The official

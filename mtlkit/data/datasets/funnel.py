@@ -1,9 +1,10 @@
-"""Clicks and purchases with a known selection bias: purchases of unclicked rows are known, too.
+"""Funnel: 60,000 rows; click and purchase, with a known selection bias (generated).
 
-A row has a user, an item, its category, a slot and four dense values; users and items follow a
-Zipf-like law. Every id has a random effect, and v is the standardised sum of the effects of user,
-item and category and of a linear function of two dense values, w another such sum from effects of
-its own, s one of the slot and the other two dense values:
+Purchases of unclicked rows, as if they were clicked, are known, too. A row has a user, an item, its
+category, a slot and four dense values; users and items follow a Zipf-like law. Every id has a
+random effect, and v is the standardised sum of the effects of user, item and category and of a
+linear function of two dense values, w another such sum from effects of its own, s one of the slot
+and the other two dense values:
 
     P(buy if clicked | x) = sigmoid(b0 + 1.5 v)
     P(click | x)          = sigmoid(c0 + 0.7 s + bias (correlation v + sqrt(1 - correlation^2) w))

@@ -1,4 +1,4 @@
-"""Regression or binary tasks whose relatedness is dialled in: the synthetic data of the MMoE paper.
+"""Synthetic: 20,000 rows; two tasks or more, as related as is asked for (generated).
 
 Ma et al., Modeling Task Relationships in Multi-task Learning with Multi-gate Mixture-of-Experts,
 KDD 2018, section 3.2, https://doi.org/10.1145/3219819.3220007. With x ~ N(0, I), task k has the

@@ -9,18 +9,17 @@ import re
 import time
 import uuid
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Literal
 
 from mtlkit.data.data_home import expand
+from mtlkit.data.raw_files import files_below
 from mtlkit.errors import MissingError
 from mtlkit.spec import digest
 
 PARQUET = (".parquet", ".pq", ".parq")
 TEXT = (".csv", ".tsv", ".txt")
 COMPRESSION = (".gz", ".zst", ".bz2")
-MOST_FILES = 100_000  # a folder that holds more is hardly the folder of a table
 SETTLED_SECONDS = 2  # a file that changed just now may change again within one tick of its clock
 
 
@@ -70,10 +69,7 @@ def find_files(pattern: str) -> list[Path]:
         return [path]
     is_folder = _stands_for(path) == "folder"
     if is_folder:
-        candidates = list(islice(path.rglob("*"), MOST_FILES + 1))
-        if len(candidates) > MOST_FILES:
-            message = f"The folder {pattern} holds more than {MOST_FILES:,} files and folders."
-            raise MissingError(message, hint)
+        candidates = files_below(path)
     else:
         candidates = [Path(name) for name in glob.glob(str(path), recursive=True)]  # noqa: PTH207
 

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,13 +19,11 @@ import numpy as np
 import pyarrow as pa
 
 from mtlkit.data.datasets._source import Progress, no_progress
-from mtlkit.data.lints import find_lints
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.storage import (
     BagColumns,
     Column,
     fingerprint_folder,
-    map_splits,
     read_dataset,
     write_manifest,
 )
@@ -124,11 +122,6 @@ def prepare_table(
     arrays = {split: entry["arrays"] for split, entry in entries.items()}
     digest = fingerprint_folder(folder, schema, arrays)
     details = _details(plan, rows) | {"group names": passes.group_names}
-
-    # What looks like a mistake is noted, for the card and for every run.
-    splits = map_splits(folder, entries)
-    lints = find_lints(Dataset(name, schema, splits, digest, details=details))
-    details["lints"] = [asdict(lint) for lint in lints]
     row_encoders = RowEncoders(tuple(encoders), spec).as_json()
     dataset = Dataset(name, schema, {}, digest, details=details, encoders=row_encoders)
     write_manifest(folder, dataset, options or {}, entries)
@@ -227,9 +220,10 @@ class _Passes:
             files = [_SplitFiles(stack, folder, name, schema, self.plan) for name in SPLITS]
             for start, batch, splits in self._batches(self.columns, "writing"):
                 encoded = run(partial(self._encode, batch, start), self.encoders)
-                packed = self._pack(schema, batch, encoded, start)
+                arrays = self._pack(batch, encoded, start)
+                bags = [part.bag for part in encoded if part.bag is not None]
                 for position, split in enumerate(files):
-                    split.write(packed, splits == position)
+                    split.write(arrays, bags, splits == position)
         return {split.name: split.entry(schema) for split in files}
 
     def _batches(
@@ -266,9 +260,9 @@ class _Passes:
         return MissingError(f"{column} {error.what} in row {row + 1}.", error.mend)
 
     def _pack(
-        self, schema: Schema, batch: Columns, encoded: Sequence[Encoded], start: int
-    ) -> _Packed:
-        """The arrays of a batch."""
+        self, batch: Columns, encoded: Sequence[Encoded], start: int
+    ) -> dict[str, np.ndarray]:
+        """The arrays of a batch, all but its bags."""
         labels, observed = self.labels.encode(batch, len(next(iter(batch.values()))))
         rows = len(labels)
         ids = [column for part in encoded for column in part.ids]
@@ -283,8 +277,7 @@ class _Passes:
             arrays["weight"] = self._weights(batch, start)
         for name, column in self.plan.groups.items():
             arrays[f"group-{name}"] = self._group(name, batch[column], column)
-        bags = [part.bag for part in encoded if part.bag is not None]
-        return _Packed(arrays, bags)
+        return arrays
 
     def _group(self, name: str, values: pa.Array, column: str) -> np.ndarray:
         if name == "time" and self.plan.roles.get("time") == column:
@@ -339,15 +332,6 @@ class _Passes:
                 )
 
 
-class _Packed:
-    """The packed arrays of a batch, and lengths and ids of its bags."""
-
-    def __init__(
-        self, arrays: dict[str, np.ndarray], bags: list[tuple[np.ndarray, np.ndarray]]
-    ) -> None:
-        self.arrays, self.bags = arrays, bags
-
-
 class _SplitFiles:
     """The growing files of one split."""
 
@@ -377,19 +361,24 @@ class _SplitFiles:
         ]
         self.positives = np.zeros(tasks, np.int64)
 
-    def write(self, packed: _Packed, is_here: np.ndarray) -> None:
-        """Add the rows of a batch that belong to this split."""
+    def write(
+        self,
+        arrays: dict[str, np.ndarray],
+        bags: Sequence[tuple[np.ndarray, np.ndarray]],
+        is_here: np.ndarray,
+    ) -> None:
+        """Add the rows of a batch that belong to this split; of a bag, its lengths and ids."""
         if not is_here.any():
             return
         is_whole = bool(is_here.all())
         rows = slice(None) if is_whole else np.flatnonzero(is_here)
         for key, column in self.columns.items():
-            column.write(packed.arrays[key][rows])
-        is_positive = (packed.arrays["labels"][rows] > 0) & packed.arrays["observed"][rows]
+            column.write(arrays[key][rows])
+        is_positive = (arrays["labels"][rows] > 0) & arrays["observed"][rows]
         self.positives += is_positive.sum(0)
 
         # Each row of a bag weighs 1 in all: its embedding is a mean.
-        for bag, (lengths, ids) in zip(self.bags, packed.bags, strict=True):
+        for bag, (lengths, ids) in zip(self.bags, bags, strict=True):
             entries = ids if is_whole else ids[np.repeat(is_here, lengths)]
             kept = lengths[rows]
             weights = np.repeat(1 / np.maximum(kept, 1), kept).astype(np.float32)

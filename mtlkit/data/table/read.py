@@ -220,7 +220,7 @@ def open_parquet(
         except (pa.ArrowException, OSError, EOFError) as error:
             raise _unreadable(file, error) from None
         own = read_types(schema, str(file), dropped, wanted)
-        types = _common_types(types, own, file) if types else own
+        types = common_types(types, own, str(file)) if types else own
     _check_columns(types, label)
     texts = [name for name, dtype in types.items() if pa.types.is_string(dtype)]
     return Table(label, types, rows, _parquet_reader(files, texts))
@@ -241,8 +241,8 @@ def peek_parquet(file: Path, label: str, rows: int) -> Table:
     return open_frame(table, label, table.column_names)
 
 
-def _common_types(
-    types: dict[str, pa.DataType], own: dict[str, pa.DataType], file: Path
+def common_types(
+    types: dict[str, pa.DataType], own: dict[str, pa.DataType], file: str
 ) -> dict[str, pa.DataType]:
     """The types of earlier shards and of one more; a column that is empty in one takes that of the
     others.

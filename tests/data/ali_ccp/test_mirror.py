@@ -198,3 +198,40 @@ def test_other_protocols_need_the_archives(servers, tmp_path):
     for spec in ("ali-ccp[protocol=full]", "ali-ccp[min_count=30]"):
         with pytest.raises(MissingError, match="mirror"):
             prepare(spec, tmp_path)
+
+
+@pytest.mark.parametrize("names_one_file", [False, True])
+@pytest.mark.parametrize("has_header", [True, False])
+def test_the_files_of_the_mirror_can_be_brought(servers, tmp_path, names_one_file, has_header):
+    """What ``fetch`` would download, and the same without the first line of the test file."""
+    _, downloaded = prepare("ali-ccp", tmp_path / "home", asked=True)
+    folder = tmp_path / "brought"
+    folder.mkdir()
+    (folder / "ctr_cvr.train").write_bytes(servers[0].content)
+    test = servers[1].content
+    (folder / "ctr_cvr.test").write_bytes(test if has_header else test.partition(b"\n")[2])
+    origin = folder / "ctr_cvr.test" if names_one_file else folder
+    source, brought = prepare("ali-ccp", tmp_path / "other", origin=origin)
+    assert brought.fingerprint == downloaded.fingerprint
+    assert (
+        "ctr_cvr.test has no header line" in source.provenance(tmp_path / "other")
+    ) != has_header
+    assert str(origin) in source.provenance(tmp_path / "other")
+    assert [len(server.requests) for server in servers] == [1, 1]
+
+    # other protocols cannot be had from them; files that changed are told, and taken with --from
+    with pytest.raises(MissingError, match="mirror"):
+        prepare("ali-ccp[protocol=full]", tmp_path / "other", origin=origin)
+    (folder / "ctr_cvr.train").write_bytes(content(2000, 0))
+    with pytest.raises(MissingError, match="have changed since"):
+        prepare("ali-ccp[fields=101:205]", tmp_path / "other")
+    assert (
+        prepare("ali-ccp", tmp_path / "other", origin=origin)[1].fingerprint != brought.fingerprint
+    )
+
+
+def test_a_file_of_other_columns_is_no_file_of_the_mirror(servers, tmp_path):
+    for name in mirror.FILES.values():
+        (tmp_path / name).write_bytes(b"1,0,5\n" * 10)
+    with pytest.raises(MissingError, match="header lacks click"):
+        prepare("ali-ccp", tmp_path / "home", origin=tmp_path)

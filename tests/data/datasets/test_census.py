@@ -283,13 +283,30 @@ def test_second_time_does_nothing(tmp_path, raw, monkeypatch):
     }
 
 
-def test_force_replaces_raw_and_prepared(tmp_path, raw):
+@pytest.mark.parametrize("force", [False, True])
+def test_other_files_replace_raw_and_prepared(tmp_path, raw, force):
     first = load(tmp_path)
+    rechub = load(tmp_path, "census[protocol=rechub]")
     other = make_folder(tmp_path / "other", train=table(ROWS["train"], 9).encode())
-    assert load(tmp_path, origin=other).fingerprint == first.fingerprint
-    changed = prepare("census", tmp_path / "home", origin=other, force=True)[1]
+    changed = prepare("census", tmp_path / "home", origin=other, force=force)[1]
     assert changed.fingerprint != first.fingerprint
     assert open_source("census").provenance(tmp_path / "home") == str(other)
+    again = prepare("census[protocol=rechub]", tmp_path / "home")[1]
+    assert again.fingerprint != rechub.fingerprint
+
+
+def test_the_same_files_once_more_are_not_prepared_again(tmp_path, raw, monkeypatch):
+    first = load(tmp_path)
+    monkeypatch.setattr(CensusIncome, "prepare", lambda self, home: pytest.fail("prepared again"))
+    assert load(tmp_path).fingerprint == first.fingerprint
+
+
+def test_other_files_that_are_wrong_are_refused_and_nothing_is_lost(tmp_path, raw):
+    first = load(tmp_path)
+    wrong = make_folder(tmp_path / "wrong", train=b"1, 2\n")
+    with pytest.raises(MissingError, match="truncated or another file"):
+        load(tmp_path, origin=wrong)
+    assert prepare("census", tmp_path / "home")[1].fingerprint == first.fingerprint
 
 
 def test_force_that_fails_keeps_what_was_there(tmp_path, raw):

@@ -9,6 +9,7 @@ import pytest
 from mtlkit import Dataset, load_dataset
 from mtlkit.data.data_home import data_home
 from mtlkit.data.lints import find_lints
+from mtlkit.data.sources import open_source
 
 ROWS = 2000
 
@@ -171,6 +172,42 @@ def test_rows_that_are_equal_by_chance_are_no_copies():
     assert "duplicated rows" not in lints(frame)
 
 
+def with_tags(noise):
+    """Bags of two or three tags, of which one goes with the label, but for a share of the rows."""
+    frame = clean()
+    rng = np.random.default_rng(5)
+    is_other = rng.random(ROWS) < noise
+    tells = np.where(is_other, ~frame.click, frame.click)
+    tags = rng.integers(0, 9, (ROWS, 2)).astype(str)
+    return frame.assign(
+        tags=["|".join([*pair, "hot"] if t else pair) for pair, t in zip(tags, tells, strict=True)]
+    )
+
+
+@pytest.mark.parametrize("is_turned", [False, True])
+def test_an_id_of_a_bag_that_leaks(is_turned):
+    frame = with_tags(0.0)
+    frame["click"] ^= is_turned
+    dataset = Dataset.from_frame(frame, labels="click", split="column:part")
+    (lint,) = dataset.details["lints"]
+    assert lint["name"] == "leak"
+    assert lint["message"] == "id 10 in tags alone tells click (AUC 1.0000)"
+    assert lints(with_tags(0.01)) == []
+
+
+def test_rows_that_differ_in_a_bag_alone_are_no_copies():
+    frame = clean().drop(columns="price")
+    frame["shop"] = np.arange(ROWS) % 1200
+    frame["click"] = np.random.default_rng(3).random(1200)[frame.shop] < 0.4
+    frame.loc[1200::2, "click"] ^= True
+    assert "duplicated rows" in lints(frame)
+    tags = [f"{n % 11}|{n % 13}|{n % 17}" for n in range(ROWS)]
+    assert "duplicated rows" not in lints(frame.assign(tags=tags))
+    turned = [f"{n % 17}|{n % 11}|{n % 13}" for n in range(ROWS)]
+    is_first = np.arange(ROWS) < 1200
+    assert "duplicated rows" not in lints(frame.assign(tags=np.where(is_first, tags, turned)))
+
+
 def test_a_lint_says_what_to_do():
     dataset = Dataset.from_frame(leaky(0.0), labels="click", split="column:part")
     (lint,) = [lint for lint in dataset.details["lints"] if lint["name"] == "leak"]
@@ -191,6 +228,22 @@ def census_home():
 )
 def test_there_is_nothing_to_say_of_census(census, census_home):
     assert find_lints(load_dataset(census, census_home)) == []
+
+
+@pytest.mark.parametrize("name", ["ali-ccp[simulate=300000]", "synthetic", "funnel"])
+def test_there_is_nothing_to_say_of_built_in_sets(name):
+    source = open_source(name)
+    if not source.is_ready(data_home()):
+        pytest.skip(f"{name} is not in {data_home()}")
+    # simulated users see some items twice, which is no mistake
+    expected = {"duplicated rows"} if name.startswith("ali-ccp") else set()
+    assert {lint.name for lint in find_lints(source.load(data_home()))} <= expected
+
+
+def test_built_in_sets_are_looked_at_as_well(tmp_path):
+    assert load_dataset("synthetic[rows=300]", tmp_path).details["lints"] == []
+    few = load_dataset("synthetic[rows=8,tasks=1]", tmp_path).details["lints"]
+    assert [lint["name"] for lint in few] in ([], ["one class"], ["one class"] * 2)
 
 
 def test_education_leaks_where_it_is_an_input_and_a_task(census_home):

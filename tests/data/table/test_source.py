@@ -9,6 +9,9 @@ import yaml
 
 from mtlkit.data.sources import open_planned, open_source, prepare
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.grid.grid_settings import read_grid
+from mtlkit.grid.plan import make_plan
+from mtlkit.store import ResultStore
 
 
 def frame(rows=300, seed=0):
@@ -141,7 +144,7 @@ def test_a_folder_and_a_glob_are_one_table(home, tmp_path):
 
 
 def test_a_folder_of_everything_is_not_searched(home, tmp_path, monkeypatch):
-    monkeypatch.setattr("mtlkit.data.table.files.MOST_FILES", 3)
+    monkeypatch.setattr("mtlkit.data.raw_files.MOST_FILES", 3)
     for number in range(4):
         (tmp_path / f"{number}.csv").write_text("a,click\n1,0\n")
     with pytest.raises(MissingError, match="more than 3 files and folders"):
@@ -229,3 +232,39 @@ def test_a_file_that_is_not_there_is_told(home):
             load(f"{name}[labels=click]", home)
     with pytest.raises(UsageError, match="Cannot read"):
         load("no.yaml", home)
+
+
+def keys(typed, home):
+    """The keys of the cells of a grid on a table."""
+    settings = read_grid(None, {"dataset": str(typed), "models": "shared-bottom", "seeds": 1}, [])
+    source, data = prepare(str(typed), home)
+    plan = make_plan(settings, source, data, ResultStore(home / "results"))
+    return [planned.cell.key for planned in plan.cells]
+
+
+def test_a_table_is_one_data_set_to_the_results_however_it_was_typed(file, home, tmp_path):
+    options = {"labels": ["click", "buy"], "funnel": ["click", "buy"], "split": "group:user_id"}
+    (tmp_path / "table.yaml").write_text(yaml.safe_dump({"files": "clicks.csv", **options}))
+    # what is found out may as well be said
+    said = options | {"files": "clicks.csv", "dense": ["price"], "ids": ["user_id"]}
+    (tmp_path / "said.yaml").write_text(yaml.safe_dump(said))
+    moved = tmp_path / "renamed.csv"
+    moved.write_bytes(file.read_bytes())
+    brackets = "[labels=click:buy,funnel=click:buy,split=group:user_id]"
+    first, *others = [
+        keys(typed, home)
+        for typed in (
+            f"{file}{brackets}",
+            f"{moved}{brackets}",
+            tmp_path / "table.yaml",
+            tmp_path / "said.yaml",
+        )
+    ]
+    assert first
+    assert others == [first] * 3
+
+    # other splits, other labels and other rows are other data
+    for text in ("labels=click:buy,funnel=click:buy", "labels=click:buy,split=group:user_id"):
+        assert not set(keys(f"{file}[{text}]", home)) & set(first)
+    moved.write_text(file.read_text() + "1,0.5,1,0\n")
+    assert not set(keys(f"{moved}{brackets}", home)) & set(first)
