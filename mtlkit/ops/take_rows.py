@@ -132,6 +132,13 @@ class CompiledGroups:
         return sums.view(len(self.rows), *grad.shape[1:])
 
 
+def row_sparse(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """The sparse gradient of a table of this shape: some rows (U,), sorted, and theirs (U, ...)."""
+    return torch.sparse_coo_tensor(
+        rows[None], values, shape, is_coalesced=True, check_invariants=False
+    )
+
+
 class _TakeRows(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -149,14 +156,7 @@ class _TakeRows(torch.autograd.Function):
         if ctx.groups is None:
             (rows,) = ctx.saved_tensors
             ctx.groups = ctx.form(rows, ctx.shape[0])
-        d_table = torch.sparse_coo_tensor(
-            ctx.groups.rows[None],
-            ctx.groups.sum(grad),
-            ctx.shape,
-            is_coalesced=True,
-            check_invariants=False,
-        )
-        return d_table, None, None
+        return row_sparse(ctx.groups.rows, ctx.groups.sum(grad), ctx.shape), None, None
 
 
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:
