@@ -15,8 +15,7 @@ from mtlkit.data.types import Feature, Schema
 from mtlkit.models._initial import glorot_
 from mtlkit.models._options import BaseOptions
 from mtlkit.ops._dispatch import use_kernel
-from mtlkit.ops.bags import Bags, sum_bags
-from mtlkit.ops.sum_rows import RowIndex, sum_rows
+from mtlkit.ops.bags import Bags, sum_bags, take_few_rows
 from mtlkit.ops.take_rows import take_rows
 
 FOLD_VOCABULARY = 256
@@ -181,11 +180,7 @@ class EmbeddingTables(nn.Module):
         table: Tensor = getattr(self, name)
         if self._has_sparse_gradient(name, len(table)):
             return take_rows(table, rows)
-        if use_kernel(table):
-            # Sums of single rows: PyTorch's own backward takes several times as long.
-            row_index = RowIndex(rows[:, None], len(table))
-            return sum_rows(table.flatten(1), row_index).unflatten(1, table.shape[1:])
-        return table.index_select(0, rows)
+        return take_few_rows(table, rows)
 
     def sum_bags(self, name: str, bags: Bags) -> Tensor:
         """Weighted sums of the rows of the table ``name`` (V, ...) in bags: (B, ...)."""

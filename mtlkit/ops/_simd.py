@@ -238,13 +238,3 @@ def prefetch(typing: Any, row: Any, i: Any) -> Any:
         return context.get_dummy_value()
 
     return types.void(row, types.intp), build
-
-
-@_intrinsic
-def count_bits(typing: Any, word: Any) -> Any:
-    """How many bits of a word of 64 are set."""
-
-    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
-        return builder.ctpop(values[0])
-
-    return types.int64(types.uint64), build

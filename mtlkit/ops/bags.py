@@ -21,7 +21,6 @@ from mtlkit.ops._simd import (
     HALF_LANES,
     LANES,
     add,
-    count_bits,
     load,
     load_half,
     prefetch,
@@ -31,14 +30,10 @@ from mtlkit.ops._simd import (
     zeros,
     zeros_half,
 )
-from mtlkit.ops.sum_rows import RowIndex, sum_rows
-from mtlkit.ops.take_rows import row_sparse, take_rows
+from mtlkit.ops.take_rows import CompiledGroups, row_sparse, take_rows
 
 AHEAD = 16  # ids between asking the memory for a row and adding it
 NEAR = 1 << 19  # bytes of a table that is not asked for: the processor's own cache holds it
-
-# of words of 64 bits: with plain numbers numba would make them floats
-ONE, SIX, LAST_BITS = np.uint64(1), np.uint64(6), np.uint64(63)
 
 bag_kernel = njit(error_model="numpy")  # products and sums are rounded one by one
 
@@ -215,39 +210,15 @@ def _scatter_bags(
                 out[values[i], w] += weights[i] * bag_grad[w]
 
 
-@bag_kernel
-def _number_rows(row_numbers: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """:func:`number_rows`; each row has a bit, which is set where it occurs."""
-    words = np.zeros((size + 63) // 64, np.uint64)
-    for i in range(len(row_numbers)):
-        row = np.uint64(row_numbers[i])
-        words[row >> SIX] |= ONE << (row & LAST_BITS)
-
-    # how many rows occur before those of each word
-    before = np.empty(len(words), np.int32)
-    count = 0
-    for j in range(len(words)):
-        before[j] = count
-        count += count_bits(words[j])
-
-    # before a row come these, and the lower bits of its word
-    rows, numbers = np.empty(count, np.int64), np.empty(len(row_numbers), np.int32)
-    for i in range(len(row_numbers)):
-        row = np.uint64(row_numbers[i])
-        lower = words[row >> SIX] & ((ONE << (row & LAST_BITS)) - ONE)
-        number = before[row >> SIX] + count_bits(lower)
-        rows[number], numbers[i] = row, number
-    return rows, numbers
-
-
-def number_rows(row_numbers: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Number the different rows among row numbers (M,), each of them below ``size``.
-
-    Returns:
-        The different rows (U,) int64, sorted, and which of them each row number is (M,) int32.
-    """
-    rows, numbers = _number_rows(row_numbers.numpy(), size)
-    return torch.from_numpy(rows), torch.from_numpy(numbers)
+def _groups(ids: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that ids (M,) name, sorted (U,) int64, and which of them each id is (M,) uint32."""
+    if size > len(ids):  # the table is too large to go through
+        groups = CompiledGroups(torch.from_numpy(ids.view(np.int32)), size)
+        return groups.rows.numpy(), groups.group.numpy().view(np.uint32)
+    occurs = np.zeros(size, np.bool_)
+    occurs[ids] = True
+    numbers = np.cumsum(occurs, dtype=np.uint32) - np.uint32(1)
+    return np.flatnonzero(occurs), numbers[ids]
 
 
 class _SumBags(torch.autograd.Function):
@@ -258,7 +229,7 @@ class _SumBags(torch.autograd.Function):
         if ids.max(initial=0) >= max(len(table), 1):
             raise IndexError(f"an id beyond the {len(table)} rows of its table")
         ctx.shape, ctx.sparse, ctx.bags, ctx.ids = table.shape, sparse, bags, ids
-        ctx.rows = None
+        ctx.groups = None
         offsets, weights = bags.offsets.numpy(), bags.weights.numpy()
         out = table.new_empty(len(offsets) - 1, *table.shape[1:])
         rows = table.flatten(1).contiguous().numpy()
@@ -270,11 +241,11 @@ class _SumBags(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         ids, size = ctx.ids, ctx.shape[0]
         if ctx.sparse:
-            # kept: several backward passes may come
-            if ctx.rows is None:
-                ctx.rows, numbers = number_rows(ctx.bags.values, size)
-                ctx.numbers = numbers.numpy().view(np.uint32)
-            ids, size = ctx.numbers, len(ctx.rows)
+            # groups are kept: several backward passes may come
+            if ctx.groups is None:
+                ctx.groups = _groups(ids, size)
+            rows, ids = ctx.groups
+            size = len(rows)
         out = grad.new_zeros(size, *ctx.shape[1:])
         _scatter_bags(
             ctx.bags.offsets.numpy(),
@@ -283,7 +254,8 @@ class _SumBags(torch.autograd.Function):
             grad.flatten(1).contiguous().numpy(),
             out.flatten(1).numpy(),
         )
-        return row_sparse(ctx.rows, out, ctx.shape) if ctx.sparse else out, None, None
+        d_table = row_sparse(torch.from_numpy(rows), out, ctx.shape) if ctx.sparse else out
+        return d_table, None, None
 
 
 def sum_bags(table: Tensor, bags: Bags, sparse: bool = False) -> Tensor:
@@ -302,5 +274,18 @@ def sum_bags(table: Tensor, bags: Bags, sparse: bool = False) -> Tensor:
     sums = _SumBags.apply(table, bags, sparse)  # (K, ...)
     if bags.row is None:
         return sums
-    row_index = RowIndex(bags.row[:, None], len(sums))
-    return sum_rows(sums.flatten(1), row_index).unflatten(1, table.shape[1:])
+    return take_few_rows(sums, bags.row)
+
+
+def take_few_rows(table: Tensor, rows: Tensor) -> Tensor:
+    """``table.index_select(0, rows)``, (M, ...), whose gradient by the table is found faster.
+
+    Args:
+        table: (V, ...).
+        rows: (M,) int32 or int64.
+    """
+    if not use_kernel(table):
+        return table.index_select(0, rows)
+    # a bag a row, of one id with weight 1
+    offsets = torch.arange(len(rows) + 1)
+    return _SumBags.apply(table, Bags(offsets, rows, table.new_ones(len(rows))), False)

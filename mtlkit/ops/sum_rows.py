@@ -16,19 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
-from mtlkit.ops._simd import (
-    HALF_LANES,
-    LANES,
-    add,
-    fma,
-    load,
-    load_half,
-    prefetch,
-    store,
-    zero,
-    zeros,
-    zeros_half,
-)
+from mtlkit.ops._simd import LANES, add, fma, load, prefetch, store, zero, zeros
 
 BLOCK = 4 * LANES  # numbers of a row that are added at a time
 PANEL = 2 * BLOCK  # columns whose sums are made in one pass over the rows
@@ -74,7 +62,6 @@ def _sum_rows(
     width = out.shape[1]
     block_end = width - width % BLOCK
     vector_end = width - width % LANES
-    half_end = width - width % HALF_LANES
 
     for b in range(out.shape[0]):
         row_ids, values, target = ids[b], dense[b], out[b]  # (F,), (D,), (O,)
@@ -108,15 +95,8 @@ def _sum_rows(
                 vector_sum = fma(values[d], load(dense_weight[d], o), vector_sum)
             store(target, o, vector_sum)
 
-        # half a vector and the numbers that are left
-        for o in range(vector_end, half_end, HALF_LANES):
-            half_sum = zeros_half(target)
-            for f in range(row_ids.shape[0]):
-                half_sum = add(half_sum, load_half(table[row_ids[f]], o))
-            for d in range(values.shape[0]):
-                half_sum = fma(values[d], load_half(dense_weight[d], o), half_sum)
-            store(target, o, half_sum)
-        for o in range(half_end, width):
+        # the numbers that are left
+        for o in range(vector_end, width):
             rest_sum = zero(target)
             for f in range(row_ids.shape[0]):
                 rest_sum += table[row_ids[f], o]
@@ -149,7 +129,6 @@ def _scatter_sum(
     width = rows.shape[1]
     block_end = width - width % BLOCK
     vector_end = width - width % LANES
-    half_end = width - width % HALF_LANES
 
     # Blocks of four vectors, a panel of columns at a time, so that the panel's sums stay in the
     # cache. An id is looked up once for all four.
@@ -176,7 +155,7 @@ def _scatter_sum(
                     store(target, o + 2 * LANES, fma(value, third, load(target, o + 2 * LANES)))
                     store(target, o + 3 * LANES, fma(value, fourth, load(target, o + 3 * LANES)))
 
-    # what is left of each row: single vectors, half of one, then single numbers
+    # what is left of each row: single vectors, then single numbers
     for b in range(ids.shape[0] if block_end < width else 0):
         row_ids, values, row = ids[b], dense[b], rows[b]
         for o in range(block_end, vector_end, LANES):
@@ -187,15 +166,7 @@ def _scatter_sum(
             for d in range(values.shape[0]):
                 target = d_dense_weight[d]
                 store(target, o, fma(values[d], added, load(target, o)))
-        for o in range(vector_end, half_end, HALF_LANES):
-            half = load_half(row, o)
-            for f in range(row_ids.shape[0]):
-                target = out[row_ids[f]]
-                store(target, o, add(load_half(target, o), half))
-            for d in range(values.shape[0]):
-                target = d_dense_weight[d]
-                store(target, o, fma(values[d], half, load_half(target, o)))
-        for o in range(half_end, width):
+        for o in range(vector_end, width):
             for f in range(row_ids.shape[0]):
                 out[row_ids[f], o] += row[o]
             for d in range(values.shape[0]):

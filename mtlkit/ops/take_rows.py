@@ -6,6 +6,7 @@ row numbers first, and then sum the gradients of each group.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class PlainGroups:
 
     Attributes:
         rows: (U,) int64 the row numbers that occur, sorted.
+        group: (M,) which of them each row number is.
     """
 
     def __init__(self, row_numbers: Tensor, table_rows: int) -> None:
@@ -124,6 +126,15 @@ class CompiledGroups:
     def __init__(self, row_numbers: Tensor, table_rows: int) -> None:
         rows, self.starts, self.order = _sorted_groups(row_numbers.numpy(), table_rows - 1)
         self.rows = torch.from_numpy(rows)
+
+    @cached_property
+    def group(self) -> Tensor:
+        """As in :class:`PlainGroups`, int32."""
+        group = np.empty_like(self.order)
+        group[self.order] = np.repeat(
+            np.arange(len(self.rows), dtype=np.int32), np.diff(self.starts)
+        )
+        return torch.from_numpy(group)
 
     def sum(self, grad: Tensor) -> Tensor:
         """Sum gradients (M, ...) by group: (U, ...)."""

@@ -13,7 +13,8 @@ from torch import Tensor
 
 from mtlkit.data.splits import Bag, Split
 from mtlkit.models._types import Batch
-from mtlkit.ops.bags import Bags, number_rows, take_bags
+from mtlkit.ops.bags import Bags, take_bags
+from mtlkit.ops.take_rows import CompiledGroups
 
 MAX_MEMORY_SHARE = 0.5  # of the free memory of a GPU that the columns of a split may fill
 RELEASED_ROWS = 1 << 20  # rows read after which the pages of mapped files are given back
@@ -207,9 +208,9 @@ def _take_shared_bags(shared: SharedTensors, rows: Tensor) -> dict[str, Bags]:
     """
     if not rows.is_cpu:
         return take_bags(shared.bags, rows.long())
-    different, row = number_rows(rows, len(shared.ids))
-    taken = take_bags(shared.bags, different)
-    return {name: bags._replace(row=row) for name, bags in taken.items()}
+    groups = CompiledGroups(rows, len(shared.ids))
+    taken = take_bags(shared.bags, groups.rows)
+    return {name: bags._replace(row=groups.group) for name, bags in taken.items()}
 
 
 def _room_on(device: torch.device) -> float:

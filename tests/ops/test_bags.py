@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from mtlkit.ops._dispatch import plain_operations, use_kernel
 from mtlkit.ops.bags import (
     Bags,
-    number_rows,
     plain_sum_bags,
     plain_take_bags,
     sum_bags,
     take_bags,
+    take_few_rows,
 )
+from tests.ops.compare import compare
 
 LENGTHS = st.lists(st.integers(0, 6) | st.just(90), max_size=12)  # of bags, none or one huge
 
@@ -120,21 +121,16 @@ def test_no_features_have_no_bags():
     assert take_bags({}, torch.tensor([0])) == {}
 
 
-@given(
-    size=st.sampled_from([1, 63, 64, 65, 1000, 5_000_000]),
-    count=st.integers(0, 200),
-    kind=st.sampled_from([torch.int32, torch.int64]),
-    seed=st.integers(0, 99),
-)
-@settings(max_examples=60, deadline=None)
-def test_different_rows_are_numbered_in_their_order(size, count, kind, seed):
-    random = torch.Generator().manual_seed(seed)
-    numbers = (size * torch.rand(count, generator=random) ** 3).to(kind)
-    numbers[-1:] = size - 1
-    rows, number = number_rows(numbers, size)
-    expected, inverse = torch.unique(numbers, return_inverse=True)
-    assert rows.tolist() == expected.tolist()
-    assert number.tolist() == inverse.tolist()
+@pytest.mark.parametrize("kind", [torch.int32, torch.int64])
+def test_few_rows_are_taken_as_by_index_select(dtype, kind):
+    table, rows = torch.randn(7, 2, 5, dtype=dtype), torch.tensor([3, 0, 3, 6, 3]).to(kind)
+    compare(
+        lambda table: take_few_rows(table, rows),
+        lambda table: table.index_select(0, rows),
+        lambda table: table[rows.long()],
+        [table],
+        strange_gradient=True,
+    )
 
 
 @pytest.mark.parametrize("strange", [3, -1])

@@ -209,6 +209,10 @@ def test_shared_bags_train_as_bags_of_each_row(trainer, monkeypatch, model, spar
     by_kernels = trained()
     with plain_operations():
         in_plain_operations = trained()
-    monkeypatch.setattr(batches, "number_rows", lambda rows, size: (rows.long(), None))
+
+    def a_bag_a_row(rows, size):
+        return SimpleNamespace(rows=rows.long(), group=None)
+
+    monkeypatch.setattr(batches, "CompiledGroups", a_bag_a_row)
     torch.testing.assert_close(in_plain_operations, by_kernels, rtol=1e-3, atol=1e-5)
     torch.testing.assert_close(trained(), by_kernels, rtol=1e-3, atol=1e-5)
