@@ -130,12 +130,7 @@ def _sum_bags(
 ) -> None:
     """``out[k] += weights[i] * table[values[i]]`` for every id i of bag k.
 
-    Args:
-        offsets: (K + 1,).
-        values: (M,) uint32.
-        weights: (M,).
-        table: (V, W).
-        out: (K, W).
+    Offsets are (K + 1,), values (M,) uint32, weights (M,), the table (V, W) and out (K, W).
     """
     width = out.shape[1]
     vector_end = width - width % LANES
@@ -173,15 +168,7 @@ def _sum_bags(
 def _scatter_bags(
     offsets: np.ndarray, values: np.ndarray, weights: np.ndarray, grad: np.ndarray, out: np.ndarray
 ) -> None:
-    """``out[values[i]] += weights[i] * grad[k]`` for every id i of bag k.
-
-    Args:
-        offsets: (K + 1,).
-        values: (M,) uint32.
-        weights: (M,).
-        grad: (K, W).
-        out: (V, W).
-    """
+    """``out[values[i]] += weights[i] * grad[k]`` for every id i of bag k; shapes as before."""
     width = out.shape[1]
     vector_end = width - width % LANES
     half_end = width - width % HALF_LANES
