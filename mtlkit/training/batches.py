@@ -13,6 +13,7 @@ from torch import Tensor
 
 from mtlkit.data.splits import Bag, Split
 from mtlkit.models._types import Batch
+from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops.bags import Bags, take_bags
 from mtlkit.ops.take_rows import CompiledGroups
 
@@ -206,7 +207,8 @@ def _take_shared_bags(shared: SharedTensors, rows: Tensor) -> dict[str, Bags]:
 
     On a GPU a bag is there once a row: the host would wait for the number of different ones.
     """
-    if not rows.is_cpu:
+    weights = [bags.weights for bags in shared.bags.values()]
+    if not (weights and use_kernel(*weights)):
         return take_bags(shared.bags, rows.long())
     groups = CompiledGroups(rows, len(shared.ids))
     taken = take_bags(shared.bags, groups.rows)
