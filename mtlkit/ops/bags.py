@@ -115,12 +115,15 @@ def take_bags(features: Mapping[str, Bags], rows: Tensor) -> dict[str, Bags]:
 def plain_sum_bags(table: Tensor, bags: Bags, sparse: bool = False) -> Tensor:
     """:func:`sum_bags` in PyTorch's own operations, which hold a row (M, ...) for every id."""
     offsets, values, weights, row = bags
-    count = len(offsets) - 1
-    bag = torch.arange(count, device=table.device)
-    bag = torch.repeat_interleave(bag, offsets.diff(), output_size=len(values))  # (M,)
     rows = take_rows(table, values) if sparse else table.index_select(0, values)
-    products = rows * weights.view(-1, *[1] * (table.dim() - 1))
-    sums = rows.new_zeros(count, *table.shape[1:]).index_add(0, bag, products)
+
+    # The bag of an id is the number of bags that end before it. Shapes that depend on no values,
+    # and no ``len``, which is a constant there, can be exported.
+    ends = offsets[1:]
+    ending = offsets.new_zeros(rows.shape[0] + 1).index_add(0, ends, torch.ones_like(ends))
+    bag = ending.cumsum(0)[:-1]  # (M,)
+    products = rows * weights.view(-1, *[1] * (rows.dim() - 1))
+    sums = rows.new_zeros(offsets.shape[0] - 1, *rows.shape[1:]).index_add(0, bag, products)
     return sums if row is None else sums.index_select(0, row)
 
 
