@@ -642,3 +642,46 @@ def test_every_script_and_grid_has_its_line_in_the_readme():
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     for file in [*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("*.yaml")]:
         assert f"| `{file.name}` |" in text
+
+
+def test_bags_by_embedding_bag_give_the_same_numbers(monkeypatch):
+    from speed import bags, models
+    from speed.turns import take_turns
+
+    from tests.toy import toy_dataset, toy_schema
+
+    monkeypatch.setattr(bags, "BATCH", 16)
+    data, losses = toy_dataset(toy_schema(2, bags=2), rows=160), {}
+    monkeypatch.setattr(models.trainer, "RunningMeans", noted(losses, models.trainer.RunningMeans))
+    for model in ("mmoe", "stem"):
+        for system in bags.SYSTEMS:
+            windows = take_turns({"one": bags.run(data, model, system, 2)})
+            assert len(windows["one"]) == 2
+            losses[model, system] = losses.pop("last")
+        expected = losses[model, bags.OURS]
+        assert [losses[model, system] for system in bags.SYSTEMS] == [
+            pytest.approx(expected, rel=1e-4)
+        ] * 3
+
+
+def noted(losses, kind):
+    """Means whose losses are kept as the last ones."""
+
+    class Noted(kind):
+        def losses(self):
+            losses["last"] = super().losses()
+            return losses["last"]
+
+    return Noted
+
+
+def test_bags_are_judged():
+    from speed import bags
+
+    records = [
+        {"model": model, "system": system, "ms": [ms, ms], "memory": 1e9}
+        for model in bags.TARGETS
+        for system, ms in zip(bags.SYSTEMS, (30.0, 120.0, 60.0), strict=True)
+    ]
+    assert [check.met for check in bags.checks(records)] == [True] * 6
+    assert "| stem | EmbeddingBag | 34.1 (34.1-34.1) | 4.0 (4.0-4.0) |" in bags.table(records)

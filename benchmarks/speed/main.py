@@ -17,7 +17,7 @@ from typing import Any
 
 from .common import HOME, Section, Setup, say
 
-NAMES = ("training", "breakdown", "roofline", "sparse", "balancers", "evaluation", "cells")
+NAMES = ("training", "breakdown", "roofline", "sparse", "bags", "balancers", "evaluation", "cells")
 OUT = HOME.parent / "results" / "speed"
 README = HOME / "README.md"
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"

@@ -21,6 +21,7 @@ from mtlkit.grid.loaded_run import LoadedRun
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._types import Batch
 from mtlkit.ops._dispatch import plain_operations
+from mtlkit.ops.bags import Bags
 from mtlkit.store import ENCODERS
 from mtlkit.training.scoring import probabilities
 
@@ -63,7 +64,7 @@ class Scorer(nn.Module):
         bags = {}
         for position, name in enumerate(self.bags):
             offsets, values, bag_weights = waiting[3 * position : 3 * position + 3]
-            bags[name] = (offsets, values, bag_weights)
+            bags[name] = Bags(offsets, values, bag_weights)
         return Batch(ids, dense, weights.new_zeros((rows, 0)), bags=bags)
 
 

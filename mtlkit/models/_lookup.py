@@ -25,6 +25,7 @@ class Lookup:
         self.batch = batch
         self.materialised: Tensor | None = batch.embedding_output
         self._row_indices: dict[str, RowIndex] = {}
+        self._bags: dict[str, Tensor] = {}
         self._other_features: dict[int | None, Tensor] = {}  # by copy
 
     def x(self) -> Tensor:
@@ -58,6 +59,13 @@ class Lookup:
         embedded = embedded.unflatten(0, (rows.shape[0], len(group.columns)))
         return embedded.transpose(1, -2).flatten(-2)
 
+    def _bag_sums(self, feature: str) -> Tensor:
+        """(B, [copies,] width) the embedded bags of a feature, in all copies."""
+        if feature not in self._bags:
+            bags = self.batch.bags[feature]
+            self._bags[feature] = self.tables.sum_bags(f"bag_{feature}", bags)
+        return self._bags[feature]
+
     def _embed_others(self, copy: int | None = None) -> list[Tensor]:
         """Bags, and dense values or their vectors.
 
@@ -69,11 +77,8 @@ class Lookup:
         """
         embedded = []
         for feature in self.tables.bags:
-            offsets, values, weights = self.batch.bags[feature.name]
-            rows = self.tables.take(f"bag_{feature.name}", values)  # (M, [copies,] width)
-            if copy is not None:
-                rows = rows[:, copy]
-            embedded.append(_sum_bags(rows, offsets, weights))
+            sums = self._bag_sums(feature.name)  # (B, [copies,] width)
+            embedded.append(sums if copy is None else sums[:, copy])
 
         dense = self.batch.dense
         vectors = self.tables.dense_vectors
@@ -90,24 +95,3 @@ class Lookup:
                 dense = dense[:, None].expand(-1, self.tables.copies, -1)
             embedded.append(dense)
         return embedded
-
-
-def _sum_bags(rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Weighted sums of the table rows in each bag.
-
-    Args:
-        rows: (M, ...) the table rows of all bags, one bag after the other.
-        offsets: (B + 1,) where each bag starts, and where the last one ends.
-        weights: (M,).
-
-    Returns:
-        (B, ...).
-    """
-    # The bag of an id is the number of bags that end before it. Shapes that depend on no values,
-    # and no ``len``, which is a constant there, can be exported.
-    ends = offsets[1:]
-    ending = offsets.new_zeros(rows.shape[0] + 1).index_add(0, ends, torch.ones_like(ends))
-    bag = ending.cumsum(0)[:-1]  # (M,)
-    sums = rows.new_zeros(offsets.shape[0] - 1, *rows.shape[1:])
-    weights = weights.view(-1, *[1] * (rows.dim() - 1))
-    return sums.index_add(0, bag, rows * weights)

@@ -15,6 +15,7 @@ from mtlkit.data.types import Feature, Schema
 from mtlkit.models._initial import glorot_
 from mtlkit.models._options import BaseOptions
 from mtlkit.ops._dispatch import use_kernel
+from mtlkit.ops.bags import Bags, sum_bags, take_few_rows
 from mtlkit.ops.take_rows import take_rows
 
 FOLD_VOCABULARY = 256
@@ -179,8 +180,12 @@ class EmbeddingTables(nn.Module):
         table: Tensor = getattr(self, name)
         if self._has_sparse_gradient(name, len(table)):
             return take_rows(table, rows)
-        # index_select, not F.embedding: its dense backward is several times faster on the CPU
-        return table.index_select(0, rows)
+        return take_few_rows(table, rows)
+
+    def sum_bags(self, name: str, bags: Bags) -> Tensor:
+        """Weighted sums of the rows of the table ``name`` (V, ...) in bags: (B, ...)."""
+        table: Tensor = getattr(self, name)
+        return sum_bags(table, bags, self._has_sparse_gradient(name, len(table)))
 
     def _has_sparse_gradient(self, name: str, rows: int) -> bool:
         """Whether a table is large enough for row-sparse gradients, and never folded."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from mtlkit.ops.bags import Bags
+
 
 @dataclass
 class Batch:
@@ -17,7 +19,7 @@ class Batch:
         labels: (B, T) float32.
         observed: (B, T) bool, or None when every label exists.
         weight: (B,) float32 row weights, or (B, T) for each task, or None for 1.
-        bags: Feature name to (offsets (B + 1,), values (M,), weights (M,)).
+        bags: Feature name to the bags of the rows.
         embedding_output: (B, [copies,] D) x, where the embedding is already applied: a compiled
             model begins there.
         groups: Name to (B,) ids, of the groups that losses ask for.
@@ -28,7 +30,7 @@ class Batch:
     labels: Tensor
     observed: Tensor | None = None
     weight: Tensor | None = None
-    bags: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+    bags: dict[str, Bags] = field(default_factory=dict)
     embedding_output: Tensor | None = None
     groups: dict[str, Tensor] = field(default_factory=dict)
 

@@ -91,27 +91,25 @@ class STEM(Architecture):
         n_tasks = len(self.tasks)
         x = self.embedding(batch)
         x_tasks, x_shared = x.tensor().split([n_tasks, 1], dim=1)  # (B, T, D) and (B, 1, D)
-        paths = torch.cat([x_tasks, x_shared], dim=1)
+        task_paths, shared_path = x_tasks, x_shared
         gates: dict[str, Tensor] = {}
         for level in self.levels:
+            paths = torch.cat([task_paths, shared_path], dim=1)
             outputs = level.expert_outputs(paths)  # (B, E, d)
-            task_paths, shared_path = paths[:, :n_tasks], paths[:, n_tasks:]
 
             # The gate of a task reads its own path and the shared one.
             task_gates, *shared_gates = level.gate_stacks
             weights = task_gates.gate(task_paths + shared_path)  # (B, T, E)
-            mixed = _mix_in_part(weights, outputs, self.trained_by_tasks, self.seen_by_tasks)
+            task_paths = _mix_in_part(weights, outputs, self.trained_by_tasks, self.seen_by_tasks)
             all_weights = [weights]
 
             # The shared path, which the last level does not have.
             for stack in shared_gates:
                 weights = stack.gate(shared_path)  # (B, 1, E)
-                shared = _mix_in_part(weights, outputs, self.trained_by_all, self.seen_by_all)
-                mixed = torch.cat([mixed, shared], dim=1)
+                shared_path = _mix_in_part(weights, outputs, self.trained_by_all, self.seen_by_all)
                 all_weights.append(weights)
             gates |= level.named_gates(*all_weights)
-            paths = mixed  # (B, T [+ 1], d)
-        output = self.output(self.towers(paths), x, gates)
+        output = self.output(self.towers(task_paths), x, gates)
         output.representation = x_shared  # the part of x that tasks have in common
         return output
 

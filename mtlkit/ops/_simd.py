@@ -1,4 +1,4 @@
-"""Vectors of 16 numbers, and a hint to the memory, for compiled kernels.
+"""Vectors of 16 numbers or of 8, and a hint to the memory, for compiled kernels.
 
 The compiler makes vectors of inner loops by itself, but each such loop asks anew whether its arrays
 overlap and how much is left over, which costs more than a row of 16 numbers. These are vectors from
@@ -22,6 +22,7 @@ from numba.core import cgutils
 from numba.core.datamodel import PrimitiveModel
 
 LANES = 16
+HALF_LANES = 8  # as wide as an embedding is by default
 
 INT8, INT32 = ir.IntType(8), ir.IntType(32)
 
@@ -34,11 +35,12 @@ _intrinsic: Any = extending.intrinsic
 
 
 class Lanes(types.Type):
-    """The type of a vector of 16 numbers inside kernels."""
+    """The type of a vector of 16 numbers, or of ``count``, inside kernels."""
 
-    def __init__(self, dtype: types.Type) -> None:
-        super().__init__(f"Lanes({dtype})")
+    def __init__(self, dtype: types.Type, count: int = LANES) -> None:
+        super().__init__(f"Lanes({dtype}, {count})")
         self.dtype = dtype
+        self.count = count
 
 
 @extending.register_model(Lanes)
@@ -47,7 +49,7 @@ class _LanesModel(PrimitiveModel):
 
     def __init__(self, manager: Any, lanes: Lanes) -> None:
         number = manager[lanes.dtype].get_value_type()
-        super().__init__(manager, lanes, ir.VectorType(number, LANES))
+        super().__init__(manager, lanes, ir.VectorType(number, lanes.count))
 
 
 def _address(context: Any, builder: Any, row: Any, values: Any) -> Any:
@@ -62,15 +64,26 @@ def _lanes_address(context: Any, builder: Any, row: Any, values: Any, lanes: Lan
     return builder.bitcast(_address(context, builder, row, values), pointer)
 
 
-@_intrinsic
-def load(typing: Any, row: Any, i: Any) -> Any:
-    """The 16 numbers of a contiguous row from the i-th on, which must be there."""
-    result = Lanes(row.dtype)
+def _load(row: Any, count: int) -> Any:
+    """Load the numbers of a contiguous row from the i-th on."""
+    result = Lanes(row.dtype, count)
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return builder.load(_lanes_address(context, builder, row, values, result), align=1)
 
     return result(row, types.intp), build
+
+
+@_intrinsic
+def load(typing: Any, row: Any, i: Any) -> Any:
+    """The 16 numbers of a contiguous row from the i-th on, which must be there."""
+    return _load(row, LANES)
+
+
+@_intrinsic
+def load_half(typing: Any, row: Any, i: Any) -> Any:
+    """The 8 numbers of a contiguous row from the i-th on, which must be there."""
+    return _load(row, HALF_LANES)
 
 
 @_intrinsic
@@ -85,15 +98,26 @@ def store(typing: Any, row: Any, i: Any, lanes: Any) -> Any:
     return types.void(row, types.intp, lanes), build
 
 
-@_intrinsic
-def zeros(typing: Any, row: Any) -> Any:
-    """16 zeros of the type of a row's numbers."""
-    result = Lanes(row.dtype)
+def _zeros(row: Any, count: int) -> Any:
+    """Zeros of the type of a row's numbers."""
+    result = Lanes(row.dtype, count)
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         return ir.Constant(context.get_value_type(result), None)
 
     return result(row), build
+
+
+@_intrinsic
+def zeros(typing: Any, row: Any) -> Any:
+    """16 zeros of the type of a row's numbers."""
+    return _zeros(row, LANES)
+
+
+@_intrinsic
+def zeros_half(typing: Any, row: Any) -> Any:
+    """8 zeros of the type of a row's numbers."""
+    return _zeros(row, HALF_LANES)
 
 
 @_intrinsic
@@ -107,10 +131,10 @@ def zero(typing: Any, row: Any) -> Any:
 
 
 def _broadcast(builder: Any, number: Any, vector_type: Any) -> Any:
-    """A vector of 16 times one number."""
+    """A vector that holds one number only."""
     undefined = ir.Constant(vector_type, ir.Undefined)
     first_only = builder.insert_element(undefined, number, INT32(0))
-    from_first = ir.Constant(ir.VectorType(INT32, LANES), None)
+    from_first = ir.Constant(ir.VectorType(INT32, vector_type.count), None)
     return builder.shuffle_vector(first_only, undefined, from_first)
 
 
@@ -130,6 +154,16 @@ def fma(typing: Any, factor: Any, lanes: Any, added: Any) -> Any:
 
 
 @_intrinsic
+def scale(typing: Any, factor: Any, lanes: Any) -> Any:
+    """``factor * lanes`` for a number, rounded before anything is added to it."""
+
+    def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.fmul(_broadcast(builder, values[0], values[1].type), values[1])
+
+    return lanes(lanes.dtype, lanes), build
+
+
+@_intrinsic
 def add(typing: Any, one: Any, other: Any) -> Any:
     """``one + other``, vectors both."""
 
@@ -145,7 +179,7 @@ def total(typing: Any, lanes: Any) -> Any:
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         (vector,) = values
-        size = LANES
+        size = lanes.count
         # add the upper half to the lower one until one number is left
         while size > 1:
             size //= 2

@@ -6,6 +6,7 @@ row numbers first, and then sum the gradients of each group.
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class PlainGroups:
 
     Attributes:
         rows: (U,) int64 the row numbers that occur, sorted.
+        group: (M,) which of them each row number is.
     """
 
     def __init__(self, row_numbers: Tensor, table_rows: int) -> None:
@@ -125,11 +127,27 @@ class CompiledGroups:
         rows, self.starts, self.order = _sorted_groups(row_numbers.numpy(), table_rows - 1)
         self.rows = torch.from_numpy(rows)
 
+    @cached_property
+    def group(self) -> Tensor:
+        """As in :class:`PlainGroups`, int32."""
+        group = np.empty_like(self.order)
+        group[self.order] = np.repeat(
+            np.arange(len(self.rows), dtype=np.int32), np.diff(self.starts)
+        )
+        return torch.from_numpy(group)
+
     def sum(self, grad: Tensor) -> Tensor:
         """Sum gradients (M, ...) by group: (U, ...)."""
         flat = grad.flatten(1).contiguous()  # (M, W)
         sums = torch.from_numpy(_group_sums(flat.numpy(), self.starts, self.order))
         return sums.view(len(self.rows), *grad.shape[1:])
+
+
+def row_sparse(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
+    """The sparse gradient of a table of this shape: some rows (U,), sorted, and theirs (U, ...)."""
+    return torch.sparse_coo_tensor(
+        rows[None], values, shape, is_coalesced=True, check_invariants=False
+    )
 
 
 class _TakeRows(torch.autograd.Function):
@@ -149,14 +167,7 @@ class _TakeRows(torch.autograd.Function):
         if ctx.groups is None:
             (rows,) = ctx.saved_tensors
             ctx.groups = ctx.form(rows, ctx.shape[0])
-        d_table = torch.sparse_coo_tensor(
-            ctx.groups.rows[None],
-            ctx.groups.sum(grad),
-            ctx.shape,
-            is_coalesced=True,
-            check_invariants=False,
-        )
-        return d_table, None, None
+        return row_sparse(ctx.groups.rows, ctx.groups.sum(grad), ctx.shape), None, None
 
 
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from mtlkit.data.splits import Bag, Split
 from mtlkit.models._types import Batch
-
-# Feature to the bags of N rows: offsets (N + 1,), values (M,) and weights (M,).
-Bags = dict[str, tuple[Tensor, Tensor, Tensor]]
+from mtlkit.ops._dispatch import use_kernel
+from mtlkit.ops.bags import Bags, take_bags
+from mtlkit.ops.take_rows import CompiledGroups
 
 MAX_MEMORY_SHARE = 0.5  # of the free memory of a GPU that the columns of a split may fill
 RELEASED_ROWS = 1 << 20  # rows read after which the pages of mapped files are given back
@@ -35,7 +35,7 @@ class SharedTensors:
     row: Tensor
     ids: Tensor
     dense: Tensor
-    bags: Bags = field(default_factory=dict)
+    bags: dict[str, Bags] = field(default_factory=dict)
 
 
 @dataclass
@@ -73,9 +73,9 @@ class DeviceSplit:
         def tensor(array: np.ndarray) -> Tensor:
             return _tensor(array).to(storage)
 
-        def bag_tensors(bags: Mapping[str, Bag]) -> Bags:
+        def bag_tensors(bags: Mapping[str, Bag]) -> dict[str, Bags]:
             return {
-                name: (tensor(bag.offsets), tensor(bag.values), tensor(bag.weights))
+                name: Bags(tensor(bag.offsets), tensor(bag.values), tensor(bag.weights))
                 for name, bag in bags.items()
             }
 
@@ -139,7 +139,7 @@ class DeviceSplit:
             columns.labels.index_select(0, rows),
             None if columns.observed is None else columns.observed.index_select(0, rows),
             row_weight,
-            {name: _take_bag(bag, rows) for name, bag in columns.bags.items()},
+            take_bags(columns.bags, rows),
             groups={name: ids.index_select(0, rows) for name, ids in columns.groups.items()},
         )
 
@@ -149,7 +149,7 @@ class DeviceSplit:
             shared_rows = shared.row.index_select(0, rows)
             batch.ids = torch.cat([batch.ids, shared.ids.index_select(0, shared_rows)], 1)
             batch.dense = torch.cat([batch.dense, shared.dense.index_select(0, shared_rows)], 1)
-            batch.bags |= {name: _take_bag(bag, shared_rows) for name, bag in shared.bags.items()}
+            batch.bags |= _take_shared_bags(shared, shared_rows)
 
         self._release_pages(len(rows))
         if self.batch_device == self.storage_device:
@@ -205,6 +205,19 @@ class _Subset(DeviceSplit):
         return self.whole.take(self.rows[rows.to(self.storage_device)], weight)
 
 
+def _take_shared_bags(shared: SharedTensors, rows: Tensor) -> dict[str, Bags]:
+    """The bags that each row (B,) of a batch shares with others; each is there once.
+
+    On a GPU a bag is there once a row: the host would wait for the number of different ones.
+    """
+    weights = [bags.weights for bags in shared.bags.values()]
+    if not (weights and use_kernel(*weights)):
+        return take_bags(shared.bags, rows.long())
+    groups = CompiledGroups(rows, len(shared.ids))
+    taken = take_bags(shared.bags, groups.rows)
+    return {name: bags._replace(row=groups.group) for name, bags in taken.items()}
+
+
 def _room_on(device: torch.device) -> float:
     """Bytes that the columns of a split may fill on a GPU."""
     free, _ = torch.cuda.mem_get_info(device)
@@ -226,27 +239,6 @@ def _mapped_file(array: object) -> mmap.mmap | None:
     return array
 
 
-def _take_bag(bag: tuple[Tensor, Tensor, Tensor], rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The bags of some rows.
-
-    Args:
-        bag: Offsets (N + 1,), values (M,) and weights (M,) of N rows.
-        rows: (B,) row numbers.
-
-    Returns:
-        Offsets (B + 1,), and values and weights of these rows, one row after another.
-    """
-    offsets, values, weights = bag
-    starts = offsets.index_select(0, rows)
-    lengths = offsets.index_select(0, rows + 1) - starts
-    new_offsets = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-
-    # Value number i of the batch is a row's start plus its number within the row.
-    shifts = torch.repeat_interleave(starts - new_offsets[:-1], lengths)
-    positions = torch.arange(int(new_offsets[-1]), device=rows.device) + shifts
-    return new_offsets, values.index_select(0, positions), weights.index_select(0, positions)
-
-
 def _moved(batch: Batch, device: torch.device) -> Batch:
     """A batch on another device; the copies run while the host goes on."""
 
@@ -261,8 +253,13 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
         None if batch.observed is None else move(batch.observed),
         None if batch.weight is None else move(batch.weight),
         {
-            name: (move(offsets), move(values), move(weights))
-            for name, (offsets, values, weights) in batch.bags.items()
+            name: Bags(
+                move(bags.offsets),
+                move(bags.values),
+                move(bags.weights),
+                None if bags.row is None else move(bags.row),
+            )
+            for name, bags in batch.bags.items()
         },
         groups={name: move(ids) for name, ids in batch.groups.items()},
     )

@@ -78,6 +78,18 @@ def test_no_step_waits_but_for_a_gram_matrix(balancer, gpu):
     assert (waits, copies) == expected(balancer), (COUNTS.waits, COUNTS.copies)
 
 
+def test_a_batch_of_bags_waits_once_for_their_number(gpu):
+    """Of all bag features together: how many values a batch has is known on the device alone."""
+    if not is_pretended(gpu):
+        pytest.skip("waits are counted on the pretended device")
+    trainer = build("mmoe[experts=2,hidden=4,tower=3]", "uniform", gpu, toy_schema(2, bags=3))
+    run_steps(trainer, 0, STEPS)
+    COUNTS.clear()
+    run_steps(trainer, STEPS, 1)
+    _, waits, copies = COUNTS.totals
+    assert (waits, copies) == (1, 0), (COUNTS.waits, COUNTS.copies)
+
+
 def _run_without_waits(trainer, waits_and_copies):
     """On a real GPU, PyTorch itself raises for a wait."""
     if waits_and_copies[0]:

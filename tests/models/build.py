@@ -75,10 +75,7 @@ def gradients(model: Architecture, batch: Batch) -> dict[str, Tensor]:
 
 def doubled(batch: Batch) -> Batch:
     """The same rows in float64."""
-    bags = {
-        name: (offsets, values, weights.double())
-        for name, (offsets, values, weights) in batch.bags.items()
-    }
+    bags = {name: bags._replace(weights=bags.weights.double()) for name, bags in batch.bags.items()}
     weight = None if batch.weight is None else batch.weight.double()
     return replace(
         batch, dense=batch.dense.double(), labels=batch.labels.double(), weight=weight, bags=bags

@@ -50,7 +50,7 @@ def plain(module: FieldEmbedding, schema: Schema, batch, copy=None):
     for feature in schema.of_kind("bag"):
         table = getattr(module, f"bag_{feature.name}")
         table = table if copy is None else table[:, copy]
-        offsets, values, weights = batch.bags[feature.name]
+        offsets, values, weights, _ = batch.bags[feature.name]
         sums = [
             (table[values[a:b].long()] * weights[a:b, None]).sum(0) for a, b in pairwise(offsets)
         ]

@@ -19,6 +19,7 @@ def test_groups_of_equal_rows(dtype, table_rows, count, width, id_dtype):
     compiled, plain = CompiledGroups(numbers, table_rows), PlainGroups(numbers, table_rows)
     assert compiled.rows.dtype == plain.rows.dtype == torch.int64
     assert compiled.rows.tolist() == plain.rows.tolist() == sorted(set(numbers.tolist()))
+    assert compiled.group.tolist() == plain.group.tolist()
     sums = [grad.double()[numbers == row].sum(0) for row in plain.rows]
     exact = torch.stack(sums).to(dtype) if sums else grad.new_zeros(0, width)
     torch.testing.assert_close(plain.sum(grad), exact, rtol=1e-5, atol=1e-5)

@@ -1,4 +1,5 @@
 import mmap
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -6,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.data.splits import Bag, SharedColumns, Split
+from mtlkit.data.splits import SPLITS, Bag, SharedColumns, Split
 from mtlkit.data.storage import read_dataset, write_dataset
+from mtlkit.ops._dispatch import plain_operations
 from mtlkit.training import batches
 from mtlkit.training.batches import DeviceSplit
 from tests.toy import toy_dataset, toy_schema, toy_split
@@ -53,24 +55,16 @@ def test_chunks_are_all_rows_in_order():
     np.testing.assert_array_equal(values.numpy(), split.bags["bag1"].values)
 
 
-@pytest.mark.parametrize("rows", [[0, 1, 2], [9, 2, 2, 5], [4], list(range(30))], ids=str)
-def test_bags_are_gathered(rows):
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("rows", [[0, 1, 2], [9, 2, 2, 5], [4], [], list(range(30))], ids=str)
+def test_bags_are_gathered(rows, plain):
     split = toy_split(toy_schema(bags=2), 30, seed=3)
-    batch = DeviceSplit.load(split, CPU).take(torch.tensor(rows))
+    with plain_operations() if plain else nullcontext():
+        batch = DeviceSplit.load(split, CPU).take(torch.tensor(rows, dtype=torch.int64))
     for name, bag in split.bags.items():
-        assert any(bag.offsets[row] == bag.offsets[row + 1] for row in range(30)), (
-            "some bag is empty"
-        )
-        offsets, values, weights = (tensor.numpy() for tensor in batch.bags[name])
-        assert len(offsets) == len(rows) + 1
-        for position, row in enumerate(rows):
-            here, there = (
-                slice(offsets[position], offsets[position + 1]),
-                slice(bag.offsets[row], bag.offsets[row + 1]),
-            )
-            np.testing.assert_array_equal(values[here], bag.values[there])
-            np.testing.assert_array_equal(weights[here], bag.weights[there])
-        assert len(values) == offsets[-1]
+        assert (np.diff(bag.offsets) == 0).any(), "some bag is empty"
+        assert of_each_row(batch.bags[name]) == [of_row(bag, row) for row in rows]
+        assert len(batch.bags[name].values) == batch.bags[name].offsets[-1]
 
 
 def shared(rows=40, users=7):
@@ -114,20 +108,39 @@ def test_shared_columns_are_joined():
         ("bag1", split.bags["bag1"], rows),
         ("bag2", split.shared.bags["bag2"], users),
     ):
-        offsets, values, weights = (tensor.numpy() for tensor in batch.bags[name])
-        for position, owner in enumerate(owners):
-            here = slice(offsets[position], offsets[position + 1])
-            there = slice(bag.offsets[owner], bag.offsets[owner + 1])
-            np.testing.assert_array_equal(values[here], bag.values[there])
-            np.testing.assert_array_equal(weights[here], bag.weights[there])
+        assert of_each_row(batch.bags[name]) == [of_row(bag, owner) for owner in owners]
+
+
+def of_row(bag, row):
+    """The ids and weights of a row."""
+    own = slice(bag.offsets[row], bag.offsets[row + 1])
+    return list(zip(bag.values[own].tolist(), bag.weights[own].tolist(), strict=True))
+
+
+def of_each_row(bags):
+    """The ids and weights of each row of a batch."""
+    count = len(bags.offsets) - 1
+    rows = range(count) if bags.row is None else bags.row.tolist()
+    return [of_row(bags, row) for row in rows]
+
+
+def test_bags_that_rows_share_are_gathered_once():
+    split = shared()
+    rows = torch.tensor([5, 0, 39, 5, 7, 8, 9, 10])
+    users = split.shared.row[rows.numpy()]
+    bags = DeviceSplit.load(split, CPU).take(rows).bags
+    assert bags["bag1"].row is None
+    assert len(bags["bag2"].offsets) - 1 == len(set(users.tolist()))
+    with plain_operations():
+        plain = DeviceSplit.load(split, CPU).take(rows).bags
+    assert of_each_row(bags["bag2"]) == of_each_row(plain["bag2"])
 
 
 def same(one, other):
     for name in ("ids", "dense", "labels", "observed"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
     for name in one.bags | other.bags:
-        for ours, theirs in zip(one.bags[name], other.bags[name], strict=True):
-            np.testing.assert_array_equal(ours, theirs)
+        assert of_each_row(one.bags[name]) == of_each_row(other.bags[name])
 
 
 def test_mapped_files_give_the_same_rows_and_their_pages_back(tmp_path, monkeypatch):
@@ -178,3 +191,28 @@ def test_selected_tasks_are_no_copies_if_evenly_spaced():
         assert np.shares_memory(chosen.labels, split.labels)
     for columns in ([2, 1], [0, 1, 3]):
         np.testing.assert_array_equal(split.select(columns).observed, split.observed[:, columns])
+
+
+@pytest.mark.parametrize("sparse_rows", [1, 10**9])
+@pytest.mark.parametrize("model", ["mmoe", "stem"])
+def test_shared_bags_train_as_bags_of_each_row(trainer, monkeypatch, model, sparse_rows):
+    """With kernels, in plain operations, and with a bag a row, as on a GPU."""
+    schema = toy_schema(ids=4, dense=2, bags=2)
+    data = replace(toy_dataset(schema, rows=40), splits=dict.fromkeys(SPLITS, shared()))
+    settings = {"optimizer": "sgd", "lr": 0.3, "epochs": 4, "batch_size": 16}
+
+    def trained():
+        run = trainer(data, model, sparse_rows=sparse_rows, **settings)
+        run.fit()
+        return {name: value.detach() for name, value in run.model.named_parameters()}
+
+    by_kernels = trained()
+    with plain_operations():
+        in_plain_operations = trained()
+
+    def a_bag_a_row(rows, size):
+        return SimpleNamespace(rows=rows.long(), group=None)
+
+    monkeypatch.setattr(batches, "CompiledGroups", a_bag_a_row)
+    torch.testing.assert_close(in_plain_operations, by_kernels, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(trained(), by_kernels, rtol=1e-3, atol=1e-5)
