@@ -434,6 +434,17 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink(missing_ok=True)
 
 
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file, all of it or nothing; its folder is made if it is missing.
+
+    Raises:
+        OSError: It cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _replacing(path) as handle:
+        handle.write(content)
+
+
 def _sweep_run(folder: Path) -> None:
     """Remove from a run what nobody is writing any more; all of it if its record will not come."""
     files = list(folder.iterdir())

@@ -16,6 +16,7 @@ Deviations: w has its own Adam; L(0) is the loss on the first batch in which the
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -39,6 +40,7 @@ class GradNorm(Balancer):
         )
         lr: float = Field(0.025, gt=0, description="learning rate of w")
 
+    search_space: ClassVar = {"alpha": {"float": [0, 3]}, "lr": {"log": [1e-3, 1e-1]}}
     needs = "norms"
     options: Options
 

@@ -24,6 +24,7 @@ one in their declared order.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -74,6 +75,10 @@ class AITM(Architecture):
         )
         weight: float = Field(0.6, ge=0, description="of the calibrator; 0 leaves it out")
 
+    search_space: ClassVar = {
+        "bottom": {"choice": [[64, 32], [128, 32], [128, 64], [256, 128]]},
+        "weight": {"float": [0, 1]},
+    }
     needs_funnel = True
     options: Options
 

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -48,6 +49,8 @@ class ESMM(Architecture):
         bottom: Sizes = Field(
             (128,), min_length=1, description="hidden layers of each step's bottom"
         )
+
+    search_space: ClassVar = {"bottom": {"choice": [[64], [128], [256], [256, 128]]}}
 
     def __init__(self, schema: Schema, options: Options, extra: Sequence[Task] = ()) -> None:
         super().__init__(schema, options)
