@@ -154,7 +154,8 @@ def run_grid(
             execution needs no section (``epochs=1``); any other name is an option of the models.
 
     Returns:
-        The records of all cells of the grid, failed ones included, in the order of the plan.
+        The records of all cells of the grid, failed ones included, in the order of the plan. Where
+        ``tune={"trials": 20}`` tunes it first, they are those of the chosen settings.
 
     Raises:
         MtlkitError: A setting is wrong, nothing applies, or data or a device are missing.
@@ -163,7 +164,8 @@ def run_grid(
     from mtlkit.data.sources import prepare
     from mtlkit.grid.engines.local import LocalEngine
     from mtlkit.grid.grid_settings import read_grid, with_dataset
-    from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.plan import Plan, make_plan
+    from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
     home = _home(data_dir)
@@ -175,13 +177,19 @@ def run_grid(
     if grid.tasks is not None:
         dataset = dataset.select(grid.tasks)
     store = ResultStore(grid.out)
-    plan = make_plan(grid, source, dataset, store)
+    engine = LocalEngine(store, home, grid.execution)
 
     # the engine stores each outcome, so the records are read from there
-    store.make()
-    engine = LocalEngine(store, home, grid.execution)
-    for _ in engine.run(plan.to_run):
-        pass
+    def run(plan: Plan) -> None:
+        store.make()
+        for _ in engine.run(plan.to_run):
+            pass
+
+    if grid.tune.trials is None:
+        plan = make_plan(grid, source, dataset, store)
+    else:
+        plan = Tuning(grid, source, dataset, store).run_trials(run)
+    run(plan)
     records = [store.get(planned.cell) for planned in plan.cells]
     return [record for record in records if record is not None]
 

@@ -188,7 +188,7 @@ def budget_note(studies: Iterable[Study]) -> str:
     rules = ", ".join(sorted({study.select for study in studies}))
     return (
         f"Tuned: a row has the settings that were best on validation ({rules}) of {each} trials, "
-        "and seeds that no trial had. "
+        "and seeds that no trial had; what it is compared with is tuned alike. "
         f"Spent on {len(studies):,} such rows: {len(trials):,} trials{failures}, "
         f"{sum(trial.seconds for trial in trials):,.0f} s, "
         f"{sum(trial.rows for trial in trials):,} training rows{unequal}."

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mtlkit.data.splits import Dataset
     from mtlkit.grid.grid_settings import GridSettings
     from mtlkit.grid.plan import Plan
+    from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
 SOME_FAILED = 1
@@ -77,6 +78,13 @@ def bench(
         str | None, typer.Option(help="Train only these tasks of the data set.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3), or which (0,5,7).")] = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TRIALS",
+            help="First tune each model under each balancer, by so many trials, on validation.",
+        ),
+    ] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the training split; may be a fraction.")
     ] = None,
@@ -156,6 +164,7 @@ def bench(
         "references": references,
         "tasks": tasks,
         "seeds": seeds,
+        "tune": {"trials": tune},
         "training": {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -215,6 +224,7 @@ def _run(
     from mtlkit.data.sources import prepare
     from mtlkit.grid.machine import resolve_device
     from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
     console = Console(stderr=True)
@@ -234,8 +244,13 @@ def _run(
     if settings.tasks is not None:
         dataset = dataset.select(settings.tasks)
 
-    # the plan
+    # trials choose the settings first, if asked for
     store = ResultStore(settings.out)
+    if settings.tune.trials is not None:
+        tuning = Tuning(settings, source, dataset, store, force=force, retry_failed=retry_failed)
+        return _run_tuned(tuning, home, console, dry_run, show_all)
+
+    # the plan
     plan = make_plan(settings, source, dataset, store, force=force, retry_failed=retry_failed)
     _print_summary(plan, dataset, console)
     print_lints(dataset, console)
@@ -247,6 +262,44 @@ def _run(
     # the runs, and what came of them
     failed = _run_cells(plan, settings, store, home, console)
     _print_results(plan, settings.out, console)
+    return SOME_FAILED if failed else 0
+
+
+def _run_tuned(tuning: Tuning, home: Path, console: Console, dry_run: bool, show_all: bool) -> int:
+    """Run the trials of a grid, then the settings that they chose; returns the exit code."""
+    from rich.text import Text
+
+    settings, store, dataset = tuning.settings, tuning.store, tuning.dataset
+    methods, trials = len(tuning.searches), tuning.budget
+    console.print(
+        f"Phase 1: {methods} methods x {trials} trials x {len(tuning.seeds)} seeds = "
+        f"{tuning.trial_cells} cells at most.\n"
+        f"Phase 2: {methods} methods x {len(settings.seeds)} other seeds = {tuning.chosen_cells} "
+        "cells, with the settings that phase 1 finds best on validation.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    print_lints(dataset, console)
+    if dry_run:
+        first = tuning.next_trials()
+        _print_summary(first, dataset, console)
+        _print_cells(first, show_all)
+        return 0
+
+    # failed trials are spent, and no reason for concern
+    def run(plan: Plan) -> None:
+        _print_summary(plan, dataset, console)
+        _run_cells(plan, settings, store, home, console)
+
+    store.make()
+    chosen = tuning.run_trials(run)
+    for note in tuning.notes:
+        console.print(Text.assemble(("warning", "yellow"), f" {note}"), soft_wrap=True)
+    console.print("Phase 2: the chosen settings.")
+    _print_summary(chosen, dataset, console)
+    _print_unreadable(store, console)
+    failed = _run_cells(chosen, settings, store, home, console)
+    _print_results(chosen, settings.out, console)
     return SOME_FAILED if failed else 0
 
 

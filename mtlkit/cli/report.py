@@ -23,6 +23,9 @@ def report(
     json: Annotated[
         bool, typer.Option("--json", help="Print the rows as JSON and write nothing.")
     ] = False,
+    untuned: Annotated[
+        bool, typer.Option("--untuned", help="Beside tuned rows, show those with the defaults.")
+    ] = False,
 ) -> None:
     """Write a page, tables and figures that compare the runs of a results folder."""
     from mtlkit.report.build import open_results, write_report
@@ -30,14 +33,14 @@ def report(
     from mtlkit.report.run_warnings import all_run_warnings
 
     if json:
-        frames = open_results(results)
+        frames = open_results(results, untuned)
         _say_left_out(frames)
         _say_warnings(all_run_warnings(frames))
         text = json_module.dumps(rows_of(frames), indent=1, allow_nan=False)
         typer.echo(text)
         return
 
-    files = write_report(results, out)
+    files = write_report(results, out, untuned=untuned)
     _say_left_out(files)
     _say_warnings(files.warnings)
     for title in files.simulated:

@@ -16,6 +16,7 @@ import pandas as pd
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
+from mtlkit.studies import Studies
 
 NO_METRICS = {"space", "derived", "capped", "positives", "rows"}
 """What a record says of a score besides its metrics."""
@@ -72,8 +73,14 @@ def garbage_left_alone() -> Iterator[None]:
 
 
 @garbage_left_alone()
-def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
-    """Read a store into frames; of some groups of runs only, if given."""
+def load(
+    store: ResultStore, groups: Collection[str] | None = None, untuned: bool = False
+) -> Frames:
+    """Read a store into frames; of some groups of runs only, if given.
+
+    Trials are left out, and what a study did not choose. ``untuned`` shows runs with the defaults.
+    """
+    studies = Studies.read(store.root, untuned)
     # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
     run_rows = []
@@ -81,11 +88,13 @@ def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
     for record, folder in store.scan():
         if groups is not None and record.group not in groups:
             continue
+        if studies.hides(record):
+            continue
         block = block_id(record)
         by_block[block].append(record)
         run_rows.append(_run_row(record, block, folder))
         metric_rows += _metric_rows(record, block)
-    blocks = distinct([make_block(key, records) for key, records in by_block.items()])
+    blocks = distinct([make_block(key, records, studies) for key, records in by_block.items()])
     blocks = sorted(blocks, key=lambda block: block.title)
 
     # A store without records has the columns of the metrics all the same.
@@ -95,7 +104,7 @@ def load(store: ResultStore, groups: Collection[str] | None = None) -> Frames:
         runs=pd.DataFrame(run_rows),
         metrics=metrics,
         blocks=tuple(blocks),
-        unreadable=tuple(sorted(store.unreadable)),
+        unreadable=tuple(sorted([*store.unreadable, *studies.unreadable])),
         copies=tuple(sorted(store.copies)),
     )
 
