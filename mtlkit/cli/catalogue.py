@@ -66,7 +66,7 @@ def info(
 
     registry = _registry_of(name)
     entry = registry.load(name)
-    facts = {
+    facts: dict[str, Any] = {
         "name": name,
         "kind": registry.kind,
         "description": registry.docstring(name),
@@ -155,7 +155,7 @@ def _print_facts(facts: dict[str, Any]) -> None:
     if facts["options"]:
         console.print(Padding(Text("Options", style="bold underline"), (0, 2)))
         console.print(Padding(_options_table(facts["options"]), (0, 2)))
-        if "search_space" in facts:
+        if facts["kind"] == "model" or facts.get("search_space"):
             console.print(Padding(_search_space(facts), (1, 2, 0, 2)))
         example = _example(facts["name"], facts["options"])
         if example:
@@ -234,8 +234,6 @@ def _search_space(facts: dict[str, Any]) -> RenderableType:
         owner = "" if name in own else "shared by all"
         label, values = Text(name, style="bold"), str(Dimension.read(name, written))
         table.add_row(label, Text(values, style="green"), Text(owner, style="dim"))
-    if not own and not shared:
-        table.add_row("nothing of its own")
     return Group(Text("Search space of bench --tune", style="bold underline"), table)
 
 

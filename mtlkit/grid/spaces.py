@@ -36,7 +36,7 @@ MODEL: dict[str, dict[str, Any]] = {
 """The dimensions of every model. Those of its sizes stand in its file: with the widest embedding,
 the largest has at most ``LARGEST`` times the dense parameters of the defaults.
 """
-LARGEST = 12
+LARGEST = 7
 
 OWNERS = 16
 """Columns of a point that are kept for what all share, for a model, and for a balancer: so the

@@ -202,14 +202,16 @@ class Tuning:
                 f"{len(missing)} trials have no record, the first of them {missing[0].label}.",
                 "run the same command again: what was stored is kept",
             )
-        planned = []
+
+        planned: dict[str, PlannedCell] = {}
         for search, study in zip(self.searches, self.save(), strict=True):
             assert study.chosen is not None
             grid = self._grid(search, study.chosen.settings)
-            planned += self._plan(grid, self.settings.seeds).cells
-        order = {seed: position for position, seed in enumerate(self.settings.seeds)}
-        planned.sort(key=lambda entry: order[entry.cell.seed])
-        return replace(self.untuned, cells=planned)
+            plan = self._plan(grid, self.settings.seeds)
+            planned |= {entry.cell.key: entry for entry in plan.cells}
+        position = {seed: i for i, seed in enumerate(self.settings.seeds)}
+        cells = sorted(planned.values(), key=lambda entry: position[entry.cell.seed])
+        return replace(self.untuned, cells=cells)
 
     def save(self) -> list[Study]:
         """Write the studies as far as they are known, and return them."""
