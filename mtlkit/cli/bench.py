@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -272,10 +273,10 @@ def _run_tuned(tuning: Tuning, home: Path, console: Console, dry_run: bool, show
     settings, store, dataset = tuning.settings, tuning.store, tuning.dataset
     methods, trials = len(tuning.searches), tuning.budget
     console.print(
-        f"Phase 1: {methods} methods x {trials} trials x {len(tuning.seeds)} seeds = "
+        f"Phase 1: {methods} methods x {trials} trials x {_counted(tuning.seeds, 'seed')} = "
         f"{tuning.trial_cells} cells at most.\n"
-        f"Phase 2: {methods} methods x {len(settings.seeds)} other seeds = {tuning.chosen_cells} "
-        "cells, with the settings that phase 1 finds best on validation.",
+        f"Phase 2: {methods} methods x {_counted(settings.seeds, 'other seed')} = "
+        f"{tuning.chosen_cells} cells, with the settings that phase 1 finds best on validation.",
         highlight=False,
         soft_wrap=True,
     )
@@ -301,6 +302,11 @@ def _run_tuned(tuning: Tuning, home: Path, console: Console, dry_run: bool, show
     failed = _run_cells(chosen, settings, store, home, console)
     _print_results(chosen, settings.out, console)
     return SOME_FAILED if failed else 0
+
+
+def _counted(values: Sequence[int], noun: str) -> str:
+    """How many there are: ``1 seed``, ``3 seeds``."""
+    return f"{len(values)} {noun}{'s' if len(values) > 1 else ''}"
 
 
 def _with_default_dataset(settings: GridSettings, home: Path, console: Console) -> GridSettings:
