@@ -166,6 +166,7 @@ def run_grid(
     from mtlkit.grid.grid_settings import read_grid, with_dataset
     from mtlkit.grid.plan import Plan, make_plan
     from mtlkit.grid.tuning import Tuning
+    from mtlkit.settings import ExecutionSettings
     from mtlkit.store import ResultStore
 
     home = _home(data_dir)
@@ -177,18 +178,18 @@ def run_grid(
     if grid.tasks is not None:
         dataset = dataset.select(grid.tasks)
     store = ResultStore(grid.out)
-    engine = LocalEngine(store, home, grid.execution)
 
     # the engine stores each outcome, so the records are read from there
-    def run(plan: Plan) -> None:
+    def run(plan: Plan, execution: ExecutionSettings = grid.execution) -> None:
         store.make()
-        for _ in engine.run(plan.to_run):
+        for _ in LocalEngine(store, home, execution).run(plan.to_run):
             pass
 
     if grid.tune.trials is None:
         plan = make_plan(grid, source, dataset, store)
     else:
-        plan = Tuning(grid, source, dataset, store).run_trials(run)
+        tuning = Tuning(grid, source, dataset, store)
+        plan = tuning.run_trials(lambda trials: run(trials, tuning.trial_execution))
     run(plan)
     records = [store.get(planned.cell) for planned in plan.cells]
     return [record for record in records if record is not None]

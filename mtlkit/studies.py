@@ -191,5 +191,6 @@ def budget_note(studies: Iterable[Study]) -> str:
         "and seeds that no trial had; what it is compared with is tuned alike. "
         f"Spent on {len(studies):,} such rows: {len(trials):,} trials{failures}, "
         f"{sum(trial.seconds for trial in trials):,.0f} s, "
-        f"{sum(trial.rows for trial in trials):,} training rows{unequal}."
+        f"{sum(trial.rows for trial in trials):,} training rows{unequal}. "
+        "mtlkit report --untuned shows rows with the defaults, too."
     )

@@ -288,9 +288,11 @@ def _run_tuned(tuning: Tuning, home: Path, console: Console, dry_run: bool, show
         return 0
 
     # failed trials are spent, and no reason for concern
+    lean = settings.model_copy(update={"execution": tuning.trial_execution})
+
     def run(plan: Plan) -> None:
         _print_summary(plan, dataset, console)
-        _run_cells(plan, settings, store, home, console)
+        _run_cells(plan, lean, store, home, console)
 
     store.make()
     chosen = tuning.run_trials(run)

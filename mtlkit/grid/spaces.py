@@ -68,31 +68,29 @@ class Dimension:
         Raises:
             UsageError: It is none, or its range is empty, or has no logarithm.
         """
-        if not is_dimension(written):
-            kinds = ", ".join(KINDS)
-            raise UsageError(f"The range of {name} needs one of {kinds}, with values.", EXAMPLE)
-        [(kind, values)] = written.items()
-        if kind == "choice":
-            if not isinstance(values, (list, tuple)) or not values:
-                raise UsageError(f"The choices of {name} must be a list, not empty.", EXAMPLE)
-            return cls(kind, tuple(values))
-
-        numbers = _numbers(values if isinstance(values, (list, tuple)) else [values])
-        if len(numbers) != (1 if kind == "simplex" else 2):
-            raise UsageError(f"The range of {name} cannot be {kind}: {values!r}.", EXAMPLE)
-        if kind == "simplex" and not 0 < numbers[0] < 1:
-            raise UsageError(f"The least weight of {name} must lie between 0 and 1.", EXAMPLE)
-        if kind != "simplex" and not numbers[0] < numbers[1]:
-            raise UsageError(
-                f"The range of {name} is empty: {numbers[0]:g} is not below {numbers[1]:g}.",
-                EXAMPLE,
-            )
-        if kind == "log" and numbers[0] <= 0:
-            message = f"The range of {name} has no logarithm: it must begin above 0."
-            raise UsageError(message, EXAMPLE)
-        if kind == "int" and any(number != round(number) for number in numbers):
-            raise UsageError(f"The range of {name} must be of whole numbers.", EXAMPLE)
-        return cls(kind, tuple(numbers))
+        kind, values = next(iter(written.items())) if is_dimension(written) else ("", [])
+        listed = list(values) if isinstance(values, (list, tuple)) else [values]
+        numbers = [] if kind == "choice" else _numbers(listed)
+        problem = ""
+        if not kind:
+            problem = f"needs one of {', '.join(KINDS)}, with values"
+        elif kind == "choice":
+            if not listed or listed == [values]:
+                problem = "must be a list of choices, not empty"
+        elif len(numbers) != (1 if kind == "simplex" else 2):
+            problem = f"cannot be {kind}: {values!r}"
+        elif kind == "simplex":
+            if not 0 < numbers[0] < 1:
+                problem = "must have a least weight between 0 and 1"
+        elif not numbers[0] < numbers[1]:
+            problem = f"is empty: {numbers[0]:g} is not below {numbers[1]:g}"
+        elif kind == "log" and numbers[0] <= 0:
+            problem = "has no logarithm: it must begin above 0"
+        elif kind == "int" and not all(number.is_integer() for number in numbers):
+            problem = "must be of whole numbers"
+        if problem:
+            raise UsageError(f"The range of {name} {problem}.", EXAMPLE)
+        return cls(kind, tuple(numbers or listed))
 
     def at(self, point: np.ndarray) -> Any:
         """The value at a point of the unit cube: one coordinate, or of a simplex one a task."""

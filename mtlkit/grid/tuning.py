@@ -7,7 +7,7 @@ ordinary ones: what was interrupted goes on, and nothing runs twice. All else fo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import count, islice
 from typing import Any
@@ -34,8 +34,8 @@ from mtlkit.grid.spaces import (
     tpe_point,
 )
 from mtlkit.records import Cell, RunRecord
-from mtlkit.registry import BALANCERS, MODELS
-from mtlkit.settings import TrainingSettings
+from mtlkit.registry import BALANCERS, MODELS, Registry
+from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.spec import Spec, digest, parse_spec
 from mtlkit.store import ResultStore, Unreadable
 from mtlkit.studies import Study, Trial, read_study, study_file, write_study
@@ -67,12 +67,14 @@ class Search:
 
     model: Spec
     balancer: Spec
-    space: Space
+    space: Space = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
 
     @property
-    def has_balancer(self) -> bool:
-        return self.balancer.name != NO_BALANCER
+    def methods(self) -> list[tuple[Spec, Registry]]:
+        """The model, and the balancer if there is one."""
+        methods = [(self.model, MODELS), (self.balancer, BALANCERS)]
+        return [method for method in methods if method[0].name != NO_BALANCER]
 
 
 class Tuning:
@@ -125,17 +127,22 @@ class Tuning:
         self.untuned = self._plan(self.settings, self.seeds[:1])
         cells = [planned.cell for planned in self.untuned.cells]
         pairs = dict.fromkeys((cell.model, cell.balancer) for cell in cells)
-        _check_space(self.tune.space, pairs)
-        self.searches = [
-            Search(model, balancer, self._space(model, balancer))
-            for model, balancer in ((parse_spec(m), parse_spec(b)) for m, b in pairs)
-        ]
+        self.searches = [Search(parse_spec(m), parse_spec(b)) for m, b in pairs]
+        _check_space(self.tune.space, self.searches)
+        for search in self.searches:
+            search.space = self._space(search)
         if max(self.trial_cells, self.chosen_cells) > MAX_CELLS:
             raise UsageError(
                 f"This grid has {self.trial_cells:,} trials, but the most is {MAX_CELLS:,}.",
                 "mtlkit bench --tune 20, with fewer models or balancers",
             )
         self.points = sobol_points(self.budget, self.tune.seed)
+
+    @property
+    def trial_execution(self) -> ExecutionSettings:
+        """How trials are run: nobody looks at their probes, scores and weights."""
+        left_out = ("probes", "ablation", "save_scores", "save_weights")
+        return self.settings.execution.model_copy(update=dict.fromkeys(left_out, False))
 
     @property
     def trial_cells(self) -> int:
@@ -252,33 +259,32 @@ class Tuning:
 
     def _grid(self, search: Search, changes: dict[str, Any]) -> GridSettings:
         """The grid of one method with some settings."""
-        options: dict[str, dict[str, Any]] = {"training": {}, "model": {}}
-        own: dict[str, dict[str, Any]] = {search.model.name: {}, search.balancer.name: {}}
+        training, given = {}, {"model": dict(self.settings.model), "balancer": {}}
+        given["balancer"] |= self.settings.balancer
         for name, value in changes.items():
-            owner, _, key = name.rpartition(".")
-            shared = options["training" if key in TrainingSettings.model_fields else "model"]
-            (own[owner] if owner else shared)[key] = value
+            if name in TrainingSettings.model_fields:
+                training[name] = value
+            elif "." not in name:
+                given["model"][name] = value
 
-        model = _with_options(search.model, own[search.model.name])
-        balancer = _with_options(search.balancer, own[search.balancer.name])
-        common = MODELS.load(search.model.name).Options.model_fields
-        given = {key: value for key, value in self.settings.model.items() if key in common}
-        training = self.settings.training.model_dump() | options["training"]
-        update: dict[str, Any] = {
-            "models": (str(model),),
-            "balancers": (str(balancer),) if search.has_balancer else ("uniform",),
+        # options of its own stand in brackets; of the common ones, those that it has
+        typed = {"balancer": "uniform"}
+        for spec, registry in search.methods:
+            options = registry.load(spec.name).Options.model_fields
+            names = {f"{spec.name}.{key}": key for key in options}
+            own = {names[name]: value for name, value in changes.items() if name in names}
+            typed[registry.kind] = str(Spec(spec.name, spec.options | own))
+            common = given[registry.kind]
+            given[registry.kind] = {key: common[key] for key in common if key in options}
+        update = {
+            "models": (typed["model"],),
+            "balancers": (typed["balancer"],),
             "references": (),
-            "training": TrainingSettings.model_validate(training),
-            "model": given | options["model"],
-            "balancer": self._common_balancer_options(search),
+            "training": TrainingSettings.model_validate(
+                self.settings.training.model_dump() | training
+            ),
         }
-        return self.settings.model_copy(update=update)
-
-    def _common_balancer_options(self, search: Search) -> dict[str, Any]:
-        if not search.has_balancer:
-            return {}
-        fields = BALANCERS.load(search.balancer.name).Options.model_fields
-        return {key: value for key, value in self.settings.balancer.items() if key in fields}
+        return self.settings.model_copy(update=update | given)
 
     def _plan(self, grid: GridSettings, seeds: tuple[int, ...]) -> Plan:
         grid = grid.model_copy(update={"seeds": seeds})
@@ -286,20 +292,17 @@ class Tuning:
 
     # --- spaces
 
-    def _space(self, model: Spec, balancer: Spec) -> Space:
+    def _space(self, search: Search) -> Space:
         """What is tuned of a model under a balancer: the declared ranges, and over them those of
         the settings. What was typed, or set to another value than by default, stays as it is.
         """
-        space = self._shared_space(model)
-        methods = [(model, MODELS, self.settings.model)]
-        if balancer.name != NO_BALANCER:
-            methods.append((balancer, BALANCERS, self.settings.balancer))
-        for number, (spec, registry, common) in enumerate(methods, start=1):
+        space = self._shared_space(search.model)
+        for number, (spec, registry) in enumerate(search.methods, start=1):
+            typed = {*spec.options, *getattr(self.settings, registry.kind)}
             asked_for = self.tune.space.get(spec.name) or {}
             declared = registry.load(spec.name).search_space | asked_for
             for i, (key, written) in enumerate(declared.items()):
-                is_fixed = key in spec.options or key in common
-                if written is not None and (key in asked_for or not is_fixed):
+                if written is not None and (key in asked_for or key not in typed):
                     name = f"{spec.name}.{key}"
                     space[name] = Axis(Dimension.read(name, written), number * OWNERS + i)
         return space
@@ -358,7 +361,7 @@ class Tuning:
             for task in self.dataset.schema.tasks:
                 weights[task.name] = training["select_weights"].get(task.name, task.weight)
         total = sum(weights[name] for name in values)
-        return sum(weights[name] * value for name, value in values.items()) / total
+        return sum(weights[name] * value for name, value in values.items()) / (total or math.nan)
 
     def _study(self, search: Search) -> Study:
         """The study of a search, with a choice if all its trials are over."""
@@ -411,32 +414,25 @@ def _without_sweep(text: str) -> str:
     return SWEPT if parse_spec(text).name == SWEEP else text
 
 
-def _with_options(spec: Spec, options: dict[str, Any]) -> Spec:
-    return Spec(spec.name, spec.options | options)
-
-
 def _is_shared(written: Any) -> bool:
     """Whether an entry of the space is a range, or the lack of one, and no options of a method."""
     return written is None or is_dimension(written)
 
 
-def _check_space(space: dict[str, Any], pairs: Iterable[tuple[str, str]]) -> None:
+def _check_space(space: dict[str, Any], searches: list[Search]) -> None:
     """Every name of a space must be a setting of the training, an option of a model of the grid, or
     a method of it with some of its options.
 
     Raises:
         UsageError: One is none of them.
     """
-    # the options of each method
-    of_models, of_balancers = {}, {}
-    for model, balancer in pairs:
-        model_name, balancer_name = parse_spec(model).name, parse_spec(balancer).name
-        of_models[model_name] = set(MODELS.load(model_name).Options.model_fields)
-        if balancer_name != NO_BALANCER:
-            of_balancers[balancer_name] = set(BALANCERS.load(balancer_name).Options.model_fields)
-    methods = of_models | of_balancers
+    methods: dict[str, set[str]] = {}
+    shared = set(TrainingSettings.model_fields)
+    for search in searches:
+        for spec, registry in search.methods:
+            methods[spec.name] = set(registry.load(spec.name).Options.model_fields)
+        shared |= methods[search.model.name]
 
-    shared = set(TrainingSettings.model_fields).union(*of_models.values())
     for name, written in space.items():
         if name not in methods:
             _check_name(name, shared if _is_shared(written) else shared | methods.keys())
