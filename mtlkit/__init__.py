@@ -3,7 +3,7 @@
 The public face. A name is imported when it is first used: ``import mtlkit`` loads neither PyTorch
 nor NumPy nor pandas. ``mtlkit.fit`` trains one model, ``mtlkit.balancer`` serves a loop of your
 own, ``mtlkit.run_grid`` is the command ``mtlkit bench``; methods of your own start from
-``mtlkit.Architecture``, ``mtlkit.Balancer`` and ``mtlkit.DatasetSource``.
+``mtlkit.Architecture``, ``mtlkit.Balancer``, ``mtlkit.Loss`` and ``mtlkit.DatasetSource``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Any
 from mtlkit._version import __version__
 
 if TYPE_CHECKING:
-    from mtlkit.api import balancer, fit, load_dataset, read_results, run_grid, write_report
+    from mtlkit.api import (
+        balancer,
+        fit,
+        load_dataset,
+        load_run,
+        read_results,
+        run_grid,
+        write_report,
+    )
     from mtlkit.balancers._balancer import Balancer, GramBalancer, GramProblem
     from mtlkit.balancers._simplex import on_simplex
     from mtlkit.balancers._step import SharedGradient, Step
@@ -21,6 +29,8 @@ if TYPE_CHECKING:
     from mtlkit.data.splits import Dataset, Split, fingerprint
     from mtlkit.data.types import Feature, Schema, Task
     from mtlkit.errors import MissingError, MtlkitError, UsageError
+    from mtlkit.losses._groups import RowGroups
+    from mtlkit.losses._loss import GroupLoss, Loss
     from mtlkit.models._architecture import Architecture
     from mtlkit.models._embedding import FieldEmbedding
     from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
@@ -47,6 +57,8 @@ __all__ = [
     "GeneratedSource",
     "GramBalancer",
     "GramProblem",
+    "GroupLoss",
+    "Loss",
     "MissingError",
     "MoELayer",
     "ModelOptions",
@@ -54,6 +66,7 @@ __all__ = [
     "Objective",
     "Output",
     "Prediction",
+    "RowGroups",
     "RunRecord",
     "Schema",
     "Settings",
@@ -70,6 +83,7 @@ __all__ = [
     "fingerprint",
     "fit",
     "load_dataset",
+    "load_run",
     "on_simplex",
     "read_results",
     "run_grid",
@@ -78,7 +92,7 @@ __all__ = [
 
 # module to the names that are taken from it, as in the imports for type checkers above
 _NAMES = {
-    "api": "balancer fit load_dataset read_results run_grid write_report",
+    "api": "balancer fit load_dataset load_run read_results run_grid write_report",
     "balancers._balancer": "Balancer GramBalancer GramProblem",
     "balancers._simplex": "on_simplex",
     "balancers._step": "SharedGradient Step",
@@ -86,6 +100,8 @@ _NAMES = {
     "data.splits": "Dataset Split fingerprint",
     "data.types": "Feature Schema Task",
     "errors": "MissingError MtlkitError UsageError",
+    "losses._groups": "RowGroups",
+    "losses._loss": "GroupLoss Loss",
     "models._architecture": "Architecture",
     "models._embedding": "FieldEmbedding",
     "models._layers": "Gate GateOptions StackedMLP Towers",

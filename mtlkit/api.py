@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from mtlkit.balancers._balancer import Balancer
     from mtlkit.data.splits import Dataset
     from mtlkit.data.types import Task
+    from mtlkit.grid.loaded_run import LoadedRun
     from mtlkit.models._architecture import Architecture
     from mtlkit.records import RunRecord
     from mtlkit.report.build import ReportFiles
@@ -31,6 +32,7 @@ def fit(
     *,
     seed: int = 0,
     device: str = "auto",
+    metrics: str | Sequence[str] = (),
     **training_settings: Any,
 ) -> FitResult:
     """Train one model under one balancer on one data set, as a cell of ``mtlkit bench`` does.
@@ -44,6 +46,7 @@ def fit(
             parameter takes none.
         seed: Source of initial weights, batch order, dropout and the balancer's randomness.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        metrics: Further ones of the final scores, such as ``"gauc@item,ndcg@5"``.
         **training_settings: Fields of :class:`mtlkit.settings.TrainingSettings`, such as
             ``epochs=1`` or ``lr=1e-3``; defaults are those that suit the data set.
 
@@ -65,15 +68,16 @@ def fit(
     from mtlkit.data.splits import Dataset
     from mtlkit.errors import MtlkitError
     from mtlkit.grid.build import make_balancer, make_model
-    from mtlkit.grid.machine import resolve_device
+    from mtlkit.grid.machine import resolve_devices
     from mtlkit.registry import DATASETS
     from mtlkit.settings import ExecutionSettings, TrainingSettings, validate
     from mtlkit.training.result import DivergedError
     from mtlkit.training.setup import TrainingSetup
+    from mtlkit.training.task_settings import with_task_settings
     from mtlkit.training.trainer import Trainer
 
-    execution = validate(ExecutionSettings, {"device": device}, "run")
-    torch_device = resolve_device(execution.device)
+    execution = validate(ExecutionSettings, {"device": device, "metrics": metrics}, "run")
+    torch_device = resolve_devices(execution.device)[0]
     data = dataset if isinstance(dataset, Dataset) else load_dataset(dataset)
     seed = _as_seed(seed)
 
@@ -82,6 +86,7 @@ def fit(
     settings = validate(TrainingSettings, {**suited, **training_settings}, "training")
     _check_no_start(settings.init_from, settings.freeze)
 
+    data = with_task_settings(data, settings)
     network = make_model(model, data, seed)
     method = None
     if network.shares_parameters:
@@ -162,9 +167,10 @@ def run_grid(
     """
     from mtlkit.data.data_home import last_fetched
     from mtlkit.data.sources import prepare
-    from mtlkit.grid.engines.local import LocalEngine
+    from mtlkit.grid.engines import make_engine
     from mtlkit.grid.grid_settings import read_grid, with_dataset
     from mtlkit.grid.plan import Plan, make_plan
+    from mtlkit.grid.running import RunningGrid
     from mtlkit.grid.tuning import Tuning
     from mtlkit.settings import ExecutionSettings
     from mtlkit.store import ResultStore
@@ -181,9 +187,11 @@ def run_grid(
 
     # the engine stores each outcome, so the records are read from there
     def run(plan: Plan, execution: ExecutionSettings = grid.execution) -> None:
+        engine = make_engine(store, home, execution)
         store.make()
-        for _ in LocalEngine(store, home, execution).run(plan.to_run):
-            pass
+        with RunningGrid(store.root, "mtlkit.run_grid", len(plan.to_run)) as running:
+            for record in engine.run(plan.to_run, running.advance):
+                running.finish(record)
 
     if grid.tune.trials is None:
         plan = make_plan(grid, source, dataset, store)
@@ -191,8 +199,26 @@ def run_grid(
         tuning = Tuning(grid, source, dataset, store)
         plan = tuning.run_trials(lambda trials: run(trials, tuning.trial_execution))
     run(plan)
-    records = [store.get(planned.cell) for planned in plan.cells]
-    return [record for record in records if record is not None]
+    stored = [store.get(planned.cell) for planned in plan.cells]
+    return [record for record in stored if record is not None]
+
+
+def load_run(folder: str | Path) -> LoadedRun:
+    """The model of a finished run, with its schema, its encoders and its record.
+
+    Args:
+        folder: The folder of the run, which must have kept its weights.
+
+    Raises:
+        MtlkitError: There is no finished run with weights.
+
+    Examples:
+        >>> run = mtlkit.load_run("results/census/mmoe/uniform/seed-0-1a2b3c4d")
+        >>> scores = run.predict("new-rows.parquet")  # a frame with a column a score
+    """
+    from mtlkit.grid import loaded_run
+
+    return loaded_run.load_run(_as_path(folder))
 
 
 def read_results(folder: str | Path) -> pd.DataFrame:
@@ -217,12 +243,16 @@ def read_results(folder: str | Path) -> pd.DataFrame:
     return pd.DataFrame(rows_of(frames))
 
 
-def write_report(folder: str | Path, out: str | Path | None = None) -> ReportFiles:
+def write_report(
+    folder: str | Path, out: str | Path | None = None, metric: str | None = None
+) -> ReportFiles:
     """Write the page, tables and figures of a results folder.
 
     Args:
         folder: A results folder.
         out: Where to write; ``<folder>/report`` by default.
+        metric: What to compare by where it was measured, such as ``gauc``; AUC, R² or accuracy by
+            default.
 
     Returns:
         The paths of what was written.
@@ -232,7 +262,8 @@ def write_report(folder: str | Path, out: str | Path | None = None) -> ReportFil
     """
     from mtlkit.report import build
 
-    return build.write_report(_as_path(folder), None if out is None else _as_path(out))
+    folder_out = None if out is None else _as_path(out)
+    return build.write_report(_as_path(folder), folder_out, metric=metric)
 
 
 # --- what the functions have in common

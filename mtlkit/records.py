@@ -5,7 +5,6 @@ A record is one JSON file that can be read without mtlkit. ``docs/records.md`` d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,40 +14,6 @@ from mtlkit.spec import canonical_json, digest_of_text
 
 RECORD_VERSION = 1
 Status = Literal["ok", "failed", "timeout"]
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a metric is read.
-
-    Args:
-        label: As printed in tables and figures.
-        higher_is_better: Its direction.
-        floor: The value of a useless model, the zero of relative changes.
-        decimals: Digits after the point in tables.
-    """
-
-    label: str
-    higher_is_better: bool
-    floor: float = 0.0
-    decimals: int = 4
-
-
-METRICS = {
-    "auc": Metric("AUC", True, 0.5),
-    "logloss": Metric("log loss", False),
-    "normalized_entropy": Metric("normalised entropy", False),
-    "calibration": Metric("calibration", True, 0.0, 3),
-    "accuracy": Metric("accuracy", True),
-    "mse": Metric("MSE", False),
-    "mae": Metric("MAE", False),
-    "r2": Metric("R²", True),
-}
-
-PRIMARY_METRIC = {"binary": "auc", "regression": "r2", "multiclass": "accuracy"}
-"""The metric by which a task of each kind is selected and ranked; all of them are better when
-higher.
-"""
 
 
 class _Value(BaseModel):

@@ -1,10 +1,10 @@
 """Names are file names: ``shared_bottom.py`` is ``shared-bottom``, and nothing else needs an entry.
 
 Three places are searched: the package folder of the kind, installed entry points (groups
-``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``), and, for a name that ends in ``.py``,
-that file, which is a plugin. What code from outside the package raises becomes a sentence with file
-and line. Docstrings and facts are read from source, so that a list or a report imports nothing
-heavy.
+``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``, ``mtlkit.losses``), and, for a name
+that ends in ``.py``, that file, which is a plugin. What code from outside the package raises
+becomes a sentence with file and line. Docstrings and facts are read from source, so that a list or
+a report imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -79,6 +79,11 @@ class Registry:
     base: str
 
     @property
+    def plural(self) -> str:
+        """As in ``mtlkit list models``: the name of the folder."""
+        return self.folder.split(".")[-1]
+
+    @property
     def path(self) -> Path:
         return PACKAGE.joinpath(*self.folder.split("."))
 
@@ -114,7 +119,7 @@ class Registry:
             )
         guess = did_you_mean(nearest_names(name, self.names(), 3))
         raise UsageError(
-            f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.kind}s"
+            f"There is no {self.kind} called {name!r}.{guess}", f"mtlkit list {self.plural}"
         )
 
     def load(self, name: str) -> Any:
@@ -131,7 +136,7 @@ class Registry:
             raise UsageError(
                 f"{name} must define exactly one {self.base.partition(':')[2]} subclass, "
                 f"found {len(classes)}{names}.",
-                f"mtlkit list {self.kind}s",
+                f"mtlkit list {self.plural}",
             )
         self._check_complete(name, classes[0])
         return classes[0]
@@ -195,7 +200,7 @@ class Registry:
             line = _line_of(error, str(self._source_file(name)))
             raise UsageError(
                 f"{_what_it_raises(name, error, line)}.",
-                hint or f"correct it, or take another one: mtlkit list {self.kind}s",
+                hint or f"correct it, or take another one: mtlkit list {self.plural}",
             ) from error
 
     def _classes(self, name: str) -> list[Any]:
@@ -234,7 +239,7 @@ class Registry:
             )
 
     def _entry_points(self) -> dict[str, importlib.metadata.EntryPoint]:
-        return _entry_points(f"mtlkit.{self.folder.split('.')[-1]}", tuple(sys.path))
+        return _entry_points(f"mtlkit.{self.plural}", tuple(sys.path))
 
     def _package_file(self, name: str) -> Path | None:
         """The file of an entry of the package itself."""
@@ -379,4 +384,5 @@ def _literals(node: ast.ClassDef) -> dict[str, Any]:
 MODELS = Registry("model", "models", "models._architecture:Architecture")
 BALANCERS = Registry("balancer", "balancers", "balancers._balancer:Balancer")
 DATASETS = Registry("dataset", "data.datasets", "data.datasets._source:DatasetSource")
-REGISTRIES = {"models": MODELS, "balancers": BALANCERS, "datasets": DATASETS}
+LOSSES = Registry("loss", "losses", "losses._loss:Loss")
+REGISTRIES = {registry.plural: registry for registry in (MODELS, BALANCERS, DATASETS, LOSSES)}

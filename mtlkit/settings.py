@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -59,6 +59,21 @@ class Settings(BaseModel):
         if wants_number and bool not in types and _holds_bool(value):
             raise ValueError("true and false are no numbers")
         return value
+
+
+def without_unused(
+    model: BaseModel, values: dict[str, Any], later: Sequence[str]
+) -> dict[str, Any]:
+    """The values of a model without those fields, added later, that have their defaults: digests of
+    what does not use them stay what they were.
+    """
+    fields = type(model).model_fields
+    unused = {
+        name
+        for name in later
+        if getattr(model, name) == fields[name].get_default(call_default_factory=True)
+    }
+    return {name: value for name, value in values.items() if name not in unused}
 
 
 def _types_within(annotation: Any) -> Iterator[Any]:
@@ -117,16 +132,63 @@ def _check_path(value: Any) -> Any:
 FolderPath = Annotated[Path, BeforeValidator(_check_path)]
 
 
-def _check_device(text: str) -> str:
-    if not re.fullmatch(r"auto|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", text):
-        raise ValueError("write auto, cpu, cuda or cuda:1")
+def _check_devices(text: str) -> str:
+    devices = text.split(",")
+    is_one = re.fullmatch(r"auto|all|cpu|cuda(:(0|[1-9][0-9]{0,3}))?", text)
+    are_several = all(re.fullmatch(r"cuda:(0|[1-9][0-9]{0,3})", device) for device in devices)
+    if not is_one and (not are_several or len(set(devices)) < len(devices)):
+        raise ValueError("write auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or all")
     return text
 
 
-Device = Annotated[str, AfterValidator(_check_device)]
+Devices = Annotated[str, AfterValidator(_check_devices)]
+"""One device, a list of GPUs with commas between them, or ``all`` of them."""
+
+
+def read_interval(text: str) -> tuple[float | None, float | None]:
+    """The seconds of a time such as ``90s``, ``10m`` or ``2h``, or else a share of a run such as
+    ``0.1``: one of them is None.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)([smh]?)", text)
+    if match is not None:
+        number, unit = float(match[1]), match[2]
+        if unit and number > 0:
+            return number * {"s": 1, "m": 60, "h": 3600}[unit], None
+        if not unit and 0 < number < 1:
+            return None, number
+    raise ValueError("write a time such as 10m, or a share of the run such as 0.1")
+
+
+def _check_interval(value: Any) -> str:
+    text = str(value)
+    read_interval(text)
+    return text
+
+
+Interval = Annotated[str, BeforeValidator(_check_interval)]
+
+
+def _as_choice(value: Any) -> Any:
+    """What was written before there were choices: true is ``best``, false is ``none``."""
+    return {True: "best", False: "none"}.get(value, value) if isinstance(value, bool) else value
 
 
 # --- the settings of a run
+
+
+class RowWeights(Settings):
+    """How much rows count for a task, by the label of another one: its task space."""
+
+    indicator: str = Field(description="the binary task whose positives are inside")
+    inside: float = Field(1.0, ge=0, description="weight of rows whose indicator is positive")
+    outside: float = Field(1.0, ge=0, description="weight of all other rows")
+    mean: Literal["batch", "train"] = Field(
+        "batch", description="the weights are divided by their mean: over the batch, or over train"
+    )
+    train_mean: float | None = Field(None, description="filled in where mean is train")
 
 
 class TrainingSettings(Settings):
@@ -208,7 +270,10 @@ class TrainingSettings(Settings):
     )
     select: str = Field(
         "mean",
-        description="what picks the best point on validation: mean, weighted, loss or a task",
+        description=(
+            "what picks the best point on validation: mean or weighted over tasks, loss, or a "
+            "task; of a metric other than the usual one: gauc, ndcg@5, weighted:logloss, buy:gauc"
+        ),
     )
     select_weights: dict[str, Annotated[float, Field(ge=0)]] = Field(
         default_factory=dict, description="task: weight, for select=weighted"
@@ -226,16 +291,34 @@ class TrainingSettings(Settings):
         default_factory=dict, description="task: it takes part in every n-th step only"
     )
 
+    loss: dict[str, Annotated[Words, Field(min_length=1)]] = Field(
+        default_factory=dict,
+        description="task: its losses, which are added up, such as bce or focal[gamma=2]",
+    )
+    row_weights: dict[str, RowWeights] = Field(
+        default_factory=dict,
+        description="task: weights of rows inside and outside of the positives of another task",
+    )
+    auxiliary: Words = Field((), description="tasks that are trained, and not reported")
+
     # which rows meet in a batch
-    batches: Literal["shuffled", "covering"] = Field(
+    batches: Literal["shuffled", "covering", "grouped"] = Field(
         "shuffled",
         description=(
-            "covering: each batch holds rows and positives of every task, with importance weights"
+            "covering: each batch holds rows and positives of every task, with importance weights; "
+            "grouped: the rows of a session come together, for losses within sessions"
         ),
     )
     cover: int = Field(
         1, gt=0, description="least number of rows and positives of a task in a covering batch"
     )
+
+    added_later: ClassVar[tuple[str, ...]] = ("loss", "row_weights", "auxiliary")
+    """Settings that keys hold only where they are used, so that earlier runs keep their keys."""
+
+    def of_key(self) -> dict[str, Any]:
+        """What a cell's key holds, as plain values."""
+        return without_unused(self, self.model_dump(mode="json"), self.added_later)
 
     def repeats_rows(self, train_rows: int) -> str | None:
         """A sentence where one optimiser step takes more rows than there are, so that rows repeat
@@ -258,9 +341,23 @@ class ExecutionSettings(Settings):
     """How cells are run. Recorded, but no part of a cell's identity."""
 
     # where, and how many at a time
-    device: Device = "auto"
+    engine: Literal["local", "ray"] = Field(
+        "local", description="where cells run: on this machine, or on a Ray cluster"
+    )
+    address: str | None = Field(
+        None,
+        description="of the Ray cluster; default: $RAY_ADDRESS, else one is started here",
+    )
+    device: Devices = Field("auto", description="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or all")
     jobs: int | None = Field(
-        None, gt=0, description="cells at a time; default: one per core, one on a GPU"
+        None, gt=0, description="cells at a time; default: one per core, one a slot of a GPU"
+    )
+    slots_per_gpu: int = Field(1, gt=0, le=64, description="cells at a time on each GPU")
+    gpus_per_cell: float | None = Field(
+        None,
+        ge=0,
+        le=64,
+        description="share of a GPU that Ray gives a cell; default: that of a slot",
     )
     threads: int = Field(
         1,
@@ -293,8 +390,29 @@ class ExecutionSettings(Settings):
     save_scores: bool | None = Field(
         None, description="keep the scores of the test split; default: if it has at most 2^20 rows"
     )
-    save_weights: bool | None = Field(
-        None, description="keep the weights of the best point; default: if below 32 MiB"
+    save_weights: Annotated[Literal["best", "last", "none"] | None, BeforeValidator(_as_choice)] = (
+        Field(
+            None,
+            description=(
+                "keep the weights of the best point or of the last step, and the encoders of rows "
+                "with them; default: those of the best point if below 32 MiB"
+            ),
+        )
+    )
+    checkpoint_every: Interval | None = Field(
+        None,
+        description=(
+            "write the state of a run so often, after a time (10m) or a share of the run (0.1), "
+            "and when it is told to end; a run that was stopped goes on from there"
+        ),
+    )
+    keep_checkpoints: bool = Field(
+        False, description="keep the last checkpoint of a run that is done"
+    )
+
+    metrics: Words = Field(
+        (),
+        description="further metrics of the final scores: gauc@item, ndcg@5, f1@0.3, auc@user=cold",
     )
 
     # how

@@ -29,11 +29,19 @@ from mtlkit.records import Cell, RunRecord
 from mtlkit.spec import parse_spec
 
 RECORD = "record.json"
-UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", "log.txt"}
+ENCODERS = "encoders.json"
+"""How raw rows become inputs of the model; lies beside weights."""
+CHECKPOINT = "checkpoint.pt"
+"""The state of a run in the middle. A run that has one goes on some day: it is never swept."""
+UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", ENCODERS, "log.txt"}
 """What may lie in the folder of a run before its record does."""
 STALE_SECONDS = 86_400  # what has not changed for a day is no longer being written
 RECORD_LIMIT = 64 * 2**20
 """Bytes of the largest record that is read; real ones have some ten thousand."""
+RECORD_START = 512
+"""Bytes of a record that hold its key and its status."""
+KEY = re.compile(rb'"key": *"([0-9a-f]+)"')
+STATUS = re.compile(rb'"status": *"(ok|failed|timeout)"')
 ZIP_START = b"PK"
 MEMBER_START = b"PK\x03\x04"
 MEMBER_HEADER = 30
@@ -118,6 +126,8 @@ class ResultStore:
         record: RunRecord,
         arrays: Mapping[str, Mapping[str, np.ndarray]] | None = None,
         log: str = "",
+        encoders: str = "",
+        keep_checkpoint: bool = False,
     ) -> Path:
         """Write a cell's arrays, log and, last, its record. A finished record is never overwritten
         by a failure; a folder whose record does not hold is kept under another name.
@@ -127,35 +137,73 @@ class ResultStore:
             arrays: File stem (``probes``, ``scores``, ``weights``) to the named arrays of that
                 ``.npz`` file.
             log: Text of ``log.txt``.
+            encoders: Text of ``encoders.json``.
+            keep_checkpoint: Whether the checkpoint of a run that went well stays.
 
         Returns:
             The cell's folder.
         """
-        folder = self.folder(record.cell)
-        try:
-            earlier = _read(folder, record.cell)
-        except UnreadableError as error:
-            earlier = None
-            kept = _set_aside(folder)
-            log = printable(f"an earlier record, now in {kept}, was not read: {error}") + f"\n{log}"
-        if earlier is not None and earlier.ok:
-            return folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder, note = self._folder_to_write(record.cell)
+        if folder is None:
+            return self.folder(record.cell)
+        log = note + log
 
         # what lies beside the record
         for stem, named_arrays in (arrays or {}).items():
-            with _replacing(folder / f"{stem}.npz") as handle:
+            with replacing(folder / f"{stem}.npz") as handle:
                 np.savez_compressed(handle, **dict(named_arrays))  # type: ignore[arg-type]
-        if log:
-            with _replacing(folder / "log.txt") as handle:
-                handle.write(log.encode())
+        for name, text in {"log.txt": log, ENCODERS: encoders}.items():
+            if text:
+                with replacing(folder / name) as handle:
+                    handle.write(text.encode())
 
         # the record comes last: it is the mark that all of it is there
         plain = record.model_dump(mode="json")
         text = json.dumps(plain, indent=1, ensure_ascii=False, allow_nan=False)
-        with _replacing(folder / RECORD) as handle:
+        with replacing(folder / RECORD) as handle:
             handle.write(text.encode() + b"\n")
+        if record.ok and not keep_checkpoint:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
         return folder
+
+    def adopt(self, record: RunRecord, files: Mapping[str, bytes]) -> Path:
+        """Take in a run that was made elsewhere. As with :meth:`save`, its record comes last, and a
+        finished run that is here already stays as it is.
+
+        Args:
+            record: Of the run.
+            files: Name to content of the files of its folder.
+
+        Returns:
+            The cell's folder.
+        """
+        folder, note = self._folder_to_write(record.cell)
+        if folder is None:
+            return self.folder(record.cell)
+        contents = dict(files)
+        if note:
+            contents["log.txt"] = note.encode() + contents.get("log.txt", b"")
+        for name in sorted(contents, key=lambda name: name == RECORD):
+            with replacing(folder / name) as handle:
+                handle.write(contents[name])
+        return folder
+
+    def _folder_to_write(self, cell: Cell) -> tuple[Path | None, str]:
+        """The folder of a cell, made if it is missing, and a first line for its log if something
+        there was set aside; no folder if a finished run is there.
+        """
+        folder = self.folder(cell)
+        note = ""
+        try:
+            earlier = _read(folder, cell)
+        except UnreadableError as error:
+            earlier = None
+            kept = _set_aside(folder)
+            note = printable(f"an earlier record, now in {kept}, was not read: {error}") + "\n"
+        if earlier is not None and earlier.ok:
+            return None, note
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder, note
 
     def scan(self) -> Iterator[tuple[RunRecord, Path]]:
         """All records that hold, each run once, with their folders, in a stable order; what was
@@ -179,6 +227,22 @@ class ResultStore:
             chosen = self._choose(same_run)
             if chosen is not None:
                 yield chosen
+
+    def statuses(self) -> dict[Path, str]:
+        """Folder of each run to its status, from the first lines of its record alone: quick, and
+        good enough to count. Only :meth:`scan` says whether a record holds.
+        """
+        by_key: dict[bytes, tuple[Path, str]] = {}
+        for folder in self._run_folders():
+            try:
+                with _open_regular(f"{folder}/{RECORD}") as handle:
+                    beginning = handle.read(RECORD_START)
+            except UnreadableError:
+                continue
+            key, status = KEY.search(beginning), STATUS.search(beginning)
+            if key and status:
+                by_key.setdefault(key[1], (folder, status[1].decode()))
+        return dict(by_key.values())
 
     def _sweep(self) -> None:
         """Remove unfinished files and half-made runs that nobody is writing any more."""
@@ -239,6 +303,25 @@ class ResultStore:
             return None
 
     @staticmethod
+    def files(folder: Path) -> dict[str, bytes]:
+        """Name to content of the files of a run; what is being written, and links, are left out.
+
+        Raises:
+            UnreadableError: One cannot be read.
+        """
+        with os.scandir(folder) as entries:
+            names = sorted(
+                entry.name
+                for entry in entries
+                if entry.is_file(follow_symlinks=False) and not entry.name.startswith(".")
+            )
+        contents = {}
+        for name in names:
+            with _open_regular(folder / name) as handle:
+                contents[name] = handle.read()
+        return contents
+
+    @staticmethod
     def arrays(folder: Path, stem: str, limit: int | None = None) -> dict[str, np.ndarray]:
         """The arrays of ``<folder>/<stem>.npz``; empty when the file is missing.
 
@@ -279,8 +362,12 @@ def printable(text: str) -> str:
 
 @lru_cache(maxsize=4096)
 def _stem(text: str) -> str:
-    """The name of what was typed; a plugin's is a path, of which the file's name is enough."""
-    return Path(parse_spec(text).name).stem
+    """The name of what was typed; a plugin's is a path, of which the file's name is enough.
+
+    Whatever a record says, it leads into no other folder.
+    """
+    stem = Path(parse_spec(text).name).stem
+    return stem if stem.strip(".") else "_"
 
 
 def _folder_name(cell: Cell) -> str:
@@ -418,7 +505,7 @@ def _set_aside(folder: Path) -> Path:
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
+def replacing(path: Path) -> Iterator[IO[bytes]]:
     """Write to a temporary file that takes the place of ``path`` when the block ends without an
     error.
     """
@@ -432,17 +519,6 @@ def _replacing(path: Path) -> Iterator[IO[bytes]]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file, all of it or nothing; its folder is made if it is missing.
-
-    Raises:
-        OSError: It cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _replacing(path) as handle:
-        handle.write(content)
 
 
 def _sweep_run(folder: Path) -> None:
@@ -463,16 +539,17 @@ def _is_abandoned(path: Path) -> bool:
     Other machines may write to the same folder. Of their processes, only time tells. If a live one
     should lose a file, as in a container that has the name of its host, it writes that again.
     """
-    writer = re.fullmatch(r"\.(?:record\.json|log\.txt|\w+\.npz)(?:\.(.*))?\.(\d+)", path.name)
+    writer = re.fullmatch(r"\.(?:\w+\.(?:json|txt|npz|pt))(?:\.(.*))?\.(\d+)", path.name)
     if writer is None:
         return False
     host, pid = writer.groups()
-    if host == platform.node() and not _is_running(int(pid)):
+    if host == platform.node() and not is_running(int(pid)):
         return True
     return _is_old(path)
 
 
-def _is_running(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether there is such a process on this machine."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mtlkit.records import RunRecord
-from mtlkit.store import Unreadable, reason_of, write_whole
+from mtlkit.store import Unreadable, reason_of, replacing
 
 FOLDER = "studies"
 VERSION: Literal[1] = 1
@@ -109,8 +109,10 @@ def write_study(root: Path, study: Study) -> None:
     Raises:
         OSError: There is no room for it.
     """
-    content = study.model_dump_json(indent=1) + "\n"
-    write_whole(study_file(root, study.id), content.encode())
+    file = study_file(root, study.id)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as handle:
+        handle.write(study.model_dump_json(indent=1).encode() + b"\n")
 
 
 def read_study(file: Path) -> Study | Unreadable | None:

@@ -320,7 +320,9 @@ class _Grid:
 
 
 def _interrupt(grid: _Grid) -> Act:
-    """Ctrl-C while the second cell waits, sent to the command and to its worker as a terminal does."""
+    """Ctrl-C while the second cell waits, sent to the command and to its worker as a terminal does.
+    The first one leaves the cell alone, the second one ends it.
+    """
     before: Files = {}
     ignored = []
     over = threading.Event()
@@ -331,6 +333,9 @@ def _interrupt(grid: _Grid) -> Act:
             before.update(files(grid.out))
             ignored.append(is_deaf(grid.worker, "SigIgn"))
             os.kill(grid.worker, signal.SIGINT)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+            time.sleep(BLINK)
+            ignored.append(is_alive(grid.worker))
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     finger = threading.Thread(target=press)
@@ -367,8 +372,10 @@ def _kill(grid: _Grid, process: subprocess.Popen[bytes]) -> Act:
 
 
 def files(folder: Path) -> Files:
-    """Contents and time of every file in a folder."""
-    paths = (path for path in folder.rglob("*") if path.is_file())
+    """Contents and time of every file in a folder, but for what a running grid says of itself."""
+    paths = (
+        path for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".grid-")
+    )
     return {path: (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
 
 

@@ -92,5 +92,5 @@ def test_the_glossary_has_no_term_twice():
 def test_folders_that_it_names_exist():
     text = CONTRIBUTING.read_text(encoding="utf-8")
     folders = re.findall(r"^Folder: `([^`]+)`", text, re.MULTILINE)
-    assert len(folders) == 3
+    assert len(folders) == 4
     assert all((ROOT / folder).is_dir() for folder in folders)

@@ -18,7 +18,7 @@ SOURCES = {file: file.read_text(encoding="utf-8") for file in MODULES}
 
 ORDER = [
     {"errors", "_version"},
-    {"spec"},
+    {"metrics", "spec"},
     {"registry", "settings"},
     {"records", "equivalences"},
     {"record_check"},
@@ -26,6 +26,7 @@ ORDER = [
     {"studies"},
     {"ops"},
     {"data"},
+    {"losses"},
     {"models", "balancers"},
     {"training"},
     {"grid"},
@@ -45,6 +46,7 @@ WITHOUT_TORCH = {
     "spec",
     "records",
     "record_check",
+    "metrics",
     "equivalences",
     "store",
     "studies",

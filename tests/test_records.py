@@ -3,7 +3,8 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from mtlkit.records import METRICS, PRIMARY_METRIC, RECORD_VERSION, Cell, RunRecord
+from mtlkit.metrics.definitions import METRICS, PRIMARY_METRIC
+from mtlkit.records import RECORD_VERSION, Cell, RunRecord
 from tests.fakes import cell, failure, record
 
 

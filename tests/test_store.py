@@ -292,7 +292,7 @@ def test_a_process_of_another_user_is_alive(monkeypatch):
         raise PermissionError
 
     monkeypatch.setattr(os, "kill", refuse)
-    assert store_module._is_running(1)
+    assert store_module.is_running(1)
 
 
 def test_a_folder_that_cannot_be_written_to(store, monkeypatch):

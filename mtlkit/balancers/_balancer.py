@@ -158,9 +158,11 @@ class Balancer(nn.Module, ABC):
         return weights
 
     def _last_weights(self, step: Step) -> Tensor:
-        """The last weights of the tasks that are active now."""
-        weights = torch.where(step.active, self.last_weights, 0.0).to(step.losses)
-        return on_simplex(weights, step.active) if self.scale == "simplex" else weights
+        """The last weights of the tasks that are active now, rescaled in double precision."""
+        weights = torch.where(step.active, self.last_weights, 0.0)
+        if self.scale == "simplex":
+            weights = on_simplex(weights, step.active)
+        return weights.to(step.losses)
 
     def _check_form(self, decision: Tensor | SharedGradient) -> None:
         """Raise for an answer of another type, shape or dtype; no number is read."""
@@ -323,15 +325,16 @@ class Balancer(nn.Module, ABC):
                 callback(values)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
-        """Load; a buffer that is (T, 0) until the first step makes it (T, P) takes the shape of the
-        loaded one.
+        """Load; a buffer that the first step replaces, by one of another shape (T, P) instead of
+        (T, 0) or of another type, takes those of the loaded one.
         """
         for name, value in self._buffers.items():
             loaded = state_dict.get(prefix + name)
             if value is None or loaded is None or value.shape[:1] != loaded.shape[:1]:
                 continue
-            if 0 in {value.numel(), loaded.numel()}:
-                self._buffers[name] = value.new_zeros(loaded.shape)
+            is_other_type = value.dtype != loaded.dtype and value.shape == loaded.shape
+            if 0 in {value.numel(), loaded.numel()} or is_other_type:
+                self._buffers[name] = torch.zeros_like(loaded, device=value.device)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 

@@ -53,15 +53,20 @@ def min_norm(gram: np.ndarray) -> np.ndarray:
     if len(gram) == 2:
         distances = np.maximum(gram[::-1, ::-1].diagonal() - gram[0, 1], 0.0)
         return distances / distances.sum() if distances.any() else np.full(2, 0.5)
-    return min_norm_point(factor(gram))
+    # In weights u_t = w_t |g_t| of unit vectors, u' C u is least subject to sum_t u_t / |g_t| = 1:
+    # norms of any size lose no digits. A vector of no length is the point itself.
+    nonzero, cosines, norms = unit_rows(gram)
+    if len(nonzero) < len(gram):
+        shares = np.ones(len(gram))
+        shares[nonzero] = 0
+        return shares / shares.sum()
+    inverse_norms = norms.min() / norms
+    w = inverse_norms * _shortest(_root(cosines), inverse_norms)
+    return w / w.sum()
 
 
 def min_norm_point(points: np.ndarray) -> np.ndarray:
     """The point of least norm in the convex hull of the columns of a matrix.
-
-    Exact, as a non-negative least-squares problem: for the u >= 0 that minimises ``|A u|^2 + (1 -
-    sum u)^2``, ``u / sum u`` minimises ``|A a|^2`` over the simplex, because for a fixed direction
-    a the best length leaves ``m / (1 + m)`` with ``m = |A a|^2``, which grows with m.
 
     Args:
         points: A (P, T).
@@ -73,12 +78,23 @@ def min_norm_point(points: np.ndarray) -> np.ndarray:
     largest = np.abs(points).max()
     if largest <= 0:
         return np.full(tasks, 1 / tasks)
-
-    # rows of A, and one more for sum u = 1
-    matrix = np.vstack([points / largest, np.ones(tasks)])
-    target = np.append(np.zeros(len(points)), 1.0)
-    u = non_negative(matrix, target)
+    u = _shortest(points / largest, np.ones(tasks))
     return u / u.sum()
+
+
+def _shortest(points: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """A multiple of the u >= 0 that minimises ``|A u|^2`` subject to ``r' u = 1``.
+
+    Exact, as a non-negative least-squares problem: the u >= 0 that minimises ``|A u|^2 + (1 - r'
+    u)^2`` has that direction, because for a fixed direction a with ``r' a = 1`` the best length
+    leaves ``m / (1 + m)`` with ``m = |A a|^2``, which grows with m.
+
+    Args:
+        points: A (P, T).
+        total: r (T,), positive.
+    """
+    target = np.append(np.zeros(len(points)), 1.0)
+    return non_negative(np.vstack([points, total]), target)
 
 
 def min_norm_above(gram: np.ndarray, floor: np.ndarray) -> np.ndarray:
@@ -110,12 +126,16 @@ def equal_cosines(cosines: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         be equal and non-zero; and what keeps them from it: the component (N,) of the ones that no
         sum can reach, itself weights of a vanishing sum.
     """
+    return solve_in_span(cosines, np.ones(len(cosines)))
+
+
+def solve_in_span(cosines: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """C^+ target (N,), and the component (N,) of the target outside of the span of C (N, N)."""
     values, vectors = np.linalg.eigh(cosines)
     in_span = values > NO_RANK * values.max()
-    ones = vectors.sum(0)  # in the basis of the eigenvectors
-    x = vectors[:, in_span] @ (ones[in_span] / values[in_span])
-    out_of_reach = vectors[:, ~in_span] @ ones[~in_span]
-    return x, out_of_reach
+    coordinates = (target[:, None] * vectors).sum(0)
+    solution = vectors[:, in_span] @ (coordinates[in_span] / values[in_span])
+    return solution, vectors[:, ~in_span] @ coordinates[~in_span]
 
 
 def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:

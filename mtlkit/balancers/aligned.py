@@ -15,6 +15,7 @@ Deviations: the official code takes eigenvalues of the Gram matrix itself; here 
 the cosines, and components are found on a factor, so that a short gradient keeps its digits beside
 a long one. The official code's other scales (median, mean) change the length alone, and preferences
 other than 1 / T are left out.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ Deviations: the minimum is exact (a root over exact quadratic programs), not SLS
 g_w = 0, which the official code meets with a small number in the denominator, several steps are
 best, and the nearest to g_0 is taken. The official code divides the step by 1 + c^2 by default
 (``rescale=1``), the paper does not.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations
@@ -23,7 +24,10 @@ import numpy as np
 from pydantic import Field
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
-from mtlkit.balancers._gramian import factor, mean_on_dual_cone, min_norm_point
+from mtlkit.balancers._gramian import factor, mean_on_dual_cone, min_norm_point, scatter
+from mtlkit.balancers._solvers import unit_rows
+
+FAR_APART = 1e-3  # norms in a ratio below it
 
 
 class CAGrad(GramBalancer):
@@ -64,6 +68,10 @@ def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
     # d = g_0 + radius g_w / |g_w|
     w, square = _dual_minimum(gradients, norms, mean, radius)
     if square > (1e-5 * (w @ norms)) ** 2:
+        if norms.min() < FAR_APART * norms.max():
+            sharp = _on_active(gram, c, w > 0)
+            if sharp is not None:
+                return uniform + sharp
         return uniform + radius / np.sqrt(square) * np.where(norms > 0, w, 0)
 
     # g_w = 0: towards the nearest step to g_0 that conflicts with no task, which is within reach,
@@ -71,6 +79,52 @@ def worst_case(gram: np.ndarray, c: float) -> np.ndarray:
     move = mean_on_dual_cone(gram) - uniform
     distance = np.sqrt(((gradients @ move) ** 2).sum())
     return uniform + move * radius / max(distance, radius)
+
+
+def _on_active(gram: np.ndarray, c: float, active: np.ndarray) -> np.ndarray | None:
+    """The step for norms that lie far apart, of which :func:`_dual_minimum` knows no more than the
+    tasks of the worst gain.
+
+    With unit gradients e_t, d - g_0 is a sum of y_t e_t over these tasks, of length r = c |g_0|,
+    and <d, e_t> = v / |g_t| for each of them: two linear systems, and a quadratic equation for v.
+
+    Args:
+        gram: (T, T).
+        c: Radius in lengths of g_0.
+        active: (T,) bool, the tasks whose gain is the worst, as a first guess.
+
+    Returns:
+        (T,) weights of d - g_0; None where no set of such tasks is found.
+    """
+    nonzero, cosines, norms = unit_rows(gram)
+    scale = norms.min() / norms
+    towards_mean = cosines @ norms / len(gram)  # <g_0, e_t>
+    radius = c * np.sqrt(norms @ towards_mean / len(gram))
+    in_set = active[nonzero]
+    for _ in range(2 * len(gram)):
+        index = np.flatnonzero(in_set)
+        if not len(index):
+            return None
+        right = np.stack([scale[index], towards_mean[index]], 1)
+        by_gain, by_mean = np.linalg.lstsq(cosines[np.ix_(index, index)], right, rcond=None)[0].T
+
+        # y = (v by_gain - by_mean) / r has length 1 for the larger root of a v^2 - 2 b v + e = 0
+        a, b = scale[index] @ by_gain, scale[index] @ by_mean
+        e = towards_mean[index] @ by_mean - radius**2
+        root = np.sqrt(max(b * b - a * e, 0.0))
+        v = (b + root) / a if b > 0 else e / (b - root)
+        y = v * by_gain - by_mean
+
+        # the answer, unless a task of the set pulls the wrong way, or another one gains less
+        slack = towards_mean + cosines[:, index] @ y - v * scale
+        slack[index] = 0
+        if y.min() < 0:
+            in_set[index[y.argmin()]] = False
+        elif slack.min() < -1e-12 * radius:
+            in_set[slack.argmin()] = True
+        else:
+            return scatter(y / norms[index], nonzero[index], len(gram))
+    return None
 
 
 def _dual_minimum(

@@ -13,6 +13,7 @@ rest, or move on with ``heads=plain``.
 Cost: one backward pass a task.
 Deviations: cosines are resolved to 1e-10, so directions that differ by less than about 1e-5 count
 as one. Without the momentum variant (M-ConFIG), which saves backward passes.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ When to use: no task may get worse, and otherwise the plain mean is wanted.
 When not: as long as the mean conflicts with no task it is exactly uniform (divided by T).
 Cost: one backward pass a task.
 Deviations: exact, where torchjd adds 1e-4 of the trace to the diagonal of the Gram matrix.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

@@ -13,6 +13,7 @@ Cost: one backward pass a task.
 Deviations: solved to rounding errors by Newton's method, where the official code runs a bounded
 least-squares solver from equal weights, and then clips the step to length 1. The default alpha is
 2, as 1, the official code's, is nash.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

@@ -10,7 +10,10 @@ Networks", ICML 2018, arXiv:1711.02257.
 When to use: gradients of different size that drown a task.
 When not: tasks without a common layer; a first loss L(0) that is not typical.
 Cost: one backward pass, and one a task through the layers above the last shared one.
-Deviations: w has its own Adam; L(0) is the loss on the first batch in which the task is active.
+Deviations: w has its own Adam, and is at least 1e-3 before it is rescaled to sum to T; L(0) is the
+loss on the first batch in which the task is active. The last shared layer is that of the tasks' own
+predictions: what only a calibrator or a product shares is not meant. Without a shared layer it is
+the embedding tables.
 """
 
 from __future__ import annotations

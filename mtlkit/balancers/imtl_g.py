@@ -15,6 +15,7 @@ Deviations: where sum a is below a tenth of sum |a|, the latter sets the length:
 1 would give a step without bounds, or, if sum a is negative, one that makes every task worse.
 Opposite gradients, between which only 0 has equal projections, give a step of 0, as in the paper's
 formula; a pseudo-inverse of the Gram matrix does not.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

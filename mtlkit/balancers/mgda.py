@@ -14,7 +14,8 @@ Cost: one backward pass a task.
 Deviations: the minimum is exact (a quadratic program over the T x T Gram), not Frank-Wolfe. The
 weights of normalised gradients are divided by the norms, so that the step IS the common descent
 direction; Sener & Koltun's code finds the weights on normalised gradients and applies them to the
-others.
+others. Tasks whose normalised gradients are equal share their weight equally.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ from pydantic import Field
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.balancers._gramian import min_norm
+
+SAME = 1e-12  # squared distance of two vectors that count as equal, in that of their lengths
 
 
 class MGDA(GramBalancer):
@@ -59,5 +62,19 @@ class MGDA(GramBalancer):
         z = np.maximum(z, (z.max() or 1) * 1e-12)
 
         # a = argmin |sum_t a_t g_t / z_t|^2, w_t = a_t / z_t
-        a = min_norm(gramian / np.outer(z, z))
+        points = gramian / np.outer(z, z)
+        first = _first_equal(points)
+        distinct, group, counts = np.unique(first, return_inverse=True, return_counts=True)
+        a = min_norm(points[np.ix_(distinct, distinct)])[group] / counts[group]
         return a / z
+
+
+def _first_equal(gramian: np.ndarray) -> np.ndarray:
+    """(T,) for each vector of a Gram matrix, the first one that is equal to it.
+
+    Any shares of equal points make the same mixture, but shares of gradients of different length
+    make a step of another length: so equal points share equally.
+    """
+    squares = gramian.diagonal()
+    sums = squares[:, None] + squares
+    return (sums - 2 * gramian <= SAME * sums).argmax(1)

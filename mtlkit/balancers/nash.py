@@ -14,6 +14,7 @@ Deviations: solved to rounding errors by Newton's method; the official code take
 convex-concave procedure on the Gram matrix divided by its norm, and then clips the step to length 1
 (here: ``clip_norm`` of the training settings). Where gradients are exactly opposite, so that there
 is no solution, the weights are large but finite and the step is next to 0.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

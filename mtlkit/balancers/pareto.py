@@ -12,6 +12,7 @@ Recommendation", RecSys 2019, doi:10.1145/3298689.3346998.
 When to use: as mgda, with a share guaranteed to every task.
 When not: losses of very different size: the largest gradient gets the smallest weight.
 Cost: one backward pass a task.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ import numpy as np
 from pydantic import Field
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
-from mtlkit.balancers._gramian import min_norm_above
+from mtlkit.balancers._gramian import NO_RANK, min_norm_above, solve_in_span
 from mtlkit.balancers._simplex import project_on_simplex, simplex_points
+from mtlkit.balancers._solvers import unit_rows
 from mtlkit.data.types import Task
 from mtlkit.errors import UsageError
 from mtlkit.settings import Floats, Settings
@@ -92,20 +94,28 @@ class Pareto(GramBalancer):
         if self.options.solver == "exact":
             return min_norm_above(problem.gramian, floor)
 
-        # w = v + c, with v the nearest non-negative point of the same sum
-        v = _stationary(problem.gramian, floor)
+        # the nearest point that is feasible: v + c, where v >= 0 has the sum that c leaves
+        v = _stationary(problem.gramian, floor) - floor
         return floor + project_on_simplex(v, 1 - floor.sum())
 
 
 def _stationary(gram: np.ndarray, floor: np.ndarray) -> np.ndarray:
-    """The KKT point v of min |sum (v + floor)_t g_t|^2 subject to sum v = 1 - sum floor, with v of
-    any sign.
-    """
-    size, largest = len(gram), gram.diagonal().max()
+    """The w of any sign that minimises |sum_t w_t g_t|^2 subject to sum w = 1.
 
-    # [G 1; 1' 0] [v; multiplier] = [-G c; 1 - sum c]
-    system = np.ones((size + 1, size + 1))
-    system[:size, :size] = gram / largest
-    system[size, size] = 0
-    target = np.append(-gram @ floor / largest, 1 - floor.sum())
-    return np.linalg.lstsq(system, target, rcond=None)[0][:size]
+    In weights u_t = w_t |g_t| of unit gradients, u' C u is least subject to r' u = 1, with C their
+    cosines and r_t = 1 / |g_t|: so u ~ C^-1 r, whatever the norms. Where several w are best, it is
+    the one nearest to ``floor`` that gives no weight to gradients of any length, or one without
+    gradients that have none.
+    """
+    nonzero, cosines, norms = unit_rows(gram)
+    w = np.zeros(len(gram))
+    zero = np.setdiff1d(np.arange(len(gram)), nonzero)
+    if len(zero):
+        w[zero] = floor[zero] + (1 - floor[zero].sum()) / len(zero)
+        return w
+    inverse_norms = norms.min() / norms
+    u, out_of_span = solve_in_span(cosines, inverse_norms)
+    if out_of_span @ out_of_span > NO_RANK * (inverse_norms @ inverse_norms):
+        u = out_of_span  # a mixture that vanishes
+    w = inverse_norms * u
+    return w / w.sum()

@@ -9,6 +9,7 @@ When not: cosines of 0 and above, where it is exactly uniform (divided by T).
 Cost: one backward pass a task, and one small quadratic program a task.
 Deviations: exact, where torchjd, the official code, adds 1e-4 of the trace to the diagonal of the
 Gram matrix.
+Zero: a gradient that is 1e-12 times as long as the longest, or shorter, counts as none.
 """
 
 from __future__ import annotations

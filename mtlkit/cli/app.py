@@ -16,9 +16,16 @@ import typer
 from mtlkit._version import __version__
 from mtlkit.cli.bench import bench
 from mtlkit.cli.catalogue import info, list_entries
+from mtlkit.cli.doctor import doctor
+from mtlkit.cli.export import export
 from mtlkit.cli.fetch import fetch
 from mtlkit.cli.init import init
+from mtlkit.cli.merge import merge
+from mtlkit.cli.plan import plan
+from mtlkit.cli.predict import predict
 from mtlkit.cli.report import report
+from mtlkit.cli.rerun import rerun
+from mtlkit.cli.status import status
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 
 PROGRAM = "mtlkit"
@@ -39,9 +46,16 @@ app = typer.Typer(
 app.command()(fetch)
 app.command()(init)
 app.command()(bench)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(plan)
+app.command()(status)
+app.command()(merge)
 app.command()(report)
+app.command()(predict)
+app.command()(rerun)
+app.command()(export)
 app.command("list")(list_entries)
 app.command()(info)
+app.command()(doctor)
 
 
 def _version(wanted: bool) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import shlex
+import signal
 import sys
+import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -24,12 +30,14 @@ from mtlkit.cli.tables import (
     print_lints,
     with_table_flags,
 )
+from mtlkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from mtlkit.data.splits import Dataset
+    from mtlkit.grid.engines.engine import Engine
     from mtlkit.grid.grid_settings import GridSettings
     from mtlkit.grid.plan import Plan
     from mtlkit.grid.tuning import Tuning
@@ -78,6 +86,9 @@ def bench(
     tasks: Annotated[
         str | None, typer.Option(help="Train only these tasks of the data set.")
     ] = None,
+    task_weights: Annotated[
+        str | None, typer.Option(help="Factors on the losses of tasks, e.g. click=1,buy=4.")
+    ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3), or which (0,5,7).")] = None,
     tune: Annotated[
         int | None,
@@ -95,9 +106,21 @@ def bench(
         int | None,
         typer.Option(help="Stop after so many evaluation points without improvement."),
     ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or cuda:1.")] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="Where cells run: local, or ray (pip install 'mtlkit[ray]').")
+    ] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of the Ray cluster. Default: one on this machine.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or all.")
+    ] = None,
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", help="Cells at a time. Default: one per core.")
+    ] = None,
+    slots_per_gpu: Annotated[int | None, typer.Option(help="Cells at a time on a GPU.")] = None,
+    gpus_per_cell: Annotated[
+        float | None, typer.Option(help="Share of a GPU that Ray gives a cell, e.g. 0.25.")
     ] = None,
     timeout: Annotated[
         float | None, typer.Option(help="Stop and record a cell after so many seconds.")
@@ -105,6 +128,13 @@ def bench(
     retries: Annotated[
         int | None,
         typer.Option(help="Run a cell whose process was killed so often again. Default: 1."),
+    ] = None,
+    checkpoint_every: Annotated[
+        str | None,
+        typer.Option(help="Write the state of running cells so often: 10m, or 0.1 of a run."),
+    ] = None,
+    save_weights: Annotated[
+        str | None, typer.Option(help="Keep the weights that are best, last or none.")
     ] = None,
     init_from: Annotated[
         Path | None,
@@ -135,6 +165,15 @@ def bench(
     ] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Run cells again that failed before.")
+    ] = False,
+    shard: Annotated[
+        str | None, typer.Option(metavar="I/N", help="Run only one of N parts, e.g. 3/16.")
+    ] = None,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Show only failures, warnings and results.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON a cell, instead of a table.")
     ] = False,
     strict: StrictFlag = False,
     force: Annotated[
@@ -172,12 +211,19 @@ def bench(
             "lr": lr,
             "patience": patience,
             "freeze": freeze,
+            "task_weights": _by_task(task_weights),
         },
         "execution": {
+            "engine": engine,
+            "address": address,
             "device": device,
             "jobs": jobs,
+            "slots_per_gpu": slots_per_gpu,
+            "gpus_per_cell": gpus_per_cell,
             "timeout": timeout,
             "retries": retries,
+            "checkpoint_every": checkpoint_every,
+            "save_weights": save_weights,
             "init_from": init_from,
         },
         "out": out,
@@ -189,7 +235,62 @@ def bench(
         return
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
-    raise typer.Exit(_run(settings, data_dir, dry_run, retry_failed, force, strict, show_all))
+    how = _How(
+        data_dir=data_dir,
+        dry_run=dry_run,
+        retry_failed=retry_failed,
+        force=force,
+        strict=strict,
+        show_all=show_all,
+        shard=_read_shard(shard),
+        quiet=quiet,
+        json=json,
+    )
+    raise typer.Exit(_run(settings, how))
+
+
+@dataclass(frozen=True)
+class _How:
+    """What was asked for beside the grid itself; ``shard`` is a number and the number of parts."""
+
+    data_dir: Path | None
+    dry_run: bool
+    retry_failed: bool
+    force: bool
+    strict: bool
+    show_all: bool
+    shard: tuple[int, int] | None
+    quiet: bool
+    json: bool
+
+
+def _read_shard(text: str | None) -> tuple[int, int] | None:
+    """Which part of a grid to run, of how many.
+
+    Raises:
+        UsageError: It is no such part.
+    """
+    if text is None:
+        return None
+    match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
+    number, parts = map(int, match.groups()) if match else (0, 0)
+    if not 1 <= number <= parts:
+        message = f"--shard cannot be {text!r}: write which part of how many, from 1/16 to 16/16."
+        raise UsageError(message, "mtlkit bench --shard 3/16")
+    return number, parts
+
+
+def _by_task(text: str | None) -> dict[str, Any] | None:
+    """``click=1,buy=4`` as a mapping; None where it was not given."""
+    from mtlkit.errors import UsageError
+    from mtlkit.spec import parse_value, split_list
+
+    if text is None:
+        return None
+    pairs = [pair.rpartition("=") for pair in split_list(text)]
+    if not pairs or not all(name.strip() for name, _, _ in pairs):
+        raise UsageError(f"Cannot read the task weights {text!r}.", "--task-weights click=1,buy=4")
+    return {name.strip(): parse_value(value) for name, _, value in pairs}
 
 
 def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
@@ -203,34 +304,28 @@ def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
     return given_flags
 
 
-def _run(
-    settings: GridSettings,
-    data_dir: Path | None,
-    dry_run: bool,
-    retry_failed: bool,
-    force: bool,
-    strict: bool,
-    show_all: bool,
-) -> int:
+def _run(settings: GridSettings, how: _How) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
     from mtlkit.grid.engines.processes import start_early
 
     # first of all: the workers' imports go on in the background
-    if not dry_run:
-        start_early(settings.execution.device)
+    execution = settings.execution
+    if not how.dry_run and execution.engine == "local":
+        start_early(execution.device)
     from rich.console import Console
 
     from mtlkit.cli.downloads import show_downloads
     from mtlkit.data.data_home import data_home, last_fetched, remember
     from mtlkit.data.sources import prepare
-    from mtlkit.grid.machine import resolve_device
+    from mtlkit.grid.engines import make_engine
     from mtlkit.grid.plan import make_plan
     from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
     console = Console(stderr=True)
-    home = data_home(data_dir)
-    resolve_device(settings.execution.device)
+    home = data_home(how.data_dir)
+    store = ResultStore(settings.out)
+    engine = make_engine(store, home, execution)
 
     # the data
     if settings.dataset is None:
@@ -238,7 +333,7 @@ def _run(
     dataset_text = str(settings.dataset)
     with show_downloads() as progress:
         source, dataset = prepare(dataset_text, home, progress=progress)
-    if strict:
+    if how.strict:
         check_strictly(dataset)
     if last_fetched(home) is None:
         remember(home, source.typed or dataset_text)
@@ -246,29 +341,40 @@ def _run(
         dataset = dataset.select(settings.tasks)
 
     # trials choose the settings first, if asked for
-    store = ResultStore(settings.out)
     if settings.tune.trials is not None:
-        tuning = Tuning(settings, source, dataset, store, force=force, retry_failed=retry_failed)
-        return _run_tuned(tuning, home, console, dry_run, show_all)
+        if how.shard is not None:
+            message = "--shard cannot go with --tune: the choice needs all trials."
+            raise UsageError(message, "mtlkit bench --tune 20")
+        tuning = Tuning(
+            settings, source, dataset, store, force=how.force, retry_failed=how.retry_failed
+        )
+        return _run_tuned(tuning, engine, home, how, console)
 
     # the plan
-    plan = make_plan(settings, source, dataset, store, force=force, retry_failed=retry_failed)
+    plan = make_plan(
+        settings, source, dataset, store, force=how.force, retry_failed=how.retry_failed
+    )
+    if how.shard is not None:
+        plan = plan.shard(*how.shard)
     _print_summary(plan, dataset, console)
     print_lints(dataset, console)
     _print_unreadable(store, console)
-    if dry_run:
-        _print_cells(plan, show_all)
+    if how.dry_run:
+        _print_cells(plan, how.show_all)
         return 0
 
     # the runs, and what came of them
-    failed = _run_cells(plan, settings, store, home, console)
-    _print_results(plan, settings.out, console)
+    failed = _run_cells(plan, engine, store, how, console)
+    if not how.json:
+        _print_results(plan, settings.out, console)
     return SOME_FAILED if failed else 0
 
 
-def _run_tuned(tuning: Tuning, home: Path, console: Console, dry_run: bool, show_all: bool) -> int:
+def _run_tuned(tuning: Tuning, engine: Engine, home: Path, how: _How, console: Console) -> int:
     """Run the trials of a grid, then the settings that they chose; returns the exit code."""
     from rich.text import Text
+
+    from mtlkit.grid.engines import make_engine
 
     settings, store, dataset = tuning.settings, tuning.store, tuning.dataset
     methods, trials = len(tuning.searches), tuning.budget
@@ -281,18 +387,18 @@ def _run_tuned(tuning: Tuning, home: Path, console: Console, dry_run: bool, show
         soft_wrap=True,
     )
     print_lints(dataset, console)
-    if dry_run:
+    if how.dry_run:
         first = tuning.next_trials()
         _print_summary(first, dataset, console)
-        _print_cells(first, show_all)
+        _print_cells(first, how.show_all)
         return 0
 
     # failed trials are spent, and no reason for concern
-    lean = settings.model_copy(update={"execution": tuning.trial_execution})
+    lean_engine = make_engine(store, home, tuning.trial_execution)
 
     def run(plan: Plan) -> None:
         _print_summary(plan, dataset, console)
-        _run_cells(plan, lean, store, home, console)
+        _run_cells(plan, lean_engine, store, how, console)
 
     store.make()
     chosen = tuning.run_trials(run)
@@ -301,8 +407,9 @@ def _run_tuned(tuning: Tuning, home: Path, console: Console, dry_run: bool, show
     console.print("Phase 2: the chosen settings.")
     _print_summary(chosen, dataset, console)
     _print_unreadable(store, console)
-    failed = _run_cells(chosen, settings, store, home, console)
-    _print_results(chosen, settings.out, console)
+    failed = _run_cells(chosen, engine, store, how, console)
+    if not how.json:
+        _print_results(chosen, settings.out, console)
     return SOME_FAILED if failed else 0
 
 
@@ -418,26 +525,62 @@ def _table_of_models(plan: Plan) -> Table:
     return table
 
 
-def _run_cells(
-    plan: Plan, settings: GridSettings, store: ResultStore, home: Path, console: Console
-) -> int:
+def _run_cells(plan: Plan, engine: Engine, store: ResultStore, how: _How, console: Console) -> int:
     """Run what is left to run; return how many cells of the plan have failed, earlier ones
     included.
     """
     from mtlkit.cli.progress import GridProgress
-    from mtlkit.grid.engines.local import LocalEngine
+    from mtlkit.grid.running import RunningGrid, running_grids
 
     failed = _count_states(plan)["failed before"]
     if not plan.to_run:
         return failed
     store.make()
-    engine = LocalEngine(store, home, settings.execution)
     command = shlex.join(["mtlkit", *sys.argv[1:]])
-    with GridProgress(len(plan.to_run), console, command) as progress:
-        for record in engine.run(plan.to_run, progress.advance, progress.warn):
-            progress.finish(record)
-            failed += not record.ok
+    others = running_grids(store.root)
+    grid = RunningGrid(store.root, command, len(plan.to_run))
+    with grid, GridProgress(grid, console, quiet=how.quiet, json=how.json) as progress:
+        if others:
+            progress.warn(
+                f"Another grid is writing to {store.root} ({others[0].command}). Cells that both "
+                "have may run twice; each is kept once."
+            )
+        with _finishing_first(engine, progress.warn) as interrupted:
+            for record in engine.run(plan.to_run, progress.advance, progress.warn):
+                progress.finish(record)
+                failed += not record.ok
+        if interrupted:
+            raise KeyboardInterrupt
     return failed
+
+
+@contextmanager
+def _finishing_first(engine: Engine, warn: Callable[[str], None]) -> Iterator[list[int]]:
+    """In here the first Ctrl-C only keeps further cells from starting; the next one stops all.
+
+    Yields:
+        The signals that were taken so.
+    """
+    before = signal.getsignal(signal.SIGINT)
+    taken: list[int] = []
+
+    def finish_first(number: int, frame: FrameType | None) -> None:
+        taken.append(number)
+        signal.signal(signal.SIGINT, before)
+        engine.finish_running()
+        # in a thread of its own, for the signal may have come in the midst of printing
+        sentence = "No further cell starts; those that run are finished. Ctrl-C again stops them."
+        threading.Thread(target=warn, args=(sentence,), daemon=True).start()
+
+    # what ignores Ctrl-C, as a background job of a shell does, goes on ignoring it
+    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
+        yield taken
+        return
+    signal.signal(signal.SIGINT, finish_first)
+    try:
+        yield taken
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _print_results(plan: Plan, out: Path, messages: Console) -> None:

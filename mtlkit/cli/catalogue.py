@@ -22,6 +22,7 @@ class Kind(StrEnum):
     models = "models"
     balancers = "balancers"
     datasets = "datasets"
+    losses = "losses"
 
 
 def list_entries(
@@ -31,7 +32,7 @@ def list_entries(
         bool, typer.Option("--json", help="Print JSON: a list of objects with a name.")
     ] = False,
 ) -> None:
-    """List models, balancers or data sets."""
+    """List models, balancers, data sets or losses."""
     from mtlkit.errors import UsageError
     from mtlkit.registry import REGISTRIES
 
@@ -57,7 +58,7 @@ def list_entries(
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A model, balancer or data set.")],
+    name: Annotated[str, typer.Argument(help="A model, balancer, data set or loss.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the paper, the options with their defaults, the cost, and when to use something."""
@@ -72,7 +73,7 @@ def info(
         "description": registry.docstring(name),
         "options": _describe_options(entry.Options),
     }
-    for key in ("needs", "scale", "licence", "url", "simulated", "training"):
+    for key in ("needs", "scale", "licence", "url", "simulated", "training", "kinds"):
         if hasattr(entry, key):
             facts[key] = getattr(entry, key)
     if registry is BALANCERS:
@@ -96,7 +97,7 @@ def _registry_of(name: str) -> Registry:
     if name.endswith(".py"):
         MODELS.check(name)
         raise UsageError(
-            f"{name} defines no model, balancer or data set.", "mtlkit info mmoe shows one"
+            f"{name} defines no model, balancer, data set or loss.", "mtlkit info mmoe shows one"
         )
 
     # none has: the nearest names are a better hint than a list
@@ -186,6 +187,8 @@ def _further_facts(facts: dict[str, Any]) -> list[str]:
         sentences.append(
             "Simulated: generated on this machine, and every table and figure says so."
         )
+    if "kinds" in facts:
+        sentences.append(f"For {' and '.join(facts['kinds'])} tasks.")
     if facts.get("training"):
         settings = ", ".join(f"{key}={value}" for key, value in facts["training"].items())
         sentences.append(f"Trains with {settings} unless told otherwise.")

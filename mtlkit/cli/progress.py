@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import json as json_module
 from types import TracebackType
 
 from rich.console import Console
@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mtlkit.grid.running import RunningGrid
 from mtlkit.records import Cell, RunRecord
 
 
@@ -23,25 +24,24 @@ class GridProgress:
     """Shows running cells and the whole grid.
 
     Args:
-        total: Number of cells to run.
+        grid: Counts its cells.
         console: Where to print.
-        command: What was typed; typed again, it goes on.
+        quiet: Whether to print failures and warnings alone.
+        json: Whether to print a line of JSON a cell on stdout, too.
 
     Attributes:
-        done: Number of cells that are over.
-        shares: Key of a running cell to the share of it that is done.
         rows: Key of a running cell to its row on the terminal.
     """
 
-    def __init__(self, total: int, console: Console, command: str) -> None:
-        self.total = total
+    def __init__(
+        self, grid: RunningGrid, console: Console, quiet: bool = False, json: bool = False
+    ) -> None:
+        self.grid = grid
         self.console = console
-        self.command = command
-        self.done = 0
-        self.shares: dict[str, float] = {}
+        self.quiet = quiet or json
+        self.json = json
         self.rows: dict[str, TaskID] = {}
-        self.began = time.monotonic()
-        self.live = console.is_terminal
+        self.live = console.is_terminal and not self.quiet
 
         # elsewhere than on a terminal the bars are kept, but not shown
         columns = (
@@ -52,7 +52,7 @@ class GridProgress:
             TextColumn("{task.fields[left]}"),
         )
         self.bars = Progress(*columns, console=console, transient=True, disable=not self.live)
-        self.whole_grid = self.bars.add_task("all cells", total=total, left="")
+        self.whole_grid = self.bars.add_task("all cells", total=grid.state.total, left="")
 
     def __enter__(self) -> GridProgress:
         self.bars.start()
@@ -66,9 +66,10 @@ class GridProgress:
     ) -> None:
         self.bars.stop()
         if kind is not None:
+            state = self.grid.state
             self.console.print(
-                f"{self.done} of {self.total} cells finished and kept; the same command goes on:"
-                f"\n\n  {self.command}\n",
+                f"{state.done} of {state.total} cells finished and kept; the same command goes on:"
+                f"\n\n  {state.command}\n",
                 markup=False,
                 highlight=False,
                 soft_wrap=True,
@@ -81,7 +82,7 @@ class GridProgress:
 
     def advance(self, cell: Cell, share: float) -> None:
         """Take note that a cell is done to some share."""
-        self.shares[cell.key] = share
+        self.grid.advance(cell, share)
         if cell.key not in self.rows:
             self.rows[cell.key] = self.bars.add_task(cell.label, total=100, left="")
         self.bars.update(self.rows[cell.key], completed=round(100 * share))
@@ -89,33 +90,48 @@ class GridProgress:
 
     def finish(self, record: RunRecord) -> None:
         """Take note that a cell is over, and print its line."""
-        self.shares.pop(record.key, None)
+        self.grid.finish(record)
         row = self.rows.pop(record.key, None)
         if row is not None:
             self.bars.remove_task(row)
-        self.done += 1
         self._update()
+        if self.json:
+            print(json_module.dumps(_as_plain(record), allow_nan=False), flush=True)
+        if self.quiet and record.ok:
+            return
 
-        width = len(str(self.total))
-        line = Text(f"[{self.done:>{width}}/{self.total}] ", style="dim")
+        total = self.grid.state.total
+        line = Text(f"[{self.grid.state.done:>{len(str(total))}}/{total}] ", style="dim")
         line.append(describe(record), style="" if record.ok else "red")
         if not self.live:
-            line.append(f" {self._time_left()}", style="dim")
+            line.append(f" {time_left(self.grid.seconds_left())}", style="dim")
         self.bars.console.print(line, soft_wrap=True, highlight=False)
 
     def _update(self) -> None:
-        self.bars.update(self.whole_grid, completed=self.done, left=self._time_left())
+        left = time_left(self.grid.seconds_left())
+        self.bars.update(self.whole_grid, completed=self.grid.state.done, left=left)
 
-    def _time_left(self) -> str:
-        """The time left, judged by the work done so far."""
-        work = self.done + sum(self.shares.values())
-        if work < 0.1 or self.done == self.total:
-            return ""
-        elapsed = time.monotonic() - self.began
-        seconds = elapsed / work * (self.total - work)
-        if seconds >= 90:
-            return f"about {seconds / 60:.0f} min left"
-        return f"about {seconds:.0f} s left"
+
+def time_left(seconds: float | None) -> str:
+    """In words; nothing if nobody can tell."""
+    if seconds is None:
+        return ""
+    if seconds >= 90:
+        return f"about {seconds / 60:.0f} min left"
+    return f"about {seconds:.0f} s left"
+
+
+def _as_plain(record: RunRecord) -> dict[str, object]:
+    """What a line of JSON says of a cell that is over."""
+    return {
+        "key": record.key,
+        "model": record.cell.model,
+        "balancer": record.cell.balancer,
+        "seed": record.cell.seed,
+        "status": record.status,
+        "test": record.metrics.get("test", {}),
+        "error": record.error.message if record.error else None,
+    }
 
 
 def describe(record: RunRecord) -> str:

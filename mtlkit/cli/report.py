@@ -26,6 +26,14 @@ def report(
     untuned: Annotated[
         bool, typer.Option("--untuned", help="Beside tuned rows, show those with the defaults.")
     ] = False,
+    metric: Annotated[
+        str | None,
+        typer.Option(
+            "--metric",
+            help="What to compare by where it was measured: gauc, logloss, ndcg@5.  [default: AUC, "
+            "R², accuracy]",
+        ),
+    ] = None,
 ) -> None:
     """Write a page, tables and figures that compare the runs of a results folder."""
     from mtlkit.report.build import open_results, write_report
@@ -33,14 +41,14 @@ def report(
     from mtlkit.report.run_warnings import all_run_warnings
 
     if json:
-        frames = open_results(results, untuned)
+        frames = open_results(results, metric, untuned)
         _say_left_out(frames)
         _say_warnings(all_run_warnings(frames))
         text = json_module.dumps(rows_of(frames), indent=1, allow_nan=False)
         typer.echo(text)
         return
 
-    files = write_report(results, out, untuned=untuned)
+    files = write_report(results, out, metric=metric, untuned=untuned)
     _say_left_out(files)
     _say_warnings(files.warnings)
     for title in files.simulated:

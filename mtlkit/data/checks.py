@@ -78,7 +78,8 @@ def _check_layout(schema: Schema, name: str, split: Split) -> None:
     _check_array(split.ids, "ids", np.int32, (rows, None))
     _check_array(split.dense, "dense", np.float32, (rows, None))
     if split.weight is not None:
-        _check_array(split.weight, "weight", np.float32, (rows,))
+        own = getattr(split.weight, "ndim", 1) > 1
+        _check_array(split.weight, "weight", np.float32, (rows, tasks) if own else (rows,))
     for group, ids in split.groups.items():
         _check_array(ids, f"groups[{group!r}]", np.integer, (rows,))
     for task, labels in split.hidden.items():
@@ -312,15 +313,15 @@ def _no_label(task: Task, label: str, row: int) -> str:
 
 
 def _check_weight(weight: np.ndarray) -> None:
-    """Check the (N,) weights of the rows."""
+    """Check the (N,) weights of the rows, or (N, T) of the rows for each task."""
     is_positive = False
     for block in _blocks(weight):
         weights = weight[block]
         is_wrong = ~((weights >= 0) & np.isfinite(weights))
         if is_wrong.any():
-            row = int(is_wrong.argmax())
+            row = int(is_wrong.reshape(len(weights), -1).any(1).argmax())
             raise _Wrong(
-                f"holds the weight {weights[row]} in row {block.start + row}, "
+                f"holds the weight {weights[is_wrong][0]} in row {block.start + row}, "
                 "not a finite number of 0 or more"
             )
         is_positive = is_positive or bool(weights.any())

@@ -102,7 +102,7 @@ def download(
     modification date, that the file is still the same.
 
     Args:
-        url: An http or https address.
+        url: An https address; http only where the user gave it.
         destination: The final name, which the file gets when it is complete and checked. Its folder
             is made.
         sha256: What the contents must hash to, in hex.
@@ -182,7 +182,7 @@ def _complete(request: _Request, partial: _PartialFile) -> None:
     """
     failures = 0
     most_bytes = partial.size
-    with _client() as client:
+    with _client(request) as client:
         while True:
             try:
                 return _attempt(client, request, partial)
@@ -200,10 +200,19 @@ def _complete(request: _Request, partial: _PartialFile) -> None:
                 time.sleep(min(wait, LONGEST_WAIT))
 
 
-def _client() -> httpx.Client:
-    """The client, which takes proxies and certificates from the environment."""
+def _client(request: _Request) -> httpx.Client:
+    """The client, which takes proxies and certificates from the environment. It is led from https
+    to https alone.
+    """
+
+    def refuse_plain(sent: httpx.Request) -> None:
+        if request.url.lower().startswith("https:") and sent.url.scheme != "https":
+            message = f"{request.shown_url} leads to an address without https, on {sent.url.host}."
+            raise DownloadError(message, OTHER_MEANS)
+
+    hooks = {"request": [refuse_plain]}
     try:
-        return httpx.Client(timeout=TIMEOUT, follow_redirects=True)
+        return httpx.Client(timeout=TIMEOUT, follow_redirects=True, event_hooks=hooks)
     except (ImportError, OSError, ValueError, httpx.InvalidURL) as error:
         reason = one_line(error)
         message = f"The proxy or the certificates of the environment cannot be used: {reason}."

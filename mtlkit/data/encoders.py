@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -191,6 +192,26 @@ class QuantileRanks:
         from_above = 1 - np.interp(-values, -points[::-1], ranks)
         middle = (from_below + from_above) / 2
         return np.nan_to_num((middle - 0.5) * np.sqrt(12)).astype(np.float32)
+
+
+_SCALERS: dict[str, Any] = {
+    kind.__name__: kind for kind in (Standardizer, MinMaxScaler, QuantileBins, QuantileRanks)
+}
+
+
+def as_json(scaler: Standardizer | MinMaxScaler | QuantileBins | QuantileRanks) -> dict[str, Any]:
+    """The name and the numbers of an encoder of numbers, as plain values of JSON."""
+    return {"name": type(scaler).__name__, **asdict(scaler)}
+
+
+def from_json(values: dict[str, Any]) -> Any:
+    """The inverse of :func:`as_json`."""
+    numbers = {
+        key: tuple(value) if isinstance(value, list) else value
+        for key, value in values.items()
+        if key != "name"
+    }
+    return _SCALERS[values["name"]](**numbers)
 
 
 def _categorical(values: pd.Series) -> pd.Categorical:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mtlkit.data.splits import Dataset
-from mtlkit.records import PRIMARY_METRIC
+from mtlkit.metrics.definitions import PRIMARY_METRIC
 
 ALL_SIMULATED_ROWS = "of all simulated test rows"
 """The key of ceilings that hold for more generated rows than the test split has."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -107,3 +108,23 @@ def prepare(
         if force:
             source.forget(home)
         return source, source.load(home, progress)
+
+
+def prepare_planned(name: str, options: Mapping[str, Any], home: Path) -> Dataset:
+    """Load a data set whose name and options stand in a record, on a machine that may not have it:
+    then its source brings and prepares it, once, whoever else asks for it at the same time.
+
+    Raises:
+        UsageError: There is no such data set, or a plugin fails.
+        MissingError: The raw files cannot be had or are not what they should be.
+    """
+    source = open_planned(name, options)
+    with DATASETS.told_as_error_of(name):
+        if not source.is_ready(home):
+            with (make_home(home) / ".preparing").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if not source.is_ready(home):
+                    source.check_unasked(home)
+                    source.download(home)
+                return source.load(home)
+        return source.load(home)

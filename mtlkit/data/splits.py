@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +16,8 @@ import numpy as np
 from mtlkit.data.types import Schema
 
 SPLITS = ("train", "validation", "test")
+NO_GROUP = np.iinfo(np.int64).min
+"""The group of rows whose value is missing."""
 
 # Names of arrays, which stand in files of prepared data and in fingerprints.
 _ROW_ARRAYS = ("ids", "dense", "labels", "observed")
@@ -65,7 +69,7 @@ class Split:
         labels: (N, T) float32; regression labels standardised.
         observed: (N, T) bool: where a label exists.
         bags: One :class:`Bag` a ``bag`` feature.
-        weight: (N,) float32 row weights, or None for 1.
+        weight: (N,) float32 row weights, or (N, T) for each task, or None for 1.
         groups: Name (session, user, segment) to (N,) ids, for group metrics.
         hidden: Task to (N,) labels that only a generator knows, for scoring: what would have become
             of the row had it come to the step before. They are no labels to train on, and batches
@@ -90,7 +94,10 @@ class Split:
         """The same rows with some label columns."""
         selection = _as_slice(columns)  # of memory-mapped arrays, a slice copies nothing
         labels, observed = self.labels[:, selection], self.observed[:, selection]
-        return replace(self, labels=labels, observed=observed)
+        weight = self.weight
+        if weight is not None and weight.ndim > 1:
+            weight = weight[:, selection]
+        return replace(self, labels=labels, observed=observed, weight=weight)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All arrays under flat names, as they are hashed and written."""
@@ -177,6 +184,8 @@ class Dataset:
         fingerprint: sha256 of schema and contents.
         simulated: Whether the data is generated; every table says so.
         details: What preparation noted, for cards: counts, sources, planted ceilings.
+        encoders: How raw rows become these inputs, as values of JSON or a file of them; None where
+            that is not known (:mod:`mtlkit.data.table.row_encoders`).
     """
 
     name: str
@@ -185,6 +194,7 @@ class Dataset:
     fingerprint: str
     simulated: bool = False
     details: dict[str, Any] = field(default_factory=dict)
+    encoders: dict[str, Any] | Path | None = None
 
     @classmethod
     def from_frame(cls, frame: Any, labels: Any, *, name: str = "frame", **options: Any) -> Dataset:
@@ -210,6 +220,13 @@ class Dataset:
         values = {"labels": labels, **options}
         settings = importlib.import_module("mtlkit.settings").validate(spec, values, "table")
         return prepare.encode_frame(frame, settings, name)
+
+    def encoders_as_json(self) -> dict[str, Any] | None:
+        """How raw rows become these inputs, read from the file that holds it."""
+        if isinstance(self.encoders, Path):
+            values: dict[str, Any] = json.loads(self.encoders.read_text(encoding="utf-8"))
+            return values
+        return self.encoders
 
     def select(self, tasks: Sequence[str]) -> Dataset:
         """The same data with some of its tasks."""

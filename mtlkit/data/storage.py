@@ -19,6 +19,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError, first_problem
 
 MANIFEST = "manifest.json"
+ENCODERS = "encoders.json"
 FORMAT = 1
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 CHUNK_BYTES = 1 << 22  # read at a time for a hash
@@ -194,6 +196,8 @@ def write_manifest(
         "contents": contents or dataset.fingerprint,
         "files": _note_files(folder, _array_files(splits)),
     }
+    if isinstance(dataset.encoders, dict):
+        (folder / ENCODERS).write_text(json.dumps(dataset.encoders), encoding="utf-8")
     text = json.dumps(manifest, indent=1)
     _check_manifest(json.loads(text), _mend_hint(dataset.name))
     (folder / MANIFEST).write_text(text, encoding="utf-8")
@@ -369,6 +373,8 @@ def read_dataset(folder: Path, command: str | None = None) -> Dataset:
         dataset = Dataset(
             noted.name, noted.columns, splits, noted.fingerprint, noted.simulated, noted.details
         )
+        if (folder / ENCODERS).is_file():
+            dataset = replace(dataset, encoders=folder / ENCODERS)
         check_layout(dataset.schema, splits, hint)
         damage = _damage(folder, manifest, dataset)
     except MissingError as error:

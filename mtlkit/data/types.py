@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
+from mtlkit.data.targets import Target, from_normal_ranks
 from mtlkit.errors import UsageError
+from mtlkit.registry import LOSSES
+from mtlkit.settings import RowWeights, without_unused
+from mtlkit.spec import Spec, parse_spec
 
 ALL_ROWS = "all rows"
 """The space of a score to which every row belongs."""
@@ -22,13 +34,19 @@ def _check_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(_check_name)]
 Kind = Literal["binary", "regression", "multiclass"]
-Loss = Literal["bce", "cross_entropy", "mse", "l1", "huber"]
-UNFIT_LOSSES: dict[Kind, tuple[Loss, ...]] = {
-    "binary": ("cross_entropy",),
-    "regression": ("bce", "cross_entropy"),
-    "multiclass": ("bce", "mse", "l1", "huber"),
-}
-"""Kind of a task to the losses that mean nothing on its labels."""
+LATER_FIELDS = ("target", "quantiles", "report", "row_weights")
+"""Fields of a task that stand in fingerprints only where they differ from their defaults."""
+
+
+def loss_spec(text: str) -> Spec:
+    """Read a loss such as ``focal[gamma=2]``; an underscore in its name is a hyphen.
+
+    Raises:
+        UsageError: It cannot be read, or does not exist.
+    """
+    spec = parse_spec(text)
+    name = spec.name if spec.name.endswith(".py") else spec.name.replace("_", "-")
+    return Spec(LOSSES.check(name), spec.options)
 
 
 class _FrozenModel(BaseModel):
@@ -43,32 +61,86 @@ class Task(_FrozenModel):
         kind: ``binary`` (0/1), ``regression`` (standardised on train) or ``multiclass``
             (0..classes-1).
         classes: Number of classes of a multiclass task.
-        losses: Names of losses, added up; at least one.
+        losses: Losses, such as ``bce`` or ``focal[gamma=2]``, added up; at least one.
         weight: Weight in a user-weighted mean, 0 or more.
         given: Name of the binary task without whose positive this label does not exist.
-        scale: ``(mean, std)`` on train of a regression target; predictions are scored on the
-            original scale.
+        scale: ``(mean, std)`` on train of a regression target, after the logarithm if there is one;
+            predictions are scored on the original scale.
         description: For cards and reports.
+        target: What became of a regression target; see :mod:`mtlkit.data.targets`.
+        quantiles: Rising values on train at evenly spaced ranks, for ``target="quantile"``.
+        report: Whether it is measured; else it only helps to train the others.
+        row_weights: How much rows count by the label of another task, or None for all alike.
     """
 
     name: Name
     kind: Kind = "binary"
     classes: int = Field(2, ge=2)
-    losses: tuple[Loss, ...] = Field(("bce",), min_length=1)
+    losses: tuple[str, ...] = Field(("bce",), min_length=1)
     weight: float = Field(1.0, ge=0, allow_inf_nan=False)
     given: str | None = None
     scale: tuple[float, float] | None = None
     description: str = ""
+    target: Target = "standardize"
+    quantiles: tuple[float, ...] | None = None
+    report: bool = True
+    row_weights: RowWeights | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what tasks did not always have, where it is not used: fingerprints stay."""
+        return without_unused(self, dump(self), LATER_FIELDS)
+
+    def original(self, values: Any) -> Any:
+        """Labels or predictions (N,) of a regression on the scale that the data came with.
+
+        Args:
+            values: A tensor, as the splits hold labels and models predict them.
+        """
+        mean, std = self.scale or (0.0, 1.0)
+        if self.target == "quantile":
+            ranks = values.detach().double().cpu().numpy()
+            numbers = from_normal_ranks(ranks, self.quantiles or (0.0,), std)
+            return values.new_tensor(numbers)
+        values = values * std + mean
+        return values.expm1() if self.target == "log1p" else values
 
     @property
     def outputs(self) -> int:
         """Width of the task's logits."""
-        return self.classes if self.kind == "multiclass" else 1
+        if self.kind == "multiclass":
+            return self.classes
+        return max(_loss_facts(loss).get("outputs", 1) for loss in self.losses)
 
     @property
     def label_name(self) -> str:
         """The task whose label column it is trained on: itself."""
         return self.name
+
+
+def _loss_facts(text: str) -> Mapping[str, Any]:
+    """What a loss says of itself, read without importing it."""
+    return LOSSES.facts(loss_spec(text).name).attributes
+
+
+def check_losses(task: Task) -> None:
+    """Look that losses mean something on the labels of a task, and together.
+
+    Raises:
+        ValueError: They do not.
+        UsageError: One does not exist.
+    """
+    for loss in task.losses:
+        facts = _loss_facts(loss)
+        if task.kind not in facts.get("kinds", ("binary",)):
+            raise ValueError(f"{loss} is no loss of the {task.kind} task {task.name!r}")
+        if facts.get("stands_alone") and len(task.losses) > 1:
+            raise ValueError(f"{loss} of the task {task.name!r} cannot be added to another loss")
+        if facts.get("stands_alone") and task.target not in ("standardize", "none"):
+            raise ValueError(
+                f"{loss} reads the task {task.name!r} as it came, so target={task.target} "
+                "means nothing there"
+            )
 
 
 class ConditionalTask(Task):
@@ -151,10 +223,18 @@ class Schema(_FrozenModel):
             if self.task_names.count(name) > 1:
                 raise ValueError(f"two tasks are called {name!r}")
         for task in self.tasks:
-            for loss in task.losses:
-                if loss in UNFIT_LOSSES[task.kind]:
-                    raise ValueError(f"{loss} is no loss of the {task.kind} task {task.name!r}")
+            check_losses(task)
+            self._check_indicator(task)
         return self
+
+    def _check_indicator(self, task: Task) -> None:
+        kinds = {other.name: other.kind for other in self.tasks}
+        weights = task.row_weights
+        if weights is not None and kinds.get(weights.indicator) != "binary":
+            raise ValueError(
+                f"the row weights of {task.name!r} go by {weights.indicator!r}, "
+                "which is no binary task"
+            )
 
     @model_validator(mode="after")
     def _check_funnel(self) -> Schema:
@@ -189,6 +269,8 @@ class Schema(_FrozenModel):
         """
         scores = []
         for task in self.label_tasks:
+            if not task.report:
+                continue
             scores.append(self._task_score(task))
             steps = self.before(task.name)
             if steps:

@@ -10,6 +10,7 @@ import yaml
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from mtlkit.data.sources import open_source
+from mtlkit.data.table.spec import TaskSpec
 from mtlkit.errors import UsageError
 from mtlkit.grid.spaces import Dimension, is_dimension
 from mtlkit.settings import (
@@ -138,6 +139,8 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
     """
     values = {} if file is None else _read_file(file)
 
+    _move_labels(values, file)
+
     # flags win over the file; a section keeps what its flags leave alone
     for key, value in flags.items():
         if not isinstance(value, dict):
@@ -156,6 +159,38 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
         prefix = f"{section_name}." if section_name else ""
         assign(values, f"{prefix}{assignment}", "given to --set")
     return validate(GridSettings, values, "grid", "mtlkit bench --print-config shows every setting")
+
+
+def _move_labels(values: dict[str, Any], file: Path | None) -> None:
+    """Turn the ``labels`` of a file, as that of a table has them, into settings of the training.
+
+    Raises:
+        UsageError: They say what only a table can be told.
+    """
+    labels = values.pop("labels", None) or {}
+    training = values.setdefault("training", {}) if labels else {}
+    for name, label in labels.items() if isinstance(labels, dict) else [(labels, None)]:
+        if not (isinstance(label, dict) and isinstance(training, dict)):
+            raise UsageError(
+                f"The labels of {file} are no mapping of a task to what is known of it.",
+                "labels: {click: {losses: focal}}",
+            )
+        spec = validate(TaskSpec, label, f"label {name}")
+        for key in label:
+            if key not in ("losses", "row_weights", "report", "weight"):
+                raise UsageError(
+                    f"{file} says {key!r} of the label {name!r}, which is settled when a table is "
+                    "prepared.",
+                    "write it into the file of the table: mtlkit init TABLE > table.yaml",
+                )
+        if spec.losses:
+            training.setdefault("loss", {})[name] = spec.losses
+        if spec.row_weights is not None:
+            training.setdefault("row_weights", {})[name] = spec.row_weights.model_dump()
+        if not spec.report:
+            training.setdefault("auxiliary", []).append(name)
+        if "weight" in label:
+            training.setdefault("select_weights", {})[name] = spec.weight
 
 
 def _read_file(file: Path) -> dict[str, Any]:

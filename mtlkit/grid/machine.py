@@ -5,9 +5,13 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +25,20 @@ PEAK_FILE = Path("/proc/self/clear_refs")
 STATUS_FILE = Path("/proc/self/status")
 
 
+def resolve_devices(text: str) -> list[torch.device]:
+    """The devices that cells are spread over; ``all`` is every GPU, or the CPU.
+
+    Raises:
+        MissingError: A GPU is asked for and there is none.
+    """
+    if text != "all":
+        return [resolve_device(name) for name in text.split(",")]
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.device("cuda", number) for number in range(count)] or [torch.device("cpu")]
+
+
 def resolve_device(text: str) -> torch.device:
-    """``auto`` is the first GPU, or the CPU.
+    """One device; ``auto`` is the first GPU, or the CPU.
 
     Raises:
         MissingError: A GPU is asked for and there is none.
@@ -38,34 +54,79 @@ def resolve_device(text: str) -> torch.device:
     return torch.device(text)
 
 
+def torch_build() -> tuple[str, str | None]:
+    """The version of PyTorch, and of the CUDA that it is built for."""
+    return torch.__version__, torch.version.cuda
+
+
+def visible_gpus() -> list[tuple[str, str, int, int]]:
+    """Name, model, and bytes free and in all, of each GPU that PyTorch sees."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [
+        (f"cuda:{i}", torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i))
+        for i in range(count)
+    ]
+
+
 def describe_environment(
-    device: torch.device, started: datetime, compiled: bool, compile_seconds: float
+    device: torch.device,
+    started: datetime,
+    compiled: bool,
+    compile_seconds: float,
+    plugins: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Versions, device and times of a run, as a record holds them.
+    """Versions, device, kernels and times of a run, as a record holds them.
 
     Args:
         device: Where the run was.
         started: When it began; it ends now.
         compiled: Whether the forward pass was compiled.
         compile_seconds: The time that the compiler took.
+        plugins: The files from outside the package that took part.
     """
     is_gpu = device.type == "cuda"
+    commits = {str(file): git_commit(file.absolute().parent) for file in plugins}
     return {
         "mtlkit": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
+        "scipy": version("scipy"),
+        "numba": version("numba"),
         "system": platform.system(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if is_gpu else _cpu_name(),
         "device_type": device.type,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if is_gpu else None,
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "matmul_precision": torch.get_float32_matmul_precision(),
+        "git_commit": git_commit(Path.cwd()),
+        "plugin_commits": {file: commit for file, commit in commits.items() if commit},
         "compiled": compiled,
         "compile_seconds": compile_seconds,
         "started": started.isoformat(timespec="seconds"),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+@lru_cache(maxsize=16)
+def git_commit(folder: Path) -> str | None:
+    """The commit that the repository around a folder is at; None where there is none.
+
+    Files that were changed since are not looked for: that would run what a repository sets up.
+    """
+    command = ["git", "-C", str(folder), "rev-parse", "--verify", "HEAD"]
+    try:
+        result = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=True
+        )
+    except (OSError, ValueError, subprocess.SubprocessError):  # no git, or no repository
+        return None
+    return result.stdout.strip() or None
 
 
 def _cpu_name() -> str:

@@ -55,7 +55,7 @@ def expand_wildcards(texts: Iterable[str], registry: Registry) -> list[Spec]:
             names = registry.names(spec.name)
             if not names:
                 raise UsageError(
-                    f"No {registry.kind} matches {spec.name!r}.", f"mtlkit list {registry.kind}s"
+                    f"No {registry.kind} matches {spec.name!r}.", f"mtlkit list {registry.plural}"
                 )
         specs += [Spec(registry.check(name), spec.options) for name in names]
     return specs

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.planted import ceilings
 from mtlkit.data.splits import Dataset
-from mtlkit.data.types import Schema
+from mtlkit.data.types import Schema, loss_spec
 from mtlkit.errors import UsageError
 from mtlkit.grid.build import build_model
 from mtlkit.grid.grid_settings import GridSettings
@@ -23,12 +23,14 @@ from mtlkit.grid.methods import (
     method_options,
     resolve,
 )
+from mtlkit.metrics.definitions import MetricName
 from mtlkit.records import Cell
-from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.registry import BALANCERS, LOSSES, MODELS
 from mtlkit.settings import Settings
 from mtlkit.store import ResultStore
 from mtlkit.training.scoring import FUNNEL_SCORING
-from mtlkit.training.selection import check_task_names
+from mtlkit.training.selection import check_task_names, requested_metrics
+from mtlkit.training.task_settings import key_of, with_task_settings
 from mtlkit.training.warm_start import frozen_names
 
 State = Literal["to run", "done", "failed before"]
@@ -63,6 +65,15 @@ class Plan:
     def to_run(self) -> list[Cell]:
         return [planned.cell for planned in self.cells if planned.state == "to run"]
 
+    def shard(self, number: int, parts: int) -> Plan:
+        """One of several parts of the grid, counted from 1. The key of a cell says which part it is
+        in, whatever else is in the grid.
+        """
+        cells = [
+            planned for planned in self.cells if int(planned.cell.key, 16) % parts == number - 1
+        ]
+        return replace(self, cells=cells)
+
 
 def make_plan(
     settings: GridSettings,
@@ -88,7 +99,9 @@ def make_plan(
         UsageError: A method, an option, the name of a task or a pattern of ``freeze`` is wrong, or
             nothing applies, or there are too many cells.
     """
-    check_task_names(settings.training, dataset.schema)
+    dataset = with_task_settings(dataset, settings.training)
+    check_task_names(settings.training, dataset)
+    metrics = requested_metrics(settings.execution.metrics, dataset)
     models, inapplicable = _models(settings, dataset, force)
     balancers = _balancers(settings, dataset.schema)
     _check_something_applies(settings, models, inapplicable)
@@ -96,7 +109,7 @@ def make_plan(
     _check_count(len(settings.seeds) * len(pairs))
 
     # what all cells have in common
-    training = settings.training.model_dump(mode="json")
+    training = key_of(settings.training)
     training["init_from"] = _key_of_start(settings)
     _check_freeze(settings, models, dataset.schema)
     resolved_dataset = {
@@ -108,6 +121,7 @@ def make_plan(
     }
     if dataset.schema.funnel is not None:
         resolved_dataset["funnel_scoring"] = FUNNEL_SCORING
+    plugins = _loss_plugins(dataset.schema)
     ceiling = ceilings(dataset)
 
     # a cell that is named twice, such as by a sweep and by hand, runs once
@@ -123,6 +137,7 @@ def make_plan(
                 "model": model.resolved,
                 "balancer": balancer.resolved,
                 "training": training,
+                **plugins,
             },
             ceiling=ceiling,
         )
@@ -130,7 +145,8 @@ def make_plan(
 
     planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells.values()]
     repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
-    return Plan(planned, inapplicable, (repeated,) if repeated else ())
+    notes = (repeated, _unmeasured(planned, store, metrics))
+    return Plan(planned, inapplicable, tuple(note for note in notes if note))
 
 
 # --- methods
@@ -213,6 +229,14 @@ def _check_count(count: int) -> None:
         )
 
 
+def _loss_plugins(schema: Schema) -> dict[str, dict[str, str]]:
+    """The digests of losses that are files, as a part of what a cell is; empty without any."""
+    names = {loss_spec(loss).name for task in schema.tasks for loss in task.losses}
+    digests = {name: LOSSES.source_digest(name) for name in sorted(names)}
+    plugins = {name: digest for name, digest in digests.items() if digest is not None}
+    return {"losses": plugins} if plugins else {}
+
+
 # --- the start, and what is done already
 
 
@@ -259,7 +283,7 @@ def _key_of_start(settings: GridSettings) -> str | None:
     if not (folder / "weights.npz").exists():
         raise UsageError(
             f"The run in {folder} kept no weights.",
-            f"{_command(record.cell)} --set save_weights=true --out results/weights",
+            f"{command_of(record.cell)} --set save_weights=true --out results/weights",
         )
 
     # a grid that was written to a file holds the key as well
@@ -272,7 +296,7 @@ def _key_of_start(settings: GridSettings) -> str | None:
     return record.key
 
 
-def _command(cell: Cell) -> str:
+def command_of(cell: Cell) -> str:
     """The command that runs a cell alone."""
     words = ["mtlkit", "bench", "-d", cell.dataset, "--models", cell.model]
     if cell.balancer != NO_BALANCER:
@@ -286,3 +310,21 @@ def _state(cell: Cell, store: ResultStore, retry_failed: bool) -> State:
     if record is None or (retry_failed and not record.ok):
         return "to run"
     return "done" if record.ok else "failed before"
+
+
+def _unmeasured(
+    planned: list[PlannedCell], store: ResultStore, metrics: tuple[MetricName, ...]
+) -> str:
+    """A sentence on finished runs that lack a metric which is asked for now; empty without any."""
+    lacking: set[str] = set()
+    for done in planned if metrics else []:
+        record = store.get(done.cell)
+        if record is not None and record.ok:
+            measured = {name for values in record.metrics["test"].values() for name in values}
+            lacking |= set(map(str, metrics)) - measured
+    if not lacking:
+        return ""
+    return (
+        f"some finished runs were not measured by {', '.join(sorted(lacking))}, and are "
+        "not run again; with --out another-folder they are"
+    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -23,25 +24,34 @@ from mtlkit.grid.machine import (
     reset_peak_memory,
     resolve_device,
 )
-from mtlkit.records import PRIMARY_METRIC, Cell, Failure, RunRecord, Status
-from mtlkit.registry import BALANCERS, MODELS, error_of_plugin
+from mtlkit.metrics.definitions import PRIMARY_METRIC
+from mtlkit.records import Cell, Failure, RunRecord, Status
+from mtlkit.registry import BALANCERS, LOSSES, MODELS, error_of_plugin
 from mtlkit.settings import ExecutionSettings, TrainingSettings
-from mtlkit.store import ResultStore
+from mtlkit.store import CHECKPOINT, ResultStore
+from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
 from mtlkit.training.setup import TrainingSetup
+from mtlkit.training.task_settings import with_task_settings
 from mtlkit.training.trainer import Trainer
 from mtlkit.training.warm_start import WarmStart
 
 
 @dataclass
 class Outcome:
-    """A record, with the arrays and the log that are stored with it."""
+    """A record, and what is stored with it: the arguments of :meth:`ResultStore.save`."""
 
     record: RunRecord
     arrays: dict[str, dict[str, np.ndarray]] = field(default_factory=dict)
     log: str = ""
+    encoders: str = ""
+    keep_checkpoint: bool = False
+
+    def save(self, store: ResultStore) -> Path:
+        """Store all of it; returns the folder."""
+        return store.save(self.record, self.arrays, self.log, self.encoders, self.keep_checkpoint)
 
 
 def run_cell(
@@ -49,6 +59,7 @@ def run_cell(
     home: Path,
     execution: ExecutionSettings,
     on_progress: Callable[[float], None] = lambda share: None,
+    folder: Path | None = None,
 ) -> Outcome:
     """Run a cell on this process's threads.
 
@@ -57,6 +68,7 @@ def run_cell(
         home: The data home.
         execution: How to run it.
         on_progress: Called with the share of steps done.
+        folder: The folder of the run, where checkpoints lie; None for none.
 
     Returns:
         The outcome; an error of any kind is a record with status ``failed``.
@@ -68,12 +80,18 @@ def run_cell(
     try:
         reset_peak_memory(device)
         dataset = load_planned_dataset(cell, home)
-        trainer = build_trainer(cell, dataset, execution, device)
+        checkpoints = None
+        if execution.checkpoint_every is not None and folder is not None:
+            checkpoints = Checkpoints(folder / CHECKPOINT, cell.key, execution.checkpoint_every)
+        trainer = start_or_resume(
+            lambda: build_trainer(cell, dataset, execution, device), checkpoints
+        )
         compiled = compile_model(trainer)
-        result = trainer.fit(on_progress)
+        result = trainer.fit(on_progress, checkpoints)
     except (Exception, SystemExit) as error:  # a plugin may call sys.exit
-        return failure(cell, error, _environment(device, started, compiled))
+        return failure(cell, error, _environment(cell, execution, device, started, compiled))
 
+    encoders = _encoders(dataset, result) if result.weights else ""
     result.cost["peak_memory_bytes"] = peak_memory(device)
     record = RunRecord(
         key=cell.key,
@@ -86,12 +104,12 @@ def run_cell(
         curve=result.curve,
         timing=result.timing,
         cost=result.cost,
-        environment=_environment(device, started, compiled),
+        environment=_environment(cell, execution, device, started, compiled),
         warnings=result.warnings,
     )
     arrays = {"probes": result.probes, "scores": result.scores, "weights": result.weights}
     kept_arrays = {stem: named_arrays for stem, named_arrays in arrays.items() if named_arrays}
-    return Outcome(record, kept_arrays, _log(result))
+    return Outcome(record, kept_arrays, _log(result), encoders, execution.keep_checkpoints)
 
 
 def failure(
@@ -140,6 +158,7 @@ def load_planned_dataset(cell: Cell, home: Path) -> Dataset:
 
     Raises:
         MissingError: It is not there, or has changed since the plan.
+        UsageError: The file of a loss has changed.
     """
     planned = cell.resolved["dataset"]
     dataset = open_planned(planned["name"], planned["options"]).load(home)
@@ -148,7 +167,10 @@ def load_planned_dataset(cell: Cell, home: Path) -> Dataset:
             f"The prepared data of {cell.dataset} have changed since the plan.",
             "run the command again",
         )
-    return dataset.select(planned["tasks"])
+    for name, source_digest in cell.resolved.get("losses", {}).items():
+        LOSSES.load_planned({"name": name, "source_sha256": source_digest})
+    settings = TrainingSettings.model_validate(cell.resolved["training"])
+    return with_task_settings(dataset.select(planned["tasks"]), settings)
 
 
 def build_trainer(
@@ -170,6 +192,26 @@ def build_trainer(
     warm = warm_start(settings, execution)
     setup = TrainingSetup(settings, execution, cell.seed, device, warm)
     return Trainer(model, balancer, dataset, setup)
+
+
+def start_or_resume(build: Callable[[], Trainer], checkpoints: Checkpoints | None) -> Trainer:
+    """A trainer in the state of the last checkpoint, if there is one; a new one, with a warning,
+    where that does not hold.
+    """
+    trainer = build()
+    if checkpoints is None:
+        return trainer
+    try:
+        state = checkpoints.load()
+        if state is not None:
+            trainer.load_state_dict(state)
+            trainer.notes = [*trainer.notes, f"resumed from a checkpoint at step {trainer.steps}"]
+    except Exception as error:  # a state that does not fit fails in many ways
+        reason = str(error) if isinstance(error, ValueError) else "it does not fit this run"
+        trainer = build()
+        trainer.warnings.append(f"the checkpoint was not used: {reason}; the cell started anew")
+    checkpoints.tell = trainer.warnings.append
+    return trainer
 
 
 def compile_model(trainer: Trainer) -> CompiledForward | None:
@@ -211,7 +253,18 @@ def warm_start(settings: TrainingSettings, execution: ExecutionSettings) -> Warm
     return WarmStart(weights, trained_tasks, settings.freeze)
 
 
-# --- what a record says
+# --- what a run leaves behind
+
+
+def _encoders(dataset: Dataset, result: FitResult) -> str:
+    """The encoders of rows, which are kept with the weights; without them, numbers are not lost."""
+    try:
+        # without encoders, rows are those of features that are encoded already
+        encoders = dataset.encoders_as_json() or {}
+        return json.dumps({"schema": dataset.schema.model_dump(mode="json"), **encoders})
+    except (OSError, ValueError) as error:
+        result.warnings.append(f"the encoders of the data could not be read: {error}")
+        return ""
 
 
 def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]]:
@@ -240,12 +293,19 @@ def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]
 
 
 def _environment(
-    device: torch.device, started: datetime, compiled: CompiledForward | None
+    cell: Cell,
+    execution: ExecutionSettings,
+    device: torch.device,
+    started: datetime,
+    compiled: CompiledForward | None,
 ) -> dict[str, Any]:
-    """The machine, and whether the forward pass was compiled there."""
-    if compiled is None:
-        return describe_environment(device, started, False, 0.0)
-    return describe_environment(device, started, compiled.working, round(compiled.seconds, 1))
+    """The machine, whether the forward pass was compiled there, and how the cell was run."""
+    names = [cell.resolved[kind]["name"] for kind in ("dataset", "model", "balancer")]
+    plugins = [Path(name) for name in names if name.endswith(".py")]
+    working = compiled is not None and compiled.working
+    seconds = 0.0 if compiled is None else round(compiled.seconds, 1)
+    machine = describe_environment(device, started, working, seconds, plugins)
+    return machine | {"execution": execution.model_dump(mode="json", exclude_defaults=True)}
 
 
 def _log(result: FitResult) -> str:

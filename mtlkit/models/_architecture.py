@@ -15,7 +15,7 @@ from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._funnel import NO_FUNNEL, funnel_columns, labels_in
 from mtlkit.models._initial import glorot
-from mtlkit.models._losses import task_loss
+from mtlkit.models._losses import row_weight, task_loss
 from mtlkit.models._moe import MoELayer
 from mtlkit.models._options import BaseOptions, ModelOptions
 from mtlkit.models._output import Output
@@ -112,7 +112,7 @@ class Architecture(nn.Module, ABC):
         """The output of a model that predicts each task in its default space.
 
         Args:
-            logits: For each task (B,), or (B, C) for a multiclass one.
+            logits: For each task (B,), or (B, C) for a multiclass one, or one whose loss has C.
             embedded: The embedded features.
             gates: Mixing weights (B, k) by gate name.
             boundary: Where the tasks part.
@@ -134,8 +134,7 @@ class Architecture(nn.Module, ABC):
             UsageError: It is none, or lacks a task, or its logits have another shape.
         """
         shapes = {
-            task.name: (rows, task.classes) if task.kind == "multiclass" else (rows,)
-            for task in self.tasks
+            task.name: (rows, task.outputs) if task.outputs > 1 else (rows,) for task in self.tasks
         }
         problem = None
         if not isinstance(output, Output):
@@ -183,8 +182,16 @@ class Architecture(nn.Module, ABC):
         """The loss of a prediction against the task's label on the rows of its space."""
         task = self.tasks[self.schema.task_names.index(prediction.task)]
         labels, mask = labels_in(self.schema, task, self.space(prediction), batch)
-        loss, active = task_loss(task, prediction.logits, labels, mask, batch.weight)
+        weight = row_weight(self.schema, task, batch)
+        loss, active = task_loss(task, prediction.logits, labels, mask, weight, batch.groups)
         return Objective(loss, task.name, active)
+
+    def own_logits(self, output: Output) -> list[Tensor]:
+        """For each task, in order, the logits that its own layers give: those of its prediction,
+        unless that is a product with predictions of other tasks.
+        """
+        by_task = {prediction.task: prediction for prediction in reversed(output.predictions)}
+        return [by_task[task.name].logits for task in self.tasks]
 
     def learning_rates(self) -> dict[str, float]:
         """Prefix of parameter names to a factor on their learning rate; the factor is an option,

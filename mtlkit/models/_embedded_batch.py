@@ -153,7 +153,7 @@ class FirstLayer:
             single = len(self.layers) == 1
             self._outputs = [self.output] if single else list(self.output.split(self.sizes, 1))
         index = next(k for k, member in enumerate(self.layers) if member is layer)
-        return self._outputs[index].view(len(self.output), *layer.weight.shape[:2])
+        return self._outputs[index].view(self.output.shape[0], *layer.weight.shape[:2])
 
     @property
     def endpoints(self) -> list[tuple[Tensor, list[int]]]:

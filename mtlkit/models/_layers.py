@@ -264,7 +264,7 @@ class Towers(nn.Module):
 
         self.members = list(stacks.values())
         self.sizes = [hidden for hidden, _ in stacks]
-        self.multiclass = [task.outputs > 1 for task in tasks]
+        self.is_wide = [task.outputs > 1 for task in tasks]
         self.hidden = nn.ModuleList()
         self.heads = nn.ModuleList()
         for (hidden, outputs), members in stacks.items():
@@ -281,16 +281,16 @@ class Towers(nn.Module):
                 the layer's output.
 
         Returns:
-            For each task (B,), or (B, C) for a multiclass one.
+            For each task (B,), or (B, C) for one of C logits a row.
         """
-        logits: list[Tensor] = [h] * len(self.multiclass)
+        logits: list[Tensor] = [h] * len(self.is_wide)
         stacks = zip(self.members, self.hidden, self.heads, strict=True)
         for stack, (members, hidden, head) in enumerate(stacks):
             inputs = h if len(members) == h.shape[1] else h[:, members]
             body = hidden(inputs, () if factors is None else factors[stack])
             outputs = head(body)  # (B, members, outputs)
             for k, t in enumerate(members):
-                logits[t] = outputs[:, k] if self.multiclass[t] else outputs[:, k, 0]
+                logits[t] = outputs[:, k] if self.is_wide[t] else outputs[:, k, 0]
         return logits
 
 

@@ -55,7 +55,7 @@ class Lookup:
         """(B, [copies,] F * width) the embedded ids of one group."""
         rows = self.row_index(group).ids  # (B, F)
         embedded = self.tables.take(group.parameter, rows.flatten())  # (B * F, [copies,] width)
-        embedded = embedded.unflatten(0, (len(rows), len(group.columns)))
+        embedded = embedded.unflatten(0, (rows.shape[0], len(group.columns)))
         return embedded.transpose(1, -2).flatten(-2)
 
     def _embed_others(self, copy: int | None = None) -> list[Tensor]:
@@ -103,8 +103,11 @@ def _sum_bags(rows: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     Returns:
         (B, ...).
     """
-    n_bags = len(offsets) - 1
-    bag = torch.repeat_interleave(torch.arange(n_bags, device=rows.device), offsets.diff())  # (M,)
-    sums = rows.new_zeros(n_bags, *rows.shape[1:])
+    # The bag of an id is the number of bags that end before it. Shapes that depend on no values,
+    # and no ``len``, which is a constant there, can be exported.
+    ends = offsets[1:]
+    ending = offsets.new_zeros(rows.shape[0] + 1).index_add(0, ends, torch.ones_like(ends))
+    bag = ending.cumsum(0)[:-1]  # (M,)
+    sums = rows.new_zeros(offsets.shape[0] - 1, *rows.shape[1:])
     weights = weights.view(-1, *[1] * (rows.dim() - 1))
     return sums.index_add(0, bag, rows * weights)

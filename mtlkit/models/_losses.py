@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from mtlkit.data.types import Loss, Task
+from mtlkit.data.types import Schema, Task
+from mtlkit.losses._build import build_loss
+from mtlkit.models._types import Batch
 
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return F.cross_entropy(logits, labels.long(), reduction="none")
-
-
-LOSSES: dict[Loss, Callable[[Tensor, Tensor], Tensor]] = {
-    "bce": lambda logits, labels: F.binary_cross_entropy_with_logits(
-        logits, labels, reduction="none"
-    ),
-    "cross_entropy": _cross_entropy,
-    "mse": lambda logits, labels: F.mse_loss(logits, labels, reduction="none"),
-    "l1": lambda logits, labels: F.l1_loss(logits, labels, reduction="none"),
-    "huber": lambda logits, labels: F.huber_loss(logits, labels, reduction="none"),
-}
-"""Name to a function of logits ((B,) or (B, C)) and labels (B,) that returns a loss a row (B,)."""
+NO_GROUPS: Mapping[str, Tensor] = {}
 
 
 def task_loss(
-    task: Task, logits: Tensor, labels: Tensor, mask: Tensor | None, weight: Tensor | None
+    task: Task,
+    logits: Tensor,
+    labels: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    groups: Mapping[str, Tensor] = NO_GROUPS,
 ) -> tuple[Tensor, Tensor | None]:
     """The weighted mean of a task's losses over the rows that have a label.
 
@@ -38,6 +30,7 @@ def task_loss(
         labels: (B,), of any value where there is no label.
         mask: (B,) bool, whether a row has a label; None: all have.
         weight: (B,) row weights, or None for 1.
+        groups: (B,) ids of each group that the losses ask for.
 
     Returns:
         The loss (0 when no row has a label), and whether any row has one (None: all have).
@@ -45,18 +38,37 @@ def task_loss(
     if mask is not None:
         # Before the loss: a NaN that is multiplied by 0 afterwards comes back in the gradient.
         labels = torch.where(mask, labels, 0.0)
-    return mean_of_rows(row_losses(task, logits, labels), mask, weight)
+    values = build_loss(task).rows(logits, labels, mask, groups)
+    weights = task.row_weights
+    if weights is not None and weights.mean == "train":
+        return mean_of_rows(values, mask, weight, weights.train_mean)
+    return mean_of_rows(values, mask, weight)
 
 
-def row_losses(task: Task, logits: Tensor, labels: Tensor) -> Tensor:
-    """The summed losses of a task for each row (B,), in float32 at least."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    first, *others = [LOSSES[name](logits, labels) for name in task.losses]
-    return sum(others, first)
+def row_weight(schema: Schema, task: Task, batch: Batch) -> Tensor | None:
+    """How much each row (B,) of a batch counts for a task; None for 1.
+
+    This is the weight of the row, for the task if it has one of its own, times that of the side on
+    which the row is of the task's indicator.
+    """
+    weight = batch.weight
+    if weight is not None and weight.dim() > 1:
+        weight = weight[:, schema.label_column(task)]
+    if task.row_weights is None:
+        return weight
+    column = schema.task_names.index(task.row_weights.indicator)
+    is_inside = batch.labels[:, column] > 0
+    if batch.observed is not None:
+        is_inside = is_inside & batch.observed[:, column]
+    sides = torch.where(is_inside, task.row_weights.inside, task.row_weights.outside)
+    return sides if weight is None else weight * sides
 
 
 def mean_of_rows(
-    values: Tensor, mask: Tensor | None, weight: Tensor | None
+    values: Tensor,
+    mask: Tensor | None,
+    weight: Tensor | None,
+    weight_mean: float | None = None,
 ) -> tuple[Tensor, Tensor | None]:
     """The weighted mean of values over the rows of a mask.
 
@@ -64,6 +76,7 @@ def mean_of_rows(
         values: (B,).
         mask: (B,) bool, the rows that count; None: all do.
         weight: (B,) row weights, or None for 1.
+        weight_mean: What the weights are divided by; None for their mean over these rows.
 
     Returns:
         The mean (0 when no row counts), and whether any row counts (None: all do).
@@ -74,6 +87,9 @@ def mean_of_rows(
         return values.mean(), None
     total = weight.sum()
     active = total > 0
+    if weight_mean is not None:
+        rows = len(values) if mask is None else mask.sum()
+        total = torch.where(active, rows * weight_mean, 0.0)
     # Without any row divide by 1: a tiny number would make a large task weight infinite, and
     # infinity times 0 NaN.
     return (values * weight).sum() / torch.where(active, total, 1.0), active

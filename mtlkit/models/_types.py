@@ -16,10 +16,11 @@ class Batch:
         dense: (B, D) float32.
         labels: (B, T) float32.
         observed: (B, T) bool, or None when every label exists.
-        weight: (B,) float32 row weights, or None for 1.
+        weight: (B,) float32 row weights, or (B, T) for each task, or None for 1.
         bags: Feature name to (offsets (B + 1,), values (M,), weights (M,)).
         embedding_output: (B, [copies,] D) x, where the embedding is already applied: a compiled
             model begins there.
+        groups: Name to (B,) ids, of the groups that losses ask for.
     """
 
     ids: Tensor
@@ -29,6 +30,7 @@ class Batch:
     weight: Tensor | None = None
     bags: dict[str, tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
     embedding_output: Tensor | None = None
+    groups: dict[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -40,7 +42,7 @@ class Prediction:
 
     Args:
         task: Task name.
-        logits: (B,) for binary and regression tasks, (B, C) for multiclass ones.
+        logits: (B,), or (B, C) for multiclass tasks and losses that need C logits a row.
         space: The rows on which the prediction means something; None for those on which the model's
             options train the task (``Architecture.space``).
         derived: Whether it follows from other predictions and has no loss of its own.

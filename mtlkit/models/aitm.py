@@ -18,7 +18,8 @@ Deviations: none in the wiring; most ports drop the calibrator or reverse the st
 the calibrator over the batch, which here is averaged like the losses. Widths are our own. The
 information layer is a ReLU as in the paper, whatever ``activation`` is elsewhere. Tasks outside of
 the funnel are towers on their q_t. With --force on data without a funnel, all tasks are taken for
-one in their declared order.
+one in their declared order. The last shared layer, which gradnorm asks for, is that of the
+predictions: the calibrator does not count.
 """
 
 from __future__ import annotations
@@ -31,11 +32,12 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from mtlkit.data.types import ALL_ROWS, Schema
+from mtlkit.losses._build import prediction
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._funnel import funnel_columns
 from mtlkit.models._layers import StackedMLP, Towers
-from mtlkit.models._losses import mean_of_rows
+from mtlkit.models._losses import mean_of_rows, row_weight
 from mtlkit.models._options import BaseOptions
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch, Objective
@@ -124,10 +126,14 @@ class AITM(Architecture):
 
         # The calibrator: how far the probability of a step exceeds that of the one before.
         dtype = objectives[0].loss.dtype
-        probabilities = [prediction.logits.to(dtype).sigmoid() for prediction in output.predictions]
+        probabilities = {
+            step: prediction(self.tasks[step], output.predictions[step].logits).to(dtype).sigmoid()
+            for step in self.steps
+        }
         for before, step in pairwise(self.steps):
+            task = self.tasks[step]
             excess = (probabilities[step] - probabilities[before]).relu()  # (B,)
-            mean, _ = mean_of_rows(excess, None, batch.weight)
+            mean, _ = mean_of_rows(excess, None, row_weight(self.schema, task, batch))
             price = self.options.weight * mean
-            objectives.append(Objective(price, self.tasks[step].name, objectives[step].active))
+            objectives.append(Objective(price, task.name, objectives[step].active))
         return objectives

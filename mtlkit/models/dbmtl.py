@@ -138,9 +138,9 @@ class DBMTL(Architecture):
             related[t] = self.relations[t](torch.cat([hidden[t], *passed_on], dim=-1))
 
         logits = []
-        for t, task in enumerate(self.tasks):
+        for t in range(len(self.tasks)):
             task_logits = self.heads[t](related[t])[:, 0]  # (B, C)
-            logits.append(task_logits if task.outputs > 1 else task_logits[:, 0])
+            logits.append(task_logits if task_logits.shape[1] > 1 else task_logits[:, 0])
         return self.output(logits, x, gates)
 
 

@@ -21,6 +21,7 @@ ips after a division by the number of clicks) at 15. The products are taken of l
 e_hat is a softplus, as errors are not bounded by 1. The weights lc and lg have defaults of our own.
 Longer funnels take the probability of the step before as the propensity. As in those ports, nothing
 but the propensity is detached, so the imputation loss of dr reaches the conversion network, too.
+The last layer that the networks share, which gradnorm asks for, is the embedding.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ from pydantic import Field
 from torch import Tensor
 
 from mtlkit.data.types import Schema, rows_with
+from mtlkit.losses._build import build_loss
 from mtlkit.models._funnel import funnel_columns, labels_in
-from mtlkit.models._losses import mean_of_rows, row_losses
+from mtlkit.models._losses import mean_of_rows, row_weight
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch, Objective
 from mtlkit.models.esmm import ESMM
@@ -87,7 +89,9 @@ class ESCM2(ESMM):
             clicked = batch.labels[:, before] > 0
 
         # e and o / p of each row, (B,).
-        error = row_losses(task, output.further[k].logits, torch.where(clicked, labels, 0.0))
+        labels = torch.where(clicked, labels, 0.0)
+        logits = output.further[k].logits
+        error = build_loss(task).rows(logits, labels, clicked, batch.groups)
         propensity = output.predictions[before].logits.detach().float().sigmoid()
         weight = clicked / propensity.clamp_min(self.options.clip)
         corrected = corrected_error(error, weight, output.extra[k] if output.extra else None)
@@ -97,7 +101,7 @@ class ESCM2(ESMM):
         if batch.observed is not None:
             not_clicked = batch.labels[:, before] <= 0
             mask = batch.observed[:, before] & (not_clicked | batch.observed[:, step])
-        loss, active = mean_of_rows(corrected, mask, batch.weight)
+        loss, active = mean_of_rows(corrected, mask, row_weight(self.schema, task, batch))
         return Objective(self.options.lc * loss, task.name, active)
 
 

@@ -16,7 +16,8 @@ Cost: one bottom and one tower a step, one embedding.
 Deviations: the product is taken of logits, -logsumexp(-a, -b, -a - b), instead of clamped
 probabilities; it is finite for any logits. Longer funnels are products of all steps. Tasks outside
 of the funnel get a network of their own. With --force on data without a funnel, all tasks are taken
-for one in their declared order.
+for one in their declared order. The last layer that the networks share, which gradnorm asks for, is
+the embedding.
 """
 
 from __future__ import annotations
@@ -26,8 +27,10 @@ from itertools import pairwise
 from typing import ClassVar
 
 from pydantic import Field
+from torch import Tensor
 
 from mtlkit.data.types import ALL_ROWS, Schema, Task, rows_with
+from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._funnel import funnel_columns, running_products
@@ -36,6 +39,8 @@ from mtlkit.models._options import BaseOptions
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch, Prediction
 from mtlkit.settings import Sizes
+
+ONE_LOGIT = "take a loss of one logit, such as bce or listwise, or a model without products"
 
 
 class ESMM(Architecture):
@@ -51,6 +56,17 @@ class ESMM(Architecture):
         )
 
     search_space: ClassVar = {"bottom": {"choice": [[64], [128], [256], [256, 128]]}}
+
+    @classmethod
+    def inapplicable(cls, schema: Schema) -> str | None:
+        return super().inapplicable(schema) or _wide_step(schema)
+
+    @classmethod
+    def check(cls, schema: Schema, options: BaseOptions) -> None:
+        super().check(schema, options)
+        reason = _wide_step(schema)
+        if reason is not None:
+            raise UsageError(f"{cls.__name__} cannot be built: the data set {reason}.", ONE_LOGIT)
 
     def __init__(self, schema: Schema, options: Options, extra: Sequence[Task] = ()) -> None:
         super().__init__(schema, options)
@@ -77,3 +93,18 @@ class ESMM(Architecture):
             space = rows_with(names[before])
             output.further.append(Prediction(names[step], logits[step], space))
         return output
+
+    def own_logits(self, output: Output) -> list[Tensor]:
+        logits = super().own_logits(output)
+        for step, factor in zip(self.steps[1:], output.further, strict=True):
+            logits[step] = factor.logits
+        return logits
+
+
+def _wide_step(schema: Schema) -> str | None:
+    """Why a product means nothing: a step of the funnel whose loss needs several logits."""
+    for task in schema.tasks:
+        if task.outputs > 1 and task.name in (schema.funnel or ()):
+            losses = " + ".join(task.losses)
+            return f"trains {task.name} by {losses}, which a product, of one logit a row, cannot"
+    return None

@@ -141,7 +141,7 @@ def _mix_in_part(weights: Tensor, outputs: Tensor, trained: Tensor, seen: Tensor
     Returns:
         (B, n, d).
     """
-    n_rows = len(weights)
+    n_rows = weights.shape[0]  # not len, which is a constant where a model is exported
     trained_weights = weights.gather(2, trained.expand(n_rows, -1, -1))
     mixed = combine_experts(trained_weights, outputs, trained)
     if not seen.numel():

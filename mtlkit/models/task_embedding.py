@@ -99,7 +99,7 @@ class TaskEmbedding(Architecture):
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
-        weights = self.attention().expand(len(batch), -1, -1)  # (B, T, K)
+        weights = self.attention().expand(batch.labels.shape[0], -1, -1)  # (B, T, K)
         mixture = self.moe.mix([weights], self.moe.expert_outputs(x))
         logits = self.towers(mixture.outputs)  # of (B, T, d)
         return self.output(logits, x, mixture.gates)

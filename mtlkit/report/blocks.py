@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mtlkit.errors import MtlkitError
-from mtlkit.records import METRICS, PRIMARY_METRIC, Metric, RunRecord
+from mtlkit.metrics.definitions import PRIMARY_METRIC, Metric, reading
+from mtlkit.records import RunRecord
 from mtlkit.registry import BALANCERS, MODELS, Registry
 from mtlkit.spec import Spec, digest, parse_spec
 from mtlkit.store import printable
@@ -52,7 +53,7 @@ class TaskInfo:
     @property
     def reading(self) -> Metric:
         """How the primary metric is read."""
-        return METRICS.get(self.metric) or Metric(printable(self.metric), True)
+        return reading(printable(self.metric))
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from mtlkit.errors import MissingError, UsageError
 from mtlkit.report.blocks import slug
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
 from mtlkit.report.frame import Frames, garbage_left_alone, load
+from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
 from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.run_warnings import all_run_warnings
@@ -65,16 +66,21 @@ class ReportFiles:
     letters_without_font: str = ""
 
 
-def open_results(results: Path, untuned: bool = False) -> Frames:
-    """Read a results folder; runs with the defaults beside tuned ones, if asked for.
+def open_results(results: Path, metric: str | None = None, untuned: bool = False) -> Frames:
+    """Read a results folder.
+
+    Args:
+        results: The folder.
+        metric: What to compare scores by where it was recorded; the primary metrics by default.
+        untuned: Whether runs with the defaults are rows beside the tuned ones.
 
     Raises:
-        UsageError: The path is a file.
+        UsageError: The path is a file, or no run has the metric.
         MissingError: There is no finished or failed run in it.
     """
     if results.is_file():
         raise UsageError(f"{results} is a file, not a results folder.", "mtlkit report results")
-    frames = load(ResultStore(results), untuned=untuned)
+    frames = load(ResultStore(results), metric=metric, untuned=untuned)
     if not frames.blocks:
         unreadable = [f"\ncould not be read: {left_out}" for left_out in frames.unreadable]
         some = "".join(unreadable[:SHOWN])
@@ -87,6 +93,7 @@ def write_report(
     results: Path,
     out: Path | None = None,
     written: datetime | None = None,
+    metric: str | None = None,
     untuned: bool = False,
 ) -> ReportFiles:
     """Write page, tables and figures; files of an earlier report that have no successor are
@@ -97,6 +104,7 @@ def write_report(
         out: Where to write; ``<results>/report`` by default.
         written: The time that the page states; now by default, or ``SOURCE_DATE_EPOCH`` where that
             is set.
+        metric: What to compare scores by, such as ``gauc``; the primary metrics by default.
         untuned: Whether runs with the defaults are rows beside the tuned ones.
 
     Raises:
@@ -108,7 +116,7 @@ def write_report(
     from mtlkit.report.figures.context import Look
     from mtlkit.report.figures.text import letters_without_font, missing_letters_allowed
 
-    frames = open_results(results, untuned)
+    frames = open_results(results, metric, untuned)
     out = out or results / "report"
     _make_folders(out, results)
 
@@ -122,7 +130,8 @@ def write_report(
     page = out / "index.html"
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
 
-    tables = [file for section in sections for table in section.tables for file in table.files]
+    shown = [table for section in sections for table in section.tables + section.metric_tables]
+    tables = list(dict.fromkeys(file for table in shown for file in table.files))
     figures = [file for section in sections for figure in section.figures for file in figure.files]
     _replace_earlier(out, ["index.html", *tables, *figures])
     return ReportFiles(
@@ -212,9 +221,18 @@ def _write_section(frames: Frames, summary: Summary, look: Look, out: Path) -> S
         stem = f"tables/{block.slug}-experts"
         tables.append(_write_table(expert_table(summary, uses), csv_text, stem, out))
 
+    # Everything else that was measured is one file.
+    by_metric = list(metric_tables(frames, summary))
+    csv_rows = [row for found in by_metric for row in found.csv_rows]
+    metrics_file = f"tables/{block.slug}-metrics.csv"
+    if csv_rows:
+        (out / metrics_file).write_text(rows_to_csv(csv_rows), encoding="utf-8")
+    folded = [PageTable(found.table, (metrics_file,), found.heading) for found in by_metric]
+
     return Section(
         summary=summary,
         tables=tuple(tables),
+        metric_tables=tuple(folded),
         verdicts=tuple(verdicts.sentence for verdicts in judged),
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),

@@ -7,12 +7,14 @@ import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from mtlkit.errors import UsageError
+from mtlkit.metrics.definitions import find_metric, recorded_metric
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
@@ -74,13 +76,25 @@ def garbage_left_alone() -> Iterator[None]:
 
 @garbage_left_alone()
 def load(
-    store: ResultStore, groups: Collection[str] | None = None, untuned: bool = False
+    store: ResultStore,
+    groups: Collection[str] | None = None,
+    metric: str | None = None,
+    untuned: bool = False,
 ) -> Frames:
-    """Read a store into frames; of some groups of runs only, if given.
+    """Read a store into frames. Trials are left out, and settings that no study chose.
 
-    Trials are left out, and what a study did not choose. ``untuned`` shows runs with the defaults.
+    Args:
+        store: Where the runs are.
+        groups: The groups of runs to read; None for all.
+        metric: What to compare scores by where it was recorded, such as ``gauc``; None for the
+            primary metric of each.
+        untuned: Whether runs with the defaults are rows beside the tuned ones.
+
+    Raises:
+        UsageError: No run has the metric.
     """
     studies = Studies.read(store.root, untuned)
+
     # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
     run_rows = []
@@ -96,6 +110,8 @@ def load(
         metric_rows += _metric_rows(record, block)
     blocks = distinct([make_block(key, records, studies) for key, records in by_block.items()])
     blocks = sorted(blocks, key=lambda block: block.title)
+    if metric is not None and blocks:
+        blocks = _compared_by(metric, blocks, metric_rows)
 
     # A store without records has the columns of the metrics all the same.
     metrics = pd.DataFrame(metric_rows, columns=METRIC_COLUMNS)
@@ -107,6 +123,38 @@ def load(
         unreadable=tuple(sorted([*store.unreadable, *studies.unreadable])),
         copies=tuple(sorted(store.copies)),
     )
+
+
+def _compared_by(
+    metric: str, blocks: list[Block], metric_rows: list[tuple[Any, ...]]
+) -> list[Block]:
+    """The blocks with another metric for the tasks of which it was recorded."""
+    # Block and task to the metrics of the test split.
+    recorded: dict[tuple[str, str], dict[str, None]] = defaultdict(dict)
+    for row in metric_rows:
+        values = dict(zip(METRIC_COLUMNS, row, strict=True))
+        if values["split"] == "test":
+            recorded[values["block"], values["task"]][values["metric"]] = None
+
+    all_recorded = {name for names in recorded.values() for name in names}
+    if find_metric(metric, all_recorded) is None:
+        listed = ", ".join(sorted(filter(recorded_metric, all_recorded)))
+        raise UsageError(
+            f"No run was measured by {metric}.",
+            f"the runs have {listed}; mtlkit bench --set metrics={metric} measures by another",
+        )
+
+    changed = []
+    for block in blocks:
+        tasks = []
+        for task in block.tasks:
+            name = find_metric(metric, recorded[block.id, task.name])
+            if name is not None and name != task.metric:
+                # Only the primary metric of the planted model is known.
+                task = replace(task, metric=name, ceiling=math.nan)
+            tasks.append(task)
+        changed.append(replace(block, tasks=tuple(tasks)))
+    return changed
 
 
 def number(value: Any) -> float:

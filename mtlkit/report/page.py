@@ -46,10 +46,11 @@ class PageFigure:
 
 @dataclass(frozen=True)
 class PageTable:
-    """One table of the page and the files it is in."""
+    """One table of the page, the files it is in, and its heading if it is folded."""
 
     table: Table
     files: tuple[str, ...]
+    heading: str = ""
 
     @property
     def has_worse(self) -> bool:
@@ -81,6 +82,7 @@ class Section:
     Args:
         summary: The rows of the block.
         tables: The table of results, then those of verdicts.
+        metric_tables: All metrics of each score, and by segment.
         verdicts: Sentences on balancers against fixed weights.
         figures: The figures in their order.
         failures: The runs without numbers, see :func:`failures`.
@@ -89,6 +91,7 @@ class Section:
 
     summary: Summary
     tables: tuple[PageTable, ...]
+    metric_tables: tuple[PageTable, ...]
     verdicts: tuple[str, ...]
     figures: tuple[PageFigure, ...]
     failures: tuple[dict[str, Any], ...]

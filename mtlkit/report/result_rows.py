@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mtlkit.records import METRICS
+from mtlkit.metrics.definitions import METRICS
 from mtlkit.report.blocks import Block, RunGroup
 from mtlkit.report.frame import Frames, load
 from mtlkit.report.statistics import t_interval
@@ -88,7 +88,7 @@ def _order(block: Block, row: dict[str, Any]) -> tuple[int, int, int, str]:
     return (
         _position(row["split"], SPLITS),
         _position(row["task"], tasks),
-        _position(row["metric"], list(METRICS)),
+        _position(row["metric"].partition("@")[0], list(METRICS)),
         row["metric"],
     )
 

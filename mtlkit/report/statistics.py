@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from mtlkit.records import Metric
+from mtlkit.metrics.definitions import Metric
 
 TINY = 1e-3
 """A reference nearer than this to a useless model gives no relative change."""
@@ -191,8 +191,7 @@ def relative_gain(value: float, reference: float, metric: Metric) -> float:
     distance = abs(reference - metric.floor)
     if math.isnan(distance) or distance < TINY:
         return math.nan
-    sign = 1 if metric.higher_is_better else -1
-    return sign * (value - reference) / distance
+    return (metric.goodness(value) - metric.goodness(reference)) / distance
 
 
 def recovered(value: float, ceiling: float, metric: Metric) -> float:

@@ -248,9 +248,8 @@ def _front(block: Block, means: Mapping[str, TaskMeans]) -> dict[str, bool]:
 
 
 def signed_mean(task: TaskInfo, means: TaskMeans) -> float:
-    """The mean of a task, with its sign turned where lower is better."""
-    mean = means[task.name].mean
-    return mean if task.reading.higher_is_better else -mean
+    """The mean of a task, on a scale on which higher is better."""
+    return task.reading.goodness(means[task.name].mean)
 
 
 def _mean(runs: pd.DataFrame, column: str) -> float:

@@ -289,8 +289,7 @@ def _recovered_note(summary: Summary) -> str:
 def _task_note(summary: Summary, task: TaskInfo) -> str:
     """What a task's column shows, on which rows, and which direction is better."""
     measured = f"{task.title}: {task.reading.label} on the test split, {task.space}"
-    direction = "higher" if task.reading.higher_is_better else "lower"
-    return f"{measured}{counts(summary, task)}; {direction} is better."
+    return f"{measured}{counts(summary, task)}; {task.reading.direction}."
 
 
 def counts(summary: Summary, task: TaskInfo) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from mtlkit.metrics.definitions import PRIMARY_METRIC
 from mtlkit.models._architecture import Architecture
-from mtlkit.records import PRIMARY_METRIC
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.scoring import metrics, score_split
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mmap
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -62,8 +62,8 @@ class DeviceSplit:
     _rows_read: int = field(default=0, init=False)
 
     @classmethod
-    def load(cls, split: Split, device: torch.device) -> DeviceSplit:
-        """Open a split for a device."""
+    def load(cls, split: Split, device: torch.device, groups: Collection[str] = ()) -> DeviceSplit:
+        """Open a split for a device, with those groups of its rows that losses ask for."""
         # Columns that do not fit on a GPU stay in memory, and batches are sent.
         arrays = split.arrays()
         size = sum(array.nbytes for array in arrays.values())
@@ -86,6 +86,7 @@ class DeviceSplit:
             None if bool(split.observed.all()) else tensor(split.observed),
             None if split.weight is None else tensor(split.weight),
             bag_tensors(split.bags),
+            groups={name: tensor(split.groups[name]) for name in groups},
         )
         hidden = {name: tensor(labels) for name, labels in split.hidden.items()}
         shared = split.shared
@@ -129,7 +130,8 @@ class DeviceSplit:
         # The weight of a row in the data, times the one it is given.
         row_weight = None if columns.weight is None else columns.weight.index_select(0, rows)
         if weight is not None:
-            row_weight = weight if row_weight is None else row_weight * weight
+            given = weight if row_weight is None or row_weight.dim() == 1 else weight[:, None]
+            row_weight = given if row_weight is None else row_weight * given
 
         batch = Batch(
             columns.ids.index_select(0, rows),
@@ -138,6 +140,7 @@ class DeviceSplit:
             None if columns.observed is None else columns.observed.index_select(0, rows),
             row_weight,
             {name: _take_bag(bag, rows) for name, bag in columns.bags.items()},
+            groups={name: ids.index_select(0, rows) for name, ids in columns.groups.items()},
         )
 
         # Columns that rows share come after a row's own columns of the same kind.
@@ -261,4 +264,5 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
             name: (move(offsets), move(values), move(weights))
             for name, (offsets, values, weights) in batch.bags.items()
         },
+        groups={name: move(ids) for name, ids in batch.groups.items()},
     )

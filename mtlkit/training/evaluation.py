@@ -7,9 +7,11 @@ from typing import Any
 
 import torch
 
+from mtlkit.data.groups import RowGroups
 from mtlkit.models._architecture import Architecture
 from mtlkit.settings import TrainingSettings
 from mtlkit.training.batches import DeviceSplit
+from mtlkit.training.measures import Measures
 from mtlkit.training.result import DivergedError
 from mtlkit.training.sampling import sample_rows
 from mtlkit.training.scoring import Scores, group_scores, metrics, score_split
@@ -34,6 +36,7 @@ class Evaluator:
         setup: The rule of selection, the number of points, the patience, the precision, and the
             batch size of scoring.
         total_steps: Steps of the run.
+        measures: The rule of selection, and the metrics that it needs.
 
     Attributes:
         points: The numbers of steps after which to evaluate; the last one ends the run.
@@ -49,12 +52,15 @@ class Evaluator:
         groups: list[list[int]],
         setup: TrainingSetup,
         total_steps: int,
+        measures: Measures,
     ) -> None:
         self.model = model
         self.settings = setup.settings
         self.batch_size = setup.execution.eval_batch_size
         self.points = evaluation_points(setup.settings, total_steps)
-        self.eval_split = self._choose_eval_split(splits)
+        self.rule = measures.rule
+        self.eval_split, row_groups = self._choose_eval_split(splits, measures.validation)
+        self.further = measures.at_points(row_groups)
         self.curve: list[dict[str, Any]] = []
         self.bests = [BestPoint(tasks) for tasks in groups]
 
@@ -89,7 +95,7 @@ class Evaluator:
             "step": step,
             "epoch": round(epoch, 4),
             "train_loss": train_loss,
-            "validation": metrics(self.model, scores, self.eval_split),
+            "validation": metrics(self.model, scores, self.eval_split, self.further),
         }
         self.curve.append(point)
 
@@ -104,12 +110,35 @@ class Evaluator:
         last_point = len(self.curve) - 1
         return all(last_point - best.point >= self.settings.patience for best in self.bests)
 
-    def _choose_eval_split(self, splits: dict[str, DeviceSplit]) -> DeviceSplit:
-        """The validation rows that are scored at a point: all, or a fixed random sample."""
+    def state_dict(self) -> dict[str, Any]:
+        """The curve and the best points."""
+        bests = [
+            {"value": best.value, "point": best.point, "state": best.state} for best in self.bests
+        ]
+        return {"curve": self.curve, "bests": bests}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.curve = state["curve"]
+        targets = self.model.state_dict()
+        for best, saved in zip(self.bests, state["bests"], strict=True):
+            best.value, best.point = saved["value"], saved["point"]
+            best.state = {name: value.to(targets[name]) for name, value in saved["state"].items()}
+
+    def _choose_eval_split(
+        self, splits: dict[str, DeviceSplit], groups: RowGroups
+    ) -> tuple[DeviceSplit, RowGroups]:
+        """The validation rows that are scored at a point, and their groups: all rows, or a fixed
+        random sample; of whole groups, where selection ranks rows within groups.
+        """
         validation = splits["validation"]
         at_most = eval_rows(self.settings, len(splits["train"]), len(self.points))
-        rows = sample_rows(len(validation), at_most, seed_for(0, "validation"))
-        return validation if rows is None else validation.subset(torch.from_numpy(rows))
+        group = self.rule.metric.group if self.rule.metric else None
+        codes = groups.codes(group) if group else None
+        rows = sample_rows(len(validation), at_most, seed_for(0, "validation"), codes)
+        if rows is None:
+            return validation, groups
+        return validation.subset(torch.from_numpy(rows)), groups.take(rows)
 
     def _keep_if_best(self, best: BestPoint, point: dict[str, Any], scores: Scores) -> None:
         """Keep the model's state if a point is the best one so far of a group of tasks."""
@@ -123,10 +152,11 @@ class Evaluator:
         }
         group_loss = float(scores.losses[best.tasks].sum())
 
-        value = selection_value(self.settings, tasks_by_score, point["validation"], group_loss)
+        value = selection_value(self.rule, tasks_by_score, point["validation"], group_loss)
         if value > best.value:
             best.value = value
             best.point = point["point"]
+            best.scores = scores
             state = self.model.state_dict()
             best.state = {name: tensor.clone() for name, tensor in state.items()}
 

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training.ablation import ablate
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.cost import flops_per_row
 from mtlkit.training.evaluation import Evaluator
+from mtlkit.training.measures import Measures
 from mtlkit.training.probe_log import ProbeLog
 from mtlkit.training.result import FitResult
 from mtlkit.training.scoring import Scores, group_scores, metrics, score_arrays
@@ -32,6 +34,7 @@ class FinishedRun:
 
     Args:
         splits: The data on the device: ``train``, ``validation`` and ``test``.
+        measures: Which metrics are computed.
         settings: What moved the numbers.
         execution: What is recorded and kept.
         sharing: Which task reaches which parameter.
@@ -46,6 +49,7 @@ class FinishedRun:
     """
 
     splits: dict[str, DeviceSplit]
+    measures: Measures
     settings: TrainingSettings
     execution: ExecutionSettings
     sharing: SharedParameters
@@ -68,6 +72,9 @@ def finish(run: FinishedRun) -> FitResult:
     execution = run.execution
     result = FitResult(run.evaluator.curve, run.timer.seconds, run.warnings, run.notes)
 
+    kept = run.evaluator.model.state_dict() if execution.save_weights == "last" else None
+    last = None if kept is None else {name: value.clone() for name, value in kept.items()}
+
     with run.timer.measure("evaluation"):
         # Every group of tasks is scored with the model of its own best point.
         ablation: dict[str, np.ndarray] = {}
@@ -83,8 +90,8 @@ def finish(run: FinishedRun) -> FitResult:
         test = run.splits["test"]
         if _worth_keeping(execution.save_scores, len(test), KEPT_SCORES_ROWS):
             schema = run.evaluator.model.schema
-            result.scores = score_arrays(schema, scores_at_best["test"], test)
-        result.weights = _best_weights(run)
+            result.scores = score_arrays(schema, scores_at_best["test"], test, run.measures.test)
+        result.weights = _weights(run, last)
     run.timer.stop()
 
     if execution.probes:
@@ -120,12 +127,17 @@ def _score_best_point(
         validation_scores = evaluator.score(run.splits["validation"])
         scores_at_best["validation"].replace_tasks(validation_scores, schema, group)
 
-    # The validation metrics of the point are known; those of the test split are computed once.
-    test_metrics = metrics(evaluator.model, test_scores, test)
+    # At the point, only what selection needs was computed.
+    model, measures = evaluator.model, run.measures
+    test_metrics = metrics(model, test_scores, test, measures.final("test"))
     point = evaluator.curve[best.point]
+    validation_metrics = point["validation"]
+    if not _needs_rescoring(run) and best.scores is not None:
+        validation = run.splits["validation"]
+        validation_metrics = metrics(model, best.scores, validation, measures.final("validation"))
     for score in group_scores(schema, test_metrics, group):
-        if score.name in point["validation"]:
-            result.metrics["validation"][score.name] = point["validation"][score.name]
+        if score.name in validation_metrics:
+            result.metrics["validation"][score.name] = validation_metrics[score.name]
         result.metrics["test"][score.name] = test_metrics[score.name]
 
     for name in group:
@@ -153,20 +165,29 @@ def _rescore(run: FinishedRun, scores_at_best: dict[str, Scores], result: FitRes
     """Replace the metrics by those of all rows, with each task at its own best point."""
     evaluator, splits = run.evaluator, run.splits
     validation_scores = scores_at_best["validation"]
-    result.metrics["validation"] = metrics(evaluator.model, validation_scores, splits["validation"])
+    model, measures = evaluator.model, run.measures
+    result.metrics["validation"] = metrics(
+        model, validation_scores, splits["validation"], measures.final("validation")
+    )
     if len(evaluator.bests) > 1:
-        result.metrics["test"] = metrics(evaluator.model, scores_at_best["test"], splits["test"])
+        result.metrics["test"] = metrics(
+            model, scores_at_best["test"], splits["test"], measures.final("test")
+        )
 
 
-def _best_weights(run: FinishedRun) -> dict[str, np.ndarray]:
-    """Every parameter as it was at the best point of the tasks that reach it.
+def _weights(run: FinishedRun, last: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
+    """The weights that are kept: of the last step if they are given, else every parameter as it
+    was at the best point of the tasks that reach it.
 
     Returns:
         Name to value; empty if weights are not kept.
     """
+    if last is not None:
+        return {name: value.cpu().numpy() for name, value in last.items()}
     first, *others = run.evaluator.bests
     size = sum(value.numel() * value.element_size() for value in first.state.values())
-    if not _worth_keeping(run.execution.save_weights, size, KEPT_WEIGHTS_BYTES):
+    choice = run.execution.save_weights
+    if not _worth_keeping(None if choice is None else choice == "best", size, KEPT_WEIGHTS_BYTES):
         return {}
 
     # Groups share no slice, so each other group fills in the slices that its tasks reach.
@@ -176,6 +197,13 @@ def _best_weights(run: FinishedRun) -> dict[str, np.ndarray]:
             reached = sliced.expand(sliced.reached_by[best.tasks].any(0))
             name = sliced.name
             weights[name] = torch.where(reached, best.state[name], weights[name])
+
+            # The statistics of a stacked norm are those of the slices of its scale.
+            for statistic in ("running_mean", "running_var"):
+                buffer = f"{name.removesuffix('scale')}batch_norm.{statistic}"
+                if name.endswith("scale") and buffer in weights:
+                    own = reached.expand_as(sliced.parameter).flatten()
+                    weights[buffer] = torch.where(own, best.state[buffer], weights[buffer])
     return {name: value.cpu().numpy() for name, value in weights.items()}
 
 

@@ -6,14 +6,20 @@ A metric is None where it is not defined on the rows at hand.
 from __future__ import annotations
 
 import math
+from collections import defaultdict
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from mtlkit.data.auc import wins
+from mtlkit.data.groups import RowGroups
 from mtlkit.data.types import Task
+from mtlkit.metrics.definitions import PRIMARY_METRIC, MetricName
+from mtlkit.metrics.values import TaskRows
 from mtlkit.ops._dispatch import use_kernel
 
 BLOCK_ROWS = 1 << 15  # rows whose float64 values fit into a core's cache
@@ -112,6 +118,69 @@ def task_metrics(
     return counts | values
 
 
+@dataclass(frozen=True)
+class FurtherMetrics:
+    """Metrics besides those of :func:`task_metrics`, and the groups of the rows.
+
+    Args:
+        names: What to compute of the tasks that have it.
+        groups: Of the rows of a split.
+        segments: Segments for which the primary metric of each task is computed.
+    """
+
+    names: tuple[MetricName, ...]
+    groups: RowGroups
+    segments: tuple[str, ...] = ()
+
+    def of_task(
+        self,
+        task: Task,
+        logits: Tensor,
+        labels: Tensor,
+        observed: Tensor | None,
+        largest_logit: float,
+        known: dict[str, Any],
+    ) -> dict[str, Any]:
+        """The metrics of one task by name; with a segment come its rows and positives.
+
+        Args:
+            task: The task.
+            logits: (N,) or (N, C).
+            labels: (N,).
+            observed: (N,) bool, the rows that count, or None for all.
+            largest_logit: As of :func:`task_metrics`.
+            known: What that gave for these rows.
+        """
+        # Metrics of one segment are computed together, on its rows.
+        names_by_segment: dict[str | None, list[MetricName]] = defaultdict(list)
+        for name in self.names:
+            if name.applies_to(task.kind):
+                names_by_segment[name.segment].append(name)
+        primary = PRIMARY_METRIC[task.kind]
+        for part in self.segments:
+            names_by_segment[part].append(MetricName(primary, segment=part))
+
+        values: dict[str, Any] = {}
+        everywhere = np.ones(len(labels), bool) if observed is None else observed.cpu().numpy()
+        for segment, names in names_by_segment.items():
+            is_in = everywhere
+            if segment is not None:
+                is_in = everywhere & self.groups.segment(segment)
+                mask = torch.from_numpy(is_in).to(labels.device)
+                known = task_metrics(task, logits, labels, mask, largest_logit)
+                values[f"rows@{segment}"] = known["rows"]
+                values[f"positives@{segment}"] = known["positives"]
+            rows = TaskRows(
+                logits.detach().float().cpu().numpy()[is_in],
+                labels.cpu().numpy()[is_in],
+                lambda group, is_in=is_in: self.groups.codes(group)[is_in],  # type: ignore[misc]
+                known,
+                largest_logit,
+            )
+            values |= rows.metrics(names)
+        return values
+
+
 def _at_least_float32(values: Tensor) -> Tensor:
     """Values without a graph, in single precision or better."""
     return values.detach().to(torch.promote_types(values.dtype, torch.float32))
@@ -149,11 +218,10 @@ def _binary(logits: Tensor, labels: Tensor, largest_logit: float) -> dict[str, f
 
 def _regression(task: Task, predicted: Tensor, labels: Tensor) -> dict[str, float | None]:
     """Errors of (N,) predictions on the original scale of the labels, and the share explained."""
-    std = task.scale[1] if task.scale else 1.0
-    labels = labels.double()
-    error = (predicted - labels) * std
+    labels = task.original(labels.double())
+    error = task.original(predicted.double()) - labels
     mse = float(error.square().mean())
-    variance = float(((labels - labels.mean()) * std).square().mean())
+    variance = float((labels - labels.mean()).square().mean())
     return {
         "mse": mse,
         "mae": float(error.abs().mean()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -67,6 +69,21 @@ class ProbeLog:
         for name, mean in means.items():
             self.add(f"gate/{name}/mean", mean)
             self.add(f"gate/{name}/entropy", entropies[name])
+
+    def state_dict(self) -> dict[str, Any]:
+        """All series so far, as lists of tensors."""
+        series = {
+            name: [torch.from_numpy(value) for value in values]
+            for name, values in self.series.items()
+        }
+        return {"modules": list(self.modules), "series": series}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.modules = list(state["modules"])
+        self.series = {
+            name: [value.numpy() for value in values] for name, values in state["series"].items()
+        }
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All series, stacked along a first axis of evaluation points, and the names of axes."""

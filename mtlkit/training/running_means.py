@@ -36,6 +36,16 @@ class RunningMeans:
         self.weight_sum += torch.where(step.active, weights, 0.0)
         self.count += step.active
 
+    def state_dict(self) -> dict[str, Tensor]:
+        """The sums."""
+        return {"loss": self.loss_sum, "weight": self.weight_sum, "count": self.count}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.loss_sum.copy_(state["loss"])
+        self.weight_sum.copy_(state["weight"])
+        self.count.copy_(state["count"])
+
     def losses(self) -> list[float | None]:
         """Mean loss of each task; 0 for one that was never active, None when not finite."""
         means = (self.loss_sum / self.count.clamp_min(1)).tolist()

@@ -22,7 +22,11 @@ MAX_PATTERN_CODES = 1 << 20  # codes of label patterns before those that do not 
 
 
 def row_stream(
-    rows: int, batch_size: int, generator: torch.Generator, device: torch.device
+    rows: int,
+    batch_size: int,
+    generator: torch.Generator,
+    device: torch.device,
+    groups: Tensor | None = None,
 ) -> Iterator[Tensor]:
     """Endless batches of row numbers, one permutation of all rows after another.
 
@@ -34,13 +38,14 @@ def row_stream(
         batch_size: Rows per batch.
         generator: Of the permutations.
         device: Where the row numbers are needed.
+        groups: (N,) numbers of the groups whose rows come one after another; None for no groups.
 
     Yields:
         Row numbers (batch_size,) int64.
     """
     waiting = torch.empty(0, dtype=torch.int64)
     while True:
-        for pool in pools(rows, generator):
+        for pool in pools(rows, generator) if groups is None else [in_groups(groups, generator)]:
             waiting = torch.cat([waiting, pool])
 
             # Hand out all full batches; a pool may be smaller than one.
@@ -71,11 +76,37 @@ def pools(rows: int, generator: torch.Generator) -> Iterator[Tensor]:
         yield pool[torch.randperm(len(pool), generator=generator)]
 
 
-def sample_rows(rows: int, at_most: int, seed: int) -> np.ndarray | None:
-    """A fixed random choice (at_most,) of row numbers, sorted; None if there are no more rows."""
+def in_groups(groups: Tensor, generator: torch.Generator) -> Tensor:
+    """All rows once, groups (N,) in random order, and the rows of a group in random order."""
+    shuffled = torch.randperm(len(groups), generator=generator)
+    order = torch.randperm(int(groups.max()) + 1, generator=generator)
+    return shuffled[order[groups[shuffled]].argsort(stable=True)]
+
+
+def sample_rows(
+    rows: int, at_most: int, seed: int, codes: np.ndarray | None = None
+) -> np.ndarray | None:
+    """A fixed random choice of row numbers, sorted; None if there are no more rows than may be.
+
+    Args:
+        rows: Number of rows.
+        at_most: Rows to choose.
+        seed: Of the choice.
+        codes: (rows,) groups of rows, of which whole ones are chosen, one at least; negative codes
+            are no group and are left out. None to choose rows.
+    """
     if rows <= at_most:
         return None
     rng = np.random.default_rng(seed)
+    if codes is not None:
+        groups, place, sizes = np.unique(codes, return_inverse=True, return_counts=True)
+        order = rng.permutation(len(groups))
+        order = order[groups[order] >= 0]
+        fits = np.cumsum(sizes[order]) <= at_most
+        fits[:1] = True
+        is_chosen = np.zeros(len(groups), bool)
+        is_chosen[order[fits]] = True
+        return np.flatnonzero(is_chosen[place])
     return np.sort(rng.choice(rows, at_most, replace=False, shuffle=False))
 
 
@@ -92,7 +123,12 @@ def probe_batch(dataset: Dataset, train: DeviceSplit) -> Batch:
         dataset.splits["train"], dataset.schema, PROBE_ROWS, PROBE_POSITIVES, seed
     )
     row_weights = torch.from_numpy(weights).to(train.storage_device)
-    return train.take(torch.from_numpy(rows), row_weights)
+    batch = train.take(torch.from_numpy(rows), row_weights)
+
+    # These rows hardly come from the same sessions. They count as one session, so that losses that
+    # compare rows reach what they reach.
+    batch.groups = {name: torch.zeros_like(ids) for name, ids in batch.groups.items()}
+    return batch
 
 
 def probe_rows(

@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mtlkit.data.groups import RowGroups
 from mtlkit.data.types import Schema, Score, Task
+from mtlkit.losses._build import prediction as predicted_value
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import MOST_LOGIT, labels_in, product, ratio
 from mtlkit.models._output import Output
 from mtlkit.training.batches import DeviceSplit
-from mtlkit.training.metrics import task_metrics
+from mtlkit.training.metrics import FurtherMetrics, task_metrics
 from mtlkit.training.task_losses import owner_losses
 
 FUNNEL_SCORING = 2
@@ -100,12 +102,41 @@ def _batch_logits(
 
     ``derived`` is filled in for scores that are not in it yet.
     """
+    tasks = {task.name: task for task in model.tasks}
     batch_logits: dict[str, Tensor] = {}
     for prediction in [*output.predictions, *output.further]:
+        task = tasks[prediction.task]
         name = model.schema.score_name(prediction.task, model.space(prediction))
-        batch_logits.setdefault(name, prediction.logits.float())
+        if name not in batch_logits:
+            batch_logits[name] = predicted_value(task, prediction.logits).float()
         derived.setdefault(name, prediction.derived)
     return batch_logits
+
+
+def probabilities(model: Architecture, output: Output) -> dict[str, Tensor]:
+    """What is predicted for each row of a batch, (B,) by name: the probability of each binary
+    score, that of each class of a multiclass one (``<score>-<class>``), and the value of a
+    regression one.
+    """
+    schema = model.schema
+    derived: dict[str, bool] = {}
+    logits = _batch_logits(model, output, derived)
+    available = complete(schema, Scores(logits, derived, torch.zeros(0)))
+    columns: dict[str, Tensor] = {}
+    for score in schema.scores():
+        if score.hidden or score.name not in available:
+            continue
+        task, scored = _task(schema, score), available[score.name]
+        if task.kind == "multiclass":
+            for position, column in enumerate(torch.softmax(scored.logits, -1).unbind(-1)):
+                columns[f"{score.name}-{position}"] = column
+        elif task.kind == "regression":
+            mean, deviation = task.scale or (0.0, 1.0)
+            columns[score.name] = scored.logits * deviation + mean
+        else:
+            bound = MOST_LOGIT if scored.quotient else math.inf
+            columns[score.name] = torch.sigmoid(scored.logits.clamp_max(bound))
+    return columns
 
 
 def _add_gates(scores: Scores, output: Output, share: float) -> None:
@@ -181,8 +212,20 @@ def score_labels(
     return None
 
 
-def metrics(model: Architecture, scores: Scores, split: DeviceSplit) -> dict[str, dict[str, Any]]:
-    """Score name to its metrics, its space and whether it is derived."""
+def metrics(
+    model: Architecture,
+    scores: Scores,
+    split: DeviceSplit,
+    further: FurtherMetrics | None = None,
+) -> dict[str, dict[str, Any]]:
+    """Score name to its metrics, its space and whether it is derived.
+
+    Args:
+        model: The model.
+        scores: Its scores of the split.
+        split: With the labels.
+        further: Metrics besides those that are always computed.
+    """
     schema = model.schema
     available = complete(schema, scores)
     metrics_by_score: dict[str, dict[str, Any]] = {}
@@ -199,7 +242,10 @@ def metrics(model: Architecture, scores: Scores, split: DeviceSplit) -> dict[str
         if scored.quotient:
             bound = MOST_LOGIT
             description["capped"] = _capped_share(scored.logits, mask)
-        values = task_metrics(_task(schema, score), scored.logits, labels, mask, bound)
+        rows = (_task(schema, score), scored.logits, labels, mask, bound)
+        values = task_metrics(*rows)
+        if further is not None:
+            values |= further.of_task(*rows, values)
         metrics_by_score[score.name] = description | values
     return metrics_by_score
 
@@ -212,10 +258,16 @@ def _capped_share(logits: Tensor, mask: Tensor | None) -> float:
     return float(capped.double().mean()) if len(capped) else 0.0
 
 
-def score_arrays(schema: Schema, scores: Scores, split: DeviceSplit) -> dict[str, np.ndarray]:
-    """What is stored of a split: logits, labels, masks and spaces of every score."""
+def score_arrays(
+    schema: Schema, scores: Scores, split: DeviceSplit, groups: RowGroups
+) -> dict[str, np.ndarray]:
+    """What is stored of a split: logits, labels, masks and spaces of every score, and once the
+    codes of the groups of all rows, so that a report can rank or draw whole users.
+    """
     available = complete(schema, scores)
     arrays: dict[str, np.ndarray] = {}
+    for name in groups.names:
+        arrays[f"group/{name}"] = groups.codes(name).astype(np.int32)
     for score in schema.scores():
         name = score.name
         targets = score_labels(schema, score, split)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from contextlib import AbstractContextManager
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 
 Source = Literal["init", "shuffle", "dropout", "balancer", "fresh", "probe", "validation"]
@@ -23,6 +25,29 @@ def seed_for(seed: int, source: Source) -> int:
 def generator(seed: int, source: Source) -> torch.Generator:
     """A CPU generator for one source."""
     return torch.Generator().manual_seed(seed_for(seed, source))
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """The states of all global sources of random numbers, as tensors and numbers."""
+    name, keys, *position = np.random.get_state()  # noqa: NPY002  plugins may draw from it
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys, np.int64)), *position],
+        "python": random.getstate(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_random_state(device: torch.device, state: dict[str, Any]) -> None:
+    """The inverse of :func:`random_state`."""
+    torch.set_rng_state(state["torch"])
+    name, keys, *position = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *position))  # noqa: NPY002
+    random.setstate(state["python"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
 
 
 def keep_random_state(device: torch.device) -> AbstractContextManager[None]:

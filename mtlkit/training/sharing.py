@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -56,14 +57,15 @@ class SharedParameters:
 
     def __init__(self, model: Architecture, batch: Batch, seed: int = 0) -> None:
         self.tasks = model.schema.task_names
-        copies = [
-            RandomisedCopy(model, batch, seed + draw, positive=draw > 0) for draw in range(COPIES)
-        ]
+        self._model, self._batch, self._seed = model, batch, seed
+        copies = self._copies()
 
         # a slice is reached if it is in any of the copies
         axes = _stack_axes(model)
+        task_grads = [twin.task_grads for twin in copies]
         reached_by = {
-            name: _reached_slices(name, copies, axes.get(name)) for name in copies[0].task_grads[0]
+            name: _reached_slices(value, task_grads, name, axes.get(name))
+            for name, value in model.named_parameters()
         }
         sparse = {name for twin in copies for name in twin.sparse_names()}
 
@@ -104,18 +106,36 @@ class SharedParameters:
         dense = [sliced for sliced in shared if not sliced.is_embedding]
         return dense if scope == "dense" and dense else shared
 
-    @property
+    @cached_property
     def last(self) -> SlicedParameter | None:
-        """The last shared weight: of the shared dense matrices the one registered last.
+        """The last shared weight: of the dense matrices that the tasks' own predictions share, the
+        one registered last; without any, an embedding table.
 
-        A stack of matrices counts as one, a bias or a stack of biases does not.
+        A stack of matrices counts as one, a bias or a stack of biases does not. What only another
+        objective shares, such as a calibrator, or a product of predictions, is not meant. It is
+        found when it is first asked for.
         """
-        matrices = []
-        for sliced in self.scope("dense"):
-            stacked = sliced.axis is not None
-            if sliced.parameter.dim() - stacked > 1:
-                matrices.append(sliced)
-        return matrices[-1] if matrices else None
+        own_grads = [twin.own_gradients() for twin in self._copies()]
+        own = []
+        for sliced in self.parameters:
+            name, axis = sliced.name, sliced.axis
+            reached = _reached_slices(sliced.parameter, own_grads, name, axis)
+            reached = reached.to(sliced.parameter.device)
+            own.append(SlicedParameter(name, sliced.parameter, reached, axis, sliced.sparse))
+        matrices = [
+            sliced
+            for sliced in own
+            if sliced.any_shared and sliced.parameter.dim() - (sliced.axis is not None) > 1
+        ]
+        dense = [sliced for sliced in matrices if not sliced.is_embedding]
+        candidates = dense or matrices
+        return candidates[-1] if candidates else None
+
+    def _copies(self) -> list[RandomisedCopy]:
+        return [
+            RandomisedCopy(self._model, self._batch, self._seed + draw, positive=draw > 0)
+            for draw in range(COPIES)
+        ]
 
     @property
     def unreached(self) -> list[str]:
@@ -221,6 +241,15 @@ class RandomisedCopy:
             dict(zip(names, differentiate(loss, values), strict=True)) for loss in self.losses
         ]
 
+    def own_gradients(self) -> list[dict[str, Tensor | None]]:
+        """For each task, by parameter name, the gradient of what its own layers predict."""
+        names, values = zip(*self.model.named_parameters(), strict=True)
+        logits = self.model.own_logits(self.output)
+        return [
+            dict(zip(names, differentiate(task_logits.sum(), values), strict=True))
+            for task_logits in logits
+        ]
+
     def sparse_names(self) -> set[str]:
         """The parameters with row-sparse gradients."""
         return {
@@ -284,13 +313,24 @@ def _stack_axes(model: Architecture) -> dict[str, int]:
     return axes
 
 
-def _reached_slices(name: str, copies: Sequence[RandomisedCopy], axis: int | None) -> Tensor:
-    """(T, S) bool, whether a task has a gradient in a slice of a parameter, in any copy."""
-    parameter = copies[0].model.get_parameter(name)
+def _reached_slices(
+    parameter: Tensor,
+    copies: Sequence[Sequence[dict[str, Tensor | None]]],
+    name: str,
+    axis: int | None,
+) -> Tensor:
+    """(T, S) bool, whether a task has a gradient in a slice of a parameter, in any copy.
+
+    Args:
+        parameter: The parameter.
+        copies: For each copy of the model and each task, the gradients by parameter name.
+        name: The parameter's name.
+        axis: Its stack axis, or None.
+    """
     n_slices = 1 if axis is None else parameter.shape[axis]
-    reached = torch.zeros(len(copies[0].losses), n_slices, dtype=torch.bool)
-    for twin in copies:
-        for task, grads in enumerate(twin.task_grads):
+    reached = torch.zeros(len(copies[0]), n_slices, dtype=torch.bool)
+    for task_grads in copies:
+        for task, grads in enumerate(task_grads):
             grad = grads[name]
             if grad is None:
                 continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -36,6 +36,15 @@ class RunTimer:
     def stop(self) -> None:
         """Stop the clock of the whole run."""
         self.seconds["total_seconds"] = time.perf_counter() - self._began
+
+    def state_dict(self) -> dict[str, Any]:
+        """The seconds so far, those of the whole run included."""
+        return {"seconds": dict(self.seconds), "elapsed": time.perf_counter() - self._began}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from the seconds of :meth:`state_dict`."""
+        self.seconds.update(state["seconds"])
+        self._began = time.perf_counter() - state["elapsed"]
 
     @contextmanager
     def measure(self, activity: Activity) -> Iterator[None]:

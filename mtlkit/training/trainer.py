@@ -2,35 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.splits import SPLITS, Dataset
+from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
 from mtlkit.training.batches import DeviceSplit
+from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.evaluation import Evaluator
 from mtlkit.training.fast_paths import check_comparable_rows, prepare_model
 from mtlkit.training.finish import FinishedRun, finish
+from mtlkit.training.measures import Measures
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.probe_log import ProbeLog
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.running_means import RunningMeans
-from mtlkit.training.sampling import probe_batch, row_stream
+from mtlkit.training.sampling import probe_batch
 from mtlkit.training.scoring import Scores, autocast
-from mtlkit.training.seeding import generator, keep_random_state, seed_for
+from mtlkit.training.seeding import (
+    generator,
+    keep_random_state,
+    random_state,
+    seed_for,
+    set_random_state,
+)
 from mtlkit.training.selection import check_task_names
 from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.step import LoopStep, StepInfo
 from mtlkit.training.stratified import StratifiedSampler, stratified_sampler
+from mtlkit.training.stream import BatchStream
 from mtlkit.training.task_losses import owner_active, owner_losses
 from mtlkit.training.task_schedule import TaskSchedule
+from mtlkit.training.task_settings import group_names, partners
 from mtlkit.training.timing import RunTimer
 
 
@@ -45,6 +58,10 @@ class Trainer:
         balancer: The balancer, or None when the tasks share no parameter.
         dataset: Packed splits.
         setup: Settings, seed, device and initial weights.
+
+    Attributes:
+        steps: Optimiser steps done.
+        window: Losses and weights since the last evaluation point.
 
     Raises:
         UsageError: A setting names a task that does not exist, or the balancer, the batches, the
@@ -65,10 +82,14 @@ class Trainer:
         self.device = setup.device
         self.schema = dataset.schema
         self.tasks = model.schema.task_names
-        check_task_names(settings, self.schema)
+        check_task_names(settings, dataset)
 
         # The data, on the device if there is room.
-        self.splits = {name: DeviceSplit.load(dataset.splits[name], self.device) for name in SPLITS}
+        loss_groups = group_names(self.schema.tasks)
+        self.splits = {
+            name: DeviceSplit.load(dataset.splits[name], self.device, loss_groups)
+            for name in SPLITS
+        }
         self.train = self.splits["train"]
         self.probe_batch = probe_batch(dataset, self.train)
 
@@ -85,12 +106,15 @@ class Trainer:
         repeated = settings.repeats_rows(len(self.train))
         if repeated is not None:
             self.warnings.append(repeated)
+        self.warnings += self._lonely_rows(dataset, loss_groups)
         # A shortcut that this model does not allow is told where it would have been taken.
         asks_for_gradients = balancer is not None and balancer.needs != "losses"
         self.notes = self.sharing.refused if asks_for_gradients else []
         if setup.warm_start is not None:
             self.warnings += setup.warm_start.apply(self.model, self.sharing)
         check_comparable_rows(balancer, self.sharing, settings)
+        if balancer is not None and balancer.needs == "norms":
+            _ = self.sharing.last  # found now: a model that is compiled cannot be copied
 
         # What moves the parameters. Frozen ones are no longer among the slices.
         sparse = [sliced.name for sliced in self.sharing.parameters if sliced.sparse]
@@ -101,18 +125,24 @@ class Trainer:
 
         # The batches: a stream of the run's own, and one for balancers that ask for a fresh batch.
         self.sampler = self._build_sampler(dataset)
-        self.fresh_random = generator(self.seed, "fresh")
-        self.stream = batch_stream(
-            self.train, self.sampler, settings.batch_size, generator(self.seed, "shuffle")
-        )
-        self.fresh = batch_stream(self.train, self.sampler, settings.batch_size, self.fresh_random)
+        size, together = settings.batch_size, self._rows_together(dataset, loss_groups)
+        shuffle, fresh = generator(self.seed, "shuffle"), generator(self.seed, "fresh")
+        self.stream = BatchStream(self.train, self.sampler, size, shuffle, together)
+        self.fresh = BatchStream(self.train, self.sampler, size, fresh, together, with_seeds=True)
 
         # What the run writes down.
         groups = self.sharing.components()
-        self.evaluator = Evaluator(self.model, self.splits, groups, setup, self.total_steps)
+        self.measures = Measures.of(dataset, settings, setup.execution)
+        self.evaluator = Evaluator(
+            self.model, self.splits, groups, setup, self.total_steps, self.measures
+        )
         self.probes = ProbeLog(self.tasks, model.gate_experts)
         self.timer = RunTimer(self.device)
         self.backward_passes = 0
+
+        # How far the run is.
+        self.steps = 0
+        self.window = RunningMeans(len(self.tasks), self.device)
 
     @property
     def compares_at_boundary(self) -> bool:
@@ -122,33 +152,94 @@ class Trainer:
         scope_is_representation = self.settings.scope == "representation"
         return self.balancer is not None and scope_is_representation and self.sharing.has_boundary
 
-    def fit(self, on_point: Callable[[float], None] = lambda done: None) -> FitResult:
+    def fit(
+        self,
+        on_point: Callable[[float], None] = lambda done: None,
+        checkpoints: Checkpoints | None = None,
+    ) -> FitResult:
         """Train, evaluate at evenly spaced points, select on validation, score the test split once.
+
+        After :meth:`load_state_dict` it goes on where that state was taken.
 
         Args:
             on_point: Called after each evaluation point with the share of steps done.
+            checkpoints: Where the state is written in between, and when; None for nowhere.
 
         Raises:
             DivergedError: A loss is not finite.
         """
-        self.timer.start()
-        torch.manual_seed(seed_for(self.seed, "dropout"))
+        if self.steps == 0:
+            self.timer.start()
+            torch.manual_seed(seed_for(self.seed, "dropout"))
         self.model.train()
 
-        for start, stop in pairwise([0, *self.evaluator.points]):
-            # Train up to the next evaluation point.
-            window = RunningMeans(len(self.tasks), self.device)
+        watch: AbstractContextManager[None] = nullcontext()
+        if checkpoints is not None:
+            watch = checkpoints.watch(self.steps, self.total_steps)
+        with watch:
+            for stop in self.evaluator.points[len(self.evaluator.curve) :]:
+                if self.evaluator.stalled():
+                    break
+
+                # Train up to the next evaluation point, and see how good the model is.
+                self._train_until(stop, checkpoints)
+                self._evaluate(stop, self.window)
+                self.window = RunningMeans(len(self.tasks), self.device)
+                on_point(stop / self.total_steps)
+            self._save_if_asked(checkpoints)
+
+        return self._finish(self.steps)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, as tensors, numbers and containers of them."""
+        state = {name: part.state_dict() for name, part in self._stateful().items()}
+        return state | {
+            "steps": self.steps,
+            "backward_passes": self.backward_passes,
+            "random": random_state(self.device),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`, for a trainer that was built with the same arguments
+        and has not trained.
+        """
+        for name, part in self._stateful().items():
+            part.load_state_dict(state[name])
+        self.steps = state["steps"]
+        self.backward_passes = state["backward_passes"]
+        set_random_state(self.device, state["random"])
+
+    def _stateful(self) -> dict[str, Any]:
+        """The parts of a run that have a state."""
+        parts = {
+            "model": self.model,
+            "balancer": self.balancer,
+            "optimizer": self.optimizer,
+            "stream": self.stream,
+            "fresh": self.fresh,
+            "window": self.window,
+            "evaluator": self.evaluator,
+            "probes": self.probes,
+            "timer": self.timer,
+        }
+        return {name: part for name, part in parts.items() if part is not None}
+
+    def _train_until(self, stop: int, checkpoints: Checkpoints | None) -> None:
+        """Train until ``stop`` steps are done, and write checkpoints on the way."""
+        while self.steps < stop:
+            is_due = False
             with self.timer.measure("train"):
-                for index in range(start, stop):
-                    self._train_step(index, window)
+                while self.steps < stop and not is_due:
+                    self._train_step(self.steps, self.window)
+                    self.steps += 1
+                    is_due = checkpoints is not None and checkpoints.due(self.steps)
+            if checkpoints is not None and is_due:
+                checkpoints.save(self.steps, self.state_dict())
 
-            # See how good the model is, and whether it still gets better.
-            self._evaluate(stop, window)
-            on_point(stop / self.total_steps)
-            if self.evaluator.stalled():
-                break
-
-        return self._finish(stop)
+    def _save_if_asked(self, checkpoints: Checkpoints | None) -> None:
+        """Write a checkpoint after the last point, if the process was told to end."""
+        if checkpoints is not None and checkpoints.asked:
+            checkpoints.save(self.steps, self.state_dict())
 
     def _train_step(self, index: int, window: RunningMeans) -> None:
         """One optimiser step, of ``accumulate`` batches.
@@ -238,8 +329,7 @@ class Trainer:
         """The step of an independent batch. The dropout of the run's own batches is not moved."""
         batch = next(self.fresh)
         with keep_random_state(self.device):
-            dropout_seed = int(torch.randint(2**62, (), generator=self.fresh_random))
-            torch.manual_seed(dropout_seed)
+            torch.manual_seed(self.fresh.seed)
             return self._step(batch, index)
 
     def _losses_again(self, batch: Batch, index: int) -> Tensor:
@@ -297,6 +387,7 @@ class Trainer:
         return finish(
             FinishedRun(
                 splits=self.splits,
+                measures=self.measures,
                 settings=self.settings,
                 execution=self.execution,
                 sharing=self.sharing,
@@ -311,6 +402,33 @@ class Trainer:
             )
         )
 
+    def _rows_together(self, dataset: Dataset, groups: list[str]) -> Tensor | None:
+        """(N,) of which group each training row is, where groups come together in batches."""
+        if self.settings.batches != "grouped":
+            return None
+        known = dataset.splits["train"].groups
+        name = groups[0] if groups else "session"
+        if name not in known:
+            raise UsageError(
+                f"batches=grouped brings the rows of a {name} together, but {dataset.name} says of "
+                f"no row which {name} it belongs to.",
+                "--set batches=shuffled",
+            )
+        return torch.from_numpy(np.unique(known[name], return_inverse=True)[1])
+
+    def _lonely_rows(self, dataset: Dataset, groups: list[str]) -> list[str]:
+        """A warning for each group whose rows hardly ever meet, so that its losses learn little."""
+        if self.settings.batches == "grouped":
+            return []
+        size = self.settings.batch_size
+        met = {name: partners(dataset.splits["train"], name, size) for name in groups}
+        return [
+            f"a row meets {count:.2g} other rows of its {name} in a shuffled batch, so a loss "
+            f"within each {name} learns little; choose batches=grouped"
+            for name, count in met.items()
+            if count < 1
+        ]
+
     def _build_sampler(self, dataset: Dataset) -> StratifiedSampler | None:
         """How batches with rows of every task are drawn; None if all rows are shuffled."""
         if self.settings.batches != "covering":
@@ -318,17 +436,3 @@ class Trainer:
         return stratified_sampler(
             dataset.splits["train"], self.schema, self.settings.batch_size, self.settings.cover
         )
-
-
-def batch_stream(
-    split: DeviceSplit, sampler: StratifiedSampler | None, batch_size: int, random: torch.Generator
-) -> Iterator[Batch]:
-    """Endless training batches, with the order of rows from a generator."""
-    device = split.storage_device
-    if sampler is None:
-        for rows in row_stream(len(split), batch_size, random, device):
-            yield split.take(rows)
-    else:
-        row_weights = torch.from_numpy(sampler.weights).to(device)  # (N,)
-        for rows in sampler.stream(random, device):
-            yield split.take(rows, row_weights[rows])

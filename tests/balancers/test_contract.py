@@ -10,7 +10,7 @@ from mtlkit.balancers._simplex import on_simplex
 from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.errors import MtlkitError
-from tests.balancers.fakes import DEFAULTS, FakeStep, families
+from tests.balancers.fakes import DEFAULTS, Case, FakeStep, families
 
 BUDGET = 10e-6  # seconds that the checks may take in a step
 
@@ -148,3 +148,13 @@ def test_the_checks_cost_next_to_nothing():
 
     extra = min(seconds(balancer.decide) - seconds(balancer) for _ in range(5))
     assert extra < BUDGET
+
+
+def test_held_weights_are_rescaled_before_they_are_rounded():
+    """Two tasks whose weights are tiny beside that of a third, which is idle now."""
+    balancer = Case("mgda", (("update_every", 2),)).make(3)
+    balancer.last_weights = torch.tensor([1e-60, 3e-60, 3.0], dtype=torch.float64)
+    active = torch.tensor([True, True, False])
+    step = FakeStep(torch.eye(3), active=active, index=1)
+    assert balancer.decide(step).tolist() == [0.5, 1.5, 0]
+    assert balancer.decide(step).dtype == torch.float32

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mtlkit.registry import BALANCERS, MODELS
 from tests.balancers.fakes import WIDTH, Case, FakeStep
 
 HALF = WIDTH // 2
@@ -18,6 +19,14 @@ def rows_with(norms):
 
 def gradnorm(count, **options):
     return Case("gradnorm", tuple(options.items())).make(count)
+
+
+@pytest.mark.parametrize("name", ["gradnorm", "esmm", "escm2", "aitm"])
+def test_info_says_what_the_last_shared_layer_is(name):
+    registry = BALANCERS if name == "gradnorm" else MODELS
+    text = " ".join(registry.docstring(name).split())
+    assert "The last shared layer" in text or "The last layer that the networks share" in text
+    assert name != "gradnorm" or "is at least 1e-3 before it is rescaled" in text
 
 
 def paper_gradient(w, norms, losses, first, alpha):

@@ -9,9 +9,10 @@ from scipy.optimize import minimize
 
 from mtlkit.balancers._balancer import GramProblem
 from mtlkit.balancers._gramian import NO_RANK
-from mtlkit.balancers._solvers import unit_rows
+from mtlkit.balancers._solvers import NO_LENGTH, unit_rows
 from mtlkit.balancers.aligned import alignment
 from mtlkit.balancers.fairgrad import fair_weights
+from mtlkit.registry import BALANCERS
 from tests.balancers.fakes import Case, FakeStep, families
 
 F = Fraction
@@ -208,6 +209,60 @@ def test_no_conflict(name, count):
     for seed in range(20):
         rows = random_rows(count, seed)
         check_no_conflict(solve(name, rows @ rows.T), rows)
+
+
+NO_LENGTH_METHODS = (
+    "aligned", "cagrad", "config", "dualproj", "fairgrad", "imtl-g", "mgda", "nash", "pareto", "upgrad",
+)  # fmt: skip
+
+
+def far_apart(count, exponent, seed):
+    """Rows of random directions whose norms lie between 10^exponent and 1, both of which occur."""
+    rng = np.random.default_rng([seed, count])
+    rows = rng.standard_normal((count, count + 2))
+    exponents = np.append(rng.uniform(exponent, 0, count - 2), [exponent, 0])
+    return rows / lengths(rows)[:, None] * 10.0 ** exponents[:, None]
+
+
+@pytest.mark.parametrize("exponent", [-4, -8, -11.9])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("nash", {}),
+        ("fairgrad", {}),
+        ("upgrad", {}),
+        ("dualproj", {}),
+        ("mgda", {"normalize": "none"}),
+        ("mgda", {"normalize": "l2"}),
+        ("pareto", {"c": 0}),
+    ],
+)
+def test_no_conflict_up_to_where_a_gradient_counts_as_none(name, options, exponent):
+    for seed in range(20):
+        for count in (2, 3, 6):
+            rows = far_apart(count, exponent, seed)
+            check_no_conflict(solve(name, rows @ rows.T, **options), rows)
+
+
+def test_methods_say_when_a_gradient_counts_as_none():
+    for name in NO_LENGTH_METHODS:
+        assert f"{NO_LENGTH:g} times as long as the longest" in BALANCERS.docstring(name), name
+
+
+@pytest.mark.parametrize("c", [0.1, 0.4, 0.9])
+def test_cagrad_closes_the_gap_of_duality_at_norms_far_apart(c):
+    """In the size of the smallest gradient, whose gain is the worst one as a rule."""
+    for seed in range(40):
+        for count in (2, 3, 6):
+            rows = far_apart(count, -8, seed)
+            a = solve("cagrad", rows @ rows.T, c=c)
+            mean, step, w = rows.mean(0), a @ rows, a - 1 / count
+            radius = c * np.linalg.norm(mean)
+            assert np.linalg.norm(step - mean) <= radius * (1 + 1e-9)
+            mixed = w / w.sum() @ rows
+            dual = mixed @ mean + radius * np.linalg.norm(mixed)
+            unit = lengths(rows).min() * np.linalg.norm(mean)
+            assert abs(dual - worst_gain(step, rows)) <= 1e-6 * max(unit, abs(dual))
 
 
 def test_cagrad_conflicts_less_than_the_mean(count):

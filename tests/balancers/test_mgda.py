@@ -99,3 +99,32 @@ def test_an_idle_task_is_as_if_it_were_not_there(normalize):
     balancer = Case("mgda", (("normalize", normalize),)).make(3)
     found = balancer(FakeStep(rows, losses, active)).numpy()
     np.testing.assert_allclose(found[[0, 2]], weights_of(normalize, rows[[0, 2]], losses[[0, 2]]))
+
+
+def test_collinear_rows_have_one_answer():
+    """All shares of unit vectors of one direction are best; equal ones make the step w_t ~ 1 / n_t,
+    whose sum is T.
+    """
+    norms = np.array([1.0, 4.0, 0.5, 3.0])
+    rows = norms[:, None] * np.array([[3.0, -4.0]]) / 5
+    weights = weights_of("l2", rows)
+    np.testing.assert_allclose(weights, 4 / norms / (1 / norms).sum(), rtol=1e-12)
+    order = [2, 0, 3, 1]
+    np.testing.assert_allclose(weights_of("l2", rows[order]), weights[order], rtol=1e-12)
+
+
+def test_equal_directions_share_the_weight_of_one():
+    """Rows 0 and 2 are parallel: together they count as one unit vector."""
+    rows = np.array([[1.0, 0.2], [-0.5, 1.0], [3.0, 0.6]])
+    norms = np.linalg.norm(rows, axis=1)
+    pair = weights_of("l2", rows[:2]) * norms[:2]
+    shares = weights_of("l2", rows) * norms
+    expected = np.array([pair[0] / 2, pair[1], pair[0] / 2])
+    np.testing.assert_allclose(shares / shares.sum(), expected / expected.sum(), rtol=1e-9)
+
+
+def test_opposite_collinear_rows_make_no_step():
+    rows = np.array([[2.0, 1.0], [-4.0, -2.0], [1.0, 0.5]])
+    weights = weights_of("l2", rows)
+    np.testing.assert_allclose(weights @ rows, 0, atol=1e-12)
+    assert weights.min() > 0

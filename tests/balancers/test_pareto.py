@@ -7,6 +7,7 @@ import pytest
 import torch
 from scipy.optimize import minimize
 
+from mtlkit.balancers._simplex import project_on_simplex
 from mtlkit.errors import UsageError
 from tests.balancers.fakes import Case, FakeStep, families
 
@@ -136,3 +137,43 @@ def test_without_bounds_it_is_mgda():
 def test_impossible_bounds_are_refused(c):
     with pytest.raises(UsageError, match="bounds"):
         Case("pareto", (("c", c),)).make(3)
+
+
+def kkt_by_fractions(rows, floor):
+    """The KKT point in exact arithmetic, by elimination; then the nearest feasible point."""
+    count = len(rows)
+    exact = [[Fraction(value) for value in row] for row in rows.tolist()]
+    system = [
+        [sum(x * y for x, y in zip(a, b, strict=True)) for b in exact] + [Fraction(1), Fraction(0)]
+        for a in exact
+    ]
+    system.append([Fraction(1)] * count + [Fraction(0), Fraction(1)])
+    for column in range(count + 1):
+        row = next(r for r in range(column, count + 1) if system[r][column])
+        system[column], system[row] = system[row], system[column]
+        for r in range(count + 1):
+            if r != column and system[r][column]:
+                ratio = system[r][column] / system[column][column]
+                system[r] = [x - ratio * y for x, y in zip(system[r], system[column], strict=True)]
+    w = np.array([float(system[t][-1] / system[t][t]) for t in range(count)])
+    return floor + project_on_simplex(w - floor, 1 - count * floor)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_solver_of_the_paper_at_norms_far_apart(count):
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        norms = 10.0 ** np.append(rng.uniform(-8, 0, count - 2), [-8, 0])
+        rows = rng.standard_normal((count, count + 2)) * norms[:, None]
+        expected = kkt_by_fractions(rows, 0.1 / count)
+        np.testing.assert_allclose(weights_of(rows, "paper"), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_solver_of_the_paper_where_several_points_are_best():
+    # parallel rows: 2 g_1 - g_2 = 0, from where the nearest feasible point is a corner
+    np.testing.assert_allclose(weights_of([[1, 1], [2, 2]], "paper", 0.1), [0.9, 0.1], rtol=1e-12)
+    # equal rows: all mixtures are
+    np.testing.assert_allclose(weights_of([[1, 1], [1, 1]], "paper"), [0.5, 0.5], rtol=1e-12)
+    # a row of no length is a mixture that vanishes
+    weights = weights_of([[1, 0], [0, 0], [0, 1]], "paper", 0.05)
+    np.testing.assert_allclose(weights, [0.05, 0.9, 0.05], rtol=1e-12)

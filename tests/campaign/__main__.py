@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.campaign import files, plugins, words
+from tests.campaign.clusters import cluster_faults
 from tests.campaign.faults import Fault, NoMountError, Reference, faults
 from tests.campaign.judge import Ground
 
@@ -48,7 +49,7 @@ def run(folder: Path, only: str, jobs: int) -> Iterator[Outcome]:
     if only in plugins.KIND:
         for name, wrong in plugins.complaints(folder / "plugins").items():
             yield plugins.KIND, name, wrong
-    chosen = [fault for fault in faults() if only in str(fault)]
+    chosen = [fault for fault in (*faults(), *cluster_faults()) if only in str(fault)]
     if chosen:
         reference = Reference(folder / "faults")
         with ThreadPoolExecutor(jobs) as pool:

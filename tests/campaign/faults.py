@@ -249,13 +249,14 @@ ENDS_OF_TWO = (TERMINATED, INTERRUPTED, -signal.SIGINT)
 
 
 def signal_faults() -> Iterator[Fault]:
-    # the command, alone and with all its processes
+    # the command, alone and with all its processes; after one Ctrl-C running cells are finished
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
         for moment in ("import", *MOMENTS):
-            act = struck(moment, to_driver(number))
+            held = number != signal.SIGINT or moment == "preparation"
+            act = struck(moment, to_driver(number), held=held)
             yield Fault("signals", f"{number.name} to the command in {moment}", ENDS[number], act)
         for moment in ("import", "training", "writing"):
-            act = struck(moment, to_group(number))
+            act = struck(moment, to_group(number), held=number != signal.SIGINT)
             yield Fault("signals", f"{number.name} to the group in {moment}", ENDS[number], act)
     act = struck("training", to_group(signal.SIGHUP))
     yield Fault("signals", "the terminal closes in training", ENDS[signal.SIGHUP], act)
@@ -282,7 +283,8 @@ def signal_faults() -> Iterator[Fault]:
         ("Ctrl-C twice", twice),
         ("SIGTERM", stopped[1:2]),
     ):
-        act = struck("training", surely(to_driver(*numbers)), deaf=True)
+        held = numbers != twice[:1]
+        act = struck("training", surely(to_driver(*numbers)), held=held, deaf=True)
         yield Fault("signals", f"{name}, and a deaf worker", ENDS_OF_TWO, act)
     act = struck("training", to_driver(signal.SIGKILL), deaf=True)
     yield Fault("signals", "SIGKILL, and a deaf worker", (KILLED,), act)

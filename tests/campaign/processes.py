@@ -115,6 +115,7 @@ class Grid:
         command: What is typed.
         process: The command, once it was started.
         noted: What had finished when :meth:`note` was called last.
+        orphan_seconds: How long its processes may outlive the command.
     """
 
     place: Place
@@ -122,6 +123,7 @@ class Grid:
     command: tuple[str, ...] = COMMAND
     process: subprocess.Popen[bytes] | None = None
     noted: dict[str, str] = field(default_factory=dict)
+    orphan_seconds: float = ORPHAN_SECONDS
 
     @classmethod
     def new(cls, root: Path) -> Grid:
@@ -230,7 +232,7 @@ class Grid:
 
     def orphans(self) -> list[int]:
         """Processes that live on too long after the command has ended; they are killed."""
-        wait_until(lambda: not self.family(), ORPHAN_SECONDS)
+        wait_until(lambda: not self.family(), self.orphan_seconds)
         left = self.family()
         self.kill_all()
         return left

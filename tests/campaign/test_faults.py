@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from tests.campaign.clusters import cluster_faults
 from tests.campaign.faults import NoMountError, Reference, faults
 
 pytestmark = [
@@ -17,7 +18,7 @@ def reference(tmp_path_factory):
     return Reference(tmp_path_factory.mktemp("faults"))
 
 
-@pytest.mark.parametrize("fault", list(faults()), ids=str)
+@pytest.mark.parametrize("fault", [*faults(), *cluster_faults()], ids=str)
 def test_fault(reference, fault):
     try:
         assert fault.complaints(reference) == []

@@ -180,7 +180,7 @@ DIGITS = "9" * 5000
         (["--tasks", ""], 2, "it names nothing"),
         (["--device", "cuda:9999"], 3, "There is no GPU 'cuda:9999' here"),
         (["--device", "cuda:256"], 3, "There is no GPU 'cuda:256' here"),
-        (["--device", f"cuda:{DIGITS}"], 2, "write auto, cpu, cuda or cuda:1"),
+        (["--device", f"cuda:{DIGITS}"], 2, "write auto, cpu, cuda, cuda:1"),
         (["--seeds", "1000000000"], 2, "a grid takes at most 10,000 seeds"),
         (["--seeds", DIGITS], 2, "in at most 18 digits"),
         (["--patience", "0"], 2, "The option 'training.patience' of the grid cannot be 0"),

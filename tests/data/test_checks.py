@@ -195,7 +195,7 @@ LAYOUTS = [
     ("ids", lambda a: a[:-1], "has ids of shape (49, 3), not (50, any)"),
     ("ids", lambda a: a[:, :2], "has 3 id columns for 4 id features"),
     ("dense", lambda a: np.hstack([a, a]), "has 5 dense columns for 3 dense features"),
-    ("weight", lambda a: a[:, None], "has weight of shape (50, 1), not (50)"),
+    ("weight", lambda a: a[:, None], "has weight of shape (50, 1), not (50, 3)"),
     ("group-user", lambda a: a[:3], "has groups['user'] of shape (3,), not (50)"),
     ("group-user", lambda a: a.astype(str), "has groups['user'] of type <U21, not integer"),
     ("side-row", lambda a: a[1:], "has shared.row of shape (49,), not (50)"),

@@ -5,8 +5,8 @@ import math
 import pytest
 from pydantic import ValidationError
 
-from mtlkit.data.types import UNFIT_LOSSES, Feature, Schema, Task
-from mtlkit.models._losses import LOSSES
+from mtlkit.data.types import Feature, Schema, Task
+from mtlkit.errors import UsageError
 
 NO_NAMES = ["", "  ", "a\0b", "a\nb", "a\x1b[31m", "a\u202eb", "\ud800"]
 
@@ -29,7 +29,6 @@ def test_names_of_any_script(name):
         {"weight": math.nan},
         {"weight": math.inf},
         {"weight": -1},
-        {"losses": ("hinge",)},
         {"losses": ()},
         {"kind": "multiclass", "classes": 1},
     ],
@@ -38,6 +37,11 @@ def test_names_of_any_script(name):
 def test_tasks_that_mean_nothing(field):
     with pytest.raises(ValidationError):
         Task(name="click", **field)
+
+
+def test_a_loss_that_does_not_exist():
+    with pytest.raises(UsageError, match="There is no loss called 'hinge'"):
+        Schema(features=(), tasks=(Task(name="click", losses=("hinge",)),))
 
 
 @pytest.mark.parametrize("field", [{"vocab": -1}, {"dim": 0}], ids=str)
@@ -63,8 +67,8 @@ def test_each_kind_of_task_has_losses_that_fit():
         ("regression", "huber"),
         ("multiclass", "cross_entropy"),
     }
-    for kind in UNFIT_LOSSES:
-        for loss in LOSSES:
+    for kind in ("binary", "regression", "multiclass"):
+        for loss in ("bce", "mse", "l1", "huber", "cross_entropy"):
             task = Task(name="own", kind=kind, losses=(loss,))
             if (kind, loss) in fit:
                 assert Schema(features=(), tasks=(task,)).tasks == (task,)

@@ -167,7 +167,7 @@ def test_the_time_in_which_a_worker_starts_does_not_count(tmp_path, home):
 @pytest.mark.skipif(not FORKS, reason="workers are spawned here")
 def test_workers_are_forked_from_one_process_that_has_imported_everything(tmp_path, home):
     engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu"))
-    workers = [engine.start() for _ in range(2)]
+    workers = [engine.start("cpu") for _ in range(2)]
     try:
         (server,) = {parent(worker.process.pid) for worker in workers}
         assert server != os.getpid()
@@ -177,7 +177,7 @@ def test_workers_are_forked_from_one_process_that_has_imported_everything(tmp_pa
 
 
 def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(tmp_path, home):
-    worker = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu")).start()
+    worker = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(device="cpu")).start("cpu")
     try:
         assert is_deaf(worker.process.pid, "SigBlk")
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
@@ -187,24 +187,60 @@ def test_a_worker_is_deaf_to_ctrl_c_from_its_first_moment(tmp_path, home):
     assert not is_alive(pid)
 
 
-def test_jobs(monkeypatch, tmp_path, home):
+def test_slots(monkeypatch, tmp_path, home):
     import torch
 
     monkeypatch.setattr("mtlkit.grid.engines.local.available_cores", lambda: 6)
 
-    def jobs(cells, **settings):
-        return LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(**settings)).jobs(cells)
+    def slots(cells, **settings):
+        engine = LocalEngine(ResultStore(tmp_path), home, ExecutionSettings(**settings))
+        return engine.slots(cells)
 
-    assert jobs(100, device="cpu") == 6
-    assert jobs(4, device="cpu") == 4
-    assert jobs(100, device="cpu", jobs=9) == 9
-    assert jobs(2, device="cpu", jobs=9) == 2
-    assert jobs(0, device="cpu") == 1
-    assert jobs(100, device="cpu", threads=4) == 1
-    assert jobs(100, device="cpu", threads=3) == 2
-    monkeypatch.setattr("mtlkit.grid.machine.resolve_device", lambda _: torch.device("cuda"))
-    assert jobs(100, device="cuda") == 1
-    assert jobs(100, device="cuda", jobs=3) == 3
+    def count(cells, **settings):
+        return len(slots(cells, device="cpu", **settings))
+
+    assert slots(3, device="cpu") == ["cpu"] * 3
+    assert count(100) == 6
+    assert count(100, jobs=9) == 9
+    assert count(2, jobs=9) == 2
+    assert count(0) == 1
+    assert count(100, threads=4) == 1
+    assert count(100, threads=3) == 2
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    assert slots(100, device="cuda") == slots(100, device="auto") == ["cuda"]
+    assert slots(100, device="cuda", jobs=3) == ["cuda"] * 3
+    assert slots(100, device="cuda:2", slots_per_gpu=2) == ["cuda:2"] * 2
+    assert slots(100, device="all") == ["cuda:0", "cuda:1", "cuda:2"]
+    assert slots(100, device="cuda:0,cuda:2", slots_per_gpu=2) == ["cuda:0", "cuda:2"] * 2
+    assert slots(100, device="all", jobs=4) == ["cuda:0", "cuda:1", "cuda:2", "cuda:0"]
+    assert slots(2, device="all") == ["cuda:0", "cuda:1"]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert slots(1, device="all") == ["cpu"]
+
+
+@pytest.mark.parametrize("device", ["cuda,cuda:1", "cuda:0,cuda:0", "cpu,cuda:0", "all,cpu", ""])
+def test_devices_that_cannot_be(device):
+    with pytest.raises(ValueError):
+        ExecutionSettings(device=device)
+
+
+def test_a_cell_that_another_grid_has_finished_is_not_run(tmp_path, home):
+    """Two grids on one folder: what one has stored, the other takes from there."""
+    store = ResultStore(tmp_path / "results")
+    cells = cells_of(home, store, ["uniform", "uwl"])
+    theirs = list(run_local(cells[:1], home, store))
+    started = []
+    records = list(run_local(cells, home, store, lambda cell, share: started.append(cell.key)))
+    assert theirs[0] in records
+    assert {record.key for record in records} == {cell.key for cell in cells}
+    assert set(started) == {cells[1].key}
+
+
+def run_local(cells, home, store, *more):
+    engine = LocalEngine(store, home, ExecutionSettings(device="cpu", jobs=1))
+    return engine.run(cells, *more)
 
 
 def test_nothing_to_do(tmp_path, home):
@@ -241,5 +277,5 @@ def test_on_a_gpu_workers_are_spawned(monkeypatch, tmp_path, home):
     monkeypatch.setattr(engine, "_on_cpu", lambda: False)
     monkeypatch.setattr(multiprocessing, "get_context", get_context)
     with pytest.raises(ZeroDivisionError):
-        engine.start()
+        engine.start("cuda")
     assert contexts == ["spawn"]

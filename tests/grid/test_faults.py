@@ -47,6 +47,29 @@ if not first.exists():
 """
 
 
+@pytest.mark.parametrize("moment", ["first", "second"])
+def test_ctrl_c_finishes_what_runs(tmp_path, home, plugin, moment):
+    """Once: the running cell is finished and no other starts. Twice: it ends at once."""
+    out = tmp_path / "results"
+    (tmp_path / "hold").touch()
+    process = start_bench(home, out, [plugin(tmp_path, "waits.py", WAITS.strip()), "uniform"])
+    wait_for((tmp_path / "pid").exists)
+    process.send_signal(signal.SIGINT)
+    line = process.stderr.readline()
+    while line and "Ctrl-C again stops them" not in line:
+        line = process.stderr.readline()
+    if moment == "first":
+        (tmp_path / "hold").unlink()
+    else:
+        process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    finished = [record.status for record, _ in ResultStore(out).scan()]
+    assert process.returncode == 130
+    assert finished == (["ok"] if moment == "first" else [])
+    assert f"{len(finished)} of 2 cells finished and kept; the same command goes on:" in err
+    assert not list(out.glob(".grid-*"))
+
+
 @pytest.fixture
 def hanging(tmp_path, home, plugin):
     """A grid whose second cell hangs by now, and its results."""
@@ -65,7 +88,7 @@ def hanging(tmp_path, home, plugin):
 @linux
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)],
+    [(signal.SIGTERM, 143), (signal.SIGKILL, -9)],
     ids=lambda value: getattr(value, "name", None),
 )
 def test_no_process_outlives_the_driver(hanging, number, code):

@@ -10,6 +10,7 @@ from mtlkit.grid.grid_settings import GridSettings, read_grid
 from mtlkit.grid.plan import make_plan
 from mtlkit.records import RunRecord
 from mtlkit.registry import BALANCERS, MODELS
+from mtlkit.settings import TrainingSettings
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
 from tests.fakes import failure
@@ -86,7 +87,8 @@ def test_a_cell_specifies_the_run(plan, home):
     )
     assert resolved["balancer"]["options"] == {"w": [1.0, 2.0]}
     assert resolved["training"]["lr"] == 0.1
-    assert resolved["training"].keys() == GridSettings().training.model_dump().keys()
+    later = set(TrainingSettings.added_later)
+    assert resolved["training"].keys() == GridSettings().training.model_dump().keys() - later
 
 
 def test_defaults_that_are_typed_are_the_same_cell(plan):
@@ -115,7 +117,8 @@ def test_numbers_are_equal_however_they_are_written(plan):
 
 
 @pytest.mark.parametrize(
-    "text", ["device=cpu", "jobs=3", "timeout=5", "probes=false", "out=/elsewhere"]
+    "text",
+    ["device=cpu", "jobs=3", "timeout=5", "probes=false", "metrics=f1", "out=/elsewhere"],
 )
 def test_how_it_runs_is_no_part_of_the_identity(plan, text):
     assert (
@@ -125,7 +128,15 @@ def test_how_it_runs_is_no_part_of_the_identity(plan, text):
 
 
 @pytest.mark.parametrize(
-    "text", ["precision=bf16", "evaluations=11", "select=loss", "batch_size=512", "heads=plain"]
+    "text",
+    [
+        "precision=bf16",
+        "evaluations=11",
+        "select=loss",
+        "select=logloss",
+        "batch_size=512",
+        "heads=plain",
+    ],
 )
 def test_whatever_moves_numbers_is(plan, text):
     changed, plain = (plan({"models": "mmoe"}, *given).cells[0].cell for given in ([text], []))
@@ -409,6 +420,13 @@ def test_options_for_all_go_to_those_that_have_them(plan):
             "The groups of home must name a group for each task",
         ),
         ({"models": "mmoe"}, ["select=zz"], "There is no task 'zz' in this data set."),
+        (
+            {"models": "mmoe"},
+            ["select=gauc"],
+            "gauc needs rows grouped by user or session, which synthetic does not have.",
+        ),
+        ({"models": "mmoe"}, ["metrics=rmse"], "rmse needs a regression task; synthetic has none."),
+        ({"models": "mmoe"}, ["metrics=auc,auk"], "There is no metric 'auk'."),
         ({"models": "mmoe"}, ["task_weights.zz=2"], "There is no task 'zz' in this data set."),
         (
             {"models": ""},
@@ -456,3 +474,15 @@ def test_hints_are_commands_that_work(plan, settings, items):
 def test_what_names_an_existing_task_is_fine(plan):
     made = plan({"models": "mmoe"}, "tower.task-1=4", "select=task-2", "task_weights.task-1=2")
     assert made.cells[0].cell.resolved["model"]["options"]["tower"] == {"task-1": [4]}
+
+
+def test_finished_runs_without_a_metric_are_told_and_not_run_again(plan, store):
+    small = ({"models": "mmoe"}, "batch_size=200")
+    run = done(plan(*small).cells[0].cell)
+    measured = {"test": {"task-1": {"auc": 0.5, "logloss": None}}}
+    store.save(run.model_copy(update={"metrics": measured}))
+    assert plan(*small, "metrics=logloss").notes == ()
+    made = plan(*small, "metrics=f1@0.3,logloss")
+    assert not made.to_run
+    (note,) = made.notes
+    assert note.startswith("some finished runs were not measured by f1@0.3, and are not run again")

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mtlkit.data.types import Task
-from mtlkit.models._losses import LOSSES, mean_of_rows, task_loss
+from mtlkit.models._losses import mean_of_rows, task_loss
 from mtlkit.models._types import Batch
 
 PLAIN = {
@@ -20,7 +20,7 @@ PLAIN = {
 ROWS = 50
 
 
-@pytest.fixture(params=LOSSES)
+@pytest.fixture(params=PLAIN)
 def setup(request):
     """A task with one loss, random logits and a batch whose second label column is its own."""
     torch.manual_seed(0)

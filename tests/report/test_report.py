@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -17,7 +18,7 @@ from mtlkit.cli.report import report
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.report import write_report
 from mtlkit.store import ResultStore
-from tests.fakes import cell, failure, fill
+from tests.fakes import cell, failure, fill, record
 from tests.report.conftest import WRITTEN
 
 FIGURES = {
@@ -217,3 +218,58 @@ def test_page_in_a_browser(built, tmp_path, width):
     output = re.search(r'<pre id="out">(.*?)</pre>', dump)
     assert output
     assert json.loads(output.group(1)) == {"over": "0", "broken": "0", "flat": "0"}
+
+
+def test_a_report_compares_by_another_metric(grid, tmp_path):
+    by_auc = write_report(grid, tmp_path / "auc", metric="auc")
+    by_loss = write_report(grid, tmp_path / "loss", metric="logloss")
+    texts = [built.page.read_text(encoding="utf-8") for built in (by_auc, by_loss)]
+    assert "income AUC" in texts[0]
+    assert "income log loss" in texts[1]
+    assert "income AUC" not in texts[1].split("All metrics")[0]
+    assert "log loss on the test split" in texts[1]
+    assert "lower is better" in texts[1]
+    # a task without it keeps its own, and the ceiling was measured by another metric
+    assert "level R²" in texts[1]
+    (csv,) = [table for table in by_loss.tables if table.name.startswith("synthetic-a-b-c-1")][:1]
+    header = csv.read_text(encoding="utf-8").splitlines()[0]
+    assert "a & b_logloss_mean" in header
+    assert "a & b_logloss_ceiling" not in header
+    assert "level_r2_ceiling" in header
+
+
+def test_a_metric_that_no_run_has_is_an_error(grid, tmp_path):
+    for metric, message in [("gauc", "No run was measured by gauc"), ("auk", "no metric 'auk'")]:
+        with pytest.raises(UsageError, match=message) as caught:
+            write_report(grid, tmp_path, metric=metric)
+        assert "logloss" in caught.value.hint
+
+
+def test_all_metrics_stand_in_one_file(built):
+    (file,) = [t for t in built.tables if t.name.endswith("-metrics.csv") and "census" in t.name]
+    frame = pd.read_csv(file)
+    assert {"auc", "logloss"} <= set(frame["metric"])
+    in_page = built.page.read_text(encoding="utf-8")
+    assert in_page.count("<details><summary>income") == 1
+    best = frame[(frame["metric"] == "logloss") & (frame["task"] == "income")]
+    assert len(best) == frame["group"].nunique()
+
+
+def test_a_metric_that_is_best_in_between_ranks_rows_by_their_distance(tmp_path):
+    store = ResultStore(tmp_path)
+    for model, calibrations in [("single-task", (1.5, 1.7)), ("mmoe", (0.9, 0.8))]:
+        for seed, calibration in enumerate(calibrations):
+            run = record(cell(model, "none" if model == "single-task" else "uniform", seed))
+            for scores in run.metrics.values():
+                for values in scores.values():
+                    values["calibration"] = calibration
+            store.save(run)
+    files = write_report(tmp_path, metric="calibration", written=WRITTEN)
+    assert not [file for file in files.figures if "pareto" in file.name]
+    page = files.page.read_text(encoding="utf-8")
+    assert "calibration on the test split" in page
+    assert "nearest to 1 is best" in page
+    frame = pd.read_csv(next(table for table in files.tables if table.suffix == ".csv"))
+    assert list(frame["model"]) == ["mmoe", "single-task"]
+    # relative to the distance of single-task from 1, seed by seed
+    assert frame["delta_m"][0] == pytest.approx(((-0.1 + 0.5) / 0.5 + (-0.2 + 0.7) / 0.7) / 2)

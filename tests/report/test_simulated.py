@@ -13,7 +13,7 @@ import pytest
 from matplotlib.text import Text
 
 from mtlkit.cli.results import results_table
-from mtlkit.records import METRICS
+from mtlkit.metrics.definitions import METRICS
 from mtlkit.report import rows, write_report
 from mtlkit.report.build import WRITTEN
 from mtlkit.report.figures import FIGURES, draw_all
@@ -137,7 +137,7 @@ def test_the_page_says_so_from_its_title_on(files):
     assert "<title>mtlkit report (simulated data)</title>" in page
     assert "<h1>Multi-task methods compared (simulated data)</h1>" in page
     headings = re.findall(r"<h3>(.*?)</h3>", page)
-    assert len(headings) == 11
+    assert len(headings) == 12
     assert all("(simulated data)" in heading for heading in headings)
 
 

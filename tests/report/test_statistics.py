@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from mtlkit.records import METRICS
+from mtlkit.metrics.definitions import METRICS
 from mtlkit.report.statistics import (
     Interval,
     chance_error,

@@ -1,5 +1,6 @@
 """What a run leaves behind: cost, timing, scores."""
 
+import numpy as np
 import pytest
 
 from mtlkit.training import finish
@@ -29,7 +30,9 @@ def test_scores_are_kept_for_later(trainer, mixed, pair):
     scores = run.fit().scores
     split = mixed.splits["test"]
     parts = ("score", "label", "observed", "space", "derived")
-    assert set(scores) == {f"{what}/{task}" for what in parts for task in run.tasks}
+    groups = {f"group/{name}" for name in ("user", "item", "domain")}
+    assert set(scores) == groups | {f"{what}/{task}" for what in parts for task in run.tasks}
+    assert (scores["group/user"] == np.where(split.ids[:, 0] > 0, split.ids[:, 0], -1)).all()
     assert scores["score/t1"].shape == (160,)
     assert scores["score/t3"].shape == (160, 3)
     assert (scores["label/t2"] == split.labels[:, 1]).all()

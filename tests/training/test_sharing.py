@@ -143,6 +143,10 @@ LAST = {
     "cgc": "experts.0.linears.1.weight",
     "ple": "experts.1.linears.1.weight",
     "single-task": None,
+    # what a calibrator or a product shares besides is no layer of the tasks' own
+    "aitm": "bottom.linears.1.weight",
+    "esmm": "embedding.width_4",
+    "escm2": "embedding.width_4",
 }
 
 
@@ -163,14 +167,27 @@ def test_last_shared_weight_is_a_weight_that_is_shared(name):
     if not load(name).shares_parameters:
         assert sharing.last is None
         return
-    assert sharing.last.name.endswith("weight")
-    assert sharing.last.any_shared
-    after = [
-        i.name
-        for i in sharing.parameters[sharing.parameters.index(sharing.last) + 1 :]
-        if i.any_shared
-    ]
-    assert not [key for key in after if key.endswith("weight")]
+    last = sharing.last
+    assert last.name.endswith("weight") or last.is_embedding
+    assert last.any_shared
+
+    # what comes later is shared by products and calibrators alone: own predictions do not reach it
+    names = [sliced.name for sliced in sharing.parameters]
+    reached = {key: set() for key in names[names.index(last.name) + 1 :] if key.endswith("weight")}
+    for t, logits in enumerate(model.own_logits(model(batch))):
+        grads = torch.autograd.grad(
+            logits.sum(), [model.get_parameter(key) for key in reached], allow_unused=True,
+            retain_graph=True,
+        )  # fmt: skip
+        for key, grad in zip(reached, grads, strict=True):
+            axis = sharing.routes.by_name[key].axis
+            if grad is None:
+                continue
+            slices = [grad] if axis is None else grad.unbind(axis)
+            reached[key] |= {(t, s) for s, part in enumerate(slices) if part.any()}
+    for key, pairs in reached.items():
+        slices = [s for _, s in pairs]
+        assert len(slices) == len(set(slices)), key
 
 
 @pytest.mark.parametrize("levels", [1, 2])

@@ -25,9 +25,12 @@ from mtlkit.data.ali_ccp.staging import Keys, Staged, Stager, too_many
 from mtlkit.data.ali_ccp.vocabulary import Vocabulary
 from mtlkit.data.ali_ccp.write import Encoders, SplitWriter
 from mtlkit.data.datasets._source import Progress
+from mtlkit.data.encoders import MinMaxScaler
 from mtlkit.data.planted import ALL_SIMULATED_ROWS
 from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.data.storage import fingerprint_folder, save_array
+from mtlkit.data.table import row_encoders
+from mtlkit.data.table.row_encoders import RowEncoders
 from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError
 
@@ -90,7 +93,26 @@ def prepare_archives(
     details = _details(raw, joined, vocabulary, request)
     arrays = {split: entry["arrays"] for split, entry in splits.items()}
     digest = fingerprint_folder(folder, schema, arrays)
-    return Dataset(name, schema, {}, digest, "simulation" in details, details), splits
+    encoders = _row_encoders(request, vocabulary, scalers).as_json()
+    is_simulated = "simulation" in details
+    return Dataset(name, schema, {}, digest, is_simulated, details, encoders), splits
+
+
+def _row_encoders(
+    request: Request, vocabulary: Vocabulary, scalers: dict[int, MinMaxScaler]
+) -> RowEncoders:
+    """Those of rows with a column a feature that holds raw ids, lists of them, or raw values."""
+    kept = {field: ids[1:].tolist() for field, ids in vocabulary.raw.items()}
+    plans = (field_plan(request.protocol, "row"), field_plan(request.protocol, "user"))
+    columns = []
+    for plan in plans:
+        for number in plan.ids:
+            columns.append(row_encoders.levels(FIELDS[number].name, kept[number]))
+        for number in plan.bags:
+            columns.append(row_encoders.bag(FIELDS[number].name, kept[number]))
+        for number in plan.dense:
+            columns.append(row_encoders.numbers(f"D{FIELDS[number].name}", scalers[number]))
+    return RowEncoders(tuple(columns))
 
 
 def check_rows(rows: dict[str, int]) -> None:

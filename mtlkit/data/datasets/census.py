@@ -79,10 +79,14 @@ class _Input:
 
     Args:
         feature: Its entry in the schema.
+        column: Of the raw rows.
+        encoder: How its raw values become it.
         values: Official split to (N,) int32 ids or float32 numbers.
     """
 
     feature: Feature
+    column: str
+    encoder: CategoryEncoder | QuantileBins | Standardizer | MinMaxScaler
     values: dict[str, np.ndarray]
 
 
@@ -181,6 +185,9 @@ class CensusIncome(DatasetSource):
         Raises:
             MissingError: The files are not there, or cannot be read.
         """
+        # Imported here: a run that only loads the data does without.
+        from mtlkit.data.table.row_encoders import RowEncoders
+
         raw = home / self.name / "raw"
         try:
             identity = (raw / SOURCE_FILE).read_text(encoding="utf-8")
@@ -206,7 +213,10 @@ class CensusIncome(DatasetSource):
             features=tuple(encoded.feature for encoded in inputs),
             tasks=tuple(TASKS[task] for task in tasks),
         )
-        return Dataset(self.name, schema, splits, fingerprint(schema, splits))
+        fitted = [(encoded.column, encoded.encoder) for encoded in inputs]
+        encoders = RowEncoders.of_fitted(fitted).as_json()
+        digest = fingerprint(schema, splits)
+        return Dataset(self.name, schema, splits, digest, encoders=encoders)
 
     def _encode_inputs(self, frames: Frames, tasks: Sequence[str]) -> list[_Input]:
         """All inputs, the categorical columns first.
@@ -239,14 +249,14 @@ def _encode_levels(frames: Frames, column: str) -> _Input:
     """A categorical column as ids."""
     encoder = CategoryEncoder.fit(frames["train"][column], MISSING)
     values = {name: encoder.transform(frame[column]) for name, frame in frames.items()}
-    return _Input(Feature(name=column, vocab=encoder.vocab), values)
+    return _Input(Feature(name=column, vocab=encoder.vocab), column, encoder, values)
 
 
 def _encode_bins(frames: Frames, column: str, name: str, bins: int) -> _Input:
     """A numeric column as ids of about ``bins`` quantile bins."""
     encoder = QuantileBins.fit(frames["train"][column].to_numpy(), bins)
     feature = Feature(name=name, vocab=encoder.vocab)
-    return _Input(feature, _transform_numbers(frames, column, encoder.transform))
+    return _Input(feature, column, encoder, _transform_numbers(frames, column, encoder.transform))
 
 
 def _encode_number(frames: Frames, column: str, protocol: str) -> _Input:
@@ -258,7 +268,7 @@ def _encode_number(frames: Frames, column: str, protocol: str) -> _Input:
     else:
         scaler = Standardizer.fit(train, log=True)
     feature = Feature(name=column, kind="dense")
-    return _Input(feature, _transform_numbers(frames, column, scaler.transform))
+    return _Input(feature, column, scaler, _transform_numbers(frames, column, scaler.transform))
 
 
 def _transform_numbers(

@@ -73,6 +73,14 @@ class ColumnEncoder(ABC):
             BadValueError: One cannot be.
         """
 
+    @abstractmethod
+    def state_dict(self) -> dict[str, Any]:
+        """What was found out when it was settled, as plain values of JSON."""
+
+    @abstractmethod
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Settle with what another encoder of the same plan has found out."""
+
     def _feature(self, suffix: str = "", **facts: Any) -> Feature:
         role = self.plan.role
         return Feature(name=self.plan.name + suffix, role=None if role == "time" else role, **facts)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from mtlkit.data.table.column import ColumnEncoder
 from mtlkit.data.table.id_columns import BagEncoder, DateEncoder, IdEncoder
 from mtlkit.data.table.number_columns import (
-    SAMPLE_ROWS,
     NumberEncoder,
     QuantileEncoder,
     VectorEncoder,
@@ -24,5 +23,5 @@ def make_encoder(plan: ColumnPlan, rows: int) -> ColumnEncoder:
     if plan.kind == "vector":
         return VectorEncoder(plan)
     if plan.transform in ("quantile", "bins"):
-        return QuantileEncoder(plan, max(1, -(-rows // SAMPLE_ROWS)))
+        return QuantileEncoder(plan, rows)
     return NumberEncoder(plan)

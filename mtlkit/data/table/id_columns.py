@@ -7,6 +7,7 @@ train has one.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,14 @@ import pyarrow.compute as pc
 
 from mtlkit.data.encoders import UNKNOWN
 from mtlkit.data.table.column import ColumnEncoder, Encoded, is_missing
-from mtlkit.data.table.plan import ColumnPlan, file_name, split_texts
-from mtlkit.data.table.read import TIME, is_list
+from mtlkit.data.table.plan import (
+    SEPARATORS,
+    ColumnPlan,
+    file_name,
+    find_separator,
+    split_texts,
+)
+from mtlkit.data.table.read import TIME, is_list, to_type, type_named
 from mtlkit.data.table.split import as_groups, random_numbers
 
 PENDING_LEVELS = 100_000
@@ -61,8 +68,12 @@ class Vocabulary:
         self._add_up()
         counts = self._counts.pop()
         kept = counts.filter(pc.greater_equal(counts["count"], self.min_count))
-        self.levels = kept["level"].combine_chunks()
-        self.levels = self.levels.take(pc.array_sort_indices(self.levels))
+        levels = kept["level"].combine_chunks()
+        self._set_levels(levels.take(pc.array_sort_indices(levels)))
+
+    def _set_levels(self, levels: pa.Array) -> None:
+        """Number the levels in their order."""
+        self.levels = levels
 
         # An index builds its hash table once. Arrow builds one for every batch, which costs less
         # where there are few texts.
@@ -71,6 +82,23 @@ class Vocabulary:
         if is_number or len(self.levels) > FEW_LEVELS:
             levels = self.levels.to_numpy(zero_copy_only=False)
             self._index = pd.Index(levels, dtype=None if is_number else object)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The levels, and whether missing values are one."""
+        is_time = pa.types.is_timestamp(self.levels.type)
+        levels = self.levels.cast(pa.int64()) if is_time else self.levels
+        return {
+            "type": str(self.levels.type),
+            "levels": levels.to_pylist(),
+            "missing": self.missing > 0,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        dtype = type_named(state["type"])
+        plain = pa.int64() if pa.types.is_timestamp(dtype) else dtype
+        self.missing = int(state["missing"])
+        self._set_levels(pa.array(state["levels"], plain).cast(dtype))
 
     @property
     def size(self) -> int:
@@ -84,6 +112,8 @@ class Vocabulary:
             ids = np.append(self.encode(values.dictionary), self._missing_id).astype(np.int32)
             codes = values.indices
             return ids[codes.fill_null(len(ids) - 1).to_numpy(zero_copy_only=False)]
+        if values.type != self.levels.type:
+            return self._encode_other_type(values)
         if self._index is None:
             positions = pc.index_in(values, self.levels).fill_null(-1).to_numpy()
         else:
@@ -93,6 +123,20 @@ class Vocabulary:
         ids = (positions + 1).astype(np.int32)
         if values.null_count:
             ids[is_missing(values)] = self._missing_id
+        return ids
+
+    def _encode_other_type(self, values: pa.Array) -> np.ndarray:
+        """Values of rows that training never saw, such as a word among numbers: it is unknown."""
+        try:
+            return self.encode(to_type(values, self.levels.type))
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            # 2.5 among whole numbers, or a word
+            is_number = pa.types.is_floating(values.type) and pa.types.is_integer(self.levels.type)
+            common = pa.float64() if is_number else pa.string()
+            levels = self.levels.cast(common, safe=False)
+            positions = pc.index_in(values.cast(common), levels).fill_null(-1).to_numpy()
+        ids = (positions + 1).astype(np.int32)
+        ids[is_missing(values)] = self._missing_id
         return ids
 
     @property
@@ -138,8 +182,34 @@ class HashedIds:
             ids[is_missing(values)] = UNKNOWN
         return ids
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to load."""
+
+
+class KnownIds(HashedIds):
+    """Values that are ids already; those beyond the last one are unknown.
+
+    Args:
+        size: Number of ids, the unknown one included.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def encode(self, values: pa.Array) -> np.ndarray:
+        """(n,) values to (n,) int32 ids."""
+        numbers = to_type(values, pa.int64()).fill_null(UNKNOWN).to_numpy()
+        is_known = (numbers >= 0) & (numbers < self.size)
+        return np.where(is_known, numbers, UNKNOWN).astype(np.int32)
+
 
 def _ids_of(plan: ColumnPlan) -> Vocabulary | HashedIds:
+    if plan.known:
+        return KnownIds(plan.known)
     return HashedIds(plan.buckets) if plan.buckets else Vocabulary(plan.min_count)
 
 
@@ -157,6 +227,16 @@ class IdEncoder(ColumnEncoder):
     def settle(self) -> None:
         """Number the levels."""
         self.ids.settle()
+        self._describe()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.ids.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ids.load_state_dict(state)
+        self._describe()
+
+    def _describe(self) -> None:
         self.features = [self._feature(vocab=self.ids.size)]
 
     def encode(self, values: pa.Array) -> Encoded:
@@ -178,6 +258,16 @@ class BagEncoder(ColumnEncoder):
     def settle(self) -> None:
         """Number the levels."""
         self.ids.settle()
+        self._describe()
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.ids.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.ids.load_state_dict(state)
+        self._describe()
+
+    def _describe(self) -> None:
         feature = self._feature(kind="bag", vocab=self.ids.size)
         self.features = [feature.model_copy(update={"name": file_name(feature.name)})]
 
@@ -191,7 +281,8 @@ class BagEncoder(ColumnEncoder):
         if is_list(values.type):
             return values
         texts = values.cast(pa.string())
-        return split_texts(texts, self.plan.separator or "|")
+        separator = self.plan.separator or find_separator(texts, SEPARATORS) or "|"
+        return split_texts(texts, separator)
 
 
 class DateEncoder(ColumnEncoder):
@@ -208,10 +299,22 @@ class DateEncoder(ColumnEncoder):
 
     def settle(self) -> None:
         """Number them."""
-        self.features = []
-        for part, ids in self.parts.items():
+        for ids in self.parts.values():
             ids.settle()
-            self.features.append(self._feature(f"-{part}", vocab=ids.size))
+        self._describe()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {part: ids.state_dict() for part, ids in self.parts.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for part, ids in self.parts.items():
+            ids.load_state_dict(state[part])
+        self._describe()
+
+    def _describe(self) -> None:
+        self.features = [
+            self._feature(f"-{part}", vocab=ids.size) for part, ids in self.parts.items()
+        ]
 
     def encode(self, values: pa.Array) -> Encoded:
         """An array of ids a part."""

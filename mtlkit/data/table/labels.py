@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtlkit.data.table.number_columns import Moments
+from mtlkit.data.encoders import QuantileRanks
+from mtlkit.data.table.number_columns import Moments, Sample
 from mtlkit.data.table.plan import file_name
 from mtlkit.data.table.read import TIME, Columns, Table, is_list
 from mtlkit.data.table.spec import TableSpec, TaskSpec
-from mtlkit.data.types import Task
+from mtlkit.data.targets import to_normal_ranks
+from mtlkit.data.types import Task, check_losses
 from mtlkit.errors import MissingError, UsageError
 
 MAX_CLASSES = 1000
@@ -114,14 +117,15 @@ def _label(table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | Non
     # A positive value splits any column in two.
     if kind == "binary":
         levels = _binary_levels(table, column, spec, counts)
-        return _binary(column, spec, levels)
+        return _binary(table, column, spec, levels)
     if kind == "regression":
         if not (is_number or pa.types.is_boolean(dtype)):
             raise UsageError(
                 f"The label {column!r} of {table.label} holds texts, so it is no regression.",
                 f"in YAML, labels: {{{column}: {{kind: multiclass}}}}",
             )
-        task = _task(column, spec, kind="regression", losses=("mse",))
+        facts = {"target": spec.target} if spec.target is not None else {}
+        task = _task(table, column, spec, kind="regression", losses=("mse",), **facts)
         return Label(column, task, None, spec.given)
     if values is None:
         raise UsageError(
@@ -135,6 +139,7 @@ def _label(table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | Non
         )
     shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
     task = _task(
+        table,
         column,
         spec,
         kind="multiclass",
@@ -210,7 +215,7 @@ def _named_value(table: Table, column: str, named: Any, values: list[Any]) -> An
     )
 
 
-def _binary(column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
+def _binary(table: Table, column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
     """A binary label, whose description says what is positive unless that is 1."""
     negative, positive = levels
     is_plain = positive in (1, True) and negative in (0, False)
@@ -218,14 +223,37 @@ def _binary(column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
     if not is_plain:
         description += f" is {positive}"
         description += f", not {negative}" if negative is not None else ""
-    task = _task(column, spec, description=spec.description or description)
+    task = _task(table, column, spec, description=spec.description or description)
     return Label(column, task, levels, spec.given)
 
 
-def _task(column: str, spec: TaskSpec, **facts: Any) -> Task:
-    given = file_name(spec.given) if spec.given is not None else None
-    facts = {"description": spec.description or column, **facts}
-    return Task(name=file_name(column), weight=spec.weight, given=given, **facts)
+def _task(table: Table, column: str, spec: TaskSpec, **facts: Any) -> Task:
+    """The task of a label: what the user said of it, and what was found out."""
+    facts = {
+        "description": spec.description or column,
+        "weight": spec.weight,
+        "report": spec.report,
+        **facts,
+    }
+    if spec.losses:
+        facts["losses"] = spec.losses
+    if spec.given is not None:
+        facts["given"] = file_name(spec.given)
+    if spec.row_weights is not None:
+        indicator = file_name(spec.row_weights.indicator)
+        facts["row_weights"] = spec.row_weights.model_copy(update={"indicator": indicator})
+    task = Task(name=file_name(column), **facts)
+    if spec.target is not None and task.kind != "regression":
+        raise UsageError(
+            f"The label {column!r} of {table.label} is {task.kind}, and target is for regressions.",
+            f"in YAML, labels: {{{column}: {{kind: regression}}}}",
+        )
+    try:
+        check_losses(task)
+    except ValueError as error:
+        problem = f"{str(error)[:1].upper()}{str(error)[1:]}"
+        raise UsageError(f"{problem}, of {table.label}.", "mtlkit list losses") from None
+    return task
 
 
 def _check_steps(table: Table, spec: TableSpec, labels: Sequence[Label]) -> None:
@@ -248,11 +276,13 @@ class LabelEncoder:
 
     Args:
         labels: One a task.
+        rows: Of the table.
     """
 
-    def __init__(self, labels: Sequence[Label]) -> None:
+    def __init__(self, labels: Sequence[Label], rows: int) -> None:
         self.labels = list(labels)
         self.moments = [Moments() for _ in labels]
+        self.samples = [Sample(rows) for _ in labels]
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -263,23 +293,32 @@ class LabelEncoder:
         labels, observed = self._raw(batch, len(is_train))
         for t, label in enumerate(self.labels):
             if label.task.kind == "regression":
-                self.moments[t].see(labels[observed[:, t] & is_train, t])
+                values = labels[observed[:, t] & is_train, t]
+                self.moments[t].see(np.log1p(values) if label.task.target == "log1p" else values)
+                if label.task.target == "quantile":
+                    self.samples[t].see(values)
 
+    @cached_property
     def tasks(self) -> tuple[Task, ...]:
-        """The tasks, with the scales of train."""
-        scaled = []
-        for label, moments in zip(self.labels, self.moments, strict=True):
-            is_regression = label.task.kind == "regression"
-            scale = {"scale": (moments.mean, moments.std)} if is_regression else {}
-            scaled.append(label.task.model_copy(update=scale))
-        return tuple(scaled)
+        """The tasks, with the scales of train, which was seen by now."""
+        return tuple(self._scaled(t) for t in range(len(self.labels)))
+
+    def _scaled(self, t: int) -> Task:
+        """A task with what is known of its labels on train."""
+        task, moments = self.labels[t].task, self.moments[t]
+        if task.kind != "regression" or task.target == "none":
+            return task
+        facts: dict[str, Any] = {"scale": (moments.mean, moments.std)}
+        if task.target == "quantile":
+            facts["quantiles"] = QuantileRanks.fit(self.samples[t].values()).values
+        return task.model_copy(update=facts)
 
     def encode(self, batch: Columns, rows: int) -> tuple[np.ndarray, np.ndarray]:
         """(n, T) float32 labels, 0 where there is none, and (n, T) whether there is one."""
         labels, observed = self._raw(batch, rows)
         for t, label in enumerate(self.labels):
             if label.task.kind == "regression":
-                labels[:, t] = (labels[:, t] - self.moments[t].mean) / self.moments[t].std
+                labels[:, t] = _on_scale(self.tasks[t], labels[:, t])
         return np.where(observed, labels, 0).astype(np.float32), observed
 
     def _raw(self, batch: Columns, rows: int) -> tuple[np.ndarray, np.ndarray]:
@@ -298,14 +337,25 @@ class LabelEncoder:
         return labels, observed
 
 
-def check_finite(table: Table, column: str, values: pa.Array, start: int) -> None:
-    """Raise a :class:`MissingError` for an infinite label."""
-    if not pa.types.is_floating(values.type):
+def _on_scale(task: Task, labels: np.ndarray) -> np.ndarray:
+    """(n,) labels of a regression on the scale that is trained on; see :meth:`Task.original`."""
+    mean, std = task.scale or (0.0, 1.0)
+    if task.target == "quantile":
+        return to_normal_ranks(labels, task.quantiles or (0.0,), std)
+    return ((np.log1p(labels) if task.target == "log1p" else labels) - mean) / std
+
+
+def check_numbers(table: Table, label: Label, values: pa.Array, start: int) -> None:
+    """Raise a :class:`MissingError` for a label that is infinite, or has no logarithm."""
+    if label.task.kind != "regression" or pa.types.is_boolean(values.type):
         return
-    is_infinite = pc.fill_null(pc.is_inf(values), False).to_numpy(zero_copy_only=False)
-    if is_infinite.any():
-        row = start + int(is_infinite.argmax()) + 1
+    numbers = values.cast(pa.float64()).fill_null(0).to_numpy(zero_copy_only=False)
+    is_wrong, what = np.isinf(numbers), "infinite"
+    if label.task.target == "log1p" and not is_wrong.any():
+        is_wrong, what = numbers <= -1, "-1 or less, which log1p cannot take,"
+    if is_wrong.any():
+        row = start + int(is_wrong.argmax()) + 1
         raise MissingError(
-            f"The label {column!r} of {table.label} is infinite in row {row}.",
+            f"The label {label.column!r} of {table.label} is {what} in row {row}.",
             "replace it by an empty value",
         )

@@ -5,13 +5,22 @@ A missing number is the mean, and a feature says so where train has missing ones
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtlkit.data.encoders import MinMaxScaler, QuantileBins, QuantileRanks, Standardizer
+from mtlkit.data.encoders import (
+    MinMaxScaler,
+    QuantileBins,
+    QuantileRanks,
+    Standardizer,
+    as_json,
+    from_json,
+)
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded, is_missing
-from mtlkit.data.table.plan import ColumnPlan, split_texts
+from mtlkit.data.table.plan import SEPARATORS, ColumnPlan, find_separator, split_texts
 from mtlkit.data.table.read import is_list, without_nan
 
 SAMPLE_ROWS = 1_000_000
@@ -94,6 +103,17 @@ class NumberEncoder(ColumnEncoder):
         else:
             is_log = self.plan.transform == "log"
             self.scaler = Standardizer(moments.mean, moments.std, log=is_log)
+        self._describe()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scaler": as_json(self.scaler), "has_missing": self.has_missing}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scaler = from_json(state["scaler"])
+        self.has_missing = state["has_missing"]
+        self._describe()
+
+    def _describe(self) -> None:
         self.features = [self._feature(kind="dense")]
         if self.has_missing:
             self.features.append(self._feature("-missing", kind="dense"))
@@ -106,40 +126,72 @@ class NumberEncoder(ColumnEncoder):
         return Encoded(dense=dense)
 
 
+class Sample:
+    """Evenly spaced rows of a column, of which quantiles are taken.
+
+    Args:
+        rows: Of the table; at most about :data:`SAMPLE_ROWS` of them are kept.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.stride, self.seen = max(1, -(-rows // SAMPLE_ROWS)), 0
+        self.kept: list[np.ndarray] = []
+
+    def see(self, values: np.ndarray) -> None:
+        """Keep some of (n,) values."""
+        self.kept.append(values[-self.seen % self.stride :: self.stride])
+        self.seen += len(values)
+
+    def values(self) -> np.ndarray:
+        """What was kept, without NaN."""
+        values = np.concatenate(self.kept or [np.zeros(0)])
+        return values[~np.isnan(values)]
+
+
 class QuantileEncoder(ColumnEncoder):
     """A column of numbers as ranks, or as ids of bins of about equally many rows.
 
     Args:
         plan: What becomes of the column.
-        stride: Every so many rows, one counts.
+        rows: Of the table.
     """
 
-    def __init__(self, plan: ColumnPlan, stride: int) -> None:
+    def __init__(self, plan: ColumnPlan, rows: int) -> None:
         super().__init__(plan)
-        self.stride, self.seen = stride, 0
-        self.sample: list[np.ndarray] = []
+        self.sample = Sample(rows)
         self.has_missing = False
 
     def see(self, values: pa.Array) -> None:
         """Keep some of the numbers."""
         numbers = as_numbers(values)
         self.has_missing |= values.null_count > 0
-        self.sample.append(numbers[-self.seen % self.stride :: self.stride])
-        self.seen += len(numbers)
+        self.sample.see(numbers)
 
     def settle(self) -> None:
         """Find the quantiles."""
-        sample = np.concatenate(self.sample or [np.zeros(0)])
-        sample = sample[~np.isnan(sample)]
-        self.sample = []
+        sample = self.sample.values()
+        self.sample = Sample(0)
         self.quantiles: QuantileRanks | QuantileBins
         if self.plan.transform == "bins":
             self.quantiles = (
                 QuantileBins.fit(sample, self.plan.bins) if len(sample) else (QuantileBins(()))
             )
+        else:
+            self.quantiles = QuantileRanks.fit(sample)
+        self._describe()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scaler": as_json(self.quantiles), "has_missing": self.has_missing}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.quantiles = from_json(state["scaler"])
+        self.has_missing = state["has_missing"]
+        self._describe()
+
+    def _describe(self) -> None:
+        if isinstance(self.quantiles, QuantileBins):
             self.features = [self._feature(vocab=self.quantiles.vocab)]
             return
-        self.quantiles = QuantileRanks.fit(sample)
         self.features = [self._feature(kind="dense")]
         if self.has_missing:
             self.features.append(self._feature("-missing", kind="dense"))
@@ -193,6 +245,14 @@ class Projection:
         deviations = np.sqrt(np.maximum(variances, 0))
         self.matrix = axes / np.where(deviations > 0, deviations, 1)  # (k, axes)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Where the vectors are centred, and the axes."""
+        return {"mean": self.mean.tolist(), "matrix": self.matrix.tolist()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.mean, self.matrix = np.array(state["mean"]), np.array(state["matrix"])
+
     def transform(self, vectors: np.ndarray) -> np.ndarray:
         """(n, k) vectors to (n, axes) float32; a missing number is the mean."""
         return (np.nan_to_num(vectors - self.mean) @ self.matrix).astype(np.float32)
@@ -218,6 +278,14 @@ class Scales:
     def settle(self) -> None:
         """Fix the scale of each number."""
         self.scalers = [Standardizer(moments.mean, moments.std) for moments in self.moments]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The scale of each number."""
+        return {"scalers": [as_json(scaler) for scaler in self.scalers]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self.scalers = [from_json(scaler) for scaler in state["scalers"]]
 
     def transform(self, vectors: np.ndarray) -> np.ndarray:
         """(n, k) vectors to (n, k) float32; a missing number is the mean."""
@@ -248,6 +316,17 @@ class VectorEncoder(ColumnEncoder):
     def settle(self) -> None:
         """Fix the scales, or the axes."""
         self.scales.settle()
+        self._describe()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"scales": self.scales.state_dict(), "has_missing": self.has_missing}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.scales.load_state_dict(state["scales"])
+        self.has_missing = state["has_missing"]
+        self._describe()
+
+    def _describe(self) -> None:
         self.features = [
             self._feature(f"-{position}", kind="dense") for position in range(self.scales.axes)
         ]
@@ -265,7 +344,8 @@ class VectorEncoder(ColumnEncoder):
         """(n, k) float64, NaN where a list or a number is missing."""
         lists = values
         if not is_list(values.type):
-            texts = split_texts(values, self.plan.separator or ",")
+            separator = self.plan.separator or find_separator(values, SEPARATORS) or ","
+            texts = split_texts(values, separator)
             lists = pa.ListArray.from_arrays(texts.offsets, self._parsed(texts))
         lengths = lists.value_lengths().fill_null(0).to_numpy(zero_copy_only=False)
         is_there = ~is_missing(values)

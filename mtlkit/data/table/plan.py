@@ -51,6 +51,8 @@ class ColumnPlan:
         parts: Parts of a date that become ids.
         length: Numbers in a vector.
         axes: On how many principal axes a vector is projected; 0 for none.
+        known: Number of the ids, where values are ids already; 0 where they are encoded.
+        weights: The column of the weights of a bag's ids; None where all ids of a row share 1.
     """
 
     name: str
@@ -66,6 +68,8 @@ class ColumnPlan:
     parts: tuple[DatePart, ...] = DATE_PARTS
     length: int = 0
     axes: int = 0
+    known: int = 0
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
@@ -173,7 +177,7 @@ def _roles(table: Table, spec: TableSpec) -> dict[Role, str]:
     # Whatever the rows are split by in time is their time.
     if spec.split.by == "time" and spec.split.column is not None:
         roles.setdefault("time", spec.split.column)
-    spoken_for = {*spec.labels, *spec.drop, *roles.values(), spec.weight}
+    spoken_for = {*spec.labels, *spec.drop, *roles.values(), *spec.weights}
     for role, names in COMMON_NAMES.items():
         for name in table.types:
             is_named = name.lower() in names and name not in spoken_for
@@ -197,8 +201,7 @@ def _left_out(table: Table, spec: TableSpec, roles: dict[Role, str]) -> dict[str
     """Column to the reason why it is no feature, whatever its type."""
     left_out = dict.fromkeys(spec.labels, "a label")
     left_out |= dict.fromkeys(spec.drop, "dropped")
-    if spec.weight is not None:
-        left_out[spec.weight] = "the row weight"
+    left_out |= dict.fromkeys(spec.weights, "a row weight")
     if spec.split.by == "column" and spec.split.column is not None:
         left_out[spec.split.column] = "says which split a row is in"
 

@@ -31,9 +31,10 @@ from mtlkit.data.storage import (
 )
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
 from mtlkit.data.table.encode import make_encoder
-from mtlkit.data.table.labels import LabelEncoder, check_finite, find_labels
+from mtlkit.data.table.labels import LabelEncoder, check_numbers, find_labels
 from mtlkit.data.table.plan import TablePlan, file_name, make_plan
 from mtlkit.data.table.read import Columns, Table, open_frame
+from mtlkit.data.table.row_encoders import RowEncoders
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.data.table.split import (
     TEST,
@@ -48,6 +49,7 @@ from mtlkit.data.types import Feature, Schema
 from mtlkit.errors import MissingError, UsageError
 
 MIN_ROWS = 3  # one for each split
+NAMED_VALUES = 1000  # values of a group whose names are noted
 T = TypeVar("T")
 
 
@@ -73,7 +75,8 @@ def encode_frame(frame: Any, spec: TableSpec, name: str = "frame") -> Dataset:
             split: Split.from_arrays({key: np.array(a) for key, a in arrays.arrays().items()})
             for split, arrays in mapped.splits.items()
         }
-    return replace(mapped, splits=splits)
+        row_encoders = mapped.encoders_as_json()
+    return replace(mapped, splits=splits, encoders=row_encoders)
 
 
 def prepare_table(
@@ -107,7 +110,7 @@ def prepare_table(
             "give it more rows",
         )
     plan = make_plan(table, spec)
-    labels = LabelEncoder(find_labels(table, spec))
+    labels = LabelEncoder(find_labels(table, spec), table.rows)
     splitter = make_splitter(table, plan)
     encoders = [make_encoder(column, table.rows) for column in plan.inputs]
     passes = _Passes(table, plan, splitter, encoders, labels, progress)
@@ -116,17 +119,18 @@ def prepare_table(
     # What the encoders have seen decides on the schema.
     features = _features(encoders, table)
     funnel = tuple(file_name(step) for step in spec.funnel) or None
-    schema = Schema(features=features, tasks=labels.tasks(), funnel=funnel)
+    schema = Schema(features=features, tasks=labels.tasks, funnel=funnel)
     entries = passes.write(folder, schema)
     arrays = {split: entry["arrays"] for split, entry in entries.items()}
     digest = fingerprint_folder(folder, schema, arrays)
-    details = _details(plan, rows)
+    details = _details(plan, rows) | {"group names": passes.group_names}
 
     # What looks like a mistake is noted, for the card and for every run.
     splits = map_splits(folder, entries)
     lints = find_lints(Dataset(name, schema, splits, digest, details=details))
     details["lints"] = [asdict(lint) for lint in lints]
-    dataset = Dataset(name, schema, {}, digest, details=details)
+    row_encoders = RowEncoders(tuple(encoders), spec).as_json()
+    dataset = Dataset(name, schema, {}, digest, details=details, encoders=row_encoders)
     write_manifest(folder, dataset, options or {}, entries)
     return dataset
 
@@ -185,6 +189,7 @@ class _Passes:
     ) -> None:
         self.table, self.plan, self.splitter = table, plan, splitter
         self.encoders, self.labels, self.progress = encoders, labels, progress
+        self.group_names: dict[str, dict[str, str]] = {}
         inputs = [encoder.plan.name for encoder in encoders]
         other = {*labels.columns, *splitter.columns, *plan.groups.values()}
         self.as_codes = {
@@ -193,8 +198,7 @@ class _Passes:
             if encoder.plan.kind == "id" and encoder.plan.name not in other
         }
         self.seen_columns = _once([*inputs, *labels.columns, *splitter.columns])
-        weight = [plan.spec.weight] if plan.spec.weight is not None else []
-        self.columns = _once([*self.seen_columns, *weight, *plan.groups.values()])
+        self.columns = _once([*self.seen_columns, *plan.spec.weights, *plan.groups.values()])
 
     def fit(self) -> np.ndarray:
         """Show the training rows to the encoders; returns the number of rows of each split.
@@ -208,8 +212,8 @@ class _Passes:
                 rows += np.bincount(splits, minlength=len(SPLITS))
                 is_train = splits == TRAIN
                 run(partial(self._see, batch, start, is_train), self.encoders)
-                for column in self.labels.columns:
-                    check_finite(self.table, column, batch[column], start)
+                for label in self.labels.labels:
+                    check_numbers(self.table, label, batch[label.column], start)
                 self.labels.see(batch, is_train)
         for encoder in self.encoders:
             encoder.settle()
@@ -275,8 +279,8 @@ class _Passes:
             "labels": labels,
             "observed": observed,
         }
-        if self.plan.spec.weight is not None:
-            arrays["weight"] = self._weight(batch[self.plan.spec.weight], start)
+        if self.plan.spec.weights:
+            arrays["weight"] = self._weights(batch, start)
         for name, column in self.plan.groups.items():
             arrays[f"group-{name}"] = self._group(name, batch[column], column)
         bags = [part.bag for part in encoded if part.bag is not None]
@@ -285,17 +289,38 @@ class _Passes:
     def _group(self, name: str, values: pa.Array, column: str) -> np.ndarray:
         if name == "time" and self.plan.roles.get("time") == column:
             return as_times(values, column, self.table.label)
+        if column in self.plan.spec.groups and not pa.types.is_integer(values.type):
+            self._note_names(name, values.drop_null().unique())
         return as_groups(values)
 
-    def _weight(self, values: pa.Array, start: int) -> np.ndarray:
-        """(n,) float32 row weights."""
+    def _note_names(self, group: str, distinct: pa.Array) -> None:
+        """Note what the codes of a group stand for, as long as they are few: for reports."""
+        names = self.group_names.setdefault(group, {})
+        if len(names) < NAMED_VALUES and len(distinct) < NAMED_VALUES:
+            codes = map(str, as_groups(distinct).tolist())
+            names.update(zip(codes, map(str, distinct.to_pylist()), strict=True))
+
+    def _weights(self, batch: Columns, start: int) -> np.ndarray:
+        """Float32 row weights (n,), or (n, T) where a label has a column of its own."""
+        spec = self.plan.spec
+        columns = {name: self._weight(name, batch[name], start) for name in spec.weights}
+        common = columns[spec.weight] if spec.weight is not None else np.float32(1)
+        own = [label.row_weight for label in spec.labels.values()]
+        if not any(own):
+            return columns[str(spec.weight)]
+        rows = len(next(iter(columns.values())))
+        of_labels = [np.ones(rows, np.float32) if name is None else columns[name] for name in own]
+        return np.column_stack(of_labels) * np.reshape(common, (-1, 1))
+
+    def _weight(self, name: str, values: pa.Array, start: int) -> np.ndarray:
+        """(n,) float32 row weights of a column."""
         is_number = pa.types.is_integer(values.type) or pa.types.is_floating(values.type)
         weights = values.cast(pa.float64()).to_numpy(zero_copy_only=False) if is_number else None
         is_wrong = np.ones(1, bool) if weights is None else ~(np.isfinite(weights) & (weights >= 0))
         if weights is None or is_wrong.any():
             row = start + int(is_wrong.argmax())
             raise MissingError(
-                f"The weight {self.plan.spec.weight!r} of {self.table.label} is no number of 0 or "
+                f"The weight {name!r} of {self.table.label} is no number of 0 or "
                 f"more in row {row + 1}.",
                 "correct it, or do without weights",
             )
@@ -337,8 +362,9 @@ class _SplitFiles:
             "labels": (np.float32, (tasks,)),
             "observed": (bool, (tasks,)),
         }
-        if plan.spec.weight is not None:
-            shapes["weight"] = (np.float32, ())
+        if plan.spec.weights:
+            has_own = any(label.row_weight for label in plan.spec.labels.values())
+            shapes["weight"] = (np.float32, (tasks,) if has_own else ())
         for group in plan.groups:
             shapes[f"group-{group}"] = (np.int64, ())
         self.columns = {

@@ -115,6 +115,14 @@ def canonical_type(dtype: pa.DataType) -> pa.DataType | None:
     return None
 
 
+def type_named(name: str) -> pa.DataType:
+    """The canonical type that ``str`` has given this name."""
+    types = (pa.int64(), pa.uint64(), pa.float64(), pa.bool_(), pa.string(), TIME, pa.null())
+    by_name = {str(dtype): dtype for dtype in types}
+    by_name |= {str(pa.list_(dtype)): pa.list_(dtype) for dtype in types}
+    return by_name[name]
+
+
 def is_list(dtype: pa.DataType) -> bool:
     """Whether values are lists, of one length or of any."""
     kinds = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
@@ -132,6 +140,8 @@ def to_type(values: pa.Array | pa.ChunkedArray, dtype: pa.DataType) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         values = values.dictionary_decode()
     if values.type != dtype:
+        if pa.types.is_string(values.type):
+            values = pc.utf8_trim_whitespace(values)
         # Times and durations are numbers of their own unit.
         is_span = pa.types.is_time(values.type) or pa.types.is_duration(values.type)
         if is_span:
@@ -150,13 +160,19 @@ def without_nan(values: pa.Array) -> pa.Array:
     return pc.if_else(is_nan, pa.scalar(None, values.type), values)
 
 
-def read_types(schema: pa.Schema, label: str, dropped: Sequence[str]) -> dict[str, pa.DataType]:
+def read_types(
+    schema: pa.Schema,
+    label: str,
+    dropped: Sequence[str],
+    wanted: Collection[str] | None = None,
+) -> dict[str, pa.DataType]:
     """Column to the type in which it is worked on.
 
     Args:
         schema: Names and types as they are in the table.
         label: What to call the table.
         dropped: Columns that need no type.
+        wanted: The only columns that need one, if there are others.
 
     Raises:
         MissingError: A name stands twice, or a column holds what is no value.
@@ -168,7 +184,8 @@ def read_types(schema: pa.Schema, label: str, dropped: Sequence[str]) -> dict[st
                 f"{label} has two columns called {field.name!r}.", "give each a name of its own"
             )
         dtype = canonical_type(field.type)
-        if dtype is None and field.name not in dropped:
+        is_needed = field.name not in dropped and (wanted is None or field.name in wanted)
+        if dtype is None and is_needed:
             raise MissingError(
                 f"The column {field.name!r} of {label} holds values of type {field.type}, "
                 "which are no ids and no numbers.",
@@ -181,8 +198,14 @@ def read_types(schema: pa.Schema, label: str, dropped: Sequence[str]) -> dict[st
 # --- Parquet
 
 
-def open_parquet(files: Sequence[Path], label: str, dropped: Sequence[str]) -> Table:
-    """The rows of Parquet files, one after another.
+def open_parquet(
+    files: Sequence[Path],
+    label: str,
+    dropped: Sequence[str] = (),
+    wanted: Collection[str] | None = None,
+) -> Table:
+    """The rows of Parquet files, one after another; of ``dropped`` columns, and of those that are
+    not ``wanted``, any type will do.
 
     Raises:
         MissingError: A file cannot be read, or has other columns than the first.
@@ -196,7 +219,7 @@ def open_parquet(files: Sequence[Path], label: str, dropped: Sequence[str]) -> T
                 schema = opened.schema_arrow
         except (pa.ArrowException, OSError, EOFError) as error:
             raise _unreadable(file, error) from None
-        own = read_types(schema, str(file), dropped)
+        own = read_types(schema, str(file), dropped, wanted)
         types = _common_types(types, own, file) if types else own
     _check_columns(types, label)
     texts = [name for name, dtype in types.items() if pa.types.is_string(dtype)]
@@ -267,14 +290,16 @@ def _unreadable(file: Path, error: Exception) -> MissingError:
 # --- in memory
 
 
-def open_frame(frame: Any, label: str, dropped: Sequence[str]) -> Table:
-    """The rows of a pandas frame or an Arrow table.
+def open_frame(
+    frame: Any, label: str, dropped: Sequence[str] = (), wanted: Collection[str] | None = None
+) -> Table:
+    """The rows of a pandas frame or an Arrow table; columns as of :func:`open_parquet`.
 
     Raises:
         UsageError: It is neither, or a column mixes types.
     """
     table = _as_arrow(frame)
-    types = read_types(table.schema, label, dropped)
+    types = read_types(table.schema, label, dropped, wanted)
     _check_columns(types, label)
 
     def read(columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:

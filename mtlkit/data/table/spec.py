@@ -5,9 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
-from mtlkit.settings import Settings
+from mtlkit.data.targets import Target
+from mtlkit.settings import RowWeights, Settings, Words, without_unused
 
 Role = Literal["user", "item", "domain", "session", "time"]
 DatePart = Literal["hour", "weekday", "day", "month", "year"]
@@ -84,8 +91,24 @@ class TaskSpec(Settings):
     given: Text | None = Field(
         None, description="the binary label without whose positive this one does not exist"
     )
+    target: Target | None = Field(
+        None, description="scale on which a regression is trained; default: standardize"
+    )
+    losses: Words = Field((), description="losses, added up; default: by the kind")
+    row_weight: Text | None = Field(
+        None, description="a column of row weights for this label alone, which is no input"
+    )
+    row_weights: RowWeights | None = Field(
+        None, description="weights of rows inside and outside of the positives of another label"
+    )
+    report: bool = Field(True, description="false: it is trained, and not reported")
     weight: float = Field(1.0, gt=0, description="weight in a weighted mean of the tasks")
     description: str = Field("", description="for the card and reports")
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        later = ("target", "losses", "row_weight", "row_weights", "report")
+        return without_unused(self, dump(self), later)
 
 
 class SplitSpec(Settings):
@@ -195,6 +218,11 @@ class TableSpec(Settings):
         for name, task in self.labels.items():
             if task.given is not None and task.given not in self.labels:
                 raise ValueError(f"the label {name!r} is given {task.given!r}, which is no label")
+            weights = task.row_weights
+            if weights is not None and weights.indicator not in self.labels:
+                raise ValueError(
+                    f"the row weights of {name!r} go by {weights.indicator!r}, which is no label"
+                )
         if self.columns and self.header:
             raise ValueError("columns name those of files without a header: set header=false")
         self._check_one_use()
@@ -219,5 +247,12 @@ class TableSpec(Settings):
             "dense": self.dense,
             "bags": self.bags,
             "drop": self.drop,
-            "weight": (self.weight,) if self.weight is not None else (),
+            "weight": self.weights,
         }
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """The columns of row weights: for all labels, and for single ones."""
+        of_labels = [task.row_weight for task in self.labels.values()]
+        named = [column for column in (self.weight, *of_labels) if column is not None]
+        return tuple(dict.fromkeys(named))

@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from mtlkit.data.splits import SPLITS
+from mtlkit.data.splits import NO_GROUP, SPLITS
 from mtlkit.data.table.plan import TablePlan
 from mtlkit.data.table.read import TIME, Columns, Table
 from mtlkit.data.table.spec import Role
@@ -19,8 +19,6 @@ from mtlkit.errors import UsageError
 TRAIN, VALIDATION, TEST = range(3)
 SAMPLE_ROWS = 1_000_000
 """Rows whose random numbers decide where a split at random is cut."""
-NO_GROUP = np.iinfo(np.int64).min
-"""The group of rows whose user, session, time or segment is missing."""
 COMMON_VALUES = {
     "train": ("train", "training", "tr"),
     "validation": ("validation", "valid", "val", "dev"),

@@ -1,1 +1,34 @@
-"""Where cells run."""
+"""Where cells run: on this machine, or on a cluster; both through the same door."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mtlkit.errors import UsageError
+from mtlkit.grid.engines.engine import Engine
+from mtlkit.settings import ExecutionSettings
+from mtlkit.store import ResultStore
+
+
+def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) -> Engine:
+    """The engine that the settings ask for.
+
+    Raises:
+        UsageError: The settings do not fit the engine.
+        MissingError: A device, or what the engine needs, is not there.
+    """
+    if execution.engine == "ray":
+        from mtlkit.grid.engines.ray import RayEngine
+
+        return RayEngine(store, home, execution)
+    for name in ("address", "gpus_per_cell"):
+        if getattr(execution, name) is not None:
+            raise UsageError(
+                f"{name} is a setting of the engine ray, but cells run on the engine local.",
+                "mtlkit bench --engine ray",
+            )
+    from mtlkit.grid.engines.local import LocalEngine
+    from mtlkit.grid.machine import resolve_devices
+
+    resolve_devices(execution.device)
+    return LocalEngine(store, home, execution)

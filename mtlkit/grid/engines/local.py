@@ -14,12 +14,16 @@ from __future__ import annotations
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from itertools import cycle, islice
 from multiprocessing.connection import wait
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mtlkit.errors import MissingError
+from mtlkit.grid.engines.engine import Progress, Tell
 from mtlkit.grid.engines.processes import (
+    CHECKPOINT_GRACE,
     FORKS,
     GRACE,
     Worker,
@@ -32,11 +36,8 @@ from mtlkit.records import Cell, RunRecord, Status
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore, reason_of
 
-Progress = Callable[[Cell, float], None]
-"""Called with a cell and the share of it that is done; 0 when it starts."""
-
-Tell = Callable[[str], None]
-"""Called with a sentence for the user."""
+if TYPE_CHECKING:
+    import torch
 
 POLL = 1.0
 """Seconds after which workers are looked at that have sent nothing, for the time limit."""
@@ -49,22 +50,39 @@ class LocalEngine:
         store: Where outcomes go.
         home: The data home.
         execution: Device, number of jobs, time limit, retries.
+
+    Attributes:
+        stopping: Whether no further cell is started.
     """
 
     def __init__(self, store: ResultStore, home: Path, execution: ExecutionSettings) -> None:
         self.store = store
         self.home = home
         self.execution = execution
+        self.stopping = False
 
-    def jobs(self, cells: int) -> int:
-        """Cells at a time: as asked, else one a core on the CPU and one on a GPU."""
-        default = max(1, available_cores() // self.execution.threads) if self._on_cpu() else 1
-        return max(1, min(self.execution.jobs or default, cells))
+    def slots(self, cells: int) -> list[str]:
+        """The device of each cell that runs at a time: as many as asked for, else one a core on the
+        CPU, and so many on each GPU as the settings say.
+        """
+        devices = [str(device) for device in self._devices()]
+        default = max(1, available_cores() // self.execution.threads)
+        if not self._on_cpu():
+            default = len(devices) * self.execution.slots_per_gpu
+        count = max(1, min(self.execution.jobs or default, cells))
+        return list(islice(cycle(devices), count))
+
+    def finish_running(self) -> None:
+        """Start no further cell; those that run are finished."""
+        self.stopping = True
+
+    def _devices(self) -> list[torch.device]:
+        from mtlkit.grid.machine import resolve_devices
+
+        return resolve_devices(self.execution.device)
 
     def _on_cpu(self) -> bool:
-        from mtlkit.grid.machine import resolve_device
-
-        return resolve_device(self.execution.device).type == "cpu"
+        return self._devices()[0].type == "cpu"
 
     def run(
         self,
@@ -85,18 +103,21 @@ class LocalEngine:
             MissingError: Results cannot be written, for longer than the settings allow.
         """
         assignments = [Assignment(cell) for cell in cells]
-        jobs = self.jobs(len(cells))
-        while assignments:
+        slots = self.slots(len(cells))
+        while assignments and not self.stopping:
             pool = _Pool(self, progress, tell)
-            yield from pool.run(assignments, jobs)
+            yield from pool.run(assignments, slots)
 
             # most cells are killed for want of memory: alone they have all of it
-            assignments, jobs = pool.killed, 1
+            assignments, slots = pool.killed, slots[:1]
 
-    def start(self) -> Worker:
-        """A new worker, which waits for a cell."""
+    def start(self, device: str) -> Worker:
+        """A new worker, which waits for a cell that it will run on a device."""
         forked = FORKS and self._on_cpu()
-        return start_worker(forked, (self.store.root, self.home, self.execution))
+        execution = self.execution.model_copy(update={"device": device})
+        worker = start_worker(forked, (Path.cwd(), self.store.root, self.home, execution))
+        worker.device = device
+        return worker
 
 
 class _Pool:
@@ -121,15 +142,15 @@ class _Pool:
         self.workers: list[Worker] = []
         self.killed: list[Assignment] = []
 
-    def run(self, assignments: Sequence[Assignment], jobs: int) -> Iterator[RunRecord]:
-        """Run cells, and yield the records of those that are over."""
+    def run(self, assignments: Sequence[Assignment], slots: Sequence[str]) -> Iterator[RunRecord]:
+        """Run cells, one at a time in each slot, and yield the records of those that are over."""
         self.waiting.extend(assignments)
         try:
             # all processes start before the first of them is waited for
-            for _ in range(min(jobs, len(assignments))):
-                self.workers.append(self.engine.start())
+            for device in slots[: len(assignments)]:
+                self.workers.append(self.engine.start(device))
             for worker in self.workers:
-                self._assign(worker)
+                yield from self._assign(worker)
 
             while busy := [worker for worker in self.workers if worker.assignment is not None]:
                 pipes = [worker.pipe for worker in busy if worker.given_up is None]
@@ -139,17 +160,27 @@ class _Pool:
                     if record is not None:
                         yield record
                     if worker.assignment is None:
-                        self._go_on(worker)
+                        yield from self._go_on(worker)
                 self._check_writing()
         finally:
-            end_workers(self.workers)
+            has_checkpoints = self.execution.checkpoint_every is not None
+            end_workers(self.workers, CHECKPOINT_GRACE if has_checkpoints else GRACE)
             self._tell_what_is_lost()
 
-    def _assign(self, worker: Worker) -> None:
-        """Give a worker the next cell, if there is one."""
-        if not self.waiting:
+    def _assign(self, worker: Worker) -> Iterator[RunRecord]:
+        """Give a worker the next cell, if there is one; yield the records of those that another
+        grid has finished in the meantime.
+        """
+        assignment = None
+        while self.waiting and assignment is None and not self.engine.stopping:
+            assignment = self.waiting.popleft()
+            record = self.store.get(assignment.cell)
+            if record is not None and record.ok:
+                assignment = None
+                yield record
+        if assignment is None:
             return
-        worker.assignment = self.waiting.popleft()
+        worker.assignment = assignment
         worker.taken_up = None
         self.progress(worker.assignment.cell, 0.0)
         try:
@@ -157,16 +188,16 @@ class _Pool:
         except OSError:
             return  # it died; the next look at its pipe says so
 
-    def _go_on(self, worker: Worker) -> None:
+    def _go_on(self, worker: Worker) -> Iterator[RunRecord]:
         """After a cell, the next one, in the same process unless that ends."""
         if worker.leaves:
             self.workers.remove(worker)
             end_workers([worker])
-            if not self.waiting:
+            if not self.waiting or self.engine.stopping:
                 return
-            worker = self.engine.start()
+            worker = self.engine.start(worker.device)
             self.workers.append(worker)
-        self._assign(worker)
+        yield from self._assign(worker)
 
     def _look_after(self, worker: Worker, ready: bool) -> RunRecord | None:
         """The record of a worker's cell, once that is stored; None before, and for a cell that will

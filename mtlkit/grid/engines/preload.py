@@ -36,6 +36,9 @@ def _load() -> None:
     # the first optimiser of a process would import it, which takes seconds
     importlib.import_module("torch._dynamo")
 
+    # the first final scores would import this
+    importlib.import_module("pandas")
+
     # so would the first balancer that solves a least-squares problem
     importlib.import_module("scipy.optimize")
 

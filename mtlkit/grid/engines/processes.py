@@ -43,6 +43,9 @@ MEMORY = {
 GRACE = 2.0
 """Seconds that workers have to end by themselves or when asked to, before they are killed."""
 
+CHECKPOINT_GRACE = 30.0
+"""The same, where they have checkpoints to write."""
+
 STARTS = 3
 """How often a worker is started before that counts as impossible."""
 
@@ -71,6 +74,7 @@ class Worker:
         unwritten_reason: Why it cannot.
         given_up: What is to be stored about a cell that the driver gave up.
         leaves: Whether it takes no further cell.
+        device: Where its cells run.
     """
 
     process: BaseProcess
@@ -81,6 +85,7 @@ class Worker:
     unwritten_reason: str = ""
     given_up: Outcome | None = None
     leaves: bool = False
+    device: str = "cpu"
 
     def has_run_longer_than(self, limit: float | None) -> bool:
         if limit is None or self.taken_up is None:
@@ -171,23 +176,26 @@ def _start_process(context: BaseContext, arguments: tuple[object, ...]) -> Worke
     return Worker(process, our_end)
 
 
-def end_workers(workers: Sequence[Worker]) -> None:
+def end_workers(workers: Sequence[Worker], grace: float = GRACE) -> None:
     """End workers, whatever they do. They get a moment for it; Ctrl-C cuts that short, and goes on
     to whoever called.
 
-    An idle one ends by itself when its pipe is closed, and cleans up; one at work is stopped.
+    An idle one ends by itself when its pipe is closed, and cleans up; one at work is stopped, and
+    may write a checkpoint before it ends.
     """
     try:
         for worker in workers:
-            worker.pipe.close()
-            if worker.assignment is not None:
+            if worker.assignment is None:
+                worker.pipe.close()
+            else:
                 worker.process.terminate()
-        deadline = time.monotonic() + GRACE
+        deadline = time.monotonic() + grace
         for worker in workers:
             worker.process.join(max(0.0, deadline - time.monotonic()))
     finally:
         with _interrupts_held():
             for worker in workers:
+                worker.pipe.close()
                 _kill(worker)
 
 

@@ -75,10 +75,21 @@ Report = float | Unwritten | Finished
 """What a worker sends; a number is the share of its cell that is done, at first 0."""
 
 
-def work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettings) -> None:
-    """The life of a worker: receive a cell, run it, store it, send its record."""
+def work(
+    pipe: Connection, here: Path, results: Path, home: Path, execution: ExecutionSettings
+) -> None:
+    """The life of a worker: receive a cell, run it, store it, send its record.
+
+    Args:
+        pipe: To the driver.
+        here: The driver's folder, from which relative paths start.
+        results: Where outcomes go.
+        home: The data home.
+        execution: Device, threads and what is recorded.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     _end_with_driver()
+    os.chdir(here)
     import torch
 
     from mtlkit.grid.global_state import GlobalState, same_start
@@ -87,6 +98,10 @@ def work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettin
     torch.set_num_threads(execution.threads)
     store = ResultStore(results)
     clean_state = GlobalState.now()
+
+    def tell(share: float) -> None:
+        _send(pipe, share)
+
     while True:
         try:
             assignment: Assignment = pipe.recv()
@@ -98,7 +113,7 @@ def work(pipe: Connection, results: Path, home: Path, execution: ExecutionSettin
         broken = False
         with same_start():
             try:
-                outcome = run_cell(cell, home, execution, lambda share: _send(pipe, share))
+                outcome = run_cell(cell, home, execution, tell, store.folder(cell))
             except BaseException as error:  # a plugin may raise what is no Exception
                 outcome = failure(cell, error)
                 broken = True
@@ -123,6 +138,8 @@ def _may_have_lost_gpu(outcome: Outcome) -> bool:
 
 def uses_plugin(cell: Cell) -> bool:
     """Whether code from outside the package takes part in a cell."""
+    if cell.resolved.get("losses"):
+        return True
     registries = {"dataset": DATASETS, "model": MODELS, "balancer": BALANCERS}
     return any(
         registry.is_plugin(cell.resolved[kind]["name"]) for kind, registry in registries.items()
@@ -155,7 +172,7 @@ def _store(store: ResultStore, outcome: Outcome, pipe: Connection) -> Outcome:
     pause = FIRST_PAUSE
     while True:
         try:
-            store.save(outcome.record, outcome.arrays, outcome.log)
+            outcome.save(store)
             return outcome
         except OSError as error:
             _send(pipe, Unwritten(reason_of(error)))

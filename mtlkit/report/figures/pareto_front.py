@@ -93,7 +93,8 @@ class _Panel:
 
 def draw(context: Context) -> list[Drawing]:
     """One panel for two tasks, a panel a pair for more."""
-    tasks = context.summary.block.tasks
+    # A metric that is best at a value in between has no front.
+    tasks = [task for task in context.summary.block.tasks if task.reading.target is None]
     pairs = list(combinations(tasks, 2))
     rows = [
         row

@@ -1,0 +1,487 @@
+"""Cells on a Ray cluster: each is a task of Ray, which places it, and repeats it elsewhere when its
+node is lost.
+
+On its node a cell runs as on a single machine, by a :class:`LocalEngine` with one slot. Where the
+node sees the driver's results folder, the run is written there. Else its files come back through
+Ray, and the driver writes them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import tempfile
+import time
+import uuid
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import chdir, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtlkit.data.data_home import data_home
+from mtlkit.data.sources import prepare_planned
+from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
+from mtlkit.grid.engines.engine import Progress, Tell
+from mtlkit.grid.engines.local import LocalEngine
+from mtlkit.grid.engines.processes import available_cores
+from mtlkit.records import Cell, RunRecord
+from mtlkit.settings import ExecutionSettings
+from mtlkit.store import ResultStore, reason_of
+
+LOST_NODES = 5
+"""How often a cell whose node was lost is run again."""
+
+POLL = 0.2
+"""Seconds after which the driver looks again at running cells, if none of them has ended."""
+
+NEWS_SECONDS = 5.0
+"""How long the driver waits for news of them."""
+
+CONNECTION_SECONDS = 5
+LONGEST_PAUSE = 30.0
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """What a node must know to run a cell.
+
+    Args:
+        cell: The cell.
+        here: The driver's folder, from which paths of plugins start.
+        results: The driver's results folder.
+        mark: Name of a file in there: a node that sees it writes to that folder.
+        home: The driver's data home; a node may have another one, in ``$MTLKIT_DATA``.
+        execution: How to run it there.
+        plugins: Path of each plugin of the cell, as typed, to its content.
+    """
+
+    cell: Cell
+    here: Path
+    results: Path
+    mark: str
+    home: Path
+    execution: ExecutionSettings
+    plugins: dict[str, bytes]
+
+
+class NewsBoard:
+    """Where tasks leave what the driver shows; an actor beside the driver."""
+
+    def __init__(self) -> None:
+        self.shares: list[tuple[str, float]] = []
+        self.sentences: list[str] = []
+
+    def put_share(self, key: str, share: float) -> None:
+        self.shares.append((key, share))
+
+    def put_sentence(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+    def take(self) -> tuple[list[tuple[str, float]], list[str]]:
+        """All that came since the last time."""
+        news = self.shares, self.sentences
+        self.shares, self.sentences = [], []
+        return news
+
+
+class RayEngine:
+    """Runs cells as tasks of a Ray cluster.
+
+    Args:
+        store: Where outcomes go.
+        home: The data home of the driver.
+        execution: Address of the cluster, share of a GPU a cell, time limit, retries.
+
+    Attributes:
+        stopping: Whether no further cell is started.
+        marks_results: Whether nodes are told how to know the results folder, if they see it.
+
+    Raises:
+        UsageError: A certain GPU is asked for.
+        MissingError: Ray is not installed.
+    """
+
+    def __init__(self, store: ResultStore, home: Path, execution: ExecutionSettings) -> None:
+        if execution.device not in ("auto", "cpu", "cuda"):
+            raise UsageError(
+                f"Ray chooses the GPU of a cell, so --device cannot be {execution.device}.",
+                "mtlkit bench --engine ray --gpus-per-cell 0.5",
+            )
+        self.store = store
+        self.home = home
+        self.execution = execution
+        self.stopping = False
+        self.marks_results = True
+        self.ray = _import_ray(execution.address)
+
+    def finish_running(self) -> None:
+        """Start no further cell; those that run are finished."""
+        self.stopping = True
+
+    def run(
+        self,
+        cells: Sequence[Cell],
+        progress: Progress = lambda cell, share: None,
+        tell: Tell = warnings.warn,
+    ) -> Iterator[RunRecord]:
+        """Run cells and yield their records as they finish, in no particular order.
+
+        Args:
+            cells: What to run.
+            progress: Told how far each cell is.
+            tell: Told of trouble.
+
+        Raises:
+            MissingError: There is no cluster, none of its nodes can run cells, or results cannot be
+                written for longer than the settings allow.
+        """
+        if not cells:
+            return
+        with _connected(self.ray, self.execution.address), self._marked_results() as mark:
+            board = self._start_board()
+            gpus = self._gpus()
+            submit = self._remote_function(gpus)
+            waiting = deque(cells)
+            running = _Running(self.ray, board, progress, tell)
+            try:
+                while (waiting and not self.stopping) or running.tasks:
+                    limit = self.execution.jobs or len(cells)
+                    while waiting and len(running.tasks) < limit and not self.stopping:
+                        cell = waiting.popleft()
+                        running.tasks[submit(self._task(cell, mark, gpus), board)] = cell
+                    for task in running.wait(self.stopping):
+                        record = self._outcome(task, running.tasks.pop(task), tell)
+                        if record is not None:
+                            yield record
+            finally:
+                running.cancel(running.tasks)
+
+    # --- what a task is given
+
+    def _gpus(self) -> float:
+        """The share of a GPU that a cell takes: as asked for, else a slot of one, if any."""
+        if self.execution.device == "cpu":
+            return 0.0
+        if self.execution.gpus_per_cell is not None:
+            return self.execution.gpus_per_cell
+        has_gpus = self.ray.cluster_resources().get("GPU", 0) > 0
+        on_gpu = has_gpus or self.execution.device == "cuda"
+        return 1 / self.execution.slots_per_gpu if on_gpu else 0.0
+
+    def _remote_function(self, gpus: float) -> Callable[..., Any]:
+        """Submits a task to Ray.
+
+        Raises:
+            MissingError: It would wait forever, for no node has so many cores and GPUs.
+        """
+        cores = self.execution.threads
+        nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
+        if not any(node.get("CPU", 0) >= cores and node.get("GPU", 0) >= gpus for node in nodes):
+            raise MissingError(
+                f"No node of the Ray cluster has {cores} cores and {gpus:g} GPUs for a cell.",
+                "mtlkit bench --engine ray --device cpu --set threads=1",
+            )
+        options = {"num_cpus": cores, "num_gpus": gpus, "max_retries": LOST_NODES}
+        return self.ray.remote(**options)(run_on_node).remote
+
+    def _task(self, cell: Cell, mark: str, gpus: float) -> NodeTask:
+        own = {"engine": "local", "jobs": 1, "device": "cuda" if gpus > 0 else "cpu"}
+        names = [cell.resolved[kind]["name"] for kind in ("dataset", "model", "balancer")]
+        plugins = [name for name in names if name.endswith(".py") and Path(name).is_file()]
+        return NodeTask(
+            cell=cell,
+            here=Path.cwd(),
+            results=self.store.root.absolute(),
+            mark=mark,
+            home=self.home.absolute(),
+            execution=self.execution.model_copy(update=own),
+            plugins={name: Path(name).read_bytes() for name in plugins},
+        )
+
+    def _start_board(self) -> Any:
+        """The board, on the node of the driver: it lives as long as that does."""
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = self.ray.get_runtime_context().get_node_id()
+        strategy = NodeAffinitySchedulingStrategy(here, soft=True)
+        return self.ray.remote(num_cpus=0, scheduling_strategy=strategy)(NewsBoard).remote()
+
+    @contextmanager
+    def _marked_results(self) -> Iterator[str]:
+        """A file in the results folder, by which a node knows that it sees the same one."""
+        mark = self.store.root / f".shared-{uuid.uuid4().hex}"
+        if self.marks_results:
+            mark.touch()
+        try:
+            yield mark.name
+        finally:
+            mark.unlink(missing_ok=True)
+
+    # --- what comes of it
+
+    def _outcome(self, task: Any, cell: Cell, tell: Tell) -> RunRecord | None:
+        """The record of a task that has ended, once it is stored; None if it was not started."""
+        from ray.exceptions import RayError, RayTaskError, TaskCancelledError
+
+        try:
+            record, files = self.ray.get(task)
+        except TaskCancelledError:
+            return None
+        except RayTaskError as error:
+            raise _as_grid_error(error) from error
+        except RayError as error:
+            return self._store_loss(cell, error, tell)
+        if files is not None:
+            self._write(lambda: self.store.adopt(record, files), tell)
+        return record
+
+    def _store_loss(self, cell: Cell, error: Exception, tell: Tell) -> RunRecord:
+        """Record that a cell was lost more often than it is run again."""
+        from mtlkit.grid.run_cell import failure
+
+        message = f"Ray lost the process of this cell {LOST_NODES + 1} times: {one_line(error)}"
+        outcome = failure(cell, type("WorkerDied", (RuntimeError,), {})(message))
+        self._write(lambda: self.store.save(outcome.record, log=outcome.log), tell)
+        return outcome.record
+
+    def _write(self, write: Callable[[], object], tell: Tell) -> None:
+        """Write to the results folder, as often as it takes while the settings allow it."""
+        began, pause = time.monotonic(), POLL
+        while True:
+            try:
+                write()
+                return
+            except OSError as error:
+                reason = f"Results cannot be written to {self.store.root}: {reason_of(error)}"
+            if time.monotonic() - began >= self.execution.disk_wait:
+                hint = "make room there, and run the same command again: what was stored is kept"
+                raise MissingError(f"{reason}.", hint)
+            if pause == POLL:
+                tell(f"{reason}. It is tried again for {self.execution.disk_wait:g} seconds.")
+            time.sleep(pause)
+            pause = min(2 * pause, LONGEST_PAUSE)
+
+
+class _Running:
+    """Tasks that were submitted, and what is known of them.
+
+    Attributes:
+        tasks: Reference of a task to its cell.
+        started: Keys of the cells that a node has taken up.
+    """
+
+    def __init__(self, ray: Any, board: Any, progress: Progress, tell: Tell) -> None:
+        self.ray = ray
+        self.board = board
+        self.progress = progress
+        self.tell = tell
+        self.tasks: dict[Any, Cell] = {}
+        self.started: set[str] = set()
+
+    def wait(self, stopping: bool) -> list[Any]:
+        """Tasks that have ended, after a moment at the latest; news are shown."""
+        ended, _ = self.ray.wait(list(self.tasks), num_returns=len(self.tasks), timeout=0)
+        self._show_news()
+        if not ended:
+            # not inside Ray, which does not listen to Ctrl-C
+            time.sleep(POLL)
+        if stopping:
+            started = self.started
+            self.cancel([task for task, cell in self.tasks.items() if cell.key not in started])
+        return ended
+
+    def cancel(self, tasks: Any) -> None:
+        for task in list(tasks):
+            with suppress(Exception):  # the cluster may be gone
+                self.ray.cancel(task, force=True)
+
+    def _show_news(self) -> None:
+        from ray.exceptions import RayError
+
+        try:
+            shares, sentences = self.ray.get(self.board.take.remote(), timeout=NEWS_SECONDS)
+        except RayError:  # numbers are more important than news of them
+            return
+        cells = {cell.key: cell for cell in self.tasks.values()}
+        for key, share in shares:
+            if key not in cells:
+                continue
+            if share == 0 and key in self.started:
+                self.tell(f"The node of {cells[key].label} was lost. The cell runs again.")
+            self.started.add(key)
+            self.progress(cells[key], share)
+        for sentence in sentences:
+            self.tell(sentence)
+
+
+# --- on a node
+
+
+def run_on_node(task: NodeTask, board: Any) -> tuple[RunRecord, dict[str, bytes] | None]:
+    """Run a cell on this node.
+
+    Returns:
+        Its record, and the files of the run unless they are in the driver's folder by now.
+
+    Raises:
+        MtlkitError: This node cannot run any cell of this kind.
+    """
+    board.put_share.remote(task.cell.key, 0.0)
+    shares_disk = (task.results / task.mark).exists()
+    with _folder_with(task), tempfile.TemporaryDirectory(prefix="mtlkit-") as scratch:
+        home = data_home(None if "MTLKIT_DATA" in os.environ else task.home)
+        _check_data(task.cell, home)
+
+        store = ResultStore(task.results if shares_disk else Path(scratch))
+        engine = LocalEngine(store, home, task.execution)
+        records = engine.run([task.cell], _Reporter(board), board.put_sentence.remote)
+        record = next(iter(records))
+        return record, None if shares_disk else store.files(store.folder(record.cell))
+
+
+class _Reporter:
+    """Puts shares on the board, once in a while."""
+
+    def __init__(self, board: Any) -> None:
+        self.board = board
+        self.last = time.monotonic()
+
+    def __call__(self, cell: Cell, share: float) -> None:
+        if share > 0 and time.monotonic() - self.last >= POLL:
+            self.last = time.monotonic()
+            self.board.put_share.remote(cell.key, share)
+
+
+def _check_data(cell: Cell, home: Path) -> None:
+    """The node must have the data that the driver planned with; it prepares them where they lack.
+
+    Raises:
+        MtlkitError: They cannot be had, or are others.
+    """
+    planned = cell.resolved["dataset"]
+    dataset = prepare_planned(planned["name"], planned["options"], home)
+    if dataset.fingerprint != planned["fingerprint"]:
+        raise MissingError(
+            f"The prepared data of {cell.dataset} in {home} on {socket.gethostname()} are others "
+            "than those of the driver.",
+            "give all nodes the same data, or a data home of their own in the variable MTLKIT_DATA",
+        )
+
+
+@contextmanager
+def _folder_with(task: NodeTask) -> Iterator[None]:
+    """Be in a folder where the plugins of a cell have the paths that were typed: the driver's, if
+    this node sees it, else one of our own.
+
+    Raises:
+        UsageError: A plugin is not here, and its path leads out of the driver's folder.
+    """
+    if task.here.is_dir():
+        with chdir(task.here):
+            if all(_holds(name, content) for name, content in task.plugins.items()):
+                yield
+                return
+    with tempfile.TemporaryDirectory(prefix="mtlkit-") as folder, chdir(folder):
+        for name, content in task.plugins.items():
+            if Path(name).is_absolute() or ".." in Path(name).parts:
+                raise UsageError(
+                    f"The plugin {name} is not on the node {socket.gethostname()}.",
+                    "start mtlkit in the folder of the plugin, and give its name",
+                )
+            Path(name).parent.mkdir(parents=True, exist_ok=True)
+            Path(name).write_bytes(content)
+        yield
+
+
+def _holds(name: str, content: bytes) -> bool:
+    return Path(name).is_file() and Path(name).read_bytes() == content
+
+
+# --- the cluster
+
+
+def _import_ray(address: str | None) -> Any:
+    """The package, told to keep to this machine where it starts a cluster of its own.
+
+    Raises:
+        MissingError: It is not installed.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    if _is_own(address):
+        # the name is Ray's: with 0, it binds to the loopback address alone
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        import ray
+    except ImportError:
+        message = "The engine ray needs the package ray, which is not installed."
+        raise MissingError(message, "pip install 'mtlkit[ray]'") from None
+    return ray
+
+
+def _is_own(address: str | None) -> bool:
+    """Whether a cluster is started, instead of an existing one joined."""
+    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
+
+
+@contextmanager
+def _connected(ray: Any, address: str | None) -> Iterator[None]:
+    """Be a driver of a cluster. Signals stay the affair of the command.
+
+    Raises:
+        MissingError: There is none.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
+    if _is_own(address):
+        options |= {"num_cpus": available_cores(), "include_dashboard": False}
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        _check_answers(address)
+        ray.init(**options)
+        _keep_quiet()
+    except (OSError, RuntimeError, ValueError) as error:
+        message = f"No Ray cluster can be used at {address}: {one_line(error)}."
+        hint = "ray start --head, or leave --address out: then Ray runs on this machine"
+        raise MissingError(message, hint) from error
+    finally:
+        for number, handler in before.items():
+            with suppress(ValueError):  # in a thread that is not the main one
+                signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _keep_quiet() -> None:
+    """Keep Ray from printing what its nodes log, page by page: what matters is told by us."""
+    with suppress(ImportError, AttributeError, KeyError):  # it is no public function
+        from ray._private.ray_logging import global_worker_stdstream_dispatcher
+
+        global_worker_stdstream_dispatcher.remove_handler("ray_print_logs")
+
+
+def _check_answers(address: str) -> None:
+    """Raise an :class:`OSError` unless somebody listens: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), CONNECTION_SECONDS).close()
+
+
+def _as_grid_error(error: Any) -> MtlkitError:
+    """What a node raised; no cell is to blame, so the grid ends with it."""
+    if isinstance(error.cause, MtlkitError):
+        return error.cause
+    return MissingError(
+        f"A node of the Ray cluster cannot run cells: {one_line(error.cause)}.",
+        "install the same mtlkit on all nodes, and run the same command again",
+    )

@@ -1,0 +1,73 @@
+"""The batches of a run, one after another without end."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from mtlkit.models._types import Batch
+from mtlkit.training.batches import DeviceSplit
+from mtlkit.training.sampling import row_stream
+from mtlkit.training.stratified import StratifiedSampler
+
+
+class BatchStream:
+    """Endless training batches, with the order of rows from a generator.
+
+    Its state is the number of batches taken: the rows follow from that and from the seed.
+
+    Args:
+        split: The rows.
+        sampler: How batches with rows of every task are drawn; None if all rows are shuffled.
+        batch_size: Rows per batch.
+        random: Of the order.
+        groups: (N,) numbers of the groups whose rows come together; None for no groups.
+        with_seeds: Whether each batch gets a seed of its own, for dropout.
+
+    Attributes:
+        taken: Number of batches taken.
+        seed: Of the last batch; 0 without seeds.
+    """
+
+    def __init__(
+        self,
+        split: DeviceSplit,
+        sampler: StratifiedSampler | None,
+        batch_size: int,
+        random: torch.Generator,
+        groups: Tensor | None = None,
+        with_seeds: bool = False,
+    ) -> None:
+        self.split, self.random, self.with_seeds = split, random, with_seeds
+        self.taken, self.seed = 0, 0
+        device = split.storage_device
+        self._weights: Tensor | None = None  # (N,)
+        self._rows: Iterator[Tensor]
+        if sampler is None:
+            self._rows = row_stream(len(split), batch_size, random, device, groups)
+        else:
+            self._weights = torch.from_numpy(sampler.weights).to(device)
+            self._rows = sampler.stream(random, device)
+
+    def __next__(self) -> Batch:
+        rows = self._next_rows()
+        return self.split.take(rows, None if self._weights is None else self._weights[rows])
+
+    def _next_rows(self) -> Tensor:
+        """The row numbers (B,) of the next batch."""
+        rows = next(self._rows)
+        if self.with_seeds:
+            self.seed = int(torch.randint(2**62, (), generator=self.random))
+        self.taken += 1
+        return rows
+
+    def state_dict(self) -> dict[str, int]:
+        """The number of batches taken."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Pass over as many batches as were taken, without gathering their rows."""
+        while self.taken < state["taken"]:
+            self._next_rows()
