@@ -159,7 +159,8 @@ def run_grid(
             execution needs no section (``epochs=1``); any other name is an option of the models.
 
     Returns:
-        The records of all cells of the grid, failed ones included, in the order of the plan.
+        The records of all cells of the grid, failed ones included, in the order of the plan. Where
+        ``tune={"trials": 20}`` tunes it first, they are those of the chosen settings.
 
     Raises:
         MtlkitError: A setting is wrong, nothing applies, or data or a device are missing.
@@ -168,8 +169,10 @@ def run_grid(
     from mtlkit.data.sources import prepare
     from mtlkit.grid.engines import make_engine
     from mtlkit.grid.grid_settings import read_grid, with_dataset
-    from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.plan import Plan, make_plan
     from mtlkit.grid.running import RunningGrid
+    from mtlkit.grid.tuning import Tuning
+    from mtlkit.settings import ExecutionSettings
     from mtlkit.store import ResultStore
 
     home = _home(data_dir)
@@ -181,14 +184,21 @@ def run_grid(
     if grid.tasks is not None:
         dataset = dataset.select(grid.tasks)
     store = ResultStore(grid.out)
-    plan = make_plan(grid, source, dataset, store)
 
     # the engine stores each outcome, so the records are read from there
-    engine = make_engine(store, home, grid.execution)
-    store.make()
-    with RunningGrid(store.root, "mtlkit.run_grid", len(plan.to_run)) as running:
-        for record in engine.run(plan.to_run, running.advance):
-            running.finish(record)
+    def run(plan: Plan, execution: ExecutionSettings = grid.execution) -> None:
+        engine = make_engine(store, home, execution)
+        store.make()
+        with RunningGrid(store.root, "mtlkit.run_grid", len(plan.to_run)) as running:
+            for record in engine.run(plan.to_run, running.advance):
+                running.finish(record)
+
+    if grid.tune.trials is None:
+        plan = make_plan(grid, source, dataset, store)
+    else:
+        tuning = Tuning(grid, source, dataset, store)
+        plan = tuning.run_trials(lambda trials: run(trials, tuning.trial_execution))
+    run(plan)
     stored = [store.get(planned.cell) for planned in plan.cells]
     return [record for record in stored if record is not None]
 

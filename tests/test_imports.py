@@ -23,6 +23,7 @@ ORDER = [
     {"records", "equivalences"},
     {"record_check"},
     {"store"},
+    {"studies"},
     {"ops"},
     {"data"},
     {"losses"},
@@ -33,8 +34,8 @@ ORDER = [
     {"__init__", "__main__"},
 ]
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
-RANK["report"] = RANK["store"] + 0.5
-REPORT_READS = {name for name in RANK if RANK[name] <= RANK["store"]}
+RANK["report"] = RANK["studies"] + 0.5
+REPORT_READS = {name for name in RANK if RANK[name] <= RANK["studies"]}
 READ_THE_REPORT = {"api", "cli", "__init__"}
 WITHOUT_TORCH = {
     "__init__",
@@ -48,6 +49,7 @@ WITHOUT_TORCH = {
     "metrics",
     "equivalences",
     "store",
+    "studies",
     "data",
     "report",
     "cli",

@@ -64,6 +64,8 @@ class Balancer(nn.Module, ABC):
         same_as: Families of ``mtlkit.equivalences`` that it is a member of, each with the options
             that it must have. Like the two before, it is read from the source and must be a
             literal.
+        search_space: Option to the range in which ``mtlkit bench --tune`` looks for its value, as
+            ``mtlkit.grid.spaces`` says; a literal, too.
     """
 
     class Options(Settings):
@@ -78,6 +80,7 @@ class Balancer(nn.Module, ABC):
     constant_weights: ClassVar[bool] = False
     weights_option: ClassVar[str | None] = None
     same_as: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    search_space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
 
     def __init_subclass__(cls) -> None:
         """Look that a method declares only what there is."""

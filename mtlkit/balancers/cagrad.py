@@ -43,6 +43,7 @@ class CAGrad(GramBalancer):
             0, ge=0, le=2, description="what the step is divided by: 0: 1, 1: 1 + c^2, 2: 1 + c"
         )
 
+    search_space: ClassVar = {"c": {"float": [0.05, 0.95]}}
     scale = "native"
     same_as: ClassVar = {"sum": {"c": 0}}
     options: Options

@@ -38,6 +38,7 @@ class DualBalancing(Balancer):
         beta: float = Field(0.9, ge=0, lt=1, description="share of the past in the running mean")
         sigma: float = Field(0.0, ge=0, description="the share falls as beta / step^sigma")
 
+    search_space: ClassVar = {"beta": {"float": [0.5, 0.99]}}
     needs = "rows"
     scopes = ("dense", "all")
     scale = "native"

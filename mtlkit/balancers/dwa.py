@@ -14,7 +14,7 @@ Deviations: windows of steps in place of epochs.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -35,6 +35,7 @@ class DWA(Balancer):
         temperature: float = Field(2.0, gt=0, description="higher is closer to uniform")
         window: int = Field(100, gt=0, description="steps over which losses are averaged")
 
+    search_space: ClassVar = {"temperature": {"log": [0.5, 10]}}
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

@@ -15,6 +15,7 @@ that of the first step as in the authors' code, where the paper averages over th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -34,6 +35,7 @@ class ExcessMTL(Balancer):
 
         eta: float = Field(0.01, gt=0, description="learning rate of the weights")
 
+    search_space: ClassVar = {"eta": {"log": [1e-3, 1]}}
     needs = "rows"
     scopes = ("dense", "all")
     options: Options

@@ -41,6 +41,7 @@ class FairGrad(GramBalancer):
             2.0, gt=0, description="higher cares more for the task that gains least"
         )
 
+    search_space: ClassVar = {"alpha": {"log": [0.5, 5]}}
     scale = "native"
     same_as: ClassVar = {"bargaining": {"alpha": 1}}
     options: Options

@@ -19,6 +19,7 @@ the experiments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -48,6 +49,7 @@ class FAMO(Balancer):
             description="a lower bound of each task's loss, in the order of the tasks; default 0",
         )
 
+    search_space: ClassVar = {"lr": {"log": [1e-3, 1e-1]}, "decay": {"log": [1e-5, 1e-1]}}
     scale = "native"
     options: Options
 

@@ -16,6 +16,8 @@ the shared layers, with signs of the gradient times the output, summed over the 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 import torch
 from pydantic import Field
@@ -35,6 +37,7 @@ class GradDrop(Balancer):
             0.0, ge=0, le=1, description="share of the dropped entries that is kept; 1 is uniform"
         )
 
+    search_space: ClassVar = {"leak": {"float": [0, 0.9]}}
     needs = "rows"
     scale = "native"
     options: Options

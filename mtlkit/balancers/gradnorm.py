@@ -19,6 +19,7 @@ the embedding tables.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -42,6 +43,7 @@ class GradNorm(Balancer):
         )
         lr: float = Field(0.025, gt=0, description="learning rate of w")
 
+    search_space: ClassVar = {"alpha": {"float": [0, 3]}, "lr": {"log": [1e-3, 1e-1]}}
     needs = "norms"
     options: Options
 

@@ -46,6 +46,7 @@ class GradVac(GramBalancer):
             0.01, ge=0, le=1, description="how fast the target cosines follow the present ones"
         )
 
+    search_space: ClassVar = {"beta": {"log": [1e-3, 0.5]}}
     scale = "native"
     same_as: ClassVar = {"surgery": {"beta": 0}}
     options: Options

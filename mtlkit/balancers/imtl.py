@@ -36,6 +36,7 @@ class IMTL(Balancer):
     class Options(IMTLL.Options):
         """Options of imtl."""
 
+    search_space: ClassVar = {"lr": {"log": [1e-3, 1e-1]}}
     needs = "gram"
     scale = "native"
     signed = True

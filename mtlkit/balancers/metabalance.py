@@ -19,7 +19,7 @@ authors' code has mode C only, and leaves the loop over tensors at the first one
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -47,6 +47,7 @@ class MetaBalance(Balancer):
         )
         target: str | None = Field(None, description="the task that matters; default the first")
 
+    search_space: ClassVar = {"r": {"float": [0.1, 1]}, "b": {"float": [0.5, 0.99]}}
     needs = "rows"
     scale = "native"
     options: Options

@@ -41,6 +41,7 @@ class MGDA(GramBalancer):
             "loss+", description="what gradients are divided by"
         )
 
+    search_space: ClassVar = {"normalize": {"choice": ["none", "l2", "loss", "loss+"]}}
     same_as: ClassVar = {
         "shortest mixture": {"normalize": "none"},
         "shortest mixture of two": {"normalize": "none"},

@@ -19,7 +19,7 @@ the projection, which stays near uniform.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ class MoCo(Balancer):
             "projection", description="how weights come to sum to 1"
         )
 
+    search_space: ClassVar = {"beta": {"float": [0.1, 1]}, "gamma": {"log": [1e-2, 1]}}
     needs = "rows"
     scopes = ("dense", "all")
     scale = "native"

@@ -19,6 +19,7 @@ third stands for all.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ class SDMGrad(Balancer):
         lr: float = Field(1.0, gt=0, description="learning rate of w")
         iterations: int = Field(20, gt=0, description="steps of w a batch")
 
+    search_space: ClassVar = {"lam": {"log": [0.05, 5]}, "lr": {"log": [0.1, 10]}}
     needs = "rows"
     scopes = ("dense", "all")
     options: Options

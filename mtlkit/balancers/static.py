@@ -39,6 +39,7 @@ class Static(Balancer):
             description="a positive weight for each task, in the order of the tasks; default equal",
         )
 
+    search_space: ClassVar = {"w": {"simplex": 0.1}}
     constant_weights = True
     weights_option = "w"
     same_as: ClassVar = {"sum": {"w": None}}

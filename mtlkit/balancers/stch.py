@@ -19,6 +19,7 @@ afterwards.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -43,6 +44,7 @@ class STCH(Balancer):
         )
         warmup: int = Field(100, gt=0, description="steps on the sum of log losses")
 
+    search_space: ClassVar = {"mu": {"log": [0.1, 10]}}
     scale = "native"
     options: Options
 

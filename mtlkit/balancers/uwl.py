@@ -17,6 +17,7 @@ uniform for L < .5.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -36,6 +37,7 @@ class UWL(Balancer):
 
         lr: float = Field(0.01, gt=0, description="learning rate of s")
 
+    search_space: ClassVar = {"lr": {"log": [1e-3, 1e-1]}}
     scale = "native"
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

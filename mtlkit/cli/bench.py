@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from mtlkit.grid.engines.engine import Engine
     from mtlkit.grid.grid_settings import GridSettings
     from mtlkit.grid.plan import Plan
+    from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
 SOME_FAILED = 1
@@ -89,6 +90,13 @@ def bench(
         str | None, typer.Option(help="Factors on the losses of tasks, e.g. click=1,buy=4.")
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3), or which (0,5,7).")] = None,
+    tune: Annotated[
+        int | None,
+        typer.Option(
+            metavar="TRIALS",
+            help="First tune each model under each balancer, by so many trials, on validation.",
+        ),
+    ] = None,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the training split; may be a fraction.")
     ] = None,
@@ -196,6 +204,7 @@ def bench(
         "references": references,
         "tasks": tasks,
         "seeds": seeds,
+        "tune": {"trials": tune},
         "training": {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -310,6 +319,7 @@ def _run(settings: GridSettings, how: _How) -> int:
     from mtlkit.data.sources import prepare
     from mtlkit.grid.engines import make_engine
     from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
     console = Console(stderr=True)
@@ -330,6 +340,16 @@ def _run(settings: GridSettings, how: _How) -> int:
     if settings.tasks is not None:
         dataset = dataset.select(settings.tasks)
 
+    # trials choose the settings first, if asked for
+    if settings.tune.trials is not None:
+        if how.shard is not None:
+            message = "--shard cannot go with --tune: the choice needs all trials."
+            raise UsageError(message, "mtlkit bench --tune 20")
+        tuning = Tuning(
+            settings, source, dataset, store, force=how.force, retry_failed=how.retry_failed
+        )
+        return _run_tuned(tuning, engine, home, how, console)
+
     # the plan
     plan = make_plan(
         settings, source, dataset, store, force=how.force, retry_failed=how.retry_failed
@@ -348,6 +368,54 @@ def _run(settings: GridSettings, how: _How) -> int:
     if not how.json:
         _print_results(plan, settings.out, console)
     return SOME_FAILED if failed else 0
+
+
+def _run_tuned(tuning: Tuning, engine: Engine, home: Path, how: _How, console: Console) -> int:
+    """Run the trials of a grid, then the settings that they chose; returns the exit code."""
+    from rich.text import Text
+
+    from mtlkit.grid.engines import make_engine
+
+    settings, store, dataset = tuning.settings, tuning.store, tuning.dataset
+    methods, trials = len(tuning.searches), tuning.budget
+    console.print(
+        f"Phase 1: {methods} methods x {trials} trials x {_counted(tuning.seeds, 'seed')} = "
+        f"{tuning.trial_cells} cells at most.\n"
+        f"Phase 2: {methods} methods x {_counted(settings.seeds, 'other seed')} = "
+        f"{tuning.chosen_cells} cells, with the settings that phase 1 finds best on validation.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    print_lints(dataset, console)
+    if how.dry_run:
+        first = tuning.next_trials()
+        _print_summary(first, dataset, console)
+        _print_cells(first, how.show_all)
+        return 0
+
+    # failed trials are spent, and no reason for concern
+    lean_engine = make_engine(store, home, tuning.trial_execution)
+
+    def run(plan: Plan) -> None:
+        _print_summary(plan, dataset, console)
+        _run_cells(plan, lean_engine, store, how, console)
+
+    store.make()
+    chosen = tuning.run_trials(run)
+    for note in tuning.notes:
+        console.print(Text.assemble(("warning", "yellow"), f" {note}"), soft_wrap=True)
+    console.print("Phase 2: the chosen settings.")
+    _print_summary(chosen, dataset, console)
+    _print_unreadable(store, console)
+    failed = _run_cells(chosen, engine, store, how, console)
+    if not how.json:
+        _print_results(chosen, settings.out, console)
+    return SOME_FAILED if failed else 0
+
+
+def _counted(values: Sequence[int], noun: str) -> str:
+    """How many there are: ``1 seed``, ``3 seeds``."""
+    return f"{len(values)} {noun}{'s' if len(values) > 1 else ''}"
 
 
 def _with_default_dataset(settings: GridSettings, home: Path, console: Console) -> GridSettings:

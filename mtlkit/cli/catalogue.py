@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
     from rich.table import Table
 
     from mtlkit.registry import Registry
@@ -66,7 +67,7 @@ def info(
 
     registry = _registry_of(name)
     entry = registry.load(name)
-    facts = {
+    facts: dict[str, Any] = {
         "name": name,
         "kind": registry.kind,
         "description": registry.docstring(name),
@@ -77,6 +78,8 @@ def info(
             facts[key] = getattr(entry, key)
     if registry is BALANCERS:
         facts["same_as"] = relatives(name)
+    if hasattr(entry, "search_space"):
+        facts["search_space"] = dict(entry.search_space)
     if as_json:
         print(json.dumps(facts, indent=1))
     else:
@@ -153,6 +156,8 @@ def _print_facts(facts: dict[str, Any]) -> None:
     if facts["options"]:
         console.print(Padding(Text("Options", style="bold underline"), (0, 2)))
         console.print(Padding(_options_table(facts["options"]), (0, 2)))
+        if facts["kind"] == "model" or facts.get("search_space"):
+            console.print(Padding(_search_space(facts), (1, 2, 0, 2)))
         example = _example(facts["name"], facts["options"])
         if example:
             console.print(Padding(Text(f"in brackets: '{example}'", style="dim"), (1, 2)))
@@ -215,6 +220,24 @@ def _options_table(options: list[dict[str, Any]]) -> Table:
             Text(description, style="dim"),
         )
     return table
+
+
+def _search_space(facts: dict[str, Any]) -> RenderableType:
+    """A row a setting that ``mtlkit bench --tune`` changes, those of all methods last."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    from mtlkit.grid.spaces import MODEL, TRAINING, Dimension
+
+    table = Table.grid(padding=(0, 2))
+    own = facts["search_space"]
+    shared = TRAINING | MODEL if facts["kind"] == "model" else {}
+    for name, written in (own | shared).items():
+        owner = "" if name in own else "shared by all"
+        label, values = Text(name, style="bold"), str(Dimension.read(name, written))
+        table.add_row(label, Text(values, style="green"), Text(owner, style="dim"))
+    return Group(Text("Search space of bench --tune", style="bold underline"), table)
 
 
 def _example(name: str, options: list[dict[str, Any]]) -> str | None:

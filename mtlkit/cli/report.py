@@ -23,6 +23,9 @@ def report(
     json: Annotated[
         bool, typer.Option("--json", help="Print the rows as JSON and write nothing.")
     ] = False,
+    untuned: Annotated[
+        bool, typer.Option("--untuned", help="Beside tuned rows, show those with the defaults.")
+    ] = False,
     metric: Annotated[
         str | None,
         typer.Option(
@@ -38,14 +41,14 @@ def report(
     from mtlkit.report.run_warnings import all_run_warnings
 
     if json:
-        frames = open_results(results, metric)
+        frames = open_results(results, metric, untuned)
         _say_left_out(frames)
         _say_warnings(all_run_warnings(frames))
         text = json_module.dumps(rows_of(frames), indent=1, allow_nan=False)
         typer.echo(text)
         return
 
-    files = write_report(results, out, metric=metric)
+    files = write_report(results, out, metric=metric, untuned=untuned)
     _say_left_out(files)
     _say_warnings(files.warnings)
     for title in files.simulated:

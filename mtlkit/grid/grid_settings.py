@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from mtlkit.data.sources import open_source
 from mtlkit.data.table.spec import TaskSpec
 from mtlkit.errors import UsageError
+from mtlkit.grid.spaces import Dimension, is_dimension
 from mtlkit.settings import (
     ExecutionSettings,
     FolderPath,
@@ -73,6 +74,34 @@ Seeds = Annotated[
 ]
 
 
+def _check_space(space: dict[str, Any]) -> dict[str, Any]:
+    """Look at each dimension of a space; a mapping that is none holds options of a method."""
+    for name, written in space.items():
+        nested = isinstance(written, dict) and written and not is_dimension(written)
+        ranges = {f"{name}.{key}": value for key, value in written.items()} if nested else None
+        for dotted, value in (ranges or {name: written}).items():
+            if value is not None:
+                Dimension.read(dotted, value)
+    return space
+
+
+class TuningSettings(Settings):
+    """How the settings of a grid's methods are tuned."""
+
+    trials: int | None = Field(
+        None, gt=0, le=10_000, description="of each model under each balancer; default: no tuning"
+    )
+    space: Annotated[dict[str, Any], AfterValidator(_check_space)] = Field(
+        default_factory=dict,
+        description="setting: its range, beside or instead of the declared one; null: not tuned",
+    )
+    sampler: Literal["sobol", "optuna"] = Field(
+        "sobol", description="sobol: the same points for all; optuna: TPE, for each by its own runs"
+    )
+    seed: int = Field(0, ge=0, lt=2**32, description="of the sampler")
+    seeds: int = Field(1, gt=0, le=100, description="runs of each trial")
+
+
 class GridSettings(Settings):
     """A grid, as a YAML file holds it."""
 
@@ -91,6 +120,7 @@ class GridSettings(Settings):
     balancer: dict[str, Any] = Field(
         default_factory=dict, description="options for every balancer that has them"
     )
+    tune: TuningSettings = Field(default_factory=TuningSettings)
     execution: ExecutionSettings = Field(default_factory=ExecutionSettings)
     out: FolderPath = Field(Path("results"), description="where results go")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -53,6 +53,11 @@ class Architecture(nn.Module, ABC):
     detaches: ClassVar[bool] = False
     """Whether a gradient path is cut on purpose: finite differences of the loss then differ from
     the gradient.
+    """
+
+    search_space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Option to the range in which ``mtlkit bench --tune`` looks for its value, as
+    ``mtlkit.grid.spaces`` says; a literal, too.
     """
 
     embedding: FieldEmbedding

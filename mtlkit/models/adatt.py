@@ -19,6 +19,7 @@ for each path that has a single expert; theirs is learnt unless all paths have o
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -70,6 +71,12 @@ class AdaTT(Architecture):
         shared: int = Field(0, ge=0, description="shared experts; 0 is AdaTT-sp")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
         levels: int = Field(2, gt=0, description="levels of fusion")
+
+    search_space: ClassVar = {
+        "specific": {"int": [1, 2]},
+        "shared": {"int": [0, 2]},
+        "hidden": {"choice": [[32], [64], [64, 32]]},
+    }
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)

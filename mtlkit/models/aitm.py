@@ -25,6 +25,7 @@ predictions: the calibrator does not count.
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -76,6 +77,10 @@ class AITM(Architecture):
         )
         weight: float = Field(0.6, ge=0, description="of the calibrator; 0 leaves it out")
 
+    search_space: ClassVar = {
+        "bottom": {"choice": [[64, 32], [128, 32], [128, 64], [256, 128]]},
+        "weight": {"float": [0, 1]},
+    }
     needs_funnel = True
     options: Options
 

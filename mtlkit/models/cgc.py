@@ -13,6 +13,8 @@ Cost: T * specific + shared experts as one product, T gates.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -35,6 +37,12 @@ class CGC(Architecture):
         specific: int = Field(3, gt=0, description="experts of each task's own")
         shared: int = Field(2, gt=0, description="experts shared by all tasks")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
+
+    search_space: ClassVar = {
+        "specific": {"int": [1, 3]},
+        "shared": {"int": [1, 3]},
+        "hidden": {"choice": [[32], [64], [64, 32]]},
+    }
 
     def __init__(self, schema: Schema, options: Options, levels: int = 1) -> None:
         super().__init__(schema, options)

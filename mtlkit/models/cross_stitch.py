@@ -16,7 +16,7 @@ possible; by default the tables are shared, as in recommenders. The paper trains
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -77,6 +77,10 @@ class CrossStitch(Architecture):
             "shared", description="embeddings: shared, or one table a task"
         )
 
+    search_space: ClassVar = {
+        "bottom": {"choice": [[64], [128], [256], [256, 128]]},
+        "own": {"float": [0.5, 0.99]},
+    }
     options: Options
 
     def __init__(self, schema: Schema, options: Options) -> None:

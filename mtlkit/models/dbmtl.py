@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from graphlib import CycleError, TopologicalSorter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -68,6 +68,11 @@ class DBMTL(Architecture):
             default_factory=dict,
             description="task: the tasks it depends on; default: each on the one before",
         )
+
+    search_space: ClassVar = {
+        "bottom": {"choice": [[64], [128], [256]]},
+        "relation": {"choice": [[16], [32]]},
+    }
 
     @classmethod
     def check(cls, schema: Schema, options: BaseOptions) -> None:

@@ -27,7 +27,7 @@ The last layer that the networks share, which gradnorm asks for, is the embeddin
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,10 @@ class ESCM2(ESMM):
         lg: float = Field(1.0, ge=0, description="weight of the loss of CTCVR")
         clip: float = Field(0.05, gt=0, lt=1, description="least propensity")
 
+    search_space: ClassVar = {
+        "bottom": {"choice": [[64], [128], [256], [256, 128]]},
+        "lc": {"log": [0.01, 1]},
+    }
     detaches = True
     options: Options
 

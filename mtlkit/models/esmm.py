@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import ClassVar
 
 from pydantic import Field
 from torch import Tensor
@@ -53,6 +54,8 @@ class ESMM(Architecture):
         bottom: Sizes = Field(
             (128,), min_length=1, description="hidden layers of each step's bottom"
         )
+
+    search_space: ClassVar = {"bottom": {"choice": [[64], [128], [256], [256, 128]]}}
 
     @classmethod
     def inapplicable(cls, schema: Schema) -> str | None:

@@ -23,7 +23,7 @@ the paper groups tasks by hand. Norm and activation are those of the towers, too
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -122,6 +122,11 @@ class HoME(Architecture):
         gate_parts: int = Field(2, gt=0, description="low-rank matrices of each feature gate")
         activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "silu"
         norm: Literal["none", "batch", "layer"] = "batch"
+
+    search_space: ClassVar = {
+        "meta_hidden": {"choice": [[32], [64]]},
+        "hidden": {"choice": [[32], [64], [64, 32]]},
+    }
 
     @classmethod
     def check(cls, schema: Schema, options: BaseOptions) -> None:

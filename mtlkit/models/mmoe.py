@@ -15,6 +15,8 @@ them hidden layers, a bias or batch norm there are options.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from mtlkit.data.types import Schema
@@ -35,6 +37,11 @@ class MMoE(Architecture):
 
         experts: int = Field(8, gt=0, description="number of experts")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
+
+    search_space: ClassVar = {
+        "experts": {"choice": [4, 8]},
+        "hidden": {"choice": [[32], [64], [64, 32]]},
+    }
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)

@@ -20,6 +20,8 @@ shared by tasks. The embedding that is scaled holds all features, those with a r
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field
@@ -74,6 +76,11 @@ class PEPNet(Architecture):
         )
         gate_width: int = Field(32, gt=0, description="hidden width of each gate")
         gate_scale: float = Field(2.0, gt=0, description="largest factor of a gate")
+
+    search_space: ClassVar = {
+        "tower": {"choice": [[32, 16], [64, 32], [128, 64]]},
+        "gate_width": {"choice": [16, 32, 64]},
+    }
 
     @classmethod
     def inapplicable(cls, schema: Schema) -> str | None:

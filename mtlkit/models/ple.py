@@ -18,6 +18,8 @@ unused last one.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from mtlkit.data.types import Schema
@@ -31,6 +33,13 @@ class PLE(CGC):
         """Options of ple."""
 
         levels: int = Field(2, gt=0, description="levels of experts; 1 is cgc")
+
+    search_space: ClassVar = {
+        "specific": {"int": [1, 3]},
+        "shared": {"int": [1, 3]},
+        "hidden": {"choice": [[32], [64], [64, 32]]},
+        "levels": {"int": [1, 2]},
+    }
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options, levels=options.levels)

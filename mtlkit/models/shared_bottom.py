@@ -12,6 +12,8 @@ Cost: one bottom and T towers, the cheapest model here.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from pydantic import Field
 
 from mtlkit.data.types import Schema
@@ -32,6 +34,8 @@ class SharedBottom(Architecture):
         """Options of shared-bottom."""
 
         bottom: Sizes = Field((128,), min_length=1, description="hidden layers of the bottom")
+
+    search_space: ClassVar = {"bottom": {"choice": [[64], [128], [256], [256, 128]]}}
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)

@@ -19,7 +19,7 @@ Cost: T full models, and one more for each later step of a funnel; no balancer a
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -49,6 +49,7 @@ class SingleTask(Architecture):
             "from which the other score is derived",
         )
 
+    search_space: ClassVar = {"bottom": {"choice": [[64], [128], [256], [256, 128]]}}
     shares_parameters = False
     is_reference = True
 

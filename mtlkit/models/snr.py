@@ -22,7 +22,7 @@ splits show.
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -108,6 +108,7 @@ class SNR(Architecture):
         )
         start: float = Field(1.0, description="initial log-odds of a connection")
 
+    search_space: ClassVar = {"hidden": {"choice": [[32], [64]]}, "l0": {"log": [1e-6, 1e-2]}}
     options: Options
 
     def __init__(self, schema: Schema, options: Options) -> None:

@@ -20,6 +20,8 @@ last shared path, which nothing reads, is not built.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -53,6 +55,12 @@ class STEM(Architecture):
         levels: int = Field(1, gt=0, description="levels of experts")
         gate_hidden: Sizes = Field((32,), description="hidden layers of each gate")
         gate_bias: bool = Field(True, description="whether the gates' linear layer has a bias")
+
+    search_space: ClassVar = {
+        "specific": {"int": [1, 2]},
+        "shared": {"int": [1, 2]},
+        "hidden": {"choice": [[32], [64], [64, 32]]},
+    }
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)

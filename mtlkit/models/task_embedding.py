@@ -18,6 +18,7 @@ Deviations: there is no reference code.
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from pydantic import Field
@@ -80,6 +81,11 @@ class TaskEmbedding(Architecture):
             16, gt=0, description="width of the embeddings of tasks and experts"
         )
         heads: int = Field(2, gt=0, description="number of attention heads")
+
+    search_space: ClassVar = {
+        "experts": {"choice": [4, 8]},
+        "hidden": {"choice": [[32], [64], [64, 32]]},
+    }
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)

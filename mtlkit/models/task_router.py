@@ -17,6 +17,8 @@ and by reinforcement.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from pydantic import Field
 
@@ -40,6 +42,12 @@ class TaskRouter(Architecture):
         experts: int = Field(8, gt=0, description="number of experts")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
         router: Sizes = Field((32,), min_length=1, description="hidden layers of the router")
+
+    search_space: ClassVar = {
+        "experts": {"choice": [4, 8]},
+        "hidden": {"choice": [[32], [64], [64, 32]]},
+        "router": {"choice": [[32], [64]]},
+    }
 
     def __init__(self, schema: Schema, options: Options) -> None:
         super().__init__(schema, options)

@@ -16,6 +16,7 @@ from mtlkit.records import RunRecord
 from mtlkit.registry import BALANCERS, MODELS, Registry
 from mtlkit.spec import Spec, digest, parse_spec
 from mtlkit.store import printable
+from mtlkit.studies import Studies, Study, budget_note
 
 NO_BALANCER = "none"
 
@@ -67,10 +68,11 @@ class RunGroup:
         is_reference: Whether other models are compared with this one.
         constant_weights: Whether the balancer's weights are the same in all steps.
         weights_option: The option that holds those weights, in a method that is a point of a sweep.
-        training: Digest of the training settings.
+        training: Digest of the training settings; of tuned ones, of those before tuning.
         seeds: Seeds that finished.
         failed: Seeds that did not.
         resolved: All settings but the data set's.
+        study: The study that chose the settings; None if they were typed.
     """
 
     id: str
@@ -84,6 +86,7 @@ class RunGroup:
     seeds: tuple[int, ...]
     failed: tuple[int, ...]
     resolved: dict[str, Any] = field(compare=False, default_factory=dict)
+    study: Study | None = field(compare=False, default=None)
 
     @property
     def label(self) -> str:
@@ -119,6 +122,12 @@ class Block:
         return " (simulated data)" if self.simulated else ""
 
     @property
+    def budget(self) -> tuple[str, ...]:
+        """A note on what tuning has spent on the rows, if they are tuned."""
+        note = budget_note([group.study for group in self.groups if group.study])
+        return (note,) if note else ()
+
+    @property
     def comparable(self) -> tuple[TaskInfo, ...]:
         """The scores by which rows are compared: all but those that no model can be trained for."""
         return tuple(task for task in self.tasks if not task.hidden)
@@ -141,8 +150,8 @@ def block_id(record: RunRecord) -> str:
     return digest([dataset.get(key) for key in keys])
 
 
-def make_block(key: str, records: list[RunRecord]) -> Block:
-    """The block of all records with one block id."""
+def make_block(key: str, records: list[RunRecord], studies: Studies) -> Block:
+    """The block of all records with one block id, and what studies say of them."""
     cell = records[0].cell
     dataset = cell.resolved.get("dataset", {})
     name = printable(Path(str(dataset.get("name") or parse_spec(cell.dataset).name)).stem)
@@ -159,7 +168,7 @@ def make_block(key: str, records: list[RunRecord]) -> Block:
         fingerprint=str(dataset.get("fingerprint") or ""),
         simulated=bool(dataset.get("simulated", False)),
         tasks=tasks,
-        groups=_groups(records),
+        groups=_groups(records, studies),
     )
 
 
@@ -204,7 +213,7 @@ def _described(task: Mapping[str, Any]) -> TaskInfo:
     )
 
 
-def _groups(records: list[RunRecord]) -> tuple[RunGroup, ...]:
+def _groups(records: list[RunRecord], studies: Studies) -> tuple[RunGroup, ...]:
     """The groups of a block, the reference first."""
     by_group: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
@@ -212,7 +221,7 @@ def _groups(records: list[RunRecord]) -> tuple[RunGroup, ...]:
 
     namesakes: dict[tuple[str, str], list[RunGroup]] = defaultdict(list)
     for key, members in by_group.items():
-        group = _group(key, members)
+        group = _tuned(_group(key, members), studies)
         namesakes[group.model, group.balancer].append(group)
 
     groups = [group for same in namesakes.values() for group in _tell_apart(same)]
@@ -242,6 +251,22 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
         failed=tuple(sorted({record.cell.seed for record in records} - finished)),
         resolved=resolved,
     )
+
+
+def _tuned(group: RunGroup, studies: Studies) -> RunGroup:
+    """A group as a study names it. All that one grid has tuned is compared with each other, though
+    it was trained in different ways.
+    """
+    study = studies.chosen.get(group.id)
+    if study is not None:
+        balancer = printable(study.balancer)
+        training = f"tuned from {study.training}"
+        return replace(
+            group, model=printable(study.model), balancer=balancer, training=training, study=study
+        )
+    if group.id in studies.defaults:
+        return replace(group, model=f"{group.model} (untuned)")
+    return group
 
 
 def _facts(registry: Registry, method: Mapping[str, Any]) -> Mapping[str, Any]:

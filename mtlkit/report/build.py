@@ -23,6 +23,7 @@ from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.run_warnings import all_run_warnings
 from mtlkit.report.summary import Summary, summarise
 from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_markdown, to_tex
+from mtlkit.report.tuned_table import tuned_rows, tuned_table
 from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
 from mtlkit.store import Copy, ResultStore, Unreadable
 
@@ -65,12 +66,13 @@ class ReportFiles:
     letters_without_font: str = ""
 
 
-def open_results(results: Path, metric: str | None = None) -> Frames:
+def open_results(results: Path, metric: str | None = None, untuned: bool = False) -> Frames:
     """Read a results folder.
 
     Args:
         results: The folder.
         metric: What to compare scores by where it was recorded; the primary metrics by default.
+        untuned: Whether runs with the defaults are rows beside the tuned ones.
 
     Raises:
         UsageError: The path is a file, or no run has the metric.
@@ -78,7 +80,7 @@ def open_results(results: Path, metric: str | None = None) -> Frames:
     """
     if results.is_file():
         raise UsageError(f"{results} is a file, not a results folder.", "mtlkit report results")
-    frames = load(ResultStore(results), metric=metric)
+    frames = load(ResultStore(results), metric=metric, untuned=untuned)
     if not frames.blocks:
         unreadable = [f"\ncould not be read: {left_out}" for left_out in frames.unreadable]
         some = "".join(unreadable[:SHOWN])
@@ -92,6 +94,7 @@ def write_report(
     out: Path | None = None,
     written: datetime | None = None,
     metric: str | None = None,
+    untuned: bool = False,
 ) -> ReportFiles:
     """Write page, tables and figures; files of an earlier report that have no successor are
     removed.
@@ -102,6 +105,7 @@ def write_report(
         written: The time that the page states; now by default, or ``SOURCE_DATE_EPOCH`` where that
             is set.
         metric: What to compare scores by, such as ``gauc``; the primary metrics by default.
+        untuned: Whether runs with the defaults are rows beside the tuned ones.
 
     Raises:
         MtlkitError: There is nothing to report, or the folder cannot be made.
@@ -112,7 +116,7 @@ def write_report(
     from mtlkit.report.figures.context import Look
     from mtlkit.report.figures.text import letters_without_font, missing_letters_allowed
 
-    frames = open_results(results, metric)
+    frames = open_results(results, metric, untuned)
     out = out or results / "report"
     _make_folders(out, results)
 
@@ -196,6 +200,12 @@ def _write_section(frames: Frames, summary: Summary, look: Look, out: Path) -> S
     block = summary.block
     probes = load_probes(frames, block)
     tables = [_write_table(build_table(summary), to_csv(summary), f"tables/{block.slug}", out)]
+
+    # What tuning chose, if it did.
+    tuned = tuned_rows(summary)
+    if tuned:
+        table = tuned_table(summary, tuned)
+        tables.append(_write_table(table, rows_to_csv(tuned), f"tables/{block.slug}-tuned", out))
 
     # A table of verdicts for every model that was swept over fixed weights.
     judged = judge(frames, summary)

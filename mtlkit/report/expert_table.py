@@ -101,7 +101,12 @@ def expert_table(summary: Summary, uses: list[ExpertUse]) -> Table:
         numbers = [spread(use.columns.get(column, Interval()), 3) for column in columns]
         texts = (*names, str(len(use.level.experts)), *numbers)
         rows.append(tuple(map(TableCell, texts)))
-    notes = (NOTES["interval"], *GATE_NOTES, *(ABLATION_NOTES if ablated else ()))
+    notes = (
+        NOTES["interval"],
+        *GATE_NOTES,
+        *(ABLATION_NOTES if ablated else ()),
+        *summary.block.budget,
+    )
     title = f"{summary.block.label}: use of experts"
     return Table(title, ("model", "balancer", "level", "experts", *columns), tuple(rows), notes)
 

@@ -18,6 +18,7 @@ from mtlkit.metrics.definitions import find_metric, recorded_metric
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
+from mtlkit.studies import Studies
 
 NO_METRICS = {"space", "derived", "capped", "positives", "rows"}
 """What a record says of a score besides its metrics."""
@@ -75,19 +76,25 @@ def garbage_left_alone() -> Iterator[None]:
 
 @garbage_left_alone()
 def load(
-    store: ResultStore, groups: Collection[str] | None = None, metric: str | None = None
+    store: ResultStore,
+    groups: Collection[str] | None = None,
+    metric: str | None = None,
+    untuned: bool = False,
 ) -> Frames:
-    """Read a store into frames.
+    """Read a store into frames. Trials are left out, and settings that no study chose.
 
     Args:
         store: Where the runs are.
         groups: The groups of runs to read; None for all.
         metric: What to compare scores by where it was recorded, such as ``gauc``; None for the
             primary metric of each.
+        untuned: Whether runs with the defaults are rows beside the tuned ones.
 
     Raises:
         UsageError: No run has the metric.
     """
+    studies = Studies.read(store.root, untuned)
+
     # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
     run_rows = []
@@ -95,11 +102,13 @@ def load(
     for record, folder in store.scan():
         if groups is not None and record.group not in groups:
             continue
+        if studies.hides(record):
+            continue
         block = block_id(record)
         by_block[block].append(record)
         run_rows.append(_run_row(record, block, folder))
         metric_rows += _metric_rows(record, block)
-    blocks = distinct([make_block(key, records) for key, records in by_block.items()])
+    blocks = distinct([make_block(key, records, studies) for key, records in by_block.items()])
     blocks = sorted(blocks, key=lambda block: block.title)
     if metric is not None and blocks:
         blocks = _compared_by(metric, blocks, metric_rows)
@@ -111,7 +120,7 @@ def load(
         runs=pd.DataFrame(run_rows),
         metrics=metrics,
         blocks=tuple(blocks),
-        unreadable=tuple(sorted(store.unreadable)),
+        unreadable=tuple(sorted([*store.unreadable, *studies.unreadable])),
         copies=tuple(sorted(store.copies)),
     )
 

@@ -273,6 +273,7 @@ def _notes(summary: Summary, columns: Sequence[str], marks: str, has_ceiling: bo
     if has_ceiling:
         notes.append(f"{NOTES['ceiling']} {_recovered_note(summary)}".rstrip())
     notes += [_task_note(summary, task) for task in summary.block.tasks]
+    notes += summary.block.budget
     return [*notes, *summary.warnings]
 
 

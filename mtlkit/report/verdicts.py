@@ -64,6 +64,7 @@ class Verdicts:
         weightings: How many of them there are.
         at_end: Whether no other of them gives some task a larger share, so that a better one may
             lie beyond.
+        tuned: Whether they were tuned, as the balancers were.
         verdicts: Best gain first.
         useless: A sentence if the fixed weights are not clearly better than a useless model, so
             that nothing can be told.
@@ -75,6 +76,7 @@ class Verdicts:
     at_end: bool
     verdicts: tuple[Verdict, ...]
     useless: str = ""
+    tuned: bool = False
 
     @property
     def sentence(self) -> str:
@@ -89,7 +91,7 @@ class Verdicts:
         worse_verb = "is" if worse == 1 else "are"
         outlast_verb = "outlasts" if survivors == 1 else "outlast"
         return (
-            f"{self.model}, balancers against fixed weights: "
+            f"{self.model}, balancers against {'tuned ' if self.tuned else ''}fixed weights: "
             f"beside {self.best.group.balancer}, the best of {self.weightings} weightings on "
             f"validation, {better} of {len(self.verdicts)} balancers "
             f"{better_verb} better by more than their interval, "
@@ -125,6 +127,14 @@ def _judge(frames: Frames, summary: Summary, rows: list[Row]) -> Verdicts | None
     weightings = [row for row in rows if row.group.constant_weights]
     candidates = [row for row in rows if row.group.has_balancer and not row.group.weights_option]
 
+    # Tuned weights were chosen among the trials of their study.
+    tuned = [row for row in weightings if _weights_are_tuned(row)]
+    if tuned:
+        best, study = tuned[0], tuned[0].group.study
+        assert study is not None
+        verdicts, useless = _compare(summary, candidates, best)
+        return Verdicts(best.group.model, best, study.budget, False, verdicts, useless, tuned=True)
+
     # Fixed weights without a score on validation cannot be the best ones.
     scores = {}
     for row in weightings:
@@ -138,32 +148,36 @@ def _judge(frames: Frames, summary: Summary, rows: list[Row]) -> Verdicts | None
     best_id = max(scores, key=lambda group: scores[group])
     best = next(row for row in weightings if row.group.id == best_id)
     candidates = [row for row in candidates if row is not best]
-    means = {task: best.metric[task.name] for task in block.comparable}
-    useless = say_if_useless(best.group.label, means, summary.counts)
-    verdicts = _compare(block, candidates, best, comparable=not useless)
+    verdicts, useless = _compare(summary, candidates, best)
 
     # At an end of the sweep, some task has a share that no other weighting exceeds.
     best_shares = _shares(best, block.trained)  # (T,)
     shares = np.array([_shares(row, block.trained) for row in weightings])  # (weightings, T)
     at_end = bool((best_shares >= shares.max(0)).any())
-    return Verdicts(best.group.model, best, len(scores), at_end, tuple(verdicts), useless)
+    return Verdicts(best.group.model, best, len(scores), at_end, verdicts, useless)
 
 
-def _compare(block: Block, candidates: list[Row], best: Row, comparable: bool) -> list[Verdict]:
-    """The verdicts of some balancers against the best fixed weights, best gain first.
+def _weights_are_tuned(row: Row) -> bool:
+    """Whether a study chose the fixed weights of a row."""
+    group = row.group
+    option = f"{group.balancer_name}.{group.weights_option}"
+    return group.study is not None and option in group.study.space
 
-    Args:
-        block: The block.
-        candidates: The rows of the balancers.
-        best: The row of the best fixed weights.
-        comparable: Whether changes can be relative to it; if not, no gain is known.
+
+def _compare(summary: Summary, candidates: list[Row], best: Row) -> tuple[tuple[Verdict, ...], str]:
+    """The verdicts of some balancers against the best fixed weights, best gain first; and a
+    sentence if those are hardly better than a useless model, so that no gain is known.
     """
+    block = summary.block
+    means = {task: best.metric[task.name] for task in block.comparable}
+    useless = say_if_useless(best.group.label, means, summary.counts)
+
     # Gains on test, paired seed by seed; Holm's correction looks at all of them together.
     readings = {task.name: task.reading for task in block.comparable}
     gains = []
     for row in candidates:
         gain_by_seed = delta_m(row.values, best.values, readings, block.task_of)
-        gains.append(list(gain_by_seed.values()) if comparable else [])
+        gains.append([] if useless else list(gain_by_seed.values()))
     survives = holm([t_test(gain) for gain in gains])
 
     verdicts = []
@@ -174,7 +188,7 @@ def _compare(block: Block, candidates: list[Row], best: Row, comparable: bool) -
             for task in block.tasks
         }
         verdicts.append(Verdict(row, delta, interval, _word(interval), survived))
-    return sorted(verdicts, key=_order)
+    return tuple(sorted(verdicts, key=_order)), useless
 
 
 def _order(verdict: Verdict) -> tuple[bool, float]:
@@ -236,7 +250,7 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
 
     # Simulated data have a last line.
     ceiling = _headroom(block, best, len(columns))
-    notes = _notes(verdicts)
+    notes = (*_notes(verdicts), *block.budget)
     if ceiling:
         notes = (*notes, HEADROOM)
 

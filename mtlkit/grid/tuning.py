@@ -1,0 +1,449 @@
+"""Tuning: the trials of each model under each balancer, their choice, and the grid of the chosen.
+
+A trial is a small grid of its own, planned as if it had been typed by hand, so that its cells are
+ordinary ones: what was interrupted goes on, and nothing runs twice. All else follows from them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from itertools import count, islice
+from typing import Any
+
+import numpy as np
+
+from mtlkit.data.datasets._source import DatasetSource
+from mtlkit.data.splits import Dataset
+from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names
+from mtlkit.grid.grid_settings import GridSettings
+from mtlkit.grid.plan import MAX_CELLS, NO_BALANCER, Plan, PlannedCell, make_plan
+from mtlkit.grid.spaces import (
+    MODEL,
+    OWNERS,
+    STARTUP,
+    TRAINING,
+    Axis,
+    Dimension,
+    Space,
+    check_optuna,
+    is_dimension,
+    settings_at,
+    sobol_points,
+    tpe_point,
+)
+from mtlkit.records import Cell, RunRecord
+from mtlkit.registry import BALANCERS, MODELS, Registry
+from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.spec import Spec, digest, parse_spec
+from mtlkit.store import ResultStore, Unreadable
+from mtlkit.studies import Study, Trial, read_study, study_file, write_study
+
+FIRST_SEED = 1000
+"""Of the trials; below it are the seeds that grids usually report."""
+SWEEP, SWEPT = "scalarization", "static"
+"""A sweep of fixed weights is tuned as the method of fixed weights: its trials are the sweep."""
+
+
+@dataclass
+class Candidate:
+    """One trial, before its study is written.
+
+    Args:
+        point: (COLUMNS,) in the unit cube; None for the defaults.
+        settings: Name of a dimension to value.
+        cells: Its runs, one a seed.
+    """
+
+    point: np.ndarray | None
+    settings: dict[str, Any]
+    cells: list[Cell]
+
+
+@dataclass
+class Search:
+    """A model under a balancer, its space, and its trials so far."""
+
+    model: Spec
+    balancer: Spec
+    space: Space = field(default_factory=dict)
+    candidates: list[Candidate] = field(default_factory=list)
+
+    @property
+    def methods(self) -> list[tuple[Spec, Registry]]:
+        """The model, and the balancer if there is one."""
+        methods = [(self.model, MODELS), (self.balancer, BALANCERS)]
+        return [method for method in methods if method[0].name != NO_BALANCER]
+
+
+class Tuning:
+    """The first phase of a tuned grid, in which trials are run, and the plan of the second.
+
+    Args:
+        settings: The grid; its seeds are those of the second phase.
+        source: The source of the data set.
+        dataset: The loaded data set, with the tasks to use.
+        store: Where cells and studies are kept.
+        force: Plan models that do not apply, too.
+        retry_failed: Plan failed cells again.
+
+    Attributes:
+        searches: A model under a balancer each, in the order of the grid.
+        notes: Sentences for the user.
+
+    Raises:
+        UsageError: As :func:`make_plan`; or a dimension does not exist, or cells are too many.
+        MissingError: Optuna is not installed.
+    """
+
+    def __init__(
+        self,
+        settings: GridSettings,
+        source: DatasetSource,
+        dataset: Dataset,
+        store: ResultStore,
+        *,
+        force: bool = False,
+        retry_failed: bool = False,
+    ) -> None:
+        assert settings.tune.trials is not None
+        self.settings = settings
+        self.tune = settings.tune
+        self.budget = settings.tune.trials
+        self.source, self.dataset, self.store = source, dataset, store
+        self.how = {"force": force, "retry_failed": retry_failed}
+        self.records: dict[str, RunRecord] = {}
+        self.planned_keys: set[str] = set()
+        self.notes: tuple[str, ...] = ()
+        if self.tune.sampler == "optuna":
+            check_optuna()
+
+        # the grid that would run without tuning says which methods there are
+        unused_seeds = (seed for seed in count(FIRST_SEED) if seed not in settings.seeds)
+        self.seeds = tuple(islice(unused_seeds, self.tune.seeds))
+        balancers = tuple(_without_sweep(text) for text in settings.balancers)
+        self.settings = settings.model_copy(update={"balancers": balancers})
+        self.untuned = self._plan(self.settings, self.seeds[:1])
+        cells = [planned.cell for planned in self.untuned.cells]
+        pairs = dict.fromkeys((cell.model, cell.balancer) for cell in cells)
+        self.searches = [Search(parse_spec(m), parse_spec(b)) for m, b in pairs]
+        _check_space(self.tune.space, self.searches)
+        for search in self.searches:
+            search.space = self._space(search)
+        if max(self.trial_cells, self.chosen_cells) > MAX_CELLS:
+            raise UsageError(
+                f"This grid has {self.trial_cells:,} trials, but the most is {MAX_CELLS:,}.",
+                "mtlkit bench --tune 20, with fewer models or balancers",
+            )
+        self.points = sobol_points(self.budget, self.tune.seed)
+
+    @property
+    def trial_execution(self) -> ExecutionSettings:
+        """How trials are run: nobody looks at their probes, scores and weights."""
+        left_out = ("probes", "ablation", "save_scores", "save_weights")
+        return self.settings.execution.model_copy(update=dict.fromkeys(left_out, False))
+
+    @property
+    def trial_cells(self) -> int:
+        """Number of cells of the first phase."""
+        return len(self.searches) * self.budget * len(self.seeds)
+
+    @property
+    def chosen_cells(self) -> int:
+        """Number of cells of the second phase."""
+        return len(self.searches) * len(self.settings.seeds)
+
+    # --- the two phases
+
+    def run_trials(self, run: Callable[[Plan], object]) -> Plan:
+        """The first phase, and the plan of the second.
+
+        Args:
+            run: Runs what is left to run of a plan.
+
+        Raises:
+            MtlkitError: Trials were left without a record.
+            OSError: The studies cannot be written.
+        """
+        while (trials := self.next_trials()).cells:
+            self.save()  # from now on a report knows what is a trial
+            run(trials)
+        return self.choose()
+
+    def next_trials(self) -> Plan:
+        """The trials that can be planned now and were not before, the first ones of all methods
+        first; without cells after the last.
+        """
+        planned: dict[str, PlannedCell] = {}
+        tasks = len(self.dataset.schema.tasks)
+        while ready := [search for search in self.searches if self._can_go_on(search)]:
+            for search in ready:
+                point = self._next_point(search)
+                changes = {} if point is None else settings_at(search.space, point, tasks)
+                plan = self._plan(self._grid(search, changes), self.seeds)
+                cells = [entry.cell for entry in plan.cells]
+                search.candidates.append(Candidate(point, changes, cells))
+                planned |= {entry.cell.key: entry for entry in plan.cells}
+
+        # points of a small space may be the same, and then are one cell
+        new = [entry for key, entry in planned.items() if key not in self.planned_keys]
+        self.planned_keys |= planned.keys()
+        return replace(self.untuned, cells=new)
+
+    def choose(self) -> Plan:
+        """Write the studies with their choices; return the cells of the chosen settings.
+
+        Raises:
+            MtlkitError: Trials have no record.
+        """
+        missing = [
+            cell
+            for search in self.searches
+            for candidate in search.candidates
+            for cell in candidate.cells
+            if self._record(cell) is None
+        ]
+        if missing:
+            raise MtlkitError(
+                f"{len(missing)} trials have no record, the first of them {missing[0].label}.",
+                "run the same command again: what was stored is kept",
+            )
+
+        planned: dict[str, PlannedCell] = {}
+        for search, study in zip(self.searches, self.save(), strict=True):
+            assert study.chosen is not None
+            grid = self._grid(search, study.chosen.settings)
+            plan = self._plan(grid, self.settings.seeds)
+            planned |= {entry.cell.key: entry for entry in plan.cells}
+        position = {seed: i for i, seed in enumerate(self.settings.seeds)}
+        cells = sorted(planned.values(), key=lambda entry: position[entry.cell.seed])
+        return replace(self.untuned, cells=cells)
+
+    def save(self) -> list[Study]:
+        """Write the studies as far as they are known, and return them."""
+        studies = [self._study(search) for search in self.searches]
+        for study in studies:
+            earlier = read_study(study_file(self.store.root, study.id))
+            if isinstance(earlier, Unreadable):
+                self.notes += (f"{earlier}. It is made again from its runs.",)
+            elif earlier is not None and len(earlier.trials) > len(study.trials):
+                # trials of a larger budget stay known as such
+                more = (*study.trials, *earlier.trials[len(study.trials) :])
+                study = study.model_copy(update={"trials": more})
+            write_study(self.store.root, study)
+        return studies
+
+    # --- trials
+
+    def _can_go_on(self, search: Search) -> bool:
+        """Whether the next trial of a search can be planned: Optuna's wait for those before."""
+        if len(search.candidates) >= self.budget:
+            return False
+        if self.tune.sampler == "sobol" or len(search.candidates) < STARTUP:
+            return True
+        return all(self._record(cell) for other in search.candidates for cell in other.cells)
+
+    def _next_point(self, search: Search) -> np.ndarray | None:
+        """The point of the next trial; None for the first, which has the defaults."""
+        number = len(search.candidates)
+        if number == 0:
+            return None
+        if self.tune.sampler == "sobol" or number < STARTUP or not search.space:
+            return np.asarray(self.points[number - 1])
+        tried = search.candidates[1:]
+        points = np.stack([candidate.point for candidate in tried if candidate.point is not None])
+        values = [self._value(candidate) for candidate in tried]
+        tasks = len(self.dataset.schema.tasks)
+        return tpe_point(search.space, tasks, points, values, self.tune.seed)
+
+    def _grid(self, search: Search, changes: dict[str, Any]) -> GridSettings:
+        """The grid of one method with some settings."""
+        training, given = {}, {"model": dict(self.settings.model), "balancer": {}}
+        given["balancer"] |= self.settings.balancer
+        for name, value in changes.items():
+            if name in TrainingSettings.model_fields:
+                training[name] = value
+            elif "." not in name:
+                given["model"][name] = value
+
+        # options of its own stand in brackets; of the common ones, those that it has
+        typed = {"balancer": "uniform"}
+        for spec, registry in search.methods:
+            options = registry.load(spec.name).Options.model_fields
+            names = {f"{spec.name}.{key}": key for key in options}
+            own = {names[name]: value for name, value in changes.items() if name in names}
+            typed[registry.kind] = str(Spec(spec.name, spec.options | own))
+            common = given[registry.kind]
+            given[registry.kind] = {key: common[key] for key in common if key in options}
+        update = {
+            "models": (typed["model"],),
+            "balancers": (typed["balancer"],),
+            "references": (),
+            "training": TrainingSettings.model_validate(
+                self.settings.training.model_dump() | training
+            ),
+        }
+        return self.settings.model_copy(update=update | given)
+
+    def _plan(self, grid: GridSettings, seeds: tuple[int, ...]) -> Plan:
+        grid = grid.model_copy(update={"seeds": seeds})
+        return make_plan(grid, self.source, self.dataset, self.store, **self.how)
+
+    # --- spaces
+
+    def _space(self, search: Search) -> Space:
+        """What is tuned of a model under a balancer: the declared ranges, and over them those of
+        the settings. What was typed, or set to another value than by default, stays as it is.
+        """
+        space = self._shared_space(search.model)
+        for number, (spec, registry) in enumerate(search.methods, start=1):
+            typed = {*spec.options, *getattr(self.settings, registry.kind)}
+            asked_for = self.tune.space.get(spec.name) or {}
+            declared = registry.load(spec.name).search_space | asked_for
+            for i, (key, written) in enumerate(declared.items()):
+                if written is not None and (key in asked_for or key not in typed):
+                    name = f"{spec.name}.{key}"
+                    space[name] = Axis(Dimension.read(name, written), number * OWNERS + i)
+        return space
+
+    def _shared_space(self, model: Spec) -> dict[str, Axis]:
+        """Settings of the training, and options that models share."""
+        asked_for = {name: value for name, value in self.tune.space.items() if _is_shared(value)}
+        defaults = TrainingSettings.model_validate(self.source.training)
+        model_class = MODELS.load(model.name)
+        options = model_class.Options.model_fields.keys() - model_class.search_space.keys()
+
+        space = {}
+        for column, (name, written) in enumerate((TRAINING | MODEL | asked_for).items()):
+            if name in TrainingSettings.model_fields:
+                is_fixed = getattr(self.settings.training, name) != getattr(defaults, name)
+            elif name in options:
+                is_fixed = name in model.options or name in self.settings.model
+            else:
+                continue  # of other models
+            if written is not None and (name in asked_for or not is_fixed):
+                space[name] = Axis(Dimension.read(name, written), column)
+        return space
+
+    # --- what came of them
+
+    def _record(self, cell: Cell) -> RunRecord | None:
+        """What the store has of a cell. Failures are looked up again, for they may be retried."""
+        record = self.records.get(cell.key) or self.store.get(cell)
+        if record is not None and record.ok:
+            self.records[cell.key] = record
+        return record
+
+    def _value(self, candidate: Candidate) -> float | None:
+        """The mean of a trial over its seeds; None if one of its runs failed, or is not over."""
+        values = []
+        for cell in candidate.cells:
+            record = self._record(cell)
+            if record is None or not record.ok:
+                return None
+            values.append(self._validation_value(record))
+        mean = float(np.mean(values))
+        return mean if math.isfinite(mean) else None
+
+    def _validation_value(self, record: RunRecord) -> float:
+        """What the rule of the settings says of a run, on validation alone, higher is better.
+
+        Tasks that share no parameter were selected each by itself: then it is their mean.
+        """
+        training = record.cell.resolved["training"]
+        which = training["select"].partition(":")[0]
+        values = {name: float(best["value"]) for name, best in record.best.items()}
+        if which in values:
+            return values[which]
+        weights = dict.fromkeys(values, 1.0)
+        if which == "weighted":
+            for task in self.dataset.schema.tasks:
+                weights[task.name] = training["select_weights"].get(task.name, task.weight)
+        total = sum(weights[name] for name in values)
+        return sum(weights[name] * value for name, value in values.items()) / (total or math.nan)
+
+    def _study(self, search: Search) -> Study:
+        """The study of a search, with a choice if all its trials are over."""
+        trials = tuple(self._trial(candidate) for candidate in search.candidates)
+        first = search.candidates[0].cells[0]
+        cells = [cell for candidate in search.candidates for cell in candidate.cells]
+        over = len(trials) == self.budget and all(self._record(cell) for cell in cells)
+
+        # the first of the best; where all failed, the defaults, whose failure is a row
+        values = [-math.inf if trial.value is None else trial.value for trial in trials]
+        space = {name: axis.dimension.plain() for name, axis in search.space.items()}
+        tune = self.tune
+        identity = [first.group, space, tune.sampler, tune.seed, list(self.seeds)]
+        return Study(
+            id=digest(identity),
+            model=str(search.model),
+            balancer=str(search.balancer),
+            training=digest(first.resolved["training"]),
+            sampler=tune.sampler,
+            seed=tune.seed,
+            seeds=self.seeds,
+            select=self.settings.training.select,
+            space=space,
+            budget=self.budget,
+            trials=trials,
+            choice=int(np.argmax(values)) if over else None,
+        )
+
+    def _trial(self, candidate: Candidate) -> Trial:
+        records = [self._record(cell) for cell in candidate.cells]
+        finished = [record for record in records if record is not None]
+        return Trial(
+            settings=candidate.settings,
+            keys=[cell.key for cell in candidate.cells],
+            group=candidate.cells[0].group,
+            value=self._value(candidate),
+            failed=sum(not record.ok for record in finished),
+            seconds=sum(record.timing.get("total_seconds", 0.0) for record in finished),
+            rows=sum(_rows_seen(record) for record in finished),
+        )
+
+
+def _rows_seen(record: RunRecord) -> int:
+    training = record.cell.resolved["training"]
+    rows_per_step = training["batch_size"] * training["accumulate"]
+    return int(record.cost.get("steps", 0)) * int(rows_per_step)
+
+
+def _without_sweep(text: str) -> str:
+    return SWEPT if parse_spec(text).name == SWEEP else text
+
+
+def _is_shared(written: Any) -> bool:
+    """Whether an entry of the space is a range, or the lack of one, and no options of a method."""
+    return written is None or is_dimension(written)
+
+
+def _check_space(space: dict[str, Any], searches: list[Search]) -> None:
+    """Every name of a space must be a setting of the training, an option of a model of the grid, or
+    a method of it with some of its options.
+
+    Raises:
+        UsageError: One is none of them.
+    """
+    methods: dict[str, set[str]] = {}
+    shared = set(TrainingSettings.model_fields)
+    for search in searches:
+        for spec, registry in search.methods:
+            methods[spec.name] = set(registry.load(spec.name).Options.model_fields)
+        shared |= methods[search.model.name]
+
+    for name, written in space.items():
+        if name not in methods:
+            _check_name(name, shared if _is_shared(written) else shared | methods.keys())
+            continue
+        for key in written or ():
+            _check_name(f"{name}.{key}", {f"{name}.{option}" for option in methods[name]})
+
+
+def _check_name(name: str, known: set[str]) -> None:
+    """Raise a :class:`UsageError` for a name that is not known."""
+    if name not in known:
+        guess = did_you_mean(nearest_names(name, sorted(known)))
+        message = f"Nothing that can be tuned in this grid is called {name!r}.{guess}"
+        raise UsageError(message, "mtlkit info mmoe shows a search space")

@@ -1,0 +1,198 @@
+"""Studies: what tuning tried for each method of a grid and what it chose, as small JSON files.
+
+A study follows from the runs in the same folder: ``mtlkit bench --tune`` writes it again whenever
+it is missing or damaged. The report reads it to tell trials, which are no rows, from what counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from mtlkit.records import RunRecord
+from mtlkit.store import Unreadable, reason_of, replacing
+
+FOLDER = "studies"
+VERSION: Literal[1] = 1
+LIMIT = 16 * 2**20
+"""Bytes of the largest study that is read; real ones have some thousand."""
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Trial(_Value):
+    """One point of a space.
+
+    Args:
+        settings: What differs from the defaults, by the name of the dimension.
+        keys: Of its runs, one a seed.
+        group: Of its runs.
+        value: Mean over seeds of what selects on validation, higher is better; None for a failure,
+            and before all its runs are over.
+        failed: Number of its runs that failed.
+        seconds: Its runs took so long.
+        rows: Training rows that its runs saw.
+    """
+
+    settings: dict[str, Any]
+    keys: list[str]
+    group: str
+    value: float | None = None
+    failed: int = 0
+    seconds: float = 0.0
+    rows: int = 0
+
+
+class Study(_Value):
+    """All trials of a model under a balancer.
+
+    Args:
+        version: Of this layout.
+        id: Digest of what makes the trials: all but their number.
+        model: As typed.
+        balancer: As typed.
+        training: Digest of the training settings of trial 0, the same for all methods of a grid.
+        sampler: What chose the points.
+        seed: Of the sampler.
+        seeds: Of the runs of each trial.
+        select: The rule by which validation counts.
+        space: Name to dimension.
+        budget: The number of trials that choose; trials after them are of an earlier, larger one.
+        trials: The first has the defaults.
+        choice: The number of the best trial; None before all are over.
+    """
+
+    version: Literal[1] = VERSION
+    id: str
+    model: str
+    balancer: str
+    training: str
+    sampler: str
+    seed: int
+    seeds: tuple[int, ...]
+    select: str
+    space: dict[str, dict[str, Any]]
+    budget: int = Field(gt=0)
+    trials: tuple[Trial, ...] = Field(min_length=1)
+    choice: int | None = Field(None, ge=0)
+
+    @model_validator(mode="after")
+    def _choice_is_a_trial(self) -> Study:
+        if self.choice is not None and self.choice >= len(self.trials):
+            raise ValueError("it chooses a trial that it does not have")
+        return self
+
+    @property
+    def chosen(self) -> Trial | None:
+        return None if self.choice is None else self.trials[self.choice]
+
+    @property
+    def spent(self) -> tuple[Trial, ...]:
+        """The trials that the budget paid for."""
+        return self.trials[: self.budget]
+
+
+def study_file(root: Path, study_id: str) -> Path:
+    """Where a study of a results folder is."""
+    return root / FOLDER / f"{study_id[:16]}.json"
+
+
+def write_study(root: Path, study: Study) -> None:
+    """Write the file of a study, all of it or nothing.
+
+    Raises:
+        OSError: There is no room for it.
+    """
+    file = study_file(root, study.id)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as handle:
+        handle.write(study.model_dump_json(indent=1).encode() + b"\n")
+
+
+def read_study(file: Path) -> Study | Unreadable | None:
+    """The study in a file, or why it does not hold; None where there is no file."""
+    try:
+        if not file.exists():
+            return None
+        if not file.is_file() or file.stat().st_size > LIMIT:
+            return Unreadable(file, "it is no file of a study")
+        return Study.model_validate_json(file.read_bytes())
+    except OSError as error:
+        return Unreadable(file, reason_of(error))
+    except ValidationError as error:
+        reason = error.errors(include_url=False)[0]["msg"]
+        return Unreadable(file, f"it is no study ({reason}); mtlkit bench --tune makes it again")
+
+
+@dataclass(frozen=True)
+class Studies:
+    """The studies of a results folder, and what they say of its runs.
+
+    Args:
+        chosen: Group to the study that chose it.
+        trial_keys: Of the runs of all trials.
+        defaults: Groups of the trials with the defaults.
+        hidden: Groups that are no rows.
+        unreadable: Files that do not hold.
+    """
+
+    chosen: Mapping[str, Study] = field(default_factory=dict)
+    trial_keys: frozenset[str] = frozenset()
+    defaults: frozenset[str] = frozenset()
+    hidden: frozenset[str] = frozenset()
+    unreadable: tuple[Unreadable, ...] = ()
+
+    @classmethod
+    def read(cls, root: Path, untuned: bool = False) -> Studies:
+        """Read the studies of a results folder.
+
+        Args:
+            root: The folder.
+            untuned: Whether runs with the defaults are rows, too.
+        """
+        files = sorted((root / FOLDER).glob("*.json"))
+        outcomes = [read_study(file) for file in files]
+        studies = [study for study in outcomes if isinstance(study, Study)]
+        chosen = {study.chosen.group: study for study in studies if study.chosen}
+        trials = [trial for study in studies for trial in study.trials]
+        defaults = frozenset(study.trials[0].group for study in studies) - chosen.keys()
+        hidden = frozenset(trial.group for trial in trials) - chosen.keys()
+        return cls(
+            chosen,
+            frozenset(key for trial in trials for key in trial.keys),
+            defaults,
+            hidden - defaults if untuned else hidden,
+            tuple(left_out for left_out in outcomes if isinstance(left_out, Unreadable)),
+        )
+
+    def hides(self, record: RunRecord) -> bool:
+        """Whether a run is part of no row: it is a trial, or has settings that were not chosen."""
+        return record.key in self.trial_keys or record.group in self.hidden
+
+
+def budget_note(studies: Iterable[Study]) -> str:
+    """What tuning has spent on some rows, in one sentence; empty without any."""
+    studies = list(studies)
+    if not studies:
+        return ""
+    trials = [trial for study in studies for trial in study.spent]
+    budgets = sorted({study.budget for study in studies})
+    each = " to ".join(f"{budget}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
+    failed = sum(trial.failed > 0 for trial in trials)
+    failures = f", of which {failed:,} failed" if failed else ""
+    unequal = "; budgets are not equal" if len(budgets) > 1 else ""
+    rules = ", ".join(sorted({study.select for study in studies}))
+    return (
+        f"Tuned: a row has the settings that were best on validation ({rules}) of {each} trials, "
+        "and seeds that no trial had; what it is compared with is tuned alike. "
+        f"Spent on {len(studies):,} such rows: {len(trials):,} trials{failures}, "
+        f"{sum(trial.seconds for trial in trials):,.0f} s, "
+        f"{sum(trial.rows for trial in trials):,} training rows{unequal}. "
+        "mtlkit report --untuned shows rows with the defaults, too."
+    )

@@ -1,0 +1,532 @@
+"""Tuned grids, with records of a planted score instead of training."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+
+from mtlkit.data.sources import prepare
+from mtlkit.errors import MtlkitError, UsageError
+from mtlkit.grid.grid_settings import read_grid, with_dataset
+from mtlkit.grid.plan import make_plan
+from mtlkit.grid.tuning import FIRST_SEED, Tuning
+from mtlkit.report.frame import load
+from mtlkit.report.summary import summarise
+from mtlkit.report.verdicts import judge
+from mtlkit.store import ResultStore
+from mtlkit.studies import Study, read_study
+from tests.conftest import DATA
+from tests.fakes import failure, record
+
+GRID = {"models": "shared-bottom,mmoe", "balancers": "uniform,uwl", "seeds": 2}
+
+
+class Planted:
+    """Runs cells by writing records.
+
+    Args:
+        store: Where to.
+        score: A cell to its score on validation; NaN for a failure.
+        test: A cell to its score on test; as on validation by default.
+        stop: The number of records after which it is interrupted.
+    """
+
+    def __init__(self, store, score=lambda cell: 0.5, test=None, stop=None):
+        self.store, self.score, self.test, self.stop = store, score, test or score, stop
+        self.ran = []
+
+    def __call__(self, plan):
+        for cell in plan.to_run:
+            if self.stop is not None and len(self.ran) == self.stop:
+                raise KeyboardInterrupt
+            self.ran.append(cell.key)
+            self.store.save(self.outcome(cell))
+
+    def outcome(self, cell):
+        value = self.score(cell)
+        if np.isnan(value):
+            return failure(cell)
+        made = record(cell)
+        metrics = copy.deepcopy(made.metrics)
+        for split, number in (("validation", value), ("test", self.test(cell))):
+            for task in metrics[split].values():
+                task["auc"] = number
+        best = {name: point | {"value": value} for name, point in made.best.items()}
+        timing = made.timing | {"total_seconds": 2.0}
+        cost = made.cost | {"steps": 3}
+        return made.model_copy(
+            update={"metrics": metrics, "best": best, "timing": timing, "cost": cost}
+        )
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path / "results")
+
+
+@pytest.fixture
+def tuning(home, store):
+    """A tuned grid of given settings: two models under two balancers by four trials."""
+
+    def make(settings=None, *assignments, tune=None, **how):
+        given = {"dataset": DATA} | GRID | (settings or {}) | {"tune": {"trials": 4} | (tune or {})}
+        grid = with_dataset(read_grid(None, given, list(assignments)), DATA)
+        return Tuning(grid, *prepare(DATA, home), store, **how)
+
+    return make
+
+
+def trials(tuned):
+    """Model and balancer to the settings of all trials."""
+    tuned.next_trials()
+    return {
+        (str(search.model), str(search.balancer)): [c.settings for c in search.candidates]
+        for search in tuned.searches
+    }
+
+
+def noise(cell):
+    """A score that follows from the cell alone."""
+    return 0.9 + int(cell.key[:6], 16) / 2**30
+
+
+# --- the trials
+
+
+def test_every_model_under_every_balancer_has_the_same_budget(tuning):
+    found = trials(tuning())
+    assert list(found) == [
+        ("single-task", "none"),
+        ("shared-bottom", "uniform"),
+        ("shared-bottom", "uwl"),
+        ("mmoe", "uniform"),
+        ("mmoe", "uwl"),
+    ]
+    assert {len(points) for points in found.values()} == {4}
+
+
+def test_the_points_of_all_methods_are_the_same_where_they_share_dimensions(tuning):
+    found = list(trials(tuning()).values())
+    shared = {"lr", "embedding_lr", "l2_dense", "l2_embedding", "embedding", "dropout"}
+    for number in range(4):
+        points = [{name: points[number].get(name) for name in shared} for points in found]
+        assert all(point == points[0] for point in points)
+    # and those of a model under every balancer
+    by_pair = trials(tuning())
+    for number in range(4):
+        plain, under_uwl = (by_pair["mmoe", name][number] for name in ("uniform", "uwl"))
+        assert plain == {name: v for name, v in under_uwl.items() if name != "uwl.lr"}
+
+
+def test_the_first_trial_is_what_would_run_untuned(tuning, home, store):
+    tuned = tuning()
+    grid = read_grid(None, {"dataset": DATA} | GRID | {"seeds": f"{FIRST_SEED},"}, [])
+    untuned = make_plan(grid, *prepare(DATA, home), store)
+    cells = tuned.next_trials().cells[: len(untuned.cells)]
+    assert [entry.cell.key for entry in cells] == [entry.cell.key for entry in untuned.cells]
+    assert all(search.candidates[0].settings == {} for search in tuned.searches)
+
+
+def test_a_trial_is_the_cell_that_would_be_typed(tuning, home, store):
+    tuned = tuning()
+    tuned.next_trials()
+    search = tuned.searches[-1]
+    candidate = search.candidates[2]
+    settings = dict(candidate.settings)
+    model = f"mmoe[experts={settings.pop('mmoe.experts')},hidden="
+    model += ":".join(map(str, settings.pop("mmoe.hidden"))) + "]"
+    grid = read_grid(
+        None,
+        {
+            "dataset": DATA,
+            "models": model,
+            "balancers": f"uwl[lr={settings.pop('uwl.lr')}]",
+            "references": [],
+            "seeds": f"{FIRST_SEED},",
+        },
+        [f"{name}={value}" for name, value in settings.items()],
+    )
+    [typed] = make_plan(grid, *prepare(DATA, home), store).to_run
+    assert [typed.key] == [cell.key for cell in candidate.cells]
+    assert store.folder(typed) == store.folder(candidate.cells[0])
+
+
+def test_trials_follow_from_the_settings(tuning):
+    assert trials(tuning()) == trials(tuning())
+    assert trials(tuning(tune={"seed": 1})) != trials(tuning())
+
+
+def test_a_larger_budget_begins_with_the_same_trials(tuning):
+    small, large = trials(tuning()), trials(tuning(tune={"trials": 11}))
+    assert {pair: points[:4] for pair, points in large.items()} == small
+
+
+def test_seeds_of_trials_are_never_reported(tuning):
+    tuned = tuning({"seeds": f"0,{FIRST_SEED},{FIRST_SEED + 2}"}, tune={"seeds": 3})
+    assert tuned.seeds == (FIRST_SEED + 1, FIRST_SEED + 3, FIRST_SEED + 4)
+
+
+def test_what_was_set_stays_as_it_was_set(tuning):
+    found = trials(
+        tuning({"models": "mmoe[experts=3],shared-bottom"}, "lr=0.5", "dropout=0.25"),
+    )
+    for point in found["mmoe[experts=3]", "uwl"] + found["shared-bottom", "uwl"]:
+        assert not {"lr", "dropout", "mmoe.experts"} & point.keys()
+
+
+def test_a_setting_that_has_its_default_is_tuned(tuning):
+    assert "lr" in trials(tuning(None, "lr=0.002"))["mmoe", "uwl"][1]
+
+
+def test_a_space_of_the_user(tuning):
+    space = {
+        "lr": None,
+        "epochs": {"int": [1, 3]},
+        "dropout": {"choice": [0.125]},
+        "mmoe": {"experts": {"int": [20, 30]}, "gate_bias": {"choice": [True]}, "hidden": None},
+        "uwl": {"lr": {"float": [0.5, 0.6]}},
+    }
+    found = trials(tuning(None, "dropout=0.5", tune={"space": space}))
+    for pair, points in found.items():
+        for point in points[1:]:
+            assert "lr" not in point
+            assert 1 <= point["epochs"] <= 3
+            assert point["dropout"] == 0.125
+            if pair[0] == "mmoe":
+                assert 20 <= point["mmoe.experts"] <= 30
+                assert point["mmoe.gate_bias"] is True
+                assert "mmoe.hidden" not in point
+            assert ("uwl.lr" in point) == (pair[1] == "uwl")
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({"learning_rate": {"log": [1e-4, 1]}}, "is called 'learning_rate'"),
+        ({"drop_out": None}, "is called 'drop_out'. Did you mean dropout"),
+        ({"mmoe": {"expert": {"int": [1, 2]}}}, "is called 'mmoe.expert'"),
+        ({"ple": {"levels": {"int": [1, 2]}}}, "is called 'ple'"),
+    ],
+)
+def test_unknown_dimensions(tuning, space, message):
+    with pytest.raises(UsageError, match=message) as caught:
+        tuning(tune={"space": space})
+    assert caught.value.hint
+
+
+def test_a_value_that_does_not_fit(tuning):
+    with pytest.raises(UsageError, match="dropout"):
+        tuning(tune={"space": {"dropout": {"float": [2, 3]}}}).next_trials()
+
+
+def test_too_many_trials(tuning):
+    with pytest.raises(UsageError, match="but the most is"):
+        tuning(tune={"trials": 10_000, "seeds": 100})
+
+
+def test_equal_points_of_a_small_space_are_one_cell(tuning, store):
+    names = ["lr", "embedding_lr", "l2_dense", "l2_embedding", "embedding"]
+    space = dict.fromkeys(names) | {"dropout": {"choice": [0.25, 0.5]}}
+    tuned = tuning(
+        {"models": "shared-bottom", "references": [], "balancers": "uniform"},
+        "bottom=4",
+        tune={"trials": 30, "space": space},
+    )
+    run = Planted(store, noise)
+    tuned.run_trials(run)
+    assert len(run.ran) == len(set(run.ran)) == 3
+
+
+# --- the choice
+
+
+def test_the_choice_is_made_on_validation(tuning, store):
+    def validation(cell):
+        return 0.9 if cell.resolved["model"]["options"]["dropout"] > 0.25 else 0.8
+
+    def on_test(cell):
+        return 1.7 - validation(cell)
+
+    chosen = tuning().run_trials(Planted(store, validation, on_test))
+    assert len(chosen.cells) == 10
+    assert {entry.cell.seed for entry in chosen.cells} == {0, 1}
+    for entry in chosen.cells:
+        assert entry.cell.resolved["model"]["options"]["dropout"] > 0.25
+
+
+def test_by_the_rule_of_the_settings(tuning, store):
+    """The rule names a task; the mean over tasks says otherwise."""
+
+    class ByTask(Planted):
+        def outcome(self, cell):
+            made = super().outcome(cell)
+            high = cell.resolved["model"]["options"]["dropout"] > 0.25
+            values = {"task-1": 0.6 if high else 0.5, "task-2": 0.1 if high else 0.9}
+            best = {name: {"value": value} for name, value in values.items()}
+            return made.model_copy(update={"best": best})
+
+    by_mean, by_task = (
+        tuning({"models": "mmoe"}, f"select={rule}").run_trials(ByTask(store))
+        for rule in ("mean", "task-1")
+    )
+    weighted = tuning({"models": "mmoe"}, "select=weighted", "select_weights.task-2=0.01")
+    assert all(e.cell.resolved["model"]["options"]["dropout"] <= 0.25 for e in by_mean.cells)
+    for plan in (by_task, weighted.run_trials(ByTask(store))):
+        assert all(e.cell.resolved["model"]["options"]["dropout"] > 0.25 for e in plan.cells)
+
+
+def test_equals_keep_the_defaults(tuning, store, home):
+    chosen = tuning().run_trials(Planted(store))
+    untuned = make_plan(read_grid(None, {"dataset": DATA} | GRID, []), *prepare(DATA, home), store)
+    assert [e.cell.key for e in chosen.cells] == [e.cell.key for e in untuned.cells]
+
+
+def test_failed_trials_are_spent_and_never_chosen(tuning, store):
+    def score(cell):
+        return float("nan") if cell.resolved["training"]["lr"] != 0.002 else 0.5
+
+    run = Planted(store, score)
+    tuned = tuning()
+    chosen = tuned.run_trials(run)
+    assert len(run.ran) == 5 * 4
+    assert {entry.cell.resolved["training"]["lr"] for entry in chosen.cells} == {0.002}
+    [study, *_] = tuned.save()
+    assert [trial.failed for trial in study.trials] == [0, 1, 1, 1]
+    assert [trial.value for trial in study.trials] == [0.5, None, None, None]
+
+
+def test_where_all_fail_the_defaults_run(tuning, store):
+    chosen = tuning().run_trials(Planted(store, lambda cell: float("nan")))
+    assert {entry.cell.resolved["training"]["lr"] for entry in chosen.cells} == {0.002}
+
+
+def test_one_failed_seed_of_several_fails_the_trial(tuning, store):
+    def score(cell):
+        broken = cell.seed == FIRST_SEED + 1 and cell.resolved["training"]["lr"] == 0.002
+        return float("nan") if broken else 0.5
+
+    tuned = tuning(tune={"seeds": 2})
+    tuned.run_trials(Planted(store, score))
+    assert [study.choice for study in tuned.save()] == [1] * 5
+
+
+def test_a_method_that_is_better_by_construction_is_found(tuning, tmp_path):
+    """Trials have noise; one is better by four of its deviations. Each repeat draws other noise."""
+    tuned = tuning({"references": []}, tune={"trials": 12})
+    tuned.next_trials()
+    search = tuned.searches[0]
+    found = []
+    for repeat in range(60):
+        best = 1 + repeat % 11
+        drawn = np.random.default_rng(repeat)
+        tuned.store = ResultStore(tmp_path / str(repeat))
+        tuned.records = {}
+        for number, candidate in enumerate(search.candidates):
+            value = 0.94 + 0.0005 * drawn.normal() + (0.002 if number == best else 0)
+            for cell in candidate.cells:
+                tuned.store.save(Planted(tuned.store, lambda cell, v=value: v).outcome(cell))
+        found.append(tuned._study(search).choice == best)
+    assert np.mean(found) >= 0.95
+
+
+# --- going on
+
+
+def studies_of(store):
+    return {path.name: path.read_bytes() for path in (store.root / "studies").glob("*.json")}
+
+
+@pytest.mark.parametrize("sampler", ["sobol", "optuna"])
+@pytest.mark.parametrize("stop", [0, 1, 7, 19, 33])
+def test_killed_at_any_moment_it_ends_in_the_same(tuning, store, tmp_path, sampler, stop):
+    if sampler == "optuna":
+        pytest.importorskip("optuna")
+    tune = {"sampler": sampler, "trials": 12}
+    settings = {"references": [], "models": "mmoe"}
+    whole = tuning(settings, tune=tune)
+    whole.store = ResultStore(tmp_path / "whole")
+    expected = whole.run_trials(Planted(whole.store, noise))
+
+    first = Planted(store, noise, stop=stop)
+    second = Planted(store, noise)
+    try:
+        tuning(settings, tune=tune).run_trials(first)
+        assert stop > 24
+    except KeyboardInterrupt:
+        pass
+    chosen = tuning(settings, tune=tune).run_trials(second)
+    assert [e.cell.key for e in chosen.cells] == [e.cell.key for e in expected.cells]
+    assert studies_of(store) == studies_of(whole.store)
+    assert len(first.ran + second.ran) == len(set(first.ran + second.ran)) == 24
+
+
+def test_raising_the_budget_runs_only_what_is_new(tuning, store):
+    tuning().run_trials(Planted(store, noise))
+    more = Planted(store, noise)
+    tuned = tuning(tune={"trials": 6})
+    tuned.run_trials(more)
+    assert len(more.ran) == 5 * 2
+    assert len(studies_of(store)) == 5
+    assert {len(study.trials) for study in tuned.save()} == {6}
+
+
+def test_a_smaller_budget_chooses_by_itself_and_forgets_no_trial(tuning, store):
+    small = [s.choice for s in run_and_save(tuning(), store)]
+    run_and_save(tuning(tune={"trials": 16}), store)
+    again = run_and_save(tuning(), store)
+    assert [study.choice for study in again] == small
+    on_disk = [read_study(path) for path in (store.root / "studies").glob("*.json")]
+    assert {(study.budget, len(study.trials)) for study in on_disk} == {(4, 16)}
+
+
+def run_and_save(tuned, store):
+    tuned.run_trials(Planted(store, noise))
+    return tuned.save()
+
+
+def test_trials_without_a_record(tuning):
+    with pytest.raises(MtlkitError, match="20 trials have no record"):
+        tuning().run_trials(lambda plan: None)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"version": 2}', '{"version": 1, "id": 3}'])
+def test_a_damaged_study_is_said_and_made_again(tuning, store, content):
+    tuning().run_trials(Planted(store, noise))
+    sound = studies_of(store)
+    file = store.root / "studies" / min(sound)
+    file.write_text(content)
+    said = load(store).unreadable
+    assert [unreadable.path for unreadable in said] == [file]
+
+    tuned = tuning()
+    rerun = Planted(store, noise)
+    tuned.run_trials(rerun)
+    assert rerun.ran == []
+    assert studies_of(store) == sound
+    assert any(file.name in note and "made again" in note for note in tuned.notes)
+
+
+def test_a_choice_that_does_not_exist_is_damage(tuning, store):
+    tuning().run_trials(Planted(store, noise))
+    file = next((store.root / "studies").glob("*.json"))
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"choice": 99}))
+    assert not isinstance(read_study(file), Study)
+
+
+def test_failed_trials_run_again_if_asked_for(tuning, store):
+    tuning().run_trials(Planted(store, lambda cell: float("nan")))
+    again = Planted(store, noise)
+    tuning().run_trials(again)
+    assert again.ran == []
+    tuned = tuning(retry_failed=True)
+    tuned.run_trials(again)
+    assert len(again.ran) == 20
+    assert all(trial.value is not None for study in tuned.save() for trial in study.trials)
+
+
+# --- the report
+
+
+def rows(store, **how):
+    frames = load(store, **how)
+    [block] = frames.blocks
+    summary = summarise(frames, block)
+    return summary, judge(frames, summary)
+
+
+def run_both(tuned, store, score=noise):
+    run = Planted(store, score)
+    chosen = tuned.run_trials(run)
+    run(chosen)
+    return chosen
+
+
+def test_a_report_shows_the_chosen_settings_alone(tuning, store, home):
+    run_both(tuning(), store)
+    untuned = make_plan(read_grid(None, {"dataset": DATA} | GRID, []), *prepare(DATA, home), store)
+    Planted(store, lambda cell: 0.4)(untuned)
+
+    summary, _ = rows(store)
+    labels = ["mmoe + uniform", "mmoe + uwl", "shared-bottom + uniform", "shared-bottom + uwl"]
+    assert sorted(row.group.label for row in summary.rows) == [*labels, "single-task"]
+    assert {row.group.seeds for row in summary.rows} == {(0, 1)}
+    assert all(row.gain.known or row.reference_of for row in summary.rows)
+    assert not any("different settings" in warning for warning in summary.warnings)
+
+
+def test_untuned_rows_on_demand(tuning, store, home):
+    run_both(tuning(), store, lambda cell: 0.5 + cell.resolved["training"]["lr"])
+    untuned = make_plan(read_grid(None, {"dataset": DATA} | GRID, []), *prepare(DATA, home), store)
+    Planted(store, lambda cell: 0.4)(untuned)
+    summary, _ = rows(store, untuned=True)
+    labels = {row.group.label: row.group.seeds for row in summary.rows}
+    assert len(labels) == 10
+    assert labels["mmoe (untuned) + uwl"] == labels["mmoe + uwl"] == (0, 1)
+
+
+def test_while_trials_run_they_are_no_rows(tuning, store):
+    with pytest.raises(KeyboardInterrupt):
+        tuning().run_trials(Planted(store, noise, stop=7))
+    assert load(store).blocks == ()
+
+
+def test_the_budget_stands_below_every_table(tuning, store):
+    from mtlkit.report import write_report
+
+    run_both(tuning({"balancers": "uniform,uwl,scalarization"}), store)
+    files = write_report(store.root)
+    tables = [path for path in files.tables if path.suffix == ".md"]
+    assert len(tables) == 4  # results, tuned settings, verdicts of two models
+    for path in tables:
+        text = path.read_text().replace("\\", "")
+        assert "of 4 trials" in text
+        assert "28 trials, 56 s, 86,016 training rows" in text
+    settings = next(path for path in files.tables if path.name.endswith("-tuned.csv"))
+    assert len(settings.read_text().splitlines()) == 1 + 7
+
+
+def test_unequal_budgets_are_said(tuning, store):
+    run_both(tuning({"balancers": "uniform"}), store)
+    run_both(tuning({"balancers": "uwl"}, tune={"trials": 6}), store)
+    summary, _ = rows(store)
+    assert "of 4 to 6 trials" in summary.block.budget[0]
+    assert "budgets are not equal" in summary.block.budget[0]
+
+
+def test_scalarization_is_tuned_by_its_weights(tuning, store):
+    tuned = tuning({"models": "mmoe", "balancers": "scalarization[n=9],uwl", "seeds": 5})
+
+    def score(cell):
+        luck = 1e-4 * cell.seed % 0.003
+        balancer = cell.resolved["balancer"]
+        if balancer["name"] == "uwl":
+            return 0.8 + luck + 1e-5 * (cell.seed % 2)
+        weights = balancer["options"].get("w") or [1, 1]
+        return (0.7 if weights[0] > weights[1] else 0.6) + luck
+
+    chosen = run_both(tuned, store, score)
+    pairs = [(str(search.model), str(search.balancer)) for search in tuned.searches]
+    assert pairs == [("single-task", "none"), ("mmoe", "static"), ("mmoe", "uwl")]
+    weights = {tuple(e.cell.resolved["balancer"]["options"].get("w", ())) for e in chosen.cells}
+    assert any(w and w[0] > w[1] for w in weights)
+
+    _, [verdicts] = rows(store)
+    assert verdicts.tuned
+    assert (verdicts.best.group.balancer, verdicts.weightings) == ("static", 4)
+    assert [(v.row.group.balancer, v.word) for v in verdicts.verdicts] == [("uwl", "better")]
+    assert "against tuned fixed weights" in verdicts.sentence
+
+
+def test_typed_weights_are_no_tuned_ones(tuning, store):
+    run_both(tuning({"models": "mmoe", "balancers": "static[w=1:2],uwl"}), store)
+    assert rows(store)[1] == ()
+
+
+def test_two_names_of_one_method_run_once(tuning, store):
+    """With the experts of mmoe fixed at their default, both have the same trial 0."""
+    settings = {"models": "mmoe,mmoe[experts=8]", "references": [], "balancers": "uniform"}
+    tuned = tuning(settings)
+    run = Planted(store, lambda cell: 0.9 - cell.resolved["training"]["l2_dense"])
+    chosen = run_both(tuned, store, run.score)
+    assert len({entry.cell.key for entry in chosen.cells}) == len(chosen.cells) == 2
