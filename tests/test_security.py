@@ -8,7 +8,9 @@ import re
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -183,9 +185,16 @@ def test_records_start_no_code(tmp_path):
 # --- 6: what is written
 
 
-def test_nothing_is_written_outside_of_the_homes(tmp_path):
-    work, user, temporary = (tmp_path / name for name in ("work", "user", "temporary"))
-    for folder in (work, user, temporary):
+@pytest.fixture
+def temporary():
+    """A folder whose path is short enough for the name of a socket."""
+    with tempfile.TemporaryDirectory(prefix="t") as folder:
+        yield Path(folder)
+
+
+def test_nothing_is_written_outside_of_the_homes(tmp_path, temporary):
+    work, user = tmp_path / "work", tmp_path / "user"
+    for folder in (work, user):
         folder.mkdir()
     own = {"HOME": str(user), "TMPDIR": str(temporary), "PYTHONPATH": str(ROOT)}
     left_out = {"MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "NUMBA_CACHE_DIR"}

@@ -132,9 +132,11 @@ def _score_best_point(
     test_metrics = metrics(model, test_scores, test, measures.final("test"))
     point = evaluator.curve[best.point]
     validation_metrics = point["validation"]
-    if not _needs_rescoring(run) and best.scores is not None:
+    if not _needs_rescoring(run):
+        # A run that went on from a checkpoint may have its best point before that.
         validation = run.splits["validation"]
-        validation_metrics = metrics(model, best.scores, validation, measures.final("validation"))
+        scores = best.scores if best.scores is not None else evaluator.score(validation)
+        validation_metrics = metrics(model, scores, validation, measures.final("validation"))
     for score in group_scores(schema, test_metrics, group):
         if score.name in validation_metrics:
             result.metrics["validation"][score.name] = validation_metrics[score.name]

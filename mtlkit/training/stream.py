@@ -51,6 +51,9 @@ class BatchStream:
             self._weights = torch.from_numpy(sampler.weights).to(device)
             self._rows = sampler.stream(random, device)
 
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
     def __next__(self) -> Batch:
         rows = self._next_rows()
         return self.split.take(rows, None if self._weights is None else self._weights[rows])

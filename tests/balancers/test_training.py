@@ -112,7 +112,6 @@ class Drive:
             next(run.stream)
         for _ in range(state["fresh"]):
             next(run.fresh)
-            torch.randint(2**62, (), generator=run.fresh_random)
         torch.set_rng_state(state["random"])
 
     def everything(self):

@@ -60,6 +60,7 @@ def test_sound_cells_are_stored_with_all_they_left(story):
     for name in ("uniform", "waits", "uwl"):
         folder = story.folder(name)
         assert sorted(path.name for path in folder.iterdir()) == [
+            "encoders.json",
             "log.txt",
             "probes.npz",
             RECORD,

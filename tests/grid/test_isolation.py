@@ -5,6 +5,7 @@ import random
 import signal
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -117,7 +118,7 @@ def test_a_worker_whose_settings_were_changed_says_so_and_leaves(
     for cell in cells_of(home, store, ["uniform", nasty, "uwl"]):
         ours.send(Assignment(cell))
 
-    work(theirs, store.root, home, ExecutionSettings(device="cpu"))
+    work(theirs, Path.cwd(), store.root, home, ExecutionSettings(device="cpu"))
     theirs.close()
     reports = []
     with suppress(EOFError, ConnectionResetError):

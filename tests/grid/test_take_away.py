@@ -46,7 +46,9 @@ def own_table(folder):
     frame["grade"] = np.resize(["low", "middle", "high"], len(frame))
     path = folder / "own.parquet"
     frame.to_parquet(path)
+    roles = {"user": "word", "item": "flag", "domain": "ratio"}
     options = OPTIONS | {"labels": ["click", "buy", "price", "grade"], "funnel": ["click", "buy"]}
+    options["roles"] = roles
     (folder / "own.yaml").write_text(json.dumps({"files": "own.parquet", **options}))
     return str(folder / "own.yaml"), frame[frame.part == "test"].drop(columns=["click", "part"])
 

@@ -48,6 +48,7 @@ CHECKPOINT_GRACE = 30.0
 
 STARTS = 3
 """How often a worker is started before that counts as impossible."""
+START_PAUSE = 0.2  # seconds: until the system says that the server is dead
 
 LOST = 255
 """The exit code of a forked worker whose end nobody saw, for the fork server is dead."""
@@ -146,6 +147,7 @@ def start_worker(forked: bool, arguments: tuple[object, ...]) -> Worker:
             return _start_forked(arguments) if forked else _start_spawned(arguments)
         except (EOFError, OSError) as error:
             last_error = error
+            time.sleep(START_PAUSE)
     message = f"No process for a cell can be started: {last_error or type(last_error).__name__}."
     raise MtlkitError(message, "run the same command again with --jobs 1")
 
