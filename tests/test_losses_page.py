@@ -30,6 +30,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_its_commands_go_as_shown(folder):
     commands = [line for _, code in marked_blocks(PAGE, "run") for line in code.splitlines()]
     assert len(commands) == 5

@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.documents import ROOT, marked_blocks, write_files
 
 PAGE = ROOT / "docs" / "tuning.md"
 SHORTER = " --epochs 1 --batch-size 50 --seeds 2 --tune 3"
 
 
+@pytest.mark.slow
 def test_it_goes_as_shown(tmp_path):
     [file] = write_files(PAGE, tmp_path)
     small = "synthetic[rows=200,d=4]"

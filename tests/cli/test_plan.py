@@ -48,6 +48,7 @@ def test_shards_that_cannot_be(cli, grid, shard):
     assert "\n\nhint: mtlkit bench --shard 3/16" in told.err
 
 
+@pytest.mark.slow
 def test_the_slurm_script_runs_the_grid(cli, grid, tmp_path):
     """Under bash, as the jobs of an array would: together they are the grid."""
     told = cli("plan", *grid, "--models", "mmoe", "--seeds", "2", "--slurm", "3")

@@ -13,9 +13,9 @@ from mtlkit.training.checkpoints import Checkpoints
 from tests.toy import toy_dataset, toy_schema
 
 OPTIMIZERS = (
-    {"optimizer": "adam"},
-    {"optimizer": "adagrad"},
-    {"optimizer": "sgd", "momentum": 0.9},
+    pytest.param({"optimizer": "adam"}, id="adam"),
+    pytest.param({"optimizer": "adagrad"}, id="adagrad", marks=pytest.mark.slow),
+    pytest.param({"optimizer": "sgd", "momentum": 0.9}, id="sgd", marks=pytest.mark.slow),
 )
 
 
@@ -83,7 +83,7 @@ def assert_goes_on(folder, build):
         assert_same(undisturbed, numbers(run.fit()))
 
 
-@pytest.mark.parametrize("settings", OPTIMIZERS, ids=lambda settings: settings["optimizer"])
+@pytest.mark.parametrize("settings", OPTIMIZERS)
 @pytest.mark.parametrize("balancer", BALANCERS.names())
 def test_every_balancer_goes_on(tmp_path, trainer, mixed, balancer, settings):
     def build():
