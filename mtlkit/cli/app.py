@@ -194,6 +194,8 @@ def _arguments() -> list[str]:
 def _told(error: OSError) -> tuple[str, str]:
     """A sentence and a hint about what the system refused, such as a name that is too long."""
     reason = one_line(error.strerror or error)
+    if reason.startswith("AF_UNIX"):  # the socket of a process lies in the temporary folder
+        return f"The path of the temporary folder is too long: {reason}.", "TMPDIR=/tmp mtlkit ..."
     if error.filename is None:
         return f"{reason}.", "make room, or choose other folders with --out and --data-dir"
     name = os.fsdecode(error.filename) if isinstance(error.filename, bytes) else error.filename

@@ -394,3 +394,11 @@ def test_a_report_without_a_home(tmp_path):
     run = shell(f"unset MPLCONFIGDIR XDG_CONFIG_HOME; mtlkit report {out}", HOME="/dev/null/home")
     assert run.returncode == 0
     assert run.stderr.decode().startswith("\nhint: open ")
+
+
+def test_a_temporary_folder_whose_path_is_too_long_for_a_socket():
+    with pytest.raises(OSError) as caught, socket.socket(socket.AF_UNIX) as connection:
+        connection.bind("x" * 200)
+    message, hint = application._told(caught.value)
+    assert "temporary folder is too long" in message
+    assert hint.startswith("TMPDIR=")
