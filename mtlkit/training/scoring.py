@@ -131,8 +131,7 @@ def probabilities(model: Architecture, output: Output) -> dict[str, Tensor]:
             for position, column in enumerate(torch.softmax(scored.logits, -1).unbind(-1)):
                 columns[f"{score.name}-{position}"] = column
         elif task.kind == "regression":
-            mean, deviation = task.scale or (0.0, 1.0)
-            columns[score.name] = scored.logits * deviation + mean
+            columns[score.name] = task.original(scored.logits)
         else:
             bound = MOST_LOGIT if scored.quotient else math.inf
             columns[score.name] = torch.sigmoid(scored.logits.clamp_max(bound))

@@ -13,6 +13,9 @@ from mtlkit.data.encoders import QuantileRanks
 from mtlkit.data.targets import from_normal_ranks, to_normal_ranks
 from mtlkit.data.types import Task
 from mtlkit.errors import MtlkitError
+from mtlkit.grid.build import make_model
+from mtlkit.training.batches import DeviceSplit
+from mtlkit.training.scoring import probabilities
 
 
 def frame_of(values, seed=0):
@@ -51,6 +54,23 @@ def test_none_leaves_labels_alone():
     data = prepare(values, target="none")
     assert data.splits["train"].labels[:, 0].tolist() == [0.0, 3.0, 4.5, 1.0]
     assert data.schema.tasks[0].original(torch.tensor([1.5])).tolist() == [1.5]
+
+
+@pytest.mark.parametrize("target", ["standardize", "log1p", "quantile", "none"])
+def test_predictions_are_on_the_scale_of_the_data(target):
+    data = prepare(np.arange(40.0) ** 2, target=target)
+    task, model = data.schema.tasks[0], make_model("shared-bottom[tower=4]", data, 0).eval()
+    with torch.no_grad():
+        output = model(DeviceSplit.load(data.splits["test"], torch.device("cpu")).columns)
+        found = probabilities(model, output)["y"]
+    logits = output.predictions[0].logits.numpy()
+    mean, std = task.scale or (0, 1)
+    expected = logits * std + mean
+    if target == "log1p":
+        expected = np.expm1(expected)
+    elif target == "quantile":
+        expected = from_normal_ranks(logits.astype(float), task.quantiles, std)
+    assert found.numpy() == pytest.approx(expected, rel=1e-5)
 
 
 def test_quantile_by_hand():
