@@ -68,6 +68,13 @@ class Cell(_Value):
             return {key: value for key, value in dataset.items() if key not in ("name", "options")}
         return dataset
 
+    @property
+    def plugin_files(self) -> list[str]:
+        """The files from outside the package that take part, as they were typed."""
+        methods = [self.resolved[kind]["name"] for kind in ("dataset", "model", "balancer")]
+        losses = self.resolved.get("losses", ())
+        return [name for name in (*methods, *losses) if name.endswith(".py")]
+
     @cached_property
     def _resolved(self) -> str:
         """The settings as canonical JSON, which both digests read."""

@@ -151,10 +151,10 @@ class Registry:
             UsageError: As :meth:`load`; or the file changed after the cell was planned.
         """
         name = resolved["name"]
-        entry = self.load(name)
+        self.check(name)
         if self.source_digest(name) != resolved.get("source_sha256"):
             raise UsageError(f"{name} has changed since the plan.", "run the command again")
-        return entry
+        return self.load(name)
 
     def holds(self, name: str) -> bool:
         """Whether a plugin file defines an entry of this kind.

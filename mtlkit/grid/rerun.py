@@ -21,7 +21,7 @@ from mtlkit.data.sources import prepare_planned
 from mtlkit.errors import MissingError, MtlkitError, UsageError
 from mtlkit.grid.engines.local import LocalEngine
 from mtlkit.records import Cell, RunRecord
-from mtlkit.registry import BALANCERS, DATASETS, MODELS
+from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 
@@ -34,8 +34,6 @@ MISSED = 0.05
 NO_CAUSE = {"cores", "git_commit", "plugin_commits"}
 """What a record says of its surroundings that moves no digit; plugins have digests of their own."""
 NOT_COMPARED = {"started", "finished", "compile_seconds", "execution"}
-
-REGISTRIES = {"model": MODELS, "balancer": BALANCERS, "dataset": DATASETS}
 
 
 @dataclass(frozen=True)
@@ -168,12 +166,10 @@ def rerun(
 def _cell_of_today(cell: Cell, home: Path, plugins: bool) -> tuple[Cell, list[Difference]]:
     """The cell with the data and plugins that are here, and how they differ from its own."""
     resolved = {kind: dict(section) for kind, section in cell.resolved.items()}
-    files = [
-        resolved[kind]["name"] for kind in REGISTRIES if resolved[kind]["name"].endswith(".py")
-    ]
-    if files and not plugins:
+    if cell.plugin_files and not plugins:
+        files = " and ".join(cell.plugin_files)
         raise UsageError(
-            f"This run needs the code in {' and '.join(files)}, which a record does not vouch for.",
+            f"This run needs the code in {files}, which a record does not vouch for.",
             "look at it, and if you trust it: mtlkit rerun --plugins RUN",
         )
 
@@ -188,9 +184,9 @@ def _cell_of_today(cell: Cell, home: Path, plugins: bool) -> tuple[Cell, list[Di
     if fingerprint != data["fingerprint"]:
         changed.append(Difference("data fingerprint", data["fingerprint"], fingerprint, True))
         data["fingerprint"] = fingerprint
-    for kind in ("model", "balancer"):
+    for kind, registry in {"model": MODELS, "balancer": BALANCERS}.items():
         noted = resolved[kind].get("source_sha256")
-        digest = REGISTRIES[kind].source_digest(resolved[kind]["name"])
+        digest = registry.source_digest(resolved[kind]["name"])
         if digest != noted:
             changed.append(Difference(f"source of the {kind}", noted, digest, True))
             resolved[kind]["source_sha256"] = digest

@@ -16,6 +16,7 @@ import torch
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.sources import open_planned
 from mtlkit.data.splits import Dataset
+from mtlkit.data.types import loss_spec
 from mtlkit.errors import MissingError, MtlkitError
 from mtlkit.grid.build import build_model
 from mtlkit.grid.machine import (
@@ -167,9 +168,11 @@ def load_planned_dataset(cell: Cell, home: Path) -> Dataset:
             f"The prepared data of {cell.dataset} have changed since the plan.",
             "run the command again",
         )
-    for name, source_digest in cell.resolved.get("losses", {}).items():
-        LOSSES.load_planned({"name": name, "source_sha256": source_digest})
     settings = TrainingSettings.model_validate(cell.resolved["training"])
+    digests = cell.resolved.get("losses", {})
+    typed = [loss_spec(text).name for texts in settings.loss.values() for text in texts]
+    for name in (*digests, *typed):
+        LOSSES.load_planned({"name": name, "source_sha256": digests.get(name)})
     return with_task_settings(dataset.select(planned["tasks"]), settings)
 
 
@@ -300,8 +303,7 @@ def _environment(
     compiled: CompiledForward | None,
 ) -> dict[str, Any]:
     """The machine, whether the forward pass was compiled there, and how the cell was run."""
-    names = [cell.resolved[kind]["name"] for kind in ("dataset", "model", "balancer")]
-    plugins = [Path(name) for name in names if name.endswith(".py")]
+    plugins = [Path(name) for name in cell.plugin_files]
     working = compiled is not None and compiled.working
     seconds = 0.0 if compiled is None else round(compiled.seconds, 1)
     machine = describe_environment(device, started, working, seconds, plugins)

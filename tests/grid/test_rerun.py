@@ -3,6 +3,7 @@
 import json
 import math
 import statistics
+from pathlib import Path
 
 import pytest
 from scipy.stats import t
@@ -156,6 +157,29 @@ def test_a_record_runs_no_file_unasked(home, tmp_path, plugin):
     plugin(tmp_path, "mine.py", "return 2 * step.active.to(step.losses.dtype)")
     repeated = rerun(folder, home, "--plugins")
     assert "source of the balancer" in [one["what"] for one in repeated["differences"]]
+
+
+def test_a_loss_is_a_file_as_well(home, tmp_path):
+    """Named in the record it is asked for; left out there it is not run."""
+    name, ran = str(tmp_path / "mine.py"), tmp_path / "ran"
+    code = (
+        f"from pathlib import Path\nfrom mtlkit.losses.bce import BCE\nPath({str(ran)!r}).touch()"
+    )
+    Path(name).write_text(f"{code}\n\n\nclass Mine(BCE):\n    pass\n")
+    out = tmp_path / "results"
+    flags = ["--models", "shared-bottom", "--references", "none", "--balancers", "uniform"]
+    flags += ["--seeds", "1", "--epochs", "1", "--batch-size", "50", "--data-dir", home]
+    loss = f"loss.task-1={name}"
+    assert run_cli("bench", "-d", DATA, *flags, "--set", loss, "--out", out).code == 0
+    assert rerun(folder_of(out), home, "--plugins")["verdict"] == "same digits"
+
+    ran.unlink()
+    refused = run_cli("rerun", folder_of(out), "--data-dir", home)
+    assert refused.code == 2
+    assert "mine.py" in refused.err
+    hidden = changed(out, tmp_path, lambda plain: plain["cell"]["resolved"].pop("losses"))
+    assert "has changed since the plan" in rerun(folder_of(hidden), home)["reason"]
+    assert not ran.exists()
 
 
 def test_what_failed_fails_again(home, tmp_path, plugin):

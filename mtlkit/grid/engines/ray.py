@@ -190,8 +190,7 @@ class RayEngine:
 
     def _task(self, cell: Cell, mark: str, gpus: float) -> NodeTask:
         own = {"engine": "local", "jobs": 1, "device": "cuda" if gpus > 0 else "cpu"}
-        names = [cell.resolved[kind]["name"] for kind in ("dataset", "model", "balancer")]
-        plugins = [name for name in names if name.endswith(".py") and Path(name).is_file()]
+        plugins = [name for name in cell.plugin_files if Path(name).is_file()]
         return NodeTask(
             cell=cell,
             here=Path.cwd(),
