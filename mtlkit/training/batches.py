@@ -253,12 +253,7 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
         None if batch.observed is None else move(batch.observed),
         None if batch.weight is None else move(batch.weight),
         {
-            name: Bags(
-                move(bags.offsets),
-                move(bags.values),
-                move(bags.weights),
-                None if bags.row is None else move(bags.row),
-            )
+            name: Bags(*(move(tensor) for tensor in bags if tensor is not None))
             for name, bags in batch.bags.items()
         },
         groups={name: move(ids) for name, ids in batch.groups.items()},
