@@ -7,7 +7,6 @@ import platform
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
 
 from pydantic import BaseModel, ValidationError
 
@@ -96,12 +95,7 @@ class RunningGrid:
         self._write()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         with suppress(OSError):
             self.file.unlink(missing_ok=True)
 
