@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Literal
+from typing import Any, Literal
 
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.planted import ceilings
@@ -106,22 +106,10 @@ def make_plan(
     balancers = _balancers(settings, dataset.schema)
     _check_something_applies(settings, models, inapplicable)
     pairs = _pairs(models, balancers)
-    _check_count(len(settings.seeds) * len(pairs))
+    check_count(len(settings.seeds) * len(pairs))
 
-    # what all cells have in common
-    training = key_of(settings.training)
-    training["init_from"] = _key_of_start(settings)
+    common = _common(settings, source, dataset)
     _check_freeze(settings, models, dataset.schema)
-    resolved_dataset = {
-        "name": source.entry,
-        "options": source.resolved_options(),
-        "tasks": list(dataset.schema.task_names),
-        "fingerprint": dataset.fingerprint,
-        "simulated": dataset.simulated,
-    }
-    if dataset.schema.funnel is not None:
-        resolved_dataset["funnel_scoring"] = FUNNEL_SCORING
-    plugins = _loss_plugins(dataset.schema)
     ceiling = ceilings(dataset)
 
     # a cell that is named twice, such as by a sweep and by hand, runs once
@@ -132,13 +120,7 @@ def make_plan(
             model=model.typed,
             balancer=balancer.typed,
             seed=seed,
-            resolved={
-                "dataset": resolved_dataset,
-                "model": model.resolved,
-                "balancer": balancer.resolved,
-                "training": training,
-                **plugins,
-            },
+            resolved={"model": model.resolved, "balancer": balancer.resolved, **common},
             ceiling=ceiling,
         )
         cells.setdefault(cell.key, cell)
@@ -220,21 +202,32 @@ def _pairs(models: list[_Model], balancers: list[Method]) -> list[tuple[Method, 
     return pairs
 
 
-def _check_count(count: int) -> None:
+def check_count(count: int) -> None:
     """Raise a :class:`UsageError` for a grid that no memory holds."""
     if count > MAX_CELLS:
         raise UsageError(
             f"This grid has {count:,} cells, but the most is {MAX_CELLS:,}.",
-            "mtlkit bench --seeds 3, with fewer models or balancers",
+            "mtlkit bench --seeds 3, with fewer models, balancers or trials",
         )
 
 
-def _loss_plugins(schema: Schema) -> dict[str, dict[str, str]]:
-    """The digests of losses that are files, as a part of what a cell is; empty without any."""
+def _common(settings: GridSettings, source: DatasetSource, dataset: Dataset) -> dict[str, Any]:
+    """What all cells hold: the data, the training, and digests of losses that are files, if any."""
+    schema = dataset.schema
+    data = {
+        "name": source.entry,
+        "options": source.resolved_options(),
+        "tasks": list(schema.task_names),
+        "fingerprint": dataset.fingerprint,
+        "simulated": dataset.simulated,
+    }
+    if schema.funnel is not None:
+        data["funnel_scoring"] = FUNNEL_SCORING
+    training = key_of(settings.training) | {"init_from": _key_of_start(settings)}
     names = {loss_spec(loss).name for task in schema.tasks for loss in task.losses}
     digests = {name: LOSSES.source_digest(name) for name in sorted(names)}
     plugins = {name: digest for name, digest in digests.items() if digest is not None}
-    return {"losses": plugins} if plugins else {}
+    return {"dataset": data, "training": training} | ({"losses": plugins} if plugins else {})
 
 
 # --- the start, and what is done already

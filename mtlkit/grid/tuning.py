@@ -18,7 +18,7 @@ from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.splits import Dataset
 from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names
 from mtlkit.grid.grid_settings import GridSettings
-from mtlkit.grid.plan import MAX_CELLS, NO_BALANCER, Plan, PlannedCell, make_plan
+from mtlkit.grid.plan import NO_BALANCER, Plan, PlannedCell, check_count, make_plan
 from mtlkit.grid.spaces import (
     MODEL,
     OWNERS,
@@ -108,7 +108,6 @@ class Tuning:
         retry_failed: bool = False,
     ) -> None:
         assert settings.tune.trials is not None
-        self.settings = settings
         self.tune = settings.tune
         self.budget = settings.tune.trials
         self.source, self.dataset, self.store = source, dataset, store
@@ -131,11 +130,7 @@ class Tuning:
         _check_space(self.tune.space, self.searches)
         for search in self.searches:
             search.space = self._space(search)
-        if max(self.trial_cells, self.chosen_cells) > MAX_CELLS:
-            raise UsageError(
-                f"This grid has {self.trial_cells:,} trials, but the most is {MAX_CELLS:,}.",
-                "mtlkit bench --tune 20, with fewer models or balancers",
-            )
+        check_count(max(self.trial_cells, self.chosen_cells))
         self.points = sobol_points(self.budget, self.tune.seed)
 
     @property
