@@ -307,9 +307,8 @@ def _compare_failures(
 ) -> Repeated:
     """The verdict where a run has no numbers: the same kind of end is the same."""
     ends = [one.error.type if one.error else one.status for one in (record, again)]
-    details = [f"{one.error.type}: {one.error.message}" for one in (again,) if one.error]
     reason = f"the run ended with {ends[0]}, and now with {ends[1]}"
-    if details:
-        reason += f" ({details[0]})"
+    if again.error:
+        reason += f" ({again.error.type}: {again.error.message})"
     verdict = "same digits" if ends[0] == ends[1] else "differs"
     return Repeated(record.key, folder, verdict, reason, (), differences)

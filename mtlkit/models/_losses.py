@@ -40,9 +40,8 @@ def task_loss(
         labels = torch.where(mask, labels, 0.0)
     values = build_loss(task).rows(logits, labels, mask, groups)
     weights = task.row_weights
-    if weights is not None and weights.mean == "train":
-        return mean_of_rows(values, mask, weight, weights.train_mean)
-    return mean_of_rows(values, mask, weight)
+    mean = weights.train_mean if weights is not None and weights.mean == "train" else None
+    return mean_of_rows(values, mask, weight, mean)
 
 
 def row_weight(schema: Schema, task: Task, batch: Batch) -> Tensor | None:

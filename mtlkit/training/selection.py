@@ -138,12 +138,9 @@ def selection_value(
     weighted_sum, weight_sum = 0.0, 0.0
     for name, value in values.items():
         task = tasks[name]
-        weight = 1.0
+        weight = 1.0 / scores_of_task[task.name]
         if rule.which == "weighted":
-            weight = task.weight
-        weight /= scores_of_task[task.name]
-        if rule.which == "weighted":
-            weight = rule.weights.get(name, weight)
+            weight = rule.weights.get(name, task.weight / scores_of_task[task.name])
         weighted_sum += weight * value
         weight_sum += weight
     return weighted_sum / weight_sum if weight_sum > 0 else -loss
