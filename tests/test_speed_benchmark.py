@@ -510,8 +510,8 @@ def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatc
     points = []
     evaluate = Trainer._evaluate
 
-    def best_first(self, step, window):
-        evaluate(self, step, window)
+    def best_first(self, step):
+        evaluate(self, step)
         points.append({name: value.clone() for name, value in self.model.state_dict().items()})
         for best in self.evaluator.bests:
             best.value = 2.0  # no later point looks better

@@ -183,12 +183,14 @@ class Trainer:
 
                 # Train up to the next evaluation point, and see how good the model is.
                 self._train_until(stop, checkpoints)
-                self._evaluate(stop, self.window)
+                self._evaluate(stop)
                 self.window = RunningMeans(len(self.tasks), self.device)
                 on_point(stop / self.total_steps)
-            self._save_if_asked(checkpoints)
+            # The process may have been told to end after the last checkpoint.
+            if checkpoints is not None and checkpoints.asked:
+                checkpoints.save(self.steps, self.state_dict())
 
-        return self._finish(self.steps)
+        return self._finish()
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on, as tensors, numbers and containers of them."""
@@ -235,11 +237,6 @@ class Trainer:
                     is_due = checkpoints is not None and checkpoints.due(self.steps)
             if checkpoints is not None and is_due:
                 checkpoints.save(self.steps, self.state_dict())
-
-    def _save_if_asked(self, checkpoints: Checkpoints | None) -> None:
-        """Write a checkpoint after the last point, if the process was told to end."""
-        if checkpoints is not None and checkpoints.asked:
-            checkpoints.save(self.steps, self.state_dict())
 
     def _train_step(self, index: int, window: RunningMeans) -> None:
         """One optimiser step, of ``accumulate`` batches.
@@ -349,17 +346,13 @@ class Trainer:
                 value.copy_(statistics[name])
         return torch.stack(losses)
 
-    def _evaluate(self, step: int, window: RunningMeans) -> None:
+    def _evaluate(self, step: int) -> None:
         """Evaluate and probe the model after ``step`` steps.
-
-        Args:
-            step: Steps done.
-            window: Losses and weights of the steps since the last point.
 
         Raises:
             DivergedError: A loss is not finite.
         """
-        train_loss = dict(zip(self.tasks, window.losses(), strict=True))
+        train_loss = dict(zip(self.tasks, self.window.losses(), strict=True))
         diverged = [name for name, loss in train_loss.items() if loss is None]
         if diverged:
             raise DivergedError(step, diverged)
@@ -368,13 +361,13 @@ class Trainer:
             scores = self.evaluator.evaluate(step, step / self.steps_per_epoch, train_loss)
         if self.execution.probes:
             with self.timer.measure("probe"):
-                self._probe(step, scores, window)
+                self._probe(step, scores)
 
-    def _probe(self, step: int, scores: Scores, window: RunningMeans) -> None:
+    def _probe(self, step: int, scores: Scores) -> None:
         """Record gate usage, task weights and gradient cosines."""
         self.probes.add("steps", step)
         self.probes.add("epochs", step / self.steps_per_epoch)
-        self.probes.add("weights", window.weights())
+        self.probes.add("weights", self.window.weights())
         self.probes.add_gates(scores.gate_mean, scores.gate_entropy)
 
         # Gradients are compared without dropout, on the same rows at every point.
@@ -382,8 +375,8 @@ class Trainer:
         self.probes.add_gradients(self._step(self.probe_batch, 0))
         self.model.train()
 
-    def _finish(self, steps: int) -> FitResult:
-        """The result of the run after ``steps`` steps."""
+    def _finish(self) -> FitResult:
+        """The result of the run."""
         return finish(
             FinishedRun(
                 splits=self.splits,
@@ -397,7 +390,7 @@ class Trainer:
                 timer=self.timer,
                 warnings=self.warnings,
                 notes=self.notes,
-                steps=steps,
+                steps=self.steps,
                 backward_passes=self.backward_passes,
             )
         )
