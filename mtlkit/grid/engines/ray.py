@@ -41,6 +41,9 @@ POLL = 0.2
 NEWS_SECONDS = 5.0
 """How long the driver waits for news of them."""
 
+OWN = "local"
+"""The address with which Ray starts a cluster, instead of joining an existing one."""
+
 CONNECTION_SECONDS = 5
 LONGEST_PAUSE = 30.0
 
@@ -98,6 +101,7 @@ class RayEngine:
 
     Attributes:
         stopping: Whether no further cell is started.
+        address: Of the cluster; ``OWN`` for one that is started.
         marks_results: Whether nodes are told how to know the results folder, if they see it.
 
     Raises:
@@ -116,7 +120,8 @@ class RayEngine:
         self.execution = execution
         self.stopping = False
         self.marks_results = True
-        self.ray = _import_ray(execution.address)
+        self.address = execution.address or os.environ.get("RAY_ADDRESS") or OWN
+        self.ray = _import_ray(self.address)
 
     def finish_running(self) -> None:
         """Start no further cell; those that run are finished."""
@@ -141,7 +146,7 @@ class RayEngine:
         """
         if not cells:
             return
-        with _connected(self.ray, self.execution.address), self._marked_results() as mark:
+        with _connected(self.ray, self.address), self._marked_results() as mark:
             board = self._start_board()
             gpus = self._gpus()
             submit = self._remote_function(gpus)
@@ -403,7 +408,7 @@ def _holds(name: str, content: bytes) -> bool:
 # --- the cluster
 
 
-def _import_ray(address: str | None) -> Any:
+def _import_ray(address: str) -> Any:
     """The package, told to keep to this machine where it starts a cluster of its own.
 
     Raises:
@@ -411,7 +416,7 @@ def _import_ray(address: str | None) -> Any:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    if _is_own(address):
+    if address == OWN:
         # the name is Ray's: with 0, it binds to the loopback address alone
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
@@ -422,13 +427,8 @@ def _import_ray(address: str | None) -> Any:
     return ray
 
 
-def _is_own(address: str | None) -> bool:
-    """Whether a cluster is started, instead of an existing one joined."""
-    return (address or os.environ.get("RAY_ADDRESS") or "local") == "local"
-
-
 @contextmanager
-def _connected(ray: Any, address: str | None) -> Iterator[None]:
+def _connected(ray: Any, address: str) -> Iterator[None]:
     """Be a driver of a cluster. Signals stay the affair of the command.
 
     Raises:
@@ -437,9 +437,8 @@ def _connected(ray: Any, address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    address = address or os.environ.get("RAY_ADDRESS") or "local"
     options: dict[str, Any] = {"address": address, "log_to_driver": False, "logging_level": "ERROR"}
-    if _is_own(address):
+    if address == OWN:
         options |= {"num_cpus": available_cores(), "include_dashboard": False}
 
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
