@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import tempfile
 from collections import Counter
@@ -25,6 +26,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="cases whose kind or name holds this text")
     parser.add_argument("--jobs", type=int, default=2, help="faults at a time")
     arguments = parser.parse_args()
+    # what is started in the background ignores it, and so would the commands that are struck
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     with tempfile.TemporaryDirectory(prefix="campaign-") as folder:
         outcomes = []
