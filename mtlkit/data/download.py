@@ -124,7 +124,7 @@ def download(
     for algorithm, expected in (("sha256", sha256), ("md5", md5)):
         if expected is None:
             continue
-        actual = _digest(partial.path, algorithm)
+        actual = file_digest(partial.path, algorithm)
         if actual != expected.lower():
             partial.discard()
             raise DownloadError(
@@ -136,11 +136,11 @@ def download(
     # Only now does it get its name; what is left to discard is the note beside it.
     partial.path.replace(destination)
     partial.discard()
-    actual = sha256.lower() if sha256 else _digest(destination, "sha256")
+    actual = sha256.lower() if sha256 else file_digest(destination)
     return Downloaded(destination, request.shown_url, size, actual)
 
 
-def _digest(path: Path, algorithm: str) -> str:
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """The hash of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
