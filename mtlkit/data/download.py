@@ -69,7 +69,6 @@ class _Request:
 
     url: str
     shown_url: str
-    binary: bool
     progress: Progress
 
 
@@ -93,7 +92,6 @@ def download(
     sha256: str | None = None,
     md5: str | None = None,
     progress: Progress = no_progress,
-    binary: bool = True,
     shown_url: str | None = None,
 ) -> Downloaded:
     """Download a file, continuing where an earlier attempt broke off.
@@ -109,14 +107,14 @@ def download(
         sha256: What the contents must hash to, in hex.
         md5: The same, where that is all that is known.
         progress: Told of (file name, bytes so far, bytes in all or None).
-        binary: Refuse a web page, which is what a login or an expired link gives instead of a file.
         shown_url: The address in messages and notes, where ``url`` carries a signature: a link that
             was signed again continues the same file.
 
     Raises:
-        DownloadError: The file cannot be had, does not fit on the disk, or is not the one expected.
+        DownloadError: The file cannot be had, does not fit on the disk, is not the one expected, or
+            is a web page, which a login or an expired link gives instead of a file.
     """
-    request = _Request(url, shown_url or url, binary, progress)
+    request = _Request(url, shown_url or url, progress)
     partial = _PartialFile(destination)
     destination.parent.mkdir(parents=True, exist_ok=True)
     _complete(request, partial)
@@ -126,7 +124,7 @@ def download(
     for algorithm, expected in (("sha256", sha256), ("md5", md5)):
         if expected is None:
             continue
-        actual = _digest(partial.path, algorithm)
+        actual = file_digest(partial.path, algorithm)
         if actual != expected.lower():
             partial.discard()
             raise DownloadError(
@@ -138,11 +136,11 @@ def download(
     # Only now does it get its name; what is left to discard is the note beside it.
     partial.path.replace(destination)
     partial.discard()
-    actual = sha256.lower() if sha256 else _digest(destination, "sha256")
+    actual = sha256.lower() if sha256 else file_digest(destination)
     return Downloaded(destination, request.shown_url, size, actual)
 
 
-def _digest(path: Path, algorithm: str) -> str:
+def file_digest(path: Path, algorithm: str = "sha256") -> str:
     """The hash of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest()
@@ -304,7 +302,7 @@ def _check_status(response: httpx.Response, request: _Request, partial: _Partial
         hint = "the link may have expired" if status in EXPIRED else "check the address"
         raise DownloadError(f"{request.shown_url} answers {answer}.", hint, status)
     content_type = response.headers.get("content-type", "").lower()
-    if request.binary and content_type.startswith(("text/html", "application/xhtml")):
+    if content_type.startswith(("text/html", "application/xhtml")):
         raise _web_page_error(request.shown_url)
     encoding = _encoding(response)
     if encoding != "identity" and encoding not in COMPRESSED:
@@ -347,7 +345,7 @@ def _receive(
     with partial.path.open("ab" if start else "wb") as file:
         for chunk in response.iter_raw() if plain else _unpacked(response):
             # Some servers send a login page as if it were the file.
-            if request.binary and received == 0 and _is_web_page(chunk):
+            if received == 0 and _is_web_page(chunk):
                 raise _web_page_error(request.shown_url)
             file.write(chunk)
             received += len(chunk)

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from mtlkit.data.targets import middle_ranks
+
 UNKNOWN = 0
 """The id of a missing value and of a level that the training split does not hold."""
 
@@ -184,13 +186,7 @@ class QuantileRanks:
 
     def transform(self, values: np.ndarray) -> np.ndarray:
         """(N,) values to (N,) float32; equal values on train share the middle of their ranks."""
-        points = np.asarray(self.values)
-        ranks = np.linspace(0, 1, len(points))
-        values = np.asarray(values, np.float64)
-        # From below and from above, which differ where many rows have one value.
-        from_below = np.interp(values, points, ranks)
-        from_above = 1 - np.interp(-values, -points[::-1], ranks)
-        middle = (from_below + from_above) / 2
+        middle = middle_ranks(np.asarray(values, np.float64), np.asarray(self.values))
         return np.nan_to_num((middle - 0.5) * np.sqrt(12)).astype(np.float32)
 
 

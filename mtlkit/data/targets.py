@@ -24,12 +24,8 @@ def to_normal_ranks(values: np.ndarray, quantiles: Sequence[float], std: float) 
         quantiles: Rising values on train at evenly spaced ranks.
         std: Standard deviation on train.
     """
-    points, ranks = _points(quantiles)
-    # From below and from above, which differ where many rows have one value.
-    from_below = np.interp(values, points, ranks)
-    from_above = 1 - np.interp(-values, -points[::-1], ranks)
-    middle = (from_below + from_above) / 2
-    normal = ndtri(np.clip(middle, LEAST_RANK, 1 - LEAST_RANK))
+    points, _ = _points(quantiles)
+    normal = ndtri(np.clip(middle_ranks(values, points), LEAST_RANK, 1 - LEAST_RANK))
     beyond = values - np.clip(values, points[0], points[-1])
     return normal + beyond / std
 
@@ -40,6 +36,17 @@ def from_normal_ranks(normal: np.ndarray, quantiles: Sequence[float], std: float
     end = -ndtri(LEAST_RANK)
     within = np.clip(normal, -end, end)
     return np.interp(ndtr(within), ranks, points) + (normal - within) * std
+
+
+def middle_ranks(values: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(N,) ranks from 0 to 1 among rising values at evenly spaced ranks; equal values share the
+    middle of theirs.
+    """
+    ranks = np.linspace(0, 1, len(points))
+    # From below and from above, which differ where many rows have one value.
+    from_below = np.interp(values, points, ranks)
+    from_above = 1 - np.interp(-values, -points[::-1], ranks)
+    return (from_below + from_above) / 2
 
 
 def _points(quantiles: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from mtlkit.data.datasets._source import (
-    DatasetSource,
     Progress,
+    StreamedSource,
     no_progress,
     note_files,
     read_source,
@@ -22,8 +22,7 @@ from mtlkit.data.datasets._source import (
 )
 from mtlkit.data.download import DownloadError, download
 from mtlkit.data.raw_files import DAMAGED, raw_files
-from mtlkit.data.splits import Dataset
-from mtlkit.data.storage import atomic_folder, read_dataset
+from mtlkit.data.storage import atomic_folder
 from mtlkit.data.table.join import check_columns
 from mtlkit.data.table.prepare import prepare_table
 from mtlkit.data.table.read import Table
@@ -71,7 +70,7 @@ class RawFiles:
         return table
 
 
-class LogTableSource(DatasetSource):
+class LogTableSource(StreamedSource):
     """A data set that is made of text files of a known format.
 
     A subclass names the files, makes one table of them, and says what its columns mean.
@@ -158,12 +157,6 @@ class LogTableSource(DatasetSource):
         """Where the prepared data of these options and of the raw files fetched last lie."""
         identity = [self.preparation, self.resolved_options(), self.raw_digest(home)]
         return home / self.name / "prepared" / digest(identity)[:12]
-
-    def prepare(self, home: Path) -> Dataset:
-        """Build the splits on disk and open them."""
-        folder = self.folder(home)
-        self.build(home, folder)
-        return read_dataset(folder, self._command())
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
         """Write the splits straight into the folder: they need not fit in memory.

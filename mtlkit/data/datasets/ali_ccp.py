@@ -25,15 +25,15 @@ from urllib.parse import urlsplit, urlunsplit
 from pydantic import BeforeValidator, Field, model_validator
 
 from mtlkit.data.datasets._source import (
-    DatasetSource,
     Progress,
+    StreamedSource,
     no_progress,
     note_files,
     read_source,
     write_source,
 )
 from mtlkit.data.splits import Dataset
-from mtlkit.data.storage import atomic_folder, read_dataset, read_manifest, write_manifest
+from mtlkit.data.storage import atomic_folder, read_manifest, write_manifest
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.settings import Settings
 from mtlkit.spec import digest
@@ -66,7 +66,7 @@ def _with_underscore(name: str) -> str:
     return f"{name[:3]}_14" if lost_it else name
 
 
-class AliCcp(DatasetSource):
+class AliCcp(StreamedSource):
     """Ali-CCP, from the public mirror, the official archives, or the simulator."""
 
     class Options(Settings):
@@ -312,12 +312,6 @@ class AliCcp(DatasetSource):
             identity = [source.get("kind"), source.get("files")]
         key = digest([self.preparation, self.resolved_options(), identity])[:12]
         return home / self.name / "prepared" / key
-
-    def prepare(self, home: Path) -> Dataset:
-        """Build the splits on disk and open them."""
-        folder = self.folder(home)
-        self.build(home, folder)
-        return read_dataset(folder, self._command())
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
         """Write the splits straight into the folder: they need not fit in memory.

@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from mtlkit.data.census_files import COLUMNS, RAW_FILES, download_raw_files, read_raw_file
 from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
 from mtlkit.data.encoders import CategoryEncoder, MinMaxScaler, QuantileBins, Standardizer
-from mtlkit.data.splits import Dataset, Split, fingerprint
+from mtlkit.data.splits import Dataset, Split, fingerprint, stack_columns
 from mtlkit.data.types import Feature, Schema, Task
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.settings import Settings
@@ -291,16 +291,11 @@ def _pack(name: str, frame: pd.DataFrame, inputs: list[_Input], tasks: Sequence[
     ids = [encoded.values[name] for encoded in inputs if encoded.feature.kind == "id"]
     labels = np.column_stack([_label(frame, task) for task in tasks])  # (N, T)
     return Split(
-        ids=_stack(ids, len(frame), np.int32),
-        dense=_stack(dense, len(frame), np.float32),
+        ids=stack_columns(ids, len(frame), np.int32),
+        dense=stack_columns(dense, len(frame), np.float32),
         labels=labels,
         observed=np.ones(labels.shape, bool),
     )
-
-
-def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    """(N, C) from C columns (N,), of which there may be none."""
-    return np.column_stack(columns) if columns else np.zeros((rows, 0), dtype)
 
 
 def _take_rows(split: Split, rows: np.ndarray) -> Split:

@@ -47,12 +47,7 @@ class ColumnEncoder(ABC):
 
     Args:
         plan: What becomes of the column.
-
-    Attributes:
-        features: What the column becomes; known once it is settled.
     """
-
-    features: list[Feature]
 
     def __init__(self, plan: ColumnPlan) -> None:
         self.plan = plan
@@ -64,6 +59,11 @@ class ColumnEncoder(ABC):
     @abstractmethod
     def settle(self) -> None:
         """All training rows were seen."""
+
+    @property
+    @abstractmethod
+    def features(self) -> list[Feature]:
+        """What the column becomes; known once it is settled."""
 
     @abstractmethod
     def encode(self, values: pa.Array) -> Encoded:

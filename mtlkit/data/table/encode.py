@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from mtlkit.data.table.column import ColumnEncoder
 from mtlkit.data.table.id_columns import BagEncoder, DateEncoder, IdEncoder
-from mtlkit.data.table.number_columns import (
-    NumberEncoder,
-    QuantileEncoder,
-    VectorEncoder,
-)
+from mtlkit.data.table.number_columns import NumberEncoder, VectorEncoder
 from mtlkit.data.table.plan import ColumnPlan
 
 
@@ -22,6 +18,4 @@ def make_encoder(plan: ColumnPlan, rows: int) -> ColumnEncoder:
         return DateEncoder(plan)
     if plan.kind == "vector":
         return VectorEncoder(plan)
-    if plan.transform in ("quantile", "bins"):
-        return QuantileEncoder(plan, rows)
-    return NumberEncoder(plan)
+    return NumberEncoder(plan, rows)

@@ -25,6 +25,7 @@ from mtlkit.data.table.plan import (
 )
 from mtlkit.data.table.read import TIME, is_list, to_type, type_named
 from mtlkit.data.table.split import as_groups, random_numbers
+from mtlkit.data.types import Feature
 
 PENDING_LEVELS = 100_000
 """Levels that are counted batch by batch before they are added up."""
@@ -227,49 +228,33 @@ class IdEncoder(ColumnEncoder):
     def settle(self) -> None:
         """Number the levels."""
         self.ids.settle()
-        self._describe()
 
     def state_dict(self) -> dict[str, Any]:
         return self.ids.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.ids.load_state_dict(state)
-        self._describe()
 
-    def _describe(self) -> None:
-        self.features = [self._feature(vocab=self.ids.size)]
+    @property
+    def features(self) -> list[Feature]:
+        return [self._feature(vocab=self.ids.size)]
 
     def encode(self, values: pa.Array) -> Encoded:
         """One array of ids."""
         return Encoded(ids=[self.ids.encode(values)])
 
 
-class BagEncoder(ColumnEncoder):
+class BagEncoder(IdEncoder):
     """A column of lists of ids, or of text that holds such lists."""
-
-    def __init__(self, plan: ColumnPlan) -> None:
-        super().__init__(plan)
-        self.ids = _ids_of(plan)
 
     def see(self, values: pa.Array) -> None:
         """Count levels."""
         self.ids.see(self._lists(values).flatten())
 
-    def settle(self) -> None:
-        """Number the levels."""
-        self.ids.settle()
-        self._describe()
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.ids.state_dict()
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.ids.load_state_dict(state)
-        self._describe()
-
-    def _describe(self) -> None:
+    @property
+    def features(self) -> list[Feature]:
         feature = self._feature(kind="bag", vocab=self.ids.size)
-        self.features = [feature.model_copy(update={"name": file_name(feature.name)})]
+        return [feature.model_copy(update={"name": file_name(feature.name)})]
 
     def encode(self, values: pa.Array) -> Encoded:
         """Lengths and ids; a missing list is empty."""
@@ -301,7 +286,6 @@ class DateEncoder(ColumnEncoder):
         """Number them."""
         for ids in self.parts.values():
             ids.settle()
-        self._describe()
 
     def state_dict(self) -> dict[str, Any]:
         return {part: ids.state_dict() for part, ids in self.parts.items()}
@@ -309,12 +293,10 @@ class DateEncoder(ColumnEncoder):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for part, ids in self.parts.items():
             ids.load_state_dict(state[part])
-        self._describe()
 
-    def _describe(self) -> None:
-        self.features = [
-            self._feature(f"-{part}", vocab=ids.size) for part, ids in self.parts.items()
-        ]
+    @property
+    def features(self) -> list[Feature]:
+        return [self._feature(f"-{part}", vocab=ids.size) for part, ids in self.parts.items()]
 
     def encode(self, values: pa.Array) -> Encoded:
         """An array of ids a part."""

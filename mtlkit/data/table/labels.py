@@ -70,10 +70,7 @@ def find_labels(table: Table, spec: TableSpec) -> list[Label]:
             raise UsageError(
                 f"Two labels of {table.label} would be tasks called {name!r}.", "rename a column"
             )
-    labels = []
-    for column, task in spec.labels.items():
-        found = counts[column]
-        labels.append(_label(table, column, task, found))
+    labels = [_label(table, column, task, counts[column]) for column, task in spec.labels.items()]
     _check_steps(table, spec, labels)
     return labels
 

@@ -5,6 +5,7 @@ A missing number is the mean, and a feature says so where train has missing ones
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from mtlkit.data.encoders import (
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded, is_missing
 from mtlkit.data.table.plan import SEPARATORS, ColumnPlan, find_separator, split_texts
 from mtlkit.data.table.read import is_list, without_nan
+from mtlkit.data.types import Feature
 
 SAMPLE_ROWS = 1_000_000
 """Rows, evenly spread, that quantiles are taken over."""
@@ -75,57 +77,6 @@ def as_numbers(values: pa.Array) -> np.ndarray:
     return numbers
 
 
-class NumberEncoder(ColumnEncoder):
-    """A column of numbers, scaled; with an indicator where train has missing ones."""
-
-    def __init__(self, plan: ColumnPlan) -> None:
-        super().__init__(plan)
-        self.moments = Moments()
-        self.has_missing = False
-
-    def see(self, values: pa.Array) -> None:
-        """Take in numbers."""
-        numbers = as_numbers(values)
-        self.has_missing |= values.null_count > 0
-        if self.plan.transform == "log":
-            numbers = np.log1p(np.maximum(numbers, 0))
-        self.moments.see(numbers)
-
-    def settle(self) -> None:
-        """Fix the scale."""
-        moments = self.moments
-        self.scaler: Standardizer | MinMaxScaler
-        if self.plan.transform == "none":
-            self.scaler = Standardizer(0.0, 1.0)
-        elif self.plan.transform == "minmax":
-            low, high = (moments.low, moments.high) if moments.count else (0.0, 1.0)
-            self.scaler = MinMaxScaler(low, high)
-        else:
-            is_log = self.plan.transform == "log"
-            self.scaler = Standardizer(moments.mean, moments.std, log=is_log)
-        self._describe()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"scaler": as_json(self.scaler), "has_missing": self.has_missing}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.scaler = from_json(state["scaler"])
-        self.has_missing = state["has_missing"]
-        self._describe()
-
-    def _describe(self) -> None:
-        self.features = [self._feature(kind="dense")]
-        if self.has_missing:
-            self.features.append(self._feature("-missing", kind="dense"))
-
-    def encode(self, values: pa.Array) -> Encoded:
-        """Scaled numbers, and whether they are missing."""
-        dense = [self.scaler.transform(as_numbers(values))]
-        if self.has_missing:
-            dense.append(is_missing(values).astype(np.float32))
-        return Encoded(dense=dense)
-
-
 class Sample:
     """Evenly spaced rows of a column, of which quantiles are taken.
 
@@ -148,63 +99,80 @@ class Sample:
         return values[~np.isnan(values)]
 
 
-class QuantileEncoder(ColumnEncoder):
-    """A column of numbers as ranks, or as ids of bins of about equally many rows.
+class _NumbersEncoder(ColumnEncoder):
+    """A column that becomes numbers, and an indicator where train has missing values."""
+
+    has_missing = False
+
+    def _dense_features(self, *suffixes: str) -> list[Feature]:
+        suffixes = (*suffixes, "-missing") if self.has_missing else suffixes
+        return [self._feature(suffix, kind="dense") for suffix in suffixes]
+
+    def _dense(self, columns: Iterable[np.ndarray], values: pa.Array) -> Encoded:
+        missing = [is_missing(values).astype(np.float32)] if self.has_missing else []
+        return Encoded(dense=[*columns, *missing])
+
+
+class NumberEncoder(_NumbersEncoder):
+    """A column of numbers: scaled, as ranks, or as ids of bins of about equally many rows.
 
     Args:
         plan: What becomes of the column.
         rows: Of the table.
     """
 
+    scaler: Standardizer | MinMaxScaler | QuantileRanks | QuantileBins
+
     def __init__(self, plan: ColumnPlan, rows: int) -> None:
         super().__init__(plan)
-        self.sample = Sample(rows)
-        self.has_missing = False
+        has_quantiles = plan.transform in ("quantile", "bins")
+        self.seen: Sample | Moments = Sample(rows) if has_quantiles else Moments()
 
     def see(self, values: pa.Array) -> None:
-        """Keep some of the numbers."""
+        """Take in numbers."""
         numbers = as_numbers(values)
         self.has_missing |= values.null_count > 0
-        self.sample.see(numbers)
+        if self.plan.transform == "log":
+            numbers = np.log1p(np.maximum(numbers, 0))
+        self.seen.see(numbers)
 
     def settle(self) -> None:
-        """Find the quantiles."""
-        sample = self.sample.values()
-        self.sample = Sample(0)
-        self.quantiles: QuantileRanks | QuantileBins
-        if self.plan.transform == "bins":
-            self.quantiles = (
-                QuantileBins.fit(sample, self.plan.bins) if len(sample) else (QuantileBins(()))
+        """Fix the scale, or find the quantiles."""
+        seen, transform = self.seen, self.plan.transform
+        if isinstance(seen, Sample):
+            sample = seen.values()
+            self.seen = Sample(0)
+            is_binned = transform == "bins"
+            self.scaler = (
+                QuantileBins.fit(sample, self.plan.bins) if is_binned else QuantileRanks.fit(sample)
             )
+        elif transform == "none":
+            self.scaler = Standardizer(0.0, 1.0)
+        elif transform == "minmax":
+            low, high = (seen.low, seen.high) if seen.count else (0.0, 1.0)
+            self.scaler = MinMaxScaler(low, high)
         else:
-            self.quantiles = QuantileRanks.fit(sample)
-        self._describe()
+            self.scaler = Standardizer(seen.mean, seen.std, log=transform == "log")
 
     def state_dict(self) -> dict[str, Any]:
-        return {"scaler": as_json(self.quantiles), "has_missing": self.has_missing}
+        return {"scaler": as_json(self.scaler), "has_missing": self.has_missing}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.quantiles = from_json(state["scaler"])
+        self.scaler = from_json(state["scaler"])
         self.has_missing = state["has_missing"]
-        self._describe()
 
-    def _describe(self) -> None:
-        if isinstance(self.quantiles, QuantileBins):
-            self.features = [self._feature(vocab=self.quantiles.vocab)]
-            return
-        self.features = [self._feature(kind="dense")]
-        if self.has_missing:
-            self.features.append(self._feature("-missing", kind="dense"))
+    @property
+    def features(self) -> list[Feature]:
+        if isinstance(self.scaler, QuantileBins):
+            return [self._feature(vocab=self.scaler.vocab)]
+        return self._dense_features("")
 
     def encode(self, values: pa.Array) -> Encoded:
-        """Ids of bins; or ranks, and whether they are missing."""
-        encoded = self.quantiles.transform(as_numbers(values))
-        if self.plan.transform == "bins":
+        """Ids of bins; or numbers, and whether they are missing."""
+        encoded = self.scaler.transform(as_numbers(values))
+        if isinstance(self.scaler, QuantileBins):
             return Encoded(ids=[encoded])
-        dense = [encoded]
-        if self.has_missing:
-            dense.append(is_missing(values).astype(np.float32))
-        return Encoded(dense=dense)
+        return self._dense([encoded], values)
 
 
 class Projection:
@@ -295,7 +263,7 @@ class Scales:
         return np.column_stack(columns)
 
 
-class VectorEncoder(ColumnEncoder):
+class VectorEncoder(_NumbersEncoder):
     """A column of lists of numbers of one length: a dense feature each, and one for a missing list.
 
     A missing list is that of the means.
@@ -306,7 +274,6 @@ class VectorEncoder(ColumnEncoder):
         self.scales: Scales | Projection = (
             Projection(plan.length, plan.axes) if plan.axes else Scales(plan.length)
         )
-        self.has_missing = False
 
     def see(self, values: pa.Array) -> None:
         """Take in vectors."""
@@ -316,7 +283,6 @@ class VectorEncoder(ColumnEncoder):
     def settle(self) -> None:
         """Fix the scales, or the axes."""
         self.scales.settle()
-        self._describe()
 
     def state_dict(self) -> dict[str, Any]:
         return {"scales": self.scales.state_dict(), "has_missing": self.has_missing}
@@ -324,21 +290,14 @@ class VectorEncoder(ColumnEncoder):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.scales.load_state_dict(state["scales"])
         self.has_missing = state["has_missing"]
-        self._describe()
 
-    def _describe(self) -> None:
-        self.features = [
-            self._feature(f"-{position}", kind="dense") for position in range(self.scales.axes)
-        ]
-        if self.has_missing:
-            self.features.append(self._feature("-missing", kind="dense"))
+    @property
+    def features(self) -> list[Feature]:
+        return self._dense_features(*(f"-{position}" for position in range(self.scales.axes)))
 
     def encode(self, values: pa.Array) -> Encoded:
         """Scaled numbers, and whether the list is missing."""
-        dense = list(self.scales.transform(self._vectors(values)).T)
-        if self.has_missing:
-            dense.append(is_missing(values).astype(np.float32))
-        return Encoded(dense=dense)
+        return self._dense(self.scales.transform(self._vectors(values)).T, values)
 
     def _vectors(self, values: pa.Array) -> np.ndarray:
         """(n, k) float64, NaN where a list or a number is missing."""

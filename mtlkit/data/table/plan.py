@@ -111,7 +111,7 @@ def make_plan(table: Table, spec: TableSpec) -> TablePlan:
     """
     _check_names(table, spec)
     roles = _roles(table, spec)
-    left_out = _left_out(table, spec, roles)
+    left_out = _left_out(spec, roles)
     sample = _sample(table, [name for name in table.types if name not in left_out])
 
     inputs = []
@@ -197,7 +197,7 @@ def _may_be(role: Role, dtype: pa.DataType) -> bool:
     return not (is_list(dtype) or pa.types.is_null(dtype))
 
 
-def _left_out(table: Table, spec: TableSpec, roles: dict[Role, str]) -> dict[str, str]:
+def _left_out(spec: TableSpec, roles: dict[Role, str]) -> dict[str, str]:
     """Column to the reason why it is no feature, whatever its type."""
     left_out = dict.fromkeys(spec.labels, "a label")
     left_out |= dict.fromkeys(spec.drop, "dropped")
@@ -266,7 +266,7 @@ def _kind(table: Table, name: str, sample: pa.Array, spec: TableSpec) -> tuple[K
         holds_ids = table.whole_floats and sample.null_count > 0 and _is_whole(sample)
         return ("id" if holds_ids else "dense"), ""
     if pa.types.is_string(dtype):
-        if _vector_length(sample):
+        if length:
             return "vector", ""
         return ("bag" if find_separator(sample, LIKELY_SEPARATORS) else "id"), ""
     return "id", ""

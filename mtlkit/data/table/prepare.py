@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 
 from mtlkit.data.datasets._source import Progress, no_progress
-from mtlkit.data.splits import SPLITS, Dataset, Split
+from mtlkit.data.splits import SPLITS, Dataset, Split, stack_columns
 from mtlkit.data.storage import (
     BagColumns,
     Column,
@@ -268,8 +268,8 @@ class _Passes:
         ids = [column for part in encoded for column in part.ids]
         dense = [column for part in encoded for column in part.dense]
         arrays = {
-            "ids": _stack(ids, rows, np.int32),
-            "dense": _stack(dense, rows, np.float32),
+            "ids": stack_columns(ids, rows, np.int32),
+            "dense": stack_columns(dense, rows, np.float32),
             "labels": labels,
             "observed": observed,
         }
@@ -396,14 +396,6 @@ class _SplitFiles:
 
 def _once(names: Sequence[str]) -> list[str]:
     return list(dict.fromkeys(names))
-
-
-def _stack(columns: list[np.ndarray], rows: int, dtype: type) -> np.ndarray:
-    """(n, C) from C columns (n,), of which there may be none."""
-    stacked: np.ndarray = np.empty((rows, len(columns)), dtype)
-    for position, column in enumerate(columns):
-        stacked[:, position] = column
-    return stacked
 
 
 @contextmanager

@@ -93,7 +93,7 @@ def _lines(pattern: str, table: Table, sample: Columns, plan: TablePlan) -> Iter
         "dense": ("dense", "numbers"),
         "bags": ("bag", "lists of ids, or text with a separator"),
     }
-    unique = [column.name for column in plan.inputs if _is_unique(column, sample, plan)]
+    unique = [column.name for column in plan.inputs if _is_unique(column, sample)]
     for key, (kind, meaning) in kinds.items():
         columns = [
             column
@@ -191,7 +191,7 @@ def _more_lines(sample: Columns, plan: TablePlan) -> Iterator[str]:
     yield "# weight: row_weight           # a column that is no input"
 
 
-def _is_unique(column: ColumnPlan, sample: Columns, plan: TablePlan) -> bool:
+def _is_unique(column: ColumnPlan, sample: Columns) -> bool:
     """Whether a column of ids tells every row apart, and is no user or item."""
     values = sample[column.name].drop_null()
     if column.kind != "id" or column.role is not None or len(values) < 100:

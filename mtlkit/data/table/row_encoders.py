@@ -21,7 +21,7 @@ from mtlkit.data.encoders import (
     Standardizer,
     as_json,
 )
-from mtlkit.data.splits import Bag, Split
+from mtlkit.data.splits import Bag, Split, stack_columns
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
 from mtlkit.data.table.encode import make_encoder
 from mtlkit.data.table.files import find_files, kind_of
@@ -184,8 +184,8 @@ class RowEncoders:
             if encoded.bag is not None:
                 bags[encoder.features[0].name] = _bag(encoder.plan, encoded.bag, batch, label)
         return Split(
-            ids=np.stack(ids, 1) if ids else np.zeros((rows, 0), np.int32),
-            dense=np.stack(dense, 1) if dense else np.zeros((rows, 0), np.float32),
+            ids=stack_columns(ids, rows, np.int32),
+            dense=stack_columns(dense, rows, np.float32),
             labels=np.zeros((rows, 0), np.float32),
             observed=np.zeros((rows, 0), bool),
             bags=bags,

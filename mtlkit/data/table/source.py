@@ -15,8 +15,7 @@ from typing import Any, ClassVar
 from pydantic import Field
 
 from mtlkit.data.data_home import expand
-from mtlkit.data.datasets._source import DatasetSource, Progress, no_progress
-from mtlkit.data.splits import Dataset
+from mtlkit.data.datasets._source import Progress, StreamedSource, no_progress
 from mtlkit.data.storage import atomic_folder
 from mtlkit.data.table.files import content_digest, find_files, kind_of
 from mtlkit.data.table.prepare import prepare_table
@@ -32,7 +31,7 @@ FOLDER = "tables"
 YAML = (".yaml", ".yml")
 
 
-class TableSource(DatasetSource):
+class TableSource(StreamedSource):
     """A table of the user's.
 
     Args:
@@ -95,10 +94,6 @@ class TableSource(DatasetSource):
     def forget(self, home: Path) -> None:
         """Remove what was prepared of these files with these options."""
         shutil.rmtree(self.folder(home), ignore_errors=True)
-
-    def prepare(self, home: Path) -> Dataset:
-        """The prepared data, which are written while they are read."""
-        return self.load(home)
 
     def build(self, home: Path, folder: Path, progress: Progress = no_progress) -> None:
         """Read the files and write the prepared data, which appear when they are whole.
