@@ -178,15 +178,8 @@ def bench(
     from mtlkit.data.data_home import data_home, last_fetched
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
 
-    table_flags = {
-        "labels": labels,
-        "funnel": funnel,
-        "split": split_by,
-        "ids": ids,
-        "dense": dense,
-        "bags": bags,
-        "drop": drop,
-    }
+    table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
+    table_flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
     flags: dict[str, Any] = {
         "dataset": with_table_flags(dataset, table_flags),
         "models": models,

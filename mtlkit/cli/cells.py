@@ -21,12 +21,7 @@ if TYPE_CHECKING:
 
 
 def run_cells(
-    plan: Plan,
-    engine: Engine,
-    store: ResultStore,
-    console: Console,
-    quiet: bool = False,
-    json: bool = False,
+    plan: Plan, engine: Engine, store: ResultStore, console: Console, quiet: bool, json: bool
 ) -> int:
     """Run what is left to run; return how many cells of the plan have failed, earlier ones
     included.

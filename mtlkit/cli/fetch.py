@@ -96,15 +96,8 @@ def fetch(
         "simulate": simulate,
         "max_bad_rows": max_bad_rows,
     }
-    table_flags = {
-        "labels": labels,
-        "funnel": funnel,
-        "split": split_by,
-        "ids": ids,
-        "dense": dense,
-        "bags": bags,
-        "drop": drop,
-    }
+    table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
+    table_flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
     dataset = with_table_flags(_with_options(dataset, without_none(options)), table_flags) or ""
     links = without_none({"train": url_train, "test": url_test})
 
