@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import re
-import shlex
-import signal
-import sys
-import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtlkit.cli.cells import print_results, run_cells
+from mtlkit.cli.plan_table import print_cells, print_summary, print_unreadable
 from mtlkit.cli.tables import (
     BagsFlag,
+    DataDirFlag,
     DenseFlag,
     DropFlag,
     FunnelFlag,
@@ -28,14 +24,16 @@ from mtlkit.cli.tables import (
     StrictFlag,
     check_strictly,
     print_lints,
+    say,
     with_table_flags,
+    without_none,
 )
 from mtlkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
+    from mtlkit.data.datasets._source import DatasetSource
     from mtlkit.data.splits import Dataset
     from mtlkit.grid.engines.engine import Engine
     from mtlkit.grid.grid_settings import GridSettings
@@ -45,12 +43,6 @@ if TYPE_CHECKING:
 
 SOME_FAILED = 1
 """The exit code when cells failed."""
-
-MANY_CELLS = 60
-"""A dry run of more cells prints a row a model."""
-
-STATES = {"to run": "bold", "done": "green", "failed before": "red"}
-"""State of a planned cell to its style."""
 
 
 def bench(
@@ -149,9 +141,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where results go. Default: results/.")
     ] = None,
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where data live. Default: $MTLKIT_DATA, else ./datasets.")
-    ] = None,
+    data_dir: DataDirFlag = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting as key=value, e.g. dropout=.1. Repeatable."),
@@ -188,15 +178,8 @@ def bench(
     from mtlkit.data.data_home import data_home, last_fetched
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
 
-    table_flags = {
-        "labels": labels,
-        "funnel": funnel,
-        "split": split_by,
-        "ids": ids,
-        "dense": dense,
-        "bags": bags,
-        "drop": drop,
-    }
+    table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
+    table_flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
     flags: dict[str, Any] = {
         "dataset": with_table_flags(dataset, table_flags),
         "models": models,
@@ -228,7 +211,7 @@ def bench(
         },
         "out": out,
     }
-    settings = read_grid(file, _without_none(flags), assignments or [])
+    settings = read_grid(file, without_none(flags), assignments or [])
     if print_config:
         default = settings.dataset or last_fetched(data_home(data_dir)) or "census"
         print(write_grid(with_dataset(settings, default)), end="")
@@ -282,7 +265,6 @@ def _read_shard(text: str | None) -> tuple[int, int] | None:
 
 def _by_task(text: str | None) -> dict[str, Any] | None:
     """``click=1,buy=4`` as a mapping; None where it was not given."""
-    from mtlkit.errors import UsageError
     from mtlkit.spec import parse_value, split_list
 
     if text is None:
@@ -291,17 +273,6 @@ def _by_task(text: str | None) -> dict[str, Any] | None:
     if not pairs or not all(name.strip() for name, _, _ in pairs):
         raise UsageError(f"Cannot read the task weights {text!r}.", "--task-weights click=1,buy=4")
     return {name.strip(): parse_value(value) for name, _, value in pairs}
-
-
-def _without_none(flags: dict[str, Any]) -> dict[str, Any]:
-    """The flags that were given; a section without any is left out."""
-    given_flags = {}
-    for key, value in flags.items():
-        if isinstance(value, dict):
-            value = _without_none(value) or None
-        if value is not None:
-            given_flags[key] = value
-    return given_flags
 
 
 def _run(settings: GridSettings, how: _How) -> int:
@@ -314,9 +285,7 @@ def _run(settings: GridSettings, how: _How) -> int:
         start_early(execution.device)
     from rich.console import Console
 
-    from mtlkit.cli.downloads import show_downloads
-    from mtlkit.data.data_home import data_home, last_fetched, remember
-    from mtlkit.data.sources import prepare
+    from mtlkit.data.data_home import data_home
     from mtlkit.grid.engines import make_engine
     from mtlkit.grid.plan import make_plan
     from mtlkit.grid.tuning import Tuning
@@ -326,8 +295,38 @@ def _run(settings: GridSettings, how: _How) -> int:
     home = data_home(how.data_dir)
     store = ResultStore(settings.out)
     engine = make_engine(store, home, execution)
+    settings, source, dataset = _prepare(settings, home, how, console)
+    anew: dict[str, bool] = {"force": how.force, "retry_failed": how.retry_failed}
 
-    # the data
+    # trials choose the settings first, if asked for
+    if settings.tune.trials is not None:
+        if how.shard is not None:
+            message = "--shard cannot go with --tune: the choice needs all trials."
+            raise UsageError(message, "mtlkit bench --tune 20")
+        tuning = Tuning(settings, source, dataset, store, **anew)
+        return _run_tuned(tuning, engine, home, how, console)
+
+    # the plan
+    plan = make_plan(settings, source, dataset, store, **anew)
+    if how.shard is not None:
+        plan = plan.shard(*how.shard)
+    print_summary(plan, dataset, console)
+    print_lints(dataset, console)
+    print_unreadable(store, console)
+    if how.dry_run:
+        print_cells(plan, how.show_all)
+        return 0
+    return _run_and_show(plan, engine, store, how, console)
+
+
+def _prepare(
+    settings: GridSettings, home: Path, how: _How, console: Console
+) -> tuple[GridSettings, DatasetSource, Dataset]:
+    """The data of a grid, and its settings with them named."""
+    from mtlkit.cli.downloads import show_downloads
+    from mtlkit.data.data_home import last_fetched, remember
+    from mtlkit.data.sources import prepare
+
     if settings.dataset is None:
         settings = _with_default_dataset(settings, home, console)
     dataset_text = str(settings.dataset)
@@ -339,41 +338,11 @@ def _run(settings: GridSettings, how: _How) -> int:
         remember(home, source.typed or dataset_text)
     if settings.tasks is not None:
         dataset = dataset.select(settings.tasks)
-
-    # trials choose the settings first, if asked for
-    if settings.tune.trials is not None:
-        if how.shard is not None:
-            message = "--shard cannot go with --tune: the choice needs all trials."
-            raise UsageError(message, "mtlkit bench --tune 20")
-        tuning = Tuning(
-            settings, source, dataset, store, force=how.force, retry_failed=how.retry_failed
-        )
-        return _run_tuned(tuning, engine, home, how, console)
-
-    # the plan
-    plan = make_plan(
-        settings, source, dataset, store, force=how.force, retry_failed=how.retry_failed
-    )
-    if how.shard is not None:
-        plan = plan.shard(*how.shard)
-    _print_summary(plan, dataset, console)
-    print_lints(dataset, console)
-    _print_unreadable(store, console)
-    if how.dry_run:
-        _print_cells(plan, how.show_all)
-        return 0
-
-    # the runs, and what came of them
-    failed = _run_cells(plan, engine, store, how, console)
-    if not how.json:
-        _print_results(plan, settings.out, console)
-    return SOME_FAILED if failed else 0
+    return settings, source, dataset
 
 
 def _run_tuned(tuning: Tuning, engine: Engine, home: Path, how: _How, console: Console) -> int:
     """Run the trials of a grid, then the settings that they chose; returns the exit code."""
-    from rich.text import Text
-
     from mtlkit.grid.engines import make_engine
 
     settings, store, dataset = tuning.settings, tuning.store, tuning.dataset
@@ -389,27 +358,34 @@ def _run_tuned(tuning: Tuning, engine: Engine, home: Path, how: _How, console: C
     print_lints(dataset, console)
     if how.dry_run:
         first = tuning.next_trials()
-        _print_summary(first, dataset, console)
-        _print_cells(first, how.show_all)
+        print_summary(first, dataset, console)
+        print_cells(first, how.show_all)
         return 0
 
     # failed trials are spent, and no reason for concern
     lean_engine = make_engine(store, home, tuning.trial_execution)
 
     def run(plan: Plan) -> None:
-        _print_summary(plan, dataset, console)
-        _run_cells(plan, lean_engine, store, how, console)
+        print_summary(plan, dataset, console)
+        run_cells(plan, lean_engine, store, console, how.quiet, how.json)
 
     store.make()
     chosen = tuning.run_trials(run)
     for note in tuning.notes:
-        console.print(Text.assemble(("warning", "yellow"), f" {note}"), soft_wrap=True)
+        say(console, "warning", note)
     console.print("Phase 2: the chosen settings.")
-    _print_summary(chosen, dataset, console)
-    _print_unreadable(store, console)
-    failed = _run_cells(chosen, engine, store, how, console)
+    print_summary(chosen, dataset, console)
+    print_unreadable(store, console)
+    return _run_and_show(chosen, engine, store, how, console)
+
+
+def _run_and_show(
+    plan: Plan, engine: Engine, store: ResultStore, how: _How, console: Console
+) -> int:
+    """Run what is left to run, and show what came of it; returns the exit code."""
+    failed = run_cells(plan, engine, store, console, how.quiet, how.json)
     if not how.json:
-        _print_results(chosen, settings.out, console)
+        print_results(plan, store.root, console)
     return SOME_FAILED if failed else 0
 
 
@@ -431,167 +407,3 @@ def _with_default_dataset(settings: GridSettings, home: Path, console: Console) 
     settings = with_dataset(settings, dataset)
     console.print(f"Data set [bold]{escape(dataset)}[/bold] ({reason}).", highlight=False)
     return settings
-
-
-def _print_summary(plan: Plan, dataset: Dataset, console: Console) -> None:
-    """How many cells there are in which state, what does not apply, what the settings lead to, and
-    which methods are one.
-    """
-    from rich.text import Text
-
-    from mtlkit.equivalences import notices
-
-    counts = _count_states(plan)
-    summary = ", ".join(f"{count} {state}" for state, count in counts.items() if count)
-    simulated = " (simulated)" if dataset.simulated else ""
-    tasks = ", ".join(dataset.schema.task_names)
-    message = f"{len(plan.cells)} cells on {dataset.name}{simulated}, tasks {tasks}: {summary}."
-    console.print(message, markup=False, highlight=False, soft_wrap=True)
-
-    for name, reason in plan.inapplicable:
-        console.print(Text.assemble(("n/a", "yellow"), f" {name}: {reason}"), soft_wrap=True)
-    if counts["failed before"]:
-        console.print("[dim]--retry-failed runs the failed ones again.[/dim]")
-
-    by_text = {planned.cell.balancer: planned.cell.resolved["balancer"] for planned in plan.cells}
-    balancers = [(balancer["name"], balancer["options"]) for balancer in by_text.values()]
-    for notice in (*plan.notes, *notices(balancers, len(dataset.schema.tasks))):
-        console.print(Text.assemble(("note", "yellow"), f" {notice}"), soft_wrap=True)
-
-
-def _print_unreadable(store: ResultStore, console: Console) -> None:
-    """The cells whose record does not hold; they run again."""
-    from rich.text import Text
-
-    for unreadable in store.unreadable:
-        kept = f"its folder is kept as unreadable-{unreadable.path.parent.name}-*"
-        sentence = f" could not be read: {unreadable}. The cell runs again; {kept}."
-        console.print(Text.assemble(("warning", "yellow"), sentence), soft_wrap=True)
-
-
-def _count_states(plan: Plan) -> dict[str, int]:
-    counts = dict.fromkeys(STATES, 0)
-    for planned in plan.cells:
-        counts[planned.state] += 1
-    return counts
-
-
-def _print_cells(plan: Plan, show_all: bool) -> None:
-    """A row a cell, or a model where there are many; and one a model that does not apply."""
-    from rich.console import Console
-    from rich.text import Text
-
-    is_short = show_all or len(plan.cells) <= MANY_CELLS
-    table = _table_of_cells(plan) if is_short else _table_of_models(plan)
-    for name, reason in plan.inapplicable:
-        table.add_row(Text(name), "", "", Text(f"n/a: {reason}", style="yellow"))
-    Console().print(table)
-    if not is_short:
-        Console(stderr=True).print("[dim]--dry-run --all lists every cell.[/dim]")
-
-
-def _table_of_cells(plan: Plan) -> Table:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("model", "balancer", "seed", "state", "key"):
-        table.add_column(column, justify="right" if column == "seed" else "left")
-    for planned in plan.cells:
-        cell = planned.cell
-        state = Text(planned.state, style=STATES[planned.state])
-        table.add_row(Text(cell.model), Text(cell.balancer), str(cell.seed), state, cell.key[:8])
-    return table
-
-
-def _table_of_models(plan: Plan) -> Table:
-    """Model, how many balancers and seeds it has, and its cells by state."""
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("model")
-    for column in ("balancers", "seeds", *STATES):
-        table.add_column(column, justify="right")
-    for model in dict.fromkeys(planned.cell.model for planned in plan.cells):
-        same_model = [planned for planned in plan.cells if planned.cell.model == model]
-        balancers = {planned.cell.balancer for planned in same_model}
-        seeds = {planned.cell.seed for planned in same_model}
-        states = Counter[str](planned.state for planned in same_model)
-        counts = (len(balancers), len(seeds), *(states[state] for state in STATES))
-        table.add_row(Text(model), *map(str, counts))
-    return table
-
-
-def _run_cells(plan: Plan, engine: Engine, store: ResultStore, how: _How, console: Console) -> int:
-    """Run what is left to run; return how many cells of the plan have failed, earlier ones
-    included.
-    """
-    from mtlkit.cli.progress import GridProgress
-    from mtlkit.grid.running import RunningGrid, running_grids
-
-    failed = _count_states(plan)["failed before"]
-    if not plan.to_run:
-        return failed
-    store.make()
-    command = shlex.join(["mtlkit", *sys.argv[1:]])
-    others = running_grids(store.root)
-    grid = RunningGrid(store.root, command, len(plan.to_run))
-    with grid, GridProgress(grid, console, quiet=how.quiet, json=how.json) as progress:
-        if others:
-            progress.warn(
-                f"Another grid is writing to {store.root} ({others[0].command}). Cells that both "
-                "have may run twice; each is kept once."
-            )
-        with _finishing_first(engine, progress.warn) as interrupted:
-            for record in engine.run(plan.to_run, progress.advance, progress.warn):
-                progress.finish(record)
-                failed += not record.ok
-        if interrupted:
-            raise KeyboardInterrupt
-    return failed
-
-
-@contextmanager
-def _finishing_first(engine: Engine, warn: Callable[[str], None]) -> Iterator[list[int]]:
-    """In here the first Ctrl-C only keeps further cells from starting; the next one stops all.
-
-    Yields:
-        The signals that were taken so.
-    """
-    before = signal.getsignal(signal.SIGINT)
-    taken: list[int] = []
-
-    def finish_first(number: int, frame: FrameType | None) -> None:
-        taken.append(number)
-        signal.signal(signal.SIGINT, before)
-        engine.finish_running()
-        # in a thread of its own, for the signal may have come in the midst of printing
-        sentence = "No further cell starts; those that run are finished. Ctrl-C again stops them."
-        threading.Thread(target=warn, args=(sentence,), daemon=True).start()
-
-    # what ignores Ctrl-C, as a background job of a shell does, goes on ignoring it
-    if before is signal.SIG_IGN or threading.current_thread() is not threading.main_thread():
-        yield taken
-        return
-    signal.signal(signal.SIGINT, finish_first)
-    try:
-        yield taken
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def _print_results(plan: Plan, out: Path, messages: Console) -> None:
-    """The table of results on stdout; what to type next on stderr."""
-    from rich.console import Console
-
-    from mtlkit.cli.results import results_table
-
-    groups = {planned.cell.group for planned in plan.cells}
-    console = Console()
-    console.print(results_table(out, groups, console.width))
-    messages.print("Next:\n")
-    command = shlex.join(["mtlkit", "report", str(out)])
-    messages.print(f"  {command}\n", markup=False, highlight=False, soft_wrap=True)

@@ -15,6 +15,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from mtlkit.cli.tables import DataDirFlag
 from mtlkit.errors import one_line
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
@@ -42,9 +43,7 @@ def doctor(
     out: Annotated[Path, typer.Option("--out", "-o", help="Where results would go.")] = Path(
         "results"
     ),
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where data live. Default: $MTLKIT_DATA, else ./datasets.")
-    ] = None,
+    data_dir: DataDirFlag = None,
     json: Annotated[bool, typer.Option("--json", help="Print the checks as JSON.")] = False,
 ) -> None:
     """Check packages, PyTorch, GPU, memory, disks, data sets and the cache of kernels.

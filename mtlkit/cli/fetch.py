@@ -12,6 +12,7 @@ import typer
 
 from mtlkit.cli.tables import (
     BagsFlag,
+    DataDirFlag,
     DenseFlag,
     DropFlag,
     FunnelFlag,
@@ -21,6 +22,7 @@ from mtlkit.cli.tables import (
     StrictFlag,
     check_strictly,
     with_table_flags,
+    without_none,
 )
 
 if TYPE_CHECKING:
@@ -35,12 +37,7 @@ def fetch(
             "or a table of your own, e.g. clicks.parquet."
         ),
     ],
-    data_dir: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where data live. Default: $MTLKIT_DATA, else ./datasets.", show_default=False
-        ),
-    ] = None,
+    data_dir: DataDirFlag = None,
     origin: Annotated[
         Path | None,
         typer.Option(
@@ -99,17 +96,10 @@ def fetch(
         "simulate": simulate,
         "max_bad_rows": max_bad_rows,
     }
-    table_flags = {
-        "labels": labels,
-        "funnel": funnel,
-        "split": split_by,
-        "ids": ids,
-        "dense": dense,
-        "bags": bags,
-        "drop": drop,
-    }
-    dataset = with_table_flags(_with_options(dataset, _without_none(options)), table_flags) or ""
-    links = _without_none({"train": url_train, "test": url_test})
+    table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
+    table_flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
+    dataset = with_table_flags(_with_options(dataset, without_none(options)), table_flags) or ""
+    links = without_none({"train": url_train, "test": url_test})
 
     home = data_home(data_dir)
     started = time.perf_counter()
@@ -133,11 +123,6 @@ def fetch(
     if data_dir:
         words += ["--data-dir", str(data_dir)]
     messages.print(f"  {shlex.join(words)}\n", markup=False, highlight=False, soft_wrap=True)
-
-
-def _without_none(values: dict[str, Any]) -> dict[str, Any]:
-    """The values that were given."""
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def _with_options(text: str, options: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from mtlkit.cli.tables import say
 from mtlkit.grid.running import RunningGrid
 from mtlkit.records import Cell, RunRecord
 
@@ -77,8 +78,7 @@ class GridProgress:
 
     def warn(self, sentence: str) -> None:
         """Tell of trouble that the grid goes through."""
-        line = Text.assemble(("warning", "yellow"), f" {sentence}")
-        self.bars.console.print(line, soft_wrap=True, highlight=False)
+        say(self.bars.console, "warning", sentence)
 
     def advance(self, cell: Cell, share: float) -> None:
         """Take note that a cell is done to some share."""

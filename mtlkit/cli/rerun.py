@@ -8,15 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
+from mtlkit.cli.tables import DataDirFlag
+
 
 def rerun(
     run: Annotated[
         str, typer.Argument(help="A record.json, the folder of a run, or the start of a key.")
     ],
     results: Annotated[Path, typer.Option(help="Where a key is looked up.")] = Path("results"),
-    data_dir: Annotated[
-        Path | None, typer.Option(help="Where data live. Default: $MTLKIT_DATA, else ./datasets.")
-    ] = None,
+    data_dir: DataDirFlag = None,
     tolerance: Annotated[
         float | None,
         typer.Option(min=0, help="Largest difference of any metric that counts as the same."),

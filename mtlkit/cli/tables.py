@@ -1,7 +1,8 @@
-"""The flags of a table: a short way to write its options in brackets, and its lints."""
+"""What commands share: flags, those of a table among them, and lines about data."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
     from mtlkit.data.splits import Dataset
 
+DataDirFlag = Annotated[
+    Path | None, typer.Option(help="Where data live. Default: $MTLKIT_DATA, else ./datasets.")
+]
 LabelsFlag = Annotated[
     str | None, typer.Option(help="Of a table of your own: the columns to predict, e.g. click,buy.")
 ]
@@ -43,7 +47,7 @@ def with_table_flags(dataset: str | None, flags: dict[str, str | None]) -> str |
     from mtlkit.errors import UsageError
     from mtlkit.spec import Spec, parse_spec
 
-    given = {key: value for key, value in flags.items() if value is not None}
+    given = without_none(flags)
     if not given:
         return dataset
     if dataset is None:
@@ -74,13 +78,28 @@ def _check_name(name: str) -> None:
         )
 
 
-def print_lints(dataset: Dataset, console: Console) -> None:
-    """A line for each lint that was found when the data were prepared."""
+def without_none(flags: dict[str, Any]) -> dict[str, Any]:
+    """The flags that were given; a section without any is left out."""
+    given_flags = {}
+    for key, value in flags.items():
+        if isinstance(value, dict):
+            value = without_none(value) or None
+        if value is not None:
+            given_flags[key] = value
+    return given_flags
+
+
+def say(console: Console, kind: str, sentence: str) -> None:
+    """A line that begins with its kind, such as a warning or a note, in yellow."""
     from rich.text import Text
 
+    console.print(Text.assemble((kind, "yellow"), f" {sentence}"), soft_wrap=True)
+
+
+def print_lints(dataset: Dataset, console: Console) -> None:
+    """A line for each lint that was found when the data were prepared."""
     for lint in dataset.details.get("lints", []):
-        sentence = f" {lint['name']}: {lint['message']} ({lint['mend']})"
-        console.print(Text.assemble(("lint", "yellow"), sentence), soft_wrap=True)
+        say(console, "lint", f"{lint['name']}: {lint['message']} ({lint['mend']})")
 
 
 def check_strictly(dataset: Dataset) -> None:

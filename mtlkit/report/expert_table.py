@@ -20,7 +20,7 @@ from mtlkit.report.experts import (
 from mtlkit.report.probe_frames import Probes
 from mtlkit.report.statistics import Interval, t_interval
 from mtlkit.report.summary import Row, Summary
-from mtlkit.report.tables import NOTES, Table, TableCell, csv_interval, spread, yes
+from mtlkit.report.tables import NOTES, Table, TableCell, csv_interval, csv_key, spread
 
 GATE_COLUMNS = ("gate overlap", "effective experts", "idle experts")
 ABLATION_COLUMNS = ("overlap of losses", "experts that matter", "idle by ablation")
@@ -113,17 +113,12 @@ def expert_table(summary: Summary, uses: list[ExpertUse]) -> Table:
 
 def expert_rows(summary: Summary, uses: list[ExpertUse]) -> list[dict[str, object]]:
     """The same as plain values: one line a model x balancer x level x column."""
-    block = summary.block
     rows: list[dict[str, object]] = []
     for use in uses:
         for column, interval in use.columns.items():
             rows.append(
                 {
-                    "dataset": block.name,
-                    "protocol": block.protocol or "",
-                    "simulated": yes(block.simulated),
-                    "model": use.row.group.model,
-                    "balancer": use.row.group.balancer,
+                    **csv_key(summary.block, use.row.group),
                     "level": use.level.name,
                     "experts": len(use.level.experts),
                     "quantity": column,

@@ -55,6 +55,12 @@ class LoggedRun:
     finished: float
     status: str
 
+    @property
+    def points(self) -> list[tuple[int, dict[str, float]]]:
+        """The curve, and after it the results at its last step."""
+        last = max((step for step, _ in self.curve), default=0)
+        return [*self.curve, (last, self.results)]
+
 
 def export_logs(results: Path, program: str, out: Path) -> tuple[int, int]:
     """Write the runs of a results folder for a program.
@@ -107,7 +113,7 @@ def _read_runs(results: Path) -> Iterator[LoggedRun]:
             name=_safe(record.cell.label),
             project=_safe(str(record.cell.resolved["dataset"]["name"])),
             settings={"seed": record.cell.seed, **_settings(record)},
-            results=_results(record),
+            results=_numbers({**record.metrics, "cost": record.cost, "timing": record.timing}),
             curve=[_point(point) for point in record.curve if isinstance(point.get("step"), int)],
             started=_seconds(environment.get("started")),
             finished=_seconds(environment.get("finished")),
@@ -124,32 +130,21 @@ def _settings(record: RunRecord) -> dict[str, str | int | float | bool]:
     return settings
 
 
-def _results(record: RunRecord) -> dict[str, float]:
-    """Metrics of both splits, and what the run cost."""
-    nested = {**record.metrics, "cost": record.cost, "timing": record.timing}
-    return _numbers(nested)
-
-
 def _point(point: dict[str, Any]) -> tuple[int, dict[str, float]]:
     parts = {name: point.get(name, {}) for name in ("train_loss", "validation")}
     return point["step"], _numbers({"curve": parts})
 
 
-def _numbers(nested: dict[str, Any]) -> dict[str, float]:
+def _numbers(nested: dict[str, Any], prefix: str = "") -> dict[str, float]:
     """The numbers in nested values, under names with slashes."""
-    return {
-        "/".join(_safe(step) for step in path): float(value)
-        for path, value in _leaves(nested, ())
-        if isinstance(value, (int, float)) and not isinstance(value, bool)
-    }
-
-
-def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield from _leaves(inner, (*path, str(key)))
-    else:
-        yield path, value
+    numbers: dict[str, float] = {}
+    for key, value in nested.items():
+        name = prefix + _safe(str(key))
+        if isinstance(value, dict):
+            numbers |= _numbers(value, f"{name}/")
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
+            numbers[name] = float(value)
+    return numbers
 
 
 def _safe(name: str) -> str:
@@ -181,9 +176,7 @@ def _write_tensorboard(run: LoggedRun, out: Path) -> None:
     # the settings, and how the run ended
     start = plugin_data_pb2.SessionStartInfo(group_name=run.key[:12], start_time_secs=run.started)
     for key, value in run.settings.items():
-        kind = (
-            "bool" if isinstance(value, bool) else "string" if isinstance(value, str) else "number"
-        )
+        kind = {bool: "bool", str: "string"}.get(type(value), "number")
         setattr(start.hparams[key], f"{kind}_value", value)
     status = api_pb2.STATUS_SUCCESS if run.status == "ok" else api_pb2.STATUS_FAILURE
     end = plugin_data_pb2.SessionEndInfo(status=status, end_time_secs=run.finished)
@@ -197,8 +190,7 @@ def _write_tensorboard(run: LoggedRun, out: Path) -> None:
         plugin = SummaryMetadata.PluginData(plugin_name="hparams", content=data.SerializeToString())
         entry = Summary.Value(tag=tag, metadata=SummaryMetadata(plugin_data=plugin))
         writer.add_event(Event(wall_time=run.started, summary=Summary(value=[entry])))
-    last = max((step for step, _ in run.curve), default=0)
-    for step, values in [*run.curve, (last, run.results)]:
+    for step, values in run.points:
         entries = [Summary.Value(tag=tag, simple_value=value) for tag, value in values.items()]
         writer.add_event(Event(wall_time=run.finished, step=step, summary=Summary(value=entries)))
     writer.close()
@@ -217,20 +209,14 @@ def _write_mlflow(run: LoggedRun, out: Path) -> None:
         started, finished = int(run.started * 1000), int(run.finished * 1000)
         created = client.create_run(number, started, run_name=run.name).info.run_id
 
-        # a store takes 100 settings and 1,000 numbers at a time
         params = [Param(key, str(value)) for key, value in run.settings.items()]
-        last = max((step for step, _ in run.curve), default=0)
         metrics = [
             Metric(key, value, finished, step)
-            for step, values in [*run.curve, (last, run.results)]
+            for step, values in run.points
             for key, value in values.items()
         ]
         tags = [RunTag("mtlkit.key", run.key), RunTag("mtlkit.status", run.status)]
-        client.log_batch(created, tags=tags)
-        for i in range(0, len(params), 100):
-            client.log_batch(created, params=params[i : i + 100])
-        for i in range(0, len(metrics), 1000):
-            client.log_batch(created, metrics=metrics[i : i + 1000])
+        client.log_batch(created, metrics, params, tags)
         client.set_terminated(created, "FINISHED" if run.status == "ok" else "FAILED", finished)
 
 

@@ -10,7 +10,7 @@ from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.statistics import Interval, t_interval
 from mtlkit.report.summary import SPLIT, Summary
-from mtlkit.report.tables import NA, NOTES, Table, TableCell, csv_interval, spread, yes
+from mtlkit.report.tables import NA, NOTES, Table, TableCell, csv_interval, csv_key, spread
 
 Means = dict[str, dict[str, Interval]]
 """Metric to group of runs to mean and interval."""
@@ -74,18 +74,17 @@ def _table(
             mean = means[str(name)].get(group.id, Interval())
             text = spread(mean, name.metric.decimals) if mean.known else NA
             cells.append(TableCell(text, group.id == best[name]))
-            common = {
-                "dataset": block.name,
-                "protocol": block.protocol or "",
-                "simulated": yes(block.simulated),
-                "model": group.model,
-                "balancer": group.balancer,
-                "group": group.id,
-                "task": task.name,
-                "space": task.space,
-                "metric": str(name),
-            }
-            csv_rows.append(common | csv_interval(mean) | {"seeds": mean.n})
+            csv_rows.append(
+                {
+                    **csv_key(block, group),
+                    "group": group.id,
+                    "task": task.name,
+                    "space": task.space,
+                    "metric": str(name),
+                    **csv_interval(mean),
+                    "seeds": mean.n,
+                }
+            )
         lines.append(tuple(cells))
 
     columns = ("model", "balancer", *(name.label for name in names))

@@ -218,9 +218,11 @@ def inline_svg(text: str, name: str, title: str) -> Markup:
     short = _short_name(name)
     referred = dict.fromkeys(re.findall(r'(?:href="|url\()#([^")]+)', svg))
     new_ids = {old: f"{short}-{number}" for number, old in enumerate(referred)}
-    svg = re.sub(
-        r' id="([^"]+)"', lambda m: f' id="{new_ids[m[1]]}"' if m[1] in new_ids else "", svg
-    )
+
+    def with_new_id(match: re.Match[str]) -> str:
+        return f' id="{new_ids[match[1]]}"' if match[1] in new_ids else ""
+
+    svg = re.sub(r' id="([^"]+)"', with_new_id, svg)
     svg = re.sub(r'(href="|url\()#([^")]+)', lambda m: f"{m[1]}#{new_ids[m[2]]}", svg)
 
     # A few looks are repeated thousands of times: they become classes.
@@ -228,16 +230,14 @@ def inline_svg(text: str, name: str, title: str) -> Markup:
     classes = {look: _short_name(look) for look in looks}
     svg = re.sub(r' style="([^"]*)"', lambda m: f' class="{classes[m[1]]}"', svg)
     rules = "".join(f".{class_name}{{{look}}}" for look, class_name in classes.items())
-    svg = svg.replace(">", f"><style>{rules}</style>", 1)
 
     # Without a size of its own it takes the width of the page's column.
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-
+    attributes, _, drawing = svg.removeprefix("<svg").partition(">")
+    attributes = re.sub(r' (?:width|height)="[^"]*"', "", attributes)
     label = Markup.escape(title)
     style = "stroke-linejoin:round;stroke-linecap:butt;font-family:'DejaVu Sans',sans-serif"
-    root = f'<svg role="img" aria-label="{label}" style="{style}"'
-    return Markup(svg.replace("<svg", root, 1))
+    root = f'<svg role="img" aria-label="{label}" style="{style}"{attributes}>'
+    return Markup(f"{root}<style>{rules}</style>{drawing}")
 
 
 def _short_name(text: str) -> str:

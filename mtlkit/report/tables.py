@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from mtlkit.report.blocks import TaskInfo
+from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import Row, Summary
 
@@ -134,11 +134,6 @@ def whole(value: float) -> str:
 def percent(share: float) -> str:
     """A share as a whole number of percent; in words where there is none."""
     return f"{fixed(100 * share, 0)} %" if share >= 0.005 else "nothing"
-
-
-def yes(value: bool) -> str:
-    """A truth value in a CSV file."""
-    return "yes" if value else "no"
 
 
 # --- the cells ------------------------------------------------------------------------------------
@@ -441,25 +436,17 @@ def _no_formula(field: object) -> object:
 
 def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
     # Every line says where its numbers come from, so that files can be joined.
-    block = summary.block
-    fields: dict[str, object] = {
-        "dataset": block.name,
-        "protocol": block.protocol or "",
-        "simulated": yes(block.simulated),
-        "model": row.group.model,
-        "balancer": row.group.balancer,
+    fields = csv_key(summary.block, row.group) | {
         "group": row.group.id,
         "seeds": len(row.group.seeds),
         "seeds_failed": len(row.group.failed),
     }
 
     # Numbers keep eight digits; rounding is for readers.
-    for task in block.tasks:
-        metric = row.metric[task.name]
+    for task in summary.block.tasks:
         measured = f"{task.name}_{task.metric}"
-        fields[f"{measured}_mean"] = _csv_number(metric.mean)
-        fields[f"{measured}_low"] = _csv_number(metric.low)
-        fields[f"{measured}_high"] = _csv_number(metric.high)
+        for end, number in csv_interval(row.metric[task.name]).items():
+            fields[f"{measured}_{end}"] = number
         fields |= _csv_difference(f"{task.name}_delta", row.delta.get(task.name, Interval()))
         if not math.isnan(task.ceiling):
             fields[f"{measured}_ceiling"] = _csv_number(task.ceiling)
@@ -470,6 +457,17 @@ def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
         "train_rows_per_second": _csv_number(row.rows_per_second),
         "train_seconds": _csv_number(row.seconds),
         "peak_memory_bytes": _csv_number(row.peak_memory),
+    }
+
+
+def csv_key(block: Block, group: RunGroup) -> dict[str, object]:
+    """The fields with which every line begins: the data, and what ran on them."""
+    return {
+        "dataset": block.name,
+        "protocol": block.protocol or "",
+        "simulated": "yes" if block.simulated else "no",
+        "model": group.model,
+        "balancer": group.balancer,
     }
 
 

@@ -24,7 +24,7 @@ from mtlkit.report.statistics import (
     t_test,
 )
 from mtlkit.report.summary import Row, Summary, signed_mean, task_values
-from mtlkit.report.tables import PLANTED, Table, TableCell, csv_interval, difference, fixed, yes
+from mtlkit.report.tables import PLANTED, Table, TableCell, csv_interval, csv_key, difference, fixed
 
 HEADROOM = (
     "Planted model: how far the rule by which the simulator drew the labels lies above the "
@@ -323,12 +323,7 @@ def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[st
     rows: list[dict[str, object]] = []
     for verdicts in all_verdicts:
         for verdict in verdicts.verdicts:
-            common = {
-                "dataset": block.name,
-                "protocol": block.protocol or "",
-                "simulated": yes(block.simulated),
-                "model": verdicts.model,
-                "balancer": verdict.row.group.balancer,
+            common = csv_key(block, verdict.row.group) | {
                 "reference": verdicts.best.group.balancer,
                 "verdict": verdict.word,
                 "after_holm": verdict.survives,

@@ -4,13 +4,13 @@ figures of gates and of ablations have in common.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from mtlkit.report.blocks import slug
 from mtlkit.report.experts import ExpertLevel, levels_of
 from mtlkit.report.figures.context import Context
 from mtlkit.report.figures.fields import Fields, Scale, foot_of, room_for
@@ -210,7 +210,7 @@ def _file_name(model: str) -> str:
     """The model's name for a file, with a digest where it had to be changed: two models may differ
     in signs only, and a file name may not be too long.
     """
-    slug = re.sub(r"[^a-z0-9]+", "-", model.lower()).strip("-")
-    if slug == model.lower():
-        return slug
-    return f"{slug[:40].strip('-')}-{digest(model)[:6]}"
+    name = slug(model)
+    if name == model.lower():
+        return name
+    return f"{name[:40].strip('-')}-{digest(model)[:6]}"
