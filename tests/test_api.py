@@ -304,7 +304,20 @@ def test_a_balancer_by_name():
 
 @pytest.mark.parametrize(
     "tasks",
-    [0, -1, True, 1.5, None, [], "ab", ["a", "a"], [""], ["a\0b"], [3], pytest.param({"a", "b"}, id="set")],
+    [
+        0,
+        -1,
+        True,
+        1.5,
+        None,
+        [],
+        "ab",
+        ["a", "a"],
+        [""],
+        ["a\0b"],
+        [3],
+        pytest.param({"a", "b"}, id="set"),
+    ],
     ids=repr,
 )
 def test_tasks_that_are_none(tasks):
