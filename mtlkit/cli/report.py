@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mtlkit.errors import UsageError
+
 if TYPE_CHECKING:
     from mtlkit.report.build import ReportFiles
     from mtlkit.report.frame import Frames
@@ -34,6 +36,15 @@ def report(
             "R², accuracy]",
         ),
     ] = None,
+    margin: Annotated[
+        float,
+        typer.Option(
+            "--margin",
+            metavar="%",
+            help="Differences that do not matter, in percent of the reference's distance from a "
+            "useless model.",
+        ),
+    ] = 0.25,
 ) -> None:
     """Write a page, tables and figures that compare the runs of a results folder."""
     from mtlkit.report.build import open_results, write_report
@@ -48,7 +59,9 @@ def report(
         typer.echo(text)
         return
 
-    files = write_report(results, out, metric=metric, untuned=untuned)
+    if not 0 < margin < 100:
+        raise UsageError(f"--margin is {margin:g}, not between 0 and 100.", "--margin 0.25")
+    files = write_report(results, out, metric=metric, untuned=untuned, margin=margin / 100)
     _say_left_out(files)
     _say_warnings(files.warnings)
     for title in files.simulated:

@@ -21,6 +21,7 @@ from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
 from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.run_warnings import all_run_warnings
+from mtlkit.report.statistics import MARGIN
 from mtlkit.report.summary import Summary, summarise
 from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_markdown, to_tex
 from mtlkit.report.tuned_table import tuned_rows, tuned_table
@@ -95,6 +96,7 @@ def write_report(
     written: datetime | None = None,
     metric: str | None = None,
     untuned: bool = False,
+    margin: float = MARGIN,
 ) -> ReportFiles:
     """Write page, tables and figures; files of an earlier report that have no successor are
     removed.
@@ -106,6 +108,7 @@ def write_report(
             is set.
         metric: What to compare scores by, such as ``gauc``; the primary metrics by default.
         untuned: Whether runs with the defaults are rows beside the tuned ones.
+        margin: Relative gains up to this one do not matter.
 
     Raises:
         MtlkitError: There is nothing to report, or the folder cannot be made.
@@ -121,12 +124,12 @@ def write_report(
     _make_folders(out, results)
 
     # One look for all blocks, so that a balancer has the same colour in every figure.
-    summaries = [summarise(frames, block) for block in frames.blocks]
+    summaries = [summarise(frames, block, margin) for block in frames.blocks]
     look = Look.of(summaries)
     with missing_letters_allowed():
         sections = [_write_section(frames, summary, look, out) for summary in summaries]
-    damaged_probes = [file for section in sections for file in section.unreadable]
-    frames = replace(frames, unreadable=(*frames.unreadable, *damaged_probes))
+    damaged = [file for section in sections for file in section.unreadable]
+    frames = replace(frames, unreadable=(*frames.unreadable, *damaged))
     page = out / "index.html"
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
 
@@ -236,7 +239,7 @@ def _write_section(frames: Frames, summary: Summary, look: Look, out: Path) -> S
         verdicts=tuple(verdicts.sentence for verdicts in judged),
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
-        unreadable=probes.unreadable,
+        unreadable=(*probes.unreadable, *summary.noise.unreadable),
     )
 
 

@@ -13,12 +13,16 @@ import pandas as pd
 from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
+from mtlkit.report.gains import compare_gains
 from mtlkit.report.references import Counts, References, TaskValues, find_references
+from mtlkit.report.row_noise import RowNoise, load_row_noise
 from mtlkit.report.run_warnings import run_warnings
 from mtlkit.report.statistics import (
+    MARGIN,
+    Comparison,
     Interval,
+    Word,
     chance_error,
-    delta_m,
     mean_over_tasks,
     paired_delta,
     pareto_front,
@@ -45,6 +49,7 @@ class Row:
         reference_of: The scores whose reference this row is.
         delta: Score to the paired difference to its reference, where there is another row that is.
         gain: Mean relative gain over all tasks (delta m), as a fraction; unknown for references.
+        word: What is said of the gain.
         derived: Scores that the model does not predict itself.
         capped: Score to the share of test rows whose derived probability would exceed 1.
         on_front: Whether no other row's means are at least as good on all tasks.
@@ -61,6 +66,7 @@ class Row:
     reference_of: frozenset[str]
     delta: Mapping[str, Interval]
     gain: Interval
+    word: Word
     derived: frozenset[str]
     capped: Mapping[str, float]
     on_front: bool
@@ -83,6 +89,8 @@ class Summary:
         counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all
             runs.
         warnings: What a reader must know before comparing rows.
+        noise: What the test rows add to differences.
+        margin: Relative gains up to this one do not matter.
     """
 
     block: Block
@@ -91,6 +99,8 @@ class Summary:
     references: References
     counts: Counts
     warnings: tuple[str, ...]
+    noise: RowNoise
+    margin: float
 
     @property
     def finished(self) -> tuple[Row, ...]:
@@ -119,8 +129,14 @@ class Summary:
         return not row.metric[task.name].overlaps(best_interval)
 
 
-def summarise(frames: Frames, block: Block) -> Summary:
-    """Aggregate one block over seeds."""
+def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
+    """Aggregate one block over seeds.
+
+    Args:
+        frames: What was read of the store.
+        block: The block.
+        margin: Relative gains up to this one do not matter.
+    """
     # Of the frames, what belongs to the block: metrics on the test split, and finished runs.
     metrics = frames.metrics
     metrics = metrics[(metrics["block"] == block.id) & (metrics["split"] == SPLIT)]
@@ -148,19 +164,23 @@ def summarise(frames: Frames, block: Block) -> Summary:
     }
 
     # A row a group, best first.
+    noise = load_row_noise(frames, block)
     front = _front(block, means)
     capped = _capped(metrics, block)
     rows = []
     for group in block.groups:
         compared_with = references[group.training]
+        deltas = _deltas(values[group.id], group, compared_with, noise)
+        gain = _gain(block, values[group.id], group, compared_with, noise, margin)
         group_runs = runs[runs["group"] == group.id]
         row = Row(
             group=group,
             values=values[group.id],
             metric=means[group.id],
             reference_of=compared_with.is_of(group),
-            delta=_deltas(values[group.id], group, compared_with),
-            gain=_gain(block, values[group.id], group, compared_with),
+            delta=deltas,
+            gain=gain.interval,
+            word=gain.word,
             derived=derived[group.id],
             capped=capped[group.id],
             on_front=front[group.id],
@@ -178,7 +198,8 @@ def summarise(frames: Frames, block: Block) -> Summary:
     usual_references = references[usual]
     found = _warnings(block, counts, references.values(), rows)
     warnings = (*found, *run_warnings(frames, block))
-    return Summary(block, tuple(rows), _best(block, means), usual_references, counts, warnings)
+    best = _best(block, means)
+    return Summary(block, tuple(rows), best, usual_references, counts, warnings, noise, margin)
 
 
 def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> TaskValues:
@@ -211,29 +232,39 @@ def _capped(metrics: pd.DataFrame, block: Block) -> dict[str, dict[str, float]]:
     return capped
 
 
-def _deltas(values: TaskValues, group: RunGroup, references: References) -> dict[str, Interval]:
+def _deltas(
+    values: TaskValues, group: RunGroup, references: References, noise: RowNoise
+) -> dict[str, Interval]:
     """Score to the paired difference to its reference, over common seeds."""
     deltas = {}
     for score, reference in references.groups.items():
         if reference is not group:
-            deltas[score] = paired_delta(values[score], references.values[score])
+            row_error = noise.error([(group.id, score, 1.0), (reference.id, score, -1.0)])
+            deltas[score] = paired_delta(values[score], references.values[score], row_error)
     return deltas
 
 
-def _gain(block: Block, values: TaskValues, group: RunGroup, references: References) -> Interval:
+def _gain(
+    block: Block,
+    values: TaskValues,
+    group: RunGroup,
+    references: References,
+    noise: RowNoise,
+    margin: float,
+) -> Comparison:
     """The mean relative gain over all tasks, over common seeds."""
     if references.is_of(group) or references.useless:
-        return Interval()
+        return Comparison()
 
     # A task without any reference would be missing from the mean.
     compared = [task for task in block.comparable if task.name in references.groups]
     tasks = {block.task_of[task.name] for task in compared}
     if tasks != set(block.task_of.values()):
-        return Interval()
-
-    readings = {task.name: task.reading for task in compared}
-    gains = delta_m(values, references.values, readings, block.task_of)
-    return t_interval(list(gains.values()))
+        return Comparison()
+    ids = {score: reference.id for score, reference in references.groups.items()}
+    return compare_gains(
+        group.id, values, ids, references.values, compared, block.task_of, noise, margin
+    )
 
 
 def _front(block: Block, means: Mapping[str, TaskMeans]) -> dict[str, bool]:

@@ -7,7 +7,7 @@ import io
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.statistics import Interval
@@ -238,8 +238,8 @@ def _delta_cell(row: Row, task: TaskInfo) -> TableCell:
 def _gain_cell(row: Row) -> TableCell:
     if row.reference_of:
         return TableCell("ref.")
-    gain = Interval(100 * row.gain.mean, 100 * row.gain.half, row.gain.n)
-    return difference(gain, 2, len(row.group.seeds))
+    cell = difference(row.gain.scaled(100), 2, len(row.group.seeds))
+    return replace(cell, marks=cell.marks + "≈") if row.word == "equivalent" else cell
 
 
 def difference(delta: Interval, decimals: int, seeds: int) -> TableCell:
@@ -259,10 +259,36 @@ def difference(delta: Interval, decimals: int, seeds: int) -> TableCell:
 # --- the notes ------------------------------------------------------------------------------------
 
 
+def equivalence_note(margin: float) -> str:
+    """What equivalent means."""
+    return (
+        "Equivalent means that the difference lies within ± "
+        f"{100 * margin:g} % by two one-sided tests at 5 %, and so does not matter, even where it "
+        "is clear of 0; not told apart, that it may be 0 and may be more than that."
+    )
+
+
+def both_noises_note(summary: Summary) -> str:
+    """Which noises the intervals of differences hold."""
+    if summary.noise.too_many:
+        return "Intervals of differences are over seeds alone: there are too many test scores."
+    compared = [row.gain for row in summary.rows if row.gain.bounded]
+    if summary.noise.influence and not any(math.isnan(gain.row_error) for gain in compared):
+        return "Intervals of differences hold both noises, of the seeds and of the test rows."
+    return (
+        "Intervals of differences hold the noise of the seeds, and of the test rows only where the "
+        "test scores of both rows were kept and their metric is AUC, log loss, R² or an error."
+    )
+
+
 def _notes(summary: Summary, columns: Sequence[str], marks: str, has_ceiling: bool) -> list[str]:
     """The footnotes of a table: those that always stand, and those that its cells need."""
     notes = [NOTES[name] for name in ("interval", "best", "delta", "gain")]
     notes += [NOTES[mark] for mark in "†*‡§" if mark in marks]
+    if "≈" in marks:
+        notes.append(f"≈ equivalent to single-task. {equivalence_note(summary.margin)}")
+    if any(row.gain.bounded for row in summary.rows):
+        notes.append(both_noises_note(summary))
     if "kFLOP/row" in columns:
         notes.append(NOTES["cost"])
     if has_ceiling:
@@ -355,6 +381,7 @@ TEX = {
     "§": r"$^{\S}$",
     "¶": r"$^{\P}$",
     "*": r"$^{*}$",
+    "≈": r"$^{\approx}$",
     "²": "$^{2}$",
     "–": "--",
     "…": r"\ldots{}",
@@ -476,6 +503,7 @@ def _csv_difference(name: str, delta: Interval) -> dict[str, object]:
         name: _csv_number(delta.mean),
         f"{name}_low": _csv_number(delta.low),
         f"{name}_high": _csv_number(delta.high),
+        f"{name}_row_error": _csv_number(delta.row_error),
         f"{name}_seeds": delta.n,
     }
 

@@ -6,33 +6,41 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
+from mtlkit.report.gains import compare_gains
 from mtlkit.report.references import say_if_useless
 from mtlkit.report.statistics import (
+    Comparison,
     Interval,
-    delta_m,
+    Word,
     holm,
     mean_over_tasks,
     paired_delta,
     relative_gain,
     t_interval,
-    t_test,
 )
 from mtlkit.report.summary import Row, Summary, signed_mean, task_values
-from mtlkit.report.tables import PLANTED, Table, TableCell, csv_interval, csv_key, difference, fixed
+from mtlkit.report.tables import (
+    PLANTED,
+    Table,
+    TableCell,
+    both_noises_note,
+    csv_interval,
+    csv_key,
+    difference,
+    equivalence_note,
+    fixed,
+)
 
 HEADROOM = (
     "Planted model: how far the rule by which the simulator drew the labels lies above the "
     "reference; no balancer passes it but by luck."
 )
 SWEEP = 3  # the least number of fixed weightings that make a sweep
-
-Word = Literal["better", "worse", "same", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -42,16 +50,19 @@ class Verdict:
     Args:
         row: The balancer's row.
         delta: Task to the paired difference.
-        gain: Mean relative gain over all tasks, as a fraction.
-        word: What the interval of the gain says; unknown without one.
-        survives: Whether it says so after Holm's correction for all verdicts of the table.
+        gain: Mean relative gain over all tasks, as a fraction, and what is said of it.
+        survives: Whether it differs after Holm's correction for all verdicts of the table.
     """
 
     row: Row
     delta: Mapping[str, Interval]
-    gain: Interval
-    word: Word
+    gain: Comparison
     survives: bool
+
+    @property
+    def word(self) -> Word:
+        """What is said of the gain."""
+        return self.gain.word
 
 
 @dataclass(frozen=True)
@@ -82,23 +93,26 @@ class Verdicts:
     def sentence(self) -> str:
         """The whole table in one sentence."""
         words = Counter(verdict.word for verdict in self.verdicts)
-        better, worse = words["better"], words["worse"]
-        undecided = words["same"] + words["unknown"]
-        survivors = sum(verdict.survives for verdict in self.verdicts)
+        better, worse, equivalent = words["better"], words["worse"], words["equivalent"]
+        undecided = words["not told apart"] + words["unknown"]
+        survivors = sum(
+            verdict.survives and verdict.word in ("better", "worse") for verdict in self.verdicts
+        )
 
         # Verbs follow the numbers.
-        better_verb = "is" if better == 1 else "are"
-        worse_verb = "is" if worse == 1 else "are"
         outlast_verb = "outlasts" if survivors == 1 else "outlast"
         return (
             f"{self.model}, balancers against {'tuned ' if self.tuned else ''}fixed weights: "
             f"beside {self.best.group.balancer}, the best of {self.weightings} weightings on "
-            f"validation, {better} of {len(self.verdicts)} balancers "
-            f"{better_verb} better by more than their interval, "
-            f"{worse} {worse_verb} worse, "
-            f"and the seeds cannot tell for {undecided}; "
-            f"{survivors} of these verdicts {outlast_verb} Holm's correction."
+            f"validation, {better} of {len(self.verdicts)} balancers {_are(better)} better, "
+            f"{worse} {_are(worse)} worse, {equivalent} {_are(equivalent)} equivalent, and "
+            f"{undecided} {_are(undecided)} not told apart; "
+            f"{survivors} of the differences {outlast_verb} Holm's correction."
         )
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def judge(frames: Frames, summary: Summary) -> tuple[Verdicts, ...]:
@@ -173,29 +187,41 @@ def _compare(summary: Summary, candidates: list[Row], best: Row) -> tuple[tuple[
     useless = say_if_useless(best.group.label, means, summary.counts)
 
     # Gains on test, paired seed by seed; Holm's correction looks at all of them together.
-    readings = {task.name: task.reading for task in block.comparable}
+    best_ids = {task.name: best.group.id for task in block.tasks}
     gains = []
     for row in candidates:
-        gain_by_seed = delta_m(row.values, best.values, readings, block.task_of)
-        gains.append([] if useless else list(gain_by_seed.values()))
-    survives = holm([t_test(gain) for gain in gains])
+        gain = Comparison()
+        if not useless:
+            gain = compare_gains(
+                row.group.id,
+                row.values,
+                best_ids,
+                best.values,
+                block.comparable,
+                block.task_of,
+                summary.noise,
+                summary.margin,
+            )
+        gains.append(gain)
+    survives = holm([gain.p_value for gain in gains])
 
     verdicts = []
     for row, gain, survived in zip(candidates, gains, survives, strict=True):
-        interval = t_interval(gain)
-        delta = {
-            task.name: paired_delta(row.values[task.name], best.values[task.name])
-            for task in block.tasks
-        }
-        verdicts.append(Verdict(row, delta, interval, _word(interval), survived))
+        delta = {}
+        for task in block.tasks:
+            terms = [(row.group.id, task.name, 1.0), (best.group.id, task.name, -1.0)]
+            row_error = summary.noise.error(terms)
+            delta[task.name] = paired_delta(
+                row.values[task.name], best.values[task.name], row_error
+            )
+        verdicts.append(Verdict(row, delta, gain, survived))
     return tuple(sorted(verdicts, key=_order)), useless
 
 
 def _order(verdict: Verdict) -> tuple[bool, float]:
     """Best gain first, and those without one last."""
-    if not verdict.gain.known:
-        return True, 0.0
-    return False, -verdict.gain.mean
+    gain = verdict.gain.interval
+    return (False, -gain.mean) if gain.known else (True, 0.0)
 
 
 def _shares(row: Row, tasks: int) -> np.ndarray:
@@ -225,32 +251,23 @@ def _validation_score(frames: Frames, block: Block, row: Row) -> float:
     return mean_over_tasks(signed_means, block.task_of)
 
 
-def _word(gain: Interval) -> Word:
-    """What the interval of a gain says."""
-    if not gain.bounded:
-        return "unknown"
-    if not gain.excludes_zero:
-        return "same"
-    return "better" if gain.mean > 0 else "worse"
-
-
 def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     """The verdicts of one model as a table."""
     block, best = summary.block, verdicts.best
     deltas = [f"Δ {task.title} {task.reading.label}" for task in block.tasks]
-    columns = ("balancer", "verdict", "Δm, %", *deltas, "seeds")
+    columns = ("balancer", "verdict", "Δm, %", *deltas, "seeds", "would tell")
 
     # The reference comes first, then what is compared with it.
     name = TableCell(best.group.balancer)
     seeds = TableCell(str(len(best.group.seeds)))
-    compared_cells = [TableCell("ref.")] * (len(columns) - 2)
-    rows = [(name, *compared_cells, seeds)]
+    compared_cells = [TableCell("ref.")] * (len(columns) - 3)
+    rows = [(name, *compared_cells, seeds, TableCell(""))]
     for verdict in verdicts.verdicts:
         rows.append(_cells(block, verdict))
 
     # Simulated data have a last line.
     ceiling = _headroom(block, best, len(columns))
-    notes = (*_notes(verdicts), *block.budget)
+    notes = (*_notes(verdicts, summary), *block.budget)
     if ceiling:
         notes = (*notes, HEADROOM)
 
@@ -258,7 +275,7 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     return Table(title, columns, tuple(rows), notes, ceiling)
 
 
-def _notes(verdicts: Verdicts) -> tuple[str, ...]:
+def _notes(verdicts: Verdicts, summary: Summary) -> tuple[str, ...]:
     """What a reader of the table must know."""
     end = ""
     if verdicts.at_end:
@@ -268,10 +285,11 @@ def _notes(verdicts: Verdicts) -> tuple[str, ...]:
         "weightings the one of the best mean on validation, over common seeds on the test split."
         f"{end}",
         "The verdict follows from Δm, the mean over tasks of the change relative to the "
-        "reference's distance from a useless model: same means that the 95 % Student t-interval "
-        "holds 0.",
-        f"¶ outlasts Holm's correction for the {len(verdicts.verdicts)} comparisons of this table; "
-        "of verdicts without this mark expect one in twenty by chance.",
+        f"reference's distance from a useless model. {equivalence_note(summary.margin)}",
+        both_noises_note(summary),
+        "Would tell: the number of seeds at which such a difference would be told apart, if any.",
+        f"¶ differs after Holm's correction for the {len(verdicts.verdicts)} comparisons of this "
+        "table; of differences without this mark expect one in twenty by chance.",
         "* the interval of the difference excludes 0.",
         *([verdicts.useless] if verdicts.useless else []),
     )
@@ -304,18 +322,22 @@ def _cells(block: Block, verdict: Verdict) -> tuple[TableCell, ...]:
     group = verdict.row.group
     seeds = len(group.seeds)
 
-    # The verdict, set off where it is not "same".
+    # The verdict, set off where it is better or worse.
     mark = "¶" if verdict.survives else ""
     word = TableCell(verdict.word, verdict.word == "better", mark, verdict.word == "worse")
 
     # What it rests on.
-    gain = verdict.gain
-    percent = Interval(100 * gain.mean, 100 * gain.half, gain.n)
-    differences = [difference(percent, 2, seeds)]
+    differences = [difference(verdict.gain.interval.scaled(100), 2, seeds)]
     for task in block.tasks:
         delta = verdict.delta[task.name]
         differences.append(difference(delta, task.reading.decimals, seeds))
-    return TableCell(group.balancer), word, *differences, TableCell(str(seeds))
+    # What would settle an open case.
+    needed = verdict.gain.seeds_to_tell
+    would_tell = ""
+    if not math.isnan(needed):
+        would_tell = "more test rows" if math.isinf(needed) else f"{needed:.0f} seeds"
+    last = TableCell(str(seeds)), TableCell(would_tell)
+    return TableCell(group.balancer), word, *differences, *last
 
 
 def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[str, object]]:
@@ -328,7 +350,7 @@ def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[st
                 "verdict": verdict.word,
                 "after_holm": verdict.survives,
             }
-            differences = {"delta_m": verdict.gain, **verdict.delta}
+            differences = {"delta_m": verdict.gain.interval, **verdict.delta}
             for name, interval in differences.items():
                 numbers = {"difference": name, **csv_interval(interval), "seeds": interval.n}
                 rows.append(common | numbers)

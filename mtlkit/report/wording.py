@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.summary import Row, Summary
@@ -70,7 +71,7 @@ def _against_single_task(best: Row, task: TaskInfo) -> str:
 
     low = fixed(delta.low, decimals, sign=True)
     high = fixed(delta.high, decimals, sign=True)
-    verdict = "beyond the interval" if delta.excludes_zero else "within what the seeds leave open"
+    verdict = "beyond the interval" if delta.excludes_zero else "within what is left open"
     return f"{shift} over {delta.n} common seeds (95 % interval {low} to {high}): {verdict}."
 
 
@@ -90,15 +91,15 @@ def _ceiling(summary: Summary, task: TaskInfo) -> str:
 
 def _overall(summary: Summary) -> list[str]:
     """How many rows are better and worse than single-task on all tasks together."""
-    gains = [row.gain for row in _compared(summary)]
-    if not gains:
+    words = Counter(row.word for row in _compared(summary))
+    if not words:
         return []
-    better = sum(gain.excludes_zero and gain.mean > 0 for gain in gains)
-    worse = sum(gain.excludes_zero and gain.mean < 0 for gain in gains)
+    worse, equivalent = words["worse"], words["equivalent"]
     return [
-        f"All tasks together (Δm): {better} of {len(gains)} rows are better than single-task by "
-        f"more than their interval, {worse} {'is' if worse == 1 else 'are'} worse, and the seeds "
-        f"cannot tell for the other {len(gains) - better - worse}."
+        f"All tasks together (Δm): {words['better']} of {words.total()} rows are better than "
+        f"single-task, {worse} {'is' if worse == 1 else 'are'} worse, {equivalent} "
+        f"{'is' if equivalent == 1 else 'are'} equivalent to it within "
+        f"± {100 * summary.margin:g} %, and {words['not told apart']} cannot be told apart from it."
     ]
 
 

@@ -173,7 +173,7 @@ def test_verdicts_leave_hidden_labels_out_and_count_a_task_once(store):
     [verdicts] = judge(frames, summarise(frames, block))
     [pcgrad] = verdicts.verdicts
     by_seed = 0.02 / (values(verdicts.best, "purchase") - 0.5) / 4
-    assert pcgrad.gain.mean == pytest.approx(by_seed.mean())
+    assert pcgrad.gain.interval.mean == pytest.approx(by_seed.mean())
 
 
 def test_the_front_is_of_scores_that_models_are_trained_for(store):

@@ -74,7 +74,7 @@ def test_words(store):
     [verdicts], summary = found(store)
     assert {v.row.group.balancer: v.word for v in verdicts.verdicts} == {
         "pcgrad": "better",
-        "uwl": "same",
+        "uwl": "equivalent",
         "mgda": "worse",
     }
     best = verdicts.verdicts[0]
@@ -85,13 +85,12 @@ def test_words(store):
     metrics = {task.name: task.reading for task in summary.block.tasks}
     tasks = {name: name for name in metrics}
     gains = delta_m(best.row.values, verdicts.best.values, metrics, tasks)
-    assert best.gain.mean == pytest.approx(np.mean(list(gains.values())))
+    assert best.gain.interval.mean == pytest.approx(np.mean(list(gains.values())))
     assert [v.survives for v in verdicts.verdicts] == [True, False, True]
-    assert (
-        "1 of 3 balancers is better by more than their interval, 1 is worse, and the"
-        in verdicts.sentence
+    assert "1 of 3 balancers is better, 1 is worse, 1 is equivalent, and 0 are not" in (
+        verdicts.sentence
     )
-    assert "2 of these verdicts outlast Holm's correction" in verdicts.sentence
+    assert "2 of the differences outlast Holm's correction" in verdicts.sentence
 
 
 def test_gains_in_one_task_and_losses_in_the_other_cancel(store):
@@ -102,7 +101,24 @@ def test_gains_in_one_task_and_losses_in_the_other_cancel(store):
     assert dwa.delta["income"].excludes_zero
     assert dwa.delta["marital"].excludes_zero
     assert dwa.delta["income"].mean > 0 > dwa.delta["marital"].mean
-    assert dwa.word == "same"
+    assert dwa.word == "equivalent"
+
+
+def test_what_is_open_says_how_many_seeds_would_tell(store):
+    luck = 10 * (JITTER - JITTER.mean()) + 0.001
+    for seed in range(SEEDS):
+        save(store, "dwa", 0.940 + luck[seed], seed)
+    [verdicts], summary = found(store)
+    dwa = next(v for v in verdicts.verdicts if v.row.group.balancer == "dwa")
+    assert dwa.word == "not told apart"
+
+    # The answer by trial: the first number of seeds whose interval of this spread excludes 0.
+    gains = luck / 0.44
+    ratio = gains.mean() / gains.std(ddof=1)
+    seeds = next(n for n in range(2, 100) if ratio * np.sqrt(n) > stats.t.ppf(0.975, n - 1))
+    assert dwa.gain.seeds_to_tell == pytest.approx(seeds, abs=1)
+    row = next(r for r in verdict_table(summary, verdicts).rows if r[0].text == "dwa")
+    assert row[-1].text == f"{dwa.gain.seeds_to_tell:.0f} seeds"
 
 
 def test_one_seed_is_no_verdict(tmp_path):
@@ -139,7 +155,7 @@ def test_table_and_files(store, tmp_path):
     [verdicts], summary = found(store)
     table = verdict_table(summary, verdicts)
     assert [row[0].text for row in table.rows] == ["uniform", "pcgrad", "uwl", "mgda"]
-    assert [row[1].text for row in table.rows] == ["ref.", "better", "same", "worse"]
+    assert [row[1].text for row in table.rows] == ["ref.", "better", "equivalent", "worse"]
     files = write_report(store.root, tmp_path / "report")
     [file] = [
         path for path in files.tables if "verdicts-mmoe" in path.name and path.suffix == ".csv"
@@ -148,7 +164,7 @@ def test_table_and_files(store, tmp_path):
     assert len(rows) == 3 * 3
     assert {(row["balancer"], row["verdict"]) for row in rows} == {
         ("pcgrad", "better"),
-        ("uwl", "same"),
+        ("uwl", "equivalent"),
         ("mgda", "worse"),
     }
     page = files.page.read_text()

@@ -1,0 +1,56 @@
+"""The mean relative gain of one row over its references, with both noises and a verdict."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from mtlkit.report.blocks import TaskInfo
+from mtlkit.report.references import TaskValues
+from mtlkit.report.row_noise import RowNoise
+from mtlkit.report.statistics import Comparison, compare, delta_m, gain_slopes
+
+
+def compare_gains(
+    row: str,
+    values: TaskValues,
+    reference_rows: Mapping[str, str],
+    reference: TaskValues,
+    scores: Sequence[TaskInfo],
+    task_of: Mapping[str, str],
+    noise: RowNoise,
+    margin: float,
+) -> Comparison:
+    """The verdict on the mean relative gain over all tasks (delta m), over common seeds.
+
+    Args:
+        row: Group id of the row.
+        values: Score to seed to its primary metric.
+        reference_rows: Score to the group id of its reference.
+        reference: Score to seed to the reference's primary metric.
+        scores: The scores that count.
+        task_of: Score to its task.
+        noise: What the test rows add to metrics.
+        margin: Gains up to this one do not matter.
+    """
+    metrics = {score.name: score.reading for score in scores}
+    gains = delta_m(values, reference, metrics, task_of)
+
+    # The gain is smooth in the metrics, so its error over test rows follows from its slopes. A
+    # task's scores share its part of the mean.
+    scores_of_task = Counter(task_of[name] for name in metrics)
+    terms = []
+    for name, metric in metrics.items():
+        mean, reference_mean = _mean(values, name, gains), _mean(reference, name, gains)
+        by_value, by_reference = gain_slopes(mean, reference_mean, metric)
+        share = 1 / (len(scores_of_task) * scores_of_task[task_of[name]])
+        terms.append((row, name, share * by_value))
+        terms.append((reference_rows[name], name, share * by_reference))
+    return compare(list(gains.values()), margin, noise.error(terms))
+
+
+def _mean(values: TaskValues, score: str, seeds: Mapping[int, float]) -> float:
+    """The mean of a score over some seeds; NaN over none."""
+    return float(np.mean([values[score][seed] for seed in seeds])) if seeds else float("nan")

@@ -1,0 +1,256 @@
+"""The noise of the test rows: how far a difference would move had other rows been drawn.
+
+Seeds say what training again would change, on the rows that are there. Other rows from the same
+source would change a metric as well, for two models on the same rows often by as much in the same
+direction. Both are needed for a claim about a method and not about a test split.
+
+To first order a metric of N rows moves by the sum of what each row adds to it, its influence
+(Hampel, 1974, doi:10.1080/01621459.1974.10482962), so the variance is the sum of the squares. For
+the AUC this is the method of DeLong et al. (1988, doi:10.2307/2531595). Rows of one user or session
+come together: their influences are added before they are squared.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from mtlkit.record_check import UnreadableError
+from mtlkit.report.blocks import Block
+from mtlkit.report.frame import Frames
+from mtlkit.store import ResultStore, Unreadable
+
+ROW_LIMIT = 30_000_000
+"""Rows of scores that a report of one block reads, about ten seconds; beyond, no noise is known."""
+FILE_LIMIT = 2**30
+"""Bytes of the largest scores of a run that are read, unpacked."""
+TOLERANCE = 1e-5
+"""How near, in parts of itself or of 1, a metric of stored scores must be to the recorded one."""
+GROUPS = ("user", "session")
+"""Groups whose rows come together, the largest first."""
+
+
+@dataclass(frozen=True)
+class RowNoise:
+    """What the test rows of one block add to the metrics of its groups of runs.
+
+    Args:
+        influence: (group id, score) to seed to (N,) influences; rows that do not count have 0.
+        clusters: (N,) number of the user or session of each row; None if rows stand alone.
+        unreadable: Files of scores that were left out, with the reasons.
+        too_many: Whether there were more scores than are read.
+    """
+
+    influence: Mapping[tuple[str, str], Mapping[int, np.ndarray]]
+    clusters: np.ndarray | None = None
+    unreadable: tuple[Unreadable, ...] = ()
+    too_many: bool = False
+
+    def error(self, terms: Sequence[tuple[str, str, float]]) -> float:
+        """The standard error over test rows of a sum of metrics, each a mean over seeds.
+
+        Of the variance of the mean over n seeds, a part is of what each seed alone makes of the
+        rows. That part is in the spread over seeds already, so it is taken out: with V the variance
+        of the mean and v the mean variance of a seed, what all seeds share is (n V - v) / (n - 1).
+
+        Args:
+            terms: Group id, score and factor of each metric; a difference has the factors 1 and -1.
+
+        Returns:
+            NaN where the influence of a term is unknown, and for a sum of nothing.
+        """
+        known = all((group, score) in self.influence for group, score, _ in terms)
+        if not terms or not known or not all(math.isfinite(factor) for *_, factor in terms):
+            return math.nan
+        by_seed = [self.influence[group, score] for group, score, _ in terms]
+        seeds = set.intersection(*(set(seeds) for seeds in by_seed))
+        if not seeds:
+            return math.nan
+
+        # What each row adds to the sum, in each seed and in the mean over seeds.
+        totals = np.zeros((len(seeds), len(by_seed[0][min(seeds)])))  # (n, N)
+        for (*_, factor), influence in zip(terms, by_seed, strict=True):
+            totals += factor * np.stack([influence[seed] for seed in sorted(seeds)])
+        n = len(totals)
+        of_mean = self._variance(totals.mean(0))
+        of_seed = np.mean([self._variance(total) for total in totals])
+        shared = (n * of_mean - of_seed) / (n - 1) if n > 1 else of_mean
+        return math.sqrt(max(float(shared), 0.0))
+
+    def _variance(self, influence: np.ndarray) -> float:
+        """The variance of a metric: the squares of what its rows, or their clusters, add to it."""
+        if self.clusters is not None:
+            influence = np.bincount(self.clusters, weights=influence)
+        return float(np.square(influence).sum())
+
+
+def load_row_noise(frames: Frames, block: Block) -> RowNoise:
+    """Read the stored test scores of a block, and what each row adds to the primary metrics.
+
+    A metric that has no influence function here, or that the stored scores do not give again, is
+    left out, and so are runs without scores. A damaged file costs that run's alone.
+    """
+    metrics = frames.metrics
+    metrics = metrics[(metrics["block"] == block.id) & (metrics["split"] == "test")]
+    recorded = {task.name: task.metric for task in block.tasks}
+    is_primary = metrics["metric"].astype(str) == metrics["task"].map(recorded).astype(str)
+    primary = metrics[is_primary]
+    if primary["rows"].sum() > ROW_LIMIT:
+        return RowNoise({}, too_many=True)
+
+    # A test split has one length, that of the first run that is read.
+    runs = frames.runs[(frames.runs["block"] == block.id) & (frames.runs["status"] == "ok")]
+    by_pair: dict[tuple[str, str], dict[int, np.ndarray]] = defaultdict(dict)
+    clusters: np.ndarray | None = None
+    rows = None
+    unreadable = []
+    for group, seed, folder in zip(runs["group"], runs["seed"], runs["folder"], strict=True):
+        of_run = primary[(primary["group"] == group) & (primary["seed"] == seed)]
+        try:
+            stored = ResultStore.arrays(folder, "scores", FILE_LIMIT)
+            found = _influences(stored, of_run, rows)
+        except UnreadableError as error:
+            unreadable.append(Unreadable(folder / "scores.npz", str(error)))
+            continue
+        for score, influence in found.items():
+            if rows is None:
+                rows = len(influence)
+                clusters = _clusters(stored, rows)
+            by_pair[group, score][seed] = influence
+
+    return RowNoise(by_pair, clusters, tuple(unreadable))
+
+
+def _influences(
+    stored: dict[str, np.ndarray], recorded: pd.DataFrame, rows: int | None
+) -> dict[str, np.ndarray]:
+    """Score to (N,) float32 influences on its primary metric, where they are known.
+
+    Args:
+        stored: The arrays of one run's scores.
+        recorded: Its primary metrics on the test split.
+        rows: What N must be; None if any will do.
+
+    Raises:
+        UnreadableError: The arrays of a score do not fit together, or are of other rows.
+    """
+    found = {}
+    for score, metric, value in zip(
+        recorded["task"], recorded["metric"], recorded["value"], strict=True
+    ):
+        function = INFLUENCE.get(metric)
+        if function is None or f"score/{score}" not in stored:
+            continue
+        scores, labels = stored[f"score/{score}"], stored.get(f"label/{score}")
+        counts = stored.get(f"observed/{score}", np.ones(len(scores), bool))
+        if labels is None or not len(scores) == len(labels) == len(counts) == (rows or len(scores)):
+            raise UnreadableError(f"the arrays of {score} are not of the rows of the other runs")
+
+        # What was stored must give the number that was recorded: a metric may be of transformed
+        # targets, or the file of another run.
+        again, influence = function(scores[counts].astype(float), labels[counts].astype(float))
+        if not abs(again - value) <= TOLERANCE * max(1.0, abs(value)):
+            continue
+        found[score] = np.zeros(len(scores), np.float32)
+        found[score][counts] = influence
+    return found
+
+
+def _clusters(stored: dict[str, np.ndarray], rows: int) -> np.ndarray | None:
+    """(N,) number of the user or session of each row, from 0 on; None if neither was stored."""
+    for name in GROUPS:
+        codes = stored.get(f"group/{name}")
+        if codes is not None and len(codes) == rows:
+            return np.unique(codes, return_inverse=True)[1]
+    return None
+
+
+# --- what a row adds to a metric: each function gives the metric, and (N,) influences of sum 0 ----
+
+
+def auc_influence(scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """A positive adds the share of negatives below it, a negative the share of positives above it,
+    each less the AUC; these are the structural components of DeLong et al.
+
+    Args:
+        scores: (N,) any scale.
+        labels: (N,) 0 or 1.
+    """
+    is_positive = labels > 0
+    positives, negatives = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
+    if not len(positives) or not len(negatives):
+        return math.nan, np.zeros(len(scores))
+
+    won_by_positive = _share_below(negatives, scores[is_positive])
+    won_from_negative = 1 - _share_below(positives, scores[~is_positive])
+    auc, of_positives = mean_influence(won_by_positive)
+    _, of_negatives = mean_influence(won_from_negative)
+    influence = np.empty(len(scores))
+    influence[is_positive] = of_positives
+    influence[~is_positive] = of_negatives
+    return auc, influence
+
+
+def _share_below(others: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(N,) share of sorted others that lie below each score, ties counted half."""
+    below = np.searchsorted(others, scores)
+    at_most = np.searchsorted(others, scores, side="right")
+    return (below + at_most) / (2 * len(others))
+
+
+def mean_influence(per_row: np.ndarray) -> tuple[float, np.ndarray]:
+    """Of a mean of n rows: the squares add up to s² / n, with divisor n - 1 in the variance s²."""
+    mean = float(per_row.mean())
+    n = len(per_row)
+    return mean, (per_row - mean) / math.sqrt(n * max(n - 1, 1))
+
+
+def logloss_influence(logits: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """The log loss is a mean: log(1 + e^z) - y z."""
+    return mean_influence(np.logaddexp(0, logits) - labels * logits)
+
+
+def mse_influence(values: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """The mean squared error is a mean."""
+    return mean_influence((values - labels) ** 2)
+
+
+def rmse_influence(values: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """Of the root, by the chain rule: that of the mean over twice the root."""
+    mse, influence = mse_influence(values, labels)
+    root = math.sqrt(mse)
+    return root, influence / (2 * root) if root else influence
+
+
+def mae_influence(values: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """So is the mean absolute error."""
+    return mean_influence(np.abs(values - labels))
+
+
+def r2_influence(values: np.ndarray, labels: np.ndarray) -> tuple[float, np.ndarray]:
+    """R² is 1 - u / v with u the mean squared error and v the variance of the labels: a row adds
+    (-du + (1 - R²) dv) / v.
+    """
+    mse, of_mse = mse_influence(values, labels)
+    variance, of_variance = mean_influence((labels - labels.mean()) ** 2)
+    if not variance:
+        return math.nan, np.zeros(len(values))
+    unexplained = mse / variance
+    return 1 - unexplained, (unexplained * of_variance - of_mse) / variance
+
+
+Influence = Callable[[np.ndarray, np.ndarray], tuple[float, np.ndarray]]
+INFLUENCE: dict[str, Influence] = {
+    "auc": auc_influence,
+    "logloss": logloss_influence,
+    "mse": mse_influence,
+    "rmse": rmse_influence,
+    "mae": mae_influence,
+    "r2": r2_influence,
+}
+"""Metric of a binary or a regression task to its influence function."""
