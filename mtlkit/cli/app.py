@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from mtlkit._version import __version__
+from mtlkit.cli.advise import advise
 from mtlkit.cli.bench import bench
 from mtlkit.cli.catalogue import info, list_entries
 from mtlkit.cli.diagnose import diagnose
@@ -52,6 +53,7 @@ app.command()(status)
 app.command()(merge)
 app.command()(report)
 app.command()(diagnose)
+app.command()(advise)
 app.command()(predict)
 app.command()(rerun)
 app.command()(export)

@@ -412,7 +412,8 @@ def _edges(study: Study | None) -> dict[str, str]:
     for name, written in study.space.items():
         [(kind, bounds)] = written.items()
         tried = [trial.settings[name] for trial in study.spent if name in trial.settings]
-        if kind in ("log", "float", "int") and len(set(tried)) > 2:
+        few = 4 if kind == "int" else 2  # of few whole numbers the chosen one is often an end
+        if kind in ("log", "float", "int") and len(set(tried)) > few:
             value = study.chosen.settings.get(name)
             lowest = "lowest" if value == min(tried) and bounds[0] > 0 else ""
             edges[name] = "highest" if value == max(tried) else lowest
