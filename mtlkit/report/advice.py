@@ -122,7 +122,7 @@ RULES = (
                "tuned alike, hardly any balancer is better than the plain sum", KURIN,
                "well supported"),
     AdviceRule("balancer", "uwl", 1.5, lambda f: True,
-               "one learned number a task, nearly free; most often best in our grids", KENDALL,
+               "one learned number a task, nearly free; best on 4 of 6 tables of ours", KENDALL,
                "our measurements"),
     AdviceRule("balancer", "uwl", 1, lambda f: f.kinds > 1,
                "losses of {kinds} kinds have different sizes", KENDALL, "well supported"),
