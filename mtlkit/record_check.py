@@ -51,6 +51,12 @@ class _Metrics(_Fields):
     derived: Annotated[bool, Field(strict=True)] | None = None
 
 
+class _Point(_Fields):
+    epoch: Number | None = None
+    train_loss: dict[str, Number | None] = Field(default_factory=dict)
+    validation: dict[str, _Metrics] = Field(default_factory=dict)
+
+
 class _Method(_Fields):
     name: Name
     options: dict[str, Any] | None = None
@@ -98,6 +104,7 @@ class _Record(_Fields):
     cell: _Cell
     tasks: list[_Score]
     metrics: dict[str, dict[str, _Metrics]]
+    curve: list[_Point]
     timing: dict[str, Number]
     cost: _Cost
     error: _Error | None

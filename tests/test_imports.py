@@ -297,6 +297,7 @@ COMMANDS = [
     "fetch synthetic[rows=8,d=2] --data-dir FOLDER/data",
     "report FOLDER --json",
     "report FOLDER",
+    "diagnose FOLDER",
 ]
 DRIVER = """
 import io, json, sys

@@ -14,8 +14,10 @@ from typing import Annotated, Any
 import typer
 
 from mtlkit._version import __version__
+from mtlkit.cli.advise import advise
 from mtlkit.cli.bench import bench
 from mtlkit.cli.catalogue import info, list_entries
+from mtlkit.cli.diagnose import diagnose
 from mtlkit.cli.doctor import doctor
 from mtlkit.cli.export import export
 from mtlkit.cli.fetch import fetch
@@ -50,6 +52,8 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(status)
 app.command()(merge)
 app.command()(report)
+app.command()(diagnose)
+app.command()(advise)
 app.command()(predict)
 app.command()(rerun)
 app.command()(export)

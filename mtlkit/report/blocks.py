@@ -72,6 +72,7 @@ class RunGroup:
         seeds: Seeds that finished.
         failed: Seeds that did not.
         resolved: All settings but the data set's.
+        typed: Model and balancer as they were typed.
         study: The study that chose the settings; None if they were typed.
     """
 
@@ -86,6 +87,7 @@ class RunGroup:
     seeds: tuple[int, ...]
     failed: tuple[int, ...]
     resolved: dict[str, Any] = field(compare=False, default_factory=dict)
+    typed: tuple[str, str] = ("", "")
     study: Study | None = field(compare=False, default=None)
 
     @property
@@ -110,6 +112,7 @@ class Block:
     simulated: bool
     tasks: tuple[TaskInfo, ...]
     groups: tuple[RunGroup, ...]
+    typed: str = ""
 
     @property
     def label(self) -> str:
@@ -169,6 +172,7 @@ def make_block(key: str, records: list[RunRecord], studies: Studies) -> Block:
         simulated=bool(dataset.get("simulated", False)),
         tasks=tasks,
         groups=_groups(records, studies),
+        typed=cell.dataset,
     )
 
 
@@ -250,6 +254,7 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
         seeds=tuple(sorted(finished)),
         failed=tuple(sorted({record.cell.seed for record in records} - finished)),
         resolved=resolved,
+        typed=(cell.model, cell.balancer),
     )
 
 
@@ -262,7 +267,12 @@ def _tuned(group: RunGroup, studies: Studies) -> RunGroup:
         balancer = printable(study.balancer)
         training = f"tuned from {study.training}"
         return replace(
-            group, model=printable(study.model), balancer=balancer, training=training, study=study
+            group,
+            model=printable(study.model),
+            balancer=balancer,
+            training=training,
+            typed=(study.model, study.balancer),
+            study=study,
         )
     if group.id in studies.defaults:
         return replace(group, model=f"{group.model} (untuned)")

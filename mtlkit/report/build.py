@@ -8,7 +8,7 @@ import os
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.report.blocks import slug
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
+from mtlkit.report.findings import find, findings_table
 from mtlkit.report.frame import Frames, garbage_left_alone, load
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
@@ -127,13 +128,13 @@ def write_report(
     summaries = [summarise(frames, block, margin) for block in frames.blocks]
     look = Look.of(summaries)
     with missing_letters_allowed():
-        sections = [_write_section(frames, summary, look, out) for summary in summaries]
+        sections = [_write_section(frames, summary, look, results, out) for summary in summaries]
     damaged = [file for section in sections for file in section.unreadable]
     frames = replace(frames, unreadable=(*frames.unreadable, *damaged))
     page = out / "index.html"
     page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
 
-    shown = [table for section in sections for table in section.tables + section.metric_tables]
+    shown = [table for section in sections for table in section.all_tables]
     tables = list(dict.fromkeys(file for table in shown for file in table.files))
     figures = [file for section in sections for figure in section.figures for file in figure.files]
     _replace_earlier(out, ["index.html", *tables, *figures])
@@ -198,7 +199,9 @@ def _now() -> datetime:
 
 
 @garbage_left_alone()
-def _write_section(frames: Frames, summary: Summary, look: Look, out: Path) -> Section:
+def _write_section(
+    frames: Frames, summary: Summary, look: Look, results: Path, out: Path
+) -> Section:
     """Write the tables and figures of one block, and gather what the page says of it."""
     block = summary.block
     probes = load_probes(frames, block)
@@ -224,6 +227,14 @@ def _write_section(frames: Frames, summary: Summary, look: Look, out: Path) -> S
         stem = f"tables/{block.slug}-experts"
         tables.append(_write_table(expert_table(summary, uses), csv_text, stem, out))
 
+    # What to look into, where there is something.
+    diagnosis = None
+    found = find(frames, summary, probes.by_group, results)
+    if found:
+        csv_text = rows_to_csv([asdict(finding) for finding in found])
+        stem = f"tables/{block.slug}-findings"
+        diagnosis = _write_table(findings_table(summary, found), csv_text, stem, out)
+
     # Everything else that was measured is one file.
     by_metric = list(metric_tables(frames, summary))
     csv_rows = [row for found in by_metric for row in found.csv_rows]
@@ -240,6 +251,7 @@ def _write_section(frames: Frames, summary: Summary, look: Look, out: Path) -> S
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
         unreadable=(*probes.unreadable, *summary.noise.unreadable),
+        diagnosis=diagnosis,
     )
 
 

@@ -17,6 +17,7 @@ from mtlkit.errors import UsageError
 from mtlkit.metrics.definitions import find_metric, recorded_metric
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
+from mtlkit.report.curves import Curve
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
 from mtlkit.studies import Studies
 
@@ -183,6 +184,7 @@ def _run_row(record: RunRecord, block: str, folder: Path) -> dict[str, Any]:
         "warnings": tuple(map(printable, record.warnings)),
         "environment": dict(flatten(record.environment)),
         "folder": folder,  # where its probes are
+        "curve": Curve.of(record),
     }
 
 

@@ -87,6 +87,7 @@ class Section:
         figures: The figures in their order.
         failures: The runs without numbers, see :func:`failures`.
         unreadable: Files of probes that could not be read.
+        diagnosis: What to look into, a line a finding; None if nothing was found.
     """
 
     summary: Summary
@@ -96,6 +97,12 @@ class Section:
     figures: tuple[PageFigure, ...]
     failures: tuple[dict[str, Any], ...]
     unreadable: tuple[Unreadable, ...]
+    diagnosis: PageTable | None = None
+
+    @property
+    def all_tables(self) -> tuple[PageTable, ...]:
+        """Every table that was written."""
+        return (*self.tables, *self.metric_tables, *filter(None, [self.diagnosis]))
 
     @property
     def block(self) -> Block:

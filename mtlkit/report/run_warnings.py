@@ -53,14 +53,21 @@ def _count(by_group: dict[str, set[int]]) -> int:
 
 def _sentence(text: str, rows: Sequence[tuple[str, list[int]]]) -> str:
     """The warning, and after it the rows with their seeds."""
-    listed = [f"{label} (seed{'s' * (len(seeds) > 1)} {_ranges(seeds)})" for label, seeds in rows]
-    more = f"; and {len(rows) - SHOWN} more rows" if len(rows) > SHOWN else ""
+    texts = [
+        f"{label} (seed{'s' * (len(seeds) > 1)} {seed_ranges(seeds)})" for label, seeds in rows
+    ]
     runs = sum(len(seeds) for _, seeds in rows)
     count = f"{runs} run{'s' * (runs > 1)}"
-    return f"Warned of by {count}: {text.rstrip('.')}. Rows: {'; '.join(listed[:SHOWN])}{more}."
+    return f"Warned of by {count}: {text.rstrip('.')}. Rows: {listed(texts)}."
 
 
-def _ranges(seeds: Sequence[int]) -> str:
+def listed(texts: Sequence[str], shown: int = SHOWN) -> str:
+    """The first of some rows in words, and how many more there are."""
+    more = f"; and {len(texts) - shown} more rows" if len(texts) > shown else ""
+    return "; ".join(texts[:shown]) + more
+
+
+def seed_ranges(seeds: Sequence[int]) -> str:
     """``0-4, 7`` for the seeds 0, 1, 2, 3, 4 and 7."""
     spans: list[list[int]] = []
     for seed in seeds:

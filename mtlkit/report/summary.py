@@ -16,7 +16,7 @@ from mtlkit.report.frame import Frames
 from mtlkit.report.gains import compare_gains
 from mtlkit.report.references import Counts, References, TaskValues, find_references
 from mtlkit.report.row_noise import RowNoise, load_row_noise
-from mtlkit.report.run_warnings import run_warnings
+from mtlkit.report.run_warnings import listed, run_warnings
 from mtlkit.report.statistics import (
     MARGIN,
     Comparison,
@@ -327,11 +327,6 @@ def _warnings(
     block: Block, counts: Counts, references: Collection[References], rows: Sequence[Row]
 ) -> list[str]:
     """What a reader must know before comparing rows, a sentence each."""
-    balancers = []
-    for group in block.groups:
-        options = group.resolved["balancer"].get("options") or {}
-        balancers.append((group.balancer_name, options))
-
     # A check that finds nothing says nothing.
     warnings = [
         _unequal_seeds(block),
@@ -340,9 +335,18 @@ def _warnings(
         *dict.fromkeys(found.useless for found in references),
         _without_reference(block, references),
         _capped_rows(block, rows),
-        *notices(balancers, block.trained),
+        *copies(block),
     ]
     return [warning for warning in warnings if warning]
+
+
+def copies(block: Block) -> list[str]:
+    """Which balancers of a block are one method, a sentence each."""
+    balancers = []
+    for group in block.groups:
+        options = group.resolved["balancer"].get("options") or {}
+        balancers.append((group.balancer_name, options))
+    return notices(balancers, block.trained)
 
 
 def _without_reference(block: Block, references: Collection[References]) -> str:
@@ -378,12 +382,10 @@ def _capped_rows(block: Block, rows: Sequence[Row]) -> str:
     if not affected:
         return ""
 
-    affected.sort(reverse=True)
-    listed = ", ".join(text for _, text in affected[:SHOWN])
-    more = f" and {len(affected) - SHOWN} more" if len(affected) > SHOWN else ""
+    texts = [text for _, text in sorted(affected, reverse=True)]
     return (
         "A probability that is derived as a quotient of two estimates may exceed 1. Share of the "
-        f"test rows: {listed}{more}. The quotients rank such rows as they are."
+        f"test rows: {listed(texts, SHOWN)}. The quotients rank such rows as they are."
     )
 
 
@@ -423,12 +425,10 @@ def _unequal_seeds(block: Block) -> str:
         if group.seeds != usual:
             others.append(f"{group.label} ({_seed_list(group.seeds)})")
 
-    listed = "; ".join(others[:SHOWN])
-    more = f"; and {len(others) - SHOWN} more" if len(others) > SHOWN else ""
     return (
         f"Not all rows are means over the same seeds. Most complete: {_seed_list(usual)}. "
-        f"Others: {listed}{more}. Means of such rows are not strictly comparable; differences to "
-        "single-task use common seeds only."
+        f"Others: {listed(others, SHOWN)}. Means of such rows are not strictly comparable; "
+        "differences to single-task use common seeds only."
     )
 
 

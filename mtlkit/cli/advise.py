@@ -1,0 +1,123 @@
+"""``mtlkit advise``: what to try first on a data set, after a small probe grid."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mtlkit.cli.tables import (
+    BagsFlag,
+    DataDirFlag,
+    DenseFlag,
+    DropFlag,
+    FunnelFlag,
+    IdsFlag,
+    LabelsFlag,
+    SplitByFlag,
+    with_table_flags,
+)
+
+if TYPE_CHECKING:
+    from mtlkit.data.splits import Dataset
+    from mtlkit.report.advice import Facts
+
+ROWS = 2_000_000
+"""Training rows of the whole probe grid: about a minute on two cores."""
+MOST_SEEDS = 3
+SAMPLE = 100_000
+"""Rows of train that correlations are computed of."""
+
+
+def advise(
+    dataset: Annotated[str, typer.Option("--dataset", "-d", help="As for mtlkit bench.")],
+    labels: LabelsFlag = None,
+    funnel: FunnelFlag = None,
+    split_by: SplitByFlag = None,
+    ids: IdsFlag = None,
+    dense: DenseFlag = None,
+    bags: BagsFlag = None,
+    drop: DropFlag = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Where the runs of the probe go.")
+    ] = Path("results-advice"),
+    data_dir: DataDirFlag = None,
+) -> None:
+    """Say which models and balancers to try first on a data set, why, and how sure that is.
+
+    A probe grid of single-task, shared-bottom and mmoe runs first, for about a minute.
+    """
+    from rich.console import Console
+
+    from mtlkit.cli.cells import run_cells
+    from mtlkit.data.data_home import data_home
+    from mtlkit.data.sources import prepare
+    from mtlkit.grid.engines import make_engine
+    from mtlkit.grid.grid_settings import read_grid, with_dataset
+    from mtlkit.grid.plan import make_plan
+    from mtlkit.report import advice
+    from mtlkit.report.build import open_results
+    from mtlkit.report.frame import load
+    from mtlkit.store import ResultStore
+
+    flags = {"labels": labels, "funnel": funnel, "split": split_by}
+    flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
+    typed = str(with_table_flags(dataset, flags))
+    home = data_home(data_dir)
+    source, data = prepare(typed, home)
+    facts = facts_of(data)
+
+    # as many epochs as usual if the budget of rows allows it, then more seeds
+    grid = {"dataset": typed, "models": advice.PROBED, "balancers": "uniform", "out": out}
+    settings = with_dataset(read_grid(None, grid, []), typed)
+    rows = ROWS / (1 + len(advice.PROBED))
+    epochs = min(settings.training.epochs, rows / facts.rows)
+    seeds = tuple(range(max(1, min(MOST_SEEDS, int(rows / (facts.rows * epochs))))))
+    training = settings.training.model_copy(update={"epochs": float(f"{epochs:.3g}")})
+    settings = settings.model_copy(update={"training": training, "seeds": seeds})
+    store = ResultStore(out)
+    plan = make_plan(settings, source, data, store)
+    console = Console(stderr=True)
+    engine = make_engine(store, home, settings.execution)
+    run_cells(plan, engine, store, console, quiet=False, json=False)
+
+    # what follows from it
+    open_results(out)
+    facts = facts.with_probe(load(store, {planned.cell.group for planned in plan.cells}))
+    advised = advice.advise(facts)
+    typer.echo(_facts_line(facts))
+    for number, (model, balancer) in enumerate(advised.pairs, start=1):
+        typer.echo(f"{number}. {model} + {balancer}")
+    for rule, why in advised.reasons:
+        typer.echo(f"   {rule.name}: {why} ({rule.source}; {rule.sure})")
+    models, balancers = (",".join(dict.fromkeys(pair[i] for pair in advised.pairs)) for i in (0, 1))
+    words = ["mtlkit", "bench", "-d", typed, "--models", models, "--balancers", balancers]
+    typer.echo(f"\n{shlex.join([*words, '--tune', '12', '--seeds', '5'])}")
+
+
+def _facts_line(facts: Facts) -> str:
+    """What the advice rests on."""
+    return (
+        f"{facts.rows:,} training rows, {facts.tasks} tasks of {facts.kinds} kinds, correlation of "
+        f"labels at most {facts.correlation:.2f}; in the probe, on validation: shared-bottom "
+        f"{facts.sharing:+.2f} points of Δm beside single-task, mmoe {facts.gates:+.2f} beside "
+        f"shared-bottom, gradients conflict at {facts.conflict:.0%} of points.\n"
+    )
+
+
+def facts_of(data: Dataset) -> Facts:
+    """What is known of a data set before anything was trained."""
+    import pandas as pd
+
+    from mtlkit.report.advice import Facts
+
+    train, schema = data.splits["train"], data.schema
+    step = -(-len(train) // SAMPLE)
+    labels = pd.DataFrame(train.labels[::step]).where(train.observed[::step])
+    correlations = labels.corr(min_periods=2).abs().to_numpy(copy=True)
+    correlations[range(len(schema.tasks)), range(len(schema.tasks))] = 0
+    largest = pd.Series(correlations.ravel()).max()
+    kinds = {task.kind for task in schema.tasks}
+    return Facts(len(train), len(schema.tasks), len(kinds), bool(schema.funnel), float(largest))
