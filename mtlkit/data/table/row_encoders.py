@@ -6,7 +6,7 @@ such as generated ones, a column of ids or numbers as the model reads them a fea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -216,7 +216,12 @@ def make_encoder(plan: ColumnPlan, rows: int) -> ColumnEncoder:
     """The encoder of a column of a table with so many rows."""
     if plan.kind == "dense":
         return NumberEncoder(plan, rows)
-    kinds = {"id": IdEncoder, "bag": BagEncoder, "date": DateEncoder, "vector": VectorEncoder}
+    kinds: dict[str, Callable[[ColumnPlan], ColumnEncoder]] = {
+        "id": IdEncoder,
+        "bag": BagEncoder,
+        "date": DateEncoder,
+        "vector": VectorEncoder,
+    }
     return kinds[plan.kind](plan)
 
 
