@@ -8,7 +8,7 @@ So are the statistics of videos, which were counted over the whole month, and th
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -76,9 +76,9 @@ class KuaiRand(LogTableSource):
         )
 
     options: Options
-    licence: ClassVar[str] = LICENCE
-    url: ClassVar[str] = "https://zenodo.org/records/10439422"
-    citation: ClassVar[str] = (
+    licence = LICENCE
+    url = "https://zenodo.org/records/10439422"
+    citation = (
         "Gao et al., KuaiRand: An Unbiased Sequential Recommendation Dataset with Randomly Exposed "
         "Videos, CIKM 2022, doi:10.1145/3511808.3557624"
     )

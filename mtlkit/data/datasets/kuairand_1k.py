@@ -6,16 +6,14 @@ the 4.4 million videos that they saw.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mtlkit.data.datasets._kuairand import KuaiRand, members_of
 
 
 class KuaiRand1K(KuaiRand):
     """The version of 1,000 users."""
 
-    title: ClassVar[str] = "KuaiRand-1K"
-    members: ClassVar[tuple[str, ...]] = members_of("1k")
-    address: ClassVar[str | None] = "https://zenodo.org/records/10439422/files/KuaiRand-1K.tar.gz"
-    md5: ClassVar[str | None] = "6b0b9c8222d67fcd4c676218edca3f1f"
-    download_size: ClassVar[str] = "4.3 GB unpacked"
+    title = "KuaiRand-1K"
+    members = members_of("1k")
+    address = "https://zenodo.org/records/10439422/files/KuaiRand-1K.tar.gz"
+    md5 = "6b0b9c8222d67fcd4c676218edca3f1f"
+    download_size = "4.3 GB unpacked"

@@ -8,16 +8,14 @@ inputs, nor are the statistics of videos, which know the future.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 from mtlkit.data.datasets._kuairand import KuaiRand, members_of
 
 
 class KuaiRandPure(KuaiRand):
     """The version of 7,583 videos."""
 
-    title: ClassVar[str] = "KuaiRand-Pure"
-    members: ClassVar[tuple[str, ...]] = members_of("pure")
-    address: ClassVar[str | None] = "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz"
-    md5: ClassVar[str | None] = "0820331067a3784d9691136f772b35a7"
-    download_size: ClassVar[str] = "194 MB unpacked"
+    title = "KuaiRand-Pure"
+    members = members_of("pure")
+    address = "https://zenodo.org/records/10439422/files/KuaiRand-Pure.tar.gz"
+    md5 = "0820331067a3784d9691136f772b35a7"
+    download_size = "194 MB unpacked"

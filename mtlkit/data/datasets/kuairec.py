@@ -9,7 +9,7 @@ of the daily file of videos only what does not change is read.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -48,18 +48,18 @@ class KuaiRec(LogTableSource):
         )
 
     options: Options
-    title: ClassVar[str] = "KuaiRec 2.0"
-    licence: ClassVar[str] = LICENCE
-    url: ClassVar[str] = "https://zenodo.org/records/18164998"
-    address: ClassVar[str | None] = "https://zenodo.org/records/18164998/files/KuaiRec.zip"
-    md5: ClassVar[str | None] = "261550d472c48eff4990fb13c0e5bcf7"
-    citation: ClassVar[str] = (
+    title = "KuaiRec 2.0"
+    licence = LICENCE
+    url = "https://zenodo.org/records/18164998"
+    address = "https://zenodo.org/records/18164998/files/KuaiRec.zip"
+    md5 = "261550d472c48eff4990fb13c0e5bcf7"
+    citation = (
         "Gao et al., KuaiRec: A Fully-observed Dataset and Insights for Evaluating Recommender "
         "Systems, CIKM 2022, doi:10.1145/3511808.3557220"
     )
-    download_size: ClassVar[str] = "432 MB"
+    download_size = "432 MB"
 
-    members: ClassVar[tuple[str, ...]] = (
+    members = (
         "user_features.csv",
         "item_categories.csv",
         "item_daily_features.csv",

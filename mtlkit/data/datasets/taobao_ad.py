@@ -8,8 +8,6 @@ test, the one before it validation, as in the papers.
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,20 +34,20 @@ USER_LEVELS = (
 class TaobaoAd(LogTableSource):
     """Display ads of Taobao."""
 
-    title: ClassVar[str] = "Taobao display ads"
-    licence: ClassVar[str] = "not stated: research data of Tianchi, whose terms you accept there"
-    url: ClassVar[str] = "https://tianchi.aliyun.com/dataset/56"
-    citation: ClassVar[str] = (
+    title = "Taobao display ads"
+    licence = "not stated: research data of Tianchi, whose terms you accept there"
+    url = "https://tianchi.aliyun.com/dataset/56"
+    citation = (
         "Zhou et al., Deep Interest Network for Click-Through Rate Prediction, KDD 2018, "
         "doi:10.1145/3219819.3219823"
     )
-    unverified: ClassVar[str] = (
+    unverified = (
         "format as public READMEs say; not compared with the real files here; the log of behaviour "
         "takes about 50 GB of disk while it is prepared"
     )
-    download_size: ClassVar[str] = "6 GB [?], by a login"
+    download_size = "6 GB [?], by a login"
 
-    members: ClassVar[tuple[str, ...]] = (
+    members = (
         "raw_sample.csv",
         "ad_feature.csv",
         "user_profile.csv",

@@ -9,7 +9,7 @@ out at random, as in the paper, and the lint that finds users in two splits is r
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
@@ -43,17 +43,17 @@ class Tenrec(LogTableSource):
         )
 
     options: Options
-    title: ClassVar[str] = "Tenrec: videos of two apps of Tencent"
-    licence: ClassVar[str] = "CC BY-NC 4.0, and an agreement to accept before the download"
-    url: ClassVar[str] = "https://static.qblv.qq.com/qblv/h5/algo-frontend/tenrec_dataset.html"
-    citation: ClassVar[str] = (
+    title = "Tenrec: videos of two apps of Tencent"
+    licence = "CC BY-NC 4.0, and an agreement to accept before the download"
+    url = "https://static.qblv.qq.com/qblv/h5/algo-frontend/tenrec_dataset.html"
+    citation = (
         "Yuan et al., Tenrec: A Large-scale Multipurpose Benchmark Dataset for Recommender "
         "Systems, NeurIPS 2022, arXiv:2210.10629"
     )
-    unverified: ClassVar[str] = "header as public code reads it; not compared with the real files"
-    download_size: ClassVar[str] = "several GB, by a form"
+    unverified = "header as public code reads it; not compared with the real files"
+    download_size = "several GB, by a form"
 
-    members: ClassVar[tuple[str, ...]] = tuple(FILES.values())
+    members = tuple(FILES.values())
 
     def needed(self, found: Collection[str]) -> Sequence[str]:
         """The file that was chosen."""

@@ -19,19 +19,19 @@ CLASSES = 14
 class Yeast(PipTableSource):
     """The multi-label table of yeast genes."""
 
-    title: ClassVar[str] = "Yeast: functions of genes"
-    licence: ClassVar[str] = "package: BSD 3-Clause; it states none for the data, which Mulan lists"
-    url: ClassVar[str] = "https://mulan.sourceforge.net/datasets-mlc.html"
-    citation: ClassVar[str] = (
+    title = "Yeast: functions of genes"
+    licence = "package: BSD 3-Clause; it states none for the data, which Mulan lists"
+    url = "https://mulan.sourceforge.net/datasets-mlc.html"
+    citation = (
         "A. Elisseeff and J. Weston, A Kernel Method for Multi-Labelled Classification, NIPS 2001"
     )
-    download_size: ClassVar[str] = "3 MB"
+    download_size = "3 MB"
     # Few rows: small batches, and many passes.
     training: ClassVar[dict[str, Any]] = {"batch_size": 64, "epochs": 20}
-    package: ClassVar[PipPackage] = PipPackage(
+    package = PipPackage(
         "river==0.26.1", "6a11e1a9749beec3ea138efeb0205b2c5cea8d424e9deee306c8980faec01bef"
     )
-    members: ClassVar[tuple[str, ...]] = ("river/datasets/yeast.csv.gz",)
+    members = ("river/datasets/yeast.csv.gz",)
 
     def table(self, files: Files) -> pd.DataFrame:
         """One row a gene."""

@@ -163,46 +163,36 @@ def _counts(values: pa.Array) -> tuple[pa.Array, pa.Array]:
 
 
 class HashedIds:
-    """Ids without end to one of so many numbers; 0 is a missing value."""
+    """Ids without end to one of so many numbers; 0 is a missing value. There is nothing to fit."""
 
     def __init__(self, buckets: int) -> None:
         self.size = buckets + 1
-        self.buckets = np.uint64(buckets)
 
-    def see(self, values: pa.Array) -> None:
-        """There is nothing to fit."""
+    def see(self, values: pa.Array) -> None: ...
 
-    def settle(self) -> None:
-        """There is nothing to fit."""
+    def settle(self) -> None: ...
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
     def encode(self, values: pa.Array) -> np.ndarray:
         """(n,) values to (n,) int32 ids."""
         numbers = random_numbers(as_groups(values).view(np.uint64), seed=0)
-        ids = (numbers % self.buckets).astype(np.int32) + 1
+        ids = (numbers % np.uint64(self.size - 1)).astype(np.int32) + 1
         if values.null_count:
             ids[is_missing(values)] = UNKNOWN
         return ids
 
-    def state_dict(self) -> dict[str, Any]:
-        """Nothing."""
-        return {}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is nothing to load."""
-
 
 class KnownIds(HashedIds):
-    """Values that are ids already; those beyond the last one are unknown.
-
-    Args:
-        size: Number of ids, the unknown one included.
-    """
+    """Values that are ids already, from 0 to ``size - 1``; others are unknown."""
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def encode(self, values: pa.Array) -> np.ndarray:
-        """(n,) values to (n,) int32 ids."""
         numbers = to_type(values, pa.int64()).fill_null(UNKNOWN).to_numpy()
         is_known = (numbers >= 0) & (numbers < self.size)
         return np.where(is_known, numbers, UNKNOWN).astype(np.int32)
@@ -222,11 +212,9 @@ class IdEncoder(ColumnEncoder):
         self.ids = _ids_of(plan)
 
     def see(self, values: pa.Array) -> None:
-        """Count levels."""
         self.ids.see(values)
 
     def settle(self) -> None:
-        """Number the levels."""
         self.ids.settle()
 
     def state_dict(self) -> dict[str, Any]:
@@ -240,7 +228,6 @@ class IdEncoder(ColumnEncoder):
         return [self._feature(vocab=self.ids.size)]
 
     def encode(self, values: pa.Array) -> Encoded:
-        """One array of ids."""
         return Encoded(ids=[self.ids.encode(values)])
 
 
@@ -248,7 +235,6 @@ class BagEncoder(IdEncoder):
     """A column of lists of ids, or of text that holds such lists."""
 
     def see(self, values: pa.Array) -> None:
-        """Count levels."""
         self.ids.see(self._lists(values).flatten())
 
     @property
@@ -278,12 +264,10 @@ class DateEncoder(ColumnEncoder):
         self.parts = {part: Vocabulary(min_count=1) for part in plan.parts}
 
     def see(self, values: pa.Array) -> None:
-        """Count the values of each part."""
         for part, ids in self.parts.items():
             ids.see(DATE_PARTS[part](values.cast(TIME)))
 
     def settle(self) -> None:
-        """Number them."""
         for ids in self.parts.values():
             ids.settle()
 
@@ -299,7 +283,6 @@ class DateEncoder(ColumnEncoder):
         return [self._feature(f"-{part}", vocab=ids.size) for part, ids in self.parts.items()]
 
     def encode(self, values: pa.Array) -> Encoded:
-        """An array of ids a part."""
         dates = values.cast(TIME)
         return Encoded(
             ids=[ids.encode(DATE_PARTS[part](dates)) for part, ids in self.parts.items()]

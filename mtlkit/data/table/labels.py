@@ -83,13 +83,11 @@ def _count_values(table: Table, columns: Sequence[str]) -> dict[str, Counter[Any
             found = counts[column]
             if found is None or is_list(table.types[column]):
                 continue
-            values = pc.value_counts(batch[column].drop_null())
-            if len(values) > MAX_CLASSES:
-                counts[column] = None
-                continue
-            for pair in values.to_pylist():
-                found[pair["values"]] += pair["counts"]
-            if len(found) > MAX_CLASSES:
+            levels, rows = pc.value_counts(batch[column].drop_null()).flatten()
+            is_few = len(levels) <= MAX_CLASSES
+            if is_few:
+                found.update(dict(zip(levels.to_pylist(), rows.to_pylist(), strict=True)))
+            if not is_few or len(found) > MAX_CLASSES:
                 counts[column] = None
     return counts
 
@@ -98,15 +96,10 @@ def _label(table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | Non
     """What a column with these values is."""
     dtype = table.types[column]
     if is_list(dtype) or dtype == TIME:
-        raise UsageError(
-            f"The label {column!r} of {table.label} holds values of type {dtype}.",
-            "a label is 0 or 1, two texts, a class or a number",
-        )
+        hint = "a label is 0 or 1, two texts, a class or a number"
+        raise _wrong(table, column, f"holds values of type {dtype}", hint)
     if counts is not None and not counts:
-        raise UsageError(
-            f"The label {column!r} of {table.label} has no value in any row.",
-            "take it out of --labels",
-        )
+        raise _wrong(table, column, "has no value in any row")
     values = sorted(counts) if counts is not None else None
     is_number = pa.types.is_integer(dtype) or pa.types.is_floating(dtype)
     kind = spec.kind or _kind(values, is_number, spec)
@@ -114,37 +107,23 @@ def _label(table: Table, column: str, spec: TaskSpec, counts: Counter[Any] | Non
     # A positive value splits any column in two.
     if kind == "binary":
         levels = _binary_levels(table, column, spec, counts)
-        return _binary(table, column, spec, levels)
+        return _made(table, column, spec, levels, _what_is_positive(column, *levels), {})
     if kind == "regression":
         if not (is_number or pa.types.is_boolean(dtype)):
-            raise UsageError(
-                f"The label {column!r} of {table.label} holds texts, so it is no regression.",
-                f"in YAML, labels: {{{column}: {{kind: multiclass}}}}",
+            raise _wrong(
+                table, column, "holds texts, so it is no regression", say="kind: multiclass"
             )
-        facts = {"target": spec.target} if spec.target is not None else {}
-        task = _task(table, column, spec, kind="regression", losses=("mse",), **facts)
-        return Label(column, task, None, spec.given)
+        facts = {"kind": kind, "losses": ("mse",)}
+        facts |= {"target": spec.target} if spec.target is not None else {}
+        return _made(table, column, spec, None, column, facts)
     if values is None:
-        raise UsageError(
-            f"The label {column!r} of {table.label} has more than {MAX_CLASSES} classes.",
-            "name the positive one in YAML, or take it out of --labels",
-        )
+        hint = "name the positive one in YAML, or take it out of --labels"
+        raise _wrong(table, column, f"has more than {MAX_CLASSES} classes", hint)
     if len(values) < 2:
-        raise UsageError(
-            f"The label {column!r} of {table.label} is {values[0]!r} in all rows.",
-            "take it out of --labels",
-        )
+        raise _wrong(table, column, f"is {values[0]!r} in all rows")
     shown = ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
-    task = _task(
-        table,
-        column,
-        spec,
-        kind="multiclass",
-        classes=len(values),
-        losses=("cross_entropy",),
-        description=spec.description or f"one of {shown}",
-    )
-    return Label(column, task, tuple(values), spec.given)
+    facts = {"kind": kind, "classes": len(values), "losses": ("cross_entropy",)}
+    return _made(table, column, spec, tuple(values), f"one of {shown}", facts)
 
 
 def _kind(values: list[Any] | None, is_number: bool, spec: TaskSpec) -> Any:
@@ -165,11 +144,8 @@ def _binary_levels(
         others = [value for value in values if value != positive]
         return (others[0] if len(others) == 1 else None), positive
     if counts is None or len(values) > 2:
-        raise UsageError(
-            f"The label {column!r} of {table.label} has more than two values, "
-            "so which one is positive must be said.",
-            f"in YAML, labels: {{{column}: {{positive: ...}}}}",
-        )
+        what = "has more than two values, so which one is positive must be said"
+        raise _wrong(table, column, what, say="positive: ...")
 
     # Numbers and truth values have an order; 0 or 1 alone is the same label.
     if not isinstance(values[0], str):
@@ -186,10 +162,7 @@ def _binary_levels(
     if len(values) == 2:
         negative, positive = sorted(values, key=lambda value: (-counts[value], value))
         return negative, positive
-    raise UsageError(
-        f"The label {column!r} of {table.label} is {values[0]!r} in all rows.",
-        "take it out of --labels",
-    )
+    raise _wrong(table, column, f"is {values[0]!r} in all rows")
 
 
 def _named_value(table: Table, column: str, named: Any, values: list[Any]) -> Any:
@@ -206,32 +179,26 @@ def _named_value(table: Table, column: str, named: Any, values: list[Any]) -> An
         # Too many values to list: a number is taken by its word.
         return named
     shown = ", ".join(repr(value) for value in values[:8])
-    raise UsageError(
-        f"The label {column!r} of {table.label} has no value {named!r} to be positive.",
-        f"its values are {shown}",
-    )
+    raise _wrong(table, column, f"has no value {named!r} to be positive", f"its values are {shown}")
 
 
-def _binary(table: Table, column: str, spec: TaskSpec, levels: tuple[Any, Any]) -> Label:
-    """A binary label, whose description says what is positive unless that is 1."""
-    negative, positive = levels
-    is_plain = positive in (1, True) and negative in (0, False)
-    description = column
-    if not is_plain:
-        description += f" is {positive}"
-        description += f", not {negative}" if negative is not None else ""
-    task = _task(table, column, spec, description=spec.description or description)
-    return Label(column, task, levels, spec.given)
+def _what_is_positive(column: str, negative: Any, positive: Any) -> str:
+    """The description of a binary label, which says what is positive unless that is 1."""
+    if positive in (1, True) and negative in (0, False):
+        return column
+    return f"{column} is {positive}" + (f", not {negative}" if negative is not None else "")
 
 
-def _task(table: Table, column: str, spec: TaskSpec, **facts: Any) -> Task:
-    """The task of a label: what the user said of it, and what was found out."""
-    facts = {
-        "description": spec.description or column,
-        "weight": spec.weight,
-        "report": spec.report,
-        **facts,
-    }
+def _made(
+    table: Table,
+    column: str,
+    spec: TaskSpec,
+    levels: tuple[Any, ...] | None,
+    description: str,
+    facts: dict[str, Any],
+) -> Label:
+    """The label of what the user said of it, and what was found out."""
+    facts |= {"weight": spec.weight, "report": spec.report}
     if spec.losses:
         facts["losses"] = spec.losses
     if spec.given is not None:
@@ -239,18 +206,16 @@ def _task(table: Table, column: str, spec: TaskSpec, **facts: Any) -> Task:
     if spec.row_weights is not None:
         indicator = file_name(spec.row_weights.indicator)
         facts["row_weights"] = spec.row_weights.model_copy(update={"indicator": indicator})
-    task = Task(name=file_name(column), **facts)
+    task = Task(name=file_name(column), description=spec.description or description, **facts)
     if spec.target is not None and task.kind != "regression":
-        raise UsageError(
-            f"The label {column!r} of {table.label} is {task.kind}, and target is for regressions.",
-            f"in YAML, labels: {{{column}: {{kind: regression}}}}",
-        )
+        what = f"is {task.kind}, and target is for regressions"
+        raise _wrong(table, column, what, say="kind: regression")
     try:
         check_losses(task)
     except ValueError as error:
         problem = f"{str(error)[:1].upper()}{str(error)[1:]}"
         raise UsageError(f"{problem}, of {table.label}.", "mtlkit list losses") from None
-    return task
+    return Label(column, task, levels, spec.given)
 
 
 def _check_steps(table: Table, spec: TableSpec, labels: Sequence[Label]) -> None:
@@ -261,11 +226,16 @@ def _check_steps(table: Table, spec: TableSpec, labels: Sequence[Label]) -> None
     steps = [*spec.funnel, *(label.given for label in labels if label.given is not None)]
     for step in steps:
         if kinds[step] != "binary":
-            raise UsageError(
-                f"The label {step!r} of {table.label} is {kinds[step]}, "
-                "but others depend on its positives.",
-                f"in YAML, labels: {{{step}: {{positive: ...}}}}",
-            )
+            what = f"is {kinds[step]}, but others depend on its positives"
+            raise _wrong(table, step, what, say="positive: ...")
+
+
+def _wrong(
+    table: Table, column: str, what: str, hint: str = "take it out of --labels", say: str = ""
+) -> UsageError:
+    """The error for a label. What the user should ``say`` of it in YAML replaces the hint."""
+    hint = f"in YAML, labels: {{{column}: {{{say}}}}}" if say else hint
+    return UsageError(f"The label {column!r} of {table.label} {what}.", hint)
 
 
 class LabelEncoder:

@@ -129,7 +129,6 @@ class NumberEncoder(_NumbersEncoder):
         self.seen: Sample | Moments = Sample(rows) if has_quantiles else Moments()
 
     def see(self, values: pa.Array) -> None:
-        """Take in numbers."""
         numbers = as_numbers(values)
         self.has_missing |= values.null_count > 0
         if self.plan.transform == "log":
@@ -137,15 +136,14 @@ class NumberEncoder(_NumbersEncoder):
         self.seen.see(numbers)
 
     def settle(self) -> None:
-        """Fix the scale, or find the quantiles."""
         seen, transform = self.seen, self.plan.transform
         if isinstance(seen, Sample):
             sample = seen.values()
             self.seen = Sample(0)
-            is_binned = transform == "bins"
-            self.scaler = (
-                QuantileBins.fit(sample, self.plan.bins) if is_binned else QuantileRanks.fit(sample)
-            )
+            if transform == "bins":
+                self.scaler = QuantileBins.fit(sample, self.plan.bins)
+            else:
+                self.scaler = QuantileRanks.fit(sample)
         elif transform == "none":
             self.scaler = Standardizer(0.0, 1.0)
         elif transform == "minmax":
@@ -191,7 +189,6 @@ class Projection:
         self.scatter = np.zeros((length, length))
 
     def see(self, vectors: np.ndarray) -> None:
-        """Take in (n, k) vectors."""
         vectors = vectors[~np.isnan(vectors).any(1)]
         if not len(vectors):
             return
@@ -218,7 +215,6 @@ class Projection:
         return {"mean": self.mean.tolist(), "matrix": self.matrix.tolist()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
         self.mean, self.matrix = np.array(state["mean"]), np.array(state["matrix"])
 
     def transform(self, vectors: np.ndarray) -> np.ndarray:
@@ -239,28 +235,22 @@ class Scales:
         self.moments = [Moments() for _ in range(length)]
 
     def see(self, vectors: np.ndarray) -> None:
-        """Take in (n, k) vectors."""
-        for position, moments in enumerate(self.moments):
-            moments.see(vectors[:, position])
+        for moments, column in zip(self.moments, vectors.T, strict=True):
+            moments.see(column)
 
     def settle(self) -> None:
-        """Fix the scale of each number."""
         self.scalers = [Standardizer(moments.mean, moments.std) for moments in self.moments]
 
     def state_dict(self) -> dict[str, Any]:
-        """The scale of each number."""
         return {"scalers": [as_json(scaler) for scaler in self.scalers]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
         self.scalers = [from_json(scaler) for scaler in state["scalers"]]
 
     def transform(self, vectors: np.ndarray) -> np.ndarray:
         """(n, k) vectors to (n, k) float32; a missing number is the mean."""
-        columns = [
-            scaler.transform(vectors[:, position]) for position, scaler in enumerate(self.scalers)
-        ]
-        return np.column_stack(columns)
+        columns = zip(self.scalers, vectors.T, strict=True)
+        return np.column_stack([scaler.transform(column) for scaler, column in columns])
 
 
 class VectorEncoder(_NumbersEncoder):
@@ -276,12 +266,10 @@ class VectorEncoder(_NumbersEncoder):
         )
 
     def see(self, values: pa.Array) -> None:
-        """Take in vectors."""
         self.has_missing |= values.null_count > 0
         self.scales.see(self._vectors(values))
 
     def settle(self) -> None:
-        """Fix the scales, or the axes."""
         self.scales.settle()
 
     def state_dict(self) -> dict[str, Any]:

@@ -28,11 +28,10 @@ from mtlkit.data.storage import (
     write_manifest,
 )
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
-from mtlkit.data.table.encode import make_encoder
 from mtlkit.data.table.labels import LabelEncoder, check_numbers, find_labels
 from mtlkit.data.table.plan import TablePlan, file_name, make_plan
 from mtlkit.data.table.read import Columns, Table, open_frame
-from mtlkit.data.table.row_encoders import RowEncoders
+from mtlkit.data.table.row_encoders import RowEncoders, make_encoder
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.data.table.split import (
     TEST,

@@ -6,7 +6,7 @@ such as generated ones, a column of ids or numbers as the model reads them a fea
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,9 @@ from mtlkit.data.encoders import (
 )
 from mtlkit.data.splits import Bag, Split, stack_columns
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
-from mtlkit.data.table.encode import make_encoder
 from mtlkit.data.table.files import find_files, kind_of
+from mtlkit.data.table.id_columns import BagEncoder, DateEncoder, IdEncoder
+from mtlkit.data.table.number_columns import NumberEncoder, VectorEncoder
 from mtlkit.data.table.plan import SEPARATORS, ColumnPlan, find_separator, split_texts
 from mtlkit.data.table.read import (
     Columns,
@@ -209,6 +210,19 @@ class RowEncoders:
                         yield batch
 
         return Table(label, texts, 0, read)
+
+
+def make_encoder(plan: ColumnPlan, rows: int) -> ColumnEncoder:
+    """The encoder of a column of a table with so many rows."""
+    if plan.kind == "dense":
+        return NumberEncoder(plan, rows)
+    kinds: dict[str, Callable[[ColumnPlan], ColumnEncoder]] = {
+        "id": IdEncoder,
+        "bag": BagEncoder,
+        "date": DateEncoder,
+        "vector": VectorEncoder,
+    }
+    return kinds[plan.kind](plan)
 
 
 # --- encoders from what other preparations have fitted

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -13,13 +12,13 @@ import pyarrow.compute as pc
 from mtlkit.data.splits import NO_GROUP, SPLITS
 from mtlkit.data.table.plan import TablePlan
 from mtlkit.data.table.read import TIME, Columns, Table
-from mtlkit.data.table.spec import Role
+from mtlkit.data.table.spec import Role, SplitSpec
 from mtlkit.errors import UsageError
 
 TRAIN, VALIDATION, TEST = range(3)
 SAMPLE_ROWS = 1_000_000
 """Rows whose random numbers decide where a split at random is cut."""
-COMMON_VALUES = {
+COMMON_VALUES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training", "tr"),
     "validation": ("validation", "valid", "val", "dev"),
     "test": ("test", "testing", "te"),
@@ -27,16 +26,21 @@ COMMON_VALUES = {
 """Values of a column that tell the split."""
 
 
-class Splitter(ABC):
-    """Tells the split of each row.
+class Splitter:
+    """Tells the split of each row by a number of it: the lowest train, the highest test.
 
-    Args:
+    Attributes:
         columns: Columns that it reads.
+        cuts: The numbers from which on rows are validation, and test.
     """
 
     columns: tuple[str, ...] = ()
+    cuts: tuple[int, int]
 
-    @abstractmethod
+    def numbers(self, batch: Columns, start: int, rows: int) -> np.ndarray:
+        """(n,) integers of the rows of a batch; arguments as of :meth:`assign`."""
+        raise NotImplementedError
+
     def assign(self, batch: Columns, start: int, rows: int) -> np.ndarray:
         """(n,) uint8 positions in :data:`SPLITS`.
 
@@ -45,6 +49,9 @@ class Splitter(ABC):
             start: The number of the first row.
             rows: How many there are.
         """
+        numbers = self.numbers(batch, start, rows)
+        first, second = (numbers.dtype.type(cut) for cut in self.cuts)
+        return (numbers >= first).astype(np.uint8) + (numbers >= second)
 
 
 def make_splitter(table: Table, plan: TablePlan) -> Splitter:
@@ -61,10 +68,7 @@ def make_splitter(table: Table, plan: TablePlan) -> Splitter:
         return TimeSplit(table, _role_column(table, plan, "time"), shares)
     if split.by == "group":
         return GroupSplit(table, _role_column(table, plan, "user"), split.seed, shares)
-    assert split.column is not None
-    values = dict(COMMON_VALUES)
-    values |= {name: tuple(texts) for name, texts in split.values.items()}
-    return ColumnSplit(table, split.column, values, split.seed, split.validation)
+    return ColumnSplit(table, split)
 
 
 def _role_column(table: Table, plan: TablePlan, role: Role) -> str:
@@ -84,33 +88,24 @@ class RatioSplit(Splitter):
 
     def __init__(self, rows: int, seed: int, shares: tuple[float, float]) -> None:
         self.seed = seed
-        sample = random_numbers(np.arange(min(rows, SAMPLE_ROWS), dtype=np.uint64), seed)
-        self.cuts = cuts_of(sample, shares)
+        self.cuts = cuts_of(self.numbers({}, 0, min(rows, SAMPLE_ROWS)), shares)
 
-    def assign(self, batch: Columns, start: int, rows: int) -> np.ndarray:
-        """(n,) uint8."""
-        numbers = np.arange(start, start + rows, dtype=np.uint64)
-        return _between(random_numbers(numbers, self.seed), self.cuts)
+    def numbers(self, batch: Columns, start: int, rows: int) -> np.ndarray:
+        return random_numbers(np.arange(start, start + rows, dtype=np.uint64), self.seed)
 
 
 class TimeSplit(Splitter):
     """The earliest rows train, the latest test; rows of one time stay together."""
 
     def __init__(self, table: Table, column: str, shares: tuple[float, float]) -> None:
-        self.columns = (column,)
-        self.table = table
-        times, start = [], 0
+        self.columns, self.table = (column,), table
+        times, start = [np.zeros(0, np.int64)], 0
         for batch in table.batches([column]):
-            times.append(self._times(batch, start))
+            times.append(self.numbers(batch, start, len(batch[column])))
             start += len(times[-1])
-        self.cuts = cuts_of(np.concatenate(times or [np.zeros(0, np.int64)]), shares)
+        self.cuts = cuts_of(np.concatenate(times), shares)
 
-    def assign(self, batch: Columns, start: int, rows: int) -> np.ndarray:
-        """(n,) uint8."""
-        return _between(self._times(batch, start), self.cuts)
-
-    def _times(self, batch: Columns, start: int) -> np.ndarray:
-        """(n,) int64; every row has a time."""
+    def numbers(self, batch: Columns, start: int, rows: int) -> np.ndarray:
         values = batch[self.columns[0]]
         if values.null_count:
             row = start + int(np.flatnonzero(values.is_null())[0]) + 1
@@ -126,42 +121,32 @@ class GroupSplit(Splitter):
 
     def __init__(self, table: Table, column: str, seed: int, shares: tuple[float, float]) -> None:
         self.columns, self.seed = (column,), seed
-        numbers = np.zeros(0, np.uint64)
+        distinct = np.zeros(0, np.uint64)
         for batch in table.batches([column]):
-            numbers = np.union1d(numbers, self._numbers(batch))
-        self.cuts = cuts_of(numbers, shares)
+            distinct = np.union1d(distinct, self.numbers(batch, 0, 0))
+        self.cuts = cuts_of(distinct, shares)
 
-    def assign(self, batch: Columns, start: int, rows: int) -> np.ndarray:
-        """(n,) uint8."""
-        return _between(self._numbers(batch), self.cuts)
-
-    def _numbers(self, batch: Columns) -> np.ndarray:
-        """(n,) uint64, random and the same within a group."""
+    def numbers(self, batch: Columns, start: int, rows: int) -> np.ndarray:
         return random_numbers(as_groups(batch[self.columns[0]]).view(np.uint64), self.seed)
 
 
 class ColumnSplit(Splitter):
     """As a column says; where it names no validation, a share of train becomes that."""
 
-    def __init__(
-        self,
-        table: Table,
-        column: str,
-        values: dict[str, tuple[str, ...]],
-        seed: int,
-        share: float,
-    ) -> None:
-        self.columns, self.seed, self.table = (column,), seed, table
+    def __init__(self, table: Table, split: SplitSpec) -> None:
+        assert split.column is not None
+        column = split.column
+        self.columns, self.seed, self.table = (column,), split.seed, table
+        values = COMMON_VALUES | split.values
         self.split_of = {
             text.lower(): number for number, name in enumerate(SPLITS) for text in values[name]
         }
         seen = set()
         for batch in table.batches([column]):
             seen |= set(np.unique(self.assign(batch, 0, len(batch[column]), cut=0)).tolist())
-        self.cut = 0 if VALIDATION in seen else int(share * 2**64)
+        self.cut = 0 if VALIDATION in seen else int(split.validation * 2**64)
 
     def assign(self, batch: Columns, start: int, rows: int, cut: int | None = None) -> np.ndarray:
-        """(n,) uint8."""
         encoded = pc.dictionary_encode(batch[self.columns[0]].cast(pa.string()))
         codes = [self._split(text) for text in encoded.dictionary.to_pylist()]
         if encoded.null_count:
@@ -211,12 +196,6 @@ def cuts_of(values: np.ndarray, shares: Sequence[float]) -> tuple[int, int]:
     positions = sorted({max(count - test - validation, 0), count - test})
     ordered = np.partition(values, positions)
     return int(ordered[positions[0]]), int(ordered[positions[-1]])
-
-
-def _between(values: np.ndarray, cuts: tuple[int, int]) -> np.ndarray:
-    """(n,) uint8: 0 below the first cut, 2 from the second one on, else 1."""
-    first, second = (values.dtype.type(cut) for cut in cuts)
-    return (values >= first).astype(np.uint8) + (values >= second)
 
 
 def random_numbers(values: np.ndarray, seed: int) -> np.ndarray:
