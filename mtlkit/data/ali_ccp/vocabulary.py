@@ -18,6 +18,7 @@ from mtlkit.data.ali_ccp.fields import FIELDS
 from mtlkit.data.ali_ccp.hashing import inlined, kernel
 
 DIRECT_CELLS = 1 << 26  # of all fields together; only those that are touched take memory
+CACHED_ROWS = 256
 
 
 class Cells(NamedTuple):
@@ -27,28 +28,31 @@ class Cells(NamedTuple):
         begin: (fields,) the first cell of each field.
         end: (fields,) the cell after its last.
         least: (fields,) its least id.
-        listed: (fields,) where its ids begin in ``ids``; -1 if they have cells side by side.
-        ids: The ids of fields whose ids are spread, of each field in rising order.
+        listed: (fields,) where its ids begin in ``spread_ids``; -1 if they have cells side by side.
+        spread_ids: The ids of fields whose ids are spread, of each field in rising order.
     """
 
     begin: np.ndarray
     end: np.ndarray
     least: np.ndarray
     listed: np.ndarray
-    ids: np.ndarray
+    spread_ids: np.ndarray
 
 
 @inlined
-def _cell(cells: Cells, field: int, id: int) -> int:
-    """The cell of an id; 0 if the field was never counted with it."""
-    begin, end, listed = cells.begin[field], cells.end[field], cells.listed[field]
-    cell = begin + (id - cells.least[field])
+def _cell(begin: int, end: int, least: int, listed: int, spread_ids: np.ndarray, id: int) -> int:
+    """The cell of an id of a field, of which :class:`Cells` tells the rest; 0 if it has none."""
+    cell = begin + (id - least)
     if listed >= 0:
-        place = np.searchsorted(cells.ids[listed : listed + end - begin], id)
+        place = int(np.searchsorted(spread_ids[listed : listed + end - begin], id))
         cell = begin + place
-        if cell < end and cells.ids[listed + place] != id:
+        if cell < end and spread_ids[listed + place] != id:
             cell = 0
     return cell if begin <= cell < end else 0
+
+
+# In the loops below a few rows at a time stay in the cache, while one column after the other is
+# read with all that is known of its field in registers.
 
 
 @kernel
@@ -63,26 +67,33 @@ def _count(
     """Count (n, F) ids of F fields, each of the n rows ``times`` as often, and note whose turn it
     was to be met first: ``turn[0]`` is the last turn so far.
     """
-    cells = borrowed(cells)
-    for r in range(ids.shape[0]):
-        if times[r] > 0:
-            for j in range(ids.shape[1]):
-                cell = _cell(cells, fields[j], ids[r, j])
-                if cell > 0:
-                    if counts[cell] == 0:
-                        turn[0] += 1
-                        turn[cell] = turn[0]
-                    counts[cell] += times[r]
+    begins, ends, leasts, listeds, spread_ids = borrowed(cells)
+    for first in range(0, ids.shape[0], CACHED_ROWS):
+        for j in range(ids.shape[1]):
+            field = fields[j]
+            begin, end, least, listed = begins[field], ends[field], leasts[field], listeds[field]
+            for r in range(first, min(first + CACHED_ROWS, ids.shape[0])):
+                if times[r] > 0:
+                    cell = _cell(begin, end, least, listed, spread_ids, ids[r, j])
+                    if cell > 0:
+                        if counts[cell] == 0:
+                            turn[0] += 1
+                            turn[cell] = turn[0]
+                        counts[cell] += times[r]
 
 
 @kernel
 def _number(cells: Cells, numbers: np.ndarray, fields: np.ndarray, ids: np.ndarray) -> np.ndarray:
     """(n, F) the numbers of (n, F) ids."""
-    cells = borrowed(cells)
     row_numbers = np.empty(ids.shape, np.int32)
-    for r in range(ids.shape[0]):
+    begins, ends, leasts, listeds, spread_ids = borrowed(cells)
+    for first in range(0, ids.shape[0], CACHED_ROWS):
         for j in range(ids.shape[1]):
-            row_numbers[r, j] = numbers[_cell(cells, fields[j], ids[r, j])]
+            field = fields[j]
+            begin, end, least, listed = begins[field], ends[field], leasts[field], listeds[field]
+            for r in range(first, min(first + CACHED_ROWS, ids.shape[0])):
+                cell = _cell(begin, end, least, listed, spread_ids, ids[r, j])
+                row_numbers[r, j] = numbers[cell]
     return row_numbers
 
 
@@ -154,7 +165,7 @@ class Vocabulary:
             if order == "seen":
                 kept = kept[np.argsort(counter.turn[begin:end][kept])]
             self.numbers[begin + kept] = np.arange(1, len(kept) + 1)
-            ids = cells.least[field] + kept if listed < 0 else cells.ids[listed + kept]
+            ids = cells.least[field] + kept if listed < 0 else cells.spread_ids[listed + kept]
             self.raw[field] = np.concatenate([[-1], ids]).astype(np.int32)
 
     def rows(self, fields: tuple[int, ...], ids: np.ndarray) -> np.ndarray:
