@@ -191,7 +191,7 @@ def _scaled(mantissa: int, power: int) -> float:
 
 
 @kernel
-def _any_number(i: int) -> tuple[float, int]:
+def _number(i: int) -> tuple[float, int]:
     """A decimal number from ``i`` and its end; NaN if there is none or float32 cannot hold it."""
     sign = 1.0
     if byte_at(i) == _MINUS:
@@ -234,24 +234,6 @@ def _any_number(i: int) -> tuple[float, int]:
 
     value = _scaled(mantissa, power)
     return (sign * value if value <= LARGEST_FLOAT else math.nan), i
-
-
-@kernel
-def _number(i: int) -> tuple[float, int]:
-    """As :func:`_any_number`, with a short way for digits, a point and digits: 1.0 or 3.17805."""
-    mantissa, point = _digits(i)
-    if point > i and byte_at(point) == _POINT:
-        end = point + 1
-        while True:
-            digit = byte_at(end) - _DIGIT_0
-            if digit < 0 or digit > 9:
-                break
-            mantissa = mantissa * 10 + digit
-            end += 1
-        has_exponent = byte_at(end) == _LOWER_E or byte_at(end) == _UPPER_E
-        if end - i <= MOST_EXACT_DIGITS and not has_exponent:
-            return float(mantissa) / _TENS[end - point - 1], end
-    return _any_number(i)
 
 
 @kernel

@@ -2,197 +2,112 @@
 order.
 
 Every id of every field has a cell. The ids of a field that lie close together, as those of the real
-data do, have cells side by side, found without a search; the ids of any other field find theirs by
-a hash table.
+data do, have cells side by side, found without a search; those of a field whose ids are spread are
+listed, and found by a binary search.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 
+from mtlkit.data.ali_ccp.byte_words import borrowed
 from mtlkit.data.ali_ccp.fields import FIELDS
-from mtlkit.data.ali_ccp.hashing import MAX_ID, code_of, grown, kernel, known_code
-from mtlkit.errors import MissingError
+from mtlkit.data.ali_ccp.hashing import inlined, kernel
 
 DIRECT_CELLS = 1 << 26  # of all fields together; only those that are touched take memory
-MOST_IDS = 100_000_000
-_ID_BITS, _ID_MASK = 32, (1 << 32) - 1
+CACHED_ROWS = 256
 
 
 class Cells(NamedTuple):
-    """Where the cells of ids are.
+    """Where the cells of ids are. Cell 0 is that of no id.
 
     Args:
-        begin: (fields,) the cell of each field's least id; -1 where ids are hashed.
-        least: (fields,) each field's least id.
-        most: (fields,) its greatest.
-        hashed: (1,) where the cells of hashed ids begin.
-        table: Codes of hashed ids.
-        codes: (1,) how many there are.
-        room: How many there may be; without end where none is hashed.
+        begin: (fields,) the first cell of each field.
+        end: (fields,) the cell after its last.
+        least: (fields,) its least id.
+        listed: (fields,) where its ids begin in ``spread_ids``; -1 if they have cells side by side.
+        spread_ids: The ids of fields whose ids are spread, of each field in rising order.
     """
 
     begin: np.ndarray
+    end: np.ndarray
     least: np.ndarray
-    most: np.ndarray
-    hashed: np.ndarray
-    table: np.ndarray
-    codes: np.ndarray
-    room: int
+    listed: np.ndarray
+    spread_ids: np.ndarray
 
 
-class Counts(NamedTuple):
-    """What was counted.
-
-    Args:
-        cells: Where the cells of ids are.
-        counts: (cells,) how often each id was met.
-        met: (1,) how many different ids were met.
-        sequence: (room,) their fields and ids, in the order in which they were met first.
-    """
-
-    cells: Cells
-    counts: np.ndarray
-    met: np.ndarray
-    sequence: np.ndarray
+@inlined
+def _cell(begin: int, end: int, least: int, listed: int, spread_ids: np.ndarray, id: int) -> int:
+    """The cell of an id of a field, of which :class:`Cells` tells the rest; 0 if it has none."""
+    cell = begin + (id - least)
+    if listed >= 0:
+        place = int(np.searchsorted(spread_ids[listed : listed + end - begin], id))
+        cell = begin + place
+        if cell < end and spread_ids[listed + place] != id:
+            cell = 0
+    return cell if begin <= cell < end else 0
 
 
-# In the loops below no array goes to a function but in the rare branch: numba counts references to
-# it, atomically, at every such call, which makes them five to ten times slower.
+# In the loops below a few rows at a time stay in the cache, while one column after the other is
+# read with all that is known of its field in registers.
 
 
 @kernel
-def _count_rows(
-    r: int, ids: np.ndarray, fields: np.ndarray, times: np.ndarray, state: Counts
-) -> int:
-    """Count the ids of rows from ``r`` on, each row ``times`` as often.
-
-    Args:
-        r: The first row.
-        ids: (n, F), negative where missing.
-        fields: (F,) the field of each column.
-        times: (n,) how often each row counts.
-        state: Counted so far.
-
-    Returns:
-        The row for which there is no room, else n.
-    """
-    cells, counts, met, sequence = state
-    begin, least, table, codes = cells.begin, cells.least, cells.table, cells.codes
-    hashed = cells.hashed[0]
-    n = ids.shape[1]
-    while r < ids.shape[0] and met[0] + n <= sequence.shape[0] and codes[0] + n <= cells.room:
-        if times[r] > 0:
-            for j in range(n):
-                field, id = fields[j], ids[r, j]
-                if id >= 0:
-                    cell = begin[field] + (id - least[field])
-                    if begin[field] < 0:
-                        cell = hashed + np.int64(code_of(table, codes, field, id))
-                    if counts[cell] == 0:
-                        sequence[met[0]] = (field << _ID_BITS) | id
-                        met[0] += 1
-                    counts[cell] += times[r]
-        r += 1
-    return r
-
-
-@kernel
-def _count_bag(
-    start: tuple[int, int],
-    field: int,
+def _count(
+    cells: Cells,
+    counts: np.ndarray,
+    turn: np.ndarray,
+    fields: np.ndarray,
     ids: np.ndarray,
-    lengths: np.ndarray,
     times: np.ndarray,
-    state: Counts,
-) -> tuple[int, int]:
-    """Count the bags of rows, each row ``times`` as often.
-
-    Args:
-        start: The first row, and its first entry.
-        field: Of the bag.
-        ids: (m,) ids of all entries.
-        lengths: (n,) entries of each row.
-        times: (n,) how often each row counts.
-        state: Counted so far.
-
-    Returns:
-        The row for which there is no room, else n, and its first entry.
+) -> None:
+    """Count (n, F) ids of F fields, each of the n rows ``times`` as often, and note whose turn it
+    was to be met first: ``turn[0]`` is the last turn so far.
     """
-    cells, counts, met, sequence = state
-    begin, least, table, codes = cells.begin[field], cells.least[field], cells.table, cells.codes
-    hashed = cells.hashed[0]
-    r, entry = start
-    while r < lengths.shape[0]:
-        end = entry + lengths[r]
-        if met[0] + lengths[r] > sequence.shape[0] or codes[0] + lengths[r] > cells.room:
-            break
-        if times[r] > 0:
-            for k in range(entry, end):
-                cell = begin + (ids[k] - least)
-                if begin < 0:
-                    cell = hashed + np.int64(code_of(table, codes, field, ids[k]))
-                if counts[cell] == 0:
-                    sequence[met[0]] = (field << _ID_BITS) | ids[k]
-                    met[0] += 1
-                counts[cell] += times[r]
-        entry = end
-        r += 1
-    return r, entry
-
-
-@kernel
-def _cells_of(cells: Cells, field: int, ids: np.ndarray) -> np.ndarray:
-    """(n,) the cell of each id; that of code 0, which no id has, for ids that were never met."""
-    begin, least, most = cells.begin[field], cells.least[field], cells.most[field]
-    hashed = cells.hashed[0]
-    found_cells = np.empty(ids.shape[0], np.int64)
-    for k in range(ids.shape[0]):
-        cell = hashed
-        if begin < 0:
-            cell += np.int64(known_code(cells.table, field, ids[k]))
-        elif least <= ids[k] <= most:
-            cell = begin + (ids[k] - least)
-        found_cells[k] = cell
-    return found_cells
-
-
-@kernel
-def _number_rows(
-    cells: Cells, numbers: np.ndarray, fields: np.ndarray, ids: np.ndarray, rows: np.ndarray
-) -> np.ndarray:
-    """(m, F) numbers of the ids (n, F) of some rows (m,)."""
-    begin, least, most, table = cells.begin, cells.least, cells.most, cells.table
-    hashed = cells.hashed[0]
-    row_numbers = np.empty((rows.shape[0], ids.shape[1]), np.int32)
-    for m in range(rows.shape[0]):
+    begins, ends, leasts, listeds, spread_ids = borrowed(cells)
+    for first in range(0, ids.shape[0], CACHED_ROWS):
         for j in range(ids.shape[1]):
-            field, id = fields[j], ids[rows[m], j]
-            cell = hashed
-            if begin[field] < 0:
-                cell += np.int64(known_code(table, field, id)) if id >= 0 else 0
-            elif least[field] <= id <= most[field]:
-                cell = begin[field] + (id - least[field])
-            row_numbers[m, j] = numbers[cell]
+            field = fields[j]
+            begin, end, least, listed = begins[field], ends[field], leasts[field], listeds[field]
+            for r in range(first, min(first + CACHED_ROWS, ids.shape[0])):
+                if times[r] > 0:
+                    cell = _cell(begin, end, least, listed, spread_ids, ids[r, j])
+                    if cell > 0:
+                        if counts[cell] == 0:
+                            turn[0] += 1
+                            turn[cell] = turn[0]
+                        counts[cell] += times[r]
+
+
+@kernel
+def _number(cells: Cells, numbers: np.ndarray, fields: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """(n, F) the numbers of (n, F) ids."""
+    row_numbers = np.empty(ids.shape, np.int32)
+    begins, ends, leasts, listeds, spread_ids = borrowed(cells)
+    for first in range(0, ids.shape[0], CACHED_ROWS):
+        for j in range(ids.shape[1]):
+            field = fields[j]
+            begin, end, least, listed = begins[field], ends[field], leasts[field], listeds[field]
+            for r in range(first, min(first + CACHED_ROWS, ids.shape[0])):
+                cell = _cell(begin, end, least, listed, spread_ids, ids[r, j])
+                row_numbers[r, j] = numbers[cell]
     return row_numbers
 
 
-@kernel
-def _number_bag(cells: Cells, numbers: np.ndarray, field: int, ids: np.ndarray) -> np.ndarray:
-    """(m,) numbers of the ids (m,) of a field."""
-    begin, least, most = cells.begin[field], cells.least[field], cells.most[field]
-    hashed = cells.hashed[0]
-    bag_numbers = np.empty(ids.shape[0], np.int32)
-    for k in range(ids.shape[0]):
-        cell = hashed
-        if begin < 0:
-            cell += np.int64(known_code(cells.table, field, ids[k]))
-        elif least <= ids[k] <= most:
-            cell = begin + (ids[k] - least)
-        bag_numbers[k] = numbers[cell]
-    return bag_numbers
+def spread_fields(ranges: Mapping[int, tuple[int, int]]) -> list[int]:
+    """The fields whose ids must be listed: those with the widest ranges, if not all of them can
+    have cells side by side.
+
+    Args:
+        ranges: Least and greatest id of each field to be counted.
+    """
+    by_width = sorted(ranges, key=lambda field: ranges[field][1] - ranges[field][0])
+    widths = [ranges[field][1] - ranges[field][0] + 1 for field in by_width]
+    fitting = int(np.searchsorted(np.cumsum(widths), DIRECT_CELLS, "right"))
+    return by_width[fitting:]
 
 
 class Counter:
@@ -200,66 +115,32 @@ class Counter:
 
     Args:
         ranges: Least and greatest id of each field to be counted.
+        listed: The different ids, in rising order, of each field of :func:`spread_fields`.
     """
 
-    def __init__(self, ranges: dict[int, tuple[int, int]]) -> None:
-        begin = np.full(len(FIELDS), -1, np.int64)
-        least = np.zeros(len(FIELDS), np.int64)
-        most = np.full(len(FIELDS), -1, np.int64)
+    def __init__(
+        self, ranges: Mapping[int, tuple[int, int]], listed: Mapping[int, np.ndarray]
+    ) -> None:
+        sizes, least, begin_listed = np.zeros((3, len(FIELDS)), np.int64)
+        begin_listed -= 1
+        for field, (low, high) in ranges.items():
+            least[field], sizes[field] = low, high - low + 1
+        ids_listed = [np.empty(0, np.int32)]
+        for field, ids in listed.items():
+            begin_listed[field], sizes[field] = sum(map(len, ids_listed)), len(ids)
+            ids_listed.append(ids)
+        end = 1 + np.cumsum(sizes)
+        self.cells = Cells(end - sizes, end, least, begin_listed, np.concatenate(ids_listed))
+        self.counts = np.zeros(end[-1], np.int64)
+        self.turn = np.zeros(end[-1], np.int32)
 
-        # The fields with the closest ids get cells side by side, as long as there are any.
-        cells_taken = 0
-        by_width = sorted(ranges.items(), key=lambda entry: entry[1][1] - entry[1][0])
-        for field, (low, high) in by_width:
-            least[field], most[field] = low, high
-            width = high - low + 1
-            if cells_taken + width <= DIRECT_CELLS:
-                begin[field] = cells_taken
-                cells_taken += width
-
-        # Half of the table stays empty, so that searches are short.
-        table = np.zeros(1 << 12, np.uint64)
-        any_hashed = any(begin[field] < 0 for field in ranges)
-        room = len(table) // 2 if any_hashed else MAX_ID
-        hashed, codes = np.array([cells_taken]), np.zeros(1, np.int64)
-        self.state = Counts(
-            cells=Cells(begin, least, most, hashed, table, codes, room),
-            counts=np.zeros(cells_taken + len(table) // 2 + 1, np.int64),
-            met=np.zeros(1, np.int64),
-            sequence=np.zeros(1 << 16, np.int64),
-        )
-
-    def rows(self, fields: np.ndarray, ids: np.ndarray, times: np.ndarray) -> None:
-        """Count (n, F) ids, each of the n rows ``times`` as often."""
-        r = _count_rows(0, ids, fields, times, self.state)
-        while r < len(ids):
-            self._grow()
-            r = _count_rows(r, ids, fields, times, self.state)
+    def rows(self, fields: tuple[int, ...], ids: np.ndarray, times: np.ndarray) -> None:
+        """Count (n, F) ids, each of the n rows ``times`` as often; negative where missing."""
+        _count(self.cells, self.counts, self.turn, np.array(fields, np.int64), ids, times)
 
     def bag(self, field: int, ids: np.ndarray, lengths: np.ndarray, times: np.ndarray) -> None:
         """Count all entries of (n,) bags."""
-        r, entry = _count_bag((0, 0), field, ids, lengths, times, self.state)
-        while r < len(lengths):
-            self._grow()
-            r, entry = _count_bag((r, entry), field, ids, lengths, times, self.state)
-
-    def _grow(self) -> None:
-        """Twice the room for ids that were met, and for hashed ones if there are any.
-
-        Raises:
-            MissingError: There are more different ids than any real data set has.
-        """
-        cells, counts, met, sequence = self.state
-        if len(sequence) > MOST_IDS:
-            raise MissingError(
-                "The data has more than a hundred million different ids: it is not Ali-CCP."
-            )
-        sequence = np.concatenate([sequence, np.zeros_like(sequence)])
-        if cells.room < MAX_ID:
-            room = len(cells.table)
-            counts = np.concatenate([counts, np.zeros(room // 2, np.int64)])
-            cells = cells._replace(table=grown(cells.table), room=room)
-        self.state = Counts(cells, counts, met, sequence)
+        self.rows((field,), ids[:, None], np.repeat(times, lengths))
 
 
 class Vocabulary:
@@ -275,23 +156,22 @@ class Vocabulary:
     def __init__(
         self, counter: Counter, fields: tuple[int, ...], min_count: int, order: str
     ) -> None:
-        self.cells, counts, met, sequence = counter.state
-        self.numbers = np.zeros(len(counts), np.int32)
+        self.cells = cells = counter.cells
+        self.numbers = np.zeros(len(counter.counts), np.int32)
         self.raw: dict[int, np.ndarray] = {}
-        words = sequence[: int(met[0])]
         for field in fields:
-            ids = words[words >> _ID_BITS == field] & _ID_MASK
-            cells = _cells_of(self.cells, field, ids)
-            kept = np.flatnonzero(counts[cells] >= min_count)
-            if order == "raw":
-                kept = kept[np.argsort(ids[kept])]
-            self.numbers[cells[kept]] = np.arange(1, len(kept) + 1, dtype=np.int32)
-            self.raw[field] = np.concatenate([np.array([-1]), ids[kept]]).astype(np.int32)
+            begin, end, listed = cells.begin[field], cells.end[field], cells.listed[field]
+            kept = np.flatnonzero(counter.counts[begin:end] >= min_count)
+            if order == "seen":
+                kept = kept[np.argsort(counter.turn[begin:end][kept])]
+            self.numbers[begin + kept] = np.arange(1, len(kept) + 1)
+            ids = cells.least[field] + kept if listed < 0 else cells.spread_ids[listed + kept]
+            self.raw[field] = np.concatenate([[-1], ids]).astype(np.int32)
 
-    def rows(self, fields: np.ndarray, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """(m, F) int32 numbers of m rows of (n, F) ids; 0 where an id is missing or not kept."""
-        return _number_rows(self.cells, self.numbers, fields, ids, rows)
+    def rows(self, fields: tuple[int, ...], ids: np.ndarray) -> np.ndarray:
+        """(n, F) int32 numbers of (n, F) ids; 0 where an id is missing or not kept."""
+        return _number(self.cells, self.numbers, np.array(fields, np.int64), ids)
 
     def bag(self, field: int, ids: np.ndarray) -> np.ndarray:
         """(m,) int32 numbers of (m,) ids of a field; 0 where an id is not kept."""
-        return _number_bag(self.cells, self.numbers, field, ids)
+        return self.rows((field,), ids[:, None])[:, 0]

@@ -6,6 +6,7 @@ import os
 import shutil
 import threading
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +36,18 @@ class Encoders:
     def __init__(self, vocabulary: Vocabulary, scalers: dict[int, MinMaxScaler]) -> None:
         self.vocabulary, self.scalers = vocabulary, scalers
 
-    def ids(self, plan: FieldPlan, chunk: Chunk, rows: np.ndarray) -> np.ndarray:
-        """(m, F) int32 numbers of the ids of some rows."""
-        return self.vocabulary.rows(np.array(plan.ids, np.int64), chunk.ids, rows)
-
-    def dense(self, plan: FieldPlan, chunk: Chunk) -> np.ndarray:
-        """(n, D) float32 scaled values of all rows."""
-        dense = np.empty(chunk.values.shape, np.float32)
+    def encode(self, plan: FieldPlan, chunk: Chunk) -> Chunk:
+        """The same rows with int32 numbers in place of ids, and float32 scaled values."""
+        values = np.empty(chunk.values.shape, np.float32)
         for column, field in enumerate(plan.dense):
-            dense[:, column] = self.scalers[field].transform(chunk.values[:, column])
-        return dense
+            values[:, column] = self.scalers[field].transform(chunk.values[:, column])
+        bags = [
+            (self.vocabulary.bag(field, ids), weights)
+            for field, (ids, weights) in zip(plan.bags, chunk.bags, strict=True)
+        ]
+        return replace(
+            chunk, ids=self.vocabulary.rows(plan.ids, chunk.ids), values=values, bags=bags
+        )
 
 
 class SplitWriter:
@@ -73,9 +76,9 @@ class SplitWriter:
             files = {code: _SplitFiles(stack, self, name, joined) for code, name in names.items()}
             for rows, chunk in joined.row_chunks():
                 split, common_row = joined.split[rows], joined.common_row[rows]
-                dense = self.encoders.dense(joined.rows.plan, chunk)
+                encoded = self.encoders.encode(joined.rows.plan, chunk)
                 for code in names:
-                    files[code].write(chunk, dense, common_row, users, split == code)
+                    files[code].write(encoded, common_row, users, split == code)
                 self._tell(progress, len(chunk))
         return {
             name: {
@@ -97,7 +100,6 @@ class SplitWriter:
         users; returns the names of the arrays.
         """
         plan, first = joined.users.plan, names[0]
-        encoders = self.encoders
         with ExitStack() as stack:
             ids_path = self.folder / f"{first}.side-ids.npy"
             dense_path = self.folder / f"{first}.side-dense.npy"
@@ -105,12 +107,11 @@ class SplitWriter:
             dense = stack.enter_context(Column(dense_path, np.float32, (len(plan.dense),)))
             bags = bag_columns(stack, self.folder, f"{first}.side-bag", plan)
             for _, chunk in joined.user_chunks():
-                ids.write(encoders.ids(plan, chunk, np.arange(len(chunk))))
-                dense.write(encoders.dense(plan, chunk))
+                encoded = self.encoders.encode(plan, chunk)
+                ids.write(encoded.ids)
+                dense.write(encoded.values)
                 for b, bag in enumerate(bags):
-                    entries, weights = chunk.bags[b]
-                    numbers = encoders.vocabulary.bag(plan.bags[b], entries)
-                    bag.write(chunk.lengths[:, b], numbers, weights)
+                    bag.write(encoded.lengths[:, b], *encoded.bags[b])
                 self._tell(progress, 0)
 
         arrays = ["side-ids", "side-dense"]
@@ -127,10 +128,10 @@ class _SplitFiles:
     """The growing files of one final split, without those of the columns that rows share."""
 
     def __init__(self, stack: ExitStack, writer: SplitWriter, name: str, joined: Joined) -> None:
-        self.encoders, self.plan = writer.encoders, joined.rows.plan
+        plan = joined.rows.plan
         shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "ids": (np.int32, (len(self.plan.ids),)),
-            "dense": (np.float32, (len(self.plan.dense),)),
+            "ids": (np.int32, (len(plan.ids),)),
+            "dense": (np.float32, (len(plan.dense),)),
             "labels": (np.float32, (len(TASKS),)),
             "observed": (bool, (len(TASKS),)),
             "group-user": (np.int32, ()),
@@ -140,30 +141,24 @@ class _SplitFiles:
         for array, (dtype, shape) in shapes.items():
             path = writer.folder / f"{name}.{array}.npy"
             self.columns[array] = stack.enter_context(Column(path, dtype, shape))
-        self.bags = bag_columns(stack, writer.folder, f"{name}.bag", self.plan)
+        self.bags = bag_columns(stack, writer.folder, f"{name}.bag", plan)
         self.positive = np.zeros(len(TASKS), np.int64)
 
     def write(
-        self,
-        chunk: Chunk,
-        dense: np.ndarray,
-        common_row: np.ndarray,
-        users: np.ndarray,
-        is_here: np.ndarray,
+        self, encoded: Chunk, common_row: np.ndarray, users: np.ndarray, is_here: np.ndarray
     ) -> None:
         """Add the rows of a chunk that belong to this split.
 
         Args:
-            chunk: The n rows.
-            dense: (n, D) their scaled values.
+            encoded: The n rows.
             common_row: (n,) their common rows.
             users: (U,) raw id of the user of each common row.
             is_here: (n,) which of them belong to this split.
         """
         rows = np.flatnonzero(is_here)
-        labels = chunk.labels[rows]
-        self.columns["ids"].write(self.encoders.ids(self.plan, chunk, rows))
-        self.columns["dense"].write(dense[rows])
+        labels = encoded.labels[rows]
+        self.columns["ids"].write(encoded.ids[rows])
+        self.columns["dense"].write(encoded.values[rows])
         self.columns["labels"].write(labels)
         self.columns["observed"].write(np.ones((len(rows), len(TASKS)), bool))
         self.columns["group-user"].write(users[common_row[rows]])
@@ -171,10 +166,9 @@ class _SplitFiles:
         self.positive += labels.sum(0, dtype=np.int64)
 
         for b, bag in enumerate(self.bags):
-            lengths, (ids, weights) = chunk.lengths[:, b], chunk.bags[b]
+            lengths, (numbers, weights) = encoded.lengths[:, b], encoded.bags[b]
             entries = np.flatnonzero(np.repeat(is_here, lengths))
-            numbers = self.encoders.vocabulary.bag(self.plan.bags[b], ids[entries])
-            bag.write(lengths[rows], numbers, weights[entries])
+            bag.write(lengths[rows], numbers[entries], weights[entries])
 
     def positives(self) -> dict[str, int]:
         """Task to the number of its positive labels."""
