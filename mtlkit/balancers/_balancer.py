@@ -59,6 +59,10 @@ class Balancer(nn.Module, ABC):
         signed: Whether it may give a task a negative weight.
         scopes: What its gradients may be taken over; methods that compare gradients of several
             batches need parameters, as the representation of one batch is not that of another.
+        on_scale: Whether :meth:`forward` gives idle tasks 0, and all weights the sum that ``scale``
+            promises, by itself. On a CPU its answers are looked at all the same; on a GPU, where
+            nothing can be looked at without a wait, those of others are mended in every step. It
+            is said of one :meth:`forward`: a class that writes its own says it again.
         constant_weights: Whether its weights are the same in all steps.
         weights_option: The option that holds those weights, in a method that is a point of a sweep.
         same_as: Families of ``mtlkit.equivalences`` that it is a member of, each with the options
@@ -77,6 +81,7 @@ class Balancer(nn.Module, ABC):
     scale: ClassVar[Scale] = "simplex"
     signed: ClassVar[bool] = False
     scopes: ClassVar[tuple[Scope, ...]] = ("dense", "all", "representation")
+    on_scale: ClassVar[bool] = False
     constant_weights: ClassVar[bool] = False
     weights_option: ClassVar[str | None] = None
     same_as: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
@@ -85,6 +90,8 @@ class Balancer(nn.Module, ABC):
     def __init_subclass__(cls) -> None:
         """Look that a method declares only what there is."""
         super().__init_subclass__()
+        if "forward" in vars(cls) and "on_scale" not in vars(cls):
+            cls.on_scale = False
         for name, choices in (("needs", get_args(Need)), ("scale", get_args(Scale))):
             if getattr(cls, name) not in choices:
                 given = getattr(cls, name)
@@ -234,7 +241,9 @@ class Balancer(nn.Module, ABC):
         if weights.is_cpu and self._keeps_contract(weights.tolist(), active.tolist()):
             return weights
 
-        # on other devices: arithmetic alone, so that nothing is waited for
+        # on other devices: arithmetic alone, so that nothing is waited for, and only where needed
+        if self.on_scale and not weights.is_cpu:
+            return weights
         weights = torch.where(active, weights, 0.0)
         if self.scale == "native":
             return weights
@@ -365,6 +374,7 @@ class GramBalancer(Balancer):
     """A balancer whose weights follow from the Gram matrix of the active tasks' gradients."""
 
     needs = "gram"
+    on_scale = True
 
     @abstractmethod
     def solve(self, problem: GramProblem) -> np.ndarray:

@@ -41,6 +41,7 @@ class Alternating(Balancer):
         )
 
     scale = "native"
+    on_scale = True
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)

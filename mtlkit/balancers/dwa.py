@@ -36,6 +36,7 @@ class DWA(Balancer):
         window: int = Field(100, gt=0, description="steps over which losses are averaged")
 
     search_space: ClassVar = {"temperature": {"log": [0.5, 10]}}
+    on_scale = True
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

@@ -38,6 +38,7 @@ class ExcessMTL(Balancer):
     search_space: ClassVar = {"eta": {"log": [1e-3, 1]}}
     needs = "rows"
     scopes = ("dense", "all")
+    on_scale = True
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

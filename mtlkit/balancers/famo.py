@@ -51,6 +51,7 @@ class FAMO(Balancer):
 
     search_space: ClassVar = {"lr": {"log": [1e-3, 1e-1]}, "decay": {"log": [1e-5, 1e-1]}}
     scale = "native"
+    on_scale = True
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

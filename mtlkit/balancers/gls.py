@@ -26,6 +26,7 @@ class GLS(Balancer):
     """Geometric loss strategy."""
 
     scale = "native"
+    on_scale = True
 
     def forward(self, step: Step) -> Tensor:
         count = step.active.sum().clamp_min(1)

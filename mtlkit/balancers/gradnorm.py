@@ -45,6 +45,7 @@ class GradNorm(Balancer):
 
     search_space: ClassVar = {"alpha": {"float": [0, 3]}, "lr": {"log": [1e-3, 1e-1]}}
     needs = "norms"
+    on_scale = True
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

@@ -30,6 +30,8 @@ from mtlkit.settings import Settings
 class RLW(Balancer):
     """Random loss weighting."""
 
+    on_scale = True
+
     def __init__(self, tasks: Sequence[Task], options: Settings) -> None:
         super().__init__(tasks, options)
         self.z = StepDraws("standard_normal", len(tasks))

@@ -45,6 +45,7 @@ class SDMGrad(Balancer):
     search_space: ClassVar = {"lam": {"log": [0.05, 5]}, "lr": {"log": [0.1, 10]}}
     needs = "rows"
     scopes = ("dense", "all")
+    on_scale = True
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

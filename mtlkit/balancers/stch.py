@@ -46,6 +46,7 @@ class STCH(Balancer):
 
     search_space: ClassVar = {"mu": {"log": [0.1, 10]}}
     scale = "native"
+    on_scale = True
     options: Options
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

@@ -28,6 +28,7 @@ class Uniform(Balancer):
         """None."""
 
     constant_weights = True
+    on_scale = True
     same_as: ClassVar = {"sum": {}}
 
     def forward(self, step: Step) -> Tensor:

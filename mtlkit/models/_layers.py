@@ -83,9 +83,12 @@ class StackedLinear(nn.Module):
             return F.linear(x[:, 0], self.weight[0], bias)[:, None]
 
         # An input for each layer.
-        product = torch.bmm(x.transpose(0, 1), self.weight.transpose(1, 2))  # (n, B, outputs)
-        product = product.transpose(0, 1)
-        return product if self.bias is None else product + self.bias
+        by_layer, weight = x.transpose(0, 1), self.weight.transpose(1, 2)
+        if self.bias is None:
+            return torch.bmm(by_layer, weight).transpose(0, 1)
+        if torch.is_autocast_enabled(x.device.type):  # the bias stays in full precision
+            return torch.bmm(by_layer, weight).transpose(0, 1) + self.bias
+        return torch.baddbmm(self.bias[:, None], by_layer, weight).transpose(0, 1)
 
 
 class StackedNorm(nn.Module):
@@ -289,8 +292,11 @@ class Towers(nn.Module):
             inputs = h if len(members) == h.shape[1] else h[:, members]
             body = hidden(inputs, () if factors is None else factors[stack])
             outputs = head(body)  # (B, members, outputs)
-            for k, t in enumerate(members):
-                logits[t] = outputs[:, k] if self.is_wide[t] else outputs[:, k, 0]
+            if not self.is_wide[members[0]]:
+                outputs = outputs.flatten(1)  # (B, members)
+            # at once: the gradient is put together in one operation
+            for t, task_logits in zip(members, outputs.unbind(1), strict=True):
+                logits[t] = task_logits
         return logits
 
 

@@ -31,6 +31,13 @@ def use_kernel(*tensors: Tensor) -> bool:
     return all(tensor.is_cpu and tensor.dtype == first.dtype for tensor in tensors)
 
 
+def launches(tensor: Tensor) -> bool:
+    """Whether operations on a tensor are launched one by one, so that few are better than fast
+    ones: on a GPU, where no compiler puts them together.
+    """
+    return not torch.compiler.is_compiling() and tensor.is_cuda
+
+
 @contextmanager
 def plain_operations() -> Iterator[None]:
     """Take the plain form of every operation, as when its matrix products are counted."""

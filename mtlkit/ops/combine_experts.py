@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mtlkit.ops._dispatch import use_kernel
+from mtlkit.ops._dispatch import launches, use_kernel
 from mtlkit.ops._numba import kernel
 from mtlkit.ops._simd import LANES, fma, load, store, total, zero, zeros
 
@@ -22,6 +22,8 @@ def plain_combine_experts(
     weights: Tensor, experts: Tensor, expert_index: Tensor | None = None
 ) -> Tensor:
     """:func:`combine_experts` in PyTorch's own operations."""
+    if expert_index is None and launches(experts):
+        return torch.bmm(weights.to(experts.dtype), experts)
     mixed = _mixed_experts(experts, expert_index)  # (B, n or 1, k, d)
     return (weights[..., None].to(experts.dtype) * mixed).sum(-2)
 

@@ -75,13 +75,17 @@ class Optimizers:
                 group = _Group(name in sparse, is_embedding, factor)
                 members.setdefault(group, []).append(parameter)
 
-        # Each group gets the options of its optimiser.
+        # Each group gets the options of its optimiser; groups whose options turn out to be the same
+        # are one, which a GPU moves at once.
         dense_groups: list[dict[str, Any]] = []
         lazy_groups: list[dict[str, Any]] = []
         for group, parameters in members.items():
-            if parameters:
-                options = _group_options(group, settings)
-                groups = lazy_groups if group.lazy else dense_groups
+            options = _group_options(group, settings)
+            groups = lazy_groups if group.lazy else dense_groups
+            same = [other for other in groups if options.items() <= other.items()]
+            if same:
+                same[0]["params"] += parameters
+            elif parameters:
                 groups.append({"params": parameters, **options})
 
         self.dense = _dense_optimizer(settings, dense_groups) if dense_groups else None

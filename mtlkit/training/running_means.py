@@ -26,15 +26,20 @@ class RunningMeans:
     """
 
     def __init__(self, tasks: int, device: torch.device) -> None:
-        self.loss_sum = torch.zeros(tasks, device=device)
-        self.weight_sum = torch.zeros(tasks, device=device)
-        self.count = torch.zeros(tasks, device=device)
+        # side by side, so that a step is counted in by one sum
+        self._sums = torch.zeros(3, tasks, device=device)
+        self._ones = torch.ones(tasks, device=device)
+        self._zero = torch.zeros((), device=device)
+        self.loss_sum, self.weight_sum, self.count = self._sums
 
     def add(self, step: LoopStep, weights: Tensor) -> None:
         """Count a step in, with the task weights (T,) in effect."""
-        self.loss_sum += torch.where(step.active, step.losses, 0.0)
-        self.weight_sum += torch.where(step.active, weights, 0.0)
-        self.count += step.active
+        counted = torch.stack([step.losses, weights, self._ones])  # (3, T)
+        self._sums += torch.where(step.active, counted, self._zero)
+
+    def clear(self) -> None:
+        """Begin anew, in the same memory."""
+        self._sums.zero_()
 
     def state_dict(self) -> dict[str, Tensor]:
         """The sums."""

@@ -63,7 +63,8 @@ class LoopStep:
         self.sharing = sharing
         self.output = output
         self.task_losses = list(task_losses)
-        self.losses = torch.stack([loss.detach() for loss in task_losses])
+        self._stacked = torch.stack(self.task_losses)  # (T,) attached to the graph
+        self.losses = self._stacked.detach()
         self.active = active
         self.index = info.index
         self.total = info.total
@@ -160,17 +161,19 @@ class LoopStep:
         if isinstance(decision, SharedGradient):
             weights = torch.ones_like(self.losses)
             shared_grads = self._shared_gradients(decision, scale)
-            self._apply_task_gradients(weights * scale, heads, scale, False, shared_grads)
+            scaled = _scaled(weights, scale)
+            self._apply_task_gradients(scaled, heads, scale, False, shared_grads)
             return weights
 
         # Task weights. One backward pass of the weighted loss is enough, unless task gradients are
         # there already, or a head needs another weight than the pass gives it: the pass can only
         # be divided by a weight that is above 0.
         weights = decision
+        scaled = _scaled(weights, scale)
         if not self.gradients.begun and self._one_pass_serves(weights, heads, signed):
-            self._apply_weighted_loss(weights * scale, heads, scale)
+            self._apply_weighted_loss(scaled, heads, scale)
         else:
-            self._apply_task_gradients(weights * scale, heads, scale, signed, {})
+            self._apply_task_gradients(scaled, heads, scale, signed, {})
         return weights
 
     def _one_pass_serves(self, weights: Tensor, heads: str, signed: bool) -> bool:
@@ -182,16 +185,16 @@ class LoopStep:
         return bool(((weights > 0) | ~self.active).all())
 
     def _apply_weighted_loss(self, weights: Tensor, heads: str, scale: float) -> None:
-        """One backward pass from the weighted sum of the losses."""
+        """One backward pass from the losses, each with its weight as its gradient."""
         self._other_passes += 1
-        total = (weights * torch.stack(self.task_losses)).sum()
         if heads == "weighted":
-            total.backward()
+            self._stacked.backward(weights.to(self.losses))
             return
 
         # heads=plain: take the weight out again where a slice belongs to one task
         parameters = self.sharing.parameters
-        for sliced, grad in zip(parameters, self.gradients.values(total, parameters), strict=True):
+        grads = self.gradients.values(self._stacked, parameters, weights.to(self.losses))
+        for sliced, grad in zip(parameters, grads, strict=True):
             if grad is None:
                 continue
             task_weight = (sliced.reached_by * weights[:, None]).sum(0)  # (S,) if it belongs to one
@@ -288,3 +291,8 @@ class LoopStep:
             size = self._gradient_shape(sliced).numel()
             return torch.zeros(size, device=sliced.parameter.device, dtype=sliced.parameter.dtype)
         return sliced.keep_shared(grad).flatten()
+
+
+def _scaled(weights: Tensor, scale: float) -> Tensor:
+    """The weights times a factor, which is 1 unless batches are accumulated."""
+    return weights if scale == 1 else weights * scale

@@ -15,29 +15,40 @@ def owner_losses(objectives: Sequence[Objective], tasks: Sequence[str]) -> list[
 
     A task without an objective has a constant 0.
     """
-    # not loss * 0, which would spread an infinite loss to all tasks
-    zero = torch.zeros_like(objectives[0].loss)
     task_losses = []
     for task in tasks:
         losses = [objective.loss for objective in objectives if objective.owner == task]
-        task_losses.append(sum(losses, start=zero))
+        if not losses:
+            # not loss * 0, which would spread an infinite loss to all tasks
+            losses = [torch.zeros_like(objectives[0].loss)]
+        task_losses.append(sum(losses[1:], start=losses[0]))
     return task_losses
 
 
 def owner_active(
-    objectives: Sequence[Objective], tasks: Sequence[str], device: torch.device
+    objectives: Sequence[Objective], tasks: Sequence[str], all_active: Tensor
 ) -> Tensor:
-    """(T,) bool: which tasks own an objective for which the batch has a label."""
+    """Which tasks own an objective for which the batch has a label.
+
+    Args:
+        objectives: Of a batch.
+        tasks: The tasks, in order.
+        all_active: (T,) True on the device, made once.
+
+    Returns:
+        (T,) bool, ``all_active`` itself where it holds.
+    """
     # the usual case, for which the device need not compute anything
     all_have_labels = all(objective.active is None for objective in objectives)
     if all_have_labels and {objective.owner for objective in objectives} == set(tasks):
-        return torch.ones(len(tasks), dtype=torch.bool, device=device)
+        return all_active
 
     # an objective without a mask has a label in every row
     active = []
     for task in tasks:
         masks = [objective.active for objective in objectives if objective.owner == task]
         known = [mask for mask in masks if mask is not None]
-        certain = torch.tensor(len(known) < len(masks), device=device)
-        active.append(torch.stack([certain, *known]).any())
+        if len(known) < len(masks) or not masks:
+            known = [all_active[0] if masks else ~all_active[0]]
+        active.append(torch.stack(known).any())
     return torch.stack(active)

@@ -122,6 +122,7 @@ class Trainer:
         self.schedule = TaskSchedule(settings, model.tasks, self.sharing, self.device)
         loss_factors = [settings.task_weights.get(task.label_name, 1.0) for task in model.tasks]
         self.loss_factors = torch.tensor(loss_factors, device=self.device)  # (T,)
+        self._all_active = torch.ones(len(self.tasks), dtype=torch.bool, device=self.device)
 
         # The batches: a stream of the run's own, and one for balancers that ask for a fresh batch.
         self.sampler = self._build_sampler(dataset)
@@ -184,7 +185,7 @@ class Trainer:
                 # Train up to the next evaluation point, and see how good the model is.
                 self._train_until(stop, checkpoints)
                 self._evaluate(stop)
-                self.window = RunningMeans(len(self.tasks), self.device)
+                self.window.clear()
                 on_point(stop / self.total_steps)
             # The process may have been told to end after the last checkpoint.
             if checkpoints is not None and checkpoints.asked:
@@ -275,9 +276,11 @@ class Trainer:
     def _add_gradients(self, step: LoopStep, window: RunningMeans) -> None:
         """Let the balancer decide, and add the gradients of its decision to the parameters."""
         # Without a balancer, every task with a label has weight 1.
-        decision: Tensor | SharedGradient = step.active.to(step.losses.dtype)
+        decision: Tensor | SharedGradient
         signed = False
-        if self.balancer is not None:
+        if self.balancer is None:
+            decision = step.active.to(step.losses.dtype)
+        else:
             decision = self.balancer.decide(step)
             signed = self.balancer.signed
 
@@ -315,7 +318,7 @@ class Trainer:
             losses = [loss * factor for loss, factor in zip(losses, factors, strict=True)]
 
         # A task takes part if the batch has a label of it and the task is due in this step.
-        active = owner_active(objectives, self.tasks, self.device)
+        active = owner_active(objectives, self.tasks, self._all_active)
         due = self.schedule.due(index)
         if due is not None:
             active = active & due

@@ -10,6 +10,7 @@ from mtlkit.balancers._simplex import on_simplex
 from mtlkit.balancers._step import SharedGradient
 from mtlkit.data.types import Task
 from mtlkit.errors import MtlkitError
+from mtlkit.registry import BALANCERS
 from tests.balancers.fakes import DEFAULTS, Case, FakeStep, families
 
 BUDGET = 10e-6  # seconds that the checks may take in a step
@@ -158,3 +159,14 @@ def test_held_weights_are_rescaled_before_they_are_rounded():
     step = FakeStep(torch.eye(3), active=active, index=1)
     assert balancer.decide(step).tolist() == [0.5, 1.5, 0]
     assert balancer.decide(step).dtype == torch.float32
+
+
+def test_on_scale_is_said_of_one_forward():
+    """What every shipped forward gives by itself is held by the laws; others are mended."""
+
+    class Doubled(BALANCERS.load("uniform")):
+        def forward(self, step):
+            return 2 * super().forward(step)
+
+    assert BALANCERS.load("uniform").on_scale
+    assert not Doubled.on_scale

@@ -252,7 +252,9 @@ def _to_copy(func: Any, source: Any, target: Any, args: Any, kwargs: dict[str, A
         if target is not None and target.type == "cpu":
             _wait("copy to the host")
             return func(*args, **kwargs)
-        COUNTS.operations["_to_copy"] += 1
+        # Python takes the shell to be elsewhere, and asks for a copy where a GPU makes none
+        if kwargs.get("dtype") not in (None, source.dtype):
+            COUNTS.operations["_to_copy"] += 1
     else:
         _copy("pinned" if kwargs.get("non_blocking") else "pageable")
         kwargs.pop("pin_memory", None)

@@ -37,7 +37,7 @@ def loop_step(model: Architecture, batch: Batch, **options: Any) -> LoopStep:
         sharing,
         output,
         owner_losses(objectives, tasks),
-        owner_active(objectives, tasks, torch.device("cpu")),
+        owner_active(objectives, tasks, torch.ones(len(tasks), dtype=torch.bool)),
         StepInfo(**info),
         draw,
     )

@@ -80,10 +80,8 @@ def test_embeddings_are_a_group_of_their_own():
 
 
 def test_one_learning_rate_unless_two_are_given():
-    assert [g["lr"] for g in Optimizers(Model(), TrainingSettings(lr=0.1)).param_groups] == [
-        0.1,
-        0.1,
-    ]
+    (group,) = Optimizers(Model(), TrainingSettings(lr=0.1)).param_groups
+    assert (group["lr"], len(group["params"])) == (0.1, 3)
 
 
 def test_a_model_without_embeddings_has_one_group():

@@ -268,4 +268,6 @@ def test_a_broken_loss_stays_with_its_task(broken):
 )
 def test_a_task_is_active_if_any_of_its_objectives_is(made, expected):
     objectives = [objective(1.0, owner, active) for owner, active in made]
-    assert owner_active(objectives, ("a", "b"), torch.device("cpu")).tolist() == expected
+    assert (
+        owner_active(objectives, ("a", "b"), torch.ones(2, dtype=torch.bool)).tolist() == expected
+    )
