@@ -227,6 +227,7 @@ QUESTIONS_ALLOWED = {
         "models/_boundary.py",
         "is_compiling",
     ): "a compiled graph returns nothing on the way to losses",
+    ("models/_layers.py", "is_autocast_enabled"): "the bias stays in full precision",
 }
 
 

@@ -24,7 +24,15 @@ from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.run_warnings import all_run_warnings
 from mtlkit.report.statistics import MARGIN
 from mtlkit.report.summary import Summary, summarise
-from mtlkit.report.tables import Table, build_table, rows_to_csv, to_csv, to_markdown, to_tex
+from mtlkit.report.tables import (
+    Table,
+    build_table,
+    csv_block,
+    rows_to_csv,
+    to_csv,
+    to_markdown,
+    to_tex,
+)
 from mtlkit.report.tuned_table import tuned_rows, tuned_table
 from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
 from mtlkit.store import Copy, ResultStore, Unreadable
@@ -231,7 +239,7 @@ def _write_section(
     diagnosis = None
     found = find(frames, summary, probes.by_group, results)
     if found:
-        csv_text = rows_to_csv([asdict(finding) for finding in found])
+        csv_text = rows_to_csv([csv_block(block) | asdict(finding) for finding in found])
         stem = f"tables/{block.slug}-findings"
         diagnosis = _write_table(findings_table(summary, found), csv_text, stem, out)
 

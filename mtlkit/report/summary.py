@@ -50,6 +50,7 @@ class Row:
         delta: Score to the paired difference to its reference, where there is another row that is.
         gain: Mean relative gain over all tasks (delta m), as a fraction; unknown for references.
         word: What is said of the gain.
+        seeds_to_tell: Seeds that would tell it from 0, where it is not told apart.
         derived: Scores that the model does not predict itself.
         capped: Score to the share of test rows whose derived probability would exceed 1.
         on_front: Whether no other row's means are at least as good on all tasks.
@@ -67,6 +68,7 @@ class Row:
     delta: Mapping[str, Interval]
     gain: Interval
     word: Word
+    seeds_to_tell: float
     derived: frozenset[str]
     capped: Mapping[str, float]
     on_front: bool
@@ -181,6 +183,7 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
             delta=deltas,
             gain=gain.interval,
             word=gain.word,
+            seeds_to_tell=gain.seeds_to_tell,
             derived=derived[group.id],
             capped=capped[group.id],
             on_front=front[group.id],

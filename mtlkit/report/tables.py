@@ -489,12 +489,15 @@ def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
 
 def csv_key(block: Block, group: RunGroup) -> dict[str, object]:
     """The fields with which every line begins: the data, and what ran on them."""
+    return csv_block(block) | {"model": group.model, "balancer": group.balancer}
+
+
+def csv_block(block: Block) -> dict[str, object]:
+    """The fields that name the data."""
     return {
         "dataset": block.name,
         "protocol": block.protocol or "",
         "simulated": "yes" if block.simulated else "no",
-        "model": group.model,
-        "balancer": group.balancer,
     }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mtlkit.report import write_report
-from mtlkit.report.findings import BLOCK_RULES, ROW_RULES, find, seeds_to_halve
+from mtlkit.report.findings import BLOCK_RULES, ROW_RULES, find
 from mtlkit.report.frame import load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.summary import summarise
@@ -235,8 +235,11 @@ def test_too_few_seeds(grid):
     grid.change = scores(auc=lambda task: 0.9 + 0.01 * (task["auc"] - 0.904 > 1e-4))
     grid.balancers.pop("ple")
     finding = grid.find()["too few seeds"]
-    assert "1 of 1 rows cannot be told from single-task with 3 seeds" in finding.sentence
-    assert "--seeds 5 " in finding.command
+    assert (
+        "1 of 1 rows cannot be told from single-task with 3 seeds; about 6 would tell for 1"
+        in finding.sentence
+    )
+    assert "--seeds 6 " in finding.command
 
 
 def test_one_seed(grid):
@@ -245,14 +248,6 @@ def test_one_seed(grid):
     finding = grid.find()["too few seeds"]
     assert finding.sentence.startswith("One seed gives no interval")
     assert "--seeds 5 " in finding.command
-
-
-def test_seeds_to_halve():
-    """By a table of t: 4.3027 / √3 = 2.4842 at three seeds, 2.7764 / √5 = 1.2417 at five; 2.2622 /
-    √10 = 0.7154 at ten, 2.0395 / √32 = 0.3605 at 32, 2.0369 / √33 = 0.3546 at 33.
-    """
-    assert seeds_to_halve(3) == 5
-    assert seeds_to_halve(10) == 33
 
 
 def test_one_method(grid):
