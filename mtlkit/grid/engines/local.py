@@ -31,7 +31,7 @@ from mtlkit.grid.engines.processes import (
     end_workers,
     start_worker,
 )
-from mtlkit.grid.engines.worker import Assignment, Finished, Unwritten, with_history
+from mtlkit.grid.engines.worker import Assignment, Finished, Unwritten, uses_plugin, with_history
 from mtlkit.records import Cell, RunRecord, Status
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore, reason_of
@@ -129,6 +129,8 @@ class _Pool:
         tell: Told of trouble.
 
     Attributes:
+        spares: Workers that wait to take the place of one that leaves after its cell.
+        leaving: Workers that have been told to end, and may take a moment for it.
         killed: Cells that should run again, for their processes were killed.
     """
 
@@ -140,6 +142,8 @@ class _Pool:
         self.tell = tell
         self.waiting: deque[Assignment] = deque()
         self.workers: list[Worker] = []
+        self.spares: list[Worker] = []
+        self.leaving: list[Worker] = []
         self.killed: list[Assignment] = []
 
     def run(self, assignments: Sequence[Assignment], slots: Sequence[str]) -> Iterator[RunRecord]:
@@ -164,7 +168,8 @@ class _Pool:
                 self._check_writing()
         finally:
             has_checkpoints = self.execution.checkpoint_every is not None
-            end_workers(self.workers, CHECKPOINT_GRACE if has_checkpoints else GRACE)
+            workers = [*self.workers, *self.spares, *self.leaving]
+            end_workers(workers, CHECKPOINT_GRACE if has_checkpoints else GRACE)
             self._tell_what_is_lost()
 
     def _assign(self, worker: Worker) -> Iterator[RunRecord]:
@@ -188,16 +193,38 @@ class _Pool:
         except OSError:
             return  # it died; the next look at its pipe says so
 
+        # a worker leaves after a plugin: another one is ready by then
+        if self.waiting and uses_plugin(assignment.cell):
+            self.spares.append(self.engine.start(worker.device))
+
     def _go_on(self, worker: Worker) -> Iterator[RunRecord]:
         """After a cell, the next one, in the same process unless that ends."""
         if worker.leaves:
             self.workers.remove(worker)
-            end_workers([worker])
+            self._let_go(worker)
             if not self.waiting or self.engine.stopping:
                 return
-            worker = self.engine.start(worker.device)
+            worker = self._replacement(worker.device)
             self.workers.append(worker)
         yield from self._assign(worker)
+
+    def _let_go(self, worker: Worker) -> None:
+        """Have a worker end by itself. The next cell does not wait for that, except on a GPU, whose
+        memory it needs.
+        """
+        worker.pipe.close()
+        end_workers(self.leaving)  # they have had their time
+        self.leaving = [worker]
+        if worker.device != "cpu":
+            end_workers([self.leaving.pop()])
+
+    def _replacement(self, device: str) -> Worker:
+        """A spare worker, if one waits for this device; else a new one."""
+        for worker in self.spares:
+            if worker.device == device:
+                self.spares.remove(worker)
+                return worker
+        return self.engine.start(device)
 
     def _look_after(self, worker: Worker, ready: bool) -> RunRecord | None:
         """The record of a worker's cell, once that is stored; None before, and for a cell that will
