@@ -392,7 +392,7 @@ def _gains(
     """Pair to what each of its tasks gains by seed, where the two were trained alone."""
     block = summary.block
     infos = {task.name: task for task in block.tasks}
-    gains = {}
+    gains: dict[Pair, tuple[Mapping[int, float], Mapping[int, float]]] = {}
     for paired in (*frames.pairs, *frames.blocks):
         if paired.data != block.data or len(paired.task_names) != 2:
             continue
@@ -504,7 +504,7 @@ def relation_table(block: Block, relations: Relations) -> Table:
     kept = [
         index for index in range(len(columns)) if any(cells[index].text != NA for cells in rows)
     ]
-    more = ()
+    more: tuple[str, ...] = ()
     if len(pairs) > SHOWN:
         more = (f"{SHOWN} of {len(pairs)} pairs; the CSV file has all of them.",)
     return Table(
@@ -517,11 +517,15 @@ def relation_table(block: Block, relations: Relations) -> Table:
 
 def relation_rows(block: Block, relations: Relations) -> list[dict[str, object]]:
     """All pairs as plain values, empty where unknown."""
-    key = {"dataset": block.name, "simulated": "yes" if block.simulated else "no"}
+    key = {
+        "dataset": block.name,
+        "protocol": block.protocol or "",
+        "simulated": "yes" if block.simulated else "no",
+    }
     return [
         key
         | {
-            name: ("" if math.isnan(value) else f"{value:.8g}") if _is_float(value) else value
+            str(name): ("" if math.isnan(value) else f"{value:.8g}") if _is_float(value) else value
             for name, value in fields.items()
         }
         for fields in relations.pairs.to_dict("records")

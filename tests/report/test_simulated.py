@@ -137,7 +137,7 @@ def test_the_page_says_so_from_its_title_on(files):
     assert "<title>mtlkit report (simulated data)</title>" in page
     assert "<h1>Multi-task methods compared (simulated data)</h1>" in page
     headings = re.findall(r"<h3>(.*?)</h3>", page)
-    assert len(headings) == 12
+    assert len(headings) == 13
     assert all("(simulated data)" in heading for heading in headings)
 
 
@@ -155,7 +155,7 @@ def test_real_data_is_not_called_simulated(tmp_path):
         text = (
             ""
             if file.suffix == ".png"
-            else file.read_text(encoding="utf-8").replace("simulated,model", "model")
+            else file.read_text(encoding="utf-8").replace("protocol,simulated", "protocol")
         )
         assert "simulated" not in text, file
         assert "planted" not in text, file
