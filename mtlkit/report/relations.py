@@ -36,6 +36,8 @@ SHOWN = 20
 """Pairs in the table of the page; the CSV file has all."""
 WEAK = 0.1
 """A correlation or cosine that is as good as none."""
+MANY = 10
+"""From this number of compared pairs on, the reader is warned of chance."""
 LEAST_GAIN = 0.01
 """Of the distance from a useless model: what is smaller is no gain, however sure."""
 BY_CHANCE = 1e-3
@@ -76,6 +78,12 @@ class Relations:
         counts = ", ".join(f"{count} {word}" for word, count in words.items())
         noun = "pair" if len(self.pairs) == 1 else "pairs"
         sentences = [f"Task relations: of {len(self.pairs)} {noun} of tasks, {counts}."]
+        bounded = int((self.pairs["seeds"] > 1).sum())
+        if bounded >= MANY:
+            by_chance = max(1, round(0.05 * bounded))
+            sentences[0] += (
+                f" About {by_chance} would be called complementary or conflicting by chance alone."
+            )
         if self.groups:
             listed = "; ".join(" + ".join(group) for group in self.groups)
             sentences.append(
@@ -243,7 +251,8 @@ class _Pair:
         unrelated = low > -WEAK and high < WEAK
         moved = any(gain.excludes_zero and abs(gain.mean) >= LEAST_GAIN for gain in (first, second))
         pulls = self.gradients.known and abs(self.gradients.mean) >= WEAK
-        if unrelated and not moved and not pulls:
+        open_gain = affinity.known and not (affinity.bounded and affinity.half <= WEAK)
+        if unrelated and not (moved or pulls or open_gain):
             ends = f"{fixed(low, 2)} to {fixed(high, 2)}"
             return "independent", f"{labels} ({ends}){self._gained(first, second)}"
         if not affinity.known:

@@ -114,6 +114,18 @@ def test_labels_tell_funnels_and_independence(tmp_path):
     assert pairs.loc["ac", "predictions"] == pytest.approx(stats.spearmanr(a, c).statistic)
 
 
+def test_wide_intervals_show_no_independence(tmp_path):
+    rng = np.random.default_rng(0)
+    store = ResultStore(tmp_path)
+    labels = {f"label/{task}": rng.integers(0, 2, 4000).astype(np.float32) for task in TASKS}
+    for seed, shift in enumerate((0.1, -0.1, 0.02)):
+        save(store, "single-task", TASKS, [SINGLE] * 3, seed, labels)
+        save(store, "shared-bottom", ("a", "b"), [SINGLE + shift] * 2, seed)
+    pairs = relations(store)
+    assert pairs.loc["ab", "verdict"] == "not known"
+    assert pairs.loc["ac", "verdict"] == "independent"
+
+
 def test_few_rare_positives_are_no_funnel(tmp_path):
     a = np.r_[np.ones(90), np.zeros(10)].astype(np.float32)
     b = np.r_[1, np.zeros(99)].astype(np.float32)
