@@ -337,6 +337,34 @@ class TrainingSettings(Settings):
         )
 
 
+BY_TASK = (
+    "select_weights",
+    "task_weights",
+    "task_lr",
+    "task_every",
+    "loss",
+    "row_weights",
+    "auxiliary",
+)
+"""Training settings that name tasks, as the keys of a mapping or in a list."""
+
+
+def training_of_tasks(training: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
+    """Training settings as plain values, without what they say of other tasks; what is left empty
+    goes.
+    """
+    kept = dict(training)
+    for name in BY_TASK:
+        values = kept.pop(name, None) or ()
+        if isinstance(values, Mapping):
+            mine: Any = {task: value for task, value in values.items() if task in tasks}
+        else:
+            mine = [task for task in values if task in tasks]
+        if mine:
+            kept[name] = mine
+    return kept
+
+
 class ExecutionSettings(Settings):
     """How cells are run. Recorded, but no part of a cell's identity."""
 

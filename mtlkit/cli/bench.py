@@ -89,6 +89,12 @@ def bench(
             help="First tune each model under each balancer, by so many trials, on validation.",
         ),
     ] = None,
+    relations: Annotated[
+        bool,
+        typer.Option(
+            "--relations", help="Also train each two tasks alone: what do they gain from another?"
+        ),
+    ] = False,
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the training split; may be a fraction.")
     ] = None,
@@ -221,6 +227,7 @@ def bench(
     how = _How(
         data_dir=data_dir,
         dry_run=dry_run,
+        relations=relations,
         retry_failed=retry_failed,
         force=force,
         strict=strict,
@@ -238,6 +245,7 @@ class _How:
 
     data_dir: Path | None
     dry_run: bool
+    relations: bool
     retry_failed: bool
     force: bool
     strict: bool
@@ -288,6 +296,7 @@ def _run(settings: GridSettings, how: _How) -> int:
     from mtlkit.data.data_home import data_home
     from mtlkit.grid.engines import make_engine
     from mtlkit.grid.plan import make_plan
+    from mtlkit.grid.relations import with_pairs
     from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
@@ -300,6 +309,9 @@ def _run(settings: GridSettings, how: _How) -> int:
 
     # trials choose the settings first, if asked for
     if settings.tune.trials is not None:
+        if how.relations:
+            message = "--relations cannot go with --tune: its pairs run with the given settings."
+            raise UsageError(message, "mtlkit bench --relations")
         if how.shard is not None:
             message = "--shard cannot go with --tune: the choice needs all trials."
             raise UsageError(message, "mtlkit bench --tune 20")
@@ -308,6 +320,8 @@ def _run(settings: GridSettings, how: _How) -> int:
 
     # the plan
     plan = make_plan(settings, source, dataset, store, **anew)
+    if how.relations:
+        plan = with_pairs(plan, settings, source, dataset, store, **anew)
     if how.shard is not None:
         plan = plan.shard(*how.shard)
     print_summary(plan, dataset, console)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from mtlkit.data.splits import Dataset
-    from mtlkit.grid.plan import Plan
+    from mtlkit.grid.plan import Plan, PlannedCell
     from mtlkit.store import ResultStore
 
 MANY_CELLS = 60
@@ -78,8 +78,18 @@ def _table_of_cells(plan: Plan) -> Table:
     for planned in plan.cells:
         cell = planned.cell
         state = Text(planned.state, style=STATES[planned.state])
-        table.add_row(Text(cell.model), Text(cell.balancer), str(cell.seed), state, cell.key[:8])
+        table.add_row(
+            Text(_model_of(plan, planned)), Text(cell.balancer), str(cell.seed), state, cell.key[:8]
+        )
     return table
+
+
+def _model_of(plan: Plan, planned: PlannedCell) -> str:
+    """The model of a cell, with its tasks where they are not those of the grid."""
+    tasks = planned.cell.resolved["dataset"]["tasks"]
+    if tasks == plan.cells[0].cell.resolved["dataset"]["tasks"]:
+        return planned.cell.model
+    return f"{planned.cell.model} on {' + '.join(tasks)}"
 
 
 def _table_of_models(plan: Plan) -> Table:
@@ -92,8 +102,11 @@ def _table_of_models(plan: Plan) -> Table:
     table.add_column("model")
     for column in ("balancers", "seeds", *STATES):
         table.add_column(column, justify="right")
-    for model in dict.fromkeys(planned.cell.model for planned in plan.cells):
-        same_model = [planned for planned in plan.cells if planned.cell.model == model]
+    by_model: dict[str, list[PlannedCell]] = {}
+    for planned in plan.cells:
+        pairs = " on pairs of tasks" if " on " in _model_of(plan, planned) else ""
+        by_model.setdefault(planned.cell.model + pairs, []).append(planned)
+    for model, same_model in by_model.items():
         balancers = {planned.cell.balancer for planned in same_model}
         seeds = {planned.cell.seed for planned in same_model}
         states = Counter[str](planned.state for planned in same_model)

@@ -35,6 +35,9 @@ class TaskInfo:
         hidden: Whether it needs labels that only a generator knows.
         ceiling: What the planted model of simulated data reaches on the test split; NaN where that
             is unknown.
+        kind: Of the task, such as ``binary``; empty if unknown.
+        floor: What a random order of the test rows reaches, where that follows from them; NaN where
+            the metric's own floor holds.
     """
 
     name: str
@@ -45,6 +48,8 @@ class TaskInfo:
     trained: str = ""
     hidden: bool = False
     ceiling: float = math.nan
+    kind: str = ""
+    floor: float = math.nan
 
     @property
     def title(self) -> str:
@@ -53,7 +58,8 @@ class TaskInfo:
     @property
     def reading(self) -> Metric:
         """How the primary metric is read."""
-        return reading(printable(self.metric))
+        metric = reading(printable(self.metric))
+        return metric if math.isnan(self.floor) else replace(metric, floor=self.floor)
 
 
 @dataclass(frozen=True)
@@ -113,6 +119,10 @@ class Block:
     tasks: tuple[TaskInfo, ...]
     groups: tuple[RunGroup, ...]
     typed: str = ""
+    data: str = ""
+    """Digest of data set, options and contents, whichever of its tasks were trained."""
+    task_names: tuple[str, ...] = ()
+    """The tasks that were trained, those that are not reported included."""
 
     @property
     def label(self) -> str:
@@ -173,6 +183,8 @@ def make_block(key: str, records: list[RunRecord], studies: Studies) -> Block:
         tasks=tasks,
         groups=_groups(records, studies),
         typed=cell.dataset,
+        data=digest([(cell.data or {}).get(key) for key in ("name", "options", "fingerprint")]),
+        task_names=tuple(map(printable, map(str, dataset.get("tasks") or trained))),
     )
 
 
@@ -214,6 +226,7 @@ def _described(task: Mapping[str, Any]) -> TaskInfo:
         label=task.get("label") or "",
         trained=task.get("task") or "",
         hidden=bool(task.get("hidden")),
+        kind=str(task.get("kind") or ""),
     )
 
 

@@ -21,6 +21,7 @@ from mtlkit.report.frame import Frames, garbage_left_alone, load
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
 from mtlkit.report.probe_frames import Probes, load_probes
+from mtlkit.report.relations import find_relations, relation_rows, relation_table
 from mtlkit.report.run_warnings import all_run_warnings
 from mtlkit.report.statistics import MARGIN
 from mtlkit.report.summary import Summary, summarise
@@ -235,6 +236,12 @@ def _write_section(
         stem = f"tables/{block.slug}-experts"
         tables.append(_write_table(expert_table(summary, uses), csv_text, stem, out))
 
+    relations = find_relations(frames, summary, probes.by_group)
+    if len(relations.pairs):
+        csv_text = rows_to_csv(relation_rows(block, relations))
+        stem = f"tables/{block.slug}-relations"
+        tables.append(_write_table(relation_table(block, relations), csv_text, stem, out))
+
     # What to look into, where there is something.
     diagnosis = None
     found = find(frames, summary, probes.by_group, results)
@@ -255,10 +262,10 @@ def _write_section(
         summary=summary,
         tables=tuple(tables),
         metric_tables=tuple(folded),
-        verdicts=tuple(verdicts.sentence for verdicts in judged),
+        verdicts=(*(verdicts.sentence for verdicts in judged), *relations.sentences),
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
-        unreadable=(*probes.unreadable, *summary.noise.unreadable),
+        unreadable=(*probes.unreadable, *summary.noise.unreadable, *relations.unreadable),
         diagnosis=diagnosis,
     )
 

@@ -52,6 +52,8 @@ class Frames:
         blocks: The data set blocks in the order of their titles.
         unreadable: Records that could not be read, with the reasons.
         copies: Folders that hold the same run as another one, which counts.
+        pairs: Blocks of two tasks of a larger one, trained without a reference of their own: they
+            say what its tasks have to do with each other.
     """
 
     runs: pd.DataFrame
@@ -59,6 +61,7 @@ class Frames:
     blocks: tuple[Block, ...]
     unreadable: tuple[Unreadable, ...] = ()
     copies: tuple[Copy, ...] = ()
+    pairs: tuple[Block, ...] = ()
 
 
 @contextmanager
@@ -109,10 +112,12 @@ def load(
         by_block[block].append(record)
         run_rows.append(_run_row(record, block, folder))
         metric_rows += _metric_rows(record, block)
-    blocks = distinct([make_block(key, records, studies) for key, records in by_block.items()])
-    blocks = sorted(blocks, key=lambda block: block.title)
+    blocks = [make_block(key, records, studies) for key, records in by_block.items()]
     if metric is not None and blocks:
         blocks = _compared_by(metric, blocks, metric_rows)
+    pairs = [block for block in blocks if _is_pair(block, blocks)]
+    blocks = distinct([block for block in blocks if block not in pairs])
+    blocks = sorted(blocks, key=lambda block: block.title)
 
     # A store without records has the columns of the metrics all the same.
     metrics = pd.DataFrame(metric_rows, columns=METRIC_COLUMNS)
@@ -123,6 +128,19 @@ def load(
         blocks=tuple(blocks),
         unreadable=tuple(sorted([*store.unreadable, *studies.unreadable])),
         copies=tuple(sorted(store.copies)),
+        pairs=tuple(pairs),
+    )
+
+
+def _is_pair(block: Block, blocks: list[Block]) -> bool:
+    """Whether a block is two tasks of another one, and is compared with its references alone."""
+    if len(block.task_names) != 2 or any(group.is_reference for group in block.groups):
+        return False
+    return any(
+        other.data == block.data
+        and set(other.task_names) > set(block.task_names)
+        and any(group.is_reference for group in other.groups)
+        for other in blocks
     )
 
 

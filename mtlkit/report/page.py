@@ -83,7 +83,7 @@ class Section:
         summary: The rows of the block.
         tables: The table of results, then those of verdicts.
         metric_tables: All metrics of each score, and by segment.
-        verdicts: Sentences on balancers against fixed weights.
+        verdicts: Sentences on balancers against fixed weights, and on relations of tasks.
         figures: The figures in their order.
         failures: The runs without numbers, see :func:`failures`.
         unreadable: Files of probes that could not be read.

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
+import numpy as np
+
+from mtlkit.metrics.definitions import MetricName, recorded_metric
+from mtlkit.metrics.grouped import RankedRows
+from mtlkit.record_check import UnreadableError
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.statistics import Interval, is_useful, t_interval
+from mtlkit.store import ResultStore
 
 Counts = Mapping[str, tuple[float, float]]
 """Score to (positives, rows) of the test split; NaN where unknown."""
@@ -83,6 +90,47 @@ def find_references(
             seeds = reference_values[task.name]
             means[task] = t_interval(list(seeds.values()))
     return References(groups, reference_values, say_if_useless("single-task", means, counts))
+
+
+def with_floors(block: Block, counts: Counts, folders: Sequence[Path]) -> Block:
+    """A block whose tasks know what a random order of the test rows reaches, where their metric has
+    no floor of its own: the positive rate for average precision, the mean over all orders for NDCG
+    and recall within groups.
+
+    Args:
+        block: The block.
+        counts: Of the test split.
+        folders: Of finished runs; the stored labels of one of them say how the groups look.
+    """
+    tasks = []
+    for task in block.tasks:
+        name = recorded_metric(task.metric)
+        floor = math.nan
+        if name is not None and name.segment is None:
+            positives, rows = counts[task.name]
+            if name.name == "average_precision" and rows > 0:
+                floor = positives / rows
+            elif name.name in ("ndcg", "recall"):
+                floor = _floor_within_groups(task.name, name, folders)
+        tasks.append(task if math.isnan(floor) else replace(task, floor=floor))
+    return replace(block, tasks=tuple(tasks))
+
+
+def _floor_within_groups(task: str, name: MetricName, folders: Sequence[Path]) -> float:
+    """NDCG or recall of rows that all have one score, which is the mean over all their orders."""
+    for folder in folders:
+        try:
+            scores = ResultStore.arrays(folder, "scores")
+        except UnreadableError:
+            continue
+        labels, groups = scores.get(f"label/{task}"), scores.get(f"group/{name.group}")
+        if labels is None or groups is None or labels.shape != groups.shape:
+            continue
+        counted = scores.get(f"observed/{task}", np.ones(len(labels), bool)) & (groups >= 0)
+        ranked = RankedRows(np.zeros(counted.sum()), labels[counted] > 0, groups[counted])
+        floor = ranked.ndcg(name.cut) if name.name == "ndcg" else ranked.recall(name.cut)
+        return math.nan if floor is None else floor
+    return math.nan
 
 
 def say_if_useless(name: str, means: Mapping[TaskInfo, Interval], counts: Counts) -> str:

@@ -14,7 +14,13 @@ from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.gains import compare_gains
-from mtlkit.report.references import Counts, References, TaskValues, find_references
+from mtlkit.report.references import (
+    Counts,
+    References,
+    TaskValues,
+    find_references,
+    with_floors,
+)
 from mtlkit.report.row_noise import RowNoise, load_row_noise
 from mtlkit.report.run_warnings import listed, run_warnings
 from mtlkit.report.statistics import (
@@ -158,6 +164,7 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
 
     # What each score is compared with, by training settings.
     counts = {task.name: _counts(metrics, task) for task in block.tasks}
+    block = with_floors(block, counts, runs["folder"].tolist())
     derived = _derived(metrics, block)
     trainings = Counter(group.training for group in block.groups)
     references = {

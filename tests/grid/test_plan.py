@@ -8,12 +8,15 @@ from mtlkit.data.sources import prepare
 from mtlkit.errors import UsageError
 from mtlkit.grid.grid_settings import GridSettings, read_grid
 from mtlkit.grid.plan import make_plan
+from mtlkit.grid.relations import with_pairs
 from mtlkit.records import RunRecord
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import TrainingSettings
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
 from tests.fakes import failure
+
+THREE_TASKS = "synthetic[tasks=3,rows=200,d=4]"
 
 INAPPLICABLE = '''"""Funnel: only for some data."""
 from mtlkit.models.shared_bottom import SharedBottom
@@ -486,3 +489,43 @@ def test_finished_runs_without_a_metric_are_told_and_not_run_again(plan, store):
     assert not made.to_run
     (note,) = made.notes
     assert note.startswith("some finished runs were not measured by f1@0.3, and are not run again")
+
+
+def test_pairs_of_tasks_are_ordinary_cells(home, tmp_path):
+    source, dataset = prepare(THREE_TASKS, home)
+    store = ResultStore(tmp_path)
+    flags = {"dataset": THREE_TASKS, "models": "mmoe", "seeds": 2, "balancers": "uwl"}
+    settings = read_grid(None, flags, ["task_weights.task-1=2", "experts=3"])
+    plan = make_plan(settings, source, dataset, store)
+    paired = with_pairs(plan, settings, source, dataset, store)
+    assert paired.cells[: len(plan.cells)] == plan.cells
+    added = [planned.cell for planned in paired.cells[len(plan.cells) :]]
+    assert len(added) == 3 * 2
+    assert "3 pairs of tasks alone, 6 cells" in paired.notes[-1]
+
+    # what a grid of the two tasks plans
+    pair = read_grid(
+        None,
+        flags | {"tasks": "task-1,task-2", "balancers": "uniform"},
+        ["task_weights.task-1=2", "experts=3"],
+    )
+    alone = make_plan(pair, source, dataset.select(("task-1", "task-2")), store)
+    keys = {planned.cell.key for planned in alone.cells if planned.cell.model == "mmoe"}
+    assert keys < {cell.key for cell in added}
+
+
+def test_two_tasks_are_a_pair_already(home, tmp_path):
+    data = THREE_TASKS.replace("tasks=3", "tasks=2")
+    source, dataset = prepare(data, home)
+    settings = read_grid(None, {"dataset": data, "models": "mmoe", "seeds": 2}, [])
+    plan = make_plan(settings, source, dataset, ResultStore(tmp_path))
+    paired = with_pairs(plan, settings, source, dataset, ResultStore(tmp_path))
+    assert paired.cells == plan.cells
+
+
+def test_too_many_pairs_are_refused(home, tmp_path):
+    source, dataset = prepare(THREE_TASKS, home)
+    settings = read_grid(None, {"dataset": THREE_TASKS, "models": "mmoe", "seeds": 200}, [])
+    plan = make_plan(settings, source, dataset, ResultStore(tmp_path))
+    with pytest.raises(UsageError, match="3 pairs, which are 600 cells"):
+        with_pairs(plan, settings, source, dataset, ResultStore(tmp_path))

@@ -1,0 +1,123 @@
+"""The pairs of a grid's tasks as further cells, from which a report reads what tasks gain."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import combinations
+
+from mtlkit.data.datasets._source import DatasetSource
+from mtlkit.data.splits import Dataset
+from mtlkit.errors import UsageError
+from mtlkit.grid.grid_settings import GridSettings
+from mtlkit.grid.methods import expand_wildcards
+from mtlkit.grid.plan import Plan, make_plan
+from mtlkit.registry import MODELS
+from mtlkit.settings import TrainingSettings, training_of_tasks
+from mtlkit.spec import parse_spec
+from mtlkit.store import ResultStore
+
+REFERENCE = "single-task"
+USUAL_MODEL = "shared-bottom"
+MAX_PAIR_CELLS = 500
+Pair = tuple[str, str]
+
+
+def with_pairs(
+    plan: Plan,
+    settings: GridSettings,
+    source: DatasetSource,
+    dataset: Dataset,
+    store: ResultStore,
+    *,
+    force: bool = False,
+    retry_failed: bool = False,
+) -> Plan:
+    """A plan with cells added: single-task on all tasks, and a multi-task model on each two alone.
+
+    The model is the first of the grid that shares parameters and applies to every pair, else
+    shared-bottom; with uniform weights. The cells are those that ``--tasks a,b`` would plan.
+
+    Args:
+        plan: Of the grid itself.
+        settings: Of the grid.
+        source: The source of the data set.
+        dataset: With the tasks of the grid.
+        store: Where finished cells are looked up.
+        force: As for :func:`make_plan`.
+        retry_failed: As for :func:`make_plan`.
+
+    Raises:
+        UsageError: There is a single task, runs start from another run, or there are too many
+            cells.
+    """
+    tasks = dataset.schema.task_names
+    pairs = list(combinations(tasks, 2))
+    count = len(pairs) * len(settings.seeds)
+    _check_pairs(settings, tasks, count)
+
+    # what a pair gains is told against single-task, whether or not the grid asked for it
+    model = _model_of(settings, dataset, pairs)
+    model_class = MODELS.load(parse_spec(model).name)
+    options = {
+        name: value
+        for name, value in settings.model.items()
+        if name in model_class.Options.model_fields
+    }
+    single = {"models": (REFERENCE,), "references": (), "balancers": ("uniform",), "balancer": {}}
+    of_single = MODELS.load(REFERENCE).Options.model_fields
+    single["model"] = {name: value for name, value in settings.model.items() if name in of_single}
+    paired = single | {"models": (model,), "model": options}
+    anew = {"force": force, "retry_failed": retry_failed}
+    plans = [
+        plan,
+        make_plan(settings.model_copy(update=single), source, dataset, store, **anew),
+    ]
+    for pair in pairs:
+        training = settings.training
+        if len(tasks) > 2:
+            values = training_of_tasks(training.model_dump(), pair)
+            training = TrainingSettings.model_validate(values)
+        if set(pair) <= set(training.auxiliary):
+            continue
+        update = paired | {"training": training}
+        grid = settings.model_copy(update=update)
+        plans.append(make_plan(grid, source, dataset.select(pair), store, **anew))
+
+    # a cell that the grid has anyway runs once
+    cells = {planned.cell.key: planned for added in plans for planned in added.cells}
+    note = (
+        f"--relations trains {model} on each of {len(pairs)} pairs of tasks alone, {count} cells; "
+        "the report says what tasks gain from each other"
+    )
+    return replace(plan, cells=list(cells.values()), notes=(*plan.notes, note))
+
+
+def _check_pairs(settings: GridSettings, tasks: tuple[str, ...], count: int) -> None:
+    if len(tasks) < 2:
+        raise UsageError(
+            f"--relations needs two tasks or more, and there is only {tasks[0]!r}.",
+            "mtlkit bench --relations, without --tasks",
+        )
+    if settings.execution.init_from is not None:
+        raise UsageError(
+            "--relations compares with single-task, which starts from no other run.",
+            "mtlkit bench --relations, without --init-from",
+        )
+    if count > MAX_PAIR_CELLS:
+        raise UsageError(
+            f"{len(tasks)} tasks have {count // len(settings.seeds):,} pairs, which are {count:,} "
+            f"cells; --relations runs at most {MAX_PAIR_CELLS}.",
+            f"mtlkit bench --relations --tasks {','.join(tasks[:8])} --seeds 3",
+        )
+
+
+def _model_of(settings: GridSettings, dataset: Dataset, pairs: list[Pair]) -> str:
+    """The first model of a grid that shares parameters and applies to each pair."""
+    schemas = [dataset.schema.select(pair) for pair in pairs]
+    for spec in expand_wildcards(settings.models, MODELS):
+        model_class = MODELS.load(spec.name)
+        if not model_class.shares_parameters:
+            continue
+        if not any(model_class.inapplicable(schema) for schema in schemas):
+            return str(spec)
+    return USUAL_MODEL
