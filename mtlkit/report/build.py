@@ -258,6 +258,8 @@ def _write_section(
         (out / metrics_file).write_text(rows_to_csv(csv_rows), encoding="utf-8")
     folded = [PageTable(found.table, (metrics_file,), found.heading) for found in by_metric]
 
+    # A damaged file of scores may have been met twice.
+    unreadable = (*probes.unreadable, *summary.noise.unreadable, *relations.unreadable)
     return Section(
         summary=summary,
         tables=tuple(tables),
@@ -265,7 +267,7 @@ def _write_section(
         verdicts=(*(verdicts.sentence for verdicts in judged), *relations.sentences),
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
-        unreadable=(*probes.unreadable, *summary.noise.unreadable, *relations.unreadable),
+        unreadable=tuple(dict.fromkeys(unreadable)),
         diagnosis=diagnosis,
     )
 
