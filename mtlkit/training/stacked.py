@@ -18,15 +18,12 @@ from mtlkit.errors import MtlkitError
 from mtlkit.models._types import Batch
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.result import FitResult
-from mtlkit.training.running_means import RunningMeans
 from mtlkit.training.seeding import seed_for
 from mtlkit.training.stacked_model import ModelStack, unflatten
 from mtlkit.training.stacked_step import CellStep, StackedStep
 from mtlkit.training.step import StepInfo
 from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.trainer import Trainer
-
-OPTIMISER_STATES = 2  # of adam, each as large as the parameters
 
 
 def refusal(trainer: Trainer) -> str | None:
@@ -84,7 +81,8 @@ class StackedTrainer:
             )
         self.optimizer = Optimizers(self.stack.module, self.settings, first.model.learning_rates())
         self._rates = self._relative_learning_rates()
-        self._start_windows()
+        shape = (3, len(self.trainers), len(first.tasks))
+        self._sums = torch.zeros(shape, device=first.device)  # of losses, weights and active steps
 
     def fit(self, on_point: Callable[[float], None] = lambda share: None) -> None:
         """Train all cells; ``results`` and ``errors`` say what has become of each.
@@ -112,7 +110,7 @@ class StackedTrainer:
                 trainer.steps = stop
                 trainer.timer.seconds["train_seconds"] += seconds
                 self._guard(cell, self._evaluate)
-            self._start_windows()
+            self._sums.zero_()
             done = stop
             on_point(stop / self.first.total_steps)
         for cell in self._training():
@@ -138,6 +136,8 @@ class StackedTrainer:
     def _evaluate(self, cell: int) -> None:
         """Score a cell, and end it where it has got no better for long."""
         trainer = self.trainers[cell]
+        sums = dict(zip(("loss", "weight", "count"), self._sums[:, cell], strict=True))
+        trainer.window.load_state_dict(sums)
         trainer._evaluate(trainer.steps)
         if trainer.evaluator.stalled():
             self._finish(cell)
@@ -217,7 +217,8 @@ class StackedTrainer:
             parameter = self.stack.parameters[name]
             grad = grad.contiguous()
             parameter.grad = grad if parameter.grad is None else parameter.grad + grad
-        self.window.add(step, decided)
+        counted = torch.stack([step.losses, decided, torch.ones_like(decided)])
+        self._sums += torch.where(step.active, counted, 0.0)
         for trainer in self.trainers:
             trainer.backward_passes += step.passes
         return steps
@@ -248,17 +249,23 @@ class StackedTrainer:
 
     # --- parameters
 
-    def _relative_learning_rates(self) -> list[tuple[list[Tensor], Tensor]]:
+    def _relative_learning_rates(self) -> list[tuple[Tensor, Tensor]]:
         """The parameters whose learning rate is not that of the first cell in all of them, each
-        group with the factors (K,) on it.
+        with the factors (K, 1, ...) on it.
         """
+        peaks: list[dict[int, float]] = [
+            {id(value): group["peak"] for group in groups for value in group["params"]}
+            for groups in (trainer.optimizer.param_groups for trainer in self.trainers)
+        ]
         rates = []
-        for number, group in enumerate(self.optimizer.param_groups):
-            peaks = [trainer.optimizer.param_groups[number]["peak"] for trainer in self.trainers]
-            factors = torch.tensor(peaks, dtype=torch.float64) / group["peak"]
+        for name, parameter in self.stack.parameters.items():
+            if not parameter.requires_grad:
+                continue
+            members = [trainer.model.get_parameter(name) for trainer in self.trainers]
+            of_cells = [peak[id(value)] for peak, value in zip(peaks, members, strict=True)]
+            factors = parameter.new_tensor(of_cells) / of_cells[0]
             if (factors != 1).any():
-                parameters = [parameter.detach() for parameter in group["params"]]
-                rates.append((parameters, factors.to(parameters[0])))
+                rates.append((parameter.detach(), _by_cell(factors, parameter)))
         return rates
 
     @torch.no_grad()
@@ -266,12 +273,10 @@ class StackedTrainer:
         """The step of the optimiser: proportional to its learning rate, whatever the rule."""
         for trainer in self.trainers:
             trainer.schedule.before_step()
-        before = [[value.clone() for value in values] for values, _ in self._rates]
+        before = [parameter.clone() for parameter, _ in self._rates]
         self.optimizer.step()
-        for (parameters, factors), starts in zip(self._rates, before, strict=True):
-            for parameter, start in zip(parameters, starts, strict=True):
-                factor = factors.view(-1, *[1] * (parameter.dim() - 1))
-                parameter.copy_(torch.lerp(start, parameter, factor.expand_as(parameter)))
+        for (parameter, factors), start in zip(self._rates, before, strict=True):
+            parameter.copy_(torch.lerp(start, parameter, factors.expand_as(parameter)))
         for trainer in self.trainers:
             trainer.schedule.after_step()
 
@@ -281,7 +286,7 @@ class StackedTrainer:
         norms = torch.stack([grad.flatten(1).norm(dim=1) for grad in grads]).norm(dim=0)  # (K,)
         factors = (max_norm / (norms + 1e-6)).clamp_max(1.0)
         for grad in grads:
-            grad.mul_(factors.view(-1, *[1] * (grad.dim() - 1)))
+            grad.mul_(_by_cell(factors, grad))
 
     # --- the start
 
@@ -301,15 +306,10 @@ class StackedTrainer:
             reason = str(error).strip().partition("\n")[0]
             raise ValueError(f"the model does not work in a stack: {reason}") from error
 
-    def _start_windows(self) -> None:
-        """Count losses and weights anew; the counters of each cell are views of those of all."""
-        tasks = len(self.first.tasks)
-        self.window = RunningMeans(len(self.trainers) * tasks, self.first.device)
-        for name in ("loss_sum", "weight_sum", "count"):
-            by_cell = getattr(self.window, name).view(-1, tasks)
-            setattr(self.window, name, by_cell)
-            for trainer, of_cell in zip(self.trainers, by_cell, strict=True):
-                setattr(trainer.window, name, of_cell)
+
+def _by_cell(values: Tensor, stacked: Tensor) -> Tensor:
+    """Values (K,) in a shape that multiplies a stacked tensor (K, ...)."""
+    return values.view(-1, *[1] * (stacked.dim() - 1))
 
 
 def _weights(trainer: Trainer, step: CellStep) -> Tensor:

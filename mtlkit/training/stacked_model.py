@@ -45,7 +45,7 @@ class ModelStack:
         self.generators = list(generators)
         self.precision = precision
         self.module = copy.deepcopy(models[0]).train()
-        self.parameters = dict(self.module.named_parameters())
+        self.parameters: dict[str, Tensor] = dict(self.module.named_parameters())
         self.buffers: dict[str, Tensor] = {}  # statistics of batches; what is not one, all share
         self.device = next(iter(self.parameters.values())).device
         self._cells = torch.arange(len(models), device=self.device)

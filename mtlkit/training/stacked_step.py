@@ -22,7 +22,7 @@ from mtlkit.training.sliced_parameter import (
     without_none,
 )
 from mtlkit.training.step import StepInfo
-from mtlkit.training.task_gradients import gramian_of, one_pass_per_task, weighted_gradient
+from mtlkit.training.task_gradients import gramian_of, one_pass_per_task
 
 
 class StackedStep:
@@ -82,9 +82,9 @@ class StackedStep:
     def grad_norms(self) -> Tensor:
         """(K, T) gradient norms of each cell over the last shared weight."""
         last = self.sharing.last
-        if self._norms is None and last is None:
-            self._norms = torch.zeros_like(self.losses)
-        elif self._norms is None and last is not None:
+        if last is None:  # the tasks share no weight
+            return torch.zeros_like(self.losses)
+        if self._norms is None:
             # one parameter is asked for, so the passes end there
             self.passes += self.losses.shape[1]
             (stacked,) = (sliced for sliced in self.stacked if sliced.name == last.name)
@@ -112,29 +112,32 @@ class StackedStep:
             total = (weights * self.task_losses).sum()
             return without_none(self.stacked, differentiate(total, tensors_of(self.stacked)))
 
-        sums = {}
-        for sliced in self.sharing.parameters:
-            grads = self.task_gradients()[sliced.name]
-            if any(grad is not None for grad in grads):
-                sums[sliced.name] = _weighted(sliced, grads, weights, private_weights)
-        return sums
+        by_task = self.task_gradients()
+        sums = [
+            _weighted(sliced, by_task[sliced.name], weights, private_weights)
+            for sliced in self.sharing.parameters
+        ]
+        return without_none(self.sharing.parameters, sums)
 
 
 def _weighted(
     sliced: SlicedParameter,
-    grads: list[Tensor | None],
+    grads: Sequence[Tensor | None],
     weights: Tensor,
     private_weights: Tensor | None,
-) -> Tensor:
-    """A parameter's gradient (K, ...) from those of the tasks."""
+) -> Tensor | None:
+    """As ``task_gradients.weighted_gradient``, with weights (K, T) and gradients (K, ...)."""
+    by_slice = weights[:, :, None]  # (K, T, 1)
+    if private_weights is not None and not sliced.all_shared:
+        by_slice = torch.where(sliced.shared, by_slice, private_weights[:, :, None])  # (K, T, S)
 
-    def of_one(
-        task_grads: Sequence[Tensor | None], shared: Tensor, private: Tensor | None
-    ) -> Tensor | None:
-        return weighted_gradient(sliced, task_grads, shared, private)
-
-    axes = (_axes(grads), 0, None if private_weights is None else 0)
-    return torch.vmap(of_one, in_dims=axes)(grads, weights, private_weights)
+    total: Tensor | None = None
+    for task, grad in enumerate(grads):
+        if grad is None:
+            continue
+        factor = torch.vmap(sliced.expand)(by_slice[:, task].to(grad))
+        total = grad * factor if total is None else total.addcmul_(grad, factor)
+    return total
 
 
 def _axes(grads: Sequence[Tensor | None]) -> list[int | None]:
