@@ -387,6 +387,13 @@ class ExecutionSettings(Settings):
         le=64,
         description="share of a GPU that Ray gives a cell; default: that of a slot",
     )
+    stack: Annotated[int, Field(gt=0, le=1024)] | Literal["auto"] = Field(
+        "auto",
+        description=(
+            "most cells of one shape that are trained as one program; auto: 1 on a CPU, and as "
+            "many as the memory of a GPU holds"
+        ),
+    )
     threads: int = Field(
         1,
         gt=0,

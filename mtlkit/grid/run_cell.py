@@ -30,6 +30,7 @@ from mtlkit.records import Cell, Failure, RunRecord, Status
 from mtlkit.registry import BALANCERS, LOSSES, MODELS, error_of_plugin
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.store import CHECKPOINT, ResultStore
+from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.result import DivergedError, FitResult
@@ -90,10 +91,22 @@ def run_cell(
         compiled = compile_model(trainer)
         result = trainer.fit(on_progress, checkpoints)
     except (Exception, SystemExit) as error:  # a plugin may call sys.exit
-        return failure(cell, error, _environment(cell, execution, device, started, compiled))
+        return failure(cell, error, environment_of(cell, execution, device, started, compiled))
 
-    encoders = _encoders(dataset, result) if result.weights else ""
     result.cost["peak_memory_bytes"] = peak_memory(device)
+    environment = environment_of(cell, execution, device, started, compiled)
+    return success(cell, dataset, result, environment, execution.keep_checkpoints)
+
+
+def success(
+    cell: Cell,
+    dataset: Dataset,
+    result: FitResult,
+    environment: dict[str, Any],
+    keep_checkpoint: bool = False,
+) -> Outcome:
+    """The outcome of a cell that was trained."""
+    encoders = _encoders(dataset, result) if result.weights else ""
     record = RunRecord(
         key=cell.key,
         group=cell.group,
@@ -105,12 +118,12 @@ def run_cell(
         curve=result.curve,
         timing=result.timing,
         cost=result.cost,
-        environment=_environment(cell, execution, device, started, compiled),
+        environment=environment,
         warnings=result.warnings,
     )
     arrays = {"probes": result.probes, "scores": result.scores, "weights": result.weights}
     kept_arrays = {stem: named_arrays for stem, named_arrays in arrays.items() if named_arrays}
-    return Outcome(record, kept_arrays, _log(result), encoders, execution.keep_checkpoints)
+    return Outcome(record, kept_arrays, _log(result), encoders, keep_checkpoint)
 
 
 def failure(
@@ -177,9 +190,13 @@ def load_planned_dataset(cell: Cell, home: Path) -> Dataset:
 
 
 def build_trainer(
-    cell: Cell, dataset: Dataset, execution: ExecutionSettings, device: torch.device
+    cell: Cell,
+    dataset: Dataset,
+    execution: ExecutionSettings,
+    device: torch.device,
+    splits: dict[str, DeviceSplit] | None = None,
 ) -> Trainer:
-    """A trainer with a freshly initialised model."""
+    """A trainer with a freshly initialised model, and its splits if they are on the device."""
     resolved = cell.resolved
     model_class = MODELS.load_planned(resolved["model"])
     model_options = model_class.Options.model_validate(resolved["model"]["options"])
@@ -194,7 +211,7 @@ def build_trainer(
     settings = TrainingSettings.model_validate(resolved["training"])
     warm = warm_start(settings, execution)
     setup = TrainingSetup(settings, execution, cell.seed, device, warm)
-    return Trainer(model, balancer, dataset, setup)
+    return Trainer(model, balancer, dataset, setup, splits)
 
 
 def start_or_resume(build: Callable[[], Trainer], checkpoints: Checkpoints | None) -> Trainer:
@@ -295,12 +312,12 @@ def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]
     return described
 
 
-def _environment(
+def environment_of(
     cell: Cell,
     execution: ExecutionSettings,
     device: torch.device,
     started: datetime,
-    compiled: CompiledForward | None,
+    compiled: CompiledForward | None = None,
 ) -> dict[str, Any]:
     """The machine, whether the forward pass was compiled there, and how the cell was run."""
     plugins = [Path(name) for name in cell.plugin_files]

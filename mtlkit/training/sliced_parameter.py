@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 
 class SlicedParameter:
@@ -34,7 +34,7 @@ class SlicedParameter:
     def __init__(
         self,
         name: str,
-        parameter: nn.Parameter,
+        parameter: Tensor,
         reached_by: Tensor,
         axis: int | None,
         sparse: bool = False,

@@ -55,16 +55,15 @@ class BatchStream:
         return self
 
     def __next__(self) -> Batch:
-        rows = self._next_rows()
-        return self.split.take(rows, None if self._weights is None else self._weights[rows])
+        return self.split.take(*self.next_rows())
 
-    def _next_rows(self) -> Tensor:
-        """The row numbers (B,) of the next batch."""
+    def next_rows(self) -> tuple[Tensor, Tensor | None]:
+        """The row numbers (B,) of the next batch, and the factors (B,) on their weights, if any."""
         rows = next(self._rows)
         if self.with_seeds:
             self.seed = int(torch.randint(2**62, (), generator=self.random))
         self.taken += 1
-        return rows
+        return rows, None if self._weights is None else self._weights[rows]
 
     def state_dict(self) -> dict[str, int]:
         """The number of batches taken."""
@@ -73,4 +72,4 @@ class BatchStream:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Pass over as many batches as were taken, without gathering their rows."""
         while self.taken < state["taken"]:
-            self._next_rows()
+            self.next_rows()

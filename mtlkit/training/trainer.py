@@ -58,6 +58,7 @@ class Trainer:
         balancer: The balancer, or None when the tasks share no parameter.
         dataset: Packed splits.
         setup: Settings, seed, device and initial weights.
+        splits: Its splits on the device, if they are there already.
 
     Attributes:
         steps: Optimiser steps done.
@@ -74,6 +75,7 @@ class Trainer:
         balancer: Balancer | None,
         dataset: Dataset,
         setup: TrainingSetup,
+        splits: dict[str, DeviceSplit] | None = None,
     ) -> None:
         settings = setup.settings
         self.settings = settings
@@ -86,7 +88,7 @@ class Trainer:
 
         # The data, on the device if there is room.
         loss_groups = group_names(self.schema.tasks)
-        self.splits = {
+        self.splits = splits or {
             name: DeviceSplit.load(dataset.splits[name], self.device, loss_groups)
             for name in SPLITS
         }

@@ -18,6 +18,8 @@ def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) ->
         MissingError: A device, or what the engine needs, is not there.
     """
     if execution.engine == "ray":
+        if execution.stack not in ("auto", 1):
+            raise UsageError("The engine ray runs cells one by one.", "--set stack=1")
         from mtlkit.grid.engines.ray import RayEngine
 
         return RayEngine(store, home, execution)

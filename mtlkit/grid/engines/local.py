@@ -102,8 +102,13 @@ class LocalEngine:
         Raises:
             MissingError: Results cannot be written, for longer than the settings allow.
         """
-        assignments = [Assignment(cell) for cell in cells]
-        slots = self.slots(len(cells))
+        from mtlkit.grid.stacking import stacks
+
+        found, note = stacks(cells, self.execution, self._on_cpu())
+        if note:
+            tell(note)
+        assignments = [Assignment(first, others=tuple(others)) for first, *others in found]
+        slots = self.slots(len(assignments))
         while assignments and not self.stopping:
             pool = _Pool(self, progress, tell)
             yield from pool.run(assignments, slots)
@@ -181,13 +186,16 @@ class _Pool:
             assignment = self.waiting.popleft()
             record = self.store.get(assignment.cell)
             if record is not None and record.ok:
+                left = assignment.without(record.key)
+                if left is not None:
+                    self.waiting.appendleft(left)
                 assignment = None
                 yield record
         if assignment is None:
             return
         worker.assignment = assignment
         worker.taken_up = None
-        self.progress(worker.assignment.cell, 0.0)
+        self._tell_progress(worker, 0.0)
         try:
             worker.pipe.send(worker.assignment)
         except OSError:
@@ -250,19 +258,32 @@ class _Pool:
 
             # the first report says that the worker took up the cell: from now on its time counts
             worker.taken_up = worker.taken_up or time.monotonic()
-            self.progress(worker.assignment.cell, report)
+            self._tell_progress(worker, report)
 
+        # a stack may take as long as its cells together
         limit = self.execution.timeout
-        if worker.has_run_longer_than(limit):
+        count = len(worker.assignment.cells)
+        if limit is not None and worker.has_run_longer_than(limit * count):
             worker.process.kill()
+            if count > 1:
+                self._run_apart(worker, f"took longer than {limit * count:g} seconds")
+                return None
             message = f"the cell took longer than {limit:g} seconds"
             return self._give_up(worker, "Timeout", message)
         return None
 
+    def _tell_progress(self, worker: Worker, share: float) -> None:
+        """Tell how far the cells of a worker are."""
+        assert worker.assignment is not None
+        for cell in worker.assignment.cells:
+            self.progress(cell, share)
+
     def _finish(self, worker: Worker, report: Finished) -> RunRecord:
         """Take note that a cell is stored."""
         had_to_wait = worker.unwritten_since is not None
-        worker.assignment = worker.unwritten_since = None
+        worker.unwritten_since = None
+        if worker.assignment is not None:
+            worker.assignment = worker.assignment.without(report.record.key)
         worker.leaves = report.leaves
         if had_to_wait and not self._waiting_for_room():
             self.tell(f"Results can be written to {self.store.root} again.")
@@ -278,6 +299,9 @@ class _Pool:
         assert assignment is not None
         worker.process.join(GRACE)
         end = worker.describe_end()
+        if assignment.others:
+            self._run_apart(worker, end)
+            return None
         if worker.was_killed() and assignment.attempts <= self.execution.retries:
             self.tell(f"The process of {assignment.cell.label} {end}. It will run again, alone.")
             self.killed.append(assignment.again(end))
@@ -286,6 +310,15 @@ class _Pool:
             return None
         times = f" at attempt {assignment.attempts}" if assignment.lost else ""
         return self._give_up(worker, "WorkerDied", f"the process of this cell {end}{times}")
+
+    def _run_apart(self, worker: Worker, end: str) -> None:
+        """Have the cells of a stack that was lost run again, each by itself."""
+        assert worker.assignment is not None
+        cells = worker.assignment.cells
+        self.tell(f"The process of a stack of {len(cells)} cells {end}. They will run one by one.")
+        self.killed += [Assignment(cell).again(end) for cell in cells]
+        worker.assignment = None
+        worker.leaves = True
 
     def _give_up(self, worker: Worker, error_type: str, message: str) -> RunRecord | None:
         """Record that a cell gave no numbers for a reason outside of it."""

@@ -32,15 +32,26 @@ LONGEST_PAUSE = 30.0
 
 @dataclass(frozen=True)
 class Assignment:
-    """A cell to run.
+    """A cell to run, or a stack of cells.
 
     Args:
-        cell: The cell.
+        cell: The cell, or the first of the stack.
         lost: How the process of each earlier attempt ended, in words.
+        others: The other cells of the stack.
     """
 
     cell: Cell
     lost: tuple[str, ...] = ()
+    others: tuple[Cell, ...] = ()
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [self.cell, *self.others]
+
+    def without(self, key: str) -> Assignment | None:
+        """The cells that are left when one of them is over."""
+        left = [cell for cell in self.cells if cell.key != key]
+        return replace(self, cell=left[0], others=tuple(left[1:])) if left else None
 
     @property
     def attempts(self) -> int:
@@ -64,7 +75,7 @@ class Finished:
 
     Args:
         record: Its record.
-        leaves: Whether the worker ends now.
+        leaves: Whether the worker ends after the last cell of its assignment.
     """
 
     record: RunRecord
@@ -94,6 +105,7 @@ def work(
 
     from mtlkit.grid.global_state import GlobalState, same_start
     from mtlkit.grid.run_cell import failure, run_cell
+    from mtlkit.grid.stacking import run_stack
 
     torch.set_num_threads(execution.threads)
     store = ResultStore(results)
@@ -113,18 +125,22 @@ def work(
         broken = False
         with same_start():
             try:
-                outcome = run_cell(cell, home, execution, tell, store.folder(cell))
+                if assignment.others:
+                    outcomes = list(run_stack(assignment.cells, home, execution, tell))
+                else:
+                    outcomes = [run_cell(cell, home, execution, tell, store.folder(cell))]
             except BaseException as error:  # a plugin may raise what is no Exception
-                outcome = failure(cell, error)
+                outcomes = [failure(lost_cell, error) for lost_cell in assignment.cells]
                 broken = True
 
         # what the cell left behind
         changes = clean_state.changes()
-        leaves = broken or bool(changes) or uses_plugin(cell) or _may_have_lost_gpu(outcome)
-        outcome.record = with_history(outcome.record, assignment, changes)
-
-        outcome = _store(store, outcome, pipe)
-        _send(pipe, Finished(outcome.record, leaves))
+        leaves = broken or bool(changes) or uses_plugin(cell)
+        leaves = leaves or any(map(_may_have_lost_gpu, outcomes))
+        for outcome in outcomes:
+            outcome.record = with_history(outcome.record, assignment, changes)
+            outcome = _store(store, outcome, pipe)
+            _send(pipe, Finished(outcome.record, leaves))
         if leaves:
             return
 

@@ -1,0 +1,114 @@
+"""Which cells of a grid are stacked, and that their records are those of separate cells."""
+
+import os
+import signal
+
+import pytest
+
+from mtlkit.data.sources import prepare
+from mtlkit.errors import UsageError
+from mtlkit.grid.engines import make_engine
+from mtlkit.grid.grid_settings import read_grid
+from mtlkit.grid.plan import make_plan
+from mtlkit.grid.stacking import stacks
+from mtlkit.settings import ExecutionSettings
+from mtlkit.store import ResultStore
+from tests.conftest import DATA
+from tests.grid.grids import run
+
+
+def cells_of(home, store, balancers, seeds=1, model="shared-bottom[bottom=4]", more=()):
+    flags = {
+        "dataset": DATA,
+        "models": model,
+        "balancers": balancers,
+        "references": [],
+        "seeds": seeds,
+    }
+    settings = read_grid(None, flags, ["epochs=1", "batch_size=50", *more])
+    return make_plan(settings, *prepare(DATA, home), store).to_run
+
+
+def sizes(cells, on_cpu=True, **execution):
+    found, note = stacks(cells, ExecutionSettings(**execution), on_cpu)
+    assert sorted(cell.key for members in found for cell in members) == sorted(
+        cell.key for cell in cells
+    )
+    return [len(members) for members in found], note
+
+
+@pytest.fixture
+def store(tmp_path):
+    return ResultStore(tmp_path / "results")
+
+
+def test_a_sweep_under_five_seeds_is_one_stack(home, store):
+    cells = cells_of(home, store, ["scalarization[n=9]"], seeds=5)
+    assert sizes(cells, stack=64)[0] == [45]
+    assert sizes(cells, stack=20)[0] == [20, 20, 5]
+    assert sizes(cells, on_cpu=False)[0] == [45]
+    assert sizes(cells)[0] == [1] * 45, "on a CPU only where it is asked for"
+
+
+def test_kinds_of_balancers_are_stacks_of_their_own(home, store):
+    cells = cells_of(home, store, ["uwl", "pcgrad", "dwa", "upgrad", "gradnorm", "graddrop"])
+    assert sizes(cells, stack=8)[0] == [2, 2, 1, 1]
+
+
+def test_what_keeps_single_cells_is_said(home, store):
+    cells = cells_of(home, store, ["uwl", "dwa"])
+    assert sizes(cells, stack=2, checkpoint_every="10m") == (
+        [1, 1],
+        "Cells are not stacked: checkpoint_every keeps the state of single cells.",
+    )
+    assert "compile" in sizes(cells, stack=2, compile="on")[1]
+    assert sizes(cells, compile="on")[1] == ""
+    with pytest.raises(UsageError, match="one by one"):
+        make_engine(store, home, ExecutionSettings(engine="ray", stack=4))
+
+
+def test_records_are_those_of_separate_cells(home, tmp_path):
+    results = []
+    for name, execution in (("alone", {}), ("stacked", {"stack": 4})):
+        store = ResultStore(tmp_path / name)
+        cells = cells_of(home, store, ["uwl", "dwa"], seeds=2, model="mmoe[experts=3,hidden=5]")
+        run(cells, home, store, **execution)
+        results.append([store.get(cell) for cell in cells])
+    for alone, stacked in zip(*results, strict=True):
+        assert stacked.ok
+        assert stacked.key == alone.key
+        assert stacked.environment["stacked"] == 4
+        assert "stacked" not in alone.environment
+        assert stacked.warnings == alone.warnings
+        assert stacked.best.keys() == alone.best.keys()
+        for score, values in alone.metrics["test"].items():
+            assert stacked.metrics["test"][score]["auc"] == pytest.approx(values["auc"], abs=1e-4)
+
+
+def test_cells_that_cannot_be_stacked_run_one_by_one(home, store):
+    cells = cells_of(home, store, ["pcgrad", "upgrad"], more=["scope=representation"])
+    records = run(cells, home, store, stack=2)
+    assert len(records) == 2
+    for record in records.values():
+        assert record.ok
+        assert any("not stacked: with scope=" in warning for warning in record.warnings)
+
+
+def test_a_stack_whose_process_is_killed_runs_again_cell_by_cell(home, store, monkeypatch):
+    cells = cells_of(home, store, ["uwl", "dwa"])
+    engine = make_engine(store, home, ExecutionSettings(device="cpu", jobs=1, stack=2))
+    start, started, said = engine.start, [], []
+
+    def start_and_kill_the_first(device):
+        worker = start(device)
+        if not started:
+            os.kill(worker.process.pid, signal.SIGKILL)
+        started.append(worker)
+        return worker
+
+    monkeypatch.setattr(engine, "start", start_and_kill_the_first)
+    records = list(engine.run(cells, tell=said.append))
+    assert [record.ok for record in records] == [True, True]
+    assert "The process of a stack of 2 cells was" in said[0]
+    assert all(record.attempts == 2 for record in records)
+    assert all("stacked" not in record.environment for record in records)
