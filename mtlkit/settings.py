@@ -388,7 +388,7 @@ class ExecutionSettings(Settings):
         description="share of a GPU that Ray gives a cell; default: that of a slot",
     )
     stack: Annotated[int, Field(gt=0, le=1024)] | Literal["auto"] = Field(
-        "auto",
+        1,
         description=(
             "most cells of one shape that are trained as one program; auto: 1 on a CPU, and as "
             "many as the memory of a GPU holds"

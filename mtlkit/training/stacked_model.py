@@ -112,7 +112,8 @@ class _LossesOf(nn.Module):
             output = self.model(batch)
         objectives = self.model.objectives(output, batch)
         losses = owner_losses(objectives, tasks)
-        return torch.stack(losses), owner_active(objectives, tasks, device)
+        all_active = torch.ones(len(tasks), dtype=torch.bool, device=device)
+        return torch.stack(losses), owner_active(objectives, tasks, all_active)
 
 
 def _stack_in_place(tensors: Sequence[Tensor]) -> Tensor:

@@ -46,7 +46,7 @@ def test_a_sweep_under_five_seeds_is_one_stack(home, store):
     cells = cells_of(home, store, ["scalarization[n=9]"], seeds=5)
     assert sizes(cells, stack=64)[0] == [45]
     assert sizes(cells, stack=20)[0] == [20, 20, 5]
-    assert sizes(cells, on_cpu=False)[0] == [45]
+    assert sizes(cells, stack="auto", on_cpu=False)[0] == [45]
     assert sizes(cells)[0] == [1] * 45, "on a CPU only where it is asked for"
 
 
