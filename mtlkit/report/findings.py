@@ -159,7 +159,7 @@ def findings_table(summary: Summary, found: Sequence[Finding]) -> Table:
     """The findings of a block as a table."""
     rows = [tuple(map(TableCell, asdict(finding).values())) for finding in found]
     title = f"{summary.block.label}: findings"
-    return Table(title, ("finding", "evidence", "to type"), tuple(rows), ())
+    return Table(title, ("finding", "evidence", "to type"), tuple(rows), (), texts=("to type",))
 
 
 @dataclass(frozen=True)

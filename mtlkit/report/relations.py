@@ -22,7 +22,7 @@ from mtlkit.report.frame import Frames
 from mtlkit.report.probe_frames import Probes, load_probes, mean_over
 from mtlkit.report.statistics import TINY, Interval, t_interval
 from mtlkit.report.summary import SPLIT, Summary, task_values
-from mtlkit.report.tables import NA, Table, TableCell, fixed, spread
+from mtlkit.report.tables import NA, Table, TableCell, csv_block, fixed, spread
 from mtlkit.settings import training_of_tasks
 from mtlkit.store import ResultStore, Unreadable
 
@@ -521,16 +521,13 @@ def relation_table(block: Block, relations: Relations) -> Table:
         tuple(columns[index] for index in kept),
         tuple(tuple(cells[index] for index in kept) for cells in rows),
         (*more, *NOTES),
+        texts=("verdict", "evidence"),
     )
 
 
 def relation_rows(block: Block, relations: Relations) -> list[dict[str, object]]:
     """All pairs as plain values, empty where unknown."""
-    key = {
-        "dataset": block.name,
-        "protocol": block.protocol or "",
-        "simulated": "yes" if block.simulated else "no",
-    }
+    key = csv_block(block)
     return [
         key
         | {
