@@ -166,7 +166,9 @@ def _clusters(stored: dict[str, np.ndarray], rows: int) -> np.ndarray | None:
     for name in GROUPS:
         codes = stored.get(f"group/{name}")
         if codes is not None and len(codes) == rows:
-            return np.unique(codes, return_inverse=True)[1]
+            # a row of no known group stands alone
+            distinct = np.where(codes < 0, -1 - np.arange(rows), codes)
+            return np.unique(distinct, return_inverse=True)[1]
     return None
 
 

@@ -412,6 +412,16 @@ def test_stored_scores_give_the_error_of_a_difference(store):
     assert mmoe.delta["income"].half != pytest.approx(seeds_alone.half)
 
 
+def test_rows_of_no_known_user_stand_alone(store):
+    for _, folder in list(store.scan()):
+        arrays = dict(np.load(folder / "scores.npz"))
+        arrays["group/user"][:30] = -1  # of ten users
+        np.savez(folder / "scores.npz", **arrays)
+    _, _, noise = noise_of(store)
+    sizes = np.bincount(noise.clusters)
+    assert sorted(sizes) == [1] * 30 + [3] * 90
+
+
 def test_scores_that_do_not_give_the_recorded_number_are_left_out(store):
     """As those of another run would."""
     for made, folder in list(store.scan()):
