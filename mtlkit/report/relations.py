@@ -21,10 +21,11 @@ from mtlkit.report.experts import levels_of, overlap, shares
 from mtlkit.report.frame import Frames
 from mtlkit.report.probe_frames import Probes, load_probes, mean_over
 from mtlkit.report.statistics import TINY, Interval, is_useful, t_interval
+from mtlkit.report.stored_scores import read_scores
 from mtlkit.report.summary import SPLIT, Summary, task_values
 from mtlkit.report.tables import NA, Table, TableCell, csv_block, csv_number, fixed, spread
 from mtlkit.settings import training_of_tasks
-from mtlkit.store import ResultStore, Unreadable
+from mtlkit.store import Unreadable
 
 MOST_TASKS = 40
 """With more, there are too many pairs for a table."""
@@ -327,8 +328,7 @@ def _stored_scores(
         stored = []
         for folder in folders[:MOST_RUNS]:
             try:
-                scores = ResultStore.arrays(folder, "scores")
-                _check_rows(scores)
+                scores = read_scores(folder)
             except UnreadableError as error:
                 unreadable.append(Unreadable(folder / "scores.npz", str(error)))
                 continue
@@ -337,22 +337,6 @@ def _stored_scores(
         if stored:
             return stored
     return []
-
-
-def _check_rows(scores: dict[str, np.ndarray]) -> None:
-    """Raise an :class:`UnreadableError` unless labels, masks and scores are of the same rows."""
-    rows = {
-        array.shape[:1]
-        for name, array in scores.items()
-        if name.startswith(("score/", "label/", "observed/"))
-    }
-    numbers = all(
-        array.dtype.kind in "fiub" and (array.ndim == 1 or name.startswith("score/"))
-        for name, array in scores.items()
-        if name.startswith(("score/", "label/", "observed/"))
-    )
-    if len(rows) > 1 or not numbers:
-        raise UnreadableError("labels and scores are not of the same rows")
 
 
 def _rank_correlation(scores: dict[str, np.ndarray], pair: Pair) -> float:
