@@ -246,7 +246,8 @@ class Registry:
         """The file of an entry of the package itself."""
         file = self.path / f"{name.replace('-', '_')}.py"
         is_entry = not file.stem.startswith("_") and _name(file) == name
-        return file if is_entry and file.exists() else None
+        # unlike Path.exists, this is False for a name that is too long for a file
+        return file if is_entry and os.path.exists(file) else None  # noqa: PTH110
 
     def _source_file(self, name: str) -> Path | None:
         """The file of any entry; None where there is none."""

@@ -99,16 +99,20 @@ def advise(
 
 def _facts_line(facts: Facts) -> str:
     """What the advice rests on."""
+    from mtlkit.report.tables import fixed
+
+    sharing, gates = (fixed(gain, 2, sign=True) for gain in (facts.sharing, facts.gates))
     return (
         f"{facts.rows:,} training rows, {facts.tasks} tasks of {facts.kinds} kinds, correlation of "
-        f"labels at most {facts.correlation:.2f}; in the probe, on validation: shared-bottom "
-        f"{facts.sharing:+.2f} points of Δm beside single-task, mmoe {facts.gates:+.2f} beside "
-        f"shared-bottom, gradients conflict at {facts.conflict:.0%} of points.\n"
+        f"labels at most {fixed(facts.correlation, 2)}; in the probe, on validation: shared-bottom "
+        f"{sharing} points of Δm beside single-task, mmoe {gates} beside shared-bottom, gradients "
+        f"conflict at {fixed(100 * facts.conflict, 0)} % of points.\n"
     )
 
 
 def facts_of(data: Dataset) -> Facts:
     """What is known of a data set before anything was trained."""
+    import numpy as np
     import pandas as pd
 
     from mtlkit.report.advice import Facts
@@ -117,7 +121,7 @@ def facts_of(data: Dataset) -> Facts:
     step = -(-len(train) // SAMPLE)
     labels = pd.DataFrame(train.labels[::step]).where(train.observed[::step])
     correlations = labels.corr(min_periods=2).abs().to_numpy(copy=True)
-    correlations[range(len(schema.tasks)), range(len(schema.tasks))] = 0
+    np.fill_diagonal(correlations, np.nan)
     largest = pd.Series(correlations.ravel()).max()
     kinds = {task.kind for task in schema.tasks}
     return Facts(len(train), len(schema.tasks), len(kinds), bool(schema.funnel), float(largest))

@@ -25,9 +25,11 @@ def diagnose(
 
     frames = open_results(results)
     rows = []
+    unreadable = [*frames.unreadable]
     for block in frames.blocks:
         summary, probes = summarise(frames, block), load_probes(frames, block)
         found = find(frames, summary, probes.by_group, results)
+        unreadable += [*probes.unreadable, *summary.noise.unreadable]
         rows += [{"dataset": block.label, **asdict(finding)} for finding in found]
         if json:
             continue
@@ -40,7 +42,7 @@ def diagnose(
         for warning in summary.warnings:
             if warning not in said:
                 typer.echo(f"note: {warning}\n")
-    for left_out in frames.unreadable:
+    for left_out in unreadable:
         typer.echo(f"warning: could not be read: {left_out}", err=True)
     if json:
         typer.echo(json_module.dumps(rows, indent=1))

@@ -10,8 +10,6 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from mtlkit.report.frame import Frames
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.summary import summarise
@@ -54,14 +52,13 @@ class Facts:
         summary = summarise(replace(frames, metrics=validation), block)
         gains = {row.group.resolved["model"]["name"]: 100 * row.gain.mean for row in summary.rows}
         shared, gated = (gains.get(model, math.nan) for model in PROBED)
-        conflicts = [math.nan]
-        for probes in load_probes(frames, block).by_group.values():
-            one, other = np.triu_indices(len(probes.tasks), 1)
-            cosines = probes.cosine[:, :, 0, one, other]  # (S, P, pairs)
-            conflicts += list((cosines < 0).mean(axis=(0, 1)))
-        return replace(
-            self, sharing=shared, gates=gated - shared, conflict=float(np.nanmax(conflicts))
-        )
+        conflicts = [
+            float(probes.conflicts[0].max())
+            for probes in load_probes(frames, block).by_group.values()
+            if probes.has_cosines
+        ]
+        conflict = max(conflicts, default=math.nan)
+        return replace(self, sharing=shared, gates=gated - shared, conflict=conflict)
 
 
 @dataclass(frozen=True)

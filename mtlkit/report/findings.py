@@ -159,7 +159,8 @@ def findings_table(summary: Summary, found: Sequence[Finding]) -> Table:
     """The findings of a block as a table."""
     rows = [tuple(map(TableCell, asdict(finding).values())) for finding in found]
     title = f"{summary.block.label}: findings"
-    return Table(title, ("finding", "evidence", "to type"), tuple(rows), (), texts=("to type",))
+    columns = ("finding", "evidence", "to type")
+    return Table(title, columns, tuple(rows), summary.block.budget, texts=("to type",))
 
 
 @dataclass(frozen=True)
@@ -237,10 +238,10 @@ def starving_task(seen: Evidence, row: Row) -> Case | None:
     """A task on which a row is hardly better than a useless model, while another row is."""
     summary = seen.summary
     for task in summary.block.comparable:
-        best = summary.row(summary.best[task.name]).metric[task.name] if summary.best else None
         mean, counts = row.metric[task.name], summary.counts[task.name]
-        if best is None or not mean.known or counts[0] < FEW_POSITIVES:
+        if not mean.known or counts[0] < FEW_POSITIVES:
             continue
+        best = summary.row(summary.best[task.name]).metric[task.name]
         if not (task.reading.higher_is_better and is_useful(best, task.reading, *counts)):
             continue
         if recovered(mean.mean, best.mean, task.reading) < STARVED:
@@ -269,16 +270,16 @@ def gradient_conflict(seen: Evidence, row: Row) -> Case | None:
     probes = seen.probes.get(row.group.id)
     if probes is None or not probes.has_cosines:
         return None
-    one, other = np.triu_indices(len(probes.tasks), 1)
-    cosines = probes.cosine[..., one, other]  # (S, P, K, pairs)
-    known = np.isfinite(cosines).sum(axis=(0, 1))
-    rates = (cosines < 0).sum(axis=(0, 1)) / np.maximum(known, 1)  # (K, pairs)
+    rates = probes.conflicts  # (K, pairs)
     pair = int(rates[0].argmax())
     rate = float(rates[0, pair])
-    mean = float(np.nanmean(cosines[:, :, 0, pair]))
-    if rate <= CONFLICT or mean >= 0:
+    one, other = (tasks[pair] for tasks in np.triu_indices(len(probes.tasks), 1))
+    if rate <= CONFLICT:
         return None
-    names = f"{probes.tasks[one[pair]]} and {probes.tasks[other[pair]]}"
+    mean = float(np.nanmean(probes.cosine[:, :, 0, one, other]))
+    if mean >= 0:
+        return None
+    names = f"{probes.tasks[one]} and {probes.tasks[other]}"
     module = int(rates[1:, pair].argmax()) + 1 if len(rates) > 1 else 0
     where = f"{probes.modules[module]} {rates[module, pair]:.0%}"
     return rate, f"{names} {rate:.0%}, mean cosine {fixed(mean, 3)}, most in {where}"
@@ -319,9 +320,11 @@ def overfitting(seen: Evidence, row: Row) -> Case | None:
 
     def rise(curve: Curve, task: str) -> float:
         loss, train = curve.loss[task], curve.train_loss.get(task)
-        least = np.nanmin(loss, initial=math.inf)
-        falls = train is None or train[-1] < train[int(np.nanargmin(loss))]
-        return loss[-1] / least - 1 if 0 < least < math.inf and falls else 0.0
+        if np.isnan(loss).all():
+            return 0.0
+        lowest = int(np.nanargmin(loss))
+        falls = train is None or train[-1] < train[lowest]
+        return loss[-1] / loss[lowest] - 1 if 0 < loss[lowest] < math.inf and falls else 0.0
 
     return _worst_task(seen.curves(row), rise, OVERFIT)
 

@@ -88,6 +88,16 @@ class Probes:
         """Whether there are two tasks or more, and some cosine between them is defined."""
         return len(self.tasks) > 1 and bool(np.isfinite(self.cosine).any())
 
+    @property
+    def conflicts(self) -> np.ndarray:
+        """(K, pairs) share of points at which the cosine of two tasks is negative, of those that
+        have one; pairs in the order of ``np.triu_indices``.
+        """
+        one, other = np.triu_indices(len(self.tasks), 1)
+        cosines = self.cosine[..., one, other]  # (S, P, K, pairs)
+        known = np.isfinite(cosines).sum(axis=(0, 1))
+        return np.asarray((cosines < 0).sum(axis=(0, 1)) / np.maximum(known, 1))
+
 
 def mean_over(values: np.ndarray, axis: int) -> np.ndarray:
     """The mean of what is not NaN; NaN, without a warning, where nothing is."""

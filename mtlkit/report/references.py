@@ -14,7 +14,7 @@ from mtlkit.metrics.grouped import RankedRows
 from mtlkit.record_check import UnreadableError
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.statistics import Interval, is_useful, t_interval
-from mtlkit.store import ResultStore
+from mtlkit.report.stored_scores import read_scores
 
 Counts = Mapping[str, tuple[float, float]]
 """Score to (positives, rows) of the test split; NaN where unknown."""
@@ -120,11 +120,11 @@ def _floor_within_groups(task: str, name: MetricName, folders: Sequence[Path]) -
     """NDCG or recall of rows that all have one score, which is the mean over all their orders."""
     for folder in folders:
         try:
-            scores = ResultStore.arrays(folder, "scores")
+            scores = read_scores(folder)
         except UnreadableError:
             continue
         labels, groups = scores.get(f"label/{task}"), scores.get(f"group/{name.group}")
-        if labels is None or groups is None or labels.shape != groups.shape:
+        if labels is None or groups is None:
             continue
         counted = scores.get(f"observed/{task}", np.ones(len(labels), bool)) & (groups >= 0)
         ranked = RankedRows(np.zeros(counted.sum()), labels[counted] > 0, groups[counted])

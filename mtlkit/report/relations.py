@@ -20,11 +20,12 @@ from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.experts import levels_of, overlap, shares
 from mtlkit.report.frame import Frames
 from mtlkit.report.probe_frames import Probes, load_probes, mean_over
-from mtlkit.report.statistics import TINY, Interval, t_interval
+from mtlkit.report.statistics import TINY, Interval, is_useful, t_interval
+from mtlkit.report.stored_scores import read_scores
 from mtlkit.report.summary import SPLIT, Summary, task_values
-from mtlkit.report.tables import NA, Table, TableCell, csv_block, fixed, spread
+from mtlkit.report.tables import NA, Table, TableCell, csv_block, csv_number, fixed, spread
 from mtlkit.settings import training_of_tasks
-from mtlkit.store import ResultStore, Unreadable
+from mtlkit.store import Unreadable
 
 MOST_TASKS = 40
 """With more, there are too many pairs for a table."""
@@ -39,7 +40,8 @@ WEAK = 0.1
 MANY = 10
 """From this number of compared pairs on, the reader is warned of chance."""
 LEAST_GAIN = 0.01
-"""Of the distance from a useless model: what is smaller is no gain, however sure."""
+"""Of the distance from a useless model: what is smaller, or within the margin of the report, is no
+gain, however sure. It is larger than the usual margin, as intervals leave test rows out here."""
 BY_CHANCE = 1e-3
 """How likely a nested pair of labels may be among independent ones."""
 NOTES = (
@@ -82,7 +84,8 @@ class Relations:
         if bounded >= MANY:
             by_chance = max(1, round(0.05 * bounded))
             sentences[0] += (
-                f" About {by_chance} would be called complementary or conflicting by chance alone."
+                f" By chance alone, up to about {by_chance} would be called complementary or "
+                "conflicting."
             )
         if self.groups:
             listed = "; ".join(" + ".join(group) for group in self.groups)
@@ -140,6 +143,7 @@ def find_relations(
             cosines=inside.cosines(pair),
             gates=inside.gates(pair),
             gains=gains.get(pair, ({}, {})),
+            least_gain=max(LEAST_GAIN, summary.margin),
         )
         for pair in combinations(tasks, 2)
     ]
@@ -176,7 +180,7 @@ class _Labels:
         for task in pair:
             both &= scores.get(f"observed/{task}", both)
         one, other = (scores[f"label/{task}"][both].astype(np.float64) for task in pair)
-        if len(one) < 4 or one.std() < TINY or other.std() < TINY:
+        if len(one) < 4 or one.min() == one.max() or other.min() == other.max():
             return cls()
 
         regressions = all(kinds.get(task) == "regression" for task in pair)
@@ -204,7 +208,9 @@ def _nested(outer: np.ndarray, inner: np.ndarray, names: Pair) -> str:
 
 @dataclass(frozen=True)
 class _Pair:
-    """The evidence on two tasks; of the gains, seed to the relative gain of each."""
+    """The evidence on two tasks; of the gains, seed to the relative gain of each, and what is so
+    small that it is none.
+    """
 
     tasks: Pair
     labels: _Labels
@@ -212,6 +218,7 @@ class _Pair:
     cosines: dict[str, Interval]
     gates: Interval
     gains: tuple[Mapping[int, float], Mapping[int, float]]
+    least_gain: float
     affinity: Interval = field(init=False)
 
     def __post_init__(self) -> None:
@@ -242,42 +249,47 @@ class _Pair:
             return "hierarchical", f"{self.labels.nested}{self._gained(first, second)}"
 
         affinity = self.affinity
-        if affinity.excludes_zero and abs(affinity.mean) >= LEAST_GAIN:
+        if self._is_clear(affinity):
             word = "complementary" if affinity.mean > 0 else "conflicting"
             return word, self._gained(first, second).removeprefix("; ")
 
         correlation, low, high = self.labels.correlation
         labels = f"the labels correlate by {fixed(correlation, 2)}"
         unrelated = low > -WEAK and high < WEAK
-        moved = any(gain.excludes_zero and abs(gain.mean) >= LEAST_GAIN for gain in (first, second))
+        gained = zip(self.tasks, (first, second), strict=True)
+        moved = [task for task, gain in gained if self._is_clear(gain)]
         pulls = self.gradients.known and abs(self.gradients.mean) >= WEAK
         open_gain = affinity.known and not (affinity.bounded and affinity.half <= WEAK)
         if unrelated and not (moved or pulls or open_gain):
             ends = f"{fixed(low, 2)} to {fixed(high, 2)}"
             return "independent", f"{labels} ({ends}){self._gained(first, second)}"
         if not affinity.known:
-            untrained = f"{one} and {other} were not trained alone beside single-task"
-            return "not known", f"{untrained}: mtlkit bench --relations does"
+            unknown = "no gain over a single-task that is clearly better than useless is known"
+            trained = f"mtlkit bench --relations trains {one} and {other} alone"
+            return "not known", f"{unknown}: {trained}"
         if moved:
-            return (
-                "not known",
-                f"only one of them changes beyond its interval{self._gained(first, second)}",
-            )
+            changed = f"{' and '.join(moved)} {'changes' if len(moved) == 1 else 'change'}"
+            gains = self._gained(first, second)
+            return "not known", f"{changed} clearly, the mean of both tasks does not{gains}"
         if not affinity.bounded:
             return "not known", f"one common seed gives no interval{self._gained(first, second)}"
         return "not known", f"the seeds cannot tell{self._gained(first, second)}"
 
+    def _is_clear(self, gain: Interval) -> bool:
+        """Whether a gain is clear of 0, and large enough."""
+        return gain.excludes_zero and abs(gain.mean) >= self.least_gain
+
     def _gained(self, first: Interval, second: Interval) -> str:
         """What training together gives, as the end of a sentence; empty where it is not known."""
         gains = [
-            f"{task} {spread(_percent(gain), 1, sign=True)} %"
+            f"{task} {spread(gain.scaled(100), 1, sign=True)} %"
             for task, gain in zip(self.tasks, (first, second), strict=True)
             if gain.known
         ]
         if not gains:
             return ""
         listed = " and ".join(gains)
-        mean = spread(_percent(self.affinity), 1, sign=True)
+        mean = spread(self.affinity.scaled(100), 1, sign=True)
         return f"; trained together, {listed} over single-task (mean {mean} %)"
 
     def row(self) -> dict[str, Any]:
@@ -302,10 +314,6 @@ class _Pair:
         return fields | {"seeds": self.affinity.n, "gradients_by_part": ", ".join(by_part[1:])}
 
 
-def _percent(interval: Interval) -> Interval:
-    return Interval(100 * interval.mean, 100 * interval.half, interval.n)
-
-
 # --- the evidence ---------------------------------------------------------------------------------
 
 
@@ -320,8 +328,7 @@ def _stored_scores(
         stored = []
         for folder in folders[:MOST_RUNS]:
             try:
-                scores = ResultStore.arrays(folder, "scores")
-                _check_rows(scores)
+                scores = read_scores(folder)
             except UnreadableError as error:
                 unreadable.append(Unreadable(folder / "scores.npz", str(error)))
                 continue
@@ -330,22 +337,6 @@ def _stored_scores(
         if stored:
             return stored
     return []
-
-
-def _check_rows(scores: dict[str, np.ndarray]) -> None:
-    """Raise an :class:`UnreadableError` unless labels, masks and scores are of the same rows."""
-    rows = {
-        array.shape[:1]
-        for name, array in scores.items()
-        if name.startswith(("score/", "label/", "observed/"))
-    }
-    numbers = all(
-        array.dtype.kind in "fiub" and (array.ndim == 1 or name.startswith("score/"))
-        for name, array in scores.items()
-        if name.startswith(("score/", "label/", "observed/"))
-    )
-    if len(rows) > 1 or not numbers:
-        raise UnreadableError("labels and scores are not of the same rows")
 
 
 def _rank_correlation(scores: dict[str, np.ndarray], pair: Pair) -> float:
@@ -412,11 +403,19 @@ def _gains(
         group, reference = match
         metrics = frames.metrics
         in_group = (metrics["block"] == paired.id) & (metrics["group"] == group.id)
-        known = tuple(infos[task] for task in pair if task in infos)
+        single = summary.row(reference.id)
+        # what is relative to a useless model says nothing
+        known = tuple(
+            infos[task]
+            for task in pair
+            if task in infos
+            and is_useful(single.metric[task], infos[task].reading, *summary.counts[task])
+        )
         values = task_values(metrics[in_group & (metrics["split"] == SPLIT)], known)
-        single = summary.row(reference.id).values
         one, other = (
-            _relative_gains(infos[task], values[task], single[task]) if task in infos else {}
+            _relative_gains(infos[task], values[task], single.values[task])
+            if task in values
+            else {}
             for task in pair
         )
         gains[pair[0], pair[1]] = (one, other)
@@ -457,8 +456,9 @@ def _relative_gains(
 def suggested_groups(pairs: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
     """Groups of tasks that gain from each other, by average linkage of their affinities.
 
-    A pair whose interval holds 0 counts as 0. Groups are joined while the mean affinity between
-    them is above 0. Tasks of which a pair is not known are left out.
+    A pair whose interval holds 0 counts as 0, and one without an interval is not known. Groups are
+    joined while the mean affinity between them is above 0. Tasks of which a pair is not known are
+    left out.
 
     Args:
         pairs: As :func:`task_relations` returns them.
@@ -467,7 +467,8 @@ def suggested_groups(pairs: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
         Groups of names; none for fewer than three tasks.
     """
     clear = (pairs["affinity_low"] > 0) | (pairs["affinity_high"] < 0)
-    values = pairs["affinity"].where(clear | pairs["affinity"].isna(), 0.0)
+    is_known = pairs["affinity_low"].notna()
+    values = pairs["affinity"].where(clear, 0.0).where(is_known)
     names = list(dict.fromkeys([*pairs["task"], *pairs["other"]]))
     matrix = pd.DataFrame(0.0, index=names, columns=names)
     for one, other, value in zip(pairs["task"], pairs["other"], values, strict=True):
@@ -503,7 +504,7 @@ def relation_table(block: Block, relations: Relations) -> Table:
             cells.append(fixed(fields[name], 2))
         for name in ("gain", "gain_of_other"):
             gain = Interval(fields[name], fields[f"{name}_high"] - fields[name])
-            cells.append(spread(_percent(gain), 1, sign=True))
+            cells.append(spread(gain.scaled(100), 1, sign=True))
         rows.append(tuple(TableCell(text) for text in (*cells, fields["evidence"])))
 
     columns = (
@@ -520,23 +521,18 @@ def relation_table(block: Block, relations: Relations) -> Table:
         f"{block.label}: what tasks have to do with each other",
         tuple(columns[index] for index in kept),
         tuple(tuple(cells[index] for index in kept) for cells in rows),
-        (*more, *NOTES),
+        (*more, *NOTES, *block.budget),
         texts=("verdict", "evidence"),
     )
 
 
 def relation_rows(block: Block, relations: Relations) -> list[dict[str, object]]:
     """All pairs as plain values, empty where unknown."""
-    key = csv_block(block)
-    return [
-        key
-        | {
-            str(name): ("" if math.isnan(value) else f"{value:.8g}") if _is_float(value) else value
+    rows = []
+    for fields in relations.pairs.to_dict("records"):
+        texts = {
+            str(name): csv_number(value) if isinstance(value, float) else value
             for name, value in fields.items()
         }
-        for fields in relations.pairs.to_dict("records")
-    ]
-
-
-def _is_float(value: object) -> bool:
-    return isinstance(value, float)
+        rows.append(csv_block(block) | texts)
+    return rows

@@ -23,12 +23,11 @@ import pandas as pd
 from mtlkit.record_check import UnreadableError
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
-from mtlkit.store import ResultStore, Unreadable
+from mtlkit.report.stored_scores import read_scores
+from mtlkit.store import Unreadable
 
 ROW_LIMIT = 30_000_000
 """Rows of scores that a report of one block reads, about ten seconds; beyond, no noise is known."""
-FILE_LIMIT = 2**30
-"""Bytes of the largest scores of a run that are read, unpacked."""
 TOLERANCE = 1e-5
 """How near, in parts of itself or of 1, a metric of stored scores must be to the recorded one."""
 GROUPS = ("user", "session")
@@ -112,7 +111,7 @@ def load_row_noise(frames: Frames, block: Block) -> RowNoise:
     for group, seed, folder in zip(runs["group"], runs["seed"], runs["folder"], strict=True):
         of_run = primary[(primary["group"] == group) & (primary["seed"] == seed)]
         try:
-            stored = ResultStore.arrays(folder, "scores", FILE_LIMIT)
+            stored = read_scores(folder)
             found = _influences(stored, of_run, rows)
         except UnreadableError as error:
             unreadable.append(Unreadable(folder / "scores.npz", str(error)))
@@ -137,7 +136,7 @@ def _influences(
         rows: What N must be; None if any will do.
 
     Raises:
-        UnreadableError: The arrays of a score do not fit together, or are of other rows.
+        UnreadableError: The scores are of other rows than those of the other runs.
     """
     found = {}
     for score, metric, value in zip(
@@ -148,7 +147,7 @@ def _influences(
             continue
         scores, labels = stored[f"score/{score}"], stored.get(f"label/{score}")
         counts = stored.get(f"observed/{score}", np.ones(len(scores), bool))
-        if labels is None or not len(scores) == len(labels) == len(counts) == (rows or len(scores)):
+        if labels is None or scores.ndim != 1 or len(scores) != (rows or len(scores)):
             raise UnreadableError(f"the arrays of {score} are not of the rows of the other runs")
 
         # What was stored must give the number that was recorded: a metric may be of transformed
@@ -165,8 +164,10 @@ def _clusters(stored: dict[str, np.ndarray], rows: int) -> np.ndarray | None:
     """(N,) number of the user or session of each row, from 0 on; None if neither was stored."""
     for name in GROUPS:
         codes = stored.get(f"group/{name}")
-        if codes is not None and len(codes) == rows:
-            return np.unique(codes, return_inverse=True)[1]
+        if codes is not None:
+            # a row of no known group stands alone
+            distinct = np.where(codes < 0, -1 - np.arange(rows), codes)
+            return np.unique(distinct, return_inverse=True)[1]
     return None
 
 

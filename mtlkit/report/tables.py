@@ -482,14 +482,14 @@ def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
             fields[f"{measured}_{end}"] = number
         fields |= _csv_difference(f"{task.name}_delta", row.delta.get(task.name, Interval()))
         if not math.isnan(task.ceiling):
-            fields[f"{measured}_ceiling"] = _csv_number(task.ceiling)
+            fields[f"{measured}_ceiling"] = csv_number(task.ceiling)
     fields |= _csv_difference("delta_m", row.gain)
     return fields | {
-        "parameters": _csv_number(row.parameters),
-        "flops_per_row": _csv_number(row.flops_per_row),
-        "train_rows_per_second": _csv_number(row.rows_per_second),
-        "train_seconds": _csv_number(row.seconds),
-        "peak_memory_bytes": _csv_number(row.peak_memory),
+        "parameters": csv_number(row.parameters),
+        "flops_per_row": csv_number(row.flops_per_row),
+        "train_rows_per_second": csv_number(row.rows_per_second),
+        "train_seconds": csv_number(row.seconds),
+        "peak_memory_bytes": csv_number(row.peak_memory),
     }
 
 
@@ -509,10 +509,10 @@ def csv_block(block: Block) -> dict[str, object]:
 
 def _csv_difference(name: str, delta: Interval) -> dict[str, object]:
     return {
-        name: _csv_number(delta.mean),
-        f"{name}_low": _csv_number(delta.low),
-        f"{name}_high": _csv_number(delta.high),
-        f"{name}_row_error": _csv_number(delta.row_error),
+        name: csv_number(delta.mean),
+        f"{name}_low": csv_number(delta.low),
+        f"{name}_high": csv_number(delta.high),
+        f"{name}_row_error": csv_number(delta.row_error),
         f"{name}_seeds": delta.n,
     }
 
@@ -520,8 +520,9 @@ def _csv_difference(name: str, delta: Interval) -> dict[str, object]:
 def csv_interval(interval: Interval) -> dict[str, object]:
     """Mean and ends of an interval as fields; empty where unknown."""
     values = {"mean": interval.mean, "low": interval.low, "high": interval.high}
-    return {name: _csv_number(value) for name, value in values.items()}
+    return {name: csv_number(value) for name, value in values.items()}
 
 
-def _csv_number(value: float) -> str:
+def csv_number(value: float) -> str:
+    """A number as a field; empty for NaN."""
     return "" if math.isnan(value) else f"{value:.8g}"

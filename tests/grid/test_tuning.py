@@ -477,7 +477,7 @@ def test_the_budget_stands_below_every_table(tuning, store):
     run_both(tuning({"balancers": "uniform,uwl,scalarization"}), store)
     files = write_report(store.root)
     tables = [path for path in files.tables if path.suffix == ".md"]
-    assert len(tables) == 4  # results, tuned settings, verdicts of two models
+    assert len(tables) == 6  # results, tuned settings, verdicts of two models, findings, relations
     for path in tables:
         text = path.read_text().replace("\\", "")
         assert "of 4 trials" in text

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mtlkit.cli.advise import _facts_line
 from mtlkit.report.advice import RULES, Facts, advise
 
 PLAIN = {"rows": 10**6, "tasks": 2, "kinds": 1, "funnel": False, "correlation": 0.9}
@@ -43,6 +44,8 @@ def test_unknown_facts_hold_no_rule():
     nan = float("nan")
     unknown = reasons(correlation=nan, sharing=nan, gates=nan, conflict=nan)
     assert unknown == reasons()
+    facts = Facts(**PLAIN | {"correlation": nan, "sharing": nan, "gates": nan, "conflict": nan})
+    assert "conflict at NA % of points" in _facts_line(facts)
 
 
 def test_points_add_up():

@@ -199,6 +199,22 @@ def test_overfitting(grid):
     assert "mmoe + uwl (income 20%)" in grid.find()["overfitting"].sentence
 
 
+def test_without_a_validation_loss_nothing_overfits(grid):
+    grid.change = points(np.linspace(0.5, 0.1, 8), [None] * 8, [0.9] * 8)
+    assert "overfitting" not in grid.find()
+
+
+def test_a_task_without_its_metric_is_left_alone(grid):
+    def change(run):
+        for split in run.metrics.values():
+            del split["marital"]["auc"]
+        return run
+
+    grid.balancers = {"mmoe": "uwl"}
+    grid.change = change
+    assert grid.find() == {}
+
+
 def test_a_run_that_gets_worse_on_both_does_not_overfit(grid):
     rising = [0.5, 0.4, 0.42, 0.44, 0.45, 0.46, 0.47, 0.48]
     grid.change = points(rising, rising, [0.9] * 8)

@@ -89,6 +89,32 @@ def test_verdicts_follow_from_gains(tmp_path):
     assert "Trained together, a +9.8 ± 0.6 %" in pairs.loc["ab", "evidence"]
 
 
+def test_opposite_gains_are_both_named(tmp_path):
+    store = ResultStore(tmp_path)
+    for seed in range(SEEDS):
+        save(store, "single-task", TASKS, [SINGLE] * 3, seed)
+        aucs = [SINGLE + 0.03 + luck("a", seed), SINGLE - 0.03 + luck("b", seed)]
+        save(store, "shared-bottom", ("a", "b"), aucs, seed)
+    found = relations(store).loc["ab"]
+    assert found["verdict"] == "not known"
+    assert found["evidence"].startswith("A and b change clearly, the mean of both tasks does not")
+
+
+def test_a_gain_over_a_useless_model_is_none(tmp_path):
+    store = ResultStore(tmp_path)
+    for seed in range(SEEDS):
+        save(store, "single-task", TASKS, [0.51] * 3, seed)  # of 400 rows
+        save(store, "shared-bottom", ("a", "b"), [0.53 + luck(seed)] * 2, seed)
+    [block] = load(store).blocks
+    assert task_relations(load(store), summarise(load(store), block)).empty
+
+
+def test_a_gain_within_the_margin_is_none(tmp_path):
+    frames = load(results(tmp_path, {"ab": 0.02, "ac": 0.0, "bc": 0.0}))
+    [block] = frames.blocks
+    assert task_relations(frames, summarise(frames, block, margin=0.2))["verdict"][0] == "not known"
+
+
 def test_a_gain_is_the_paired_t_interval(tmp_path):
     store = results(tmp_path, {"ab": 0.02, "ac": 0.0, "bc": 0.0})
     found = relations(store).loc["ab"]
@@ -189,7 +215,8 @@ def test_groups_join_what_gains():
     # what its interval leaves open joins nothing
     pairs["affinity_low"], pairs["affinity_high"] = -1.0, 1.0
     assert suggested_groups(pairs) == (("a",), ("b",), ("c",), ("d",))
-    pairs["affinity"] = np.nan
+    # one seed has no interval, and says nothing of groups
+    pairs["affinity_low"] = pairs["affinity_high"] = np.nan
     assert suggested_groups(pairs) == ()
 
 

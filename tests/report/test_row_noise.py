@@ -382,7 +382,7 @@ def store(tmp_path):
 def save(store, model, seed, labels, noise, rows=slice(None)):
     balancer = "none" if model == "single-task" else "uniform"
     made = record(cell(model, balancer, seed))
-    arrays = {"group/user": np.arange(300) // 3}
+    arrays = {"group/user": np.arange(300)[rows] // 3}
     for task, label in labels.items():
         scores = label + noise
         made.metrics["test"][task]["auc"] = sklearn_metrics.roc_auc_score(label, scores)
@@ -412,6 +412,16 @@ def test_stored_scores_give_the_error_of_a_difference(store):
     assert mmoe.delta["income"].half != pytest.approx(seeds_alone.half)
 
 
+def test_rows_of_no_known_user_stand_alone(store):
+    for _, folder in list(store.scan()):
+        arrays = dict(np.load(folder / "scores.npz"))
+        arrays["group/user"][:30] = -1  # of ten users
+        np.savez(folder / "scores.npz", **arrays)
+    _, _, noise = noise_of(store)
+    sizes = np.bincount(noise.clusters)
+    assert sorted(sizes) == [1] * 30 + [3] * 90
+
+
 def test_scores_that_do_not_give_the_recorded_number_are_left_out(store):
     """As those of another run would."""
     for made, folder in list(store.scan()):
@@ -428,6 +438,25 @@ def test_damaged_scores_cost_one_run(store):
     _, _, noise = noise_of(store)
     assert [left_out.path for left_out in noise.unreadable] == [first / "scores.npz"]
     assert len(noise.influence) == 4
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("label/income", np.full(300, "yes")),
+        ("label/income", np.zeros(299)),
+        ("score/income", np.array(0.5)),
+        ("score/income", np.zeros((300, 2))),
+        ("observed/income", np.ones(300)),
+        ("group/user", np.arange(299)),
+    ],
+)
+def test_arrays_that_do_not_fit_together_cost_one_run(store, name, array):
+    [first, *_] = [folder for _, folder in store.scan()]
+    arrays = dict(np.load(first / "scores.npz"))
+    np.savez(first / "scores.npz", **arrays | {name: array})
+    _, _, noise = noise_of(store)
+    assert [left_out.path for left_out in noise.unreadable] == [first / "scores.npz"]
 
 
 def test_scores_of_other_rows_are_refused(store):
