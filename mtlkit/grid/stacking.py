@@ -98,25 +98,26 @@ def run_stack(
     if len(cells) == 1:
         yield run_cell(cells[0], home, execution, on_progress)
         return
+    hindrance = None
     try:
-        outcomes = _train(cells, home, execution, on_progress)
-    except torch.OutOfMemoryError:
-        outcomes = None
-    except ValueError as error:
-        for cell in cells:
-            outcome = run_cell(cell, home, execution, on_progress)
-            outcome.record.warnings.append(f"not stacked: {error}")
-            yield outcome
+        yield from _train(cells, home, execution, on_progress)
         return
+    except torch.OutOfMemoryError:
+        pass
+    except Exception as error:
+        hindrance = str(error)
 
     # what the failed stack held is free again by now
-    if outcomes is None:
+    if hindrance is None:
         torch.cuda.empty_cache()
         half = len(cells) // 2
         yield from run_stack(cells[:half], home, execution, on_progress)
         yield from run_stack(cells[half:], home, execution, on_progress)
         return
-    yield from outcomes
+    for cell in cells:
+        outcome = run_cell(cell, home, execution, on_progress)
+        outcome.record.warnings.append(f"not stacked: {hindrance}")
+        yield outcome
 
 
 def _train(

@@ -48,9 +48,9 @@ class Assignment:
     def cells(self) -> list[Cell]:
         return [self.cell, *self.others]
 
-    def without(self, key: str) -> Assignment | None:
-        """The cells that are left when one of them is over."""
-        left = [cell for cell in self.cells if cell.key != key]
+    def without(self, *keys: str) -> Assignment | None:
+        """The cells that are left when some of them are over."""
+        left = [cell for cell in self.cells if cell.key not in keys]
         return replace(self, cell=left[0], others=tuple(left[1:])) if left else None
 
     @property
