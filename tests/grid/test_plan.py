@@ -534,7 +534,11 @@ def test_too_many_pairs_are_refused(home, tmp_path):
 @pytest.mark.parametrize(
     ("item", "message", "hint"),
     [
-        ("select=task-3:logloss", "select=task-3:logloss goes by a task", "--set select=mean:logloss"),
+        (
+            "select=task-3:logloss",
+            "select=task-3:logloss goes by a task",
+            "--set select=mean:logloss",
+        ),
         ("select=task-1", "select=task-1 goes by a task", "--set select=mean"),
         (
             "row_weights.task-1.indicator=task-2",
