@@ -113,6 +113,11 @@ def _as_words(value: Any) -> Any:
     return words
 
 
+def _as_text(value: Any) -> Any:
+    """A text with colons, such as ``buy:gauc``, which ``--set`` reads as a list."""
+    return ":".join(map(str, value)) if isinstance(value, (list, tuple)) else value
+
+
 Sizes = Annotated[tuple[Annotated[int, Field(gt=0)], ...], BeforeValidator(_as_list)]
 """Widths of consecutive layers; written ``64:32`` in brackets, ``none`` for no layer."""
 
@@ -268,7 +273,7 @@ class TrainingSettings(Settings):
     patience: int | None = Field(
         None, gt=0, description="evaluation points without improvement before stopping early"
     )
-    select: str = Field(
+    select: Annotated[str, BeforeValidator(_as_text)] = Field(
         "mean",
         description=(
             "what picks the best point on validation: mean or weighted over tasks, loss, or a "

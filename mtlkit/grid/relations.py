@@ -7,6 +7,7 @@ from itertools import combinations
 
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.splits import Dataset
+from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.grid.grid_settings import GridSettings
 from mtlkit.grid.methods import expand_wildcards
@@ -47,13 +48,16 @@ def with_pairs(
         retry_failed: As for :func:`make_plan`.
 
     Raises:
-        UsageError: There is a single task, runs start from another run, or there are too many
-            cells.
+        UsageError: There is a single task, runs start from another run, there are too many cells,
+            or a setting needs a task that not every pair has.
     """
     tasks = dataset.schema.task_names
-    pairs = list(combinations(tasks, 2))
+    auxiliary = set(settings.training.auxiliary)
+    pairs = [pair for pair in combinations(tasks, 2) if not set(pair) <= auxiliary]
     count = len(pairs) * len(settings.seeds)
     _check_pairs(settings, tasks, count)
+    if len(tasks) > 2:
+        _check_tasks_needed(settings.training, dataset.schema)
 
     # what a pair gains is told against single-task, whether or not the grid asked for it
     model = _model_of(settings, dataset, pairs)
@@ -77,8 +81,6 @@ def with_pairs(
         if len(tasks) > 2:
             values = training_of_tasks(training.model_dump(), pair)
             training = TrainingSettings.model_validate(values)
-        if set(pair) <= set(training.auxiliary):
-            continue
         update = paired | {"training": training}
         grid = settings.model_copy(update=update)
         plans.append(make_plan(grid, source, dataset.select(pair), store, **anew))
@@ -109,6 +111,24 @@ def _check_pairs(settings: GridSettings, tasks: tuple[str, ...], count: int) -> 
             f"cells; --relations runs at most {MAX_PAIR_CELLS}.",
             f"mtlkit bench --relations --tasks {','.join(tasks[:8])} --seeds 3",
         )
+
+
+def _check_tasks_needed(training: TrainingSettings, schema: Schema) -> None:
+    """Look that no setting needs a task that is not in every pair."""
+    which, _, metric = training.select.partition(":")
+    if which in {score.name for score in schema.scores()}:
+        raise UsageError(
+            f"select={training.select} goes by a task that not every pair of --relations has.",
+            f"mtlkit bench --relations --set select=mean{':' if metric else ''}{metric}",
+        )
+    for task in schema.tasks:
+        weights = training.row_weights.get(task.name, task.row_weights)
+        if weights is not None:
+            raise UsageError(
+                f"The rows of {task.name} are weighted by {weights.indicator}, a task that not "
+                "every pair of --relations has.",
+                f"mtlkit bench --relations --tasks {task.name},{weights.indicator}",
+            )
 
 
 def _model_of(settings: GridSettings, dataset: Dataset, pairs: list[Pair]) -> str:

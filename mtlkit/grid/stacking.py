@@ -81,7 +81,8 @@ def run_stack(
     cells: Sequence[Cell],
     home: Path,
     execution: ExecutionSettings,
-    on_progress: Callable[[float], None] = lambda share: None,
+    on_progress: Callable[[float], None],
+    folder_of: Callable[[Cell], Path],
 ) -> Iterator[Outcome]:
     """Run cells as one program on this process's threads; where that does not work, one by one, and
     half of them at a time where memory does not hold all.
@@ -91,32 +92,34 @@ def run_stack(
         home: The data home.
         execution: How to run it.
         on_progress: Called with the share of steps done.
+        folder_of: Where the checkpoints of a cell are written.
 
     Yields:
-        The outcome of each cell.
+        The outcome of each cell, as soon as it is there.
     """
     if len(cells) == 1:
-        yield run_cell(cells[0], home, execution, on_progress)
+        yield run_cell(cells[0], home, execution, on_progress, folder_of(cells[0]))
         return
+    hindrance = None
     try:
-        outcomes = _train(cells, home, execution, on_progress)
-    except torch.OutOfMemoryError:
-        outcomes = None
-    except ValueError as error:
-        for cell in cells:
-            outcome = run_cell(cell, home, execution, on_progress)
-            outcome.record.warnings.append(f"not stacked: {error}")
-            yield outcome
+        yield from _train(cells, home, execution, on_progress)
         return
+    except torch.OutOfMemoryError:
+        pass
+    except Exception as error:
+        hindrance = str(error)
 
     # what the failed stack held is free again by now
-    if outcomes is None:
+    if hindrance is None:
         torch.cuda.empty_cache()
         half = len(cells) // 2
-        yield from run_stack(cells[:half], home, execution, on_progress)
-        yield from run_stack(cells[half:], home, execution, on_progress)
+        yield from run_stack(cells[:half], home, execution, on_progress, folder_of)
+        yield from run_stack(cells[half:], home, execution, on_progress, folder_of)
         return
-    yield from outcomes
+    for cell in cells:
+        outcome = run_cell(cell, home, execution, on_progress, folder_of(cell))
+        outcome.record.warnings.append(f"not stacked: {hindrance}")
+        yield outcome
 
 
 def _train(

@@ -16,6 +16,7 @@ from torch import Tensor
 from mtlkit.balancers._step import SharedGradient
 from mtlkit.errors import MtlkitError
 from mtlkit.models._types import Batch
+from mtlkit.ops._dispatch import plain_operations
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.result import FitResult
 from mtlkit.training.seeding import seed_for
@@ -244,7 +245,13 @@ class StackedTrainer:
         taken = [trainer.stream.next_rows() for trainer in self.trainers]
         rows = torch.cat([cell_rows for cell_rows, _ in taken])
         factors = [weights for _, weights in taken if weights is not None]
-        batch = self.first.train.take(rows, torch.cat(factors) if factors else None)
+        return self._take(rows, torch.cat(factors) if factors else None)
+
+    def _take(self, rows: Tensor, weights: Tensor | None = None) -> Batch:
+        """The rows of K batches, one after another, gathered as one."""
+        # a kernel would give a bag that rows share once
+        with plain_operations():
+            batch = self.first.train.take(rows, weights)
         return unflatten(batch, len(self.trainers))
 
     # --- parameters
@@ -297,7 +304,7 @@ class StackedTrainer:
             ValueError: A part of the model does not work in a stack.
         """
         rows = torch.arange(self.settings.batch_size) % len(self.first.train)
-        batch = unflatten(self.first.train.take(rows.repeat(len(self.stack))), len(self.stack))
+        batch = self._take(rows.repeat(len(self.stack)))
         try:
             self.stack.losses_again(batch)
         except torch.OutOfMemoryError:

@@ -529,3 +529,29 @@ def test_too_many_pairs_are_refused(home, tmp_path):
     plan = make_plan(settings, source, dataset, ResultStore(tmp_path))
     with pytest.raises(UsageError, match="3 pairs, which are 600 cells"):
         with_pairs(plan, settings, source, dataset, ResultStore(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("item", "message", "hint"),
+    [
+        (
+            "select=task-3:logloss",
+            "select=task-3:logloss goes by a task",
+            "--set select=mean:logloss",
+        ),
+        ("select=task-1", "select=task-1 goes by a task", "--set select=mean"),
+        (
+            "row_weights.task-1.indicator=task-2",
+            "The rows of task-1 are weighted by task-2",
+            "--tasks task-1,task-2",
+        ),
+    ],
+)
+def test_pairs_without_a_task_that_is_needed_are_refused(home, tmp_path, item, message, hint):
+    source, dataset = prepare(THREE_TASKS, home)
+    store = ResultStore(tmp_path)
+    settings = read_grid(None, {"dataset": THREE_TASKS, "models": "mmoe", "seeds": 1}, [item])
+    plan = make_plan(settings, source, dataset, store)
+    with pytest.raises(UsageError, match=message) as caught:
+        with_pairs(plan, settings, source, dataset, store)
+    assert caught.value.hint == f"mtlkit bench --relations {hint}"

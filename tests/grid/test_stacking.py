@@ -7,10 +7,12 @@ import pytest
 
 from mtlkit.data.sources import prepare
 from mtlkit.errors import UsageError
-from mtlkit.grid.engines import make_engine
+from mtlkit.grid.engines import local, make_engine
+from mtlkit.grid.engines.processes import Worker, end_workers
+from mtlkit.grid.engines.worker import Assignment, Finished
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
-from mtlkit.grid.stacking import stacks
+from mtlkit.grid.stacking import run_stack, stacks
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
@@ -112,3 +114,66 @@ def test_a_stack_whose_process_is_killed_runs_again_cell_by_cell(home, store, mo
     assert "The process of a stack of 2 cells was" in said[0]
     assert all(record.attempts == 2 for record in records)
     assert all("stacked" not in record.environment for record in records)
+
+
+def test_a_cell_of_a_stack_that_is_finished_elsewhere_is_not_run_again(home, store):
+    cells = cells_of(home, store, ["uwl", "dwa"])
+    run(cells[1:], home, store)
+    before = store.get(cells[1])
+    records = run(cells, home, store, stack=2)
+    assert len(records) == 2
+    assert store.get(cells[1]) == before
+    assert "stacked" not in store.get(cells[0]).environment
+
+
+def test_cells_that_run_one_by_one_are_told_one_by_one(home, store):
+    cells = cells_of(home, store, ["pcgrad", "upgrad"], more=["scope=representation"])
+    shares = []
+    outcomes = run_stack(cells, home, ExecutionSettings(device="cpu"), shares.append, store.folder)
+    assert next(outcomes).record.key == cells[0].key
+    assert shares.count(1.0) == 1, "the second has not run yet"
+    outcomes.close()
+
+
+@pytest.fixture
+def pool(home, store):
+    engine = make_engine(store, home, ExecutionSettings(device="cpu", jobs=1, stack=2))
+    return local._Pool(engine, lambda cell, share: None, lambda text: None)
+
+
+def test_the_rest_of_a_stack_that_is_being_stored_has_its_own_time(pool, home, store):
+    (record,) = run(cells_of(home, store, ["uwl"]), home, store).values()
+    other = cells_of(home, store, ["dwa"])[0]
+    assignment = Assignment(record.cell, others=(other,))
+    worker = Worker(None, None, assignment, taken_up=-1e9)
+    assert worker.has_run_longer_than(60)
+    pool._finish(worker, Finished(record, leaves=False))
+    assert worker.assignment.cells == [other]
+    assert not worker.has_run_longer_than(60)
+
+
+def test_a_spare_worker_that_died_replaces_none(pool):
+    spare = pool.engine.start("cpu")
+    os.kill(spare.process.pid, signal.SIGKILL)
+    spare.process.join()
+    pool.spares.append(spare)
+    worker = pool._replacement("cpu")
+    pool.spares.append(worker)
+    assert worker is not spare
+    assert pool._replacement("cpu") is worker
+    end_workers([spare, worker])
+
+
+def test_an_interrupt_while_workers_leave_ends_each_of_them_once(pool, monkeypatch):
+    earlier, worker = pool.engine.start("cpu"), pool.engine.start("cpu")
+    pool.leaving = [earlier]
+
+    def interrupted(workers):
+        end_workers(workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(local, "end_workers", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        pool._let_go(worker)
+    assert pool.leaving == [worker]
+    end_workers([worker])

@@ -1,11 +1,13 @@
 """Stacked cells are held to separate runs, which take the plain form of every operation."""
 
+from dataclasses import replace
 from itertools import cycle, islice
 
 import numpy as np
 import pytest
 import torch
 
+from mtlkit.data.splits import SPLITS
 from mtlkit.errors import MtlkitError
 from mtlkit.grid.build import build_model
 from mtlkit.ops._dispatch import plain_operations
@@ -17,6 +19,7 @@ from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.stacked import StackedTrainer, refusal
 from mtlkit.training.trainer import Trainer
 from tests.toy import toy_dataset, toy_schema
+from tests.training.test_batches import shared
 
 SMALL = {
     "embedding": 3,
@@ -195,3 +198,9 @@ def test_a_model_that_reads_numbers_on_the_host_is_refused(mixed, monkeypatch):
     monkeypatch.setattr(MODELS.load("mmoe"), "forward", looks)
     with pytest.raises(ValueError, match="does not work in a stack"):
         StackedTrainer([trainer(mixed, "mmoe", "uniform", seed) for seed in (0, 1)])
+
+
+def test_bags_that_rows_share_are_stacked(double):
+    schema = toy_schema(bags=2)
+    data = replace(toy_dataset(schema, rows=40), splits=dict.fromkeys(SPLITS, shared()))
+    check_equal(data, "shared-bottom", "uniform", batch_size=8)

@@ -296,6 +296,7 @@ def _vector_length(sample: pa.Array) -> int:
     """The one length of lists of numbers; 0 where there is none. Text may hold such lists in
     brackets.
     """
+    sample = pc.drop_null(sample)
     if pa.types.is_string(sample.type):
         if find_separator(sample, ()) != BRACKETS:
             return 0
@@ -306,7 +307,7 @@ def _vector_length(sample: pa.Array) -> int:
         sample = pieces
     elif not is_list(sample.type) or not _is_number(sample.type.value_type):
         return 0
-    lengths = pc.unique(pc.drop_null(pc.list_value_length(sample)))
+    lengths = pc.unique(pc.list_value_length(sample))
     return int(lengths[0].as_py()) if len(lengths) == 1 else 0
 
 

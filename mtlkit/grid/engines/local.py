@@ -183,14 +183,11 @@ class _Pool:
         """
         assignment = None
         while self.waiting and assignment is None and not self.engine.stopping:
-            assignment = self.waiting.popleft()
-            record = self.store.get(assignment.cell)
-            if record is not None and record.ok:
-                left = assignment.without(record.key)
-                if left is not None:
-                    self.waiting.appendleft(left)
-                assignment = None
-                yield record
+            next_one = self.waiting.popleft()
+            records = [self.store.get(cell) for cell in next_one.cells]
+            finished = [record for record in records if record is not None and record.ok]
+            yield from finished
+            assignment = next_one.without(*(record.key for record in finished))
         if assignment is None:
             return
         worker.assignment = assignment
@@ -221,15 +218,15 @@ class _Pool:
         memory it needs.
         """
         worker.pipe.close()
-        end_workers(self.leaving)  # they have had their time
-        self.leaving = [worker]
+        earlier, self.leaving = self.leaving, [worker]
+        end_workers(earlier)  # they have had their time
         if worker.device != "cpu":
             end_workers([self.leaving.pop()])
 
     def _replacement(self, device: str) -> Worker:
         """A spare worker, if one waits for this device; else a new one."""
         for worker in self.spares:
-            if worker.device == device:
+            if worker.device == device and worker.process.is_alive():
                 self.spares.remove(worker)
                 return worker
         return self.engine.start(device)
@@ -284,6 +281,7 @@ class _Pool:
         worker.unwritten_since = None
         if worker.assignment is not None:
             worker.assignment = worker.assignment.without(report.record.key)
+        worker.taken_up = time.monotonic()  # the rest of a stack has its own time
         worker.leaves = report.leaves
         if had_to_wait and not self._waiting_for_room():
             self.tell(f"Results can be written to {self.store.root} again.")
@@ -375,7 +373,8 @@ class _Pool:
 
     def _tell_what_is_lost(self) -> None:
         """Say how many finished cells go with the workers that hold them."""
-        lost = len(self._waiting_for_room())
+        waiting = [worker.assignment for worker in self._waiting_for_room()]
+        lost = sum(len(assignment.cells) for assignment in waiting if assignment is not None)
         if lost:
             cells = "cell is" if lost == 1 else "cells are"
             self.tell(f"{lost} finished {cells} not stored and will have to run again.")

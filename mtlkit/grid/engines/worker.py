@@ -48,9 +48,9 @@ class Assignment:
     def cells(self) -> list[Cell]:
         return [self.cell, *self.others]
 
-    def without(self, key: str) -> Assignment | None:
-        """The cells that are left when one of them is over."""
-        left = [cell for cell in self.cells if cell.key != key]
+    def without(self, *keys: str) -> Assignment | None:
+        """The cells that are left when some of them are over."""
+        left = [cell for cell in self.cells if cell.key not in keys]
         return replace(self, cell=left[0], others=tuple(left[1:])) if left else None
 
     @property
@@ -104,7 +104,7 @@ def work(
     import torch
 
     from mtlkit.grid.global_state import GlobalState, same_start
-    from mtlkit.grid.run_cell import failure, run_cell
+    from mtlkit.grid.run_cell import failure
     from mtlkit.grid.stacking import run_stack
 
     torch.set_num_threads(execution.threads)
@@ -121,26 +121,25 @@ def work(
             return
         _send(pipe, 0.0)  # taken up: from now on its time counts
 
-        cell = assignment.cell
-        broken = False
-        with same_start():
-            try:
-                if assignment.others:
-                    outcomes = list(run_stack(assignment.cells, home, execution, tell))
-                else:
-                    outcomes = [run_cell(cell, home, execution, tell, store.folder(cell))]
-            except BaseException as error:  # a plugin may raise what is no Exception
-                outcomes = [failure(lost_cell, error) for lost_cell in assignment.cells]
-                broken = True
+        left: Assignment | None = assignment
+        leaves = uses_plugin(assignment.cell)
+        outcomes = run_stack(assignment.cells, home, execution, tell, store.folder)
+        while left is not None:
+            with same_start():
+                try:
+                    found = [next(outcomes)]
+                except BaseException as error:  # a plugin may raise what is no Exception
+                    found = [failure(lost_cell, error) for lost_cell in left.cells]
+                    leaves = True
 
-        # what the cell left behind
-        changes = clean_state.changes()
-        leaves = broken or bool(changes) or uses_plugin(cell)
-        leaves = leaves or any(map(_may_have_lost_gpu, outcomes))
-        for outcome in outcomes:
-            outcome.record = with_history(outcome.record, assignment, changes)
-            outcome = _store(store, outcome, pipe)
-            _send(pipe, Finished(outcome.record, leaves))
+            # what the cell left behind
+            changes = clean_state.changes()
+            leaves = leaves or bool(changes) or any(map(_may_have_lost_gpu, found))
+            for outcome in found:
+                outcome.record = with_history(outcome.record, assignment, changes)
+                outcome = _store(store, outcome, pipe)
+                _send(pipe, Finished(outcome.record, leaves))
+            left = left.without(*(outcome.record.key for outcome in found))
         if leaves:
             return
 

@@ -252,6 +252,19 @@ def test_lists_of_numbers_of_one_length_are_dense_vectors():
         assert np.array_equal(as_text.splits[part].dense, as_list.splits[part].dense)
 
 
+def test_texts_of_vectors_may_be_missing():
+    vectors = [None if row == 3 else [float(row), 1.5, -row / 2] for row in range(20)]
+    texts = [None if vector is None else str(vector) for vector in vectors]
+    both = [
+        Dataset.from_frame(pd.DataFrame({"v": values, "click": [0, 1] * 10}), labels="click")
+        for values in (vectors, texts)
+    ]
+    names = [[feature.name for feature in dataset.schema.features] for dataset in both]
+    assert names == [["v-0", "v-1", "v-2", "v-missing"]] * 2
+    for part in SPLITS:
+        assert np.array_equal(both[0].splits[part].dense, both[1].splits[part].dense)
+
+
 def test_vectors_are_projected_on_principal_axes():
     rng = np.random.default_rng(0)
     plane = rng.normal(size=(2, 6))
