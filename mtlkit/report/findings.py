@@ -23,7 +23,7 @@ from mtlkit.report.experts import effective_number, idle_in_gates, idle_share, l
 from mtlkit.report.frame import Frames
 from mtlkit.report.probe_frames import Probes
 from mtlkit.report.run_warnings import listed, seed_ranges
-from mtlkit.report.statistics import is_useful
+from mtlkit.report.statistics import is_useful, recovered
 from mtlkit.report.summary import FEW_POSITIVES, Row, Summary, copies
 from mtlkit.report.tables import Table, TableCell, fixed, spread
 from mtlkit.settings import TrainingSettings
@@ -31,6 +31,8 @@ from mtlkit.studies import Study
 
 COLLAPSED = 0.1
 """A task has less than this part of an equal share of the weight at the end of training."""
+STARVED = 0.1
+"""A task is not learnt if a row covers less of the best row's distance from a useless model."""
 IDLE_EXPERTS = 0.25
 """This share of a level's experts is idle."""
 COLLAPSED_GATES = 1.5
@@ -115,14 +117,27 @@ class Evidence:
         """The plain settings of the training that were typed: neither defaults nor tuned."""
         name = self.summary.block.name
         suited = DATASETS.facts(name).attributes if name in DATASETS.names() else {}
-        defaults = TrainingSettings.model_validate(suited.get("training") or {}).model_dump()
+        settings = TrainingSettings.model_validate(suited.get("training") or {})
+        defaults = dict(_by_task(settings.model_dump()))
         typed = {}
-        for key, value in row.group.resolved["training"].items():
+        for key, value in _by_task(row.group.resolved["training"]):
             is_tuned = row.group.study is not None and key in row.group.study.space
             is_plain = isinstance(value, (str, int, float))
-            if is_plain and not is_tuned and value != defaults.get(key, value):
+            # What is said of a task has no default, nor has a setting of an older version.
+            default = defaults.get(key) if "." in key else defaults.get(key, value)
+            if is_plain and not is_tuned and value != default:
                 typed[key] = value
         return typed
+
+
+def _by_task(training: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Settings as they are typed: those by task under dotted names, several losses as a list."""
+    for key, value in training.items():
+        if not isinstance(value, Mapping):
+            yield key, value
+            continue
+        for task, setting in value.items():
+            yield f"{key}.{task}", ",".join(setting) if isinstance(setting, list) else setting
 
 
 def find(
@@ -145,7 +160,7 @@ def findings_table(summary: Summary, found: Sequence[Finding]) -> Table:
     """The findings of a block as a table."""
     rows = [tuple(map(TableCell, asdict(finding).values())) for finding in found]
     title = f"{summary.block.label}: findings"
-    return Table(title, ("finding", "evidence", "to type"), tuple(rows), ())
+    return Table(title, ("finding", "evidence", "to type"), tuple(rows), (), texts=("to type",))
 
 
 @dataclass(frozen=True)
@@ -220,16 +235,16 @@ def weight_collapse(seen: Evidence, row: Row) -> Case | None:
 
 
 def starving_task(seen: Evidence, row: Row) -> Case | None:
-    """A task on which a row is no better than a useless model, while another row is."""
+    """A task on which a row is hardly better than a useless model, while another row is."""
     summary = seen.summary
     for task in summary.block.comparable:
         mean, counts = row.metric[task.name], summary.counts[task.name]
         if not mean.known or counts[0] < FEW_POSITIVES:
             continue
         best = summary.row(summary.best[task.name]).metric[task.name]
-        if is_useful(mean, task.reading, *counts):
+        if not (task.reading.higher_is_better and is_useful(best, task.reading, *counts)):
             continue
-        if is_useful(best, task.reading, *counts):
+        if recovered(mean.mean, best.mean, task.reading) < STARVED:
             decimals = task.reading.decimals
             reached = f"{task.title} {task.reading.label} {spread(mean, decimals)}"
             return best.mean - mean.mean, f"{reached}, the best row {fixed(best.mean, decimals)}"
@@ -344,7 +359,7 @@ def calibration_drift(seen: Evidence, row: Row) -> Case | None:
 ROW_RULES = (
     RowRule(divergence, "Training diverged", ("clip_norm=1",)),
     RowRule(weight_collapse, "A task ends with hardly any weight", balancers=("uniform", "static")),
-    RowRule(starving_task, "A task is not clearly learnt", balancers=("imtl", "scalarization")),
+    RowRule(starving_task, "A task is not learnt", balancers=("imtl", "scalarization")),
     RowRule(idle_experts, "Experts are idle or gates have collapsed", ("experts=4",)),
     RowRule(gradient_conflict, "Gradients conflict", balancers=("pcgrad", "cagrad", "upgrad")),
     RowRule(

@@ -522,6 +522,7 @@ def relation_table(block: Block, relations: Relations) -> Table:
         tuple(columns[index] for index in kept),
         tuple(tuple(cells[index] for index in kept) for cells in rows),
         (*more, *NOTES),
+        texts=("verdict", "evidence"),
     )
 
 

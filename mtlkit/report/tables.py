@@ -89,6 +89,7 @@ class Table:
         notes: Below the table.
         ceiling: A last row, of what the planted model of simulated data reaches; none where nobody
             knows.
+        texts: Heads of columns of text besides the names.
     """
 
     title: str
@@ -96,6 +97,11 @@ class Table:
     rows: tuple[tuple[TableCell, ...], ...]
     notes: tuple[str, ...]
     ceiling: tuple[TableCell, ...] = ()
+    texts: tuple[str, ...] = ()
+
+    def is_text(self, column: int) -> bool:
+        """Whether a column holds names or sentences, not numbers."""
+        return column < NAME_COLUMNS or self.columns[column] in self.texts
 
     @property
     def lines(self) -> tuple[tuple[TableCell, ...], ...]:
@@ -330,7 +336,7 @@ def counts(summary: Summary, task: TaskInfo) -> str:
 
 def to_markdown(table: Table) -> str:
     """A Markdown table with its notes."""
-    rule = ["---" if index < NAME_COLUMNS else "---:" for index in range(len(table.columns))]
+    rule = ["---" if table.is_text(index) else "---:" for index in range(len(table.columns))]
     lines = [
         f"# {_escape_markdown(table.title)}",
         "",
@@ -398,7 +404,7 @@ def to_tex(table: Table) -> str:
     """A booktabs table, to be read in with ``\\input``; scaled down to the text width when it is
     wider.
     """
-    alignment = "ll" + "r" * (len(table.columns) - NAME_COLUMNS)
+    alignment = "".join("l" if table.is_text(index) else "r" for index in range(len(table.columns)))
     head = " & ".join(tex(column) for column in table.columns)
     body = [" & ".join(_tex_cell(cell) for cell in cells) for cells in table.lines]
 

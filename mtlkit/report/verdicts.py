@@ -272,7 +272,7 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
         notes = (*notes, HEADROOM)
 
     title = f"{block.label}: {verdicts.model}, every balancer against the best fixed weights"
-    return Table(title, columns, tuple(rows), notes, ceiling)
+    return Table(title, columns, tuple(rows), notes, ceiling, texts=("verdict", "would tell"))
 
 
 def _notes(verdicts: Verdicts, summary: Summary) -> tuple[str, ...]:

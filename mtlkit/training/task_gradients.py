@@ -54,7 +54,7 @@ def one_pass_per_task(
 def gramian_of(
     parameters: Sequence[SlicedParameter],
     gradients: Sequence[Sequence[Tensor | None]],
-    losses: Tensor,
+    losses: Tensor | Sequence[Tensor],
 ) -> Tensor:
     """(T, T) float64 inner products of the task gradients over the shared slices of parameters.
 
@@ -64,7 +64,7 @@ def gramian_of(
         losses: (T,) of the tasks.
     """
     n_tasks = len(losses)
-    gramian = losses.new_zeros(n_tasks, n_tasks, dtype=torch.float64)
+    gramian = losses[0].new_zeros(n_tasks, n_tasks, dtype=torch.float64)
     for sliced, task_grads in zip(parameters, gradients, strict=True):
         # what a single task has for itself is no matter of balance
         shared = [None if grad is None else sliced.keep_shared(grad) for grad in task_grads]
@@ -74,7 +74,7 @@ def gramian_of(
         elif present:
             # a task that does not reach the parameter adds nothing in its row and column
             tasks = [task for task, grad in enumerate(shared) if grad is not None]
-            index = torch.tensor(tasks, device=losses.device)
+            index = torch.tensor(tasks, device=gramian.device)
             gramian[index[:, None], index] += inner_products(present)
     return gramian
 
@@ -160,7 +160,7 @@ class TaskGradients:
 
     def gramian(self, parameters: Sequence[SlicedParameter]) -> Tensor:
         """(T, T) float64 inner products of the task gradients over shared slices."""
-        return gramian_of(parameters, self.of(parameters), torch.stack(self.losses).detach())
+        return gramian_of(parameters, self.of(parameters), self.losses)
 
     def combine(
         self, shared_weights: Tensor, private_weights: Tensor | None = None
