@@ -97,7 +97,8 @@ class Evidence:
     ) -> str:
         """The command that runs the grid of a row again, with changed settings and methods."""
         group, block = row.group, self.summary.block
-        words = {"-d": block.typed, "--models": models or group.typed[0]}
+        tasks = ",".join(block.task_names)  # perhaps not all of the data set
+        words = {"-d": block.typed, "--tasks": tasks, "--models": models or group.typed[0]}
         if balancers or group.has_balancer:
             words["--balancers"] = balancers or group.typed[1]
         planned = sorted(group.seeds + group.failed)
@@ -362,9 +363,17 @@ ROW_RULES = (
     RowRule(starving_task, "A task is not learnt", balancers=("imtl", "scalarization")),
     RowRule(idle_experts, "Experts are idle or gates have collapsed", ("experts=4",)),
     RowRule(gradient_conflict, "Gradients conflict", balancers=("pcgrad", "cagrad", "upgrad")),
-    RowRule(negative_transfer, "A task is worse than single-task's", models=("ple", "stem")),
+    RowRule(
+        negative_transfer,
+        "A task is worse than single-task's, beyond its interval",
+        models=("ple", "stem"),
+    ),
     RowRule(overfitting, "The validation loss rises again", ("dropout=0.3",)),
-    RowRule(still_rising, "The last quarter brings a part of the gain", ("epochs={twice:g}",)),
+    RowRule(
+        still_rising,
+        "The last quarter of training still brings some of the gain",
+        ("epochs={twice:g}",),
+    ),
     RowRule(calibration_drift, "The mean prediction is not the rate", ("select=loss",)),
 )
 

@@ -109,6 +109,7 @@ def test_divergence(grid):
     finding = grid.find()["divergence"]
     assert "in 2 of 3 rows: mmoe + uwl (1 of 3 runs, seed 2, by step 412)" in finding.sentence
     assert "--set clip_norm=1" in finding.command
+    assert "--tasks income,marital --models mmoe " in finding.command
     assert "--seeds 3 " in finding.command
 
 
