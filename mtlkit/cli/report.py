@@ -51,6 +51,8 @@ def report(
     from mtlkit.report.result_rows import rows_of
     from mtlkit.report.run_warnings import all_run_warnings
 
+    if not 0 < margin < 100:
+        raise UsageError(f"--margin is {margin:g}, not between 0 and 100.", "--margin 0.25")
     if json:
         frames = open_results(results, metric, untuned)
         _say_left_out(frames)
@@ -59,8 +61,6 @@ def report(
         typer.echo(text)
         return
 
-    if not 0 < margin < 100:
-        raise UsageError(f"--margin is {margin:g}, not between 0 and 100.", "--margin 0.25")
     files = write_report(results, out, metric=metric, untuned=untuned, margin=margin / 100)
     _say_left_out(files)
     _say_warnings(files.warnings)

@@ -45,7 +45,8 @@ def tuned_table(summary: Summary, rows: list[dict[str, object]]) -> Table:
     """The same as a table."""
     cells = [tuple(TableCell(_shown(value)) for value in row.values()) for row in rows]
     title = f"{summary.block.label}: tuned settings"
-    return Table(title, COLUMNS, tuple(cells), (*NOTES, *summary.block.budget))
+    notes = (*NOTES, *summary.block.budget)
+    return Table(title, COLUMNS, tuple(cells), notes, texts=("settings",))
 
 
 def _shown(value: object) -> str:
