@@ -511,9 +511,9 @@ def _first_error(error: ValidationError, names: list[str], owner: str) -> str:
     same_option = [entry for entry in errors if entry["loc"][:1] == first_option]
     deepest = max(same_option, key=lambda entry: len(entry["loc"]))
 
-    # names of types in the path have brackets; the user wrote only keys and positions
+    # the path holds names of types as well; the user wrote only keys and positions
     path = [str(step) for step in deepest["loc"]]
-    key = ".".join(step for step in path if "[" not in step)
+    key = ".".join(step for step in path if "[" not in step and step != "constrained-int")
 
     if deepest["type"] == "extra_forbidden":
         guess = did_you_mean(nearest_names(key, names))

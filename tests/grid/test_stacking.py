@@ -13,7 +13,7 @@ from mtlkit.grid.engines.worker import Assignment, Finished
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.stacking import run_stack, stacks
-from mtlkit.settings import ExecutionSettings
+from mtlkit.settings import ExecutionSettings, validate
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
 from tests.grid.grids import run
@@ -177,3 +177,8 @@ def test_an_interrupt_while_workers_leave_ends_each_of_them_once(pool, monkeypat
         pool._let_go(worker)
     assert pool.leaving == [worker]
     end_workers([worker])
+
+
+def test_a_stack_of_nothing_is_refused_by_its_name():
+    with pytest.raises(UsageError, match=r"'stack' of the execution cannot be 0"):
+        validate(ExecutionSettings, {"stack": 0}, "execution")
