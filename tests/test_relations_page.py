@@ -17,10 +17,10 @@ def test_it_goes_as_shown(tmp_path):
     [block] = [code for _, code in marked_blocks(PAGE, "run")]
     said = []
     for command in filter(None, block.splitlines()):
-        words = command.replace("tasks=3]", "tasks=3,rows=200,d=4]")
+        words = command.replace("tasks=3]", "tasks=3,rows=1500,d=8]")
         words = words.replace("mtlkit", f"{sys.executable} -m mtlkit", 1)
         if " bench " in words:
-            words += " --epochs 1 --batch-size 50 --seeds 2 --set metrics=ece"
+            words += " --epochs 20 --batch-size 50 --seeds 2 --set metrics=ece"
         ended = subprocess.run(
             ["bash", "-c", words], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
