@@ -61,29 +61,16 @@ def with_pairs(
 
     # what a pair gains is told against single-task, whether or not the grid asked for it
     model = _model_of(settings, dataset, pairs)
-    model_class = MODELS.load(parse_spec(model).name)
-    options = {
-        name: value
-        for name, value in settings.model.items()
-        if name in model_class.Options.model_fields
-    }
-    single = {"models": (REFERENCE,), "references": (), "balancers": ("uniform",), "balancer": {}}
-    of_single = MODELS.load(REFERENCE).Options.model_fields
-    single["model"] = {name: value for name, value in settings.model.items() if name in of_single}
-    paired = single | {"models": (model,), "model": options}
     anew = {"force": force, "retry_failed": retry_failed}
-    plans = [
-        plan,
-        make_plan(settings.model_copy(update=single), source, dataset, store, **anew),
-    ]
+    single = _one_model(settings, REFERENCE)
+    plans = [plan, make_plan(single, source, dataset, store, **anew)]
+    paired = _one_model(settings, model)
     for pair in pairs:
-        training = settings.training
         if len(tasks) > 2:
-            values = training_of_tasks(training.model_dump(), pair)
+            values = training_of_tasks(settings.training.model_dump(), pair)
             training = TrainingSettings.model_validate(values)
-        update = paired | {"training": training}
-        grid = settings.model_copy(update=update)
-        plans.append(make_plan(grid, source, dataset.select(pair), store, **anew))
+            paired = paired.model_copy(update={"training": training})
+        plans.append(make_plan(paired, source, dataset.select(pair), store, **anew))
 
     # a cell that the grid has anyway runs once
     cells = {planned.cell.key: planned for added in plans for planned in added.cells}
@@ -92,6 +79,14 @@ def with_pairs(
         "the report says what tasks gain from each other"
     )
     return replace(plan, cells=list(cells.values()), notes=(*plan.notes, note))
+
+
+def _one_model(settings: GridSettings, model: str) -> GridSettings:
+    """A grid of one model with uniform weights, and those settings of models that it has."""
+    known = MODELS.load(parse_spec(model).name).Options.model_fields
+    options = {name: value for name, value in settings.model.items() if name in known}
+    methods = {"models": (model,), "references": (), "balancers": ("uniform",)}
+    return settings.model_copy(update=methods | {"model": options, "balancer": {}})
 
 
 def _check_pairs(settings: GridSettings, tasks: tuple[str, ...], count: int) -> None:

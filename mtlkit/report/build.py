@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +21,7 @@ from mtlkit.report.frame import Frames, garbage_left_alone, load
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
 from mtlkit.report.probe_frames import Probes, load_probes
-from mtlkit.report.relations import find_relations, relation_rows, relation_table
+from mtlkit.report.relations import Relations, find_relations, relation_rows, relation_table
 from mtlkit.report.run_warnings import all_run_warnings
 from mtlkit.report.statistics import MARGIN
 from mtlkit.report.summary import Summary, summarise
@@ -35,7 +35,7 @@ from mtlkit.report.tables import (
     to_tex,
 )
 from mtlkit.report.tuned_table import tuned_rows, tuned_table
-from mtlkit.report.verdicts import judge, verdict_rows, verdict_table
+from mtlkit.report.verdicts import Verdicts, judge, verdict_rows, verdict_table
 from mtlkit.store import Copy, ResultStore, Unreadable
 
 if TYPE_CHECKING:
@@ -214,33 +214,12 @@ def _write_section(
     """Write the tables and figures of one block, and gather what the page says of it."""
     block = summary.block
     probes = load_probes(frames, block)
-    tables = [_write_table(build_table(summary), to_csv(summary), f"tables/{block.slug}", out)]
-
-    # What tuning chose, if it did.
-    tuned = tuned_rows(summary)
-    if tuned:
-        table = tuned_table(summary, tuned)
-        tables.append(_write_table(table, rows_to_csv(tuned), f"tables/{block.slug}-tuned", out))
-
-    # A table of verdicts for every model that was swept over fixed weights.
     judged = judge(frames, summary)
-    for verdicts in judged:
-        table = verdict_table(summary, verdicts)
-        csv_text = rows_to_csv(verdict_rows(block, [verdicts]))
-        stem = f"tables/{block.slug}-verdicts-{slug(verdicts.model)}"
-        tables.append(_write_table(table, csv_text, stem, out))
-
-    uses = expert_use(summary, probes.by_group)
-    if uses:
-        csv_text = rows_to_csv(expert_rows(summary, uses))
-        stem = f"tables/{block.slug}-experts"
-        tables.append(_write_table(expert_table(summary, uses), csv_text, stem, out))
-
     relations = find_relations(frames, summary, probes.by_group)
-    if len(relations.pairs):
-        csv_text = rows_to_csv(relation_rows(block, relations))
-        stem = f"tables/{block.slug}-relations"
-        tables.append(_write_table(relation_table(block, relations), csv_text, stem, out))
+    tables = [
+        _write_table(table, csv_text, f"tables/{block.slug}{suffix}", out)
+        for suffix, table, csv_text in _tables(summary, probes.by_group, judged, relations)
+    ]
 
     # What to look into, where there is something.
     diagnosis = None
@@ -270,6 +249,34 @@ def _write_section(
         unreadable=tuple(dict.fromkeys(unreadable)),
         diagnosis=diagnosis,
     )
+
+
+def _tables(
+    summary: Summary,
+    probes: dict[str, Probes],
+    judged: Sequence[Verdicts],
+    relations: Relations,
+) -> Iterator[tuple[str, Table, str]]:
+    """The tables of a block: what the file's name ends with, the table, and its CSV."""
+    block = summary.block
+    yield "", build_table(summary), to_csv(summary)
+
+    # What tuning chose, if it did.
+    tuned = tuned_rows(summary)
+    if tuned:
+        yield "-tuned", tuned_table(summary, tuned), rows_to_csv(tuned)
+
+    # A table of verdicts for every model that was swept over fixed weights.
+    for verdicts in judged:
+        csv_text = rows_to_csv(verdict_rows(block, [verdicts]))
+        yield f"-verdicts-{slug(verdicts.model)}", verdict_table(summary, verdicts), csv_text
+
+    uses = expert_use(summary, probes)
+    if uses:
+        yield "-experts", expert_table(summary, uses), rows_to_csv(expert_rows(summary, uses))
+    if len(relations.pairs):
+        csv_text = rows_to_csv(relation_rows(block, relations))
+        yield "-relations", relation_table(block, relations), csv_text
 
 
 def _write_table(table: Table, csv_text: str, stem: str, out: Path) -> PageTable:

@@ -1,4 +1,4 @@
-"""The mean relative gain of one row over its references, with both noises and a verdict."""
+"""The differences of one row to its references, with both noises, and the verdict on them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,36 @@ import numpy as np
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.references import TaskValues
 from mtlkit.report.row_noise import RowNoise
-from mtlkit.report.statistics import Comparison, compare, delta_m, gain_slopes
+from mtlkit.report.statistics import (
+    Comparison,
+    Interval,
+    compare,
+    delta_m,
+    gain_slopes,
+    paired_delta,
+)
+
+
+def difference_of(
+    score: str,
+    row: str,
+    values: TaskValues,
+    reference_row: str,
+    reference: TaskValues,
+    noise: RowNoise,
+) -> Interval:
+    """The paired difference of a score to its reference, over common seeds, with both noises.
+
+    Args:
+        score: The score.
+        row: Group id of the row.
+        values: Score to seed to its primary metric.
+        reference_row: Group id of the reference.
+        reference: Score to seed to the reference's primary metric.
+        noise: What the test rows add to metrics.
+    """
+    row_error = noise.error([(row, score, 1.0), (reference_row, score, -1.0)])
+    return paired_delta(values[score], reference[score], row_error)
 
 
 def compare_gains(

@@ -103,16 +103,16 @@ def load_row_noise(frames: Frames, block: Block) -> RowNoise:
         return RowNoise({}, too_many=True)
 
     # A test split has one length, that of the first run that is read.
+    by_run = dict(iter(primary.groupby(["group", "seed"], observed=True)))
     runs = frames.runs[(frames.runs["block"] == block.id) & (frames.runs["status"] == "ok")]
     by_pair: dict[tuple[str, str], dict[int, np.ndarray]] = defaultdict(dict)
     clusters: np.ndarray | None = None
     rows = None
     unreadable = []
     for group, seed, folder in zip(runs["group"], runs["seed"], runs["folder"], strict=True):
-        of_run = primary[(primary["group"] == group) & (primary["seed"] == seed)]
         try:
             stored = read_scores(folder)
-            found = _influences(stored, of_run, rows)
+            found = _influences(stored, by_run.get((group, seed), primary[:0]), rows)
         except UnreadableError as error:
             unreadable.append(Unreadable(folder / "scores.npz", str(error)))
             continue

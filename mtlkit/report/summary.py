@@ -13,7 +13,7 @@ import pandas as pd
 from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
-from mtlkit.report.gains import compare_gains
+from mtlkit.report.gains import compare_gains, difference_of
 from mtlkit.report.references import (
     Counts,
     References,
@@ -30,7 +30,6 @@ from mtlkit.report.statistics import (
     Word,
     chance_error,
     mean_over_tasks,
-    paired_delta,
     pareto_front,
     recovered,
     t_interval,
@@ -246,12 +245,11 @@ def _deltas(
     values: TaskValues, group: RunGroup, references: References, noise: RowNoise
 ) -> dict[str, Interval]:
     """Score to the paired difference to its reference, over common seeds."""
-    deltas = {}
-    for score, reference in references.groups.items():
-        if reference is not group:
-            row_error = noise.error([(group.id, score, 1.0), (reference.id, score, -1.0)])
-            deltas[score] = paired_delta(values[score], references.values[score], row_error)
-    return deltas
+    return {
+        score: difference_of(score, group.id, values, reference.id, references.values, noise)
+        for score, reference in references.groups.items()
+        if reference is not group
+    }
 
 
 def _gain(

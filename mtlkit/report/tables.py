@@ -142,6 +142,11 @@ def percent(share: float) -> str:
     return f"{fixed(100 * share, 0)} %" if share >= 0.005 else "nothing"
 
 
+def are(number: int) -> str:
+    """The verb that goes with a number."""
+    return "is" if number == 1 else "are"
+
+
 # --- the cells ------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
-from mtlkit.report.gains import compare_gains
+from mtlkit.report.gains import compare_gains, difference_of
 from mtlkit.report.references import say_if_useless
 from mtlkit.report.statistics import (
     Comparison,
@@ -19,7 +19,6 @@ from mtlkit.report.statistics import (
     Word,
     holm,
     mean_over_tasks,
-    paired_delta,
     relative_gain,
     t_interval,
 )
@@ -28,6 +27,7 @@ from mtlkit.report.tables import (
     PLANTED,
     Table,
     TableCell,
+    are,
     both_noises_note,
     csv_interval,
     csv_key,
@@ -104,15 +104,11 @@ class Verdicts:
         return (
             f"{self.model}, balancers against {'tuned ' if self.tuned else ''}fixed weights: "
             f"beside {self.best.group.balancer}, the best of {self.weightings} weightings on "
-            f"validation, {better} of {len(self.verdicts)} balancers {_are(better)} better, "
-            f"{worse} {_are(worse)} worse, {equivalent} {_are(equivalent)} equivalent, and "
-            f"{undecided} {_are(undecided)} not told apart; "
+            f"validation, {better} of {len(self.verdicts)} balancers {are(better)} better, "
+            f"{worse} {are(worse)} worse, {equivalent} {are(equivalent)} equivalent, and "
+            f"{undecided} {are(undecided)} not told apart; "
             f"{survivors} of the differences {outlast_verb} Holm's correction."
         )
-
-
-def _are(number: int) -> str:
-    return "is" if number == 1 else "are"
 
 
 def judge(frames: Frames, summary: Summary) -> tuple[Verdicts, ...]:
@@ -207,13 +203,12 @@ def _compare(summary: Summary, candidates: list[Row], best: Row) -> tuple[tuple[
 
     verdicts = []
     for row, gain, survived in zip(candidates, gains, survives, strict=True):
-        delta = {}
-        for task in block.tasks:
-            terms = [(row.group.id, task.name, 1.0), (best.group.id, task.name, -1.0)]
-            row_error = summary.noise.error(terms)
-            delta[task.name] = paired_delta(
-                row.values[task.name], best.values[task.name], row_error
+        delta = {
+            task.name: difference_of(
+                task.name, row.group.id, row.values, best.group.id, best.values, summary.noise
             )
+            for task in block.tasks
+        }
         verdicts.append(Verdict(row, delta, gain, survived))
     return tuple(sorted(verdicts, key=_order)), useless
 

@@ -7,7 +7,7 @@ from collections import Counter
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.summary import Row, Summary
-from mtlkit.report.tables import fixed, percent, spread
+from mtlkit.report.tables import are, fixed, percent, spread
 
 MANY = 10
 """From this number of compared rows on, the reader is warned of differences by chance."""
@@ -97,8 +97,8 @@ def _overall(summary: Summary) -> list[str]:
     worse, equivalent = words["worse"], words["equivalent"]
     return [
         f"All tasks together (Δm): {words['better']} of {words.total()} rows are better than "
-        f"single-task, {worse} {'is' if worse == 1 else 'are'} worse, {equivalent} "
-        f"{'is' if equivalent == 1 else 'are'} equivalent to it within "
+        f"single-task, {worse} {are(worse)} worse, {equivalent} "
+        f"{are(equivalent)} equivalent to it within "
         f"± {100 * summary.margin:g} %, and {words['not told apart']} cannot be told apart from it."
     ]
 
