@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -36,6 +37,18 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def map(self, change: Callable[[Tensor], Tensor], of_bags: Callable[[Bags], Bags]) -> Batch:
+        """The batch with every tensor of rows changed in one way, and all bags in another."""
+        return Batch(
+            change(self.ids),
+            change(self.dense),
+            change(self.labels),
+            None if self.observed is None else change(self.observed),
+            None if self.weight is None else change(self.weight),
+            {name: of_bags(bags) for name, bags in self.bags.items()},
+            groups={name: change(ids) for name, ids in self.groups.items()},
+        )
 
 
 @dataclass

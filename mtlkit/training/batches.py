@@ -246,15 +246,6 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
         pinned = tensor.pin_memory() if device.type == "cuda" else tensor
         return pinned.to(device, non_blocking=True)
 
-    return Batch(
-        move(batch.ids),
-        move(batch.dense),
-        move(batch.labels),
-        None if batch.observed is None else move(batch.observed),
-        None if batch.weight is None else move(batch.weight),
-        {
-            name: Bags(*(move(tensor) for tensor in bags if tensor is not None))
-            for name, bags in batch.bags.items()
-        },
-        groups={name: move(ids) for name, ids in batch.groups.items()},
+    return batch.map(
+        move, lambda bags: Bags(*(move(tensor) for tensor in bags if tensor is not None))
     )

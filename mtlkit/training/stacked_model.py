@@ -192,17 +192,8 @@ class _DrawnByCell(torch.autograd.Function):
 def unflatten(batch: Batch, cells: int) -> Batch:
     """The rows of K batches, one after another, as a batch whose tensors have a first axis of K."""
 
-    def apart(tensor: Tensor) -> Tensor:
-        return tensor.unflatten(0, (cells, -1))
-
-    return Batch(
-        apart(batch.ids),
-        apart(batch.dense),
-        apart(batch.labels),
-        None if batch.observed is None else apart(batch.observed),
-        None if batch.weight is None else apart(batch.weight),
-        {name: _unflatten_bags(bags, cells) for name, bags in batch.bags.items()},
-        groups={name: apart(ids) for name, ids in batch.groups.items()},
+    return batch.map(
+        lambda tensor: tensor.unflatten(0, (cells, -1)), lambda bags: _unflatten_bags(bags, cells)
     )
 
 
