@@ -21,6 +21,7 @@ from mtlkit.report.frame import Frames, garbage_left_alone, load
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
 from mtlkit.report.probe_frames import Probes, load_probes
+from mtlkit.report.published import find_published, published_rows, published_table
 from mtlkit.report.relations import Relations, find_relations, relation_rows, relation_table
 from mtlkit.report.run_warnings import all_run_warnings
 from mtlkit.report.statistics import MARGIN
@@ -274,6 +275,10 @@ def _tables(
     uses = expert_use(summary, probes)
     if uses:
         yield "-experts", expert_table(summary, uses), rows_to_csv(expert_rows(summary, uses))
+    published = find_published(summary)
+    if published:
+        csv_text = rows_to_csv(published_rows(summary, published))
+        yield "-published", published_table(summary, published), csv_text
     if len(relations.pairs):
         csv_text = rows_to_csv(relation_rows(block, relations))
         yield "-relations", relation_table(block, relations), csv_text
