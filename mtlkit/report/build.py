@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.report.answer import Sentence, answer
 from mtlkit.report.blocks import slug
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
-from mtlkit.report.findings import find, findings_table
+from mtlkit.report.findings import find, findings_table, gather
 from mtlkit.report.frame import Frames, garbage_left_alone, load
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
@@ -215,10 +216,13 @@ def _write_section(
     block = summary.block
     probes = load_probes(frames, block)
     judged = judge(frames, summary)
+    sentences = answer(gather(frames, summary, probes.by_group, results), judged)
     relations = find_relations(frames, summary, probes.by_group)
     tables = [
         _write_table(table, csv_text, f"tables/{block.slug}{suffix}", out)
-        for suffix, table, csv_text in _tables(summary, probes.by_group, judged, relations)
+        for suffix, table, csv_text in _tables(
+            summary, probes.by_group, sentences, judged, relations
+        )
     ]
 
     # What to look into, where there is something.
@@ -248,18 +252,20 @@ def _write_section(
         failures=failures(frames, block),
         unreadable=tuple(dict.fromkeys(unreadable)),
         diagnosis=diagnosis,
+        answer=sentences,
     )
 
 
 def _tables(
     summary: Summary,
     probes: dict[str, Probes],
+    sentences: Sequence[Sentence],
     judged: Sequence[Verdicts],
     relations: Relations,
 ) -> Iterator[tuple[str, Table, str]]:
     """The tables of a block: what the file's name ends with, the table, and its CSV."""
     block = summary.block
-    yield "", build_table(summary), to_csv(summary)
+    yield "", replace(build_table(summary), lead=tuple(map(str, sentences))), to_csv(summary)
 
     # What tuning chose, if it did.
     tuned = tuned_rows(summary)

@@ -18,6 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mtlkit._version import __version__
+from mtlkit.report.answer import Sentence
 from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
@@ -88,6 +89,7 @@ class Section:
         failures: The runs without numbers, see :func:`failures`.
         unreadable: Files of probes that could not be read.
         diagnosis: What to look into, a line a finding; None if nothing was found.
+        answer: Which row to use; each sentence names the row of its numbers.
     """
 
     summary: Summary
@@ -98,6 +100,7 @@ class Section:
     failures: tuple[dict[str, Any], ...]
     unreadable: tuple[Unreadable, ...]
     diagnosis: PageTable | None = None
+    answer: tuple[Sentence, ...] = ()
 
     @property
     def all_tables(self) -> tuple[PageTable, ...]:

@@ -90,6 +90,8 @@ class Table:
         ceiling: A last row, of what the planted model of simulated data reaches; none where nobody
             knows.
         texts: Heads of columns of text besides the names.
+        anchors: Names by which links reach the rows; none for tables without links.
+        lead: Sentences above the table.
     """
 
     title: str
@@ -98,6 +100,8 @@ class Table:
     notes: tuple[str, ...]
     ceiling: tuple[TableCell, ...] = ()
     texts: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = ()
+    lead: tuple[str, ...] = ()
 
     def is_text(self, column: int) -> bool:
         """Whether a column holds names or sentences, not numbers."""
@@ -171,7 +175,9 @@ def build_table(summary: Summary) -> Table:
     ceiling = ceiling_cells(tasks, 2, len(columns))
     marks = "".join(cell.marks for cells in rows for cell in cells)
     notes = _notes(summary, columns, marks, has_ceiling=bool(ceiling))
-    return Table(summary.block.label, tuple(columns), tuple(rows), tuple(notes), ceiling)
+    anchors = tuple(f"row-{row.group.id[:12]}" for row in summary.rows)
+    title = summary.block.label
+    return Table(title, tuple(columns), tuple(rows), tuple(notes), ceiling, anchors=anchors)
 
 
 def _says_nothing(column: str, texts: Sequence[str]) -> bool:
@@ -345,6 +351,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         f"# {_escape_markdown(table.title)}",
         "",
+        *(line for sentence in table.lead for line in (_escape_markdown(sentence), "")),
         _markdown_line(_escape_markdown(column) for column in table.columns),
         f"|{'|'.join(rule)}|",
     ]

@@ -49,30 +49,7 @@ def _best(summary: Summary, task: TaskInfo) -> str:
         start += f"; the intervals of {near} of the {len(others)} other rows overlap its own"
     else:
         start += ", clear of all others"
-    return f"{start}. {_against_single_task(best, task)}"
-
-
-def _against_single_task(best: Row, task: TaskInfo) -> str:
-    """The paired difference of the best row to single-task, with its interval in words."""
-    # There may be no difference to speak of.
-    if task.name in best.reference_of:
-        return "No multi-task row has a better mean than single-task."
-    delta = best.delta.get(task.name)
-    if delta is None or not delta.known:
-        return (
-            "There is no single-task model that was trained for it with the same seeds and "
-            "settings to compare it with."
-        )
-
-    decimals = task.reading.decimals
-    shift = f"Against single-task that is {spread(delta, decimals, sign=True)}"
-    if not delta.bounded:
-        return f"{shift} on one common seed: too few for an interval."
-
-    low = fixed(delta.low, decimals, sign=True)
-    high = fixed(delta.high, decimals, sign=True)
-    verdict = "beyond the interval" if delta.excludes_zero else "within what is left open"
-    return f"{shift} over {delta.n} common seeds (95 % interval {low} to {high}): {verdict}."
+    return f"{start}."
 
 
 def _ceiling(summary: Summary, task: TaskInfo) -> str:
