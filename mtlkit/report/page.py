@@ -23,7 +23,6 @@ from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
 from mtlkit.report.tables import Table, counts
-from mtlkit.report.wording import sentences
 from mtlkit.store import Unreadable, printable
 
 HERE = Path(__file__).parent
@@ -111,11 +110,6 @@ class Section:
     def block(self) -> Block:
         """The data set block."""
         return self.summary.block
-
-    @property
-    def findings(self) -> list[str]:
-        """What the numbers say, in sentences."""
-        return [*sentences(self.summary), *self.verdicts]
 
     @property
     def task_lines(self) -> list[str]:

@@ -239,4 +239,4 @@ def test_the_same_text_everywhere(grid, tmp_path):
             assert page.count(f'id="row-{sentence.row[:12]}"') == 1
         assert sentence.command in console_text
     # above all others
-    assert page.index(said["use"].text) < page.index("the best mean AUC")
+    assert page.index(said["use"].text) < page.index("Results on the test split")

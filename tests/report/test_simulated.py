@@ -25,7 +25,6 @@ from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.statistics import recovered
 from mtlkit.report.summary import summarise
 from mtlkit.report.tables import build_table, to_csv, to_markdown, to_tex
-from mtlkit.report.wording import sentences
 from mtlkit.store import ResultStore
 from tests.fakes import cell, fill, record
 
@@ -232,15 +231,12 @@ def test_the_other_tables_hold_what_was_to_be_won(files):
     assert "- Planted model: how far" in text
 
 
-def test_the_page_and_the_sentences_have_it(files, summary):
+def test_the_page_and_the_notes_have_it(files, summary):
     page = next(file for file in files if file.suffix == ".html").read_text(encoding="utf-8")
     assert page.count('<tr class="ceiling">') == 2
     share = 100 * (max(row.metric["income"].mean for row in summary.rows) - 0.5) / 0.45
-    income = sentences(summary)[0]
-    assert (
-        f"reaches 0.9500: of its distance from a useless model's AUC of 0.5, the best row recovers {share:.0f} %"
-        in income
-    )
+    recovered = "Of its distance from a useless model the best rows recover: "
+    assert f"{recovered}income {share:.0f} %" in page
 
 
 def test_who_is_no_better_than_chance_recovers_nothing(tmp_path):
@@ -253,7 +249,8 @@ def test_who_is_no_better_than_chance_recovers_nothing(tmp_path):
         with_probes=False,
     )
     frames = load(store)
-    assert "recovers nothing" in sentences(summarise(frames, frames.blocks[0]))[0]
+    notes = " ".join(build_table(summarise(frames, frames.blocks[0])).notes)
+    assert "the best rows recover: income nothing" in notes
 
 
 def test_the_terminal_has_it(simulated):
