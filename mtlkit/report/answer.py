@@ -231,39 +231,15 @@ def _others(seen: Evidence, chosen: Row, ranked: Sequence[Row]) -> Iterator[Sent
 def _balancers(seen: Evidence, chosen: Row, judged: Sequence[Verdicts]) -> Iterator[Sentence]:
     """Whether any balancer beats the best fixed weights, or what is missing to tell."""
     known = [v for v in judged if any(one.word != "unknown" for one in v.verdicts)]
-    if not known:
-        rows = [row for row in seen.summary.finished if row.group.has_balancer]
-        if rows and not all(row.group.constant_weights for row in rows):
-            yield Sentence(
-                "missing",
-                "Whether a balancer beats fixed weights is open: no model was trained under "
-                f"{SWEEP} fixed weightings and more, with two seeds.",
-                command=seen.bench(chosen, balancers="scalarization"),
-            )
-        return
-
-    # Of the recommended model, if it was swept.
-    found = next((v for v in known if v.model == chosen.group.model), known[0])
-    tuned = "tuned, " if found.tuned else ""
-    weights = f"{found.best.group.balancer} ({tuned}the best of {found.weightings} on validation)"
-    winners = [one for one in found.verdicts if one.word == "better" and one.survives]
-    shown = winners or [one for one in found.verdicts if one.word != "unknown"][:1]
-    numbers = [
-        f"{one.row.group.balancer} ({spread(one.gain.interval.scaled(100), 2, sign=True)} %)"
-        for one in shown
-    ]
-    count = len(found.verdicts)
-    if winners:
+    for found in known:
+        yield Sentence("balancers", found.sentence, found.verdicts[0].row.group.id)
+    rows = [row for row in seen.summary.finished if row.group.has_balancer]
+    if not known and not all(row.group.constant_weights for row in rows):
         text = (
-            f"{found.model}: {len(winners)} of {count} balancers beat the fixed weights {weights}, "
-            f"after Holm's correction: {listed(numbers, noun='balancers')}."
+            "Whether a balancer beats fixed weights is open: no model was trained under "
+            f"{SWEEP} fixed weightings and more, with two seeds."
         )
-    else:
-        text = (
-            f"{found.model}: none of {count} balancers beats the fixed weights {weights}; the "
-            f"nearest is {numbers[0]}."
-        )
-    yield Sentence("balancers", text, shown[0].row.group.id)
+        yield Sentence("missing", text, command=seen.bench(chosen, balancers="scalarization"))
 
 
 def _caveat(seen: Evidence, chosen: Row) -> Iterator[Sentence]:

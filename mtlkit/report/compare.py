@@ -237,19 +237,18 @@ def _differences(pair: _Pair, margin: float) -> Iterator[Difference]:
 def as_plain(one: Difference) -> dict[str, object]:
     """A difference as plain values; None where a number is unknown."""
     interval = one.found.interval
-    numbers = {
+    plain = {
+        "dataset": one.dataset,
+        "row": one.row,
+        "score": one.score,
         "a": one.a,
         "b": one.b,
         "difference": interval.mean,
         "low": interval.low,
         "high": interval.high,
-    }
-    return {
-        "dataset": one.dataset,
-        "row": one.row,
-        "score": one.score,
-        **{name: None if math.isnan(number) else number for name, number in numbers.items()},
         "seeds": interval.n,
         "verdict": one.found.word,
         "after_holm": one.after_holm,
     }
+    is_nan = {name: isinstance(value, float) and math.isnan(value) for name, value in plain.items()}
+    return {name: None if is_nan[name] else value for name, value in plain.items()}
