@@ -13,7 +13,7 @@ from mtlkit.cli.tables import MarginFlag, MetricFlag, as_share
 from mtlkit.errors import MissingError, UsageError
 
 if TYPE_CHECKING:
-    from mtlkit.report.compare import Compared
+    from mtlkit.report.compare import SharedResults
 
 
 def compare(
@@ -71,7 +71,7 @@ def compare(
         raise typer.Exit(1)
 
 
-def _print(compared: Compared) -> None:
+def _print(compared: SharedResults) -> None:
     """A paragraph a row, a line a score; then what was not compared."""
     lines = [one.cells for one in compared.differences]
     widths = [max(len(cells[column]) for cells in lines) for column in range(3)]

@@ -159,11 +159,11 @@ def _rank_tests(scores: np.ndarray) -> tuple[float, float]:
 def across_table(across: Across, simulated: bool) -> Table:
     """The standings as a table."""
     columns = ("model", "balancer", "mean rank", "beats single-task, %", "P(improvement), %")
-    cells = []
-    for (model, balancer), standing in across.standings.iterrows():
-        shares = [fixed(100 * standing[name], 0) for name in ("wins", "improvement")]
-        rank = TableCell(fixed(standing["rank"], 2), not cells)
-        cells.append((*map(TableCell, (model, balancer)), rank, *map(TableCell, shares)))
+    cells: list[tuple[TableCell, ...]] = []
+    for model, balancer, rank, wins, improvement in across.standings.reset_index().to_numpy():
+        shares = [TableCell(fixed(100 * share, 0)) for share in (wins, improvement)]
+        mean = TableCell(fixed(rank, 2), best=not cells)
+        cells.append((TableCell(model), TableCell(balancer), mean, *shares))
     notes = (
         "Mean rank: over each task of each data set, 1 being best, by means over common seeds. "
         "Tasks of one data set are not independent, so the test is a little too sure.",

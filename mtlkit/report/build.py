@@ -21,6 +21,7 @@ from mtlkit.report.blocks import slug
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
 from mtlkit.report.findings import find, findings_table, gather
 from mtlkit.report.frame import Frames, garbage_left_alone, load
+from mtlkit.report.latex import paper_tables, to_tex
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import (
     Overview,
@@ -43,7 +44,6 @@ from mtlkit.report.tables import (
     rows_to_csv,
     to_csv,
     to_markdown,
-    to_tex,
 )
 from mtlkit.report.tuned_table import tuned_rows, tuned_table
 from mtlkit.report.verdicts import Verdicts, judge, verdict_rows, verdict_table
@@ -231,8 +231,8 @@ def _write_overview(summaries: Sequence[Summary], out: Path) -> Overview:
     sentences = tuple(across.sentences)
     simulated = any(summary.block.simulated for summary in summaries)
     table = replace(across_table(across, simulated), lead=sentences)
-    rows = across.standings.reset_index().to_dict("records")
-    written = _write_table(table, rows_to_csv(rows), "tables/across-data-sets", out)
+    csv_text = across.standings.to_csv()
+    written = _write_table(table, csv_text, "tables/across-data-sets", out)
     if math.isnan(across.critical):
         return Overview(sentences, (written,), ())
     figure = _save_figure(draw_ranks(across), "across-data-sets-ranks", out)
@@ -250,7 +250,13 @@ def _write_section(
     sentences = answer(gather(frames, summary, probes.by_group, results), judged)
     relations = find_relations(frames, summary, probes.by_group)
     tables = [
-        _write_table(table, csv_text, f"tables/{block.slug}{suffix}", out)
+        _write_table(
+            table,
+            csv_text,
+            f"tables/{block.slug}{suffix}",
+            out,
+            latex=None if suffix else paper_tables(summary),
+        )
         for suffix, table, csv_text in _tables(
             summary, probes.by_group, sentences, judged, relations
         )
@@ -278,7 +284,7 @@ def _write_section(
         summary=summary,
         tables=tuple(tables),
         metric_tables=tuple(folded),
-        relations=relations.sentences,
+        relations=tuple(relations.sentences),
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
         unreadable=tuple(dict.fromkeys(unreadable)),
@@ -316,8 +322,10 @@ def _tables(
         yield "-relations", relation_table(block, relations), csv_text
 
 
-def _write_table(table: Table, csv_text: str, stem: str, out: Path) -> PageTable:
-    texts = {"csv": csv_text, "md": to_markdown(table), "tex": to_tex(table)}
+def _write_table(
+    table: Table, csv_text: str, stem: str, out: Path, latex: str | None = None
+) -> PageTable:
+    texts = {"csv": csv_text, "md": to_markdown(table), "tex": latex or to_tex(table)}
     for ending, text in texts.items():
         (out / f"{stem}.{ending}").write_text(text, encoding="utf-8")
     return PageTable(table, tuple(f"{stem}.{ending}" for ending in texts))

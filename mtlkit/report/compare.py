@@ -22,7 +22,7 @@ GAIN = "Δm, %"
 
 
 @dataclass(frozen=True)
-class Difference:
+class RowDifference:
     """What B makes of a score of A, over the seeds that both have.
 
     Args:
@@ -62,7 +62,7 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Compared:
+class SharedResults:
     """All differences, and what was not compared.
 
     Args:
@@ -72,7 +72,7 @@ class Compared:
         notes: In what rows differ that are compared.
     """
 
-    differences: tuple[Difference, ...]
+    differences: tuple[RowDifference, ...]
     left_out: tuple[str, ...]
     lost: tuple[str, ...]
     notes: tuple[str, ...]
@@ -96,7 +96,7 @@ class _Pair:
         return " → ".join(dict.fromkeys(row.group.label for row in self.rows))
 
 
-def compare_folders(first: Frames, second: Frames, margin: float) -> Compared:
+def compare_folders(first: Frames, second: Frames, margin: float) -> SharedResults:
     """The rows of B against those of A: the same settings, or else the same names.
 
     Args:
@@ -144,7 +144,7 @@ def _pair_rows(both: tuple[Summary, Summary], pairs: list[_Pair]) -> list[str]:
     ]
 
 
-def compare_rows(frames: Frames, names: tuple[str, str], margin: float) -> Compared:
+def compare_rows(frames: Frames, names: tuple[str, str], margin: float) -> SharedResults:
     """A row against another one, on every data set that has both.
 
     Raises:
@@ -169,9 +169,9 @@ def compare_rows(frames: Frames, names: tuple[str, str], margin: float) -> Compa
     return _compare(pairs, left_out, margin)
 
 
-def _compare(pairs: list[_Pair], left_out: list[str], margin: float) -> Compared:
+def _compare(pairs: list[_Pair], left_out: list[str], margin: float) -> SharedResults:
     """The differences of all pairs that share a seed, with one correction for all of them."""
-    differences: list[Difference] = []
+    differences: list[RowDifference] = []
     lost, notes = [], []
     for pair in pairs:
         one, other = (row.group for row in pair.rows)
@@ -200,10 +200,10 @@ def _compare(pairs: list[_Pair], left_out: list[str], margin: float) -> Compared
         replace(one, after_holm=survived)
         for one, survived in zip(differences, survives, strict=True)
     ]
-    return Compared(tuple(corrected), (*left_out, *lost), tuple(lost), tuple(notes))
+    return SharedResults(tuple(corrected), (*left_out, *lost), tuple(lost), tuple(notes))
 
 
-def _differences(pair: _Pair, margin: float) -> Iterator[Difference]:
+def _differences(pair: _Pair, margin: float) -> Iterator[RowDifference]:
     """One a score, and one for all tasks together unless A is hardly better than useless."""
     block = pair.summaries[0].block
     before, after = (row.values for row in pair.rows)
@@ -224,17 +224,17 @@ def _differences(pair: _Pair, margin: float) -> Iterator[Difference]:
         within = margin_of(task, means[0], margin)
         found = compare_score(task, b, after, a, before, noise, within)
         score, decimals = f"{task.title} {task.reading.label}", task.reading.decimals
-        yield Difference(block.label, pair.label, score, means[0], means[1], found, decimals)
+        yield RowDifference(block.label, pair.label, score, means[0], means[1], found, decimals)
 
     reference = {task: pair.rows[0].metric[task.name] for task in block.comparable}
     if not say_if_useless(pair.label, reference, pair.summaries[0].counts):
         ids = dict.fromkeys(block.task_of, a)
         gain = compare_gains(b, after, ids, before, block.comparable, block.task_of, noise, margin)
         in_percent = replace(gain, interval=gain.interval.scaled(100))
-        yield Difference(block.label, pair.label, GAIN, math.nan, math.nan, in_percent, 2)
+        yield RowDifference(block.label, pair.label, GAIN, math.nan, math.nan, in_percent, 2)
 
 
-def as_plain(one: Difference) -> dict[str, object]:
+def as_plain(one: RowDifference) -> dict[str, object]:
     """A difference as plain values; None where a number is unknown."""
     interval = one.found.interval
     plain = {
