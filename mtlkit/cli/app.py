@@ -17,6 +17,7 @@ from mtlkit._version import __version__
 from mtlkit.cli.advise import advise
 from mtlkit.cli.bench import bench
 from mtlkit.cli.catalogue import info, list_entries
+from mtlkit.cli.compare import compare
 from mtlkit.cli.diagnose import diagnose
 from mtlkit.cli.doctor import doctor
 from mtlkit.cli.export import export
@@ -52,6 +53,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(status)
 app.command()(merge)
 app.command()(report)
+app.command()(compare)
 app.command()(diagnose)
 app.command()(advise)
 app.command()(predict)

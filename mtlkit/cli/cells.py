@@ -88,7 +88,8 @@ def print_results(plan: Plan, out: Path, messages: Console) -> None:
 
     groups = {planned.cell.group for planned in plan.cells}
     console = Console()
-    console.print(results_table(out, groups, console.width))
+    # a command is typed as it is, so its line is as long as it must be
+    console.print(results_table(out, groups, console.width), crop=False)
     messages.print("Next:\n")
     command = shlex.join(["mtlkit", "report", str(out)])
     messages.print(f"  {command}\n", markup=False, highlight=False, soft_wrap=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtlkit.errors import UsageError
+from mtlkit.cli.tables import MarginFlag, MetricFlag, as_share
 
 if TYPE_CHECKING:
     from mtlkit.report.build import ReportFiles
@@ -28,31 +28,15 @@ def report(
     untuned: Annotated[
         bool, typer.Option("--untuned", help="Beside tuned rows, show those with the defaults.")
     ] = False,
-    metric: Annotated[
-        str | None,
-        typer.Option(
-            "--metric",
-            help="What to compare by where it was measured: gauc, logloss, ndcg@5.  [default: AUC, "
-            "R², accuracy]",
-        ),
-    ] = None,
-    margin: Annotated[
-        float,
-        typer.Option(
-            "--margin",
-            metavar="%",
-            help="Differences that do not matter, in percent of the reference's distance from a "
-            "useless model.",
-        ),
-    ] = 0.25,
+    metric: MetricFlag = None,
+    margin: MarginFlag = 0.25,
 ) -> None:
     """Write a page, tables and figures that compare the runs of a results folder."""
     from mtlkit.report.build import open_results, write_report
     from mtlkit.report.result_rows import rows_of
     from mtlkit.report.run_warnings import all_run_warnings
 
-    if not 0 < margin < 100:
-        raise UsageError(f"--margin is {margin:g}, not between 0 and 100.", "--margin 0.25")
+    margin = as_share(margin)
     if json:
         frames = open_results(results, metric, untuned)
         _say_left_out(frames)
@@ -61,7 +45,7 @@ def report(
         typer.echo(text)
         return
 
-    files = write_report(results, out, metric=metric, untuned=untuned, margin=margin / 100)
+    files = write_report(results, out, metric=metric, untuned=untuned, margin=margin)
     _say_left_out(files)
     _say_warnings(files.warnings)
     for title in files.simulated:

@@ -12,10 +12,13 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from mtlkit.report.answer import answer
+from mtlkit.report.findings import gather
 from mtlkit.report.frame import Frames, load
 from mtlkit.report.summary import summarise
 from mtlkit.report.tables import Table as Content
 from mtlkit.report.tables import build_table
+from mtlkit.report.verdicts import judge
 from mtlkit.store import ResultStore
 
 if TYPE_CHECKING:
@@ -66,6 +69,11 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
             note = f"{text[0].upper()}{text[1:]} do not fit here; the report has them."
             content = replace(content, notes=(note, *content.notes))
         parts += _render(content, fitting, width)
+        for sentence in answer(gather(frames, summary, {}, out), judge(frames, summary)):
+            parts.append(Text(sentence.text))
+            if sentence.command:
+                parts.append(Text(f"  {sentence.command}", no_wrap=True, overflow="ignore"))
+        parts.append(Text())
     parts += _left_out(frames)
     return Group(*parts)
 

@@ -33,6 +33,33 @@ StrictFlag = Annotated[
     bool, typer.Option("--strict", help="Stop if anything about the data is likely a mistake.")
 ]
 
+MetricFlag = Annotated[
+    str | None,
+    typer.Option(
+        "--metric",
+        help="What to compare by where it was measured: gauc, logloss, ndcg@5.  [default: AUC, "
+        "R², accuracy]",
+    ),
+]
+MarginFlag = Annotated[
+    float,
+    typer.Option(
+        "--margin",
+        metavar="%",
+        help="Differences that do not matter, in percent of the reference's distance from a "
+        "useless model.",
+    ),
+]
+
+
+def as_share(margin: float) -> float:
+    """A margin in percent as a share; a :class:`UsageError` if it is none."""
+    from mtlkit.errors import UsageError
+
+    if not 0 < margin < 100:
+        raise UsageError(f"--margin is {margin:g}, not between 0 and 100.", "--margin 0.25")
+    return margin / 100
+
 
 def with_table_flags(dataset: str | None, flags: dict[str, str | None]) -> str | None:
     """The data set as typed, with the flags of a table put into its brackets.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -14,12 +15,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.report.across import across_table, compare_across
+from mtlkit.report.answer import Sentence, answer
 from mtlkit.report.blocks import slug
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
-from mtlkit.report.findings import find, findings_table
+from mtlkit.report.findings import find, findings_table, gather
 from mtlkit.report.frame import Frames, garbage_left_alone, load
+from mtlkit.report.latex import paper_tables, to_tex
 from mtlkit.report.metric_tables import metric_tables
-from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
+from mtlkit.report.page import (
+    Overview,
+    PageFigure,
+    PageTable,
+    Section,
+    failures,
+    inline_svg,
+    render,
+)
 from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.published import find_published, published_rows, published_table
 from mtlkit.report.relations import Relations, find_relations, relation_rows, relation_table
@@ -33,7 +45,6 @@ from mtlkit.report.tables import (
     rows_to_csv,
     to_csv,
     to_markdown,
-    to_tex,
 )
 from mtlkit.report.tuned_table import tuned_rows, tuned_table
 from mtlkit.report.verdicts import Verdicts, judge, verdict_rows, verdict_table
@@ -41,6 +52,7 @@ from mtlkit.store import Copy, ResultStore, Unreadable
 
 if TYPE_CHECKING:
     from mtlkit.report.figures.context import Look
+    from mtlkit.report.figures.sheet import Drawing
 
 WRITTEN = ".mtlkit-report.json"
 """Lists the files of a report, so that the next one can remove those that it does not write again.
@@ -142,11 +154,13 @@ def write_report(
     damaged = [file for section in sections for file in section.unreadable]
     frames = replace(frames, unreadable=(*frames.unreadable, *damaged))
     page = out / "index.html"
-    page.write_text(render(frames, sections, written or _now()), encoding="utf-8")
+    overview = _write_overview(summaries, out)
+    page.write_text(render(frames, sections, written or _now(), overview), encoding="utf-8")
 
-    shown = [table for section in sections for table in section.all_tables]
+    shown = [*overview.tables, *(table for section in sections for table in section.all_tables)]
     tables = list(dict.fromkeys(file for table in shown for file in table.files))
-    figures = [file for section in sections for figure in section.figures for file in figure.files]
+    drawn = [*overview.figures, *(figure for section in sections for figure in section.figures)]
+    figures = [file for figure in drawn for file in figure.files]
     _replace_earlier(out, ["index.html", *tables, *figures])
     return ReportFiles(
         page=page,
@@ -208,6 +222,24 @@ def _now() -> datetime:
     return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
 
 
+def _write_overview(summaries: Sequence[Summary], out: Path) -> Overview:
+    """Write what several data sets say together; nothing where they share too few methods."""
+    from mtlkit.report.figures.ranks import draw_ranks
+
+    across = compare_across(summaries)
+    if across is None:
+        return Overview((), (), ())
+    sentences = tuple(across.sentences)
+    simulated = any(summary.block.simulated for summary in summaries)
+    table = replace(across_table(across, simulated), lead=sentences)
+    csv_text = across.standings.to_csv()
+    written = _write_table(table, csv_text, "tables/across-data-sets", out)
+    if math.isnan(across.critical):
+        return Overview(sentences, (written,), ())
+    figure = _save_figure(draw_ranks(across), "across-data-sets-ranks", out)
+    return Overview(sentences, (written,), (figure,))
+
+
 @garbage_left_alone()
 def _write_section(
     frames: Frames, summary: Summary, look: Look, results: Path, out: Path
@@ -216,10 +248,19 @@ def _write_section(
     block = summary.block
     probes = load_probes(frames, block)
     judged = judge(frames, summary)
+    sentences = answer(gather(frames, summary, probes.by_group, results), judged)
     relations = find_relations(frames, summary, probes.by_group)
     tables = [
-        _write_table(table, csv_text, f"tables/{block.slug}{suffix}", out)
-        for suffix, table, csv_text in _tables(summary, probes.by_group, judged, relations)
+        _write_table(
+            table,
+            csv_text,
+            f"tables/{block.slug}{suffix}",
+            out,
+            latex=None if suffix else paper_tables(summary),
+        )
+        for suffix, table, csv_text in _tables(
+            summary, probes.by_group, sentences, judged, relations
+        )
     ]
 
     # What to look into, where there is something.
@@ -244,23 +285,25 @@ def _write_section(
         summary=summary,
         tables=tuple(tables),
         metric_tables=tuple(folded),
-        verdicts=(*(verdicts.sentence for verdicts in judged), *relations.sentences),
+        relations=tuple(relations.sentences),
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
         unreadable=tuple(dict.fromkeys(unreadable)),
         diagnosis=diagnosis,
+        answer=sentences,
     )
 
 
 def _tables(
     summary: Summary,
     probes: dict[str, Probes],
+    sentences: Sequence[Sentence],
     judged: Sequence[Verdicts],
     relations: Relations,
 ) -> Iterator[tuple[str, Table, str]]:
     """The tables of a block: what the file's name ends with, the table, and its CSV."""
     block = summary.block
-    yield "", build_table(summary), to_csv(summary)
+    yield "", replace(build_table(summary), lead=tuple(map(str, sentences))), to_csv(summary)
 
     # What tuning chose, if it did.
     tuned = tuned_rows(summary)
@@ -284,8 +327,10 @@ def _tables(
         yield "-relations", relation_table(block, relations), csv_text
 
 
-def _write_table(table: Table, csv_text: str, stem: str, out: Path) -> PageTable:
-    texts = {"csv": csv_text, "md": to_markdown(table), "tex": to_tex(table)}
+def _write_table(
+    table: Table, csv_text: str, stem: str, out: Path, latex: str | None = None
+) -> PageTable:
+    texts = {"csv": csv_text, "md": to_markdown(table), "tex": latex or to_tex(table)}
     for ending, text in texts.items():
         (out / f"{stem}.{ending}").write_text(text, encoding="utf-8")
     return PageTable(table, tuple(f"{stem}.{ending}" for ending in texts))
@@ -296,13 +341,18 @@ def _write_figures(
 ) -> Iterator[PageFigure]:
     from mtlkit.report.figures import draw_all
     from mtlkit.report.figures.context import Context
-    from mtlkit.report.figures.sheet import save
 
     block = summary.block
     for drawing in draw_all(Context(summary, probes, look)):
         drawing = replace(drawing, title=drawing.title + block.mark)
-        name = f"{block.slug}-{drawing.name}"
-        paths = save(drawing, out / "figures" / name)
-        svg = inline_svg(paths[0].read_text(encoding="utf-8"), name, drawing.title)
-        files = tuple(f"figures/{path.name}" for path in paths)
-        yield PageFigure(drawing.title, drawing.caption, svg, files)
+        yield _save_figure(drawing, f"{block.slug}-{drawing.name}", out)
+
+
+def _save_figure(drawing: Drawing, name: str, out: Path) -> PageFigure:
+    """Write the files of a figure, and make it fit for the page."""
+    from mtlkit.report.figures.sheet import save
+
+    paths = save(drawing, out / "figures" / name)
+    svg = inline_svg(paths[0].read_text(encoding="utf-8"), name, drawing.title)
+    files = tuple(f"figures/{path.name}" for path in paths)
+    return PageFigure(drawing.title, drawing.caption, svg, files)

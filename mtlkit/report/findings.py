@@ -140,13 +140,18 @@ def _by_task(training: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
             yield f"{key}.{task}", ",".join(setting) if isinstance(setting, list) else setting
 
 
+def gather(frames: Frames, summary: Summary, probes: Mapping[str, Probes], out: Path) -> Evidence:
+    """What rules read of a block."""
+    runs = frames.runs[frames.runs["block"] == summary.block.id]
+    metrics = frames.metrics[frames.metrics["block"] == summary.block.id]
+    return Evidence(summary, runs, metrics, probes, out)
+
+
 def find(
     frames: Frames, summary: Summary, probes: Mapping[str, Probes], out: Path
 ) -> list[Finding]:
     """What all rules find in a block."""
-    runs = frames.runs[frames.runs["block"] == summary.block.id]
-    metrics = frames.metrics[frames.metrics["block"] == summary.block.id]
-    seen = Evidence(summary, runs, metrics, probes, out)
+    seen = gather(frames, summary, probes, out)
     about_rows = [finding for rule in ROW_RULES for finding in rule.find(seen)]
     about_block = [
         Finding(rule.__name__.replace("_", " "), *found)

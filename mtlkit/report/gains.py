@@ -42,6 +42,42 @@ def difference_of(
     return paired_delta(values[score], reference[score], row_error)
 
 
+def compare_score(
+    score: TaskInfo,
+    row: str,
+    values: TaskValues,
+    reference_row: str,
+    reference: TaskValues,
+    noise: RowNoise,
+    margin: float,
+) -> Comparison:
+    """The verdict on one score, over common seeds: differences above 0 are better, whatever the
+    metric's direction.
+
+    Args:
+        score: The score.
+        row: Group id of the row.
+        values: Score to seed to its primary metric.
+        reference_row: Group id of the reference.
+        reference: Score to seed to the reference's primary metric.
+        noise: What the test rows add to metrics.
+        margin: Differences up to this one do not matter, see :func:`margin_of`.
+    """
+    common = sorted(values[score.name].keys() & reference[score.name].keys())
+    goodness = score.reading.goodness
+    differences = [
+        goodness(values[score.name][seed]) - goodness(reference[score.name][seed])
+        for seed in common
+    ]
+    row_error = noise.error([(row, score.name, 1.0), (reference_row, score.name, -1.0)])
+    return compare(differences, margin, row_error)
+
+
+def margin_of(score: TaskInfo, reference: float, margin: float) -> float:
+    """A relative margin in units of a metric: times the reference's distance from its floor."""
+    return margin * abs(reference - score.reading.floor)
+
+
 def compare_gains(
     row: str,
     values: TaskValues,

@@ -18,11 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from mtlkit._version import __version__
+from mtlkit.report.answer import Sentence
 from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.summary import Summary
 from mtlkit.report.tables import Table, counts
-from mtlkit.report.wording import sentences
 from mtlkit.store import Unreadable, printable
 
 HERE = Path(__file__).parent
@@ -83,21 +83,23 @@ class Section:
         summary: The rows of the block.
         tables: The table of results, then those of verdicts.
         metric_tables: All metrics of each score, and by segment.
-        verdicts: Sentences on balancers against fixed weights, and on relations of tasks.
+        relations: Sentences on relations of tasks.
         figures: The figures in their order.
         failures: The runs without numbers, see :func:`failures`.
         unreadable: Files of probes that could not be read.
         diagnosis: What to look into, a line a finding; None if nothing was found.
+        answer: Which row to use; each sentence names the row of its numbers.
     """
 
     summary: Summary
     tables: tuple[PageTable, ...]
     metric_tables: tuple[PageTable, ...]
-    verdicts: tuple[str, ...]
+    relations: tuple[str, ...]
     figures: tuple[PageFigure, ...]
     failures: tuple[dict[str, Any], ...]
     unreadable: tuple[Unreadable, ...]
     diagnosis: PageTable | None = None
+    answer: tuple[Sentence, ...] = ()
 
     @property
     def all_tables(self) -> tuple[PageTable, ...]:
@@ -108,11 +110,6 @@ class Section:
     def block(self) -> Block:
         """The data set block."""
         return self.summary.block
-
-    @property
-    def findings(self) -> list[str]:
-        """What the numbers say, in sentences."""
-        return [*sentences(self.summary), *self.verdicts]
 
     @property
     def task_lines(self) -> list[str]:
@@ -130,13 +127,25 @@ class Section:
         return f"{heading}: {metric}{counts(self.summary, task)} in the test split"
 
 
-def render(frames: Frames, sections: Sequence[Section], written: datetime) -> str:
+@dataclass(frozen=True)
+class Overview:
+    """What the page says of several data sets together: sentences, a table and perhaps a figure."""
+
+    sentences: tuple[str, ...]
+    tables: tuple[PageTable, ...]
+    figures: tuple[PageFigure, ...]
+
+
+def render(
+    frames: Frames, sections: Sequence[Section], written: datetime, overview: Overview
+) -> str:
     """The whole page as text.
 
     Args:
         frames: All runs, for their number and what they were run on.
         sections: One a block.
         written: The time that the page states.
+        overview: Of all data sets together; empty where there is nothing to say.
     """
     # Everything that comes from data sets and plugins is escaped; a misspelt variable is an error.
     template_engine = Environment(
@@ -149,6 +158,7 @@ def render(frames: Frames, sections: Sequence[Section], written: datetime) -> st
     failed = frames.runs["status"] != "ok"
     return template_engine.get_template("page.html.j2").render(
         sections=sections,
+        overview=overview,
         version=__version__,
         simulated=_simulated(sections),
         written=written.strftime("%Y-%m-%d %H:%M UTC"),

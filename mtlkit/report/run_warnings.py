@@ -61,9 +61,9 @@ def _sentence(text: str, rows: Sequence[tuple[str, list[int]]]) -> str:
     return f"Warned of by {count}: {text.rstrip('.')}. Rows: {listed(texts)}."
 
 
-def listed(texts: Sequence[str], shown: int = SHOWN) -> str:
+def listed(texts: Sequence[str], shown: int = SHOWN, noun: str = "rows") -> str:
     """The first of some rows in words, and how many more there are."""
-    more = f"; and {len(texts) - shown} more rows" if len(texts) > shown else ""
+    more = f"; and {len(texts) - shown} more {noun}" if len(texts) > shown else ""
     return "; ".join(texts[:shown]) + more
 
 

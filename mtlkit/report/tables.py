@@ -90,6 +90,8 @@ class Table:
         ceiling: A last row, of what the planted model of simulated data reaches; none where nobody
             knows.
         texts: Heads of columns of text besides the names.
+        anchors: Names by which links reach the rows; none for tables without links.
+        lead: Sentences above the table.
     """
 
     title: str
@@ -98,6 +100,8 @@ class Table:
     notes: tuple[str, ...]
     ceiling: tuple[TableCell, ...] = ()
     texts: tuple[str, ...] = ()
+    anchors: tuple[str, ...] = ()
+    lead: tuple[str, ...] = ()
 
     def is_text(self, column: int) -> bool:
         """Whether a column holds names or sentences, not numbers."""
@@ -171,7 +175,9 @@ def build_table(summary: Summary) -> Table:
     ceiling = ceiling_cells(tasks, 2, len(columns))
     marks = "".join(cell.marks for cells in rows for cell in cells)
     notes = _notes(summary, columns, marks, has_ceiling=bool(ceiling))
-    return Table(summary.block.label, tuple(columns), tuple(rows), tuple(notes), ceiling)
+    anchors = tuple(f"row-{row.group.id[:12]}" for row in summary.rows)
+    title = summary.block.label
+    return Table(title, tuple(columns), tuple(rows), tuple(notes), ceiling, anchors=anchors)
 
 
 def _says_nothing(column: str, texts: Sequence[str]) -> bool:
@@ -345,6 +351,7 @@ def to_markdown(table: Table) -> str:
     lines = [
         f"# {_escape_markdown(table.title)}",
         "",
+        *(line for sentence in table.lead for line in (_escape_markdown(sentence), "")),
         _markdown_line(_escape_markdown(column) for column in table.columns),
         f"|{'|'.join(rule)}|",
     ]
@@ -367,81 +374,6 @@ def _markdown_line(cells: Iterable[str]) -> str:
 
 def _escape_markdown(text: str) -> str:
     return re.sub(r"([\\|*_`<>\[\]#])", r"\\\1", text)
-
-
-# --- LaTeX ----------------------------------------------------------------------------------------
-
-TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "±": r"$\pm$",
-    "−": "$-$",
-    "Δ": r"$\Delta$",
-    "†": r"$^{\dagger}$",
-    "‡": r"$^{\ddagger}$",
-    "§": r"$^{\S}$",
-    "¶": r"$^{\P}$",
-    "*": r"$^{*}$",
-    "≈": r"$^{\approx}$",
-    "²": "$^{2}$",
-    "–": "--",
-    "…": r"\ldots{}",
-    "\u202f": r"\,",
-}
-
-
-def tex(text: str) -> str:
-    """Text for LaTeX."""
-    return "".join(TEX.get(letter, letter) for letter in text)
-
-
-def to_tex(table: Table) -> str:
-    """A booktabs table, to be read in with ``\\input``; scaled down to the text width when it is
-    wider.
-    """
-    alignment = "".join("l" if table.is_text(index) else "r" for index in range(len(table.columns)))
-    head = " & ".join(tex(column) for column in table.columns)
-    body = [" & ".join(_tex_cell(cell) for cell in cells) for cells in table.lines]
-
-    # The ceiling is no result, so a rule sets it apart.
-    if table.ceiling:
-        body[-1] = rf"\midrule {body[-1]}"
-
-    lines = [
-        r"% Needs \usepackage{booktabs} and \usepackage{graphicx}.",
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{tex(table.title)}}}",
-        r"\resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"\begin{{tabular}}{{{alignment}}}",
-        r"\toprule",
-        rf"{head} \\",
-        r"\midrule",
-        *(rf"{line} \\" for line in body),
-        r"\bottomrule",
-        r"\end{tabular}}\par\medskip",
-        rf"{{\footnotesize\raggedright {tex(' '.join(table.notes))}\par}}",
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _tex_cell(cell: TableCell) -> str:
-    text = tex(cell.text)
-    if cell.best:
-        text = rf"\textbf{{{text}}}"
-    return text + tex(cell.marks)
 
 
 # --- CSV ------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from mtlkit.report.blocks import Block
 from mtlkit.report.frame import Frames
 from mtlkit.report.gains import compare_gains, difference_of
 from mtlkit.report.references import say_if_useless
+from mtlkit.report.run_warnings import listed
 from mtlkit.report.statistics import (
     Comparison,
     Interval,
@@ -99,6 +100,13 @@ class Verdicts:
             verdict.survives and verdict.word in ("better", "worse") for verdict in self.verdicts
         )
 
+        winners = [
+            verdict.row.group.balancer
+            for verdict in self.verdicts
+            if verdict.survives and verdict.word == "better"
+        ]
+        beat = f"; those that beat them: {listed(winners, noun='balancers')}" if winners else ""
+
         # Verbs follow the numbers.
         outlast_verb = "outlasts" if survivors == 1 else "outlast"
         return (
@@ -107,7 +115,7 @@ class Verdicts:
             f"validation, {better} of {len(self.verdicts)} balancers {are(better)} better, "
             f"{worse} {are(worse)} worse, {equivalent} {are(equivalent)} equivalent, and "
             f"{undecided} {are(undecided)} not told apart; "
-            f"{survivors} of the differences {outlast_verb} Holm's correction."
+            f"{survivors} of the differences {outlast_verb} Holm's correction{beat}."
         )
 
 

@@ -9,7 +9,7 @@ import pytest
 from mtlkit.report.frame import load
 from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import summarise
-from mtlkit.report.tables import build_table, fixed, spread, tex, to_csv, to_markdown, to_tex
+from mtlkit.report.tables import build_table, fixed, spread, to_csv, to_markdown
 from mtlkit.store import ResultStore
 from tests.fakes import cell, fill, record
 
@@ -66,22 +66,6 @@ def test_markdown_is_rectangular(summaries):
             line for line in to_markdown(build_table(summary)).splitlines() if line.startswith("|")
         ]
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in lines}) == 1
-
-
-def test_latex_is_balanced_and_escaped(summaries):
-    for summary in summaries.values():
-        text = to_tex(build_table(summary))
-        assert text.count(r"\begin{") == text.count(r"\end{")
-        bare = re.sub(r"\\[{}]", "", text)
-        assert bare.count("{") == bare.count("}")
-        body = text[text.index(r"\midrule") : text.index(r"\bottomrule")]
-        ampersands = {
-            len(re.findall(r"(?<!\\)&", line)) for line in body.splitlines() if line.endswith(r"\\")
-        }
-        assert ampersands == {len(build_table(summary).columns) - 1}
-        assert text.isascii()
-    assert r"a \& b" in to_tex(build_table(summaries["synthetic"]))
-    assert tex("50 % of a_b") == r"50 \% of a\_b"
 
 
 def test_csv_holds_the_numbers(summaries):
