@@ -235,6 +235,12 @@ class TrainingSettings(Settings):
         1, gt=0, description="batches whose gradients are averaged into one optimiser step"
     )
     precision: Literal["fp32", "bf16"] = "fp32"
+    matmul: Literal["fp32", "tf32"] = Field(
+        "fp32", description="of products on a GPU; tf32 reads 10 bits of each number, and is faster"
+    )
+    deterministic: bool = Field(
+        False, description="the same numbers in every run on a GPU too, at a cost in speed"
+    )
 
     # the balancer
     scope: Literal["dense", "all", "representation"] = Field(
@@ -318,7 +324,13 @@ class TrainingSettings(Settings):
         1, gt=0, description="least number of rows and positives of a task in a covering batch"
     )
 
-    added_later: ClassVar[tuple[str, ...]] = ("loss", "row_weights", "auxiliary")
+    added_later: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "row_weights",
+        "auxiliary",
+        "matmul",
+        "deterministic",
+    )
     """Settings that keys hold only where they are used, so that earlier runs keep their keys."""
 
     def of_key(self) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from mtlkit.store import CHECKPOINT, ResultStore
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.compiled import CompiledForward
+from mtlkit.training.numerics import numerics
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
 from mtlkit.training.setup import TrainingSetup
@@ -76,8 +77,20 @@ def run_cell(
         The outcome; an error of any kind is a record with status ``failed``.
     """
     device = resolve_device(execution.device)
-    started = datetime.now(UTC)
+    with numerics(cell.resolved["training"], device):
+        return _run(cell, home, execution, on_progress, folder, device)
 
+
+def _run(
+    cell: Cell,
+    home: Path,
+    execution: ExecutionSettings,
+    on_progress: Callable[[float], None],
+    folder: Path | None,
+    device: torch.device,
+) -> Outcome:
+    """The same, in a process that computes as the cell's settings say."""
+    started = datetime.now(UTC)
     compiled = None
     try:
         reset_peak_memory(device)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._step import SharedGradient
+from mtlkit.data.checks import check_ids
 from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
@@ -87,6 +88,8 @@ class Trainer:
         check_task_names(settings, dataset)
 
         # The data, on the device if there is room.
+        if self.device.type == "cuda" and splits is None:
+            check_ids(dataset.schema, dataset.splits, "prepare the data set again")
         loss_groups = group_names(self.schema.tasks)
         self.splits = splits or {
             name: DeviceSplit.load(dataset.splits[name], self.device, loss_groups)
