@@ -472,10 +472,11 @@ class ExecutionSettings(Settings):
         None, description="folder of the run whose weights to start from"
     )
     eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Literal["auto", "on", "graph", "off"] = Field(
         "off",
         description=(
-            "torch.compile for what stands above the embedding; auto: on a GPU. On a CPU it does "
+            "torch.compile for what stands above the embedding; auto: on a GPU; graph: each step "
+            "is one CUDA graph, which no GPU has run yet. On a CPU torch.compile does "
             "not pay: it compiles for most of a minute, later cells for some seconds, and trains "
             "1.0 to 1.1 times as fast, or half as fast where all vocabularies are small"
         ),
