@@ -94,7 +94,7 @@ def run(names: Sequence[str], job: Job, budget: float, results: Results) -> None
     """Run sections one after another; each has its share of what is left of the budget."""
     deadline = time.monotonic() + budget
     # all processes import what they need now, and wait for their turn
-    children = {name: Child(name, job, results.log) for name in names}
+    children = {name: Child(command_of(name, job), results.log) for name in names}
     try:
         for place, name in enumerate(names):
             children[name].wait_until_ready(deadline)
@@ -109,15 +109,19 @@ def run(names: Sequence[str], job: Job, budget: float, results: Results) -> None
             child.end()
 
 
-class Child:
-    """The process of a section. It prints a line of JSON a row."""
+def command_of(section: str, job: Job) -> list[str]:
+    script = str(ROOT / "benchmarks" / "gpu.py")
+    return [sys.executable, script, "--work", section, json.dumps(asdict(job))]
 
-    def __init__(self, name: str, job: Job, log: Path) -> None:
-        script = str(ROOT / "benchmarks" / "gpu.py")
+
+class Child:
+    """The process of a section. It says when it is ready, and prints a line of JSON a row."""
+
+    def __init__(self, command: list[str], log: Path) -> None:
         pipe = subprocess.PIPE
         with log.open("a", encoding="utf-8") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, script, "--work", name, json.dumps(asdict(job))],
+                command,
                 stdin=pipe,
                 stdout=pipe,
                 stderr=errors,

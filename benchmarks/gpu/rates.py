@@ -30,12 +30,16 @@ SYSTEMS = ((MODEL, "uniform"), (MODEL, "uwl"), (PLE, "uwl"), (MODEL, "pcgrad"))
 HANDED = ("LaunchKernel", "GraphLaunch", "MemcpyAsync", "MemsetAsync")
 """Parts of the names of calls that hand work to the GPU."""
 MARGIN = 0.003  # of AUC
-STAND_INS = """import importlib.util, runpy, sys
-from unittest.mock import MagicMock
+STAND_INS = """import importlib.util, runpy, sys, types
+class StandIn(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return type(name, (), {})
 for name in ("polars", "ray"):
     if importlib.util.find_spec(name) is None:
-        more = ("", ".data", ".data.datasource", ".data.datasource.filename_provider")
-        sys.modules |= {name + part: MagicMock() for part in more}
+        for part in ("", ".data", ".data.datasource", ".data.datasource.filename_provider"):
+            sys.modules[name + part] = StandIn(name + part)
 sys.argv.pop(0)
 sys.path.insert(0, sys.argv[0].rpartition("/")[0])
 runpy.run_path(sys.argv[0], run_name="__main__")
