@@ -71,6 +71,7 @@ def fit(
     from mtlkit.grid.machine import resolve_devices
     from mtlkit.registry import DATASETS
     from mtlkit.settings import ExecutionSettings, TrainingSettings, validate
+    from mtlkit.training.numerics import numerics
     from mtlkit.training.result import DivergedError
     from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.task_settings import with_task_settings
@@ -94,7 +95,10 @@ def fit(
 
     # the caller's own random numbers go on as if nothing had happened
     gpus = [torch_device] if torch_device.type == "cuda" else []
-    with torch.random.fork_rng(devices=gpus):
+    with (
+        numerics(settings.model_dump(include={"matmul", "deterministic"}), torch_device),
+        torch.random.fork_rng(devices=gpus),
+    ):
         try:
             setup = TrainingSetup(settings, execution, seed, torch_device)
             return Trainer(network, method, data, setup).fit()

@@ -235,6 +235,12 @@ class TrainingSettings(Settings):
         1, gt=0, description="batches whose gradients are averaged into one optimiser step"
     )
     precision: Literal["fp32", "bf16"] = "fp32"
+    matmul: Literal["fp32", "tf32"] = Field(
+        "fp32", description="of products on a GPU; tf32 reads 10 bits of each number, and is faster"
+    )
+    deterministic: bool = Field(
+        False, description="the same numbers in every run on a GPU too, at a cost in speed"
+    )
 
     # the balancer
     scope: Literal["dense", "all", "representation"] = Field(
@@ -318,7 +324,13 @@ class TrainingSettings(Settings):
         1, gt=0, description="least number of rows and positives of a task in a covering batch"
     )
 
-    added_later: ClassVar[tuple[str, ...]] = ("loss", "row_weights", "auxiliary")
+    added_later: ClassVar[tuple[str, ...]] = (
+        "loss",
+        "row_weights",
+        "auxiliary",
+        "matmul",
+        "deterministic",
+    )
     """Settings that keys hold only where they are used, so that earlier runs keep their keys."""
 
     def of_key(self) -> dict[str, Any]:
@@ -460,10 +472,11 @@ class ExecutionSettings(Settings):
         None, description="folder of the run whose weights to start from"
     )
     eval_batch_size: int = Field(8192, gt=0, description="rows per batch when scoring")
-    compile: Literal["auto", "on", "off"] = Field(
+    compile: Literal["auto", "on", "graph", "off"] = Field(
         "off",
         description=(
-            "torch.compile for what stands above the embedding; auto: on a GPU. On a CPU it does "
+            "torch.compile for what stands above the embedding; auto: on a GPU; graph: each step "
+            "is one CUDA graph, which no GPU has run yet. On a CPU torch.compile does "
             "not pay: it compiles for most of a minute, later cells for some seconds, and trains "
             "1.0 to 1.1 times as fast, or half as fast where all vocabularies are small"
         ),

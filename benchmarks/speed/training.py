@@ -152,6 +152,8 @@ def work(job: dict[str, Any]) -> Record:
 
 def train(dataset: Any, job: dict[str, Any], epochs: float) -> Any:
     """A new model, trained for some epochs and scored as it is after the last step."""
+    import torch
+
     from mtlkit.settings import TrainingSettings
     from mtlkit.training.setup import TrainingSetup
     from mtlkit.training.trainer import Trainer
@@ -172,9 +174,9 @@ def train(dataset: Any, job: dict[str, Any], epochs: float) -> Any:
     )
     model = models.mmoe(dataset.schema, job["width"], job["seed"], **options)
     uniform = models.balancer("uniform", dataset.schema)
-    trainer = Trainer(
-        model, uniform, dataset, TrainingSetup(settings, models.EXECUTION, job["seed"], models.CPU)
-    )
+    device = torch.device(job.get("device", "cpu"))
+    setup = TrainingSetup(settings, models.EXECUTION, job["seed"], device)
+    trainer = Trainer(model, uniform, dataset, setup)
 
     def keep_last(share: float) -> None:
         # The trainer scores its best point by validation; peers are scored as they are at the end.

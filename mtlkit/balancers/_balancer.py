@@ -64,6 +64,8 @@ class Balancer(nn.Module, ABC):
             nothing can be looked at without a wait, those of others are mended in every step. It
             is said of one :meth:`forward`: a class that writes its own says it again.
         constant_weights: Whether its weights are the same in all steps.
+        same_every_step: Whether all steps do the same with tensors, whatever their number: nothing
+            is drawn, read on the host, or done after a step. A CUDA graph asks for that.
         weights_option: The option that holds those weights, in a method that is a point of a sweep.
         same_as: Families of ``mtlkit.equivalences`` that it is a member of, each with the options
             that it must have. Like the two before, it is read from the source and must be a
@@ -83,6 +85,7 @@ class Balancer(nn.Module, ABC):
     scopes: ClassVar[tuple[Scope, ...]] = ("dense", "all", "representation")
     on_scale: ClassVar[bool] = False
     constant_weights: ClassVar[bool] = False
+    same_every_step: ClassVar[bool] = False
     weights_option: ClassVar[str | None] = None
     same_as: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     search_space: ClassVar[Mapping[str, Mapping[str, Any]]] = {}

@@ -26,6 +26,7 @@ class GLS(Balancer):
     """Geometric loss strategy."""
 
     scale = "native"
+    same_every_step = True
     on_scale = True
 
     def forward(self, step: Step) -> Tensor:

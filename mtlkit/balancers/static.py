@@ -41,6 +41,7 @@ class Static(Balancer):
 
     search_space: ClassVar = {"w": {"simplex": 0.1}}
     constant_weights = True
+    same_every_step = True
     on_scale = True
     weights_option = "w"
     same_as: ClassVar = {"sum": {"w": None}}

@@ -28,6 +28,7 @@ class Uniform(Balancer):
         """None."""
 
     constant_weights = True
+    same_every_step = True
     on_scale = True
     same_as: ClassVar = {"sum": {}}
 

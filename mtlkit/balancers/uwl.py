@@ -39,6 +39,7 @@ class UWL(Balancer):
 
     search_space: ClassVar = {"lr": {"log": [1e-3, 1e-1]}}
     scale = "native"
+    same_every_step = True
     on_scale = True
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:

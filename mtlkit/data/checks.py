@@ -50,6 +50,17 @@ def check_contents(schema: Schema, splits: Mapping[str, Split], hint: str) -> No
     _check_each_split(schema, splits, hint, _check_contents)
 
 
+def check_ids(schema: Schema, splits: Mapping[str, Split], hint: str) -> None:
+    """Check ids alone: one outside its table would end the whole process on a GPU. Arguments are
+    those of :func:`check_layout`.
+
+    Raises:
+        MissingError: An id is outside its vocabulary, or a row points at a shared row that is not
+            there.
+    """
+    _check_each_split(schema, splits, hint, _check_all_ids)
+
+
 def _check_each_split(
     schema: Schema,
     splits: Mapping[str, Split],
@@ -151,23 +162,29 @@ def _check_array(array: Any, label: str, dtype: Any, shape: Shape) -> None:
 # --- values
 
 
-def _check_contents(schema: Schema, name: str, split: Split) -> None:
-    # Of each kind, the columns of the row come first and the shared ones after them.
-    id_features, dense_features = schema.of_kind("id"), schema.of_kind("dense")
-    names = [feature.name for feature in id_features]
-    vocab = np.array([feature.vocab for feature in id_features], np.uint32)
-    dense_names = [feature.name for feature in dense_features]
+def _check_all_ids(schema: Schema, name: str, split: Split) -> None:
+    del name
+    # The columns of the row come first and the shared ones after them.
+    names = [feature.name for feature in schema.of_kind("id")]
+    vocab = np.array([feature.vocab for feature in schema.of_kind("id")], np.uint32)
     bag_vocab = {feature.name: feature.vocab for feature in schema.of_kind("bag")}
-    row_ids, row_dense = split.ids.shape[1], split.dense.shape[1]
+    row_ids = split.ids.shape[1]
 
     _check_ids(split.ids, names[:row_ids], vocab[:row_ids], "row")
-    _check_dense(split.dense, dense_names[:row_dense], "row")
     _check_bag_values(split.bags, bag_vocab, "row")
     if split.shared is not None:
         _check_shared_rows(split.shared)
         _check_ids(split.shared.ids, names[row_ids:], vocab[row_ids:], "shared row")
-        _check_dense(split.shared.dense, dense_names[row_dense:], "shared row")
         _check_bag_values(split.shared.bags, bag_vocab, "shared row")
+
+
+def _check_contents(schema: Schema, name: str, split: Split) -> None:
+    _check_all_ids(schema, name, split)
+    dense_names = [feature.name for feature in schema.of_kind("dense")]
+    row_dense = split.dense.shape[1]
+    _check_dense(split.dense, dense_names[:row_dense], "row")
+    if split.shared is not None:
+        _check_dense(split.shared.dense, dense_names[row_dense:], "shared row")
 
     _check_labels(schema.tasks, split, is_train=name == "train")
     _check_hidden(schema.tasks, split.hidden)

@@ -100,6 +100,8 @@ def describe_environment(
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if is_gpu else None,
+        "cudnn": torch.backends.cudnn.version() if is_gpu else None,
+        "driver": gpu_driver() if is_gpu else None,
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "cudnn_benchmark": torch.backends.cudnn.benchmark,
@@ -113,20 +115,32 @@ def describe_environment(
     }
 
 
+@lru_cache(maxsize=1)
+def gpu_driver() -> str | None:
+    """The version of the driver of the GPUs; None where it cannot be asked."""
+    answer = _answer(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"])
+    return answer.splitlines()[0] if answer else None
+
+
 @lru_cache(maxsize=16)
 def git_commit(folder: Path) -> str | None:
     """The commit that the repository around a folder is at; None where there is none.
 
     Files that were changed since are not looked for: that would run what a repository sets up.
     """
-    command = ["git", "-C", str(folder), "rev-parse", "--verify", "HEAD"]
+    # no git, or no repository: no answer
+    return _answer(["git", "-C", str(folder), "rev-parse", "--verify", "HEAD"]) or None
+
+
+def _answer(command: list[str]) -> str:
+    """What a short command of the system prints; nothing where it fails or is not there."""
     try:
         result = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=5, check=True
         )
-    except (OSError, ValueError, subprocess.SubprocessError):  # no git, or no repository
-        return None
-    return result.stdout.strip() or None
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return ""
+    return result.stdout.strip()
 
 
 def _cpu_name() -> str:

@@ -33,6 +33,8 @@ from mtlkit.store import CHECKPOINT, ResultStore
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.compiled import CompiledForward
+from mtlkit.training.cuda_graph import StepGraph
+from mtlkit.training.numerics import numerics
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
 from mtlkit.training.setup import TrainingSetup
@@ -76,8 +78,20 @@ def run_cell(
         The outcome; an error of any kind is a record with status ``failed``.
     """
     device = resolve_device(execution.device)
-    started = datetime.now(UTC)
+    with numerics(cell.resolved["training"], device):
+        return _run(cell, home, execution, on_progress, folder, device)
 
+
+def _run(
+    cell: Cell,
+    home: Path,
+    execution: ExecutionSettings,
+    on_progress: Callable[[float], None],
+    folder: Path | None,
+    device: torch.device,
+) -> Outcome:
+    """The same, in a process that computes as the cell's settings say."""
+    started = datetime.now(UTC)
     compiled = None
     try:
         reset_peak_memory(device)
@@ -235,8 +249,15 @@ def start_or_resume(build: Callable[[], Trainer], checkpoints: Checkpoints | Non
 
 
 def compile_model(trainer: Trainer) -> CompiledForward | None:
-    """Compile what is about to be trained, if the settings ask for it; failing is a warning."""
+    """Compile what is about to be trained, if the settings ask for it; failing is a warning.
+
+    Raises:
+        UsageError: A step is to be one CUDA graph and cannot be.
+    """
     choice = trainer.execution.compile
+    if choice == "graph":
+        trainer.graph = StepGraph(trainer)
+        return None
     if choice == "off" or (choice == "auto" and trainer.device.type == "cpu"):
         return None
     if trainer.compares_at_boundary:

@@ -22,6 +22,7 @@ from mtlkit.grid.run_cell import (
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS
 from mtlkit.settings import ExecutionSettings
+from mtlkit.training.numerics import numerics
 from mtlkit.training.stacked import StackedTrainer
 from mtlkit.training.trainer import Trainer
 
@@ -102,7 +103,9 @@ def run_stack(
         return
     hindrance = None
     try:
-        yield from _train(cells, home, execution, on_progress)
+        with numerics(cells[0].resolved["training"], resolve_device(execution.device)):
+            outcomes = _train(cells, home, execution, on_progress)
+        yield from outcomes
         return
     except torch.OutOfMemoryError:
         pass

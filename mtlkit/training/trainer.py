@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._step import SharedGradient
+from mtlkit.data.checks import check_ids
 from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
@@ -61,6 +63,7 @@ class Trainer:
         splits: Its splits on the device, if they are there already.
 
     Attributes:
+        graph: What stands in for the plain step, if anything does.
         steps: Optimiser steps done.
         window: Losses and weights since the last evaluation point.
 
@@ -87,6 +90,8 @@ class Trainer:
         check_task_names(settings, dataset)
 
         # The data, on the device if there is room.
+        if self.device.type == "cuda" and splits is None:
+            check_ids(dataset.schema, dataset.splits, "prepare the data set again")
         loss_groups = group_names(self.schema.tasks)
         self.splits = splits or {
             name: DeviceSplit.load(dataset.splits[name], self.device, loss_groups)
@@ -144,6 +149,7 @@ class Trainer:
         self.backward_passes = 0
 
         # How far the run is.
+        self.graph: Callable[[int, RunningMeans], None] | None = None
         self.steps = 0
         self.window = RunningMeans(len(self.tasks), self.device)
 
@@ -235,7 +241,7 @@ class Trainer:
             is_due = False
             with self.timer.measure("train"):
                 while self.steps < stop and not is_due:
-                    self._train_step(self.steps, self.window)
+                    (self.graph or self._train_step)(self.steps, self.window)
                     self.steps += 1
                     is_due = checkpoints is not None and checkpoints.due(self.steps)
             if checkpoints is not None and is_due:
@@ -251,12 +257,17 @@ class Trainer:
         self.optimizer.set_learning_rate(
             learning_rate_factor(self.settings, index, self.total_steps)
         )
+        self.update(islice(self.stream, self.settings.accumulate), index, window)
+
+    def update(self, batches: Iterable[Batch], index: int, window: RunningMeans) -> None:
+        """Move the parameters once, by the gradients of some batches; the arguments are those of
+        :meth:`_train_step`.
+        """
         self.optimizer.zero_grad()
 
         # Add up the gradients of the batches.
         callbacks: list[tuple[Batch, list[Callable[[Tensor], None]]]] = []
-        for _ in range(self.settings.accumulate):
-            batch = next(self.stream)
+        for batch in batches:
             step = self._step(batch, index)
             self._add_gradients(step, window)
             if step.callbacks:

@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -6,10 +7,12 @@ import torch
 
 from mtlkit.data.sources import prepare
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.grid.global_state import GlobalState
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.machine import resolve_device
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.run_cell import failure, load_planned_dataset, run_cell
+from mtlkit.grid.stacking import run_stack
 from mtlkit.records import RunRecord
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
@@ -264,3 +267,24 @@ def test_compiling_is_recorded_and_its_failure_a_warning(cells, home, monkeypatc
         "torch.compile failed, the run went on without it: RuntimeError: no compiler"
     ]
     assert record.metrics == plain.metrics
+
+
+def test_a_cell_computes_as_its_settings_say_and_leaves_nothing(cells, home, monkeypatch):
+    """Also where it fails, and in a stack."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    before = GlobalState.now()
+    plain, asked = (
+        cells("mmoe[experts=2]"),
+        cells("mmoe[experts=2]", "uniform,uwl", "deterministic=true", "matmul=tf32"),
+    )
+    assert plain[0].key != asked[0].key
+    assert "deterministic" not in plain[0].resolved["training"]
+    record = run_cell(asked[0], home, CPU).record
+    assert (record.status, record.environment["deterministic"]) == ("ok", True)
+    assert run_cell(plain[0], home, CPU).record.environment["deterministic"] is False
+    stacked = [outcome.record for outcome in run_stack(asked, home, CPU, lambda share: None, Path)]
+    assert [record.environment["deterministic"] for record in stacked] == [True, True]
+    changed = asked[0].resolved["dataset"] | {"fingerprint": "another"}
+    broken = asked[0].model_copy(update={"resolved": asked[0].resolved | {"dataset": changed}})
+    assert run_cell(broken, home, CPU).record.status == "failed"
+    assert before.changes() == []

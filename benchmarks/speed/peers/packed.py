@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,16 @@ def read(
         columns[split] |= {name: dense[:, i].copy() for i, name in enumerate(dense_names)}
         labels[split] = np.array(np.load(folder / f"{split}.labels.npy", mmap_mode="r")[rows])
     return schema, columns, labels
+
+
+def seconds(job: dict[str, Any]) -> float:
+    """CPU seconds of this process; on a GPU, by the clock once it has done what it was given."""
+    if job.get("device", "cpu") == "cpu":
+        return time.process_time()
+    import torch
+
+    torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def peak_memory() -> int:

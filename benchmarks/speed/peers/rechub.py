@@ -10,7 +10,6 @@ import io
 import json
 import sys
 import tempfile
-import time
 from typing import Any
 
 import packed
@@ -51,7 +50,8 @@ def build(job: dict[str, Any], schema: dict[str, Any], scratch: str) -> MTLTrain
     towers = [{"dims": [job["tower"]]}] * len(types)
     model = MMOE(features_of(schema, job["width"]), types, job["experts"], experts, towers)
     options = {"lr": 1e-3, "weight_decay": 0.0}
-    return MTLTrainer(model, types, optimizer_params=options, n_epoch=1, model_path=scratch)
+    more = {"n_epoch": 1, "model_path": scratch, "device": job.get("device", "cpu")}
+    return MTLTrainer(model, types, optimizer_params=options, **more)
 
 
 def main() -> None:
@@ -70,10 +70,10 @@ def main() -> None:
         build(job, schema, scratch).train_one_epoch(warm)
         gc.collect()
         trainer = build(job, schema, scratch)
-        began = time.process_time()
+        began = packed.seconds(job)
         for _ in range(job["rows"]["passes"]):
             trainer.train_one_epoch(train)
-        seconds = time.process_time() - began
+        seconds = packed.seconds(job) - began
         areas: list[Any] = trainer.evaluate(trainer.model, test)
     answer = {
         "rows_per_second": job["rows"]["passes"] * len(labels["train"]) / seconds,

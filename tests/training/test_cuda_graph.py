@@ -1,0 +1,96 @@
+"""A step on static memory is the plain step, bit for bit; no graph is recorded here."""
+
+import pytest
+import torch
+
+from mtlkit.errors import UsageError
+from mtlkit.grid.build import make_balancer, make_model
+from mtlkit.registry import BALANCERS
+from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.training.cuda_graph import StepGraph, refusal
+from mtlkit.training.setup import TrainingSetup
+from mtlkit.training.trainer import Trainer
+from tests.toy import toy_dataset, toy_schema
+
+CONSTANT = {"schedule": "constant", "lr": 2**-7}
+"""A learning rate that single precision holds as it is."""
+
+
+def trainer(balancer="uniform", *, bags=0, vocab=7, options="", **settings):
+    data = toy_dataset(toy_schema(3, bags=bags, vocab=vocab), rows=160, missing=0.3)
+    chosen = {"epochs": 2, "batch_size": 20, "evaluations": 2} | settings
+    training = TrainingSettings(**chosen)
+    model = make_model(f"mmoe[experts=2,hidden=4,tower=3,embedding=2{options}]", data, 0)
+    method = make_balancer(balancer, data, training.scope)
+    setup = TrainingSetup(training, ExecutionSettings(), 0, torch.device("cpu"))
+    return Trainer(model, method, data, setup)
+
+
+def same_every_step():
+    return [name for name in BALANCERS.names() if BALANCERS.load(name).same_every_step]
+
+
+def trained(run, on_static_memory):
+    if on_static_memory:
+        run.graph = StepGraph(run, record=False)
+    result = run.fit()
+    return result, torch.cat([value.detach().flatten() for value in run.model.parameters()])
+
+
+@pytest.mark.parametrize("balancer", same_every_step())
+@pytest.mark.parametrize(
+    "settings",
+    [
+        CONSTANT,
+        CONSTANT | {"optimizer": "sgd", "momentum": 0.5, "options": ",norm=batch"},
+        CONSTANT | {"optimizer": "adamw", "l2_dense": 0.1, "accumulate": 2, "clip_norm": 0.1},
+        CONSTANT | {"options": ",dropout=0.3", "embedding_lr": 2**-5},
+    ],
+    ids=["adam", "sgd", "accumulate", "dropout"],
+)
+def test_a_step_on_static_memory_is_the_plain_one(balancer, settings):
+    plain, weights = trained(trainer(balancer, **settings), on_static_memory=False)
+    other, static_weights = trained(trainer(balancer, **settings), on_static_memory=True)
+    assert torch.equal(weights, static_weights)
+    assert other.metrics == plain.metrics
+    assert [point["train_loss"] for point in other.curve] == [
+        point["train_loss"] for point in plain.curve
+    ]
+    assert other.cost["backward_passes_per_step"] == plain.cost["backward_passes_per_step"]
+
+
+def test_a_learning_rate_that_changes_is_followed_in_single_precision():
+    _, weights = trained(trainer("uwl"), on_static_memory=False)
+    _, static_weights = trained(trainer("uwl"), on_static_memory=True)
+    torch.testing.assert_close(static_weights, weights, rtol=1e-4, atol=1e-6)
+
+
+def test_these_are_the_same_in_every_step():
+    assert same_every_step() == ["gls", "imtl-l", "scalarization", "static", "uniform", "uwl"]
+
+
+@pytest.mark.parametrize(
+    ("balancer", "settings", "reason"),
+    [
+        ("pcgrad", {}, "under PCGrad a step depends"),
+        ("dwa", {}, "under DWA a step depends"),
+        ("uwl[update_every=2]", {}, "update_every"),
+        ("uniform", {"sparse_rows": 1, "vocab": 5000}, "row-sparse"),
+        ("uniform", {"bags": 1}, "bags"),
+        ("uniform", {"heads": "plain"}, "heads=plain"),
+        ("uniform", {"task_every": {"t1": 2}}, "task_every"),
+        ("uniform", {"batches": "covering"}, "covering"),
+        ("uniform", {"optimizer": "adagrad"}, "adagrad"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_cannot_be_a_graph_says_why(balancer, settings, reason):
+    run = trainer(balancer, **settings)
+    assert reason in refusal(run)
+    with pytest.raises(UsageError, match="A step cannot be one CUDA graph"):
+        StepGraph(run, record=False)
+
+
+def test_without_a_gpu_no_graph_is_recorded():
+    with pytest.raises(UsageError, match="there is no GPU"):
+        StepGraph(trainer())
