@@ -11,6 +11,7 @@ import argparse
 import os
 import tempfile
 import time
+from multiprocessing import forkserver
 from pathlib import Path
 
 from mtlkit.data.sources import prepare
@@ -60,6 +61,8 @@ def main() -> None:
     parser.add_argument("--engine", default="local", choices=("local", "ray"))
     parser.add_argument("--kind", default="ordinary", choices=("ordinary", "plugin"))
     arguments = parser.parse_args()
+    if arguments.engine == "ray" and arguments.kind == "ordinary":
+        parser.error("on Ray only a plugin sleeps: --kind plugin")
     with tempfile.TemporaryDirectory() as folder:
         balancer = make_sleepy(Path(folder), arguments.kind)
         measure(Path(folder), balancer, arguments.engine, arguments.cells, arguments.slots)
@@ -94,10 +97,24 @@ def measure(folder: Path, balancer: str, engine_name: str, count: int, slots: in
     for record in engine.run(cells):
         assert record.ok, record.error
         ends.append(time.monotonic() - began)
+        if len(ends) == 1 and engine_name == "local":
+            cpu_before = cpu_seconds()
 
     ideal = count / slots
+    if engine_name == "local":
+        time.sleep(1)  # until the last worker has ended
+        cpu = (cpu_seconds() - cpu_before) / (count - 1)
+        print(f"a cell costs {cpu * 1e3:.0f} ms of CPU time, in all processes")
     print(f"{engine_name}: {count} cells on {slots} slots in {ends[-1]:.1f} s, ideal {ideal:g} s")
     print(f"first cell after {ends[0]:.1f} s; from there {(ends[-1] - ends[0]) / (ideal - 1):.3f}x")
+
+
+def cpu_seconds() -> float:
+    """CPU time so far of this process, the fork server, and the workers that have ended."""
+    server = forkserver._forkserver._forkserver_pid
+    fields = Path(f"/proc/{server}/stat").read_text().rpartition(")")[2].split()
+    ticks = sum(map(int, fields[11:15]))  # its own in user and system, and those of its children
+    return ticks / os.sysconf("SC_CLK_TCK") + time.process_time()
 
 
 if __name__ == "__main__":
