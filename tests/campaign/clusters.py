@@ -130,14 +130,21 @@ def to_task(moment: str, number: int) -> Callable[[Grid], None]:
 
 
 def to_node(moment: str, number: int) -> Callable[[Grid], None]:
-    """To the node on which a cell is held; another one takes its place."""
+    """To all processes of the node on which a cell is held; another node takes its place."""
 
     def strike(grid: Grid) -> None:
-        os.kill(parent(parent(grid.server(moment))), number)
+        raylet = parent(parent(grid.server(moment)))
         with CLUSTER_LOCK:
-            add_node(shared_cluster())
+            cluster = shared_cluster()
+            (node,) = (node for node in cluster.worker_nodes if raylet_of(node) == raylet)
+            cluster.remove_node(node, allow_graceful=number == signal.SIGTERM)
+            add_node(cluster)
 
     return strike
+
+
+def raylet_of(node: Any) -> int:
+    return int(node.all_processes["raylet"][0].process.pid)
 
 
 def shared_faults() -> Iterator[Fault]:
