@@ -56,6 +56,11 @@ RAYLET, TASK = b"raylet/raylet", b"ray::run_on_node"
 RAY_SECONDS = 60.0
 """Seconds in which Ray's own processes must notice that their driver was killed."""
 
+NODE_ENVIRONMENT = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "PYTHONPATH": str(REPOSITORY),
+}
 NODE_MEMORY = {"object_store_memory": 80 * 2**20}
 CLUSTER_LOCK = threading.Lock()
 
@@ -90,9 +95,7 @@ def to_ray(name: bytes) -> Callable[[Grid], None]:
 @cache
 def shared_cluster() -> Any:
     """A head that runs no cells, and two nodes that do; it ends with this process."""
-    environment = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0", "RAY_USAGE_STATS_ENABLED": "0"}
-    environment["PYTHONPATH"] = str(REPOSITORY)
-    with mock.patch.dict(os.environ, environment):
+    with mock.patch.dict(os.environ, NODE_ENVIRONMENT):
         os.environ.pop("MTLKIT_DATA", None)
         from ray.cluster_utils import Cluster
 
@@ -105,7 +108,7 @@ def shared_cluster() -> Any:
 
 
 def add_node(cluster: Any) -> None:
-    with mock.patch.dict(os.environ, {"PYTHONPATH": str(REPOSITORY)}):
+    with mock.patch.dict(os.environ, NODE_ENVIRONMENT):
         os.environ.pop("MTLKIT_DATA", None)
         cluster.add_node(num_cpus=2, node_ip_address="127.0.0.1", **NODE_MEMORY)
         cluster.wait_for_nodes()
