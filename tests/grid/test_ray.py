@@ -171,8 +171,10 @@ def test_a_cell_goes_on_from_its_checkpoint_on_another_node(
 
     misfortune = threading.Thread(target=lose_node)
     misfortune.start()
-    records = list(engine.run(cells))
+    said = []
+    records = list(engine.run(cells, tell=said.append))
     misfortune.join()
+    assert len(said) == 1, "a node was lost"
     for record in records:
         assert numbers(record, there) == numbers(here.get(record.cell), here)
     logs = [(folder / "log.txt").read_text() for _, folder in there.scan()]
