@@ -186,6 +186,8 @@ class ResultStore:
         for name in sorted(contents, key=lambda name: name == RECORD):
             with replacing(folder / name) as handle:
                 handle.write(contents[name])
+        if record.ok and CHECKPOINT not in contents:
+            (folder / CHECKPOINT).unlink(missing_ok=True)
         return folder
 
     def _folder_to_write(self, cell: Cell) -> tuple[Path | None, str]:

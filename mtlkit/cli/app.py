@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import signal
@@ -32,6 +33,9 @@ from mtlkit.cli.status import status
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 
 PROGRAM = "mtlkit"
+GARBAGE_EVERY = 50_000
+"""New objects after which Python looks for garbage: imports and records keep what they make."""
+
 INTERRUPTED = 128 + signal.SIGINT
 TERMINATED = 128 + signal.SIGTERM
 
@@ -120,6 +124,7 @@ def main() -> None:
     """Run a command. Errors are one sentence and a hint on stderr, with the exit code of their
     kind.
     """
+    gc.set_threshold(GARBAGE_EVERY)
     stop = _StopSignals()
     stop.install()
     _ready_streams()

@@ -12,7 +12,6 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from mtlkit.data.auc import auc
 from mtlkit.data.splits import Bag, Dataset, Split
@@ -347,6 +346,8 @@ def _time(dataset: Dataset) -> Iterator[Lint]:
 
 def _twins(dataset: Dataset) -> Iterator[Lint]:
     """Rows of test that train holds as well, and not by chance."""
+    import pandas as pd  # here: prepared data were looked at, and need it no more
+
     train, test = dataset.splits["train"], dataset.splits["test"]
     if len(train) < MIN_ROWS or len(test) < MIN_CLASS_ROWS:
         return

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.special import ndtr, ndtri
 
 Target = Literal["standardize", "log1p", "quantile", "none"]
 LEAST_RANK = 1e-7  # of the smallest value on train; its normal quantile is -5.2
@@ -24,6 +23,8 @@ def to_normal_ranks(values: np.ndarray, quantiles: Sequence[float], std: float) 
         quantiles: Rising values on train at evenly spaced ranks.
         std: Standard deviation on train.
     """
+    from scipy.special import ndtri  # here: it is slow to import, and few tasks need it
+
     points, _ = _points(quantiles)
     normal = ndtri(np.clip(middle_ranks(values, points), LEAST_RANK, 1 - LEAST_RANK))
     beyond = values - np.clip(values, points[0], points[-1])
@@ -32,6 +33,8 @@ def to_normal_ranks(values: np.ndarray, quantiles: Sequence[float], std: float) 
 
 def from_normal_ranks(normal: np.ndarray, quantiles: Sequence[float], std: float) -> np.ndarray:
     """The inverse of :func:`to_normal_ranks`; beyond the range of train, too."""
+    from scipy.special import ndtr, ndtri
+
     points, ranks = _points(quantiles)
     end = -ndtri(LEAST_RANK)
     within = np.clip(normal, -end, end)

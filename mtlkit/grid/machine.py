@@ -23,6 +23,7 @@ from mtlkit.errors import MissingError
 
 PEAK_FILE = Path("/proc/self/clear_refs")
 STATUS_FILE = Path("/proc/self/status")
+SCIPY, NUMBA = version("scipy"), version("numba")
 
 
 def resolve_devices(text: str) -> list[torch.device]:
@@ -91,8 +92,8 @@ def describe_environment(
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "scipy": version("scipy"),
-        "numba": version("numba"),
+        "scipy": SCIPY,
+        "numba": NUMBA,
         "system": platform.system(),
         "machine": platform.machine(),
         "device": torch.cuda.get_device_name(device) if is_gpu else _cpu_name(),

@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from mtlkit.data.storage import MANIFEST
-from mtlkit.store import RECORD
+from mtlkit.store import CHECKPOINT, RECORD
 from tests.campaign.processes import COMMAND, Grid, read_process, wait_until
 from tests.conftest import CommandResult
 
 INTERRUPTED, TERMINATED, KILLED = 130, 143, -9
 OK, FAILED, USAGE, MISSING = 0, 1, 2, 3
-MOMENTS = ("preparation", "training", "writing")
+MOMENTS = ("preparation", "training", "middle", "writing")
+MOODS = ("raises", "nan", "hangs", "greedy")
+"""Files that make the plugin fail; ``greedy`` meets a limit of memory."""
 SOON = 0.3
 """Seconds in which a command starts to import, but has done nothing yet."""
 
@@ -112,7 +114,7 @@ class Fault:
 
     def _judge_resumption(self, grid: Grid, reference: Reference) -> list[str]:
         """What does not hold of the same command, run again without a fault."""
-        for name in (*MOMENTS, "deaf"):
+        for name in (*MOMENTS, *MOODS, "deaf"):
             (grid.place.here / name).unlink(missing_ok=True)
         grid.release()
         grid.note()
@@ -251,7 +253,7 @@ ENDS_OF_TWO = (TERMINATED, INTERRUPTED, -signal.SIGINT)
 def signal_faults() -> Iterator[Fault]:
     # the command, alone and with all its processes; after one Ctrl-C running cells are finished
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL):
-        for moment in ("import", *MOMENTS):
+        for moment in ("import", "preparation", "training", "writing"):
             held = number != signal.SIGINT or moment == "preparation"
             act = struck(moment, to_driver(number), held=held)
             yield Fault("signals", f"{number.name} to the command in {moment}", ENDS[number], act)
@@ -453,6 +455,45 @@ def in_temporary(name: str) -> Callable[[Grid], CommandResult | None]:
     return act
 
 
+# --- cells that fail, and checkpoints that are damaged
+
+
+def in_a_mood(mood: str) -> Callable[[Grid], CommandResult | None]:
+    """The plugin behaves badly; what hangs is ended."""
+
+    def act(grid: Grid) -> CommandResult | None:
+        (grid.place.here / mood).touch()
+        grid.command = (*grid.command, "--timeout", "20")
+        return grid.run()
+
+    return act
+
+
+def with_checkpoint(damage: Callable[[Path], object]) -> Callable[[Grid], CommandResult | None]:
+    """Killed in the middle of a cell whose checkpoint is damaged then; the same command goes on."""
+
+    def act(grid: Grid) -> CommandResult | None:
+        grid.command = (*grid.command, "--checkpoint-every", "0.1")
+        struck("middle", to_driver(signal.SIGKILL))(grid)
+        wait_until(lambda: not grid.family())
+        for file in grid.place.out.rglob(CHECKPOINT):
+            damage(file)
+        (grid.place.here / "middle").unlink()
+        grid.release()
+        grid.note()
+        return grid.run()
+
+    return act
+
+
+def cell_faults() -> Iterator[Fault]:
+    for mood in MOODS:
+        yield Fault("cells", f"the plugin: {mood}", (FAILED,), in_a_mood(mood))
+    for damage in (*DAMAGES, Path.exists):
+        act = with_checkpoint(damage)
+        yield Fault("cells", f"checkpoint {damage.__name__}", (OK,), act)
+
+
 # --- folders that go away, and others that use them
 
 
@@ -520,7 +561,7 @@ def folder_faults() -> Iterator[Fault]:
     yield Fault("folders", "out becomes a file in training", ends, act)
     act = struck("preparation", remove("home"), held=False)
     yield Fault("folders", "home is removed in preparation", ends, act)
-    for moment in (None, *MOMENTS):
+    for moment in (None, "preparation", "training", "writing"):
         name = f"two grids at once, the second in {moment or 'the beginning'}"
         yield Fault("folders", name, (OK,), two_at_once(moment))
 
@@ -671,6 +712,20 @@ def remove_run(grid: Grid) -> None:
     shutil.rmtree(runs(grid)[0])
 
 
+CHANGES: dict[str, Callable[[Grid], object]] = {
+    "all dates are of 1980": set_clock(315_532_800),
+    "all dates are of 2100": set_clock(4_102_444_800),
+    "leftovers of killed processes": leave_leftovers,
+    "results behind a link": link_out,
+    "a run behind a link": link_run,
+    "links in a circle": loop_in_out,
+    "a copy of a run": copy_run,
+    "records swapped": swap_records,
+    "a record edited": edit_record,
+    "a run removed": remove_run,
+}
+
+
 def between_faults() -> Iterator[Fault]:
     # a record that does not hold: its cell runs again
     for damage in DAMAGES:
@@ -690,18 +745,7 @@ def between_faults() -> Iterator[Fault]:
         act = damaged(manifest_file, damage)
         yield Fault("between runs", f"manifest {damage.__name__}", (OK,), act, True)
 
-    for name, change in (
-        ("all dates are of 1980", set_clock(315_532_800)),
-        ("all dates are of 2100", set_clock(4_102_444_800)),
-        ("leftovers of killed processes", leave_leftovers),
-        ("results behind a link", link_out),
-        ("a run behind a link", link_run),
-        ("links in a circle", loop_in_out),
-        ("a copy of a run", copy_run),
-        ("records swapped", swap_records),
-        ("a record edited", edit_record),
-        ("a run removed", remove_run),
-    ):
+    for name, change in CHANGES.items():
         yield Fault("between runs", name, (OK,), changed(change), True)
 
 
@@ -709,5 +753,6 @@ def faults() -> Iterator[Fault]:
     """All of them."""
     yield from signal_faults()
     yield from disk_faults()
+    yield from cell_faults()
     yield from folder_faults()
     yield from between_faults()

@@ -10,6 +10,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ ORPHAN_SECONDS = 5.0
 WAITS = '''"""Waits: every task counts as much; waits where a fault is to strike."""
 
 import os
+import resource
 import signal
 import time
 from pathlib import Path
@@ -62,6 +64,17 @@ class Waits(Balancer):
             if (HERE / "deaf").exists():
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)
             reach("training")
+        if (HERE / "raises").exists():
+            raise ValueError("bad luck")
+        if (HERE / "nan").exists():
+            return step.losses * float("nan")
+        while (HERE / "hangs").exists():
+            time.sleep(0.1)
+        if (HERE / "greedy").exists():
+            resource.setrlimit(resource.RLIMIT_AS, (2**30, resource.RLIM_INFINITY))
+            bytearray(2**32)
+        if step.index == 4:
+            reach("middle")
         return step.active.to(step.losses.dtype)
 '''
 
@@ -228,7 +241,15 @@ class Grid:
     def family(self) -> list[int]:
         """All processes of this grid that live."""
         token = f"{MARK}={self.token}".encode()
-        return [pid for pid in processes() if token in read_process(pid, "environ")]
+        return [
+            pid for pid in processes() if token in read_process(pid, "environ") or self._is_in(pid)
+        ]
+
+    def _is_in(self, pid: int) -> bool:
+        """Whether a process is in the folder of the command, as cells on a cluster are."""
+        with suppress(OSError):
+            return Path(f"/proc/{pid}/cwd").readlink() == self.place.here.absolute()
+        return False
 
     def orphans(self) -> list[int]:
         """Processes that live on too long after the command has ended; they are killed."""

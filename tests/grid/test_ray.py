@@ -19,7 +19,7 @@ from mtlkit.grid.engines.ray import RayEngine, _Running
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
 from mtlkit.settings import ExecutionSettings
-from mtlkit.store import ResultStore
+from mtlkit.store import CHECKPOINT, ResultStore
 from tests import fakes
 from tests.conftest import DATA, wait_for
 from tests.grid.grids import numbers, run
@@ -36,6 +36,17 @@ with (here / "nodes").open("a") as file:
     file.write(node + "\\n")
 while node == "second" and not (here / "go").exists():
     time.sleep(0.05)
+return step.active.to(step.losses.dtype)
+"""
+
+# on the second node it is slow, and stays in the middle of the cell
+STAYS_IN_THE_MIDDLE = """
+here = Path(__file__).parent
+if os.environ.get("TEST_NODE") == "second":
+    time.sleep(0.3)
+    while step.index == 6:
+        (here / "nodes").write_text("second")
+        time.sleep(0.05)
 return step.active.to(step.losses.dtype)
 """
 
@@ -142,11 +153,40 @@ def test_a_node_is_lost_half_way(cluster, second_node, tmp_path, home, plugin):
     assert len(list(store.scan())) == len(cells)
 
 
+def test_a_cell_goes_on_from_its_checkpoint_on_another_node(
+    cluster, second_node, tmp_path, home, plugin
+):
+    """Neither node sees the results folder."""
+    here, there = ResultStore(tmp_path / "local"), ResultStore(tmp_path / "ray")
+    cells = plan(home, here, [plugin(tmp_path, "stays.py", STAYS_IN_THE_MIDDLE)], seeds=2)
+    run(cells, home, here)
+
+    there.make()
+    engine = make_engine(cluster, there, home, checkpoint_every="0.1")
+    engine.marks_results = False
+
+    def lose_node():
+        wait_for((tmp_path / "nodes").exists)
+        cluster.remove_node(second_node, allow_graceful=False)
+
+    misfortune = threading.Thread(target=lose_node)
+    misfortune.start()
+    said = []
+    records = list(engine.run(cells, tell=said.append))
+    misfortune.join()
+    assert len(said) == 1, "a node was lost"
+    for record in records:
+        assert numbers(record, there) == numbers(here.get(record.cell), here)
+    logs = [(folder / "log.txt").read_text() for _, folder in there.scan()]
+    assert ["resumed from a checkpoint at step" in log for log in logs].count(True) == 1
+    assert list(there.root.rglob(CHECKPOINT)) == []
+
+
 def test_news_of_a_cell_that_starts_again():
     """A second start can only mean that the node of the first one was lost."""
     (cell,) = [fakes.cell()]
     shown, said = [], []
-    news = [([(cell.key, 0.0), (cell.key, 0.5)], ["trouble"]), ([(cell.key, 0.0)], [])]
+    news = [[(cell.key, 0.0), (cell.key, 0.5), "trouble"], [(cell.key, 0.0)]]
     fake = mock.Mock(get=lambda reference, timeout: news.pop(0), wait=lambda *_, **__: ([], []))
     running = _Running(fake, mock.Mock(), lambda _, share: shown.append(share), said.append)
     running.tasks["task"] = cell
@@ -156,7 +196,7 @@ def test_news_of_a_cell_that_starts_again():
     assert said == ["trouble", f"The node of {cell.label} was lost. The cell runs again."]
     assert not fake.cancel.called, "it runs, so it is finished"
     running.tasks["other"] = fakes.cell(seed=1)
-    news.append(([], []))
+    news.append([])
     running.wait(stopping=True)
     fake.cancel.assert_called_once_with("other", force=True)
 

@@ -20,7 +20,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtlkit.errors import MissingError
+from mtlkit.grid.engines.disk_wait import DiskWait, write_patiently
 from mtlkit.grid.engines.engine import Progress, Tell
 from mtlkit.grid.engines.processes import (
     CHECKPOINT_GRACE,
@@ -34,7 +34,7 @@ from mtlkit.grid.engines.processes import (
 from mtlkit.grid.engines.worker import Assignment, Finished, Unwritten, uses_plugin, with_history
 from mtlkit.records import Cell, RunRecord, Status
 from mtlkit.settings import ExecutionSettings
-from mtlkit.store import ResultStore, reason_of
+from mtlkit.store import ResultStore
 
 if TYPE_CHECKING:
     import torch
@@ -150,6 +150,7 @@ class _Pool:
         self.spares: list[Worker] = []
         self.leaving: list[Worker] = []
         self.killed: list[Assignment] = []
+        self.disk = DiskWait(self.store.root, self.execution.disk_wait, tell)
 
     def run(self, assignments: Sequence[Assignment], slots: Sequence[str]) -> Iterator[RunRecord]:
         """Run cells, one at a time in each slot, and yield the records of those that are over."""
@@ -162,15 +163,14 @@ class _Pool:
                 yield from self._assign(worker)
 
             while busy := [worker for worker in self.workers if worker.assignment is not None]:
-                pipes = [worker.pipe for worker in busy if worker.given_up is None]
-                ready = wait(pipes, timeout=POLL)
+                ready = wait([worker.pipe for worker in busy], timeout=POLL)
                 for worker in busy:
                     record = self._look_after(worker, worker.pipe in ready)
                     if record is not None:
                         yield record
                     if worker.assignment is None:
                         yield from self._go_on(worker)
-                self._check_writing()
+                self.disk.check()
         finally:
             has_checkpoints = self.execution.checkpoint_every is not None
             workers = [*self.workers, *self.spares, *self.leaving]
@@ -218,10 +218,12 @@ class _Pool:
         memory it needs.
         """
         worker.pipe.close()
-        earlier, self.leaving = self.leaving, [worker]
-        end_workers(earlier)  # they have had their time
         if worker.device != "cpu":
-            end_workers([self.leaving.pop()])
+            end_workers([worker])
+            return
+        late = [other for other in self.leaving if other.has_run_longer_than(GRACE)]
+        self.leaving = [other for other in (*self.leaving, worker) if other not in late]
+        end_workers(late, grace=0)  # they have had their time
 
     def _replacement(self, device: str) -> Worker:
         """A spare worker, if one waits for this device; else a new one."""
@@ -240,8 +242,6 @@ class _Pool:
             ready: Whether its pipe holds a message, or is closed.
         """
         assert worker.assignment is not None
-        if worker.given_up is not None:
-            return self._store_failure(worker)
         if ready:
             try:
                 report = worker.pipe.recv()
@@ -250,7 +250,7 @@ class _Pool:
             if isinstance(report, Finished):
                 return self._finish(worker, report)
             if isinstance(report, Unwritten):
-                self._wait_for_room(worker, report.reason)
+                self._keep(worker, report.reason)
                 return None
 
             # the first report says that the worker took up the cell: from now on its time counts
@@ -277,14 +277,13 @@ class _Pool:
 
     def _finish(self, worker: Worker, report: Finished) -> RunRecord:
         """Take note that a cell is stored."""
-        had_to_wait = worker.unwritten_since is not None
-        worker.unwritten_since = None
+        worker.unwritten = False
         if worker.assignment is not None:
             worker.assignment = worker.assignment.without(report.record.key)
         worker.taken_up = time.monotonic()  # the rest of a stack has its own time
         worker.leaves = report.leaves
-        if had_to_wait and not self._waiting_for_room():
-            self.tell(f"Results can be written to {self.store.root} again.")
+        if not any(other.unwritten for other in self.workers):
+            self.disk.has_room()
         return report.record
 
     # --- cells that came to nothing
@@ -318,7 +317,7 @@ class _Pool:
         worker.assignment = None
         worker.leaves = True
 
-    def _give_up(self, worker: Worker, error_type: str, message: str) -> RunRecord | None:
+    def _give_up(self, worker: Worker, error_type: str, message: str) -> RunRecord:
         """Record that a cell gave no numbers for a reason outside of it."""
         from mtlkit.grid.run_cell import failure
 
@@ -327,53 +326,23 @@ class _Pool:
         error = type(error_type, (RuntimeError,), {})(message)
         outcome = failure(worker.assignment.cell, error, status=status)
         outcome.record = with_history(outcome.record, worker.assignment)
-        worker.given_up = outcome
-        worker.taken_up = None
-        return self._store_failure(worker)
-
-    def _store_failure(self, worker: Worker) -> RunRecord | None:
-        """Store what is to be said of a cell that was given up; None if that cannot be done now."""
-        outcome = worker.given_up
-        assert outcome is not None
-        try:
-            self.store.save(outcome.record, log=outcome.log)
-        except OSError as error:
-            self._wait_for_room(worker, reason_of(error))
-            return None
-        worker.given_up = None
+        write_patiently(
+            lambda: self.store.save(outcome.record, log=outcome.log),
+            lambda reason: self._keep(worker, reason),
+        )
         return self._finish(worker, Finished(outcome.record, leaves=True))
 
     # --- results that cannot be written
 
-    def _waiting_for_room(self) -> list[Worker]:
-        """The workers whose cell is finished and cannot be written."""
-        return [worker for worker in self.workers if worker.unwritten_since is not None]
-
-    def _wait_for_room(self, worker: Worker, reason: str) -> None:
+    def _keep(self, worker: Worker, reason: str) -> None:
         """Take note that the outcome of a cell cannot be written now; it is tried again."""
-        if not self._waiting_for_room():
-            self.tell(
-                f"Results cannot be written to {self.store.root}: {reason}. Finished cells wait in "
-                f"memory for {self.execution.disk_wait:g} seconds; make room there."
-            )
+        worker.unwritten = True
         worker.taken_up = None
-        worker.unwritten_since = worker.unwritten_since or time.monotonic()
-        worker.unwritten_reason = reason
-
-    def _check_writing(self) -> None:
-        """Raise a :class:`MissingError` if a finished cell has waited too long."""
-        now = time.monotonic()
-        for worker in self._waiting_for_room():
-            assert worker.unwritten_since is not None
-            if now - worker.unwritten_since >= self.execution.disk_wait:
-                raise MissingError(
-                    f"Results cannot be written to {self.store.root}: {worker.unwritten_reason}.",
-                    "make room there, and run the same command again: what was stored is kept",
-                )
+        self.disk.lacks_room(reason)
 
     def _tell_what_is_lost(self) -> None:
         """Say how many finished cells go with the workers that hold them."""
-        waiting = [worker.assignment for worker in self._waiting_for_room()]
+        waiting = [worker.assignment for worker in self.workers if worker.unwritten]
         lost = sum(len(assignment.cells) for assignment in waiting if assignment is not None)
         if lost:
             cells = "cell is" if lost == 1 else "cells are"

@@ -53,8 +53,9 @@ def _load() -> None:
 
 
 # Imports take seconds, in which nobody looks whether there still is a driver. Later the server does
-# that by itself, and must not end with the thread that started it.
+# that by itself, and must not end with the thread that started it. What is imported is no garbage.
 _die_with_driver(signal.SIGKILL)
+gc.disable()
 with suppress(Exception):
     _load()
 _die_with_driver(0)
@@ -63,3 +64,4 @@ _die_with_driver(0)
 # pages of memory either, and they stay shared.
 gc.collect()
 gc.freeze()
+gc.enable()

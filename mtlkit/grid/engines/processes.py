@@ -23,13 +23,9 @@ from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING
 
 from mtlkit.errors import MtlkitError
 from mtlkit.grid.engines.worker import Assignment, work
-
-if TYPE_CHECKING:
-    from mtlkit.grid.run_cell import Outcome
 
 MEMORY = {
     # PyTorch asks Linux for large pages: fewer misses in large tables
@@ -71,9 +67,7 @@ class Worker:
         assignment: The cell that it was given, until that is over.
         taken_up: Monotonic time at which it said that it took up the cell; the start of the process
             does not count, nor does the time in which a finished cell waits to be written.
-        unwritten_since: Monotonic time since which its cell is finished and cannot be written.
-        unwritten_reason: Why it cannot.
-        given_up: What is to be stored about a cell that the driver gave up.
+        unwritten: Whether its cell is finished and cannot be written.
         leaves: Whether it takes no further cell.
         device: Where its cells run.
     """
@@ -82,16 +76,12 @@ class Worker:
     pipe: Connection
     assignment: Assignment | None = None
     taken_up: float | None = None
-    unwritten_since: float | None = None
-    unwritten_reason: str = ""
-    given_up: Outcome | None = None
+    unwritten: bool = False
     leaves: bool = False
     device: str = "cpu"
 
-    def has_run_longer_than(self, limit: float | None) -> bool:
-        if limit is None or self.taken_up is None:
-            return False
-        return time.monotonic() - self.taken_up > limit
+    def has_run_longer_than(self, limit: float) -> bool:
+        return self.taken_up is not None and time.monotonic() - self.taken_up > limit
 
     def was_killed(self) -> bool:
         """Whether it was ended by a signal, as by a system that is short of memory."""

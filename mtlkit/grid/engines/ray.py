@@ -11,84 +11,34 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import tempfile
 import time
 import uuid
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import chdir, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from mtlkit.data.data_home import data_home
-from mtlkit.data.sources import prepare_planned
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
+from mtlkit.grid.engines.disk_wait import DiskWait, write_patiently
 from mtlkit.grid.engines.engine import Progress, Tell
-from mtlkit.grid.engines.local import LocalEngine
 from mtlkit.grid.engines.processes import available_cores
+from mtlkit.grid.engines.ray_node import POLL, NewsBoard, NodeTask, run_on_node
 from mtlkit.records import Cell, RunRecord
 from mtlkit.settings import ExecutionSettings
-from mtlkit.store import ResultStore, reason_of
+from mtlkit.store import ResultStore
 
 LOST_NODES = 5
 """How often a cell whose node was lost is run again."""
 
-POLL = 0.2
-"""Seconds after which the driver looks again at running cells, if none of them has ended."""
-
 NEWS_SECONDS = 5.0
-"""How long the driver waits for news of them."""
+"""How long the driver waits for news of running cells."""
 
 OWN = "local"
 """The address with which Ray starts a cluster, instead of joining an existing one."""
 
 CONNECTION_SECONDS = 5
-LONGEST_PAUSE = 30.0
-
-
-@dataclass(frozen=True)
-class NodeTask:
-    """What a node must know to run a cell.
-
-    Args:
-        cell: The cell.
-        here: The driver's folder, from which paths of plugins start.
-        results: The driver's results folder.
-        mark: Name of a file in there: a node that sees it writes to that folder.
-        home: The driver's data home; a node may have another one, in ``$MTLKIT_DATA``.
-        execution: How to run it there.
-        plugins: Path of each plugin of the cell, as typed, to its content.
-    """
-
-    cell: Cell
-    here: Path
-    results: Path
-    mark: str
-    home: Path
-    execution: ExecutionSettings
-    plugins: dict[str, bytes]
-
-
-class NewsBoard:
-    """Where tasks leave what the driver shows; an actor beside the driver."""
-
-    def __init__(self) -> None:
-        self.shares: list[tuple[str, float]] = []
-        self.sentences: list[str] = []
-
-    def put_share(self, key: str, share: float) -> None:
-        self.shares.append((key, share))
-
-    def put_sentence(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-
-    def take(self) -> tuple[list[tuple[str, float]], list[str]]:
-        """All that came since the last time."""
-        news = self.shares, self.sentences
-        self.shares, self.sentences = [], []
-        return news
 
 
 class RayEngine:
@@ -212,7 +162,8 @@ class RayEngine:
 
         here = self.ray.get_runtime_context().get_node_id()
         strategy = NodeAffinitySchedulingStrategy(here, soft=True)
-        return self.ray.remote(num_cpus=0, scheduling_strategy=strategy)(NewsBoard).remote()
+        actor = self.ray.remote(num_cpus=0, scheduling_strategy=strategy)(NewsBoard)
+        return actor.remote(self.store.root.absolute())
 
     @contextmanager
     def _marked_results(self) -> Iterator[str]:
@@ -254,20 +205,9 @@ class RayEngine:
 
     def _write(self, write: Callable[[], object], tell: Tell) -> None:
         """Write to the results folder, as often as it takes while the settings allow it."""
-        began, pause = time.monotonic(), POLL
-        while True:
-            try:
-                write()
-                return
-            except OSError as error:
-                reason = f"Results cannot be written to {self.store.root}: {reason_of(error)}"
-            if time.monotonic() - began >= self.execution.disk_wait:
-                hint = "make room there, and run the same command again: what was stored is kept"
-                raise MissingError(f"{reason}.", hint)
-            if pause == POLL:
-                tell(f"{reason}. It is tried again for {self.execution.disk_wait:g} seconds.")
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
+        disk = DiskWait(self.store.root, self.execution.disk_wait, tell)
+        write_patiently(write, disk.lacks_room)
+        disk.has_room()
 
 
 class _Running:
@@ -307,102 +247,31 @@ class _Running:
         from ray.exceptions import RayError
 
         try:
-            shares, sentences = self.ray.get(self.board.take.remote(), timeout=NEWS_SECONDS)
+            all_news = self.ray.get(self.board.take.remote(), timeout=NEWS_SECONDS)
         except RayError:  # numbers are more important than news of them
             return
         cells = {cell.key: cell for cell in self.tasks.values()}
-        for key, share in shares:
+        for news in all_news:
+            if isinstance(news, str):
+                self.tell(news)
+                continue
+            key, share = news
             if key not in cells:
                 continue
             if share == 0 and key in self.started:
                 self.tell(f"The node of {cells[key].label} was lost. The cell runs again.")
             self.started.add(key)
             self.progress(cells[key], share)
-        for sentence in sentences:
-            self.tell(sentence)
 
 
-# --- on a node
-
-
-def run_on_node(task: NodeTask, board: Any) -> tuple[RunRecord, dict[str, bytes] | None]:
-    """Run a cell on this node.
-
-    Returns:
-        Its record, and the files of the run unless they are in the driver's folder by now.
-
-    Raises:
-        MtlkitError: This node cannot run any cell of this kind.
-    """
-    board.put_share.remote(task.cell.key, 0.0)
-    shares_disk = (task.results / task.mark).exists()
-    with _folder_with(task), tempfile.TemporaryDirectory(prefix="mtlkit-") as scratch:
-        home = data_home(None if "MTLKIT_DATA" in os.environ else task.home)
-        _check_data(task.cell, home)
-
-        store = ResultStore(task.results if shares_disk else Path(scratch))
-        engine = LocalEngine(store, home, task.execution)
-        records = engine.run([task.cell], _Reporter(board), board.put_sentence.remote)
-        record = next(iter(records))
-        return record, None if shares_disk else store.files(store.folder(record.cell))
-
-
-class _Reporter:
-    """Puts shares on the board, once in a while."""
-
-    def __init__(self, board: Any) -> None:
-        self.board = board
-        self.last = time.monotonic()
-
-    def __call__(self, cell: Cell, share: float) -> None:
-        if share > 0 and time.monotonic() - self.last >= POLL:
-            self.last = time.monotonic()
-            self.board.put_share.remote(cell.key, share)
-
-
-def _check_data(cell: Cell, home: Path) -> None:
-    """The node must have the data that the driver planned with; it prepares them where they lack.
-
-    Raises:
-        MtlkitError: They cannot be had, or are others.
-    """
-    planned = cell.resolved["dataset"]
-    dataset = prepare_planned(planned["name"], planned["options"], home)
-    if dataset.fingerprint != planned["fingerprint"]:
-        raise MissingError(
-            f"The prepared data of {cell.dataset} in {home} on {socket.gethostname()} are others "
-            "than those of the driver.",
-            "give all nodes the same data, or a data home of their own in the variable MTLKIT_DATA",
-        )
-
-
-@contextmanager
-def _folder_with(task: NodeTask) -> Iterator[None]:
-    """Be in a folder where the plugins of a cell have the paths that were typed: the driver's, if
-    this node sees it, else one of our own.
-
-    Raises:
-        UsageError: A plugin is not here, and its path leads out of the driver's folder.
-    """
-    if task.here.is_dir():
-        with chdir(task.here):
-            if all(_holds(name, content) for name, content in task.plugins.items()):
-                yield
-                return
-    with tempfile.TemporaryDirectory(prefix="mtlkit-") as folder, chdir(folder):
-        for name, content in task.plugins.items():
-            if Path(name).is_absolute() or ".." in Path(name).parts:
-                raise UsageError(
-                    f"The plugin {name} is not on the node {socket.gethostname()}.",
-                    "start mtlkit in the folder of the plugin, and give its name",
-                )
-            Path(name).parent.mkdir(parents=True, exist_ok=True)
-            Path(name).write_bytes(content)
-        yield
-
-
-def _holds(name: str, content: bytes) -> bool:
-    return Path(name).is_file() and Path(name).read_bytes() == content
+def _as_grid_error(error: Any) -> MtlkitError:
+    """What a node raised; no cell is to blame, so the grid ends with it."""
+    if isinstance(error.cause, MtlkitError):
+        return error.cause
+    return MissingError(
+        f"A node of the Ray cluster cannot run cells: {one_line(error.cause)}.",
+        "install the same mtlkit on all nodes, and run the same command again",
+    )
 
 
 # --- the cluster
@@ -473,13 +342,3 @@ def _check_answers(address: str) -> None:
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdecimal():
         socket.create_connection((host, int(port)), CONNECTION_SECONDS).close()
-
-
-def _as_grid_error(error: Any) -> MtlkitError:
-    """What a node raised; no cell is to blame, so the grid ends with it."""
-    if isinstance(error.cause, MtlkitError):
-        return error.cause
-    return MissingError(
-        f"A node of the Ray cluster cannot run cells: {one_line(error.cause)}.",
-        "install the same mtlkit on all nodes, and run the same command again",
-    )

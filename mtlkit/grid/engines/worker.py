@@ -11,23 +11,19 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtlkit.grid.engines.disk_wait import write_patiently
 from mtlkit.records import Cell, RunRecord
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from mtlkit.settings import ExecutionSettings
-from mtlkit.store import ResultStore, reason_of
+from mtlkit.store import ResultStore
 
 if TYPE_CHECKING:
     from mtlkit.grid.run_cell import Outcome
-
-FIRST_PAUSE = 0.5
-"""Seconds before what could not be written is written again; twice as long each time."""
-LONGEST_PAUSE = 30.0
 
 
 @dataclass(frozen=True)
@@ -184,19 +180,14 @@ def _store(store: ResultStore, outcome: Outcome, pipe: Connection) -> Outcome:
     """
     from mtlkit.grid.run_cell import failure
 
-    pause = FIRST_PAUSE
-    while True:
-        try:
-            outcome.save(store)
-            return outcome
-        except OSError as error:
-            _send(pipe, Unwritten(reason_of(error)))
-            time.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE)
-        except (TypeError, ValueError) as error:  # of what a plugin measured, no file can be made
-            record = outcome.record
-            outcome = failure(record.cell, error, record.environment)
-            outcome.record = outcome.record.model_copy(update={"attempts": record.attempts})
+    try:
+        write_patiently(lambda: outcome.save(store), lambda reason: _send(pipe, Unwritten(reason)))
+        return outcome
+    except (TypeError, ValueError) as error:  # of what a plugin measured, no file can be made
+        record = outcome.record
+        failed = failure(record.cell, error, record.environment)
+        failed.record = failed.record.model_copy(update={"attempts": record.attempts})
+        return _store(store, failed, pipe)
 
 
 def _send(pipe: Connection, report: Report) -> None:
