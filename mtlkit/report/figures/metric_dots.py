@@ -13,11 +13,13 @@ from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.axes import (
     CEILING_CAPTION,
     Point,
+    baseline_lines,
     ceiling_line,
     ceiling_text,
     draw_points,
     draw_seeds,
     limits,
+    with_baselines,
     with_ceiling,
 )
 from mtlkit.report.figures.context import Context, Look
@@ -99,7 +101,8 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     """One task: a line a row, the best on top."""
     # The vertical axis counts rows from above, and is the same in all panels.
     rows = context.summary.rows
-    low, high = _limits(rows, task)
+    baselines = context.summary.baselines
+    low, high = with_baselines(_limits(rows, task), task, baselines)
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
@@ -114,6 +117,7 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     if reference.known:
         _reference_band(axes, reference)
     ceiling_line(axes, task, vertical=True)
+    baseline_lines(axes, task, baselines, vertical=True)
 
     # A row that has no mean, or one far off, gets a text in place of a marker.
     shown = []
