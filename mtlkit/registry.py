@@ -1,10 +1,10 @@
 """Names are file names: ``shared_bottom.py`` is ``shared-bottom``, and nothing else needs an entry.
 
 Three places are searched: the package folder of the kind, installed entry points (groups
-``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``, ``mtlkit.losses``,
+``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``, ``mtlkit.losses`` and
 ``mtlkit.baselines``), and, for a name that ends in ``.py``, that file, which is a plugin. What code
-from outside the package raises becomes a sentence with file and line. Docstrings and facts are read from source, so that a list or
-a report imports nothing heavy.
+from outside the package raises becomes a sentence with file and line. Docstrings and facts are read
+from source, so that a list or a report imports nothing heavy.
 """
 
 from __future__ import annotations

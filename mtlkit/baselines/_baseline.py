@@ -3,68 +3,68 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from pydantic import Field
+from scipy import sparse
 
-from mtlkit.data.splits import Split
+from mtlkit.data.splits import Bag, Split
 from mtlkit.data.types import Schema, Task
 from mtlkit.settings import Settings
 
-Predict = Callable[[Any], np.ndarray]
-"""From encoded rows to logits (n,) or (n, C), or to values on the scale of packed labels (n,)."""
-
 
 @dataclass(frozen=True)
-class FitProblem:
-    """One score to be fitted.
+class Columns:
+    """What models see of n rows, those columns included that rows share.
 
     Args:
-        task: Its kind says what the labels are.
-        inputs: n rows of train on which the label counts, as the baseline encodes them.
-        labels: (n,), of two or more values.
-        weight: (n,) how much each row counts, or None for all alike.
-        validation: Rows of validation on which it counts, encoded.
-        value: How good predictions of those are, higher is better.
+        ids: (n, F).
+        dense: (n, D).
+        bags: Of each bag feature (n, vocab), the weights of its ids.
     """
 
-    task: Task
-    inputs: Any
-    labels: np.ndarray
-    weight: np.ndarray | None
-    validation: Any
-    value: Callable[[np.ndarray], float]
+    ids: np.ndarray
+    dense: np.ndarray
+    bags: dict[str, sparse.csr_matrix]
+
+    @classmethod
+    def of(cls, schema: Schema, split: Split, rows: np.ndarray) -> Columns:
+        """The columns of some rows (n,) of a split."""
+        ids, dense = [split.ids[rows]], [split.dense[rows]]
+        bags = {name: (bag, rows) for name, bag in split.bags.items()}
+        if split.shared is not None:
+            owners = split.shared.row[rows]
+            ids.append(split.shared.ids[owners])
+            dense.append(split.shared.dense[owners])
+            bags |= {name: (bag, owners) for name, bag in split.shared.bags.items()}
+        vocab = {feature.name: feature.vocab for feature in schema.features}
+        matrices = {name: _matrix(*bag, vocab[name]) for name, bag in bags.items()}
+        return cls(np.concatenate(ids, 1), np.concatenate(dense, 1), matrices)
 
 
-@dataclass(frozen=True)
-class Fit:
-    """What came of a fit.
-
-    Args:
-        predict: Of any encoded rows.
-        settings: What the search chose.
-        value: Of the chosen settings on validation, higher is better.
-    """
-
-    predict: Predict
-    settings: dict[str, Any] = field(default_factory=dict)
-    value: float = -np.inf
+def _matrix(bag: Bag, rows: np.ndarray, vocab: int) -> sparse.csr_matrix:
+    """(n, vocab) the weights of the ids of some rows."""
+    starts = bag.offsets[rows]
+    ends = np.concatenate([[0], np.cumsum(bag.offsets[rows + 1] - starts)])
+    positions = np.repeat(starts - ends[:-1], np.diff(ends)) + np.arange(ends[-1])
+    return sparse.csr_matrix(
+        (bag.weights[positions], bag.values[positions], ends), (len(rows), vocab)
+    )
 
 
 class Baseline(ABC):
     """A model without a network, to see what the networks are worth.
 
-    It is fitted to one score at a time, on the rows on which the score is defined, and shares
-    nothing between them. Its search is fixed, and sees the validation split alone.
+    It is fitted to each score by itself, on the rows on which the score is defined. Its search is
+    fixed, and validation decides.
 
     Args:
         schema: Features and tasks.
         options: Of the baseline.
-        train: The training split, from which encodings may be learnt.
-        rows: (n,) rows of it, at most as many as the options say.
+        train: Rows of the training split, from which encodings may be learnt.
         seed: Source of all that is drawn, below 2**32.
     """
 
@@ -72,40 +72,20 @@ class Baseline(ABC):
         """What all baselines take."""
 
         rows: int | None = Field(
-            None, gt=0, description="most rows of train, and of validation, that are fitted on"
+            1_000_000, gt=0, description="most rows of train, and of validation, that it sees"
         )
 
     shares_parameters: ClassVar[bool] = False
 
-    def __init__(
-        self, schema: Schema, options: Any, train: Split, rows: np.ndarray, seed: int
-    ) -> None:
-        self.schema = schema
-        self.options = options
-        self.seed = seed
-
-    def encode(self, split: Split, rows: np.ndarray) -> Any:
-        """Rows (n,) of a split as :meth:`fit` wants them; by default nothing of them is seen."""
-        return np.zeros((len(rows), 0))
+    def __init__(self, schema: Schema, options: Any, train: Columns, seed: int) -> None:
+        self.schema, self.options, self.seed = schema, options, seed
 
     @abstractmethod
-    def fit(self, problem: FitProblem) -> Fit:
-        """Fit a score."""
+    def encode(self, columns: Columns) -> Any:
+        """The inputs of n rows."""
 
-
-def best_of(fits: Iterable[Fit]) -> Fit:
-    """The fit of the highest value, of equal ones the first."""
-    return max(fits, key=lambda fit: fit.value)
-
-
-def all_classes(task: Task, raw: np.ndarray, known: np.ndarray) -> np.ndarray:
-    """Logits (n, C) of all classes of a task from those (n, K) of the classes that train has; a
-    class that it lacks is far below the others. Those of two classes may be (n,).
-    """
-    if task.kind != "multiclass":
-        return raw
-    if raw.ndim == 1:
-        raw = np.column_stack([np.zeros_like(raw), raw])
-    logits = np.repeat(raw.min(1, keepdims=True) - 10, task.classes, 1)
-    logits[:, known.astype(int)] = raw
-    return logits
+    @abstractmethod
+    def trials(self, task: Task) -> Iterator[tuple[dict[str, Any], Any]]:
+        """What is tried: settings, and an estimator of scikit-learn that has them. Of one that
+        grows by stages the number of stages is chosen as well.
+        """

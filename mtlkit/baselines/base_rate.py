@@ -1,7 +1,7 @@
 """Base rate: every row gets the training rate, or mean.
 
 p = rate of the label on train, the shares of the classes, or the mean. The floor under everything:
-its AUC is 0.5, its normalized entropy 1 and its R² at most 0; within groups all rows are tied.
+its AUC is 0.5, its normalized entropy about 1, its R² at most 0; within groups all rows are tied.
 
 When to use: to see what a metric is worth without a model.
 When not: as a competitor.
@@ -10,30 +10,21 @@ Cost: none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
+from sklearn.dummy import DummyClassifier, DummyRegressor
 
-from mtlkit.baselines._baseline import Baseline, Fit, FitProblem
+from mtlkit.baselines._baseline import Baseline, Columns
 from mtlkit.data.types import Task
-
-LEAST = 1e-6
-"""The lowest probability of a class that train lacks."""
 
 
 class BaseRate(Baseline):
     """The training rate."""
 
-    def fit(self, problem: FitProblem) -> Fit:
-        if problem.task.kind == "regression":
-            constant = np.average(problem.labels, weights=problem.weight)
-        else:
-            classes = problem.task.classes if problem.task.kind == "multiclass" else 2
-            counts = np.bincount(problem.labels.astype(int), problem.weight, classes)
-            logits = np.log(np.clip(counts / counts.sum(), LEAST, 1 - LEAST))
-            constant = logits if problem.task.kind == "multiclass" else logits[1] - logits[0]
+    def encode(self, columns: Columns) -> np.ndarray:
+        return np.zeros((len(columns.ids), 1))
 
-        def predict(inputs: np.ndarray) -> np.ndarray:
-            return np.broadcast_to(constant, (len(inputs), *np.shape(constant))).copy()
-
-        return Fit(predict, value=problem.value(predict(problem.validation)))
+    def trials(self, task: Task) -> Iterator[tuple[dict[str, Any], Any]]:
+        yield {}, DummyRegressor() if task.kind == "regression" else DummyClassifier()

@@ -487,12 +487,13 @@ def one_method(seen: Evidence) -> Found:
 def behind_a_baseline(seen: Evidence) -> Found:
     """A task on which no network reaches a model that is none: likely they are under-tuned."""
     summary = seen.summary
-    for sentence in behind_baselines(
+    sentences = behind_baselines(
         summary.block, summary.rows, summary.baselines, summary.best, summary.noise
-    ):
-        best = next(iter(summary.finished))
+    )
+    if sentences:
+        best = summary.finished[0]
         trials = 2 * best.group.study.budget if best.group.study else 16
-        yield sentence, seen.bench(best, f"tune.trials={trials}")
+        yield " ".join(sentences), seen.bench(best, f"tune.trials={trials}")
 
 
 BLOCK_RULES = (

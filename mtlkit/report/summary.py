@@ -372,10 +372,10 @@ def behind_baselines(
         digits = task.reading.decimals
         reached, other = (f"{row.metric[task.name].mean:.{digits}f}" for row in (baseline, network))
         interval = f" ± {delta.half:.{digits}f}" if delta.bounded else ""
-        difference = f", a difference of {delta.mean:+.{digits}f}{interval}" if delta.known else ""
+        worse = f", worse by {abs(delta.mean):.{digits}f}{interval}" if delta.known else ""
         sentences.append(
             f"No network reaches the {baseline.group.label} baseline on {task.title}: "
-            f"{task.reading.label} {reached} against {other} of {network.group.label}{difference}."
+            f"{task.reading.label} {reached} against {other} of {network.group.label}{worse}."
         )
     return sentences
 

@@ -47,8 +47,8 @@ NOTES = {
     ),
     "§": "§ the mean is over other seeds than in the most complete rows.",
     "baseline": (
-        "Baselines, which are no networks, stand below the methods; no mean of theirs counts as the "
-        "best, and no method is judged by them."
+        "Baselines, which are no networks, stand below the methods; no mean of theirs counts as "
+        "the best, and no method is judged by them."
     ),
     "ceiling": (
         "Planted model: the rule by which the simulator drew the labels, scored on its test rows; "

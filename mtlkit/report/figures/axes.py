@@ -27,6 +27,9 @@ CEILING_CAPTION = (
     "The brown lines are the planted model of the simulated data, which no row passes but by luck; "
     "where one lies outside of a panel, an arrow beside its value shows the side."
 )
+BASELINE_CAPTION = (
+    "Dashed lines with names are baselines, which are no networks; those far outside are left out."
+)
 LEAST_ROOM = 2e-4
 """The least span of an axis: values that hardly differ are not torn apart."""
 

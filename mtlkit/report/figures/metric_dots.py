@@ -11,6 +11,7 @@ from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.axes import (
+    BASELINE_CAPTION,
     CEILING_CAPTION,
     Point,
     baseline_lines,
@@ -78,6 +79,8 @@ def draw(context: Context) -> list[Drawing]:
         if column == 0:
             _name_rows(axes, rows, label - 0.2)
     caption = f"{CAPTION} {CEILING_CAPTION}" if context.ceiling_entry else CAPTION
+    if context.summary.baselines:
+        caption += f" {BASELINE_CAPTION}"
     return [Drawing("metrics", "Test metric by task", caption, sheet.figure)]
 
 

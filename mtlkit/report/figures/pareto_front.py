@@ -14,13 +14,16 @@ from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.axes import (
+    BASELINE_CAPTION,
     CEILING_CAPTION,
     Point,
+    baseline_lines,
     ceiling_line,
     ceiling_text,
     draw_points,
     draw_seeds,
     limits,
+    with_baselines,
     with_ceiling,
 )
 from mtlkit.report.figures.context import Context, Look
@@ -128,6 +131,8 @@ def draw(context: Context) -> list[Drawing]:
         outside |= {rows[row].group.label for row in hidden}
 
     caption = CAPTION
+    if context.summary.baselines:
+        caption += f" {BASELINE_CAPTION}"
     if context.ceiling_entry:
         caption += f" {CEILING_CAPTION}"
     if outside:
@@ -185,9 +190,7 @@ def _set_up_axes(panel: _Panel, baselines: Sequence[Row]) -> None:
         axes.text(0.995, 0.99, "better ↗", size=8, color=MUTED, **corner)
 
 
-def _limits(
-    rows: list[Row], task: TaskInfo, baselines: Sequence[Row]
-) -> tuple[float, float]:
+def _limits(rows: list[Row], task: TaskInfo, baselines: Sequence[Row]) -> tuple[float, float]:
     """Limits of one axis; reversed where lower is better, so that up and right is always better."""
     means = [row.metric[task.name] for row in rows]
     seeds = [value for row in rows for value in row.values[task.name].values()]
