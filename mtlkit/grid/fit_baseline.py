@@ -35,7 +35,7 @@ PREDICTED_ROWS = 1 << 17
 """Rows that are encoded at a time when a split is predicted."""
 EVERY = 10
 """Stages between two looks at validation."""
-LEAST = 1e-12
+LEAST = 1e-16
 """The lowest probability, such as of a class that train lacks."""
 CPU = torch.device("cpu")
 
