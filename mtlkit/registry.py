@@ -1,10 +1,10 @@
 """Names are file names: ``shared_bottom.py`` is ``shared-bottom``, and nothing else needs an entry.
 
 Three places are searched: the package folder of the kind, installed entry points (groups
-``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``, ``mtlkit.losses``), and, for a name
-that ends in ``.py``, that file, which is a plugin. What code from outside the package raises
-becomes a sentence with file and line. Docstrings and facts are read from source, so that a list or
-a report imports nothing heavy.
+``mtlkit.models``, ``mtlkit.balancers``, ``mtlkit.datasets``, ``mtlkit.losses`` and
+``mtlkit.baselines``), and, for a name that ends in ``.py``, that file, which is a plugin. What code
+from outside the package raises becomes a sentence with file and line. Docstrings and facts are read
+from source, so that a list or a report imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -387,4 +387,12 @@ MODELS = Registry("model", "models", "models._architecture:Architecture")
 BALANCERS = Registry("balancer", "balancers", "balancers._balancer:Balancer")
 DATASETS = Registry("dataset", "data.datasets", "data.datasets._source:DatasetSource")
 LOSSES = Registry("loss", "losses", "losses._loss:Loss")
-REGISTRIES = {registry.plural: registry for registry in (MODELS, BALANCERS, DATASETS, LOSSES)}
+BASELINES = Registry("baseline", "baselines", "baselines._baseline:Baseline")
+REGISTRIES = {
+    registry.plural: registry for registry in (MODELS, BALANCERS, DATASETS, LOSSES, BASELINES)
+}
+
+
+def is_baseline(model: str) -> bool:
+    """Whether what stands where a cell names its model is a baseline."""
+    return model in BASELINES.names()

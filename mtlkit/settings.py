@@ -337,6 +337,11 @@ class TrainingSettings(Settings):
         """What a cell's key holds, as plain values."""
         return without_unused(self, self.model_dump(mode="json"), self.added_later)
 
+    def of_baselines(self) -> dict[str, Any]:
+        """What the key of a baseline holds, where nothing is trained: what is said of tasks."""
+        values = self.model_dump(mode="json", include={"row_weights", "auxiliary"})
+        return {name: value for name, value in values.items() if value}
+
     def repeats_rows(self, train_rows: int) -> str | None:
         """A sentence where one optimiser step takes more rows than there are, so that rows repeat
         within it and a run makes more passes than were asked for; None otherwise.

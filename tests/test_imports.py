@@ -26,7 +26,7 @@ ORDER = [
     {"studies"},
     {"ops"},
     {"data"},
-    {"losses"},
+    {"losses", "baselines"},
     {"models", "balancers"},
     {"training"},
     {"grid"},
@@ -51,6 +51,7 @@ WITHOUT_TORCH = {
     "store",
     "studies",
     "data",
+    "baselines",
     "report",
     "cli",
 }

@@ -528,7 +528,7 @@ def test_the_last_step_is_scored_as_that_of_peers_is(small, tmp_path, monkeypatc
     for state in points[1:]:
         model.load_state_dict(state)
         split = DeviceSplit.load(whole.splits["test"], torch.device("cpu"))
-        by_task = metrics(model, score_split(model, split, 512, "fp32"), split)
+        by_task = metrics(model.schema, score_split(model, split, 512, "fp32"), split)
         areas.append([of_task["auc"] for of_task in by_task.values()])
     assert record["auc"] == areas[-1] != areas[0]
 

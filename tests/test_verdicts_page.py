@@ -12,8 +12,8 @@ PAGE = ROOT / "docs" / "verdicts.md"
 
 def test_it_goes_as_shown(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MTLKIT_DATA": str(tmp_path / "data")}
-    [(_, code)] = marked_blocks(PAGE, "run")
-    for command in code.splitlines():
+    commands = [line for _, code in marked_blocks(PAGE, "run") for line in code.splitlines()]
+    for command in commands:
         words = re.sub(r"-d synthetic\b", "-d 'synthetic[rows=400,d=8]'", command)
         words = re.sub(r"^mtlkit\b", f"{sys.executable} -m mtlkit", words)
         ended = subprocess.run(

@@ -74,7 +74,10 @@ def bench(
     balancers: Annotated[
         str | None, typer.Option(help="Balancers, e.g. 'uwl,static[w=1:2]'.")
     ] = None,
-    references: Annotated[str | None, typer.Option(help="Models to compare with, or none.")] = None,
+    references: Annotated[
+        str | None,
+        typer.Option(help="What to compare with, e.g. single-task,tree,base-rate; or none."),
+    ] = None,
     tasks: Annotated[
         str | None, typer.Option(help="Train only these tasks of the data set.")
     ] = None,

@@ -23,6 +23,7 @@ class Kind(StrEnum):
     balancers = "balancers"
     datasets = "datasets"
     losses = "losses"
+    baselines = "baselines"
 
 
 def list_entries(
@@ -32,7 +33,7 @@ def list_entries(
         bool, typer.Option("--json", help="Print JSON: a list of objects with a name.")
     ] = False,
 ) -> None:
-    """List models, balancers, data sets or losses."""
+    """List models, balancers, data sets, losses or baselines."""
     from mtlkit.errors import UsageError
     from mtlkit.registry import REGISTRIES
 
@@ -58,7 +59,7 @@ def list_entries(
 
 
 def info(
-    name: Annotated[str, typer.Argument(help="A model, balancer, data set or loss.")],
+    name: Annotated[str, typer.Argument(help="A model, balancer, data set, loss or baseline.")],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show the paper, the options with their defaults, the cost, and when to use something."""

@@ -52,7 +52,7 @@ def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
     parts: list[RenderableType] = [Text()]
     for block in frames.blocks:
         summary = summarise(frames, block)
-        any_failed = any(row.group.failed for row in summary.rows)
+        any_failed = any(row.group.failed for row in summary.all_rows)
         content = build_table(summary)
         columns = _columns(content, width, any_failed)
         missing = []

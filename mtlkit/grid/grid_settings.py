@@ -110,7 +110,7 @@ class GridSettings(Settings):
     )
     models: Specs = Field(("shared-bottom", "mmoe", "ple"), description="architectures")
     balancers: Specs = Field(("uniform", "uwl"), description="balancers")
-    references: SpecsOrNone = Field(("single-task",), description="models to compare with, or none")
+    references: SpecsOrNone = Field(("single-task",), description="what to compare with, or none")
     seeds: Seeds = Field((0, 1, 2), description="how many, or which")
     tasks: Specs | None = Field(None, description="a subset of the data set's tasks")
     training: TrainingSettings = Field(default_factory=TrainingSettings)

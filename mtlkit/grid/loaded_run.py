@@ -24,7 +24,7 @@ from mtlkit.grid.plan import command_of
 from mtlkit.models._architecture import Architecture
 from mtlkit.record_check import UnreadableError
 from mtlkit.records import RunRecord
-from mtlkit.registry import MODELS
+from mtlkit.registry import MODELS, is_baseline
 from mtlkit.store import ENCODERS, ResultStore
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.scoring import autocast, probabilities
@@ -92,6 +92,9 @@ def load_run(folder: Path) -> LoadedRun:
     record = ResultStore.record(folder)
     if record is None or not record.ok:
         raise UsageError(f"There is no finished run in {folder}.", EXAMPLE)
+    if is_baseline(record.cell.resolved["model"]["name"]):
+        text = f"{record.cell.model} is a baseline, of which no weights are kept."
+        raise UsageError(text, EXAMPLE)
     again = f"{command_of(record.cell)} --save-weights best --out results/weights"
     try:
         weights = ResultStore.arrays(folder, "weights")

@@ -12,7 +12,7 @@ from mtlkit.errors import UsageError, did_you_mean, nearest_names
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import NO_FUNNEL
 from mtlkit.models._options import BaseOptions, ModelOptions
-from mtlkit.registry import BALANCERS, Registry
+from mtlkit.registry import BALANCERS, BASELINES, MODELS, Registry, is_baseline
 from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, validate
 from mtlkit.spec import Spec, parse_spec
 
@@ -41,6 +41,11 @@ def resolve(spec: Spec, options: Settings, registry: Registry) -> Method:
     return Method(str(spec), resolved)
 
 
+def owner(registry: Registry, name: str) -> Registry:
+    """The registry of a method: where models are named, baselines may stand as well."""
+    return BASELINES if registry is MODELS and is_baseline(name) else registry
+
+
 def expand_wildcards(texts: Iterable[str], registry: Registry) -> list[Spec]:
     """Read specs, with wildcards in names replaced by all that match.
 
@@ -57,7 +62,7 @@ def expand_wildcards(texts: Iterable[str], registry: Registry) -> list[Spec]:
                 raise UsageError(
                     f"No {registry.kind} matches {spec.name!r}.", f"mtlkit list {registry.plural}"
                 )
-        specs += [Spec(registry.check(name), spec.options) for name in names]
+        specs += [Spec(owner(registry, name).check(name), spec.options) for name in names]
     return specs
 
 
@@ -67,6 +72,7 @@ def method_options(spec: Spec, common: dict[str, Any], registry: Registry) -> Se
     Raises:
         UsageError: An option is unknown, or its value does not fit.
     """
+    registry = owner(registry, spec.name)
     options_class = registry.load(spec.name).Options
     applicable = {key: value for key, value in common.items() if key in options_class.model_fields}
     with registry.told_as_error_of(spec.name):
@@ -81,7 +87,7 @@ def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Re
     """
     options: set[str] = set()
     for spec in specs:
-        options |= set(registry.load(spec.name).Options.model_fields)
+        options |= set(owner(registry, spec.name).load(spec.name).Options.model_fields)
     for key in common:
         if key not in options:
             kind = registry.kind

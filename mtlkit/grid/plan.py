@@ -21,11 +21,12 @@ from mtlkit.grid.methods import (
     expand_balancer,
     expand_wildcards,
     method_options,
+    owner,
     resolve,
 )
 from mtlkit.metrics.definitions import MetricName
 from mtlkit.records import Cell
-from mtlkit.registry import BALANCERS, LOSSES, MODELS
+from mtlkit.registry import BALANCERS, LOSSES, MODELS, is_baseline
 from mtlkit.settings import Settings
 from mtlkit.store import ResultStore
 from mtlkit.training.scoring import FUNNEL_SCORING
@@ -109,6 +110,8 @@ def make_plan(
     check_count(len(settings.seeds) * len(pairs))
 
     common = _common(settings, source, dataset)
+    of_baselines = common | {"training": settings.training.of_baselines()}
+    of_baselines.pop("losses", None)
     _check_freeze(settings, models, dataset.schema)
     ceiling = ceilings(dataset)
 
@@ -120,7 +123,11 @@ def make_plan(
             model=model.typed,
             balancer=balancer.typed,
             seed=seed,
-            resolved={"model": model.resolved, "balancer": balancer.resolved, **common},
+            resolved={
+                "model": model.resolved,
+                "balancer": balancer.resolved,
+                **(of_baselines if is_baseline(model.resolved["name"]) else common),
+            },
             ceiling=ceiling,
         )
         cells.setdefault(cell.key, cell)
@@ -152,8 +159,12 @@ def _models(
     models = []
     inapplicable = []
     for spec in specs:
-        model_class = MODELS.load(spec.name)
-        options = method_options(spec, settings.model, MODELS)
+        registry = owner(MODELS, spec.name)
+        model_class = registry.load(spec.name)
+        options = method_options(spec, settings.model, registry)
+        if is_baseline(spec.name):
+            models.append(_Model(resolve(spec, options, registry), options, False))
+            continue
         with MODELS.told_as_error_of(spec.name):
             reason = model_class.inapplicable(dataset.schema)
             if reason and not force:
@@ -242,6 +253,8 @@ def _check_freeze(settings: GridSettings, models: list[_Model], schema: Schema) 
     if not settings.training.freeze:
         return
     for model in models:
+        if is_baseline(model.method.resolved["name"]):
+            continue
         model_class = MODELS.load(model.method.resolved["name"])
         with MODELS.told_as_error_of(model.method.resolved["name"]):
             network = build_model(model_class, schema, model.options, seed=0)

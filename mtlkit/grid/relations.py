@@ -10,7 +10,7 @@ from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.grid.grid_settings import GridSettings
-from mtlkit.grid.methods import expand_wildcards
+from mtlkit.grid.methods import expand_wildcards, owner
 from mtlkit.grid.plan import Plan, make_plan
 from mtlkit.registry import MODELS
 from mtlkit.settings import TrainingSettings, training_of_tasks
@@ -130,7 +130,7 @@ def _model_of(settings: GridSettings, dataset: Dataset, pairs: list[Pair]) -> st
     """The first model of a grid that shares parameters and applies to each pair."""
     schemas = [dataset.schema.select(pair) for pair in pairs]
     for spec in expand_wildcards(settings.models, MODELS):
-        model_class = MODELS.load(spec.name)
+        model_class = owner(MODELS, spec.name).load(spec.name)
         if not model_class.shares_parameters:
             continue
         if not any(model_class.inapplicable(schema) for schema in schemas):

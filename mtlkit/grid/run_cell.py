@@ -19,6 +19,7 @@ from mtlkit.data.splits import Dataset
 from mtlkit.data.types import loss_spec
 from mtlkit.errors import MissingError, MtlkitError
 from mtlkit.grid.build import build_model
+from mtlkit.grid.fit_baseline import fit_baseline
 from mtlkit.grid.machine import (
     describe_environment,
     peak_memory,
@@ -27,7 +28,7 @@ from mtlkit.grid.machine import (
 )
 from mtlkit.metrics.definitions import PRIMARY_METRIC
 from mtlkit.records import Cell, Failure, RunRecord, Status
-from mtlkit.registry import BALANCERS, LOSSES, MODELS, error_of_plugin
+from mtlkit.registry import BALANCERS, LOSSES, MODELS, error_of_plugin, is_baseline
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.store import CHECKPOINT, ResultStore
 from mtlkit.training.batches import DeviceSplit
@@ -96,6 +97,10 @@ def _run(
     try:
         reset_peak_memory(device)
         dataset = load_planned_dataset(cell, home)
+        if is_baseline(cell.resolved["model"]["name"]):
+            result = fit_baseline(cell, dataset, execution, on_progress)
+            environment = environment_of(cell, execution, device, started)
+            return success(cell, dataset, result, environment)
         checkpoints = None
         if execution.checkpoint_every is not None and folder is not None:
             checkpoints = Checkpoints(folder / CHECKPOINT, cell.key, execution.checkpoint_every)

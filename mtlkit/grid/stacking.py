@@ -20,7 +20,7 @@ from mtlkit.grid.run_cell import (
     success,
 )
 from mtlkit.records import Cell
-from mtlkit.registry import BALANCERS
+from mtlkit.registry import BALANCERS, is_baseline
 from mtlkit.settings import ExecutionSettings
 from mtlkit.training.numerics import numerics
 from mtlkit.training.stacked import StackedTrainer
@@ -69,7 +69,8 @@ def _form(cell: Cell) -> str:
     training = {name: value for name, value in resolved["training"].items() if name not in OWN}
     name = resolved["balancer"]["name"]
     kind: object = name
-    if cell.plugin_files:  # code of others may do anything: such a cell has its process for itself
+    # code of others may do anything, and a baseline has no parameters to stack
+    if cell.plugin_files or is_baseline(resolved["model"]["name"]):
         kind = cell.key
     elif name in BALANCERS.names():
         balancer = BALANCERS.load(name)

@@ -34,7 +34,7 @@ from mtlkit.grid.spaces import (
     tpe_point,
 )
 from mtlkit.records import Cell, RunRecord
-from mtlkit.registry import BALANCERS, MODELS, Registry
+from mtlkit.registry import BALANCERS, MODELS, Registry, is_baseline
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.spec import Spec, digest, parse_spec
 from mtlkit.store import ResultStore, Unreadable
@@ -90,6 +90,7 @@ class Tuning:
 
     Attributes:
         searches: A model under a balancer each, in the order of the grid.
+        baselines: Models that search for themselves, and run in the second phase alone.
         notes: Sentences for the user.
 
     Raises:
@@ -125,7 +126,10 @@ class Tuning:
         self.settings = settings.model_copy(update={"balancers": balancers})
         self.untuned = self._plan(self.settings, self.seeds[:1])
         cells = [planned.cell for planned in self.untuned.cells]
+        models = {cell.model: cell.resolved["model"]["name"] for cell in cells}
+        self.baselines = tuple(model for model, name in models.items() if is_baseline(name))
         pairs = dict.fromkeys((cell.model, cell.balancer) for cell in cells)
+        pairs = {pair: None for pair in pairs if pair[0] not in self.baselines}
         self.searches = [Search(parse_spec(m), parse_spec(b)) for m, b in pairs]
         _check_space(self.tune.space, self.searches)
         for search in self.searches:
@@ -147,7 +151,7 @@ class Tuning:
     @property
     def chosen_cells(self) -> int:
         """Number of cells of the second phase."""
-        return len(self.searches) * len(self.settings.seeds)
+        return (len(self.searches) + len(self.baselines)) * len(self.settings.seeds)
 
     # --- the two phases
 
@@ -209,6 +213,10 @@ class Tuning:
         for search, study in zip(self.searches, self.save(), strict=True):
             assert study.chosen is not None
             grid = self._grid(search, study.chosen.settings)
+            plan = self._plan(grid, self.settings.seeds)
+            planned |= {entry.cell.key: entry for entry in plan.cells}
+        if self.baselines:
+            grid = self.settings.model_copy(update={"models": self.baselines, "references": ()})
             plan = self._plan(grid, self.settings.seeds)
             planned |= {entry.cell.key: entry for entry in plan.cells}
         position = {seed: i for i, seed in enumerate(self.settings.seeds)}

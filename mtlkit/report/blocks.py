@@ -13,7 +13,7 @@ from typing import Any
 from mtlkit.errors import MtlkitError
 from mtlkit.metrics.definitions import PRIMARY_METRIC, Metric, reading
 from mtlkit.records import RunRecord
-from mtlkit.registry import BALANCERS, MODELS, Registry
+from mtlkit.registry import BALANCERS, MODELS, Registry, is_baseline
 from mtlkit.spec import Spec, digest, parse_spec
 from mtlkit.store import printable
 from mtlkit.studies import Studies, Study, budget_note
@@ -72,6 +72,7 @@ class RunGroup:
         balancer: The same of the balancer.
         balancer_name: The recorded name of the balancer; a plugin's is the path of its file.
         is_reference: Whether other models are compared with this one.
+        is_baseline: Whether it is no network, and so none of the methods that are compared.
         constant_weights: Whether the balancer's weights are the same in all steps.
         weights_option: The option that holds those weights, in a method that is a point of a sweep.
         training: Digest of the training settings; of tuned ones, of those before tuning.
@@ -87,6 +88,7 @@ class RunGroup:
     balancer: str
     balancer_name: str
     is_reference: bool
+    is_baseline: bool
     constant_weights: bool
     weights_option: str | None
     training: str
@@ -144,6 +146,11 @@ class Block:
     def comparable(self) -> tuple[TaskInfo, ...]:
         """The scores by which rows are compared: all but those that no model can be trained for."""
         return tuple(task for task in self.tasks if not task.hidden)
+
+    @property
+    def methods(self) -> tuple[RunGroup, ...]:
+        """The groups that are compared: all but baselines, unless there is nothing else."""
+        return tuple(group for group in self.groups if not group.is_baseline) or self.groups
 
     @property
     def task_of(self) -> dict[str, str]:
@@ -257,10 +264,11 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
     finished = {record.cell.seed for record in records if record.ok}
     return RunGroup(
         id=key,
-        model=printable(str(model)),
+        model=printable(f"{model}{_share_of_rows(records)}"),
         balancer=printable(str(balancer)),
         balancer_name=resolved.get("balancer", {}).get("name", balancer.name),
         is_reference=bool(model_facts.get("is_reference")),
+        is_baseline=is_baseline(str(model.name)),
         constant_weights=bool(balancer_facts.get("constant_weights")),
         weights_option=balancer_facts.get("weights_option"),
         training=digest(cell.resolved.get("training", {})),
@@ -269,6 +277,15 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
         resolved=resolved,
         typed=(cell.model, cell.balancer),
     )
+
+
+def _share_of_rows(records: list[RunRecord]) -> str:
+    """What a label says of a baseline that was not fitted on all rows; empty for all others."""
+    for record in records:
+        fitted, labelled = (record.cost.get(f"{name}_rows") for name in ("fitted", "labelled"))
+        if isinstance(fitted, int) and isinstance(labelled, int):
+            return f" ({fitted:,} of {labelled:,} rows)"
+    return ""
 
 
 def _tuned(group: RunGroup, studies: Studies) -> RunGroup:

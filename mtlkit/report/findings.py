@@ -24,7 +24,7 @@ from mtlkit.report.frame import Frames
 from mtlkit.report.probe_frames import Probes
 from mtlkit.report.run_warnings import listed, seed_ranges
 from mtlkit.report.statistics import is_useful, recovered
-from mtlkit.report.summary import FEW_POSITIVES, Row, Summary, copies
+from mtlkit.report.summary import FEW_POSITIVES, Row, Summary, behind_baselines, copies
 from mtlkit.report.tables import Table, TableCell, fixed, spread
 from mtlkit.settings import TrainingSettings
 from mtlkit.studies import Study
@@ -489,4 +489,19 @@ def one_method(seen: Evidence) -> Found:
         yield sentence, f"mtlkit info {next(name for name in sorted(names) if name in sentence)}"
 
 
-BLOCK_RULES = (idle_task, few_positives_in_a_batch, edge_of_the_space, too_few_seeds, one_method)
+def behind_a_baseline(seen: Evidence) -> Found:
+    """A task on which no network reaches a model that is none: likely they are under-tuned."""
+    summary = seen.summary
+    sentences = behind_baselines(
+        summary.block, summary.rows, summary.baselines, summary.best, summary.noise
+    )
+    if sentences:
+        best = summary.finished[0]
+        trials = 2 * best.group.study.budget if best.group.study else 16
+        yield " ".join(sentences), seen.bench(best, f"tune.trials={trials}")
+
+
+BLOCK_RULES = (
+    *(idle_task, few_positives_in_a_batch, edge_of_the_space, too_few_seeds),
+    *(one_method, behind_a_baseline),
+)

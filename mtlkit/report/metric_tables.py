@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -65,9 +66,10 @@ def _table(
 ) -> MetricTable:
     """The rows of a summary, measured by some metrics."""
     block = summary.block
-    best = {name: _best(name, means[str(name)]) for name in names}
+    methods = [row.group.id for row in summary.finished]
+    best = {name: _best(name, means[str(name)], methods) for name in names}
     lines, csv_rows = [], []
-    for row in summary.finished:
+    for row in (row for row in summary.all_rows if row.group.seeds):
         group = row.group
         cells = [TableCell(group.model), TableCell(group.balancer if group.has_balancer else "–")]
         for name in names:
@@ -93,9 +95,10 @@ def _table(
     return MetricTable(heading, Table(title, columns, tuple(lines), notes), csv_rows)
 
 
-def _best(name: MetricName, means: dict[str, Interval]) -> str:
-    """The group of the best mean; empty without any."""
-    known = {group: mean.mean for group, mean in means.items() if mean.known}
+def _best(name: MetricName, means: dict[str, Interval], methods: list[str]) -> str:
+    """Of the methods, the group of the best mean; empty without any."""
+    known = {group: means[group].mean for group in methods if group in means}
+    known = {group: mean for group, mean in known.items() if not math.isnan(mean)}
     return max(known, key=lambda group: name.metric.goodness(known[group]), default="")
 
 

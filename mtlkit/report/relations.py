@@ -424,7 +424,7 @@ def _gains(
 
 def _trained_alike(summary: Summary, paired: Block) -> tuple[RunGroup, RunGroup] | None:
     """A multi-task group of a pair, and the reference of the same training; None without both."""
-    groups = [group for group in paired.groups if group.seeds and not group.is_reference]
+    groups = [group for group in paired.methods if group.seeds and not group.is_reference]
     groups.sort(key=lambda group: (group.balancer_name != "uniform", group.model))
     for group in groups:
         training = training_of_tasks(group.resolved.get("training") or {}, paired.task_names)

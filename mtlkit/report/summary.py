@@ -90,7 +90,9 @@ class Summary:
 
     Args:
         block: The block.
-        rows: Sorted by gain over single-task where there is one, else by mean metric.
+        rows: Of the methods, sorted by gain over single-task where there is one, else by mean
+            metric.
+        baselines: Rows of what is no network, which takes no part in any comparison of methods.
         best: Task to the id of the group with the best mean.
         references: What most rows are compared with.
         counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all
@@ -102,6 +104,7 @@ class Summary:
 
     block: Block
     rows: tuple[Row, ...]
+    baselines: tuple[Row, ...]
     best: Mapping[str, str]
     references: References
     counts: Counts
@@ -114,9 +117,14 @@ class Summary:
         """Rows with at least one finished run."""
         return tuple(row for row in self.rows if row.group.seeds)
 
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        """Those of the methods, and below them those of baselines."""
+        return self.rows + self.baselines
+
     def row(self, group: str) -> Row:
         """The row of a group, by the id of the group."""
-        return next(row for row in self.rows if row.group.id == group)
+        return next(row for row in self.all_rows if row.group.id == group)
 
     def recovered(self, task: TaskInfo) -> float:
         """The share of the planted model's distance from a useless one that the best mean covers;
@@ -165,7 +173,8 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
     counts = {task.name: _counts(metrics, task) for task in block.tasks}
     block = with_floors(block, counts, runs["folder"].tolist())
     derived = _derived(metrics, block)
-    trainings = Counter(group.training for group in block.groups)
+    trainings = Counter(group.training for group in block.methods)
+    usual, _ = trainings.most_common(1)[0]
     references = {
         training: find_references(block, training, values, derived, counts)
         for training in trainings
@@ -173,11 +182,12 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
 
     # A row a group, best first.
     noise = load_row_noise(frames, block)
-    front = _front(block, means)
+    methods = {group.id: means[group.id] for group in block.methods}
+    front = _front(block, methods)
     capped = _capped(metrics, block)
     rows = []
     for group in block.groups:
-        compared_with = references[group.training]
+        compared_with = references.get(group.training, references[usual])
         deltas = _deltas(values[group.id], group, compared_with, noise)
         gain = _gain(block, values[group.id], group, compared_with, noise, margin)
         group_runs = runs[runs["group"] == group.id]
@@ -192,7 +202,7 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
             seeds_to_tell=gain.seeds_to_tell,
             derived=derived[group.id],
             capped=capped[group.id],
-            on_front=front[group.id],
+            on_front=front.get(group.id, False),
             parameters=_mean(group_runs, "parameters"),
             flops_per_row=_mean(group_runs, "flops_per_row"),
             rows_per_second=_mean(group_runs, "rows_per_second"),
@@ -201,14 +211,18 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
         )
         rows.append(row)
     rows.sort(key=lambda row: _rank(row, block))
+    baselines = tuple(row for row in rows if row.group.id not in methods)
+    rows = [row for row in rows if row.group.id in methods]
 
     # Figures show the references of the settings that most rows have.
-    usual, _ = trainings.most_common(1)[0]
     usual_references = references[usual]
+    best = _best(block, methods)
     found = _warnings(block, counts, references.values(), rows)
-    warnings = (*found, *run_warnings(frames, block))
-    best = _best(block, means)
-    return Summary(block, tuple(rows), best, usual_references, counts, warnings, noise, margin)
+    beaten = behind_baselines(block, rows, baselines, best, noise)
+    warnings = (*beaten, *found, *run_warnings(frames, block))
+    return Summary(
+        block, tuple(rows), baselines, best, usual_references, counts, warnings, noise, margin
+    )
 
 
 def task_values(metrics: pd.DataFrame, tasks: tuple[TaskInfo, ...]) -> TaskValues:
@@ -331,6 +345,41 @@ def _counts(metrics: pd.DataFrame, task: TaskInfo) -> tuple[float, float]:
     return float(counts["positives"]), float(counts["rows"])
 
 
+def behind_baselines(
+    block: Block,
+    rows: Sequence[Row],
+    baselines: Sequence[Row],
+    best: Mapping[str, str],
+    noise: RowNoise,
+) -> list[str]:
+    """On which tasks no network reaches a baseline, a sentence each with both numbers, and with the
+    difference where seeds are common. Of several baselines the best one counts.
+    """
+    by_id = {row.group.id: row for row in rows}
+    sentences = []
+    for task in block.comparable:
+        known = [row for row in baselines if row.metric[task.name].known]
+        if not known or task.name not in best:
+            continue
+        baseline = max(known, key=lambda row: signed_mean(task, row.metric))
+        network = by_id[best[task.name]]
+        if signed_mean(task, network.metric) >= signed_mean(task, baseline.metric):
+            continue
+        delta = difference_of(
+            *(task.name, network.group.id, network.values),
+            *(baseline.group.id, baseline.values, noise),
+        )
+        digits = task.reading.decimals
+        reached, other = (f"{row.metric[task.name].mean:.{digits}f}" for row in (baseline, network))
+        interval = f" ± {delta.half:.{digits}f}" if delta.bounded else ""
+        worse = f", worse by {abs(delta.mean):.{digits}f}{interval}" if delta.known else ""
+        sentences.append(
+            f"No network reaches the {baseline.group.label} baseline on {task.title}: "
+            f"{task.reading.label} {reached} against {other} of {network.group.label}{worse}."
+        )
+    return sentences
+
+
 def _warnings(
     block: Block, counts: Counts, references: Collection[References], rows: Sequence[Row]
 ) -> list[str]:
@@ -422,14 +471,14 @@ def _few_positives(block: Block, counts: Counts) -> str:
 
 def _unequal_seeds(block: Block) -> str:
     """A warning about rows that are means over other seeds than most; empty without any."""
-    counts = Counter(group.seeds for group in block.groups)
+    counts = Counter(group.seeds for group in block.methods)
     if len(counts) == 1:
         return ""
 
     # Most seeds first, then most groups: what a row should have.
     usual = max(counts, key=lambda seeds: (len(seeds), counts[seeds], seeds))
     others = []
-    for group in block.groups:
+    for group in block.methods:
         if group.seeds != usual:
             others.append(f"{group.label} ({_seed_list(group.seeds)})")
 
@@ -451,7 +500,7 @@ def _seed_list(seeds: tuple[int, ...]) -> str:
 
 def _several_trainings(block: Block) -> str:
     """A warning about rows of different training settings; empty where all are the same."""
-    by_digest = {group.training: group.resolved.get("training") or {} for group in block.groups}
+    by_digest = {group.training: group.resolved.get("training") or {} for group in block.methods}
     if len(by_digest) == 1:
         return ""
 

@@ -46,6 +46,10 @@ NOTES = {
         "of other tasks."
     ),
     "§": "§ the mean is over other seeds than in the most complete rows.",
+    "baseline": (
+        "Baselines, which are no networks, stand below the methods; no mean of theirs counts as "
+        "the best, and no method is judged by them."
+    ),
     "ceiling": (
         "Planted model: the rule by which the simulator drew the labels, scored on its test rows; "
         "no model passes it but by luck."
@@ -161,7 +165,7 @@ def build_table(summary: Summary) -> Table:
     for task in tasks:
         columns += [f"{task.title} {task.reading.label}", f"Δ {task.title}"]
     columns += ["Δm, %", "seeds", "failed", "parameters", "kFLOP/row", "rows/s", "train s"]
-    rows = [_row_cells(summary, row) for row in summary.rows]
+    rows = [_row_cells(summary, row) for row in summary.all_rows]
 
     # Leave out the columns that say nothing here.
     kept = [
@@ -238,8 +242,9 @@ def _metric_cell(summary: Summary, row: Row, task: TaskInfo) -> TableCell:
         return TableCell(NA)
 
     best = summary.best.get(task.name) == row.group.id
-    worse = summary.worse(task, row)
-    marks = "" if best or worse else "†"
+    is_compared = row in summary.rows
+    worse = is_compared and summary.worse(task, row)
+    marks = "†" if is_compared and not (best or worse) else ""
     if task.name in row.derived:
         marks += "‡"
     return TableCell(spread(metric, task.reading.decimals), best, marks, worse)
@@ -306,6 +311,8 @@ def _notes(summary: Summary, columns: Sequence[str], marks: str, has_ceiling: bo
         notes.append(f"≈ equivalent to single-task. {equivalence_note(summary.margin)}")
     if any(row.gain.bounded for row in summary.rows):
         notes.append(both_noises_note(summary))
+    if summary.baselines:
+        notes.append(NOTES["baseline"])
     if "kFLOP/row" in columns:
         notes.append(NOTES["cost"])
     if has_ceiling:
@@ -381,7 +388,7 @@ def _escape_markdown(text: str) -> str:
 
 def to_csv(summary: Summary) -> str:
     """Numbers for further work: one line a row, an empty field for NA."""
-    return rows_to_csv([_csv_row(summary, row) for row in summary.rows])
+    return rows_to_csv([_csv_row(summary, row) for row in summary.all_rows])
 
 
 def rows_to_csv(rows: Sequence[Mapping[str, object]]) -> str:

@@ -33,7 +33,7 @@ def ablate(
 
     def primary_metrics() -> np.ndarray:
         """(T,) of the model as it is now."""
-        by_task = metrics(model, score_split(model, split, batch_size, precision), split)
+        by_task = metrics(model.schema, score_split(model, split, batch_size, precision), split)
         primary = [by_task[task.name].get(PRIMARY_METRIC[task.kind]) for task in tasks]
         return np.array([np.nan if value is None else value for value in primary])
 

@@ -95,7 +95,7 @@ class Evaluator:
             "step": step,
             "epoch": round(epoch, 4),
             "train_loss": train_loss,
-            "validation": metrics(self.model, scores, self.eval_split, self.further),
+            "validation": metrics(self.model.schema, scores, self.eval_split, self.further),
         }
         self.curve.append(point)
 

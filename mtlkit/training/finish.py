@@ -88,7 +88,7 @@ def finish(run: FinishedRun) -> FitResult:
 
         # Keep what later analyses read, unless it is too large.
         test = run.splits["test"]
-        if _worth_keeping(execution.save_scores, len(test), KEPT_SCORES_ROWS):
+        if worth_keeping(execution.save_scores, len(test), KEPT_SCORES_ROWS):
             schema = run.evaluator.model.schema
             result.scores = score_arrays(schema, scores_at_best["test"], test, run.measures.test)
         result.weights = _weights(run, last)
@@ -128,15 +128,15 @@ def _score_best_point(
         scores_at_best["validation"].replace_tasks(validation_scores, schema, group)
 
     # At the point, only what selection needs was computed.
-    model, measures = evaluator.model, run.measures
-    test_metrics = metrics(model, test_scores, test, measures.final("test"))
+    measures = run.measures
+    test_metrics = metrics(schema, test_scores, test, measures.final("test"))
     point = evaluator.curve[best.point]
     validation_metrics = point["validation"]
     if not _needs_rescoring(run):
         # A run that went on from a checkpoint may have its best point before that.
         validation = run.splits["validation"]
         scores = best.scores if best.scores is not None else evaluator.score(validation)
-        validation_metrics = metrics(model, scores, validation, measures.final("validation"))
+        validation_metrics = metrics(schema, scores, validation, measures.final("validation"))
     for score in group_scores(schema, test_metrics, group):
         if score.name in validation_metrics:
             result.metrics["validation"][score.name] = validation_metrics[score.name]
@@ -167,13 +167,13 @@ def _rescore(run: FinishedRun, scores_at_best: dict[str, Scores], result: FitRes
     """Replace the metrics by those of all rows, with each task at its own best point."""
     evaluator, splits = run.evaluator, run.splits
     validation_scores = scores_at_best["validation"]
-    model, measures = evaluator.model, run.measures
+    schema, measures = evaluator.model.schema, run.measures
     result.metrics["validation"] = metrics(
-        model, validation_scores, splits["validation"], measures.final("validation")
+        schema, validation_scores, splits["validation"], measures.final("validation")
     )
     if len(evaluator.bests) > 1:
         result.metrics["test"] = metrics(
-            model, scores_at_best["test"], splits["test"], measures.final("test")
+            schema, scores_at_best["test"], splits["test"], measures.final("test")
         )
 
 
@@ -189,7 +189,7 @@ def _weights(run: FinishedRun, last: dict[str, Tensor] | None) -> dict[str, np.n
     first, *others = run.evaluator.bests
     size = sum(value.numel() * value.element_size() for value in first.state.values())
     choice = run.execution.save_weights
-    if not _worth_keeping(None if choice is None else choice == "best", size, KEPT_WEIGHTS_BYTES):
+    if not worth_keeping(None if choice is None else choice == "best", size, KEPT_WEIGHTS_BYTES):
         return {}
 
     # Groups share no slice, so each other group fills in the slices that its tasks reach.
@@ -231,6 +231,6 @@ def _cost(run: FinishedRun) -> dict[str, Any]:
     return cost
 
 
-def _worth_keeping(asked: bool | None, size: int, limit: int) -> bool:
+def worth_keeping(asked: bool | None, size: int, limit: int) -> bool:
     """Whether to keep something: as the user asked, or else if it is small."""
     return size <= limit if asked is None else asked

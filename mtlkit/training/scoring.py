@@ -212,7 +212,7 @@ def score_labels(
 
 
 def metrics(
-    model: Architecture,
+    schema: Schema,
     scores: Scores,
     split: DeviceSplit,
     further: FurtherMetrics | None = None,
@@ -220,12 +220,11 @@ def metrics(
     """Score name to its metrics, its space and whether it is derived.
 
     Args:
-        model: The model.
-        scores: Its scores of the split.
+        schema: Tasks and funnel of the data.
+        scores: Of the split.
         split: With the labels.
         further: Metrics besides those that are always computed.
     """
-    schema = model.schema
     available = complete(schema, scores)
     metrics_by_score: dict[str, dict[str, Any]] = {}
     for score in schema.scores():

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-Source = Literal["init", "shuffle", "dropout", "balancer", "fresh", "probe", "validation"]
+Source = Literal["init", "shuffle", "dropout", "balancer", "fresh", "probe", "validation", "rows"]
 
 
 def seed_for(seed: int, source: Source) -> int:

@@ -255,7 +255,7 @@ def test_a_quotient_above_one_ranks_by_its_size_and_counts_as_a_probability():
     }
     split = DeviceSplit(Batch(torch.zeros(400, 0), torch.zeros(400, 0), labels))
     model = SimpleNamespace(schema=schema)
-    measured = score_metrics(model, Scores(logits, {}, torch.zeros(2)), split)["t2-given-t1"]
+    measured = score_metrics(model.schema, Scores(logits, {}, torch.zeros(2)), split)["t2-given-t1"]
 
     quotient = (buy / click)[taken]
     label = bought[taken]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -19,11 +20,15 @@ from mtlkit.report.figures.style import (
     NEUTRAL_DASHES,
     REFERENCE_MARKER,
 )
+from mtlkit.report.summary import Row
 from mtlkit.report.tables import fixed
 
 CEILING_CAPTION = (
     "The brown lines are the planted model of the simulated data, which no row passes but by luck; "
     "where one lies outside of a panel, an arrow beside its value shows the side."
+)
+BASELINE_CAPTION = (
+    "Dashed lines with names are baselines, which are no networks; those far outside are left out."
 )
 LEAST_ROOM = 2e-4
 """The least span of an axis: values that hardly differ are not torn apart."""
@@ -101,6 +106,36 @@ def ceiling_line(axes: Axes, task: TaskInfo, vertical: bool, width: float = 1) -
         return
     draw = axes.axvline if vertical else axes.axhline
     draw(task.ceiling, color=CEILING_COLOUR, linewidth=width, linestyle=CEILING_DASHES, zorder=1)
+
+
+# --- baselines ------------------------------------------------------------------------------------
+
+
+def with_baselines(
+    bounds: tuple[float, float], task: TaskInfo, baselines: Sequence[Row]
+) -> tuple[float, float]:
+    """Axis limits that hold the baselines as well, where that does not lengthen the axis much."""
+    for row in baselines:
+        bounds = with_ceiling(bounds, row.metric[task.name].mean, 0.4)
+    return bounds
+
+
+def baseline_lines(axes: Axes, task: TaskInfo, baselines: Sequence[Row], vertical: bool) -> None:
+    """Dashed lines with their names at the means of the baselines that lie within the limits."""
+    low, high = sorted(axes.get_xlim() if vertical else axes.get_ylim())
+    text: dict[str, Any] = {"size": 7, "color": MUTED, "va": "top", "ha": "right"}
+    for row in baselines:
+        mean = row.metric[task.name].mean
+        if not low <= mean <= high:
+            continue
+        style: dict[str, Any] = {"color": MUTED, "linewidth": 0.9, "linestyle": (0, (6, 3))}
+        if vertical:
+            axes.axvline(mean, zorder=1, **style)
+            across = axes.get_xaxis_transform()
+            axes.text(mean, 0.99, row.group.model, rotation=90, transform=across, **text)
+        else:
+            axes.axhline(mean, zorder=1, **style)
+            axes.text(0.99, mean, row.group.model, transform=axes.get_yaxis_transform(), **text)
 
 
 # --- points ---------------------------------------------------------------------------------------

@@ -11,13 +11,16 @@ from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.axes import (
+    BASELINE_CAPTION,
     CEILING_CAPTION,
     Point,
+    baseline_lines,
     ceiling_line,
     ceiling_text,
     draw_points,
     draw_seeds,
     limits,
+    with_baselines,
     with_ceiling,
 )
 from mtlkit.report.figures.context import Context, Look
@@ -76,6 +79,8 @@ def draw(context: Context) -> list[Drawing]:
         if column == 0:
             _name_rows(axes, rows, label - 0.2)
     caption = f"{CAPTION} {CEILING_CAPTION}" if context.ceiling_entry else CAPTION
+    if context.summary.baselines:
+        caption += f" {BASELINE_CAPTION}"
     return [Drawing("metrics", "Test metric by task", caption, sheet.figure)]
 
 
@@ -99,7 +104,8 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     """One task: a line a row, the best on top."""
     # The vertical axis counts rows from above, and is the same in all panels.
     rows = context.summary.rows
-    low, high = _limits(rows, task)
+    baselines = context.summary.baselines
+    low, high = with_baselines(_limits(rows, task), task, baselines)
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
@@ -114,6 +120,7 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     if reference.known:
         _reference_band(axes, reference)
     ceiling_line(axes, task, vertical=True)
+    baseline_lines(axes, task, baselines, vertical=True)
 
     # A row that has no mean, or one far off, gets a text in place of a marker.
     shown = []

@@ -14,13 +14,16 @@ from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.axes import (
+    BASELINE_CAPTION,
     CEILING_CAPTION,
     Point,
+    baseline_lines,
     ceiling_line,
     ceiling_text,
     draw_points,
     draw_seeds,
     limits,
+    with_baselines,
     with_ceiling,
 )
 from mtlkit.report.figures.context import Context, Look
@@ -128,6 +131,8 @@ def draw(context: Context) -> list[Drawing]:
         outside |= {rows[row].group.label for row in hidden}
 
     caption = CAPTION
+    if context.summary.baselines:
+        caption += f" {BASELINE_CAPTION}"
     if context.ceiling_entry:
         caption += f" {CEILING_CAPTION}"
     if outside:
@@ -146,7 +151,7 @@ def _columns(pairs: int) -> int:
 
 def _draw_panel(panel: _Panel, context: Context) -> None:
     """The axes first, as everything else depends on their limits; then lines, points and labels."""
-    _set_up_axes(panel)
+    _set_up_axes(panel, context.summary.baselines)
 
     # The front, from right to left: each of its points is higher than the one before.
     tasks = (panel.across, panel.up)
@@ -160,6 +165,9 @@ def _draw_panel(panel: _Panel, context: Context) -> None:
     )
 
     _reference_lines(panel, context.summary.references)
+    baselines = context.summary.baselines
+    baseline_lines(panel.axes, panel.across, baselines, vertical=True)
+    baseline_lines(panel.axes, panel.up, baselines, vertical=False)
     _ceilings(panel)
     _draw_rows(panel, context.look, on_front)
     if panel.roomy:
@@ -167,11 +175,11 @@ def _draw_panel(panel: _Panel, context: Context) -> None:
         _label_rows(panel, [row for row in front if inside[row]][:LABELLED])
 
 
-def _set_up_axes(panel: _Panel) -> None:
+def _set_up_axes(panel: _Panel, baselines: Sequence[Row]) -> None:
     axes = panel.axes
     width, height = panel.size
-    axes.set_xlim(*_limits(panel.rows, panel.across))
-    axes.set_ylim(*_limits(panel.rows, panel.up))
+    axes.set_xlim(*_limits(panel.rows, panel.across, baselines))
+    axes.set_ylim(*_limits(panel.rows, panel.up, baselines))
     axes.set_xlabel(_axis_label(panel.across, width))
     axes.set_ylabel(_axis_label(panel.up, height))
     axes.grid(color=GRID, linewidth=0.7)
@@ -182,13 +190,13 @@ def _set_up_axes(panel: _Panel) -> None:
         axes.text(0.995, 0.99, "better ↗", size=8, color=MUTED, **corner)
 
 
-def _limits(rows: list[Row], task: TaskInfo) -> tuple[float, float]:
+def _limits(rows: list[Row], task: TaskInfo, baselines: Sequence[Row]) -> tuple[float, float]:
     """Limits of one axis; reversed where lower is better, so that up and right is always better."""
     means = [row.metric[task.name] for row in rows]
     seeds = [value for row in rows for value in row.values[task.name].values()]
     spans = [(mean.low, mean.high) for mean in means if mean.bounded]
     bounds = limits([*seeds, *(mean.mean for mean in means)], spans)
-    low, high = with_ceiling(bounds, task.ceiling, 0.4)
+    low, high = with_baselines(with_ceiling(bounds, task.ceiling, 0.4), task, baselines)
     return (low, high) if task.reading.higher_is_better else (high, low)
 
 

@@ -1,0 +1,1 @@
+"""Baselines: models without a network, one file each. No PyTorch takes part in their fits."""
