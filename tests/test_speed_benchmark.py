@@ -685,3 +685,21 @@ def test_bags_are_judged():
     ]
     assert [check.met for check in bags.checks(records)] == [True] * 6
     assert "| stem | EmbeddingBag | 34.1 (34.1-34.1) | 4.0 (4.0-4.0) |" in bags.table(records)
+
+
+def test_the_check_knows_every_case_and_names_what_got_slower(monkeypatch):
+    from speed import guard
+
+    monkeypatch.setattr(guard, "ROUNDS", 1)
+    monkeypatch.setattr(guard, "STEPS", 1)
+    monkeypatch.setattr(guard, "BATCH", 32)
+    monkeypatch.setattr(guard, "ROWS", 2000)
+    monkeypatch.setattr(guard, "SHAPES", {"small": ((5, 4), 8), "large": ((300, 5), 16)})
+    found = guard.work({})
+    stored = json.loads(guard.STORED.read_text())
+    assert found.keys() == stored.keys()
+    assert all(ratio > 0 for ratio in found.values())
+
+    assert guard.compare({"a": 0.5, "new": 2.0}, {"a": 0.5}).endswith("nothing got slower")
+    text = guard.compare({"a": 0.7, "b": 0.55}, {"a": 0.5, "b": 0.5})
+    assert text.endswith("\n\nslower: a, 1.40 times as long as it was")

@@ -38,6 +38,10 @@ def main() -> None:
         print("\n" + json.dumps(answer))
         return
 
+    if arguments.check:
+        importlib.import_module("speed.guard").check(store=arguments.publish)
+        return
+
     names = [] if arguments.redraw else [name.strip() for name in arguments.only.split(",")]
     if unknown := [name for name in names if name not in NAMES]:
         parser.error(f"there is no section {unknown[0]!r}; they are {', '.join(NAMES)}")
@@ -88,7 +92,12 @@ def command_line() -> argparse.ArgumentParser:
         "--redraw", action="store_true", help="only write table and chart again, from speed.json"
     )
     parser.add_argument(
-        "--publish", action="store_true", help="also put them into benchmarks/README.md"
+        "--check", action="store_true", help="only say what got slower than it was; two minutes"
+    )
+    parser.add_argument(
+        "--publish",
+        action="store_true",
+        help="also put them into benchmarks/README.md; with --check, store the ratios",
     )
     parser.add_argument("--work", nargs=2, metavar=("SECTION", "JOB"), help=argparse.SUPPRESS)
     return parser

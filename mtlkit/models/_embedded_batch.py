@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
 from mtlkit.models._input_linear import Cuts, FoldedLinear, PlainLinear
-from mtlkit.models._lookup import Lookup
+from mtlkit.models._lookup import Lookup, Reads
 from mtlkit.models._tables import EmbeddingTables
 from mtlkit.models._types import Batch
 
@@ -42,6 +43,7 @@ class EmbeddedBatch:
         self._lookup = Lookup(embedding, batch)
         self._together: tuple[LinearStack, ...] = ()
         self._tensor: Tensor | None = None
+        self._reads: Reads = embedding.own_copies
         groups = embedding.foldable_groups()
         self._form: PlainLinear | FoldedLinear = (
             FoldedLinear(self._lookup, self.cuts, groups)
@@ -86,16 +88,26 @@ class EmbeddedBatch:
         return self._form.linear(weight, bias)
 
     def linear_by_copy(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """A linear layer for each copy.
+        """A linear layer for each copy, or for each of :meth:`sums_of_copies`.
 
         Args:
-            weight: (copies, O, D).
-            bias: (copies, O).
+            weight: (n, O, D).
+            bias: (n, O).
 
         Returns:
-            (B, copies, O).
+            (B, n, O).
         """
-        return self._form.linear_by_copy(weight, bias)
+        return self._form.linear_by_copy(weight, bias, self._reads)
+
+    def sums_of_copies(self, reads: Reads) -> EmbeddedBatch:
+        """The same rows for stacks of layers of which each reads the sum of some copies."""
+        sums = copy(self)
+        sums._reads = reads
+        return sums
+
+    def copy_if_formed(self, k: int) -> Tensor | None:
+        """(B, D) one copy, if a layer has asked for x."""
+        return None if self.materialised is None else self._lookup.copies()[k]
 
     def weight_and_cut_gradients(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """From gradients of a product's outputs to those of its weights and cuts.

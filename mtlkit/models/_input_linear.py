@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mtlkit.models._lookup import Lookup
+from mtlkit.models._lookup import Lookup, Reads, sums_of_copies
 from mtlkit.models._tables import TableGroup
 from mtlkit.ops.folded_linear import add_fold_weight_gradients, fold
 from mtlkit.ops.sum_rows import sum_rows
@@ -51,10 +51,13 @@ class PlainLinear:
         x = self.lookup.x()
         return self.cuts.add(F.linear(x, weight, bias), x)
 
-    def linear_by_copy(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """Weight (copies, O, D) and bias (copies, O) on x (B, copies, D): (B, copies, O)."""
+    def linear_by_copy(self, weight: Tensor, bias: Tensor | None, reads: Reads) -> Tensor:
+        """Weight (n, O, D) and bias (n, O) on sums of the copies of x (B, copies, D): (B, n, O)."""
         x = self.lookup.x()
-        product = torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1)
+        inputs = x.transpose(0, 1)
+        if list(reads) != self.lookup.tables.own_copies:
+            inputs = sums_of_copies(self.lookup.copies(), reads, dim=0)  # (n, B, D)
+        product = torch.bmm(inputs, weight.transpose(1, 2)).transpose(0, 1)
         return self.cuts.add(product if bias is None else product + bias, x)
 
     def weight_and_cut_gradients(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
@@ -85,36 +88,49 @@ class FoldedLinear:
         # share. None where there are bags, with which they are multiplied as a part of x.
         self.dense = None if self.tables.bags else lookup.batch.dense
 
-    def linear(self, weight: Tensor, bias: Tensor | None, copy: int | None = None) -> Tensor:
-        """As ``PlainLinear.linear``, on one copy of the tables if there are several."""
-        other_weight = weight[:, self.groups[-1].stop :]  # (O, d) of bags and dense features
+    def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
+        """As ``PlainLinear.linear``."""
+        return self._linear(weight[None], None if bias is None else bias[None])
+
+    def linear_by_copy(self, weight: Tensor, bias: Tensor | None, reads: Reads) -> Tensor:
+        """As ``PlainLinear.linear_by_copy``."""
+        return self._linear(weight, bias, reads).unflatten(1, weight.shape[:2])
+
+    def _linear(self, weight: Tensor, bias: Tensor | None, reads: Reads | None = None) -> Tensor:
+        """n layers of one shape, on sums of the copies of the tables if there are several.
+
+        Args:
+            weight: (n, O, D).
+            bias: (n, O).
+            reads: The copies that each layer reads.
+
+        Returns:
+            (B, n * O).
+        """
+        other_weight = weight[:, :, self.groups[-1].stop :]  # (n, O, d) of bags and dense features
         if self.dense is None:
             # With bags, the columns of x that follow those of ids are formed and multiplied.
-            others = self.lookup.other_features(copy)  # (B, d)
-            product = F.linear(others, other_weight, bias)
+            others = self.lookup.other_features()  # (B, [copies,] d)
+            if reads is None:
+                product = F.linear(others, other_weight[0], None if bias is None else bias[0])
+            else:
+                inputs = sums_of_copies(others.unbind(1), reads, dim=0)  # (n, B, d)
+                product = torch.bmm(inputs, other_weight.transpose(1, 2)).transpose(0, 1)
+                product = (product if bias is None else product + bias).flatten(1)
             terms = [self.cuts.add(product, others)]
             groups_left = self.groups
         else:
             # Bias and dense values go with the first group.
             first_group, *groups_left = self.groups
-            if self.tables.dense_vectors is not None:
-                other_weight = self._weight_of_dense(other_weight, copy)
-            folded = self._fold(first_group, weight, bias, copy)
+            other_weight = self._weight_of_dense(other_weight, reads)
+            folded = self._fold(first_group, weight, bias, reads)
             row_index = self.lookup.row_index(first_group)
-            terms = [sum_rows(folded, row_index, self.dense, other_weight)]
+            terms = [sum_rows(folded, row_index, self.dense, other_weight.flatten(0, 1))]
 
         for group in groups_left:
-            folded = self._fold(group, weight, None, copy)
+            folded = self._fold(group, weight, None, reads)
             terms.append(sum_rows(folded, self.lookup.row_index(group)))
         return sum(terms[1:], start=terms[0])
-
-    def linear_by_copy(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """As ``PlainLinear.linear_by_copy``."""
-        outputs = []
-        for copy in range(self.tables.copies):
-            copy_bias = None if bias is None else bias[copy]
-            outputs.append(self.linear(weight[copy], copy_bias, copy))
-        return torch.stack(outputs, dim=1)
 
     def weight_and_cut_gradients(self, columns: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
         """As ``EmbeddedBatch.weight_and_cut_gradients``.
@@ -162,21 +178,31 @@ class FoldedLinear:
             )
             if table.requires_grad:
                 cut_gradients.append(group_sums)
-        return weight_gradient.t(), bias_gradient, cut_gradients
+        return weight_gradient.t(), bias_gradient[0], cut_gradients
 
     def _fold(
-        self, group: TableGroup, weight: Tensor, bias: Tensor | None, copy: int | None
+        self, group: TableGroup, weight: Tensor, bias: Tensor | None, reads: Reads | None
     ) -> Tensor:
-        """The layer on each row of a table, (V, O); what is made of the table alone is a cut."""
-        table = self._table(group)
-        if copy is not None:
-            table = table[:, copy].contiguous()
+        """The layers (n, O, D) on each row of a table, (V, n * O); what is made of the table alone
+        is a cut.
+        """
+        table, field = self._table(group), self._field(group)
         group_weight = weight
-        if group.stop - group.start < weight.shape[1]:
-            group_weight = weight[:, group.start : group.stop]
-        folded, folded_by_table = fold(table, group_weight, bias, self._field(group))
+        if group.stop - group.start < weight.shape[2]:
+            group_weight = weight[:, :, group.start : group.stop]
+        if reads is None:
+            rows, layer = table, group_weight[0]
+        else:
+            # A row for each layer, as if each layer were there for fields of its own: the first n
+            # fields are then the first one of each layer, which takes its bias.
+            n = len(weight)
+            rows = sums_of_copies(table.unbind(1), reads, dim=1).flatten(0, 1)  # (V * n, width)
+            by_field = group_weight.unflatten(2, (-1, group.width))  # (n, O, F, width)
+            layer = by_field.permute(1, 2, 0, 3).flatten(1)  # (O, F * n * width)
+            field = (field[:, None] * n + torch.arange(n, dtype=field.dtype)).flatten()
+        folded, folded_by_table = fold(rows, layer, bias, field)
         self.cuts.add(folded_by_table, table)
-        return folded
+        return folded.view(len(table), -1)
 
     def _table(self, group: TableGroup) -> Tensor:
         table: Tensor = getattr(self.tables, group.parameter)
@@ -186,19 +212,23 @@ class FoldedLinear:
         field: Tensor = getattr(self.tables, f"{group.parameter}_field")
         return field
 
-    def _weight_of_dense(self, weight: Tensor, copy: int | None) -> Tensor:
-        """What a layer on dense values times vectors does to the values themselves.
+    def _weight_of_dense(self, weight: Tensor, reads: Reads | None) -> Tensor:
+        """What layers on dense values, or on values times vectors, do to the values themselves.
 
         Args:
-            weight: (O, D_dense * width) the layer.
-            copy: The copy of the vectors (D_dense, width).
+            weight: (n, O, D_dense), or (n, O, D_dense * width) where there are vectors.
+            reads: The copies that each layer reads; a value is the same in all of them.
 
         Returns:
-            (O, D_dense).
+            (n, O, D_dense).
         """
-        vectors = self.tables.dense_vectors
-        assert vectors is not None
-        if copy is not None:
-            vectors = vectors[:, copy]
-        products = weight.unflatten(1, vectors.shape) * vectors
-        return self.cuts.add(products.sum(-1).t(), vectors).t()
+        vectors = self.tables.dense_vectors  # (D_dense, [copies,] width)
+        if vectors is None:
+            times = [1] if reads is None else [len(copies) for copies in reads]
+            return weight if max(times) == 1 else weight * weight.new_tensor(times)[:, None, None]
+        by_layer = vectors[None]  # (n, D_dense, width)
+        if reads is not None:
+            by_layer = sums_of_copies(vectors.unbind(1), reads, dim=0)
+        products = weight.unflatten(2, by_layer.shape[1:]) * by_layer[:, None]
+        by_column = self.cuts.add(products.sum(-1).flatten(0, 1).t(), vectors)  # (D_dense, n * O)
+        return by_column.t().unflatten(0, weight.shape[:2])

@@ -60,7 +60,8 @@ class StackedLinear(nn.Module):
         """Apply the layers.
 
         Args:
-            x: (B, inputs), the same for all layers, or (B, n, inputs).
+            x: (B, inputs), the same for all layers, or (B, n, inputs), or (B, p, inputs), of which
+                the first n / p layers read the first, and so on.
 
         Returns:
             (B, n, outputs).
@@ -82,13 +83,17 @@ class StackedLinear(nn.Module):
             bias = None if self.bias is None else self.bias[0]
             return F.linear(x[:, 0], self.weight[0], bias)[:, None]
 
-        # An input for each layer.
-        by_layer, weight = x.transpose(0, 1), self.weight.transpose(1, 2)
+        # An input for each layer; those of one input are a wide layer.
+        by_input, paths = x.transpose(0, 1), x.shape[1]
+        weight = self.weight.view(paths, -1, x.shape[2]).transpose(1, 2)
         if self.bias is None:
-            return torch.bmm(by_layer, weight).transpose(0, 1)
-        if torch.is_autocast_enabled(x.device.type):  # the bias stays in full precision
-            return torch.bmm(by_layer, weight).transpose(0, 1) + self.bias
-        return torch.baddbmm(self.bias[:, None], by_layer, weight).transpose(0, 1)
+            product = torch.bmm(by_input, weight)
+        elif torch.is_autocast_enabled(x.device.type):  # the bias stays in full precision
+            product = torch.bmm(by_input, weight) + self.bias.view(paths, 1, -1)
+        else:
+            product = torch.baddbmm(self.bias.view(paths, 1, -1), by_input, weight)
+        product = product.transpose(0, 1)  # (B, p, n / p * outputs)
+        return product if paths == self.n else product.reshape(-1, *self.weight.shape[:2])
 
 
 class StackedNorm(nn.Module):

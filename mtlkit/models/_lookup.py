@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from mtlkit.models._tables import EmbeddingTables, TableGroup
 from mtlkit.models._types import Batch
 from mtlkit.ops.sum_rows import RowIndex
+
+Reads = Sequence[Sequence[int]]
+"""For each of n layers, the copies of the embedding whose sum it reads."""
 
 
 class Lookup:
@@ -26,7 +31,8 @@ class Lookup:
         self.materialised: Tensor | None = batch.embedding_output
         self._row_indices: dict[str, RowIndex] = {}
         self._bags: dict[str, Tensor] = {}
-        self._other_features: dict[int | None, Tensor] = {}  # by copy
+        self._other_features: Tensor | None = None
+        self._copies: tuple[Tensor, ...] = ()
 
     def x(self) -> Tensor:
         """(B, [copies,] D) all embedded features side by side."""
@@ -46,11 +52,17 @@ class Lookup:
             self._row_indices[group.parameter] = RowIndex(rows, size)
         return self._row_indices[group.parameter]
 
-    def other_features(self, copy: int | None = None) -> Tensor:
-        """(B, d) bags and dense features of one copy: the columns of x that follow those of ids."""
-        if copy not in self._other_features:
-            self._other_features[copy] = torch.cat(self._embed_others(copy), -1)
-        return self._other_features[copy]
+    def other_features(self) -> Tensor:
+        """(B, [copies,] d) bags and dense features: the columns of x that follow those of ids."""
+        if self._other_features is None:
+            self._other_features = torch.cat(self._embed_others(), -1)
+        return self._other_features
+
+    def copies(self) -> tuple[Tensor, ...]:
+        """x by copy, (B, D) each."""
+        if not self._copies:
+            self._copies = self.x().unbind(1)
+        return self._copies
 
     def _embed_ids(self, group: TableGroup) -> Tensor:
         """(B, [copies,] F * width) the embedded ids of one group."""
@@ -66,32 +78,28 @@ class Lookup:
             self._bags[feature] = self.tables.sum_bags(f"bag_{feature}", bags)
         return self._bags[feature]
 
-    def _embed_others(self, copy: int | None = None) -> list[Tensor]:
-        """Bags, and dense values or their vectors.
-
-        Args:
-            copy: The copy to take; None for all copies.
-
-        Returns:
-            Tensors (B, [copies,] d) each, without the copies' axis for a single copy.
-        """
-        embedded = []
-        for feature in self.tables.bags:
-            sums = self._bag_sums(feature.name)  # (B, [copies,] width)
-            embedded.append(sums if copy is None else sums[:, copy])
+    def _embed_others(self) -> list[Tensor]:
+        """Bags, and dense values or their vectors; (B, [copies,] d) each."""
+        embedded = [self._bag_sums(feature.name) for feature in self.tables.bags]
 
         dense = self.batch.dense
         vectors = self.tables.dense_vectors
         if vectors is not None:
             # Each value times the vector of its feature.
-            if copy is not None:
-                vectors = vectors[:, copy]
             values = dense.view(*dense.shape, *[1] * (vectors.dim() - 1))
             scaled = values * vectors  # (B, D_dense, [copies,] width)
             embedded.append(scaled.transpose(1, -2).flatten(-2))
         elif dense.shape[1]:
             # The values as they are, the same for all copies.
-            if self.tables.copies and copy is None:
+            if self.tables.copies:
                 dense = dense[:, None].expand(-1, self.tables.copies, -1)
             embedded.append(dense)
         return embedded
+
+
+def sums_of_copies(copies: Sequence[Tensor], reads: Reads, dim: int) -> Tensor:
+    """What each of n layers reads of the copies, stacked along a dimension."""
+    sums = []
+    for first, *others in reads:
+        sums.append(sum((copies[k] for k in others), start=copies[first]))
+    return torch.stack(sums, dim)

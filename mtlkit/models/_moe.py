@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -117,6 +118,7 @@ class MoELayer(nn.Module):
             expert_names = numbered(["expert"], experts.n)
         self.expert_names = tuple(expert_names)
         self.register_buffer("expert_paths", expert_paths, persistent=False)
+        self._in_turn = expert_paths is not None and _in_turn(expert_paths.tolist())
         self._experts = (experts,)
         self._ablated = False
 
@@ -194,8 +196,9 @@ class MoELayer(nn.Module):
 
     def expert_outputs(self, x: Tensor | EmbeddedBatch) -> Tensor:
         """The outputs of all experts, (B, E, d)."""
-        if self.expert_paths is not None and isinstance(x, Tensor) and x.dim() == 3:
-            x = x.index_select(1, self.expert_paths)
+        paths = None if self._in_turn else self.expert_paths
+        if paths is not None and isinstance(x, Tensor) and x.dim() == 3:
+            x = x.index_select(1, paths)
         outputs: Tensor = self.experts(x)
         return outputs
 
@@ -332,3 +335,8 @@ class SpecificAndShared:
 def numbered(names: Sequence[str], count: int) -> list[str]:
     """Each name with the numbers 1 to ``count``: "income 1", "income 2", ..."""
     return [f"{name} {k + 1}" for name in names for k in range(count)]
+
+
+def _in_turn(paths: Sequence[int]) -> bool:
+    """Whether equally many experts read each path, first those of the first one."""
+    return list(paths) == sorted(paths) and len(set(Counter(paths).values())) == 1

@@ -32,12 +32,15 @@ from torch import Tensor, nn
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP, Towers
 from mtlkit.models._moe import GateStack, MoELayer, numbered
 from mtlkit.models._options import BaseOptions
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
+from mtlkit.ops.combine_experts import combine_experts
+from mtlkit.ops.softmax import softmax
 from mtlkit.settings import Sizes
 
 
@@ -50,6 +53,8 @@ class FeatureGate(nn.Module):
         pairs: Number of low-rank gates of each input, m, of rank width / m.
     """
 
+    mixed: Tensor
+
     def __init__(self, n: int, width: int, pairs: int) -> None:
         super().__init__()
         self.n = n
@@ -58,17 +63,24 @@ class FeatureGate(nn.Module):
         self.router = StackedLinear(n, width, pairs, bias=False) if pairs > 1 else None
         self.down = StackedLinear(n * pairs, width, rank, bias=False)
         self.up = StackedLinear(n * pairs, rank, width, bias=False)
+        self.register_buffer("mixed", torch.arange(n * pairs).view(n, pairs), persistent=False)
 
-    def forward(self, u: Tensor) -> Tensor:
+    @property
+    def first(self) -> list[StackedLinear]:
+        """The layers that read the input."""
+        return [self.down] if self.router is None else [self.down, self.router]
+
+    def forward(self, u: Tensor | EmbeddedBatch) -> Tensor:
         """(B, width), the same for all, or (B, n, width); returns (B, n, width)."""
-        by_pair = u if u.dim() == 2 else u.repeat_interleave(self.pairs, dim=1)
-        low_rank = self.up(self.down(by_pair))  # (B, n * m, width)
-        factors = 2 * low_rank.sigmoid().unflatten(1, (self.n, self.pairs))  # (B, n, m, width)
-        inputs = u[:, None] if u.dim() == 2 else u
+        low_rank = self.up(self.down(u)).contiguous()  # slices of a product take many times as long
+        factors = low_rank.sigmoid_()  # (B, n * m, width)
+        inputs = u.tensor() if isinstance(u, EmbeddedBatch) else u
+        if inputs.dim() == 2:
+            inputs = inputs[:, None]
         if self.router is None:
-            return inputs * factors[:, :, 0]
-        weights = self.router(u).softmax(-1)  # (B, n, m)
-        return inputs * (weights[..., None] * factors).sum(2)
+            return inputs * (2 * factors)
+        weights = softmax(self.router(u))  # (B, n, m)
+        return inputs * combine_experts(2 * weights, factors, self.mixed)
 
 
 class SelfGate(nn.Module):
@@ -80,12 +92,15 @@ class SelfGate(nn.Module):
         k: Number of experts of each; a single one is weighted by a sigmoid.
     """
 
+    mixed: Tensor
+
     def __init__(self, n: int, width: int, k: int) -> None:
         super().__init__()
         self.n_experts = n * k
         self.linear = StackedLinear(n, width, k)
+        self.register_buffer("mixed", torch.arange(n * k).view(n, k), persistent=False)
 
-    def forward(self, u: Tensor, experts: Tensor) -> Tensor:
+    def forward(self, u: Tensor | EmbeddedBatch, experts: Tensor) -> Tensor:
         """Mix the experts.
 
         Args:
@@ -96,8 +111,8 @@ class SelfGate(nn.Module):
             (B, n, d).
         """
         logits = self.linear(u)
-        weights = logits.softmax(-1) if logits.shape[-1] > 1 else logits.sigmoid()  # (B, n, k)
-        return (weights[..., None] * experts.unflatten(1, weights.shape[1:])).sum(2)
+        weights = softmax(logits) if logits.shape[-1] > 1 else logits.sigmoid()  # (B, n, k)
+        return combine_experts(weights, experts, self.mixed)
 
 
 class HoME(Architecture):
@@ -213,7 +228,9 @@ class HoME(Architecture):
     def forward(self, batch: Batch) -> Output:
         n_tasks = len(self.tasks)
         embedded = self.embedding(batch)
-        x = embedded.tensor()  # (B, D)
+        # All layers that read x (B, D) are one product.
+        gates = [*self.meta_gates.first, *self.shared_gate.first, self.meta_self.linear]
+        x = embedded.compute_together(*self.meta_features.first, *gates)
 
         # The meta level: a mixture for each group and one of all, each with its own experts again.
         outputs = self.meta_level.expert_outputs(self.meta_features(x))  # (B, E, d)

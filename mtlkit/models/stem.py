@@ -28,8 +28,10 @@ from torch import Tensor, nn
 
 from mtlkit.data.types import Schema
 from mtlkit.models._architecture import Architecture
+from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
+from mtlkit.models._lookup import Reads, sums_of_copies
 from mtlkit.models._moe import GateStack, MoELayer, MoELevels, SpecificAndShared
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch
@@ -87,6 +89,10 @@ class STEM(Architecture):
             width = experts.outputs
         self.towers = Towers(self.tasks, width, options)
 
+        # The paths whose sum each expert and each gate reads; the shared one comes last.
+        self._expert_reads = [(int(owner),) for owner in layout.owner]
+        self._gate_reads = [(t, n_tasks) for t in range(n_tasks)]
+
         # The experts that a reader trains, (T, k) and (1, shared), and those that it only sees.
         trained_by_tasks = layout.of_tasks_and_all
         trained_by_all = layout.of_all[None]
@@ -96,30 +102,36 @@ class STEM(Architecture):
             self.register_buffer(f"seen_by_{name}", seen, persistent=False)
 
     def forward(self, batch: Batch) -> Output:
-        n_tasks = len(self.tasks)
         x = self.embedding(batch)
-        x_tasks, x_shared = x.tensor().split([n_tasks, 1], dim=1)  # (B, T, D) and (B, 1, D)
-        task_paths, shared_path = x_tasks, x_shared
+        n_tasks = len(self.tasks)
+        paths: Tensor | EmbeddedBatch = x  # copies of x, then mixtures (B, T + 1, d)
         gates: dict[str, Tensor] = {}
         for level in self.levels:
-            paths = torch.cat([task_paths, shared_path], dim=1)
-            outputs = level.expert_outputs(paths)  # (B, E, d)
+            outputs = level.experts(_sums(paths, self._expert_reads))  # (B, E, d)
 
             # The gate of a task reads its own path and the shared one.
             task_gates, *shared_gates = level.gate_stacks
-            weights = task_gates.gate(task_paths + shared_path)  # (B, T, E)
+            weights = task_gates.gate(_sums(paths, self._gate_reads))  # (B, T, E)
             task_paths = _mix_in_part(weights, outputs, self.trained_by_tasks, self.seen_by_tasks)
             all_weights = [weights]
 
             # The shared path, which the last level does not have.
             for stack in shared_gates:
-                weights = stack.gate(shared_path)  # (B, 1, E)
+                weights = stack.gate(_sums(paths, [(n_tasks,)]))  # (B, 1, E)
                 shared_path = _mix_in_part(weights, outputs, self.trained_by_all, self.seen_by_all)
+                paths = torch.cat([task_paths, shared_path], dim=1)
                 all_weights.append(weights)
             gates |= level.named_gates(*all_weights)
         output = self.output(self.towers(task_paths), x, gates)
-        output.representation = x_shared  # the part of x that tasks have in common
+        output.representation = x.copy_if_formed(n_tasks)  # what tasks have in common of x
         return output
+
+
+def _sums(paths: Tensor | EmbeddedBatch, reads: Reads) -> Tensor | EmbeddedBatch:
+    """What each of n layers reads, the sum of some paths; (B, n, d) of (B, paths, d)."""
+    if isinstance(paths, EmbeddedBatch):
+        return paths.sums_of_copies(reads)
+    return sums_of_copies(paths.unbind(1), reads, dim=1)
 
 
 def _others(experts: Tensor, total: int) -> Tensor:

@@ -50,13 +50,14 @@ def test_folded_and_summed_is_linear(dtype, width, outputs, vocabularies, strang
 @pytest.mark.parametrize("outputs", [4, 16, 37])
 def test_weight_gradients_of_a_folded_layer(dtype, outputs):
     table, weight, bias = (
-        torch.randn(*shape, dtype=dtype) for shape in ((5, 3), (outputs, 9), (outputs,))
+        torch.randn(*shape, dtype=dtype) for shape in ((5, 3), (outputs, 9), (2, outputs))
     )
     weight.requires_grad_()
     bias.requires_grad_()
     by_formula = (
         torch.einsum("vd,ovd->vo", table, weight.view(outputs, 3, 3)[:, FIELD.long()])
-        + bias * (FIELD == 0)[:, None]
+        + bias[0] * (FIELD == 0)[:, None]
+        + bias[1] * (FIELD == 1)[:, None]  # the first two fields have one
     )
     folded, _ = fold(table, weight, bias, FIELD)
     torch.testing.assert_close(folded, by_formula)
@@ -66,13 +67,14 @@ def test_weight_gradients_of_a_folded_layer(dtype, outputs):
     torch.testing.assert_close(torch.autograd.grad(folded, [weight, bias], grad), expected)
 
     out = torch.ones(9, outputs, dtype=dtype)  # which is added to
-    by_bias = add_fold_weight_gradients(table, FIELD, grad, out)
+    by_bias = add_fold_weight_gradients(table, FIELD, grad, out, biases=2)
     torch.testing.assert_close((out.T - 1, by_bias), expected)
-    plain_weight, plain_bias = plain_fold_weight_gradients(table, FIELD, grad, 3)
+    plain_weight, plain_bias = plain_fold_weight_gradients(table, FIELD, grad, 3, 2)
     assert_close([plain_weight.T, plain_bias], expected)
     with plain_operations():
         again = torch.ones(9, outputs, dtype=dtype)
-        assert torch.equal(add_fold_weight_gradients(table, FIELD, grad, again), plain_bias)
+        bias_again = add_fold_weight_gradients(table, FIELD, grad, again, biases=2)
+        assert torch.equal(bias_again, plain_bias)
     assert torch.equal(again, plain_weight + 1)
 
 
@@ -82,9 +84,9 @@ def test_a_folded_layer_with_a_bias(dtype, plain):
     field = torch.tensor([0, 0, 1, 1, 1], dtype=torch.int32)
     ids = torch.tensor([[0, 2], [1, 4], [1, 2]], dtype=torch.int32)
     table, weight, bias = (
-        torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((5, 3), (4, 6), (4,))
+        torch.randn(*shape, dtype=dtype, requires_grad=True) for shape in ((5, 3), (4, 6), (1, 4))
     )
-    by_formula = F.linear(table[ids.long()].flatten(1), weight, bias)
+    by_formula = F.linear(table[ids.long()].flatten(1), weight, bias[0])
     upstream = torch.randn_like(by_formula)
     expected = torch.autograd.grad(by_formula, [table, weight, bias], upstream)
 
