@@ -55,7 +55,7 @@ class Row:
         delta: Score to the paired difference to its reference, where there is another row that is.
         gain: Mean relative gain over all tasks (delta m), as a fraction; unknown for references.
         word: What is said of the gain.
-        weighted: Mean of the scores by ``select_weights``, higher being better; unknown without them.
+        weighted: Mean of the scores by ``select_weights``; unknown without them.
         seeds_to_tell: Seeds that would tell it from 0, where it is not told apart.
         derived: Scores that the model does not predict itself.
         capped: Score to the share of test rows whose derived probability would exceed 1.

@@ -61,7 +61,6 @@ PLANTED = ("planted model", "ceiling")
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 """With these a spreadsheet begins to compute."""
 
-WEIGHTED_DECIMALS = 4
 NAME_COLUMNS = 2
 """The model and the balancer; all other columns hold numbers."""
 
@@ -161,16 +160,8 @@ def build_table(summary: Summary) -> Table:
     columns = ["model", "balancer"]
     for task in tasks:
         columns += [f"{task.title} {task.reading.label}", f"Δ {task.title}"]
-    columns += [
-        "weighted mean",
-        "Δm, %",
-        "seeds",
-        "failed",
-        "parameters",
-        "kFLOP/row",
-        "rows/s",
-        "train s",
-    ]
+    columns += ["weighted mean", "Δm, %", "seeds", "failed"]
+    columns += ["parameters", "kFLOP/row", "rows/s", "train s"]
     rows = [_row_cells(summary, row) for row in summary.rows]
 
     # Leave out the columns that say nothing here.
@@ -222,7 +213,7 @@ def _row_cells(summary: Summary, row: Row) -> tuple[TableCell, ...]:
     for task in summary.block.tasks:
         cells += [_metric_cell(summary, row, task), _delta_cell(row, task)]
     cells += [
-        TableCell(spread(row.weighted, WEIGHTED_DECIMALS)),
+        TableCell(spread(row.weighted, 4)),
         _gain_cell(row),
         TableCell(str(len(group.seeds)), marks=_seed_mark(summary, row)),
         TableCell(str(len(group.failed))),
