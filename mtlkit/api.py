@@ -150,7 +150,11 @@ def balancer(name: str, tasks: int | Sequence[str] | Sequence[Task], **options: 
 
 
 def run_grid(
-    file: str | Path | None = None, *, data_dir: str | Path | None = None, **settings: Any
+    file: str | Path | None = None,
+    *,
+    data_dir: str | Path | None = None,
+    relations: bool = False,
+    **settings: Any,
 ) -> list[RunRecord]:
     """Run a grid of architecture x balancer x seed, as ``mtlkit bench`` does; finished cells are
     not run again.
@@ -158,6 +162,8 @@ def run_grid(
     Args:
         file: A YAML file with a grid.
         data_dir: The data home; ``$MTLKIT_DATA`` by default, else ``./datasets``.
+        relations: Whether each two tasks are trained alone, too, so that the report says what they
+            gain from each other.
         **settings: What ``mtlkit bench --print-config`` shows, such as ``models="mmoe,ple"``,
             ``seeds=3``, ``out="results"``. They win over the file. A setting of training or
             execution needs no section (``epochs=1``); any other name is an option of the models.
@@ -174,6 +180,7 @@ def run_grid(
     from mtlkit.grid.engines import make_engine
     from mtlkit.grid.grid_settings import read_grid, with_dataset
     from mtlkit.grid.plan import Plan, make_plan
+    from mtlkit.grid.relations import check_not_tuned, with_pairs
     from mtlkit.grid.running import RunningGrid
     from mtlkit.grid.tuning import Tuning
     from mtlkit.settings import ExecutionSettings
@@ -183,6 +190,8 @@ def run_grid(
     grid_file = None if file is None else _as_path(file)
     grid = read_grid(grid_file, _in_sections(settings), [])
     grid = with_dataset(grid, grid.dataset or last_fetched(home) or "census")
+    if relations:
+        check_not_tuned(grid)
 
     source, dataset = prepare(str(grid.dataset), home)
     if grid.tasks is not None:
@@ -199,6 +208,8 @@ def run_grid(
 
     if grid.tune.trials is None:
         plan = make_plan(grid, source, dataset, store)
+        if relations:
+            plan = with_pairs(plan, grid, source, dataset, store)
     else:
         tuning = Tuning(grid, source, dataset, store)
         plan = tuning.run_trials(lambda trials: run(trials, tuning.trial_execution))

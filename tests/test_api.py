@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import mtlkit
+from mtlkit.errors import UsageError
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from tests.conftest import DATA
@@ -255,6 +256,16 @@ def test_a_grid_from_a_file(home, tmp_path):
     assert resolved["dataset"]["tasks"] == ["task-2"]
     again = mtlkit.run_grid(file, data_dir=home, epochs=1, experts=2, tasks=["task-2"])
     assert again == records, "finished cells are not run again"
+
+
+def test_a_grid_with_its_pairs_of_tasks(home, tmp_path):
+    grid = {"models": "mmoe", "balancers": "uniform", "seeds": 1, **QUICK}
+    data = DATA.replace("]", ",tasks=3]")
+    records = mtlkit.run_grid(dataset=data, data_dir=home, out=tmp_path, relations=True, **grid)
+    tasks = [record.cell.resolved["dataset"]["tasks"] for record in records]
+    assert [len(names) for names in tasks] == [3, 3, 2, 2, 2]
+    with pytest.raises(UsageError, match="--relations cannot go with --tune"):
+        mtlkit.run_grid(dataset=data, data_dir=home, relations=True, tune={"trials": 2}, **grid)
 
 
 @pytest.mark.parametrize(

@@ -299,7 +299,7 @@ def _run(settings: GridSettings, how: _How) -> int:
     from mtlkit.data.data_home import data_home
     from mtlkit.grid.engines import make_engine
     from mtlkit.grid.plan import make_plan
-    from mtlkit.grid.relations import with_pairs
+    from mtlkit.grid.relations import check_not_tuned, with_pairs
     from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
@@ -313,8 +313,7 @@ def _run(settings: GridSettings, how: _How) -> int:
     # trials choose the settings first, if asked for
     if settings.tune.trials is not None:
         if how.relations:
-            message = "--relations cannot go with --tune: its pairs run with the given settings."
-            raise UsageError(message, "mtlkit bench --relations")
+            check_not_tuned(settings)
         if how.shard is not None:
             message = "--shard cannot go with --tune: the choice needs all trials."
             raise UsageError(message, "mtlkit bench --tune 20")

@@ -49,7 +49,7 @@ def with_pairs(
 
     Raises:
         UsageError: There is a single task, runs start from another run, there are too many cells,
-            or a setting needs a task that not every pair has.
+            or a setting needs a task, or a kind of task, that not every pair has.
     """
     tasks = dataset.schema.task_names
     auxiliary = set(settings.training.auxiliary)
@@ -70,7 +70,12 @@ def with_pairs(
             values = training_of_tasks(settings.training.model_dump(), pair)
             training = TrainingSettings.model_validate(values)
             paired = paired.model_copy(update={"training": training})
-        plans.append(make_plan(paired, source, dataset.select(pair), store, **anew))
+        try:
+            plans.append(make_plan(paired, source, dataset.select(pair), store, **anew))
+        except UsageError as error:
+            message = f"--relations trains {' and '.join(pair)} alone, for which a setting is wrong"
+            problem = f"{error.message[:1].lower()}{error.message[1:]}"
+            raise UsageError(f"{message}: {problem}", error.hint) from error
 
     # a cell that the grid has anyway runs once
     cells = {planned.cell.key: planned for added in plans for planned in added.cells}
@@ -79,6 +84,15 @@ def with_pairs(
         "the report says what tasks gain from each other"
     )
     return replace(plan, cells=list(cells.values()), notes=(*plan.notes, note))
+
+
+def check_not_tuned(settings: GridSettings) -> None:
+    """Raise a :class:`UsageError` where trials would choose the settings."""
+    if settings.tune.trials is not None:
+        raise UsageError(
+            "--relations cannot go with --tune: its pairs run with the given settings.",
+            "mtlkit bench --relations",
+        )
 
 
 def _one_model(settings: GridSettings, model: str) -> GridSettings:

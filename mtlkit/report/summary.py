@@ -55,6 +55,7 @@ class Row:
         delta: Score to the paired difference to its reference, where there is another row that is.
         gain: Mean relative gain over all tasks (delta m), as a fraction; unknown for references.
         word: What is said of the gain.
+        weighted: Mean of the scores by ``select_weights``; unknown without them.
         seeds_to_tell: Seeds that would tell it from 0, where it is not told apart.
         derived: Scores that the model does not predict itself.
         capped: Score to the share of test rows whose derived probability would exceed 1.
@@ -73,6 +74,7 @@ class Row:
     delta: Mapping[str, Interval]
     gain: Interval
     word: Word
+    weighted: Interval
     seeds_to_tell: float
     derived: frozenset[str]
     capped: Mapping[str, float]
@@ -199,6 +201,7 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
             delta=deltas,
             gain=gain.interval,
             word=gain.word,
+            weighted=_weighted_mean(block, values[group.id], group),
             seeds_to_tell=gain.seeds_to_tell,
             derived=derived[group.id],
             capped=capped[group.id],
@@ -287,6 +290,29 @@ def _gain(
     return compare_gains(
         group.id, values, ids, references.values, compared, block.task_of, noise, margin
     )
+
+
+def _weighted_mean(block: Block, values: TaskValues, group: RunGroup) -> Interval:
+    """The mean of the scores that the user has weighted, as for ``select=weighted``: a score that
+    has no weight counts 1, or its part of that where its task has several.
+    """
+    chosen = (group.resolved.get("training") or {}).get("select_weights")
+    if not chosen:
+        return Interval()
+    scores_of_task = Counter(block.task_of[score.name] for score in block.comparable)
+    weights = [
+        chosen.get(score.name, 1 / scores_of_task[block.task_of[score.name]])
+        for score in block.comparable
+    ]
+    if not sum(weights):
+        return Interval()
+
+    seeds = set.intersection(*(set(values[score.name]) for score in block.comparable))
+    means = []
+    for seed in sorted(seeds):
+        heights = [score.reading.goodness(values[score.name][seed]) for score in block.comparable]
+        means.append(float(np.average(heights, weights=weights)))
+    return t_interval(means)
 
 
 def _front(block: Block, means: Mapping[str, TaskMeans]) -> dict[str, bool]:

@@ -14,7 +14,7 @@ from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import Row, Summary
 
 NA = "NA"
-OPTIONAL_COLUMNS = {"failed": "0", "kFLOP/row": NA}
+OPTIONAL_COLUMNS = {"failed": "0", "kFLOP/row": NA, "weighted mean": NA}
 """Columns that are left out where every row has this text."""
 
 NOTES = {
@@ -34,6 +34,10 @@ NOTES = {
         "Δ is the mean difference to a single-task model that was trained for the same score, with "
         "the same seed and training settings, over "
         "common seeds (their number is given where it is smaller than the row's)."
+    ),
+    "weighted": (
+        "Weighted mean: of the metrics of the scores, by select_weights; where lower values are "
+        "better, with their sign turned."
     ),
     "*": "* the interval of the difference excludes 0.",
     "gain": (
@@ -164,7 +168,8 @@ def build_table(summary: Summary) -> Table:
     columns = ["model", "balancer"]
     for task in tasks:
         columns += [f"{task.title} {task.reading.label}", f"Δ {task.title}"]
-    columns += ["Δm, %", "seeds", "failed", "parameters", "kFLOP/row", "rows/s", "train s"]
+    columns += ["weighted mean", "Δm, %", "seeds", "failed"]
+    columns += ["parameters", "kFLOP/row", "rows/s", "train s"]
     rows = [_row_cells(summary, row) for row in summary.all_rows]
 
     # Leave out the columns that say nothing here.
@@ -218,6 +223,7 @@ def _row_cells(summary: Summary, row: Row) -> tuple[TableCell, ...]:
     for task in summary.block.tasks:
         cells += [_metric_cell(summary, row, task), _delta_cell(row, task)]
     cells += [
+        TableCell(spread(row.weighted, 4)),
         _gain_cell(row),
         TableCell(str(len(group.seeds)), marks=_seed_mark(summary, row)),
         TableCell(str(len(group.failed))),
@@ -313,6 +319,8 @@ def _notes(summary: Summary, columns: Sequence[str], marks: str, has_ceiling: bo
         notes.append(both_noises_note(summary))
     if summary.baselines:
         notes.append(NOTES["baseline"])
+    if "weighted mean" in columns:
+        notes.append(NOTES["weighted"])
     if "kFLOP/row" in columns:
         notes.append(NOTES["cost"])
     if has_ceiling:
@@ -427,6 +435,10 @@ def _csv_row(summary: Summary, row: Row) -> dict[str, object]:
         fields |= _csv_difference(f"{task.name}_delta", row.delta.get(task.name, Interval()))
         if not math.isnan(task.ceiling):
             fields[f"{measured}_ceiling"] = csv_number(task.ceiling)
+    if any(other.weighted.known for other in summary.rows):
+        fields |= {
+            f"weighted_mean_{end}": number for end, number in csv_interval(row.weighted).items()
+        }
     fields |= _csv_difference("delta_m", row.gain)
     return fields | {
         "parameters": csv_number(row.parameters),

@@ -6,9 +6,10 @@ import pytest
 
 from mtlkit.data.sources import prepare
 from mtlkit.errors import UsageError
-from mtlkit.grid.grid_settings import GridSettings, read_grid
+from mtlkit.grid.grid_settings import GridSettings, TuningSettings, read_grid
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.relations import with_pairs
+from mtlkit.grid.tuning import Tuning
 from mtlkit.records import RunRecord
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import TrainingSettings
@@ -555,3 +556,26 @@ def test_pairs_without_a_task_that_is_needed_are_refused(home, tmp_path, item, m
     with pytest.raises(UsageError, match=message) as caught:
         with_pairs(plan, settings, source, dataset, store)
     assert caught.value.hint == f"mtlkit bench --relations {hint}"
+
+
+@pytest.mark.parametrize(
+    ("item", "message"),
+    [
+        ("select=logloss", "no binary or multiclass task is there to select by logloss"),
+        ("metrics=ece", "ece needs a binary task; synthetic has none"),
+    ],
+)
+def test_pairs_without_the_kind_of_a_metric_are_refused(home, tmp_path, item, message):
+    data = THREE_TASKS.replace("tasks=3", "tasks=4,kind=mixed")
+    source, dataset = prepare(data, home)
+    store = ResultStore(tmp_path)
+    settings = read_grid(None, {"dataset": data, "models": "mmoe", "seeds": 1}, [item])
+    plan = make_plan(settings, source, dataset, store)
+    with pytest.raises(UsageError, match=f"trains task-2 and task-4 alone, .* wrong: {message}"):
+        with_pairs(plan, settings, source, dataset, store)
+
+    # a grid of such tasks alone, tuned or not, is refused in the same words
+    alone = settings.model_copy(update={"tune": TuningSettings(trials=2)})
+    for planned in (make_plan, Tuning):
+        with pytest.raises(UsageError, match=f"(?i){message}"):
+            planned(alone, source, dataset.select(("task-2", "task-4")), store)

@@ -5,18 +5,23 @@ plain one.
 from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from mtlkit.data.splits import Bag
 from mtlkit.data.types import Feature, Schema
 from mtlkit.models import _input_linear
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._options import ModelOptions
 from mtlkit.models._tables import FOLD_VOCABULARY
 from mtlkit.registry import MODELS
+from mtlkit.training.batches import DeviceSplit
 from tests.models.build import build, gradients, load, task_losses
-from tests.toy import toy_batch, toy_schema
+from tests.toy import toy_batch, toy_schema, toy_split
 
 WIDTHS = {"id1": 4, "id2": 2, "id3": 4, "bag1": 5}
 
@@ -73,6 +78,33 @@ def test_x_is_a_concatenation_of_lookups(schema):
     x = module(batch).tensor()
     assert x.shape == (30, module.width)
     torch.testing.assert_close(x, plain(module, schema, batch))
+
+
+LARGE = toy_schema(2, bags=1, vocab=100_000)
+LARGE_EMBEDDING = make(LARGE, embedding_dims=WIDTHS)
+LAST_IDS = torch.tensor([99_999, 100_000, 100_001])
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    lengths=st.lists(st.integers(0, 3), min_size=1, max_size=6),
+    last=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_any_of_a_hundred_thousand_ids_and_empty_bags(lengths, last, seed):
+    drawn = np.random.default_rng(seed)
+    bag = Bag(
+        np.cumsum([0, *lengths]),
+        drawn.integers(0, 100_000, sum(lengths)).astype(np.int32),
+        drawn.random(sum(lengths)).astype(np.float32),
+    )
+    split = replace(toy_split(toy_schema(2, bags=1), len(lengths), seed), bags={"bag1": bag})
+    ids = drawn.integers(0, 100_000, split.ids.shape).astype(np.int32)
+    batch = DeviceSplit.load(replace(split, ids=ids), torch.device("cpu")).columns
+    if last:
+        batch.ids[:] = LAST_IDS
+    x = LARGE_EMBEDDING(batch).tensor()
+    torch.testing.assert_close(x, plain(LARGE_EMBEDDING, LARGE, batch))
 
 
 def test_copies_are_separate_tables(schema):

@@ -4,14 +4,16 @@ import csv
 import io
 import re
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from mtlkit.report.frame import load
 from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import summarise
 from mtlkit.report.tables import build_table, fixed, spread, to_csv, to_markdown
 from mtlkit.store import ResultStore
-from tests.fakes import cell, fill, record
+from tests.fakes import BASE, cell, fill, record
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +47,27 @@ def test_table_of_a_grid(summaries):
     gains = [row.gain.mean for row in summaries["census"].rows if row.gain.known]
     assert gains == sorted(gains, reverse=True)
     assert table.rows[-1][1].text == "mgda"
+
+
+def test_weighted_scores_have_a_column_of_their_own(tmp_path):
+    store = ResultStore(tmp_path)
+    chosen = {"select": "weighted", "select_weights": {"income": 1.0, "marital": 3.0}}
+    records = [record(cell("mmoe", "uwl", seed, training=chosen)) for seed in range(3)]
+    for saved in records:
+        store.save(saved)
+    frames = load(store)
+    summary = summarise(frames, frames.blocks[0])
+    aucs = [[saved.metrics["test"][task]["auc"] for task in BASE] for saved in records]
+    means = [(income + 3 * marital) / 4 for income, marital in aucs]
+    half = stats.sem(means) * stats.t.ppf(0.975, 2)
+    weighted = summary.rows[0].weighted
+    assert (weighted.mean, weighted.half) == pytest.approx((np.mean(means), half))
+
+    table = build_table(summary)
+    assert table.rows[0][table.columns.index("weighted mean")].text == spread(weighted, 4)
+    assert any(note.startswith("Weighted mean: ") for note in table.notes)
+    [line] = csv.DictReader(io.StringIO(to_csv(summary)))
+    assert float(line["weighted_mean_mean"]) == pytest.approx(np.mean(means))
 
 
 def test_marks_are_explained(summaries):

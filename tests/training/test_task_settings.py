@@ -113,6 +113,40 @@ def test_batches_with_idle_tasks_and_sessions_of_one_row(batch_size):
     assert all(np.isfinite(weights).all() for weights in result.weights.values())
 
 
+def test_test_rows_of_unseen_ids_and_empty_bags():
+    """They are scored by the vectors that their ids began with; one class in validation and test
+    has no AUC.
+    """
+    data = toy_dataset(toy_schema(2, ("binary",), ids=1, dense=0, bags=1, vocab=100_000), 40)
+    splits = {}
+    for name, split in data.splits.items():
+        unseen = 0 if name == "train" else 50_000
+        ids = (split.ids % 50_000 + unseen).astype(np.int32)
+        splits[name] = replace(split, ids=ids)
+        if unseen:
+            bag = replace(split.bags["bag1"], offsets=np.zeros(len(split) + 1, np.int64))
+            bag = replace(bag, values=bag.values[:0], weights=bag.weights[:0])
+            labels = np.ones_like(split.labels)
+            splits[name] = replace(splits[name], bags={"bag1": bag}, labels=labels)
+    data = replace(data, splits=splits)
+    spec = MODELS.load("shared-bottom")
+    model = spec(data.schema, spec.Options(bottom=(4,), tower=()))
+    before = model.embedding.width_8.detach().clone()
+    result = mtlkit.fit(model, data, **SHORT)
+    after = model.embedding.width_8.detach()
+    torch.testing.assert_close(after[50_000:], before[50_000:], rtol=0, atol=0)
+    assert not torch.equal(after, before)
+
+    x = torch.zeros(len(data.splits["test"]), model.embedding.width)
+    x[:, :8] = after[data.splits["test"].ids[:, 0]]  # nothing of an empty bag
+    with torch.no_grad():
+        logits = model.towers(model.bottom(x[:, None]).expand(-1, 2, -1))
+    for t, name in enumerate(("t1", "t2")):
+        expected = logits[t].numpy().squeeze()
+        np.testing.assert_allclose(result.scores[f"score/{name}"], expected, rtol=1e-5)
+        assert result.metrics["test"][name]["auc"] is None
+
+
 def test_a_plain_loss_by_its_name_changes_no_number():
     data = data_of(2, ("binary",))
     plain = mtlkit.fit("mmoe", data, **SHORT)

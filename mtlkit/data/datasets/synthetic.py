@@ -8,7 +8,8 @@ target
 
 with alpha, beta ~ N(0, 1) shared by the tasks, and unit vectors w_k with cosine p between any two.
 The paper has two tasks; for T tasks such vectors exist when -1 / (T - 1) <= p <= 1. With one seed,
-p moves the vectors and nothing else.
+p moves the vectors and nothing else. With labelled below 1, an option beyond the paper, the first
+task has few labels on train, and learns from those of a related one.
 
 Correlation of two tasks' labels on train with the other options at their defaults, mean and
 standard deviation over seeds 0-9:
@@ -35,7 +36,7 @@ from mtlkit.data.datasets._source import GeneratedSource
 from mtlkit.data.splits import SPLITS, Dataset, Split, fingerprint
 from mtlkit.data.types import Feature, Schema, Task
 from mtlkit.errors import UsageError
-from mtlkit.settings import Settings
+from mtlkit.settings import Settings, without_unused
 
 MAX_NUMBERS = 10**9  # of float32 in the training split: 4 GB
 NUMBERS_PER_TASK = 8  # targets, signals and what they are made of, in float64
@@ -66,6 +67,9 @@ class Synthetic(GeneratedSource):
             0.5, gt=0, lt=1, description="share of positives of a binary task on train"
         )
         seed: int = Field(0, ge=0, description="of the generator")
+        labelled: float = Field(
+            1, gt=0, le=1, description="share of training rows with a label of the first task"
+        )
 
         @model_validator(mode="after")
         def _vectors_exist(self) -> Synthetic.Options:
@@ -108,8 +112,10 @@ class Synthetic(GeneratedSource):
     )
 
     def resolved_options(self) -> dict[str, Any]:
-        """All options with their values; ``positive_rate`` only where there is a binary task."""
-        values = super().resolved_options()
+        """All options with their values; ``positive_rate`` only where there is a binary task, and
+        ``labelled`` only where labels are missing.
+        """
+        values = without_unused(self.options, super().resolved_options(), ("labelled",))
         if self.options.kind == "regression":
             del values["positive_rate"]
         return values
@@ -148,11 +154,13 @@ class SyntheticSample:
         inputs: (N, d) float32.
         targets: (N, T) float64.
         signals: (N, T) float64, the targets without noise.
+        observed: (N, T) bool, where there is a label.
     """
 
     inputs: np.ndarray
     targets: np.ndarray
     signals: np.ndarray
+    observed: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -180,8 +188,8 @@ def generate(options: Synthetic.Options) -> dict[str, SyntheticSample]:
     Vectors, waves, and the inputs and the noise of each split come from random streams of their
     own, so an option that changes one of them leaves the others as they are.
     """
-    seeds = np.random.SeedSequence(options.seed).spawn(2 + 2 * len(SPLITS))
-    directions, waves, *streams = [np.random.default_rng(seed) for seed in seeds]
+    seeds = np.random.SeedSequence(options.seed).spawn(2 + 2 * len(SPLITS) + 1)
+    directions, waves, *streams, chance = [np.random.default_rng(seed) for seed in seeds]
     weights = weight_vectors(options.p, options.tasks, options.d, directions)  # (T, d)
     alphas, betas = waves.standard_normal((2, options.m))
 
@@ -199,7 +207,12 @@ def generate(options: Synthetic.Options) -> dict[str, SyntheticSample]:
             sines += np.sin(alpha * linear + beta)
         signals = linear + sines
         targets = signals + options.noise_std * noise
-        samples[name] = SyntheticSample(inputs, targets, signals)
+
+        # labels are missing on train alone, so that options are measured on the same rows
+        observed = np.ones(targets.shape, bool)
+        if name == "train" and options.labelled < 1:
+            observed[:, 0] = chance.random(len(targets)) < options.labelled
+        samples[name] = SyntheticSample(inputs, targets, signals, observed)
     return samples
 
 
@@ -269,8 +282,7 @@ def _pack(sample: SyntheticSample, targets: list[_Target]) -> Split:
     labels = np.stack(columns, -1).astype(np.float32)  # (N, T)
 
     no_ids = np.zeros((len(labels), 0), np.int32)
-    observed = np.ones(labels.shape, bool)
-    return Split(ids=no_ids, dense=sample.inputs, labels=labels, observed=observed)
+    return Split(ids=no_ids, dense=sample.inputs, labels=labels, observed=sample.observed)
 
 
 def _planted_metrics(

@@ -82,6 +82,19 @@ def test_seed_decides_everything(tmp_path):
     assert prepare(tmp_path).fingerprint != prepare(tmp_path, "seed=1").fingerprint
 
 
+def test_labels_that_are_missing_leave_the_rest_alone(tmp_path):
+    whole, few = prepare(tmp_path), prepare(tmp_path, "labelled=0.1")
+    observed = few.splits["train"].observed
+    assert observed.mean(0) == pytest.approx([0.1, 1], abs=0.02)
+    for name in SPLITS:
+        np.testing.assert_array_equal(few.splits[name].dense, whole.splits[name].dense)
+        np.testing.assert_array_equal(few.splits[name].labels, whole.splits[name].labels)
+    assert few.splits["test"].observed.all()
+    # data without it keep their folder and the keys of their cells
+    assert "labelled" not in open_source("synthetic[labelled=1]").resolved_options()
+    assert open_source("synthetic[labelled=0.1]").resolved_options()["labelled"] == 0.1
+
+
 def test_splits_differ_and_have_their_sizes(tmp_path):
     data = prepare(tmp_path)
     assert data.simulated
