@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 from typing import TYPE_CHECKING
 
@@ -76,6 +77,8 @@ class Worker:
         given_up: What is to be stored about a cell that the driver gave up.
         leaves: Whether it takes no further cell.
         device: Where its cells run.
+        members: Processes that train its cells along with it; they end after it.
+        meeting: The folder in which they find each other, which goes with the worker.
     """
 
     process: BaseProcess
@@ -87,6 +90,8 @@ class Worker:
     given_up: Outcome | None = None
     leaves: bool = False
     device: str = "cpu"
+    members: Sequence[Worker] = ()
+    meeting: TemporaryDirectory[str] | None = None
 
     def has_run_longer_than(self, limit: float | None) -> bool:
         if limit is None or self.taken_up is None:
@@ -130,12 +135,15 @@ def start_server() -> None:
         forkserver.ensure_running()
 
 
-def start_worker(forked: bool, arguments: tuple[object, ...]) -> Worker:
+def start_worker(
+    forked: bool, arguments: tuple[object, ...], target: Callable[..., None] = work
+) -> Worker:
     """A new process, which waits for a cell.
 
     Args:
         forked: Whether it is forked from the server; the start of another interpreter otherwise.
-        arguments: Those of :func:`work` after the pipe.
+        arguments: Those of its function after the pipe.
+        target: Its function.
 
     Raises:
         MtlkitError: The system does not allow it.
@@ -144,7 +152,8 @@ def start_worker(forked: bool, arguments: tuple[object, ...]) -> Worker:
     for _ in range(STARTS):
         # EOFError: the server died just now; the next attempt starts another
         try:
-            return _start_forked(arguments) if forked else _start_spawned(arguments)
+            start = _start_forked if forked else _start_spawned
+            return start(arguments, target)
         except (EOFError, OSError) as error:
             last_error = error
             time.sleep(START_PAUSE)
@@ -152,23 +161,25 @@ def start_worker(forked: bool, arguments: tuple[object, ...]) -> Worker:
     raise MtlkitError(message, "run the same command again with --jobs 1")
 
 
-def _start_forked(arguments: tuple[object, ...]) -> Worker:
+def _start_forked(arguments: tuple[object, ...], target: Callable[..., None]) -> Worker:
     # This may wait for the server. Interrupts are not held back here, so Ctrl-C ends the wait; a
     # worker that is left without a driver ends by itself.
     start_server()
     with _main_hidden():
-        return _start_process(multiprocessing.get_context("forkserver"), arguments)
+        return _start_process(multiprocessing.get_context("forkserver"), arguments, target)
 
 
-def _start_spawned(arguments: tuple[object, ...]) -> Worker:
+def _start_spawned(arguments: tuple[object, ...], target: Callable[..., None]) -> Worker:
     with _interrupts_held(), _main_hidden():
-        return _start_process(multiprocessing.get_context("spawn"), arguments)
+        return _start_process(multiprocessing.get_context("spawn"), arguments, target)
 
 
-def _start_process(context: BaseContext, arguments: tuple[object, ...]) -> Worker:
+def _start_process(
+    context: BaseContext, arguments: tuple[object, ...], target: Callable[..., None]
+) -> Worker:
     our_end, worker_end = context.Pipe()
     process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-        target=work, args=(worker_end, *arguments), daemon=True
+        target=target, args=(worker_end, *arguments), daemon=True
     )
     try:
         process.start()
@@ -206,6 +217,10 @@ def _kill(worker: Worker) -> None:
     if worker.process.is_alive():
         worker.process.kill()
         worker.process.join(GRACE)
+
+    for member in worker.members:
+        member.pipe.close()
+        _kill(member)
 
     # closes the last pipe to it, at whose end it dies even where the process that forked it is gone
     with suppress(ValueError):

@@ -17,6 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mtlkit.grid.engines.group import Place, join
 from mtlkit.records import Cell, RunRecord
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from mtlkit.settings import ExecutionSettings
@@ -87,7 +88,12 @@ Report = float | Unwritten | Finished
 
 
 def work(
-    pipe: Connection, here: Path, results: Path, home: Path, execution: ExecutionSettings
+    pipe: Connection,
+    here: Path,
+    results: Path,
+    home: Path,
+    execution: ExecutionSettings,
+    place: Place | None = None,
 ) -> None:
     """The life of a worker: receive a cell, run it, store it, send its record.
 
@@ -97,6 +103,7 @@ def work(
         results: Where outcomes go.
         home: The data home.
         execution: Device, threads and what is recorded.
+        place: That of the first process of a group, which trains each cell together; or None.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     _end_with_driver()
@@ -110,6 +117,7 @@ def work(
     torch.set_num_threads(execution.threads)
     store = ResultStore(results)
     clean_state = GlobalState.now()
+    group = None if place is None else join(place)
 
     def tell(share: float) -> None:
         _send(pipe, share)
@@ -123,7 +131,11 @@ def work(
 
         left: Assignment | None = assignment
         leaves = uses_plugin(assignment.cell)
-        outcomes = run_stack(assignment.cells, home, execution, tell, store.folder)
+        if group is None:
+            outcomes = run_stack(assignment.cells, home, execution, tell, store.folder)
+        else:
+            folder = store.folder(assignment.cell)
+            outcomes = group.run(assignment.cell, home, execution, tell, folder)
         while left is not None:
             with same_start():
                 try:
@@ -135,6 +147,7 @@ def work(
             # what the cell left behind
             changes = clean_state.changes()
             leaves = leaves or bool(changes) or any(map(_may_have_lost_gpu, found))
+            leaves = leaves or (group is not None and not found[0].record.ok)
             for outcome in found:
                 outcome.record = with_history(outcome.record, assignment, changes)
                 outcome = _store(store, outcome, pipe)
@@ -142,6 +155,20 @@ def work(
             left = left.without(*(outcome.record.key for outcome in found))
         if leaves:
             return
+
+
+def follow(pipe: Connection, here: Path, place: Place) -> None:
+    """The life of a process that trains along with a worker.
+
+    Args:
+        pipe: To the driver; nothing is sent.
+        here: The driver's folder, from which relative paths start.
+        place: That of this process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _end_with_driver()
+    os.chdir(here)
+    join(place).follow()
 
 
 def _may_have_lost_gpu(outcome: Outcome) -> bool:
