@@ -2,7 +2,7 @@
 
 import multiprocessing
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from multiprocessing.pool import Pool
 
 import numpy as np
@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from mtlkit.errors import UsageError
 from mtlkit.grid.build import build_model
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
@@ -42,12 +43,13 @@ class Case:
     options: dict = field(default_factory=dict)
     settings: dict = field(default_factory=dict)
     double: bool = True
+    tolerance: float = 1e-9
 
 
 CASES = {
-    f"{balancer} {precision}": Case(balancer=balancer, double=precision == "float64")
+    f"{balancer} {precision}": Case(balancer=balancer, double=double, tolerance=tolerance)
     for balancer in ("uniform", "uwl", "pcgrad")
-    for precision in ("float32", "float64")
+    for precision, double, tolerance in (("float32", False, 1e-5), ("float64", True, 1e-9))
 }
 CASES |= {
     # a balancer of each kind, and each thing that it may ask for
@@ -55,7 +57,7 @@ CASES |= {
     "directions": Case("ple", "graddrop"),
     "fresh batches": Case("ple", "sdmgrad"),
     "losses after the step": Case(balancer="famo"),
-    "signed weights": Case(balancer="imtl_g"),
+    "signed weights": Case(balancer="imtl-g"),
     "representation": Case(balancer="mgda", settings={"scope": "representation"}),
     "representation without a boundary": Case(
         "aitm", "cagrad", "funnel", settings={"scope": "representation"}
@@ -78,7 +80,9 @@ CASES |= {
     # what a step does besides
     "plain heads": Case(balancer="pcgrad", settings={"heads": "plain"}),
     "accumulated and clipped": Case(settings={"accumulate": 2, "clip_norm": 0.1}),
-    "rare tasks": Case(balancer="uwl", settings={"batches": "covering", "cover": 2}),
+    "rare tasks": Case(  # their weights are in single precision
+        balancer="uwl", settings={"batches": "covering", "cover": 2}, tolerance=1e-7
+    ),
     "row-sparse tables": Case(balancer="pcgrad", settings={"sparse_rows": 1, "l2_embedding": 0.01}),
     "task by task": Case(settings={"task_every": {"t2": 2}, "task_lr": {"t1": 0.5}}),
     "early stop": Case(settings={"patience": 1, "lr": 1.0, "epochs": 4, "evaluations": 8}),
@@ -89,6 +93,11 @@ def dataset(case):
     if case.data == "mixed":
         kinds = ("binary", "regression", "multiclass")
         return toy_dataset(toy_schema(tasks=3, kinds=kinds, bags=1), rows=160, missing=0.7)
+    if case.data == "sessions":
+        data = toy_dataset(toy_schema(), rows=160)
+        for split in data.splits.values():
+            split.groups["session"] = np.arange(len(split), dtype=np.int32) // 8
+        return data
     schema = toy_schema(tasks=3, bags=1)
     schema = schema.model_copy(update={"funnel": schema.task_names})
     return toy_dataset(schema, rows=160, missing=0.2)
@@ -99,9 +108,10 @@ def run(case, trainer_type):
     from mtlkit.training.task_settings import with_task_settings
 
     dtype = torch.float64 if case.double else torch.float32
-    keep = batches._tensor
+    keep = batches._tensor, torch.rand
     torch.set_default_dtype(dtype)
     batches._tensor = lambda array: _as_type(torch.from_numpy(np.array(array)), dtype)
+    torch.rand = lambda *size, **rest: torch.full(*size, 0.4)  # the noise of snr
     try:
         settings = TrainingSettings(**(TRAINING | case.settings))
         data = with_task_settings(dataset(case), settings)
@@ -115,7 +125,7 @@ def run(case, trainer_type):
         trainer = trainer_type(model, balancer, data, setup)
         result = trainer.fit()
     finally:
-        batches._tensor = keep
+        batches._tensor, torch.rand = keep
         torch.set_default_dtype(torch.float32)
     weights = {name: value.numpy().copy() for name, value in trainer.model.state_dict().items()}
     return {
@@ -136,13 +146,7 @@ def _as_type(value, dtype):
 def join(numbers, processes, address):
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
-    dist.init_process_group(
-        "gloo", init_method=address, rank=numbers.get(), world_size=processes
-    )
-
-
-def of_group(case, barrier_name):
-    return dist.get_rank(), run(case, ParallelTrainer)
+    dist.init_process_group("gloo", init_method=address, rank=numbers.get(), world_size=processes)
 
 
 class Group:
@@ -157,8 +161,7 @@ class Group:
         address = f"file://{folder}/group"
         # one pool a process, so that each gets one task of every round
         self.pools = [
-            Pool(1, join, (numbers, processes, address), context=context)
-            for _ in range(processes)
+            Pool(1, join, (numbers, processes, address), context=context) for _ in range(processes)
         ]
 
     def __call__(self, function, *arguments):
@@ -192,9 +195,53 @@ def flat(value):
 def test_equal_to_one_process(group, name):
     case = CASES[name]
     alone = run(case, Trainer)
-    tolerance = 1e-9 if case.double else 1e-5
-    for _, together in group(of_group, case, name):
+    for together in group(run, case, ParallelTrainer):
         for part, expected in alone.items():
             np.testing.assert_allclose(
-                flat(together[part]), flat(expected), rtol=0, atol=tolerance, err_msg=part
+                flat(together[part]), flat(expected), rtol=0, atol=case.tolerance, err_msg=part
             )
+
+
+LOSS_OVER_ROWS = '''"""A model whose loss is the largest one of a batch."""
+
+from dataclasses import replace
+
+from mtlkit.models.shared_bottom import SharedBottom
+
+
+class Largest(SharedBottom):
+    def objectives(self, output, batch):
+        largest = output.predictions[0].logits.exp().max()
+        return [replace(o, loss=largest) for o in super().objectives(output, batch)]
+'''
+WITHIN = {"loss": {"t1": ["bce", "pairwise"]}, "batches": "grouped"}
+REFUSED = {
+    "A batch of 1 rows has no row": Case(settings={"batch_size": 1, "epochs": 0.1}),
+    "A batch norm takes the mean": Case(options={"norm": "batch"}),
+    "A loss compares the rows of a session": Case(data="sessions", settings=WITHIN),
+    "The balancer asks for the representation": Case(
+        "ple", "graddrop", settings={"scope": "representation"}
+    ),
+    "The balancer compares gradients of embedding.": Case(
+        balancer="pcgrad", settings={"scope": "all", "sparse_rows": 1}
+    ),
+    "A loss of the model is no mean over rows": Case("largest.py", data="funnel", double=False),
+}
+
+
+@pytest.mark.parametrize("message", REFUSED)
+def test_what_needs_all_rows_is_refused(group, message, tmp_path):
+    case = REFUSED[message]
+    if case.model.endswith(".py"):
+        file = tmp_path / case.model
+        file.write_text(LOSS_OVER_ROWS)
+        case = replace(case, model=str(file))
+    for error in group(refusal, case):
+        assert error.message.startswith(message)
+        assert "--processes" in error.hint
+
+
+def refusal(case):
+    with pytest.raises(UsageError) as caught:
+        run(case, ParallelTrainer)
+    return caught.value

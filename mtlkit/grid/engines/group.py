@@ -6,6 +6,7 @@ group does not outlive a failed cell: what one process misses, the others wait f
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -97,6 +98,7 @@ class Group:
             world_size=processes,
             timeout=SILENCE,
         )
+        atexit.register(dist.destroy_process_group)  # its threads would abort the interpreter
 
     def run(
         self,
