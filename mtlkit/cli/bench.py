@@ -185,7 +185,7 @@ def bench(
     arguments a small grid runs on the data set fetched last, or on Census-Income.
     """
     from mtlkit.data.data_home import data_home, last_fetched
-    from mtlkit.grid.engines.group import join, launched_place
+    from mtlkit.grid.engines.team import join, launched_place
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
 
     # of processes that a launcher started, the first plans and stores; the others train along

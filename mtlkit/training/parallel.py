@@ -36,8 +36,6 @@ from mtlkit.training.trainer import Trainer
 TRIAL_ROWS = 512
 """Rows on which it is tried whether the losses of blocks make up that of the whole."""
 
-HINT = "mtlkit bench --processes 1"
-
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:
     """The sums of tensors over all processes, sent as one; they have one type."""
@@ -81,26 +79,22 @@ class ParallelEvaluator(Evaluator):
 
     def score(self, split: DeviceSplit) -> Scores:
         number, processes = dist.get_rank(), dist.get_world_size()
-        rows, size = len(split), self.batch_size
-        batches = -(-rows // size)
+        batches = -(-len(split) // self.batch_size)
         if batches < processes:
             return super().score(split)
 
         # The batches are those of one process, for losses are means over batches.
-        start = min(number * batches // processes * size, rows)
-        stop = min((number + 1) * batches // processes * size, rows)
-        own = super().score(split.subset(torch.arange(start, stop)))
+        starts = [batches * k // processes * self.batch_size for k in (number, number + 1)]
+        rows = torch.arange(starts[0], min(starts[1], len(split)))
+        own = super().score(split.subset(rows))
 
         # Logits go to their place among those of all rows, and means count by their rows.
-        whole = []
+        values = []
         for logits in own.logits.values():
-            placed = logits.new_zeros(rows, *logits.shape[1:])
-            placed[start:stop] = logits
-            whole.append(placed)
-        means = [own.losses, *own.gate_mean.values(), *own.gate_entropy.values()]
-        share = (stop - start) / rows
-        device = split.storage_device
-        values = [*whole, *(mean.to(device) * share for mean in means)]
+            values.append(logits.new_zeros(len(split), *logits.shape[1:]))
+            values[-1][rows] = logits
+        for mean in (own.losses, *own.gate_mean.values(), *own.gate_entropy.values()):
+            values.append(mean.to(split.storage_device) * (len(rows) / len(split)))
         summed = iter(sum_over_processes(values))
         return Scores(
             {name: next(summed) for name in own.logits},
@@ -120,8 +114,8 @@ class ParallelEvaluator(Evaluator):
 class ParallelTrainer(Trainer):
     """Trains a model together with the other processes of ``torch.distributed``'s group.
 
-    Without dropout and other noise the numbers are those of one process with the same batches, up
-    to rounding. Each process draws noise of its own.
+    The numbers are those of one process with the same batches, up to rounding; each process draws
+    dropout of its own.
 
     Args:
         arguments: Those of :class:`Trainer`.
@@ -195,8 +189,6 @@ class ParallelTrainer(Trainer):
             value.grad = rows.to(grad.device).coalesce()
         super()._move()
 
-    # --- what needs all rows of a batch at once
-
     def _check_blocks(self) -> None:
         """Look that the model can be trained on blocks of a batch.
 
@@ -204,65 +196,48 @@ class ParallelTrainer(Trainer):
             UsageError: It cannot.
         """
         processes, settings, balancer = dist.get_world_size(), self.settings, self.balancer
-        if settings.batch_size < processes:
-            raise UsageError(
-                f"A batch of {settings.batch_size} rows has no row for each of {processes} "
-                "processes.",
-                "choose a larger batch_size, or fewer --processes",
-            )
-        if any(isinstance(module, _BatchNorm) for module in self.model.modules()):
-            raise UsageError(
-                "A batch norm takes the mean over all rows of a batch, but each of several "
-                "processes has a part of them.",
-                "choose norm=layer or norm=none in the brackets of the model, or --processes 1",
-            )
-        if self.train.columns.groups:
-            names = " and ".join(self.train.columns.groups)
-            raise UsageError(
-                f"A loss compares the rows of a {names}, which may be with several processes.",
-                HINT,
-            )
         needs = "losses" if balancer is None else balancer.needs
-        if needs == "rows" and settings.scope == "representation":
-            raise UsageError(
-                "The balancer asks for the representation of all rows of a batch, but each of "
-                "several processes has a part of them.",
-                "--set scope=dense, or --processes 1",
-            )
-        scope = self.sharing.scope(settings.scope) if settings.scope != "representation" else []
+        of_rows = settings.scope == "representation"
+        scope = [] if of_rows or needs == "losses" else self.sharing.scope(settings.scope)
         large = [sliced.name for sliced in scope if sliced.sparse]
-        if needs != "losses" and large:
-            raise UsageError(
-                f"The balancer compares gradients of {large[0]}, of which each of several "
-                "processes holds other rows.",
-                "--set scope=dense, or --set sparse_rows=1000000000, or --processes 1",
-            )
-        self._try_blocks(processes)
+        groups = list(self.train.columns.groups)
+        norms = [name for name, part in self.model.named_modules() if isinstance(part, _BatchNorm)]
+        reason = hint = ""
+        if settings.batch_size < processes:
+            reason = f"A batch of {settings.batch_size} rows has none for some of the processes"
+            hint = "--set batch_size=1024"
+        elif norms:
+            reason = f"The batch norm {norms[0]} takes the mean over all rows of a batch"
+            hint = "norm=layer or norm=none in the brackets of the model"
+        elif groups:
+            reason = f"A loss compares the rows of a {groups[0]} with each other"
+        elif needs == "rows" and of_rows:
+            reason = "The balancer asks for the representation of all rows of a batch"
+            hint = "--set scope=dense"
+        elif large:
+            reason = f"The balancer compares gradients of the rows of {large[0]} in a batch"
+            hint = "--set scope=dense, or --set sparse_rows=1000000000"
+        elif not self._is_mean_over_rows(processes):
+            reason = "A loss of the model is no mean over the rows of a batch"
+        if reason:
+            message = f"{reason}, but each of {processes} processes has a part of the batch."
+            raise UsageError(message, f"{hint}, or --processes 1" if hint else "--processes 1")
 
     @torch.no_grad()
-    def _try_blocks(self, processes: int) -> None:
-        """Look that the losses of a batch are means over rows, as a loss of the user's need not be.
-
-        Raises:
-            UsageError: One is not.
-        """
+    def _is_mean_over_rows(self, processes: int) -> bool:
+        """Whether the losses of blocks make up those of a whole: those of a user need not."""
         rows = torch.arange(min(TRIAL_ROWS, len(self.train)))
         self.model.eval()
-        found = []
+        tried = []
         for part in (rows, *rows.tensor_split(processes)):
             batch = self.train.take(part)
             objectives = self.model.objectives(self.model(batch), batch)
             totals = _stacked([objective.total for objective in objectives], len(batch))
-            found.append((_stacked([objective.loss for objective in objectives]), totals))
+            tried.append((_stacked([objective.loss for objective in objectives]), totals))
         self.model.train()
-        (whole, total), *blocks = found
+        (whole, total), *blocks = tried
         parts = sum(losses * weight for losses, weight in blocks) / total.clamp_min(1e-30)
-        if not torch.allclose(parts, whole, rtol=1e-4, atol=1e-6, equal_nan=True):
-            raise UsageError(
-                "A loss of the model is no mean over rows, so that it cannot be made of those of "
-                "several processes.",
-                HINT,
-            )
+        return torch.allclose(parts, whole, rtol=1e-4, atol=1e-6, equal_nan=True)
 
 
 def _stacked(values: Sequence[Tensor | None], default: float = 1.0) -> Tensor:

@@ -12,7 +12,7 @@ import pytest
 
 from mtlkit.errors import UsageError
 from mtlkit.grid.engines import make_engine
-from mtlkit.grid.engines.group import Place, launched_place
+from mtlkit.grid.engines.team import Place, launched_place
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 from tests.conftest import DATA, is_alive, wait_for

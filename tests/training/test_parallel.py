@@ -216,13 +216,13 @@ class Largest(SharedBottom):
 '''
 WITHIN = {"loss": {"t1": ["bce", "pairwise"]}, "batches": "grouped"}
 REFUSED = {
-    "A batch of 1 rows has no row": Case(settings={"batch_size": 1, "epochs": 0.1}),
-    "A batch norm takes the mean": Case(options={"norm": "batch"}),
+    "A batch of 1 rows has none": Case(settings={"batch_size": 1, "epochs": 0.1}),
+    "The batch norm ": Case(options={"norm": "batch"}),
     "A loss compares the rows of a session": Case(data="sessions", settings=WITHIN),
     "The balancer asks for the representation": Case(
         "ple", "graddrop", settings={"scope": "representation"}
     ),
-    "The balancer compares gradients of embedding.": Case(
+    "The balancer compares gradients of the rows of embedding.": Case(
         balancer="pcgrad", settings={"scope": "all", "sparse_rows": 1}
     ),
     "A loss of the model is no mean over rows": Case("largest.py", data="funnel", double=False),

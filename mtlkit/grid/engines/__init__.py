@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mtlkit.errors import UsageError
 from mtlkit.grid.engines.engine import Engine
-from mtlkit.grid.engines.group import GroupEngine, Place, launched_place
+from mtlkit.grid.engines.team import Place, TeamEngine, launched_place
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 
@@ -38,7 +38,7 @@ def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) ->
 
     resolve_devices(execution.device)
     if place is not None:
-        return GroupEngine(store, home, execution, place)
+        return TeamEngine(store, home, execution, place)
     return LocalEngine(store, home, execution)
 
 

@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING
 
 from mtlkit.errors import MissingError
 from mtlkit.grid.engines.engine import Progress, Tell
-from mtlkit.grid.engines.group import Place
 from mtlkit.grid.engines.processes import (
     CHECKPOINT_GRACE,
     FORKS,
@@ -33,14 +32,8 @@ from mtlkit.grid.engines.processes import (
     end_workers,
     start_worker,
 )
-from mtlkit.grid.engines.worker import (
-    Assignment,
-    Finished,
-    Unwritten,
-    follow,
-    uses_plugin,
-    with_history,
-)
+from mtlkit.grid.engines.team import Place
+from mtlkit.grid.engines.worker import Assignment, Finished, Unwritten, uses_plugin, with_history
 from mtlkit.records import Cell, RunRecord, Status
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore, reason_of
@@ -134,17 +127,15 @@ class LocalEngine:
         if execution.processes == 1:
             worker = start_worker(forked, arguments)
         else:
-            worker = self._start_group(forked, arguments)
+            worker = self._start_team(forked, arguments)
         worker.device = device
         return worker
 
-    def _start_group(self, forked: bool, arguments: tuple[object, ...]) -> Worker:
+    def _start_team(self, forked: bool, arguments: tuple[object, ...]) -> Worker:
         """A worker and the processes that train along with it, which meet in a file."""
-        folder = tempfile.TemporaryDirectory(prefix="mtlkit-")
-        count = self.execution.processes
-        first, *others = [Place(i, count, f"file://{folder.name}/group") for i in range(count)]
-        worker = start_worker(forked, (*arguments, first))
-        members = [start_worker(forked, (Path.cwd(), place), follow) for place in others]
+        count, folder = self.execution.processes, tempfile.TemporaryDirectory(prefix="mtlkit-")
+        places = [Place(number, count, f"file://{folder.name}/team") for number in range(count)]
+        worker, *members = [start_worker(forked, (*arguments, place)) for place in places]
         worker.members, worker.meeting = members, folder
         return worker
 

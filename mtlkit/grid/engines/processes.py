@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver, resource_tracker
@@ -135,15 +135,12 @@ def start_server() -> None:
         forkserver.ensure_running()
 
 
-def start_worker(
-    forked: bool, arguments: tuple[object, ...], target: Callable[..., None] = work
-) -> Worker:
+def start_worker(forked: bool, arguments: tuple[object, ...]) -> Worker:
     """A new process, which waits for a cell.
 
     Args:
         forked: Whether it is forked from the server; the start of another interpreter otherwise.
-        arguments: Those of its function after the pipe.
-        target: Its function.
+        arguments: Those of :func:`work` after the pipe.
 
     Raises:
         MtlkitError: The system does not allow it.
@@ -152,8 +149,7 @@ def start_worker(
     for _ in range(STARTS):
         # EOFError: the server died just now; the next attempt starts another
         try:
-            start = _start_forked if forked else _start_spawned
-            return start(arguments, target)
+            return _start_forked(arguments) if forked else _start_spawned(arguments)
         except (EOFError, OSError) as error:
             last_error = error
             time.sleep(START_PAUSE)
@@ -161,25 +157,23 @@ def start_worker(
     raise MtlkitError(message, "run the same command again with --jobs 1")
 
 
-def _start_forked(arguments: tuple[object, ...], target: Callable[..., None]) -> Worker:
+def _start_forked(arguments: tuple[object, ...]) -> Worker:
     # This may wait for the server. Interrupts are not held back here, so Ctrl-C ends the wait; a
     # worker that is left without a driver ends by itself.
     start_server()
     with _main_hidden():
-        return _start_process(multiprocessing.get_context("forkserver"), arguments, target)
+        return _start_process(multiprocessing.get_context("forkserver"), arguments)
 
 
-def _start_spawned(arguments: tuple[object, ...], target: Callable[..., None]) -> Worker:
+def _start_spawned(arguments: tuple[object, ...]) -> Worker:
     with _interrupts_held(), _main_hidden():
-        return _start_process(multiprocessing.get_context("spawn"), arguments, target)
+        return _start_process(multiprocessing.get_context("spawn"), arguments)
 
 
-def _start_process(
-    context: BaseContext, arguments: tuple[object, ...], target: Callable[..., None]
-) -> Worker:
+def _start_process(context: BaseContext, arguments: tuple[object, ...]) -> Worker:
     our_end, worker_end = context.Pipe()
     process: BaseProcess = context.Process(  # type: ignore[attr-defined]
-        target=target, args=(worker_end, *arguments), daemon=True
+        target=work, args=(worker_end, *arguments), daemon=True
     )
     try:
         process.start()

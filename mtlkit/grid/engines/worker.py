@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mtlkit.grid.engines.group import Place, join
+from mtlkit.grid.engines.team import Place, join
 from mtlkit.records import Cell, RunRecord
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from mtlkit.settings import ExecutionSettings
@@ -103,7 +103,8 @@ def work(
         results: Where outcomes go.
         home: The data home.
         execution: Device, threads and what is recorded.
-        place: That of the first process of a group, which trains each cell together; or None.
+        place: In the team that trains each cell together; None for no team. All but the first
+            train along.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     _end_with_driver()
@@ -117,7 +118,10 @@ def work(
     torch.set_num_threads(execution.threads)
     store = ResultStore(results)
     clean_state = GlobalState.now()
-    group = None if place is None else join(place)
+    team = None if place is None else join(place)
+    if team is not None and team.place.number > 0:
+        team.follow()
+        return
 
     def tell(share: float) -> None:
         _send(pipe, share)
@@ -131,11 +135,11 @@ def work(
 
         left: Assignment | None = assignment
         leaves = uses_plugin(assignment.cell)
-        if group is None:
+        if team is None:
             outcomes = run_stack(assignment.cells, home, execution, tell, store.folder)
         else:
             folder = store.folder(assignment.cell)
-            outcomes = group.run(assignment.cell, home, execution, tell, folder)
+            outcomes = team.run(assignment.cell, home, execution, tell, folder)
         while left is not None:
             with same_start():
                 try:
@@ -147,7 +151,7 @@ def work(
             # what the cell left behind
             changes = clean_state.changes()
             leaves = leaves or bool(changes) or any(map(_may_have_lost_gpu, found))
-            leaves = leaves or (group is not None and not found[0].record.ok)
+            leaves = leaves or (team is not None and not found[0].record.ok)
             for outcome in found:
                 outcome.record = with_history(outcome.record, assignment, changes)
                 outcome = _store(store, outcome, pipe)
@@ -155,20 +159,6 @@ def work(
             left = left.without(*(outcome.record.key for outcome in found))
         if leaves:
             return
-
-
-def follow(pipe: Connection, here: Path, place: Place) -> None:
-    """The life of a process that trains along with a worker.
-
-    Args:
-        pipe: To the driver; nothing is sent.
-        here: The driver's folder, from which relative paths start.
-        place: That of this process.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _end_with_driver()
-    os.chdir(here)
-    join(place).follow()
 
 
 def _may_have_lost_gpu(outcome: Outcome) -> bool:

@@ -1,7 +1,7 @@
 """The processes that train a cell together: how they meet, work and part.
 
-The first one runs cells and stores them. The others hear of each cell from it and train along. A
-group does not outlive a failed cell: what one process misses, the others wait for.
+The first one runs cells and stores them; the others hear of each cell from it and train along. A
+team does not outlive a failed cell: what one process misses, the others would wait for.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,19 +26,15 @@ if TYPE_CHECKING:
     from mtlkit.grid.run_cell import Outcome
 
 START = timedelta(minutes=5)
-"""How long the processes of a group wait for each other at the start."""
+"""How long the processes of a team wait for each other at the start."""
 SILENCE = timedelta(hours=2)
 """How long they do later, as while the first one plans, measures or writes."""
 
 
 @dataclass(frozen=True)
 class Place:
-    """A process's place in a group.
-
-    Args:
-        number: Of the process, from 0.
-        processes: Of the group.
-        address: Where they meet: a ``file://``, or ``env://`` for what a launcher has set.
+    """Which process of a team one is (``number``, from 0), of how many, and where they meet:
+    ``file://`` on this machine, or ``env://`` for what a launcher has set.
     """
 
     number: int
@@ -60,16 +56,13 @@ def launched_place() -> Place | None:
 
 
 @cache
-def join(place: Place) -> Group:
-    """The group of this process, once all others are there."""
-    return Group(place)
+def join(place: Place) -> Team:
+    """The team of this process, once all others are there."""
+    return Team(place)
 
 
-class Group:
-    """The processes of a cell, as one of them sees it.
-
-    Args:
-        place: That of this process.
+class Team:
+    """The processes of a cell, as the one with this place sees it.
 
     Raises:
         MtlkitError: The others do not come.
@@ -81,9 +74,9 @@ class Group:
         from torch.distributed.rendezvous import rendezvous
 
         self.place = place
+        number, processes = place.number, place.processes
         if place.address != "env://":  # all are on this machine: nothing is open to others
             os.environ["GLOO_SOCKET_IFNAME"] = "lo0" if sys.platform == "darwin" else "lo"
-        number, processes = place.number, place.processes
         try:
             self.store, *_ = next(rendezvous(place.address, number, processes, timeout=START))
             self.store.set(f"here {number}", "")
@@ -91,13 +84,9 @@ class Group:
         except (RuntimeError, ValueError) as error:
             message = f"The {processes} processes of a cell did not meet: {error}"
             raise MtlkitError(message, "mtlkit bench --processes 1") from error
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-            store=self.store,
-            rank=number,
-            world_size=processes,
-            timeout=SILENCE,
-        )
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+        place_of = {"store": self.store, "rank": number, "world_size": processes}
+        dist.init_process_group(backend, timeout=SILENCE, **place_of)
         atexit.register(dist.destroy_process_group)  # its threads would abort the interpreter
 
     def run(
@@ -108,19 +97,18 @@ class Group:
         on_progress: Callable[[float], None],
         folder: Path,
     ) -> Iterator[Outcome]:
-        """Run a cell with all processes; the first one calls this."""
+        """Run a cell with all processes: the first one's :func:`mtlkit.grid.run_cell.run_cell`."""
         import torch.distributed as dist
 
         from mtlkit.grid.run_cell import failure, run_cell
 
         try:
             dist.broadcast_object_list([(cell, home, execution, folder)])
+            outcome = run_cell(cell, home, self._here(execution), on_progress, folder)
         except RuntimeError as gone:
             outcome = failure(cell, gone)
-        else:
-            outcome = run_cell(cell, home, self._here(execution), on_progress, folder)
         error = outcome.record.error
-        if error is not None and _is_of_another(error):
+        if error is not None and _tells_of_another(error):
             reason = f"one of the {self.place.processes} processes of the cell was lost"
             if self.store.check(["failed"]):
                 reason = self.store.get("failed").decode()
@@ -135,7 +123,8 @@ class Group:
 
         from mtlkit.grid.run_cell import run_cell
 
-        while True:
+        error = None
+        while error is None:
             told: list[Any] = [None]
             try:
                 dist.broadcast_object_list(told)
@@ -144,11 +133,9 @@ class Group:
             cell, home, execution, folder = told[0]
             torch.set_num_threads(execution.threads)
             error = run_cell(cell, home, self._here(execution), folder=folder).record.error
-            if error is not None:
-                if not _is_of_another(error):
-                    who = f"process {self.place.number + 1} of {self.place.processes}"
-                    self.store.set("failed", f"{who}: {error.type}: {error.message}")
-                return
+        if not _tells_of_another(error):
+            who = f"process {self.place.number + 1} of {self.place.processes}"
+            self.store.set("failed", f"{who}: {error.type}: {error.message}")
 
     def _here(self, execution: ExecutionSettings) -> ExecutionSettings:
         """The settings with the device of this process: each has a GPU of its own."""
@@ -160,14 +147,14 @@ class Group:
         return execution.model_copy(update={"device": f"cuda:{number}"})
 
 
-def _is_of_another(error: Failure) -> bool:
+def _tells_of_another(error: Failure) -> bool:
     """Whether an error only says that another process is gone."""
-    return error.type in ("RuntimeError", "DistBackendError") and (
-        "gloo" in error.message or "NCCL" in error.message or "onnection" in error.message
-    )
+    words = ("gloo", "NCCL", "onnection")
+    is_known = error.type in ("RuntimeError", "DistBackendError")
+    return is_known and any(word in error.message for word in words)
 
 
-class GroupEngine:
+class TeamEngine:
     """Runs cells one after another in processes that a launcher has started; this is the first.
 
     Args:
@@ -180,10 +167,9 @@ class GroupEngine:
     def __init__(
         self, store: ResultStore, home: Path, execution: ExecutionSettings, place: Place
     ) -> None:
-        self.store, self.home = store, home
+        self.store, self.home, self.stopping = store, home, False
         self.execution = execution.model_copy(update={"processes": place.processes})
-        self.group = join(place)
-        self.stopping = False
+        self.team = join(place)
 
     def run(
         self,
@@ -191,11 +177,7 @@ class GroupEngine:
         progress: Progress = lambda cell, share: None,
         tell: Tell = print,
     ) -> Iterator[RunRecord]:
-        """Run cells and yield their records.
-
-        Raises:
-            MtlkitError: A cell failed, and the group with it.
-        """
+        """Run cells and yield their records; a :class:`MtlkitError` after one that failed."""
         import torch
 
         torch.set_num_threads(self.execution.threads)
@@ -203,12 +185,8 @@ class GroupEngine:
             if self.stopping:
                 return
             progress(cell, 0.0)
-
-            def on_progress(share: float, cell: Cell = cell) -> None:
-                progress(cell, share)
-
-            folder = self.store.folder(cell)
-            (outcome,) = self.group.run(cell, self.home, self.execution, on_progress, folder)
+            how = (self.execution, partial(progress, cell), self.store.folder(cell))
+            (outcome,) = self.team.run(cell, self.home, *how)
             outcome.save(self.store)
             yield outcome.record
             if not outcome.record.ok:
