@@ -43,7 +43,8 @@ def some(share=0.6):
 def loss_of(task, logits, batch, column):
     """The loss of a task whose labels stand in a column of a batch."""
     mask = None if batch.observed is None else batch.observed[:, column]
-    return task_loss(task, logits, batch.labels[:, column], mask, batch.weight)
+    loss = task_loss(task, logits, batch.labels[:, column], mask, batch.weight)
+    return loss.mean, loss.active
 
 
 def test_is_the_plain_mean_when_all_is_observed(setup):
