@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--processes", default="1,2")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--set", dest="settings", action="append", default=[])
     arguments = parser.parse_args()
     for cell in plan(arguments):
         best: dict[int, dict[str, Any]] = {}
@@ -63,7 +64,8 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
         "references": [],
         "seeds": 1,
     }
-    grid = read_grid(None, flags, [f"batch_size={arguments.batch_size}", "epochs=10"])
+    settings = [f"batch_size={arguments.batch_size}", "epochs=10", *arguments.settings]
+    grid = read_grid(None, flags, settings)
     with tempfile.TemporaryDirectory() as folder:
         store = ResultStore(Path(folder))
         return make_plan(grid, *prepare(arguments.dataset, data_home()), store).to_run

@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from mtlkit.errors import UsageError
-from mtlkit.grid.engines import make_engine
+from mtlkit.grid.engines import local, make_engine
 from mtlkit.grid.engines.team import Place, launched_place
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
@@ -191,6 +191,14 @@ def test_the_place_that_a_launcher_gives(monkeypatch):
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "1")
     assert launched_place() is None
+
+
+def test_cells_of_several_processes_take_several_cores(home, store, monkeypatch):
+    monkeypatch.setattr(local, "available_cores", lambda: 16)
+    engine = make_engine(store, home, ExecutionSettings(device="cpu", processes=3, threads=2))
+    assert len(engine.slots(100)) == 2
+    single = make_engine(store, home, ExecutionSettings(device="cpu", processes=32))
+    assert len(single.slots(100)) == 1
 
 
 def test_settings_that_do_not_go_together(home, store, monkeypatch):
