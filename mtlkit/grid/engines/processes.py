@@ -215,6 +215,8 @@ def _kill(worker: Worker) -> None:
     for member in worker.members:
         member.pipe.close()
         _kill(member)
+    if worker.meeting is not None:
+        worker.meeting.cleanup()
 
     # closes the last pipe to it, at whose end it dies even where the process that forked it is gone
     with suppress(ValueError):
