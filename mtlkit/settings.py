@@ -416,6 +416,9 @@ class ExecutionSettings(Settings):
             "many as the memory of a GPU holds"
         ),
     )
+    processes: int = Field(
+        1, gt=0, le=4096, description="that train a cell together, each a block of every batch"
+    )
     threads: int = Field(
         1,
         gt=0,

@@ -44,13 +44,18 @@ def run_commands(
             r"\bmtlkit (?=fetch|bench)", f"{sys.executable} -m mtlkit ", command.strip()
         )
         shorter = f"{program} --epochs 0.5 --data-dir {folder}/data {flags}"
-        results.append(_run(["bash", "-c", shorter], folder))
+        results.append(run_shell(shorter, folder))
     return results
 
 
 def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a block of Python in a folder."""
     return _run([sys.executable, "-c", code], folder)
+
+
+def run_shell(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a line of a shell in a folder."""
+    return _run(["bash", "-c", program], folder)
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -119,6 +119,9 @@ def bench(
     jobs: Annotated[
         int | None, typer.Option("--jobs", "-j", help="Cells at a time. Default: one per core.")
     ] = None,
+    processes: Annotated[
+        int | None, typer.Option(help="Processes that train a cell together. Default: 1.")
+    ] = None,
     slots_per_gpu: Annotated[int | None, typer.Option(help="Cells at a time on a GPU.")] = None,
     gpus_per_cell: Annotated[
         float | None, typer.Option(help="Share of a GPU that Ray gives a cell, e.g. 0.25.")
@@ -185,7 +188,15 @@ def bench(
     arguments a small grid runs on the data set fetched last, or on Census-Income.
     """
     from mtlkit.data.data_home import data_home, last_fetched
+    from mtlkit.grid.engines.team import join, launched_place
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
+
+    # of processes that a launcher started, the first plans and stores; the others train along
+    place = launched_place()
+    if place is not None and place.number > 0:
+        if not (dry_run or print_config):
+            join(place).follow()
+        return
 
     table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
     table_flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
@@ -210,6 +221,7 @@ def bench(
             "address": address,
             "device": device,
             "jobs": jobs,
+            "processes": processes,
             "slots_per_gpu": slots_per_gpu,
             "gpus_per_cell": gpus_per_cell,
             "timeout": timeout,

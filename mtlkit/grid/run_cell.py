@@ -36,6 +36,7 @@ from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.cuda_graph import StepGraph
 from mtlkit.training.numerics import numerics
+from mtlkit.training.parallel import ParallelTrainer, SharedCheckpoints
 from mtlkit.training.result import DivergedError, FitResult
 from mtlkit.training.scoring import autocast
 from mtlkit.training.setup import TrainingSetup
@@ -103,7 +104,8 @@ def _run(
             return success(cell, dataset, result, environment)
         checkpoints = None
         if execution.checkpoint_every is not None and folder is not None:
-            checkpoints = Checkpoints(folder / CHECKPOINT, cell.key, execution.checkpoint_every)
+            kind = SharedCheckpoints if execution.processes > 1 else Checkpoints
+            checkpoints = kind(folder / CHECKPOINT, cell.key, execution.checkpoint_every)
         trainer = start_or_resume(
             lambda: build_trainer(cell, dataset, execution, device), checkpoints
         )
@@ -230,7 +232,8 @@ def build_trainer(
     settings = TrainingSettings.model_validate(resolved["training"])
     warm = warm_start(settings, execution)
     setup = TrainingSetup(settings, execution, cell.seed, device, warm)
-    return Trainer(model, balancer, dataset, setup, splits)
+    trainer_type = ParallelTrainer if execution.processes > 1 else Trainer
+    return trainer_type(model, balancer, dataset, setup, splits)
 
 
 def start_or_resume(build: Callable[[], Trainer], checkpoints: Checkpoints | None) -> Trainer:

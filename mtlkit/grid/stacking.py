@@ -45,6 +45,8 @@ def stacks(
     hindrance = ""
     if execution.checkpoint_every is not None:
         hindrance = "checkpoint_every keeps the state of single cells"
+    elif execution.processes > 1:
+        hindrance = "several processes train a single cell"
     elif execution.compile != "off":
         hindrance = "compile takes the model of a single cell"
     if most == 1 or hindrance:

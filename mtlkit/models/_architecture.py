@@ -183,8 +183,8 @@ class Architecture(nn.Module, ABC):
         task = self.tasks[self.schema.task_names.index(prediction.task)]
         labels, mask = labels_in(self.schema, task, self.space(prediction), batch)
         weight = row_weight(self.schema, task, batch)
-        loss, active = task_loss(task, prediction.logits, labels, mask, weight, batch.groups)
-        return Objective(loss, task.name, active)
+        loss = task_loss(task, prediction.logits, labels, mask, weight, batch.groups)
+        return Objective(loss.mean, task.name, loss.active, loss.total)
 
     def own_logits(self, output: Output) -> list[Tensor]:
         """For each task, in order, the logits that its own layers give: those of its prediction,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,6 +15,20 @@ from mtlkit.models._types import Batch
 NO_GROUPS: Mapping[str, Tensor] = {}
 
 
+class RowMean(NamedTuple):
+    """The weighted mean of a value over rows.
+
+    Args:
+        mean: Scalar, 0 when no row counts.
+        active: Scalar bool, whether any row counts; None: all do.
+        total: Scalar, the weight of the rows; None for their number.
+    """
+
+    mean: Tensor
+    active: Tensor | None = None
+    total: Tensor | None = None
+
+
 def task_loss(
     task: Task,
     logits: Tensor,
@@ -21,7 +36,7 @@ def task_loss(
     mask: Tensor | None,
     weight: Tensor | None,
     groups: Mapping[str, Tensor] = NO_GROUPS,
-) -> tuple[Tensor, Tensor | None]:
+) -> RowMean:
     """The weighted mean of a task's losses over the rows that have a label.
 
     Args:
@@ -31,9 +46,6 @@ def task_loss(
         mask: (B,) bool, whether a row has a label; None: all have.
         weight: (B,) row weights, or None for 1.
         groups: (B,) ids of each group that the losses ask for.
-
-    Returns:
-        The loss (0 when no row has a label), and whether any row has one (None: all have).
     """
     if mask is not None:
         # Before the loss: a NaN that is multiplied by 0 afterwards comes back in the gradient.
@@ -68,7 +80,7 @@ def mean_of_rows(
     mask: Tensor | None,
     weight: Tensor | None,
     weight_mean: float | None = None,
-) -> tuple[Tensor, Tensor | None]:
+) -> RowMean:
     """The weighted mean of values over the rows of a mask.
 
     Args:
@@ -76,14 +88,11 @@ def mean_of_rows(
         mask: (B,) bool, the rows that count; None: all do.
         weight: (B,) row weights, or None for 1.
         weight_mean: What the weights are divided by; None for their mean over these rows.
-
-    Returns:
-        The mean (0 when no row counts), and whether any row counts (None: all do).
     """
     if mask is not None:
         weight = mask.to(values.dtype) if weight is None else weight * mask
     if weight is None:
-        return values.mean(), None
+        return RowMean(values.mean())
     total = weight.sum()
     active = total > 0
     if weight_mean is not None:
@@ -91,4 +100,5 @@ def mean_of_rows(
         total = torch.where(active, rows * weight_mean, 0.0)
     # Without any row divide by 1: a tiny number would make a large task weight infinite, and
     # infinity times 0 NaN.
-    return (values * weight).sum() / torch.where(active, total, 1.0), active
+    mean = (values * weight).sum() / torch.where(active, total, 1.0)
+    return RowMean(mean, active, total)

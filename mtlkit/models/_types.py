@@ -77,8 +77,10 @@ class Objective:
         loss: Scalar.
         owner: Task name. Objectives are summed by owner before balancing.
         active: Scalar bool: whether any row of the batch had a label for it; None means yes.
+        total: Scalar: the weight of the rows that the loss is a mean over; None for their number.
     """
 
     loss: Tensor
     owner: str
     active: Tensor | None = None
+    total: Tensor | None = None

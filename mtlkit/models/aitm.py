@@ -133,7 +133,8 @@ class AITM(Architecture):
         for before, step in pairwise(self.steps):
             task = self.tasks[step]
             excess = (probabilities[step] - probabilities[before]).relu()  # (B,)
-            mean, _ = mean_of_rows(excess, None, row_weight(self.schema, task, batch))
-            price = self.options.weight * mean
-            objectives.append(Objective(price, task.name, objectives[step].active))
+            excess_mean = mean_of_rows(excess, None, row_weight(self.schema, task, batch))
+            price = self.options.weight * excess_mean.mean
+            active, total = objectives[step].active, excess_mean.total
+            objectives.append(Objective(price, task.name, active, total))
         return objectives

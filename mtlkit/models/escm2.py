@@ -101,8 +101,8 @@ class ESCM2(ESMM):
         if batch.observed is not None:
             not_clicked = batch.labels[:, before] <= 0
             mask = batch.observed[:, before] & (not_clicked | batch.observed[:, step])
-        loss, active = mean_of_rows(corrected, mask, row_weight(self.schema, task, batch))
-        return Objective(self.options.lc * loss, task.name, active)
+        loss = mean_of_rows(corrected, mask, row_weight(self.schema, task, batch))
+        return Objective(self.options.lc * loss.mean, task.name, loss.active, loss.total)
 
 
 def corrected_error(error: Tensor, weight: Tensor, imputed: Tensor | None) -> Tensor:

@@ -147,13 +147,13 @@ class SNR(Architecture):
         total = sum((count.sum() for count in inner), torch.zeros_like(last[0]))
         common = total / len(self.tasks)
 
-        active_by_task = {objective.owner: objective.active for objective in objectives}
+        by_task = {objective.owner: objective for objective in objectives}
         for t, task in enumerate(self.tasks):
             price = self.options.l0 * (common + last[t])
-            active = active_by_task.get(task.name)
-            if active is not None:
-                price = price * active
-            objectives.append(Objective(price, task.name, active))
+            own = by_task.get(task.name, Objective(price, task.name))
+            if own.active is not None:
+                price = price * own.active
+            objectives.append(Objective(price, task.name, own.active, own.total))
         return objectives
 
 

@@ -95,13 +95,17 @@ class Evaluator:
             "step": step,
             "epoch": round(epoch, 4),
             "train_loss": train_loss,
-            "validation": metrics(self.model.schema, scores, self.eval_split, self.further),
+            "validation": self._metrics(scores),
         }
         self.curve.append(point)
 
         for best in self.bests:
             self._keep_if_best(best, point, scores)
         return scores
+
+    def _metrics(self, scores: Scores) -> dict[str, dict[str, Any]]:
+        """Score name to what is measured at an evaluation point."""
+        return metrics(self.model.schema, scores, self.eval_split, self.further)
 
     def stalled(self) -> bool:
         """Whether no group of tasks got better in the last ``patience`` points."""

@@ -111,15 +111,22 @@ class LoopStep:
         return columns
 
     def grad_norms(self, part: str) -> Tensor:
-        sliced = self.sharing.last if part == "last" else self.sharing.routes.by_name[part]
-        if sliced is None:  # the tasks share no weight
+        vectors = self._part_vectors(part)
+        if not vectors:  # the tasks share no weight
             return torch.zeros_like(self.losses)
+        return torch.stack([vector.norm() for vector in vectors])
+
+    def _part_vectors(self, part: str) -> list[Tensor]:
+        """The flat gradient of each task by one parameter; none if there is no such parameter."""
+        sliced = self.sharing.last if part == "last" else self.sharing.routes.by_name[part]
+        if sliced is None:
+            return []
         task_grads = self.gradients.by_task.get(sliced.name)
         if task_grads is None:
             # one parameter is asked for, so the passes end there
             self._other_passes += len(self.task_losses)
             task_grads = [self.gradients.values(loss, [sliced])[0] for loss in self.task_losses]
-        return torch.stack([self._shared_vector(sliced, grad).norm() for grad in task_grads])
+        return [self._shared_vector(sliced, grad) for grad in task_grads]
 
     def fresh_batch(self) -> LoopStep:
         step = self._draw()

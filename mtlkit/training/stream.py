@@ -27,6 +27,7 @@ class BatchStream:
         with_seeds: Whether each batch gets a seed of its own, for dropout.
 
     Attributes:
+        block: Which block of each batch is handed out, and how many blocks there are.
         taken: Number of batches taken.
         seed: Of the last batch; 0 without seeds.
     """
@@ -41,6 +42,7 @@ class BatchStream:
         with_seeds: bool = False,
     ) -> None:
         self.split, self.random, self.with_seeds = split, random, with_seeds
+        self.block = (0, 1)
         self.taken, self.seed = 0, 0
         device = split.storage_device
         self._weights: Tensor | None = None  # (N,)
@@ -61,8 +63,12 @@ class BatchStream:
         """The row numbers (B,) of the next batch, and the factors (B,) on their weights, if any."""
         rows = next(self._rows)
         if self.with_seeds:
-            self.seed = int(torch.randint(2**62, (), generator=self.random))
+            seed = int(torch.randint(2**62, (), generator=self.random))
+            self.seed = seed + self.block[0]  # each block has dropout of its own
         self.taken += 1
+        number, blocks = self.block
+        if blocks > 1:
+            rows = rows.tensor_split(blocks)[number]
         return rows, None if self._weights is None else self._weights[rows]
 
     def state_dict(self) -> dict[str, int]:

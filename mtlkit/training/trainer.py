@@ -18,7 +18,7 @@ from mtlkit.data.splits import SPLITS, Dataset
 from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._output import Output
-from mtlkit.models._types import Batch
+from mtlkit.models._types import Batch, Objective
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.evaluation import Evaluator
@@ -64,6 +64,7 @@ class Trainer:
 
     Attributes:
         graph: What stands in for the plain step, if anything does.
+        evaluator_type: What scores the model.
         steps: Optimiser steps done.
         window: Losses and weights since the last evaluation point.
 
@@ -71,6 +72,8 @@ class Trainer:
         UsageError: A setting names a task that does not exist, or the balancer, the batches, the
             optimiser or the initial weights do not work with the others.
     """
+
+    evaluator_type: type[Evaluator] = Evaluator
 
     def __init__(
         self,
@@ -141,7 +144,7 @@ class Trainer:
         # What the run writes down.
         groups = self.sharing.components()
         self.measures = Measures.of(dataset, settings, setup.execution)
-        self.evaluator = Evaluator(
+        self.evaluator = self.evaluator_type(
             self.model, self.splits, groups, setup, self.total_steps, self.measures
         )
         self.probes = ProbeLog(self.tasks, model.gate_experts)
@@ -179,7 +182,7 @@ class Trainer:
         """
         if self.steps == 0:
             self.timer.start()
-            torch.manual_seed(seed_for(self.seed, "dropout"))
+            self._seed_dropout()
         self.model.train()
 
         watch: AbstractContextManager[None] = nullcontext()
@@ -200,6 +203,9 @@ class Trainer:
                 checkpoints.save(self.steps, self.state_dict())
 
         return self._finish()
+
+    def _seed_dropout(self) -> None:
+        torch.manual_seed(seed_for(self.seed, "dropout"))
 
     def state_dict(self) -> dict[str, Any]:
         """All that the rest of the run depends on, as tensors, numbers and containers of them."""
@@ -273,18 +279,21 @@ class Trainer:
             if step.callbacks:
                 callbacks.append((batch, step.callbacks))
 
-        # Move the parameters, those of some tasks faster or slower than the optimiser does.
-        if self.settings.clip_norm is not None:
-            self.optimizer.clip(self.settings.clip_norm)
-        self.schedule.before_step()
-        self.optimizer.step()
-        self.schedule.after_step()
+        self._move()
 
         # Tell the balancers that asked what has become of the losses.
         for batch, functions in callbacks:
             losses = self._losses_again(batch, index)
             for function in functions:
                 function(losses)
+
+    def _move(self) -> None:
+        """Move the parameters, those of some tasks faster or slower than the optimiser does."""
+        if self.settings.clip_norm is not None:
+            self.optimizer.clip(self.settings.clip_norm)
+        self.schedule.before_step()
+        self.optimizer.step()
+        self.schedule.after_step()
 
     def _add_gradients(self, step: LoopStep, window: RunningMeans) -> None:
         """Let the balancer decide, and add the gradients of its decision to the parameters."""
@@ -302,11 +311,11 @@ class Trainer:
         window.add(step, weights)
         self.backward_passes += step.all_backward_passes()
 
-    def _step(self, batch: Batch, index: int) -> LoopStep:
+    def _step(self, batch: Batch, index: int, step_type: type[LoopStep] = LoopStep) -> LoopStep:
         """The forward pass of a batch, as a balancer sees it."""
         output, losses, active = self._losses(batch, index)
         seed = seed_for(self.seed, "balancer")
-        return LoopStep(
+        return step_type(
             self.sharing,
             output,
             losses,
@@ -324,7 +333,7 @@ class Trainer:
         """
         with autocast(self.device, self.settings.precision):
             output = self.model(batch)
-        objectives = self.model.objectives(output, batch)
+        objectives = self._objectives(output, batch)
         losses = owner_losses(objectives, self.tasks)
         if self.settings.task_weights:
             factors = self.loss_factors
@@ -337,6 +346,9 @@ class Trainer:
             active = active & due
             losses = [torch.where(on, loss, 0.0) for loss, on in zip(losses, due, strict=True)]
         return output, losses, active
+
+    def _objectives(self, output: Output, batch: Batch) -> list[Objective]:
+        return self.model.objectives(output, batch)
 
     def _fresh_step(self, index: int) -> LoopStep:
         """The step of an independent batch. The dropout of the run's own batches is not moved."""

@@ -197,7 +197,7 @@ def agree(spec, batch, expected):
     # What stands where there is no label does not matter, not even NaN.
     tensor = torch.tensor(logits, requires_grad=True)
     holes = [label if there else NAN for label, there in zip(labels, mask, strict=True)]
-    loss, active = task_loss(
+    loss, active, _ = task_loss(
         task_of(spec), tensor, torch.tensor(holes), torch.tensor(mask), None,
         {"session": torch.tensor(sessions)},
     )  # fmt: skip
@@ -300,7 +300,7 @@ def test_no_matrix_of_rows_by_rows(name, sessions):
     labels = (torch.rand(rows) < 0.1).float()
     groups = {"session": torch.randint(sessions, (rows,))}
     with LargestTensor() as mode:
-        loss, _ = task_loss(task, logits, labels, None, None, groups)
+        loss, _, _ = task_loss(task, logits, labels, None, None, groups)
         loss.backward()
     assert loss.isfinite()
     assert mode.elements <= 16 * rows  # pairwise looks at 16 negatives a row

@@ -43,7 +43,8 @@ def some(share=0.6):
 def loss_of(task, logits, batch, column):
     """The loss of a task whose labels stand in a column of a batch."""
     mask = None if batch.observed is None else batch.observed[:, column]
-    return task_loss(task, logits, batch.labels[:, column], mask, batch.weight)
+    loss = task_loss(task, logits, batch.labels[:, column], mask, batch.weight)
+    return loss.mean, loss.active
 
 
 def test_is_the_plain_mean_when_all_is_observed(setup):
@@ -152,7 +153,7 @@ def test_precision_is_at_least_float32(setup, precision):
 
 def test_no_rows_and_a_huge_task_weight_make_no_nan():
     logits = torch.randn(4, requires_grad=True)
-    loss, some = mean_of_rows(logits**2, torch.zeros(4, dtype=torch.bool), None)
+    loss, some, _ = mean_of_rows(logits**2, torch.zeros(4, dtype=torch.bool), None)
     assert not some
     (1e30 * loss).backward()
     assert torch.equal(logits.grad, torch.zeros(4))

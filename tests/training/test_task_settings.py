@@ -228,14 +228,14 @@ def test_row_weights_by_hand():
     ).tolist()
     mask = batch.observed[:, 1]
     weight = row_weight(schema, schema.tasks[1], batch)
-    loss, active = task_loss(schema.tasks[1], logits, batch.labels[:, 1], mask, weight)
+    loss, active, _ = task_loss(schema.tasks[1], logits, batch.labels[:, 1], mask, weight)
     assert loss.item() == pytest.approx((2 * a + 1.5 * b + 0.5 * c) / 4)
     assert active
 
     # A mean of 4 over train: divided by 4, and by the three rows.
     filled = RowWeights(**weights.model_dump() | {"mean": "train", "train_mean": 4.0})
     task = schema_of(filled).tasks[1]
-    loss, active = task_loss(task, logits, batch.labels[:, 1], mask, weight)
+    loss, active, _ = task_loss(task, logits, batch.labels[:, 1], mask, weight)
     assert loss.item() == pytest.approx((2 * a + 1.5 * b + 0.5 * c) / 4 / 3)
 
 
@@ -269,7 +269,7 @@ def test_weighted_means_are_those_of_a_slow_loop(rows, inside, outside, train_me
     logits = torch.linspace(-2, 2, len(rows), requires_grad=True)
     task = schema.tasks[1]
     weight = row_weight(schema, task, batch)
-    loss, active = task_loss(task, logits, batch.labels[:, 1], batch.observed[:, 1], weight)
+    loss, active, _ = task_loss(task, logits, batch.labels[:, 1], batch.observed[:, 1], weight)
     loss.backward()
 
     total = weight_sum = count = 0.0

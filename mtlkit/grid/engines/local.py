@@ -11,6 +11,7 @@ further one until that is stored. So a full disk stops the grid, and room on it 
 
 from __future__ import annotations
 
+import tempfile
 import time
 import warnings
 from collections import deque
@@ -31,6 +32,7 @@ from mtlkit.grid.engines.processes import (
     end_workers,
     start_worker,
 )
+from mtlkit.grid.engines.team import Place
 from mtlkit.grid.engines.worker import Assignment, Finished, Unwritten, uses_plugin, with_history
 from mtlkit.records import Cell, RunRecord, Status
 from mtlkit.settings import ExecutionSettings
@@ -66,9 +68,10 @@ class LocalEngine:
         CPU, and so many on each GPU as the settings say.
         """
         devices = [str(device) for device in self._devices()]
-        default = max(1, available_cores() // self.execution.threads)
+        processes = self.execution.processes
+        default = max(1, available_cores() // (self.execution.threads * processes))
         if not self._on_cpu():
-            default = len(devices) * self.execution.slots_per_gpu
+            default = len(devices) * self.execution.slots_per_gpu if processes == 1 else 1
         count = max(1, min(self.execution.jobs or default, cells))
         return list(islice(cycle(devices), count))
 
@@ -120,8 +123,20 @@ class LocalEngine:
         """A new worker, which waits for a cell that it will run on a device."""
         forked = FORKS and self._on_cpu()
         execution = self.execution.model_copy(update={"device": device})
-        worker = start_worker(forked, (Path.cwd(), self.store.root, self.home, execution))
+        arguments = (Path.cwd(), self.store.root, self.home, execution)
+        if execution.processes == 1:
+            worker = start_worker(forked, arguments)
+        else:
+            worker = self._start_team(forked, arguments)
         worker.device = device
+        return worker
+
+    def _start_team(self, forked: bool, arguments: tuple[object, ...]) -> Worker:
+        """A worker and the processes that train along with it, which meet in a file."""
+        count, folder = self.execution.processes, tempfile.TemporaryDirectory(prefix="mtlkit-")
+        places = [Place(number, count, f"file://{folder.name}/team") for number in range(count)]
+        worker, *members = [start_worker(forked, (*arguments, place)) for place in places]
+        worker.members, worker.meeting = members, folder
         return worker
 
 

@@ -22,6 +22,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import BaseContext
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 from mtlkit.errors import MtlkitError
@@ -70,6 +71,8 @@ class Worker:
         unwritten: Whether its cell is finished and cannot be written.
         leaves: Whether it takes no further cell.
         device: Where its cells run.
+        members: Processes that train its cells along with it; they end after it.
+        meeting: The folder in which they find each other, which goes with the worker.
     """
 
     process: BaseProcess
@@ -79,6 +82,8 @@ class Worker:
     unwritten: bool = False
     leaves: bool = False
     device: str = "cpu"
+    members: Sequence[Worker] = ()
+    meeting: TemporaryDirectory[str] | None = None
 
     def has_run_longer_than(self, limit: float) -> bool:
         return self.taken_up is not None and time.monotonic() - self.taken_up > limit
@@ -196,6 +201,12 @@ def _kill(worker: Worker) -> None:
     if worker.process.is_alive():
         worker.process.kill()
         worker.process.join(GRACE)
+
+    for member in worker.members:
+        member.pipe.close()
+        _kill(member)
+    if worker.meeting is not None:
+        worker.meeting.cleanup()
 
     # closes the last pipe to it, at whose end it dies even where the process that forked it is gone
     with suppress(ValueError):

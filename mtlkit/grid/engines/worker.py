@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtlkit.grid.engines.disk_wait import write_patiently
+from mtlkit.grid.engines.team import Place, join
 from mtlkit.records import Cell, RunRecord
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from mtlkit.settings import ExecutionSettings
@@ -83,7 +84,12 @@ Report = float | Unwritten | Finished
 
 
 def work(
-    pipe: Connection, here: Path, results: Path, home: Path, execution: ExecutionSettings
+    pipe: Connection,
+    here: Path,
+    results: Path,
+    home: Path,
+    execution: ExecutionSettings,
+    place: Place | None = None,
 ) -> None:
     """The life of a worker: receive a cell, run it, store it, send its record.
 
@@ -93,6 +99,8 @@ def work(
         results: Where outcomes go.
         home: The data home.
         execution: Device, threads and what is recorded.
+        place: In the team that trains each cell together; None for no team. All but the first
+            train along.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     _end_with_driver()
@@ -106,6 +114,10 @@ def work(
     torch.set_num_threads(execution.threads)
     store = ResultStore(results)
     clean_state = GlobalState.now()
+    team = None if place is None else join(place)
+    if team is not None and team.place.number > 0:
+        team.follow()
+        return
 
     def tell(share: float) -> None:
         _send(pipe, share)
@@ -119,7 +131,11 @@ def work(
 
         left: Assignment | None = assignment
         leaves = uses_plugin(assignment.cell)
-        outcomes = run_stack(assignment.cells, home, execution, tell, store.folder)
+        if team is None:
+            outcomes = run_stack(assignment.cells, home, execution, tell, store.folder)
+        else:
+            folder = store.folder(assignment.cell)
+            outcomes = team.run(assignment.cell, home, execution, tell, folder)
         while left is not None:
             with same_start():
                 try:
@@ -131,6 +147,7 @@ def work(
             # what the cell left behind
             changes = clean_state.changes()
             leaves = leaves or bool(changes) or any(map(_may_have_lost_gpu, found))
+            leaves = leaves or (team is not None and not found[0].record.ok)
             for outcome in found:
                 outcome.record = with_history(outcome.record, assignment, changes)
                 outcome = _store(store, outcome, pipe)
