@@ -20,6 +20,7 @@ from mtlkit.report.findings import find, findings_table
 from mtlkit.report.frame import Frames, garbage_left_alone, load
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import PageFigure, PageTable, Section, failures, inline_svg, render
+from mtlkit.report.page_data import page_data
 from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.relations import Relations, find_relations, relation_rows, relation_table
 from mtlkit.report.run_warnings import all_run_warnings
@@ -246,6 +247,7 @@ def _write_section(
         verdicts=(*(verdicts.sentence for verdicts in judged), *relations.sentences),
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
+        data=page_data(summary, look),
         unreadable=tuple(dict.fromkeys(unreadable)),
         diagnosis=diagnosis,
     )
@@ -300,4 +302,4 @@ def _write_figures(
         paths = save(drawing, out / "figures" / name)
         svg = inline_svg(paths[0].read_text(encoding="utf-8"), name, drawing.title)
         files = tuple(f"figures/{path.name}" for path in paths)
-        yield PageFigure(drawing.title, drawing.caption, svg, files)
+        yield PageFigure(drawing.title, drawing.caption, svg, files, drawing.name)
