@@ -43,7 +43,9 @@ def page_data(summary: Summary, look: Look) -> dict[str, Any]:
     seeds = sorted({seed for group in block.groups for seed in group.seeds})
     rows = []
     for row, one_method in zip(summary.rows, same, strict=True):
-        points = [_values(row.metric[task.name], row.values[task.name], seeds) for task in block.tasks]
+        points = [
+            _values(row.metric[task.name], row.values[task.name], seeds) for task in block.tasks
+        ]
         gain = _values(row.gain.scaled(100), {}, [])
         costs = [[_number(cost(row)), None, None, None] for _, cost in COSTS.values()]
         rows.append(_names(row.group, look) | {

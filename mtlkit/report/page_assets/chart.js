@@ -3,7 +3,7 @@
 
 const MARGIN = { left: 62, right: 18, top: 14, bottom: 46 };
 const LABELLED = 8; // rows of the front that are labelled
-const MANY = 12; // from here on seeds are only drawn when asked for
+const MANY = 12; // rows, from which on only the one under the pointer shows what varies
 const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#6A3D9A"];
 const NEUTRAL = "#8a939b";
 const LIT = 24; // pixels from the pointer within which a point is lit
@@ -58,7 +58,7 @@ function liveChart(section) {
   const usual = {
     x: axes[0].name,
     y: axes[1].name,
-    show: section.rows.length > MANY ? "intervals" : "both",
+    show: section.rows.length > MANY ? "pointed" : "both",
     colour: manyBalancers && hasFamilies ? "family" : "balancer",
     fit: "most",
   };
@@ -68,7 +68,7 @@ function liveChart(section) {
   const choices = {
     x: ["across", names],
     y: ["up", names],
-    show: ["show", [["both", "intervals and seeds"], ["intervals", "intervals"], ["seeds", "seeds"], ["means", "means"]]],
+    show: ["show", [["both", "intervals and seeds"], ["pointed", "both under the pointer"], ["intervals", "intervals"], ["seeds", "seeds"], ["means", "means"]]],
     colour: ["colour", [["family", "family"], ["balancer", "balancer"], ["model", "model"]]],
     fit: ["fit", [["most", "most rows"], ["all", "all rows"]]],
   };
@@ -96,11 +96,22 @@ function liveChart(section) {
   figure.querySelector("figcaption").before(tools, living, legend, note);
   figure.hidden = false;
   let lit = -1;
+  let isNear = false;
+
+  // Far from the screen nothing is drawn: a page may hold many charts.
+  new IntersectionObserver(
+    ([{ isIntersecting }]) => {
+      isNear = isIntersecting;
+      redraw();
+    },
+    { rootMargin: "800px" },
+  ).observe(living);
 
   function redraw() {
     for (const [name, [, options]] of Object.entries(choices)) {
       fillSelect(selects[name], options, setting(name));
     }
+    if (!isNear) return;
     const width = Math.max(living.clientWidth - 18, 300);
     living.replaceChildren(drawing(width, Math.round(Math.min(540, Math.max(330, 0.55 * width)))));
     light(lit);
@@ -131,11 +142,12 @@ function liveChart(section) {
 
     // Scales: better is up and to the right for tasks; costs grow as numbers do.
     const show = setting("show");
-    const spread = show === "both" || show === "intervals";
-    const seeds = show === "both" || show === "seeds";
+    const isPointed = show === "pointed";
+    const spread = isPointed || show === "both" || show === "intervals";
+    const seeds = isPointed || show === "both" || show === "seeds";
     const scales = pair.map((axis, at) => {
-      const ends = spread ? points.flatMap(({ values }) => values[at].slice(1, 3).filter((end) => end !== null)) : [];
-      const singles = seeds ? points.flatMap(({ values }) => values[at][3] ?? []).filter((value) => value !== null) : [];
+      const ends = spread && !isPointed ? points.flatMap(({ values }) => values[at].slice(1, 3).filter((end) => end !== null)) : [];
+      const singles = seeds && !isPointed ? points.flatMap(({ values }) => values[at][3] ?? []).filter((value) => value !== null) : [];
       const bounds = limits([...points.map(({ values }) => values[at][0]), ...singles], ends, setting("fit") === "all");
       if (axis.cost) bounds[0] = Math.max(bounds[0], 0.9 * Math.min(...points.map(({ values }) => values[at][0])));
       const room = at ? [height - MARGIN.bottom, MARGIN.top] : [MARGIN.left, width - MARGIN.right];
@@ -156,7 +168,9 @@ function liveChart(section) {
     svg.append(clip);
     for (const point of inside) {
       const strong = front.includes(point) || point.row.marker === "*";
-      const group = shape("g", { "data-row": point.index, opacity: strong ? 0.9 : 0.4 });
+      const group = shape("g", {
+        "data-row": point.index, opacity: strong || isPointed ? 0.9 : 0.4, class: isPointed ? "pointed" : "",
+      });
       if (spread) group.append(...bars(point, scales));
       if (seeds) group.append(...dots(point, scales));
       clip.append(group);
@@ -217,8 +231,7 @@ function liveChart(section) {
   /** Show which point is a row's: the others fade, and it gets its name. */
   function light(index) {
     lit = index;
-    const svg = living.querySelector("svg");
-    for (const node of svg.querySelectorAll("[data-row]")) {
+    for (const node of living.querySelectorAll("[data-row]")) {
       const own = Number(node.dataset.row) === index;
       node.classList.toggle("lit", own);
       node.classList.toggle("faded", index >= 0 && !own);
@@ -335,8 +348,9 @@ function labels(front, points, scales, width) {
   for (const { row, index, place: [x, y] } of front) {
     const text = row.label.length > 34 ? `${row.label.slice(0, 33)}…` : row.label;
     const length = 6.3 * text.length;
-    const spots = [[13, 4], [-13 - length, 4], [10, -10], [-10 - length, -10], [10, 19], [-10 - length, 19], [-length / 2, -14], [-length / 2, 24]];
-    const box = ([right, down]) => [x + right, y + down - 11, x + right + length, y + down + 3];
+    const [right, left] = [10, -10 - length];
+    const spots = [[right, -10], [left, -10], [right, 19], [left, 19], [-length / 2, -14], [-length / 2, 24], [right + 4, 4], [left - 4, 4]];
+    const box = ([across, down]) => [x + across, y + down - 11, x + across + length, y + down + 3];
     const isFree = (one) => one[0] > MARGIN.left && one[2] < width - 4 && one[1] > 0
       && !taken.some((other) => one[0] < other[2] && other[0] < one[2] && one[1] < other[3] && other[1] < one[3]);
     const spot = spots.find((candidate) => isFree(box(candidate)));

@@ -43,7 +43,7 @@ function fillSelect(select, choices, chosen) {
 
 /** A select with a label. */
 function labelled(text, select) {
-  return make("label", {}, text, select);
+  return make("label", {}, text, dress(select, { "aria-label": text }));
 }
 
 /** A menu that opens below its name. */

@@ -132,7 +132,10 @@ function liveTable(section, table, number) {
     const field = recall(key("group"));
     const width = isHidden.filter((is) => !is).length;
     const lines = field in GROUPINGS ? underHeadings(shown, field, width) : shown;
-    body.replaceChildren(...lines, ...rows.filter((row) => row.hidden), ...(ceiling ? [ceiling] : []));
+    lines.push(...rows.filter((row) => row.hidden), ...(ceiling ? [ceiling] : []));
+    if (body.rows.length !== lines.length || lines.some((line, at) => line !== body.rows[at])) {
+      body.replaceChildren(...lines);
+    }
 
     // What the controls show.
     if (search.value !== recall(key("search"))) search.value = recall(key("search"));
