@@ -1,7 +1,7 @@
 // The chart: any two of tasks, gain and costs against each other, drawn again whenever the view
 // changes. Colour is the family of the balancer (or what is chosen), the marker is the model.
 
-const MARGIN = { left: 62, right: 18, top: 14, bottom: 46 };
+const MARGIN = { left: 76, right: 18, top: 14, bottom: 46 };
 const LABELLED = 8; // rows of the front that are labelled
 const MANY = 12; // rows, from which on only the one under the pointer shows what varies
 const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#6A3D9A"];
@@ -90,7 +90,7 @@ function liveChart(section) {
 
   const living = make("div", { class: "living" });
   const legend = make("div", { class: "legend" });
-  const note = make("p", { class: "muted" });
+  const note = make("p", { class: "muted outside" });
   const still = figure.querySelector(".still");
   if (still) still.hidden = true;
   figure.querySelector("figcaption").before(tools, living, legend, note);
@@ -120,9 +120,10 @@ function liveChart(section) {
   function drawing(width, height) {
     const pair = [setting("x"), setting("y")].map((name) => axes.find((axis) => axis.name === name));
     const columns = pair.map((axis) => section.axes.indexOf(axis));
+    const isByBalancer = setting("colour") === "balancer"; // only then is a second look needed
     const colours = colourMap(section.rows, setting("colour"));
     const points = section.rows
-      .map((row, index) => ({ row, index, values: columns.map((at) => row.points[at]), colour: colours(row) }))
+      .map((row, index) => ({ row: isByBalancer ? row : { ...row, hollow: false }, index, values: columns.map((at) => row.points[at]), colour: colours(row) }))
       .filter(({ index, values }) => section.shows(index) && values.every(([mean]) => mean !== null));
     for (const point of points) {
       point.good = point.values.map(([mean], at) => goodness(pair[at], mean));
@@ -151,7 +152,7 @@ function liveChart(section) {
       const bounds = limits([...points.map(({ values }) => values[at][0]), ...singles], ends, setting("fit") === "all");
       if (axis.cost) bounds[0] = Math.max(bounds[0], 0.9 * Math.min(...points.map(({ values }) => values[at][0])));
       const room = at ? [height - MARGIN.bottom, MARGIN.top] : [MARGIN.left, width - MARGIN.right];
-      return makeScale(axis, bounds, room, axis.better < 0 && !axis.cost, Math.max(3, Math.abs(room[1] - room[0]) / (at ? 60 : 95)));
+      return makeScale(axis, bounds, room, axis.better < 0 && !axis.cost, Math.max(3, Math.abs(room[1] - room[0]) / (at ? 60 : 80)));
     });
     const [x, y] = scales;
     const inside = points.filter(({ values }) => x.holds(values[0][0]) && y.holds(values[1][0]));
@@ -281,8 +282,8 @@ function drawAxes(svg, pair, [x, y], width, height) {
   });
   line({ x1: left, x2: right, y1: bottom, y2: bottom, stroke: "var(--muted)" });
   line({ x1: left, x2: left, y1: top, y2: bottom, stroke: "var(--muted)" });
-  text({ x: (left + right) / 2, y: height - 8, "text-anchor": "middle" }, axisName(pair[0], false));
-  text({ transform: `translate(14 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, axisName(pair[1], true));
+  text({ x: (left + right) / 2, y: height - 8, "text-anchor": "middle" }, axisName(pair[0]));
+  text({ transform: `translate(14 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, axisName(pair[1]));
 
   // Single-task as a dotted line, the planted model of simulated data as a dashed one.
   const lines = { reference: ["var(--muted)", "2 3"], ceiling: ["var(--warn-line)", "9 3 2 3"] };
@@ -295,10 +296,10 @@ function drawAxes(svg, pair, [x, y], width, height) {
 }
 
 /** What an axis shows and which way is better; axes of tasks are turned so that it is the end. */
-function axisName(axis, isUp) {
+function axisName(axis) {
   if (axis.target !== null) return `${axis.name} (nearest to ${axis.target} is best)`;
   const end = axis.cost ? axis.better > 0 : true;
-  return end ? `${axis.name}, better ${isUp ? "→" : "→"}` : `← better, ${axis.name}`;
+  return end ? `${axis.name}, better →` : `← better, ${axis.name}`;
 }
 
 /** The stepped line that joins the front. */
@@ -334,7 +335,7 @@ function mark(point, [x, y], size, onFront) {
     "g",
     {
       class: "point", "data-row": point.index, transform: `translate(${point.place})`, role: "img",
-      "aria-label": point.text,
+      "aria-label": point.text, "aria-description": point.row.settings.join("; "),
     },
     shape("circle", { ...halo, "stroke-opacity": onFront ? 0.8 : 0 }),
     marker(point.row, point.colour, size),
@@ -347,7 +348,7 @@ function labels(front, points, scales, width) {
   const nodes = [];
   for (const { row, index, place: [x, y] } of front) {
     const text = row.label.length > 34 ? `${row.label.slice(0, 33)}…` : row.label;
-    const length = 6.3 * text.length;
+    const length = 7.2 * text.length;
     const [right, left] = [10, -10 - length];
     const spots = [[right, -10], [left, -10], [right, 19], [left, 19], [-length / 2, -14], [-length / 2, 24], [right + 4, 4], [left - 4, 4]];
     const box = ([across, down]) => [x + across, y + down - 11, x + across + length, y + down + 3];
@@ -375,7 +376,7 @@ function legendEntries(points, by, colours, emphasise) {
   const first = (field) => [...new Map(rows.toReversed().map((row) => [row[field], row])).values()].reverse();
   const withColour = first(by).filter((row) => row.marker !== "*" || by === "model");
   const coloured = withColour.slice(0, PALETTE.length).map((row) => entry(
-    row, row[by], (other) => other[by] === row[by], marker({ marker: "s", hollow: row.hollow && by === "balancer" }, colours(row), 6)));
+    row, row[by], (other) => other[by] === row[by], marker({ marker: "s", hollow: row.hollow }, colours(row), 6)));
   const more = withColour.length - coloured.length;
   const marked = first("model").map((row) => entry(
     row, row.model, (other) => other.model === row.model, marker({ ...row, hollow: true }, "var(--muted)", 6)));

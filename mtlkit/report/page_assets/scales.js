@@ -43,7 +43,7 @@ function niceTicks(low, high, most) {
   const step = power * [1, 2, 2.5, 5, 10].find((factor) => factor * power >= rough);
   const ticks = [];
   for (let at = Math.ceil(low / step); at * step <= high; at += 1) ticks.push(at * step);
-  return ticks;
+  return ticks.length < 2 && most < 12 ? niceTicks(low, high, most + 1) : ticks;
 }
 
 function logTicks(low, high) {
@@ -56,7 +56,7 @@ function logTicks(low, high) {
 
 /** Numbers of ticks with as many digits as tell them apart. */
 function tickTexts(ticks) {
-  const step = ticks.length > 1 ? ticks[1] - ticks[0] : 1;
+  const step = ticks.length > 1 ? ticks[1] - ticks[0] : Math.abs(ticks[0]) / 100;
   if (Math.max(...ticks) >= 10000) return ticks.map(shortNumber);
   const exact = (digits) => ticks.every((tick) => Math.abs(tick - tick.toFixed(digits)) < step / 100);
   const digits = [0, 1, 2, 3, 4, 5].find(exact) ?? 6;
