@@ -184,6 +184,19 @@ def notices(balancers: Sequence[Typed], tasks: int) -> list[str]:
     return [sentence for _, sentence in sorted(sentences, key=lambda pair: pair[0])]
 
 
+def alike(balancers: Sequence[Typed], tasks: int) -> list[str]:
+    """For each balancer of a grid, those that are always one method with it and itself, in one
+    text; empty for one that is like no other.
+    """
+    largest: dict[str, tuple[str, ...]] = {}
+    for family in FAMILIES if tasks > 1 else ():
+        if not family.when and family.tasks in {None, tasks}:
+            for labels in _copies(family, balancers):
+                for label in labels:
+                    largest[label] = max(largest.get(label, ()), labels, key=len)
+    return [" = ".join(largest.get(_label(name, options), ())) for name, options in balancers]
+
+
 def relatives(name: str) -> list[str]:
     """What ``mtlkit info`` says of a balancer: with which others it is one method, and for how many
     tasks.

@@ -53,11 +53,13 @@ class Facts:
         attributes: Attributes of its classes whose values are literals, e.g. ``scale``. Nothing is
             inherited.
         defaults: Defaults of its options, as far as they are literals.
+        bases: Names of the classes that its classes inherit from.
     """
 
     docstring: str
     attributes: Mapping[str, Any]
     defaults: Mapping[str, Any]
+    bases: frozenset[str] = frozenset()
 
 
 NO_FACTS = Facts("", {}, {})
@@ -350,12 +352,14 @@ def _read_facts(file: Path, modified: int) -> Facts:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     attributes: dict[str, Any] = {}
     defaults: dict[str, Any] = {}
+    bases: set[str] = set()
     for method in _classes(tree):
         attributes |= _literals(method)
+        bases |= {ast.unparse(base).split(".")[-1] for base in method.bases}
         for inner in _classes(method):
             if inner.name == "Options":
                 defaults |= _literals(inner)
-    return Facts(ast.get_docstring(tree) or "", attributes, defaults)
+    return Facts(ast.get_docstring(tree) or "", attributes, defaults, frozenset(bases))
 
 
 def _classes(node: ast.Module | ast.ClassDef) -> list[ast.ClassDef]:

@@ -1,6 +1,8 @@
 """What SECURITY.md says, line by line."""
 
 import ast
+import base64
+import hashlib
 import io
 import json
 import os
@@ -139,6 +141,12 @@ def test_names_are_escaped_on_the_page(tmp_path):
     hostile_store(tmp_path)
     page = write_report(tmp_path).page.read_text(encoding="utf-8")
     assert HOSTILE not in page
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digests = [
+        base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts
+    ]
+    assert [f"'sha256-{digest}'" for digest in digests] == re.findall(r"script-src (\S+);", page)
+    assert "default-src 'none'" in page
     assert "&lt;script&gt;alert(1)" in page
 
 

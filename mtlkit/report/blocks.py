@@ -13,12 +13,19 @@ from typing import Any
 from mtlkit.errors import MtlkitError
 from mtlkit.metrics.definitions import PRIMARY_METRIC, Metric, reading
 from mtlkit.records import RunRecord
-from mtlkit.registry import BALANCERS, MODELS, Registry, is_baseline
+from mtlkit.registry import BALANCERS, MODELS, NO_FACTS, Facts, Registry, is_baseline
 from mtlkit.spec import Spec, digest, parse_spec
 from mtlkit.store import printable
 from mtlkit.studies import Studies, Study, budget_note
 
 NO_BALANCER = "none"
+FAMILIES = {
+    "losses": "from losses",
+    "norms": "from gradient norms",
+    "gram": "from inner products of gradients",
+    "rows": "from whole gradients",
+}
+"""What a balancer asks of a step, and how its family is called."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +88,7 @@ class RunGroup:
         resolved: All settings but the data set's.
         typed: Model and balancer as they were typed.
         study: The study that chose the settings; None if they were typed.
+        family: From what the balancer makes its weights, in words; empty if unknown.
     """
 
     id: str
@@ -97,6 +105,7 @@ class RunGroup:
     resolved: dict[str, Any] = field(compare=False, default_factory=dict)
     typed: tuple[str, str] = ("", "")
     study: Study | None = field(compare=False, default=None)
+    family: str = ""
 
     @property
     def label(self) -> str:
@@ -267,15 +276,16 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
         model=printable(f"{model}{_share_of_rows(records)}"),
         balancer=printable(str(balancer)),
         balancer_name=resolved.get("balancer", {}).get("name", balancer.name),
-        is_reference=bool(model_facts.get("is_reference")),
+        is_reference=bool(model_facts.attributes.get("is_reference")),
         is_baseline=is_baseline(str(model.name)),
-        constant_weights=bool(balancer_facts.get("constant_weights")),
-        weights_option=balancer_facts.get("weights_option"),
+        constant_weights=bool(balancer_facts.attributes.get("constant_weights")),
+        weights_option=balancer_facts.attributes.get("weights_option"),
         training=digest(cell.resolved.get("training", {})),
         seeds=tuple(sorted(finished)),
         failed=tuple(sorted({record.cell.seed for record in records} - finished)),
         resolved=resolved,
         typed=(cell.model, cell.balancer),
+        family=_family(balancer_facts),
     )
 
 
@@ -286,6 +296,16 @@ def _share_of_rows(records: list[RunRecord]) -> str:
         if isinstance(fitted, int) and isinstance(labelled, int):
             return f" ({fitted:,} of {labelled:,} rows)"
     return ""
+
+
+def _family(balancer: Facts) -> str:
+    """From what a balancer makes its weights, in words; empty for one that is gone."""
+    if balancer is NO_FACTS:
+        return ""
+    if balancer.attributes.get("constant_weights"):
+        return "fixed weights"
+    inherited = "gram" if "GramBalancer" in balancer.bases else "losses"
+    return FAMILIES.get(balancer.attributes.get("needs", inherited), "")
 
 
 def _tuned(group: RunGroup, studies: Studies) -> RunGroup:
@@ -309,16 +329,16 @@ def _tuned(group: RunGroup, studies: Studies) -> RunGroup:
     return group
 
 
-def _facts(registry: Registry, method: Mapping[str, Any]) -> Mapping[str, Any]:
+def _facts(registry: Registry, method: Mapping[str, Any]) -> Facts:
     """What a method says of itself; nothing for a plugin file that is gone or was changed."""
     name = str(method.get("name", ""))
     try:
         source_digest = registry.source_digest(name)
     except OSError:
-        return {}
+        return NO_FACTS
     if source_digest != method.get("source_sha256"):
-        return {}
-    return registry.facts(name).attributes
+        return NO_FACTS
+    return registry.facts(name)
 
 
 def _shortest(texts: Iterable[str]) -> Spec:

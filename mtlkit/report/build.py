@@ -32,6 +32,7 @@ from mtlkit.report.page import (
     inline_svg,
     render,
 )
+from mtlkit.report.page_data import page_data
 from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.published import find_published, published_rows, published_table
 from mtlkit.report.relations import Relations, find_relations, relation_rows, relation_table
@@ -288,6 +289,7 @@ def _write_section(
         relations=tuple(relations.sentences),
         figures=tuple(_write_figures(summary, probes.by_group, look, out)),
         failures=failures(frames, block),
+        data=page_data(summary, look),
         unreadable=tuple(dict.fromkeys(unreadable)),
         diagnosis=diagnosis,
         answer=sentences,
@@ -355,4 +357,4 @@ def _save_figure(drawing: Drawing, name: str, out: Path) -> PageFigure:
     paths = save(drawing, out / "figures" / name)
     svg = inline_svg(paths[0].read_text(encoding="utf-8"), name, drawing.title)
     files = tuple(f"figures/{path.name}" for path in paths)
-    return PageFigure(drawing.title, drawing.caption, svg, files)
+    return PageFigure(drawing.title, drawing.caption, svg, files, drawing.name)

@@ -4,6 +4,7 @@ blocks.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import math
 import re
@@ -21,11 +22,15 @@ from mtlkit._version import __version__
 from mtlkit.report.answer import Sentence
 from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
+from mtlkit.report.latex import TEX
 from mtlkit.report.summary import Summary
-from mtlkit.report.tables import Table, counts
+from mtlkit.report.tables import Table, counts, spread
 from mtlkit.store import Unreadable, printable
 
 HERE = Path(__file__).parent
+ASSETS = HERE / "page_assets"
+SCRIPTS = ("dom", "view", "scales", "chart", "figures", "copying", "tables", "sections", "page")
+"""The files of the page's script, in the order in which they run."""
 LETTER = 0.6
 """Width of a letter, as a share of the font's size."""
 LONGEST_NAME = 26
@@ -36,12 +41,15 @@ PADDING = 1.8
 
 @dataclass(frozen=True)
 class PageFigure:
-    """One figure of the page: its heading, caption, inlined drawing and the files it is in."""
+    """One figure of the page: its heading, caption, inlined drawing, the files it is in, and the
+    end of their names.
+    """
 
     title: str
     caption: str
     svg: Markup
     files: tuple[str, ...]
+    name: str = ""
 
 
 @dataclass(frozen=True)
@@ -87,6 +95,7 @@ class Section:
         figures: The figures in their order.
         failures: The runs without numbers, see :func:`failures`.
         unreadable: Files of probes that could not be read.
+        data: What the page's script filters by and draws.
         diagnosis: What to look into, a line a finding; None if nothing was found.
         answer: Which row to use; each sentence names the row of its numbers.
     """
@@ -98,6 +107,7 @@ class Section:
     figures: tuple[PageFigure, ...]
     failures: tuple[dict[str, Any], ...]
     unreadable: tuple[Unreadable, ...]
+    data: dict[str, Any]
     diagnosis: PageTable | None = None
     answer: tuple[Sentence, ...] = ()
 
@@ -110,6 +120,19 @@ class Section:
     def block(self) -> Block:
         """The data set block."""
         return self.summary.block
+
+    @property
+    def overview_line(self) -> tuple[str, ...]:
+        """Its line of the overview: rows, failed runs, the best row, and its gain."""
+        best = self.summary.rows[0]
+        gain = spread(best.gain.scaled(100), 2, sign=True)
+        word = "" if best.word == "unknown" else best.word
+        return str(len(self.summary.rows)), str(len(self.failures)), best.group.label, gain, word
+
+    @property
+    def has_chart_figure(self) -> bool:
+        """Whether a figure is there that the script's chart replaces."""
+        return any(figure.name == "pareto" for figure in self.figures)
 
     @property
     def task_lines(self) -> list[str]:
@@ -156,9 +179,14 @@ def render(
         lstrip_blocks=True,
     )
     failed = frames.runs["status"] != "ok"
+    style, script = _assets()
     return template_engine.get_template("page.html.j2").render(
         sections=sections,
         overview=overview,
+        style=Markup(style),
+        script=Markup(script),
+        script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        tex_letters=TEX,
         version=__version__,
         simulated=_simulated(sections),
         written=written.strftime("%Y-%m-%d %H:%M UTC"),
@@ -168,6 +196,13 @@ def render(
         copies=frames.copies,
         environment=environments(frames),
     )
+
+
+def _assets() -> tuple[str, str]:
+    """The page's style, and its script: its files one after the other, in a scope of their own."""
+    parts = [(ASSETS / f"{name}.js").read_text(encoding="utf-8") for name in SCRIPTS]
+    script = "\n".join(['"use strict";', "{", *parts, "}"])
+    return (ASSETS / "page.css").read_text(encoding="utf-8"), script
 
 
 def _simulated(sections: Sequence[Section]) -> str:
