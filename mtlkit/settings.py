@@ -305,6 +305,10 @@ class TrainingSettings(Settings):
         description="task: weights of rows inside and outside of the positives of another task",
     )
     auxiliary: Words = Field((), description="tasks that are trained, and not reported")
+    scored_by: dict[str, str] = Field(
+        default_factory=dict,
+        description="task: another one, by whose prediction it is reported; it is not trained",
+    )
 
     # which rows meet in a batch
     batches: Literal["shuffled", "covering", "grouped"] = Field(
@@ -318,7 +322,7 @@ class TrainingSettings(Settings):
         1, gt=0, description="least number of rows and positives of a task in a covering batch"
     )
 
-    added_later: ClassVar[tuple[str, ...]] = ("loss", "row_weights", "auxiliary")
+    added_later: ClassVar[tuple[str, ...]] = ("loss", "row_weights", "auxiliary", "scored_by")
     """Settings that keys hold only where they are used, so that earlier runs keep their keys."""
 
     def of_key(self) -> dict[str, Any]:
@@ -350,6 +354,7 @@ BY_TASK = (
     "loss",
     "row_weights",
     "auxiliary",
+    "scored_by",
 )
 """Training settings that name tasks, as the keys of a mapping or in a list."""
 
