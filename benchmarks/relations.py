@@ -121,7 +121,7 @@ def heading(seeds: Sequence[int]) -> str:
     return (
         f"# Verdicts on planted pairs of tasks\n\n`python benchmarks/relations.py`: "
         f"`synthetic[{DATA}]`, data seeds {seeds[0]} to {seeds[-1]}, {CELLS['seeds']} runs of each "
-        "model; settings were chosen on data seeds 0 and 1. Any verdict but complementary is right "
+        "model; settings were chosen on other data seeds. Any verdict but complementary is right "
         "for independent tasks.\n\n"
         "| pair | p | bottom | why | right | verdicts | mean gain, % |\n"
         "|---|---:|---:|---|---:|---|---|"

@@ -311,6 +311,10 @@ class TrainingSettings(Settings):
         description="task: weights of rows inside and outside of the positives of another task",
     )
     auxiliary: Words = Field((), description="tasks that are trained, and not reported")
+    scored_by: dict[str, str] = Field(
+        default_factory=dict,
+        description="task: another one, by whose prediction it is reported; it is not trained",
+    )
 
     # which rows meet in a batch
     batches: Literal["shuffled", "covering", "grouped"] = Field(
@@ -328,6 +332,7 @@ class TrainingSettings(Settings):
         "loss",
         "row_weights",
         "auxiliary",
+        "scored_by",
         "matmul",
         "deterministic",
     )
@@ -367,6 +372,7 @@ BY_TASK = (
     "loss",
     "row_weights",
     "auxiliary",
+    "scored_by",
 )
 """Training settings that name tasks, as the keys of a mapping or in a list."""
 

@@ -34,7 +34,7 @@ def _check_name(name: str) -> str:
 
 Name = Annotated[str, AfterValidator(_check_name)]
 Kind = Literal["binary", "regression", "multiclass"]
-LATER_FIELDS = ("target", "quantiles", "report", "row_weights")
+LATER_FIELDS = ("target", "quantiles", "report", "row_weights", "scored_by")
 """Fields of a task that stand in fingerprints only where they differ from their defaults."""
 
 
@@ -71,6 +71,7 @@ class Task(_FrozenModel):
         quantiles: Rising values on train at evenly spaced ranks, for ``target="quantile"``.
         report: Whether it is measured; else it only helps to train the others.
         row_weights: How much rows count by the label of another task, or None for all alike.
+        scored_by: The task whose prediction its label is compared with; it is not trained itself.
     """
 
     name: Name
@@ -85,6 +86,7 @@ class Task(_FrozenModel):
     quantiles: tuple[float, ...] | None = None
     report: bool = True
     row_weights: RowWeights | None = None
+    scored_by: str | None = None
 
     @model_serializer(mode="wrap")
     def _without_later_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -53,7 +53,8 @@ def with_pairs(
     """
     tasks = dataset.schema.task_names
     auxiliary = set(settings.training.auxiliary)
-    pairs = [pair for pair in combinations(tasks, 2) if not set(pair) <= auxiliary]
+    trained = [task for task in tasks if task not in settings.training.scored_by]
+    pairs = [pair for pair in combinations(trained, 2) if not set(pair) <= auxiliary]
     count = len(pairs) * len(settings.seeds)
     _check_pairs(settings, tasks, count)
     if len(tasks) > 2:

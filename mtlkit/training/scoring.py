@@ -189,6 +189,11 @@ def complete(schema: Schema, scores: Scores) -> dict[str, ScoreLogits]:
             quotient = ratio(available[step].logits, before_logits).float()
             available[conditional] = ScoreLogits(quotient, derived=True, quotient=True)
 
+    # A task that is not trained is scored by another one.
+    for task in schema.tasks:
+        if task.scored_by in available:
+            available[task.name] = available[task.scored_by]
+
     # A hidden score has other labels, but the prediction of the conditional one.
     for score in schema.scores():
         conditional = schema.score_name(score.task, score.space)

@@ -23,13 +23,16 @@ def with_task_settings(dataset: Dataset, settings: TrainingSettings) -> Dataset:
 
     Args:
         dataset: With the tasks to train.
-        settings: ``loss``, ``row_weights`` and ``auxiliary`` count here.
+        settings: ``loss``, ``row_weights``, ``auxiliary`` and ``scored_by`` count here. Of tasks
+            that another one scores, train has no label.
 
     Raises:
         UsageError: A setting names a task, a loss or an option that does not exist, or a loss does
             not fit the data.
     """
-    _check_names(dataset.schema, (*settings.loss, *settings.row_weights, *settings.auxiliary))
+    named = (*settings.loss, *settings.row_weights, *settings.auxiliary)
+    _check_names(dataset.schema, (*named, *settings.scored_by, *settings.scored_by.values()))
+    _check_scored_by(dataset.schema, settings, named)
     tasks = [_with_settings(task, settings) for task in dataset.schema.tasks]
     train = dataset.splits["train"]
     if any(task.row_weights is not None for task in tasks):
@@ -51,7 +54,13 @@ def with_task_settings(dataset: Dataset, settings: TrainingSettings) -> Dataset:
     for task in schema.tasks:
         _check_groups(dataset, task)
         _check_amounts(schema, task, train)
-    return replace(dataset, schema=schema)
+    if not settings.scored_by:
+        return replace(dataset, schema=schema)
+
+    # a task without a label is idle in every batch
+    is_trained = [task.scored_by is None for task in schema.tasks]
+    unseen = replace(train, observed=train.observed & np.array(is_trained))
+    return replace(dataset, schema=schema, splits={**dataset.splits, "train": unseen})
 
 
 def key_of(settings: TrainingSettings) -> dict[str, Any]:
@@ -85,6 +94,29 @@ def _check_names(schema: Schema, names: Iterable[str]) -> None:
             )
 
 
+def _check_scored_by(schema: Schema, settings: TrainingSettings, named: tuple[str, ...]) -> None:
+    """Raise a :class:`UsageError` where no prediction of another task can score a task."""
+    tasks = {task.name: task for task in schema.tasks}
+    weights = [settings.row_weights.get(task.name, task.row_weights) for task in schema.tasks]
+    indicators = [each.indicator for each in weights if each is not None]
+    for name, other in settings.scored_by.items():
+        problem = ""
+        if other == name or other in settings.scored_by:
+            problem = f"{other} is not trained itself"
+        elif {tasks[name].kind, tasks[other].kind} != {"binary"}:
+            problem = "both must be binary, so that a probability of one can be one of the other"
+        elif name in (schema.funnel or ()):
+            problem = f"{name} is a step of the funnel, whose scores follow from the other steps"
+        elif name in named or name in indicators:
+            problem = f"another setting trains {name}, makes it auxiliary or weights rows by it"
+        if problem:
+            trained = [each for each in tasks if each not in settings.scored_by]
+            raise UsageError(
+                f"{name} cannot be scored by {other}: {problem}.",
+                f"leave scored_by.{name} out, or name a task that is trained: {', '.join(trained)}",
+            )
+
+
 def _with_settings(task: Task, settings: TrainingSettings) -> Task:
     changes: dict[str, Any] = {}
     if task.name in settings.loss:
@@ -93,6 +125,8 @@ def _with_settings(task: Task, settings: TrainingSettings) -> Task:
         changes["row_weights"] = settings.row_weights[task.name]
     if task.name in settings.auxiliary:
         changes["report"] = False
+    if task.name in settings.scored_by:
+        changes["scored_by"] = settings.scored_by[task.name]
     return task.model_copy(update=changes)
 
 

@@ -112,7 +112,10 @@ class Trainer:
         self.model = model.to(self.device)
         self.balancer = balancer.to(self.device) if balancer is not None else None
         self.sharing = prepare_model(self.model, balancer, settings, self.probe_batch)
-        self.warnings = [f"no task reaches {name}" for name in self.sharing.unreached]
+        # the tower of a task that another one scores is not meant to learn
+        is_plain = all(task.scored_by is None for task in model.tasks)
+        unreached = self.sharing.unreached if is_plain else []
+        self.warnings = [f"no task reaches {name}" for name in unreached]
         repeated = settings.repeats_rows(len(self.train))
         if repeated is not None:
             self.warnings.append(repeated)

@@ -579,3 +579,14 @@ def test_pairs_without_the_kind_of_a_metric_are_refused(home, tmp_path, item, me
     for planned in (make_plan, Tuning):
         with pytest.raises(UsageError, match=f"(?i){message}"):
             planned(alone, source, dataset.select(("task-2", "task-4")), store)
+
+
+def test_a_task_that_is_not_trained_is_in_no_pair(home, tmp_path):
+    source, dataset = prepare(THREE_TASKS, home)
+    store = ResultStore(tmp_path)
+    flags = {"dataset": THREE_TASKS, "models": "mmoe", "seeds": 1}
+    settings = read_grid(None, flags, ["scored_by.task-2=task-1"])
+    plan = make_plan(settings, source, dataset, store)
+    added = with_pairs(plan, settings, source, dataset, store).cells[len(plan.cells) :]
+    tasks = [planned.cell.resolved["dataset"]["tasks"] for planned in added]
+    assert tasks == [["task-1", "task-3"]]

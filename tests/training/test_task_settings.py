@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
 
 import mtlkit
 from mtlkit.data.types import Schema, Task
@@ -325,12 +326,34 @@ def test_an_auxiliary_step_of_a_funnel():
         assert set(mtlkit.fit(model, data, **SHORT, auxiliary="t2").metrics["test"]) == {"t1"}
 
 
+# --- tasks that are reported and not trained
+
+
+@pytest.mark.parametrize("model", ["mmoe", "single-task", "ple"])
+def test_a_task_that_another_one_scores(model):
+    data = data_of(3, ("binary",), missing=0.2)
+    how = SHORT | {"scored_by": {"t2": "t1"}}
+    result = mtlkit.fit(model, data, "pcgrad", **how)
+    assert not [warning for warning in result.warnings if "reaches" in warning]
+    np.testing.assert_array_equal(result.scores["score/t2"], result.scores["score/t1"])
+    there = result.scores["observed/t2"]
+    expected = roc_auc_score(result.scores["label/t2"][there], result.scores["score/t1"][there])
+    assert result.metrics["test"]["t2"]["auc"] == pytest.approx(expected)
+
+    # its labels on train move nothing
+    train = data.splits["train"]
+    turned = replace(train, labels=np.where([False, True, False], 1 - train.labels, train.labels))
+    again = replace(data, splits={**data.splits, "train": turned})
+    assert mtlkit.fit(model, again, "pcgrad", **how).metrics == result.metrics
+    assert data.splits["train"].observed[:, 1].any(), "the data stay as they are"
+
+
 # --- identity, and what is wrong
 
 
 def test_what_is_not_used_is_no_part_of_a_key():
     plain = key_of(TrainingSettings())
-    assert not {"loss", "row_weights", "auxiliary"} & plain.keys()
+    assert not {"loss", "row_weights", "auxiliary", "scored_by"} & plain.keys()
     used = key_of(TrainingSettings(loss={"a": "focal"}, auxiliary="b"))
     assert used["loss"] == {"a": ["focal[weight=1,gamma=2,alpha=0.25,detach=false]"]}
     assert used["auxiliary"] == ["b"]
@@ -346,6 +369,24 @@ def test_settings_leave_data_alone():
 
 
 WRONG = {
+    "scored by itself": (
+        {"scored_by": {"t1": "t1"}},
+        "t1 cannot be scored by t1: t1 is not trained itself.",
+    ),
+    "scored in a circle": (
+        {"scored_by": {"t1": "t2", "t2": "t1"}},
+        "t1 cannot be scored by t2: t2 is not trained itself.",
+    ),
+    "scored by a number": (
+        {"scored_by": {"t1": "t3"}},
+        "t1 cannot be scored by t3: both must be binary, so that a probability of one can be one "
+        "of the other.",
+    ),
+    "scored and trained": (
+        {"scored_by": {"t1": "t2"}, "auxiliary": "t1"},
+        "t1 cannot be scored by t2: another setting trains t1, makes it auxiliary or weights "
+        "rows by it.",
+    ),
     "no task": ({"loss": {"tt": "bce"}}, "There is no task 'tt' in this data set."),
     "no loss": ({"loss": {"t1": "hinge"}}, "There is no loss called 'hinge'."),
     "no option": (
