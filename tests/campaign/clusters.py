@@ -121,6 +121,7 @@ def shared(act: Act) -> Act:
         with CLUSTER_LOCK:
             address = shared_cluster().address
         grid.command = (*ON_RAY, "--address", address)
+        grid.variables = NODE_ENVIRONMENT  # else Ray takes another address of this machine
         grid.orphan_seconds = RAY_SECONDS
         return act(grid)
 

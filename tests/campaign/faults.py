@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -531,7 +531,7 @@ def two_at_once(moment: str | None) -> Callable[[Grid], CommandResult | None]:
     """The same command twice; the second starts with the first, or while that is held."""
 
     def act(grid: Grid) -> CommandResult | None:
-        second = Grid(grid.place, uuid.uuid4().hex, grid.command)
+        second = replace(grid, token=uuid.uuid4().hex, process=None)
         if moment is not None:
             grid.hold(moment)
         grid.start()

@@ -129,6 +129,7 @@ class Grid:
         process: The command, once it was started.
         noted: What had finished when :meth:`note` was called last.
         orphan_seconds: How long its processes may outlive the command.
+        variables: What else is in the environment of the command.
     """
 
     place: Place
@@ -137,6 +138,7 @@ class Grid:
     process: subprocess.Popen[bytes] | None = None
     noted: dict[str, str] = field(default_factory=dict)
     orphan_seconds: float = ORPHAN_SECONDS
+    variables: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def new(cls, root: Path) -> Grid:
@@ -173,7 +175,7 @@ class Grid:
             self.process = subprocess.Popen(
                 [*prefix, sys.executable, "-m", "mtlkit", *self.command],
                 cwd=self.place.here,
-                env={**os.environ, **variables, **environment},
+                env={**os.environ, **variables, **self.variables, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,

@@ -21,7 +21,7 @@ from mtlkit.grid.plan import make_plan
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import CHECKPOINT, ResultStore
 from tests import fakes
-from tests.conftest import DATA, wait_for
+from tests.conftest import DATA, run_cli, wait_for
 from tests.grid.grids import numbers, run
 
 pytestmark = pytest.mark.slow
@@ -180,6 +180,21 @@ def test_a_cell_goes_on_from_its_checkpoint_on_another_node(
     logs = [(folder / "log.txt").read_text() for _, folder in there.scan()]
     assert ["resumed from a checkpoint at step" in log for log in logs].count(True) == 1
     assert list(there.root.rglob(CHECKPOINT)) == []
+
+
+def test_tuning_chooses_the_same_there(cluster, tmp_path, home):
+    stores = []
+    for engine in (("local",), ("ray", "--address", cluster.address)):
+        store = ResultStore(tmp_path / engine[0])
+        ended = run_cli(
+            *("bench", "-d", DATA, "--models", "shared-bottom", "--balancers", "uniform"),
+            *("--references", "none", "--seeds", "1", "--epochs", "1", "--tune", "2"),
+            *("--device", "cpu", "--data-dir", home, "--out", store.root, "--engine", *engine),
+        )
+        assert ended.code == 0, ended.err
+        stores.append({record.key: numbers(record, store) for record, _ in store.scan()})
+    assert stores[0] == stores[1]
+    assert len(stores[0]) >= 2
 
 
 def test_news_of_a_cell_that_starts_again():

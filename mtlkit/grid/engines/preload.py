@@ -30,7 +30,7 @@ def _nothing() -> int:
 
 
 def _load() -> None:
-    importlib.import_module("mtlkit.grid.run_cell")
+    importlib.import_module("mtlkit.grid.stacking")
     importlib.import_module("mtlkit.grid.global_state")
 
     # the first optimiser of a process would import it, which takes seconds
