@@ -12,7 +12,7 @@ from scipy import stats
 
 from mtlkit.report.run_warnings import listed
 from mtlkit.report.summary import Row, Summary
-from mtlkit.report.tables import Table, TableCell, fixed
+from mtlkit.report.tables import Table, TableCell, are, fixed
 
 FEWEST_BLOCKS = 6
 """With fewer blocks no rank test is made."""
@@ -63,7 +63,7 @@ class Across:
             why = f"There are fewer than {FEWEST_BLOCKS} blocks or 3 methods, too few for a test."
         else:
             why = (
-                f"{self.near} of the others are not told apart from it, by Friedman's test "
+                f"{self.near} of the others {are(self.near)} not told apart from it, by Friedman's test "
                 f"(p = {self.p_value:.2g}) and Nemenyi's critical difference of "
                 f"{fixed(self.critical, 2)}."
             )

@@ -213,7 +213,7 @@ def _others(seen: Evidence, chosen: Row, ranked: Sequence[Row]) -> Iterator[Sent
         return
     counts = [f"{len(rows)} {are(len(rows))} {word}" for word, rows in sorted(by_word.items())]
     text = (
-        f"Of {len(others)} other rows beside {chosen.group.label}, over all tasks and within "
+        f"Of {len(others)} other row{'s' * (len(others) > 1)} beside {chosen.group.label}, over all tasks and within "
         f"± {100 * summary.margin:g} %, {', '.join(counts)}"
     )
 
