@@ -63,8 +63,8 @@ class Across:
             why = f"There are fewer than {FEWEST_BLOCKS} blocks or 3 methods, too few for a test."
         else:
             why = (
-                f"{self.near} of the others {are(self.near)} not told apart from it, by Friedman's test "
-                f"(p = {self.p_value:.2g}) and Nemenyi's critical difference of "
+                f"{self.near} of the others {are(self.near)} not told apart from it, by "
+                f"Friedman's test (p = {self.p_value:.2g}) and Nemenyi's critical difference of "
                 f"{fixed(self.critical, 2)}."
             )
         left_out = f"Not on all data sets: {listed(self.elsewhere)}." if self.elsewhere else ""
