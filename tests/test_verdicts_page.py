@@ -12,8 +12,9 @@ PAGE = ROOT / "docs" / "verdicts.md"
 
 def test_it_goes_as_shown(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MTLKIT_DATA": str(tmp_path / "data")}
-    commands = [line for _, code in marked_blocks(PAGE, "run") for line in code.splitlines()]
-    for command in commands:
+    blocks = [code for _, code in marked_blocks(PAGE, "run")]
+    assert "mtlkit compare" in blocks[-1]
+    for command in "".join(blocks).splitlines():
         words = re.sub(r"-d synthetic\b", "-d 'synthetic[rows=400,d=8]'", command)
         words = re.sub(r"^mtlkit\b", f"{sys.executable} -m mtlkit", words)
         ended = subprocess.run(

@@ -12,7 +12,7 @@ from scipy import stats
 
 from mtlkit.report.run_warnings import listed
 from mtlkit.report.summary import Row, Summary
-from mtlkit.report.tables import Table, TableCell, fixed
+from mtlkit.report.tables import Table, TableCell, are, fixed
 
 FEWEST_BLOCKS = 6
 """With fewer blocks no rank test is made."""
@@ -63,8 +63,8 @@ class Across:
             why = f"There are fewer than {FEWEST_BLOCKS} blocks or 3 methods, too few for a test."
         else:
             why = (
-                f"{self.near} of the others are not told apart from it, by Friedman's test "
-                f"(p = {self.p_value:.2g}) and Nemenyi's critical difference of "
+                f"{self.near} of the others {are(self.near)} not told apart from it, by "
+                f"Friedman's test (p = {self.p_value:.2g}) and Nemenyi's critical difference of "
                 f"{fixed(self.critical, 2)}."
             )
         left_out = f"Not on all data sets: {listed(self.elsewhere)}." if self.elsewhere else ""
@@ -76,11 +76,8 @@ def compare_across(summaries: Sequence[Summary]) -> Across | None:
 
     Means are over the seeds that all of these methods finished on a data set.
     """
-    by_dataset = [
-        {_method(row): row for row in summary.finished}
-        for summary in summaries
-        if summary.finished and summary.block.comparable
-    ]
+    usable = [summary for summary in summaries if summary.finished and summary.block.comparable]
+    by_dataset = [{_method(row): row for row in summary.finished} for summary in usable]
     shared = set[Method].intersection(*map(set, by_dataset)) if len(by_dataset) > 1 else set()
     if len(shared) < 2:
         return None
@@ -89,9 +86,8 @@ def compare_across(summaries: Sequence[Summary]) -> Across | None:
 
     # A line a block: the mean of each method, and how often a run of it beats single-task's.
     means, improvements = [], []
-    blocks = [summary.block for summary in summaries if summary.finished]
-    for block, rows in zip(blocks, by_dataset, strict=True):
-        for task in block.comparable:
+    for summary, rows in zip(usable, by_dataset, strict=True):
+        for task in summary.block.comparable:
             values = [rows[key].values[task.name] for key in methods]
             seeds = set[int].intersection(*map(set, values))
             if not seeds:
@@ -114,8 +110,8 @@ def compare_across(summaries: Sequence[Summary]) -> Across | None:
         index=pd.MultiIndex.from_tuples(methods, names=["model", "balancer"]),
     ).sort_values("rank", kind="stable")
     p_value, critical = _rank_tests(scores)
-    everywhere = {key for rows in by_dataset for key in rows} - shared
-    elsewhere = tuple(label(key) for key in sorted(everywhere))
+    some = {key for rows in by_dataset for key in rows} - shared
+    elsewhere = tuple(label(key) for key in sorted(some))
     return Across(standings, len(scores), p_value, critical, elsewhere)
 
 

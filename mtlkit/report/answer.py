@@ -212,8 +212,9 @@ def _others(seen: Evidence, chosen: Row, ranked: Sequence[Row]) -> Iterator[Sent
     if not others:
         return
     counts = [f"{len(rows)} {are(len(rows))} {word}" for word, rows in sorted(by_word.items())]
+    noun = "row" if len(others) == 1 else "rows"
     text = (
-        f"Of {len(others)} other rows beside {chosen.group.label}, over all tasks and within "
+        f"Of {len(others)} other {noun} beside {chosen.group.label}, over all tasks and within "
         f"± {100 * summary.margin:g} %, {', '.join(counts)}"
     )
 

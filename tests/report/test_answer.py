@@ -80,7 +80,7 @@ def test_a_better_row(grid):
     assert f"marital (+{0.02 - mean:.4f} ± {half:.4f} AUC)" in said["tasks"].text
     assert "30\u202f000 parameters, 50 % of single-task's 60\u202f000" in said["cost"].text
     assert "30.0 s of training a run, single-task 60.0 s" in said["cost"].text
-    assert "Of 1 other rows" in said["others"].text
+    assert "Of 1 other row beside" in said["others"].text
     assert "1 is worse" in said["others"].text
     assert "caveat" not in said
 
