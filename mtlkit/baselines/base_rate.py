@@ -3,6 +3,7 @@
 p = rate of the label on train, the shares of the classes, or the mean. The floor under everything:
 its AUC is 0.5, its normalized entropy about 1, its R² at most 0; within groups all rows are tied.
 
+Paper: none; Dummy* of scikit-learn.
 When to use: to see what a metric is worth without a model.
 When not: as a competitor.
 Cost: none.

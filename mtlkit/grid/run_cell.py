@@ -19,7 +19,6 @@ from mtlkit.data.splits import Dataset
 from mtlkit.data.types import loss_spec
 from mtlkit.errors import MissingError, MtlkitError
 from mtlkit.grid.build import build_model
-from mtlkit.grid.fit_baseline import fit_baseline
 from mtlkit.grid.machine import (
     describe_environment,
     peak_memory,
@@ -35,6 +34,7 @@ from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.compiled import CompiledForward
 from mtlkit.training.cuda_graph import StepGraph
+from mtlkit.training.fit_baseline import fit_baseline
 from mtlkit.training.numerics import numerics
 from mtlkit.training.parallel import ParallelTrainer, SharedCheckpoints
 from mtlkit.training.result import DivergedError, FitResult

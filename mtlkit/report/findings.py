@@ -498,7 +498,7 @@ def behind_a_baseline(seen: Evidence) -> Found:
     if sentences:
         best = summary.finished[0]
         trials = 2 * best.group.study.budget if best.group.study else 16
-        yield " ".join(sentences), seen.bench(best, f"tune.trials={trials}")
+        yield sentences, seen.bench(best, f"tune.trials={trials}")
 
 
 BLOCK_RULES = (

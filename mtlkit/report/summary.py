@@ -222,7 +222,7 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
     best = _best(block, methods)
     found = _warnings(block, counts, references.values(), rows)
     beaten = behind_baselines(block, rows, baselines, best, noise)
-    warnings = (*beaten, *found, *run_warnings(frames, block))
+    warnings = (*filter(None, [beaten]), *found, *run_warnings(frames, block))
     return Summary(
         block, tuple(rows), baselines, best, usual_references, counts, warnings, noise, margin
     )
@@ -377,9 +377,9 @@ def behind_baselines(
     baselines: Sequence[Row],
     best: Mapping[str, str],
     noise: RowNoise,
-) -> list[str]:
+) -> str:
     """On which tasks no network reaches a baseline, a sentence each with both numbers, and with the
-    difference where seeds are common. Of several baselines the best one counts.
+    difference where seeds are common; empty without any. Of several baselines the best one counts.
     """
     by_id = {row.group.id: row for row in rows}
     sentences = []
@@ -403,7 +403,7 @@ def behind_baselines(
             f"No network reaches the {baseline.group.label} baseline on {task.title}: "
             f"{task.reading.label} {reached} against {other} of {network.group.label}{worse}."
         )
-    return sentences
+    return " ".join(sentences)
 
 
 def _warnings(

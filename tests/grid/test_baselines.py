@@ -14,7 +14,6 @@ from mtlkit.baselines._baseline import Columns
 from mtlkit.data.sources import prepare
 from mtlkit.data.splits import SharedColumns
 from mtlkit.errors import MissingError
-from mtlkit.grid.fit_baseline import fit_baseline
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.rerun import rerun
@@ -25,6 +24,7 @@ from mtlkit.report.frame import load
 from mtlkit.report.summary import summarise
 from mtlkit.settings import ExecutionSettings, RowWeights
 from mtlkit.store import ResultStore
+from mtlkit.training.fit_baseline import fit_baseline
 from mtlkit.training.seeding import seed_for
 from tests.conftest import DATA, run_cli
 from tests.grid.test_tuning import Planted

@@ -104,6 +104,34 @@ def test_sound_runs_have_no_findings(grid):
     assert grid.find() == {}
 
 
+def baseline(grid, gap):
+    """Runs of a tree that is a gap above the best network, mmoe."""
+    for seed in range(3):
+        one = cell("tree", "none", seed, training={"batch_size": 1024})
+        run = scores(positives=3060)(record(one))
+        for split in run.metrics.values():
+            for task in split.values():
+                task["auc"] = 0.9 + GAINS["mmoe"] + 1e-4 * seed + 4e-5 * seed + gap
+        grid.store.save(run.model_copy(update={"curve": []}))
+
+
+def test_behind_a_baseline(grid):
+    baseline(grid, gap=0.01)
+    finding = grid.find()["behind a baseline"]
+    assert finding.sentence.startswith(
+        "No network reaches the tree baseline on income: AUC 0.9141 against 0.9041 of mmoe + uwl, "
+        "worse by 0.0100"
+    )
+    assert finding.sentence.count("No network") == 2
+    assert "--models mmoe" in finding.command
+    assert finding.command.endswith("--set tune.trials=16")
+
+
+def test_a_baseline_that_networks_reach_is_no_finding(grid):
+    baseline(grid, gap=-0.01)
+    assert grid.find() == {}
+
+
 def test_divergence(grid):
     grid.fail = [("mmoe", 2), ("ple", 0)]
     finding = grid.find()["divergence"]

@@ -13,7 +13,6 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from mtlkit.baselines._baseline import Baseline, Columns
-from mtlkit.baselines.base_rate import BaseRate
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.types import Score, Task
 from mtlkit.errors import MissingError
@@ -136,7 +135,7 @@ class _Fitting:
         self.most_rows: int | None = options.rows
         seen = Columns.of(self.schema, train, self._draw(np.arange(len(train))))
         self.baseline: Baseline = baseline_class(self.schema, options, seen, seed)
-        self.constant = BaseRate(self.schema, options, seen, seed)
+        self.constant: Baseline = BASELINES.load("base-rate")(self.schema, options, seen, seed)
         self.cost: dict[str, int] = {}
 
     def fit(self, score: Score) -> tuple[_Fit, dict[str, Any]]:
