@@ -16,6 +16,7 @@ from mtlkit.data.splits import Bag
 from mtlkit.data.types import Feature, Schema
 from mtlkit.models import _input_linear
 from mtlkit.models._embedding import FieldEmbedding
+from mtlkit.models._layers import StackedLinear
 from mtlkit.models._options import ModelOptions
 from mtlkit.models._tables import FOLD_VOCABULARY
 from mtlkit.registry import MODELS
@@ -292,6 +293,22 @@ def test_folding_changes_nothing_but_speed(name, case, monkeypatch):
         assert foldable or len(calls) == before
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+
+
+def test_layers_on_sums_of_copies_never_form_the_embedded_rows(schema):
+    """They are one fold a stack; the sums are those of the copies, numbers included."""
+    module, batch = make(schema, copies=3, numbers="vector"), toy_batch(schema, 30)
+    reads = [(0, 2), (1, 2), (2,)]
+    layers = StackedLinear(3, module.width, 4)
+    x = module(batch)
+    folded = layers(x.sums_of_copies(reads))
+    assert x.materialised is None
+    copies = module(batch).tensor()
+    inputs = torch.stack([copies[:, list(read)].sum(1) for read in reads], 1)
+    torch.testing.assert_close(folded, layers(inputs), rtol=1e-4, atol=1e-6)
+    module.fast_paths = replace(module.fast_paths, fold=False)
+    looked_up = layers(module(batch).sums_of_copies(reads))
+    torch.testing.assert_close(looked_up, layers(inputs), rtol=1e-4, atol=1e-6)
 
 
 def test_large_vocabularies_are_not_folded():

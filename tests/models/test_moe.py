@@ -10,7 +10,7 @@ from mtlkit.errors import UsageError
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary, dense_weights
 from mtlkit.models._embedding import FieldEmbedding
-from mtlkit.models._layers import Gate, GateOptions, StackedMLP, Towers
+from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP, Towers
 from mtlkit.models._moe import GateStack, MoELayer
 from mtlkit.models._tables import FastPaths
 from mtlkit.models._types import Batch
@@ -293,3 +293,27 @@ def test_gram_of_mixtures_without_kernels():
     assert spread_out.shape == (6, 2, 4)
     assert not spread_out[:, 0, 3].any()
     assert not spread_out[:, 1, 0].any()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layers_of_one_input_are_as_layers_that_each_get_a_copy_of_it(bias):
+    layers, x = StackedLinear(6, 5, 4, bias=bias), torch.randn(10, 3, 5, requires_grad=True)
+    parameters = [x, *layers.parameters()]
+    results = []
+    for inputs in (x, x.index_select(1, torch.tensor([0, 0, 1, 1, 2, 2]))):
+        out = layers(inputs)
+        grads = torch.autograd.grad(out.square().sum(), parameters)
+        results.append([out, *grads])
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_experts_get_copies_of_paths_only_where_they_do_not_take_turns():
+    options = GateOptions()
+    for paths, in_turn in (([0, 0, 1, 1], True), ([0, 0, 1, 2], False), ([1, 1, 0, 0], False)):
+        experts = StackedMLP(4, 5, (3,), options)
+        level = MoELayer(1, experts, [GateStack("a")], expert_paths=torch.tensor(paths))
+        x = torch.randn(10, 3 if 2 in paths else 2, 5)
+        assert level._in_turn == in_turn
+        expected = experts(x[:, paths])
+        torch.testing.assert_close(level.expert_outputs(x), expected)
