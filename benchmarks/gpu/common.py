@@ -152,8 +152,7 @@ def trainer(
 
 def run_steps(made: Any, count: int) -> None:
     for _ in range(count):
-        (made.graph or made._train_step)(made.steps, made.window)
-        made.steps += 1
+        made.take_step()
 
 
 def seconds_of(run: Callable[[], Any], device: Any, count: int, warm: int = 5) -> float:

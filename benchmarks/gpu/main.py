@@ -139,8 +139,12 @@ def end(child: subprocess.Popen[bytes]) -> None:
 
 def work(section: str, job: Job, results: Results) -> None:
     """In the process of a section: wait for the turn, then add its rows."""
+    import torch
+
     sys.stdout = sys.stderr  # what others print is no row
     module = importlib.import_module(f"gpu.{SECTIONS[section][0]}")
+    if not job.on_gpu:
+        torch.set_num_threads(1)  # as a cell has
     if sys.stdin.readline():
         for row in rows_of(getattr(module, section)(job)):
             results.add(section, row)
