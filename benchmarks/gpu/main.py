@@ -21,8 +21,8 @@ from .common import ROOT, Job, Row
 
 SECTIONS = {
     "env": ("checks", 45),  # with the start of Python, during which the others start as well
-    "smoke": ("checks", 70),
-    "parity": ("parity", 100),
+    "smoke": ("checks", 60),
+    "parity": ("parity", 130),
     "syncs": ("checks", 25),
     "speed": ("rates", 110),
     "stack": ("rates", 75),
@@ -143,6 +143,8 @@ def work(section: str, job: Job, results: Results) -> None:
 
     sys.stdout = sys.stderr  # what others print is no row
     module = importlib.import_module(f"gpu.{SECTIONS[section][0]}")
+    if section == "grid" and job.on_gpu:
+        module.compile_kernels(job)
     if not job.on_gpu:
         torch.set_num_threads(1)  # as a cell has
     if sys.stdin.readline():
