@@ -17,9 +17,9 @@ PAGE = ROOT / "docs" / "gpu.md"
 
 @pytest.fixture
 def main(monkeypatch):
-    """The script's own module; ``gpu`` is its package."""
+    """The script's own module; ``gpu_checks`` is its package."""
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    from gpu import main
+    from gpu_checks import main
 
     return main
 

@@ -142,7 +142,7 @@ def work(section: str, job: Job, results: Results) -> None:
     import torch
 
     sys.stdout = sys.stderr  # what others print is no row
-    module = importlib.import_module(f"gpu.{SECTIONS[section][0]}")
+    module = importlib.import_module(f"gpu_checks.{SECTIONS[section][0]}")
     if section == "grid" and job.on_gpu:
         module.compile_kernels(job)
     if not job.on_gpu:
