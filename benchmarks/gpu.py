@@ -8,7 +8,7 @@ row with its reason, and the next one goes on. ``docs/gpu.md`` says what a machi
 needs, and what each section checks.
 """
 
-from gpu.main import main
+from gpu_checks.main import main
 
 if __name__ == "__main__":
     main()

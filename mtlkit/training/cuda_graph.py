@@ -38,8 +38,6 @@ class StepGraph:
             reason = "there is no GPU to record one on"
         if reason is not None:
             raise UsageError(f"A step cannot be one CUDA graph: {reason}.", "--set compile=off")
-        self.trainer = trainer
-        self.record = record
         self.steps = 0
         self.passes = 0
         self.graph: torch.cuda.CUDAGraph | None = None
@@ -54,14 +52,15 @@ class StepGraph:
             if "capturable" in group:
                 group["capturable"] = record
 
-    def __call__(self, index: int, window: RunningMeans) -> None:
+    def __call__(self, trainer: Trainer, index: int, window: RunningMeans) -> None:
         """One optimiser step.
 
         Args:
+            trainer: The one that the graph was made for. It is not kept, so that the two go as
+                soon as the cell is over, with the memory that they have on the device.
             index: Number of steps before this one.
             window: Losses and weights are counted in here; the same in every step.
         """
-        trainer = self.trainer
         factor = learning_rate_factor(trainer.settings, index, trainer.total_steps)
         for group in trainer.optimizer.param_groups:
             group["lr"].fill_(group["peak"] * factor)
@@ -71,32 +70,32 @@ class StepGraph:
         # The first steps are plain ones, on the stream that is recorded later.
         self.steps += 1
         if self.stream is None:
-            self._update(index, window)
+            self._update(trainer, index, window)
         elif self.steps <= WARM_UP:
             current = torch.cuda.current_stream(trainer.device)
             self.stream.wait_stream(current)
             with torch.cuda.stream(self.stream):
-                self._update(index, window)
+                self._update(trainer, index, window)
             current.wait_stream(self.stream)
         elif self.graph is None:
-            self._record(index, window)
+            self._record(trainer, index, window)
         else:
             self.graph.replay()
             trainer.backward_passes += self.passes
 
-    def _record(self, index: int, window: RunningMeans) -> None:
+    def _record(self, trainer: Trainer, index: int, window: RunningMeans) -> None:
         """Record a step, which does not run it, and run it."""
-        before = self.trainer.backward_passes
+        before = trainer.backward_passes
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(self.trainer.device), torch.cuda.graph(graph, stream=self.stream):
-            self._update(index, window)
-        self.passes = self.trainer.backward_passes - before
+        with torch.cuda.device(trainer.device), torch.cuda.graph(graph, stream=self.stream):
+            self._update(trainer, index, window)
+        self.passes = trainer.backward_passes - before
         self.graph = graph
         graph.replay()
 
-    def _update(self, index: int, window: RunningMeans) -> None:
-        batches = (self.trainer.train.take(rows) for rows in self.rows)
-        self.trainer.update(batches, index, window)
+    def _update(self, trainer: Trainer, index: int, window: RunningMeans) -> None:
+        batches = (trainer.train.take(rows) for rows in self.rows)
+        trainer.update(batches, index, window)
 
 
 def refusal(trainer: Trainer) -> str | None:

@@ -155,7 +155,7 @@ class Trainer:
         self.backward_passes = 0
 
         # How far the run is.
-        self.graph: Callable[[int, RunningMeans], None] | None = None
+        self.graph: Callable[[Trainer, int, RunningMeans], None] | None = None
         self.steps = 0
         self.window = RunningMeans(len(self.tasks), self.device)
 
@@ -250,11 +250,18 @@ class Trainer:
             is_due = False
             with self.timer.measure("train"):
                 while self.steps < stop and not is_due:
-                    (self.graph or self._train_step)(self.steps, self.window)
-                    self.steps += 1
+                    self.take_step()
                     is_due = checkpoints is not None and checkpoints.due(self.steps)
             if checkpoints is not None and is_due:
                 checkpoints.save(self.steps, self.state_dict())
+
+    def take_step(self) -> None:
+        """One optimiser step, by the graph if there is one."""
+        if self.graph is None:
+            self._train_step(self.steps, self.window)
+        else:
+            self.graph(self, self.steps, self.window)
+        self.steps += 1
 
     def _train_step(self, index: int, window: RunningMeans) -> None:
         """One optimiser step, of ``accumulate`` batches.

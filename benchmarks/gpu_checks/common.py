@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,16 +54,10 @@ class Row:
     mark: str = ""
     passed: bool | None = None
 
-    def line(self) -> str:
-        return json.dumps(asdict(self), default=str)
-
     def text(self) -> str:
         """As a row of a Markdown table."""
         verdict = {True: "passed", False: "**failed**", None: "not judged"}[self.passed]
         return f"| {self.what} | {_text(self.figure)} | {self.mark or '-'} | {verdict} |"
-
-
-Check = Callable[[], Iterator[Row]]
 
 
 def _text(figure: Any) -> str:
@@ -74,13 +67,12 @@ def _text(figure: Any) -> str:
 
 
 @contextmanager
-def opened(job: Job, instead: str = "cpu") -> Iterator[Any]:
-    """The device of a job; ``instead`` stands in for ``cpu``, the pretended GPU if that is it."""
+def opened(job: Job) -> Iterator[Any]:
+    """The device of a job; inside, the pretended one is there."""
     import torch
 
-    device = instead if job.device == "cpu" else job.device
-    if device != "pretended":
-        yield torch.device(device)
+    if job.device != "pretended":
+        yield torch.device(job.device)
         return
     from tests.gpu.pretended import pretended_gpu
 
@@ -103,10 +95,31 @@ def census(job: Job) -> tuple[str, Any]:
         return "census-shaped set", ali_shaped(300_000, vocabularies=CENSUS_SHAPE)
 
 
+@dataclass(frozen=True)
+class Site:
+    """Rows and the device that they are trained on, in batches of one size."""
+
+    name: str
+    data: Any
+    device: Any
+    batch: int
+    on_gpu: bool
+
+    def trainer(self, model: str = MODEL, balancer: str = "uniform", **options: Any) -> Any:
+        return trainer(self.data, self.device, model, balancer, batch_size=self.batch, **options)
+
+
+@contextmanager
+def census_site(job: Job) -> Iterator[Site]:
+    """Rows like Census-Income on the device of a job."""
+    with opened(job) as device:
+        yield Site(*census(job), device, job.size(4096, 64), job.on_gpu)
+
+
 def trainer(
     dataset: Any,
     device: Any,
-    model: str = MODEL,
+    model: str,
     balancer: str = "uniform",
     seed: int = 0,
     splits: Any = None,
@@ -139,8 +152,7 @@ def trainer(
 
 def run_steps(made: Any, count: int) -> None:
     for _ in range(count):
-        (made.graph or made._train_step)(made.steps, made.window)
-        made.steps += 1
+        made.take_step()
 
 
 def seconds_of(run: Callable[[], Any], device: Any, count: int, warm: int = 5) -> float:
