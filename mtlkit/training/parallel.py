@@ -219,6 +219,7 @@ class ParallelTrainer(Trainer):
             hint = "--set scope=dense, or --set sparse_rows=1000000000"
         elif not self._is_mean_over_rows(processes):
             reason = "A loss of the model is no mean over the rows of a batch"
+            hint = "give its Objective as total what a mean is divided by"
         if reason:
             message = f"{reason}, but each of {processes} processes has a part of the batch."
             raise UsageError(message, f"{hint}, or --processes 1" if hint else "--processes 1")

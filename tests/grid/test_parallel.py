@@ -7,6 +7,7 @@ import re
 import socket
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -120,7 +121,8 @@ def test_a_driver_that_is_killed_leaves_no_process(home, store, plugin, tmp_path
 
     pid = tmp_path / "sleeps.pid"
     try:
-        assert wait_for(lambda: pid.exists() and pid.read_text())
+        while driver.poll() is None and not (pid.exists() and pid.read_text()):
+            time.sleep(0.1)
     finally:
         driver.kill()
         driver.wait()

@@ -225,7 +225,7 @@ REFUSED = {
     "The balancer compares gradients of the rows of embedding.": Case(
         balancer="pcgrad", settings={"scope": "all", "sparse_rows": 1}
     ),
-    "A loss of the model is no mean over rows": Case("largest.py", data="funnel", double=False),
+    "A loss of the model is no mean over the rows": Case("largest.py", data="funnel", double=False),
 }
 
 
