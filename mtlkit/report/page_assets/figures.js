@@ -45,6 +45,7 @@ function liveFigure(section, figure) {
     tools.append(make("button", { type: "button", click: act, "aria-label": `Download ${figure.dataset.title} as ${format}` }, format));
   }
   figure.append(tools);
+  figure.querySelector(".files")?.toggleAttribute("hidden", true);
   const still = figure.querySelector(".sheet svg");
   if (still && !figure.querySelector(".living")) noteNames(section, still);
 }
