@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mtlkit.equivalences import FAMILIES, notices, relatives
+from mtlkit.equivalences import FAMILIES, alike, notices, relatives
 from mtlkit.registry import BALANCERS
 from tests.balancers.fakes import NAMES, Case, FakeStep, direction
 
@@ -296,3 +296,17 @@ def test_a_sentence_is_not_said_twice():
     assert only.startswith("With 2 tasks, config, imtl-g and nash are")
     (only,) = notices(balancers, 3)
     assert only.startswith("With any number of tasks, config and imtl-g are")
+
+
+def test_each_balancer_is_told_its_copies():
+    grid = [
+        ("uniform", {}),
+        ("pcgrad", {}),
+        ("static", {"w": [1.0, 1.0]}),
+        ("gradvac", {"beta": 0}),
+    ]
+    sums = "static[w=1:1] = uniform"
+    surgery = "gradvac[beta=0] = pcgrad"
+    assert alike(grid, 3) == [sums, surgery, sums, surgery]
+    assert alike(grid[:2], 3) == ["", ""]
+    assert alike(grid, 1) == [""] * 4

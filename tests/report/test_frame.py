@@ -146,3 +146,17 @@ def test_copies_at_two_tasks_are_named(tmp_path):
     store = fill(tmp_path, ("mmoe",), ("nash", "imtl-g"), seeds=(0,), with_probes=False)
     [summary] = summaries(store)
     assert any("imtl-g and nash are one method" in text for text in summary.warnings)
+
+
+def test_balancers_have_families(tmp_path):
+    names = ("static[w=1:2]", "uwl", "gradnorm", "pcgrad", "moco", "not-a-balancer")
+    (block,) = load(fill(tmp_path, ("mmoe",), names, seeds=(0,), with_probes=False)).blocks
+    families = {group.balancer: group.family for group in block.groups if group.has_balancer}
+    assert families == {
+        "static[w=1:2]": "fixed weights",
+        "uwl": "from losses",
+        "gradnorm": "from gradient norms",
+        "pcgrad": "from inner products of gradients",
+        "moco": "from whole gradients",
+        "not-a-balancer": "",
+    }

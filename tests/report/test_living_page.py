@@ -316,6 +316,17 @@ def test_figures_are_downloaded(opened, tmp_path):
                 assert b"var(" not in content
 
 
+def test_one_task_is_set_against_costs(opened, tmp_path):
+    fill(tmp_path, ("mmoe",), ("uniform", "uwl"), seeds=(0, 1), tasks=["income"], with_probes=False)
+    page = opened(write_report(tmp_path).page.as_uri())
+    chart = chart_of(page, "#census-mmoe-income")
+    chart.get_by_label("up", exact=True).select_option("parameters")
+    assert chart.locator(".point").count() == 3
+    with page.expect_download() as download:
+        chart.get_by_role("button", name=re.compile("as SVG$")).click()
+    assert download.value.suggested_filename == "census-mmoe-income-chart.svg"
+
+
 def pages_of(pdf):
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
 

@@ -149,7 +149,7 @@ function liveChart(section) {
     const scales = pair.map((axis, at) => {
       const ends = spread && !isPointed ? points.flatMap(({ values }) => values[at].slice(1, 3).filter((end) => end !== null)) : [];
       const singles = seeds && !isPointed ? points.flatMap(({ values }) => values[at][3] ?? []).filter((value) => value !== null) : [];
-      const bounds = limits([...points.map(({ values }) => values[at][0]), ...singles], ends, setting("fit") === "all");
+      const bounds = limits(axis, [...points.map(({ values }) => values[at][0]), ...singles], ends, setting("fit") === "all");
       if (axis.cost) bounds[0] = Math.max(bounds[0], 0.9 * Math.min(...points.map(({ values }) => values[at][0])));
       const room = at ? [height - MARGIN.bottom, MARGIN.top] : [MARGIN.left, width - MARGIN.right];
       return makeScale(axis, bounds, room, axis.better < 0 && !axis.cost, Math.max(3, Math.abs(room[1] - room[0]) / (at ? 60 : 80)));

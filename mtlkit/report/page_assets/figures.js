@@ -39,12 +39,13 @@ function liveFigure(section, figure) {
   };
   const name = figure.dataset.name;
   const shown = () => figure.querySelector(".living svg") ?? figure.querySelector(".sheet svg");
-  if (!shown()) return;
+  if (figure.hidden) return;
   const tools = make("div", { class: "tools" }, make("span", { class: "muted" }, "download"));
   for (const [format, act] of Object.entries(buttons)) {
     tools.append(make("button", { type: "button", click: act, "aria-label": `Download ${figure.dataset.title} as ${format}` }, format));
   }
   figure.append(tools);
+  figure.querySelector(".files")?.toggleAttribute("hidden", true);
   const still = figure.querySelector(".sheet svg");
   if (still && !figure.querySelector(".living")) noteNames(section, still);
 }

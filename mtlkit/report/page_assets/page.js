@@ -27,7 +27,6 @@ function livePage(sections) {
   show();
 }
 
-document.documentElement.classList.add("js");
 document.body.append(announcer, tipBox);
 const blocks = [...document.querySelectorAll("script.rows")].map((script) => JSON.parse(script.textContent));
 livePage(blocks.map(liveSection));

@@ -1,25 +1,27 @@
 // Axes of the chart: limits, ticks and numbers.
 
-const LOG_FROM = 20; // a cost that spans more than this factor is drawn on a logarithmic axis
-const LEAST_ROOM = 2e-4; // values that hardly differ are not torn apart
+const LOG_FROM = 6; // a cost that spans more than this factor is drawn on a logarithmic axis
+const LEAST_ROOM = { task: 2e-4, cost: 0.1 }; // values that hardly differ are not torn apart
 
 /**
  * Limits around most values, so that one collapsed run does not flatten the others: those further
- * from the middle half than four times its width are left out, unless all are asked for.
+ * from the middle half than four times its width are left out, unless all are asked for. Of costs
+ * none is left out.
  */
-function limits(values, ends, all) {
+function limits(axis, values, ends, all) {
   const sorted = values.toSorted((a, b) => a - b);
+  const leastRoom = axis.cost ? LEAST_ROOM.cost * sorted.at(-1) : LEAST_ROOM.task;
   const quarter = sorted[Math.floor(sorted.length / 4)];
   const threeQuarters = sorted[Math.floor((3 * sorted.length) / 4)];
-  const reach = all ? Infinity : 4 * Math.max(threeQuarters - quarter, 1e-4);
+  const reach = all || axis.cost ? Infinity : 4 * Math.max(threeQuarters - quarter, 1e-4);
   const kept = sorted.filter((value) => value >= quarter - reach && value <= threeQuarters + reach);
   const [least, most] = [kept[0], kept.at(-1)];
 
   // The end of an interval may lengthen the axis by 60 % on either side.
-  const room = Math.max(most - least, LEAST_ROOM);
+  const room = Math.max(most - least, leastRoom);
   const low = Math.min(least, ...ends.map((end) => Math.max(end, least - 0.6 * room)));
   const high = Math.max(most, ...ends.map((end) => Math.min(end, most + 0.6 * room)));
-  const margin = 0.07 * Math.max(high - low, LEAST_ROOM);
+  const margin = 0.07 * Math.max(high - low, leastRoom);
   return [low - margin, high + margin];
 }
 
