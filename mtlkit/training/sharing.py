@@ -145,10 +145,11 @@ class SharedParameters:
     def components(self) -> list[list[int]]:
         """Groups of tasks that are connected through shared parameters.
 
-        Tasks that share nothing stand alone.
+        Tasks that share nothing stand alone, and one that another scores belongs to that one.
         """
-        # every task begins in a group of its own; a slice joins the groups of all that reach it
-        group = list(range(len(self.tasks)))
+        # every task that is trained begins in a group of its own; a slice joins the groups of all
+        # that reach it
+        group = [self.tasks.index(task.scored_by or task.name) for task in self._model.tasks]
         for sliced in self.parameters:
             for tasks_of_slice in sliced.reached_by.T:
                 joined = {group[task] for task in torch.nonzero(tasks_of_slice).flatten().tolist()}
