@@ -139,18 +139,23 @@ class _Fitting:
         self.cost: dict[str, int] = {}
 
     def fit(self, score: Score) -> tuple[_Fit, dict[str, Any]]:
-        """The best trial on validation, and its settings.
+        """The best trial on validation, or on train where that cannot tell, and its settings.
 
         Where train has one value of the label alone, there is nothing to fit but that.
         """
         task = self.schema.tasks[self.schema.task_names.index(score.task)]
         rows, labels = self._labelled("train", score)
-        seen, seen_labels = self._labelled("validation", score)
+        seen_split = "validation"
+        seen, seen_labels = self._labelled(seen_split, score)
+        if len(np.unique(seen_labels)) < 2:  # no metric tells trials apart
+            message = f"validation has no two values of {score.label}: train chose"
+            warnings.warn(message, stacklevel=1)
+            seen_split, seen, seen_labels = "train", rows, labels
         weight = row_weight(self.schema, task, self.labels["train"].columns)
         given = {} if weight is None else {"sample_weight": weight.numpy()[rows]}
         encoder = self.baseline if len(np.unique(labels)) > 1 else self.constant
         inputs = self._encode(encoder, self.dataset.splits["train"], rows)
-        seen_inputs = self._encode(encoder, self.dataset.splits["validation"], seen)
+        seen_inputs = self._encode(encoder, self.dataset.splits[seen_split], seen)
 
         best: tuple[_Fit, dict[str, Any]] | None = None
         for settings, estimator in encoder.trials(task):

@@ -215,6 +215,21 @@ def test_a_label_of_one_value_is_its_own_rate():
         fitted("tree", dataset)
 
 
+@pytest.mark.parametrize("name", ["tree", "logistic"])
+def test_where_validation_cannot_choose_train_does(name):
+    dataset = toy_dataset(toy_schema(tasks=1))
+    validation = dataset.splits["validation"]
+    validation.labels[:] = 0
+    one_class = fitted(name, dataset)
+    validation.observed[:] = False
+    none = fitted(name, dataset)
+    assert none.warnings == ["validation has no two values of t1: train chose"]
+    assert one_class.metrics["test"] == none.metrics["test"]
+    assert none.metrics["test"]["t1"]["auc"] > 0.6
+    dataset.splits["validation"] = dataset.splits["train"]
+    assert fitted(name, dataset).best == none.best
+
+
 def test_a_class_that_train_lacks():
     dataset = toy_dataset(toy_schema(tasks=1, kinds=("multiclass",)))
     labels = dataset.splits["train"].labels
