@@ -52,6 +52,7 @@ class Scores:
     def replace_tasks(self, other: Scores, schema: Schema, tasks: Collection[str]) -> None:
         """Put the predictions of another pass in place of those of some tasks."""
         names = {score.name for score in schema.scores() if schema.predictor(score) in tasks}
+        names |= set(tasks)  # others may follow from one that is not reported
         self.logits |= {name: value for name, value in other.logits.items() if name in names}
         self.derived |= {name: value for name, value in other.derived.items() if name in names}
 

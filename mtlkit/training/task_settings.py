@@ -98,7 +98,8 @@ def _check_scored_by(schema: Schema, settings: TrainingSettings, named: tuple[st
     """Raise a :class:`UsageError` where no prediction of another task can score a task."""
     tasks = {task.name: task for task in schema.tasks}
     weights = [settings.row_weights.get(task.name, task.row_weights) for task in schema.tasks]
-    indicators = [each.indicator for each in weights if each is not None]
+    choosing = {each.indicator for each in weights if each is not None}
+    choosing |= {task.given for task in schema.tasks}
     for name, other in settings.scored_by.items():
         problem = ""
         if other == name or other in settings.scored_by:
@@ -107,8 +108,10 @@ def _check_scored_by(schema: Schema, settings: TrainingSettings, named: tuple[st
             problem = "both must be binary, so that a probability of one can be one of the other"
         elif name in (schema.funnel or ()):
             problem = f"{name} is a step of the funnel, whose scores follow from the other steps"
-        elif name in named or name in indicators:
-            problem = f"another setting trains {name}, makes it auxiliary or weights rows by it"
+        elif name in choosing:
+            problem = f"rows count by the label of {name} for another task"
+        elif name in named:
+            problem = f"another setting trains {name}, or makes it auxiliary"
         if problem:
             trained = [each for each in tasks if each not in settings.scored_by]
             raise UsageError(

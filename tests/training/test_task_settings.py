@@ -325,6 +325,11 @@ def test_an_auxiliary_step_of_a_funnel():
         assert "t1" not in mtlkit.fit(model, data, **SHORT, auxiliary="t1").metrics["test"]
         assert set(mtlkit.fit(model, data, **SHORT, auxiliary="t2").metrics["test"]) == {"t1"}
 
+    # what follows from it is measured on all rows, too, and stored
+    result = mtlkit.fit("mmoe", data, **SHORT, auxiliary="t1", validation_rows=40)
+    assert set(result.metrics["validation"]) == {"t2", "t2-given-t1"}
+    assert {"score/t2", "score/t2-given-t1"} <= result.scores.keys()
+
 
 # --- tasks that are reported and not trained
 
@@ -347,8 +352,23 @@ def test_a_task_that_another_one_scores(model):
         turned = np.where([False, True, False], 1 - labels, labels)
         splits[name] = replace(splits[name], labels=turned)
     again = mtlkit.fit(model, replace(data, splits=splits), "pcgrad", **how)
-    assert again.metrics["test"] == result.metrics["test"] and again.best == result.best
+    assert again.metrics["test"] == result.metrics["test"]
+    assert again.best == result.best
     assert data.splits["train"].observed[:, 1].any(), "the data stay as they are"
+
+    # the other one need not be reported
+    unseen = mtlkit.fit(model, data, "pcgrad", **how, auxiliary="t1", select="t2")
+    expected = roc_auc_score(unseen.scores["label/t2"][there], unseen.scores["score/t2"][there])
+    assert unseen.metrics["test"]["t2"]["auc"] == pytest.approx(expected)
+
+
+def test_labels_that_say_where_another_task_is_trained_are_needed():
+    data = data_of(2, ("binary",))
+    given = data.schema.tasks[1].model_copy(update={"given": "t1"})
+    tasks = (data.schema.tasks[0], given, data.schema.tasks[0].model_copy(update={"name": "t3"}))
+    schema = data.schema.model_copy(update={"tasks": tasks})
+    with pytest.raises(UsageError, match="rows count by the label of t1 for another task"):
+        prepared(replace(data, schema=schema), scored_by={"t1": "t3"})
 
 
 # --- identity, and what is wrong
@@ -387,8 +407,11 @@ WRONG = {
     ),
     "scored and trained": (
         {"scored_by": {"t1": "t2"}, "auxiliary": "t1"},
-        "t1 cannot be scored by t2: another setting trains t1, makes it auxiliary or weights "
-        "rows by it.",
+        "t1 cannot be scored by t2: another setting trains t1, or makes it auxiliary.",
+    ),
+    "scored and an indicator": (
+        {"scored_by": {"t1": "t2"}, "row_weights": {"t4": {"indicator": "t1"}}},
+        "t1 cannot be scored by t2: rows count by the label of t1 for another task.",
     ),
     "no task": ({"loss": {"tt": "bce"}}, "There is no task 'tt' in this data set."),
     "no loss": ({"loss": {"t1": "hinge"}}, "There is no loss called 'hinge'."),
