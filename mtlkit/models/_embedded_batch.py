@@ -43,7 +43,7 @@ class EmbeddedBatch:
         self._lookup = Lookup(embedding, batch)
         self._together: tuple[LinearStack, ...] = ()
         self._tensor: Tensor | None = None
-        self._reads: Reads = embedding.own_copies
+        self._reads: Reads | None = None
         groups = embedding.foldable_groups()
         self._form: PlainLinear | FoldedLinear = (
             FoldedLinear(self._lookup, self.cuts, groups)

@@ -51,11 +51,13 @@ class PlainLinear:
         x = self.lookup.x()
         return self.cuts.add(F.linear(x, weight, bias), x)
 
-    def linear_by_copy(self, weight: Tensor, bias: Tensor | None, reads: Reads) -> Tensor:
-        """Weight (n, O, D) and bias (n, O) on sums of the copies of x (B, copies, D): (B, n, O)."""
+    def linear_by_copy(self, weight: Tensor, bias: Tensor | None, reads: Reads | None) -> Tensor:
+        """Weight (n, O, D) and bias (n, O) on the copies of x (B, copies, D), or on sums of them:
+        (B, n, O).
+        """
         x = self.lookup.x()
         inputs = x.transpose(0, 1)
-        if list(reads) != self.lookup.tables.own_copies:
+        if reads is not None:
             inputs = sums_of_copies(self.lookup.copies(), reads, dim=0)  # (n, B, D)
         product = torch.bmm(inputs, weight.transpose(1, 2)).transpose(0, 1)
         return self.cuts.add(product if bias is None else product + bias, x)
@@ -92,8 +94,9 @@ class FoldedLinear:
         """As ``PlainLinear.linear``."""
         return self._linear(weight[None], None if bias is None else bias[None])
 
-    def linear_by_copy(self, weight: Tensor, bias: Tensor | None, reads: Reads) -> Tensor:
+    def linear_by_copy(self, weight: Tensor, bias: Tensor | None, reads: Reads | None) -> Tensor:
         """As ``PlainLinear.linear_by_copy``."""
+        reads = [(k,) for k in range(self.tables.copies)] if reads is None else reads
         return self._linear(weight, bias, reads).unflatten(1, weight.shape[:2])
 
     def _linear(self, weight: Tensor, bias: Tensor | None, reads: Reads | None = None) -> Tensor:

@@ -133,11 +133,6 @@ class EmbeddingTables(nn.Module):
         """
         return self.numbers
 
-    @property
-    def own_copies(self) -> list[tuple[int, ...]]:
-        """The copies that as many layers read, where each has one to itself."""
-        return [(copy,) for copy in range(self.copies)]
-
     def _copies_by(self, width: int) -> tuple[int, ...]:
         """The shape of one embedded feature in all copies."""
         return (self.copies, width) if self.copies else (width,)

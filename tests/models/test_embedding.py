@@ -326,3 +326,17 @@ def test_x_is_known_as_the_representation_once_made(name):
     assert x is not None
     assert len(x) == 30
     assert x.requires_grad
+
+
+@pytest.mark.parametrize("options", [{}, {"specific": 2}, {"levels": 1}])
+def test_all_that_a_task_of_stem_reads_of_the_shared_copy_is_in_the_representation(options):
+    schema = toy_schema(3)
+    model, batch = build("stem", schema, **options), toy_batch(schema, 30)
+    model.use(replace(model.fast_paths, fold=False))
+    x = model.embedding(batch).tensor().detach().requires_grad_()
+    output = model(replace(batch, embedding_output=x))
+    for objective in model.objectives(output, batch):
+        of_x, of_shared = torch.autograd.grad(
+            objective.loss, [x, output.representation], retain_graph=True
+        )
+        torch.testing.assert_close(of_shared, of_x[:, 3])
