@@ -99,7 +99,7 @@ def _check_scored_by(schema: Schema, settings: TrainingSettings, named: tuple[st
     tasks = {task.name: task for task in schema.tasks}
     weights = [settings.row_weights.get(task.name, task.row_weights) for task in schema.tasks]
     choosing = {each.indicator for each in weights if each is not None}
-    choosing |= {task.given for task in schema.tasks}
+    choosing |= {task.given for task in schema.tasks if task.given}
     for name, other in settings.scored_by.items():
         problem = ""
         if other == name or other in settings.scored_by:
