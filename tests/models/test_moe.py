@@ -310,7 +310,8 @@ def test_layers_of_one_input_are_as_layers_that_each_get_a_copy_of_it(bias):
 
 def test_experts_get_copies_of_paths_only_where_they_do_not_take_turns():
     options = GateOptions()
-    for paths, in_turn in (([0, 0, 1, 1], True), ([0, 0, 1, 2], False), ([1, 1, 0, 0], False)):
+    others = ([0, 0, 1, 2], [1, 1, 0, 0], [0, 0, 2, 2], [1, 1, 1, 1])
+    for paths, in_turn in (([0, 0, 1, 1], True), *((paths, False) for paths in others)):
         experts = StackedMLP(4, 5, (3,), options)
         level = MoELayer(1, experts, [GateStack("a")], expert_paths=torch.tensor(paths))
         x = torch.randn(10, 3 if 2 in paths else 2, 5)
