@@ -194,8 +194,8 @@ def bench(
     # of processes that a launcher started, the first plans and stores; the others train along
     place = launched_place()
     if place is not None and place.number > 0:
-        if not (dry_run or print_config):
-            join(place).follow()
+        if not print_config:
+            join(place).follow(ignores_signals=True)
         return
 
     table_flags = {"labels": labels, "funnel": funnel, "split": split_by}

@@ -257,7 +257,8 @@ def test_they_are_not_stacked_and_not_tuned(tmp_path):
     assert [len(stack) for stack in found] == [1, 1, 1]
 
     grid = {"models": "shared-bottom", "balancers": "uniform", "seeds": 2, "tune": {"trials": 3}}
-    settings = read_grid(None, grid | {"dataset": DATA, "references": "tree"}, [])
+    grid |= {"dataset": DATA, "references": "tree"}
+    settings = read_grid(None, grid, ["dropout=0.1", "trials=2"])
     tuning = Tuning(settings, *prepare(DATA, tmp_path), store)
     assert tuning.trial_cells == 3
     assert tuning.chosen_cells == 4
