@@ -301,10 +301,12 @@ def _by_task(text: str | None) -> dict[str, Any] | None:
 def _run(settings: GridSettings, how: _How) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
     from mtlkit.grid.engines.processes import start_early
+    from mtlkit.grid.engines.team import launched_place
 
     # first of all: the workers' imports go on in the background
     execution = settings.execution
-    if not how.dry_run and execution.engine == "local":
+    launched = launched_place() is not None
+    if not (how.dry_run or launched) and execution.engine == "local":
         start_early(execution.device)
     from rich.console import Console
 

@@ -11,8 +11,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from mtlkit.errors import UsageError
+from mtlkit.errors import MissingError, UsageError
+from mtlkit.grid import machine
 from mtlkit.grid.engines import local, make_engine, team
 from mtlkit.grid.engines.team import Place, launched_place
 from mtlkit.settings import ExecutionSettings
@@ -258,6 +260,13 @@ def test_settings_that_do_not_go_together(home, store, monkeypatch):
     for name, value in {"jobs": 2, "stack": 4, "timeout": 60}.items():
         with pytest.raises(UsageError, match=f"{name} does not fit: the 2 processes"):
             make_engine(store, home, ExecutionSettings(**{name: value}))
+
+
+def test_each_process_needs_a_gpu(home, store, monkeypatch):
+    monkeypatch.setattr(machine, "resolve_devices", lambda text: [torch.device("cuda", 0)])
+    monkeypatch.setattr(machine, "visible_gpus", lambda: [("cuda:0", "one", 1, 1)])
+    with pytest.raises(MissingError, match="2 processes need a GPU each, and 1 are here"):
+        make_engine(store, home, ExecutionSettings(device="cuda", processes=2))
 
 
 def test_a_graph_needs_a_gpu_and_one_process(home, store):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mtlkit.errors import UsageError
+from mtlkit.errors import MissingError, UsageError
 from mtlkit.grid.engines.engine import Engine
 from mtlkit.grid.engines.team import Place, TeamEngine, launched_place
 from mtlkit.settings import ExecutionSettings
@@ -38,13 +38,19 @@ def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) ->
                 "mtlkit bench --engine ray",
             )
     from mtlkit.grid.engines.local import LocalEngine
-    from mtlkit.grid.machine import resolve_devices
+    from mtlkit.grid.machine import resolve_devices, visible_gpus
 
     device = resolve_devices(execution.device)[0]
     if execution.compile == "graph" and device.type == "cpu":
         raise UsageError(NO_GRAPH, "--set compile=off")
     if place is not None:
         return TeamEngine(store, home, execution, place)
+    gpus = len(visible_gpus())
+    if device.type == "cuda" and execution.processes > max(1, gpus):
+        raise MissingError(
+            f"{execution.processes} processes need a GPU each, and {gpus} are here.",
+            f"mtlkit bench --processes {gpus}",
+        )
     return LocalEngine(store, home, execution)
 
 
