@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -194,8 +195,9 @@ def bench(
     # of processes that a launcher started, the first plans and stores; the others train along
     place = launched_place()
     if place is not None and place.number > 0:
-        if not (dry_run or print_config):
-            join(place).follow()
+        if not print_config:
+            join(place).follow(ignores_signals=True)
+            os._exit(0)  # else threads of PyTorch now and then abort the interpreter as it ends
         return
 
     table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
@@ -301,10 +303,12 @@ def _by_task(text: str | None) -> dict[str, Any] | None:
 def _run(settings: GridSettings, how: _How) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
     from mtlkit.grid.engines.processes import start_early
+    from mtlkit.grid.engines.team import launched_place
 
     # first of all: the workers' imports go on in the background
     execution = settings.execution
-    if not how.dry_run and execution.engine == "local":
+    launched = launched_place() is not None
+    if not (how.dry_run or launched) and execution.engine == "local":
         start_early(execution.device)
     from rich.console import Console
 

@@ -79,6 +79,13 @@ def method_options(spec: Spec, common: dict[str, Any], registry: Registry) -> Se
         return validate(options_class, applicable | spec.options, f"{registry.kind} {spec.name}")
 
 
+def known_options(common: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
+    """Of the options given for all models of a grid, those that one of some models has."""
+    names = [parse_spec(model).name for model in models]
+    known = {key for name in names for key in owner(MODELS, name).load(name).Options.model_fields}
+    return {key: value for key, value in common.items() if key in known}
+
+
 def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Registry) -> None:
     """Every option that is given for all methods must be an option of one of them.
 

@@ -133,8 +133,9 @@ def make_plan(
         cells.setdefault(cell.key, cell)
 
     planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells.values()]
+    only_baselines = all(is_baseline(model.resolved["name"]) for model, _ in pairs)
     repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
-    notes = (repeated, _unmeasured(planned, store, metrics))
+    notes = ("" if only_baselines else repeated, _unmeasured(planned, store, metrics))
     return Plan(planned, inapplicable, tuple(note for note in notes if note))
 
 

@@ -10,11 +10,10 @@ from mtlkit.data.splits import Dataset
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError
 from mtlkit.grid.grid_settings import GridSettings
-from mtlkit.grid.methods import expand_wildcards, owner
+from mtlkit.grid.methods import expand_wildcards, known_options, owner
 from mtlkit.grid.plan import Plan, make_plan
 from mtlkit.registry import MODELS
 from mtlkit.settings import TrainingSettings, training_of_tasks
-from mtlkit.spec import parse_spec
 from mtlkit.store import ResultStore
 
 REFERENCE = "single-task"
@@ -98,8 +97,7 @@ def check_not_tuned(settings: GridSettings) -> None:
 
 def _one_model(settings: GridSettings, model: str) -> GridSettings:
     """A grid of one model with uniform weights, and those settings of models that it has."""
-    known = MODELS.load(parse_spec(model).name).Options.model_fields
-    options = {name: value for name, value in settings.model.items() if name in known}
+    options = known_options(settings.model, (model,))
     methods = {"models": (model,), "references": (), "balancers": ("uniform",)}
     return settings.model_copy(update=methods | {"model": options, "balancer": {}})
 

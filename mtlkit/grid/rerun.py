@@ -194,9 +194,9 @@ def _cell_of_today(cell: Cell, home: Path, plugins: bool) -> tuple[Cell, list[Di
 
 
 def _execution(record: RunRecord) -> ExecutionSettings:
-    """How the cell was run, as far as digits may depend on it, on one process."""
+    """How the cell was run, as far as digits may depend on it, alone."""
     noted = record.environment.get("execution")
-    kept = {"eval_batch_size", "compile", "init_from", "probes", "ablation", "device"}
+    kept = {"eval_batch_size", "compile", "init_from", "probes", "ablation", "device", "processes"}
     values = {key: noted[key] for key in kept & noted.keys()} if isinstance(noted, dict) else {}
     threads = record.environment.get("threads", 1)
     try:

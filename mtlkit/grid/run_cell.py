@@ -79,7 +79,8 @@ def run_cell(
     Returns:
         The outcome; an error of any kind is a record with status ``failed``.
     """
-    device = resolve_device(execution.device)
+    is_fitted = is_baseline(cell.resolved["model"]["name"])
+    device = torch.device("cpu") if is_fitted else resolve_device(execution.device)
     with numerics(cell.resolved["training"], device):
         return _run(cell, home, execution, on_progress, folder, device)
 

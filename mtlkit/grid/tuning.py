@@ -18,6 +18,7 @@ from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.splits import Dataset
 from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names
 from mtlkit.grid.grid_settings import GridSettings
+from mtlkit.grid.methods import known_options
 from mtlkit.grid.plan import NO_BALANCER, Plan, PlannedCell, check_count, make_plan
 from mtlkit.grid.spaces import (
     MODEL,
@@ -216,7 +217,9 @@ class Tuning:
             plan = self._plan(grid, self.settings.seeds)
             planned |= {entry.cell.key: entry for entry in plan.cells}
         if self.baselines:
-            grid = self.settings.model_copy(update={"models": self.baselines, "references": ()})
+            model = known_options(self.settings.model, self.baselines)
+            only_they = {"models": self.baselines, "references": (), "model": model}
+            grid = self.settings.model_copy(update=only_they)
             plan = self._plan(grid, self.settings.seeds)
             planned |= {entry.cell.key: entry for entry in plan.cells}
         position = {seed: i for i, seed in enumerate(self.settings.seeds)}

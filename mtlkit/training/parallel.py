@@ -262,3 +262,9 @@ class SharedCheckpoints(Checkpoints):
         if isinstance(found[0], ValueError):
             raise found[0]
         return found[0]
+
+    def save(self, steps: int, state: dict[str, Any]) -> None:
+        if dist.get_rank() == 0:
+            super().save(steps, state)
+        else:
+            self._settle(steps)

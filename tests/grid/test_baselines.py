@@ -17,6 +17,7 @@ from mtlkit.errors import MissingError
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.rerun import rerun
+from mtlkit.grid.run_cell import run_cell
 from mtlkit.grid.stacking import stacks
 from mtlkit.grid.tuning import Tuning
 from mtlkit.records import Cell
@@ -265,6 +266,15 @@ def test_their_keys_hold_no_training_and_leave_other_keys_alone(tmp_path):
     assert alone == {"tree": beside["tree"]}
 
 
+def test_they_are_fitted_on_the_cpu_and_take_no_steps(tmp_path):
+    store = ResultStore(tmp_path / "results")
+    alone = plan(tmp_path, store, "batch_size=5000", models="base-rate", references="none")
+    assert alone.notes == ()
+    record = run_cell(alone.to_run[0], tmp_path, ExecutionSettings(device="cuda")).record
+    assert record.ok, record.error
+    assert record.environment["device_type"] == "cpu"
+
+
 def test_they_are_not_stacked_and_not_tuned(tmp_path):
     store = ResultStore(tmp_path / "results")
     cells = plan(tmp_path, store, models="tree", references="none", seeds=3).to_run
@@ -272,7 +282,8 @@ def test_they_are_not_stacked_and_not_tuned(tmp_path):
     assert [len(stack) for stack in found] == [1, 1, 1]
 
     grid = {"models": "shared-bottom", "balancers": "uniform", "seeds": 2, "tune": {"trials": 3}}
-    settings = read_grid(None, grid | {"dataset": DATA, "references": "tree"}, [])
+    grid |= {"dataset": DATA, "references": "tree"}
+    settings = read_grid(None, grid, ["dropout=0.1", "trials=2"])
     tuning = Tuning(settings, *prepare(DATA, tmp_path), store)
     assert tuning.trial_cells == 3
     assert tuning.chosen_cells == 4

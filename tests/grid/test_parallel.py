@@ -8,14 +8,18 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
 
-from mtlkit.errors import UsageError
-from mtlkit.grid.engines import local, make_engine
+from mtlkit.errors import MissingError, UsageError
+from mtlkit.grid import machine
+from mtlkit.grid.engines import local, make_engine, team
 from mtlkit.grid.engines.team import Place, launched_place
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
+from mtlkit.training import parallel
 from tests.conftest import DATA, is_alive, wait_for
 from tests.grid.grids import cells_of, run
 
@@ -165,6 +169,49 @@ def test_processes_of_a_launcher_run_a_grid_together(home, store):
     assert [record.environment["execution"]["processes"] for record in records] == [2, 2]
 
 
+def test_a_plan_alone_waits_for_nobody(home, store):
+    for process, _, err in launch(home, store, "--balancers", "uniform", "--dry-run"):
+        assert process.returncode == 0, err
+    assert not store.root.exists()
+
+
+def test_what_a_signal_means_is_for_the_first_to_say(home, store, plugin, tmp_path):
+    strike = "[os.kill(os.getpid(), number) for number in (signal.SIGINT, signal.SIGTERM)]"
+    balancer = plugin(tmp_path, "struck.py", STRIKE.strip().format(strike=strike))
+    for process, _, err in launch(home, store, "--balancers", balancer):
+        assert process.returncode == 0, err
+    assert [record.status for record, _ in store.scan()] == ["ok"]
+
+
+def test_a_full_disk_stops_a_launched_grid_until_there_is_room(home, store, monkeypatch):
+    cells = cells_of(home, store, ["uniform"])
+    failures = iter([OSError(28, "No space left on device")])
+
+    def save(results):
+        for error in failures:
+            raise error
+
+    outcome = SimpleNamespace(record=SimpleNamespace(ok=True), save=save)
+    group = SimpleNamespace(run=lambda *arguments: iter([outcome]))
+    monkeypatch.setattr(team, "join", lambda place: group)
+    told = []
+    engine = team.TeamEngine(store, home, ExecutionSettings(), Place(0, 2, "env://"))
+    assert list(engine.run(cells, tell=told.append)) == [outcome.record]
+    assert "No space left" in told[0]
+    assert "again" in told[1]
+
+
+def test_only_the_first_process_writes_checkpoints(tmp_path, monkeypatch):
+    for number in (0, 1):
+        monkeypatch.setattr(parallel.dist, "get_rank", lambda number=number: number)
+        checkpoints = parallel.SharedCheckpoints(tmp_path / f"{number}.pt", "key", "0.5")
+        with checkpoints.watch(0, 10):
+            checkpoints.save(5, {})
+            assert not checkpoints.due(9)
+            assert checkpoints.due(10)
+    assert [file.name for file in tmp_path.iterdir()] == ["0.pt"]
+
+
 def test_a_failed_cell_ends_a_launched_grid(home, store, plugin, tmp_path):
     strike = STRIKE.strip().format(strike="os.kill(os.getpid(), signal.SIGKILL)")
     balancer = plugin(tmp_path, "struck.py", strike)
@@ -210,3 +257,21 @@ def test_settings_that_do_not_go_together(home, store, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="--processes 3 does not fit: 2 were started"):
         make_engine(store, home, ExecutionSettings(processes=3))
+    for name, value in {"jobs": 2, "stack": 4, "timeout": 60}.items():
+        with pytest.raises(UsageError, match=f"{name} does not fit: the 2 processes"):
+            make_engine(store, home, ExecutionSettings(**{name: value}))
+
+
+def test_each_process_needs_a_gpu(home, store, monkeypatch):
+    monkeypatch.setattr(machine, "resolve_devices", lambda text: [torch.device("cuda", 0)])
+    monkeypatch.setattr(machine, "visible_gpus", lambda: [("cuda:0", "one", 1, 1)])
+    with pytest.raises(MissingError, match="2 processes need a GPU each, and 1 are here"):
+        make_engine(store, home, ExecutionSettings(device="cuda", processes=2))
+
+
+def test_a_graph_needs_a_gpu_and_one_process(home, store):
+    for how in ({"device": "cpu"}, {"device": "cpu", "engine": "ray"}):
+        with pytest.raises(UsageError, match="cells run on the CPU"):
+            make_engine(store, home, ExecutionSettings(compile="graph", **how))
+    with pytest.raises(UsageError, match="the steps of one process"):
+        make_engine(store, home, ExecutionSettings(compile="graph", processes=2))

@@ -69,6 +69,14 @@ def test_it_gives_the_same_digits_and_changes_nothing(results, home):
     assert files(results) == before
 
 
+def test_several_processes_are_as_many_again(home, tmp_path):
+    flags = ["--models", "shared-bottom", "--balancers", "uniform", "--references", "none"]
+    flags += ["--seeds", "1", "--epochs", "1", "--batch-size", "50", "--device", "cpu"]
+    out = tmp_path / "results"
+    run_cli("bench", "-d", DATA, *flags, "--processes", "2", "--data-dir", home, "--out", out)
+    assert rerun(folder_of(out), home)["verdict"] == "same digits"
+
+
 def test_a_record_and_a_key_name_a_run(results, home):
     folder = folder_of(results)
     key = json.loads((folder / "record.json").read_text())["key"]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mtlkit.errors import UsageError
+from mtlkit.errors import MissingError, UsageError
 from mtlkit.grid.engines.engine import Engine
 from mtlkit.grid.engines.team import Place, TeamEngine, launched_place
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
+
+NO_GRAPH = "compile=graph records steps on a GPU, but cells run on the CPU."
 
 
 def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) -> Engine:
@@ -24,6 +26,8 @@ def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) ->
     if execution.engine == "ray":
         if execution.stack not in ("auto", 1):
             raise UsageError("The engine ray runs cells one by one.", "--set stack=1")
+        if execution.compile == "graph" and execution.device == "cpu":
+            raise UsageError(NO_GRAPH, "--set compile=off")
         from mtlkit.grid.engines.ray import RayEngine
 
         return RayEngine(store, home, execution)
@@ -34,11 +38,19 @@ def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) ->
                 "mtlkit bench --engine ray",
             )
     from mtlkit.grid.engines.local import LocalEngine
-    from mtlkit.grid.machine import resolve_devices
+    from mtlkit.grid.machine import resolve_devices, visible_gpus
 
-    resolve_devices(execution.device)
+    device = resolve_devices(execution.device)[0]
+    if execution.compile == "graph" and device.type == "cpu":
+        raise UsageError(NO_GRAPH, "--set compile=off")
     if place is not None:
         return TeamEngine(store, home, execution, place)
+    gpus = len(visible_gpus())
+    if device.type == "cuda" and execution.processes > max(1, gpus):
+        raise MissingError(
+            f"{execution.processes} processes need a GPU each, and {gpus} are here.",
+            f"mtlkit bench --processes {gpus}",
+        )
     return LocalEngine(store, home, execution)
 
 
@@ -52,8 +64,22 @@ def _check_processes(execution: ExecutionSettings, place: Place | None) -> None:
         raise UsageError(
             "The engine ray runs each cell in one process.", "mtlkit bench --engine local"
         )
-    if place is not None and execution.processes not in (1, place.processes):
+    if execution.compile == "graph":
+        raise UsageError("compile=graph records the steps of one process.", "--set compile=off")
+    if place is None:
+        return
+    if execution.processes not in (1, place.processes):
         raise UsageError(
             f"--processes {execution.processes} does not fit: {place.processes} were started.",
             "leave --processes out: what was started counts",
         )
+
+    # one cell at a time, which nobody watches from outside
+    usual = {"jobs": (None, 1), "stack": ("auto", 1), "timeout": (None,)}
+    for name, values in usual.items():
+        if getattr(execution, name) not in values:
+            raise UsageError(
+                f"{name} does not fit: the {place.processes} processes that were started train one "
+                "cell after another.",
+                f"leave {name} out, or start one process: mtlkit bench --processes 2",
+            )

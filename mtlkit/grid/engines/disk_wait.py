@@ -38,6 +38,11 @@ class DiskWait:
     since: float | None = None
     reason: str = ""
 
+    def write(self, write: Callable[[], object]) -> None:
+        """Write, as often as it takes; a :class:`MissingError` if that is too long."""
+        write_patiently(write, self.lacks_room)
+        self.has_room()
+
     def lacks_room(self, reason: str) -> None:
         """Something cannot be written: tell it once, and :meth:`check`."""
         self.reason = reason

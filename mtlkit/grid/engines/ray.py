@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
-from mtlkit.grid.engines.disk_wait import DiskWait, write_patiently
+from mtlkit.grid.engines.disk_wait import DiskWait
 from mtlkit.grid.engines.engine import Progress, Tell
 from mtlkit.grid.engines.processes import available_cores
 from mtlkit.grid.engines.ray_node import POLL, NewsBoard, NodeTask, run_on_node
@@ -205,9 +205,7 @@ class RayEngine:
 
     def _write(self, write: Callable[[], object], tell: Tell) -> None:
         """Write to the results folder, as often as it takes while the settings allow it."""
-        disk = DiskWait(self.store.root, self.execution.disk_wait, tell)
-        write_patiently(write, disk.lacks_room)
-        disk.has_room()
+        DiskWait(self.store.root, self.execution.disk_wait, tell).write(write)
 
 
 class _Running:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import os
+import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -17,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlkit.errors import MtlkitError
+from mtlkit.grid.engines.disk_wait import DiskWait
 from mtlkit.grid.engines.engine import Progress, Tell
 from mtlkit.records import Cell, Failure, RunRecord
 from mtlkit.settings import ExecutionSettings
@@ -116,13 +119,20 @@ class Team:
             outcome.record = outcome.record.model_copy(update={"error": lost})
         yield outcome
 
-    def follow(self) -> None:
-        """Train along, until the first process ends or a cell fails."""
+    def follow(self, ignores_signals: bool = False) -> None:
+        """Train along, until the first process ends or a cell fails.
+
+        Args:
+            ignores_signals: A launcher passes Ctrl-C and SIGTERM on to all its processes. What they
+                mean is for the first one to say: a cell that it may finish needs all of them.
+        """
         import torch
         import torch.distributed as dist
 
         from mtlkit.grid.run_cell import run_cell
 
+        for number in (signal.SIGINT, signal.SIGTERM) if ignores_signals else ():
+            signal.signal(number, signal.SIG_IGN)
         error = None
         while error is None:
             told: list[Any] = [None]
@@ -175,7 +185,7 @@ class TeamEngine:
         self,
         cells: Sequence[Cell],
         progress: Progress = lambda cell, share: None,
-        tell: Tell = print,
+        tell: Tell = warnings.warn,
     ) -> Iterator[RunRecord]:
         """Run cells and yield their records; a :class:`MtlkitError` after one that failed."""
         import torch
@@ -187,7 +197,8 @@ class TeamEngine:
             progress(cell, 0.0)
             how = (self.execution, partial(progress, cell), self.store.folder(cell))
             (outcome,) = self.team.run(cell, self.home, *how)
-            outcome.save(self.store)
+            disk = DiskWait(self.store.root, self.execution.disk_wait, tell)
+            disk.write(partial(outcome.save, self.store))
             yield outcome.record
             if not outcome.record.ok:
                 message = f"The cell {cell.label} failed, and its processes with it."
