@@ -101,3 +101,6 @@ def test_figures_show_dashed_lines(tmp_path):
     page = written.page.read_text(encoding="utf-8")
     sentence = "No network reaches the tree baseline on income: AUC 0.9490 against"
     assert page.count(sentence) == 1
+    _, summary = summary_of(tmp_path)
+    for row in summary.all_rows:
+        assert page.count(f'<tr id="row-{row.group.id[:12]}"') == 1
