@@ -398,7 +398,8 @@ def behind_baselines(
         digits = task.reading.decimals
         reached, other = (f"{row.metric[task.name].mean:.{digits}f}" for row in (baseline, network))
         interval = f" ± {delta.half:.{digits}f}" if delta.bounded else ""
-        worse = f", worse by {abs(delta.mean):.{digits}f}{interval}" if delta.known else ""
+        is_worse = task.reading.goodness(delta.mean) < 0  # it may be better on the common seeds
+        worse = f", worse by {abs(delta.mean):.{digits}f}{interval}" if is_worse else ""
         sentences.append(
             f"No network reaches the {baseline.group.label} baseline on {task.title}: "
             f"{task.reading.label} {reached} against {other} of {network.group.label}{worse}."
