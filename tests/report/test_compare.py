@@ -198,6 +198,15 @@ def test_bad_input(two):
         assert "Traceback" not in ended.stderr
 
 
+def test_one_common_seed_gives_no_verdict(two):
+    for folder in two:
+        save(folder, seeds=[0])
+    command = [sys.executable, "-m", "mtlkit", "compare", *map(str, two)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert "(1 common seed)" in said
+    assert said.count("  unknown") == 3
+
+
 def test_it_imports_no_torch(two):
     save(two[0])
     code = (

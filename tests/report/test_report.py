@@ -224,4 +224,4 @@ def test_a_metric_that_is_best_in_between_ranks_rows_by_their_distance(tmp_path)
 def test_options_that_are_off_are_settings(tmp_path):
     fill(tmp_path, ["mmoe"], ["uniform"], model_options={"dropout": 0.0, "norm": False})
     page = write_report(tmp_path).page.read_text(encoding="utf-8")
-    assert "model: mmoe[dropout=0,norm=false]" in page
+    assert "model: mmoe[experts=8,dropout=0,norm=false]" in page
