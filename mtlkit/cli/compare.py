@@ -79,7 +79,8 @@ def _print(compared: SharedResults) -> None:
     for one, cells in zip(compared.differences, lines, strict=True):
         if heading != f"{one.dataset}: {one.row}":
             heading = f"{one.dataset}: {one.row}"
-            typer.echo(f"\n{heading} ({one.found.interval.n} common seeds)")
+            noun = "seed" if one.found.interval.n == 1 else "seeds"
+            typer.echo(f"\n{heading} ({one.found.interval.n} common {noun})")
         padded = [text.ljust(width) for text, width in zip(cells, widths, strict=False)]
         typer.echo("  ".join(["", *padded, cells[3]]))
     typer.echo()

@@ -35,6 +35,7 @@ class Across:
         critical: The difference of mean ranks that outlasts chance, by Nemenyi's test at 5 %; NaN
             if it was not made.
         elsewhere: Methods that ran on some of the data sets only.
+        title: What is compared, and whether it is simulated.
     """
 
     standings: pd.DataFrame
@@ -42,6 +43,7 @@ class Across:
     p_value: float
     critical: float
     elsewhere: tuple[str, ...]
+    title: str
 
     @property
     def near(self) -> int:
@@ -112,7 +114,10 @@ def compare_across(summaries: Sequence[Summary]) -> Across | None:
     p_value, critical = _rank_tests(scores)
     some = {key for rows in by_dataset for key in rows} - shared
     elsewhere = tuple(label(key) for key in sorted(some))
-    return Across(standings, len(scores), p_value, critical, elsewhere)
+    simulated = [summary.block.simulated for summary in usable]
+    which = "simulated data" if all(simulated) else "some of them simulated"
+    title = "Across data sets" + (f" ({which})" if any(simulated) else "")
+    return Across(standings, len(scores), p_value, critical, elsewhere, title)
 
 
 def _method(row: Row) -> Method:
@@ -152,7 +157,7 @@ def _rank_tests(scores: np.ndarray) -> tuple[float, float]:
     return float(stats.friedmanchisquare(*scores.T).pvalue), float(critical)
 
 
-def across_table(across: Across, simulated: bool) -> Table:
+def across_table(across: Across) -> Table:
     """The standings as a table."""
     columns = ("model", "balancer", "mean rank", "beats single-task, %", "P(improvement), %")
     cells: list[tuple[TableCell, ...]] = []
@@ -167,5 +172,4 @@ def across_table(across: Across, simulated: bool) -> Table:
         "probability that one run is better than one of single-task, by the pairs of runs. A tie "
         "counts half.",
     )
-    title = "Across data sets" + (" (some of them simulated)" if simulated else "")
-    return Table(title, columns, tuple(cells), notes)
+    return Table(across.title, columns, tuple(cells), notes)

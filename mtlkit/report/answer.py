@@ -94,7 +94,8 @@ def answer(seen: Evidence, judged: Sequence[Verdicts]) -> tuple[Sentence, ...]:
 def _missing(seen: Evidence) -> Sentence | None:
     """What there must be before any row can be recommended, and the command that adds it."""
     summary = seen.summary
-    rows = [row for row in summary.finished if not row.reference_of]
+    networks = [row for row in summary.finished if not row.group.is_baseline]
+    rows = [row for row in networks if not row.reference_of]
     if not summary.finished:
         why, command = "No run has finished.", f"{seen.bench(summary.rows[0])} --retry-failed"
     elif not rows:

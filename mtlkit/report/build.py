@@ -231,8 +231,7 @@ def _write_overview(summaries: Sequence[Summary], out: Path) -> Overview:
     if across is None:
         return Overview((), (), ())
     sentences = tuple(across.sentences)
-    simulated = any(summary.block.simulated for summary in summaries)
-    table = replace(across_table(across, simulated), lead=sentences)
+    table = replace(across_table(across), lead=sentences)
     csv_text = across.standings.to_csv()
     written = _write_table(table, csv_text, "tables/across-data-sets", out)
     if math.isnan(across.critical):

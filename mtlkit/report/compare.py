@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from mtlkit.errors import UsageError, did_you_mean, nearest_names
-from mtlkit.report.blocks import flatten
+from mtlkit.report.blocks import TaskInfo, flatten
 from mtlkit.report.frame import Frames
 from mtlkit.report.gains import compare_gains, compare_score, margin_of
 from mtlkit.report.references import say_if_useless
@@ -94,6 +94,13 @@ class _Pair:
     @property
     def label(self) -> str:
         return " → ".join(dict.fromkeys(row.group.label for row in self.rows))
+
+    @property
+    def scores(self) -> list[TaskInfo]:
+        """The scores that were measured by the same metric in both."""
+        tasks, others = (summary.block.comparable for summary in self.summaries)
+        measured = {task.name: task.metric for task in others}
+        return [task for task in tasks if measured.get(task.name) == task.metric]
 
 
 def compare_folders(first: Frames, second: Frames, margin: float) -> SharedResults:
@@ -188,6 +195,8 @@ def _compare(pairs: list[_Pair], left_out: list[str], margin: float) -> SharedRe
         if not set(one.seeds) & set(other.seeds):
             continue
 
+        if len(pair.scores) < len(pair.summaries[0].block.comparable):
+            left_out.append(f"{where}: not all scores were measured by the same metric in both.")
         settings = [dict(flatten(group.resolved)) for group in (one, other)]
         keys = sorted({*settings[0], *settings[1]})
         differing = [key for key in keys if settings[0].get(key) != settings[1].get(key)]
@@ -218,7 +227,7 @@ def _differences(pair: _Pair, margin: float) -> Iterator[RowDifference]:
     }
     noise = RowNoise(influence, pair.summaries[0].noise.clusters)
 
-    for task in block.comparable:
+    for task in pair.scores:
         seeds = before[task.name].keys() & after[task.name].keys()
         means = [t_interval([of[task.name][s] for s in seeds]).mean for of in (before, after)]
         within = margin_of(task, means[0], margin)
@@ -227,7 +236,8 @@ def _differences(pair: _Pair, margin: float) -> Iterator[RowDifference]:
         yield RowDifference(block.label, pair.label, score, means[0], means[1], found, decimals)
 
     reference = {task: pair.rows[0].metric[task.name] for task in block.comparable}
-    if not say_if_useless(pair.label, reference, pair.summaries[0].counts):
+    is_useless = say_if_useless(pair.label, reference, pair.summaries[0].counts)
+    if len(pair.scores) == len(block.comparable) and not is_useless:
         ids = dict.fromkeys(block.task_of, a)
         gain = compare_gains(b, after, ids, before, block.comparable, block.task_of, noise, margin)
         in_percent = replace(gain, interval=gain.interval.scaled(100))

@@ -74,7 +74,8 @@ def _settings(group: RunGroup) -> Iterator[str]:
     """The settings of a row as they would be typed; of training those that are not the defaults."""
     for part in ("model", "balancer"):
         method = group.resolved.get(part) or {}
-        options = {key: value for key, value in (method.get("options") or {}).items() if value}
+        given = method.get("options") or {}
+        options = {key: value for key, value in given.items() if value not in (None, "", [], {})}
         if part == "model" or (group.has_balancer and options):
             yield printable(f"{part}: {Spec(str(method.get('name', '')), options)}")
     defaults = TrainingSettings().model_dump(mode="json")

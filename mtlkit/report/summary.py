@@ -319,10 +319,8 @@ def _front(block: Block, means: Mapping[str, TaskMeans]) -> dict[str, bool]:
     """Group to whether it is on the Pareto front of the means, higher being better."""
     if not block.comparable:
         return dict.fromkeys(means, False)
-    points = []  # (groups, scores)
-    for by_task in means.values():
-        points.append([signed_mean(task, by_task) for task in block.comparable])
-    on_front = pareto_front(np.array(points))
+    points = [[signed_mean(task, one) for task in block.comparable] for one in means.values()]
+    on_front = pareto_front(np.array(points))  # of (groups, scores)
     return {group: bool(on) for group, on in zip(means, on_front, strict=True)}
 
 
@@ -352,12 +350,9 @@ def _best(block: Block, means: Mapping[str, TaskMeans]) -> dict[str, str]:
     """Task to the group of the best mean."""
     best = {}
     for task in block.tasks:
-        heights = {}
-        for group, by_task in means.items():
-            if by_task[task.name].known:
-                heights[group] = signed_mean(task, by_task)
-        if heights:
-            best[task.name] = max(heights, key=lambda group: heights[group])
+        known = [group for group, by_task in means.items() if by_task[task.name].known]
+        if known:
+            best[task.name] = max(known, key=lambda group: signed_mean(task, means[group]))
     return best
 
 
@@ -398,7 +393,8 @@ def behind_baselines(
         digits = task.reading.decimals
         reached, other = (f"{row.metric[task.name].mean:.{digits}f}" for row in (baseline, network))
         interval = f" ± {delta.half:.{digits}f}" if delta.bounded else ""
-        worse = f", worse by {abs(delta.mean):.{digits}f}{interval}" if delta.known else ""
+        is_worse = task.reading.goodness(delta.mean) < 0  # it may be better on the common seeds
+        worse = f", worse by {abs(delta.mean):.{digits}f}{interval}" if is_worse else ""
         sentences.append(
             f"No network reaches the {baseline.group.label} baseline on {task.title}: "
             f"{task.reading.label} {reached} against {other} of {network.group.label}{worse}."
@@ -503,11 +499,8 @@ def _unequal_seeds(block: Block) -> str:
 
     # Most seeds first, then most groups: what a row should have.
     usual = max(counts, key=lambda seeds: (len(seeds), counts[seeds], seeds))
-    others = []
-    for group in block.methods:
-        if group.seeds != usual:
-            others.append(f"{group.label} ({_seed_list(group.seeds)})")
-
+    rows = [group for group in block.methods if group.seeds != usual]
+    others = [f"{group.label} ({_seed_list(group.seeds)})" for group in rows]
     return (
         f"Not all rows are means over the same seeds. Most complete: {_seed_list(usual)}. "
         f"Others: {listed(others, SHOWN)}. Means of such rows are not strictly comparable; "
@@ -532,12 +525,8 @@ def _several_trainings(block: Block) -> str:
 
     # Which settings make the difference; values are compared as text, as some are lists.
     trainings = list(by_digest.values())
-    keys: set[str] = set().union(*trainings)
-    differing = []
-    for key in sorted(keys):
-        distinct = {str(training.get(key)) for training in trainings}
-        if len(distinct) > 1:
-            differing.append(key)
+    keys = sorted(set[str]().union(*trainings))
+    differing = [key for key in keys if len({str(one.get(key)) for one in trainings}) > 1]
     return (
         f"Rows were trained under {len(trainings)} different settings "
         f"(they differ in {', '.join(differing)}). "

@@ -184,7 +184,7 @@ def build_table(summary: Summary) -> Table:
     ceiling = ceiling_cells(tasks, 2, len(columns))
     marks = "".join(cell.marks for cells in rows for cell in cells)
     notes = _notes(summary, columns, marks, has_ceiling=bool(ceiling))
-    anchors = tuple(f"row-{row.group.id[:12]}" for row in summary.rows)
+    anchors = tuple(f"row-{row.group.id[:12]}" for row in summary.all_rows)
     title = summary.block.label
     return Table(title, tuple(columns), tuple(rows), tuple(notes), ceiling, anchors=anchors)
 

@@ -7,7 +7,8 @@ import pytest
 from scipy import stats
 
 from mtlkit.report import write_report
-from mtlkit.report.across import compare_across
+from mtlkit.report.across import across_table, compare_across
+from mtlkit.report.figures.ranks import draw_ranks
 from mtlkit.report.frame import load
 from mtlkit.report.summary import summarise
 from mtlkit.store import ResultStore
@@ -118,3 +119,20 @@ def test_the_report_has_table_and_figure(tmp_path):
     first = across(tmp_path / "results").sentences[0]
     assert first in page
     assert first in (tmp_path / "out" / "tables" / "across-data-sets.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("simulated", "title"),
+    [
+        ([], "Across data sets"),
+        (["a"], "Across data sets (some of them simulated)"),
+        (["a", "b"], "Across data sets (simulated data)"),
+    ],
+)
+def test_simulated_data_are_named(tmp_path, simulated, title):
+    for dataset in ("a", "b"):
+        is_simulated = dataset in simulated
+        fill(tmp_path, ["mmoe"], ["uniform"], dataset=dataset, simulated=is_simulated)
+    found = across(tmp_path)
+    assert across_table(found).title == title
+    assert draw_ranks(found).title == f"Mean ranks a{title[1:]}"

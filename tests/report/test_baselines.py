@@ -101,3 +101,27 @@ def test_figures_show_dashed_lines(tmp_path):
     page = written.page.read_text(encoding="utf-8")
     sentence = "No network reaches the tree baseline on income: AUC 0.9490 against"
     assert page.count(sentence) == 1
+    _, summary = summary_of(tmp_path)
+    for row in summary.all_rows:
+        assert page.count(f'<tr id="row-{row.group.id[:12]}"') == 1
+
+
+def test_a_network_that_is_better_on_common_seeds_is_not_worse(tmp_path):
+    fill(tmp_path, ["mmoe"], ["uniform"])
+    _, alone = summary_of(tmp_path)
+    [mmoe] = [row for row in alone.rows if row.group.model == "mmoe"]
+    best = max(mmoe.values["income"], key=mmoe.values["income"].get)
+    height = mmoe.values["income"][best] - 1e-5
+    assert height > mmoe.metric["income"].mean
+    ResultStore(tmp_path).save(tree(height - 1e-5 * best, best))
+    _, summary = summary_of(tmp_path)
+    [warning] = [text for text in summary.warnings if "tree baseline on income" in text]
+    sentence = warning.partition("No network reaches the tree baseline on income")[2]
+    assert "worse by" not in sentence.partition("No network")[0]
+
+
+def test_baselines_alone_have_no_answer(tmp_path):
+    for seed in range(2):
+        ResultStore(tmp_path).save(tree(0.9, seed))
+    page = write_report(tmp_path).page.read_text(encoding="utf-8")
+    assert "No row of a model that shares anything has finished." in page

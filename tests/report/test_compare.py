@@ -198,6 +198,15 @@ def test_bad_input(two):
         assert "Traceback" not in ended.stderr
 
 
+def test_one_common_seed_gives_no_verdict(two):
+    for folder in two:
+        save(folder, seeds=[0])
+    command = [sys.executable, "-m", "mtlkit", "compare", *map(str, two)]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
+    assert "(1 common seed)" in said
+    assert said.count("  unknown") == 3
+
+
 def test_it_imports_no_torch(two):
     save(two[0])
     code = (
@@ -209,3 +218,18 @@ def test_it_imports_no_torch(two):
     )
     ended = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
+
+
+def test_other_metrics_are_not_compared(two):
+    for folder, tasks in zip(two, (["income", "marital"], ["marital"]), strict=True):
+        for seed in range(3):
+            made = record(cell(seed=seed))
+            metrics = copy.deepcopy(made.metrics)
+            for task in tasks:
+                metrics["test"][task]["gauc"] = 0.7
+            ResultStore(folder).save(made.model_copy(update={"metrics": metrics}))
+    loaded = [load(ResultStore(folder), metric="gauc") for folder in two]
+    compared = compare_folders(*loaded, MARGIN)
+    assert [one.score for one in compared.differences] == ["marital GAUC"]
+    [left_out] = compared.left_out
+    assert left_out.endswith("not all scores were measured by the same metric in both.")

@@ -219,3 +219,9 @@ def test_a_metric_that_is_best_in_between_ranks_rows_by_their_distance(tmp_path)
     assert list(frame["model"]) == ["mmoe", "single-task"]
     # relative to the distance of single-task from 1, seed by seed
     assert frame["delta_m"][0] == pytest.approx(((-0.1 + 0.5) / 0.5 + (-0.2 + 0.7) / 0.7) / 2)
+
+
+def test_options_that_are_off_are_settings(tmp_path):
+    fill(tmp_path, ["mmoe"], ["uniform"], model_options={"dropout": 0.0, "norm": False})
+    page = write_report(tmp_path).page.read_text(encoding="utf-8")
+    assert "model: mmoe[experts=8,dropout=0,norm=false]" in page

@@ -137,7 +137,7 @@ def test_the_page_says_so_from_its_title_on(files):
     assert "<title>mtlkit report (simulated data)</title>" in page
     assert "<h1>Multi-task methods compared (simulated data)</h1>" in page
     headings = re.findall(r"<h3>(.*?)</h3>", page)
-    assert len(headings) == 14
+    assert len(headings) == 13
     assert all("(simulated data)" in heading for heading in headings)
 
 

@@ -25,9 +25,10 @@ def draw_ranks(across: Across) -> Drawing:
     names = [shorten(label(method), 8, LONGEST_NAME) for method in across.standings.index]
     ranks = across.standings["rank"].to_numpy()
     left, half = max(text_width(name, 8) for name in names) + 0.3, across.critical / 2
+    title = f"Mean ranks {across.title[0].lower()}{across.title[1:]}"
     with mpl.rc_context(RC):
         subtitle = f"critical difference {across.critical:.2f} of {across.blocks} blocks"
-        sheet = Sheet("Mean ranks across data sets", subtitle, LINE * len(names) + 0.6)
+        sheet = Sheet(title, subtitle, LINE * len(names) + 0.6)
         axes = sheet.axes(left, 0.05, WIDTH - left - 0.3, LINE * len(names))
         axes.axvspan(ranks[0] - half, ranks[0] + half, color=GRID, zorder=0)
         places = range(len(names))
@@ -36,4 +37,4 @@ def draw_ranks(across: Across) -> Drawing:
         axes.set_ylim(len(names) - 0.5, -0.5)
         axes.set_xlabel("mean rank")
     caption = CAPTION.format(blocks=across.blocks, p_value=across.p_value)
-    return Drawing("ranks", "Mean ranks across data sets", caption, sheet.figure)
+    return Drawing("ranks", title, caption, sheet.figure)

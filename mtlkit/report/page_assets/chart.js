@@ -285,7 +285,7 @@ function drawAxes(svg, pair, [x, y], width, height) {
   text({ x: (left + right) / 2, y: height - 8, "text-anchor": "middle" }, axisName(pair[0]));
   text({ transform: `translate(14 ${(top + bottom) / 2}) rotate(-90)`, "text-anchor": "middle" }, axisName(pair[1]));
 
-  // Single-task as a dotted line, the planted model of simulated data as a dashed one.
+  // Single-task as a dotted line, the ceiling as a dashed one.
   const lines = { reference: ["var(--muted)", "2 3"], ceiling: ["var(--warn-line)", "9 3 2 3"] };
   for (const [name, [stroke, dashes]] of Object.entries(lines)) {
     const style = { stroke, "stroke-dasharray": dashes, "stroke-width": 1.3 };
