@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -197,7 +196,6 @@ def bench(
     if place is not None and place.number > 0:
         if not print_config:
             join(place).follow(ignores_signals=True)
-            os._exit(0)  # else threads of PyTorch now and then abort the interpreter as it ends
         return
 
     table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
