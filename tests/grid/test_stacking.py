@@ -1,5 +1,6 @@
 """Which cells of a grid are stacked, and that their records are those of separate cells."""
 
+import math
 import os
 import signal
 
@@ -167,9 +168,10 @@ def test_a_spare_worker_that_died_replaces_none(pool):
 def test_an_interrupt_while_workers_leave_ends_each_of_them_once(pool, monkeypatch):
     earlier, worker = pool.engine.start("cpu"), pool.engine.start("cpu")
     pool.leaving = [earlier]
+    earlier.taken_up = -math.inf  # it has had its time
 
-    def interrupted(workers):
-        end_workers(workers)
+    def interrupted(workers, grace):
+        end_workers(workers, grace)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(local, "end_workers", interrupted)
