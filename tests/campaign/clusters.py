@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -95,10 +96,9 @@ def to_ray(name: bytes) -> Callable[[Grid], None]:
 @cache
 def shared_cluster() -> Any:
     """A head that runs no cells, and two nodes that do; it ends with this process."""
-    with mock.patch.dict(os.environ, NODE_ENVIRONMENT):
-        os.environ.pop("MTLKIT_DATA", None)
-        from ray.cluster_utils import Cluster
+    from ray.cluster_utils import Cluster
 
+    with around_nodes():
         head = {"num_cpus": 0, "node_ip_address": "127.0.0.1", "include_dashboard": False}
         cluster = Cluster(initialize_head=True, head_node_args=head | NODE_MEMORY)
         atexit.register(cluster.shutdown)
@@ -107,9 +107,17 @@ def shared_cluster() -> Any:
         return cluster
 
 
-def add_node(cluster: Any) -> None:
-    with mock.patch.dict(os.environ, NODE_ENVIRONMENT):
+@contextmanager
+def around_nodes() -> Iterator[None]:
+    """What a node is started in. Ray would take SIGTERM for itself, and only the main thread may."""
+    handler = mock.patch("ray._private.utils.set_sigterm_handler")
+    with mock.patch.dict(os.environ, NODE_ENVIRONMENT), handler:
         os.environ.pop("MTLKIT_DATA", None)
+        yield
+
+
+def add_node(cluster: Any) -> None:
+    with around_nodes():
         cluster.add_node(num_cpus=2, node_ip_address="127.0.0.1", **NODE_MEMORY)
         cluster.wait_for_nodes()
 
