@@ -64,6 +64,8 @@ def try_fault(fault: Fault, reference: Reference) -> Outcome:
         return fault.kind, fault.name, fault.complaints(reference)
     except NoMountError:
         return fault.kind, fault.name, None
+    except ProcessLookupError as error:  # what was to be struck had ended by itself
+        return fault.kind, fault.name, [f"nothing was struck: {error}"]
 
 
 def print_table(outcomes: list[Outcome]) -> None:
