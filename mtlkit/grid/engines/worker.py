@@ -12,6 +12,7 @@ import os
 import signal
 import threading
 from dataclasses import dataclass, replace
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -119,9 +120,6 @@ def work(
         team.follow()
         return
 
-    def tell(share: float) -> None:
-        _send(pipe, share)
-
     while True:
         try:
             assignment: Assignment = pipe.recv()
@@ -131,6 +129,7 @@ def work(
 
         left: Assignment | None = assignment
         leaves = uses_plugin(assignment.cell)
+        tell = partial(_send, pipe)
         if team is None:
             outcomes = run_stack(assignment.cells, home, execution, tell, store.folder)
         else:
