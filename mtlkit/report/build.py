@@ -21,6 +21,7 @@ from mtlkit.report.blocks import slug
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
 from mtlkit.report.findings import find, findings_table, gather
 from mtlkit.report.frame import Frames, garbage_left_alone, load
+from mtlkit.report.importance import importance_rows, importance_table
 from mtlkit.report.latex import paper_tables, to_tex
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import (
@@ -310,6 +311,9 @@ def _tables(
     tuned = tuned_rows(summary)
     if tuned:
         yield "-tuned", tuned_table(summary, tuned), rows_to_csv(tuned)
+    mattered = importance_rows(summary)
+    if mattered:
+        yield "-importance", importance_table(summary, mattered), rows_to_csv(mattered)
 
     # A table of verdicts for every model that was swept over fixed weights.
     for verdicts in judged:

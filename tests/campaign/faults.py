@@ -94,8 +94,9 @@ class Fault:
         if result is None:
             return ["hangs"]
         wrong = []
-        if "Traceback" in result.err:
-            wrong.append(f"traceback: {result.err.strip().splitlines()[-1]}")
+        _, sign, traceback = result.err.partition("Traceback")
+        if sign:
+            wrong.append(f"traceback: {traceback[-1500:]}")
         if result.code not in self.codes:
             wrong.append(f"exit {result.code}, not {self.codes}: {result.err[-300:]!r}")
         # where stderr is full, nothing can be told

@@ -21,6 +21,7 @@ from mtlkit.report.figures import (
     metric_dots,
     pareto_front,
     task_weights,
+    trials,
 )
 from mtlkit.report.figures.context import Context
 from mtlkit.report.figures.sheet import Drawing
@@ -35,6 +36,7 @@ FIGURES = (
     expert_ablation,
     gate_entropy,
     task_weights,
+    trials,
 )
 """In the order of the page."""
 
