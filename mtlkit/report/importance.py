@@ -71,7 +71,7 @@ def _number(dimension: Mapping[str, Any], value: Any) -> Any:
 
 
 def importance(points: pd.DataFrame) -> dict[str, float]:
-    """The importance of each setting, the largest first, and ``UNSEEN``.
+    """The importance of each setting, and ``UNSEEN``.
 
     Args:
         points: Of one model.
@@ -89,8 +89,7 @@ def importance(points: pd.DataFrame) -> dict[str, float]:
 
     forest.fit(settings, scores)
     lost = permutation_importance(forest, settings, scores, n_repeats=10, random_state=0)
-    means = pd.Series(lost.importances_mean, settings.columns).sort_values(ascending=False)
-    return {UNSEEN: float(unseen), **means.to_dict()}
+    return {UNSEEN: float(unseen)} | dict(zip(settings, lost.importances_mean, strict=True))
 
 
 def importance_rows(summary: Summary) -> list[dict[str, Any]]:

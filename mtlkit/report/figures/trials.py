@@ -76,7 +76,7 @@ def _panel(axes: Axes, points: pd.DataFrame, space: dict[str, dict[str, Any]]) -
         axes.plot(line, color=SEQUENTIAL(SHADE(line[-1])), linewidth=0.8 + 1.2 * line[-1])
     for place in range(len(names)):
         axes.axvline(place, color=FAINT, linewidth=0.8, zorder=0)
-    width = axes.figure.get_figwidth() / len(names)
+    width = (WIDTH - 2 * LEFT) / len(names)
     axes.set_xticks(range(len(names)), [shorten(name, 8, width) for name in names])
     axes.tick_params(axis="x", length=0, pad=11)
     axes.set_yticks([])
