@@ -89,7 +89,9 @@ def importance(points: pd.DataFrame) -> dict[str, float]:
 
     forest.fit(settings, scores)
     lost = permutation_importance(forest, settings, scores, n_repeats=10, random_state=0)
-    return {UNSEEN: float(unseen)} | dict(zip(settings, lost.importances_mean, strict=True))
+    return {UNSEEN: float(unseen)} | dict(
+        zip(map(str, settings), lost.importances_mean, strict=True)
+    )
 
 
 def importance_rows(summary: Summary) -> list[dict[str, Any]]:
