@@ -26,15 +26,11 @@ Typed = tuple[str, Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Member:
-    """A balancer with the options with which it belongs to a family.
+    """A balancer with the options with which it belongs to a family."""
 
-    Args:
-        name: Of the balancer.
-        options: Option to the value that it must have. Where the option has one value a task, all
-            of them must be this number; None means that they must be equal.
-    """
-
-    name: str
+    name: str  # of the balancer
+    # Option to the value that it must have. Where the option has one value a task, all of them must
+    # be this number; None means that they must be equal.
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:
@@ -49,21 +45,13 @@ class Member:
 
 @dataclass(frozen=True)
 class Family:
-    """Balancers that are one method.
+    """Balancers that are one method."""
 
-    Args:
-        name: By which balancers refer to it.
-        what: The step that all of them take, in words.
-        includes: Families whose members all belong to this one.
-        tasks: For how many tasks it holds; None for any number.
-        when: In which steps it holds, in words; empty for all.
-    """
-
-    name: str
-    what: str
-    includes: tuple[str, ...] = ()
-    tasks: int | None = None
-    when: str = ""
+    name: str  # by which balancers refer to it
+    what: str  # the step that all of them take, in words
+    includes: tuple[str, ...] = ()  # families whose members all belong to this one
+    tasks: int | None = None  # for how many tasks it holds; None for any number
+    when: str = ""  # in which steps it holds, in words; empty for all
 
     def membership(self, name: str) -> Mapping[str, Any] | None:
         """The options with which a balancer is a member; None if it is none."""

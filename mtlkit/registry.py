@@ -46,20 +46,13 @@ PLUGIN_MODULE = "mtlkit_plugin_"
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file says of its method, read without importing it.
+    """What a file says of its method, read without importing it."""
 
-    Args:
-        docstring: Of the module.
-        attributes: Attributes of its classes whose values are literals, e.g. ``scale``. Nothing is
-            inherited.
-        defaults: Defaults of its options, as far as they are literals.
-        bases: Names of the classes that its classes inherit from.
-    """
-
-    docstring: str
+    docstring: str  # of the module
+    # Attributes of its classes whose values are literals, e.g. ``scale``. Nothing is inherited.
     attributes: Mapping[str, Any]
-    defaults: Mapping[str, Any]
-    bases: frozenset[str] = frozenset()
+    defaults: Mapping[str, Any]  # defaults of its options, as far as they are literals
+    bases: frozenset[str] = frozenset()  # names of the classes that its classes inherit from
 
 
 NO_FACTS = Facts("", {}, {})
@@ -67,17 +60,12 @@ NO_FACTS = Facts("", {}, {})
 
 @dataclass(frozen=True)
 class Registry:
-    """The methods of one kind.
+    """The methods of one kind."""
 
-    Args:
-        kind: What one entry is called in messages, e.g. ``"model"``.
-        folder: The dotted sub-package that holds one file per entry, e.g. ``"models"``.
-        base: Where the base class is that an entry subclasses, e.g.
-            ``"models._architecture:Architecture"``.
-    """
-
-    kind: str
-    folder: str
+    kind: str  # what one entry is called in messages, e.g. ``"model"``
+    folder: str  # the dotted sub-package that holds one file per entry, e.g. ``"models"``
+    # Where the base class is that an entry subclasses, e.g.
+    # ``"models._architecture:Architecture"``.
     base: str
 
     @property

@@ -44,14 +44,10 @@ def digest_of_text(text: str) -> str:
 
 @dataclass(frozen=True)
 class Spec:
-    """A name with options, as typed: ``mmoe[experts=16,hidden=64:32]``.
+    """A name with options, as typed: ``mmoe[experts=16,hidden=64:32]``."""
 
-    Args:
-        name: The name before the brackets.
-        options: The values in the brackets; a dot in a key is a nested mapping here.
-    """
-
-    name: str
+    name: str  # the name before the brackets
+    # The values in the brackets; a dot in a key is a nested mapping here.
     options: dict[str, Any] = field(default_factory=dict)
 
     def __str__(self) -> str:

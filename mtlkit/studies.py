@@ -132,21 +132,13 @@ def read_study(file: Path) -> Study | Unreadable | None:
 
 @dataclass(frozen=True)
 class Studies:
-    """The studies of a results folder, and what they say of its runs.
+    """The studies of a results folder, and what they say of its runs."""
 
-    Args:
-        chosen: Group to the study that chose it.
-        trial_keys: Of the runs of all trials.
-        defaults: Groups of the trials with the defaults.
-        hidden: Groups that are no rows.
-        unreadable: Files that do not hold.
-    """
-
-    chosen: Mapping[str, Study] = field(default_factory=dict)
-    trial_keys: frozenset[str] = frozenset()
-    defaults: frozenset[str] = frozenset()
-    hidden: frozenset[str] = frozenset()
-    unreadable: tuple[Unreadable, ...] = ()
+    chosen: Mapping[str, Study] = field(default_factory=dict)  # group to the study that chose it
+    trial_keys: frozenset[str] = frozenset()  # of the runs of all trials
+    defaults: frozenset[str] = frozenset()  # groups of the trials with the defaults
+    hidden: frozenset[str] = frozenset()  # groups that are no rows
+    unreadable: tuple[Unreadable, ...] = ()  # files that do not hold
 
     @classmethod
     def read(cls, root: Path, untuned: bool = False) -> Studies:

@@ -18,17 +18,11 @@ from mtlkit.settings import Settings
 
 @dataclass(frozen=True)
 class Columns:
-    """What models see of n rows, those columns included that rows share.
+    """What models see of n rows, those columns included that rows share."""
 
-    Args:
-        ids: (n, F).
-        dense: (n, D).
-        bags: Of each bag feature (n, vocab), the weights of its ids.
-    """
-
-    ids: np.ndarray
-    dense: np.ndarray
-    bags: dict[str, sparse.csr_matrix]
+    ids: np.ndarray  # (n, F)
+    dense: np.ndarray  # (n, D)
+    bags: dict[str, sparse.csr_matrix]  # of each bag feature (n, vocab), the weights of its ids
 
     @classmethod
     def of(cls, schema: Schema, split: Split, rows: np.ndarray) -> Columns:

@@ -23,25 +23,16 @@ MANY_FAILURES = 20
 
 @dataclass(frozen=True)
 class StatusView:
-    """What there is in a results folder, and who works on it.
+    """What there is in a results folder, and who works on it."""
 
-    Args:
-        done: Number of finished runs.
-        failed: Number of runs without numbers.
-        running: Label of each running cell to the share of it that is done.
-        to_run: Number of cells that running grids have yet to finish.
-        seconds_left: Until the last of those grids ends; None if there is none, or nobody can tell.
-        failures: Label and reason of the first failed runs.
-        commands: What was typed to start those grids.
-    """
-
-    done: int
-    failed: int
-    running: dict[str, float]
-    to_run: int
+    done: int  # number of finished runs
+    failed: int  # number of runs without numbers
+    running: dict[str, float]  # label of each running cell to the share of it that is done
+    to_run: int  # number of cells that running grids have yet to finish
+    # Until the last of those grids ends; None if there is none, or nobody can tell.
     seconds_left: float | None
-    failures: list[tuple[str, str]]
-    commands: list[str]
+    failures: list[tuple[str, str]]  # label and reason of the first failed runs
+    commands: list[str]  # what was typed to start those grids
 
 
 def status(

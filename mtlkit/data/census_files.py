@@ -89,15 +89,10 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class RawFile:
-    """What was stored of one official file.
+    """What was stored of one official file."""
 
-    Args:
-        bytes: Its size, unpacked.
-        sha256: The hash of its unpacked contents, in hex.
-    """
-
-    bytes: int
-    sha256: str
+    bytes: int  # its size, unpacked
+    sha256: str  # the hash of its unpacked contents, in hex
 
 
 def download_raw_files(folder: Path, origin: Path | None, force: bool, progress: Progress) -> None:

@@ -48,19 +48,12 @@ class DownloadError(MissingError):
 
 @dataclass(frozen=True)
 class Downloaded:
-    """A finished download.
+    """A finished download."""
 
-    Args:
-        path: The file.
-        url: Where it came from.
-        bytes: Its size.
-        sha256: The hash of its contents, in hex.
-    """
-
-    path: Path
-    url: str
-    bytes: int
-    sha256: str
+    path: Path  # the file
+    url: str  # where it came from
+    bytes: int  # its size
+    sha256: str  # the hash of its contents, in hex
 
 
 @dataclass(frozen=True)

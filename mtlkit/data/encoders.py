@@ -17,13 +17,9 @@ UNKNOWN = 0
 
 @dataclass(frozen=True)
 class CategoryEncoder:
-    """A categorical column to ids ``1..len(levels)``; anything else to :data:`UNKNOWN`.
+    """A categorical column to ids ``1..len(levels)``; anything else to :data:`UNKNOWN`."""
 
-    Args:
-        levels: The levels seen on train, sorted.
-    """
-
-    levels: tuple[str, ...]
+    levels: tuple[str, ...]  # the levels seen on train, sorted
 
     @classmethod
     def fit(cls, train: pd.Series, missing: Collection[str] = ()) -> CategoryEncoder:
@@ -57,16 +53,11 @@ class CategoryEncoder:
 
 @dataclass(frozen=True)
 class Standardizer:
-    """A numeric column to mean 0 and standard deviation 1 on train; NaN becomes 0, the mean.
+    """A numeric column to mean 0 and standard deviation 1 on train; NaN becomes 0, the mean."""
 
-    Args:
-        mean: Mean on train, after the logarithm if there is one.
-        std: Standard deviation on train; 1 for a constant column.
-        log: Whether ``log(1 + x)`` comes first, for skewed columns that are never negative.
-    """
-
-    mean: float
-    std: float
+    mean: float  # mean on train, after the logarithm if there is one
+    std: float  # standard deviation on train; 1 for a constant column
+    # Whether ``log(1 + x)`` comes first, for skewed columns that are never negative.
     log: bool = False
 
     @classmethod
@@ -87,14 +78,10 @@ class MinMaxScaler:
     """A numeric column to [0, 1] on train; NaN becomes 0.
 
     Values beyond the range on train are not clipped.
-
-    Args:
-        low: Least value on train.
-        high: Greatest value on train.
     """
 
-    low: float
-    high: float
+    low: float  # least value on train
+    high: float  # greatest value on train
 
     @classmethod
     def fit(cls, train: np.ndarray) -> MinMaxScaler:
@@ -113,12 +100,9 @@ class QuantileBins:
     """A numeric column to ids of bins with about equally many training rows each.
 
     NaN becomes :data:`UNKNOWN`.
-
-    Args:
-        edges: Increasing; bin ``i + 1`` holds ``edges[i - 1] <= x < edges[i]``.
     """
 
-    edges: tuple[float, ...]
+    edges: tuple[float, ...]  # increasing; bin ``i + 1`` holds ``edges[i - 1] <= x < edges[i]``
 
     @classmethod
     def fit(cls, train: np.ndarray, bins: int) -> QuantileBins:
@@ -168,13 +152,9 @@ class QuantileBins:
 
 @dataclass(frozen=True)
 class QuantileRanks:
-    """A numeric column to its rank on train, scaled to mean 0 and deviation 1; NaN becomes 0.
+    """A numeric column to its rank on train, scaled to mean 0 and deviation 1; NaN becomes 0."""
 
-    Args:
-        values: Rising values on train at evenly spaced ranks.
-    """
-
-    values: tuple[float, ...]
+    values: tuple[float, ...]  # rising values on train at evenly spaced ranks
 
     @classmethod
     def fit(cls, train: np.ndarray, points: int = 1001) -> QuantileRanks:

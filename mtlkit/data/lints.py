@@ -45,17 +45,11 @@ ID_WORDS = re.compile(
 
 @dataclass(frozen=True)
 class Lint:
-    """Something that is likely a mistake.
+    """Something that is likely a mistake."""
 
-    Args:
-        name: Of the kind of mistake.
-        message: One sentence.
-        mend: What to do about it.
-    """
-
-    name: str
-    message: str
-    mend: str
+    name: str  # of the kind of mistake
+    message: str  # one sentence
+    mend: str  # what to do about it
 
     def __str__(self) -> str:
         return f"{self.name}: {self.message} ({self.mend})"

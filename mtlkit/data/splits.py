@@ -28,34 +28,23 @@ _SHARED, _GROUP, _HIDDEN = "side-", "group-", "hidden-"
 
 @dataclass(frozen=True)
 class Bag:
-    """Weighted ids of each row: row i owns ``values[offsets[i]:offsets[i + 1]]``.
+    """Weighted ids of each row: row i owns ``values[offsets[i]:offsets[i + 1]]``."""
 
-    Args:
-        offsets: (N + 1,) int64.
-        values: (M,) int32.
-        weights: (M,) float32.
-    """
-
-    offsets: np.ndarray
-    values: np.ndarray
-    weights: np.ndarray
+    offsets: np.ndarray  # (N + 1,) int64
+    values: np.ndarray  # (M,) int32
+    weights: np.ndarray  # (M,) float32
 
 
 @dataclass(frozen=True)
 class SharedColumns:
     """Columns that many rows share (a user's, of a session): stored once, and pointed at by each
     row.
-
-    Args:
-        row: (N,) int32: which of the U shared rows belongs to each row of the split.
-        ids: (U, F) int32.
-        dense: (U, D) float32.
-        bags: One :class:`Bag` of U rows a ``bag`` feature.
     """
 
-    row: np.ndarray
-    ids: np.ndarray
-    dense: np.ndarray
+    row: np.ndarray  # (N,) int32: which of the U shared rows belongs to each row of the split
+    ids: np.ndarray  # (U, F) int32
+    dense: np.ndarray  # (U, D) float32
+    # One :class:`Bag` of U rows a ``bag`` feature.
     bags: dict[str, Bag] = field(default_factory=dict)
 
 

@@ -35,19 +35,13 @@ EXAMPLE = "give the folder of one run: results/census/mmoe/uniform/seed-0-1a2b3c
 
 @dataclass
 class LoadedRun:
-    """A model that was trained, with what is needed to use it.
+    """A model that was trained, with what is needed to use it."""
 
-    Args:
-        model: The module, in evaluation mode; a batch of encoded rows goes in.
-        schema: The features and tasks of its data, the features in the order of the packed columns.
-        encoders: From raw rows to packed columns.
-        record: What the run found out.
-    """
-
-    model: Architecture
+    model: Architecture  # the module, in evaluation mode; a batch of encoded rows goes in
+    # The features and tasks of its data, the features in the order of the packed columns.
     schema: Schema
-    encoders: RowEncoders
-    record: RunRecord
+    encoders: RowEncoders  # from raw rows to packed columns
+    record: RunRecord  # what the run found out
 
     def predict(self, rows: Any, batch_size: int = BATCH_ROWS) -> pd.DataFrame:
         """A column a score, for each row: the probability of binary tasks, that of each class of

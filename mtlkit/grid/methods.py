@@ -19,15 +19,10 @@ from mtlkit.spec import Spec, parse_spec
 
 @dataclass(frozen=True)
 class Method:
-    """A model or a balancer, as a cell holds it.
+    """A model or a balancer, as a cell holds it."""
 
-    Args:
-        typed: As typed.
-        resolved: Name and all options, and the digest of the file of a plugin.
-    """
-
-    typed: str
-    resolved: dict[str, Any]
+    typed: str  # as typed
+    resolved: dict[str, Any]  # name and all options, and the digest of the file of a plugin
 
 
 def resolve(spec: Spec, options: Settings, registry: Registry) -> Method:

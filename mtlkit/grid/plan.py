@@ -50,17 +50,12 @@ class PlannedCell:
 
 @dataclass(frozen=True)
 class Plan:
-    """All cells of a grid.
+    """All cells of a grid."""
 
-    Args:
-        cells: In the order in which they run.
-        inapplicable: Model as typed, and why it makes no sense on this data set.
-        notes: Sentences for the user.
-    """
-
-    cells: list[PlannedCell]
+    cells: list[PlannedCell]  # in the order in which they run
+    # Model as typed, and why it makes no sense on this data set.
     inapplicable: list[tuple[str, str]]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # sentences for the user
 
     @property
     def to_run(self) -> list[Cell]:

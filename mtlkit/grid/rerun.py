@@ -48,11 +48,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Compared:
-    """A metric of both runs; ``difference`` is None where one of them lacks it.
-
-    Args:
-        bound: The largest difference that counts as the same; None where there is none.
-    """
+    """A metric of both runs; ``difference`` is None where one of them lacks it."""
 
     split: str
     task: str
@@ -60,28 +56,19 @@ class Compared:
     before: float | None
     now: float | None
     difference: float | None
-    bound: float | None
+    bound: float | None  # the largest difference that counts as the same; None where there is none
 
 
 @dataclass(frozen=True)
 class Repeated:
-    """What came of a rerun.
+    """What came of a rerun."""
 
-    Args:
-        key: Of the cell, as recorded.
-        folder: The run that was repeated.
-        verdict: ``same digits``, ``within bound`` or ``differs``.
-        reason: A sentence on how the verdict was found.
-        metrics: Every metric of both splits.
-        differences: What else differs.
-    """
-
-    key: str
-    folder: Path
-    verdict: str
-    reason: str
-    metrics: tuple[Compared, ...]
-    differences: tuple[Difference, ...]
+    key: str  # of the cell, as recorded
+    folder: Path  # the run that was repeated
+    verdict: str  # ``same digits``, ``within bound`` or ``differs``
+    reason: str  # A sentence on how the verdict was found
+    metrics: tuple[Compared, ...]  # every metric of both splits
+    differences: tuple[Difference, ...]  # what else differs
 
     @property
     def matches(self) -> bool:

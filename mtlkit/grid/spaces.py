@@ -51,15 +51,10 @@ EXAMPLE = "write it as in tune: {space: {lr: {log: [0.0001, 0.01]}, dropout: nul
 
 @dataclass(frozen=True)
 class Dimension:
-    """What values a setting may take.
+    """What values a setting may take."""
 
-    Args:
-        kind: One of ``KINDS``.
-        values: The two bounds, the choices, or the least weight.
-    """
-
-    kind: str
-    values: tuple[Any, ...]
+    kind: str  # one of ``KINDS``
+    values: tuple[Any, ...]  # the two bounds, the choices, or the least weight
 
     @classmethod
     def read(cls, name: str, written: Any) -> Dimension:

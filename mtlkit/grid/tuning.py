@@ -49,17 +49,11 @@ SWEEP, SWEPT = "scalarization", "static"
 
 @dataclass
 class Candidate:
-    """One trial, before its study is written.
+    """One trial, before its study is written."""
 
-    Args:
-        point: (COLUMNS,) in the unit cube; None for the defaults.
-        settings: Name of a dimension to value.
-        cells: Its runs, one a seed.
-    """
-
-    point: np.ndarray | None
-    settings: dict[str, Any]
-    cells: list[Cell]
+    point: np.ndarray | None  # (COLUMNS,) in the unit cube; None for the defaults
+    settings: dict[str, Any]  # name of a dimension to value
+    cells: list[Cell]  # its runs, one a seed
 
 
 @dataclass

@@ -18,15 +18,10 @@ from mtlkit.spec import Spec
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """The losses of a task, which are added up.
+    """The losses of a task, which are added up."""
 
-    Args:
-        losses: One or more.
-        main: The one whose logits the model gives; the others see its prediction.
-    """
-
-    losses: tuple[Loss, ...]
-    main: Loss
+    losses: tuple[Loss, ...]  # one or more
+    main: Loss  # the one whose logits the model gives; the others see its prediction
 
     @property
     def groups(self) -> set[str]:

@@ -17,30 +17,20 @@ REGRESSION: Kinds = ("regression",)
 
 @dataclass(frozen=True)
 class Metric:
-    """What a metric is, and how it is read.
+    """What a metric is, and how it is read."""
 
-    Args:
-        label: As printed in tables and figures.
-        higher_is_better: Its direction.
-        floor: The value of a useless model, the zero of relative changes; of an error, 0.
-        decimals: Digits after the point in tables.
-        kinds: The kinds of task that have it.
-        target: The value nearest to which is best, of a metric without a direction.
-        takes: What a number after its name means: ``ndcg@10`` is cut off at 10, ``f1@0.3`` has a
-            threshold.
-        groups: Of a metric within groups of rows: the groups it takes if none is named, in order.
-        always: Whether it is computed at every evaluation point.
-    """
-
-    label: str
-    higher_is_better: bool
-    floor: float = 0.0
-    decimals: int = 4
-    kinds: Kinds = BINARY
+    label: str  # as printed in tables and figures
+    higher_is_better: bool  # its direction
+    floor: float = 0.0  # the value of a useless model, the zero of relative changes; of an error, 0
+    decimals: int = 4  # digits after the point in tables
+    kinds: Kinds = BINARY  # the kinds of task that have it
+    # The value nearest to which is best, of a metric without a direction.
     target: float | None = None
+    # What a number after its name means: ``ndcg@10`` is cut off at 10, ``f1@0.3`` has a threshold.
     takes: Literal["", "cut", "threshold"] = ""
+    # Of a metric within groups of rows: the groups it takes if none is named, in order.
     groups: tuple[str, ...] = ()
-    always: bool = False
+    always: bool = False  # whether it is computed at every evaluation point
 
     def goodness(self, value: float) -> float:
         """The value on a scale on which higher is better."""
@@ -92,19 +82,12 @@ DEFAULT_THRESHOLD = 0.5
 
 @dataclass(frozen=True)
 class MetricName:
-    """A metric with all that decides its value, written ``name@number@group@segment``.
+    """A metric with all that decides its value, written ``name@number@group@segment``."""
 
-    Args:
-        name: A key of :data:`METRICS`.
-        number: The cut or the threshold; None for the default.
-        group: Rows are ranked within this group, such as ``user``.
-        segment: The rows that count, such as ``user=cold``; None for all.
-    """
-
-    name: str
-    number: float | None = None
-    group: str | None = None
-    segment: str | None = None
+    name: str  # A key of :data:`METRICS`
+    number: float | None = None  # the cut or the threshold; None for the default
+    group: str | None = None  # rows are ranked within this group, such as ``user``
+    segment: str | None = None  # the rows that count, such as ``user=cold``; None for all
 
     @property
     def metric(self) -> Metric:

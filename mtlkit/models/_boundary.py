@@ -21,52 +21,38 @@ from mtlkit.ops.mixture_gramian import mixture_gramian
 
 @dataclass
 class Boundary:
-    """Where the tasks part.
+    """Where the tasks part."""
 
-    Args:
-        task_inputs: (B, T, d), of which task t reads ``task_inputs[:, t]`` and nothing else.
-        gramian: From the gradient (B, T, d) of ``task_inputs`` to the (T, T) float64 inner products
-            of the tasks' gradients with respect to the trunk's output, which is what they share
-            (the experts' outputs, or the bottom's).
-    """
-
-    task_inputs: Tensor
+    task_inputs: Tensor  # (B, T, d), of which task t reads ``task_inputs[:, t]`` and nothing else
+    # From the gradient (B, T, d) of ``task_inputs`` to the (T, T) float64 inner products of the
+    # tasks' gradients with respect to the trunk's output, which is what they share (the experts'
+    # outputs, or the bottom's).
     gramian: Callable[[Tensor], Tensor]
 
 
 @dataclass
 class TensorBoundary(Boundary):
-    """A boundary below which the graph goes on from two tensors.
+    """A boundary below which the graph goes on from two tensors."""
 
-    Args:
-        trunk_output: (B, ...) the tensor that all tasks share.
-        gate_output: (B, T, ...) the other tensor that ``task_inputs`` is made of, if there is one;
-            ``task_inputs[:, t]`` depends on ``gate_output[:, t]`` alone.
-        vjp: From the gradient (B, T, d) of ``task_inputs`` to (T, B, ...), the gradient of
-            ``trunk_output`` for each task, and (B, T, ...), the gradient of ``gate_output``.
-    """
-
-    trunk_output: Tensor
+    trunk_output: Tensor  # (B, ...) the tensor that all tasks share
+    # (B, T, ...) the other tensor that ``task_inputs`` is made of, if there is one;
+    # ``task_inputs[:, t]`` depends on ``gate_output[:, t]`` alone.
     gate_output: Tensor | None
+    # From the gradient (B, T, d) of ``task_inputs`` to (T, B, ...), the gradient of
+    # ``trunk_output`` for each task, and (B, T, ...), the gradient of ``gate_output``.
     vjp: Callable[[Tensor], tuple[Tensor, Tensor | None]]
 
 
 @dataclass
 class FirstLayerBoundary(Boundary):
-    """A boundary right above layers that read the embedding.
+    """A boundary right above layers that read the embedding."""
 
-    Args:
-        first_layer: The layers that are computed as one.
-        trunk: Index in ``first_layer.layers`` of the layer that all tasks share.
-        gates: Index of the layer of which each task has its own slices.
-        vjp: From the gradient (B, T, d) of ``task_inputs`` to columns (B, C): the gradient of the
-            trunk's output for task 0, for task 1, ..., and then that of the gates' output. Hence
-            the trunk comes first here, whatever its index (as in ``ops.gated_experts``).
-    """
-
-    first_layer: FirstLayer
-    trunk: int
-    gates: int
+    first_layer: FirstLayer  # the layers that are computed as one
+    trunk: int  # index in ``first_layer.layers`` of the layer that all tasks share
+    gates: int  # index of the layer of which each task has its own slices
+    # From the gradient (B, T, d) of ``task_inputs`` to columns (B, C): the gradient of the trunk's
+    # output for task 0, for task 1, ..., and then that of the gates' output. Hence the trunk comes
+    # first here, whatever its index (as in ``ops.gated_experts``).
     vjp: Callable[[Tensor], Tensor]
 
     @property

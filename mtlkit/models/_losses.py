@@ -16,17 +16,11 @@ NO_GROUPS: Mapping[str, Tensor] = {}
 
 
 class RowMean(NamedTuple):
-    """The weighted mean of a value over rows.
+    """The weighted mean of a value over rows."""
 
-    Args:
-        mean: Scalar, 0 when no row counts.
-        active: Scalar bool, whether any row counts; None: all do.
-        total: Scalar, the weight of the rows; None for their number.
-    """
-
-    mean: Tensor
-    active: Tensor | None = None
-    total: Tensor | None = None
+    mean: Tensor  # scalar, 0 when no row counts
+    active: Tensor | None = None  # scalar bool, whether any row counts; None: all do
+    total: Tensor | None = None  # scalar, the weight of the rows; None for their number
 
 
 def task_loss(

@@ -21,19 +21,13 @@ from mtlkit.ops.mixture_gramian import mixture_gramian
 
 @dataclass
 class Mixture:
-    """Mixtures of the experts of a level, one a reader.
+    """Mixtures of the experts of a level, one a reader."""
 
-    Args:
-        outputs: (B, n, d) the mixtures.
-        gates: The weights (B, k) of each reader, by the name of its gate.
-        boundary: Where the readers part; None where the level has several stacks of gates, or
-            while a graph is compiled. It is where the tasks of a model part only if its readers
-            are all the tasks, in their order: a model that mixes otherwise (see ``omoe``) leaves
-            it out of its ``Output``.
-    """
-
-    outputs: Tensor
-    gates: dict[str, Tensor]
+    outputs: Tensor  # (B, n, d) the mixtures
+    gates: dict[str, Tensor]  # the weights (B, k) of each reader, by the name of its gate
+    # Where the readers part; None where the level has several stacks of gates, or while a graph is
+    # compiled. It is where the tasks of a model part only if its readers are all the tasks, in
+    # their order: a model that mixes otherwise (see ``omoe``) leaves it out of its ``Output``.
     boundary: Boundary | None
 
 
@@ -285,17 +279,11 @@ class MoELevels(nn.ModuleList):
 
 @dataclass(frozen=True)
 class SpecificAndShared:
-    """The experts of a level: first those of task 1, then those of task 2, ..., then shared ones.
+    """The experts of a level: first those of task 1, of task 2 and so on, then shared ones."""
 
-    Args:
-        tasks: Names of the T tasks.
-        specific: Number of experts of each task.
-        shared: Number of shared experts.
-    """
-
-    tasks: Sequence[str]
-    specific: int
-    shared: int
+    tasks: Sequence[str]  # names of the T tasks
+    specific: int  # number of experts of each task
+    shared: int  # number of shared experts
 
     @property
     def total(self) -> int:

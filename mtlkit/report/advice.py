@@ -21,27 +21,17 @@ PROBED = ("shared-bottom", "mmoe")
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of a data set after the probe grid; NaN where that is unknown.
+    """What is known of a data set after the probe grid; NaN where that is unknown."""
 
-    Args:
-        rows: Of train.
-        tasks: Their number.
-        kinds: Their distinct kinds.
-        funnel: Whether they are steps of a user's path.
-        correlation: Largest correlation of two labels, as an absolute value.
-        sharing: Gain of shared-bottom over single-task on validation (delta m), in percent.
-        gates: The same of mmoe over shared-bottom.
-        conflict: Largest share of points at which the gradients of two tasks have a negative
-            cosine.
-    """
-
-    rows: int
-    tasks: int
-    kinds: int
-    funnel: bool
-    correlation: float
+    rows: int  # of train
+    tasks: int  # their number
+    kinds: int  # their distinct kinds
+    funnel: bool  # whether they are steps of a user's path
+    correlation: float  # largest correlation of two labels, as an absolute value
+    # Gain of shared-bottom over single-task on validation (delta m), in percent.
     sharing: float = math.nan
-    gates: float = math.nan
+    gates: float = math.nan  # the same of mmoe over shared-bottom
+    # Largest share of points at which the gradients of two tasks have a negative cosine.
     conflict: float = math.nan
 
     def with_probe(self, frames: Frames) -> Facts:
@@ -63,25 +53,15 @@ class Facts:
 
 @dataclass(frozen=True)
 class AdviceRule:
-    """When a method gets points, and why.
+    """When a method gets points, and why."""
 
-    Args:
-        kind: Model or balancer.
-        name: The method.
-        points: How much it gains by the rule.
-        holds: Whether the rule applies.
-        why: The reason, with the facts as fields.
-        source: Where it was published.
-        sure: ``well supported``, ``disputed`` or ``our measurements``.
-    """
-
-    kind: str
-    name: str
-    points: float
-    holds: Callable[[Facts], bool]
-    why: str
-    source: str
-    sure: str
+    kind: str  # model or balancer
+    name: str  # the method
+    points: float  # how much it gains by the rule
+    holds: Callable[[Facts], bool]  # whether the rule applies
+    why: str  # the reason, with the facts as fields
+    source: str  # where it was published
+    sure: str  # ``well supported``, ``disputed`` or ``our measurements``
 
 
 CARUANA, MMOE, PLE = (
@@ -132,15 +112,10 @@ RULES = (
 
 @dataclass(frozen=True)
 class Advice:
-    """What to try first.
+    """What to try first."""
 
-    Args:
-        pairs: Models with balancers, the first ones first.
-        reasons: Method to the rules that hold of it.
-    """
-
-    pairs: tuple[tuple[str, str], ...]
-    reasons: tuple[tuple[AdviceRule, str], ...]
+    pairs: tuple[tuple[str, str], ...]  # models with balancers, the first ones first
+    reasons: tuple[tuple[AdviceRule, str], ...]  # method to the rules that hold of it
 
 
 def advise(facts: Facts) -> Advice:

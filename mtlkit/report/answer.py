@@ -30,19 +30,12 @@ FEWEST_SEEDS = 3
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence of an answer.
+    """One sentence of an answer."""
 
-    Args:
-        rule: Of which kind it is.
-        text: What is said, with its numbers.
-        row: Group id of the row whose numbers they are; empty without one.
-        command: What to type about it; empty where there is nothing to do.
-    """
-
-    rule: str
-    text: str
-    row: str = ""
-    command: str = ""
+    rule: str  # of which kind it is
+    text: str  # what is said, with its numbers
+    row: str = ""  # group id of the row whose numbers they are; empty without one
+    command: str = ""  # what to type about it; empty where there is nothing to do
 
     def __str__(self) -> str:
         return f"{self.text} Type: {self.command}" if self.command else self.text

@@ -30,32 +30,20 @@ FAMILIES = {
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What is measured, a task or another score of a funnel, as a report names it.
+    """What is measured, a task or another score of a funnel, as a report names it."""
 
-    Args:
-        name: In records.
-        metric: The primary one.
-        space: The rows that count.
-        description: Of the data set.
-        label: In tables and figures; the name, if empty.
-        trained: The task that is trained for it; itself, if empty.
-        hidden: Whether it needs labels that only a generator knows.
-        ceiling: What the planted model of simulated data reaches on the test split; NaN where that
-            is unknown.
-        kind: Of the task, such as ``binary``; empty if unknown.
-        floor: What a random order of the test rows reaches, where that follows from them; NaN where
-            the metric's own floor holds.
-    """
-
-    name: str
-    metric: str
-    space: str = "all rows"
-    description: str = ""
-    label: str = ""
-    trained: str = ""
-    hidden: bool = False
+    name: str  # in records
+    metric: str  # the primary one
+    space: str = "all rows"  # the rows that count
+    description: str = ""  # of the data set
+    label: str = ""  # in tables and figures; the name, if empty
+    trained: str = ""  # the task that is trained for it; itself, if empty
+    hidden: bool = False  # whether it needs labels that only a generator knows
+    # What the planted model of simulated data reaches on the test split; NaN where that is unknown.
     ceiling: float = math.nan
-    kind: str = ""
+    kind: str = ""  # of the task, such as ``binary``; empty if unknown
+    # What a random order of the test rows reaches, where that follows from them; NaN where the
+    # metric's own floor holds.
     floor: float = math.nan
 
     @property
@@ -71,41 +59,27 @@ class TaskInfo:
 
 @dataclass(frozen=True)
 class RunGroup:
-    """The runs of one row: the same settings, several seeds.
+    """The runs of one row: the same settings, several seeds."""
 
-    Args:
-        id: ``RunRecord.group``.
-        model: Label of the model: its name, what the user typed, and what tells it from a namesake.
-        balancer: The same of the balancer.
-        balancer_name: The recorded name of the balancer; a plugin's is the path of its file.
-        is_reference: Whether other models are compared with this one.
-        is_baseline: Whether it is no network, and so none of the methods that are compared.
-        constant_weights: Whether the balancer's weights are the same in all steps.
-        weights_option: The option that holds those weights, in a method that is a point of a sweep.
-        training: Digest of the training settings; of tuned ones, of those before tuning.
-        seeds: Seeds that finished.
-        failed: Seeds that did not.
-        resolved: All settings but the data set's.
-        typed: Model and balancer as they were typed.
-        study: The study that chose the settings; None if they were typed.
-        family: From what the balancer makes its weights, in words; empty if unknown.
-    """
-
-    id: str
+    id: str  # ``RunRecord.group``
+    # Label of the model: its name, what the user typed, and what tells it from a namesake.
     model: str
-    balancer: str
-    balancer_name: str
-    is_reference: bool
-    is_baseline: bool
-    constant_weights: bool
+    balancer: str  # the same of the balancer
+    balancer_name: str  # the recorded name of the balancer; a plugin's is the path of its file
+    is_reference: bool  # whether other models are compared with this one
+    is_baseline: bool  # whether it is no network, and so none of the methods that are compared
+    constant_weights: bool  # whether the balancer's weights are the same in all steps
+    # The option that holds those weights, in a method that is a point of a sweep.
     weights_option: str | None
-    training: str
-    seeds: tuple[int, ...]
-    failed: tuple[int, ...]
+    training: str  # digest of the training settings; of tuned ones, of those before tuning
+    seeds: tuple[int, ...]  # seeds that finished
+    failed: tuple[int, ...]  # seeds that did not
+    # All settings but the data set's.
     resolved: dict[str, Any] = field(compare=False, default_factory=dict)
-    typed: tuple[str, str] = ("", "")
+    typed: tuple[str, str] = ("", "")  # model and balancer as they were typed
+    # The study that chose the settings; None if they were typed.
     study: Study | None = field(compare=False, default=None)
-    family: str = ""
+    family: str = ""  # from what the balancer makes its weights, in words; empty if unknown
 
     @property
     def label(self) -> str:

@@ -14,18 +14,13 @@ from mtlkit.records import RunRecord
 
 @dataclass(frozen=True)
 class Curve:
-    """What was recorded at the P evaluation points of one run.
+    """What was recorded at the P evaluation points of one run."""
 
-    Args:
-        epochs: (P,) epochs so far.
-        train_loss: Task to (P,) mean loss since the point before; 0 where it had no label.
-        loss: Score to (P,) loss on validation, NaN where undefined.
-        goodness: Score to (P,) primary metric on validation, turned so that higher is better.
-    """
-
-    epochs: np.ndarray
+    epochs: np.ndarray  # (P,) epochs so far
+    # Task to (P,) mean loss since the point before; 0 where it had no label.
     train_loss: Mapping[str, np.ndarray]
-    loss: Mapping[str, np.ndarray]
+    loss: Mapping[str, np.ndarray]  # score to (P,) loss on validation, NaN where undefined
+    # Score to (P,) primary metric on validation, turned so that higher is better.
     goodness: Mapping[str, np.ndarray]
 
     @classmethod

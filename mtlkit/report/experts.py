@@ -27,21 +27,14 @@ ROUNDS = 2
 
 @dataclass(frozen=True)
 class ExpertLevel:
-    """One level of experts in the S runs of a group, at the end of training.
+    """One level of experts in the S runs of a group, at the end of training."""
 
-    Args:
-        name: Such as ``level 1``.
-        gates: Names of the L gates.
-        experts: Names of the E experts.
-        weights: (S, L, E) mean gate weights, NaN where a gate does not see an expert.
-        losses: (S, T, E) what each task's metric loses without an expert, NaN where a run recorded
-            no ablation.
-    """
-
-    name: str
-    gates: tuple[str, ...]
-    experts: tuple[str, ...]
-    weights: np.ndarray
+    name: str  # such as ``level 1``
+    gates: tuple[str, ...]  # names of the L gates
+    experts: tuple[str, ...]  # names of the E experts
+    weights: np.ndarray  # (S, L, E) mean gate weights, NaN where a gate does not see an expert
+    # (S, T, E) what each task's metric loses without an expert, NaN where a run recorded no
+    # ablation.
     losses: np.ndarray
 
     @property

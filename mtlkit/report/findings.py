@@ -56,36 +56,22 @@ Found = Iterator[tuple[str, str]]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was found in the runs of a data set.
+    """Something that was found in the runs of a data set."""
 
-    Args:
-        rule: Of which kind it is.
-        sentence: What was found, with numbers.
-        command: What to type about it.
-    """
-
-    rule: str
-    sentence: str
-    command: str
+    rule: str  # of which kind it is
+    sentence: str  # what was found, with numbers
+    command: str  # what to type about it
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What rules read of one block.
+    """What rules read of one block."""
 
-    Args:
-        summary: Its rows.
-        runs: A row a run, failed ones included.
-        metrics: A row a finished run x split x task x metric.
-        probes: Group to what was recorded inside its runs.
-        out: The results folder.
-    """
-
-    summary: Summary
-    runs: pd.DataFrame
-    metrics: pd.DataFrame
-    probes: Mapping[str, Probes]
-    out: Path
+    summary: Summary  # its rows
+    runs: pd.DataFrame  # A row a run, failed ones included
+    metrics: pd.DataFrame  # A row a finished run x split x task x metric
+    probes: Mapping[str, Probes]  # group to what was recorded inside its runs
+    out: Path  # the results folder
 
     def curves(self, row: Row) -> list[Curve]:
         """The curves of a row's finished runs, of four evaluation points and more."""
@@ -171,21 +157,14 @@ def findings_table(summary: Summary, found: Sequence[Finding]) -> Table:
 
 @dataclass(frozen=True)
 class RowRule:
-    """A rule that looks at one row after the other.
+    """A rule that looks at one row after the other."""
 
-    Args:
-        look: The case of a row, or None; the rule is called as it is.
-        says: What is wrong, before the rows.
-        changes: Settings that may help; ``twice`` stands for twice the epochs.
-        balancers: Balancers that may help.
-        models: Models that may help.
-    """
-
+    # The case of a row, or None; the rule is called as it is.
     look: Callable[[Evidence, Row], Case | None]
-    says: str
-    changes: tuple[str, ...] = ()
-    balancers: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()
+    says: str  # what is wrong, before the rows
+    changes: tuple[str, ...] = ()  # settings that may help; ``twice`` stands for twice the epochs
+    balancers: tuple[str, ...] = ()  # balancers that may help
+    models: tuple[str, ...] = ()  # models that may help
 
     def find(self, seen: Evidence) -> Iterator[Finding]:
         """One finding for all rows with a case; nothing without any."""

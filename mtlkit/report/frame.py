@@ -44,23 +44,15 @@ NAMES = ["block", "group", "split", "task", "space", "metric"]
 
 @dataclass(frozen=True)
 class Frames:
-    """Everything a report reads.
+    """Everything a report reads."""
 
-    Args:
-        runs: One row a run, failed ones included.
-        metrics: One row a run x split x task x metric; a missing value is NaN.
-        blocks: The data set blocks in the order of their titles.
-        unreadable: Records that could not be read, with the reasons.
-        copies: Folders that hold the same run as another one, which counts.
-        pairs: Blocks of two tasks of a larger one, trained without a reference of their own: they
-            say what its tasks have to do with each other.
-    """
-
-    runs: pd.DataFrame
-    metrics: pd.DataFrame
-    blocks: tuple[Block, ...]
-    unreadable: tuple[Unreadable, ...] = ()
-    copies: tuple[Copy, ...] = ()
+    runs: pd.DataFrame  # one row a run, failed ones included
+    metrics: pd.DataFrame  # one row a run x split x task x metric; a missing value is NaN
+    blocks: tuple[Block, ...]  # the data set blocks in the order of their titles
+    unreadable: tuple[Unreadable, ...] = ()  # records that could not be read, with the reasons
+    copies: tuple[Copy, ...] = ()  # folders that hold the same run as another one, which counts
+    # Blocks of two tasks of a larger one, trained without a reference of their own: they say what
+    # its tasks have to do with each other.
     pairs: tuple[Block, ...] = ()
 
 

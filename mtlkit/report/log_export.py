@@ -29,31 +29,18 @@ LONGEST = 250
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """A run, as all three programs understand it.
+    """A run, as all three programs understand it."""
 
-    Args:
-        key: Of the record.
-        path: Its folder in the store, relative to that.
-        name: For people.
-        project: The data set.
-        settings: Dotted name to value.
-        results: ``test/<task>/<metric>`` and costs to numbers.
-        curve: (step, name to number) for each evaluation point.
-        started: Seconds since 1970, as are ``finished``.
-        finished: When the run ended.
-        status: As in the record.
-    """
-
-    key: str
-    path: Path
-    name: str
-    project: str
-    settings: dict[str, str | int | float | bool]
-    results: dict[str, float]
-    curve: list[tuple[int, dict[str, float]]]
-    started: float
-    finished: float
-    status: str
+    key: str  # of the record
+    path: Path  # its folder in the store, relative to that
+    name: str  # for people
+    project: str  # the data set
+    settings: dict[str, str | int | float | bool]  # dotted name to value
+    results: dict[str, float]  # ``test/<task>/<metric>`` and costs to numbers
+    curve: list[tuple[int, dict[str, float]]]  # (step, name to number) for each evaluation point
+    started: float  # seconds since 1970, as are ``finished``
+    finished: float  # when the run ended
+    status: str  # as in the record
 
     @property
     def points(self) -> list[tuple[int, dict[str, float]]]:

@@ -23,55 +23,36 @@ LIMIT = 256 * 2**20
 
 @dataclass(frozen=True)
 class GateUsage:
-    """Use of experts by one gate.
+    """Use of experts by one gate."""
 
-    Args:
-        mean: (S, P, E) mean weight of each expert.
-        entropy: (S, P) mean entropy in nats.
-        experts: Names of the E experts that the gate sees.
-    """
-
-    mean: np.ndarray
-    entropy: np.ndarray
-    experts: tuple[str, ...]
+    mean: np.ndarray  # (S, P, E) mean weight of each expert
+    entropy: np.ndarray  # (S, P) mean entropy in nats
+    experts: tuple[str, ...]  # names of the E experts that the gate sees
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What the experts of one level are good for.
+    """What the experts of one level are good for."""
 
-    Args:
-        change: (S, E, T) change of each task's primary metric on validation when an expert's output
-            is taken to be 0; NaN for a run that recorded none.
-        experts: Names of the E experts.
-    """
-
+    # (S, E, T) change of each task's primary metric on validation when an expert's output is taken
+    # to be 0; NaN for a run that recorded none.
     change: np.ndarray
-    experts: tuple[str, ...]
+    experts: tuple[str, ...]  # names of the E experts
 
 
 @dataclass(frozen=True)
 class Probes:
-    """Probes of S runs, padded with NaN to the longest run of P points.
+    """Probes of S runs, padded with NaN to the longest run of P points."""
 
-    Args:
-        epochs: (P,) epochs at the evaluation points.
-        tasks: T names.
-        modules: K names of modules of the model; the first stands for everything shared.
-        cosine: (S, P, K, T, T) cosines between the tasks' gradients.
-        weights: (S, P, T) task weights.
-        gates: Gate, such as ``level-1/income``, to its use of experts.
-        lengths: (S,) number of points of each run.
-        ablation: Level, such as ``level-1``, to what its experts are good for.
-    """
-
-    epochs: np.ndarray
-    tasks: tuple[str, ...]
+    epochs: np.ndarray  # (P,) epochs at the evaluation points
+    tasks: tuple[str, ...]  # T names
+    # K names of modules of the model; the first stands for everything shared.
     modules: tuple[str, ...]
-    cosine: np.ndarray
-    weights: np.ndarray
-    gates: dict[str, GateUsage]
-    lengths: np.ndarray
+    cosine: np.ndarray  # (S, P, K, T, T) cosines between the tasks' gradients
+    weights: np.ndarray  # (S, P, T) task weights
+    gates: dict[str, GateUsage]  # gate, such as ``level-1/income``, to its use of experts
+    lengths: np.ndarray  # (S,) number of points of each run
+    # Level, such as ``level-1``, to what its experts are good for.
     ablation: dict[str, Ablation] = field(default_factory=dict)
 
     def last_of_each_run(self, values: np.ndarray) -> np.ndarray:
@@ -109,15 +90,10 @@ def mean_over(values: np.ndarray, axis: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BlockProbes:
-    """What was recorded inside the runs of one block.
+    """What was recorded inside the runs of one block."""
 
-    Args:
-        by_group: Group id to probes, for every group that has some.
-        unreadable: Files of probes that were left out, with the reasons.
-    """
-
-    by_group: dict[str, Probes]
-    unreadable: tuple[Unreadable, ...]
+    by_group: dict[str, Probes]  # group id to probes, for every group that has some
+    unreadable: tuple[Unreadable, ...]  # files of probes that were left out, with the reasons
 
 
 def load_probes(frames: Frames, block: Block) -> BlockProbes:

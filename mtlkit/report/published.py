@@ -27,21 +27,13 @@ NOTES = (
 
 @dataclass(frozen=True)
 class Published:
-    """A measured row beside one source.
+    """A measured row beside one source."""
 
-    Args:
-        row: The row.
-        aucs: Score to the published AUC.
-        source: Who published them.
-        address: Where.
-        note: How the source differs.
-    """
-
-    row: Row
-    aucs: Mapping[str, float]
-    source: str
-    address: str
-    note: str
+    row: Row  # the row
+    aucs: Mapping[str, float]  # score to the published AUC
+    source: str  # who published them
+    address: str  # where
+    note: str  # how the source differs
 
 
 def find_published(summary: Summary) -> list[Published]:

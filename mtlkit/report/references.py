@@ -29,16 +29,12 @@ class References:
     A score has a reference where a reference model predicts it itself. What is derived from models
     that were trained for other scores is no honest reference, and for a score that needs labels
     only a generator knows no model can be trained.
-
-    Args:
-        groups: Score to the group of its reference.
-        values: Score to seed to its reference's primary metric.
-        useless: A sentence if a reference is not clearly better than a useless model, so that no
-            change can be relative to it.
     """
 
-    groups: Mapping[str, RunGroup]
-    values: TaskValues
+    groups: Mapping[str, RunGroup]  # score to the group of its reference
+    values: TaskValues  # score to seed to its reference's primary metric
+    # A sentence if a reference is not clearly better than a useless model, so that no change can be
+    # relative to it.
     useless: str = ""
 
     def is_of(self, group: RunGroup) -> frozenset[str]:

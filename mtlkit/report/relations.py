@@ -59,17 +59,12 @@ Pair = tuple[str, str]
 
 @dataclass(frozen=True)
 class Relations:
-    """What is known of the tasks of a block.
+    """What is known of the tasks of a block."""
 
-    Args:
-        pairs: One row a pair, see :func:`task_relations`.
-        groups: Suggested groups of tasks; empty where affinities are not known.
-        unreadable: Files of scores that could not be read.
-    """
-
-    pairs: pd.DataFrame
+    pairs: pd.DataFrame  # one row a pair, see :func:`task_relations`
+    # Suggested groups of tasks; empty where affinities are not known.
     groups: tuple[tuple[str, ...], ...] = ()
-    unreadable: tuple[Unreadable, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()  # files of scores that could not be read
 
     @property
     def sentences(self) -> list[str]:
@@ -158,15 +153,11 @@ def find_relations(
 
 @dataclass(frozen=True)
 class _Labels:
-    """How the labels of two tasks go together.
+    """How the labels of two tasks go together."""
 
-    Args:
-        correlation: With the ends of its interval; NaN if unknown.
-        nested: A sentence if the positives of one are among those of the other.
-    """
-
+    # With the ends of its interval; NaN if unknown.
     correlation: tuple[float, float, float] = (math.nan, math.nan, math.nan)
-    nested: str = ""
+    nested: str = ""  # A sentence if the positives of one are among those of the other
 
     @classmethod
     def of(

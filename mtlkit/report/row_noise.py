@@ -36,19 +36,14 @@ GROUPS = ("user", "session")
 
 @dataclass(frozen=True)
 class RowNoise:
-    """What the test rows of one block add to the metrics of its groups of runs.
+    """What the test rows of one block add to the metrics of its groups of runs."""
 
-    Args:
-        influence: (group id, score) to seed to (N,) influences; rows that do not count have 0.
-        clusters: (N,) number of the user or session of each row; None if rows stand alone.
-        unreadable: Files of scores that were left out, with the reasons.
-        too_many: Whether there were more scores than are read.
-    """
-
+    # (group id, score) to seed to (N,) influences; rows that do not count have 0.
     influence: Mapping[tuple[str, str], Mapping[int, np.ndarray]]
+    # (N,) number of the user or session of each row; None if rows stand alone.
     clusters: np.ndarray | None = None
-    unreadable: tuple[Unreadable, ...] = ()
-    too_many: bool = False
+    unreadable: tuple[Unreadable, ...] = ()  # files of scores that were left out, with the reasons
+    too_many: bool = False  # whether there were more scores than are read
 
     def error(self, terms: Sequence[tuple[str, str, float]]) -> float:
         """The standard error over test rows of a sum of metrics, each a mean over seeds.

@@ -45,18 +45,13 @@ NORMAL_95 = 1.96
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean with its 95 % Student t-interval.
+    """A mean with its 95 % Student t-interval."""
 
-    Args:
-        mean: The mean, NaN when there is no value.
-        half: Half the width of the interval, NaN when there are fewer than two values.
-        n: Number of values.
-        row_error: The standard error over test rows that is a part of it; NaN if it is left out.
-    """
-
-    mean: float = math.nan
+    mean: float = math.nan  # the mean, NaN when there is no value
+    # Half the width of the interval, NaN when there are fewer than two values.
     half: float = math.nan
-    n: int = 0
+    n: int = 0  # number of values
+    # The standard error over test rows that is a part of it; NaN if it is left out.
     row_error: float = math.nan
 
     @property
@@ -193,19 +188,14 @@ def is_equivalent(differences: Sequence[float], margin: float, row_error: float 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What paired differences say.
+    """What paired differences say."""
 
-    Args:
-        interval: Their mean with its 95 % interval.
-        word: Equivalent, if the difference lies within the margin; else better or worse, if the
-            interval excludes 0; else not told apart. Unknown without an interval.
-        p_value: Of the hypothesis that there is no difference.
-        seeds_to_tell: Seeds that would tell what is not told apart; NaN for other words.
-    """
-
-    interval: Interval = field(default_factory=Interval)
+    interval: Interval = field(default_factory=Interval)  # their mean with its 95 % interval
+    # Equivalent, if the difference lies within the margin; else better or worse, if the interval
+    # excludes 0; else not told apart. Unknown without an interval.
     word: Word = "unknown"
-    p_value: float = 1.0
+    p_value: float = 1.0  # of the hypothesis that there is no difference
+    # Seeds that would tell what is not told apart; NaN for other words.
     seeds_to_tell: float = math.nan
 
 

@@ -45,74 +45,46 @@ SHOWN = 6  # rows that a warning lists by name
 
 @dataclass(frozen=True)
 class Row:
-    """One group of runs.
-
-    Args:
-        group: The group.
-        values: Score to seed to its primary metric.
-        metric: Score to mean and interval.
-        reference_of: The scores whose reference this row is.
-        delta: Score to the paired difference to its reference, where there is another row that is.
-        gain: Mean relative gain over all tasks (delta m), as a fraction; unknown for references.
-        word: What is said of the gain.
-        weighted: Mean of the scores by ``select_weights``; unknown without them.
-        seeds_to_tell: Seeds that would tell it from 0, where it is not told apart.
-        derived: Scores that the model does not predict itself.
-        capped: Score to the share of test rows whose derived probability would exceed 1.
-        on_front: Whether no other row's means are at least as good on all tasks.
-        parameters: Mean over seeds, as the next four.
-        flops_per_row: Operations of the matrix products of a forward pass, by row.
-        rows_per_second: Training rows a second.
-        seconds: Training seconds.
-        peak_memory: Bytes.
-    """
+    """One group of runs."""
 
     group: RunGroup
-    values: Mapping[str, Mapping[int, float]]
-    metric: Mapping[str, Interval]
-    reference_of: frozenset[str]
+    values: Mapping[str, Mapping[int, float]]  # score to seed to its primary metric
+    metric: Mapping[str, Interval]  # score to mean and interval
+    reference_of: frozenset[str]  # the scores whose reference this row is
+    # Score to the paired difference to its reference, where there is another row that is.
     delta: Mapping[str, Interval]
+    # Mean relative gain over all tasks (delta m), as a fraction; unknown for references.
     gain: Interval
-    word: Word
-    weighted: Interval
-    seeds_to_tell: float
-    derived: frozenset[str]
+    word: Word  # what is said of the gain
+    weighted: Interval  # mean of the scores by ``select_weights``; unknown without them
+    seeds_to_tell: float  # seeds that would tell it from 0, where it is not told apart
+    derived: frozenset[str]  # scores that the model does not predict itself
+    # Score to the share of test rows whose derived probability would exceed 1.
     capped: Mapping[str, float]
-    on_front: bool
-    parameters: float
-    flops_per_row: float
-    rows_per_second: float
-    seconds: float
-    peak_memory: float
+    on_front: bool  # whether no other row's means are at least as good on all tasks
+    parameters: float  # mean over seeds, as the next four
+    flops_per_row: float  # operations of the matrix products of a forward pass, by row
+    rows_per_second: float  # training rows a second
+    seconds: float  # training seconds
+    peak_memory: float  # bytes
 
 
 @dataclass(frozen=True)
 class Summary:
-    """The rows of one data set block, best first.
-
-    Args:
-        block: The block.
-        rows: Of the methods, sorted by gain over single-task where there is one, else by mean
-            metric.
-        baselines: Rows of what is no network, which takes no part in any comparison of methods.
-        best: Task to the id of the group with the best mean.
-        references: What most rows are compared with.
-        counts: Task to (positives, rows) of the test split; NaN when unknown or not the same in all
-            runs.
-        warnings: What a reader must know before comparing rows.
-        noise: What the test rows add to differences.
-        margin: Relative gains up to this one do not matter.
-    """
+    """The rows of one data set block, best first."""
 
     block: Block
+    # Of the methods, sorted by gain over single-task where there is one, else by mean metric.
     rows: tuple[Row, ...]
+    # Rows of what is no network, which takes no part in any comparison of methods.
     baselines: tuple[Row, ...]
-    best: Mapping[str, str]
-    references: References
+    best: Mapping[str, str]  # task to the id of the group with the best mean
+    references: References  # what most rows are compared with
+    # Task to (positives, rows) of the test split; NaN when unknown or not the same in all runs.
     counts: Counts
-    warnings: tuple[str, ...]
-    noise: RowNoise
-    margin: float
+    warnings: tuple[str, ...]  # what a reader must know before comparing rows
+    noise: RowNoise  # what the test rows add to differences
+    margin: float  # relative gains up to this one do not matter
 
     @property
     def finished(self) -> tuple[Row, ...]:

@@ -71,45 +71,28 @@ NAME_COLUMNS = 2
 
 @dataclass(frozen=True)
 class TableCell:
-    """One field of a table.
+    """One field of a table."""
 
-    Args:
-        text: What it says.
-        best: Whether it is the best of its column.
-        marks: The marks of its footnotes.
-        worse: Whether it is shown to be worse than the best.
-    """
-
-    text: str
-    best: bool = False
-    marks: str = ""
-    worse: bool = False
+    text: str  # what it says
+    best: bool = False  # whether it is the best of its column
+    marks: str = ""  # the marks of its footnotes
+    worse: bool = False  # whether it is shown to be worse than the best
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns, rows of cells and the footnotes that the cells need.
+    """Columns, rows of cells and the footnotes that the cells need."""
 
-    Args:
-        title: What is compared, and whether it is simulated.
-        columns: Their heads; the first two are names.
-        rows: One a group of runs.
-        notes: Below the table.
-        ceiling: A last row, of what the planted model of simulated data reaches; none where nobody
-            knows.
-        texts: Heads of columns of text besides the names.
-        anchors: Names by which links reach the rows; none for tables without links.
-        lead: Sentences above the table.
-    """
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[TableCell, ...], ...]
-    notes: tuple[str, ...]
+    title: str  # what is compared, and whether it is simulated
+    columns: tuple[str, ...]  # their heads; the first two are names
+    rows: tuple[tuple[TableCell, ...], ...]  # one a group of runs
+    notes: tuple[str, ...]  # below the table
+    # A last row, of what the planted model of simulated data reaches; none where nobody knows.
     ceiling: tuple[TableCell, ...] = ()
-    texts: tuple[str, ...] = ()
+    texts: tuple[str, ...] = ()  # heads of columns of text besides the names
+    # Names by which links reach the rows; none for tables without links.
     anchors: tuple[str, ...] = ()
-    lead: tuple[str, ...] = ()
+    lead: tuple[str, ...] = ()  # sentences above the table
 
     def is_text(self, column: int) -> bool:
         """Whether a column holds names or sentences, not numbers."""

@@ -46,19 +46,12 @@ SWEEP = 3  # the least number of fixed weightings that make a sweep
 
 @dataclass(frozen=True)
 class Verdict:
-    """One balancer beside the best fixed weights.
+    """One balancer beside the best fixed weights."""
 
-    Args:
-        row: The balancer's row.
-        delta: Task to the paired difference.
-        gain: Mean relative gain over all tasks, as a fraction, and what is said of it.
-        survives: Whether it differs after Holm's correction for all verdicts of the table.
-    """
-
-    row: Row
-    delta: Mapping[str, Interval]
-    gain: Comparison
-    survives: bool
+    row: Row  # the balancer's row
+    delta: Mapping[str, Interval]  # task to the paired difference
+    gain: Comparison  # mean relative gain over all tasks, as a fraction, and what is said of it
+    survives: bool  # whether it differs after Holm's correction for all verdicts of the table
 
     @property
     def word(self) -> Word:
@@ -68,27 +61,18 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Verdicts:
-    """All balancers of one model under one training.
+    """All balancers of one model under one training."""
 
-    Args:
-        model: Label of the model.
-        best: The fixed weights of the best mean on validation.
-        weightings: How many of them there are.
-        at_end: Whether no other of them gives some task a larger share, so that a better one may
-            lie beyond.
-        tuned: Whether they were tuned, as the balancers were.
-        verdicts: Best gain first.
-        useless: A sentence if the fixed weights are not clearly better than a useless model, so
-            that nothing can be told.
-    """
-
-    model: str
-    best: Row
-    weightings: int
+    model: str  # label of the model
+    best: Row  # the fixed weights of the best mean on validation
+    weightings: int  # how many of them there are
+    # Whether no other of them gives some task a larger share, so that a better one may lie beyond.
     at_end: bool
-    verdicts: tuple[Verdict, ...]
+    verdicts: tuple[Verdict, ...]  # best gain first
+    # A sentence if the fixed weights are not clearly better than a useless model, so that nothing
+    # can be told.
     useless: str = ""
-    tuned: bool = False
+    tuned: bool = False  # whether they were tuned, as the balancers were
 
     @property
     def sentence(self) -> str:

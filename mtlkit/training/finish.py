@@ -30,37 +30,22 @@ KEPT_SCORES_ROWS = 2**20  # test scores of up to this many rows are kept without
 
 @dataclass(frozen=True)
 class FinishedRun:
-    """A run whose steps are done.
+    """A run whose steps are done."""
 
-    Args:
-        splits: The data on the device: ``train``, ``validation`` and ``test``.
-        measures: Which metrics are computed.
-        settings: What moved the numbers.
-        execution: What is recorded and kept.
-        sharing: Which task reaches which parameter.
-        sampler: How batches were drawn if rare rows were drawn more often, or None.
-        evaluator: The model, the curve and the best point of each group of tasks.
-        probes: What was recorded besides the scores.
-        timer: The seconds so far. The clock of the whole run is stopped by :func:`finish`.
-        warnings: Sentences for the user.
-        notes: Sentences for the log of the run.
-        steps: Optimiser steps done.
-        backward_passes: Backward passes of all steps.
-    """
-
-    splits: dict[str, DeviceSplit]
-    measures: Measures
-    settings: TrainingSettings
-    execution: ExecutionSettings
-    sharing: SharedParameters
+    splits: dict[str, DeviceSplit]  # the data on the device: ``train``, ``validation`` and ``test``
+    measures: Measures  # which metrics are computed
+    settings: TrainingSettings  # what moved the numbers
+    execution: ExecutionSettings  # what is recorded and kept
+    sharing: SharedParameters  # which task reaches which parameter
+    # How batches were drawn if rare rows were drawn more often, or None.
     sampler: StratifiedSampler | None
-    evaluator: Evaluator
-    probes: ProbeLog
-    timer: RunTimer
-    warnings: list[str]
-    notes: list[str]
-    steps: int
-    backward_passes: int
+    evaluator: Evaluator  # the model, the curve and the best point of each group of tasks
+    probes: ProbeLog  # what was recorded besides the scores
+    timer: RunTimer  # the seconds so far. The clock of the whole run is stopped by :func:`finish`
+    warnings: list[str]  # sentences for the user
+    notes: list[str]  # sentences for the log of the run
+    steps: int  # optimiser steps done
+    backward_passes: int  # backward passes of all steps
 
 
 def finish(run: FinishedRun) -> FitResult:

@@ -14,19 +14,12 @@ from mtlkit.training.selection import SelectionRule, requested_metrics
 
 @dataclass(frozen=True)
 class Measures:
-    """What a run is measured by, besides what is always computed.
+    """What a run is measured by, besides what is always computed."""
 
-    Args:
-        rule: What picks the best point.
-        requested: Metrics that the user asks for.
-        validation: Groups of the validation rows.
-        test: Groups of the test rows.
-    """
-
-    rule: SelectionRule
-    requested: tuple[MetricName, ...]
-    validation: RowGroups
-    test: RowGroups
+    rule: SelectionRule  # what picks the best point
+    requested: tuple[MetricName, ...]  # metrics that the user asks for
+    validation: RowGroups  # groups of the validation rows
+    test: RowGroups  # groups of the test rows
 
     @classmethod
     def of(

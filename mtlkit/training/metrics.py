@@ -120,17 +120,11 @@ def task_metrics(
 
 @dataclass(frozen=True)
 class FurtherMetrics:
-    """Metrics besides those of :func:`task_metrics`, and the groups of the rows.
+    """Metrics besides those of :func:`task_metrics`, and the groups of the rows."""
 
-    Args:
-        names: What to compute of the tasks that have it.
-        groups: Of the rows of a split.
-        segments: Segments for which the primary metric of each task is computed.
-    """
-
-    names: tuple[MetricName, ...]
-    groups: RowGroups
-    segments: tuple[str, ...] = ()
+    names: tuple[MetricName, ...]  # what to compute of the tasks that have it
+    groups: RowGroups  # of the rows of a split
+    segments: tuple[str, ...] = ()  # segments for which the primary metric of each task is computed
 
     def of_task(
         self,

@@ -90,15 +90,10 @@ class GradientRoutes:
 
 @dataclass
 class CutGradient:
-    """The gradients at a tensor through which tables are reached.
+    """The gradients at a tensor through which tables are reached."""
 
-    Args:
-        tensor: The cut.
-        by_task: The gradient of each task.
-    """
-
-    tensor: Tensor
-    by_task: Sequence[Tensor | None]
+    tensor: Tensor  # the cut
+    by_task: Sequence[Tensor | None]  # the gradient of each task
 
     def weighted(self, weights: Tensor) -> Tensor | None:
         """The sum over the tasks, times their weights (T,)."""
@@ -107,35 +102,23 @@ class CutGradient:
 
 @dataclass
 class ColumnGradient:
-    """The gradient (rows, n * O) of some columns of a cut: the outputs of one layer.
+    """The gradient (rows, n * O) of some columns of a cut: the outputs of one layer."""
 
-    Args:
-        layer: The position of the layer in its :class:`FirstLayer`.
-        task: The task whose gradient it is; None for that of all tasks, of which each has slices of
-            its own.
-        columns: The gradient.
-    """
-
-    layer: int
+    layer: int  # the position of the layer in its :class:`FirstLayer`
+    # The task whose gradient it is; None for that of all tasks, of which each has slices of its
+    # own.
     task: int | None
-    columns: Tensor
+    columns: Tensor  # the gradient
 
 
 @dataclass
 class FirstLayerCutGradient:
-    """The gradients at a cut (rows, C) below layers that are computed as one.
+    """The gradients at a cut (rows, C) below layers that are computed as one."""
 
-    Args:
-        tensor: The cut.
-        gradients: Of its columns.
-        sizes: How many columns each layer has.
-        layer_weights: The weight of each layer.
-    """
-
-    tensor: Tensor
-    gradients: Sequence[ColumnGradient]
-    sizes: Sequence[int]
-    layer_weights: Sequence[SlicedParameter]
+    tensor: Tensor  # the cut
+    gradients: Sequence[ColumnGradient]  # of its columns
+    sizes: Sequence[int]  # how many columns each layer has
+    layer_weights: Sequence[SlicedParameter]  # the weight of each layer
 
     def weighted(self, weights: Tensor) -> Tensor:
         """The sum over the tasks, times their weights (T,)."""
@@ -156,16 +139,13 @@ class FirstLayerCutGradient:
 
 @dataclass
 class CollectedGradients:
-    """What the passes of a shortcut have left. A parameter stands in one of the dictionaries.
+    """What the passes of a shortcut have left. A parameter stands in one of the dictionaries."""
 
-    Args:
-        by_task: By parameter, the gradient of each task.
-        private: By parameter whose slices belong to one task each, the sum over the tasks.
-        cuts: The gradients at the tensors through which the tables are reached.
-    """
-
+    # By parameter, the gradient of each task.
     by_task: dict[str, list[Tensor | None]] = field(default_factory=dict)
+    # By parameter whose slices belong to one task each, the sum over the tasks.
     private: dict[str, Tensor] = field(default_factory=dict)
+    # The gradients at the tensors through which the tables are reached.
     cuts: list[CutGradient | FirstLayerCutGradient] = field(default_factory=list)
 
 
@@ -346,17 +326,11 @@ class FirstLayerColumns:
 
 @dataclass(frozen=True)
 class PassGradients:
-    """What one backward pass has left.
+    """What one backward pass has left."""
 
-    Args:
-        parameters: By parameter, its gradient.
-        endpoints: The gradient at each endpoint of the first layers.
-        cuts: The gradient at each other cut.
-    """
-
-    parameters: dict[str, Tensor | None]
-    endpoints: Sequence[Tensor | None]
-    cuts: Sequence[Tensor | None]
+    parameters: dict[str, Tensor | None]  # by parameter, its gradient
+    endpoints: Sequence[Tensor | None]  # the gradient at each endpoint of the first layers
+    cuts: Sequence[Tensor | None]  # the gradient at each other cut
 
 
 class TaskBackward:

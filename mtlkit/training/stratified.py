@@ -20,18 +20,12 @@ MAX_MISS_CHANCE = 1e-9
 
 @dataclass(frozen=True)
 class RareRows:
-    """A stratum: rows of which every batch holds some.
+    """A stratum: rows of which every batch holds some."""
 
-    Args:
-        name: What the rows have: ``purchase`` for a label of that task, ``purchase=1`` for a
-            positive one.
-        rows: (n,) int64 row numbers.
-        count: How many of them are drawn for each batch.
-    """
-
+    # What the rows have: ``purchase`` for a label of that task, ``purchase=1`` for a positive one.
     name: str
-    rows: np.ndarray
-    count: int
+    rows: np.ndarray  # (n,) int64 row numbers
+    count: int  # how many of them are drawn for each batch
 
 
 @dataclass(frozen=True)
@@ -41,16 +35,11 @@ class StratifiedSampler:
     A row's weight is the number of times that a shuffled batch holds it on average, divided by that
     of a stratified one (the balance heuristic of Veach & Guibas, SIGGRAPH 1995,
     doi:10.1145/218380.218498), so that weighted sums over a batch estimate the same means.
-
-    Args:
-        shuffled_count: Rows of a batch that are drawn from all rows.
-        rare: The sets from which the other rows of a batch are drawn.
-        weights: (N,) float32 importance weight of each row.
     """
 
-    shuffled_count: int
-    rare: tuple[RareRows, ...]
-    weights: np.ndarray
+    shuffled_count: int  # rows of a batch that are drawn from all rows
+    rare: tuple[RareRows, ...]  # the sets from which the other rows of a batch are drawn
+    weights: np.ndarray  # (N,) float32 importance weight of each row
 
     def stream(self, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
         """Endless batches of row numbers.

@@ -18,17 +18,11 @@ from mtlkit.training.sliced_parameter import SlicedParameter
 
 @dataclass(frozen=True)
 class WarmStart:
-    """An earlier run's weights.
+    """An earlier run's weights."""
 
-    Args:
-        weights: Parameters and buffers by name.
-        tasks: The tasks of that run, in the order of its stacks.
-        freeze: Patterns of parameter names that stay as they are.
-    """
-
-    weights: Mapping[str, np.ndarray]
-    tasks: Sequence[str]
-    freeze: Sequence[str] = ()
+    weights: Mapping[str, np.ndarray]  # parameters and buffers by name
+    tasks: Sequence[str]  # the tasks of that run, in the order of its stacks
+    freeze: Sequence[str] = ()  # patterns of parameter names that stay as they are
 
     def apply(self, model: Architecture, sharing: SharedParameters) -> list[str]:
         """Copy what fits into a model, and freeze what shall stay.

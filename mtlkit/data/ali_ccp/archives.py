@@ -42,13 +42,9 @@ _WITHOUT_DATA = frozenset({b"1", b"2", b"3", b"4", b"5", b"6"})  # links, device
 
 @dataclass(frozen=True)
 class RawSource:
-    """The files to read, in order.
+    """The files to read, in order."""
 
-    Args:
-        files: Archives and CSV files.
-    """
-
-    files: tuple[Path, ...]
+    files: tuple[Path, ...]  # archives and CSV files
 
     @property
     def bytes(self) -> int:
@@ -122,33 +118,23 @@ def _member_names(split: str) -> list[str]:
 
 @dataclass
 class Text:
-    """One of the four files, while it is read.
+    """One of the four files, while it is read."""
 
-    Args:
-        split: ``train`` or ``test``.
-        kind: ``skeleton`` or ``common``.
-        blocks: Its text in blocks of whole lines, each ending in a line feed; each block is valid
-            until the next.
-    """
-
-    split: str
-    kind: str
+    split: str  # ``train`` or ``test``
+    kind: str  # ``skeleton`` or ``common``
+    # Its text in blocks of whole lines, each ending in a line feed; each block is valid until the
+    # next.
     blocks: Iterator[np.ndarray]
 
 
 @dataclass
 class Reading:
-    """What is noted while files are read.
+    """What is noted while files are read."""
 
-    Args:
-        hashes: One entry a file: name, bytes and sha256.
-        simulated: What the simulator noted, if it wrote the archives.
-        text_bytes: Bytes of the four texts so far.
-    """
-
+    # One entry a file: name, bytes and sha256.
     hashes: list[dict[str, Any]] = field(default_factory=list)
-    simulated: dict[str, Any] | None = None
-    text_bytes: int = 0
+    simulated: dict[str, Any] | None = None  # what the simulator noted, if it wrote the archives
+    text_bytes: int = 0  # bytes of the four texts so far
 
 
 def read_texts(

@@ -13,23 +13,14 @@ Role = Literal["user", "item", "domain", "context"]
 
 @dataclass(frozen=True)
 class RawField:
-    """One field of the raw text.
+    """One field of the raw text."""
 
-    Args:
-        name: As written in the text.
-        side: ``row`` for the skeleton file, ``user`` for the common file.
-        meaning: For cards.
-        role: The part it plays for models that ask.
-        multi: Whether a row may hold several ids.
-        valued: Whether its value says more than that it is there.
-    """
-
-    name: str
-    side: Side
-    meaning: str
-    role: Role
-    multi: bool = False
-    valued: bool = False
+    name: str  # as written in the text
+    side: Side  # ``row`` for the skeleton file, ``user`` for the common file
+    meaning: str  # for cards
+    role: Role  # the part it plays for models that ask
+    multi: bool = False  # whether a row may hold several ids
+    valued: bool = False  # whether its value says more than that it is there
 
 
 FIELDS: tuple[RawField, ...] = (

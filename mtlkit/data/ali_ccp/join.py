@@ -23,19 +23,12 @@ _ORPHANS, _NOT_SAMPLED = range(2)
 
 
 class _Assignment(NamedTuple):
-    """What is found for the n rows of a skeleton.
+    """What is found for the n rows of a skeleton."""
 
-    Args:
-        split: (n,) uint8 code of the final split.
-        common_row: (n,) int32 row of the common features.
-        counts: (2,) orphans, and rows that sampling leaves out.
-        orphan_lines: (NOTED,) lines of the first orphans.
-    """
-
-    split: np.ndarray
-    common_row: np.ndarray
-    counts: np.ndarray
-    orphan_lines: np.ndarray
+    split: np.ndarray  # (n,) uint8 code of the final split
+    common_row: np.ndarray  # (n,) int32 row of the common features
+    counts: np.ndarray  # (2,) orphans, and rows that sampling leaves out
+    orphan_lines: np.ndarray  # (NOTED,) lines of the first orphans
 
 
 @kernel

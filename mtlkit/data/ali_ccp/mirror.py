@@ -68,39 +68,23 @@ ARRAYS: dict[str, tuple[Any, int | None]] = {
 
 
 class _Layout(NamedTuple):
-    """What the columns of a file are, and how its rows are divided.
+    """What the columns of a file are, and how its rows are divided."""
 
-    Args:
-        click: Column of the label.
-        purchase: Column of the label.
-        user: Column of the user, or -1.
-        sample: Share of users to keep.
-        held_out: Share of rows for validation; negative for a test file.
-        salt: Of the draw of those.
-    """
-
-    click: int
-    purchase: int
-    user: int
-    sample: float
-    held_out: float
-    salt: int
+    click: int  # column of the label
+    purchase: int  # column of the label
+    user: int  # column of the user, or -1
+    sample: float  # share of users to keep
+    held_out: float  # share of rows for validation; negative for a test file
+    salt: int  # of the draw of those
 
 
 class _Rows(NamedTuple):
-    """Room for R rows, and what was counted so far.
+    """Room for R rows, and what was counted so far."""
 
-    Args:
-        values: (R, columns) int32.
-        split: (R,) uint8.
-        tally: (6,) see TALLIES.
-        noted: (2, NOTED) first malformed and dirty lines.
-    """
-
-    values: np.ndarray
-    split: np.ndarray
-    tally: np.ndarray
-    noted: np.ndarray
+    values: np.ndarray  # (R, columns) int32
+    split: np.ndarray  # (R,) uint8
+    tally: np.ndarray  # (6,) see TALLIES
+    noted: np.ndarray  # (2, NOTED) first malformed and dirty lines
 
 
 def download_mirror(folder: Path, force: bool, progress: Progress) -> list[Downloaded]:

@@ -74,42 +74,26 @@ _SUFFIX_AND_END = np.uint64(int.from_bytes(b"_14" + bytes([FIELD_END]), "little"
 
 
 class CommonIndex(NamedTuple):
-    """The index that joins a row with its common features.
+    """The index that joins a row with its common features."""
 
-    Args:
-        low: Its first eight bytes as a word, or 0, which no digits are, unless it has 16.
-        high: The eight bytes after those.
-        key: Its value.
-        number: Its number in the table of keys, or -1.
-    """
-
-    low: np.uint64
-    high: np.uint64
-    key: np.uint64
-    number: int
+    low: np.uint64  # its first eight bytes as a word, or 0, which no digits are, unless it has 16
+    high: np.uint64  # the eight bytes after those
+    key: np.uint64  # its value
+    number: int  # its number in the table of keys, or -1
 
 
 NO_INDEX = CommonIndex(_0, _0, _0, -1)
 
 
 class Head(NamedTuple):
-    """What stands before the features of a line.
+    """What stands before the features of a line."""
 
-    Args:
-        click: 0 or 1.
-        purchase: 0 or 1.
-        common_index: What joins it with its common features.
-        stated: How many features the line says it has.
-        end: Where reading stopped.
-        reason: What is wrong, or WELL_FORMED.
-    """
-
-    click: int
-    purchase: int
-    common_index: CommonIndex
-    stated: int
-    end: int
-    reason: int
+    click: int  # 0 or 1
+    purchase: int  # 0 or 1
+    common_index: CommonIndex  # what joins it with its common features
+    stated: int  # how many features the line says it has
+    end: int  # where reading stopped
+    reason: int  # what is wrong, or WELL_FORMED
 
 
 class Feature(NamedTuple):

@@ -25,28 +25,18 @@ SPLIT_SALT = {"rows": 0xA117, "sessions": 0xF011, "test": 0x4EC4}
 
 @dataclass(frozen=True)
 class Protocol:
-    """What a protocol takes from the raw data.
+    """What a protocol takes from the raw data."""
 
-    Args:
-        name: As typed.
-        ids: Fields of which the last id of a row is an input.
-        bags: Fields of which all ids are an input, with their weights.
-        dense: Fields whose last value is an input, scaled to [0, 1] on train.
-        min_count: How often an id must be seen to be kept; the others are 0, unknown.
-        order: How kept ids are numbered: by raw id, or as first seen on train.
-        held_out: Where validation comes from: random ``rows`` of train, random ``sessions`` of
-            train (all rows of a common index), or one half of ``test``.
-        counts_held_out: Whether rows held out of train count for ``min_count``.
-    """
-
-    name: str
-    ids: tuple[str, ...]
-    bags: tuple[str, ...]
-    dense: tuple[str, ...]
-    min_count: int
-    order: Literal["raw", "seen"]
+    name: str  # as typed
+    ids: tuple[str, ...]  # fields of which the last id of a row is an input
+    bags: tuple[str, ...]  # fields of which all ids are an input, with their weights
+    dense: tuple[str, ...]  # fields whose last value is an input, scaled to [0, 1] on train
+    min_count: int  # how often an id must be seen to be kept; the others are 0, unknown
+    order: Literal["raw", "seen"]  # how kept ids are numbered: by raw id, or as first seen on train
+    # Where validation comes from: random ``rows`` of train, random ``sessions`` of train (all rows
+    # of a common index), or one half of ``test``.
     held_out: Literal["rows", "sessions", "test"]
-    counts_held_out: bool
+    counts_held_out: bool  # whether rows held out of train count for ``min_count``
 
     def select(self, names: Sequence[str]) -> Protocol:
         """The same with some of its fields.
@@ -105,34 +95,21 @@ those of the common file: that is the packed order."""
 
 @dataclass(frozen=True)
 class Request:
-    """What to prepare.
+    """What to prepare."""
 
-    Args:
-        protocol: With the fields that are wanted.
-        min_count: How often an id must be seen on train to be kept.
-        sample: Share of users to keep.
-        max_bad_rows: How many malformed rows are left out before giving up.
-    """
-
-    protocol: Protocol
-    min_count: int
-    sample: float
-    max_bad_rows: int
+    protocol: Protocol  # with the fields that are wanted
+    min_count: int  # how often an id must be seen on train to be kept
+    sample: float  # share of users to keep
+    max_bad_rows: int  # how many malformed rows are left out before giving up
 
 
 @dataclass(frozen=True)
 class FieldPlan:
-    """The fields that a protocol takes from one file, by their numbers and in packed order.
+    """The fields that a protocol takes from one file, by their numbers and in packed order."""
 
-    Args:
-        ids: Fields of which the last id is an input.
-        bags: Fields of which all ids are an input.
-        dense: Fields whose value is an input.
-    """
-
-    ids: tuple[int, ...]
-    bags: tuple[int, ...]
-    dense: tuple[int, ...]
+    ids: tuple[int, ...]  # fields of which the last id is an input
+    bags: tuple[int, ...]  # fields of which all ids are an input
+    dense: tuple[int, ...]  # fields whose value is an input
 
 
 def field_plan(protocol: Protocol, side: FileSide) -> FieldPlan:

@@ -46,19 +46,12 @@ DIRTY = 5.4e-6
 
 @dataclass(frozen=True)
 class Simulation:
-    """What decides every byte of the text.
+    """What decides every byte of the text."""
 
-    Args:
-        rows: Training rows; the test archive has half as many.
-        purchase_rate: Purchases per click.
-        click_rate: Clicks per row.
-        seed: Of the world and of the draw.
-    """
-
-    rows: int
-    purchase_rate: float = 0.0055
-    click_rate: float = 0.039
-    seed: int = 0
+    rows: int  # training rows; the test archive has half as many
+    purchase_rate: float = 0.0055  # purchases per click
+    click_rate: float = 0.039  # clicks per row
+    seed: int = 0  # of the world and of the draw
 
     def rows_of(self, split: str) -> int:
         """Skeleton rows of an official split."""

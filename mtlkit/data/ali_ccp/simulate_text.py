@@ -75,35 +75,21 @@ _CLICK_KINDS, _BUY_KINDS = 40, 50
 
 
 class World(NamedTuple):
-    """What is planted.
+    """What is planted."""
 
-    Args:
-        seed: Of everything.
-        sizes: (fields,) number of levels of each field.
-        bases: (fields,) the id of each field's level 0.
-        bias: (click bias, purchase bias, click scale, purchase scale).
-        dirty: Share of rows that show a purchase without a click.
-    """
-
-    seed: int
-    sizes: np.ndarray
-    bases: np.ndarray
-    bias: np.ndarray
-    dirty: float
+    seed: int  # of everything
+    sizes: np.ndarray  # (fields,) number of levels of each field
+    bases: np.ndarray  # (fields,) the id of each field's level 0
+    bias: np.ndarray  # (click bias, purchase bias, click scale, purchase scale)
+    dirty: float  # share of rows that show a purchase without a click
 
 
 class Piece(NamedTuple):
-    """Consecutive sessions of a split.
+    """Consecutive sessions of a split."""
 
-    Args:
-        salt: Of the split.
-        first: The first session.
-        last: The session to stop before.
-    """
-
-    salt: int
-    first: int
-    last: int
+    salt: int  # of the split
+    first: int  # the first session
+    last: int  # the session to stop before
 
 
 class _Item(NamedTuple):

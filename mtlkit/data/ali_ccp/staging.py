@@ -67,21 +67,13 @@ class Keys:
 
 @dataclass
 class Chunk:
-    """Consecutive rows of a staged text.
+    """Consecutive rows of a staged text."""
 
-    Args:
-        labels: (n, 2) uint8.
-        ids: (n, ids) int32 as written in the text, NONE where missing.
-        values: (n, dense) float32.
-        lengths: (n, bags) int32.
-        bags: Ids (m,) and weights (m,) of each bag.
-    """
-
-    labels: np.ndarray
-    ids: np.ndarray
-    values: np.ndarray
-    lengths: np.ndarray
-    bags: list[tuple[np.ndarray, np.ndarray]]
+    labels: np.ndarray  # (n, 2) uint8
+    ids: np.ndarray  # (n, ids) int32 as written in the text, NONE where missing
+    values: np.ndarray  # (n, dense) float32
+    lengths: np.ndarray  # (n, bags) int32
+    bags: list[tuple[np.ndarray, np.ndarray]]  # ids (m,) and weights (m,) of each bag
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -72,70 +72,41 @@ _SUFFIX = "_14"
 
 
 class Layout(NamedTuple):
-    """What a text is, and where its features go.
+    """What a text is, and where its features go."""
 
-    Args:
-        is_skeleton: Whether its lines have labels, and their features belong to rows.
-        sample: Share of users to keep.
-        codes: (2 SUFFIXED,) code of each field name; see :func:`field_codes`.
-        id_column: (fields,) column of a field's last id, or -1.
-        value_column: (fields,) column of a field's last value, or -1.
-        bag: (fields,) number of the bag that a field fills, or -1.
-    """
-
-    is_skeleton: bool
-    sample: float
-    codes: np.ndarray
-    id_column: np.ndarray
-    value_column: np.ndarray
-    bag: np.ndarray
+    is_skeleton: bool  # whether its lines have labels, and their features belong to rows
+    sample: float  # share of users to keep
+    codes: np.ndarray  # (2 SUFFIXED,) code of each field name; see :func:`field_codes`
+    id_column: np.ndarray  # (fields,) column of a field's last id, or -1
+    value_column: np.ndarray  # (fields,) column of a field's last value, or -1
+    bag: np.ndarray  # (fields,) number of the bag that a field fills, or -1
 
 
 class KeyTable(NamedTuple):
-    """The common indexes of one split.
+    """The common indexes of one split."""
 
-    Args:
-        slots: Open-addressing table of numbers of keys.
-        keys: Key of each number.
-        size: (1,) how many numbers there are.
-        common_row: Row of each number in the common file, or UNMET or NOT_SAMPLED.
-    """
-
-    slots: np.ndarray
-    keys: np.ndarray
-    size: np.ndarray
-    common_row: np.ndarray
+    slots: np.ndarray  # open-addressing table of numbers of keys
+    keys: np.ndarray  # key of each number
+    size: np.ndarray  # (1,) how many numbers there are
+    common_row: np.ndarray  # row of each number in the common file, or UNMET or NOT_SAMPLED
 
 
 class Counts(NamedTuple):
-    """What is counted of a text.
+    """What is counted of a text."""
 
-    Args:
-        tally: (10,) see :data:`TALLIES`.
-        noted: (2, NOTED, 2) line and reason of the first malformed lines, line of the first dirty
-            ones.
-        ranges: (fields, 2) least and greatest id of each field so far.
-    """
-
-    tally: np.ndarray
+    tally: np.ndarray  # (10,) see :data:`TALLIES`
+    # (2, NOTED, 2) line and reason of the first malformed lines, line of the first dirty ones.
     noted: np.ndarray
-    ranges: np.ndarray
+    ranges: np.ndarray  # (fields, 2) least and greatest id of each field so far
 
 
 class Scratch(NamedTuple):
-    """The features of one line.
+    """The features of one line."""
 
-    Args:
-        fields: As long as a line has features at most.
-        ids: As long.
-        values: As long.
-        last: (fields,) position of the last feature of each field.
-    """
-
-    fields: np.ndarray
-    ids: np.ndarray
-    values: np.ndarray
-    last: np.ndarray
+    fields: np.ndarray  # as long as a line has features at most
+    ids: np.ndarray  # as long
+    values: np.ndarray  # as long
+    last: np.ndarray  # (fields,) position of the last feature of each field
 
 
 class Output(NamedTuple):

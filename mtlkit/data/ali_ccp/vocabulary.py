@@ -22,21 +22,14 @@ CACHED_ROWS = 256
 
 
 class Cells(NamedTuple):
-    """Where the cells of ids are. Cell 0 is that of no id.
+    """Where the cells of ids are. Cell 0 is that of no id."""
 
-    Args:
-        begin: (fields,) the first cell of each field.
-        end: (fields,) the cell after its last.
-        least: (fields,) its least id.
-        listed: (fields,) where its ids begin in ``spread_ids``; -1 if they have cells side by side.
-        spread_ids: The ids of fields whose ids are spread, of each field in rising order.
-    """
-
-    begin: np.ndarray
-    end: np.ndarray
-    least: np.ndarray
+    begin: np.ndarray  # (fields,) the first cell of each field
+    end: np.ndarray  # (fields,) the cell after its last
+    least: np.ndarray  # (fields,) its least id
+    # (fields,) where its ids begin in ``spread_ids``; -1 if they have cells side by side.
     listed: np.ndarray
-    spread_ids: np.ndarray
+    spread_ids: np.ndarray  # the ids of fields whose ids are spread, of each field in rising order
 
 
 @inlined

@@ -36,17 +36,11 @@ Files = Mapping[str, io.BytesIO]
 
 @dataclass(frozen=True)
 class PipPackage:
-    """One file of a package index.
+    """One file of a package index."""
 
-    Args:
-        requirement: ``name==version``.
-        sha256: The hash of the file, in hex.
-        is_wheel: Whether it is a wheel; else a source package.
-    """
-
-    requirement: str
-    sha256: str
-    is_wheel: bool = True
+    requirement: str  # ``name==version``
+    sha256: str  # the hash of the file, in hex
+    is_wheel: bool = True  # whether it is a wheel; else a source package
 
 
 WIDEDEEP = PipPackage(

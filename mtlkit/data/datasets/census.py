@@ -75,19 +75,13 @@ Frames = dict[str, pd.DataFrame]
 
 @dataclass(frozen=True)
 class _Input:
-    """One encoded input.
+    """One encoded input."""
 
-    Args:
-        feature: Its entry in the schema.
-        column: Of the raw rows.
-        encoder: How its raw values become it.
-        values: Official split to (N,) int32 ids or float32 numbers.
-    """
-
-    feature: Feature
-    column: str
+    feature: Feature  # its entry in the schema
+    column: str  # of the raw rows
+    # How its raw values become it.
     encoder: CategoryEncoder | QuantileBins | Standardizer | MinMaxScaler
-    values: dict[str, np.ndarray]
+    values: dict[str, np.ndarray]  # official split to (N,) int32 ids or float32 numbers
 
 
 class CensusIncome(DatasetSource):

@@ -112,23 +112,14 @@ class Funnel(GeneratedSource):
 
 @dataclass(frozen=True)
 class FunnelSample:
-    """One split.
+    """One split."""
 
-    Args:
-        ids: (N, 4) user, item, category, slot, each from 0.
-        dense: (N, 4) float32.
-        click_chance: (N,) planted probability of a click.
-        buy_chance: (N,) planted probability of buying if clicked.
-        clicked: (N,) bool.
-        would_buy: (N,) bool: whether it would be bought if clicked.
-    """
-
-    ids: np.ndarray
-    dense: np.ndarray
-    click_chance: np.ndarray
-    buy_chance: np.ndarray
-    clicked: np.ndarray
-    would_buy: np.ndarray
+    ids: np.ndarray  # (N, 4) user, item, category, slot, each from 0
+    dense: np.ndarray  # (N, 4) float32
+    click_chance: np.ndarray  # (N,) planted probability of a click
+    buy_chance: np.ndarray  # (N,) planted probability of buying if clicked
+    clicked: np.ndarray  # (N,) bool
+    would_buy: np.ndarray  # (N,) bool: whether it would be bought if clicked
 
     @property
     def purchase_chance(self) -> np.ndarray:
@@ -138,17 +129,11 @@ class FunnelSample:
 
 @dataclass(frozen=True)
 class _Rule:
-    """The planted effects on v, w and s, which are the same in all splits.
+    """The planted effects on v, w and s, which are the same in all splits."""
 
-    Args:
-        item_category: (items,) the category of each item.
-        id_effects: For user, item, category and slot: (ids, 3).
-        slopes: (DENSE, 3), of the dense values.
-    """
-
-    item_category: np.ndarray
-    id_effects: list[np.ndarray]
-    slopes: np.ndarray
+    item_category: np.ndarray  # (items,) the category of each item
+    id_effects: list[np.ndarray]  # for user, item, category and slot: (ids, 3)
+    slopes: np.ndarray  # (DENSE, 3), of the dense values
 
 
 def generate(options: Funnel.Options) -> dict[str, FunnelSample]:

@@ -148,34 +148,21 @@ class Synthetic(GeneratedSource):
 
 @dataclass(frozen=True)
 class SyntheticSample:
-    """One split before its targets become labels.
+    """One split before its targets become labels."""
 
-    Args:
-        inputs: (N, d) float32.
-        targets: (N, T) float64.
-        signals: (N, T) float64, the targets without noise.
-        observed: (N, T) bool, where there is a label.
-    """
-
-    inputs: np.ndarray
-    targets: np.ndarray
-    signals: np.ndarray
-    observed: np.ndarray
+    inputs: np.ndarray  # (N, d) float32
+    targets: np.ndarray  # (N, T) float64
+    signals: np.ndarray  # (N, T) float64, the targets without noise
+    observed: np.ndarray  # (N, T) bool, where there is a label
 
 
 @dataclass(frozen=True)
 class _Target:
-    """A task, and how its labels follow from its targets y: from (y - offset) / scale.
+    """A task, and how its labels follow from its targets y: from (y - offset) / scale."""
 
-    Args:
-        task: Binary or regression.
-        offset: The threshold of a binary task, the mean of a regression.
-        scale: 1 for a binary task, the standard deviation of a regression.
-    """
-
-    task: Task
-    offset: float
-    scale: float
+    task: Task  # binary or regression
+    offset: float  # the threshold of a binary task, the mean of a regression
+    scale: float  # 1 for a binary task, the standard deviation of a regression
 
     def centred(self, targets: np.ndarray) -> np.ndarray:
         """(N,) targets with the threshold or mean at 0."""

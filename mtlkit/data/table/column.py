@@ -29,16 +29,12 @@ class BadValueError(Exception):
 
 @dataclass(frozen=True)
 class Encoded:
-    """A column of a batch, encoded.
+    """A column of a batch, encoded."""
 
-    Args:
-        ids: (n,) int32 arrays, one an id feature.
-        dense: (n,) float32 arrays, one a dense feature.
-        bag: (n,) lengths and (m,) int32 ids of the one bag feature.
-    """
-
-    ids: list[np.ndarray] = field(default_factory=list)
+    ids: list[np.ndarray] = field(default_factory=list)  # (n,) int32 arrays, one an id feature
+    # (n,) float32 arrays, one a dense feature.
     dense: list[np.ndarray] = field(default_factory=list)
+    # (n,) lengths and (m,) int32 ids of the one bag feature.
     bag: tuple[np.ndarray, np.ndarray] | None = None
 
 

@@ -28,20 +28,14 @@ NO = {"no", "n", "false", "f", "0", "negative", "neg", "off", "failure"}
 
 @dataclass(frozen=True)
 class Label:
-    """A label column.
+    """A label column."""
 
-    Args:
-        column: Its name in the table.
-        task: What it becomes; the scale of a regression is filled in when train was seen.
-        levels: The classes in order, of a binary label (negative, positive); None for numbers. The
-            negative level is None where all other values are negative.
-        given: The label without whose positive this one does not exist.
-    """
-
-    column: str
-    task: Task
+    column: str  # its name in the table
+    task: Task  # what it becomes; the scale of a regression is filled in when train was seen
+    # The classes in order, of a binary label (negative, positive); None for numbers. The negative
+    # level is None where all other values are negative.
     levels: tuple[Any, ...] | None
-    given: str | None = None
+    given: str | None = None  # the label without whose positive this one does not exist
 
     def encode(self, values: pa.Array) -> tuple[np.ndarray, np.ndarray]:
         """(n,) values to (n,) float64 labels, not yet standardised, and (n,) whether they exist."""

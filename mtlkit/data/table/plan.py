@@ -35,58 +35,34 @@ BAG_SHARE = 0.3  # of the texts, that must hold a separator for a column to be b
 
 @dataclass(frozen=True)
 class ColumnPlan:
-    """What becomes of an input column.
+    """What becomes of an input column."""
 
-    Args:
-        name: Of the column.
-        kind: How it is encoded.
-        dtype: Its type in the table.
-        is_given: Whether the user chose the kind.
-        role: What it describes.
-        min_count: Ids seen less often on train count as unknown.
-        buckets: Into how many numbers ids are hashed; None for a vocabulary.
-        transform: How numbers are scaled.
-        bins: About how many ids a binned column gets.
-        separator: Between the ids of a bag of text; ``[]`` for a list in brackets.
-        parts: Parts of a date that become ids.
-        length: Numbers in a vector.
-        axes: On how many principal axes a vector is projected; 0 for none.
-        known: Number of the ids, where values are ids already; 0 where they are encoded.
-        weights: The column of the weights of a bag's ids; None where all ids of a row share 1.
-    """
-
-    name: str
-    kind: Kind
-    dtype: pa.DataType
-    is_given: bool = False
-    role: Role | None = None
-    min_count: int = 1
-    buckets: int | None = None
-    transform: Transform = "standard"
-    bins: int = 64
-    separator: str | None = None
-    parts: tuple[DatePart, ...] = DATE_PARTS
-    length: int = 0
-    axes: int = 0
-    known: int = 0
+    name: str  # of the column
+    kind: Kind  # how it is encoded
+    dtype: pa.DataType  # its type in the table
+    is_given: bool = False  # whether the user chose the kind
+    role: Role | None = None  # what it describes
+    min_count: int = 1  # ids seen less often on train count as unknown
+    buckets: int | None = None  # into how many numbers ids are hashed; None for a vocabulary
+    transform: Transform = "standard"  # how numbers are scaled
+    bins: int = 64  # about how many ids a binned column gets
+    separator: str | None = None  # between the ids of a bag of text; ``[]`` for a list in brackets
+    parts: tuple[DatePart, ...] = DATE_PARTS  # parts of a date that become ids
+    length: int = 0  # numbers in a vector
+    axes: int = 0  # on how many principal axes a vector is projected; 0 for none
+    known: int = 0  # number of the ids, where values are ids already; 0 where they are encoded
+    # The column of the weights of a bag's ids; None where all ids of a row share 1.
     weights: str | None = None
 
 
 @dataclass(frozen=True)
 class TablePlan:
-    """What becomes of a table.
+    """What becomes of a table."""
 
-    Args:
-        spec: What the user said.
-        inputs: Columns that become features, in their order in the table.
-        left_out: Column to the reason why it is no feature, for the card.
-        roles: Role to its column; given, or told by a common name.
-    """
-
-    spec: TableSpec
-    inputs: tuple[ColumnPlan, ...]
-    left_out: dict[str, str]
-    roles: dict[Role, str]
+    spec: TableSpec  # what the user said
+    inputs: tuple[ColumnPlan, ...]  # columns that become features, in their order in the table
+    left_out: dict[str, str]  # column to the reason why it is no feature, for the card
+    roles: dict[Role, str]  # role to its column; given, or told by a common name
 
     @property
     def groups(self) -> dict[str, str]:

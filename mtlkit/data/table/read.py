@@ -33,22 +33,15 @@ BatchReader = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of a table, which can be read more than once.
+    """Rows of a table, which can be read more than once."""
 
-    Args:
-        label: What messages call it: the path as typed.
-        types: Column to its type, one of int64, uint64, float64, bool, string, timestamp, null, or
-            a list of such.
-        rows: How many there are.
-        read: Yields batches in the order of the rows, in types of their own.
-        whole_floats: Whether whole numbers may have become floats, as in a frame with missing
-            values.
-    """
-
-    label: str
+    label: str  # what messages call it: the path as typed
+    # Column to its type, one of int64, uint64, float64, bool, string, timestamp, null, or a list of
+    # such.
     types: dict[str, pa.DataType]
-    rows: int
-    read: BatchReader
+    rows: int  # how many there are
+    read: BatchReader  # yields batches in the order of the rows, in types of their own
+    # Whether whole numbers may have become floats, as in a frame with missing values.
     whole_floats: bool = True
 
     def batches(

@@ -50,16 +50,12 @@ HINT = "give the columns of the table that the run was trained on; labels are no
 
 @dataclass(frozen=True)
 class RowEncoders:
-    """The encoders of all inputs, settled.
+    """The encoders of all inputs, settled."""
 
-    Args:
-        columns: One an input column; the order of what they make of each kind is that of the packed
-            columns. A raw column may have several.
-        text: How CSV files of such rows are written.
-    """
-
+    # One an input column; the order of what they make of each kind is that of the packed columns. A
+    # raw column may have several.
     columns: tuple[ColumnEncoder, ...]
-    text: TableSpec = field(default_factory=TableSpec)
+    text: TableSpec = field(default_factory=TableSpec)  # how CSV files of such rows are written
 
     @classmethod
     def of_schema(cls, schema: Schema) -> RowEncoders:

@@ -95,21 +95,13 @@ def peek_text(file: Path, label: str, spec: TableSpec) -> Table:
 
 @dataclass(frozen=True)
 class _Piece:
-    """Consecutive rows of a file, and where they are staged.
+    """Consecutive rows of a file, and where they are staged."""
 
-    Args:
-        file: The file.
-        staged: The Arrow file.
-        start: The first byte.
-        stop: The byte after the last one; None for all of a packed file.
-        is_last: Whether the file ends here.
-    """
-
-    file: Path
-    staged: Path
-    start: int = 0
-    stop: int | None = None
-    is_last: bool = True
+    file: Path  # the file
+    staged: Path  # the Arrow file
+    start: int = 0  # the first byte
+    stop: int | None = None  # the byte after the last one; None for all of a packed file
+    is_last: bool = True  # whether the file ends here
 
 
 def _pieces(file: Path, number: int, folder: Path) -> list[_Piece]:

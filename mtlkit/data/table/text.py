@@ -38,19 +38,12 @@ ROW_ERROR = re.compile(r"Expected (\d+) columns, got (\d+)")
 
 @dataclass(frozen=True)
 class Dialect:
-    """How the text is written.
+    """How the text is written."""
 
-    Args:
-        separator: Between fields.
-        header: Whether the first line of each file names the columns.
-        names: Of the columns.
-        missing: Texts that stand for a missing value.
-    """
-
-    separator: str
-    header: bool
-    names: tuple[str, ...]
-    missing: tuple[str, ...]
+    separator: str  # between fields
+    header: bool  # whether the first line of each file names the columns
+    names: tuple[str, ...]  # of the columns
+    missing: tuple[str, ...]  # texts that stand for a missing value
 
     def open(
         self, source: Any, types: dict[str, pa.DataType], block_bytes: int | None = None
