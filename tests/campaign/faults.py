@@ -104,7 +104,7 @@ class Fault:
             wrong.append(f"no hint in {result.err[-300:]!r}")
         orphans = grid.orphans()
         if orphans:
-            wrong.append(f"{len(orphans)} orphans")
+            wrong.append(f"orphans: {orphans}")
 
         after = grid.finished()
         if any(after.get(folder) != digest for folder, digest in grid.noted.items()):

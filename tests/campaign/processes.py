@@ -253,12 +253,14 @@ class Grid:
             return Path(f"/proc/{pid}/cwd").readlink() == self.place.here.absolute()
         return False
 
-    def orphans(self) -> list[int]:
-        """Processes that live on too long after the command has ended; they are killed."""
+    def orphans(self) -> list[str]:
+        """The command lines of processes that live on too long after the command has ended; they
+        are killed.
+        """
         wait_until(lambda: not self.family(), self.orphan_seconds)
-        left = self.family()
+        lines = [read_process(pid, "cmdline").replace(b"\0", b" ") for pid in self.family()]
         self.kill_all()
-        return left
+        return [line[:100].decode(errors="replace") for line in lines]
 
     def kill_all(self) -> None:
         for pid in self.family():
