@@ -54,8 +54,10 @@ ON_RAY = (*COMMAND, "--engine", "ray")
 RAYLET, TASK = b"raylet/raylet", b"ray::run_on_node"
 """How the command lines of processes of Ray begin, or what they hold."""
 
-RAY_SECONDS = 60.0
-"""Seconds in which Ray's own processes must notice that their driver was killed."""
+RAY_SECONDS = 180.0
+"""Seconds in which Ray's own processes must notice that their driver was killed: its agents first
+try for two minutes to reach the server that has gone.
+"""
 
 NODE_ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
