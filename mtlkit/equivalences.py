@@ -144,10 +144,6 @@ opposite. With more parameters than tasks this is practically always so.
 def notices(balancers: Sequence[Typed], tasks: int) -> list[str]:
     """What a reader must know about copies among the balancers of a grid.
 
-    Args:
-        balancers: Name and options of each, with or without the defaults.
-        tasks: Number of tasks.
-
     Returns:
         A sentence for each set of balancers that are one method, always or in some steps; none for
         a single task, for which there is nothing to balance.

@@ -135,9 +135,6 @@ class Registry:
     def load_planned(self, resolved: Mapping[str, Any]) -> Any:
         """The class of a method that a cell holds.
 
-        Args:
-            resolved: Its name, and the sha256 of its file if it is a plugin.
-
         Raises:
             UsageError: As :meth:`load`; or the file changed after the cell was planned.
         """
@@ -173,10 +170,6 @@ class Registry:
         """Run code of an entry: what it raises becomes a sentence with the file and the line.
 
         Errors of the package's own entries pass as they are, for they are bugs.
-
-        Args:
-            name: Of the entry.
-            hint: What to do about an error.
 
         Raises:
             UsageError: A plugin or an installed entry raised, or tried to end the program.

@@ -53,15 +53,15 @@ class Spec:
     def __str__(self) -> str:
         if not self.options:
             return self.name
-        options = [f"{key}={_show(value)}" for key, value in _flatten(self.options)]
+        options = [f"{key}={_show(value)}" for key, value in flatten(self.options)]
         return f"{self.name}[{','.join(options)}]"
 
 
-def _flatten(options: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(options: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
     """The options of nested mappings under dotted keys: ``{"a": {"b": 1}}`` gives ``a.b``, 1."""
     for key, value in options.items():
         if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield prefix + key, value
 

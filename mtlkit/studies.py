@@ -27,60 +27,36 @@ class _Value(BaseModel):
 
 
 class Trial(_Value):
-    """One point of a space.
+    """One point of a space."""
 
-    Args:
-        settings: What differs from the defaults, by the name of the dimension.
-        keys: Of its runs, one a seed.
-        group: Of its runs.
-        value: Mean over seeds of what selects on validation, higher is better; None for a failure,
-            and before all its runs are over.
-        failed: Number of its runs that failed.
-        seconds: Its runs took so long.
-        rows: Training rows that its runs saw.
-    """
-
-    settings: dict[str, Any]
-    keys: list[str]
-    group: str
+    settings: dict[str, Any]  # what differs from the defaults, by the name of the dimension
+    keys: list[str]  # of its runs, one a seed
+    group: str  # of its runs
+    # Mean over seeds of what selects on validation, higher is better; None for a failure, and
+    # before all its runs are over.
     value: float | None = None
-    failed: int = 0
-    seconds: float = 0.0
-    rows: int = 0
+    failed: int = 0  # number of its runs that failed
+    seconds: float = 0.0  # its runs took so long
+    rows: int = 0  # training rows that its runs saw
 
 
 class Study(_Value):
-    """All trials of a model under a balancer.
+    """All trials of a model under a balancer."""
 
-    Args:
-        version: Of this layout.
-        id: Digest of what makes the trials: all but their number.
-        model: As typed.
-        balancer: As typed.
-        training: Digest of the training settings of trial 0, the same for all methods of a grid.
-        sampler: What chose the points.
-        seed: Of the sampler.
-        seeds: Of the runs of each trial.
-        select: The rule by which validation counts.
-        space: Name to dimension.
-        budget: The number of trials that choose; trials after them are of an earlier, larger one.
-        trials: The first has the defaults.
-        choice: The number of the best trial; None before all are over.
-    """
-
-    version: Literal[1] = VERSION
-    id: str
-    model: str
-    balancer: str
-    training: str
-    sampler: str
-    seed: int
-    seeds: tuple[int, ...]
-    select: str
-    space: dict[str, dict[str, Any]]
+    version: Literal[1] = VERSION  # of this layout
+    id: str  # digest of what makes the trials: all but their number
+    model: str  # as typed
+    balancer: str  # as typed
+    training: str  # digest of the training settings of trial 0, the same for all methods of a grid
+    sampler: str  # what chose the points
+    seed: int  # of the sampler
+    seeds: tuple[int, ...]  # of the runs of each trial
+    select: str  # the rule by which validation counts
+    space: dict[str, dict[str, Any]]  # name to dimension
+    # The number of trials that choose; trials after them are of an earlier, larger one.
     budget: int = Field(gt=0)
-    trials: tuple[Trial, ...] = Field(min_length=1)
-    choice: int | None = Field(None, ge=0)
+    trials: tuple[Trial, ...] = Field(min_length=1)  # the first has the defaults
+    choice: int | None = Field(None, ge=0)  # the number of the best trial; None before all are over
 
     @model_validator(mode="after")
     def _choice_is_a_trial(self) -> Study:
@@ -142,12 +118,7 @@ class Studies:
 
     @classmethod
     def read(cls, root: Path, untuned: bool = False) -> Studies:
-        """Read the studies of a results folder.
-
-        Args:
-            root: The folder.
-            untuned: Whether runs with the defaults are rows, too.
-        """
+        """Read the studies of a results folder."""
         files = sorted((root / FOLDER).glob("*.json"))
         outcomes = [read_study(file) for file in files]
         studies = [study for study in outcomes if isinstance(study, Study)]

@@ -5,12 +5,15 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from mtlkit.store import ResultStore
 from tests.documents import ROOT, marked_blocks
 
 SHORTER = "--epochs 0.5 --device cpu --jobs 1"
 
 
+@pytest.mark.slow
 def test_commands_run_as_shown(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MTLKIT_DATA": str(tmp_path / "data")}
     told = []

@@ -33,6 +33,7 @@ def commands():
     return [line for code in blocks for line in code.splitlines() if line]
 
 
+@pytest.mark.slow
 def test_its_commands_go_as_shown(folder):
     assert len(commands()) == 7
     for command in commands():

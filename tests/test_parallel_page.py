@@ -10,6 +10,7 @@ from tests.documents import ROOT, marked_blocks, run_shell
 PAGE = ROOT / "docs" / "parallel.md"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mark", ["processes", "torchrun"])
 def test_commands_run_as_shown(tmp_path, monkeypatch, mark):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")

@@ -38,11 +38,13 @@ def run(command, folder):
     )
 
 
+@pytest.mark.slow
 def test_its_commands_go_as_shown(folder):
     assert len(commands("")) == 3
     assert len(list(folder.glob("results/*/*/*/*/record.json"))) == 3
 
 
+@pytest.mark.slow
 def test_its_export_goes_as_shown(folder):
     if importlib.util.find_spec("tensorboard") is None:
         pytest.skip("tensorboard is an extra")

@@ -5,11 +5,14 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from tests.documents import ROOT, marked_blocks
 
 PAGE = ROOT / "docs" / "verdicts.md"
 
 
+@pytest.mark.slow
 def test_it_goes_as_shown(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "MTLKIT_DATA": str(tmp_path / "data")}
     blocks = [code for _, code in marked_blocks(PAGE, "run")]

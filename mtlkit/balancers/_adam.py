@@ -7,12 +7,7 @@ from torch import Tensor, nn
 
 
 class Adam(nn.Module):
-    """Adam (arXiv:1412.6980) on a small tensor of a balancer, with all of its state in buffers.
-
-    Args:
-        size: Length of the tensor.
-        lr: Learning rate.
-    """
+    """Adam (arXiv:1412.6980) on a small tensor of a balancer, with all of its state in buffers."""
 
     def __init__(self, size: int, lr: float) -> None:
         super().__init__()

@@ -24,12 +24,6 @@ from mtlkit.records import Cell, RunRecord
 class GridProgress:
     """Shows running cells and the whole grid.
 
-    Args:
-        grid: Counts its cells.
-        console: Where to print.
-        quiet: Whether to print failures and warnings alone.
-        json: Whether to print a line of JSON a cell on stdout, too.
-
     Attributes:
         rows: Key of a running cell to its row on the terminal.
     """

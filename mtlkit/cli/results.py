@@ -41,13 +41,7 @@ LABELS = 2
 
 
 def results_table(out: Path, groups: set[str], width: int) -> RenderableType:
-    """The summary of some groups of runs.
-
-    Args:
-        out: The results folder.
-        groups: Digests of the groups to show.
-        width: Columns of the terminal, which decide how much is shown.
-    """
+    """The summary of some groups of runs."""
     frames = load(ResultStore(out), groups)
     parts: list[RenderableType] = [Text()]
     for block in frames.blocks:

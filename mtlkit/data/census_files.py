@@ -41,50 +41,17 @@ RAW_FILES = {"train": "census-income.data.gz", "test": "census-income.test.gz"}
 NESTED_ARCHIVE = "census"  # UCI's census.tar.gz, which holds the files inside its zip
 MAX_BYTES = 1 << 30  # unpacked; the real files have a tenth of it
 
-COLUMNS = (
-    "age",
-    "class-of-worker",
-    "industry-code",
-    "occupation-code",
-    "education",
-    "wage-per-hour",
-    "enrolled-in-education",
-    "marital-status",
-    "major-industry",
-    "major-occupation",
-    "race",
-    "hispanic-origin",
-    "sex",
-    "union-member",
-    "unemployment-reason",
-    "employment-status",
-    "capital-gains",
-    "capital-losses",
-    "dividends",
-    "tax-filer-status",
-    "previous-region",
-    "previous-state",
-    "household-detail",
-    "household-summary",
-    "instance-weight",
-    "migration-msa",
-    "migration-region",
-    "migration-within-region",
-    "same-house-last-year",
-    "previous-home-in-sunbelt",
-    "employer-size",
-    "family-under-18",
-    "father-birth-country",
-    "mother-birth-country",
-    "birth-country",
-    "citizenship",
-    "self-employed",
-    "veteran-questionnaire",
-    "veteran-benefits",
-    "weeks-worked",
-    "year",
-    "income",
-)
+_COLUMNS = """
+    age class-of-worker industry-code occupation-code education wage-per-hour
+    enrolled-in-education marital-status major-industry major-occupation race hispanic-origin
+    sex union-member unemployment-reason employment-status capital-gains capital-losses
+    dividends tax-filer-status previous-region previous-state household-detail household-summary
+    instance-weight migration-msa migration-region migration-within-region same-house-last-year
+    previous-home-in-sunbelt employer-size family-under-18 father-birth-country
+    mother-birth-country birth-country citizenship self-employed veteran-questionnaire
+    veteran-benefits weeks-worked year income
+"""
+COLUMNS = tuple(_COLUMNS.split())
 
 
 @dataclass(frozen=True)
@@ -132,10 +99,6 @@ def download_raw_files(folder: Path, origin: Path | None, force: bool, progress:
 
 def read_raw_file(raw: Path, split: str) -> bytes:
     """The unpacked contents of a stored file, which are those that were stored.
-
-    Args:
-        raw: The folder of the stored files.
-        split: The official split.
 
     Raises:
         MissingError: The file is damaged, or is another one.
@@ -195,14 +158,7 @@ def _store_from_network(downloads: Path, work: Path, progress: Progress) -> None
 
 
 def _store(origin: Path, work: Path, label: str, sha256: dict[str, str] | None = None) -> None:
-    """Write ``work/raw`` from the official files in an archive or folder, ``source.json`` last.
-
-    Args:
-        origin: The archive or folder.
-        work: The folder to write to.
-        label: What to call the origin.
-        sha256: Official split to the hash that its file must have, where it is known.
-    """
+    """Write ``work/raw`` from the official files in an archive or folder, ``source.json`` last."""
     if not origin.exists():
         raise UsageError(f"There is no file or folder {origin}.", _by_hand())
     raw = work / "raw"

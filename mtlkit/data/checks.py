@@ -140,14 +140,7 @@ def _length(array: Any, label: str) -> int:
 
 
 def _check_array(array: Any, label: str, dtype: Any, shape: Shape) -> None:
-    """Check type and shape of one array.
-
-    Args:
-        array: What was given.
-        label: What to call it.
-        dtype: Its type, or a class of types as ``np.integer``.
-        shape: Its shape.
-    """
+    """Check type and shape of one array."""
     _length(array, label)
     if not (np.issubdtype(array.dtype, dtype) and array.dtype.isnative):
         raise _Wrong(f"has {label} of type {array.dtype}, not {dtype.__name__}")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import uuid
 from pathlib import Path
 
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.store import replacing
 
 VARIABLE = "MTLKIT_DATA"
 LAST = "last-fetched.txt"
@@ -56,10 +56,8 @@ def make_home(home: Path) -> Path:
 
 def remember(home: Path, spec_text: str) -> None:
     """Note the data set that was fetched last, e.g. ``synthetic[p=0.5]``."""
-    # Written beside its place and moved there: a reader never sees half of it.
-    partial = make_home(home) / f".{LAST}.{uuid.uuid4().hex[:8]}"
-    partial.write_text(f"{spec_text.strip()}\n", encoding="utf-8")
-    partial.replace(home / LAST)
+    with replacing(make_home(home) / LAST) as file:
+        file.write(f"{spec_text.strip()}\n".encode())
 
 
 def last_fetched(home: Path) -> str | None:

@@ -33,13 +33,7 @@ OTHER_MEANS = "try again later, or download it by other means"
 
 
 class DownloadError(MissingError):
-    """A file could not be downloaded.
-
-    Args:
-        message: One sentence.
-        hint: What to do.
-        status: The HTTP status that ended it, if one did.
-    """
+    """A file could not be downloaded."""
 
     def __init__(self, message: str, hint: str | None = None, status: int | None = None) -> None:
         super().__init__(message, hint)
@@ -140,11 +134,7 @@ def file_digest(path: Path, algorithm: str = "sha256") -> str:
 
 
 class _PartialFile:
-    """The unfinished file, and a note beside it of what the server said about it.
-
-    Args:
-        destination: The name of the file when it is finished.
-    """
+    """The unfinished file, and a note beside it of what the server said about it."""
 
     def __init__(self, destination: Path) -> None:
         self.name = destination.name

@@ -238,13 +238,7 @@ def _pairs_of_bag(bag: Bag, some: slice, exists: np.ndarray) -> np.ndarray:
 
 
 class _Target:
-    """What a feature should not tell alone: the label, or for numbers whether it is high.
-
-    Args:
-        task: The task.
-        column: Of its label.
-        train: The training rows.
-    """
+    """What a feature should not tell alone: the label, or for numbers whether it is high."""
 
     def __init__(self, task: Task, column: int, train: Split) -> None:
         self.column = column

@@ -23,9 +23,6 @@ from mtlkit.spec import Spec, parse_spec
 def open_source(spec_text: str) -> DatasetSource:
     """Read ``name`` or ``name[key=value,...]`` and build that source.
 
-    Args:
-        spec_text: As typed.
-
     Raises:
         UsageError: The name or an option is wrong.
     """

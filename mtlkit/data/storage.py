@@ -18,7 +18,7 @@ import stat
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mtlkit.data.lints import find_lints
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError, first_problem
+from mtlkit.store import replacing
 
 MANIFEST = "manifest.json"
 ENCODERS = "encoders.json"
@@ -123,12 +124,7 @@ def _sync(path: Path) -> None:
 
 
 def remove_stale(parent: Path, pattern: str) -> None:
-    """Remove unfinished folders that no process is writing any more.
-
-    Args:
-        parent: Where they are.
-        pattern: What their names match.
-    """
+    """Remove unfinished folders that no process is writing any more."""
     for unfinished in parent.glob(pattern):
         if time.time() - unfinished.stat().st_mtime > STALE_SECONDS:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -246,13 +242,7 @@ def _map_array(file: Path) -> np.ndarray:
 
 
 class Column:
-    """A ``.npy`` file that grows row by row, so that no array need fit in memory.
-
-    Args:
-        path: The file.
-        dtype: The type of an element.
-        shape: The shape of one row.
-    """
+    """A ``.npy`` file that grows by rows of one shape, so that no array need fit in memory."""
 
     def __init__(self, path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...] = ()) -> None:
         self.dtype = np.dtype(dtype)
@@ -310,6 +300,58 @@ class BagColumns:
         self.files["weights"].write(weights)
         if len(offsets):
             self.end = int(offsets[-1])
+
+
+class SplitFiles:
+    """The growing files of one split; ``shapes``: of each array the type and the shape of a row."""
+
+    def __init__(
+        self,
+        stack: ExitStack,
+        folder: Path,
+        name: str,
+        shapes: Mapping[str, tuple[npt.DTypeLike, tuple[int, ...]]],
+        bags: Sequence[str] = (),
+    ) -> None:
+        self.columns = {
+            array: stack.enter_context(Column(folder / f"{name}.{array}.npy", dtype, shape))
+            for array, (dtype, shape) in shapes.items()
+        }
+        self.bags = [BagColumns(stack, folder, f"{name}.bag", bag) for bag in bags]
+        self.positives = np.zeros(shapes["labels"][1], np.int64)
+
+    def write(
+        self,
+        arrays: Mapping[str, np.ndarray],
+        bags: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+        is_here: np.ndarray,
+    ) -> None:
+        """Add those of n rows that belong to this split.
+
+        Args:
+            arrays: (n, ...) of each array.
+            bags: Of each bag (n,) lengths, (m,) ids and (m,) weights.
+            is_here: (n,) bool.
+        """
+        if not is_here.any():
+            return
+        is_whole = bool(is_here.all())
+        rows = slice(None) if is_whole else np.flatnonzero(is_here)
+        for array, column in self.columns.items():
+            column.write(arrays[array][rows])
+        self.positives += ((arrays["labels"][rows] > 0) & arrays["observed"][rows]).sum(0)
+        for bag, (lengths, ids, weights) in zip(self.bags, bags, strict=True):
+            entries = slice(None) if is_whole else np.flatnonzero(np.repeat(is_here, lengths))
+            bag.write(lengths[rows], ids[entries], weights[entries])
+
+    def entry(self, tasks: Sequence[str]) -> dict[str, Any]:
+        """What the manifest says of the split, whose tasks have these names."""
+        arrays = [*self.columns, *(array for bag in self.bags for array in bag.arrays)]
+        return {
+            "rows": self.columns["labels"].rows,
+            "positives": dict(zip(tasks, self.positives.tolist(), strict=True)),
+            "arrays": sorted(arrays),
+        }
 
 
 def save_array(path: Path, array: np.ndarray) -> None:
@@ -439,11 +481,6 @@ def _hash_contents(folder: Path, schema: Schema, files: tuple[tuple[str, int, in
 
 def _renew_notes(folder: Path, manifest: dict[str, Any]) -> None:
     """Replace a manifest in one step, where the folder can be written to."""
-    partial = folder / f".{MANIFEST}.{uuid.uuid4().hex[:8]}"
-    try:
-        partial.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-        _sync(partial)
-        partial.replace(folder / MANIFEST)
-    except OSError:
-        # Read-only data are as good; they are compared again the next time.
-        partial.unlink(missing_ok=True)
+    # Read-only data are as good; they are compared again the next time.
+    with suppress(OSError), replacing(folder / MANIFEST) as file:
+        file.write(json.dumps(manifest, indent=1).encode())

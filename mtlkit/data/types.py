@@ -94,11 +94,7 @@ class Task(_FrozenModel):
         return without_unused(self, dump(self), LATER_FIELDS)
 
     def original(self, values: Any) -> Any:
-        """Labels or predictions (N,) of a regression on the scale that the data came with.
-
-        Args:
-            values: A tensor, as the splits hold labels and models predict them.
-        """
+        """Labels or predictions (N,) of a regression on the scale that the data came with."""
         mean, std = self.scale or (0.0, 1.0)
         if self.target == "quantile":
             ranks = values.detach().double().cpu().numpy()
@@ -149,12 +145,9 @@ class ConditionalTask(Task):
     """A step of a funnel on the rows that took the step before, as a task of its own.
 
     Models that predict both scores of a step by separate networks add it to the tasks of the data.
-
-    Args:
-        step: The step whose labels it shares.
     """
 
-    step: str
+    step: str  # the step whose labels it shares
 
     @property
     def label_name(self) -> str:
@@ -180,23 +173,14 @@ class Feature(_FrozenModel):
 
 
 class Score(_FrozenModel):
-    """A quantity that every model is measured by.
+    """A quantity that every model is measured by."""
 
-    Args:
-        name: In metrics and files; a task's name when it is the task on all rows.
-        task: The task whose label it is compared with.
-        space: The rows that count.
-        label: In tables and figures.
-        given: The step of the funnel whose positives are the space, or None.
-        hidden: Whether it needs labels that only a generator knows.
-    """
-
-    name: str
-    task: str
-    space: str = ALL_ROWS
-    label: str
-    given: str | None = None
-    hidden: bool = False
+    name: str  # in metrics and files; a task's name when it is the task on all rows
+    task: str  # the task whose label it is compared with
+    space: str = ALL_ROWS  # the rows that count
+    label: str  # in tables and figures
+    given: str | None = None  # the step of the funnel whose positives are the space, or None
+    hidden: bool = False  # whether it needs labels that only a generator knows
 
 
 def rows_with(step: str) -> str:

@@ -76,9 +76,6 @@ class LoadedRun:
 def load_run(folder: Path) -> LoadedRun:
     """The model of a finished run.
 
-    Args:
-        folder: The folder of the run.
-
     Raises:
         MtlkitError: There is no finished run, or it kept no weights or no encoders, or they are
             damaged.
@@ -128,12 +125,6 @@ def _read_encoders(file: Path) -> tuple[Schema, RowEncoders]:
 
 def write_predictions(run: LoadedRun, rows: str, out: Path, batch_size: int = BATCH_ROWS) -> int:
     """Write the scores of rows into a Parquet or CSV file, which appears when it is whole.
-
-    Args:
-        run: The run.
-        rows: The path of CSV or Parquet files.
-        out: The file; its name says of which kind.
-        batch_size: Rows at a time: so many are in memory.
 
     Returns:
         The number of rows.

@@ -37,15 +37,6 @@ def with_pairs(
     The model is the first of the grid that shares parameters and applies to every pair, else
     shared-bottom; with uniform weights. The cells are those that ``--tasks a,b`` would plan.
 
-    Args:
-        plan: Of the grid itself.
-        settings: Of the grid.
-        source: The source of the data set.
-        dataset: With the tasks of the grid.
-        store: Where finished cells are looked up.
-        force: As for :func:`make_plan`.
-        retry_failed: As for :func:`make_plan`.
-
     Raises:
         UsageError: There is a single task, runs start from another run, there are too many cells,
             or a setting needs a task, or a kind of task, that not every pair has.

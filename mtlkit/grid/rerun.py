@@ -66,7 +66,7 @@ class Repeated:
     key: str  # of the cell, as recorded
     folder: Path  # the run that was repeated
     verdict: str  # ``same digits``, ``within bound`` or ``differs``
-    reason: str  # A sentence on how the verdict was found
+    reason: str  # a sentence on how the verdict was found
     metrics: tuple[Compared, ...]  # every metric of both splits
     differences: tuple[Difference, ...]  # what else differs
 

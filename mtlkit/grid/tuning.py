@@ -75,14 +75,6 @@ class Search:
 class Tuning:
     """The first phase of a tuned grid, in which trials are run, and the plan of the second.
 
-    Args:
-        settings: The grid; its seeds are those of the second phase.
-        source: The source of the data set.
-        dataset: The loaded data set, with the tasks to use.
-        store: Where cells and studies are kept.
-        force: Plan models that do not apply, too.
-        retry_failed: Plan failed cells again.
-
     Attributes:
         searches: A model under a balancer each, in the order of the grid.
         baselines: Models that search for themselves, and run in the second phase alone.
@@ -151,10 +143,7 @@ class Tuning:
     # --- the two phases
 
     def run_trials(self, run: Callable[[Plan], object]) -> Plan:
-        """The first phase, and the plan of the second.
-
-        Args:
-            run: Runs what is left to run of a plan.
+        """The first phase, whose plans are left to ``run``, and the plan of the second.
 
         Raises:
             MtlkitError: Trials were left without a record.

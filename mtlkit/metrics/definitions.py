@@ -84,7 +84,7 @@ DEFAULT_THRESHOLD = 0.5
 class MetricName:
     """A metric with all that decides its value, written ``name@number@group@segment``."""
 
-    name: str  # A key of :data:`METRICS`
+    name: str  # a key of :data:`METRICS`
     number: float | None = None  # the cut or the threshold; None for the default
     group: str | None = None  # rows are ranked within this group, such as ``user``
     segment: str | None = None  # the rows that count, such as ``user=cold``; None for all
@@ -125,10 +125,6 @@ class MetricName:
 
     def resolve(self, groups: Collection[str], data: str) -> MetricName:
         """The same with the group and the cut that it takes by default.
-
-        Args:
-            groups: The groups that the data has.
-            data: The name of the data set, for messages.
 
         Raises:
             UsageError: The data does not have the group.
@@ -219,11 +215,7 @@ def find_metric(wanted: str, recorded: Collection[str]) -> str | None:
 
 
 def default_metrics(groups: Collection[str]) -> tuple[MetricName, ...]:
-    """What the final scores are measured by, besides what is computed at every point.
-
-    Args:
-        groups: The groups that the data has.
-    """
+    """What the final scores are measured by, besides what is computed at every point."""
     names = []
     for name, metric in METRICS.items():
         if not (metric.always or metric.groups):

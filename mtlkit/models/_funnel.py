@@ -64,10 +64,6 @@ def funnel_columns(schema: Schema, name: str) -> list[int]:
 
     Without a funnel in the data, all tasks are taken for one, in their declared order.
 
-    Args:
-        schema: Tasks and funnel of the data.
-        name: The model's name, for the message.
-
     Raises:
         UsageError: The tasks cannot be taken for a funnel.
     """

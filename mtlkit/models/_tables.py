@@ -26,37 +26,24 @@ batch.
 
 @dataclass(frozen=True)
 class FastPaths:
-    """Which fast forms a model may take; each computes the same as its plain form.
+    """Which fast forms a model may take; each computes the same as its plain form."""
 
-    Args:
-        fold: Apply the layers that read the embedding to small tables instead of to looked-up rows.
-        fuse: Compute gates, experts and their mixture in one kernel.
-        sparse_from: Tables with at least this number of rows get row-sparse gradients; None for
-            none.
-    """
-
+    # Apply the layers that read the embedding to small tables instead of to looked-up rows.
     fold: bool = True
-    fuse: bool = True
+    fuse: bool = True  # compute gates, experts and their mixture in one kernel
+    # Tables with at least this number of rows get row-sparse gradients; None for none.
     sparse_from: int | None = None
 
 
 @dataclass(frozen=True)
 class TableGroup:
-    """The id features of one embedding width: they share a table.
+    """The id features of one embedding width: they share a table."""
 
-    Args:
-        parameter: Name of the table.
-        width: Embedding width.
-        columns: The features' columns in ``Batch.ids``.
-        start: First column of the group in x.
-        largest: Largest vocabulary among the features.
-    """
-
-    parameter: str
-    width: int
-    columns: tuple[int, ...]
-    start: int
-    largest: int
+    parameter: str  # name of the table
+    width: int  # embedding width
+    columns: tuple[int, ...]  # the features' columns in ``Batch.ids``
+    start: int  # first column of the group in x
+    largest: int  # largest vocabulary among the features
 
     @property
     def stop(self) -> int:

@@ -42,12 +42,7 @@ class Sentence:
 
 
 def answer(seen: Evidence, judged: Sequence[Verdicts]) -> tuple[Sentence, ...]:
-    """What to use on a data set, or what is missing before anybody can say.
-
-    Args:
-        seen: The rows of the block, and what rules read of their runs.
-        judged: Its balancers against fixed weights.
-    """
+    """What to use on a data set, or what is missing before anybody can say."""
     missing = _missing(seen)
     if missing is not None:
         return (missing,)

@@ -14,7 +14,7 @@ from mtlkit.errors import MtlkitError
 from mtlkit.metrics.definitions import PRIMARY_METRIC, Metric, reading
 from mtlkit.records import RunRecord
 from mtlkit.registry import BALANCERS, MODELS, NO_FACTS, Facts, Registry, is_baseline
-from mtlkit.spec import Spec, digest, parse_spec
+from mtlkit.spec import Spec, digest, flatten, parse_spec
 from mtlkit.store import printable
 from mtlkit.studies import Studies, Study, budget_note
 
@@ -369,15 +369,6 @@ def _setting(key: str, values: Mapping[str, Any]) -> str:
 
 def _suffix(settings: list[str]) -> str:
     return f" ({', '.join(settings)})" if settings else ""
-
-
-def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    """Nested settings under dotted keys."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def slug(text: str) -> str:

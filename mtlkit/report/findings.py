@@ -68,8 +68,8 @@ class Evidence:
     """What rules read of one block."""
 
     summary: Summary  # its rows
-    runs: pd.DataFrame  # A row a run, failed ones included
-    metrics: pd.DataFrame  # A row a finished run x split x task x metric
+    runs: pd.DataFrame  # a row a run, failed ones included
+    metrics: pd.DataFrame  # a row a finished run x split x task x metric
     probes: Mapping[str, Probes]  # group to what was recorded inside its runs
     out: Path  # the results folder
 

@@ -16,8 +16,9 @@ import pandas as pd
 from mtlkit.errors import UsageError
 from mtlkit.metrics.definitions import find_metric, recorded_metric
 from mtlkit.records import RunRecord
-from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
+from mtlkit.report.blocks import Block, block_id, distinct, make_block
 from mtlkit.report.curves import Curve
+from mtlkit.spec import flatten
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
 from mtlkit.studies import Studies
 

@@ -28,16 +28,7 @@ def difference_of(
     reference: TaskValues,
     noise: RowNoise,
 ) -> Interval:
-    """The paired difference of a score to its reference, over common seeds, with both noises.
-
-    Args:
-        score: The score.
-        row: Group id of the row.
-        values: Score to seed to its primary metric.
-        reference_row: Group id of the reference.
-        reference: Score to seed to the reference's primary metric.
-        noise: What the test rows add to metrics.
-    """
+    """The paired difference of a score to its reference, over common seeds, with both noises."""
     row_error = noise.error([(row, score, 1.0), (reference_row, score, -1.0)])
     return paired_delta(values[score], reference[score], row_error)
 

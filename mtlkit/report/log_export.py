@@ -18,7 +18,7 @@ from typing import Any
 
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.records import RunRecord
-from mtlkit.report.blocks import flatten
+from mtlkit.spec import flatten
 from mtlkit.store import ResultStore
 
 DONE = ".mtlkit-exported"

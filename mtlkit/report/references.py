@@ -92,11 +92,6 @@ def with_floors(block: Block, counts: Counts, folders: Sequence[Path]) -> Block:
     """A block whose tasks know what a random order of the test rows reaches, where their metric has
     no floor of its own: the positive rate for average precision, the mean over all orders for NDCG
     and recall within groups.
-
-    Args:
-        block: The block.
-        counts: Of the test split.
-        folders: Of finished runs; the stored labels of one of them say how the groups look.
     """
     tasks = []
     for task in block.tasks:
@@ -130,13 +125,7 @@ def _floor_within_groups(task: str, name: MetricName, folders: Sequence[Path]) -
 
 
 def say_if_useless(name: str, means: Mapping[TaskInfo, Interval], counts: Counts) -> str:
-    """A sentence if a reference is not clearly better than a useless model, else nothing.
-
-    Args:
-        name: Of the reference.
-        means: What it reaches on the scores that are compared.
-        counts: Of the test split.
-    """
+    """A sentence if a reference is not clearly better than a useless model, else nothing."""
     useless = []
     for task, mean in means.items():
         if not is_useful(mean, task.reading, *counts[task.name]):

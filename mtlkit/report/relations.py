@@ -94,10 +94,6 @@ class Relations:
 def task_relations(frames: Frames, summary: Summary) -> pd.DataFrame:
     """What each two tasks of a block have to do with each other.
 
-    Args:
-        frames: All that was read, as by :func:`mtlkit.report.frame.load`.
-        summary: Of the block.
-
     Returns:
         A row a pair: ``task``, ``other``, ``verdict`` (complementary, conflicting, hierarchical,
         independent, not known) and ``evidence``, a sentence; then mean, ``_low`` and ``_high`` of
@@ -111,13 +107,7 @@ def task_relations(frames: Frames, summary: Summary) -> pd.DataFrame:
 def find_relations(
     frames: Frames, summary: Summary, probes: Mapping[str, Probes] | None = None
 ) -> Relations:
-    """The relations of a block's tasks; empty with one task, with very many, or without evidence.
-
-    Args:
-        frames: All that was read.
-        summary: Of the block.
-        probes: Of its groups, if they are read already.
-    """
+    """The relations of a block's tasks; empty with one task, very many, or without evidence."""
     block = summary.block
     tasks = block.task_names
     if not (1 < len(tasks) <= MOST_TASKS and summary.finished):
@@ -157,7 +147,7 @@ class _Labels:
 
     # With the ends of its interval; NaN if unknown.
     correlation: tuple[float, float, float] = (math.nan, math.nan, math.nan)
-    nested: str = ""  # A sentence if the positives of one are among those of the other
+    nested: str = ""  # a sentence if the positives of one are among those of the other
 
     @classmethod
     def of(
@@ -450,9 +440,6 @@ def suggested_groups(pairs: pd.DataFrame) -> tuple[tuple[str, ...], ...]:
     A pair whose interval holds 0 counts as 0, and one without an interval is not known. Groups are
     joined while the mean affinity between them is above 0. Tasks of which a pair is not known are
     left out.
-
-    Args:
-        pairs: As :func:`task_relations` returns them.
 
     Returns:
         Groups of names; none for fewer than three tasks.

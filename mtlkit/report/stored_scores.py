@@ -18,9 +18,6 @@ KINDS = {"score": "fiub", "label": "fiub", "observed": "b", "group": "iu"}
 def read_scores(folder: Path) -> dict[str, np.ndarray]:
     """The stored test scores of a run; empty if it has none.
 
-    Args:
-        folder: Of the run.
-
     Returns:
         Of a score, ``label/NAME`` (N,), ``score/NAME`` (N,) or (N, C), and ``observed/NAME`` (N,)
         bool if some rows do not count; ``group/NAME`` (N,) codes, below 0 for rows of no group.

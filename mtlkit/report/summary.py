@@ -119,13 +119,7 @@ class Summary:
 
 
 def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
-    """Aggregate one block over seeds.
-
-    Args:
-        frames: What was read of the store.
-        block: The block.
-        margin: Relative gains up to this one do not matter.
-    """
+    """Aggregate one block over seeds."""
     # Of the frames, what belongs to the block: metrics on the test split, and finished runs.
     metrics = frames.metrics
     metrics = metrics[(metrics["block"] == block.id) & (metrics["split"] == SPLIT)]

@@ -254,13 +254,7 @@ def _gain_cell(row: Row) -> TableCell:
 
 
 def difference(delta: Interval, decimals: int, seeds: int) -> TableCell:
-    """A paired difference, with a star where its interval excludes 0.
-
-    Args:
-        delta: The difference.
-        decimals: Digits after the point.
-        seeds: Seeds of the row; the difference's own number is said where it is smaller.
-    """
+    """A paired difference, with a star where its interval excludes 0."""
     text = spread(delta, decimals, sign=True)
     if delta.known and delta.n < seeds:
         text += f" (n={delta.n})"

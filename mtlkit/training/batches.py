@@ -23,19 +23,12 @@ RELEASED_ROWS = 1 << 20  # rows read after which the pages of mapped files are g
 
 @dataclass
 class SharedTensors:
-    """The tensors of :class:`mtlkit.data.splits.SharedColumns`: columns that many rows share.
+    """The tensors of :class:`mtlkit.data.splits.SharedColumns`: columns that many rows share."""
 
-    Args:
-        row: (N,) which of the U shared rows belongs to each row of the split.
-        ids: (U, F).
-        dense: (U, D).
-        bags: The bags of the U shared rows.
-    """
-
-    row: Tensor
-    ids: Tensor
-    dense: Tensor
-    bags: dict[str, Bags] = field(default_factory=dict)
+    row: Tensor  # (N,) which of the U shared rows belongs to each row of the split
+    ids: Tensor  # (U, F)
+    dense: Tensor  # (U, D)
+    bags: dict[str, Bags] = field(default_factory=dict)  # the bags of the U shared rows
 
 
 @dataclass
@@ -45,20 +38,14 @@ class DeviceSplit:
     On the CPU its columns are the packed arrays themselves: memory-mapped files are read as rows
     are asked for, and the pages given back, so that memory holds a bounded number of rows. On a GPU
     they are copied there, if there is room.
-
-    Args:
-        columns: All rows as one batch, without what rows share.
-        hidden: Task to (N,) labels for scoring that no batch carries.
-        shared_columns: What rows share, or None.
-        device: Where batches go; None for where the columns are.
-        files: Mapped files.
     """
 
-    columns: Batch
+    columns: Batch  # all rows as one batch, without what rows share
+    # Task to (N,) labels for scoring that no batch carries.
     hidden: dict[str, Tensor] = field(default_factory=dict)
-    shared_columns: SharedTensors | None = None
-    device: torch.device | None = None
-    files: list[mmap.mmap] = field(default_factory=list)
+    shared_columns: SharedTensors | None = None  # what rows share, or None
+    device: torch.device | None = None  # where batches go; None for where the columns are
+    files: list[mmap.mmap] = field(default_factory=list)  # mapped files
     _rows_read: int = field(default=0, init=False)
 
     @classmethod
@@ -191,15 +178,10 @@ class DeviceSplit:
 
 @dataclass
 class _Subset(DeviceSplit):
-    """Some rows of a split.
+    """Some rows of a split."""
 
-    Args:
-        whole: The split.
-        rows: (n,) the numbers of the rows in it.
-    """
-
-    whole: DeviceSplit = field(kw_only=True)
-    rows: Tensor = field(kw_only=True)
+    whole: DeviceSplit = field(kw_only=True)  # the split
+    rows: Tensor = field(kw_only=True)  # (n,) the numbers of the rows in it
 
     def take(self, rows: Tensor, weight: Tensor | None = None) -> Batch:
         return self.whole.take(self.rows[rows.to(self.storage_device)], weight)

@@ -16,9 +16,6 @@ class LazyAdam(torch.optim.Optimizer):
     A row that every step holds moves as under plain Adam. Bias is corrected by the steps of the
     table, not of the row. ``torch.optim.SparseAdam`` adds its epsilon before that correction, which
     shortens the first steps of rows with small gradients several times.
-
-    Args:
-        groups: Parameter groups with their learning rate.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:

@@ -38,11 +38,7 @@ class Measures:
         )
 
     def at_points(self, groups: RowGroups) -> FurtherMetrics:
-        """Of every evaluation point: what selection needs, and no more.
-
-        Args:
-            groups: Of the validation rows that are scored there.
-        """
+        """Of every evaluation point: what selection needs, and no more."""
         metric = self.rule.metric
         return FurtherMetrics(() if metric is None else (metric,), groups)
 

@@ -19,17 +19,11 @@ START = 1 / 25  # of the peak learning rate, where one-cycle begins
 
 @dataclass(frozen=True)
 class _Group:
-    """What the parameters of an optimiser's group have in common.
+    """What the parameters of an optimiser's group have in common."""
 
-    Args:
-        lazy: Whether gradients are row-sparse.
-        embedding: Whether the embedding's learning rate and penalty count.
-        factor: On the learning rate.
-    """
-
-    lazy: bool
-    embedding: bool
-    factor: float
+    lazy: bool  # whether gradients are row-sparse
+    embedding: bool  # whether the embedding's learning rate and penalty count
+    factor: float  # on the learning rate
 
 
 class Optimizers:

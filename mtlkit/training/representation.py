@@ -19,11 +19,6 @@ from mtlkit.training.task_gradients import TaskGradients
 class Representation:
     """The representation of one step's batch.
 
-    Args:
-        sharing: Which task reaches which parameter.
-        output: The forward pass.
-        gradients: The task gradients of the step.
-
     Attributes:
         passes: Backward passes so far, beside those of ``gradients``.
     """

@@ -113,10 +113,6 @@ def sample_rows(
 def probe_batch(dataset: Dataset, train: DeviceSplit) -> Batch:
     """Fixed training rows with positives of every binary task, weighted by the inverse of their
     chance.
-
-    Args:
-        dataset: Packed splits.
-        train: Its training split on the device.
     """
     seed = seed_for(0, "probe")
     rows, weights = probe_rows(

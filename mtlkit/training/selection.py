@@ -23,20 +23,13 @@ RULES = ("mean", "weighted", "loss")
 
 @dataclass
 class BestPoint:
-    """The best evaluation point of a group of tasks that share parameters.
+    """The best evaluation point of a group of tasks that share parameters."""
 
-    Args:
-        tasks: Positions of the tasks.
-        value: The selection value of the point.
-        point: The number of the point; -1 before the first.
-        state: The model at that point.
-        scores: Its scores of the validation rows of the point; None before the first.
-    """
-
-    tasks: list[int]
-    value: float = -math.inf
-    point: int = -1
-    state: dict[str, Tensor] = field(default_factory=dict)
+    tasks: list[int]  # positions of the tasks
+    value: float = -math.inf  # the selection value of the point
+    point: int = -1  # the number of the point; -1 before the first
+    state: dict[str, Tensor] = field(default_factory=dict)  # the model at that point
+    # Its scores of the validation rows of the point; None before the first.
     scores: Scores | None = None
 
 
@@ -44,17 +37,14 @@ class BestPoint:
 class SelectionRule:
     """What picks the best point of a group of tasks, written ``which``, ``metric`` or
     ``which:metric``.
-
-    Args:
-        which: ``mean`` or ``weighted`` over the scores, the ``loss``, or the name of a score,
-            which counts alone in its group, while other groups go by the mean.
-        metric: What the scores are measured by; None for the primary metric of each.
-        weights: Of scores, for ``weighted``.
     """
 
+    # ``mean`` or ``weighted`` over the scores, the ``loss``, or the name of a score, which counts
+    # alone in its group, while other groups go by the mean.
     which: str
+    # What the scores are measured by; None for the primary metric of each.
     metric: MetricName | None
-    weights: Mapping[str, float]
+    weights: Mapping[str, float]  # of scores, for ``weighted``
 
     @classmethod
     def read(cls, settings: TrainingSettings, dataset: Dataset) -> SelectionRule:

@@ -12,18 +12,11 @@ from mtlkit.training.warm_start import WarmStart
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """How a model is trained.
+    """How a model is trained."""
 
-    Args:
-        settings: What moves the numbers.
-        execution: How the run is carried out: batch size of scoring, what is recorded and kept.
-        seed: Source of the batch order, of dropout and of the balancer's randomness.
-        device: Where to train.
-        warm_start: Weights to start from, or None.
-    """
-
-    settings: TrainingSettings
+    settings: TrainingSettings  # what moves the numbers
+    # How the run is carried out: batch size of scoring, what is recorded and kept.
     execution: ExecutionSettings
-    seed: int
-    device: torch.device
-    warm_start: WarmStart | None = None
+    seed: int  # source of the batch order, of dropout and of the balancer's randomness
+    device: torch.device  # where to train
+    warm_start: WarmStart | None = None  # weights to start from, or None

@@ -156,10 +156,6 @@ class StopAtCuts:
     """One backward pass a task that ends above the tables.
 
     Below the cuts, one more pass with the weighted sum of the tasks' gradients serves all tables.
-
-    Args:
-        routes: Of the model.
-        embedded: The embedded batch of this step.
     """
 
     def __init__(self, routes: GradientRoutes, embedded: EmbeddedBatch) -> None:
@@ -186,11 +182,6 @@ class BoundarySplit:
 
     A trunk of one layer that reads the embedding needs no pass of its own: one product gives the
     gradients of all tasks.
-
-    Args:
-        routes: Of the model.
-        embedded: The embedded batch of this step.
-        boundary: Where the tasks part in this step.
     """
 
     def __init__(
@@ -263,11 +254,6 @@ class FirstLayerColumns:
 
     With the gradients of their outputs side by side, for all tasks, one product with the embedded
     rows gives the gradients of all weights (a pass for each task would take T such products).
-
-    Args:
-        routes: Of the model.
-        embedded: The embedded batch of this step.
-        first_layer: The layers.
     """
 
     def __init__(

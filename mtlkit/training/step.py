@@ -18,19 +18,12 @@ from mtlkit.training.task_gradients import TaskGradients
 
 @dataclass(frozen=True)
 class StepInfo:
-    """Where a step stands in its run.
+    """Where a step stands in its run."""
 
-    Args:
-        index: Number of steps before this one.
-        total: Number of steps of the run.
-        seed: Of the balancer's randomness.
-        scope: What gradients are taken over, unless a balancer asks for another scope.
-    """
-
-    index: int
-    total: int
-    seed: int
-    scope: Scope
+    index: int  # number of steps before this one
+    total: int  # number of steps of the run
+    seed: int  # of the balancer's randomness
+    scope: Scope  # what gradients are taken over, unless a balancer asks for another scope
 
 
 class LoopStep:

@@ -72,12 +72,6 @@ class WarmStart:
     ) -> bool:
         """Copy one tensor.
 
-        Args:
-            source: The earlier run's tensor.
-            target: The model's tensor, which is filled.
-            sliced: The model's parameter in slices, or None for a buffer.
-            tasks: The model's tasks.
-
         Returns:
             Whether all of the target was filled.
         """
@@ -102,12 +96,6 @@ class WarmStart:
         """Which layers of two stacks belong together.
 
         A stack holds a number of layers for each task, in task order, and shared ones at its end.
-
-        Args:
-            source: The earlier run's stack.
-            target: The model's stack.
-            sliced: The model's parameter in slices.
-            tasks: The model's tasks.
 
         Returns:
             Positions (n,) int64 in the source, and those of the same layers in the target; None if
@@ -159,11 +147,6 @@ class WarmStart:
 
 def frozen_names(names: Sequence[str], patterns: Sequence[str], model: str = "") -> set[str]:
     """The parameters that match a pattern.
-
-    Args:
-        names: Of all parameters of a model.
-        patterns: Shell wildcards.
-        model: What the model is called, for messages.
 
     Raises:
         UsageError: A pattern matches nothing, or nothing is left to train.

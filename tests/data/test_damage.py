@@ -257,7 +257,7 @@ def test_read_only_folder_is_read(home, monkeypatch):
     def refuse(path, *args, **options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("pathlib.Path.write_text", refuse)
+    monkeypatch.setattr("pathlib.Path.replace", refuse)
     load(home)
     load(home)
     assert json.loads((folder / MANIFEST).read_text()) == manifest

@@ -12,11 +12,22 @@ from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.training.checkpoints import Checkpoints
 from tests.toy import toy_dataset, toy_schema
 
-OPTIMIZERS = (
-    pytest.param({"optimizer": "adam"}, id="adam"),
-    pytest.param({"optimizer": "adagrad"}, id="adagrad", marks=pytest.mark.slow),
-    pytest.param({"optimizer": "sgd", "momentum": 0.9}, id="sgd", marks=pytest.mark.slow),
-)
+OPTIMIZERS = {
+    "adam": {"optimizer": "adam"},
+    "adagrad": {"optimizer": "adagrad"},
+    "sgd": {"optimizer": "sgd", "momentum": 0.9},
+}
+# of each way in which a balancer keeps what it has learnt, one is tried every time
+QUICK = ("uwl", "dwa", "gradnorm", "famo", "pcgrad", "graddrop", "moco", "sdmgrad", "alternating")
+EVERY_BALANCER = [
+    pytest.param(
+        *(balancer, settings),
+        id=f"{balancer}-{name}",
+        marks=() if name == "adam" and balancer in QUICK else pytest.mark.slow,
+    )
+    for balancer in BALANCERS.names()
+    for name, settings in OPTIMIZERS.items()
+]
 
 
 class Kept(Checkpoints):
@@ -83,8 +94,7 @@ def assert_goes_on(folder, build):
         assert_same(undisturbed, numbers(run.fit()))
 
 
-@pytest.mark.parametrize("settings", OPTIMIZERS)
-@pytest.mark.parametrize("balancer", BALANCERS.names())
+@pytest.mark.parametrize(("balancer", "settings"), EVERY_BALANCER)
 def test_every_balancer_goes_on(tmp_path, trainer, mixed, balancer, settings):
     def build():
         return trainer(mixed, balancer=balancer, probes=True, batch_size=20, **settings)

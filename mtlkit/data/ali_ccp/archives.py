@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import queue
 import re
 import tarfile
-import threading
 import zlib
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -69,10 +69,6 @@ def find_source(origin: Path, hint: str) -> RawSource:
 
     For each split its archive ``sample_<split>.tar.gz`` (also ``.tgz``, ``.tar``) is taken, or its
     two CSV files, which may also lie one folder deeper or end in ``.gz``.
-
-    Args:
-        origin: A folder, or one of the files.
-        hint: For errors.
 
     Raises:
         UsageError: ``origin`` does not exist.
@@ -143,13 +139,6 @@ def read_texts(
     """The two texts of a split in the order in which they lie; the blocks of each must be used up
     before the next.
 
-    Args:
-        source: The files; those of the other split are not opened.
-        split: ``train`` or ``test``.
-        reading: Filled in on the way; complete when the iterator ends.
-        progress: Told of compressed bytes read.
-        hint: For errors.
-
     Raises:
         MissingError: A file is damaged, is not what it should be, fails its ``.md5``, or a text is
             missing or twice there.
@@ -166,7 +155,7 @@ def read_texts(
                 members = _members(stream, (*names, MARK))
             for name, member in members:
                 if name == MARK:
-                    reading.simulated = _mark(member.read(MAX_HEADER))
+                    reading.simulated = _mark(_exactly(member, min(member.left, MAX_HEADER)))
                     continue
                 if name in seen:
                     raise MissingError(f"{name} is there twice: again in {path}.", hint)
@@ -312,13 +301,6 @@ class _Member:
         self.left -= size
         return int(size)
 
-    def read(self, most: int) -> bytes:
-        content = bytearray(min(most, self.left))
-        view, done = memoryview(content), 0
-        while done < len(content):
-            done += self.readinto(view[done:])
-        return bytes(content)
-
 
 def _members(stream: Any, wanted: tuple[str, ...]) -> Iterator[tuple[str, _Member]]:
     """The members of a tar that have one of some names. A reader of its own, because tarfile trusts
@@ -436,36 +418,19 @@ def _ahead(blocks: Iterator[np.ndarray], path: Path, hint: str) -> Iterator[Iter
     """Run an iterator in a thread of its own, a few blocks ahead: unpacking and hashing release the
     lock of the interpreter.
     """
-    waiting: queue.Queue[np.ndarray | BaseException | None] = queue.Queue(BLOCKS_AHEAD)
-    stop = threading.Event()
-
-    def put(block: np.ndarray | BaseException | None) -> bool:
-        while not stop.is_set():
-            with suppress(queue.Full):
-                waiting.put(block, timeout=0.1)
-                return True
-        return False
-
-    def work() -> None:
-        try:
-            for block in blocks:
-                if not put(block):
-                    return
-            put(None)
-        except BaseException as error:
-            put(error)
+    thread = ThreadPoolExecutor(1, f"reading {path.name}")
 
     def take() -> Iterator[np.ndarray]:
-        while (block := waiting.get()) is not None:
-            if isinstance(block, BaseException):
-                with _damage(path, hint):
-                    raise block
+        waiting = deque(thread.submit(next, blocks, None) for _ in range(BLOCKS_AHEAD))
+        while True:
+            with _damage(path, hint):
+                block = waiting.popleft().result()
+            if block is None:
+                return
+            waiting.append(thread.submit(next, blocks, None))
             yield block
 
-    thread = threading.Thread(target=work, name=f"reading {path.name}", daemon=True)
-    thread.start()
     try:
         yield take()
     finally:
-        stop.set()
-        thread.join()
+        thread.shutdown(cancel_futures=True)

@@ -83,13 +83,6 @@ def _way_to_divide(protocol: Protocol, split: str) -> int:
 class Joined:
     """Both texts of an official split, with the common row and the final split of each row of the
     skeleton.
-
-    Args:
-        rows: The skeleton.
-        users: The common file.
-        keys: The common indexes of both.
-        protocol: Which rows are held out.
-        split: ``train`` or ``test``, the official one.
     """
 
     def __init__(

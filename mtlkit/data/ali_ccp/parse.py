@@ -97,21 +97,13 @@ class Head(NamedTuple):
 
 
 class Feature(NamedTuple):
-    """One feature of a line.
+    """One feature of a line."""
 
-    Args:
-        field: Code of its field, or -1.
-        id: What stands behind the name.
-        value: What stands behind the id.
-        end: Where reading stopped.
-        reason: What is wrong, or WELL_FORMED.
-    """
-
-    field: int
-    id: int
-    value: float
-    end: int
-    reason: int
+    field: int  # code of its field, or -1
+    id: int  # what stands behind the name
+    value: float  # what stands behind the id
+    end: int  # where reading stopped
+    reason: int  # what is wrong, or WELL_FORMED
 
 
 @kernel
@@ -356,12 +348,7 @@ def name_by_bytes(i: int) -> tuple[int, int]:
 
 @kernel
 def id_and_value_by_bytes(i: int, field: int) -> Feature:
-    """The id and the value of a feature, byte by byte.
-
-    Args:
-        i: Begin of the id.
-        field: Code of the field.
-    """
+    """The id and the value of a feature, byte by byte."""
     id, end = _digits(i)
     if end == i or byte_at(end) != VALUE_BEGIN:
         return Feature(field, 0, 0.0, end, BAD_FEATURE)

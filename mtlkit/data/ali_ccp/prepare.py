@@ -48,14 +48,6 @@ def prepare_archives(
 ) -> tuple[Dataset, dict[str, Any]]:
     """Write the arrays of all splits into a folder.
 
-    Args:
-        source: The official files.
-        folder: An empty folder; staged columns lie there meanwhile.
-        name: Of the data set.
-        request: What to prepare.
-        progress: Told of bytes read and rows written.
-        hint: For errors about the source.
-
     Returns:
         The data set without its arrays, and the entries of the manifest about the splits.
 

@@ -15,7 +15,6 @@ import json
 import os
 import shutil
 import tarfile
-import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -30,7 +29,7 @@ from mtlkit.data.ali_ccp import simulate_text as text
 from mtlkit.data.ali_ccp.fields import FIELDS, OFFICIAL_SPLITS
 from mtlkit.data.auc import auc
 from mtlkit.data.datasets._source import Progress, no_progress
-from mtlkit.data.storage import remove_stale
+from mtlkit.data.storage import atomic_folder
 
 MARK = "simulated.json"
 VERSION = 1
@@ -64,19 +63,10 @@ def write_archives(
     """Write ``sample_train.tar.gz`` and ``sample_test.tar.gz`` into a folder, which appears when
     both are whole.
 
-    Args:
-        folder: Replaced if it exists.
-        simulation: What to simulate.
-        progress: Told of bytes of text written.
-
     Returns:
         What was planted, as it stands in ``simulated.json``.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    remove_stale(folder.parent, f".{folder.name}.*")
-    partial = folder.parent / f".{folder.name}.{uuid.uuid4().hex[:8]}"
-    partial.mkdir()
-    try:
+    with atomic_folder(folder) as partial:
         world = _World(simulation)
         texts = {split: _SplitText(world, split) for split in OFFICIAL_SPLITS}
         sizes: dict[str, dict[str, int]] = {}
@@ -89,10 +79,6 @@ def write_archives(
         for split in texts:
             _assemble(partial / f"sample_{split}.tar.gz", sizes[split], json.dumps(facts).encode())
         (partial / MARK).write_text(json.dumps(facts, indent=1), encoding="utf-8")
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return facts
 
 

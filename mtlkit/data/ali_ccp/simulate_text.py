@@ -200,11 +200,6 @@ def _session_key(seed: int, salt: int, session: int) -> np.uint64:
 def common_text(world: World, piece: Piece, out: np.ndarray) -> int:
     """Write the common rows of some sessions.
 
-    Args:
-        world: What is planted.
-        piece: The sessions.
-        out: Where to write; it must have room.
-
     Returns:
         The number of bytes.
     """

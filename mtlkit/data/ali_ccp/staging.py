@@ -84,11 +84,6 @@ class Staged:
 
     Beside what chunks hold, its files have the line numbers (from 1), the numbers of common indexes
     and the user ids (NONE where missing) of all rows, int32 each, which are read whole.
-
-    Args:
-        folder: Where its columns lie.
-        name: Of the text, e.g. ``train-skeleton``.
-        plan: Which columns there are.
     """
 
     def __init__(self, folder: Path, name: str, plan: FieldPlan) -> None:
@@ -196,14 +191,7 @@ class Staged:
 
 
 class Stager:
-    """Tokenises the texts of one split to disk; its scratch areas are made once.
-
-    Args:
-        folder: Where columns go.
-        sample: Share of users to keep.
-        max_bad_rows: How many malformed rows are left out before giving up.
-        hint: For errors.
-    """
+    """Tokenises the texts of one split to disk; its scratch areas are made once."""
 
     def __init__(self, folder: Path, sample: float, max_bad_rows: int, hint: str) -> None:
         self.folder, self.sample = folder, sample
@@ -288,14 +276,7 @@ def _write(
 
 
 def too_many(most: int, name: str, lines: list[list[int]], hint: str) -> MissingError:
-    """The error for more malformed rows than are left out.
-
-    Args:
-        most: How many are left out at most.
-        name: Of the text.
-        lines: Some of them: line number and reason.
-        hint: Begins the hint.
-    """
+    """The error for more malformed rows than are left out."""
     reasons = "; ".join(f"line {line}: {REASONS[reason]}" for line, reason in lines)
     message = (
         f"More than {most:,} rows are malformed, so this may not be Ali-CCP: "

@@ -110,31 +110,18 @@ class Scratch(NamedTuple):
 
 
 class Output(NamedTuple):
-    """Room for R rows and, in each of B bags, for E entries.
+    """Room for R rows and, in each of B bags, for E entries."""
 
-    Args:
-        line: (R,) line numbers.
-        number: (R,) numbers of common indexes.
-        user: (R,) user ids, NONE where missing.
-        labels: (R, 2) click, purchase.
-        ids: (R, S) ids as written, NONE where missing.
-        values: (R, V).
-        lengths: (R, B) entries of each bag.
-        bag_ids: (B, E).
-        bag_weights: (B, E).
-        bag_fill: (B,) entries of each bag so far.
-    """
-
-    line: np.ndarray
-    number: np.ndarray
-    user: np.ndarray
-    labels: np.ndarray
-    ids: np.ndarray
-    values: np.ndarray
-    lengths: np.ndarray
-    bag_ids: np.ndarray
-    bag_weights: np.ndarray
-    bag_fill: np.ndarray
+    line: np.ndarray  # (R,) line numbers
+    number: np.ndarray  # (R,) numbers of common indexes
+    user: np.ndarray  # (R,) user ids, NONE where missing
+    labels: np.ndarray  # (R, 2) click, purchase
+    ids: np.ndarray  # (R, S) ids as written, NONE where missing
+    values: np.ndarray  # (R, V)
+    lengths: np.ndarray  # (R, B) entries of each bag
+    bag_ids: np.ndarray  # (B, E)
+    bag_weights: np.ndarray  # (B, E)
+    bag_fill: np.ndarray  # (B,) entries of each bag so far
 
 
 def field_codes(side: str, asked: set[int]) -> np.ndarray:

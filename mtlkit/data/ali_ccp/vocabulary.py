@@ -93,9 +93,6 @@ def _number(cells: Cells, numbers: np.ndarray, fields: np.ndarray, ids: np.ndarr
 def spread_fields(ranges: Mapping[int, tuple[int, int]]) -> list[int]:
     """The fields whose ids must be listed: those with the widest ranges, if not all of them can
     have cells side by side.
-
-    Args:
-        ranges: Least and greatest id of each field to be counted.
     """
     by_width = sorted(ranges, key=lambda field: ranges[field][1] - ranges[field][0])
     widths = [ranges[field][1] - ranges[field][0] + 1 for field in by_width]

@@ -33,14 +33,7 @@ from mtlkit.spec import digest
 
 
 class RawFiles:
-    """The raw files of a data set while it is prepared.
-
-    Args:
-        title: What messages call them.
-        paths: Name of a file to where it lies.
-        staging: A folder for typed columns.
-        progress: Told of bytes read.
-    """
+    """The raw files of a data set while it is prepared."""
 
     def __init__(
         self, title: str, paths: Mapping[str, Path], staging: Path, progress: Progress

@@ -16,6 +16,7 @@ from mtlkit.errors import UsageError
 from mtlkit.registry import DATASETS, plugin_folder_name
 from mtlkit.settings import Settings
 from mtlkit.spec import Spec, digest
+from mtlkit.store import replacing
 
 SOURCE_FILE = "source.json"
 """Note among the raw files of where they come from, for the data sets that keep one."""
@@ -31,9 +32,8 @@ def no_progress(label: str, done: int, total: int | None) -> None:
 def write_source(raw: Path, source: Mapping[str, Any]) -> None:
     """Note where raw files lie or come from, in one step."""
     raw.mkdir(parents=True, exist_ok=True)
-    partial = raw / f".{SOURCE_FILE}"
-    partial.write_text(json.dumps(source, indent=1), encoding="utf-8")
-    partial.replace(raw / SOURCE_FILE)
+    with replacing(raw / SOURCE_FILE) as file:
+        file.write(json.dumps(source, indent=1).encode())
 
 
 def read_source(raw: Path) -> dict[str, Any] | None:

@@ -368,11 +368,7 @@ class AliCcp(StreamedSource):
         return prepare_archives(archives, folder, self.name, self._request(), progress, FROM)
 
     def _check_simulated_rows(self, texts: Mapping[str, Any]) -> None:
-        """Check that simulated archives hold as many rows as were asked for.
-
-        Args:
-            texts: The counts of each text that was read.
-        """
+        """Check that simulated archives hold as many rows as were asked for."""
         if not self.options.simulate:
             return
         for split in ("train", "test"):
@@ -398,10 +394,6 @@ class AliCcp(StreamedSource):
 def _brought_source(origin: Path, label: str) -> dict[str, Any]:
     """The note of where official files or those of the mirror lie, and of what tells them from
     others.
-
-    Args:
-        origin: Their folder, or one of them.
-        label: What to call it.
     """
     from mtlkit.data.ali_ccp.archives import find_source
     from mtlkit.data.ali_ccp.mirror import FILES
@@ -441,10 +433,6 @@ def _check_unchanged(source: Mapping[str, Any]) -> None:
 def _check_downloads(source: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> None:
     """Compare the files that were read with what was noted when they were downloaded.
 
-    Args:
-        source: Where they come from; an older note may lack the hashes.
-        files: Name and sha256 of each.
-
     Raises:
         MissingError: A file is another one.
     """
@@ -470,11 +458,7 @@ def _read_source(raw: Path) -> dict[str, Any] | None:
 
 
 def _left_out(details: Mapping[str, Any]) -> list[str]:
-    """The rows that preparation left out, a line for each text and split that has some.
-
-    Args:
-        details: The counts in the manifest.
-    """
+    """The rows that preparation left out, a line for each text and split that has some."""
     lines = []
     for text, counts in details.get("texts", {}).items():
         reasons = []

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import io
-import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,7 +22,13 @@ import pandas as pd
 from pydantic import Field, model_validator
 
 from mtlkit.data.census_files import COLUMNS, RAW_FILES, download_raw_files, read_raw_file
-from mtlkit.data.datasets._source import SOURCE_FILE, DatasetSource, Progress, no_progress
+from mtlkit.data.datasets._source import (
+    SOURCE_FILE,
+    DatasetSource,
+    Progress,
+    no_progress,
+    read_source,
+)
 from mtlkit.data.encoders import CategoryEncoder, MinMaxScaler, QuantileBins, Standardizer
 from mtlkit.data.splits import Dataset, Split, fingerprint, stack_columns
 from mtlkit.data.types import Feature, Schema, Task
@@ -167,11 +172,8 @@ class CensusIncome(DatasetSource):
 
     def provenance(self, home: Path) -> str | None:
         """Where the stored files came from."""
-        file = home / self.name / "raw" / SOURCE_FILE
-        try:
-            return str(json.loads(file.read_text(encoding="utf-8"))["origin"])
-        except (OSError, ValueError, KeyError):
-            return None
+        source = read_source(home / self.name / "raw") or {}
+        return str(source["origin"]) if "origin" in source else None
 
     def prepare(self, home: Path) -> Dataset:
         """Encode the stored files; encoders see the official training file only.
@@ -213,12 +215,7 @@ class CensusIncome(DatasetSource):
         return Dataset(self.name, schema, splits, digest, encoders=encoders)
 
     def _encode_inputs(self, frames: Frames, tasks: Sequence[str]) -> list[_Input]:
-        """All inputs, the categorical columns first.
-
-        Args:
-            frames: The raw rows.
-            tasks: The tasks, whose columns are no inputs.
-        """
+        """All inputs, the categorical columns first."""
         protocol, numeric = self.options.protocol, self.options.numeric
 
         # Income, the label of the official files, is no input even where it is no task.
@@ -273,14 +270,7 @@ def _transform_numbers(
 
 
 def _pack(name: str, frame: pd.DataFrame, inputs: list[_Input], tasks: Sequence[str]) -> Split:
-    """One official split.
-
-    Args:
-        name: ``train`` or ``test``.
-        frame: Its raw rows, for the labels.
-        inputs: The encoded inputs of all splits.
-        tasks: Names of the label columns.
-    """
+    """One official split."""
     dense = [encoded.values[name] for encoded in inputs if encoded.feature.kind == "dense"]
     ids = [encoded.values[name] for encoded in inputs if encoded.feature.kind == "id"]
     labels = np.column_stack([_label(frame, task) for task in tasks])  # (N, T)

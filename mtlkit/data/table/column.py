@@ -39,11 +39,7 @@ class Encoded:
 
 
 class ColumnEncoder(ABC):
-    """One input column: fitted on the training rows, then applied to all.
-
-    Args:
-        plan: What becomes of the column.
-    """
+    """One input column: fitted on the training rows, then applied to all."""
 
     def __init__(self, plan: ColumnPlan) -> None:
         self.plan = plan

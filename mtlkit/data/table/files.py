@@ -7,8 +7,8 @@ import hashlib
 import json
 import re
 import time
-import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +16,7 @@ from mtlkit.data.data_home import expand
 from mtlkit.data.raw_files import files_below
 from mtlkit.errors import MissingError
 from mtlkit.spec import digest
+from mtlkit.store import replacing
 
 PARQUET = (".parquet", ".pq", ".parq")
 TEXT = (".csv", ".tsv", ".txt")
@@ -96,10 +97,6 @@ def _natural(file: Path) -> list[tuple[int, str]]:
 def content_digest(files: Sequence[Path], notes: Path) -> str:
     """The digest of what the files hold, in their order; their names and places do not count.
 
-    Args:
-        files: The files.
-        notes: A folder where the digest of each file is noted, so that it is read once.
-
     Raises:
         MissingError: A file cannot be read.
     """
@@ -135,10 +132,7 @@ def _read_note(note: Path) -> dict[str, object]:
 
 def _write_note(note: Path, values: dict[str, object]) -> None:
     """Write a note in one step; a data home that cannot be written to has none."""
-    partial = note.with_suffix(f".{uuid.uuid4().hex[:8]}")
-    try:
+    with suppress(OSError):
         note.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(values), encoding="utf-8")
-        partial.replace(note)
-    except OSError:
-        partial.unlink(missing_ok=True)
+        with replacing(note) as file:
+            file.write(json.dumps(values).encode())

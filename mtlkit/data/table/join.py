@@ -139,13 +139,7 @@ def look_up(
 def keep_rows(
     table: Table, needs: Sequence[str], is_kept: Callable[[Columns], np.ndarray]
 ) -> Table:
-    """Some rows of a table, which is read once to count them.
-
-    Args:
-        table: The rows.
-        needs: Columns that ``is_kept`` reads.
-        is_kept: From columns of a batch to (n,) bool.
-    """
+    """Some rows of a table, which is read once to count them."""
     rows = sum(int(is_kept(batch).sum()) for batch in table.batches(needs))
 
     def read(columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:

@@ -233,12 +233,7 @@ def _wrong(
 
 
 class LabelEncoder:
-    """All labels of a table: numbers seen on train are standardised.
-
-    Args:
-        labels: One a task.
-        rows: Of the table.
-    """
+    """All labels of a table: numbers seen on train are standardised."""
 
     def __init__(self, labels: Sequence[Label], rows: int) -> None:
         self.labels = list(labels)

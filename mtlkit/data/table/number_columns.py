@@ -114,12 +114,7 @@ class _NumbersEncoder(ColumnEncoder):
 
 
 class NumberEncoder(_NumbersEncoder):
-    """A column of numbers: scaled, as ranks, or as ids of bins of about equally many rows.
-
-    Args:
-        plan: What becomes of the column.
-        rows: Of the table.
-    """
+    """A column of numbers: scaled, as ranks, or as ids of bins of about equally many rows."""
 
     scaler: Standardizer | MinMaxScaler | QuantileRanks | QuantileBins
 
@@ -225,9 +220,6 @@ class Projection:
 class Scales:
     """Vectors whose every number is standardised on train; the interface is that of
     :class:`Projection`.
-
-    Args:
-        length: Numbers in a vector.
     """
 
     def __init__(self, length: int) -> None:

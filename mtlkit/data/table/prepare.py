@@ -20,13 +20,7 @@ import pyarrow as pa
 
 from mtlkit.data.datasets._source import Progress, no_progress
 from mtlkit.data.splits import SPLITS, Dataset, Split, stack_columns
-from mtlkit.data.storage import (
-    BagColumns,
-    Column,
-    fingerprint_folder,
-    read_dataset,
-    write_manifest,
-)
+from mtlkit.data.storage import SplitFiles, fingerprint_folder, read_dataset, write_manifest
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
 from mtlkit.data.table.labels import LabelEncoder, check_numbers, find_labels
 from mtlkit.data.table.plan import TablePlan, file_name, make_plan
@@ -52,11 +46,6 @@ T = TypeVar("T")
 
 def encode_frame(frame: Any, spec: TableSpec, name: str = "frame") -> Dataset:
     """Prepare a pandas frame or an Arrow table, in memory.
-
-    Args:
-        frame: The rows.
-        spec: What they mean.
-        name: Of the data set.
 
     Returns:
         The data set, its arrays in memory.
@@ -85,14 +74,6 @@ def prepare_table(
     progress: Progress = no_progress,
 ) -> Dataset:
     """Write the splits of a table into an empty folder, the manifest last.
-
-    Args:
-        table: The rows.
-        spec: What they mean.
-        folder: Where the arrays go.
-        name: Of the data set.
-        options: Noted in the manifest.
-        progress: Told of rows read.
 
     Returns:
         The data set without its arrays.
@@ -159,16 +140,7 @@ def _details(plan: TablePlan, rows: np.ndarray) -> dict[str, Any]:
 
 
 class _Passes:
-    """The two passes over the rows of a table, the columns of each batch in threads.
-
-    Args:
-        table: The rows.
-        plan: What becomes of the columns.
-        splitter: Tells the split of each row.
-        encoders: One an input column.
-        labels: Encoder of the labels.
-        progress: Told of rows.
-    """
+    """The two passes over the rows of a table, the columns of each batch in threads."""
 
     def __init__(
         self,
@@ -216,14 +188,32 @@ class _Passes:
         """Encode all rows into the files of their splits; returns the entries of the manifest."""
         with ExitStack() as stack:
             run = stack.enter_context(_threads())
-            files = [_SplitFiles(stack, folder, name, schema, self.plan) for name in SPLITS]
+            files = self._files(stack, folder, schema)
             for start, batch, splits in self._batches(self.columns, "writing"):
                 encoded = run(partial(self._encode, batch, start), self.encoders)
                 arrays = self._pack(batch, encoded, start)
-                bags = [part.bag for part in encoded if part.bag is not None]
-                for position, split in enumerate(files):
+                # Each row of a bag weighs 1 in all: its embedding is a mean.
+                bags = [(*part.bag, _shares(part.bag[0])) for part in encoded if part.bag]
+                for position, split in enumerate(files.values()):
                     split.write(arrays, bags, splits == position)
-        return {split.name: split.entry(schema) for split in files}
+        return {name: split.entry(schema.task_names) for name, split in files.items()}
+
+    def _files(self, stack: ExitStack, folder: Path, schema: Schema) -> dict[str, SplitFiles]:
+        """The growing files of each split."""
+        tasks = len(schema.tasks)
+        shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "ids": (np.int32, (len(schema.of_kind("id")),)),
+            "dense": (np.float32, (len(schema.of_kind("dense")),)),
+            "labels": (np.float32, (tasks,)),
+            "observed": (bool, (tasks,)),
+        }
+        if self.plan.spec.weights:
+            has_own = any(label.row_weight for label in self.plan.spec.labels.values())
+            shapes["weight"] = (np.float32, (tasks,) if has_own else ())
+        for group in self.plan.groups:
+            shapes[f"group-{group}"] = (np.int64, ())
+        bags = [feature.name for feature in schema.of_kind("bag")]
+        return {name: SplitFiles(stack, folder, name, shapes, bags) for name in SPLITS}
 
     def _batches(
         self, columns: Sequence[str], activity: str
@@ -331,66 +321,9 @@ class _Passes:
                 )
 
 
-class _SplitFiles:
-    """The growing files of one split."""
-
-    def __init__(
-        self, stack: ExitStack, folder: Path, name: str, schema: Schema, plan: TablePlan
-    ) -> None:
-        self.name = name
-        tasks = len(schema.tasks)
-        shapes: dict[str, tuple[Any, tuple[int, ...]]] = {
-            "ids": (np.int32, (len(schema.of_kind("id")),)),
-            "dense": (np.float32, (len(schema.of_kind("dense")),)),
-            "labels": (np.float32, (tasks,)),
-            "observed": (bool, (tasks,)),
-        }
-        if plan.spec.weights:
-            has_own = any(label.row_weight for label in plan.spec.labels.values())
-            shapes["weight"] = (np.float32, (tasks,) if has_own else ())
-        for group in plan.groups:
-            shapes[f"group-{group}"] = (np.int64, ())
-        self.columns = {
-            key: stack.enter_context(Column(folder / f"{name}.{key}.npy", dtype, shape))
-            for key, (dtype, shape) in shapes.items()
-        }
-        self.bags = [
-            BagColumns(stack, folder, f"{name}.bag", feature.name)
-            for feature in schema.of_kind("bag")
-        ]
-        self.positives = np.zeros(tasks, np.int64)
-
-    def write(
-        self,
-        arrays: dict[str, np.ndarray],
-        bags: Sequence[tuple[np.ndarray, np.ndarray]],
-        is_here: np.ndarray,
-    ) -> None:
-        """Add the rows of a batch that belong to this split; of a bag, its lengths and ids."""
-        if not is_here.any():
-            return
-        is_whole = bool(is_here.all())
-        rows = slice(None) if is_whole else np.flatnonzero(is_here)
-        for key, column in self.columns.items():
-            column.write(arrays[key][rows])
-        is_positive = (arrays["labels"][rows] > 0) & arrays["observed"][rows]
-        self.positives += is_positive.sum(0)
-
-        # Each row of a bag weighs 1 in all: its embedding is a mean.
-        for bag, (lengths, ids) in zip(self.bags, bags, strict=True):
-            entries = ids if is_whole else ids[np.repeat(is_here, lengths)]
-            kept = lengths[rows]
-            weights = np.repeat(1 / np.maximum(kept, 1), kept).astype(np.float32)
-            bag.write(kept, entries, weights)
-
-    def entry(self, schema: Schema) -> dict[str, Any]:
-        """What the manifest says of the split."""
-        arrays = [*self.columns, *(array for bag in self.bags for array in bag.arrays)]
-        return {
-            "rows": self.columns["labels"].rows,
-            "positives": dict(zip(schema.task_names, self.positives.tolist(), strict=True)),
-            "arrays": sorted(arrays),
-        }
+def _shares(lengths: np.ndarray) -> np.ndarray:
+    """(m,) float32 weights of the entries of bags of (n,) lengths, which sum to 1 in each."""
+    return np.repeat(1 / np.maximum(lengths, 1), lengths).astype(np.float32)
 
 
 def _once(names: Sequence[str]) -> list[str]:

@@ -33,10 +33,6 @@ MANY_LEVELS = 10_000
 def propose(pattern: str, labels: Sequence[str] = ()) -> str:
     """The text of a YAML file for a table.
 
-    Args:
-        pattern: A file, a folder or a glob.
-        labels: The columns to predict; likely ones by default.
-
     Raises:
         MtlkitError: The table cannot be read, or no column is a likely label.
     """

@@ -335,14 +335,7 @@ def _check_columns(types: dict[str, pa.DataType], label: str) -> None:
 def open_staged(
     files: Sequence[Path], label: str, types: dict[str, pa.DataType], rows: int
 ) -> Table:
-    """The rows of staged text, of Arrow files that :mod:`mtlkit.data.table.stage` wrote.
-
-    Args:
-        files: The files, in the order of the rows.
-        label: What to call the table: the text that it was made of.
-        types: Column to its type.
-        rows: How many there are.
-    """
+    """The rows of staged text, of Arrow files that :mod:`mtlkit.data.table.stage` wrote."""
 
     def read(columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         positions = [list(types).index(name) for name in columns]

@@ -140,9 +140,6 @@ class RowEncoders:
     def open(self, rows: Any) -> Table:
         """A table of rows, whose columns are looked for.
 
-        Args:
-            rows: A pandas frame, an Arrow table, or the path of CSV or Parquet files.
-
         Raises:
             MtlkitError: It cannot be read, or lacks a column.
         """

@@ -32,14 +32,7 @@ YAML = (".yaml", ".yml")
 
 
 class TableSource(StreamedSource):
-    """A table of the user's.
-
-    Args:
-        name: The name of the file.
-        options: What it means, and the digest of what the files hold, once that is known.
-        files: The files; none for a table that was prepared before, and is only loaded.
-        typed: What gives these files and options.
-    """
+    """A table of the user's."""
 
     class Options(TableSpec):
         """What a table means, and which table that is."""

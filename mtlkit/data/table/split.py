@@ -42,13 +42,7 @@ class Splitter:
         raise NotImplementedError
 
     def assign(self, batch: Columns, start: int, rows: int) -> np.ndarray:
-        """(n,) uint8 positions in :data:`SPLITS`.
-
-        Args:
-            batch: At least its columns.
-            start: The number of the first row.
-            rows: How many there are.
-        """
+        """(n,) uint8 positions in :data:`SPLITS`."""
         numbers = self.numbers(batch, start, rows)
         first, second = (numbers.dtype.type(cut) for cut in self.cuts)
         return (numbers >= first).astype(np.uint8) + (numbers >= second)

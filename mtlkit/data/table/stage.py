@@ -47,13 +47,6 @@ def stage_text(
 ) -> Table:
     """Type the rows of CSV files and write them into Arrow files.
 
-    Args:
-        files: One or more, with the same columns.
-        label: What to call the table.
-        spec: How the text is written, and which columns must be numbers.
-        folder: Where the staged files go.
-        progress: Told of bytes read.
-
     Raises:
         MissingError: A file cannot be read: it is no text, or a row has too many or few fields.
         UsageError: A column that is named as numbers holds something else.
@@ -105,13 +98,7 @@ class _Piece:
 
 
 def _pieces(file: Path, number: int, folder: Path) -> list[_Piece]:
-    """A file cut into about as many pieces as there are cores; packed files stay whole.
-
-    Args:
-        file: The file.
-        number: Its number among the files of the table.
-        folder: Where the pieces are staged.
-    """
+    """A file cut into about as many pieces as there are cores; packed files stay whole."""
     size = file.stat().st_size
     count = min(len(os.sched_getaffinity(0)), size // PIECE_BYTES)
     if is_packed(file) or count < 2:

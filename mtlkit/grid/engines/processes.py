@@ -60,29 +60,20 @@ GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 @dataclass
 class Worker:
-    """A process and the cell that it runs.
+    """A process and the cell that it runs."""
 
-    Args:
-        process: The process.
-        pipe: The driver's end of the pipe to it.
-        assignment: The cell that it was given, until that is over.
-        taken_up: Monotonic time at which it said that it took up the cell; the start of the process
-            does not count, nor does the time in which a finished cell waits to be written.
-        unwritten: Whether its cell is finished and cannot be written.
-        leaves: Whether it takes no further cell.
-        device: Where its cells run.
-        members: Processes that train its cells along with it; they end after it.
-        meeting: The folder in which they find each other, which goes with the worker.
-    """
-
-    process: BaseProcess
-    pipe: Connection
-    assignment: Assignment | None = None
+    process: BaseProcess  # the process
+    pipe: Connection  # the driver's end of the pipe to it
+    assignment: Assignment | None = None  # the cell that it was given, until that is over
+    # Monotonic time at which it said that it took up the cell; the start of the process does not
+    # count, nor does the time in which a finished cell waits to be written.
     taken_up: float | None = None
-    unwritten: bool = False
-    leaves: bool = False
-    device: str = "cpu"
+    unwritten: bool = False  # whether its cell is finished and cannot be written
+    leaves: bool = False  # whether it takes no further cell
+    device: str = "cpu"  # where its cells run
+    # Processes that train its cells along with it; they end after it.
     members: Sequence[Worker] = ()
+    # The folder in which they find each other, which goes with the worker.
     meeting: TemporaryDirectory[str] | None = None
 
     def has_run_longer_than(self, limit: float) -> bool:

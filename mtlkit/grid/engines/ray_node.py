@@ -29,25 +29,15 @@ News = tuple[str, float] | str
 
 @dataclass(frozen=True)
 class NodeTask:
-    """What a node must know to run a cell.
+    """What a node must know to run a cell."""
 
-    Args:
-        cell: The cell.
-        here: The driver's folder, from which paths of plugins start.
-        results: The driver's results folder.
-        mark: Name of a file in there: a node that sees it writes to that folder.
-        home: The driver's data home; a node may have another one, in ``$MTLKIT_DATA``.
-        execution: How to run it there.
-        plugins: Path of each plugin of the cell, as typed, to its content.
-    """
-
-    cell: Cell
-    here: Path
-    results: Path
-    mark: str
-    home: Path
-    execution: ExecutionSettings
-    plugins: dict[str, bytes]
+    cell: Cell  # the cell
+    here: Path  # the driver's folder, from which paths of plugins start
+    results: Path  # the driver's results folder
+    mark: str  # name of a file in there: a node that sees it writes to that folder
+    home: Path  # the driver's data home; a node may have another one, in ``$MTLKIT_DATA``
+    execution: ExecutionSettings  # how to run it there
+    plugins: dict[str, bytes]  # path of each plugin of the cell, as typed, to its content
 
 
 class NewsBoard:

@@ -30,17 +30,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Assignment:
-    """A cell to run, or a stack of cells.
+    """A cell to run, or a stack of cells."""
 
-    Args:
-        cell: The cell, or the first of the stack.
-        lost: How the process of each earlier attempt ended, in words.
-        others: The other cells of the stack.
-    """
-
-    cell: Cell
-    lost: tuple[str, ...] = ()
-    others: tuple[Cell, ...] = ()
+    cell: Cell  # the cell, or the first of the stack
+    lost: tuple[str, ...] = ()  # how the process of each earlier attempt ended, in words
+    others: tuple[Cell, ...] = ()  # the other cells of the stack
 
     @property
     def cells(self) -> list[Cell]:
@@ -69,15 +63,10 @@ class Unwritten:
 
 @dataclass(frozen=True)
 class Finished:
-    """Report of a cell that is over and stored.
+    """Report of a cell that is over and stored."""
 
-    Args:
-        record: Its record.
-        leaves: Whether the worker ends after the last cell of its assignment.
-    """
-
-    record: RunRecord
-    leaves: bool
+    record: RunRecord  # its record
+    leaves: bool  # whether the worker ends after the last cell of its assignment
 
 
 Report = float | Unwritten | Finished
