@@ -53,7 +53,7 @@ class Plan:
     """All cells of a grid.
 
     Args:
-        cells: In the order in which they run.
+        cells: Seed by seed; engines may choose their order among those of a seed.
         inapplicable: Model as typed, and why it makes no sense on this data set.
         notes: Sentences for the user.
     """
