@@ -52,7 +52,7 @@ class PlannedCell:
 class Plan:
     """All cells of a grid."""
 
-    cells: list[PlannedCell]  # in the order in which they run
+    cells: list[PlannedCell]  # seed by seed; engines order those of a seed
     # Model as typed, and why it makes no sense on this data set.
     inapplicable: list[tuple[str, str]]
     notes: tuple[str, ...] = ()  # sentences for the user

@@ -9,7 +9,9 @@ from torch import Tensor
 
 from mtlkit.models._tables import EmbeddingTables, TableGroup
 from mtlkit.models._types import Batch
+from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops.sum_rows import RowIndex
+from mtlkit.ops.take_rows import place_rows
 
 Reads = Sequence[Sequence[int]]
 """For each of n layers, the copies of the embedding whose sum it reads."""
@@ -37,8 +39,16 @@ class Lookup:
     def x(self) -> Tensor:
         """(B, [copies,] D) all embedded features side by side."""
         if self.materialised is None:
-            ids = [self._embed_ids(group) for group in self.tables.groups]
-            self.materialised = torch.cat([*ids, *self._embed_others()], dim=-1)
+            groups = self.tables.groups
+            tables = [getattr(self.tables, group.parameter) for group in groups]
+            plain = torch.is_grad_enabled() or bool(self.tables.copies) or not tables
+            if not plain and use_kernel(*tables, self.batch.dense):
+                # rows of which nobody asks for gradients go to their place at once
+                indices = [self.row_index(group) for group in groups]
+                self.materialised = place_rows(tables, indices, self._embed_others())
+            else:
+                ids = [self._embed_ids(group) for group in groups]
+                self.materialised = torch.cat([*ids, *self._embed_others()], dim=-1)
         return self.materialised
 
     def row_index(self, group: TableGroup) -> RowIndex:

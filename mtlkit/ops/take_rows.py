@@ -6,6 +6,7 @@ row numbers first, and then sum the gradients of each group.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,12 +17,14 @@ from torch.autograd.function import once_differentiable
 
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
-from mtlkit.ops._simd import LANES, add, load, store
+from mtlkit.ops._simd import LANES, add, load, prefetch, store
+from mtlkit.ops.sum_rows import RowIndex
 
 DIGIT_BITS = 11  # row numbers are sorted by digits of this many bits
 DIGITS = 1 << DIGIT_BITS  # values of a digit
 POSITION_BITS = np.uint64(32)  # of a key, below those of the row number
 POSITION_MASK = np.uint64(0xFFFFFFFF)
+AHEAD = 2  # rows of a batch between asking for their rows of a table and copying these
 
 
 class PlainGroups:
@@ -181,3 +184,58 @@ def take_rows(table: Tensor, rows: Tensor) -> Tensor:
     """
     form = CompiledGroups if use_kernel(table) else PlainGroups
     return _TakeRows.apply(table, rows, form)
+
+
+@kernel
+def _place_rows(ids: np.ndarray, table: np.ndarray, out: np.ndarray, start: int) -> None:
+    """Copy ``table[ids[b, f]]`` into ``out[b]``, from the column ``start + f * W`` on.
+
+    Args:
+        ids: (B, F) uint32.
+        table: (V, W).
+        out: (B, D).
+        start: The first column that is written.
+    """
+    width = table.shape[1]
+    vector_end = width - width % LANES
+
+    for b in range(ids.shape[0]):
+        row_ids, target = ids[b], out[b]  # (F,), (D,)
+        later_ids = ids[min(b + AHEAD, ids.shape[0] - 1)]
+        for f in range(row_ids.shape[0]):
+            row, later_row = table[row_ids[f]], table[later_ids[f]]
+            column = start + f * width
+            for w in range(0, width, LANES):
+                prefetch(later_row, w)
+            for w in range(0, vector_end, LANES):
+                store(target, column + w, load(row, w))
+            for w in range(vector_end, width):
+                target[column + w] = row[w]
+
+
+def place_rows(
+    tables: Sequence[Tensor], indices: Sequence[RowIndex], others: Sequence[Tensor]
+) -> Tensor:
+    """``torch.cat`` of rows of tables and of other columns, whose parts are not made on the way;
+    without gradients.
+
+    Args:
+        tables: (V, W) each, on the CPU.
+        indices: The rows (B, F) of each table.
+        others: (B, d) each.
+
+    Returns:
+        (B, D).
+    """
+    widths = [
+        index.ids.shape[1] * table.shape[1] for table, index in zip(tables, indices, strict=True)
+    ]
+    columns = sum(widths) + sum(other.shape[1] for other in others)
+    out = tables[0].new_empty(len(indices[0].ids), columns)
+    start = 0
+    for table, index, width in zip(tables, indices, widths, strict=True):
+        _place_rows(index.checked_ids(), table.detach().numpy(), out.numpy(), start)
+        start += width
+    if others:
+        torch.cat(list(others), 1, out=out[:, start:])
+    return out

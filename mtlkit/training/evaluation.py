@@ -166,8 +166,12 @@ class Evaluator:
             best.value = value
             best.point = point["point"]
             best.scores = scores
-            state = self.model.state_dict()
-            best.state = {name: tensor.clone() for name, tensor in state.items()}
+            # It goes where the last one was: new memory would cost more than the copy.
+            for name, tensor in self.model.state_dict().items():
+                if name in best.state:
+                    best.state[name].copy_(tensor)
+                else:
+                    best.state[name] = tensor.clone()
 
 
 def evaluation_points(settings: TrainingSettings, total_steps: int) -> list[int]:

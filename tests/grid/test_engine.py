@@ -17,9 +17,11 @@ from mtlkit.grid.engines.processes import (
     end_workers,
     start_early,
 )
-from mtlkit.grid.engines.worker import Assignment
+from mtlkit.grid.engines.worker import Assignment, Finished
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
+from mtlkit.grid.run_cell import failure
+from mtlkit.records import Cell
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import RECORD, ResultStore
 from tests.conftest import DATA, is_alive, is_deaf, parent
@@ -242,6 +244,27 @@ def test_a_cell_that_another_grid_has_finished_is_not_run(tmp_path, home):
 def run_local(cells, home, store, *more):
     engine = LocalEngine(store, home, ExecutionSettings(device="cpu", jobs=1))
     return engine.run(cells, *more)
+
+
+def test_of_a_seed_the_cells_come_first_that_took_longest_with_another(tmp_path):
+    """``c`` is not over with any seed yet, so it may take longest of all."""
+    pool = _Pool(LocalEngine(ResultStore(tmp_path), tmp_path, ExecutionSettings()), None, None)
+    cells = [
+        Cell(dataset="d", model=model, balancer="b", seed=seed, resolved={"model": {"name": model}})
+        for seed in (0, 1)
+        for model in "abcd"
+    ]
+    pool.waiting.extend(map(Assignment, cells))
+    taken = [pool._next_in_line().cell for _ in range(4)]
+    assert [(cell.model, cell.seed) for cell in taken] == [(model, 0) for model in "abcd"]
+    for cell, seconds in zip(taken, (1.0, 3.0, None, 2.0), strict=True):
+        if seconds is not None:
+            record = failure(cell, ValueError()).record
+            done = record.model_copy(update={"timing": {"total_seconds": seconds}})
+            pool._finish(Worker(None, None), Finished(done, leaves=False))
+    taken = [pool._next_in_line().cell for _ in range(4)]
+    assert [(cell.model, cell.seed) for cell in taken] == [(model, 1) for model in "cbda"]
+    assert not pool.waiting
 
 
 def test_nothing_to_do(tmp_path, home):

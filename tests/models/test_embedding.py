@@ -81,6 +81,16 @@ def test_x_is_a_concatenation_of_lookups(schema):
     torch.testing.assert_close(x, plain(module, schema, batch))
 
 
+@pytest.mark.parametrize("copies", [0, 2])
+@pytest.mark.parametrize("name", DATA)
+def test_x_without_gradients_is_the_same(name, copies):
+    schema, options = DATA[name]
+    module, batch = make(schema, copies, **options), toy_batch(schema, 30)
+    with torch.no_grad():
+        x = module(batch).tensor()
+    assert torch.equal(x, module(batch).tensor())
+
+
 LARGE = toy_schema(2, bags=1, vocab=100_000)
 LARGE_EMBEDDING = make(LARGE, embedding_dims=WIDTHS)
 LAST_IDS = torch.tensor([99_999, 100_000, 100_001])

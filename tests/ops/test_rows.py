@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from mtlkit.ops.adam_rows import AdamStep, adam_rows, plain_adam_rows
-from mtlkit.ops.take_rows import CompiledGroups, PlainGroups
+from mtlkit.ops.sum_rows import RowIndex
+from mtlkit.ops.take_rows import CompiledGroups, PlainGroups, place_rows
 
 
 @pytest.mark.parametrize("id_dtype", [torch.int32, torch.int64])
@@ -49,3 +50,21 @@ def test_adam_on_some_rows(dtype, shape):
     for moved, with_moments in results:
         torch.testing.assert_close(moved, exact.to(dtype))
         torch.testing.assert_close(with_moments, exact_moments.to(dtype))
+
+
+@pytest.mark.parametrize("rows", [1, 50])
+@pytest.mark.parametrize("widths", [(16,), (8, 3), (20, 33, 1)], ids=str)
+def test_rows_are_placed_side_by_side(dtype, widths, rows):
+    tables = [torch.randn(40, width, dtype=dtype, requires_grad=True) for width in widths]
+    indices = [RowIndex(torch.randint(40, (rows, 3), dtype=torch.int32), 40) for _ in widths]
+    others = [torch.randn(rows, 2, dtype=dtype), torch.randn(2 * rows, 5, dtype=dtype)[::2]]
+    taken = [
+        table[index.ids.long()].flatten(1) for table, index in zip(tables, indices, strict=True)
+    ]
+    for more in ([], others):
+        placed = place_rows(tables, indices, more)
+        assert torch.equal(placed, torch.cat([*taken, *more], 1))
+        assert not placed.requires_grad
+    indices[-1].ids[0, 1] = 40
+    with pytest.raises(IndexError, match="beyond the 40 rows"):
+        place_rows(tables, [RowIndex(index.ids, 40) for index in indices], others)

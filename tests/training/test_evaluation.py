@@ -117,6 +117,18 @@ def test_the_selected_point_is_restored_and_test_scored_there_once(
         assert result.metrics["test"][task] == {"auc": 0.5, "pass": 1}
 
 
+def test_the_best_state_stays_in_its_memory(trainer, pair, monkeypatch):
+    run = trainer(pair, evaluations=3)
+    script = Script(run, monkeypatch, [(0.5, 0.5), (0.7, 0.7), (0.6, 0.6)])
+    (best,) = run.evaluator.bests
+    run._train_until(run.evaluator.points[0], None)
+    run._evaluate(run.evaluator.points[0])
+    places = {name: value.data_ptr() for name, value in best.state.items()}
+    run.fit()
+    assert {name: value.data_ptr() for name, value in best.state.items()} == places
+    assert script.same(best.state, script.points[1])
+
+
 def test_of_equal_points_the_first_is_kept(trainer, pair, monkeypatch):
     run = trainer(pair, evaluations=4)
     Script(run, monkeypatch, [(0.5, 0.5), (0.7, 0.7), (0.7, 0.7), (0.6, 0.6)])

@@ -11,12 +11,13 @@ further one until that is stored. So a full disk stops the grid, and room on it 
 
 from __future__ import annotations
 
+import math
 import tempfile
 import time
 import warnings
 from collections import deque
 from collections.abc import Iterator, Sequence
-from itertools import cycle, islice
+from itertools import cycle, islice, takewhile
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -152,6 +153,7 @@ class _Pool:
         spares: Workers that wait to take the place of one that leaves after its cell.
         leaving: Workers that have been told to end, and may take a moment for it.
         killed: Cells that should run again, for their processes were killed.
+        seconds: Group to the seconds that the last cell of it took.
     """
 
     def __init__(self, engine: LocalEngine, progress: Progress, tell: Tell) -> None:
@@ -165,6 +167,7 @@ class _Pool:
         self.spares: list[Worker] = []
         self.leaving: list[Worker] = []
         self.killed: list[Assignment] = []
+        self.seconds: dict[str, float] = {}
         self.disk = DiskWait(self.store.root, self.execution.disk_wait, tell)
 
     def run(self, assignments: Sequence[Assignment], slots: Sequence[str]) -> Iterator[RunRecord]:
@@ -198,7 +201,7 @@ class _Pool:
         """
         assignment = None
         while self.waiting and assignment is None and not self.engine.stopping:
-            next_one = self.waiting.popleft()
+            next_one = self._next_in_line()
             records = [self.store.get(cell) for cell in next_one.cells]
             finished = [record for record in records if record is not None and record.ok]
             yield from finished
@@ -216,6 +219,18 @@ class _Pool:
         # a worker leaves after a plugin: another one is ready by then
         if self.waiting and uses_plugin(assignment.cell):
             self.spares.append(self.engine.start(worker.device))
+
+    def _next_in_line(self) -> Assignment:
+        """Take out the cell that is to run next: of those with the seed of the first one, the one
+        that took longest with another seed, so that no core is idle for long at the end. A cell
+        that no other seed has told of comes before these.
+        """
+        seed = self.waiting[0].cell.seed
+        same = list(takewhile(lambda waiting: waiting.cell.seed == seed, self.waiting))
+        costs = [self.seconds.get(waiting.cell.group, math.inf) for waiting in same]
+        position = costs.index(max(costs))
+        del self.waiting[position]
+        return same[position]
 
     def _go_on(self, worker: Worker) -> Iterator[RunRecord]:
         """After a cell, the next one, in the same process unless that ends."""
@@ -292,6 +307,7 @@ class _Pool:
 
     def _finish(self, worker: Worker, report: Finished) -> RunRecord:
         """Take note that a cell is stored."""
+        self.seconds[report.record.group] = report.record.timing.get("total_seconds", 0.0)
         worker.unwritten = False
         if worker.assignment is not None:
             worker.assignment = worker.assignment.without(report.record.key)
