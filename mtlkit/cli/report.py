@@ -30,6 +30,14 @@ def report(
     ] = False,
     metric: MetricFlag = None,
     margin: MarginFlag = 0.25,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option("--rows", help="LaTeX of these rows and references alone: 'mmoe+*'."),
+    ] = None,
+    top: Annotated[
+        int | None,
+        typer.Option("--top", min=1, help="LaTeX of the best rows and references alone."),
+    ] = None,
 ) -> None:
     """Write a page, tables and figures that compare the runs of a results folder."""
     from mtlkit.report.build import open_results, write_report
@@ -45,7 +53,7 @@ def report(
         typer.echo(text)
         return
 
-    files = write_report(results, out, metric=metric, untuned=untuned, margin=margin)
+    files = write_report(results, out, None, metric, untuned, margin, rows or (), top)
     _say_left_out(files)
     _say_warnings(files.warnings)
     for title in files.simulated:

@@ -35,6 +35,7 @@ class Across:
         critical: The difference of mean ranks that outlasts chance, by Nemenyi's test at 5 %; NaN
             if it was not made.
         elsewhere: Methods that ran on some of the data sets only.
+        skipped: Tasks of data sets on which no seed finished under all methods.
         title: What is compared, and whether it is simulated.
     """
 
@@ -43,6 +44,7 @@ class Across:
     p_value: float
     critical: float
     elsewhere: tuple[str, ...]
+    skipped: tuple[str, ...]
     title: str
 
     @property
@@ -55,7 +57,12 @@ class Across:
 
     @property
     def sentences(self) -> list[str]:
-        """What the ranks say, and on what they rest."""
+        """What the ranks say, on what they rest, and what is left out."""
+        skipped = ""
+        if self.skipped:
+            skipped = f"Left out, as no seed finished under all methods: {listed(self.skipped)}."
+        if not self.blocks:
+            return [f"No ranks across data sets. {skipped}"]
         best, rank = label(self.standings.index[0]), self.standings["rank"].iloc[0]
         text = (
             f"Over {self.blocks} blocks, each a task of a data set, {best} has the best mean rank, "
@@ -70,13 +77,14 @@ class Across:
                 f"{fixed(self.critical, 2)}."
             )
         left_out = f"Not on all data sets: {listed(self.elsewhere)}." if self.elsewhere else ""
-        return [text, why, *filter(None, [left_out])]
+        return [text, why, *filter(None, [left_out, skipped])]
 
 
 def compare_across(summaries: Sequence[Summary]) -> Across | None:
     """The standings of a folder of several data sets; None without two that share two methods.
 
-    Means are over the seeds that all of these methods finished on a data set.
+    Means are over the seeds that all of these methods finished on a data set; without any, the data
+    set is skipped.
     """
     usable = [summary for summary in summaries if summary.finished and summary.block.comparable]
     by_dataset = [{_method(row): row for row in summary.finished} for summary in usable]
@@ -87,37 +95,39 @@ def compare_across(summaries: Sequence[Summary]) -> Across | None:
     single = [key for key in methods if by_dataset[0][key].group.is_reference]
 
     # A line a block: the mean of each method, and how often a run of it beats single-task's.
-    means, improvements = [], []
+    means, improvements, skipped = [], [], []
     for summary, rows in zip(usable, by_dataset, strict=True):
         for task in summary.block.comparable:
             values = [rows[key].values[task.name] for key in methods]
             seeds = set[int].intersection(*map(set, values))
             if not seeds:
+                skipped.append(f"{task.title} of {summary.block.label}")
                 continue
             runs = [[task.reading.goodness(by_seed[s]) for s in seeds] for by_seed in values]
             means.append(np.mean(runs, axis=1))
             others = runs[methods.index(single[0])] if single else []
             improvements.append([_share_won(of_method, others) for of_method in runs])
-    if not means:
-        return None
 
-    scores = np.array(means)  # (blocks, methods)
-    of_single = scores[:, [methods.index(single[0])]] if single else np.nan
-    standings = pd.DataFrame(
-        {
-            "rank": stats.rankdata(-scores, axis=1).mean(axis=0),
-            "wins": (np.sign(scores - of_single).mean(axis=0) + 1) / 2,
-            "improvement": np.mean(improvements, axis=0),
-        },
-        index=pd.MultiIndex.from_tuples(methods, names=["model", "balancer"]),
-    ).sort_values("rank", kind="stable")
+    # Without a block there are no ranks, but a reader is told why.
+    scores = np.array(means).reshape(-1, len(methods))  # (blocks, methods)
+    standings = pd.DataFrame()
+    if means:
+        of_single = scores[:, [methods.index(single[0])]] if single else np.nan
+        standings = pd.DataFrame(
+            {
+                "rank": stats.rankdata(-scores, axis=1).mean(axis=0),
+                "wins": (np.sign(scores - of_single).mean(axis=0) + 1) / 2,
+                "improvement": np.mean(improvements, axis=0),
+            },
+            index=pd.MultiIndex.from_tuples(methods, names=["model", "balancer"]),
+        ).sort_values("rank", kind="stable")
     p_value, critical = _rank_tests(scores)
     some = {key for rows in by_dataset for key in rows} - shared
     elsewhere = tuple(label(key) for key in sorted(some))
     simulated = [summary.block.simulated for summary in usable]
     which = "simulated data" if all(simulated) else "some of them simulated"
     title = "Across data sets" + (f" ({which})" if any(simulated) else "")
-    return Across(standings, len(scores), p_value, critical, elsewhere, title)
+    return Across(standings, len(scores), p_value, critical, elsewhere, tuple(skipped), title)
 
 
 def _method(row: Row) -> Method:

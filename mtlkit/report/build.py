@@ -22,7 +22,7 @@ from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
 from mtlkit.report.findings import find, findings_table, gather
 from mtlkit.report.frame import Frames, garbage_left_alone, load
 from mtlkit.report.importance import importance_rows, importance_table
-from mtlkit.report.latex import paper_tables, to_tex
+from mtlkit.report.latex import check_patterns, paper_tables, to_tex
 from mtlkit.report.metric_tables import metric_tables
 from mtlkit.report.page import (
     Overview,
@@ -122,6 +122,8 @@ def write_report(
     metric: str | None = None,
     untuned: bool = False,
     margin: float = MARGIN,
+    rows: Sequence[str] = (),
+    top: int | None = None,
 ) -> ReportFiles:
     """Write page, tables and figures; files of an earlier report that have no successor are
     removed.
@@ -134,9 +136,12 @@ def write_report(
         metric: What to compare scores by, such as ``gauc``; the primary metrics by default.
         untuned: Whether runs with the defaults are rows beside the tuned ones.
         margin: Relative gains up to this one do not matter.
+        rows: Patterns of the rows in the LaTeX of the main table, see :func:`paper_tables`.
+        top: How many of these at most.
 
     Raises:
-        MtlkitError: There is nothing to report, or the folder cannot be made.
+        MtlkitError: There is nothing to report, a pattern matches nothing, or the folder cannot be
+            made.
     """
     # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay. That it
     # has no home for its cache is no news for a reader.
@@ -150,9 +155,13 @@ def write_report(
 
     # One look for all blocks, so that a balancer has the same colour in every figure.
     summaries = [summarise(frames, block, margin) for block in frames.blocks]
+    check_patterns(rows, summaries)
     look = Look.of(summaries)
     with missing_letters_allowed():
-        sections = [_write_section(frames, summary, look, results, out) for summary in summaries]
+        sections = [
+            _write_section(frames, summary, look, results, out, paper_tables(summary, rows, top))
+            for summary in summaries
+        ]
     damaged = [file for section in sections for file in section.unreadable]
     frames = replace(frames, unreadable=(*frames.unreadable, *damaged))
     page = out / "index.html"
@@ -232,6 +241,8 @@ def _write_overview(summaries: Sequence[Summary], out: Path) -> Overview:
     if across is None:
         return Overview((), (), ())
     sentences = tuple(across.sentences)
+    if not across.blocks:
+        return Overview(sentences, (), ())
     table = replace(across_table(across), lead=sentences)
     csv_text = across.standings.to_csv()
     written = _write_table(table, csv_text, "tables/across-data-sets", out)
@@ -243,7 +254,7 @@ def _write_overview(summaries: Sequence[Summary], out: Path) -> Overview:
 
 @garbage_left_alone()
 def _write_section(
-    frames: Frames, summary: Summary, look: Look, results: Path, out: Path
+    frames: Frames, summary: Summary, look: Look, results: Path, out: Path, latex: str
 ) -> Section:
     """Write the tables and figures of one block, and gather what the page says of it."""
     block = summary.block
@@ -257,7 +268,7 @@ def _write_section(
             csv_text,
             f"tables/{block.slug}{suffix}",
             out,
-            latex=None if suffix else paper_tables(summary),
+            latex=None if suffix else latex,
         )
         for suffix, table, csv_text in _tables(
             summary, probes.by_group, sentences, judged, relations

@@ -135,7 +135,7 @@ def _pair_rows(both: tuple[Summary, Summary], pairs: list[_Pair]) -> list[str]:
     Returns:
         What stays alone, a sentence each.
     """
-    alone = [list(summary.rows) for summary in both]
+    alone = [list(summary.all_rows) for summary in both]
     for attribute in ("id", "label"):
         by_name = {getattr(row.group, attribute): row for row in alone[1]}
         for row in list(alone[0]):
@@ -161,7 +161,7 @@ def compare_rows(frames: Frames, names: tuple[str, str], margin: float) -> Share
     labels: dict[str, str] = {}
     for block in frames.blocks:
         summary = summarise(frames, block, margin)
-        rows = {row.group.label.replace(" ", ""): row for row in summary.rows}
+        rows = {row.group.label.replace(" ", ""): row for row in summary.all_rows}
         labels |= {name: row.group.label for name, row in rows.items()}
         found = [rows.get(name.replace(" ", "")) for name in names]
         if found[0] is None or found[1] is None:

@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from fnmatch import fnmatchcase
 
-from mtlkit.report.summary import Summary
+from mtlkit.errors import UsageError
+from mtlkit.report.summary import Row, Summary
 from mtlkit.report.tables import NAME_COLUMNS, Table, TableCell, build_table
 
 WIDTH = 345
@@ -71,9 +74,24 @@ def tex(text: str) -> str:
     return "".join(TEX.get(letter, letter) for letter in text)
 
 
-def paper_tables(summary: Summary) -> str:
-    """The metrics of a block with the mean gain, and its costs as a table of their own."""
+def paper_tables(summary: Summary, patterns: Sequence[str] = (), top: int | None = None) -> str:
+    """The metrics of a block with the mean gain, and its costs as a table of their own.
+
+    Args:
+        summary: The rows of the block.
+        patterns: Labels of the rows that are shown, with ``*`` and ``?`` for letters; all if empty.
+        top: How many of these at most, the best first. References and baselines always stay.
+    """
+    rows = summary.all_rows
+    stays = [bool(row.reference_of) or row.group.is_baseline for row in rows]
+    chosen = [
+        index
+        for index, row in enumerate(rows)
+        if not stays[index] and (not patterns or any(_matches(row, one) for one in patterns))
+    ][:top]
+    shown = [index for index in range(len(rows)) if stays[index] or index in chosen]
     table = build_table(summary)
+    table = replace(table, rows=tuple(table.rows[index] for index in shown))
     costs = [i for i, head in enumerate(table.columns) if head in COSTS]
     metrics = [
         i
@@ -86,11 +104,31 @@ def paper_tables(summary: Summary) -> str:
         "Mean over seeds ± half of the 95 % interval; bold: the best mean. Δm: mean change "
         "relative to single-task's distance from a useless model.",
         *([f"{explained}."] if explained else []),
+        *([f"Shown are {len(shown)} of {len(rows)} rows."] if len(shown) < len(rows) else []),
     )
     title = summary.block.label
     return to_tex(_select(table, metrics, title, notes)) + to_tex(
         _select(table, costs, f"{title}: costs", ())
     )
+
+
+def _matches(row: Row, pattern: str) -> bool:
+    """Whether a row's label is as a pattern says; spaces do not count, and brackets are letters."""
+    label, pattern = (text.replace(" ", "") for text in (row.group.label, pattern))
+    return fnmatchcase(label, pattern.replace("[", "[[]"))
+
+
+def check_patterns(patterns: Sequence[str], summaries: Sequence[Summary]) -> None:
+    """Each pattern must match a row of some data set.
+
+    Raises:
+        UsageError: One does not.
+    """
+    rows = [row for summary in summaries for row in summary.all_rows]
+    for pattern in patterns:
+        if not any(_matches(row, pattern) for row in rows):
+            labels = sorted({row.group.label for row in rows})
+            raise UsageError(f"No row matches {pattern!r}.", f"the rows are {', '.join(labels)}")
 
 
 def _select(table: Table, columns: Sequence[int], title: str, notes: tuple[str, ...]) -> Table:

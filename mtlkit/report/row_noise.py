@@ -15,13 +15,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 
 from mtlkit.record_check import UnreadableError
 from mtlkit.report.blocks import Block
+from mtlkit.report.calibration import calibration_counts
 from mtlkit.report.frame import Frames
 from mtlkit.report.stored_scores import read_scores
 from mtlkit.store import Unreadable
@@ -43,6 +44,8 @@ class RowNoise:
     # (N,) number of the user or session of each row; None if rows stand alone.
     clusters: np.ndarray | None = None
     unreadable: tuple[Unreadable, ...] = ()  # files of scores that were left out, with the reasons
+    # (group id, score) to the mean over seeds of its ``calibration_counts``, of binary scores.
+    calibration: Mapping[tuple[str, str], np.ndarray] = field(default_factory=dict)
     too_many: bool = False  # whether there were more scores than are read
 
     def error(self, terms: Sequence[tuple[str, str, float]]) -> float:
@@ -101,13 +104,16 @@ def load_row_noise(frames: Frames, block: Block) -> RowNoise:
     by_run = dict(iter(primary.groupby(["group", "seed"], observed=True)))
     runs = frames.runs[(frames.runs["block"] == block.id) & (frames.runs["status"] == "ok")]
     by_pair: dict[tuple[str, str], dict[int, np.ndarray]] = defaultdict(dict)
+    counts: dict[tuple[str, str], list[np.ndarray]] = defaultdict(list)
+    binary = {task.name for task in block.tasks if task.kind == "binary"}
     clusters: np.ndarray | None = None
     rows = None
     unreadable = []
     for group, seed, folder in zip(runs["group"], runs["seed"], runs["folder"], strict=True):
         try:
             stored = read_scores(folder)
-            found = _influences(stored, by_run.get((group, seed), primary[:0]), rows)
+            recorded_here = by_run.get((group, seed), primary[:0])
+            found, counted = _influences(stored, recorded_here, rows, binary)
         except UnreadableError as error:
             unreadable.append(Unreadable(folder / "scores.npz", str(error)))
             continue
@@ -116,29 +122,34 @@ def load_row_noise(frames: Frames, block: Block) -> RowNoise:
                 rows = len(influence)
                 clusters = _clusters(stored, rows)
             by_pair[group, score][seed] = influence
+        for score, counts_of_seed in counted.items():
+            counts[group, score].append(counts_of_seed)
 
-    return RowNoise(by_pair, clusters, tuple(unreadable))
+    calibration = {pair: np.mean(seeds, axis=0) for pair, seeds in counts.items()}
+    return RowNoise(by_pair, clusters, tuple(unreadable), calibration)
 
 
 def _influences(
-    stored: dict[str, np.ndarray], recorded: pd.DataFrame, rows: int | None
-) -> dict[str, np.ndarray]:
-    """Score to (N,) float32 influences on its primary metric, where they are known.
+    stored: dict[str, np.ndarray], recorded: pd.DataFrame, rows: int | None, binary: set[str]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Score to (N,) float32 influences on its primary metric, where they are known; and score to
+    its ``calibration_counts``.
 
     Args:
         stored: The arrays of one run's scores.
         recorded: Its primary metrics on the test split.
         rows: What N must be; None if any will do.
+        binary: Scores that are log-odds.
 
     Raises:
         UnreadableError: The scores are of other rows than those of the other runs.
     """
-    found = {}
+    found, counted = {}, {}
     for score, metric, value in zip(
         recorded["task"], recorded["metric"], recorded["value"], strict=True
     ):
         function = INFLUENCE.get(metric)
-        if function is None or f"score/{score}" not in stored:
+        if f"score/{score}" not in stored or (function is None and score not in binary):
             continue
         scores, labels = stored[f"score/{score}"], stored.get(f"label/{score}")
         counts = stored.get(f"observed/{score}", np.ones(len(scores), bool))
@@ -147,12 +158,16 @@ def _influences(
 
         # What was stored must give the number that was recorded: a metric may be of transformed
         # targets, or the file of another run.
-        again, influence = function(scores[counts].astype(float), labels[counts].astype(float))
-        if not abs(again - value) <= TOLERANCE * max(1.0, abs(value)):
-            continue
-        found[score] = np.zeros(len(scores), np.float32)
-        found[score][counts] = influence
-    return found
+        scores, labels = scores[counts], labels[counts]
+        if function is not None:
+            again, influence = function(scores.astype(float), labels.astype(float))
+            if not abs(again - value) <= TOLERANCE * max(1.0, abs(value)):
+                continue
+            found[score] = np.zeros(len(counts), np.float32)
+            found[score][counts] = influence
+        if score in binary:
+            counted[score] = calibration_counts(scores, labels)
+    return found, counted
 
 
 def _clusters(stored: dict[str, np.ndarray], rows: int) -> np.ndarray | None:

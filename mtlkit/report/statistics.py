@@ -183,7 +183,7 @@ def is_equivalent(differences: Sequence[float], margin: float, row_error: float 
         row_error: The standard error of the mean over test rows, if known.
     """
     interval = t_interval(differences, 0.90, row_error)
-    return interval.bounded and max(-interval.low, interval.high) < margin
+    return interval.bounded and max(-interval.low, interval.high) <= margin
 
 
 @dataclass(frozen=True)
@@ -427,6 +427,36 @@ def pareto_front(points: np.ndarray) -> np.ndarray:
         better_somewhere = (others > points[index]).any(axis=1)
         front[index] = not (as_good & better_somewhere).any()
     return front
+
+
+def hypervolume(points: np.ndarray) -> float:
+    """The volume of all that some points dominate above 0, exactly, by slices along the last column
+    (While et al., 2006, doi:10.1109/TEVC.2005.851275). Its cost grows with the power T - 1 of N.
+
+    Args:
+        points: (N, T); one that is not above 0 in every column adds nothing.
+    """
+    points = points[(points > 0).all(axis=1)]
+    if points.shape[1] == 1:
+        return float(points.max(initial=0.0))
+
+    # From the top down, each slice is as thick as the step to the next point below.
+    points = points[np.argsort(-points[:, -1])]
+    thickness = -np.diff(points[:, -1], append=0.0)  # (N,)
+    slices = np.flatnonzero(thickness)
+    return sum(float(thickness[i]) * hypervolume(points[: i + 1, :-1]) for i in slices)
+
+
+def distance_beyond(point: np.ndarray, front: np.ndarray) -> float:
+    """How far a point lies beyond a front: what it may lose in every column until one point of the
+    front is at least as good in all of them. Below 0, what it would have to gain. This is the
+    additive epsilon indicator (Zitzler et al., 2003, doi:10.1109/TEVC.2003.810758) of one point.
+
+    Args:
+        point: (T,) higher is better.
+        front: (N, T) with N of 1 or more; dominated points change nothing.
+    """
+    return float((point - front).max(axis=1).min())
 
 
 def _not_nan(values: Sequence[float]) -> np.ndarray:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from mtlkit.report.blocks import Block
+from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.gains import compare_gains, difference_of
 from mtlkit.report.references import say_if_useless
@@ -18,8 +18,11 @@ from mtlkit.report.statistics import (
     Comparison,
     Interval,
     Word,
+    distance_beyond,
     holm,
+    hypervolume,
     mean_over_tasks,
+    pareto_front,
     relative_gain,
     t_interval,
 )
@@ -32,6 +35,7 @@ from mtlkit.report.tables import (
     both_noises_note,
     csv_interval,
     csv_key,
+    csv_number,
     difference,
     equivalence_note,
     fixed,
@@ -42,6 +46,9 @@ HEADROOM = (
     "reference; no balancer passes it but by luck."
 )
 SWEEP = 3  # the least number of fixed weightings that make a sweep
+BEYOND = "beyond front, %"
+MOST_SCORES = 4
+"""Of so many scores at most the hypervolume is computed; beyond, it takes too long."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,9 @@ class Verdict:
     delta: Mapping[str, Interval]  # task to the paired difference
     gain: Comparison  # mean relative gain over all tasks, as a fraction, and what is said of it
     survives: bool  # whether it differs after Holm's correction for all verdicts of the table
+    # How far it lies beyond the front of fixed weights, as a relative gain in every score; below 0
+    # if some weighting is better in all. NaN where that is unknown.
+    beyond: float = math.nan
 
     @property
     def word(self) -> Word:
@@ -73,6 +83,13 @@ class Verdicts:
     # can be told.
     useless: str = ""
     tuned: bool = False  # whether they were tuned, as the balancers were
+    # The hypervolume of the fixed weights, and of them and all balancers; NaN if unknown.
+    volumes: tuple[float, float] = (math.nan, math.nan)
+
+    @property
+    def has_front(self) -> bool:
+        """Whether the fixed weights are a front to be measured by."""
+        return not (self.tuned or self.useless)
 
     @property
     def sentence(self) -> str:
@@ -150,13 +167,15 @@ def _judge(frames: Frames, summary: Summary, rows: list[Row]) -> Verdicts | None
     best_id = max(scores, key=lambda group: scores[group])
     best = next(row for row in weightings if row.group.id == best_id)
     candidates = [row for row in candidates if row is not best]
-    verdicts, useless = _compare(summary, candidates, best)
+    swept = [row for row in weightings if row.group.id in scores]
+    verdicts, useless = _compare(summary, candidates, best, swept)
 
     # At an end of the sweep, some task has a share that no other weighting exceeds.
     best_shares = _shares(best, block.trained)  # (T,)
     shares = np.array([_shares(row, block.trained) for row in weightings])  # (weightings, T)
     at_end = bool((best_shares >= shares.max(0)).any())
-    return Verdicts(best.group.model, best, len(scores), at_end, verdicts, useless)
+    volumes = (math.nan, math.nan) if useless else _volumes(block, swept, candidates, best)
+    return Verdicts(best.group.model, best, len(scores), at_end, verdicts, useless, volumes=volumes)
 
 
 def _weights_are_tuned(row: Row) -> bool:
@@ -166,9 +185,12 @@ def _weights_are_tuned(row: Row) -> bool:
     return group.study is not None and option in group.study.space
 
 
-def _compare(summary: Summary, candidates: list[Row], best: Row) -> tuple[tuple[Verdict, ...], str]:
-    """The verdicts of some balancers against the best fixed weights, best gain first; and a
-    sentence if those are hardly better than a useless model, so that no gain is known.
+def _compare(
+    summary: Summary, candidates: list[Row], best: Row, swept: Sequence[Row] = ()
+) -> tuple[tuple[Verdict, ...], str]:
+    """The verdicts of some balancers against the best of the fixed weights that were swept over,
+    best gain first; and a sentence if it is hardly better than a useless model, so that no gain is
+    known.
     """
     block = summary.block
     means = {task: best.metric[task.name] for task in block.comparable}
@@ -176,7 +198,7 @@ def _compare(summary: Summary, candidates: list[Row], best: Row) -> tuple[tuple[
 
     # Gains on test, paired seed by seed; Holm's correction looks at all of them together.
     best_ids = {task.name: best.group.id for task in block.tasks}
-    gains = []
+    comparisons = []
     for row in candidates:
         gain = Comparison()
         if not useless:
@@ -190,19 +212,53 @@ def _compare(summary: Summary, candidates: list[Row], best: Row) -> tuple[tuple[
                 summary.noise,
                 summary.margin,
             )
-        gains.append(gain)
-    survives = holm([gain.p_value for gain in gains])
+        comparisons.append(gain)
+    survives = holm([gain.p_value for gain in comparisons])
 
     verdicts = []
-    for row, gain, survived in zip(candidates, gains, survives, strict=True):
+    for row, gain, survived in zip(candidates, comparisons, survives, strict=True):
         delta = {
             task.name: difference_of(
                 task.name, row.group.id, row.values, best.group.id, best.values, summary.noise
             )
             for task in block.tasks
         }
-        verdicts.append(Verdict(row, delta, gain, survived))
+        gains = _gains(block, [row, *swept], best)  # (1 + W, S)
+        beyond = distance_beyond(gains[0], gains[1:]) if len(gains) > 1 else math.nan
+        verdicts.append(Verdict(row, delta, gain, survived, beyond))
     return tuple(sorted(verdicts, key=_order)), useless
+
+
+def _gains(block: Block, rows: Sequence[Row], reference: Row) -> np.ndarray:
+    """(R, S) relative gains of some rows in every score, by means over the seeds that all of them
+    and the reference finished; (0, S) without such a seed.
+    """
+    scores = block.comparable
+    finished = [row.values[score.name].keys() for row in (*rows, reference) for score in scores]
+    seeds = set.intersection(*map(set, finished))
+
+    def mean(row: Row, score: TaskInfo) -> float:
+        return float(np.mean([row.values[score.name][seed] for seed in seeds]))
+
+    gains = [
+        [relative_gain(mean(row, s), mean(reference, s), s.reading) for s in scores]
+        for row in (rows if seeds else ())
+    ]
+    return np.array(gains).reshape(-1, len(scores))
+
+
+def _volumes(
+    block: Block, swept: Sequence[Row], candidates: Sequence[Row], best: Row
+) -> tuple[float, float]:
+    """The hypervolume of fixed weights, and of them and the balancers, above gains of -100 %; NaN
+    where it is unknown, or takes too long.
+    """
+    points = 1 + _gains(block, [*swept, *candidates], best)
+    if not len(points) or points.shape[1] > MOST_SCORES or np.isnan(points).any():
+        return math.nan, math.nan
+    fixed_weights = points[: len(swept)]
+    alone, together = (some[pareto_front(some)] for some in (fixed_weights, points))
+    return hypervolume(alone), hypervolume(together)
 
 
 def _order(verdict: Verdict) -> tuple[bool, float]:
@@ -242,7 +298,8 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     """The verdicts of one model as a table."""
     block, best = summary.block, verdicts.best
     deltas = [f"Δ {task.title} {task.reading.label}" for task in block.tasks]
-    columns = ("balancer", "verdict", "Δm, %", *deltas, "seeds", "would tell")
+    front = (BEYOND,) if verdicts.has_front else ()
+    columns = ("balancer", "verdict", "Δm, %", *deltas, *front, "seeds", "would tell")
 
     # The reference comes first, then what is compared with it.
     name = TableCell(best.group.balancer)
@@ -250,7 +307,7 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     compared_cells = [TableCell("ref.")] * (len(columns) - 3)
     rows = [(name, *compared_cells, seeds, TableCell(""))]
     for verdict in verdicts.verdicts:
-        rows.append(_cells(block, verdict))
+        rows.append(_cells(block, verdict, verdicts.has_front))
 
     # Simulated data have a last line.
     ceiling = _headroom(block, best, len(columns))
@@ -274,12 +331,31 @@ def _notes(verdicts: Verdicts, summary: Summary) -> tuple[str, ...]:
         "The verdict follows from Δm, the mean over tasks of the change relative to the "
         f"reference's distance from a useless model. {equivalence_note(summary.margin)}",
         both_noises_note(summary),
+        *_front_notes(verdicts),
         "Would tell: the number of seeds at which such a difference would be told apart, if any.",
         f"¶ differs after Holm's correction for the {len(verdicts.verdicts)} comparisons of this "
         "table; of differences without this mark expect one in twenty by chance.",
         "* the interval of the difference excludes 0.",
         *([verdicts.useless] if verdicts.useless else []),
     )
+
+
+def _front_notes(verdicts: Verdicts) -> Iterator[str]:
+    """What is said of the front of fixed weights; nothing where there is none."""
+    if not verdicts.has_front:
+        return
+    yield (
+        "Beyond front: the relative gain that a balancer may lose in every score until one of the "
+        "fixed weightings is as good in all; below 0, what it would have to gain. Of means over "
+        "common seeds, so no test."
+    )
+    alone, together = verdicts.volumes
+    if not math.isnan(alone):
+        yield (
+            "Hypervolume of the scores' relative gains, where the reference has 1 and a useless "
+            f"model 0: {fixed(alone, 4)} of the fixed weights, {fixed(together, 4)} with the "
+            f"balancers. It is not computed of more than {MOST_SCORES} scores."
+        )
 
 
 def _headroom(block: Block, best: Row, width: int) -> tuple[TableCell, ...]:
@@ -304,7 +380,7 @@ def _headroom(block: Block, best: Row, width: int) -> tuple[TableCell, ...]:
     return tuple(TableCell(text) for text in texts)
 
 
-def _cells(block: Block, verdict: Verdict) -> tuple[TableCell, ...]:
+def _cells(block: Block, verdict: Verdict, has_front: bool) -> tuple[TableCell, ...]:
     """One balancer's row of the table."""
     group = verdict.row.group
     seeds = len(group.seeds)
@@ -318,6 +394,8 @@ def _cells(block: Block, verdict: Verdict) -> tuple[TableCell, ...]:
     for task in block.tasks:
         delta = verdict.delta[task.name]
         differences.append(difference(delta, task.reading.decimals, seeds))
+    if has_front:
+        differences.append(TableCell(fixed(100 * verdict.beyond, 2, sign=True)))
     # What would settle an open case.
     needed = verdict.gain.seeds_to_tell
     would_tell = ""
@@ -336,6 +414,9 @@ def verdict_rows(block: Block, all_verdicts: Iterable[Verdicts]) -> list[dict[st
                 "reference": verdicts.best.group.balancer,
                 "verdict": verdict.word,
                 "after_holm": verdict.survives,
+                "beyond_front": csv_number(verdict.beyond),
+                "hypervolume_fixed": csv_number(verdicts.volumes[0]),
+                "hypervolume_all": csv_number(verdicts.volumes[1]),
             }
             differences = {"delta_m": verdict.gain.interval, **verdict.delta}
             for name, interval in differences.items():

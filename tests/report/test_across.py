@@ -91,6 +91,31 @@ def test_only_what_is_everywhere_is_ranked(tmp_path):
     assert found.sentences[-1] == "Not on all data sets: ple + uniform."
 
 
+def test_a_data_set_without_common_seeds_is_named(tmp_path):
+    planted(tmp_path)
+    store = ResultStore(tmp_path)
+    for made, folder in list(store.scan()):
+        of_adult = made.cell.dataset == "adult" and made.cell.model == "mmoe"
+        if of_adult and made.cell.seed != (made.cell.balancer == "uwl"):
+            (folder / "record.json").unlink()
+    found = across(tmp_path)
+    assert found.blocks == 5
+    left_out = "t0 of adult, protocol mmoe; t1 of adult, protocol mmoe."
+    assert found.sentences[-1] == f"Left out, as no seed finished under all methods: {left_out}"
+
+
+def test_nothing_but_such_data_sets_is_said(tmp_path):
+    for dataset in ("adult", "census"):
+        for seed, balancer in enumerate(("uniform", "uwl")):
+            ResultStore(tmp_path).save(record(cell("mmoe", balancer, seed, dataset=dataset)))
+    found = across(tmp_path)
+    [sentence] = found.sentences
+    assert sentence.startswith("No ranks across data sets. Left out, as no seed finished under")
+    files = write_report(tmp_path, tmp_path / "out")
+    assert sentence in files.page.read_text()
+    assert not any("across" in path.name for path in (*files.tables, *files.figures))
+
+
 def test_too_few_blocks_have_no_test_and_no_figure(tmp_path):
     for dataset in ("adult", "census"):
         fill(tmp_path, ("mmoe",), ("uniform", "uwl"), dataset=dataset, with_probes=False)

@@ -157,6 +157,27 @@ def test_two_rows_of_one_folder(tmp_path):
         compare_rows(load(ResultStore(tmp_path)), ("mmoe+uniform", "ple+uw"), MARGIN)
 
 
+def test_baselines_are_rows_like_any_other(two):
+    for folder, gain in zip(two, ((0.0, 0.0), (0.01, 0.01)), strict=True):
+        save(folder, "tree", "none", gain=gain)
+        save(folder, gain=gain)
+    for seed in range(2):  # useless, and the same in both
+        made = record(cell("base-rate", "none", seed))
+        for task in made.metrics["test"].values():
+            task["auc"] = 0.5
+        for folder in two:
+            ResultStore(folder).save(made)
+    compared = folders(*two)
+    found = {key: one.found.word for key, one in by_score(compared).items()}
+    assert found["tree", "income AUC"] == "better"
+    assert found["base-rate", "income AUC"] == "equivalent"
+    assert ("base-rate", "Δm, %") not in found
+    assert compared.left_out == ()
+    frames = load(ResultStore(two[0]))
+    rows = compare_rows(frames, ("tree", "mmoe+uniform"), MARGIN)
+    assert {one.row for one in rows.differences} == {"tree → mmoe + uniform"}
+
+
 def mtlkit(*words):
     command = [sys.executable, "-m", "mtlkit", *map(str, words)]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -6,6 +6,8 @@ import subprocess
 
 import pytest
 
+from mtlkit.errors import UsageError
+from mtlkit.report import write_report
 from mtlkit.report.frame import load
 from mtlkit.report.latex import WIDTH, paper_tables, tex, to_tex
 from mtlkit.report.summary import summarise
@@ -99,6 +101,51 @@ def test_a_long_table_breaks(long_and_wide):
     assert r"\begin{longtable}" not in long_and_wide["wide"]
 
 
+def shown_labels(text):
+    """Model and balancer of each line of the first table."""
+    body = text.split(r"\midrule")[1].split(r"\bottomrule")[0].replace(r"\allowbreak{}", "")
+    return re.findall(r"^\\raggedright (\S+) & \\raggedright (\S+) ", body, re.MULTILINE)
+
+
+def test_rows_are_chosen_by_name_and_by_rank(summaries):
+    summary = summaries["census"]
+    ranked = [row for row in summary.rows if not row.reference_of]
+    single = ("single-task", "--")
+
+    def chosen(patterns, top=None):
+        return shown_labels(paper_tables(summary, patterns, top))
+
+    assert len(chosen(())) == len(summary.rows)
+    best = [(row.group.model, row.group.balancer) for row in ranked[:2]]
+    assert sorted(chosen((), top=2)) == sorted([*best, single])
+    assert sorted(chosen(("ple + *", "*+uwl"))) == [
+        ("mmoe", "uwl"), ("ple", "mgda"), ("ple", "uniform"), ("ple", "uwl"), single
+    ]  # fmt: skip
+    first = next(row for row in ranked if row.group.model == "ple")
+    assert sorted(chosen(("ple+*",), top=1)) == sorted([("ple", first.group.balancer), single])
+    text = paper_tables(summary, ("ple+*",), 1)
+    assert f"Shown are 2 of {len(summary.rows)} rows." in text
+    assert "Shown are" not in paper_tables(summary)
+
+
+def test_a_pattern_takes_brackets_as_they_are(tmp_path):
+    fill(tmp_path, ("mmoe",), SWEEP, with_probes=False)
+    frames = load(ResultStore(tmp_path))
+    text = paper_tables(summarise(frames, frames.blocks[0]), ["mmoe+static[w=0.5:1.5]"])
+    assert "0.5:" in text
+    assert "uwl" not in text
+
+
+def test_a_pattern_without_a_row_is_an_error(grid, tmp_path):
+    with pytest.raises(UsageError, match=r"No row matches 'mmo\+\*'") as caught:
+        write_report(grid, tmp_path / "out", rows=["ple+*", "mmo+*"])
+    assert "mmoe + uniform" in caught.value.hint
+    files = write_report(grid, tmp_path / "out", rows=["ple+*"])  # one data set has no such row
+    for file in files.tables:
+        if file.name == "census-mmoe-income-marital.tex":
+            assert {model for model, _ in shown_labels(file.read_text())} == {"single-task", "ple"}
+
+
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 @pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
 def test_it_compiles_and_fits(long_and_wide, summaries, tmp_path, columns):
@@ -107,7 +154,8 @@ def test_it_compiles_and_fits(long_and_wide, summaries, tmp_path, columns):
     findings = Table(
         "findings", ("finding", "evidence", "to type"), (cells,), (), texts=("to type",)
     )
-    texts = [long_and_wide["wide"], paper_tables(summaries["synthetic"]), to_tex(findings)]
+    texts = [paper_tables(summaries["census"], ["*+uwl"], 1), long_and_wide["wide"]]
+    texts += [paper_tables(summaries["synthetic"]), to_tex(findings)]
     if columns == "onecolumn":  # there is no longtable on two columns
         texts.append(long_and_wide["census"])
     wide = r"\newcommand{\mtlkittable}{table*}" if columns == "twocolumn" else ""

@@ -11,6 +11,8 @@ from mtlkit.report.statistics import (
     Interval,
     chance_error,
     delta_m,
+    distance_beyond,
+    hypervolume,
     is_useful,
     paired_delta,
     pareto_front,
@@ -19,6 +21,7 @@ from mtlkit.report.statistics import (
 )
 
 AUC, LOGLOSS = METRICS["auc"], METRICS["logloss"]
+MOOCORE = {2: 0.7403959475107202, 3: 0.33231248396173054, 4: 0.08080084056544412}
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 10])
@@ -129,3 +132,38 @@ def test_front_is_what_nothing_dominates(tasks):
 def test_front_leaves_out_missing_points_and_keeps_equal_ones():
     front = pareto_front(np.array([[1.0, 2.0], [1.0, 2.0], [np.nan, 9.0], [0.0, 1.0]]))
     assert front.tolist() == [True, True, False, False]
+
+
+def by_cells(points):
+    """The same volume cell by cell: all coordinates of all points cut space into boxes, and a box
+    counts if some point lies at or above its upper corner.
+    """
+    edges = [np.unique(np.maximum([0.0, *column], 0.0)) for column in points.T]
+    upper = np.stack(np.meshgrid(*[edge[1:] for edge in edges], indexing="ij"), axis=-1)
+    sides = np.stack(np.meshgrid(*map(np.diff, edges), indexing="ij"), axis=-1)
+    dominated = (points[:, None] >= upper.reshape(1, -1, points.shape[1])).all(-1).any(0)
+    return float(sides.prod(-1).ravel()[dominated].sum())
+
+
+@pytest.mark.parametrize("columns", [1, 2, 3, 4])
+def test_hypervolume_is_that_of_cells(columns):
+    random = np.random.default_rng(columns)
+    for count in (0, 1, 2, 7):
+        points = random.normal(0.5, 0.6, (count, columns)).round(1)  # with ties, some below 0
+        assert hypervolume(points) == pytest.approx(by_cells(points), abs=1e-12)
+
+
+def test_hypervolume_is_that_of_another_implementation():
+    """Of points on the unit sphere; the expected numbers are those of moocore 0.3.2."""
+    random = np.random.default_rng(20)
+    for columns, expected in MOOCORE.items():
+        points = np.abs(random.normal(size=(12, columns)))
+        points /= np.linalg.norm(points, axis=1, keepdims=True)
+        assert hypervolume(points) == pytest.approx(expected, rel=1e-9)
+
+
+def test_distance_beyond_a_front():
+    front = np.array([[1.0, 0.0], [0.0, 1.0], [0.4, 0.4]])
+    for point, distance in [((0.5, 0.5), 0.1), ((0.3, 0.3), -0.1), ((1.2, 0.1), 0.2)]:
+        assert distance_beyond(np.array(point), front) == pytest.approx(distance)
+    assert distance_beyond(front[0], front) == 0

@@ -17,6 +17,7 @@ from mtlkit.store import ResultStore
 from tests.fakes import cell, record
 
 SEEDS = 5
+METRICS = ("income", "marital")
 SWEEP = {"static[w=0.5:1.5]": 0.930, "uniform": 0.940, "static[w=1.5:0.5]": 0.935}
 LUCK = np.array([0.0010, -0.0008, 0.0002, -0.0006, 0.0004])  # of a seed, the same for all
 JITTER = np.array([0.0002, -0.0001, -0.0003, 0.0001, 0.0003])  # of a run
@@ -170,6 +171,57 @@ def test_table_and_files(store, tmp_path):
     page = files.page.read_text()
     assert table.title in page
     assert "balancers against fixed weights" in page
+
+
+def gains_of(summary, balancer, reference):
+    """The relative gains of a row by hand: AUCs less 0.5, over those of the reference."""
+    rows = {row.group.balancer: row for row in summary.rows if row.group.model == "mmoe"}
+    means = {
+        name: np.array([np.mean(list(rows[name].values[task].values())) for task in METRICS])
+        for name in (balancer, reference)
+    }
+    return (means[balancer] - means[reference]) / (means[reference] - 0.5)
+
+
+def test_how_far_a_balancer_lies_beyond_the_fixed_weights(store, tmp_path):
+    for seed in range(SEEDS):
+        save(store, "dwa", 0.960, seed, lowered=0.050)  # best on one task, worst on the other
+        save(store, "static[w=0.2:1.8]", 0.930, seed, lowered=-0.030)
+    [verdicts], summary = found(store)
+    reference = verdicts.best.group.balancer
+    weightings = (*SWEEP, "static[w=0.2:1.8]")
+    front = np.array([gains_of(summary, name, reference) for name in weightings])
+    for verdict in verdicts.verdicts:
+        gains = gains_of(summary, verdict.row.group.balancer, reference)
+        losses = np.linspace(-0.2, 0.2, 40_001)
+        reached = [(front >= gains - loss).all(axis=1).any() for loss in losses]
+        assert verdict.beyond == pytest.approx(losses[np.argmax(reached)], abs=2e-5)
+    beyond = {verdict.row.group.balancer: verdict.beyond for verdict in verdicts.verdicts}
+    assert beyond["dwa"] > 0 > beyond["mgda"]
+
+    table = verdict_table(summary, verdicts)
+    column = table.columns.index("beyond front, %")
+    [dwa] = [row for row in table.rows if row[0].text == "dwa"]
+    assert dwa[column].text == f"+{100 * beyond['dwa']:.2f}"
+    alone, together = verdicts.volumes
+    assert together > alone > 1
+    assert any(f"{alone:.4f} of the fixed weights, {together:.4f} with" in n for n in table.notes)
+    files = write_report(store.root, tmp_path / "out")
+    [file] = [path for path in files.tables if path.name.endswith("verdicts-mmoe.csv")]
+    first = next(row for row in csv.DictReader(file.open()) if row["balancer"] == "dwa")
+    assert float(first["beyond_front"]) == pytest.approx(beyond["dwa"], rel=1e-6)
+    assert float(first["hypervolume_all"]) == pytest.approx(together, rel=1e-6)
+
+
+def test_weights_hardly_better_than_useless_are_no_front(tmp_path):
+    store = ResultStore(tmp_path / "results")
+    for seed in range(SEEDS):
+        for balancer in (*SWEEP, "pcgrad"):
+            save(store, balancer, 0.5, seed)
+    [verdicts], summary = found(store)
+    table = verdict_table(summary, verdicts)
+    assert "beyond front, %" not in table.columns
+    assert not any("Hypervolume" in note for note in table.notes)
 
 
 def test_holm():

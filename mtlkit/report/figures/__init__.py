@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import matplotlib as mpl
 
 from mtlkit.report.figures import (
+    calibration,
     cosine_end,
     cosine_run,
     expert_ablation,
@@ -30,6 +31,7 @@ from mtlkit.report.figures.style import RC
 FIGURES = (
     metric_dots,
     pareto_front,
+    calibration,
     cosine_end,
     cosine_run,
     gate_usage,

@@ -69,6 +69,22 @@ def limits(
     return low - margin, high + margin
 
 
+def metric_limits(
+    rows: Sequence[Row], task: TaskInfo, baselines: Sequence[Row], most: float
+) -> tuple[float, float]:
+    """Axis limits around the seeds, means and intervals of a task, which hold its baselines as
+    well, and its ceiling where that lengthens the axis by no more than the share ``most``.
+    """
+    means = [row.metric[task.name] for row in rows if row.metric[task.name].known]
+    seeds = [value for row in rows for value in row.values[task.name].values()]
+    spans = [(mean.low, mean.high) for mean in means if mean.bounded]
+    bounds = limits([*seeds, *(mean.mean for mean in means)], spans)
+    bounds = with_ceiling(bounds, task.ceiling, most)
+    for row in baselines:
+        bounds = with_ceiling(bounds, row.metric[task.name].mean, 0.4)
+    return bounds
+
+
 # --- the ceiling ----------------------------------------------------------------------------------
 
 
@@ -109,15 +125,6 @@ def ceiling_line(axes: Axes, task: TaskInfo, vertical: bool, width: float = 1) -
 
 
 # --- baselines ------------------------------------------------------------------------------------
-
-
-def with_baselines(
-    bounds: tuple[float, float], task: TaskInfo, baselines: Sequence[Row]
-) -> tuple[float, float]:
-    """Axis limits that hold the baselines as well, where that does not lengthen the axis much."""
-    for row in baselines:
-        bounds = with_ceiling(bounds, row.metric[task.name].mean, 0.4)
-    return bounds
 
 
 def baseline_lines(axes: Axes, task: TaskInfo, baselines: Sequence[Row], vertical: bool) -> None:

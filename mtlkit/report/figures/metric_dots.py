@@ -19,9 +19,7 @@ from mtlkit.report.figures.axes import (
     ceiling_text,
     draw_points,
     draw_seeds,
-    limits,
-    with_baselines,
-    with_ceiling,
+    metric_limits,
 )
 from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
@@ -105,7 +103,7 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
     # The vertical axis counts rows from above, and is the same in all panels.
     rows = context.summary.rows
     baselines = context.summary.baselines
-    low, high = with_baselines(_limits(rows, task), task, baselines)
+    low, high = metric_limits(rows, task, baselines, 1.0)
     axes.set_xlim(low, high)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_yticks([])
@@ -133,14 +131,6 @@ def _panel(axes: Axes, context: Context, task: TaskInfo) -> None:
         else:
             shown.append((position, row))
     _draw_rows(axes, context.look, task, shown)
-
-
-def _limits(rows: tuple[Row, ...], task: TaskInfo) -> tuple[float, float]:
-    means = [row.metric[task.name] for row in rows]
-    seeds = [value for row in rows for value in row.values[task.name].values()]
-    spans = [(mean.low, mean.high) for mean in means if mean.bounded]
-    bounds = limits([*seeds, *(mean.mean for mean in means if mean.known)], spans)
-    return with_ceiling(bounds, task.ceiling, 1.0)
 
 
 def _reference_band(axes: Axes, mean: Interval) -> None:

@@ -22,9 +22,7 @@ from mtlkit.report.figures.axes import (
     ceiling_text,
     draw_points,
     draw_seeds,
-    limits,
-    with_baselines,
-    with_ceiling,
+    metric_limits,
 )
 from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.labels import HEIGHT, place_labels
@@ -192,11 +190,7 @@ def _set_up_axes(panel: _Panel, baselines: Sequence[Row]) -> None:
 
 def _limits(rows: list[Row], task: TaskInfo, baselines: Sequence[Row]) -> tuple[float, float]:
     """Limits of one axis; reversed where lower is better, so that up and right is always better."""
-    means = [row.metric[task.name] for row in rows]
-    seeds = [value for row in rows for value in row.values[task.name].values()]
-    spans = [(mean.low, mean.high) for mean in means if mean.bounded]
-    bounds = limits([*seeds, *(mean.mean for mean in means)], spans)
-    low, high = with_baselines(with_ceiling(bounds, task.ceiling, 0.4), task, baselines)
+    low, high = metric_limits(rows, task, baselines, 0.4)
     return (low, high) if task.reading.higher_is_better else (high, low)
 
 
