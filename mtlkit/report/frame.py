@@ -18,6 +18,7 @@ from mtlkit.metrics.definitions import find_metric, recorded_metric
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, flatten, make_block
 from mtlkit.report.curves import Curve
+from mtlkit.report.submissions import Board
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
 from mtlkit.studies import Studies
 
@@ -54,6 +55,7 @@ class Frames:
         copies: Folders that hold the same run as another one, which counts.
         pairs: Blocks of two tasks of a larger one, trained without a reference of their own: they
             say what its tasks have to do with each other.
+        board: Who sent the runs, if they are those of a leaderboard.
     """
 
     runs: pd.DataFrame
@@ -62,6 +64,7 @@ class Frames:
     unreadable: tuple[Unreadable, ...] = ()
     copies: tuple[Copy, ...] = ()
     pairs: tuple[Block, ...] = ()
+    board: Board | None = None
 
 
 @contextmanager
@@ -97,7 +100,8 @@ def load(
     Raises:
         UsageError: No run has the metric.
     """
-    studies = Studies.read(store.root, untuned)
+    board = store if isinstance(store, Board) else None
+    studies = Studies() if board else Studies.read(store.root, untuned)
 
     # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
@@ -129,6 +133,7 @@ def load(
         unreadable=tuple(sorted([*store.unreadable, *studies.unreadable])),
         copies=tuple(sorted(store.copies)),
         pairs=tuple(pairs),
+        board=board,
     )
 
 
