@@ -64,12 +64,17 @@ class Unreadable:
 
 @dataclass(frozen=True, order=True)
 class Copy:
-    """A folder that holds the same run as another one, which counts."""
+    """A folder that holds the same run as another one, which counts; a run that was repeated has a
+    note on how far the numbers agree.
+    """
 
     path: Path
     original: Path
+    agreement: str = ""
 
     def __str__(self) -> str:
+        if self.agreement:
+            return printable(f"{self.path} repeats {self.original} ({self.agreement})")
         return printable(f"{self.path} is a copy of {self.original}")
 
 
@@ -237,7 +242,7 @@ class ResultStore:
         by_key: dict[bytes, tuple[Path, str]] = {}
         for folder in self._run_folders():
             try:
-                with _open_regular(f"{folder}/{RECORD}") as handle:
+                with open_regular(f"{folder}/{RECORD}") as handle:
                     beginning = handle.read(RECORD_START)
             except UnreadableError:
                 continue
@@ -319,7 +324,7 @@ class ResultStore:
             )
         contents = {}
         for name in names:
-            with _open_regular(folder / name) as handle:
+            with open_regular(folder / name) as handle:
                 contents[name] = handle.read()
         return contents
 
@@ -338,7 +343,7 @@ class ResultStore:
         file = folder / f"{stem}.npz"
         if not os.path.lexists(file):
             return {}
-        with _open_regular(file, limit) as handle:
+        with open_regular(file, limit) as handle:
             if handle.read(len(ZIP_START)) != ZIP_START:
                 raise UnreadableError("it is no archive of arrays")
             handle.seek(0)
@@ -390,7 +395,7 @@ def _read(folder: Path, cell: Cell | None = None) -> RunRecord | None:
     except OSError as error:
         raise UnreadableError(reason_of(error)) from None
 
-    with _open_regular(file, RECORD_LIMIT) as handle:
+    with open_regular(file, RECORD_LIMIT) as handle:
         record = read_record(handle.read(os.fstat(handle.fileno()).st_size))
     if cell is not None and record.key != cell.key:
         raise UnreadableError(f"it is the record of another run, {record.key[:8]}")
@@ -470,7 +475,7 @@ def _array_kind(header: bytes) -> tuple[np.dtype, tuple[int, ...]] | None:
 
 
 @contextmanager
-def _open_regular(file: str | Path, limit: int | None = None) -> Iterator[IO[bytes]]:
+def open_regular(file: str | Path, limit: int | None = None) -> Iterator[IO[bytes]]:
     """Open a file of at most ``limit`` bytes; never wait for a pipe, never read a device.
 
     Raises:

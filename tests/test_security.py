@@ -21,6 +21,7 @@ import yaml
 from mtlkit.errors import MtlkitError
 from mtlkit.registry import PACKAGE
 from mtlkit.report.build import write_report
+from mtlkit.report.submissions import Board, pack
 from mtlkit.store import ResultStore, UnreadableError
 from tests import fakes
 from tests.conftest import DATA, files, run_cli
@@ -172,6 +173,18 @@ def test_names_become_no_paths_of_logs(tmp_path, program):
     assert ended.code == 0, ended.err
     assert {path.name for path in tmp_path.iterdir()} == {"results", "logs"}
     assert files(root) == before
+
+
+def test_links_lead_to_no_leaderboard(tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    runs = [(fakes.record(fakes.cell()), ResultStore(elsewhere).save(fakes.record(fakes.cell())))]
+    for name in ("ada", "bob"):
+        pack(runs, tmp_path / "board" / name, name)
+    (tmp_path / "board" / "ada" / "census").rename(tmp_path / "secret")
+    (tmp_path / "board" / "ada" / "census").symlink_to(tmp_path / "secret")
+    board = Board(tmp_path / "board")
+    assert [board.sender[run].name for _, run in board.all_runs] == ["bob"]
+    assert "is a link" in str(board.unreadable[0])
 
 
 # --- plugins that records name

@@ -30,6 +30,7 @@ from mtlkit.cli.predict import predict
 from mtlkit.cli.report import report
 from mtlkit.cli.rerun import rerun
 from mtlkit.cli.status import status
+from mtlkit.cli.submit import submit
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 
 PROGRAM = "mtlkit"
@@ -57,6 +58,7 @@ app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options"
 app.command()(status)
 app.command()(merge)
 app.command()(report)
+app.command()(submit)
 app.command()(compare)
 app.command()(diagnose)
 app.command()(advise)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.report.across import across_table, compare_across
@@ -35,10 +35,12 @@ from mtlkit.report.page import (
 )
 from mtlkit.report.page_data import page_data
 from mtlkit.report.probe_frames import Probes, load_probes
+from mtlkit.report.provenance import origin_rows, origin_table
 from mtlkit.report.published import find_published, published_rows, published_table
 from mtlkit.report.relations import Relations, find_relations, relation_rows, relation_table
 from mtlkit.report.run_warnings import all_run_warnings
 from mtlkit.report.statistics import MARGIN
+from mtlkit.report.submissions import Board
 from mtlkit.report.summary import Summary, summarise
 from mtlkit.report.tables import (
     Table,
@@ -93,7 +95,7 @@ class ReportFiles:
 
 
 def open_results(results: Path, metric: str | None = None, untuned: bool = False) -> Frames:
-    """Read a results folder.
+    """Read a results folder, or a folder of submissions.
 
     Args:
         results: The folder.
@@ -106,7 +108,8 @@ def open_results(results: Path, metric: str | None = None, untuned: bool = False
     """
     if results.is_file():
         raise UsageError(f"{results} is a file, not a results folder.", "mtlkit report results")
-    frames = load(ResultStore(results), metric=metric, untuned=untuned)
+    store = Board(results) if Board.is_at(results) else ResultStore(results)
+    frames = load(store, metric=metric, untuned=untuned)
     if not frames.blocks:
         unreadable = [f"\ncould not be read: {left_out}" for left_out in frames.unreadable]
         some = "".join(unreadable[:SHOWN])
@@ -262,6 +265,7 @@ def _write_section(
     judged = judge(frames, summary)
     sentences = answer(gather(frames, summary, probes.by_group, results), judged)
     relations = find_relations(frames, summary, probes.by_group)
+    origins = origin_rows(frames, block)
     tables = [
         _write_table(
             table,
@@ -271,7 +275,7 @@ def _write_section(
             latex=None if suffix else latex,
         )
         for suffix, table, csv_text in _tables(
-            summary, probes.by_group, sentences, judged, relations
+            summary, probes.by_group, sentences, judged, relations, origins
         )
     ]
 
@@ -313,10 +317,15 @@ def _tables(
     sentences: Sequence[Sentence],
     judged: Sequence[Verdicts],
     relations: Relations,
+    origins: Sequence[dict[str, Any]],
 ) -> Iterator[tuple[str, Table, str]]:
     """The tables of a block: what the file's name ends with, the table, and its CSV."""
     block = summary.block
     yield "", replace(build_table(summary), lead=tuple(map(str, sentences))), to_csv(summary)
+
+    # Who sent the runs, if they were sent.
+    if origins:
+        yield "-origin", origin_table(block, origins), rows_to_csv(origins)
 
     # What tuning chose, if it did.
     tuned = tuned_rows(summary)

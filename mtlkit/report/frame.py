@@ -18,6 +18,7 @@ from mtlkit.metrics.definitions import find_metric, recorded_metric
 from mtlkit.records import RunRecord
 from mtlkit.report.blocks import Block, block_id, distinct, make_block
 from mtlkit.report.curves import Curve
+from mtlkit.report.submissions import Board
 from mtlkit.spec import flatten
 from mtlkit.store import Copy, ResultStore, Unreadable, printable
 from mtlkit.studies import Studies
@@ -55,6 +56,7 @@ class Frames:
     # Blocks of two tasks of a larger one, trained without a reference of their own: they say what
     # its tasks have to do with each other.
     pairs: tuple[Block, ...] = ()
+    board: Board | None = None  # who sent the runs, if they are those of a leaderboard
 
 
 @contextmanager
@@ -90,7 +92,8 @@ def load(
     Raises:
         UsageError: No run has the metric.
     """
-    studies = Studies.read(store.root, untuned)
+    board = store if isinstance(store, Board) else None
+    studies = Studies() if board else Studies.read(store.root, untuned)
 
     # Runs may share a table only within a block: one data set, one protocol, one list of tasks.
     by_block: dict[str, list[RunRecord]] = defaultdict(list)
@@ -122,6 +125,7 @@ def load(
         unreadable=tuple(sorted([*store.unreadable, *studies.unreadable])),
         copies=tuple(sorted(store.copies)),
         pairs=tuple(pairs),
+        board=board,
     )
 
 

@@ -266,7 +266,8 @@ def score_arrays(
     schema: Schema, scores: Scores, split: DeviceSplit, groups: RowGroups
 ) -> dict[str, np.ndarray]:
     """What is stored of a split: logits, labels, masks and spaces of every score, and once the
-    codes of the groups of all rows, so that a report can rank or draw whole users.
+    codes of the groups of all rows, so that a report can rank or draw whole users. Regressions are
+    on the original scale, as they are measured.
     """
     available = complete(schema, scores)
     arrays: dict[str, np.ndarray] = {}
@@ -278,8 +279,11 @@ def score_arrays(
         if targets is None or name not in available:
             continue
         labels, mask = targets
-        scored = available[name]
-        arrays[f"score/{name}"] = scored.logits.float().cpu().numpy()
+        scored, task = available[name], _task(schema, score)
+        logits = scored.logits
+        if task.kind == "regression":
+            logits, labels = (task.original(values.double()).float() for values in (logits, labels))
+        arrays[f"score/{name}"] = logits.float().cpu().numpy()
         arrays[f"label/{name}"] = labels.cpu().numpy()
         arrays[f"space/{name}"] = np.array(score.space)
         arrays[f"derived/{name}"] = np.array(scored.derived)
