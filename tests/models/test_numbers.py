@@ -189,7 +189,7 @@ def test_bins_are_those_of_every_nth_row_of_many_and_of_shared_columns(trainer, 
 
 @pytest.mark.parametrize("choice", CHOICES)
 def test_encoded_numbers_learn_what_a_line_cannot(trainer, choice):
-    """A label that says whether a number is near 0."""
+    """Whether a number is near 0, by a network that is monotone in what it appends."""
     data = toy_dataset(toy_schema(1, ids=0, dense=1), rows=2000)
     splits = {
         name: replace(split, labels=(np.abs(split.dense) < 0.6).astype(np.float32))
@@ -198,7 +198,9 @@ def test_encoded_numbers_learn_what_a_line_cannot(trainer, choice):
     data = replace(data, splits=splits)
     aucs = {}
     for numbers in ("value", choice):
-        model = f"shared-bottom[bottom=none,tower=none,numbers={numbers},frequency_std=1]"
+        model = (
+            f"shared-bottom[bottom=1,tower=none,activation=tanh,numbers={numbers},frequency_std=1]"
+        )
         result = trainer(data, model, "uniform", epochs=4, lr=0.02, batch_size=50).fit()
         aucs[numbers] = result.metrics["test"]["t1"]["auc"]
     assert aucs["value"] < 0.7
