@@ -17,6 +17,7 @@ from mtlkit.models._funnel import NO_FUNNEL, funnel_columns, labels_in
 from mtlkit.models._initial import glorot
 from mtlkit.models._losses import row_weight, task_loss
 from mtlkit.models._moe import MoELayer
+from mtlkit.models._numbers import NumberEmbedding
 from mtlkit.models._options import BaseOptions, ModelOptions
 from mtlkit.models._output import Output
 from mtlkit.models._tables import FastPaths
@@ -235,6 +236,11 @@ class Architecture(nn.Module, ABC):
         """
         self._check_experts()
         self._tables().fast_paths = fast_paths
+
+    @property
+    def number_embedding(self) -> NumberEmbedding | None:
+        """What encodes numbers, to be fitted to training rows before it is trained; or None."""
+        return self._tables().number_embedding
 
     def _tables(self) -> FieldEmbedding:
         embedding = getattr(self, "embedding", None)

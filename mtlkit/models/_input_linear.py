@@ -87,8 +87,10 @@ class FoldedLinear:
         self.cuts = cuts
         self.groups = groups
         # Dense values need no look-up: the kernel that sums the rows of the first group adds their
-        # share. None where there are bags, with which they are multiplied as a part of x.
-        self.dense = None if self.tables.bags else lookup.batch.dense
+        # share. None where there are bags, with which they are multiplied as a part of x, or where
+        # x holds something else that is made of them.
+        is_formed = self.tables.bags or self.tables.number_embedding is not None
+        self.dense = None if is_formed else lookup.batch.dense
 
     def linear(self, weight: Tensor, bias: Tensor | None) -> Tensor:
         """As ``PlainLinear.linear``."""
@@ -112,7 +114,7 @@ class FoldedLinear:
         """
         other_weight = weight[:, :, self.groups[-1].stop :]  # (n, O, d) of bags and dense features
         if self.dense is None:
-            # With bags, the columns of x that follow those of ids are formed and multiplied.
+            # The columns of x that follow those of ids are formed and multiplied.
             others = self.lookup.other_features()  # (B, [copies,] d)
             if reads is None:
                 product = F.linear(others, other_weight[0], None if bias is None else bias[0])
@@ -148,7 +150,7 @@ class FoldedLinear:
         # Sum the columns by id, for each group a tensor (V, C).
         row_indices = [self.lookup.row_index(group) for group in self.groups]
         if self.dense is None:
-            # Bags and what stands beside them are a matrix, as in the plain form.
+            # These columns are a matrix, as in the plain form.
             others = self.lookup.other_features()  # (B, d)
             torch.mm(others.detach().t(), columns, out=other_gradient)
             if others.requires_grad:

@@ -93,8 +93,10 @@ class Lookup:
         embedded = [self._bag_sums(feature.name) for feature in self.tables.bags]
 
         dense = self.batch.dense
-        vectors = self.tables.dense_vectors
-        if vectors is not None:
+        vectors, number_embedding = self.tables.dense_vectors, self.tables.number_embedding
+        if number_embedding is not None:
+            embedded.append(number_embedding(dense))
+        elif vectors is not None:
             # Each value times the vector of its feature.
             values = dense.view(*dense.shape, *[1] * (vectors.dim() - 1))
             scaled = values * vectors  # (B, D_dense, [copies,] width)

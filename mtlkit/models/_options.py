@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from mtlkit.settings import Settings, Sizes
 
 DEFAULT_TOWER: Sizes = (16,)
+OF_NUMBERS = {"piecewise": ("number_bins",), "periodic": ("frequencies", "frequency_std")}
+"""Choice of ``numbers`` to the options that it reads."""
 
 
 class BaseOptions(Settings):
@@ -26,10 +28,20 @@ class BaseOptions(Settings):
         description="initial linear layers: uniform in +-1/sqrt(inputs) as torch.nn.Linear, or "
         "Glorot normal with zero biases",
     )
-    numbers: Literal["value", "vector"] = Field(
+    numbers: Literal["value", "vector", "piecewise", "periodic"] = Field(
         "value",
-        description="dense features: appended as they are, or each times a learnt vector of the "
-        "embedding's width",
+        description="dense features: appended as they are; or a vector of the embedding's width "
+        "each: a learnt one times the value, or a layer on the value's place among bins, or on "
+        "sines and cosines of it (arXiv:2203.05556)",
+    )
+    number_bins: int = Field(
+        32, gt=0, le=4096, description="most bins of a number, for numbers=piecewise"
+    )
+    frequencies: int = Field(
+        16, gt=0, le=4096, description="sines, and as many cosines, for numbers=periodic"
+    )
+    frequency_std: float = Field(
+        0.1, gt=0, description="standard deviation of the initial frequencies"
     )
     activation: Literal["relu", "leaky_relu", "gelu", "silu", "tanh"] = "relu"
     norm: Literal["none", "batch", "layer"] = "none"
@@ -39,6 +51,13 @@ class BaseOptions(Settings):
     tower: Sizes | dict[str, Sizes] = Field(
         DEFAULT_TOWER, description="hidden layers of the towers, for all or by task"
     )
+
+    @model_serializer(mode="wrap")
+    def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Leave out what the choice of ``numbers`` does not read: keys of earlier runs stay."""
+        unused = {option for options in OF_NUMBERS.values() for option in options}
+        unused -= {*OF_NUMBERS.get(self.numbers, ())}
+        return {name: value for name, value in dump(self).items() if name not in unused}
 
 
 class ModelOptions(BaseOptions):

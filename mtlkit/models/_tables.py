@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from mtlkit.data.types import Feature, Schema
 from mtlkit.models._initial import glorot_
+from mtlkit.models._numbers import number_embedding
 from mtlkit.models._options import BaseOptions
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops.bags import Bags, sum_bags, take_few_rows
@@ -69,6 +70,7 @@ class EmbeddingTables(nn.Module):
         groups: The tables of id features, the narrowest first.
         bags: The bag features, each with a table of its own.
         numbers: The parameter behind ``dense_vectors``, named as the option that asks for it.
+        number_embedding: What makes vectors of encoded numbers, or None.
         fast_paths: The fast forms that the model may take.
     """
 
@@ -101,9 +103,9 @@ class EmbeddingTables(nn.Module):
             self._add_table(f"bag_{feature.name}", [feature], width, options.embedding_std)
             self._add_columns(feature, width)
 
-        # Dense features fill one column each, or a vector that is multiplied by the value.
+        # Dense features fill one column each, or a vector.
         dense = schema.of_kind("dense")
-        width = options.embedding if options.numbers == "vector" else 1
+        width = 1 if options.numbers == "value" else options.embedding
         for feature in dense:
             self._add_columns(feature, width)
         self.register_parameter("numbers", None)
@@ -112,11 +114,12 @@ class EmbeddingTables(nn.Module):
             self.numbers = nn.Parameter(vectors)
             if copies:
                 self.stack_axes["numbers"] = 1
+        self.number_embedding = number_embedding(options, len(dense), copies)
 
     @property
     def dense_vectors(self) -> Tensor | None:
-        """(D_dense, [copies,] width) the vectors of dense features, each a linear layer on one
-        value; None where dense values are appended as they are.
+        """(D_dense, [copies,] width) the vectors that dense values are multiplied by; None where
+        something else becomes of the values.
         """
         return self.numbers
 

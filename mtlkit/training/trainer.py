@@ -48,6 +48,9 @@ from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.task_settings import group_names, partners
 from mtlkit.training.timing import RunTimer
 
+FITTED_ROWS = 1 << 18
+"""Most training rows that numbers are fitted to."""
+
 
 class Trainer:
     """Trains one model under one balancer on one data set.
@@ -110,6 +113,8 @@ class Trainer:
 
         # The model, and which of its parameters the tasks share.
         self.model = model.to(self.device)
+        if self.model.number_embedding is not None:
+            self.model.number_embedding.fit(self._fitted_numbers())
         self.balancer = balancer.to(self.device) if balancer is not None else None
         self.sharing = prepare_model(self.model, balancer, settings, self.probe_batch)
         # the tower of a task that another one scores is not meant to learn
@@ -158,6 +163,11 @@ class Trainer:
         self.graph: Callable[[Trainer, int, RunningMeans], None] | None = None
         self.steps = 0
         self.window = RunningMeans(len(self.tasks), self.device)
+
+    def _fitted_numbers(self) -> Tensor:
+        """(N, D) the numbers of training rows, of every n-th one where there are many."""
+        stride = -(-len(self.train) // FITTED_ROWS)
+        return self.train.take(torch.arange(0, len(self.train), stride)).dense
 
     @property
     def compares_at_boundary(self) -> bool:

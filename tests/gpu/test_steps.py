@@ -140,6 +140,23 @@ def test_a_model_trains_on_a_gpu_as_on_a_cpu(model, gpu):
         torch.testing.assert_close(on_gpu[name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize("numbers", ["piecewise", "periodic"])
+def test_encoded_numbers_wait_for_nothing_on_a_gpu(numbers, gpu):
+    model = f"mmoe[experts=2,hidden=4,tower=3,embedding=2,numbers={numbers}]"
+    weights = []
+    for device in (gpu, torch.device("cpu")):
+        trainer = build(model, "uniform", device, optimizer="sgd")
+        run_steps(trainer, 0, STEPS)
+        state = trainer.model.state_dict()
+        weights.append({name: value.cpu() for name, value in state.items()})
+        COUNTS.clear()
+        run_steps(trainer, STEPS, 1)
+        if is_pretended(gpu):
+            assert COUNTS.totals[1:] == (0, 0), (COUNTS.waits, COUNTS.copies)
+    for name, value in weights[1].items():
+        torch.testing.assert_close(weights[0][name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
 def _schema_for(model):
     """Two tasks, as a funnel where the model needs one."""
     schema = toy_schema(2)

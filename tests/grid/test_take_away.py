@@ -281,13 +281,16 @@ def encoded(taken, rows):
     return {name: inputs[name] for name in input_names(taken.schema)}
 
 
-@pytest.mark.parametrize("model", MODELS.names())
+NUMBERS = ["stem[numbers=piecewise]", "mmoe[numbers=periodic]"]
+
+
+@pytest.mark.parametrize("model", [*MODELS.names(), *NUMBERS])
 def test_onnx_gives_the_same_scores(tmp_path, model):
     runtime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     name, rows = own_table(tmp_path)
-    tasks = ["click", "buy"] if MODELS.load(model).needs_funnel else None
-    folder, _ = run(name, tmp_path / "home", tmp_path, f"{model}[norm=batch]", tasks=tasks)
+    tasks = ["click", "buy"] if MODELS.load(model.partition("[")[0]).needs_funnel else None
+    folder, _ = run(name, tmp_path / "home", tmp_path, model, CPU, "norm=batch", tasks=tasks)
     taken = load_run(folder)
     files = export(taken, tmp_path / "exported")
     assert [file.name for file in files] == ["model.onnx", ENCODERS]

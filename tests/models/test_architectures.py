@@ -40,6 +40,8 @@ CASES = {
     "dropout": (toy_schema(3, KINDS), {"dropout": 0.5}),
     "activation": (toy_schema(2), {"activation": "gelu"}),
     "numbers as vectors": (toy_schema(3, KINDS, bags=1), {"numbers": "vector", "init": "xavier"}),
+    "piecewise linear numbers": (toy_schema(3, KINDS), {"numbers": "piecewise", "init": "xavier"}),
+    "periodic numbers": (toy_schema(3, KINDS, bags=1), {"numbers": "periodic"}),
 }
 
 

@@ -39,6 +39,8 @@ DATA = {
         {"numbers": "vector", "embedding_dims": {"id2": 3}},
     ),
     "vectors only": (toy_schema(2, ids=0, dense=5), {"numbers": "vector"}),
+    "piecewise linear numbers": (toy_schema(2, dense=3), {"numbers": "piecewise"}),
+    "bags and periodic numbers": (toy_schema(2, bags=1), {"numbers": "periodic"}),
 }
 
 

@@ -127,6 +127,13 @@ def test_gradients_are_slopes_with_other_options(name):
     check(model, doubled(toy_batch(GENERAL, 10, missing=0.2)), entries=1)
 
 
+@pytest.mark.parametrize("numbers", ["piecewise", "periodic"])
+@pytest.mark.parametrize("name", ["mmoe", "stem"])
+def test_gradients_are_slopes_with_encoded_numbers(name, numbers):
+    model = small(name, GENERAL, **SMOOTH | {"numbers": numbers}).double()
+    check(model, doubled(toy_batch(GENERAL, 10, missing=0.2)), entries=1)
+
+
 def test_gradients_are_slopes_on_a_funnel(name):
     model = small(name, FUNNEL, **SMOOTH).double()
     check(model, doubled(toy_batch(FUNNEL, 16)), entries=0)

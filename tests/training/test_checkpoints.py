@@ -150,6 +150,11 @@ def test_every_model_goes_on(tmp_path, trainer, model):
     assert_goes_on(tmp_path, build)
 
 
+@pytest.mark.parametrize("numbers", ["piecewise", "periodic"])
+def test_encoded_numbers_go_on(tmp_path, trainer, pair, numbers):
+    assert_goes_on(tmp_path, lambda: trainer(pair, f"stem[numbers={numbers}]", batch_size=20))
+
+
 def test_a_run_that_stops_early_goes_on_to_the_same_end(tmp_path, trainer, pair):
     def build():
         return trainer(pair, lr=1.0, patience=1, evaluations=10, epochs=4, batch_size=40)

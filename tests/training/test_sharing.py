@@ -66,8 +66,9 @@ def test_is_that_of_an_unbatched_twin(name, options, tasks):
     assert table(SharedParameters(model, batch)) == expected
 
 
-def test_every_stack_is_cut_along_its_axis(name):
-    model, batch = make(name, norm="layer", numbers="vector")
+@pytest.mark.parametrize("numbers", ["vector", "periodic"])
+def test_every_stack_is_cut_along_its_axis(name, numbers):
+    model, batch = make(name, norm="layer", numbers=numbers)
     axes = {
         f"{prefix}.{key}": axis
         for prefix, module in model.named_modules()

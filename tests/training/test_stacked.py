@@ -130,8 +130,10 @@ def test_stacked_cells_are_separate_ones(double, mixed, funnel, model, balancer)
         {"optimizer": "adagrad", "l2_dense": 0.01},
         {"optimizer": "sgd", "momentum": 0.9},
         {"options": {"norm": "batch"}},
+        {"options": {"numbers": "piecewise"}},
+        {"options": {"numbers": "periodic"}},
     ],
-    ids=lambda settings: next(iter(settings)),
+    ids=str,
 )
 @pytest.mark.parametrize("balancer", ["uniform", "upgrad"])
 def test_settings_mean_the_same_in_a_stack(double, mixed, settings, balancer):
