@@ -2,6 +2,8 @@ import multiprocessing
 import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
@@ -303,3 +305,24 @@ def test_on_a_gpu_workers_are_spawned(monkeypatch, tmp_path, home):
     with pytest.raises(ZeroDivisionError):
         engine.start("cuda")
     assert contexts == ["spawn"]
+
+
+INTERRUPTED_REQUEST = """
+import os, socket
+from multiprocessing import forkserver
+from mtlkit.grid.engines.processes import start_server
+
+start_server()
+with socket.socket(socket.AF_UNIX) as request:
+    request.connect(forkserver._forkserver._forkserver_address)
+pid = forkserver._forkserver._forkserver_pid
+print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not FORKS, reason="no server is forked from here")
+def test_a_request_that_is_broken_off_is_no_traceback():
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED_REQUEST], capture_output=True, text=True, check=True
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")

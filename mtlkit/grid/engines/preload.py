@@ -13,6 +13,7 @@ import pkgutil
 import signal
 import sys
 from contextlib import suppress
+from types import TracebackType
 
 from mtlkit.registry import REGISTRIES
 
@@ -23,6 +24,16 @@ def _die_with_driver(signal_number: int) -> None:
     """Have the kernel send this process a signal when the driver dies; 0 for none."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal_number)
+
+
+def _tell_error(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    """What Python says of an error that nobody caught; but that the driver was interrupted while it
+    asked for a worker, so that its request ends too early, is none.
+    """
+    if not isinstance(error, EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def _nothing() -> int:
@@ -55,6 +66,7 @@ def _load() -> None:
 # Imports take seconds, in which nobody looks whether there still is a driver. Later the server does
 # that by itself, and must not end with the thread that started it. What is imported is no garbage.
 _die_with_driver(signal.SIGKILL)
+sys.excepthook = _tell_error
 gc.disable()
 with suppress(Exception):
     _load()
