@@ -9,6 +9,7 @@ from mtlkit.data.data_home import last_fetched, remember
 from mtlkit.data.sources import open_source
 from mtlkit.errors import MissingError
 from mtlkit.grid.grid_settings import read_grid
+from mtlkit.grid.methods import owner
 from mtlkit.registry import BALANCERS, DATASETS, MODELS
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
@@ -435,7 +436,7 @@ def test_published_grids(file):
     for registry, specs in ((MODELS, grid.models + grid.references), (BALANCERS, grid.balancers)):
         for text in specs:
             name = text.partition("[")[0]
-            assert registry.names(name), f"{name} is no {registry.kind}"
+            assert owner(registry, name).names(name), f"{name} is no {registry.kind}"
     assert grid.dataset is None or DATASETS.check(grid.dataset.partition("[")[0])
 
 

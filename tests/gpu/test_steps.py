@@ -147,12 +147,12 @@ def test_encoded_numbers_wait_for_nothing_on_a_gpu(numbers, gpu):
     for device in (gpu, torch.device("cpu")):
         trainer = build(model, "uniform", device, optimizer="sgd")
         run_steps(trainer, 0, STEPS)
-        state = trainer.model.state_dict()
-        weights.append({name: value.cpu() for name, value in state.items()})
         COUNTS.clear()
         run_steps(trainer, STEPS, 1)
         if is_pretended(gpu):
             assert COUNTS.totals[1:] == (0, 0), (COUNTS.waits, COUNTS.copies)
+        state = trainer.model.state_dict()
+        weights.append({name: value.cpu() for name, value in state.items()})
     for name, value in weights[1].items():
         torch.testing.assert_close(weights[0][name], value, rtol=1e-3, atol=1e-5, msg=name)
 
