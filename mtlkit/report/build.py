@@ -153,8 +153,9 @@ def write_report(
     # One look for all blocks, so that a balancer has the same colour in every figure.
     summaries = [summarise(frames, block, margin) for block in frames.blocks]
     look = Look.of(summaries)
+    home = Path("results") if frames.board else results  # runs go to no leaderboard by themselves
     with missing_letters_allowed():
-        sections = [_write_section(frames, summary, look, results, out) for summary in summaries]
+        sections = [_write_section(frames, summary, look, home, out) for summary in summaries]
     damaged = [file for section in sections for file in section.unreadable]
     frames = replace(frames, unreadable=(*frames.unreadable, *damaged))
     page = out / "index.html"
