@@ -160,9 +160,10 @@ def write_report(
     summaries = [summarise(frames, block, margin) for block in frames.blocks]
     check_patterns(rows, summaries)
     look = Look.of(summaries)
+    home = Path("results") if frames.board else results  # runs go to no leaderboard by themselves
     with missing_letters_allowed():
         sections = [
-            _write_section(frames, summary, look, results, out, paper_tables(summary, rows, top))
+            _write_section(frames, summary, look, home, out, paper_tables(summary, rows, top))
             for summary in summaries
         ]
     damaged = [file for section in sections for file in section.unreadable]

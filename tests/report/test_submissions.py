@@ -474,6 +474,7 @@ def test_the_site_says_where_rows_come_from(board):
     assert "where the rows come from" in page
     assert "Ada Lovelace" in page
     assert "same digits" in page
+    assert f"--out {board}" not in page
     (file,) = (board.parent / "site").glob("tables/*-origin.csv")
     origin = pd.read_csv(file, keep_default_na=False)
     mmoe = origin[(origin["model"] == "mmoe") & (origin["balancer"] == "uniform")]
