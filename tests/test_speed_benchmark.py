@@ -266,6 +266,20 @@ def test_both_areas_are_measured_and_equal():
     assert record["difference"] <= 1e-12
 
 
+def test_the_trainer_times_itself_by_the_time_of_the_process(monkeypatch):
+    from speed import models
+
+    from mtlkit.training import timing
+
+    monkeypatch.setattr(timing, "time", timing.time)
+    models.count_cpu_seconds()
+    monkeypatch.setattr(timing.time, "perf_counter", iter([1.0, 3.5]).__next__)
+    timer = timing.RunTimer(models.CPU)
+    with timer.measure("train"):
+        pass
+    assert timer.seconds["train_seconds"] == 2.5
+
+
 def test_one_pass_is_judged_and_every_share_is_named(small, monkeypatch):
     from speed import data, evaluation, models
 
@@ -638,6 +652,88 @@ def test_the_model_of_torch_rechub_that_is_timed_does_not_begin_with_trained_tab
     assert sizes[0] == sizes[1] < 6e-4  # after a step of Adam they would reach 1e-3
 
 
+def test_a_training_is_followed_until_its_goals_are_reached_or_late(monkeypatch):
+    from speed.peers import packed
+
+    clock = iter(range(100))
+    monkeypatch.setattr(packed, "seconds", lambda job: float(next(clock)))
+    areas, trained = iter([[0.7, 0.9], [0.8, 0.8], [0.9, 0.9], [0.9, 0.9]]), []
+
+    def follow(*goals):
+        job = {"passes": 2, "goals": list(goals)}
+        return packed.follow(job, ["a", "b"], trained.append, lambda: next(areas))["curve"]
+
+    assert follow([0.8, 0.9, 9.0], [0.7, 0.8, 9.0]) == [[1, 0.7, 0.9], [2, 0.8, 0.8], [3, 0.9, 0.9]]
+    assert trained == ["a", "b", "a"]
+    assert follow([1.0, 1.0, 1.0]) == [[1, 0.9, 0.9]]  # another setting has taken as long
+    rows = packed.part_rows({"seed": 0, "parts": 3}, 10)
+    assert sorted(len(part) for part in rows) == [3, 3, 4]
+    assert sorted(np.concatenate(rows)) == list(range(10))
+
+
+def quality_records(setup, monkeypatch):
+    """What the section collects where seconds follow from the setting, and the first run of it
+    that is stopped goes on.
+    """
+    from speed import data, quality
+
+    jobs = []
+    pace = {"torch-rechub": 40.0, "fuxictr": 10.0, "mtlkit": 1.0}
+
+    def run(job):
+        jobs.append(job)
+        if len(jobs) == 20:
+            raise KeyboardInterrupt
+        seconds = pace[job["system"]] * job["lr"] * 1000 * (1 + job["seed"] / 10)
+        reached = [[seconds, 0.946, 0.994]]
+        return {"curve": [[seconds / 2, 0.9, 0.9], *reached, [2 * seconds, 0.947, 0.9943]]}
+
+    monkeypatch.setattr(quality, "run", run)
+    monkeypatch.setattr(data, "census_folder", lambda home: home)
+    with pytest.raises(KeyboardInterrupt):
+        quality.collect(setup)
+    return quality.collect(setup), jobs
+
+
+def test_time_to_quality_is_that_of_the_best_setting_on_other_seeds(tmp_path, monkeypatch):
+    from speed import quality
+    from speed.common import Setup
+
+    records, jobs = quality_records(Setup(tmp_path, 3, tmp_path), monkeypatch)
+    assert len(records) == 3 * (12 + 3) == len(jobs) - 1
+    assert not list(tmp_path.iterdir())
+    first, second = jobs[0]["goals"], jobs[1]["goals"]
+    assert [goal[2] for goal in first] == [np.inf, np.inf]
+    assert [goal[2] for goal in second] == [40.0, np.inf]
+    low, high = quality.GOALS
+    assert quality.times(records, "mtlkit", low) == pytest.approx([1.1, 1.2, 1.3])
+    assert quality.times(records, "mtlkit", high) == []
+    judged = quality.checks(records)
+    assert [check.met for check in judged] == [True, True, None, None]
+    assert judged[0].measured == "1.20 s and 48.00 s"
+    text = quality.table(records)
+    row = f"| {low} | mtlkit | 1024 | 0.001 | 0.0001 | 1.20 s (1.10-1.30) | 3 of 3 | 40.0 | 10.0 |"
+    assert row in text
+    assert f"| {high} | fuxictr |  |  |  | not reached | 0 of 0 | - | - |" in text
+
+
+def test_a_training_to_quality_sees_the_test_split(small, tmp_path, monkeypatch):
+    from speed import models, quality
+
+    from mtlkit.data.storage import write_dataset
+
+    write_dataset(tmp_path / "set", small, {})
+    monkeypatch.setattr(models, "count_cpu_seconds", lambda: None)
+    job = {"folder": str(tmp_path / "set"), "width": 4, "seed": 0, "batch": 256, "lr": 1e-2}
+    job |= {"embedding_std": 1e-4, "passes": 3, "parts": 2, "rows": {"train": 1024, "test": 400}}
+    whole = quality.work(job | {"goals": [[1.0, 1.0, np.inf]]})["curve"]
+    assert len(whole) == 6
+    assert [point[0] for point in whole] == sorted(point[0] for point in whole)
+    reached = quality.work(job | {"goals": [[*whole[2][1:], np.inf]]})["curve"]
+    assert [areas for _, *areas in reached] == [areas for _, *areas in whole[: len(reached)]]
+    assert len(reached) <= 3
+
+
 def test_every_script_and_grid_has_its_line_in_the_readme():
     text = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
     for file in [*BENCHMARKS.glob("*.py"), *BENCHMARKS.glob("*.yaml")]:
@@ -645,14 +741,15 @@ def test_every_script_and_grid_has_its_line_in_the_readme():
 
 
 def test_bags_by_embedding_bag_give_the_same_numbers(monkeypatch):
-    from speed import bags, models
+    from speed import bags
     from speed.turns import take_turns
 
+    from mtlkit.training import trainer
     from tests.toy import toy_dataset, toy_schema
 
     monkeypatch.setattr(bags, "BATCH", 16)
     data, losses = toy_dataset(toy_schema(2, bags=2), rows=160), {}
-    monkeypatch.setattr(models.trainer, "RunningMeans", noted(losses, models.trainer.RunningMeans))
+    monkeypatch.setattr(trainer, "RunningMeans", noted(losses, trainer.RunningMeans))
     for model in ("mmoe", "stem"):
         for system in bags.SYSTEMS:
             windows = take_turns({"one": bags.run(data, model, system, 2)})

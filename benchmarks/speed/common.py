@@ -26,10 +26,12 @@ class Setup:
     Args:
         data: The data home.
         rounds: Paired repetitions.
+        out: Where results go.
     """
 
     data: Path
     rounds: int
+    out: Path
 
 
 @dataclass(frozen=True)

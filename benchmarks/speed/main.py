@@ -17,7 +17,17 @@ from typing import Any
 
 from .common import HOME, Section, Setup, say
 
-NAMES = ("training", "breakdown", "roofline", "sparse", "bags", "balancers", "evaluation", "cells")
+NAMES = (
+    "training",
+    "quality",
+    "breakdown",
+    "roofline",
+    "sparse",
+    "bags",
+    "balancers",
+    "evaluation",
+    "cells",
+)
 OUT = HOME.parent / "results" / "speed"
 README = HOME / "README.md"
 BEGIN, END = "<!-- speed: begin -->", "<!-- speed: end -->"
@@ -107,7 +117,7 @@ def measure(section: Section, data_dir: Path | None, rounds: int | None, file: P
     """Measure a section; it replaces what the file held of it."""
     from mtlkit.data.data_home import data_home
 
-    setup = Setup(data_home(data_dir).resolve(), rounds or section.rounds)
+    setup = Setup(data_home(data_dir).resolve(), rounds or section.rounds, file.parent)
     began, load = time.monotonic(), os.getloadavg()[0]
     records = section.collect(setup)
     results = read(file)

@@ -17,7 +17,7 @@ from mtlkit.data.types import Schema
 from mtlkit.models.mmoe import MMoE
 from mtlkit.registry import BALANCERS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
-from mtlkit.training import trainer
+from mtlkit.training import timing
 from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 
@@ -64,7 +64,7 @@ def count_cpu_seconds() -> None:
     """Let the trainer time itself by the CPU time of this process, which neighbours on the machine
     do not lengthen.
     """
-    trainer.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
+    timing.time = SimpleNamespace(perf_counter=time.process_time)  # type: ignore[assignment]
 
 
 def mmoe(schema: Schema, width: int, seed: int = 0, **more: Any) -> MMoE:

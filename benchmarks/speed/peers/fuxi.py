@@ -41,7 +41,12 @@ class MMoE(MultiTaskModel):
             model_root=root,
             metrics=["AUC"],
         )
-        self.embedding_layer = FeatureEmbedding(feature_map, job["width"])
+        std = job.get("embedding_std", 1e-4)
+        self.embedding_layer = FeatureEmbedding(
+            feature_map,
+            job["width"],
+            embedding_initializer=f"partial(nn.init.normal_, std={std})",
+        )
 
         # One layer each, as mtlkit's model has; gates are linear.
         inputs = feature_map.sum_emb_out_dim()
@@ -55,7 +60,7 @@ class MMoE(MultiTaskModel):
         )
 
         # Loss and optimiser first; then FuxiCTR draws its initial parameters.
-        self.compile("adam", "binary_crossentropy", 1e-3)
+        self.compile("adam", "binary_crossentropy", job.get("lr", 1e-3))
         self.reset_parameters()
 
     def forward(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -90,7 +95,8 @@ def feature_map(schema: dict[str, Any], width: int, folder: str) -> FeatureMap:
 
 
 def prepare(job: dict[str, Any], folder: str) -> tuple[FeatureMap, int]:
-    """Write the files that the loader reads: ``train`` and ``test``, and ``warm`` with two batches.
+    """Write the files that the loader reads: ``train`` and ``test``, ``warm`` with two batches, and
+    a file for each part of a pass, if it has some.
 
     Returns:
         The columns in FuxiCTR's terms, and the number of rows to train on. The arrays themselves
@@ -105,6 +111,9 @@ def prepare(job: dict[str, Any], folder: str) -> tuple[FeatureMap, int]:
         if split == "train":
             warm = {name: values[: 2 * job["batch"]] for name, values in arrays.items()}
             np.savez(Path(folder) / "warm.npz", **warm)
+            for number, rows in enumerate(packed.part_rows(job, len(labels[split]))):
+                part = {name: values[rows] for name, values in arrays.items()}
+                np.savez(Path(folder) / f"part-{number}.npz", **part)
     return mapped, len(labels["train"])
 
 
@@ -122,34 +131,33 @@ def build(job: dict[str, Any], mapped: FeatureMap, folder: str) -> MMoE:
 def main() -> None:
     job = json.loads(sys.argv[1])
     torch.set_num_threads(1)
-    passes = job["rows"]["passes"]
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         mapped, rows = prepare(job, folder)
-        loaders = {
-            split: NpzDataLoader(
+
+        def loader(split: str) -> NpzDataLoader:
+            return NpzDataLoader(
                 mapped,
                 str(Path(folder) / split),
                 batch_size=job["batch"],
                 shuffle=split != "test",
                 num_workers=0,
             )
-            for split in ("warm", "train", "test")
-        }
 
         # Two steps of a model that is thrown away, so that nothing is loaded while time is taken.
-        build(job, mapped, folder).train_epoch(loaders["warm"])
+        train, test = loader("train"), loader("test")
+        parts = [loader(f"part-{number}") for number in range(job.get("parts", 0))]
+        build(job, mapped, folder).train_epoch(loader("warm"))
         gc.collect()
         model = build(job, mapped, folder)
-        began = packed.seconds(job)
-        for _ in range(passes):
-            model.train_epoch(loaders["train"])
-        seconds = packed.seconds(job) - began
-        areas = model.evaluate(loaders["test"])
-    answer = {
-        "rows_per_second": passes * rows / seconds,
-        "memory": packed.peak_memory(),
-        "auc": [float(areas[f"{name}_AUC"]) for name in mapped.labels],
-    }
+
+        def score() -> list[float]:
+            areas = model.evaluate(test)
+            return [float(areas[f"{name}_AUC"]) for name in mapped.labels]
+
+        if "goals" in job:
+            answer = packed.follow(job, parts, model.train_epoch, score)
+        else:
+            answer = packed.rate(job, lambda: model.train_epoch(train), score, rows)
     print(json.dumps(answer))
 
 
