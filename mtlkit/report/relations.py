@@ -185,7 +185,7 @@ class _Labels:
 
         regressions = all(kinds.get(task) == "regression" for task in pair)
         if regressions:
-            one, other = pd.Series(one).rank().to_numpy(), pd.Series(other).rank().to_numpy()
+            one, other = _ranks(one), _ranks(other)
         # The interval is Fisher's; scipy.stats has it too, but takes a second to import.
         r = float(np.clip(np.corrcoef(one, other)[0, 1], -1, 1))
         half = special.ndtri(0.975) / math.sqrt(len(one) - 3)
@@ -342,15 +342,18 @@ def _stored_scores(
     return []
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """(N,) ranks, ties in their middle."""
+    return np.asarray(pd.Series(values).rank())
+
+
 def _rank_correlation(scores: dict[str, np.ndarray], pair: Pair) -> float:
     """Spearman's correlation of the predictions of two tasks; NaN where there is none."""
     predicted = [scores.get(f"score/{task}") for task in pair]
     if any(column is None or column.ndim != 1 for column in predicted):
         return math.nan
     step = -(-len(scores[f"score/{pair[0]}"]) // MOST_ROWS) or 1
-    ranks = [
-        pd.Series(column[::step]).rank().to_numpy() for column in predicted if column is not None
-    ]
+    ranks = [_ranks(column[::step]) for column in predicted if column is not None]
     if any(len(column) < 2 or column.std() < TINY for column in ranks):
         return math.nan
     return float(np.corrcoef(ranks)[0, 1])

@@ -24,7 +24,7 @@ LEGEND_SIZE = 8.5
 LONGEST_ENTRY = 3.5
 HIGHEST_PNG = 20
 """Inches."""
-ABOUT = {
+ABOUT: dict[str, dict[str, str | None]] = {
     "svg": {"Date": None, "Creator": "mtlkit"},
     "png": {"Software": "mtlkit"},
     "pdf": {"CreationDate": None, "Creator": "mtlkit"},
