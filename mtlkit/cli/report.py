@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import shlex
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -14,6 +15,13 @@ from mtlkit.cli.tables import MarginFlag, MetricFlag, as_share
 if TYPE_CHECKING:
     from mtlkit.report.build import ReportFiles
     from mtlkit.report.frame import Frames
+
+
+class FigureFormat(StrEnum):
+    """How figures are written besides SVG."""
+
+    png = "png"
+    pdf = "pdf"
 
 
 def report(
@@ -34,6 +42,10 @@ def report(
         list[str] | None,
         typer.Option("--rows", help="LaTeX of these rows and references alone: 'mmoe+*'."),
     ] = None,
+    format: Annotated[
+        list[FigureFormat] | None,
+        typer.Option("--format", help="Figures in this format as well as SVG."),
+    ] = None,
     top: Annotated[
         int | None,
         typer.Option("--top", min=1, help="LaTeX of the best rows and references alone."),
@@ -53,16 +65,18 @@ def report(
         typer.echo(text)
         return
 
-    files = write_report(results, out, None, metric, untuned, margin, rows or (), top)
+    files = write_report(
+        *(results, out, None, metric, untuned, margin), rows or (), top, format or ()
+    )
     _say_left_out(files)
     _say_warnings(files.warnings)
     for title in files.simulated:
         typer.echo(f"note: {title} is simulated data", err=True)
 
-    if files.letters_without_font:
+    if format and files.letters_without_font:
         typer.echo(
-            f"note: no font here has {files.letters_without_font}: PNG files show boxes in their "
-            "place, SVG files and the page take the fonts of whoever reads them",
+            f"note: no font here has {files.letters_without_font}: PNG and PDF files show boxes in "
+            "their place, SVG files and the page take the fonts of whoever reads them",
             err=True,
         )
 

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from scipy import stats
 
 from mtlkit.report.run_warnings import listed
 from mtlkit.report.summary import Row, Summary
@@ -115,7 +114,7 @@ def compare_across(summaries: Sequence[Summary]) -> Across | None:
         of_single = scores[:, [methods.index(single[0])]] if single else np.nan
         standings = pd.DataFrame(
             {
-                "rank": stats.rankdata(-scores, axis=1).mean(axis=0),
+                "rank": pd.DataFrame(-scores).rank(axis=1).mean().to_numpy(),
                 "wins": (np.sign(scores - of_single).mean(axis=0) + 1) / 2,
                 "improvement": np.mean(improvements, axis=0),
             },
@@ -145,7 +144,7 @@ def _share_won(runs: Sequence[float], others: Sequence[float]) -> float:
     """
     if not others:
         return math.nan
-    return float(stats.mannwhitneyu(runs, others).statistic) / (len(runs) * len(others))
+    return float(np.sign(np.subtract.outer(runs, others)).mean() + 1) / 2
 
 
 def _rank_tests(scores: np.ndarray) -> tuple[float, float]:
@@ -159,6 +158,8 @@ def _rank_tests(scores: np.ndarray) -> tuple[float, float]:
     Returns:
         NaN twice for too few blocks or methods.
     """
+    from scipy import stats  # takes longer to import than all else that a report needs
+
     blocks, methods = scores.shape
     if blocks < FEWEST_BLOCKS or methods < 3:
         return math.nan, math.nan

@@ -65,7 +65,7 @@ SHOWN = 5
 """Unreadable records that an error names."""
 LAYOUT = 1
 """The version of that list."""
-REPORT_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg|png)")
+REPORT_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg|png|pdf)")
 """Names under which a report is written. Nothing else is ever removed, whatever the list says."""
 
 
@@ -81,7 +81,8 @@ class ReportFiles:
         copies: Folders that hold the same run as another one, which counts.
         simulated: Titles of the blocks whose data is simulated.
         warnings: What the runs of each block warned of, a sentence a kind with the rows it touches.
-        letters_without_font: Letters of names that no font here has; PNG files show boxes there.
+        letters_without_font: Letters of names that no font here has; PNG and PDF files show
+            boxes there.
     """
 
     page: Path
@@ -127,6 +128,7 @@ def write_report(
     margin: float = MARGIN,
     rows: Sequence[str] = (),
     top: int | None = None,
+    formats: Sequence[str] = (),
 ) -> ReportFiles:
     """Write page, tables and figures; files of an earlier report that have no successor are
     removed.
@@ -141,6 +143,7 @@ def write_report(
         margin: Relative gains up to this one do not matter.
         rows: Patterns of the rows in the LaTeX of the main table, see :func:`paper_tables`.
         top: How many of these at most.
+        formats: Of figures besides SVG: ``png``, ``pdf``.
 
     Raises:
         MtlkitError: There is nothing to report, a pattern matches nothing, or the folder cannot be
@@ -163,13 +166,15 @@ def write_report(
     home = Path("results") if frames.board else results  # runs go to no leaderboard by themselves
     with missing_letters_allowed():
         sections = [
-            _write_section(frames, summary, look, home, out, paper_tables(summary, rows, top))
+            _write_section(
+                frames, summary, look, home, out, paper_tables(summary, rows, top), formats
+            )
             for summary in summaries
         ]
     damaged = [file for section in sections for file in section.unreadable]
     frames = replace(frames, unreadable=(*frames.unreadable, *damaged))
     page = out / "index.html"
-    overview = _write_overview(summaries, out)
+    overview = _write_overview(summaries, out, formats)
     page.write_text(render(frames, sections, written or _now(), overview), encoding="utf-8")
 
     shown = [*overview.tables, *(table for section in sections for table in section.all_tables)]
@@ -237,7 +242,7 @@ def _now() -> datetime:
     return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
 
 
-def _write_overview(summaries: Sequence[Summary], out: Path) -> Overview:
+def _write_overview(summaries: Sequence[Summary], out: Path, formats: Sequence[str]) -> Overview:
     """Write what several data sets say together; nothing where they share too few methods."""
     from mtlkit.report.figures.ranks import draw_ranks
 
@@ -252,13 +257,19 @@ def _write_overview(summaries: Sequence[Summary], out: Path) -> Overview:
     written = _write_table(table, csv_text, "tables/across-data-sets", out)
     if math.isnan(across.critical):
         return Overview(sentences, (written,), ())
-    figure = _save_figure(draw_ranks(across), "across-data-sets-ranks", out)
+    figure = _save_figure(draw_ranks(across), "across-data-sets-ranks", out, formats)
     return Overview(sentences, (written,), (figure,))
 
 
 @garbage_left_alone()
 def _write_section(
-    frames: Frames, summary: Summary, look: Look, results: Path, out: Path, latex: str
+    frames: Frames,
+    summary: Summary,
+    look: Look,
+    results: Path,
+    out: Path,
+    latex: str,
+    formats: Sequence[str],
 ) -> Section:
     """Write the tables and figures of one block, and gather what the page says of it."""
     block = summary.block
@@ -303,7 +314,7 @@ def _write_section(
         tables=tuple(tables),
         metric_tables=tuple(folded),
         relations=tuple(relations.sentences),
-        figures=tuple(_write_figures(summary, probes.by_group, look, out)),
+        figures=tuple(_write_figures(summary, probes.by_group, look, out, formats)),
         failures=failures(frames, block),
         data=page_data(summary, look),
         unreadable=tuple(dict.fromkeys(unreadable)),
@@ -363,7 +374,7 @@ def _write_table(
 
 
 def _write_figures(
-    summary: Summary, probes: dict[str, Probes], look: Look, out: Path
+    summary: Summary, probes: dict[str, Probes], look: Look, out: Path, formats: Sequence[str]
 ) -> Iterator[PageFigure]:
     from mtlkit.report.figures import draw_all
     from mtlkit.report.figures.context import Context
@@ -371,14 +382,14 @@ def _write_figures(
     block = summary.block
     for drawing in draw_all(Context(summary, probes, look)):
         drawing = replace(drawing, title=drawing.title + block.mark)
-        yield _save_figure(drawing, f"{block.slug}-{drawing.name}", out)
+        yield _save_figure(drawing, f"{block.slug}-{drawing.name}", out, formats)
 
 
-def _save_figure(drawing: Drawing, name: str, out: Path) -> PageFigure:
+def _save_figure(drawing: Drawing, name: str, out: Path, formats: Sequence[str]) -> PageFigure:
     """Write the files of a figure, and make it fit for the page."""
     from mtlkit.report.figures.sheet import save
 
-    paths = save(drawing, out / "figures" / name)
+    paths = save(drawing, out / "figures" / name, formats)
     svg = inline_svg(paths[0].read_text(encoding="utf-8"), name, drawing.title)
     files = tuple(f"figures/{path.name}" for path in paths)
     return PageFigure(drawing.title, drawing.caption, svg, files, drawing.name)

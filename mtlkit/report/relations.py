@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import stats
+from scipy import special
 from scipy.cluster.hierarchy import fcluster, linkage
 from scipy.spatial.distance import squareform
 
@@ -166,13 +166,16 @@ class _Labels:
 
         regressions = all(kinds.get(task) == "regression" for task in pair)
         if regressions:
-            one, other = stats.rankdata(one), stats.rankdata(other)
-        found = stats.pearsonr(one, other)
-        ends = found.confidence_interval()
+            one, other = _ranks(one), _ranks(other)
+        # The interval is Fisher's; scipy.stats has it too, but takes a second to import.
+        r = float(np.clip(np.corrcoef(one, other)[0, 1], -1, 1))
+        half = special.ndtri(0.975) / math.sqrt(len(one) - 3)
+        with np.errstate(divide="ignore"):
+            low, high = np.tanh(np.arctanh(r) + np.array([-half, half]))
         nested = ""
         if all(kinds.get(task) == "binary" for task in pair):
             nested = _nested(one > 0, other > 0, pair) or _nested(other > 0, one > 0, pair[::-1])
-        return cls((float(found.statistic), float(ends.low), float(ends.high)), nested)
+        return cls((r, float(low), float(high)), nested)
 
 
 def _nested(outer: np.ndarray, inner: np.ndarray, names: Pair) -> str:
@@ -320,13 +323,18 @@ def _stored_scores(
     return []
 
 
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """(N,) ranks, ties in their middle."""
+    return np.asarray(pd.Series(values).rank())
+
+
 def _rank_correlation(scores: dict[str, np.ndarray], pair: Pair) -> float:
     """Spearman's correlation of the predictions of two tasks; NaN where there is none."""
     predicted = [scores.get(f"score/{task}") for task in pair]
     if any(column is None or column.ndim != 1 for column in predicted):
         return math.nan
     step = -(-len(scores[f"score/{pair[0]}"]) // MOST_ROWS) or 1
-    ranks = [stats.rankdata(column[::step]) for column in predicted if column is not None]
+    ranks = [_ranks(column[::step]) for column in predicted if column is not None]
     if any(len(column) < 2 or column.std() < TINY for column in ranks):
         return math.nan
     return float(np.corrcoef(ranks)[0, 1])

@@ -193,25 +193,26 @@ def auc_influence(scores: np.ndarray, labels: np.ndarray) -> tuple[float, np.nda
         labels: (N,) 0 or 1.
     """
     is_positive = labels > 0
-    positives, negatives = np.sort(scores[is_positive]), np.sort(scores[~is_positive])
-    if not len(positives) or not len(negatives):
+    if is_positive.all() or not is_positive.any():
         return math.nan, np.zeros(len(scores))
 
-    won_by_positive = _share_below(negatives, scores[is_positive])
-    won_from_negative = 1 - _share_below(positives, scores[~is_positive])
+    # Rows in the order of their scores; those with one score are a step.
+    order = np.argsort(scores)
+    ordered, is_positive_here = scores[order], is_positive[order]
+    step = np.cumsum(np.diff(ordered, prepend=ordered[:1]) != 0)
+    below = np.empty((2, len(scores)))  # of each row, the share of negatives and of positives
+    for others, counts in enumerate((~is_positive_here, is_positive_here)):
+        in_step = np.bincount(step, weights=counts)
+        share = (np.cumsum(in_step) - in_step / 2) / counts.sum()  # ties count half
+        below[others, order] = share[step]
+    won_by_positive = below[0, is_positive]
+    won_from_negative = 1 - below[1, ~is_positive]
     auc, of_positives = mean_influence(won_by_positive)
     _, of_negatives = mean_influence(won_from_negative)
     influence = np.empty(len(scores))
     influence[is_positive] = of_positives
     influence[~is_positive] = of_negatives
     return auc, influence
-
-
-def _share_below(others: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(N,) share of sorted others that lie below each score, ties counted half."""
-    below = np.searchsorted(others, scores)
-    at_most = np.searchsorted(others, scores, side="right")
-    return (below + at_most) / (2 * len(others))
 
 
 def mean_influence(per_row: np.ndarray) -> tuple[float, np.ndarray]:

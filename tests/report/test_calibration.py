@@ -87,8 +87,8 @@ def test_the_report_has_a_panel_a_binary_score(tmp_path):
     models = ["single-task", *[f"mmoe[experts={number}]" for number in range(2, 12)]]
     fill(tmp_path / "results", models)
     files, page = drawings(tmp_path / "results", tmp_path / "out")
-    assert {file.suffix for file in files} == {".svg", ".png"}
-    text = next(file for file in files if file.suffix == ".svg").read_text()
+    [file] = files
+    text = file.read_text()
     assert "income" in text
     assert "marital" in text
     assert "observed / predicted odds" in text

@@ -236,7 +236,7 @@ def epoch_axis(axes: Axes, last_epoch: float, labelled: bool) -> None:
     if labelled:
         axes.set_xlabel("epoch")
     else:
-        axes.set_xticklabels([])
+        axes.tick_params(labelbottom=False)
 
 
 def shared_y_axis(axes: Axes, label: str, labelled: bool) -> None:
@@ -244,4 +244,4 @@ def shared_y_axis(axes: Axes, label: str, labelled: bool) -> None:
     if labelled:
         axes.set_ylabel(label)
     else:
-        axes.set_yticklabels([])
+        axes.tick_params(labelleft=False)

@@ -24,6 +24,12 @@ LEGEND_SIZE = 8.5
 LONGEST_ENTRY = 3.5
 HIGHEST_PNG = 20
 """Inches."""
+ABOUT: dict[str, dict[str, str | None]] = {
+    "svg": {"Date": None, "Creator": "mtlkit"},
+    "png": {"Software": "mtlkit"},
+    "pdf": {"CreationDate": None, "Creator": "mtlkit"},
+}
+"""Format to what a file says of itself, which is the same whenever it is written."""
 
 
 @dataclass(frozen=True)
@@ -229,19 +235,19 @@ def _flow(entries: Sequence[Entry], width: float) -> list[tuple[float, int]]:
     return places
 
 
-def save(drawing: Drawing, stem: Path) -> list[Path]:
-    """Write ``<stem>.svg``, and ``<stem>.png`` unless the figure is too high for a slide or a
-    paper; the same bytes for the same drawing.
+def save(drawing: Drawing, stem: Path, formats: Sequence[str] = ()) -> list[Path]:
+    """Write ``<stem>.svg``, and other formats if they are asked for, each of which takes as long;
+    the same bytes for the same drawing. A figure that is too high for a slide gets no PNG.
     """
-    about_svg = {"Date": None, "Creator": "mtlkit", "Title": drawing.title}
-    text = io.StringIO()
-    svg = stem.with_name(stem.name + ".svg")
-    files = [svg]
+    figure, files = drawing.figure, []
     with mpl.rc_context(RC):
-        drawing.figure.savefig(text, format="svg", metadata=about_svg)
-        svg.write_text(compact(text.getvalue()), encoding="utf-8")
-        if drawing.figure.get_figheight() <= HIGHEST_PNG:
-            png = stem.with_name(stem.name + ".png")
-            drawing.figure.savefig(png, dpi=DPI, metadata={"Software": "mtlkit"})
-            files.append(png)
+        for ending in ("svg", *formats):
+            if ending == "png" and figure.get_figheight() > HIGHEST_PNG:
+                continue
+            content = io.BytesIO()
+            about = ABOUT[ending] | {"Title": drawing.title}
+            figure.savefig(content, format=ending, dpi=DPI, metadata=about)
+            data = content.getvalue()
+            files.append(stem.with_name(f"{stem.name}.{ending}"))
+            files[-1].write_bytes(compact(data.decode()).encode() if ending == "svg" else data)
     return files

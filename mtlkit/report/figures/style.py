@@ -75,6 +75,7 @@ RC: dict[Any, Any] = {
     "axes.edgecolor": "#9aa3ab",
     "axes.labelcolor": INK,
     "axes.labelsize": 8.5,
+    "axes.titley": 1.0,  # else every draw looks for ticks that a title must not meet
     "axes.linewidth": 0.7,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -90,6 +91,7 @@ RC: dict[Any, Any] = {
     "figure.facecolor": "white",
     "savefig.facecolor": "white",
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,  # letters stay letters
     "svg.hashsalt": "mtlkit",  # the same ids, so the same bytes, for the same drawing
 }
 
