@@ -228,8 +228,16 @@ class ParallelTrainer(BlockTrainer):
         factors = self.model.learning_rates()
         self.optimizer = Optimizers(self.model, self.settings, factors, sparse)
         self.schedule = TaskSchedule(self.settings, self.model.tasks, self.sharing, self.device)
+        self.probes.whole = self._sum_shards
         names = ", ".join(self.tables.names)
         self.notes.append(f"sharded row by row, and not kept: {names}")
+
+    def _sum_shards(self, name: str, gramian: Tensor) -> Tensor:
+        """Inner products over all rows of a table; each process has sent all rows of the probe."""
+        if name in self.tables.names:
+            dist.all_reduce(gramian)
+            gramian /= dist.get_world_size() ** 2
+        return gramian
 
     def _finish(self) -> FitResult:
         result = super()._finish()

@@ -91,31 +91,30 @@ CASES |= {
 }
 
 LARGE = {"sparse_rows": 2, "l2_embedding": 0.01}
+IN_SINGLE = {"data": "large", "double": False, "tolerance": 1e-5}  # TorchRec sends no other
 SHARDED = {
-    f"sharded {balancer} {precision}": Case(
-        balancer=balancer,
-        data="large",
-        settings=LARGE,
-        double=double,
-        tolerance=tolerance,
-        shard_rows=500,
-    )
+    f"sharded {balancer}": Case(balancer=balancer, settings=LARGE, shard_rows=500, **IN_SINGLE)
     for balancer in ("uniform", "uwl", "pcgrad")
-    for precision, double, tolerance in (("float32", False, 1e-5), ("float64", True, 1e-9))
 }
 SHARDED |= {
     # passes of single tasks go through the tables, and a table has copies
-    "sharded copies": Case("stem", "cagrad", "large", settings=LARGE, shard_rows=500),
+    "sharded copies": Case("stem", "cagrad", settings=LARGE, shard_rows=500, **IN_SINGLE),
     "sharded adagrad": Case(
-        data="large",
         settings=LARGE | {"optimizer": "adagrad", "accumulate": 2, "task_lr": {"t1": 0.5}},
         shard_rows=500,
+        **IN_SINGLE,
     ),
-    "sharded fresh batches": Case("ple", "sdmgrad", "large", settings=LARGE, shard_rows=500),
+    "sharded fresh batches": Case(
+        "ple",
+        "sdmgrad",
+        settings=LARGE | {"optimizer": "sgd", "momentum": 0},
+        shard_rows=500,
+        **IN_SINGLE,
+    ),
     "sharded losses after the step": Case(
-        "home", "famo", "large", {"norm": "layer"}, LARGE, shard_rows=500
+        "home", "famo", options={"norm": "layer"}, settings=LARGE, shard_rows=500, **IN_SINGLE
     ),
-    "none is large": Case(data="large", settings=LARGE, shard_rows=5000),
+    "none is large": Case(settings=LARGE, shard_rows=5000, **IN_SINGLE),
 }
 if importlib.util.find_spec("torchrec"):
     CASES |= SHARDED
