@@ -12,12 +12,13 @@ step where there is a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mtlkit.balancers._balancer import GramBalancer
-from mtlkit.balancers._step import Scope
+from mtlkit.balancers._step import Scope, Step
 from mtlkit.errors import UsageError
 from mtlkit.training.optimizers import learning_rate_factor
 from mtlkit.training.running_means import RunningMeans
@@ -110,7 +111,7 @@ class StepGraph:
         assert trainer.balancer is not None
         seed = seed_for(trainer.seed, "balancer")
         step = _HostStep(self.packed.cpu(), index, trainer.total_steps, seed)
-        weights = trainer.balancer.decide(step)
+        weights = trainer.balancer.decide(cast(Step, step))  # asked for nothing that it lacks
         assert isinstance(weights, Tensor), "a Gram matrix gives weights"
         return weights
 
@@ -130,7 +131,7 @@ class _Piece:
         pool: The memory of its graph; a later piece reads what an earlier one has left there.
     """
 
-    def __init__(self, stream: torch.cuda.Stream | None, pool: tuple[int, int] | None) -> None:
+    def __init__(self, stream: torch.cuda.Stream | None, pool: Any) -> None:
         self.stream, self.pool = stream, pool
         self.runs = 0
         self.passes = 0
