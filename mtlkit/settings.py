@@ -430,7 +430,7 @@ class ExecutionSettings(Settings):
         gt=0,
         description=(
             "rows from which a table with row-sparse gradients is sharded over the processes of a "
-            "cell (pip install 'mtlkit[torchrec]')"
+            "cell by TorchRec; default: none is"
         ),
     )
     threads: int = Field(

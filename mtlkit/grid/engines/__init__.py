@@ -80,7 +80,8 @@ def _check_processes(execution: ExecutionSettings, place: Place | None) -> None:
                 raise UsageError(message, f"leave {name} out, or shard_rows")
         if importlib.util.find_spec("torchrec") is None:
             message = "shard_rows needs TorchRec, which is not installed."
-            raise MissingError(message, "pip install 'mtlkit[torchrec]'")
+            hint = "pip install 'mtlkit[torchrec]' && pip install --no-deps torchrec==1.8.0"
+            raise MissingError(message, hint)
     if place is None:
         return
     if execution.processes not in (1, place.processes):
