@@ -2,14 +2,16 @@
 
 For each number of processes: rows a second by the clock; the CPU seconds of a step, of all
 processes together and of the busiest one, which bounds the speed where every process has a core of
-its own; and the bytes that a process gives to PyTorch to be added up in a step. Runs of one and of
-several processes take turns, and the best of each counts: other work on the machine slows both.
+its own; the bytes that a process gives to PyTorch in a step, to be added up or sent to the shards
+of a table; and the memory of the busiest. Runs of one and of several processes take turns, and the
+best of each counts: other work on the machine slows both.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
+import os
 import tempfile
 import time
 from pathlib import Path
@@ -40,13 +42,14 @@ def main() -> None:
     parser.add_argument("--processes", default="1,2")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shard-rows", type=int)
     parser.add_argument("--set", dest="settings", action="append", default=[])
     arguments = parser.parse_args()
     for cell in plan(arguments):
         best: dict[int, dict[str, Any]] = {}
         for _ in range(arguments.rounds):
             for processes in map(int, arguments.processes.split(",")):
-                found = measure(cell, processes, arguments.steps, arguments.batch_size)
+                found = measure(cell, processes, arguments)
                 before = best.setdefault(processes, found)
                 best[processes] = {
                     name: (max if name == "rows_s" else min)(value, before[name])
@@ -71,50 +74,64 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
         return make_plan(grid, *prepare(arguments.dataset, data_home()), store).to_run
 
 
-def measure(cell: Cell, processes: int, steps: int, batch_size: int) -> dict[str, float]:
+def measure(cell: Cell, processes: int, asked: argparse.Namespace) -> dict[str, float]:
     """Train for some steps; rows a second, and what a step takes."""
+    steps = asked.steps
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder, context.Pool(processes) as pool:
         arguments = [
-            (cell, Place(number, processes, f"file://{folder}/team"), steps)
+            (cell, Place(number, processes, f"file://{folder}/team"), steps, asked.shard_rows)
             for number in range(processes)
         ]
         found = pool.starmap(train, arguments, chunksize=1)
-    seconds, cpu, sent, calls = (max(values) for values in zip(*found, strict=True))
+    seconds, cpu, sent, calls, memory = (max(values) for values in zip(*found, strict=True))
     return {
-        "rows_s": steps * batch_size / seconds,
+        "rows_s": steps * asked.batch_size / seconds,
         "ms": 1000 * seconds / steps,
         "cpu_ms": 1000 * sum(one[1] for one in found) / steps,
         "busiest_ms": 1000 * cpu / steps,
         "sent": sent / steps,
         "calls": calls / steps,
+        "gb": memory / 1e9,
     }
 
 
-def train(cell: Cell, place: Place, steps: int) -> tuple[float, float, float, float]:
-    """Seconds, CPU seconds, bytes given to ``all_reduce`` and its calls, of one process."""
+def train(cell: Cell, place: Place, steps: int, shard_rows: int | None) -> tuple[float, ...]:
+    """Seconds, CPU seconds, bytes given to collectives, calls of them, and memory of a process."""
     torch.set_num_threads(1)
     if place.processes > 1:
         join(place)
-    execution = ExecutionSettings(device="cpu", processes=place.processes)
+    execution = ExecutionSettings(
+        device="cpu",
+        processes=place.processes,
+        shard_rows=shard_rows if place.processes > 1 else None,
+    )
     dataset = load_planned_dataset(cell, data_home())
     trainer = build_trainer(cell, dataset, execution, torch.device("cpu"))
     trainer.model.train()
     trainer._train_until(WARM_UP, None)
 
     counts = [0, 0]
-    plain = dist.all_reduce
 
-    def counted(tensor: torch.Tensor, *more: Any) -> Any:
-        parts = [tensor.indices(), tensor.values()] if tensor.is_sparse else [tensor]
-        counts[0] += sum(part.nbytes for part in parts)
-        counts[1] += 1
-        return plain(tensor, *more)
+    def counted(collective: Any, argument: str | int) -> Any:
+        def call(*tensors: Any, **named: Any) -> Any:
+            tensor = named[argument] if isinstance(argument, str) else tensors[argument]
+            parts = [tensor.indices(), tensor.values()] if tensor.is_sparse else [tensor]
+            counts[0] += sum(part.nbytes for part in parts)
+            counts[1] += 1
+            return collective(*tensors, **named)
 
-    dist.all_reduce = counted
+        return call
+
+    dist.all_reduce = counted(dist.all_reduce, 0)
+    dist.all_to_all_single = counted(dist.all_to_all_single, "input")  # row numbers
+    vectors = dist._functional_collectives
+    vectors.all_to_all_single = counted(vectors.all_to_all_single, 0)
     began, cpu_began = time.perf_counter(), time.process_time()
     trainer._train_until(WARM_UP + steps, None)
-    return time.perf_counter() - began, time.process_time() - cpu_began, *map(float, counts)
+    seconds = time.perf_counter() - began, time.process_time() - cpu_began
+    resident = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE")
+    return *seconds, *map(float, counts), float(resident)
 
 
 def show(cell: Cell, best: dict[int, dict[str, float]]) -> None:
@@ -125,7 +142,7 @@ def show(cell: Cell, best: dict[int, dict[str, float]]) -> None:
             f"{found['ms']:.1f} ms a step ({alone['ms'] / found['ms']:.2f}x); CPU "
             f"{found['cpu_ms']:.1f} ms, busiest {found['busiest_ms']:.1f} ms "
             f"({alone['cpu_ms'] / found['busiest_ms']:.2f}x); {found['sent'] / 1e6:.2f} MB in "
-            f"{found['calls']:.0f} calls",
+            f"{found['calls']:.0f} calls; {found['gb']:.2f} GB",
             flush=True,
         )
 

@@ -425,6 +425,14 @@ class ExecutionSettings(Settings):
     processes: int = Field(
         1, gt=0, le=4096, description="that train a cell together, each a block of every batch"
     )
+    shard_rows: int | None = Field(
+        None,
+        gt=0,
+        description=(
+            "rows from which a table with row-sparse gradients is sharded over the processes of a "
+            "cell by TorchRec; default: none is"
+        ),
+    )
     threads: int = Field(
         1,
         gt=0,

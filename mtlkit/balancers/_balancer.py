@@ -388,13 +388,18 @@ class GramBalancer(Balancer):
     def forward(self, step: Step) -> Tensor:
         return self.weigh(step, step.gramian())
 
+    @staticmethod
+    def pack(step: Step, gramian: Tensor) -> Tensor:
+        """(T, T + 2) float64: inner products, losses, and 1 for active tasks."""
+        columns = (gramian.double(), step.losses.double()[:, None], step.active.double()[:, None])
+        return torch.cat(columns, 1)
+
     def weigh(self, step: Step, gramian: Tensor) -> Tensor:
         """(T,) weights for inner products (T, T) that need not be the step's own, as when a method
         scales gradients.
         """
-        # one copy to the host, for which a GPU waits: (T, T + 2)
-        columns = (gramian.double(), step.losses.double()[:, None], step.active.double()[:, None])
-        packed = torch.cat(columns, 1).cpu().numpy()
+        # one copy to the host, for which a GPU waits
+        packed = self.pack(step, gramian).cpu().numpy()
         inner_products, losses, active = packed[:, :-2], packed[:, -2].copy(), packed[:, -1]
 
         # leave out idle tasks

@@ -305,8 +305,8 @@ def _run(settings: GridSettings, how: _How) -> int:
 
     # first of all: the workers' imports go on in the background
     execution = settings.execution
-    launched = launched_place() is not None
-    if not (how.dry_run or launched) and execution.engine == "local":
+    place = launched_place()
+    if not (how.dry_run or place) and execution.engine == "local":
         start_early(execution.device)
     from rich.console import Console
 
@@ -321,6 +321,9 @@ def _run(settings: GridSettings, how: _How) -> int:
     home = data_home(how.data_dir)
     store = ResultStore(settings.out)
     engine = make_engine(store, home, execution)
+    if place is not None:  # the plan asks how many there are
+        execution = execution.model_copy(update={"processes": place.processes})
+        settings = settings.model_copy(update={"execution": execution})
     settings, source, dataset = _prepare(settings, home, how, console)
     anew: dict[str, bool] = {"force": how.force, "retry_failed": how.retry_failed}
 

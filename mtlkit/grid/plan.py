@@ -93,7 +93,7 @@ def make_plan(
 
     Raises:
         UsageError: A method, an option, the name of a task or a pattern of ``freeze`` is wrong, or
-            nothing applies, or there are too many cells.
+            nothing applies, or there are too many cells, or one cannot be trained by processes.
     """
     dataset = with_task_settings(dataset, settings.training)
     check_task_names(settings.training, dataset)
@@ -129,6 +129,10 @@ def make_plan(
 
     planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells.values()]
     only_baselines = all(is_baseline(model.resolved["name"]) for model, _ in pairs)
+    if settings.execution.processes > 1:
+        _check_processes(
+            [cell.cell for cell in planned if cell.state == "to run"], settings, dataset
+        )
     repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
     notes = ("" if only_baselines else repeated, _unmeasured(planned, store, metrics))
     return Plan(planned, inapplicable, tuple(note for note in notes if note))
@@ -235,6 +239,38 @@ def _common(settings: GridSettings, source: DatasetSource, dataset: Dataset) -> 
     digests = {name: LOSSES.source_digest(name) for name in sorted(names)}
     plugins = {name: digest for name, digest in digests.items() if digest is not None}
     return {"dataset": data, "training": training} | ({"losses": plugins} if plugins else {})
+
+
+def _check_processes(cells: list[Cell], settings: GridSettings, dataset: Dataset) -> None:
+    """Each cell must be one that several processes can train together.
+
+    Raises:
+        UsageError: One is not.
+    """
+    import torch
+
+    from mtlkit.grid.run_cell import build_trainer
+    from mtlkit.training.parallel import BlockTrainer
+
+    tried = set()
+    for cell in cells:
+        if is_baseline(cell.resolved["model"]["name"]):
+            continue
+        # what a model and a kind of balancer allow is the same for all seeds
+        no_balancer = cell.balancer == NO_BALANCER
+        needs = None if no_balancer else BALANCERS.load_planned(cell.resolved["balancer"]).needs
+        if (cell.model, needs) in tried:
+            continue
+        tried.add((cell.model, needs))
+        try:
+            build_trainer(
+                cell, dataset, settings.execution, torch.device("cpu"), trainer_type=BlockTrainer
+            )
+        except UsageError as error:
+            message = f"{cell.model} under {cell.balancer}: {error.message}"
+            raise UsageError(message, error.hint) from error
+        except Exception:  # what is wrong with it alone is its own failure
+            continue
 
 
 # --- the start, and what is done already

@@ -217,8 +217,11 @@ def build_trainer(
     execution: ExecutionSettings,
     device: torch.device,
     splits: dict[str, DeviceSplit] | None = None,
+    trainer_type: type[Trainer] | None = None,
 ) -> Trainer:
-    """A trainer with a freshly initialised model, and its splits if they are on the device."""
+    """A trainer with a freshly initialised model, and its splits if they are on the device; of the
+    type that the execution asks for, unless another is given.
+    """
     resolved = cell.resolved
     model_class = MODELS.load_planned(resolved["model"])
     model_options = model_class.Options.model_validate(resolved["model"]["options"])
@@ -233,7 +236,8 @@ def build_trainer(
     settings = TrainingSettings.model_validate(resolved["training"])
     warm = warm_start(settings, execution)
     setup = TrainingSetup(settings, execution, cell.seed, device, warm)
-    trainer_type = ParallelTrainer if execution.processes > 1 else Trainer
+    if trainer_type is None:
+        trainer_type = ParallelTrainer if execution.processes > 1 else Trainer
     return trainer_type(model, balancer, dataset, setup, splits)
 
 

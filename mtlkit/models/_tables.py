@@ -5,7 +5,7 @@ Id features of one width are fused into a table; bags are looked up one by one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,7 @@ class EmbeddingTables(nn.Module):
         numbers: The parameter behind ``dense_vectors``, named as the option that asks for it.
         number_embedding: What makes vectors of encoded numbers, or None.
         fast_paths: The fast forms that the model may take.
+        takers: By table, what takes rows of it where this process does not have all of them.
     """
 
     numbers: nn.Parameter | None
@@ -81,6 +82,7 @@ class EmbeddingTables(nn.Module):
         self.copies = copies
         self.stack_axes: dict[str, int] = {}
         self.fast_paths = FastPaths()
+        self.takers: dict[str, Callable[[Tensor, Tensor], Tensor]] = {}
         self.width = 0
         self.feature_columns: dict[str, range] = {}
         self.groups: list[TableGroup] = []
@@ -154,7 +156,7 @@ class EmbeddingTables(nn.Module):
 
     def _add_table(self, name: str, features: Sequence[Feature], width: int, std: float) -> None:
         rows = sum(feature.vocab for feature in features)
-        table = torch.randn(rows, *self._copies_by(width)) * std
+        table = torch.randn(rows, *self._copies_by(width)).mul_(std)
         table[_first_rows(features)] = 0  # of values that training never saw
         self.register_parameter(name, nn.Parameter(table))
         if self.copies:
@@ -168,6 +170,8 @@ class EmbeddingTables(nn.Module):
     def take(self, name: str, rows: Tensor) -> Tensor:
         """Rows (M,) of the table ``name`` (V, ...): (M, ...)."""
         table: Tensor = getattr(self, name)
+        if name in self.takers:
+            return self.takers[name](table, rows)
         if self._has_sparse_gradient(name, len(table)):
             return take_rows(table, rows)
         return take_few_rows(table, rows)

@@ -1,4 +1,8 @@
-"""A whole optimiser step as one CUDA graph: recorded once, replayed in every step.
+"""A whole optimiser step as one CUDA graph, or as two with a question to the host between them.
+
+Graphs are recorded once and replayed in every step. A balancer whose weights follow from a Gram
+matrix solves a small problem on the host: the first graph ends with one packed copy of what it
+reads, and the second one begins with the weights.
 
 **It has never run on a GPU.** What is tested is the step on static memory, without recording, which
 on a CPU ends with the bits of the plain one. ``benchmarks/gpu.py`` holds the graph to the plain
@@ -7,11 +11,19 @@ step where there is a GPU.
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Callable
+from typing import Any, cast
 
+import torch
+from torch import Tensor
+
+from mtlkit.balancers._balancer import GramBalancer
+from mtlkit.balancers._step import Scope, Step
 from mtlkit.errors import UsageError
 from mtlkit.training.optimizers import learning_rate_factor
 from mtlkit.training.running_means import RunningMeans
+from mtlkit.training.seeding import seed_for
+from mtlkit.training.step import LoopStep
 from mtlkit.training.trainer import Trainer
 
 WARM_UP = 3
@@ -21,12 +33,14 @@ WARM_UP = 3
 class StepGraph:
     """Stands in for the step of a trainer.
 
-    What changes from step to step is written into memory that stays: row numbers and learning
-    rates. All else happens on the device: gather, forward pass, balancer, backward pass, optimiser.
+    What changes from step to step is written into memory that stays: row numbers, learning rates
+    and, under a Gram-based balancer, task weights. All else happens on the device: gather, forward
+    pass, balancer, backward pass, optimiser.
 
     Args:
-        trainer: A run under a balancer whose steps are all the same.
-        record: Whether a graph is recorded; without one, each step does the same on static memory.
+        trainer: A run under a balancer whose steps are all the same, or that asks for a Gram matrix
+            alone.
+        record: Whether graphs are recorded; without them, each step does the same on static memory.
 
     Raises:
         UsageError: The run cannot be a graph.
@@ -38,16 +52,21 @@ class StepGraph:
             reason = "there is no GPU to record one on"
         if reason is not None:
             raise UsageError(f"A step cannot be one CUDA graph: {reason}.", "--set compile=off")
-        self.steps = 0
-        self.passes = 0
-        self.graph: torch.cuda.CUDAGraph | None = None
-        self.stream = torch.cuda.Stream(trainer.device) if record else None
+        stream = torch.cuda.Stream(trainer.device) if record else None
+        pool = torch.cuda.graph_pool_handle() if record else None
+        self.pieces = [_Piece(stream, pool), _Piece(stream, pool)]
+        self.asks_host = _asks_for_gramian(trainer)
 
-        # The static memory: the rows of each batch, and the learning rate of each group.
+        # The static memory: the rows of each batch, the learning rate of each group, and what goes
+        # to the host and comes back: (T, T + 2) and (T,).
+        device, tasks = trainer.device, len(trainer.tasks)
         shape = (trainer.settings.accumulate, trainer.settings.batch_size)
-        self.rows = torch.zeros(shape, dtype=torch.int64, device=trainer.device)
+        self.rows = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.packed = torch.zeros(tasks, tasks + 2, dtype=torch.float64, device=device)
+        self.weights = torch.zeros(tasks, device=device)
+        self.step: LoopStep | None = None
         for group in trainer.optimizer.param_groups:
-            rate = torch.tensor(group["peak"], dtype=torch.float32, device=trainer.device)
+            rate = torch.tensor(group["peak"], dtype=torch.float32, device=device)
             group["lr"] = rate
             if "capturable" in group:
                 group["capturable"] = record
@@ -67,35 +86,106 @@ class StepGraph:
         for rows in self.rows:
             rows.copy_(trainer.stream.next_rows()[0])
 
-        # The first steps are plain ones, on the stream that is recorded later.
-        self.steps += 1
-        if self.stream is None:
-            self._update(trainer, index, window)
-        elif self.steps <= WARM_UP:
-            current = torch.cuda.current_stream(trainer.device)
-            self.stream.wait_stream(current)
-            with torch.cuda.stream(self.stream):
-                self._update(trainer, index, window)
-            current.wait_stream(self.stream)
-        elif self.graph is None:
-            self._record(trainer, index, window)
-        else:
-            self.graph.replay()
-            trainer.backward_passes += self.passes
-
-    def _record(self, trainer: Trainer, index: int, window: RunningMeans) -> None:
-        """Record a step, which does not run it, and run it."""
-        before = trainer.backward_passes
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(trainer.device), torch.cuda.graph(graph, stream=self.stream):
-            self._update(trainer, index, window)
-        self.passes = trainer.backward_passes - before
-        self.graph = graph
-        graph.replay()
+        first, second = self.pieces
+        if not self.asks_host:
+            first(trainer, lambda: self._update(trainer, index, window))
+            return
+        first(trainer, lambda: self._ask(trainer, index))
+        self.weights.copy_(self._answer(trainer, index))
+        second(trainer, lambda: self._follow(trainer, window))
 
     def _update(self, trainer: Trainer, index: int, window: RunningMeans) -> None:
         batches = (trainer.train.take(rows) for rows in self.rows)
         trainer.update(batches, index, window)
+
+    # --- a step in two pieces
+
+    def _ask(self, trainer: Trainer, index: int) -> None:
+        """The forward pass and the task gradients, up to what the balancer reads of them."""
+        trainer.optimizer.zero_grad()
+        self.step = trainer._step(trainer.train.take(self.rows[0]), index)
+        self.packed.copy_(GramBalancer.pack(self.step, self.step.gramian()))
+
+    def _answer(self, trainer: Trainer, index: int) -> Tensor:
+        """(T,) the weights that the balancer decides on, on the host."""
+        assert trainer.balancer is not None
+        seed = seed_for(trainer.seed, "balancer")
+        step = _HostStep(self.packed.cpu(), index, trainer.total_steps, seed)
+        weights = trainer.balancer.decide(cast(Step, step))  # asked for nothing that it lacks
+        assert isinstance(weights, Tensor), "a Gram matrix gives weights"
+        return weights
+
+    def _follow(self, trainer: Trainer, window: RunningMeans) -> None:
+        """The gradients that the weights mean, and the optimiser."""
+        assert self.step is not None
+        trainer.follow(self.step, self.weights, window)
+        self.step = None
+        trainer.move()
+
+
+class _Piece:
+    """A part of a step that is run a few times, recorded, and replayed from then on.
+
+    Args:
+        stream: On which it is recorded; None for never.
+        pool: The memory of its graph; a later piece reads what an earlier one has left there.
+    """
+
+    def __init__(self, stream: torch.cuda.Stream | None, pool: Any) -> None:
+        self.stream, self.pool = stream, pool
+        self.runs = 0
+        self.passes = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, trainer: Trainer, action: Callable[[], None]) -> None:
+        # The first steps are plain ones, on the stream that is recorded later.
+        self.runs += 1
+        if self.stream is None:
+            action()
+        elif self.runs <= WARM_UP:
+            current = torch.cuda.current_stream(trainer.device)
+            self.stream.wait_stream(current)
+            with torch.cuda.stream(self.stream):
+                action()
+            current.wait_stream(self.stream)
+        elif self.graph is None:
+            self._record(trainer, action)
+        else:
+            self.graph.replay()
+            trainer.backward_passes += self.passes
+
+    def _record(self, trainer: Trainer, action: Callable[[], None]) -> None:
+        """Record an action, which does not run it, and run it."""
+        before = trainer.backward_passes
+        graph = torch.cuda.CUDAGraph()
+        with (
+            torch.cuda.device(trainer.device),
+            torch.cuda.graph(graph, pool=self.pool, stream=self.stream),
+        ):
+            action()
+        self.passes = trainer.backward_passes - before
+        self.graph = graph
+        graph.replay()
+
+
+class _HostStep:
+    """What a Gram-based balancer sees of a step, on the host.
+
+    Args:
+        packed: (T, T + 2) as ``GramBalancer.pack`` makes it.
+        index: Number of steps before this one.
+        total: Number of steps of the run.
+        seed: Of the balancer's randomness.
+    """
+
+    def __init__(self, packed: Tensor, index: int, total: int, seed: int) -> None:
+        self._gramian = packed[:, :-2]
+        self.losses = packed[:, -2].float()
+        self.active = packed[:, -1].bool()
+        self.index, self.total, self.seed = index, total, seed
+
+    def gramian(self, scope: Scope | None = None) -> Tensor:
+        return self._gramian
 
 
 def refusal(trainer: Trainer) -> str | None:
@@ -109,7 +199,10 @@ def refusal(trainer: Trainer) -> str | None:
         return "batches with bags are of different size"
     if trainer.train.batch_device != trainer.train.storage_device:
         return "the rows of the data do not fit on the device"
-    if balancer is not None and not balancer.same_every_step:
+    asks_host = _asks_for_gramian(trainer)
+    if asks_host and settings.accumulate > 1:
+        return "several batches a step ask the host several times"
+    if balancer is not None and not balancer.same_every_step and not asks_host:
         return f"under {type(balancer).__name__} a step depends on its number, or on the host"
     if balancer is not None and balancer.update_every > 1:
         return "with update_every some steps make weights and others do not"
@@ -120,3 +213,8 @@ def refusal(trainer: Trainer) -> str | None:
     if settings.optimizer == "adagrad":
         return "adagrad counts its steps on the host"
     return None
+
+
+def _asks_for_gramian(trainer: Trainer) -> bool:
+    """Whether all that the balancer asks a step for is the Gram matrix of the scope."""
+    return getattr(type(trainer.balancer), "forward", None) is GramBalancer.forward

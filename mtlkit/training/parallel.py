@@ -28,9 +28,13 @@ from mtlkit.ops.inner_products import inner_products
 from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.evaluation import Evaluator
+from mtlkit.training.optimizers import Optimizers
+from mtlkit.training.result import FitResult
 from mtlkit.training.scoring import Scores
 from mtlkit.training.seeding import seed_for
+from mtlkit.training.sharded_tables import ShardedTables
 from mtlkit.training.step import LoopStep
+from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.trainer import Trainer
 
 TRIAL_ROWS = 512
@@ -87,6 +91,9 @@ class ParallelEvaluator(Evaluator):
         starts = [batches * k // processes * self.batch_size for k in (number, number + 1)]
         rows = torch.arange(starts[0], min(starts[1], len(split)))
         own = super().score(split.subset(rows))
+        if starts[1] - starts[0] < -(-batches // processes) * self.batch_size:
+            # as many forward passes as elsewhere: all look up sharded tables together
+            super().score(split.subset(rows[:1]))
 
         # Logits go to their place among those of all rows, and means count by their rows.
         values = []
@@ -111,83 +118,28 @@ class ParallelEvaluator(Evaluator):
         return measured[0]
 
 
-class ParallelTrainer(Trainer):
-    """Trains a model together with the other processes of ``torch.distributed``'s group.
-
-    The numbers are those of one process with the same batches, up to rounding; each process draws
-    dropout of its own.
+class BlockTrainer(Trainer):
+    """What each of the processes that train a model together begins with; none of them is asked.
 
     Args:
         arguments: Those of :class:`Trainer`.
 
+    Attributes:
+        tables: The tables that no process holds alone, still closed.
+
     Raises:
-        UsageError: As there, or something needs all rows of a batch at once.
+        UsageError: As there, or something needs all rows of a batch, or of a table, at once.
     """
 
-    evaluator_type = ParallelEvaluator
-
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
+        model, balancer, dataset, setup, *rest = arguments
+        number = dist.get_rank() if dist.is_initialized() else 0
+        self.tables = ShardedTables(model, setup, number, setup.execution.processes)
+        if self.tables.names:  # no process has all that would be kept
+            execution = setup.execution.model_copy(update={"save_weights": "none"})
+            setup = replace(setup, execution=execution)
+        super().__init__(model, balancer, dataset, setup, *rest)
         self._check_blocks()
-        self.stream.block = self.fresh.block = (dist.get_rank(), dist.get_world_size())
-        self.notes = [*self.notes, f"trained by {dist.get_world_size()} processes"]
-
-        # the first weights are drawn alike, but other versions of a library may draw others
-        for value in self.model.state_dict().values():
-            dist.broadcast(value, 0)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        super().load_state_dict(state)
-        if dist.get_rank():  # the state of its random numbers is that of the first process
-            self._seed_dropout()
-
-    def _seed_dropout(self) -> None:
-        torch.manual_seed(seed_for(self.seed, "dropout") + dist.get_rank() + self.steps)
-
-    def _step(self, batch: Batch, index: int, step_type: type[LoopStep] = ParallelStep) -> LoopStep:
-        # every process has all rows of the probe
-        return super()._step(batch, index, LoopStep if batch is self.probe_batch else step_type)
-
-    def _objectives(self, output: Output, batch: Batch) -> list[Objective]:
-        """The objectives of the whole batch, whose gradients are those of this block's rows."""
-        objectives = super()._objectives(output, batch)
-        if batch is self.probe_batch:
-            return objectives
-
-        # what each loss is divided by, the sum that is divided, and whether a row has a label
-        totals = _stacked([objective.total for objective in objectives], len(batch))
-        losses = _stacked([objective.loss.detach() for objective in objectives])
-        active = _stacked([objective.active for objective in objectives])
-        sums = torch.stack([totals, totals * losses, active])
-        dist.all_reduce(sums)
-        whole_totals, whole_sums, whole_active = sums
-        divisors = torch.where(whole_totals > 0, whole_totals, 1.0)
-        shares, means = totals / divisors, whole_sums / divisors
-
-        whole = []
-        for k, objective in enumerate(objectives):
-            # the value is that of the whole batch, and the gradient that of the part
-            part = objective.loss * shares[k].to(objective.loss)
-            loss = means[k].to(part) + (part - part.detach())
-            known = None if objective.active is None else whole_active[k] > 0
-            whole.append(replace(objective, loss=loss, active=known))
-        return whole
-
-    def _move(self) -> None:
-        """Add up the gradients of all processes, and move the parameters as one process would."""
-        found = [value for value in self.model.parameters() if value.grad is not None]
-        grads = [value.grad for value in found if value.grad is not None]
-        summed = iter(sum_over_processes([grad for grad in grads if not grad.is_sparse]))
-        for value, grad in zip(found, grads, strict=True):
-            if not grad.is_sparse:
-                value.grad = next(summed)
-                continue
-
-            # Of large tables, the rows are sent that a block holds.
-            rows = grad.coalesce().cpu()
-            dist.all_reduce(rows)
-            value.grad = rows.to(grad.device).coalesce()
-        super()._move()
 
     def _check_blocks(self) -> None:
         """Look that the model can be trained on blocks of a batch.
@@ -195,7 +147,7 @@ class ParallelTrainer(Trainer):
         Raises:
             UsageError: It cannot.
         """
-        processes, settings, balancer = dist.get_world_size(), self.settings, self.balancer
+        processes, settings, balancer = self.execution.processes, self.settings, self.balancer
         needs = "losses" if balancer is None else balancer.needs
         of_rows = settings.scope == "representation"
         scope = [] if of_rows or needs == "losses" else self.sharing.scope(settings.scope)
@@ -239,6 +191,117 @@ class ParallelTrainer(Trainer):
         (whole, total), *blocks = tried
         parts = sum(losses * weight for losses, weight in blocks) / total.clamp_min(1e-30)
         return torch.allclose(parts, whole, rtol=1e-4, atol=1e-6, equal_nan=True)
+
+
+class ParallelTrainer(BlockTrainer):
+    """Trains a model together with the other processes of ``torch.distributed``'s group.
+
+    The numbers are those of one process with the same batches, up to rounding; each process draws
+    dropout of its own.
+
+    Args:
+        arguments: Those of :class:`Trainer`.
+
+    Raises:
+        UsageError: As :class:`BlockTrainer`.
+    """
+
+    evaluator_type = ParallelEvaluator
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.stream.block = self.fresh.block = (dist.get_rank(), dist.get_world_size())
+        self.notes = [*self.notes, f"trained by {dist.get_world_size()} processes"]
+
+        # the first weights are drawn alike, but other versions of a library may draw others
+        for value in self.model.state_dict().values():
+            dist.broadcast(value, 0)
+        if self.tables.names:
+            self._open_tables()
+        elif self.execution.shard_rows is not None:
+            self.warnings.append("no row-sparse table has shard_rows rows: none is sharded")
+
+    def _open_tables(self) -> None:
+        """Take the shards of large tables; what is as large as a table begins anew."""
+        self.tables.open(self.device)
+        sparse = [sliced.name for sliced in self.sharing.parameters if sliced.sparse]
+        factors = self.model.learning_rates()
+        self.optimizer = Optimizers(self.model, self.settings, factors, sparse)
+        self.schedule = TaskSchedule(self.settings, self.model.tasks, self.sharing, self.device)
+        self.probes.whole = self._sum_shards
+        names = ", ".join(self.tables.names)
+        self.notes.append(f"sharded row by row, and not kept: {names}")
+
+    def _sum_shards(self, name: str, gramian: Tensor) -> Tensor:
+        """Inner products over all rows of a table; each process has sent all rows of the probe."""
+        if name in self.tables.names:
+            dist.all_reduce(gramian)
+            gramian /= dist.get_world_size() ** 2
+        return gramian
+
+    def _finish(self) -> FitResult:
+        result = super()._finish()
+        for name in ("parameters", "embedding_parameters"):
+            result.cost[name] += self.tables.elsewhere
+        return result
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if dist.get_rank():  # the state of its random numbers is that of the first process
+            self._seed_dropout()
+
+    def _seed_dropout(self) -> None:
+        torch.manual_seed(seed_for(self.seed, "dropout") + dist.get_rank() + self.steps)
+
+    def _step(self, batch: Batch, index: int, step_type: type[LoopStep] = ParallelStep) -> LoopStep:
+        # every process has all rows of the probe
+        return super()._step(batch, index, LoopStep if batch is self.probe_batch else step_type)
+
+    def _objectives(self, output: Output, batch: Batch) -> list[Objective]:
+        """The objectives of the whole batch, whose gradients are those of this block's rows."""
+        objectives = super()._objectives(output, batch)
+        if batch is self.probe_batch:
+            return objectives
+
+        # what each loss is divided by, the sum that is divided, and whether a row has a label
+        totals = _stacked([objective.total for objective in objectives], len(batch))
+        losses = _stacked([objective.loss.detach() for objective in objectives])
+        active = _stacked([objective.active for objective in objectives])
+        sums = torch.stack([totals, totals * losses, active])
+        dist.all_reduce(sums)
+        whole_totals, whole_sums, whole_active = sums
+        divisors = torch.where(whole_totals > 0, whole_totals, 1.0)
+        shares, means = totals / divisors, whole_sums / divisors
+
+        whole = []
+        for k, objective in enumerate(objectives):
+            # the value is that of the whole batch, and the gradient that of the part
+            part = objective.loss * shares[k].to(objective.loss)
+            loss = means[k].to(part) + (part - part.detach())
+            known = None if objective.active is None else whole_active[k] > 0
+            whole.append(replace(objective, loss=loss, active=known))
+        return whole
+
+    def move(self) -> None:
+        """Add up the gradients of all processes, and move the parameters as one process would."""
+        # the gradients of a sharded table are where its rows are
+        found = [
+            value
+            for name, value in self.model.named_parameters()
+            if value.grad is not None and name not in self.tables.names
+        ]
+        grads = [value.grad for value in found if value.grad is not None]
+        summed = iter(sum_over_processes([grad for grad in grads if not grad.is_sparse]))
+        for value, grad in zip(found, grads, strict=True):
+            if not grad.is_sparse:
+                value.grad = next(summed)
+                continue
+
+            # Of large tables, the rows are sent that a block holds.
+            rows = grad.coalesce().cpu()
+            dist.all_reduce(rows)
+            value.grad = rows.to(grad.device).coalesce()
+        super().move()
 
 
 def _stacked(values: Sequence[Tensor | None], default: float = 1.0) -> Tensor:

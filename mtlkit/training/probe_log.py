@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,10 @@ class ProbeLog:
     Args:
         tasks: Task names.
         gate_experts: Gate name to the names of the experts it mixes.
+
+    Attributes:
+        whole: Makes inner products (T, T) over the rows of a parameter that are here, by its name,
+            those over all.
     """
 
     def __init__(self, tasks: tuple[str, ...], gate_experts: dict[str, tuple[str, ...]]) -> None:
@@ -26,6 +31,7 @@ class ProbeLog:
         self.gate_experts = gate_experts
         self.modules: list[str] = []
         self.series: dict[str, list[np.ndarray]] = {}
+        self.whole: Callable[[str, Tensor], Tensor] = lambda name, gramian: gramian
 
     def add(self, name: str, value: np.ndarray | Tensor | float) -> None:
         """Append one value to a series."""
@@ -52,7 +58,7 @@ class ProbeLog:
         }
         for sliced in shared_slices:
             parameter_jacobian = jacobian[:, columns[sliced.name]]
-            gramian = (parameter_jacobian @ parameter_jacobian.T).cpu()
+            gramian = self.whole(sliced.name, (parameter_jacobian @ parameter_jacobian.T).cpu())
             gramians[sliced.part] += gramian
             gramians[SHARED] += gramian
 

@@ -299,7 +299,7 @@ class Trainer:
             if step.callbacks:
                 callbacks.append((batch, step.callbacks))
 
-        self._move()
+        self.move()
 
         # Tell the balancers that asked what has become of the losses.
         for batch, functions in callbacks:
@@ -307,7 +307,7 @@ class Trainer:
             for function in functions:
                 function(losses)
 
-    def _move(self) -> None:
+    def move(self) -> None:
         """Move the parameters, those of some tasks faster or slower than the optimiser does."""
         if self.settings.clip_norm is not None:
             self.optimizer.clip(self.settings.clip_norm)
@@ -319,13 +319,17 @@ class Trainer:
         """Let the balancer decide, and add the gradients of its decision to the parameters."""
         # Without a balancer, every task with a label has weight 1.
         decision: Tensor | SharedGradient
-        signed = False
         if self.balancer is None:
             decision = step.active.to(step.losses.dtype)
         else:
             decision = self.balancer.decide(step)
-            signed = self.balancer.signed
+        self.follow(step, decision, window)
 
+    def follow(
+        self, step: LoopStep, decision: Tensor | SharedGradient, window: RunningMeans
+    ) -> None:
+        """Add the gradients of a decision to the parameters, and count the step in."""
+        signed = self.balancer is not None and self.balancer.signed
         share = 1 / self.settings.accumulate
         weights = step.apply(decision, self.settings.heads, share, signed)
         window.add(step, weights)

@@ -10,6 +10,7 @@ import torch
 from mtlkit.grid.build import make_balancer, make_model
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.training.cuda_graph import StepGraph
 from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.trainer import Trainer
 from tests.gpu.pretended import COUNTS
@@ -94,6 +95,22 @@ def test_a_step_asks_no_more_of_a_gpu_than_the_table_says(balancer, gpu):
     COUNTS.clear()
     run_steps(trainer, STEPS, 1)
     assert COUNTS.totals == PER_STEP[balancer], COUNTS
+
+
+@pytest.mark.parametrize("balancer", ["uniform", "pcgrad", "gradvac"])
+def test_a_step_on_static_memory_asks_no_more(balancer, gpu):
+    """What graphs would hold waits for nothing; between two of them, one copy goes each way."""
+    if not is_pretended(gpu):
+        pytest.skip("waits are counted on the pretended device")
+    trainer = build("mmoe[experts=2,hidden=4,tower=3,embedding=2]", balancer, gpu)
+    graph = StepGraph(trainer, record=False)
+    for index in range(STEPS + 1):
+        COUNTS.clear()
+        graph(trainer, index, trainer.window)
+    _, waits, copies = COUNTS.totals
+    assert waits == PER_STEP[balancer][1], COUNTS.waits
+    # row numbers and learning rates are written as well
+    assert copies <= PER_STEP[balancer][2] + 2, COUNTS.copies
 
 
 def test_a_batch_of_bags_waits_once_for_their_number(gpu):

@@ -22,7 +22,11 @@ NUMBERS = {"metrics", "best", "curve", "tasks", "warnings", "status", "error"}
 
 
 def cells_of(
-    home: Path, store: ResultStore, balancers: list[str], dataset: str = DATA
+    home: Path,
+    store: ResultStore,
+    balancers: list[str],
+    dataset: str = DATA,
+    *assignments: str,
 ) -> list[Cell]:
     """The cells of a small model under some balancers."""
     flags = {
@@ -32,7 +36,7 @@ def cells_of(
         "references": [],
         "seeds": 1,
     }
-    settings = read_grid(None, flags, ["epochs=2", "batch_size=50", "bottom=4"])
+    settings = read_grid(None, flags, ["epochs=2", "batch_size=50", "bottom=4", *assignments])
     return make_plan(settings, *prepare(dataset, home), store).to_run
 
 

@@ -253,11 +253,13 @@ def test_cells_of_several_processes_take_several_cores(home, store, monkeypatch)
 def test_settings_that_do_not_go_together(home, store, monkeypatch):
     with pytest.raises(UsageError, match="runs each cell in one process"):
         make_engine(store, home, ExecutionSettings(engine="ray", processes=2))
+    with pytest.raises(UsageError, match="stacked are trained by one process"):
+        make_engine(store, home, ExecutionSettings(processes=2, stack=4))
     for name, value in {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UsageError, match="--processes 3 does not fit: 2 were started"):
         make_engine(store, home, ExecutionSettings(processes=3))
-    for name, value in {"jobs": 2, "stack": 4, "timeout": 60}.items():
+    for name, value in {"jobs": 2, "timeout": 60}.items():
         with pytest.raises(UsageError, match=f"{name} does not fit: the 2 processes"):
             make_engine(store, home, ExecutionSettings(**{name: value}))
 
@@ -275,3 +277,28 @@ def test_a_graph_needs_a_gpu_and_one_process(home, store):
             make_engine(store, home, ExecutionSettings(compile="graph", **how))
     with pytest.raises(UsageError, match="the steps of one process"):
         make_engine(store, home, ExecutionSettings(compile="graph", processes=2))
+
+
+def test_tables_are_sharded_over_processes_by_torchrec(home, store, monkeypatch):
+    with pytest.raises(UsageError, match="over the processes of a cell"):
+        make_engine(store, home, ExecutionSettings(shard_rows=100))
+    for name, value in {"checkpoint_every": "0.5", "save_weights": "best"}.items():
+        settings = ExecutionSettings(shard_rows=100, processes=2, **{name: value})
+        with pytest.raises(UsageError, match=f"{name} asks for whole tables"):
+            make_engine(store, home, settings)
+    settings = ExecutionSettings(shard_rows=100, processes=2, save_weights="none", device="cpu")
+    monkeypatch.setitem(sys.modules, "torchrec", None)
+    with pytest.raises(MissingError, match="TorchRec, which is not installed") as caught:
+        make_engine(store, home, settings)
+    assert caught.value.hint.startswith("pip install 'mtlkit[torchrec]'")
+
+
+def test_a_cell_with_a_sharded_table_is_that_of_one_process(home, store, tmp_path):
+    pytest.importorskip("torchrec", reason="torchrec is an extra")
+    cells = cells_of(home, store, ["uniform"], "funnel[rows=400,users=600]", "sparse_rows=2")
+    together = run(cells, home, store, processes=2, shard_rows=100)["uniform"]
+    apart = run(cells, home, ResultStore(tmp_path / "apart"))["uniform"]
+    assert together.ok, together.error
+    assert together.cost["parameters"] == apart.cost["parameters"]
+    assert close(together, apart)
+    assert "sharded row by row" in (store.folder(together.cell) / "log.txt").read_text()

@@ -1,3 +1,4 @@
+import re
 import shlex
 from pathlib import Path
 
@@ -590,3 +591,58 @@ def test_a_task_that_is_not_trained_is_in_no_pair(home, tmp_path):
     added = with_pairs(plan, settings, source, dataset, store).cells[len(plan.cells) :]
     tasks = [planned.cell.resolved["dataset"]["tasks"] for planned in added]
     assert tasks == [["task-1", "task-3"]]
+
+
+REFUSED_BY_PROCESSES = {
+    "batch norm": ({"models": "mmoe,shared-bottom[norm=batch]"}, (), "The batch norm "),
+    "session losses": ({}, ("loss.click=bce,jrc",), "A loss compares the rows of a session"),
+    "scope": (
+        {"models": "ple", "balancers": "uniform,graddrop"},
+        ("scope=representation",),
+        "The balancer asks for the representation",
+    ),
+    "batch size": ({}, ("batch_size=1",), "A batch of 1 rows"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED_BY_PROCESSES)
+def test_what_processes_cannot_train_is_refused_before_anything_runs(plan, tmp_path, what):
+    grid, assignments, message = REFUSED_BY_PROCESSES[what]
+    grid = {"models": "mmoe"} | grid
+    dataset = sessions(tmp_path) if what == "session losses" else DATA
+    plan(grid, *assignments, dataset=dataset)
+    with pytest.raises(UsageError, match=message) as caught:
+        plan(grid, *assignments, "processes=2", dataset=dataset)
+    assert "--processes 1" in caught.value.hint
+    assert re.match(r"[a-z-]+\S* under [a-z]+: ", caught.value.message)
+
+
+def sessions(folder):
+    """A table of rows in sessions."""
+    rng = np.random.default_rng(0)
+    lines = ["session_id,item_id,click,buy"]
+    lines += [f"{row // 4},{rng.integers(9)},{rng.integers(2)},{row % 2}" for row in range(400)]
+    file = folder / "visits.csv"
+    file.write_text("\n".join(lines) + "\n")
+    return f"{file}[labels=click:buy]"
+
+
+def test_what_processes_can_train_is_planned_as_ever(plan, tmp_path):
+    grid = {"models": "mmoe,logistic", "references": "single-task", "seeds": 2}
+    grid |= {"balancers": "uniform,uwl,pcgrad"}
+    assert plan(grid, "processes=2").to_run == plan(grid).to_run
+
+    # what is wrong with a cell alone is told by the cell
+    broken = tmp_path / "broken.py"
+    broken.write_text(BROKEN)
+    assert len(plan({"models": str(broken)}, "processes=2").to_run) == 1
+
+
+BROKEN = '''"""Broken: it cannot be built."""
+from mtlkit.models.shared_bottom import SharedBottom
+
+
+class Broken(SharedBottom):
+    def forward(self, batch):
+        raise RuntimeError("broken")
+'''

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mtlkit.balancers._balancer import GramBalancer
 from mtlkit.errors import UsageError
 from mtlkit.grid.build import make_balancer, make_model
 from mtlkit.registry import BALANCERS
@@ -30,6 +31,12 @@ def same_every_step():
     return [name for name in BALANCERS.names() if BALANCERS.load(name).same_every_step]
 
 
+def two_graphs():
+    """Balancers that ask for a Gram matrix, and for nothing else."""
+    loaded = {name: BALANCERS.load(name) for name in BALANCERS.names()}
+    return [name for name, method in loaded.items() if method.forward is GramBalancer.forward]
+
+
 def trained(run, on_static_memory):
     if on_static_memory:
         run.graph = StepGraph(run, record=False)
@@ -37,18 +44,31 @@ def trained(run, on_static_memory):
     return result, torch.cat([value.detach().flatten() for value in run.model.parameters()])
 
 
-@pytest.mark.parametrize("balancer", same_every_step())
+@pytest.mark.parametrize("balancer", [*same_every_step(), *two_graphs()])
 @pytest.mark.parametrize(
     "settings",
     [
         CONSTANT,
         CONSTANT | {"optimizer": "sgd", "momentum": 0.5, "options": ",norm=batch"},
-        CONSTANT | {"optimizer": "adamw", "l2_dense": 0.1, "accumulate": 2, "clip_norm": 0.1},
+        CONSTANT | {"optimizer": "adamw", "l2_dense": 0.1, "clip_norm": 0.1},
         CONSTANT | {"options": ",dropout=0.3", "embedding_lr": 2**-5},
     ],
-    ids=["adam", "sgd", "accumulate", "dropout"],
+    ids=["adam", "sgd", "adamw", "dropout"],
 )
 def test_a_step_on_static_memory_is_the_plain_one(balancer, settings):
+    check_equal(balancer, settings)
+
+
+@pytest.mark.parametrize("scope", ["all", "representation"])
+def test_scopes_of_a_gram_matrix(scope):
+    check_equal("cagrad", CONSTANT | {"scope": scope})
+
+
+def test_accumulated_batches():
+    check_equal("uwl", CONSTANT | {"accumulate": 2})
+
+
+def check_equal(balancer, settings):
     plain, weights = trained(trainer(balancer, **settings), on_static_memory=False)
     other, static_weights = trained(trainer(balancer, **settings), on_static_memory=True)
     assert torch.equal(weights, static_weights)
@@ -72,7 +92,9 @@ def test_these_are_the_same_in_every_step():
 @pytest.mark.parametrize(
     ("balancer", "settings", "reason"),
     [
-        ("pcgrad", {}, "under PCGrad a step depends"),
+        ("pcgrad", {"accumulate": 2}, "several batches a step"),
+        ("pcgrad[update_every=2]", {}, "update_every"),
+        ("imtl", {}, "under IMTL a step depends"),
         ("dwa", {}, "under DWA a step depends"),
         ("uwl[update_every=2]", {}, "update_every"),
         ("uniform", {"sparse_rows": 1, "vocab": 5000}, "row-sparse"),
@@ -89,6 +111,11 @@ def test_what_cannot_be_a_graph_says_why(balancer, settings, reason):
     assert reason in refusal(run)
     with pytest.raises(UsageError, match="A step cannot be one CUDA graph"):
         StepGraph(run, record=False)
+
+
+def test_these_are_two_graphs():
+    assert {"aligned", "cagrad", "mgda", "nash", "pcgrad", "upgrad"} <= set(two_graphs())
+    assert "imtl" not in two_graphs(), "it asks for scaled gradients"
 
 
 def test_without_a_gpu_no_graph_is_recorded():

@@ -1,5 +1,6 @@
 """A run over two or three processes ends where one process with the same batches does."""
 
+import importlib.util
 import multiprocessing
 import os
 from dataclasses import dataclass, field, replace
@@ -44,6 +45,7 @@ class Case:
     settings: dict = field(default_factory=dict)
     double: bool = True
     tolerance: float = 1e-9
+    shard_rows: int | None = None
 
 
 CASES = {
@@ -88,8 +90,40 @@ CASES |= {
     "early stop": Case(settings={"patience": 1, "lr": 1.0, "epochs": 4, "evaluations": 8}),
 }
 
+LARGE = {"sparse_rows": 2, "l2_embedding": 0.01}
+IN_SINGLE = {"data": "large", "double": False, "tolerance": 1e-5}  # TorchRec sends no other
+SHARDED = {
+    f"sharded {balancer}": Case(balancer=balancer, settings=LARGE, shard_rows=500, **IN_SINGLE)
+    for balancer in ("uniform", "uwl", "pcgrad")
+}
+SHARDED |= {
+    # passes of single tasks go through the tables, and a table has copies
+    "sharded copies": Case("stem", "cagrad", settings=LARGE, shard_rows=500, **IN_SINGLE),
+    "sharded adagrad": Case(
+        settings=LARGE | {"optimizer": "adagrad", "accumulate": 2, "task_lr": {"t1": 0.5}},
+        shard_rows=500,
+        **IN_SINGLE,
+    ),
+    "sharded fresh batches": Case(
+        "ple",
+        "sdmgrad",
+        settings=LARGE | {"optimizer": "sgd", "momentum": 0},
+        shard_rows=500,
+        **IN_SINGLE,
+    ),
+    "sharded losses after the step": Case(
+        "home", "famo", options={"norm": "layer"}, settings=LARGE, shard_rows=500, **IN_SINGLE
+    ),
+    "none is large": Case(settings=LARGE, shard_rows=5000, **IN_SINGLE),
+}
+if importlib.util.find_spec("torchrec"):
+    CASES |= SHARDED
+
 
 def dataset(case):
+    if case.data == "large":
+        # most rows of the table are in no batch, and those of one process in few
+        return toy_dataset(toy_schema(tasks=2, bags=1, vocab=300), rows=160, missing=0.3)
     if case.data == "mixed":
         kinds = ("binary", "regression", "multiclass")
         return toy_dataset(toy_schema(tasks=3, kinds=kinds, bags=1), rows=160, missing=0.7)
@@ -120,7 +154,10 @@ def run(case, trainer_type):
         options = {name: value for name, value in (SMALL | case.options).items() if name in fields}
         model = build_model(model_class, data.schema, model_class.Options(**options), 3)
         balancer = balancer_class(data.schema.tasks, balancer_class.Options())
-        execution = ExecutionSettings(eval_batch_size=50)
+        processes = dist.get_world_size() if dist.is_initialized() else 1
+        execution = ExecutionSettings(
+            eval_batch_size=50, processes=processes, shard_rows=case.shard_rows
+        )
         setup = TrainingSetup(settings, execution, 3, torch.device("cpu"))
         trainer = trainer_type(model, balancer, data, setup)
         result = trainer.fit()
@@ -128,8 +165,15 @@ def run(case, trainer_type):
         batches._tensor, torch.rand = keep
         torch.set_default_dtype(torch.float32)
     weights = {name: value.numpy().copy() for name, value in trainer.model.state_dict().items()}
+    if dist.is_initialized() and case.shard_rows == 500:
+        assert trainer.tables.names
+        for name in trainer.tables.names:
+            shards = [None] * processes
+            dist.all_gather_object(shards, weights[name])
+            weights[name] = np.concatenate(shards)
     return {
         "weights": weights,
+        "parameters": result.cost["parameters"],
         "curve": result.curve,
         "metrics": result.metrics,
         "cosines": {name: value for name, value in result.probes.items() if "cosine" in name},
@@ -226,6 +270,9 @@ REFUSED = {
         balancer="pcgrad", settings={"scope": "all", "sparse_rows": 1}
     ),
     "A loss of the model is no mean over the rows": Case("largest.py", data="funnel", double=False),
+    "scope=all and clip_norm ask for all gradients of embedding.": Case(
+        data="large", settings=LARGE | {"clip_norm": 1.0}, shard_rows=500
+    ),
 }
 
 
@@ -238,7 +285,7 @@ def test_what_needs_all_rows_is_refused(group, message, tmp_path):
         case = replace(case, model=str(file))
     for error in group(refusal, case):
         assert error.message.startswith(message)
-        assert "--processes" in error.hint
+        assert "--processes" in error.hint or "shard_rows" in error.hint
 
 
 def refusal(case):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from mtlkit.errors import MissingError, UsageError
@@ -23,6 +24,9 @@ def make_engine(store: ResultStore, home: Path, execution: ExecutionSettings) ->
     place = launched_place()
     if place is not None or execution.processes > 1:
         _check_processes(execution, place)
+    elif execution.shard_rows is not None:
+        message = "shard_rows spreads tables over the processes of a cell, which has one."
+        raise UsageError(message, "--processes 2")
     if execution.engine == "ray":
         if execution.stack not in ("auto", 1):
             raise UsageError("The engine ray runs cells one by one.", "--set stack=1")
@@ -59,6 +63,7 @@ def _check_processes(execution: ExecutionSettings, place: Place | None) -> None:
 
     Raises:
         UsageError: They cannot.
+        MissingError: What shards tables is not installed.
     """
     if execution.engine == "ray":
         raise UsageError(
@@ -66,6 +71,17 @@ def _check_processes(execution: ExecutionSettings, place: Place | None) -> None:
         )
     if execution.compile == "graph":
         raise UsageError("compile=graph records the steps of one process.", "--set compile=off")
+    if execution.stack not in ("auto", 1):
+        raise UsageError("Cells that are stacked are trained by one process.", "--set stack=1")
+    if execution.shard_rows is not None:
+        for name in ("checkpoint_every", "init_from", "save_weights"):
+            if getattr(execution, name) not in (None, "none"):
+                message = f"{name} asks for whole tables, but with shard_rows no process has one."
+                raise UsageError(message, f"leave {name} out, or shard_rows")
+        if importlib.util.find_spec("torchrec") is None:
+            message = "shard_rows needs TorchRec, which is not installed."
+            hint = "pip install 'mtlkit[torchrec]' && pip install --no-deps torchrec==1.8.0"
+            raise MissingError(message, hint)
     if place is None:
         return
     if execution.processes not in (1, place.processes):
@@ -75,7 +91,7 @@ def _check_processes(execution: ExecutionSettings, place: Place | None) -> None:
         )
 
     # one cell at a time, which nobody watches from outside
-    usual = {"jobs": (None, 1), "stack": ("auto", 1), "timeout": (None,)}
+    usual = {"jobs": (None, 1), "timeout": (None,)}
     for name, values in usual.items():
         if getattr(execution, name) not in values:
             raise UsageError(
