@@ -39,11 +39,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Compared:
-    """A metric that was measured of both runs; ``difference`` is None where one has no number.
-
-    Args:
-        bound: The largest difference that counts as the same; None where there is none.
-    """
+    """A metric that was measured of both runs; ``difference`` is None where one has no number."""
 
     split: str
     task: str
@@ -51,7 +47,7 @@ class Compared:
     before: float | None
     now: float | None
     difference: float | None
-    bound: float | None
+    bound: float | None  # the largest difference that counts as the same; None where there is none
 
 
 Found = tuple[str, str, tuple[Compared, ...], tuple[Difference, ...]]

@@ -41,8 +41,12 @@ class Lookup:
         if self.materialised is None:
             groups = self.tables.groups
             tables = [getattr(self.tables, group.parameter) for group in groups]
-            plain = torch.is_grad_enabled() or bool(self.tables.copies) or not tables
-            if not plain and use_kernel(*tables, self.batch.dense):
+            is_plain = not tables or bool(self.tables.copies) or bool(self.tables.takers)
+            if (
+                not is_plain
+                and not torch.is_grad_enabled()
+                and use_kernel(*tables, self.batch.dense)
+            ):
                 # rows of which nobody asks for gradients go to their place at once
                 indices = [self.row_index(group) for group in groups]
                 self.materialised = place_rows(tables, indices, self._embed_others())

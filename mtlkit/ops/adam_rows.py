@@ -21,21 +21,13 @@ CACHE_LINE = 64  # bytes that come at a time
 
 
 class AdamStep(NamedTuple):
-    """The coefficients of a step.
+    """The coefficients of a step."""
 
-    Args:
-        mean_rate: ``1 - beta_1``.
-        square_rate: ``1 - beta_2``.
-        correction: Of the squares' bias, ``1 / (1 - beta_2 ** steps)``.
-        rate: The learning rate, with the correction of the means' bias.
-        eps: Added to the root of the squares.
-    """
-
-    mean_rate: float
-    square_rate: float
-    correction: float
-    rate: float
-    eps: float
+    mean_rate: float  # ``1 - beta_1``
+    square_rate: float  # ``1 - beta_2``
+    correction: float  # of the squares' bias, ``1 / (1 - beta_2 ** steps)``
+    rate: float  # the learning rate, with the correction of the means' bias
+    eps: float  # added to the root of the squares
 
 
 def plain_adam_rows(

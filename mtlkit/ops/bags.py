@@ -39,18 +39,12 @@ bag_kernel = njit(error_model="numpy")  # products and sums are rounded one by o
 
 
 class Bags(NamedTuple):
-    """Bags of weighted ids, one after another; those that rows share are there once.
+    """Bags of weighted ids, one after another; those that rows share are there once."""
 
-    Args:
-        offsets: (K + 1,) int64, where each bag starts, and where the last one ends.
-        values: (M,) int32, the ids.
-        weights: (M,).
-        row: (B,) int32, which bag belongs to each row; None where bag i belongs to row i.
-    """
-
-    offsets: Tensor
-    values: Tensor
-    weights: Tensor
+    offsets: Tensor  # (K + 1,) int64, where each bag starts, and where the last one ends
+    values: Tensor  # (M,) int32, the ids
+    weights: Tensor  # (M,)
+    # (B,) int32, which bag belongs to each row; None where bag i belongs to row i.
     row: Tensor | None = None
 
 

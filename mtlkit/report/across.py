@@ -23,28 +23,20 @@ NONE = "–"
 
 @dataclass(frozen=True)
 class Across:
-    """The methods that ran on all data sets, best mean rank first.
+    """The methods that ran on all data sets, best mean rank first."""
 
-    Args:
-        standings: (methods, 3) ``rank``, the mean over blocks; ``wins``, the share of blocks whose
-            mean is better than single-task's; ``improvement``, the probability that one run is
-            better than one of single-task, mean over blocks.
-        blocks: How many: each task of each data set is one, and seeds are none.
-        p_value: Of Friedman's test that all ranks are the same; NaN if it was not made.
-        critical: The difference of mean ranks that outlasts chance, by Nemenyi's test at 5 %; NaN
-            if it was not made.
-        elsewhere: Methods that ran on some of the data sets only.
-        skipped: Tasks of data sets on which no seed finished under all methods.
-        title: What is compared, and whether it is simulated.
-    """
-
+    # (methods, 3) ``rank``, the mean over blocks; ``wins``, the share of blocks whose mean is
+    # better than single-task's; ``improvement``, the probability that one run is better than one of
+    # single-task, mean over blocks.
     standings: pd.DataFrame
-    blocks: int
-    p_value: float
+    blocks: int  # how many: each task of each data set is one, and seeds are none
+    p_value: float  # of Friedman's test that all ranks are the same; NaN if it was not made
+    # The difference of mean ranks that outlasts chance, by Nemenyi's test at 5 %; NaN if it was not
+    # made.
     critical: float
-    elsewhere: tuple[str, ...]
-    skipped: tuple[str, ...]
-    title: str
+    elsewhere: tuple[str, ...]  # methods that ran on some of the data sets only
+    skipped: tuple[str, ...]  # tasks of data sets on which no seed finished under all methods
+    title: str  # what is compared, and whether it is simulated
 
     @property
     def near(self) -> int:

@@ -71,27 +71,18 @@ REPORT_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg
 
 @dataclass(frozen=True)
 class ReportFiles:
-    """What a report consists of.
+    """What a report consists of."""
 
-    Args:
-        page: The page, ``index.html``.
-        tables: The files of tables.
-        figures: The files of figures.
-        unreadable: The records and probes that could not be read, with the reasons.
-        copies: Folders that hold the same run as another one, which counts.
-        simulated: Titles of the blocks whose data is simulated.
-        warnings: What the runs of each block warned of, a sentence a kind with the rows it touches.
-        letters_without_font: Letters of names that no font here has; PNG and PDF files show
-            boxes there.
-    """
-
-    page: Path
-    tables: tuple[Path, ...]
-    figures: tuple[Path, ...]
+    page: Path  # the page, ``index.html``
+    tables: tuple[Path, ...]  # the files of tables
+    figures: tuple[Path, ...]  # the files of figures
+    # The records and probes that could not be read, with the reasons.
     unreadable: tuple[Unreadable, ...] = ()
-    copies: tuple[Copy, ...] = ()
-    simulated: tuple[str, ...] = ()
+    copies: tuple[Copy, ...] = ()  # folders that hold the same run as another one, which counts
+    simulated: tuple[str, ...] = ()  # titles of the blocks whose data is simulated
+    # What the runs of each block warned of, a sentence a kind with the rows it touches.
     warnings: tuple[str, ...] = ()
+    # Letters of names that no font here has; PNG and PDF files show boxes there.
     letters_without_font: str = ""
 
 

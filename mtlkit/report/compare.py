@@ -23,27 +23,16 @@ GAIN = "Δm, %"
 
 @dataclass(frozen=True)
 class RowDifference:
-    """What B makes of a score of A, over the seeds that both have.
+    """What B makes of a score of A, over the seeds that both have."""
 
-    Args:
-        dataset: The data.
-        row: What is compared.
-        score: The score and its metric, or all tasks together.
-        a: The mean of A; NaN for all tasks together.
-        b: The mean of B.
-        found: The difference, above 0 where B is better, and what is said of it.
-        decimals: Digits after the point.
-        after_holm: Whether it outlasts Holm's correction for all differences.
-    """
-
-    dataset: str
-    row: str
-    score: str
-    a: float
-    b: float
-    found: Comparison
-    decimals: int
-    after_holm: bool = False
+    dataset: str  # the data
+    row: str  # what is compared
+    score: str  # the score and its metric, or all tasks together
+    a: float  # the mean of A; NaN for all tasks together
+    b: float  # the mean of B
+    found: Comparison  # the difference, above 0 where B is better, and what is said of it
+    decimals: int  # digits after the point
+    after_holm: bool = False  # whether it outlasts Holm's correction for all differences
 
     @property
     def cells(self) -> tuple[str, ...]:
@@ -63,19 +52,13 @@ class RowDifference:
 
 @dataclass(frozen=True)
 class SharedResults:
-    """All differences, and what was not compared.
+    """All differences, and what was not compared."""
 
-    Args:
-        differences: One a row x score, and one a row for all tasks together.
-        left_out: What the two do not share, and why; a sentence each.
-        lost: Those of them that finished in A and failed in B.
-        notes: In what rows differ that are compared.
-    """
-
+    # One a row x score, and one a row for all tasks together.
     differences: tuple[RowDifference, ...]
-    left_out: tuple[str, ...]
-    lost: tuple[str, ...]
-    notes: tuple[str, ...]
+    left_out: tuple[str, ...]  # what the two do not share, and why; a sentence each
+    lost: tuple[str, ...]  # those of them that finished in A and failed in B
+    notes: tuple[str, ...]  # in what rows differ that are compared
 
     @property
     def is_worse(self) -> bool:

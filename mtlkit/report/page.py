@@ -85,30 +85,19 @@ class PageTable:
 
 @dataclass(frozen=True)
 class Section:
-    """What the page says of one block.
+    """What the page says of one block."""
 
-    Args:
-        summary: The rows of the block.
-        tables: The table of results, then those of verdicts.
-        metric_tables: All metrics of each score, and by segment.
-        relations: Sentences on relations of tasks.
-        figures: The figures in their order.
-        failures: The runs without numbers, see :func:`failures`.
-        unreadable: Files of probes that could not be read.
-        data: What the page's script filters by and draws.
-        diagnosis: What to look into, a line a finding; None if nothing was found.
-        answer: Which row to use; each sentence names the row of its numbers.
-    """
-
-    summary: Summary
-    tables: tuple[PageTable, ...]
-    metric_tables: tuple[PageTable, ...]
-    relations: tuple[str, ...]
-    figures: tuple[PageFigure, ...]
-    failures: tuple[dict[str, Any], ...]
-    unreadable: tuple[Unreadable, ...]
-    data: dict[str, Any]
+    summary: Summary  # the rows of the block
+    tables: tuple[PageTable, ...]  # the table of results, then those of verdicts
+    metric_tables: tuple[PageTable, ...]  # all metrics of each score, and by segment
+    relations: tuple[str, ...]  # sentences on relations of tasks
+    figures: tuple[PageFigure, ...]  # the figures in their order
+    failures: tuple[dict[str, Any], ...]  # the runs without numbers, see :func:`failures`
+    unreadable: tuple[Unreadable, ...]  # files of probes that could not be read
+    data: dict[str, Any]  # what the page's script filters by and draws
+    # What to look into, a line a finding; None if nothing was found.
     diagnosis: PageTable | None = None
+    # Which row to use; each sentence names the row of its numbers.
     answer: tuple[Sentence, ...] = ()
 
     @property

@@ -33,21 +33,15 @@ training gives other numbers from now on.
 
 @dataclass
 class Scores:
-    """The outcome of one pass over a split.
+    """The outcome of one pass over a split."""
 
-    Args:
-        logits: Score name to (N,) or (N, C), for the scores that the model predicts.
-        derived: Score name to whether the model itself says that it follows from other scores.
-        losses: (T,) mean losses over batches.
-        gate_mean: Gate to (E,) mean weights.
-        gate_entropy: Gate to mean entropy in nats.
-    """
-
+    # Score name to (N,) or (N, C), for the scores that the model predicts.
     logits: dict[str, Tensor]
+    # Score name to whether the model itself says that it follows from other scores.
     derived: dict[str, bool]
-    losses: Tensor
-    gate_mean: dict[str, Tensor] = field(default_factory=dict)
-    gate_entropy: dict[str, Tensor] = field(default_factory=dict)
+    losses: Tensor  # (T,) mean losses over batches
+    gate_mean: dict[str, Tensor] = field(default_factory=dict)  # gate to (E,) mean weights
+    gate_entropy: dict[str, Tensor] = field(default_factory=dict)  # gate to mean entropy in nats
 
     def replace_tasks(self, other: Scores, schema: Schema, tasks: Collection[str]) -> None:
         """Put the predictions of another pass in place of those of some tasks."""
@@ -151,16 +145,11 @@ def _add_gates(scores: Scores, output: Output, share: float) -> None:
 
 @dataclass(frozen=True)
 class ScoreLogits:
-    """The logits by which the rows of a split are scored.
+    """The logits by which the rows of a split are scored."""
 
-    Args:
-        logits: (N,) or (N, C).
-        derived: Whether they follow from those of other scores.
-        quotient: Whether they are those of a quotient, which may exceed 1 (:func:`ratio`).
-    """
-
-    logits: Tensor
-    derived: bool
+    logits: Tensor  # (N,) or (N, C)
+    derived: bool  # whether they follow from those of other scores
+    # Whether they are those of a quotient, which may exceed 1 (:func:`ratio`).
     quotient: bool = False
 
 

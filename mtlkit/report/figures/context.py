@@ -32,15 +32,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Look:
-    """How balancers and models look: the same in all figures of a report.
+    """How balancers and models look: the same in all figures of a report."""
 
-    Args:
-        colours: Balancer to colour and dashes; those that are not in it share one grey.
-        markers: Model to marker; those that are not in it share a dot.
-    """
-
+    # Balancer to colour and dashes; those that are not in it share one grey.
     colours: Mapping[str, tuple[str, Any]]
-    markers: Mapping[str, str]
+    markers: Mapping[str, str]  # model to marker; those that are not in it share a dot
 
     @classmethod
     def of(cls, summaries: Sequence[Summary]) -> Look:

@@ -42,36 +42,22 @@ ALIGNED = (
 
 @dataclass(frozen=True)
 class Level:
-    """One level of a model under one balancer.
+    """One level of a model under one balancer."""
 
-    Args:
-        name: Such as ``level 1``.
-        lines: Names of the L gates or tasks.
-        experts: Names of the E experts.
-        values: (L, E), NaN where there is nothing to say.
-    """
-
-    name: str
-    lines: tuple[str, ...]
-    experts: tuple[str, ...]
-    values: np.ndarray
+    name: str  # such as ``level 1``
+    lines: tuple[str, ...]  # names of the L gates or tasks
+    experts: tuple[str, ...]  # names of the E experts
+    values: np.ndarray  # (L, E), NaN where there is nothing to say
 
 
 @dataclass(frozen=True)
 class ExpertFigure:
-    """What one of the figures shows.
+    """What one of the figures shows."""
 
-    Args:
-        name: Start of the file name.
-        title: The model's name is added to it.
-        caption: With places for ``model`` and ``levels``.
-        scale: Of its values.
-    """
-
-    name: str
-    title: str
-    caption: str
-    scale: Scale
+    name: str  # start of the file name
+    title: str  # the model's name is added to it
+    caption: str  # with places for ``model`` and ``levels``
+    scale: Scale  # of its values
 
 
 ModelRows = list[tuple[Row, list[Level]]]
@@ -79,23 +65,14 @@ ModelRows = list[tuple[Row, list[Level]]]
 
 @dataclass(frozen=True)
 class _Layout:
-    """Sizes in inches that all panels of a model share.
+    """Sizes in inches that all panels of a model share."""
 
-    Args:
-        label: Width of the names at the left of a panel.
-        cell: Width of a field.
-        head: Height of a level's name; a single level needs none.
-        widths: Width of each level, names included.
-        heights: Height of each level, names included.
-        stacked: Whether the levels of a balancer stand below each other, else beside each other.
-    """
-
-    label: float
-    cell: float
-    head: float
-    widths: list[float]
-    heights: list[float]
-    stacked: bool
+    label: float  # width of the names at the left of a panel
+    cell: float  # width of a field
+    head: float  # height of a level's name; a single level needs none
+    widths: list[float]  # width of each level, names included
+    heights: list[float]  # height of each level, names included
+    stacked: bool  # whether the levels of a balancer stand below each other, else beside each other
 
     @classmethod
     def of(cls, levels: list[Level]) -> _Layout:

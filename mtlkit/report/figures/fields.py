@@ -28,23 +28,14 @@ FOOT_SHARE = 0.7
 
 @dataclass(frozen=True)
 class Scale:
-    """How values become colours and numbers.
+    """How values become colours and numbers."""
 
-    Args:
-        colours: The colour map.
-        norm: Its ends.
-        ticks: On the colour bar.
-        label: Of the colour bar.
-        text: How a value is written.
-        missing: Text and colour of a field without a value.
-    """
-
-    colours: Colormap
-    norm: Normalize
-    ticks: Sequence[float]
-    label: str
-    text: Callable[[float], str]
-    missing: tuple[str, str]
+    colours: Colormap  # the colour map
+    norm: Normalize  # its ends
+    ticks: Sequence[float]  # on the colour bar
+    label: str  # of the colour bar
+    text: Callable[[float], str]  # how a value is written
+    missing: tuple[str, str]  # text and colour of a field without a value
 
     def contrast(self, value: float) -> str:
         """Black or white, whichever reads better on the colour of a value."""

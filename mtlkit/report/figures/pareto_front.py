@@ -54,23 +54,14 @@ FRONT_DASHES = (0, (3, 1.5))
 
 @dataclass(frozen=True)
 class _Panel:
-    """One pair of tasks, and the rows that have both metrics.
+    """One pair of tasks, and the rows that have both metrics."""
 
-    Args:
-        axes: Where it is drawn.
-        rows: The R rows.
-        across: The task of the horizontal axis.
-        up: The task of the vertical axis.
-        size: Width and height in inches.
-        roomy: Whether there is room for labels.
-    """
-
-    axes: Axes
-    rows: list[Row]
-    across: TaskInfo
-    up: TaskInfo
-    size: tuple[float, float]
-    roomy: bool
+    axes: Axes  # where it is drawn
+    rows: list[Row]  # the R rows
+    across: TaskInfo  # the task of the horizontal axis
+    up: TaskInfo  # the task of the vertical axis
+    size: tuple[float, float]  # width and height in inches
+    roomy: bool  # whether there is room for labels
 
     @property
     def means(self) -> np.ndarray:

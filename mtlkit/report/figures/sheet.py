@@ -34,19 +34,12 @@ ABOUT: dict[str, dict[str, str | None]] = {
 
 @dataclass(frozen=True)
 class Drawing:
-    """A finished figure.
+    """A finished figure."""
 
-    Args:
-        name: Part of the file name.
-        title: Heading on the page.
-        caption: What is shown and how to read it.
-        figure: The drawing itself.
-    """
-
-    name: str
-    title: str
-    caption: str
-    figure: Figure = field(compare=False)
+    name: str  # part of the file name
+    title: str  # heading on the page
+    caption: str  # what is shown and how to read it
+    figure: Figure = field(compare=False)  # the drawing itself
 
 
 @dataclass(frozen=True)
@@ -80,23 +73,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class PanelGrid:
-    """Panels of one size in lines and columns, in inches from the top left of a sheet's body.
+    """Panels of one size in lines and columns, in inches from the top left of a sheet's body."""
 
-    Args:
-        left: Left edge of the first column.
-        top: Upper edge of the first line.
-        width: Width of a panel.
-        height: Height of a panel.
-        gap: Space between columns.
-        pitch: From the upper edge of one line to that of the next.
-    """
-
-    left: float
-    top: float
-    width: float
-    height: float
-    gap: float
-    pitch: float
+    left: float  # left edge of the first column
+    top: float  # upper edge of the first line
+    width: float  # width of a panel
+    height: float  # height of a panel
+    gap: float  # space between columns
+    pitch: float  # from the upper edge of one line to that of the next
 
     def x(self, column: int) -> float:
         """Left edge of a column."""
