@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
-from mtlkit.settings import Settings, Sizes
+from mtlkit.settings import Settings, Sizes, without_unused
 
 DEFAULT_TOWER: Sizes = (16,)
 OF_NUMBERS = {"piecewise": ("number_bins",), "periodic": ("frequencies", "frequency_std")}
@@ -35,10 +35,10 @@ class BaseOptions(Settings):
         "sines and cosines of it (arXiv:2203.05556)",
     )
     number_bins: int = Field(
-        32, gt=0, le=4096, description="most bins of a number, for numbers=piecewise"
+        32, gt=0, le=256, description="most bins of a number, for numbers=piecewise"
     )
     frequencies: int = Field(
-        16, gt=0, le=4096, description="sines, and as many cosines, for numbers=periodic"
+        16, gt=0, le=256, description="sines, and as many cosines, for numbers=periodic"
     )
     frequency_std: float = Field(
         0.1, gt=0, description="standard deviation of the initial frequencies"
@@ -54,10 +54,16 @@ class BaseOptions(Settings):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what the choice of ``numbers`` does not read: keys of earlier runs stay."""
-        unused = {option for options in OF_NUMBERS.values() for option in options}
-        unused -= {*OF_NUMBERS.get(self.numbers, ())}
-        return {name: value for name, value in dump(self).items() if name not in unused}
+        """Leave out what the choice of ``numbers`` does not read, unless somebody set it: keys of
+        earlier runs stay.
+        """
+        unused = [
+            option
+            for choice, options in OF_NUMBERS.items()
+            for option in options
+            if choice != self.numbers
+        ]
+        return without_unused(self, dump(self), unused)
 
 
 class ModelOptions(BaseOptions):

@@ -4,9 +4,11 @@ import csv
 import io
 import itertools
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from scipy import stats
 
 from mtlkit.report import write_report
@@ -19,6 +21,8 @@ from mtlkit.report.experts import (
     overlap,
     shares,
 )
+from mtlkit.report.figures import gate_usage
+from mtlkit.report.figures.expert_grid import Level, _draw_model, _Layout
 from mtlkit.report.frame import load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.summary import summarise
@@ -220,3 +224,20 @@ def test_the_path_that_tasks_share_is_no_task(tmp_path):
     shared = [2, 3]  # after the two of the task's own
     by_hand = np.minimum(income[shared], marital[shared]).sum()
     assert first.columns["gate overlap"].mean == pytest.approx(by_hand)
+
+
+def test_tuned_rows_of_a_model_may_differ_in_levels_and_experts():
+    def level(experts):
+        names = tuple(f"{number}" for number in range(experts))
+        return Level("level", ("a", "b"), names, np.ones((2, experts)))
+
+    def row(balancer):
+        return SimpleNamespace(group=SimpleNamespace(balancer=balancer))
+
+    rows = [(row("uniform"), [level(4)]), (row("uwl"), [level(2), level(8)]), (row("dwa"), [])]
+    layout = _Layout.of([levels for _, levels in rows])
+    assert layout.widths == pytest.approx([layout.label + layout.cell * n for n in (4, 8)])
+    context = SimpleNamespace(subtitle="census")
+    drawing = _draw_model(context, "ple", rows, gate_usage._figure(1.0), "")
+    shown = {text.get_text() for text in drawing.figure.findobj(Text)}
+    assert shown >= {"uniform", "uwl", "0", "7"}

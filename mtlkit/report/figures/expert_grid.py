@@ -4,8 +4,9 @@ figures of gates and of ablations have in common.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -75,16 +76,24 @@ class _Layout:
     stacked: bool  # whether the levels of a balancer stand below each other, else beside each other
 
     @classmethod
-    def of(cls, levels: list[Level]) -> _Layout:
-        """The sizes that names and experts of some levels need."""
+    def of(cls, rows: Sequence[Sequence[Level]]) -> _Layout:
+        """The sizes that names and experts of the levels of some rows need. Tuned rows of a model
+        may differ in their number.
+        """
+        levels = [level for of_row in rows for level in of_row]
         label = room_for([line for level in levels for line in level.lines], LONGEST_LINE) + 0.14
         foot = foot_of([expert for level in levels for expert in level.experts])
         widest = max(len(level.experts) for level in levels)
         cell = min(CELL, (WIDTH - 0.3 - label) / widest)
-        widths = [label + cell * len(level.experts) for level in levels]
-        head = 0.2 if len(levels) > 1 else 0.0
-        heights = [head + LINE * len(level.lines) + foot for level in levels]
-        stacked = sum(widths) + GAP * (len(levels) - 1) > WIDTH - 0.2
+
+        # The n-th level of every row has the room of the largest one.
+        places = [[level for level in place if level] for place in zip_longest(*rows)]
+        widths = [label + cell * max(len(level.experts) for level in place) for place in places]
+        head = 0.2 if len(places) > 1 else 0.0
+        heights = [
+            head + LINE * max(len(level.lines) for level in place) + foot for place in places
+        ]
+        stacked = sum(widths) + GAP * (len(places) - 1) > WIDTH - 0.2
         return cls(label, cell, head, widths, heights, stacked)
 
     @property
@@ -139,8 +148,7 @@ def _draw_model(
     context: Context, model: str, rows: ModelRows, figure: ExpertFigure, note: str
 ) -> Drawing:
     """One model: its levels under each balancer."""
-    # A model has the same gates and experts under every balancer, so the first row stands for all.
-    layout = _Layout.of(rows[0][1])
+    layout = _Layout.of([levels for _, levels in rows])
     columns = max(1, min(len(rows), int((WIDTH - 0.2 + GAP) / (layout.unit + GAP))))
     title = f"{figure.title}: {model}"
     lines = -(-len(rows) // columns)
@@ -167,7 +175,7 @@ def _draw_levels(
     """The levels of one balancer, from the upper left corner of its place on."""
     left, top = corner
     image = None
-    for level, width, height in zip(levels, layout.widths, layout.heights, strict=True):
+    for level, width, height in zip(levels, layout.widths, layout.heights, strict=False):
         fields = Fields(left + layout.label, top + HEAD + layout.head, layout.cell, LINE)
         image = fields.draw(sheet, level.values, scale)
         fields.name_lines(sheet, level.lines, layout.label)
