@@ -80,6 +80,7 @@ class _Resolved(_Fields):
     model: _Method
     balancer: _Method
     training: dict[str, Any]
+    losses: dict[str, str] = Field(default_factory=dict)
 
 
 class _Cell(_Fields):

@@ -255,6 +255,8 @@ SEALED = {
     "balancer-options-a-text": (("resolved", "balancer", "options"), "w", "balancer.options"),
     "digest-a-number": (("resolved", "balancer", "source_sha256"), 1, "source_sha256"),
     "no-training": (("resolved", "training"), None, "resolved.training"),
+    "losses-a-number": (("resolved", "losses"), 5, "resolved.losses"),
+    "losses-a-list": (("resolved", "losses"), [1], "resolved.losses"),
 }
 
 

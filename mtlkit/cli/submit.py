@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,13 +12,13 @@ import typer
 from mtlkit.errors import MissingError, MtlkitError, UsageError
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from mtlkit.report.submissions import Run
     from mtlkit.store import Unreadable
 
 ORIGIN = ("mtlkit", "python", "torch", "device", "fingerprint")
 """What a record must say of where its numbers come from."""
-OF_ROWS = ("label/", "observed/", "group/")
-"""Stored arrays that all runs on the same data have in common."""
 SHOWN = 5
 """Reasons that an error names."""
 
@@ -116,13 +116,22 @@ def _wrong_runs(runs: Iterable[Run]) -> Iterator[Unreadable]:
             problems.append("it has no scores that give its numbers again; see save_scores")
         problems += wrong_numbers(record, scores) if scores else []
 
-        # labels are facts: nobody has others on the same data
-        for name, array in scores.items():
-            if name.startswith(OF_ROWS) and not problems:
-                digest = hashlib.sha256(array.tobytes()).hexdigest()
-                first, other = labels.setdefault((block_id(record), name), (digest, folder))
-                if digest != first:
-                    problems.append(f"{name} is not what {other} has on the same data")
+        # labels are facts: nobody has others on the same data, or counts other rows
+        for name, digest in () if problems else _facts(scores):
+            first, other = labels.setdefault((block_id(record), name), (digest, folder))
+            if digest != first:
+                problems.append(f"{name} is not what {other} has on the same data")
         if problems:
             more = f", and {len(problems) - 1} more" if len(problems) > 1 else ""
             yield Unreadable(folder, problems[0] + more)
+
+
+def _facts(scores: Mapping[str, np.ndarray]) -> Iterator[tuple[str, str]]:
+    """Name and digest of the stored arrays that all runs on the same data have in common. Every
+    score has a mask: without one, all of its rows count.
+    """
+    masks = {name.replace("score/", "observed/", 1) for name in scores if name[:6] == "score/"}
+    for name in sorted(masks | {name for name in scores if name.startswith(("label/", "group/"))}):
+        array = scores.get(name)
+        content = b"" if array is None else array.dtype.str.encode() + array.tobytes()
+        yield name, hashlib.sha256(content).hexdigest()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from copy import deepcopy
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def _siblings(record: RunRecord, folder: Path) -> list[RunRecord]:
 
 def _cell_of_today(cell: Cell, home: Path, plugins: bool) -> tuple[Cell, list[Difference]]:
     """The cell with the data and plugins that are here, and how they differ from its own."""
-    resolved = {kind: dict(section) for kind, section in cell.resolved.items()}
+    resolved = deepcopy(cell.resolved)
     if cell.plugin_files and not plugins:
         files = " and ".join(cell.plugin_files)
         raise UsageError(

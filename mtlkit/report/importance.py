@@ -40,9 +40,11 @@ def trial_points(summary: Summary) -> dict[str, pd.DataFrame]:
         if study is not None:
             by_model.setdefault(study.model, []).append(_points(study))
     pooled = {model: pd.concat(frames, join="inner") for model, frames in sorted(by_model.items())}
+    # a model has none if all that was tuned is its balancers', or each balancer has another space
     return {
-        model: frame.groupby([name for name in frame if name != "score"]).mean().reset_index()
+        model: frame.groupby(settings).mean().reset_index()
         for model, frame in pooled.items()
+        if (settings := [name for name in frame if name != "score"])
     }
 
 
@@ -66,8 +68,11 @@ def _points(study: Study) -> pd.DataFrame:
 
 
 def _number(dimension: Mapping[str, Any], value: Any) -> Any:
-    """A setting as a number."""
-    return dimension["choice"].index(value) if "choice" in dimension and value else value
+    """A setting as a number; None if the trial has none, or one that was no choice."""
+    choices = dimension.get("choice")
+    if choices is None:
+        return value
+    return choices.index(value) if value in choices else None
 
 
 def importance(points: pd.DataFrame) -> dict[str, float]:

@@ -12,7 +12,7 @@ import torch
 
 from mtlkit.data.types import Task
 from mtlkit.errors import one_line
-from mtlkit.metrics.definitions import recorded_metric
+from mtlkit.metrics.definitions import PRIMARY_METRIC, recorded_metric
 from mtlkit.models._funnel import MOST_LOGIT
 from mtlkit.records import RunRecord
 from mtlkit.training.metrics import FurtherMetrics, task_metrics
@@ -45,6 +45,11 @@ def wrong_numbers(record: RunRecord, stored: Mapping[str, np.ndarray]) -> Iterat
             bound = TOLERANCE * max(1.0, abs(value or 0.0))
             if value is None or found is None or not abs(found - value) <= bound:
                 yield f"{metric} of {name} is {value} in the record, and {found} from its scores"
+
+    # a report compares by the primary metrics, which must be among those above
+    for score in record.tasks:
+        if score.get("metric") not in (None, PRIMARY_METRIC.get(str(score.get("kind")))):
+            yield f"{score['metric']} is not what {score['name']} is compared by"
 
 
 def _metrics(

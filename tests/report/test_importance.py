@@ -19,6 +19,28 @@ SPACE = {
 }
 
 
+def study(balancer, space, spent):
+    """A study of a model under a balancer."""
+    return Study(
+        id=balancer,
+        model="mmoe",
+        balancer=balancer,
+        training="t",
+        sampler="sobol",
+        seed=0,
+        seeds=(0,),
+        select="mean",
+        space=space,
+        budget=len(spent),
+        trials=tuple(spent),
+    )
+
+
+def of_studies(*studies):
+    rows = [SimpleNamespace(group=SimpleNamespace(study=one)) for one in studies]
+    return SimpleNamespace(rows=rows, block=SimpleNamespace(label="planted"))
+
+
 def summary(score, points=40, balancers=("uwl", "pcgrad")):
     """A summary whose rows were tuned: each trial has the score of its settings."""
     draw = np.random.default_rng(0)
@@ -31,29 +53,16 @@ def summary(score, points=40, balancers=("uwl", "pcgrad")):
         }
         for _ in range(points)
     ]
-    rows = []
+    studies = []
     for balancer in balancers:
         own = {"uwl.lr": 0.01} if balancer == "uwl" else {}
         spent = [Trial(settings={}, keys=["0"], group="0", value=0.5)]
         for number, settings in enumerate(tried):
             value = score(settings, draw)
             spent.append(Trial(settings=settings | own, keys=[f"{number}"], group="", value=value))
-        study = Study(
-            id=balancer,
-            model="mmoe",
-            balancer=balancer,
-            training="t",
-            sampler="sobol",
-            seed=0,
-            seeds=(0,),
-            select="mean",
-            space=SPACE if own else {k: v for k, v in SPACE.items() if k != "uwl.lr"},
-            budget=len(spent),
-            trials=tuple(spent),
-        )
-        rows.append(SimpleNamespace(group=SimpleNamespace(study=study)))
-    block = SimpleNamespace(label="planted")
-    return SimpleNamespace(rows=rows, block=block)
+        space = SPACE if own else {k: v for k, v in SPACE.items() if k != "uwl.lr"}
+        studies.append(study(balancer, space, spent))
+    return of_studies(*studies)
 
 
 def test_points_are_those_of_all_balancers_and_count_the_trials_that_they_beat():
@@ -64,6 +73,35 @@ def test_points_are_those_of_all_balancers_and_count_the_trials_that_they_beat()
     # trial 0 has a value above all others, and is itself no point
     in_order = points.sort_values("lr")["score"]
     np.testing.assert_allclose(in_order, np.arange(10) / 10)
+
+
+def trials_of(settings):
+    tried = [{}, *settings]
+    return [Trial(settings=s, keys=["0"], group="0", value=float(i)) for i, s in enumerate(tried)]
+
+
+def test_a_choice_that_is_nothing_or_false_has_its_place():
+    space = {"dropout": {"choice": [0.5, 0.1, 0.0]}, "flag": {"choice": [True, False]}}
+    tried = [{"dropout": d, "flag": f} for d in (0.5, 0.1, 0.0) for f in (True, False)]
+    tried.append({"dropout": 0.3, "flag": True})  # no choice: the file was edited
+    points = trial_points(of_studies(study("uwl", space, trials_of(tried))))["mmoe"]
+    places = set(zip(points["dropout"], points["flag"], strict=True))
+    assert places == {(d, f) for d in range(3) for f in range(2)}
+
+
+@pytest.mark.parametrize("shared", [(), ("lr",)])
+def test_what_no_two_balancers_of_a_model_share_is_no_setting(shared):
+    spaces = [{"uwl.lr": SPACE["lr"]}, {"dropout": SPACE["dropout"]}]
+    spaces = [space | {name: SPACE[name] for name in shared} for space in spaces]
+    tried = [{"uwl.lr": 0.01, "dropout": 0.1, "lr": 0.001 * n} for n in range(1, 10)]
+    names = ("uwl", "pcgrad")
+    studies = [study(n, s, trials_of(tried)) for n, s in zip(names, spaces, strict=True)]
+    tuned = of_studies(*studies)
+    assert [list(points) for points in trial_points(tuned).values()] == (
+        [["lr", "score"]] if shared else []
+    )
+    drawings = trials.draw(SimpleNamespace(summary=tuned, subtitle="planted"))
+    assert len(drawings) == len(shared)
 
 
 def test_the_setting_that_decides_is_found():

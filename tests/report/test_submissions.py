@@ -226,6 +226,17 @@ def linked_manifest(board):
     (board / "ada" / MANIFEST).symlink_to(board.parent / MANIFEST)
 
 
+def circle(board):
+    file = run_of(board) / SCORES
+    file.unlink()
+    file.symlink_to(SCORES)
+
+
+def circle_manifest(board):
+    (board / "ada" / MANIFEST).unlink()
+    (board / "ada" / MANIFEST).symlink_to(MANIFEST)
+
+
 def renamed(board):
     run_of(board).rename(run_of(board).with_name("seed-0-00000000"))
 
@@ -255,6 +266,8 @@ DAMAGE = {
     "linked-folder": (linked_folder, "record.json: it is a link, or in a folder that is one", 0),
     "linked-submission": (linked_submission, "submission.json: it is a link", None),
     "linked-manifest": (linked_manifest, "submission.json: it is a link", None),
+    "circle": (circle, "scores.npz: Too many levels of symbolic links", 6),
+    "circle-manifest": (circle_manifest, "submission.json: Too many levels of symbolic", None),
     "no-manifest": (lambda board: (board / "ada" / MANIFEST).unlink(), "There is no submi", None),
     "empty-manifest": (put(f"ada/{MANIFEST}", b""), "JSON", None),
     "latin-manifest": (put(f"ada/{MANIFEST}", b'{"by": "\xe9"}'), "JSON", None),
@@ -343,6 +356,10 @@ LIES = {
         "income cannot be computed",
     ),
     "no-task": (change_sealed(lambda plain: plain["tasks"].pop(0)), r"computed .*\(KeyError"),
+    "primary": (
+        change_sealed(lambda plain: plain["tasks"][0].update(metric="auc@user=cold")),
+        "auc@user=cold is not what income is compared by",
+    ),
     "no-versions": (
         change_sealed(lambda plain: plain["environment"].pop("torch")),
         "its record has no torch",
@@ -387,6 +404,21 @@ def test_labels_are_those_of_others_on_the_same_data(board):
     told = check(board)
     assert told.code == 1
     assert re.search(r"eve\S+: label/income is not what \S+ada\S+ has on the same data", told.out)
+
+
+def test_rows_that_count_are_those_of_others_on_the_same_data(board):
+    def lie(folder):  # only rows that the scores put in the right order
+        arrays = dict(np.load(folder / SCORES))
+        labels = arrays["label/income"] > 0
+        kept = arrays["observed/income"] = labels == (arrays["score/income"] > 0.5)
+        np.savez(folder / SCORES, **arrays)
+        test = {"rows": int(kept.sum()), "positives": int(labels[kept].sum()), "auc": 1.0}
+        change_sealed(lambda plain: plain["metrics"]["test"].update(income=test))(folder)
+
+    sealed(board, lie)
+    told = check(board)
+    assert told.code == 1
+    assert re.search(r"eve\S+: observed/income is not what \S+ada\S+ has on the same", told.out)
 
 
 def test_folders_that_are_none(tmp_path):

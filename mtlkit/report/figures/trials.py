@@ -44,6 +44,8 @@ def draw(context: Context) -> list[Drawing]:
         for name, dimension in studies[0].space.items()
         if name in shared and len(next(iter(dimension.values()))) > 1
     }
+    if not space:
+        return []
 
     sheet = Sheet(TITLE, context.subtitle, TOP + PITCH * len(by_model))
     for line, (model, points) in enumerate(by_model.items()):
