@@ -83,7 +83,7 @@ def _is_plain(block: np.ndarray) -> bool:
     odd, before = 0, LINE_FEED
     for byte in block:
         is_digit = _DIGIT_0 <= byte <= _DIGIT_9
-        odd += not (is_digit or byte == COMMA or byte == CARRIAGE_RETURN or byte == LINE_FEED)
+        odd += not (is_digit or byte in (COMMA, CARRIAGE_RETURN, LINE_FEED))
         odd += before == CARRIAGE_RETURN and byte != LINE_FEED
         before = byte
     return odd == 0
