@@ -143,6 +143,8 @@ def _judge(
     tolerance: float | None,
 ) -> tuple[str, str]:
     """The verdict, and a sentence on how it was found."""
+    if not metrics:
+        return "differs", "they have no metric in common"
     if all(one.before == one.now for one in metrics):
         return "same digits", "all metrics are the same to the last digit"
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from mtlkit.data.ali_ccp.archives import RawSource, Reading, read_whole
-from mtlkit.data.ali_ccp.fields import LINE_FEED, NUMBER, OFFICIAL_SPLITS
+from mtlkit.data.ali_ccp.fields import CARRIAGE_RETURN, COMMA, LINE_FEED, NUMBER, OFFICIAL_SPLITS
 from mtlkit.data.ali_ccp.hashing import kernel, share
 from mtlkit.data.ali_ccp.prepare import check_disk, check_rows
 from mtlkit.data.ali_ccp.protocols import FUNNEL, HELD_OUT, SPLIT_SALT, TASKS, Request, features
@@ -50,6 +50,7 @@ LEFT_OUT, UNSEEN = "rows left out by sampling", "test ids that train lacks"
 COUNTS = ("lines", "rows", "dirty", "malformed", LEFT_OUT, UNSEEN)
 """What is counted of a file, in the order of its report."""
 NO_NUMBER = -1
+_DIGIT_0, _DIGIT_9 = ord("0"), ord("9")
 _TRAIN, _VALIDATION, _TEST = range(3)
 
 
@@ -74,14 +75,25 @@ def _shares(values: np.ndarray, salt: int) -> np.ndarray:
     return drawn
 
 
+@kernel
+def _is_plain(block: np.ndarray) -> bool:
+    """Whether a block of lines holds digits, commas and ends of lines alone. Arrow would also take
+    blanks, signs, hexadecimal numbers, and a carriage return for the end of a line.
+    """
+    odd, before = 0, LINE_FEED
+    for byte in block:
+        is_digit = _DIGIT_0 <= byte <= _DIGIT_9
+        odd += not (is_digit or byte in (COMMA, CARRIAGE_RETURN, LINE_FEED))
+        odd += before == CARRIAGE_RETURN and byte != LINE_FEED
+        before = byte
+    return odd == 0
+
+
 def _numbers(block: np.ndarray, columns: int) -> np.ndarray:
     """(lines, columns) int32 of a block of lines; NO_NUMBER all along a line that is malformed."""
-    try:
-        numbers = _parsed(pa.py_buffer(block), columns)
-        if numbers.min() >= 0:
-            return numbers
-    except pa.ArrowInvalid:
-        pass  # some line is malformed: look at each
+    if _is_plain(block):
+        with suppress(pa.ArrowInvalid):  # where some line is malformed: look at each
+            return _parsed(pa.py_buffer(block), columns)
 
     pattern = re.compile(rb"[0-9]{1,10}(?:,[0-9]{1,10}){%d}\r?" % (columns - 1))
     lines = block.tobytes().split(b"\n")[:-1]

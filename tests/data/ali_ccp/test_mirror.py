@@ -177,6 +177,17 @@ def test_malformed_rows_are_left_out(servers, tmp_path):
     assert counted["lines"] == 3001
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [b"1,0, 3", b"1,0,0x1f", b"1,0,-0", b"1,0,3\r1,0,4", b"\xef\xbb\xbf1,0,3", b"1,0,2147483648"],
+)
+def test_what_is_no_line_of_plain_integers_is_malformed_whatever_stands_beside_it(odd):
+    for other in (b"0,0,7\r", b"x"):
+        block = np.frombuffer(b"\n".join([odd, other, b"1,1,12", b""]), np.uint8)
+        beside = [0, 0, 7] if other != b"x" else [-1] * 3
+        assert mirror._numbers(block, 3).tolist() == [[-1] * 3, beside, [1, 1, 12]]
+
+
 def test_sample_keeps_whole_users(servers, tmp_path):
     _, whole = prepare("ali-ccp", tmp_path, asked=True)
     _, data = prepare("ali-ccp[sample=0.5]", tmp_path)
