@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from tests.documents import ROOT, marked_blocks
@@ -20,6 +21,7 @@ def run(command, folder):
     )
 
 
+@pytest.mark.slow
 def test_it_goes_as_shown(tmp_path):
     commands = [line for _, code in marked_blocks(PAGE, "run") for line in code.splitlines()]
     assert len(commands) == 4

@@ -234,7 +234,7 @@ def place_rows(
     out = tables[0].new_empty(len(indices[0].ids), columns)
     start = 0
     for table, index, width in zip(tables, indices, widths, strict=True):
-        _place_rows(index.checked_ids(), table.detach().numpy(), out.numpy(), start)
+        _place_rows(index.checked_ids(), table.data.numpy(), out.numpy(), start)
         start += width
     if others:
         torch.cat(list(others), 1, out=out[:, start:])
