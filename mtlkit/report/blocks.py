@@ -377,24 +377,34 @@ def slug(text: str) -> str:
 
 
 def distinct(blocks: list[Block]) -> list[Block]:
-    """Give blocks of one title their tasks, or else their contents, as a distinction; and every
-    file its own name.
+    """Give blocks of one title what they differ in as a distinction: their tasks, the options that
+    were typed, or else a digest of their contents; and every file its own name.
     """
-    # the tasks, where blocks share a title
-    titles = Counter(block.title for block in blocks)
-    titled = []
-    for block in blocks:
-        if titles[block.title] > 1:
-            tasks = ", ".join(task.title for task in block.tasks)
-            block = replace(block, title=f"{block.title}, tasks {tasks}")
-        titled.append(block)
+    for sign in (_tasks_sign, _options_sign, _contents_sign):
+        signs: dict[str, set[str]] = {}
+        for block in blocks:
+            signs.setdefault(block.title, set()).add(sign(block))
+        blocks = [
+            replace(block, title=block.title + sign(block) * (len(signs[block.title]) > 1))
+            for block in blocks
+        ]
 
-    # a digest of the contents, where they still do, or share a file name
-    titles = Counter(block.title for block in titled)
-    slugs = Counter(block.slug for block in titled)
-    distinguished = []
-    for block in titled:
-        version = f", version {block.id[:6]}" if titles[block.title] > 1 else ""
-        suffix = f"-{block.id[:6]}" if slugs[block.slug] > 1 else ""
-        distinguished.append(replace(block, title=block.title + version, slug=block.slug + suffix))
-    return distinguished
+    slugs = Counter(block.slug for block in blocks)
+    suffixes = [f"-{block.id[:6]}" * (slugs[block.slug] > 1) for block in blocks]
+    return [
+        replace(block, slug=block.slug + suffix)
+        for block, suffix in zip(blocks, suffixes, strict=True)
+    ]
+
+
+def _tasks_sign(block: Block) -> str:
+    return f", tasks {', '.join(task.title for task in block.tasks)}"
+
+
+def _options_sign(block: Block) -> str:
+    _, bracket, options = block.typed.partition("[")
+    return f", {printable(options[:-1])}" if bracket else ""
+
+
+def _contents_sign(block: Block) -> str:
+    return f", version {block.id[:6]}"

@@ -160,3 +160,19 @@ def test_balancers_have_families(tmp_path):
         "moco": "from whole gradients",
         "not-a-balancer": "",
     }
+
+
+def test_blocks_of_one_name_are_told_apart_by_what_they_differ_in(tmp_path):
+    data = ("synthetic[p=0.5]", "synthetic[p=1]", "census", "census", "adult")
+    tasks = [("task-1", "task-2")] * 2 + [("income", "marital"), ("income", "age"), ("income",)]
+    cells = [cell(dataset=d, tasks=t, protocol=None) for d, t in zip(data, tasks, strict=True)]
+    store = ResultStore(tmp_path)
+    for one in cells:
+        store.save(record(one))
+    assert [block.title for block in load(store).blocks] == [
+        "adult",
+        "census, tasks income, age",
+        "census, tasks income, marital",
+        "synthetic, p=0.5",
+        "synthetic, p=1",
+    ]
