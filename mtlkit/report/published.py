@@ -39,7 +39,7 @@ class Published:
 def find_published(summary: Summary) -> list[Published]:
     """The rows of a block for which there are published numbers, source by source."""
     block = summary.block
-    scores = [task.name for task in block.tasks if task.metric == "auc"]
+    scores = {task.name for task in block.tasks if task.metric == "auc"}
     if block.simulated:
         return []
 
@@ -48,9 +48,11 @@ def find_published(summary: Summary) -> list[Published]:
         if (entry["dataset"], entry["protocol"]) != (block.name, block.protocol):
             continue
         for model, published in entry["rows"].items():
-            aucs = {score: published[score] for score in scores if score in published}
-            for row in _rows_of(summary, model) if aucs else ():
-                found.append(Published(row, aucs, entry["source"], entry["address"], entry["note"]))
+            # A task that was trained beside another one is another experiment.
+            if not published.keys() <= scores:
+                continue
+            source = (entry["source"], entry["address"], entry["note"])
+            found += [Published(row, published, *source) for row in _rows_of(summary, model)]
     return found
 
 

@@ -48,6 +48,11 @@ def test_other_balancers_and_methods_have_no_published_number(tmp_path):
     assert find_published(summary) == []
 
 
+def test_a_task_beside_another_one_is_another_experiment(tmp_path):
+    summary = summary_of(tmp_path, ("mmoe", "uniform"), tasks=("education", "marital"))
+    assert find_published(summary) == []
+
+
 def test_simulated_data_are_not_compared(tmp_path):
     summary = summary_of(tmp_path, ("mmoe", "uniform"), simulated=True)
     assert find_published(summary) == []
