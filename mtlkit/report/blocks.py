@@ -403,7 +403,7 @@ def _tasks_sign(block: Block) -> str:
 
 def _options_sign(block: Block) -> str:
     _, bracket, options = block.typed.partition("[")
-    return f", {printable(options[:-1])}" if bracket else ""
+    return printable(f",{options[:-1]}").replace(",", ", ") if bracket else ""
 
 
 def _contents_sign(block: Block) -> str:
