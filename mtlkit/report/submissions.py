@@ -177,7 +177,8 @@ def pack(runs: Sequence[Run], to: Path, by: str) -> None:
                     content = _read(run, name, FILE_LIMIT)
                 except UnreadableError as error:
                     message = f"{run / name} cannot be sent: {error}."
-                    raise UsageError(message, "move it away") from None
+                    hint = shlex.join(["mv", f"{run / name}", f"{run / name}.not-sent"])
+                    raise UsageError(message, hint) from None
                 if content is not None:
                     contents[name] = content
             folder = packed.adopt(record, contents).relative_to(packed.root)
