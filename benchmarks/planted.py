@@ -11,7 +11,7 @@ the other is that of a report, with both noises.
 - *one model*: mmoe with a single expert is shared-bottom, though it draws other initial weights.
 - *one balancer*: with two tasks, pcgrad and upgrad take the same step up to its length.
 
-Takes about ten minutes on an idle core.
+Takes about half an hour on one core.
 """
 
 from __future__ import annotations

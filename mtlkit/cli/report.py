@@ -66,7 +66,14 @@ def report(
         return
 
     files = write_report(
-        *(results, out, None, metric, untuned, margin), rows or (), top, format or ()
+        results,
+        out,
+        metric=metric,
+        untuned=untuned,
+        margin=margin,
+        rows=rows or (),
+        top=top,
+        formats=format or (),
     )
     _say_left_out(files)
     _say_warnings(files.warnings)

@@ -129,13 +129,12 @@ def make_plan(
 
     planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells.values()]
     only_baselines = all(is_baseline(model.resolved["name"]) for model, _ in pairs)
-    if settings.execution.processes > 1:
-        _check_processes(
-            [cell.cell for cell in planned if cell.state == "to run"], settings, dataset
-        )
     repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
     notes = ("" if only_baselines else repeated, _unmeasured(planned, store, metrics))
-    return Plan(planned, inapplicable, tuple(note for note in notes if note))
+    plan = Plan(planned, inapplicable, tuple(note for note in notes if note))
+    if settings.execution.processes > 1:
+        _check_processes(plan.to_run, settings, dataset)
+    return plan
 
 
 # --- methods
