@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import ClassVar
 
+import torch
 from pydantic import Field
 from torch import Tensor
 
@@ -100,7 +101,8 @@ class GroupLoss(Loss):
         return self.options.within
 
     def rows(self, logits: Tensor, labels: Tensor) -> Tensor:
-        raise NotImplementedError("a loss within groups has group_rows")
+        """The loss of each row (B,) where all rows are one group."""
+        return self.group_rows(logits, labels, RowGroups(torch.zeros_like(labels), None))
 
     @abstractmethod
     def group_rows(self, logits: Tensor, labels: Tensor, groups: RowGroups) -> Tensor:

@@ -142,6 +142,15 @@ def test_listwise_and_pairwise_by_hand():
     )
 
 
+@pytest.mark.parametrize("name", SESSION_LOSSES)
+def test_rows_by_themselves_are_one_session(name):
+    loss, outputs = build_loss(task_of(name)).main, LOSSES.load(name).outputs
+    logits = torch.tensor([[0.5, -1.0], [0.2, 2.0], [-0.3, 0.1]])[:, :outputs].squeeze(1)
+    labels = torch.tensor([1.0, 0.0, 1.0])
+    together = loss(logits, labels, None, {"session": torch.tensor([7, 7, 7])})
+    assert torch.equal(loss.rows(logits, labels), together)
+
+
 def test_pairwise_compares_each_positive_with_so_many_negatives():
     torch.manual_seed(0)
     logits = torch.randn(300, dtype=torch.float64)

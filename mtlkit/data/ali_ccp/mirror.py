@@ -7,19 +7,16 @@ user ids are lost: no groups.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.csv
 
 from mtlkit.data.ali_ccp.archives import RawSource, Reading, read_whole
 from mtlkit.data.ali_ccp.fields import CARRIAGE_RETURN, COMMA, LINE_FEED, NUMBER, OFFICIAL_SPLITS
-from mtlkit.data.ali_ccp.hashing import kernel, share
+from mtlkit.data.ali_ccp.hashing import MAX_ID, kernel, share
 from mtlkit.data.ali_ccp.prepare import check_disk, check_rows
 from mtlkit.data.ali_ccp.protocols import FUNNEL, HELD_OUT, SPLIT_SALT, TASKS, Request, features
 from mtlkit.data.ali_ccp.tokenise import NOTED, SAMPLE_SALT
@@ -76,49 +73,34 @@ def _shares(values: np.ndarray, salt: int) -> np.ndarray:
 
 
 @kernel
-def _is_plain(block: np.ndarray) -> bool:
-    """Whether a block of lines holds digits, commas and ends of lines alone. Arrow would also take
-    blanks, signs, hexadecimal numbers, and a carriage return for the end of a line.
-    """
-    odd, before = 0, LINE_FEED
-    for byte in block:
-        is_digit = _DIGIT_0 <= byte <= _DIGIT_9
-        odd += not (is_digit or byte in (COMMA, CARRIAGE_RETURN, LINE_FEED))
-        odd += before == CARRIAGE_RETURN and byte != LINE_FEED
-        before = byte
-    return odd == 0
-
-
 def _numbers(block: np.ndarray, columns: int) -> np.ndarray:
     """(lines, columns) int32 of a block of lines; NO_NUMBER all along a line that is malformed."""
-    if _is_plain(block):
-        with suppress(pa.ArrowInvalid):  # where some line is malformed: look at each
-            return _parsed(pa.py_buffer(block), columns)
+    numbers = np.empty((np.sum(block == LINE_FEED), columns), np.int32)
+    i = 0
+    for line in range(numbers.shape[0]):
+        # a number has one to ten digits
+        column, is_good, is_more = 0, True, True
+        while is_more:
+            begin, value = i, 0
+            while _DIGIT_0 <= block[i] <= _DIGIT_9:
+                value = value * 10 + int(block[i]) - _DIGIT_0
+                i += 1
+            is_good &= begin < i <= begin + 10 and value <= MAX_ID and column < columns
+            if is_good:
+                numbers[line, column] = value
+            column += 1
+            is_more = block[i] == COMMA
+            i += is_more
 
-    pattern = re.compile(rb"[0-9]{1,10}(?:,[0-9]{1,10}){%d}\r?" % (columns - 1))
-    lines = block.tobytes().split(b"\n")[:-1]
-    largest = np.iinfo(np.int32).max
-    is_good = [
-        pattern.fullmatch(line) is not None and max(map(int, line.split(b","))) <= largest
-        for line in lines
-    ]
-    numbers = np.full((len(lines), columns), NO_NUMBER, np.int32)
-    if any(is_good):
-        good = b"\n".join(line for line, good in zip(lines, is_good, strict=True) if good)
-        numbers[is_good] = _parsed(pa.py_buffer(good), columns)
+        # a carriage return may come before the end of the line
+        if block[i] == CARRIAGE_RETURN and block[i + 1] == LINE_FEED:
+            i += 1
+        if not is_good or column < columns or block[i] != LINE_FEED:
+            numbers[line, :] = NO_NUMBER
+        while block[i] != LINE_FEED:
+            i += 1
+        i += 1
     return numbers
-
-
-def _parsed(text: pa.Buffer, columns: int) -> np.ndarray:
-    """(lines, columns) int32 of lines of integers; an ArrowInvalid where a line is none."""
-    names = [str(column) for column in range(columns)]
-    table = pa.csv.read_csv(
-        pa.BufferReader(text),
-        pa.csv.ReadOptions(column_names=names),
-        pa.csv.ParseOptions(quote_char=False, ignore_empty_lines=False),
-        pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.int32()), null_values=[]),
-    )
-    return np.column_stack([column.to_numpy() for column in table.columns])
 
 
 class _File:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -26,23 +27,40 @@ COMMON_VALUES: dict[str, tuple[str, ...]] = {
 """Values of a column that tell the split."""
 
 
-class Splitter:
-    """Tells the split of each row by a number of it: the lowest train, the highest test.
+class Splitter(ABC):
+    """Tells the split of each row.
 
     Attributes:
         columns: Columns that it reads.
-        cuts: The numbers from which on rows are validation, and test.
     """
 
     columns: tuple[str, ...] = ()
+
+    @abstractmethod
+    def assign(self, batch: Columns, start: int, rows: int) -> np.ndarray:
+        """(n,) uint8 positions in :data:`SPLITS` of the rows of a batch.
+
+        Args:
+            batch: Its columns.
+            start: The number of its first row.
+            rows: How many rows it has.
+        """
+
+
+class _CutSplit(Splitter):
+    """Rows by a number of each: the lowest train, the highest test.
+
+    Attributes:
+        cuts: The numbers from which on rows are validation, and test.
+    """
+
     cuts: tuple[int, int]
 
+    @abstractmethod
     def numbers(self, batch: Columns, start: int, rows: int) -> np.ndarray:
         """(n,) integers of the rows of a batch; arguments as of :meth:`assign`."""
-        raise NotImplementedError
 
     def assign(self, batch: Columns, start: int, rows: int) -> np.ndarray:
-        """(n,) uint8 positions in :data:`SPLITS`."""
         numbers = self.numbers(batch, start, rows)
         first, second = (numbers.dtype.type(cut) for cut in self.cuts)
         return (numbers >= first).astype(np.uint8) + (numbers >= second)
@@ -77,7 +95,7 @@ def _role_column(table: Table, plan: TablePlan, role: Role) -> str:
     return column
 
 
-class RatioSplit(Splitter):
+class RatioSplit(_CutSplit):
     """Rows at random, by a hash of their number."""
 
     def __init__(self, rows: int, seed: int, shares: tuple[float, float]) -> None:
@@ -88,7 +106,7 @@ class RatioSplit(Splitter):
         return random_numbers(np.arange(start, start + rows, dtype=np.uint64), self.seed)
 
 
-class TimeSplit(Splitter):
+class TimeSplit(_CutSplit):
     """The earliest rows train, the latest test; rows of one time stay together."""
 
     def __init__(self, table: Table, column: str, shares: tuple[float, float]) -> None:
@@ -110,7 +128,7 @@ class TimeSplit(Splitter):
         return as_times(values, self.columns[0], self.table.label)
 
 
-class GroupSplit(Splitter):
+class GroupSplit(_CutSplit):
     """Whole groups at random, such as users: no group is in two splits."""
 
     def __init__(self, table: Table, column: str, seed: int, shares: tuple[float, float]) -> None:
