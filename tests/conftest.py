@@ -281,37 +281,12 @@ class _Grid:
         self.hold, self.pid, self.out = (folder / name for name in ("hold", "pid", "results"))
         self.hold.touch()
         paths = {name: plugin(folder, f"{name}.py", body) for name, body in BALANCERS.items()}
-        order = [
-            "uniform",
-            paths["waits"],
-            paths["raises"],
-            paths["broken"],
-            paths["exits"],
-            "uwl",
-            paths["killed"],
-        ]
-        self.command = [
-            "bench",
-            "-d",
-            DATA,
-            "--models",
-            "shared-bottom",
-            "--balancers",
-            ",".join(order),
-        ]
-        self.command += [
-            "--references",
-            "none",
-            "--seeds",
-            "1",
-            "--epochs",
-            "1",
-            "--batch-size",
-            "50",
-            "--jobs",
-            "1",
-        ]
-        self.command += ["--device", "cpu", "--data-dir", str(home), "--out", str(self.out)]
+        plugins = (paths[name] for name in ("waits", "raises", "broken", "exits"))
+        order = ["uniform", *plugins, "uwl", paths["killed"]]
+        options = "--references none --seeds 1 --epochs 1 --batch-size 50 --jobs 1 --device cpu"
+        self.command = ["bench", "-d", DATA, "--models", "shared-bottom", *options.split()]
+        self.command += ["--balancers", ",".join(order)]
+        self.command += ["--data-dir", str(home), "--out", str(self.out)]
 
     @property
     def worker(self) -> int:

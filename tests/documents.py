@@ -32,6 +32,20 @@ def write_files(page: Path, folder: Path) -> list[Path]:
     return written
 
 
+def commands_of(page: Path, argument: str = "") -> list[str]:
+    """The lines of a page's commands that have this argument."""
+    blocks = [code for own, code in marked_blocks(page, "run") if own == argument]
+    return [line for code in blocks for line in code.splitlines() if line]
+
+
+def run_well(command: str, folder: Path) -> str:
+    """Run a command of mtlkit in a folder, which must go well; returns its output."""
+    program = re.sub(r"^mtlkit\b", f"{sys.executable} -m mtlkit", command, flags=re.MULTILINE)
+    ended = run_shell(program, folder)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout
+
+
 def run_commands(
     page: Path, folder: Path, argument: str = "", flags: str = ""
 ) -> list[subprocess.CompletedProcess[str]]:
@@ -55,7 +69,7 @@ def run_python(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
 
 def run_shell(program: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run a line of a shell in a folder."""
-    return _run(["bash", "-c", program], folder)
+    return _run(["bash", "-ec", program], folder)
 
 
 def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:

@@ -13,18 +13,10 @@ PACKAGE = Path(mtlkit.__file__).parent
 GLOSSARY = CONTRIBUTING.read_text(encoding="utf-8").partition("## Glossary")[2]
 
 # classes of which the whole code base speaks, though they stay within their part
-CORE = {
-    "Boundary",
-    "EmbeddedBatch",
-    "FirstLayer",
-    "MoELayer",
-    "SlicedParameter",
-    "RunningMeans",
-    "SharedColumns",
-    "SharedParameters",
-    "StratifiedSampler",
-    "TaskSchedule",
-}
+CORE = set(
+    "Boundary EmbeddedBatch FirstLayer MoELayer SlicedParameter RunningMeans SharedColumns "
+    "SharedParameters StratifiedSampler TaskSchedule".split()
+)
 TREES = {file: ast.parse(file.read_text(encoding="utf-8")) for file in PACKAGE.rglob("*.py")}
 CLASSES = {
     node.name

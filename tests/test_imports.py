@@ -37,25 +37,10 @@ RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 RANK["report"] = RANK["studies"] + 0.5
 REPORT_READS = {name for name in RANK if RANK[name] <= RANK["studies"]}
 READ_THE_REPORT = {"api", "cli", "__init__"}
-WITHOUT_TORCH = {
-    "__init__",
-    "_version",
-    "errors",
-    "registry",
-    "settings",
-    "spec",
-    "records",
-    "record_check",
-    "metrics",
-    "equivalences",
-    "store",
-    "studies",
-    "agreement",
-    "data",
-    "baselines",
-    "report",
-    "cli",
-}
+WITHOUT_TORCH = set(
+    "__init__ _version errors registry settings spec records record_check metrics equivalences "
+    "store studies agreement data baselines report cli".split()
+)
 
 
 def imports(source: str) -> set[str]:

@@ -75,8 +75,6 @@ class Balancer(nn.Module, ABC):
     """
 
     class Options(Settings):
-        """Options of every balancer whose weights may be used again."""
-
         update_every: int = Field(1, gt=0, description="steps for which weights are used again")
 
     needs: ClassVar[Need] = "losses"

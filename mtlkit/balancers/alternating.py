@@ -34,8 +34,6 @@ class Alternating(Balancer):
     """One task at a time."""
 
     class Options(Balancer.Options):
-        """Options of alternating."""
-
         rates: Floats = Field(
             (), description="a factor on each task's steps, in the order of the tasks; default 1"
         )

@@ -34,8 +34,6 @@ class CAGrad(GramBalancer):
     """Conflict-averse gradient descent."""
 
     class Options(GramBalancer.Options):
-        """Options of cagrad."""
-
         c: float = Field(
             0.4, ge=0, description="how far from the mean gradient the step may be, in its length"
         )

@@ -33,8 +33,6 @@ class DualBalancing(Balancer):
     """Dual balancing."""
 
     class Options(Settings):
-        """Options of db-mtl."""
-
         beta: float = Field(0.9, ge=0, lt=1, description="share of the past in the running mean")
         sigma: float = Field(0.0, ge=0, description="the share falls as beta / step^sigma")
 

@@ -30,8 +30,6 @@ class DWA(Balancer):
     """Dynamic weight average."""
 
     class Options(Balancer.Options):
-        """Options of dwa."""
-
         temperature: float = Field(2.0, gt=0, description="higher is closer to uniform")
         window: int = Field(100, gt=0, description="steps over which losses are averaged")
 

@@ -31,8 +31,6 @@ class ExcessMTL(Balancer):
     """Weights by excess risk."""
 
     class Options(Balancer.Options):
-        """Options of excessmtl."""
-
         eta: float = Field(0.01, gt=0, description="learning rate of the weights")
 
     search_space: ClassVar = {"eta": {"log": [1e-3, 1]}}

@@ -35,8 +35,6 @@ class FairGrad(GramBalancer):
     """Fair resource allocation."""
 
     class Options(GramBalancer.Options):
-        """Options of fairgrad."""
-
         alpha: float = Field(
             2.0, gt=0, description="higher cares more for the task that gains least"
         )

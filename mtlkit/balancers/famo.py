@@ -40,8 +40,6 @@ class FAMO(Balancer):
     """Fast adaptive multitask optimization."""
 
     class Options(Balancer.Options):
-        """Options of famo."""
-
         lr: float = Field(0.025, gt=0, description="learning rate of the logits")
         decay: float = Field(0.001, ge=0, description="weight decay of the logits")
         floor: Floats = Field(

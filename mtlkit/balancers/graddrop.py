@@ -31,8 +31,6 @@ class GradDrop(Balancer):
     """Gradient sign dropout."""
 
     class Options(Settings):
-        """Options of graddrop."""
-
         leak: float = Field(
             0.0, ge=0, le=1, description="share of the dropped entries that is kept; 1 is uniform"
         )

@@ -36,8 +36,6 @@ class GradNorm(Balancer):
     """Gradient normalization."""
 
     class Options(Balancer.Options):
-        """Options of gradnorm."""
-
         alpha: float = Field(
             1.5, ge=0, description="strength of the pull towards equal training rates"
         )

@@ -40,8 +40,6 @@ class GradVac(GramBalancer):
     """Gradient vaccine."""
 
     class Options(GramBalancer.Options):
-        """Options of gradvac."""
-
         beta: float = Field(
             0.01, ge=0, le=1, description="how fast the target cosines follow the present ones"
         )

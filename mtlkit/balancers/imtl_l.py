@@ -33,8 +33,6 @@ class IMTLL(Balancer):
     """Impartial multi-task learning, loss balance."""
 
     class Options(Balancer.Options):
-        """Options of imtl-l."""
-
         lr: float = Field(0.01, gt=0, description="learning rate of s")
 
     search_space: ClassVar = {"lr": {"log": [1e-3, 1e-1]}}

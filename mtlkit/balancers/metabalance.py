@@ -36,8 +36,6 @@ class MetaBalance(Balancer):
     """Adapted magnitudes of auxiliary gradients."""
 
     class Options(Settings):
-        """Options of metabalance."""
-
         mode: Literal["A", "B", "C"] = Field(
             "C", description="A shrinks only, B enlarges only, C does both"
         )

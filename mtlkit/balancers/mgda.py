@@ -35,8 +35,6 @@ class MGDA(GramBalancer):
     """Multiple-gradient descent algorithm."""
 
     class Options(GramBalancer.Options):
-        """Options of mgda."""
-
         normalize: Literal["none", "l2", "loss", "loss+"] = Field(
             "loss+", description="what gradients are divided by"
         )

@@ -37,8 +37,6 @@ class MoCo(Balancer):
     """Multi-objective gradient correction."""
 
     class Options(Settings):
-        """Options of moco."""
-
         beta: float = Field(
             0.5, gt=0, le=1, description="share of the present in the running means, at first"
         )

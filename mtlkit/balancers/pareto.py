@@ -38,8 +38,6 @@ class Pareto(GramBalancer):
     """Pareto-efficient learning to rank."""
 
     class Options(GramBalancer.Options):
-        """Options of pareto."""
-
         c: Floats | None = Field(
             None, description="lower bounds, one for all or one a task; default .1 / T"
         )

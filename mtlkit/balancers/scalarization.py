@@ -33,8 +33,6 @@ class Scalarization(Uniform):
     """
 
     class Options(Settings):
-        """Options of scalarization."""
-
         n: int = Field(9, ge=2, le=1000, description="number of weightings")
 
     @classmethod

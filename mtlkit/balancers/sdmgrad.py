@@ -36,8 +36,6 @@ class SDMGrad(Balancer):
     """Stochastic direction-oriented multi-objective gradient descent."""
 
     class Options(Balancer.Options):
-        """Options of sdmgrad."""
-
         lam: float = Field(0.3, ge=0, description="pull towards the mean gradient")
         lr: float = Field(1.0, gt=0, description="learning rate of w")
         iterations: int = Field(20, gt=0, description="steps of w a batch")

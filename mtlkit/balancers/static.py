@@ -32,8 +32,6 @@ class Static(Balancer):
     """Constant weights."""
 
     class Options(Settings):
-        """Options of static."""
-
         w: Floats = Field(
             (),
             description="a positive weight for each task, in the order of the tasks; default equal",

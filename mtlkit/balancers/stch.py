@@ -37,8 +37,6 @@ class STCH(Balancer):
     """Smooth Tchebycheff scalarization."""
 
     class Options(Balancer.Options):
-        """Options of stch."""
-
         mu: float = Field(
             1.0, gt=0, description="smoothness; near 0 the largest relative loss counts alone"
         )

@@ -33,8 +33,6 @@ class UWL(Balancer):
     """Uncertainty-weighted losses."""
 
     class Options(Balancer.Options):
-        """Options of uwl."""
-
         lr: float = Field(0.01, gt=0, description="learning rate of s")
 
     search_space: ClassVar = {"lr": {"log": [1e-3, 1e-1]}}

@@ -32,8 +32,6 @@ class Logistic(Baseline):
     """Logistic or ridge regression."""
 
     class Options(Baseline.Options):
-        """Options of logistic."""
-
         iterations: int = Field(300, gt=0, description="most steps of the solver")
 
     def __init__(self, schema: Schema, options: Options, train: Columns, seed: int) -> None:

@@ -37,8 +37,6 @@ class Tree(Baseline):
     """Gradient-boosted trees."""
 
     class Options(Baseline.Options):
-        """Options of tree."""
-
         iterations: int = Field(300, ge=10, description="most trees, of each class")
         trials: int = Field(3, gt=0, le=4, description="pairs of learning rate and leaves")
 

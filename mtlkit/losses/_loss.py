@@ -28,8 +28,6 @@ class Loss(ABC):
     """
 
     class Options(Settings):
-        """Options of every loss."""
-
         weight: float = Field(1.0, gt=0, description="factor, where a task has several losses")
 
     kinds: ClassVar[tuple[str, ...]] = ("binary",)
@@ -88,8 +86,6 @@ class GroupLoss(Loss):
     """
 
     class Options(Loss.Options):
-        """Options of every loss within groups."""
-
         within: str = Field(
             "session", description="group of the data whose rows are compared: session, user, ..."
         )

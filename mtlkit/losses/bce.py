@@ -23,8 +23,6 @@ class BCE(Loss):
     """Binary cross entropy."""
 
     class Options(Loss.Options):
-        """Options of bce."""
-
         smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread")
 
     options: Options

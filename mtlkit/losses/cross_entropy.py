@@ -23,8 +23,6 @@ class CrossEntropy(Loss):
     """Softmax cross entropy."""
 
     class Options(Loss.Options):
-        """Options of cross-entropy."""
-
         smoothing: float = Field(0.0, ge=0, lt=1, description="share of a label that is spread")
 
     kinds = ("multiclass",)

@@ -25,8 +25,6 @@ class Focal(Loss):
     """Focal loss."""
 
     class Options(Loss.Options):
-        """Options of focal."""
-
         gamma: float = Field(2.0, ge=0, description="how little a row that is right counts")
         alpha: float = Field(0.25, ge=0, le=1, description="share of the positives' weight")
         detach: bool = Field(False, description="whether the factor is a weight without gradient")

@@ -23,8 +23,6 @@ class Huber(Loss):
     """Huber's loss."""
 
     class Options(Loss.Options):
-        """Options of huber."""
-
         delta: float = Field(1.0, gt=0, description="error from which it is linear")
 
     kinds = ("binary", "regression")

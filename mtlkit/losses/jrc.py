@@ -32,8 +32,6 @@ class JRC(GroupLoss):
     """Joint ranking and calibration."""
 
     class Options(GroupLoss.Options):
-        """Options of jrc."""
-
         alpha: float = Field(0.5, ge=0, le=1, description="weight of the log loss")
         form: Literal["paper", "masked"] = Field(
             "paper", description="rows in the softmax: all of the session, or of the other class"

@@ -27,8 +27,6 @@ class Pairwise(GroupLoss):
     """Logistic loss of pairs."""
 
     class Options(GroupLoss.Options):
-        """Options of pairwise."""
-
         negatives: int = Field(
             16, ge=1, le=1024, description="most negatives that a positive is compared with"
         )

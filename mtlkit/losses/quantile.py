@@ -22,8 +22,6 @@ class Quantile(Loss):
     """Pinball loss."""
 
     class Options(Loss.Options):
-        """Options of quantile."""
-
         q: float = Field(0.5, gt=0, lt=1, description="share of labels below the prediction")
 
     kinds = ("regression",)

@@ -65,8 +65,6 @@ class AdaTT(Architecture):
     """Adaptive task-to-task fusion."""
 
     class Options(GateOptions):
-        """Options of adatt."""
-
         specific: int = Field(2, gt=0, description="experts of each task's own")
         shared: int = Field(0, ge=0, description="shared experts; 0 is AdaTT-sp")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")

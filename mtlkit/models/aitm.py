@@ -70,8 +70,6 @@ class AITM(Architecture):
     """Adaptive information transfer multi-task model."""
 
     class Options(BaseOptions):
-        """Options of aitm."""
-
         bottom: Sizes = Field(
             (128, 32), min_length=1, description="hidden layers of each step's bottom"
         )

@@ -32,8 +32,6 @@ class CGC(Architecture):
     """Customized gate control; several levels of it are PLE."""
 
     class Options(GateOptions):
-        """Options of cgc."""
-
         specific: int = Field(3, gt=0, description="experts of each task's own")
         shared: int = Field(2, gt=0, description="experts shared by all tasks")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")

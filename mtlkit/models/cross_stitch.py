@@ -61,8 +61,6 @@ class CrossStitch(Architecture):
     """Cross-stitch networks."""
 
     class Options(ModelOptions):
-        """Options of cross-stitch."""
-
         bottom: Sizes = Field(
             (128,),
             min_length=1,

@@ -50,8 +50,6 @@ class DBMTL(Architecture):
     """Deep Bayesian multi-target learning."""
 
     class Options(GateOptions):
-        """Options of dbmtl."""
-
         mask: Literal["none", "parallel", "serial"] = Field(
             "none", description="MaskNet blocks on the embeddings"
         )

@@ -47,8 +47,6 @@ class ESCM2(ESMM):
     """Entire-space counterfactual multi-task model."""
 
     class Options(ESMM.Options):
-        """Options of escm2."""
-
         estimator: Literal["ips", "dr"] = Field(
             "ips", description="inverse propensity, or doubly robust"
         )

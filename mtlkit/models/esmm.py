@@ -49,8 +49,6 @@ class ESMM(Architecture):
     needs_funnel = True
 
     class Options(BaseOptions):
-        """Options of esmm."""
-
         bottom: Sizes = Field(
             (128,), min_length=1, description="hidden layers of each step's bottom"
         )

@@ -121,8 +121,6 @@ class HoME(Architecture):
     inputs: Tensor
 
     class Options(GateOptions):
-        """Options of home."""
-
         groups: dict[str, str] = Field(
             default_factory=dict, description="task: its group; default: one group of all"
         )

@@ -33,8 +33,6 @@ class MMoE(Architecture):
     """Multi-gate mixture of experts."""
 
     class Options(GateOptions):
-        """Options of mmoe."""
-
         experts: int = Field(8, gt=0, description="number of experts")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
 

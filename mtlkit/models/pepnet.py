@@ -69,8 +69,6 @@ class PEPNet(Architecture):
     prior: Tensor
 
     class Options(ModelOptions):
-        """Options of pepnet."""
-
         tower: Sizes | dict[str, Sizes] = Field(
             (64, 32), description="hidden layers of the towers, for all or by task"
         )

@@ -30,8 +30,6 @@ class PLE(CGC):
     """Progressive layered extraction."""
 
     class Options(CGC.Options):
-        """Options of ple."""
-
         levels: int = Field(2, gt=0, description="levels of experts; 1 is cgc")
 
     search_space: ClassVar = {

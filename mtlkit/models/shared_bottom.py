@@ -31,8 +31,6 @@ class SharedBottom(Architecture):
     """Shared-bottom."""
 
     class Options(ModelOptions):
-        """Options of shared-bottom."""
-
         bottom: Sizes = Field((128,), min_length=1, description="hidden layers of the bottom")
 
     search_space: ClassVar = {"bottom": {"choice": [[64], [128], [256], [256, 128]]}}

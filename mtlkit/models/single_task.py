@@ -37,8 +37,6 @@ class SingleTask(Architecture):
     """One model a task."""
 
     class Options(ModelOptions):
-        """Options of single-task."""
-
         bottom: Sizes = Field(
             (128,), min_length=1, description="hidden layers of each task's bottom"
         )

@@ -95,8 +95,6 @@ class SNR(Architecture):
     """Sub-network routing."""
 
     class Options(ModelOptions):
-        """Options of snr."""
-
         subnets: int = Field(4, gt=0, description="sub-networks of each level")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each sub-network")
         levels: int = Field(2, gt=0, description="levels of sub-networks")

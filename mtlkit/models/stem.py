@@ -49,8 +49,6 @@ class STEM(Architecture):
     seen_by_all: Tensor
 
     class Options(GateOptions):
-        """Options of stem."""
-
         specific: int = Field(1, gt=0, description="experts of each task's own")
         shared: int = Field(1, gt=0, description="experts shared by all tasks")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")

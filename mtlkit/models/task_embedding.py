@@ -73,8 +73,6 @@ class TaskEmbedding(Architecture):
     """Experts mixed by attention from task embeddings."""
 
     class Options(ModelOptions):
-        """Options of task-embedding."""
-
         experts: int = Field(8, gt=0, description="number of experts")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
         task_width: int = Field(

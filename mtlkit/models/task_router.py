@@ -37,8 +37,6 @@ class TaskRouter(Architecture):
     """Experts mixed by a router that all tasks share."""
 
     class Options(ModelOptions):
-        """Options of task-router."""
-
         experts: int = Field(8, gt=0, description="number of experts")
         hidden: Sizes = Field((32,), min_length=1, description="hidden layers of each expert")
         router: Sizes = Field((32,), min_length=1, description="hidden layers of the router")

@@ -18,17 +18,7 @@ from tests.balancers.fakes import Case, FakeStep, families
 F = Fraction
 COUNTS = (2, 3, 8)
 REGULAR = ("random", "aligned", "conflicting", "orthogonal", "badly scaled", "tiny", "huge")
-NAMES = (
-    "gradvac",
-    "cagrad",
-    "imtl-g",
-    "nash",
-    "aligned",
-    "upgrad",
-    "dualproj",
-    "config",
-    "fairgrad",
-)
+NAMES = tuple("gradvac cagrad imtl-g nash aligned upgrad dualproj config fairgrad".split())
 
 
 def solve(name, gram, seed=0, losses=None, **options):

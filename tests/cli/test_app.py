@@ -95,25 +95,15 @@ def test_usage_errors(cli, arguments, message, hint):
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["report", "FOLDER"],
-        [
-            "bench",
-            "--dry-run",
-            "-d",
-            "synthetic[rows=8,d=2]",
-            "--device",
-            "cuda:99",
-            "--data-dir",
-            "FOLDER",
-        ],
-        ["fetch", "census", "--from", "FOLDER", "--data-dir", "FOLDER/data"],
-        ["fetch", "synthetic[rows=8,d=2]", "--data-dir", "FOLDER/file/data"],
+        "report FOLDER",
+        "bench --dry-run -d synthetic[rows=8,d=2] --device cuda:99 --data-dir FOLDER",
+        "fetch census --from FOLDER --data-dir FOLDER/data",
+        "fetch synthetic[rows=8,d=2] --data-dir FOLDER/file/data",
     ],
-    ids=" ".join,
 )
 def test_what_is_missing(cli, tmp_path, arguments):
     (tmp_path / "file").write_text("")
-    result = cli(*(word.replace("FOLDER", str(tmp_path)) for word in arguments))
+    result = cli(*(word.replace("FOLDER", str(tmp_path)) for word in arguments.split()))
     assert result.code == 3, result.err
     assert result.out == ""
     assert "Traceback" not in result.err

@@ -11,28 +11,10 @@ from mtlkit.report.summary import summarise
 from mtlkit.store import ResultStore
 from tests.fakes import cell, failure, fill, record
 
-KEYS = [
-    "dataset",
-    "protocol",
-    "simulated",
-    "model",
-    "balancer",
-    "group",
-    "split",
-    "task",
-    "space",
-    "metric",
-    "mean",
-    "ci_low",
-    "ci_high",
-    "seeds",
-    "seeds_failed",
-    "positives",
-    "rows",
-    "derived",
-    "ceiling",
-    "warnings",
-]
+KEYS = (
+    "dataset protocol simulated model balancer group split task space metric mean ci_low ci_high "
+    "seeds seeds_failed positives rows derived ceiling warnings"
+).split()
 
 
 def summaries(store):

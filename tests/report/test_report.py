@@ -19,16 +19,9 @@ from mtlkit.store import ResultStore
 from tests.fakes import cell, failure, fill, record
 from tests.report.conftest import WRITTEN
 
-FIGURES = {
-    "metrics",
-    "pareto",
-    "cosine-end",
-    "cosine-run",
-    "gates-mmoe",
-    "gates-ple",
-    "gate-entropy",
-    "weights",
-}
+FIGURES = set(
+    "metrics pareto cosine-end cosine-run gates-mmoe gates-ple gate-entropy weights".split()
+)
 
 
 def names(files, slug):

@@ -11,21 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-USER_FIELDS = [
-    "101",
-    "109_14",
-    "110_14",
-    "127_14",
-    "150_14",
-    "121",
-    "122",
-    "124",
-    "125",
-    "126",
-    "127",
-    "128",
-    "129",
-]
+USER_FIELDS = "101 109_14 110_14 127_14 150_14 121 122 124 125 126 127 128 129".split()
 ROW_FIELDS = ["205", "206", "207", "210", "216", "508", "509", "702", "853", "301"]
 AITM = [name for name in USER_FIELDS if "_" not in name] + [
     name for name in ROW_FIELDS if name != "210"

@@ -50,16 +50,7 @@ def test_bench_before_fetch_names_what_to_do(tmp_path):
 
 
 def test_simulate_flag_and_card(tmp_path):
-    flags = (
-        "--simulate",
-        "3000",
-        "--protocol",
-        "rechub",
-        "--fields",
-        "101,109_14,205",
-        "--sample",
-        "0.9",
-    )
+    flags = "--simulate 3000 --protocol rechub --fields 101,109_14,205 --sample 0.9".split()
     code, output = run("fetch", "ali-ccp[purchase_rate=0.1]", *flags, home=tmp_path)
     assert code == 0, output
     for text in ("SIMULATED", "planted model", "not stated", "dirty rows (lines"):
@@ -298,28 +289,14 @@ def test_batches_hold_the_columns_of_both_sides(home):
 
 @pytest.mark.slow
 def test_a_model_trains_on_it(home, tmp_path):
+    results = tmp_path / "results"
     arguments = (
-        "-d",
-        "ali-ccp[simulate=3000,protocol=full,purchase_rate=0.1]",
-        "--models",
-        "shared-bottom",
-        "--balancers",
-        "uniform",
+        "--models shared-bottom --balancers uniform --references none --seeds 1 --epochs 0.2"
     )
-    more = (
-        "--references",
-        "none",
-        "--seeds",
-        "1",
-        "--epochs",
-        "0.2",
-        "-o",
-        str(tmp_path / "results"),
-        "-j",
-        "1",
-    )
-    code, output = run("bench", *arguments, *more, home=home)
+    data = "ali-ccp[simulate=3000,protocol=full,purchase_rate=0.1]"
+    more = ["-d", data, "-o", str(results), "-j", "1"]
+    code, output = run("bench", *arguments.split(), *more, home=home)
     assert code == 0, output
-    (record,) = (tmp_path / "results").rglob("record.json")
+    (record,) = results.rglob("record.json")
     assert json.loads(record.read_text())["status"] == "ok"
     assert "(simulated)" in output
