@@ -15,8 +15,7 @@ from typing import Any
 
 from mtlkit.records import RunRecord
 
-FEWEST_SEEDS = 3
-"""Finished seeds from which a spread is known; of two, it could be anything."""
+FEWEST_SEEDS = 3  # finished seeds from which a spread is known; of two, it could be anything
 
 MISSED = 0.05
 """How often a run of another seed would fall outside of the bound in at least one score."""

@@ -17,8 +17,7 @@ from typing import Any
 from mtlkit.registry import BALANCERS
 from mtlkit.spec import Spec
 
-EVERY = "update_every"
-"""The option of all balancers whose weights may be used for several steps."""
+EVERY = "update_every"  # the option of all balancers whose weights may be used for several steps
 
 Typed = tuple[str, Mapping[str, Any]]
 """A balancer of a grid: its name, and its options with or without the defaults."""

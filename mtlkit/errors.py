@@ -10,14 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
-LONGEST_NAME = 100
-"""Letters of a name that are compared with those of others."""
+LONGEST_NAME = 100  # letters of a name that are compared with those of others
 
-LONGEST_VALUE = 200
-"""Letters of a value that messages show."""
+LONGEST_VALUE = 200  # letters of a value that messages show
 
-LONGEST_TEXT = 300
-"""Letters of a foreign error's text that messages show."""
+LONGEST_TEXT = 300  # letters of a foreign error's text that messages show
 
 
 class MtlkitError(Exception):

@@ -40,8 +40,7 @@ from mtlkit.errors import (
 )
 
 PACKAGE = Path(__file__).parent
-PLUGIN_MODULE = "mtlkit_plugin_"
-"""Beginning of the names of the modules that plugins are."""
+PLUGIN_MODULE = "mtlkit_plugin_"  # beginning of the names of the modules that plugins are
 
 
 @dataclass(frozen=True)

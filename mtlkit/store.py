@@ -2,35 +2,30 @@
 
 from __future__ import annotations
 
-import io
 import json
-import math
 import os
 import platform
 import re
-import stat
 import tempfile
 import time
-import zlib
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import count
 from pathlib import Path
-from typing import IO, Any
-from zipfile import ZIP_DEFLATED, ZipInfo
 
 import numpy as np
 
+from mtlkit.array_files import read_archive
 from mtlkit.errors import MissingError
+from mtlkit.files import open_regular, reason_of, replacing
 from mtlkit.record_check import UnreadableError, read_record
 from mtlkit.records import Cell, RunRecord
 from mtlkit.spec import parse_spec
 
 RECORD = "record.json"
-ENCODERS = "encoders.json"
-"""How raw rows become inputs of the model; lies beside weights."""
+ENCODERS = "encoders.json"  # how raw rows become inputs of the model; lies beside weights
 CHECKPOINT = "checkpoint.pt"
 """The state of a run in the middle. A run that has one goes on some day: it is never swept."""
 UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", ENCODERS, "log.txt"}
@@ -38,17 +33,9 @@ UNFINISHED = {"probes.npz", "scores.npz", "weights.npz", ENCODERS, "log.txt"}
 STALE_SECONDS = 86_400  # what has not changed for a day is no longer being written
 RECORD_LIMIT = 64 * 2**20
 """Bytes of the largest record that is read; real ones have some ten thousand."""
-RECORD_START = 512
-"""Bytes of a record that hold its key and its status."""
+RECORD_START = 512  # bytes of a record that hold its key and its status
 KEY = re.compile(rb'"key": *"([0-9a-f]+)"')
 STATUS = re.compile(rb'"status": *"(ok|failed|timeout)"')
-ZIP_START = b"PK"
-MEMBER_START = b"PK\x03\x04"
-MEMBER_HEADER = 30
-"""Bytes of the header of a member of an archive, before its name."""
-NPY_START = b"\x93NUMPY\x01\x00"
-HEADER_START = len(NPY_START) + 2
-"""Bytes before the header of an array's file; the last two hold its length."""
 
 
 @dataclass(frozen=True, order=True)
@@ -343,20 +330,9 @@ class ResultStore:
         file = folder / f"{stem}.npz"
         if not os.path.lexists(file):
             return {}
+        # Read at once: an archive of many small arrays is read in hundreds of pieces.
         with open_regular(file, limit) as handle:
-            if handle.read(len(ZIP_START)) != ZIP_START:
-                raise UnreadableError("it is no archive of arrays")
-            handle.seek(0)
-
-            # Read at once: an archive of many small arrays is read in hundreds of pieces.
-            # Damage has many names: of numpy, of zipfile, of every kind of compression.
-            try:
-                return _read_archive(handle.read(), limit)
-            except UnreadableError:
-                raise
-            except Exception as error:
-                detail = str(error) or type(error).__name__
-                raise UnreadableError(f"it is damaged: {detail}") from error
+            return read_archive(handle.read(), limit)
 
 
 def printable(text: str) -> str:
@@ -402,130 +378,12 @@ def _read(folder: Path, cell: Cell | None = None) -> RunRecord | None:
     return record
 
 
-def _read_archive(packed: bytes, limit: int | None) -> dict[str, np.ndarray]:
-    with np.load(io.BytesIO(packed), allow_pickle=False) as archive:
-        # the size unpacked, before anything is
-        size = sum(member.file_size for member in archive.zip.infolist())
-        if limit is not None and size > limit:
-            raise UnreadableError(f"it unpacks to more than {limit >> 20} MiB")
-        named_arrays = {
-            info.filename.removesuffix(".npy"): _read_member(archive, info, packed)
-            for info in archive.zip.infolist()
-        }
-    for name, array in named_arrays.items():
-        if not isinstance(array, np.ndarray):
-            raise UnreadableError(f"{name} in it is no array")
-    return named_arrays
-
-
-def _read_member(archive: Any, info: ZipInfo, packed: bytes) -> Any:
-    """One array of an archive; by numpy's own reader unless the file is of the usual form, which
-    numpy reads slowly.
-    """
-    content = _unpacked(info, packed)
-    if content is None:
-        content = archive.zip.read(info)
-    start = HEADER_START + int.from_bytes(content[len(NPY_START) : HEADER_START], "little")
-    if content.startswith(NPY_START) and start < len(content):
-        kind = _array_kind(content[:start])
-        if kind is not None and kind[0].itemsize * math.prod(kind[1]) == len(content) - start:
-            dtype, shape = kind
-            return np.frombuffer(content, dtype, offset=start).reshape(shape)
-    return archive[info.filename]
-
-
-def _unpacked(info: ZipInfo, packed: bytes) -> bytes | None:
-    """The content of a member of an archive; None unless it is packed in the usual way and whole.
-    ``zipfile`` takes ten times as long, most of it to find out what can be packed in another way.
-    """
-    # the header of the member repeats its name, and ends with the lengths of two fields after it
-    header = packed[info.header_offset : info.header_offset + MEMBER_HEADER]
-    name_length = int.from_bytes(header[-4:-2], "little")
-    name_end = info.header_offset + MEMBER_HEADER + name_length
-    name = packed[info.header_offset + MEMBER_HEADER : name_end]
-    is_usual = info.compress_type == ZIP_DEFLATED and not info.flag_bits
-    if not is_usual or not header.startswith(MEMBER_START) or name != info.filename.encode():
-        return None
-
-    # no more is unpacked than was announced
-    start = name_end + int.from_bytes(header[-2:], "little")
-    decompressor = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        content = decompressor.decompress(
-            packed[start : start + info.compress_size], info.file_size + 1
-        )
-    except zlib.error:
-        return None
-    is_whole = len(content) == info.file_size and zlib.crc32(content) == info.CRC
-    return content if is_whole else None
-
-
-@lru_cache(maxsize=1024)
-def _array_kind(header: bytes) -> tuple[np.dtype, tuple[int, ...]] | None:
-    """Type and shape of an array, from the start of its file; None unless it is of a usual form.
-    Runs of a grid share their headers.
-    """
-    stream = io.BytesIO(header[len(NPY_START) :])
-    try:
-        shape, by_columns, dtype = np.lib.format.read_array_header_1_0(stream)
-    except ValueError:
-        return None
-    is_usual = not by_columns and not dtype.hasobject and min(shape, default=1) > 0
-    return (dtype, shape) if is_usual else None
-
-
-@contextmanager
-def open_regular(file: str | Path, limit: int | None = None) -> Iterator[IO[bytes]]:
-    """Open a file of at most ``limit`` bytes; never wait for a pipe, never read a device.
-
-    Raises:
-        UnreadableError: It cannot be opened or read, is too large or no regular file.
-    """
-    try:
-        with open(file, "rb", opener=_open_at_once) as handle:
-            status = os.fstat(handle.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UnreadableError("it is no regular file")
-            if limit is not None and status.st_size > limit:
-                raise UnreadableError(f"it is larger than {limit >> 20} MiB")
-            yield handle
-    except OSError as error:
-        raise UnreadableError(reason_of(error)) from None
-
-
-def _open_at_once(file: str, flags: int) -> int:
-    """Open without waiting for the writer of a pipe."""
-    return os.open(file, flags | getattr(os, "O_NONBLOCK", 0))
-
-
-def reason_of(error: OSError) -> str:
-    """Why a file could not be read or written, in the words of the system."""
-    return error.strerror or str(error)
-
-
 def _set_aside(folder: Path) -> Path:
     """Give a folder a name under which it is no run; return that."""
     candidates = (folder.with_name(f"unreadable-{folder.name}-{n}") for n in count(1))
     target = next(candidate for candidate in candidates if not os.path.lexists(candidate))
     folder.rename(target)
     return target
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write to a temporary file that takes the place of ``path`` when the block ends without an
-    error.
-    """
-    temporary = path.with_name(f".{path.name}.{platform.node()}.{os.getpid()}")
-    try:
-        with temporary.open("wb") as handle:
-            yield handle
-            # on the disk before it gets its name, so that a crash leaves no half of a file
-            handle.flush()
-            os.fsync(handle.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _sweep_run(folder: Path) -> None:
@@ -546,7 +404,7 @@ def _is_abandoned(path: Path) -> bool:
     Other machines may write to the same folder. Of their processes, only time tells. If a live one
     should lose a file, as in a container that has the name of its host, it writes that again.
     """
-    writer = re.fullmatch(r"\.(?:\w+\.(?:json|txt|npz|pt))(?:\.(.*))?\.(\d+)", path.name)
+    writer = re.fullmatch(r"\.(?:\w+\.(?:json|txt|npz|pt))(?:\.(.*))?\.(\d+)(?:-\d+)?", path.name)
     if writer is None:
         return False
     host, pid = writer.groups()

@@ -19,9 +19,10 @@ SOURCES = {file: file.read_text(encoding="utf-8") for file in MODULES}
 ORDER = [
     {"errors", "_version"},
     {"metrics", "spec"},
-    {"registry", "settings"},
+    {"registry", "settings", "yaml_files"},
     {"records", "equivalences"},
     {"record_check"},
+    {"files", "array_files"},
     {"store"},
     {"studies", "agreement"},
     {"ops"},
@@ -38,8 +39,8 @@ RANK["report"] = RANK["studies"] + 0.5
 REPORT_READS = {name for name in RANK if RANK[name] <= RANK["studies"]}
 READ_THE_REPORT = {"api", "cli", "__init__"}
 WITHOUT_TORCH = set(
-    "__init__ _version errors registry settings spec records record_check metrics equivalences "
-    "store studies agreement data baselines report cli".split()
+    "__init__ _version errors registry settings yaml_files spec records record_check files array_files metrics "
+    "equivalences store studies agreement data baselines report cli".split()
 )
 
 

@@ -106,8 +106,8 @@ def test_yaml_is_read_by_a_safe_loader(tmp_path):
     readers = {
         (file.name, ast.unparse(node)) for file, name, node in calls() if name == "yaml.load"
     }
-    assert readers == {("settings.py", "yaml.load(text, _GridLoader)")}
-    from mtlkit.settings import _GridLoader
+    assert readers == {("yaml_files.py", "yaml.load(text, _GridLoader)")}
+    from mtlkit.yaml_files import _GridLoader
 
     assert issubclass(_GridLoader, yaml.SafeLoader)
     grid = tmp_path / "grid.yaml"

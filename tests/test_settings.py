@@ -13,10 +13,10 @@ from mtlkit.settings import (
     Settings,
     Sizes,
     TrainingSettings,
-    read_yaml,
     validate,
 )
 from mtlkit.spec import Spec, assign, canonical_json, digest, parse_spec, parse_value, split_list
+from mtlkit.yaml_files import read_yaml
 
 # nine aliases of nine aliases of ..., 4 * 10^8 values
 BOMB = "a0: &a0 [1, 1, 1, 1, 1, 1, 1, 1, 1]\n" + "".join(

@@ -4,13 +4,16 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
 from mtlkit import store as store_module
 from mtlkit.errors import MissingError
+from mtlkit.files import replacing
 from mtlkit.record_check import UnreadableError
 from mtlkit.records import RunRecord
 from mtlkit.store import RECORD, ResultStore
@@ -232,6 +235,20 @@ def test_a_folder_that_cannot_be_made(tmp_path):
     assert (tmp_path / "a" / "b").is_dir()
 
 
+def test_two_threads_may_write_one_file(tmp_path):
+    def write(text):
+        with replacing(tmp_path / "record.json") as handle:
+            both_write.wait()
+            handle.write(text)
+            both_write.wait()
+
+    both_write = threading.Barrier(2, timeout=60)
+    with ThreadPoolExecutor(2) as threads:
+        list(threads.map(write, (b"one", b"two")))
+    assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
+    assert (tmp_path / "record.json").read_bytes() in (b"one", b"two")
+
+
 # --- what processes that died have left
 
 
@@ -249,8 +266,8 @@ def nobody():
 
 def test_unfinished_files_of_dead_processes_are_swept(store, nobody):
     folder = store.save(record(cell()), log="a line\n")
-    dead = [f".record.json.{HERE}.{nobody}", f".probes.npz.{HERE}.{nobody}"]
-    live = [f".record.json.{HERE}.{os.getpid()}", f".log.txt.{ELSEWHERE}.{nobody}"]
+    dead = [f".record.json.{HERE}.{nobody}-7", f".probes.npz.{HERE}.{nobody}"]
+    live = [f".record.json.{HERE}.{os.getpid()}-7", f".log.txt.{ELSEWHERE}.{nobody}"]
     unknown = [".record.json.1", f".notes.{HERE}.{nobody}", "notes.txt"]
     for name in (*dead, *live, *unknown):
         (folder / name).touch()

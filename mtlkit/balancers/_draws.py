@@ -10,8 +10,7 @@ from torch import Tensor
 
 from mtlkit.balancers._step import Step
 
-AHEAD = 256
-"""Steps whose numbers are drawn together."""
+AHEAD = 256  # steps whose numbers are drawn together
 
 
 class StepDraws:

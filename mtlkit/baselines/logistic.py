@@ -24,8 +24,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from mtlkit.baselines._baseline import Baseline, Columns
 from mtlkit.data.types import Schema, Task
 
-STRENGTHS = (1.0, 0.1, 0.01, 10.0)
-"""C, the inverse of the penalty."""
+STRENGTHS = (1.0, 0.1, 0.01, 10.0)  # c, the inverse of the penalty
 
 
 class Logistic(Baseline):

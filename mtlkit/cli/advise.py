@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from mtlkit.data.splits import Dataset
     from mtlkit.report.advice import Facts
 
-ROWS = 2_000_000
-"""Training rows of the whole probe grid: about a minute on two cores."""
+ROWS = 2_000_000  # training rows of the whole probe grid: about a minute on two cores
 MOST_SEEDS = 3
-SAMPLE = 100_000
-"""Rows of train that correlations are computed of."""
+SAMPLE = 100_000  # rows of train that correlations are computed of
 
 
 def advise(

@@ -187,9 +187,11 @@ def bench(
     Finished cells are never run again, so an interrupted grid goes on where it stopped. Without
     arguments a small grid runs on the data set fetched last, or on Census-Income.
     """
+    given = dict(locals())  # the flags by their names, many of which are those of settings
     from mtlkit.data.data_home import data_home, last_fetched
     from mtlkit.grid.engines.team import join, launched_place
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
+    from mtlkit.settings import ExecutionSettings
 
     # of processes that a launcher started, the first plans and stores; the others train along
     place = launched_place()
@@ -216,20 +218,7 @@ def bench(
             "freeze": freeze,
             "task_weights": _by_task(task_weights),
         },
-        "execution": {
-            "engine": engine,
-            "address": address,
-            "device": device,
-            "jobs": jobs,
-            "processes": processes,
-            "slots_per_gpu": slots_per_gpu,
-            "gpus_per_cell": gpus_per_cell,
-            "timeout": timeout,
-            "retries": retries,
-            "checkpoint_every": checkpoint_every,
-            "save_weights": save_weights,
-            "init_from": init_from,
-        },
+        "execution": {name: given[name] for name in ExecutionSettings.model_fields & given.keys()},
         "out": out,
     }
     settings = read_grid(file, without_none(flags), assignments or [])

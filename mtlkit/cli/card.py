@@ -30,8 +30,7 @@ COLUMN_KINDS = {
     "vector": "columns of vectors",
     "date": "columns of dates",
 }
-MAX_LISTED = 40
-"""Columns that the card names, of a kind."""
+MAX_LISTED = 40  # columns that the card names, of a kind
 
 
 def card(

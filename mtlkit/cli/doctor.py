@@ -22,8 +22,7 @@ PROJECT = Path(__file__).parents[2] / "pyproject.toml"
 """Where it is beside the package, in a checkout."""
 LEAST_DISK = 2 << 30
 LEAST_MEMORY = 2 << 30
-DEVELOPERS = {"test", "parity", "dev"}
-"""Extras that no user needs."""
+DEVELOPERS = {"test", "parity", "dev"}  # extras that no user needs
 GPU_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 
 State = Literal["ok", "note", "bad"]

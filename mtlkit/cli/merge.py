@@ -16,8 +16,7 @@ if TYPE_CHECKING:
 MEASURED = {"status", "tasks", "metrics", "best", "curve"}
 """What two runs of one key must have in common; times and machines may differ."""
 
-SHOWN = 5
-"""Conflicts that are listed."""
+SHOWN = 5  # conflicts that are listed
 
 
 def merge(

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from mtlkit.grid.plan import Plan, PlannedCell
     from mtlkit.store import ResultStore
 
-MANY_CELLS = 60
-"""A dry run of more cells prints a row a model."""
+MANY_CELLS = 60  # a dry run of more cells prints a row a model
 
 STATES = {"to run": "bold", "done": "green", "failed before": "red"}
 """State of a planned cell to its style."""

@@ -14,11 +14,9 @@ import typer
 if TYPE_CHECKING:
     from mtlkit.grid.running import GridState
 
-LOOK_EVERY = 2.0
-"""Seconds between two looks of ``--watch``."""
+LOOK_EVERY = 2.0  # seconds between two looks of ``--watch``
 
-MANY_FAILURES = 20
-"""Of more failures than these only the number is told."""
+MANY_FAILURES = 20  # of more failures than these only the number is told
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 ORIGIN = ("mtlkit", "python", "torch", "device", "fingerprint")
 """What a record must say of where its numbers come from."""
-SHOWN = 5
-"""Reasons that an error names."""
+SHOWN = 5  # reasons that an error names
 
 
 def submit(

@@ -17,8 +17,7 @@ from mtlkit.errors import MissingError
 
 BLOCK_BYTES = 1 << 20  # of an array, looked at at a time
 
-Shape = tuple[int | None, ...]
-"""The lengths of the axes of an array, None where any length will do."""
+Shape = tuple[int | None, ...]  # the lengths of the axes of an array, None where any length will do
 
 
 class _Wrong(Exception):
@@ -26,12 +25,8 @@ class _Wrong(Exception):
 
 
 def check_layout(schema: Schema, splits: Mapping[str, Split], hint: str) -> None:
-    """Check types, shapes and lengths of all arrays; nothing is read of their contents.
-
-    Args:
-        schema: The columns.
-        splits: The arrays.
-        hint: What to do about an error.
+    """Check types, shapes and lengths of all arrays; nothing is read of their contents. The hint
+    says what to do about an error.
 
     Raises:
         MissingError: An array is not what the schema says, or a split is empty.

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mtlkit.errors import MissingError, UsageError
-from mtlkit.store import replacing
+from mtlkit.files import replacing
 
 VARIABLE = "MTLKIT_DATA"
 LAST = "last-fetched.txt"

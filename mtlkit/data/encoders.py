@@ -11,8 +11,7 @@ import pandas as pd
 
 from mtlkit.data.targets import middle_ranks
 
-UNKNOWN = 0
-"""The id of a missing value and of a level that the training split does not hold."""
+UNKNOWN = 0  # the id of a missing value and of a level that the training split does not hold
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,11 @@ from mtlkit.data.splits import NO_GROUP, Dataset
 from mtlkit.data.types import Schema
 from mtlkit.metrics.grouped import MOST_GROUPS
 
-ROLES = ("user", "session", "item", "domain")
-"""Roles of features whose ids group rows."""
-COUNTED = ("user", "item")
-"""Groups whose segments are the cold and the warm ones."""
-COLD_ROWS = 5
-"""Users and items with fewer training rows are cold."""
-MOST_SEGMENTS = 8
-"""Values of a column that are segments of their own: those with the most rows."""
-MOST_VALUES = 1000
-"""A column of more values is none that divides rows into segments."""
+ROLES = ("user", "session", "item", "domain")  # roles of features whose ids group rows
+COUNTED = ("user", "item")  # groups whose segments are the cold and the warm ones
+COLD_ROWS = 5  # users and items with fewer training rows are cold
+MOST_SEGMENTS = 8  # values of a column that are segments of their own: those with the most rows
+MOST_VALUES = 1000  # a column of more values is none that divides rows into segments
 
 
 def group_names(dataset: Dataset) -> tuple[str, ...]:

@@ -30,8 +30,7 @@ GROUP_SHARE = 0.01
 OLDER_SHARE = 0.5
 RARE_SHARE = 0.001
 """A row with a value that fewer rows of train have tells itself from others by more than chance."""
-MOST_WORDS = 1 << 12
-"""Factors of a hash of rows; wider rows use them again."""
+MOST_WORDS = 1 << 12  # factors of a hash of rows; wider rows use them again
 DRIFT_DEVIATIONS = 5.0
 DRIFT_CHANGE = 0.25
 NUMBER_LEVELS = 50

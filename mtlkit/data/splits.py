@@ -16,8 +16,7 @@ import numpy as np
 from mtlkit.data.types import Schema
 
 SPLITS = ("train", "validation", "test")
-NO_GROUP = np.iinfo(np.int64).min
-"""The group of rows whose value is missing."""
+NO_GROUP = np.iinfo(np.int64).min  # the group of rows whose value is missing
 
 # Names of arrays, which stand in files of prepared data and in fingerprints.
 _ROW_ARRAYS = ("ids", "dense", "labels", "observed")

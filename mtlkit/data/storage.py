@@ -32,7 +32,7 @@ from mtlkit.data.lints import find_lints
 from mtlkit.data.splits import SPLITS, Dataset, Split
 from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError, first_problem
-from mtlkit.store import replacing
+from mtlkit.files import replacing
 
 MANIFEST = "manifest.json"
 ENCODERS = "encoders.json"
@@ -399,9 +399,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def read_dataset(folder: Path, command: str | None = None) -> Dataset:
     """Load a prepared folder; arrays are memory-mapped and read-only.
 
-    Args:
-        folder: The folder.
-        command: What prepares it again, for errors.
+    ``command`` prepares it again: errors tell of it.
 
     Raises:
         FileNotFoundError: The folder holds no finished data set.

@@ -21,8 +21,7 @@ from mtlkit.registry import LOSSES
 from mtlkit.settings import RowWeights, without_unused
 from mtlkit.spec import Spec, parse_spec
 
-ALL_ROWS = "all rows"
-"""The space of a score to which every row belongs."""
+ALL_ROWS = "all rows"  # the space of a score to which every row belongs
 
 
 def _check_name(name: str) -> str:

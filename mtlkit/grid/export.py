@@ -28,8 +28,7 @@ from mtlkit.training.scoring import probabilities
 Format = Literal["onnx", "torch"]
 FILES: dict[Format, str] = {"onnx": "model.onnx", "torch": "model.pt2"}
 EXTRA = ("onnx", "onnxruntime", "onnxscript")
-TOLERANCE = 1e-5
-"""Largest difference between a score of the exported model and of the model itself."""
+TOLERANCE = 1e-5  # largest difference between a score of the exported model and of the model itself
 CHECKED_ROWS = (5, 1, 300)
 """Numbers of rows with which an exported model is tried; with the first it is traced."""
 BAG_ARRAYS = ("offsets", "values", "weights")

@@ -18,10 +18,10 @@ from mtlkit.settings import (
     FolderPath,
     Settings,
     TrainingSettings,
-    read_yaml,
     validate,
 )
 from mtlkit.spec import assign, split_list
+from mtlkit.yaml_files import read_yaml
 
 MAX_SEEDS = 10_000
 SEED_LIMIT = 10**18

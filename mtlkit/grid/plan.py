@@ -36,8 +36,7 @@ from mtlkit.training.warm_start import frozen_names
 
 State = Literal["to run", "done", "failed before"]
 MAX_CELLS = 100_000
-NO_BALANCER = "none"
-"""The balancer of models whose tasks share no parameter."""
+NO_BALANCER = "none"  # the balancer of models whose tasks share no parameter
 
 
 @dataclass(frozen=True)
@@ -104,13 +103,32 @@ def make_plan(
     pairs = _pairs(models, balancers)
     check_count(len(settings.seeds) * len(pairs))
 
+    _check_freeze(settings, models, dataset.schema)
+
+    cells = _cells(settings, source, dataset, pairs)
+    planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells]
+    only_baselines = all(is_baseline(model.resolved["name"]) for model, _ in pairs)
+    repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
+    notes = ("" if only_baselines else repeated, _unmeasured(planned, store, metrics))
+    plan = Plan(planned, inapplicable, tuple(note for note in notes if note))
+    if settings.execution.processes > 1:
+        _check_processes(plan.to_run, settings, dataset)
+    return plan
+
+
+def _cells(
+    settings: GridSettings,
+    source: DatasetSource,
+    dataset: Dataset,
+    pairs: list[tuple[Method, Method]],
+) -> list[Cell]:
+    """The cells of pairs of a model and a balancer, seed by seed. One that is named twice, such as
+    by a sweep and by hand, runs once.
+    """
     common = _common(settings, source, dataset)
     of_baselines = common | {"training": settings.training.of_baselines()}
     of_baselines.pop("losses", None)
-    _check_freeze(settings, models, dataset.schema)
     ceiling = ceilings(dataset)
-
-    # a cell that is named twice, such as by a sweep and by hand, runs once
     cells: dict[str, Cell] = {}
     for seed, (model, balancer) in product(settings.seeds, pairs):
         cell = Cell(
@@ -126,15 +144,7 @@ def make_plan(
             ceiling=ceiling,
         )
         cells.setdefault(cell.key, cell)
-
-    planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells.values()]
-    only_baselines = all(is_baseline(model.resolved["name"]) for model, _ in pairs)
-    repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
-    notes = ("" if only_baselines else repeated, _unmeasured(planned, store, metrics))
-    plan = Plan(planned, inapplicable, tuple(note for note in notes if note))
-    if settings.execution.processes > 1:
-        _check_processes(plan.to_run, settings, dataset)
-    return plan
+    return list(cells.values())
 
 
 # --- methods

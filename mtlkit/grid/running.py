@@ -14,14 +14,11 @@ from mtlkit.records import Cell, RunRecord
 from mtlkit.store import is_running
 
 NAMES = ".grid-*.json"
-WRITE_EVERY = 1.0
-"""Seconds between two versions of the file, unless a cell has ended."""
+WRITE_EVERY = 1.0  # seconds between two versions of the file, unless a cell has ended
 
-SILENCE = 600.0
-"""Seconds without news after which a grid on another machine counts as dead."""
+SILENCE = 600.0  # seconds without news after which a grid on another machine counts as dead
 
-LARGEST = 2**22
-"""Bytes of the largest file that is read."""
+LARGEST = 2**22  # bytes of the largest file that is read
 
 
 class RunningCell(BaseModel):
@@ -32,29 +29,17 @@ class RunningCell(BaseModel):
 
 
 class GridState(BaseModel):
-    """What the file holds; times are seconds since 1970.
+    """What the file holds; times are seconds since 1970."""
 
-    Args:
-        host: Name of the machine.
-        pid: Process of the driver.
-        command: What was typed.
-        total: Number of cells to run.
-        done: Number of them that are over.
-        failed: Number of those without numbers.
-        running: Key to cell.
-        began: When it began.
-        updated: When this was written.
-    """
-
-    host: str
-    pid: int
-    command: str
-    total: int
-    done: int = 0
-    failed: int = 0
-    running: dict[str, RunningCell] = {}
+    host: str  # name of the machine
+    pid: int  # of the driver
+    command: str  # what was typed
+    total: int  # number of cells to run
+    done: int = 0  # number of them that are over
+    failed: int = 0  # number of those without numbers
+    running: dict[str, RunningCell] = {}  # by key
     began: float
-    updated: float
+    updated: float  # when this was written
 
     def seconds_left(self, now: float) -> float | None:
         """The time left, judged by the work done so far; None if nobody can tell."""

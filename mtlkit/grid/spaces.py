@@ -44,8 +44,7 @@ dimensions of one do not move those of another.
 """
 COLUMNS = 256
 KINDS = ("float", "log", "int", "choice", "simplex")
-STARTUP = 10
-"""Points before those that Optuna chooses: they are the ones of the other sampler."""
+STARTUP = 10  # points before those that Optuna chooses: they are the ones of the other sampler
 EXAMPLE = "write it as in tune: {space: {lr: {log: [0.0001, 0.01]}, dropout: null}}"
 
 

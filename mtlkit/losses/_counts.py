@@ -11,8 +11,7 @@ from mtlkit.losses._loss import Loss
 
 ROUNDING = 1e-6
 """Of mean plus deviation: amounts below it count as 0, for labels are kept in single precision."""
-LARGEST_LOG = 40.0
-"""Of an expected amount, so that it stays finite."""
+LARGEST_LOG = 40.0  # of an expected amount, so that it stays finite
 
 
 class CountLoss(Loss):

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from mtlkit.data.splits import NO_GROUP
 
-NOTHING = -1e30
-"""The log of an empty sum: finite, so that no gradient becomes NaN."""
+NOTHING = -1e30  # the log of an empty sum: finite, so that no gradient becomes NaN
 
 
 class RowGroups:

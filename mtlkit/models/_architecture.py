@@ -125,11 +125,7 @@ class Architecture(nn.Module, ABC):
         return Output(predictions, dict(gates or {}), embedded, boundary=boundary)
 
     def check_output(self, output: Output, rows: int) -> None:
-        """Look that an output is what the contract says.
-
-        Args:
-            output: For a batch.
-            rows: Of that batch.
+        """Look that the output for a batch of so many rows is what the contract says.
 
         Raises:
             UsageError: It is none, or lacks a task, or its logits have another shape.

@@ -27,10 +27,6 @@ class EmbeddedBatch:
 
     Linear layers on x need not form it, see :mod:`mtlkit.models._input_linear`.
 
-    Args:
-        embedding: The tables.
-        batch: The rows.
-
     Attributes:
         cuts: See :class:`~mtlkit.models._input_linear.Cuts`.
         first_layers: The layers on x so far.
@@ -125,10 +121,6 @@ class EmbeddedBatch:
 
 class FirstLayer:
     """Layers that read x, computed as one: ``x @ [W_1; W_2; ...].T``.
-
-    Args:
-        layers: The layers.
-        embedded: x.
 
     Attributes:
         layers: The layers.

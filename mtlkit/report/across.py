@@ -13,12 +13,9 @@ from mtlkit.report.run_warnings import listed
 from mtlkit.report.summary import Row, Summary
 from mtlkit.report.tables import Table, TableCell, are, fixed
 
-FEWEST_BLOCKS = 6
-"""With fewer blocks no rank test is made."""
-Method = tuple[str, str]
-"""A model and a balancer."""
-NONE = "–"
-"""In place of a balancer, where there is none."""
+FEWEST_BLOCKS = 6  # with fewer blocks no rank test is made
+Method = tuple[str, str]  # a model and a balancer
+NONE = "–"  # in place of a balancer, where there is none
 
 
 @dataclass(frozen=True)

@@ -24,8 +24,7 @@ from mtlkit.report.verdicts import SWEEP, Verdicts
 CAVEATS = (divergence, still_rising, overfitting)
 """Findings about the row that is recommended, the one that matters most first."""
 NO_WORSE = ("better", "equivalent", "not told apart")
-FEWEST_SEEDS = 3
-"""With fewer, the spread over seeds is hardly known itself."""
+FEWEST_SEEDS = 3  # with fewer, the spread over seeds is hardly known itself
 
 
 @dataclass(frozen=True)

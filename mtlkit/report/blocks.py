@@ -104,8 +104,7 @@ class Block:
     tasks: tuple[TaskInfo, ...]
     groups: tuple[RunGroup, ...]
     typed: str = ""
-    data: str = ""
-    """Digest of data set, options and contents, whichever of its tasks were trained."""
+    data: str = ""  # digest of data set, options and contents, whichever of its tasks were trained
     task_names: tuple[str, ...] = ()
     """The tasks that were trained, those that are not reported included."""
 

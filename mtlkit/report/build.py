@@ -61,10 +61,8 @@ if TYPE_CHECKING:
 WRITTEN = ".mtlkit-report.json"
 """Lists the files of a report, so that the next one can remove those that it does not write again.
 """
-SHOWN = 5
-"""Unreadable records that an error names."""
-LAYOUT = 1
-"""The version of that list."""
+SHOWN = 5  # unreadable records that an error names
+LAYOUT = 1  # the version of that list
 REPORT_FILE = re.compile(r"index\.html|(tables|figures)/[^/\\]+\.(csv|md|tex|svg|png|pdf)")
 """Names under which a report is written. Nothing else is ever removed, whatever the list says."""
 

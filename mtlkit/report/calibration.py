@@ -5,14 +5,10 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import expit
 
-END = 12
-"""Log-odds beyond which all predictions count as this one."""
-FINE = 20
-"""Counted bins of a unit of log-odds."""
-SHOWN = 2
-"""Shown bins of a unit of log-odds."""
-LEAST = 20.0
-"""A bin is shown if so many positives, and so many negatives, are expected in it."""
+END = 12  # log-odds beyond which all predictions count as this one
+FINE = 20  # counted bins of a unit of log-odds
+SHOWN = 2  # shown bins of a unit of log-odds
+LEAST = 20.0  # a bin is shown if so many positives, and so many negatives, are expected in it
 
 
 def calibration_counts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:

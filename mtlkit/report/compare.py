@@ -17,8 +17,7 @@ from mtlkit.report.statistics import Comparison, holm, t_interval
 from mtlkit.report.summary import Row, Summary, summarise
 from mtlkit.report.tables import fixed, spread
 
-GAIN = "Δm, %"
-"""What stands for a score in the line of all tasks together."""
+GAIN = "Δm, %"  # what stands for a score in the line of all tasks together
 
 
 @dataclass(frozen=True)

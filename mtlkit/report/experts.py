@@ -17,12 +17,9 @@ from scipy.optimize import linear_sum_assignment
 
 from mtlkit.report.probe_frames import Probes
 
-IDLE_SHARE = 0.1
-"""An expert is idle in a gate that gives it less than this part of an equal share."""
-IDLE_LOSS = 1e-4
-"""An expert is idle for a task that loses less than this of its metric without it."""
-ROUNDS = 2
-"""Times that runs are matched: first with the first run, then with the mean of all."""
+IDLE_SHARE = 0.1  # an expert is idle in a gate that gives it less than this part of an equal share
+IDLE_LOSS = 1e-4  # an expert is idle for a task that loses less than this of its metric without it
+ROUNDS = 2  # times that runs are matched: first with the first run, then with the mean of all
 
 
 @dataclass(frozen=True)

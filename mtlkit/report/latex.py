@@ -14,23 +14,17 @@ from mtlkit.errors import UsageError
 from mtlkit.report.summary import Row, Summary
 from mtlkit.report.tables import NAME_COLUMNS, Table, TableCell, build_table
 
-WIDTH = 345
-"""Points of a text column, as that of an article of one column has them."""
+WIDTH = 345  # points of a text column, as that of an article of one column has them
 LETTER, DIGIT, NARROW, BROAD = 4.8, 4.3, 2.6, 7.1
 """Points of most letters at footnotesize, of a digit, of a narrow sign, and of a broad one."""
-GAP = 6
-"""Points between columns."""
-NAMES_SHARE = 0.4
-"""Of the width, what names have at least beside numbers; longer ones are broken."""
-LONG_HEAD = 8
-"""Letters of the longest head that is not broken before its last word."""
-PAGE = 45
-"""Rows of the longest table that stays in one piece."""
+GAP = 6  # points between columns
+NAMES_SHARE = 0.4  # of the width, what names have at least beside numbers; longer ones are broken
+LONG_HEAD = 8  # letters of the longest head that is not broken before its last word
+PAGE = 45  # rows of the longest table that stays in one piece
 COSTS = ("parameters", "kFLOP/row", "rows/s", "train s")
 SPREAD = re.compile(r"([+−]?\d+)(\.\d+)(?: ± 0?(\S+))?( \(n=\d+\))?")
 """A number with a point, its half-width and its number of seeds."""
-BREAKS = re.compile(r"([,/=+:\]-])")
-"""After these a name or a command may be broken."""
+BREAKS = re.compile(r"([,/=+:\]-])")  # after these a name or a command may be broken
 MARKS = {
     "†": "not shown to be worse than the best",
     "*": "the interval of the difference excludes 0",

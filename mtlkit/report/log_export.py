@@ -23,8 +23,7 @@ from mtlkit.store import ResultStore
 
 DONE = ".mtlkit-exported"
 """Lists what was exported, a program and a key a line, so that a second export adds what is new."""
-LONGEST = 250
-"""Letters of a name or a value; MLflow takes no longer names of files."""
+LONGEST = 250  # letters of a name or a value; MLflow takes no longer names of files
 
 
 @dataclass(frozen=True)

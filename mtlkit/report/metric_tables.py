@@ -13,8 +13,7 @@ from mtlkit.report.statistics import Interval, t_interval
 from mtlkit.report.summary import SPLIT, Summary
 from mtlkit.report.tables import NA, NOTES, Table, TableCell, csv_interval, csv_key, spread
 
-Means = dict[str, dict[str, Interval]]
-"""Metric to group of runs to mean and interval."""
+Means = dict[str, dict[str, Interval]]  # metric to group of runs to mean and interval
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ COSTS: Mapping[str, tuple[int, Callable[[Row], float]]] = {
 ALWAYS_SHOWN = ("epochs", "batch_size", "lr")
 """Training settings that are shown though they may be the defaults."""
 NO_BALANCER = "–"
-Values = list[Any]
-"""Mean and both ends of an interval, then the seeds; None where unknown."""
+Values = list[Any]  # mean and both ends of an interval, then the seeds; None where unknown
 
 
 def page_data(summary: Summary, look: Look) -> dict[str, Any]:

@@ -15,8 +15,7 @@ from mtlkit.report.tables import Table, TableCell, csv_interval, csv_key, fixed,
 from mtlkit.spec import parse_spec
 
 FILE = Path(__file__).with_name("published.yaml")
-PLAIN = ("uniform", "none")
-"""Sources train their architectures on the plain sum of the losses."""
+PLAIN = ("uniform", "none")  # sources train their architectures on the plain sum of the losses
 
 
 NOTES = (

@@ -18,8 +18,7 @@ from mtlkit.report.stored_scores import read_scores
 
 Counts = Mapping[str, tuple[float, float]]
 """Score to (positives, rows) of the test split; NaN where unknown."""
-TaskValues = Mapping[str, Mapping[int, float]]
-"""Score to seed to the primary metric."""
+TaskValues = Mapping[str, Mapping[int, float]]  # score to seed to the primary metric
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,7 @@ ROW_LIMIT = 30_000_000
 """Rows of scores that a report of one block reads, about ten seconds; beyond, no noise is known."""
 TOLERANCE = 1e-5
 """How near, in parts of itself or of 1, a metric of stored scores must be to the recorded one."""
-GROUPS = ("user", "session")
-"""Groups whose rows come together, the largest first."""
+GROUPS = ("user", "session")  # groups whose rows come together, the largest first
 
 
 @dataclass(frozen=True)

@@ -31,16 +31,13 @@ from mtlkit.metrics.definitions import Metric
 Word = Literal["better", "worse", "equivalent", "not told apart", "unknown"]
 """What is said of a difference."""
 
-TINY = 1e-3
-"""A reference nearer than this to a useless model gives no relative change."""
-MOST_SEEDS = 1000
-"""The largest number of seeds that anybody is asked for."""
+TINY = 1e-3  # a reference nearer than this to a useless model gives no relative change
+MOST_SEEDS = 1000  # the largest number of seeds that anybody is asked for
 MARGIN = 0.0025
 """Relative gains up to this one do not matter, unless the user says otherwise: a quarter of a
 percent of the reference's distance from a useless model, such as 0.001 for an AUC of 0.9.
 """
-NORMAL_95 = 1.96
-"""Standard errors on either side of a mean that hold 95 % of a normal distribution."""
+NORMAL_95 = 1.96  # standard errors on either side of a mean that hold 95 % of a normal distribution
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ import numpy as np
 from mtlkit.record_check import UnreadableError
 from mtlkit.store import ResultStore
 
-FILE_LIMIT = 2**30
-"""Bytes of the largest scores of a run that are read, unpacked."""
+FILE_LIMIT = 2**30  # bytes of the largest scores of a run that are read, unpacked
 KINDS = {"score": "fiub", "label": "fiub", "observed": "b", "group": "iu"}
 """Kind of array to the letters of its types in numpy."""
 

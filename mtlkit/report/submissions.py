@@ -31,8 +31,7 @@ SENT = (RECORD, "scores.npz", "probes.npz")
 FILE_LIMIT = 95 * 2**20
 """Bytes of the largest of these files; hosts of repositories take no larger ones."""
 
-Run = tuple[RunRecord, Path]
-"""A record, and the folder that it is in."""
+Run = tuple[RunRecord, Path]  # a record, and the folder that it is in
 
 
 class Manifest(BaseModel):

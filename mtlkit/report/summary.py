@@ -36,8 +36,7 @@ from mtlkit.report.statistics import (
 )
 
 SPLIT = "test"
-TaskMeans = Mapping[str, Interval]
-"""Task to the mean of its primary metric over seeds."""
+TaskMeans = Mapping[str, Interval]  # task to the mean of its primary metric over seeds
 FEW_POSITIVES = 100
 """Below this number, the draw of the test rows moves an AUC more than most seeds do."""
 SHOWN = 6  # rows that a warning lists by name

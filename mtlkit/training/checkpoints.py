@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from mtlkit._version import __version__
+from mtlkit.files import reason_of, replacing
 from mtlkit.settings import read_interval
-from mtlkit.store import reason_of, replacing
 
 FORMAT = 1
 

@@ -30,12 +30,9 @@ from mtlkit.training.scoring import Scores, metrics, score_arrays, score_labels
 from mtlkit.training.seeding import seed_for
 from mtlkit.training.timing import RunTimer
 
-PREDICTED_ROWS = 1 << 17
-"""Rows that are encoded at a time when a split is predicted."""
-EVERY = 10
-"""Stages between two looks at validation."""
-LEAST = 1e-16
-"""The lowest probability, such as of a class that train lacks."""
+PREDICTED_ROWS = 1 << 17  # rows that are encoded at a time when a split is predicted
+EVERY = 10  # stages between two looks at validation
+LEAST = 1e-16  # the lowest probability, such as of a class that train lacks
 CPU = torch.device("cpu")
 
 

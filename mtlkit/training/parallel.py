@@ -37,8 +37,7 @@ from mtlkit.training.step import LoopStep
 from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.trainer import Trainer
 
-TRIAL_ROWS = 512
-"""Rows on which it is tried whether the losses of blocks make up that of the whole."""
+TRIAL_ROWS = 512  # rows on which it is tried whether the losses of blocks make up that of the whole
 
 
 def sum_over_processes(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -17,8 +17,7 @@ from mtlkit.models._funnel import MOST_LOGIT
 from mtlkit.records import RunRecord
 from mtlkit.training.metrics import FurtherMetrics, task_metrics
 
-TOLERANCE = 1e-5
-"""How near, in parts of itself or of 1, a metric must be to the recorded one."""
+TOLERANCE = 1e-5  # how near, in parts of itself or of 1, a metric must be to the recorded one
 NOT_MEASURED = {"space", "derived", "capped"}
 
 

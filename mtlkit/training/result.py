@@ -9,12 +9,7 @@ import numpy as np
 
 
 class DivergedError(ArithmeticError):
-    """The loss of a task is no longer finite.
-
-    Args:
-        step: Steps done when it was noticed.
-        tasks: Names of the tasks.
-    """
+    """The loss of tasks is no longer finite after so many steps."""
 
     def __init__(self, step: int, tasks: list[str]) -> None:
         super().__init__(f"the loss of {' and '.join(tasks)} is not finite")

@@ -23,8 +23,7 @@ from mtlkit.models._tables import FOLD_VOCABULARY, EmbeddingTables
 from mtlkit.ops.take_rows import take_rows
 from mtlkit.training.setup import TrainingSetup
 
-FIRST_ROWS = 4096
-"""Rows that stand for all of a table until it is opened."""
+FIRST_ROWS = 4096  # rows that stand for all of a table until it is opened
 
 
 class ShardedTables:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from mtlkit.errors import MtlkitError, UsageError
 from mtlkit.grid.grid_settings import GridSettings, read_grid
 from mtlkit.record_check import UnreadableError, read_record
-from mtlkit.settings import read_yaml
 from mtlkit.spec import parse_spec
+from mtlkit.yaml_files import read_yaml
 from tests.campaign import files, judge, plugins, words
 from tests.campaign.judge import Ground
 from tests.campaign.processes import REPOSITORY

@@ -15,8 +15,7 @@ from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged
 
 CHUNK = 1 << 19  # rows at a time after staging
 
-DROPPED, TRAIN, VALIDATION, TEST = range(4)
-"""The codes of final splits."""
+DROPPED, TRAIN, VALIDATION, TEST = range(4)  # the codes of final splits
 _BY_ROW, _BY_SESSION, _IN_HALVES, _ALL_TEST = range(4)
 """How rows are divided: by a draw for each row or each common index, or all rows go to test."""
 _ORPHANS, _NOT_SAMPLED = range(2)

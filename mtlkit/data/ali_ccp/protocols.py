@@ -18,8 +18,7 @@ TASKS = (
     Task(name="purchase", description="it was clicked and then bought"),
 )
 FUNNEL = ("click", "purchase")
-HELD_OUT = 0.1
-"""Share of train that is held out for validation."""
+HELD_OUT = 0.1  # share of train that is held out for validation
 SPLIT_SALT = {"rows": 0xA117, "sessions": 0xF011, "test": 0x4EC4}
 
 

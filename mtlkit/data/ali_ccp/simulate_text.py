@@ -51,10 +51,8 @@ F101, F205, F206, F207, F210, F216, F301, F508, F509, F702, F853 = (
 F109, F110, F127, F150 = (int(number) for number in HISTORY)
 SCENARIOS = 3
 MOST_FEATURES = 2706
-ROW_BYTES = 1200
-"""No row of the skeleton is longer."""
-SESSION_BYTES = 40 * MOST_FEATURES
-"""No row of the common file is longer."""
+ROW_BYTES = 1200  # no row of the skeleton is longer
+SESSION_BYTES = 40 * MOST_FEATURES  # no row of the common file is longer
 
 # what a random number is for
 _USER, _ITEM, _PRESENT, _LEVEL, _LABEL, _ORDER, _EFFECT, _COUNT, _KEY, _VALUE = range(1, 11)
@@ -66,8 +64,7 @@ _A, _B, _C = (
 _DROPPED_BITS = np.uint64(11)
 _DIGIT_0, _HEX_A = ord("0"), ord("a")
 _USER_MISSING = 0.01
-_AGE = 3
-"""The position of the age in the profile."""
+_AGE = 3  # the position of the age in the profile
 _ITEM_CLICK_WEIGHTS, _ITEM_BUY_WEIGHTS = (0.6, 0.3, 0.3, 0.3, 0.2), (0.4, 0.2, 0.3, 0.3, 0.3)
 """Strengths of the effects of an item's category, itself, its shop, the scenario and its brand."""
 _CLICK_KINDS, _BUY_KINDS = 40, 50

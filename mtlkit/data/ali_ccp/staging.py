@@ -28,8 +28,7 @@ MOST_KEYS = 100_000_000
 MEMBER_OF = {f"{split}-{kind}": member for member, (split, kind) in MEMBERS.items()}
 """Name of a staged text to that of the file it comes from."""
 
-BagFiles = tuple[IO[bytes], IO[bytes]]
-"""The open files of the ids and of the weights of a bag."""
+BagFiles = tuple[IO[bytes], IO[bytes]]  # the open files of the ids and of the weights of a bag
 
 
 class Keys:

@@ -55,16 +55,13 @@ TALLIES = (
 )
 """What is counted of each text, in the order of the tally array."""
 
-NOTED = 8
-"""How many malformed and dirty lines of a text are remembered by their number."""
-BAD_LINES, DIRTY_LINES = range(2)
-"""The rows of the array of remembered lines."""
+NOTED = 8  # how many malformed and dirty lines of a text are remembered by their number
+BAD_LINES, DIRTY_LINES = range(2)  # the rows of the array of remembered lines
 
 UNMET, NOT_SAMPLED = -1, -2
 """In place of the row of a common index: not met in the common file yet; left out by sampling."""
 SAMPLE_SALT = 0x5A3D
-NONE = -1
-"""In place of an id that a row lacks."""
+NONE = -1  # in place of an id that a row lacks
 OTHER_FILE, NOT_ASKED = 32, 64
 """Added to the code of a field that belongs to the other file, or that the protocol does not take.
 """

@@ -69,10 +69,8 @@ class LogTableSource(StreamedSource):
     A subclass names the files, makes one table of them, and says what its columns mean.
     """
 
-    address: ClassVar[str | None] = None
-    """Of the archive; None where it takes a login or a form."""
-    md5: ClassVar[str | None] = None
-    """Of the archive, where that is known."""
+    address: ClassVar[str | None] = None  # of the archive; None where it takes a login or a form
+    md5: ClassVar[str | None] = None  # of the archive, where that is known
     unverified: ClassVar[str] = "format as its README says; not compared with the real files here"
     """What could not be verified, for the card."""
     training: ClassVar[dict[str, Any]] = {"epochs": 1, "batch_size": 4096}

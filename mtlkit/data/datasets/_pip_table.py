@@ -30,8 +30,7 @@ from mtlkit.data.table.prepare import encode_frame
 from mtlkit.data.table.spec import TableSpec
 from mtlkit.errors import MissingError, UsageError
 
-Files = Mapping[str, io.BytesIO]
-"""Name of a stored file, without folders, to its contents."""
+Files = Mapping[str, io.BytesIO]  # name of a stored file, without folders, to its contents
 
 
 @dataclass(frozen=True)
@@ -58,8 +57,7 @@ class PipTableSource(DatasetSource):
     """
 
     package: ClassVar[PipPackage]
-    members: ClassVar[Sequence[str]]
-    """Paths of the data files inside the package."""
+    members: ClassVar[Sequence[str]]  # paths of the data files inside the package
 
     @abstractmethod
     def table(self, files: Files) -> pd.DataFrame:

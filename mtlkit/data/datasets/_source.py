@@ -13,10 +13,10 @@ from typing import Any, ClassVar
 from mtlkit.data.splits import Dataset
 from mtlkit.data.storage import read_dataset, read_manifest, write_dataset
 from mtlkit.errors import UsageError
+from mtlkit.files import replacing
 from mtlkit.registry import DATASETS, plugin_folder_name
 from mtlkit.settings import Settings
 from mtlkit.spec import Spec, digest
-from mtlkit.store import replacing
 
 SOURCE_FILE = "source.json"
 """Note among the raw files of where they come from, for the data sets that keep one."""
@@ -82,8 +82,7 @@ class DatasetSource(ABC):
     """Training settings that suit these data where the user says nothing."""
     preparation: ClassVar[int] = 1
     """Version of :meth:`prepare`; raise it when the same raw files give other data from now on."""
-    typed: str | None = None
-    """What gives this source, where that is no name of the registry."""
+    typed: str | None = None  # what gives this source, where that is no name of the registry
 
     def __init__(self, entry: str, options: Settings) -> None:
         self.entry = entry

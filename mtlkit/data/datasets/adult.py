@@ -15,8 +15,7 @@ import pandas as pd
 from mtlkit.data.datasets._pip_table import WIDEDEEP, Files, PipTableSource
 from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec
 
-TEST_ROWS = 16_281
-"""Rows of the official test file, which come first in this one."""
+TEST_ROWS = 16_281  # rows of the official test file, which come first in this one
 
 
 class Adult(PipTableSource):

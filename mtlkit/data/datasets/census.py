@@ -74,8 +74,7 @@ COMBINATIONS = (
 )
 SPLIT_SEED = 117
 
-Frames = dict[str, pd.DataFrame]
-"""Official split (``train``, ``test``) to its rows."""
+Frames = dict[str, pd.DataFrame]  # official split (``train``, ``test``) to its rows
 
 
 @dataclass(frozen=True)

@@ -14,26 +14,9 @@ from mtlkit.data.datasets._pip_table import WIDEDEEP, Files, PipTableSource
 from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec
 
 GENRES = (
-    "unknown",
-    "Action",
-    "Adventure",
-    "Animation",
-    "Children's",
-    "Comedy",
-    "Crime",
-    "Documentary",
-    "Drama",
-    "Fantasy",
-    "Film-Noir",
-    "Horror",
-    "Musical",
-    "Mystery",
-    "Romance",
-    "Sci-Fi",
-    "Thriller",
-    "War",
-    "Western",
-)
+    "unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
+    "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western"
+).split()
 
 
 class MovieLens100K(PipTableSource):
@@ -69,7 +52,7 @@ class MovieLens100K(PipTableSource):
 
         # The first digits of a postcode are a region; whole ones are nearly one a person.
         users["region"] = users["zip_code"].str[:1]
-        items["genres"] = items[list(GENRES)].apply(lambda row: list(row.index[row == 1]), axis=1)
+        items["genres"] = items[GENRES].apply(lambda row: list(row.index[row == 1]), axis=1)
         items["year"] = pd.to_datetime(items["release_date"], format="%d-%b-%Y").dt.year
         who = users[["user_id", "age", "gender", "occupation", "region"]]
         what = items[["movie_id", "genres", "year"]]

@@ -19,10 +19,8 @@ from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec
 
 DAY = 86_400  # seconds
 UTC_HOURS = 8
-FIRST_DAY = 17_292
-"""6 May 2017 in Beijing, in days since 1970."""
-FIRST_SECOND = (FIRST_DAY - 15) * DAY
-"""Before anything in the log of behaviour."""
+FIRST_DAY = 17_292  # 6 May 2017 in Beijing, in days since 1970
+FIRST_SECOND = (FIRST_DAY - 15) * DAY  # before anything in the log of behaviour
 LATER = {"cart": "into the cart", "fav": "among the favourites", "buy": "bought"}
 AD_LEVELS = ("cate_id", "campaign_id", "customer", "brand")
 USER_LEVELS = (

@@ -15,8 +15,8 @@ from typing import Literal
 from mtlkit.data.data_home import expand
 from mtlkit.data.raw_files import files_below
 from mtlkit.errors import MissingError
+from mtlkit.files import replacing
 from mtlkit.spec import digest
-from mtlkit.store import replacing
 
 PARQUET = (".parquet", ".pq", ".parq")
 TEXT = (".csv", ".tsv", ".txt")

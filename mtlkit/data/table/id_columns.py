@@ -27,10 +27,8 @@ from mtlkit.data.table.read import TIME, is_list, to_type, type_named
 from mtlkit.data.table.split import as_groups, random_numbers
 from mtlkit.data.types import Feature
 
-PENDING_LEVELS = 100_000
-"""Levels that are counted batch by batch before they are added up."""
-FEW_LEVELS = 5_000
-"""Texts up to which a hash table a batch costs less than an index."""
+PENDING_LEVELS = 100_000  # levels that are counted batch by batch before they are added up
+FEW_LEVELS = 5_000  # texts up to which a hash table a batch costs less than an index
 DATE_PARTS: dict[str, Callable[[pa.Array], pa.Array]] = {
     "hour": pc.hour,
     "weekday": pc.day_of_week,

@@ -25,8 +25,7 @@ from mtlkit.data.table.plan import SEPARATORS, ColumnPlan, find_separator, split
 from mtlkit.data.table.read import is_list, without_nan
 from mtlkit.data.types import Feature
 
-SAMPLE_ROWS = 1_000_000
-"""Rows, evenly spread, that quantiles are taken over."""
+SAMPLE_ROWS = 1_000_000  # rows, evenly spread, that quantiles are taken over
 
 
 class Moments:

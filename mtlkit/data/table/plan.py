@@ -24,12 +24,10 @@ COMMON_NAMES: dict[Role, tuple[str, ...]] = {
 }
 """Names that tell the role of a column."""
 DATE_PARTS: tuple[DatePart, ...] = ("weekday", "hour")
-BRACKETS = "[]"
-"""The separator of lists that were written as text: [1, 2]."""
+BRACKETS = "[]"  # the separator of lists that were written as text: [1, 2]
 LIKELY_SEPARATORS = ("|", ";")
 SEPARATORS = ("|", ";", ",", " ")
-SAMPLE_ROWS = 10_000
-"""Rows that decide on the kinds of columns."""
+SAMPLE_ROWS = 10_000  # rows that decide on the kinds of columns
 BAG_SHARE = 0.3  # of the texts, that must hold a separator for a column to be bags
 
 

@@ -23,11 +23,11 @@ from mtlkit.data.table.read import Table, open_parquet
 from mtlkit.data.table.spec import TableSpec, Texts
 from mtlkit.data.table.stage import stage_text
 from mtlkit.errors import MissingError, UsageError
-from mtlkit.settings import read_yaml, validate
+from mtlkit.settings import validate
 from mtlkit.spec import Spec, digest
+from mtlkit.yaml_files import read_yaml
 
-FOLDER = "tables"
-"""Where the prepared tables lie in the data home."""
+FOLDER = "tables"  # where the prepared tables lie in the data home
 YAML = (".yaml", ".yml")
 
 

@@ -17,8 +17,7 @@ from mtlkit.data.table.spec import Role, SplitSpec
 from mtlkit.errors import UsageError
 
 TRAIN, VALIDATION, TEST = range(3)
-SAMPLE_ROWS = 1_000_000
-"""Rows whose random numbers decide where a split at random is cut."""
+SAMPLE_ROWS = 1_000_000  # rows whose random numbers decide where a split at random is cut
 COMMON_VALUES: dict[str, tuple[str, ...]] = {
     "train": ("train", "training", "tr"),
     "validation": ("validation", "valid", "val", "dev"),

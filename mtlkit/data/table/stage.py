@@ -37,8 +37,7 @@ from mtlkit.data.table.text import (
 )
 from mtlkit.errors import MissingError, UsageError
 
-PIECE_BYTES = 1 << 25
-"""Text that is worth a thread of its own."""
+PIECE_BYTES = 1 << 25  # text that is worth a thread of its own
 CHUNK_BYTES = 1 << 20
 
 

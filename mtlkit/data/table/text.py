@@ -28,8 +28,7 @@ MAGIC = {b"PAR1": ".parquet", b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
 """How files begin that are no text, and how their names should end."""
 BOOLEANS = ("true", "True", "TRUE", "false", "False", "FALSE")
 UTC_TIME = pa.timestamp("us", "UTC")
-HUGE_INTEGER = r"^[+-]?[0-9]{16,}$"
-"""More digits than a float holds."""
+HUGE_INTEGER = r"^[+-]?[0-9]{16,}$"  # more digits than a float holds
 CONVERSION_ERROR = re.compile(
     r"In CSV column #(\d+): (?:Row #\d+: )?CSV conversion error to .*?: (.*)", re.DOTALL
 )

@@ -10,8 +10,7 @@ from mtlkit.records import Cell, RunRecord
 Progress = Callable[[Cell, float], None]
 """Called with a cell and the share of it that is done; 0 when it starts."""
 
-Tell = Callable[[str], None]
-"""Called with a sentence for the user."""
+Tell = Callable[[str], None]  # called with a sentence for the user
 
 
 class Engine(Protocol):
@@ -22,7 +21,8 @@ class Engine(Protocol):
     ) -> Iterator[RunRecord]:
         """Run cells and yield their records as they finish and are stored, in no particular order.
 
-        Stopping the iteration ends what runs.
+        Stopping the iteration ends what runs. ``progress`` is told how far each cell is, ``tell``
+        of trouble.
         """
 
     def finish_running(self) -> None:

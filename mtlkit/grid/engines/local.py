@@ -42,8 +42,7 @@ from mtlkit.store import ResultStore
 if TYPE_CHECKING:
     import torch
 
-POLL = 1.0
-"""Seconds after which workers are looked at that have sent nothing, for the time limit."""
+POLL = 1.0  # seconds after which workers are looked at that have sent nothing, for the time limit
 
 
 class LocalEngine:
@@ -98,20 +97,15 @@ class LocalEngine:
 
         Stopping the iteration, or an interrupt, ends the workers; finished cells are in the store.
 
-        Args:
-            cells: What to run.
-            progress: Told how far each cell is.
-            tell: Told of trouble.
-
         Raises:
             MissingError: Results cannot be written, for longer than the settings allow.
         """
         from mtlkit.grid.stacking import stacks
 
-        found, note = stacks(cells, self.execution, self._on_cpu())
+        stacked, note = stacks(cells, self.execution, self._on_cpu())
         if note:
             tell(note)
-        assignments = [Assignment(first, others=tuple(others)) for first, *others in found]
+        assignments = [Assignment(first, others=tuple(others)) for first, *others in stacked]
         slots = self.slots(len(assignments))
         while assignments and not self.stopping:
             pool = _Pool(self, progress, tell)
@@ -143,11 +137,6 @@ class LocalEngine:
 
 class _Pool:
     """The workers of an engine, while they run a list of cells.
-
-    Args:
-        engine: Starts workers.
-        progress: Told how far each cell is.
-        tell: Told of trouble.
 
     Attributes:
         spares: Workers that wait to take the place of one that leaves after its cell.

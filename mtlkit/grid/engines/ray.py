@@ -29,14 +29,11 @@ from mtlkit.records import Cell, RunRecord
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 
-LOST_NODES = 5
-"""How often a cell whose node was lost is run again."""
+LOST_NODES = 5  # how often a cell whose node was lost is run again
 
-NEWS_SECONDS = 5.0
-"""How long the driver waits for news of running cells."""
+NEWS_SECONDS = 5.0  # how long the driver waits for news of running cells
 
-OWN = "local"
-"""The address with which Ray starts a cluster, instead of joining an existing one."""
+OWN = "local"  # the address with which Ray starts a cluster, instead of joining an existing one
 
 CONNECTION_SECONDS = 5
 
@@ -84,11 +81,6 @@ class RayEngine:
         tell: Tell = warnings.warn,
     ) -> Iterator[RunRecord]:
         """Run cells and yield their records as they finish, in no particular order.
-
-        Args:
-            cells: What to run.
-            progress: Told how far each cell is.
-            tell: Told of trouble.
 
         Raises:
             MissingError: There is no cluster, none of its nodes can run cells, or results cannot be

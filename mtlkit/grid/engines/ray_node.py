@@ -20,8 +20,7 @@ from mtlkit.records import Cell, RunRecord
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import CHECKPOINT, ResultStore, replacing
 
-POLL = 0.2
-"""Seconds between two reports of a cell."""
+POLL = 0.2  # seconds between two reports of a cell
 
 News = tuple[str, float] | str
 """The key of a cell and the share of it that is done, or a sentence for the user."""

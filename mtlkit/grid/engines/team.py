@@ -28,8 +28,7 @@ from mtlkit.store import ResultStore
 if TYPE_CHECKING:
     from mtlkit.grid.run_cell import Outcome
 
-START = timedelta(minutes=5)
-"""How long the processes of a team wait for each other at the start."""
+START = timedelta(minutes=5)  # how long the processes of a team wait for each other at the start
 SILENCE = timedelta(hours=2)
 """How long they do later, as while the first one plans, measures or writes."""
 
@@ -165,14 +164,7 @@ def _tells_of_another(error: Failure) -> bool:
 
 
 class TeamEngine:
-    """Runs cells one after another in processes that a launcher has started; this is the first.
-
-    Args:
-        store: Where outcomes go.
-        home: The data home.
-        execution: Device, threads and what is recorded.
-        place: That of this process.
-    """
+    """Runs cells one after another in processes that a launcher has started; this is the first."""
 
     def __init__(
         self, store: ResultStore, home: Path, execution: ExecutionSettings, place: Place

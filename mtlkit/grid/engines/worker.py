@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection, wait
@@ -25,6 +26,7 @@ from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 
 if TYPE_CHECKING:
+    from mtlkit.grid.global_state import GlobalState
     from mtlkit.grid.run_cell import Outcome
 
 
@@ -97,8 +99,7 @@ def work(
     os.chdir(here)
     import torch
 
-    from mtlkit.grid.global_state import GlobalState, same_start
-    from mtlkit.grid.run_cell import failure
+    from mtlkit.grid.global_state import GlobalState
     from mtlkit.grid.stacking import run_stack
 
     torch.set_num_threads(execution.threads)
@@ -116,33 +117,52 @@ def work(
             return
         _send(pipe, 0.0)  # taken up: from now on its time counts
 
-        left: Assignment | None = assignment
-        leaves = uses_plugin(assignment.cell)
         tell = partial(_send, pipe)
         if team is None:
             outcomes = run_stack(assignment.cells, home, execution, tell, store.folder)
         else:
             folder = store.folder(assignment.cell)
             outcomes = team.run(assignment.cell, home, execution, tell, folder)
-        while left is not None:
-            with same_start():
-                try:
-                    found = [next(outcomes)]
-                except BaseException as error:  # a plugin may raise what is no Exception
-                    found = [failure(lost_cell, error) for lost_cell in left.cells]
-                    leaves = True
-
-            # what the cell left behind
-            changes = clean_state.changes()
-            leaves = leaves or bool(changes) or any(map(_may_have_lost_gpu, found))
-            leaves = leaves or (team is not None and not found[0].record.ok)
-            for outcome in found:
-                outcome.record = with_history(outcome.record, assignment, changes)
-                outcome = _store(store, outcome, pipe)
-                _send(pipe, Finished(outcome.record, leaves))
-            left = left.without(*(outcome.record.key for outcome in found))
-        if leaves:
+        if _run_assignment(assignment, outcomes, store, pipe, clean_state, team is not None):
             return
+
+
+def _run_assignment(
+    assignment: Assignment,
+    outcomes: Iterator[Outcome],
+    store: ResultStore,
+    pipe: Connection,
+    clean_state: GlobalState,
+    in_team: bool,
+) -> bool:
+    """Run the cells of an assignment, whose outcomes come one by one; store and report each.
+
+    Returns:
+        Whether the process may be spoilt, and ends.
+    """
+    from mtlkit.grid.global_state import same_start
+    from mtlkit.grid.run_cell import failure
+
+    left: Assignment | None = assignment
+    leaves = uses_plugin(assignment.cell)
+    while left is not None:
+        with same_start():
+            try:
+                finished = [next(outcomes)]
+            except BaseException as error:  # a plugin may raise what is no Exception
+                finished = [failure(lost_cell, error) for lost_cell in left.cells]
+                leaves = True
+
+        # what the cell left behind
+        changes = clean_state.changes()
+        leaves = leaves or bool(changes) or any(map(_may_have_lost_gpu, finished))
+        leaves = leaves or (in_team and not finished[0].record.ok)
+        for outcome in finished:
+            outcome.record = with_history(outcome.record, assignment, changes)
+            outcome = _store(store, outcome, pipe)
+            _send(pipe, Finished(outcome.record, leaves))
+        left = left.without(*(outcome.record.key for outcome in finished))
+    return leaves
 
 
 def _may_have_lost_gpu(outcome: Outcome) -> bool:

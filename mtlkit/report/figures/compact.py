@@ -15,10 +15,8 @@ ALONE = re.compile(
     r'<g(?: id="[^"]*")?>\s*(<text[^>]*>[^<]*</text>|<(?:use|path)\b[^>]*/>)?\s*</g>'
 )
 """A group of one element, or of none."""
-RULES = "*{stroke-linejoin: round; stroke-linecap: butt}"
-"""The style sheet that matplotlib writes."""
-DEPTH = 3
-"""Groups around one element, at most."""
+RULES = "*{stroke-linejoin: round; stroke-linecap: butt}"  # the style sheet that matplotlib writes
+DEPTH = 3  # groups around one element, at most
 
 
 def compact(svg: str) -> str:

@@ -24,19 +24,14 @@ CAPTION = (
     "undoes part of the other. The colours span the values shown, symmetric about 0, not always −1 "
     "to 1."
 )
-STEPS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)
-"""Where the colours may end."""
-CELL = 0.46
-"""Width of a field, if there is room."""
-LINE = 0.24
-"""Height of a field."""
-HEAD = 0.3
-"""Height of a panel's name."""
+STEPS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # where the colours may end
+CELL = 0.46  # width of a field, if there is room
+LINE = 0.24  # height of a field
+HEAD = 0.3  # height of a panel's name
 GAP = 0.3
 LONGEST_BALANCER = 2.2
 
-Column = tuple[str, str]
-"""A model and a pair of tasks."""
+Column = tuple[str, str]  # a model and a pair of tasks
 
 
 @dataclass(frozen=True)

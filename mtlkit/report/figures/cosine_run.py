@@ -22,8 +22,7 @@ CAPTION = (
     "four parts are shown. Above 0 the tasks agree, below 0 they conflict."
 )
 MOST_MODULES = 4
-MOST_SHADED = 8
-"""Lines of a panel up to which the range over seeds is shaded."""
+MOST_SHADED = 8  # lines of a panel up to which the range over seeds is shaded
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,13 @@ from mtlkit.report.figures.style import MUTED, WIDTH
 from mtlkit.report.summary import Row
 from mtlkit.spec import digest
 
-CELL = 0.44
-"""Width of a field, if there is room."""
-LINE = 0.27
-"""Height of a field."""
+CELL = 0.44  # width of a field, if there is room
+LINE = 0.27  # height of a field
 GAP = 0.3
-HEAD = 0.26
-"""Height of the balancer's name."""
+HEAD = 0.26  # height of the balancer's name
 LONGEST_LINE = 1.1
 CROSS = ("×", "#a9b1b8")
-MOST = 12
-"""Balancers that the figure of a model shows."""
+MOST = 12  # balancers that the figure of a model shows
 
 ALIGNED = (
     "Experts are interchangeable, so those of different seeds were first put into the order in "

@@ -18,12 +18,9 @@ from mtlkit.report.figures.style import INK
 from mtlkit.report.figures.text import shorten, text_width
 
 NAME_SIZE = 7.5
-LONGEST_NAME = 1.1
-"""Inches of a column's name; longer ones are shortened."""
-SLANT = 40
-"""Degrees by which the names of columns are turned."""
-FOOT_SHARE = 0.7
-"""Height of a slanted name, as a share of its width."""
+LONGEST_NAME = 1.1  # inches of a column's name; longer ones are shortened
+SLANT = 40  # degrees by which the names of columns are turned
+FOOT_SHARE = 0.7  # height of a slanted name, as a share of its width
 
 
 @dataclass(frozen=True)

@@ -21,8 +21,7 @@ CAPTION = (
     "the number of experts that the gate sees. At 1 (dashed) a gate uses all experts alike for "
     "every row; near 0 it picks one expert. Lines are means over seeds.{merged}"
 )
-SEPARATE = 4
-"""Up to this many gates a level each gets a panel; more are averaged."""
+SEPARATE = 4  # up to this many gates a level each gets a panel; more are averaged
 
 
 @dataclass(frozen=True)

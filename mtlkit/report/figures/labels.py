@@ -8,10 +8,8 @@ import numpy as np
 
 from mtlkit.report.figures.text import text_width
 
-Box = tuple[float, float, float, float]
-"""Left, bottom, right and top, in inches."""
-HEIGHT = 0.13
-"""Of a label."""
+Box = tuple[float, float, float, float]  # left, bottom, right and top, in inches
+HEIGHT = 0.13  # of a label
 OFFSETS = (
     (0.11, 0.07),
     (0.11, -0.17),
@@ -23,13 +21,10 @@ OFFSETS = (
     (-0.14, -0.05),
 )
 """From a point to where its label may begin, the best first."""
-REACHES = (1.0, 1.9, 3.0)
-"""All of the offsets are tried at these multiples of their length."""
-DOT = 0.055
-"""Half the width of a point."""
+REACHES = (1.0, 1.9, 3.0)  # all of the offsets are tried at these multiples of their length
+DOT = 0.055  # half the width of a point
 OUTSIDE_COST = 10
-RANK_COST = 0.0008
-"""Of equally free places the first is taken."""
+RANK_COST = 0.0008  # of equally free places the first is taken
 
 
 def place_labels(

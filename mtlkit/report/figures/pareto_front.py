@@ -46,8 +46,7 @@ CAPTION = (
     "joins them and bounds what was reached. Dotted lines mark single-task. Where intervals "
     "overlap, membership of the front may be chance."
 )
-LABELLED = 8
-"""This many rows of the front are labelled."""
+LABELLED = 8  # this many rows of the front are labelled
 LABEL_SIZE = 8
 FRONT_DASHES = (0, (3, 1.5))
 

@@ -15,8 +15,7 @@ CAPTION = (
     "The grey band is the best method's bar. Friedman's test that all ranks are the same: "
     "p = {p_value:.2g}."
 )
-LINE = 0.24
-"""Height of a method's line."""
+LINE = 0.24  # height of a method's line
 LONGEST_NAME = 3
 
 

@@ -22,8 +22,7 @@ MARGIN = 0.1
 LEGEND_LINE = 0.22
 LEGEND_SIZE = 8.5
 LONGEST_ENTRY = 3.5
-HIGHEST_PNG = 20
-"""Inches."""
+HIGHEST_PNG = 20  # inches
 ABOUT: dict[str, dict[str, str | None]] = {
     "svg": {"Date": None, "Creator": "mtlkit"},
     "png": {"Software": "mtlkit"},

@@ -23,10 +23,8 @@ CAPTION = (
     "axis, logarithmic where weights span more than a factor of 20. Gaps: the task was idle in "
     "that stretch.{constant}"
 )
-MOST = 30
-"""Panels of the figure."""
-SPAN = 20
-"""From this ratio of the largest to the smallest weight on, the axis is logarithmic."""
+MOST = 30  # panels of the figure
+SPAN = 20  # from this ratio of the largest to the smallest weight on, the axis is logarithmic
 Probed = list[tuple[Row, Probes]]
 
 

@@ -13,12 +13,9 @@ from matplotlib.ft2font import LoadFlags
 from mtlkit.report.figures.style import FONTS
 from mtlkit.report.summary import Row
 
-BOLD = 1.16
-"""How much wider bold text is."""
-POINTS = 72
-"""Points of an inch."""
-MEASURED_SIZE = 100.0
-"""Points of the font by which widths are measured."""
+BOLD = 1.16  # how much wider bold text is
+POINTS = 72  # points of an inch
+MEASURED_SIZE = 100.0  # points of the font by which widths are measured
 
 
 @lru_cache(maxsize=4096)
