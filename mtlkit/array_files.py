@@ -64,9 +64,7 @@ def _read_members(packed: bytes, limit: int | None) -> dict[str, np.ndarray]:
 
 
 def _read_member(archive: Any, info: ZipInfo, packed: bytes) -> Any:
-    """One array of an archive; by numpy's own reader unless the file is of the usual form, which
-    numpy reads slowly.
-    """
+    """One array of an archive; unless it is of the usual form, by numpy's own slow reader."""
     content = _unpacked(info, packed)
     if content is None:
         content = archive.zip.read(info)

@@ -181,9 +181,7 @@ def alike(balancers: Sequence[Typed], tasks: int) -> list[str]:
 
 
 def relatives(name: str) -> list[str]:
-    """What ``mtlkit info`` says of a balancer: with which others it is one method, and for how many
-    tasks.
-    """
+    """What ``mtlkit info`` says of a balancer: which others are the same, for how many tasks."""
     sentences = []
     for family in sorted(FAMILIES, key=lambda family: bool(family.when)):
         itself = [str(member) for member in family.members if member.name == name]

@@ -45,9 +45,7 @@ def reason_of(error: OSError) -> str:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Write to a temporary file that takes the place of ``path`` when the block ends without an
-    error.
-    """
+    """Write to a temporary file that takes the place of ``path`` if the block ends well."""
     writer = f"{platform.node()}.{os.getpid()}-{threading.get_native_id()}"
     temporary = path.with_name(f".{path.name}.{writer}")
     try:

@@ -158,9 +158,7 @@ class Registry:
         return self._package_file(name) is None and name in self._entry_points()
 
     def source_digest(self, name: str) -> str | None:
-        """The sha256 of a plugin file, which belongs to its identity; None for entries of the
-        package.
-        """
+        """The sha256 of a plugin file, part of its identity; None for entries of the package."""
         plugin = _plugin(name)
         return hashlib.sha256(plugin.read_bytes()).hexdigest() if plugin else None
 
@@ -187,9 +185,7 @@ class Registry:
             ) from error
 
     def _classes(self, name: str) -> list[Any]:
-        """The classes of this kind that the file of an entry defines itself, and does not just
-        import.
-        """
+        """The classes of this kind that the file of an entry defines itself, not just imports."""
         hint = f"python {shlex.quote(name)} shows the whole of it" if _plugin(name) else None
         with self.told_as_error_of(name, hint):
             module = self._module(name)
@@ -316,9 +312,7 @@ def _what_it_raises(name: str, error: BaseException, line: int | None) -> str:
 
 
 def _line_of(error: BaseException, file: str) -> int | None:
-    """The line of a file in which an error was raised, or from which it came; None if it did not
-    come from there.
-    """
+    """The line of a file in which an error was raised or from which it came; None if neither."""
     if isinstance(error, SyntaxError) and error.filename == file:
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)

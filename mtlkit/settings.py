@@ -26,9 +26,7 @@ from mtlkit.spec import split_list
 
 
 class Settings(BaseModel):
-    """Base of every group of options: unknown keys are errors, values never change after
-    validation.
-    """
+    """Base of every group of options: unknown keys are errors, values change no more."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
@@ -196,9 +194,7 @@ class RowWeights(Settings):
 
 
 class TrainingSettings(Settings):
-    """What moves the numbers of a run besides the model and the balancer. All of it enters the
-    cell's key.
-    """
+    """What moves the numbers of a run besides model and balancer: all is part of the cell's key."""
 
     # how long, and in which batches
     epochs: float = Field(
@@ -377,9 +373,7 @@ BY_TASK = (
 
 
 def training_of_tasks(training: Mapping[str, Any], tasks: Sequence[str]) -> dict[str, Any]:
-    """Training settings as plain values, without what they say of other tasks; what is left empty
-    goes.
-    """
+    """Training settings as plain values, without what they say of other tasks or leave empty."""
     kept = dict(training)
     for name in BY_TASK:
         values = kept.pop(name, None) or ()

@@ -393,9 +393,7 @@ class GramBalancer(Balancer):
         return torch.cat(columns, 1)
 
     def weigh(self, step: Step, gramian: Tensor) -> Tensor:
-        """(T,) weights for inner products (T, T) that need not be the step's own, as when a method
-        scales gradients.
-        """
+        """(T,) weights for inner products (T, T) that a method may have scaled."""
         # one copy to the host, for which a GPU waits
         packed = self.pack(step, gramian).cpu().numpy()
         inner_products, losses, active = packed[:, :-2], packed[:, -2].copy(), packed[:, -1]

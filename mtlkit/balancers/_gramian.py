@@ -24,9 +24,7 @@ def scatter(values: np.ndarray, index: np.ndarray, size: int) -> np.ndarray:
 
 
 def factor(gram: np.ndarray) -> np.ndarray:
-    """A (T, T) matrix whose columns have the given inner products: ``A.T @ A == gram``, exact in
-    short columns, too.
-    """
+    """A (T, T) matrix A with ``A.T @ A == gram``, exact in short columns, too."""
     nonzero, cosines, norms = unit_rows(gram)
     columns = np.zeros_like(gram)
     columns[: len(nonzero), nonzero] = _root(cosines) * norms

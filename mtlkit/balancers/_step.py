@@ -33,9 +33,7 @@ class Step(Protocol):
     seed: int
 
     def gramian(self, scope: Scope | None = None) -> Tensor:
-        """(T, T) float64 inner products of the task gradients over the shared parameters of a
-        scope.
-        """
+        """(T, T) float64 inner products of task gradients over the shared parameters of a scope."""
 
     def jacobian(self, scope: Scope | None = None) -> Tensor:
         """(T, P) task gradients over the shared parameters of a scope, zero where a task does not
@@ -60,9 +58,7 @@ class Step(Protocol):
         """The same questions about an independent batch, at the same parameters."""
 
     def after_step(self, callback: Callable[[Tensor], None]) -> None:
-        """Have a function called with the (T,) losses on the same batch after the optimiser has
-        stepped.
-        """
+        """Have a function called with the (T,) losses on this batch after the optimiser's step."""
 
 
 @dataclass(frozen=True)

@@ -80,9 +80,7 @@ def fair_weights(gram: np.ndarray, alpha: float) -> np.ndarray:
 
 @compiled
 def fair_point(matrix: np.ndarray, h: np.ndarray, alpha: float, start: np.ndarray) -> np.ndarray:
-    """The z > 0 with ``matrix z = h (z / h) ** (-1 / alpha)``, by Newton's method with a line
-    search.
-    """
+    """The z > 0 with ``matrix z = h (z / h) ** (-1 / alpha)``, by Newton with a line search."""
     z = start.copy()
     last_change = np.inf
     for _ in range(STEPS):

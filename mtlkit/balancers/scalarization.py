@@ -28,9 +28,7 @@ from mtlkit.settings import Settings
 
 
 class Scalarization(Uniform):
-    """A sweep of static weights; trained as it is, without being expanded, it is the middle of the
-    sweep.
-    """
+    """A sweep of static weights; trained without being expanded, it is the middle of the sweep."""
 
     class Options(Settings):
         n: int = Field(9, ge=2, le=1000, description="number of weightings")

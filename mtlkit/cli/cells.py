@@ -23,9 +23,7 @@ if TYPE_CHECKING:
 def run_cells(
     plan: Plan, engine: Engine, store: ResultStore, console: Console, quiet: bool, json: bool
 ) -> int:
-    """Run what is left to run; return how many cells of the plan have failed, earlier ones
-    included.
-    """
+    """Run what is left to run; return how many cells of the plan have failed, now or earlier."""
     from mtlkit.cli.progress import GridProgress
     from mtlkit.grid.running import RunningGrid, running_grids
 

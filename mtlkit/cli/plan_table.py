@@ -22,9 +22,7 @@ STATES = {"to run": "bold", "done": "green", "failed before": "red"}
 
 
 def print_summary(plan: Plan, dataset: Dataset, console: Console) -> None:
-    """How many cells there are in which state, what does not apply, what the settings lead to, and
-    which methods are one.
-    """
+    """How many cells are in which state, what does not apply, and which methods are one."""
     from mtlkit.equivalences import notices
 
     counts = Counter[str](planned.state for planned in plan.cells)

@@ -96,9 +96,7 @@ def _columns(content: Content, width: int, any_failed: bool) -> list[int]:
 
 
 def _as_many_as_fit(content: Content, columns: list[int], width: int) -> list[int]:
-    """The names, then the mean over tasks, then the tasks in their order, as long as they fit; one
-    number always.
-    """
+    """The names, the mean over tasks, then as many tasks as fit; at least one number."""
     labels, numbers = columns[:LABELS], columns[LABELS:]
     by_weight = sorted(numbers, key=lambda i: not content.columns[i].startswith(GAIN))
     fitting = [*labels, *by_weight[:1]]

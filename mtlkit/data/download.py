@@ -193,9 +193,7 @@ def _complete(request: _Request, partial: _PartialFile) -> None:
 
 
 def _client(request: _Request) -> httpx.Client:
-    """The client, which takes proxies and certificates from the environment. It is led from https
-    to https alone.
-    """
+    """The client; proxies and certificates are the environment's, https leads to https alone."""
 
     def refuse_plain(sent: httpx.Request) -> None:
         if request.url.lower().startswith("https:") and sent.url.scheme != "https":

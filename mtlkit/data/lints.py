@@ -379,9 +379,7 @@ def _hash(words: Iterator[np.ndarray]) -> np.ndarray:
 
 
 def _words(split: Split, rows: np.ndarray) -> Iterator[np.ndarray]:
-    """(n,) integers that make up some rows in rising order, with the ids and numbers that they
-    share with others.
-    """
+    """(n,) integers that make up some rows in rising order, with what they share with others."""
     for array in (split.ids, split.dense, split.labels):
         yield from _as_words(array[rows])
     yield from (_bag_sums(bag, rows) for bag in split.bags.values())

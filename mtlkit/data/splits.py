@@ -36,9 +36,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class SharedColumns:
-    """Columns that many rows share (a user's, of a session): stored once, and pointed at by each
-    row.
-    """
+    """Columns that many rows share (a user's, of a session): stored once, each row points there."""
 
     row: np.ndarray  # (N,) int32: which of the U shared rows belongs to each row of the split
     ids: np.ndarray  # (U, F) int32

@@ -42,9 +42,7 @@ def from_normal_ranks(normal: np.ndarray, quantiles: Sequence[float], std: float
 
 
 def middle_ranks(values: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """(N,) ranks from 0 to 1 among rising values at evenly spaced ranks; equal values share the
-    middle of theirs.
-    """
+    """(N,) ranks from 0 to 1 among rising values at evenly spaced ranks; ties get the middle."""
     ranks = np.linspace(0, 1, len(points))
     # From below and from above, which differ where many rows have one value.
     from_below = np.interp(values, points, ranks)

@@ -78,9 +78,7 @@ class Architecture(nn.Module, ABC):
 
     @classmethod
     def inapplicable(cls, schema: Schema) -> str | None:
-        """Why the architecture makes no sense on such data (``"has no funnel"``), or None when it
-        does.
-        """
+        """Why the architecture makes no sense on such data (``"has no funnel"``), or None."""
         return NO_FUNNEL if cls.needs_funnel and schema.funnel is None else None
 
     @classmethod
@@ -166,9 +164,7 @@ class Architecture(nn.Module, ABC):
         return ALL_ROWS
 
     def objectives(self, output: Output, batch: Batch) -> list[Objective]:
-        """The losses of an output: by default each prediction against its own label, on the rows of
-        its space.
-        """
+        """The losses of an output: each prediction against its label, on the rows of its space."""
         return [
             self.objective(prediction, batch)
             for prediction in output.predictions
@@ -191,9 +187,7 @@ class Architecture(nn.Module, ABC):
         return [by_task[task.name].logits for task in self.tasks]
 
     def learning_rates(self) -> dict[str, float]:
-        """Prefix of parameter names to a factor on their learning rate; the factor is an option,
-        hence recorded.
-        """
+        """Prefix of parameter names to a factor on their learning rate, which an option gives."""
         return {}
 
     # what its experts are called

@@ -161,9 +161,7 @@ class FirstLayer:
 
     @property
     def endpoints(self) -> list[tuple[Tensor, list[int]]]:
-        """Tensors through which alone the layers reach the losses, and the indices of the layers
-        that each one holds.
-        """
+        """Tensors through which alone the layers reach the losses, each with its layers."""
         if self._outputs:
             return [(output, [k]) for k, output in enumerate(self._outputs)]
         return [(self.output, list(range(len(self.layers))))]

@@ -188,9 +188,7 @@ class FoldedLinear:
     def _fold(
         self, group: TableGroup, weight: Tensor, bias: Tensor | None, reads: Reads | None
     ) -> Tensor:
-        """The layers (n, O, D) on each row of a table, (V, n * O); what is made of the table alone
-        is a cut.
-        """
+        """The layers (n, O, D) on each row of a table, (V, n * O), which is a cut."""
         table, field = self._table(group), self._field(group)
         group_weight = weight
         if group.stop - group.start < weight.shape[2]:

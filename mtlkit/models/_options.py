@@ -54,9 +54,7 @@ class BaseOptions(Settings):
 
     @model_serializer(mode="wrap")
     def _without_unused(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Leave out what the choice of ``numbers`` does not read, unless somebody set it: keys of
-        earlier runs stay.
-        """
+        """Leave out what ``numbers`` does not read, unless it was set: keys of old runs stay."""
         unused = [
             option
             for choice, options in OF_NUMBERS.items()

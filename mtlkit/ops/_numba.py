@@ -30,9 +30,7 @@ def njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
 
 class _Cache(FunctionCache):
-    """A cache whose disk may be full, and whose files may be damaged: then kernels are compiled
-    again.
-    """
+    """A cache whose disk may be full and whose files may be damaged: then kernels compile again."""
 
     def load_overload(self, *arguments: Any) -> Any:
         try:

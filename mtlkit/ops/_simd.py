@@ -225,9 +225,7 @@ def where_positive(typing: Any, lanes: Any, other: Any) -> Any:
 
 @_intrinsic
 def prefetch(typing: Any, row: Any, i: Any) -> Any:
-    """Say that the i-th number of a contiguous row is soon wanted; the processor may bring it, or
-    do nothing.
-    """
+    """Say that the i-th number of a contiguous row is soon wanted; the processor may ignore it."""
 
     def build(context: Any, builder: Any, signature: Any, values: Any) -> Any:
         number = _address(context, builder, row, values)

@@ -212,9 +212,7 @@ def _derived(metrics: pd.DataFrame, block: Block) -> dict[str, frozenset[str]]:
 
 
 def _capped(metrics: pd.DataFrame, block: Block) -> dict[str, dict[str, float]]:
-    """Group to score to the share of rows whose derived probability would exceed 1, mean over
-    seeds.
-    """
+    """Group to score to the share of rows whose derived probability would exceed 1, on average."""
     known = metrics.dropna(subset=["capped"])
     shares = known.groupby(["group", "task"], observed=True)["capped"].mean().reset_index()
     capped: dict[str, dict[str, float]] = {group.id: {} for group in block.groups}

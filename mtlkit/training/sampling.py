@@ -111,9 +111,7 @@ def sample_rows(
 
 
 def probe_batch(dataset: Dataset, train: DeviceSplit) -> Batch:
-    """Fixed training rows with positives of every binary task, weighted by the inverse of their
-    chance.
-    """
+    """Fixed training rows with positives of each binary task, weighted by one over their chance."""
     seed = seed_for(0, "probe")
     rows, weights = probe_rows(
         dataset.splits["train"], dataset.schema, PROBE_ROWS, PROBE_POSITIVES, seed

@@ -35,9 +35,7 @@ class BestPoint:
 
 @dataclass(frozen=True)
 class SelectionRule:
-    """What picks the best point of a group of tasks, written ``which``, ``metric`` or
-    ``which:metric``.
-    """
+    """What picks the best point of a group of tasks: ``which``, ``metric`` or ``which:metric``."""
 
     # ``mean`` or ``weighted`` over the scores, the ``loss``, or the name of a score, which counts
     # alone in its group, while other groups go by the mean.

@@ -150,9 +150,7 @@ def _with_train_mean(schema: Schema, task: Task, train: Split) -> Task:
 
 
 def _check_groups(dataset: Dataset, task: Task) -> None:
-    """Raise a :class:`UsageError` where a loss compares rows of a group that the data do not
-    name.
-    """
+    """Raise a :class:`UsageError` where a loss compares rows of a group that data do not name."""
     groups = dataset.splits["train"].groups
     for name in sorted(build_loss(task).groups - groups.keys()):
         hint = "name it in a YAML file: roles: {session: COLUMN}, or groups: [COLUMN]"

@@ -220,9 +220,7 @@ def _is_gzip(path: Path) -> bool:
 
 
 def _mark(content: bytes) -> dict[str, Any] | None:
-    """What the simulator noted: numbers, and objects of them. Anybody may have written it, so
-    nothing else is taken.
-    """
+    """What the simulator noted: numbers and objects of them alone, for anybody may have done it."""
     try:
         facts = json.loads(content)
     except (ValueError, RecursionError):
@@ -303,9 +301,7 @@ class _Member:
 
 
 def _members(stream: Any, wanted: tuple[str, ...]) -> Iterator[tuple[str, _Member]]:
-    """The members of a tar that have one of some names. A reader of its own, because tarfile trusts
-    header sizes.
-    """
+    """The members of a tar that have one of some names; tarfile itself trusts header sizes."""
     long_name, extended = None, {}
     scratch = memoryview(bytearray(1 << 20))
     while True:

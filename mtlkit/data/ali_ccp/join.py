@@ -80,9 +80,7 @@ def _way_to_divide(protocol: Protocol, split: str) -> int:
 
 
 class Joined:
-    """Both texts of an official split, with the common row and the final split of each row of the
-    skeleton.
-    """
+    """Both texts of an official split, with the common row and final split of each skeleton row."""
 
     def __init__(
         self, rows: Staged, users: Staged, keys: Keys, protocol: Protocol, split: str
@@ -117,9 +115,7 @@ class Joined:
         return {"rows": self.orphans, "first lines": first_lines.tolist()}
 
     def bad_lines(self) -> Iterator[tuple[str, list[list[int]]]]:
-        """Of each text with malformed lines or orphans: its name, and the first of them with their
-        reasons.
-        """
+        """Of each text with malformed lines or orphans: its name, and the first with reasons."""
         orphans = [[line, ORPHAN] for line in self.orphan_lines.tolist() if line]
         for text, more_lines in ((self.rows, orphans), (self.users, [])):
             lines = [*text.first_bad_lines(), *more_lines]

@@ -180,9 +180,7 @@ def _details(
 
 
 def _of_the_test_split(simulated: dict[str, Any], request: Request) -> dict[str, Any]:
-    """What the simulator noted. Its ceiling is that of all its test rows: set aside where the split
-    holds only some.
-    """
+    """What the simulator noted; the ceiling of all its test rows only where the split holds all."""
     if request.sample == 1 and request.protocol.held_out != "test":
         return simulated
     facts = {name: fact for name, fact in simulated.items() if name != PLANTED}

@@ -143,9 +143,7 @@ def _padding(size: int) -> bytes:
 
 
 class _World:
-    """Numbers of levels, where the ids of each field begin, and the biases that give the rates
-    asked for.
-    """
+    """Numbers of levels, where each field's ids begin, and biases that give the rates asked for."""
 
     def __init__(self, simulation: Simulation) -> None:
         self.simulation = simulation
@@ -250,16 +248,12 @@ class _SplitText:
         return buffer[:size].data
 
     def packed(self, name: str, first: int, last: int) -> tuple[int, bytes]:
-        """The size of a piece, and the piece as gzip; both halves of the work let go of the
-        interpreter.
-        """
+        """The size of a piece, and the piece as gzip; both let the interpreter go meanwhile."""
         piece = self.piece(name, first, last)
         return len(piece), igzip.compress(piece, LEVEL, mtime=0)
 
     def counts(self) -> dict[str, int]:
-        """Rows, clicks, purchases and dirty rows as drawn; the dirty ones are not among the
-        purchases.
-        """
+        """Rows, clicks, purchases and dirty rows as drawn; dirty ones are no purchases."""
         click, buy = self.labels.T.astype(bool)
         return {
             "rows": len(click),
@@ -269,9 +263,7 @@ class _SplitText:
         }
 
     def planted(self) -> dict[str, float | None]:
-        """AUC of the true chances on the clean rows: of a click, of a purchase, of a purchase on
-        clicked rows.
-        """
+        """AUC of the true chances on clean rows: of click, purchase, purchase on clicked rows."""
         click, buy = self.labels.T.astype(bool)
         clean = click | ~buy
         chance = _sigmoid(self.chances[clean].astype(np.float64))

@@ -262,9 +262,7 @@ def _shown(seed: int, sizes: np.ndarray, row: int) -> _Item:
 
 @inlined
 def _item_features(seed: int, sizes: np.ndarray, row: int, shown: _Item, out: _Features) -> int:
-    """The features of the item, and the matches of its intentions with the user's past; returns
-    how many there are.
-    """
+    """The number of features: of the item, and matches of its intentions with the user's past."""
     n = _add(out, 0, F205, shown.item, 0)
     n = _add(out, n, F206, shown.category, 0)
     n = _add(out, n, F207, shown.shop, 0)

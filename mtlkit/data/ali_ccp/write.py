@@ -54,9 +54,7 @@ class SplitWriter:
         self.adding = threading.Lock()
 
     def write(self, joined: Joined, progress: Progress) -> dict[str, Any]:
-        """The final splits that come from one official split; returns their entries in the
-        manifest.
-        """
+        """The final splits that come of an official one; returns their entries in the manifest."""
         sizes = joined.sizes()
         names = {code: name for code, name in FINAL_SPLITS.items() if sizes[code]}
         shared_arrays = self._write_shared(joined, list(names.values()), progress)

@@ -392,9 +392,7 @@ class AliCcp(StreamedSource):
 
 
 def _brought_source(origin: Path, label: str) -> dict[str, Any]:
-    """The note of where official files or those of the mirror lie, and of what tells them from
-    others.
-    """
+    """The note of where official files or the mirror's lie, and of what tells them from others."""
     from mtlkit.data.ali_ccp.archives import find_source
     from mtlkit.data.ali_ccp.mirror import FILES
 

@@ -213,9 +213,7 @@ def _made(
 
 
 def _check_steps(table: Table, spec: TableSpec, labels: Sequence[Label]) -> None:
-    """Raise a :class:`UsageError` where a step of the funnel, or a label that another one is given,
-    is not binary.
-    """
+    """Raise a :class:`UsageError` where a step of the funnel, or what is given, is not binary."""
     kinds = {label.column: label.task.kind for label in labels}
     steps = [*spec.funnel, *(label.given for label in labels if label.given is not None)]
     for step in steps:

@@ -217,9 +217,7 @@ class Projection:
 
 
 class Scales:
-    """Vectors whose every number is standardised on train; the interface is that of
-    :class:`Projection`.
-    """
+    """Vectors whose every number is standardised on train; used like a :class:`Projection`."""
 
     def __init__(self, length: int) -> None:
         self.axes = length

@@ -267,9 +267,7 @@ def _is_whole(values: pa.Array) -> bool:
 
 
 def _vector_length(sample: pa.Array) -> int:
-    """The one length of lists of numbers; 0 where there is none. Text may hold such lists in
-    brackets.
-    """
+    """The one length of lists of numbers, which may be text in brackets; 0 where there is none."""
     sample = pc.drop_null(sample)
     if pa.types.is_string(sample.type):
         if find_separator(sample, ()) != BRACKETS:

@@ -118,9 +118,7 @@ def _label_lines(sample: Columns, plan: TablePlan) -> Iterator[str]:
 
 
 def _nested_steps(sample: Columns, labels: list[str]) -> list[str]:
-    """The labels from the most to the least frequent, if each is positive only where the one before
-    is.
-    """
+    """The labels, the most frequent first, if each is positive only where the one before is."""
     if len(labels) < 2 or not all(_is_binary(sample[name]) for name in labels):
         return []
     positive = {}

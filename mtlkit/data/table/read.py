@@ -235,9 +235,7 @@ def peek_parquet(file: Path, label: str, rows: int) -> Table:
 def common_types(
     types: dict[str, pa.DataType], own: dict[str, pa.DataType], file: str
 ) -> dict[str, pa.DataType]:
-    """The types of earlier shards and of one more; a column that is empty in one takes that of the
-    others.
-    """
+    """The types of earlier shards and one more; a column empty in one has that of the others."""
     if set(types) != set(own):
         odd = sorted(set(types) ^ set(own))[0]
         has = "lacks" if odd in types else "has"

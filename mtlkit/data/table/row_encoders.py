@@ -77,9 +77,7 @@ class RowEncoders:
 
     @classmethod
     def of_fitted(cls, fitted: Sequence[tuple[str, Fitted]]) -> RowEncoders:
-        """Those of columns of text and of numbers, whose encoders are fitted already and take every
-        text for a level.
-        """
+        """Those of columns of text and numbers, whose fitted encoders take any text for a level."""
         columns = (
             levels(column, encoder.levels)
             if isinstance(encoder, CategoryEncoder)

@@ -141,9 +141,7 @@ class SplitSpec(Settings):
 
 
 class TableSpec(Settings):
-    """What a table means. Only the labels must be named; all else has a default, or is found out
-    from the columns.
-    """
+    """What a table means. Only labels must be named; all else has a default or is found out."""
 
     # the labels
     labels: Annotated[dict[str, TaskSpec], BeforeValidator(_as_labels)] = Field(

@@ -237,9 +237,7 @@ def _row_of(misfit: DoesNotFitError, dialect: Dialect) -> int:
 
 
 def _check_end(file: Path, dialect: Dialect, last: pa.RecordBatch | None) -> None:
-    """Raise a :class:`MissingError` for a double quote that is never closed: it swallows all lines
-    after it.
-    """
+    """Raise a :class:`MissingError` for a quote never closed: it swallows all lines after it."""
     if last is None or not last.num_rows:
         return
     value = last.column(last.num_columns - 1)[-1].as_py()

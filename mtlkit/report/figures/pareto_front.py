@@ -203,9 +203,7 @@ def _reference_lines(panel: _Panel, references: References) -> None:
 
 
 def _ceilings(panel: _Panel) -> None:
-    """Lines at what the planted model of simulated data reaches; values where there is room or a
-    line is outside.
-    """
+    """Lines at what the planted model of simulated data reaches; values where there is room."""
     axes = panel.axes
     ceiling_line(axes, panel.across, vertical=True, width=0.9)
     ceiling_line(axes, panel.up, vertical=False, width=0.9)
