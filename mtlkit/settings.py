@@ -394,8 +394,7 @@ class ExecutionSettings(Settings):
         "local", description="where cells run: on this machine, or on a Ray cluster"
     )
     address: str | None = Field(
-        None,
-        description="of the Ray cluster; default: $RAY_ADDRESS, else one is started here",
+        None, description="of the Ray cluster; default: $RAY_ADDRESS, else one is started here"
     )
     device: Devices = Field("auto", description="auto, cpu, cuda, cuda:1, cuda:0,cuda:1 or all")
     jobs: int | None = Field(

@@ -7,14 +7,7 @@ from hypothesis import strategies as st
 from pydantic import Field
 
 from mtlkit.errors import UsageError
-from mtlkit.settings import (
-    ExecutionSettings,
-    Floats,
-    Settings,
-    Sizes,
-    TrainingSettings,
-    validate,
-)
+from mtlkit.settings import ExecutionSettings, Floats, Settings, Sizes, TrainingSettings, validate
 from mtlkit.spec import Spec, assign, canonical_json, digest, parse_spec, parse_value, split_list
 from mtlkit.yaml_files import read_yaml
 

@@ -195,9 +195,7 @@ def test_a_table_of_any_size_is_trained_on_its_batches_in_their_order(monkeypatc
     monkeypatch.setattr(sparse, "SCORED", 64)
     make, seen = Trainer._step, []
     monkeypatch.setattr(
-        Trainer,
-        "_step",
-        lambda self, batch, index: seen.append(batch) or make(self, batch, index),
+        Trainer, "_step", lambda self, batch, index: seen.append(batch) or make(self, batch, index)
     )
     windows = take_turns({"one": sparse.run(230_000, 23_000, 32, 2)})
     assert len(windows["one"]) == 2

@@ -44,7 +44,7 @@ PEERS = {
 TWINS = {peer: f"mtlkit as {peer}" for peer in PEERS}
 SYSTEMS = (*PEERS, "mtlkit", *TWINS.values())
 SETTINGS: dict[str, dict[str, Any]] = {
-    TWINS["fuxictr"]: {"clip_norm": 10.0},  # as FuxiCTR's loop does
+    TWINS["fuxictr"]: {"clip_norm": 10.0}  # as FuxiCTR's loop does
 }
 CONDITIONS = {
     ("census", 1024): {"train": 199_523, "passes": 2, "test": 49_881},

@@ -104,8 +104,7 @@ def bench(
     batch_size: Annotated[int | None, typer.Option(help="Rows per batch.")] = None,
     lr: Annotated[float | None, typer.Option(help="Peak learning rate.")] = None,
     patience: Annotated[
-        int | None,
-        typer.Option(help="Stop after so many evaluation points without improvement."),
+        int | None, typer.Option(help="Stop after so many evaluation points without improvement.")
     ] = None,
     engine: Annotated[
         str | None, typer.Option(help="Where cells run: local, or ray (pip install 'mtlkit[ray]').")

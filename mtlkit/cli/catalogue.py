@@ -130,10 +130,7 @@ def _describe_options(options_class: type[Settings]) -> list[dict[str, Any]]:
     return described
 
 
-SCALES = {
-    "simplex": "weights sum to T",
-    "native": "weights keep the length the method gives them",
-}
+SCALES = {"simplex": "weights sum to T", "native": "weights keep the length the method gives them"}
 
 
 def _print_facts(facts: dict[str, Any]) -> None:

@@ -13,13 +13,7 @@ from mtlkit.data.sources import open_source
 from mtlkit.data.table.spec import TaskSpec
 from mtlkit.errors import UsageError
 from mtlkit.grid.spaces import Dimension, is_dimension
-from mtlkit.settings import (
-    ExecutionSettings,
-    FolderPath,
-    Settings,
-    TrainingSettings,
-    validate,
-)
+from mtlkit.settings import ExecutionSettings, FolderPath, Settings, TrainingSettings, validate
 from mtlkit.spec import assign, split_list
 from mtlkit.yaml_files import read_yaml
 

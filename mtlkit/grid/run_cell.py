@@ -19,12 +19,7 @@ from mtlkit.data.splits import Dataset
 from mtlkit.data.types import loss_spec
 from mtlkit.errors import MissingError, MtlkitError
 from mtlkit.grid.build import build_model
-from mtlkit.grid.machine import (
-    describe_environment,
-    peak_memory,
-    reset_peak_memory,
-    resolve_device,
-)
+from mtlkit.grid.machine import describe_environment, peak_memory, reset_peak_memory, resolve_device
 from mtlkit.metrics.definitions import PRIMARY_METRIC
 from mtlkit.records import Cell, Failure, RunRecord, Status
 from mtlkit.registry import BALANCERS, LOSSES, MODELS, error_of_plugin, is_baseline

@@ -208,9 +208,7 @@ def tpe_point(
         params = {str(column): float(point[column]) for column in columns}
         study.add_trial(
             optuna.trial.create_trial(
-                params=params,
-                distributions=uniform,
-                value=worst if value is None else value,
+                params=params, distributions=uniform, value=worst if value is None else value
             )
         )
     point = np.zeros(COLUMNS)

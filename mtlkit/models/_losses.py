@@ -70,10 +70,7 @@ def row_weight(schema: Schema, task: Task, batch: Batch) -> Tensor | None:
 
 
 def mean_of_rows(
-    values: Tensor,
-    mask: Tensor | None,
-    weight: Tensor | None,
-    weight_mean: float | None = None,
+    values: Tensor, mask: Tensor | None, weight: Tensor | None, weight_mean: float | None = None
 ) -> RowMean:
     """The weighted mean of values over the rows of a mask.
 

@@ -14,17 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
-from mtlkit.ops._simd import (
-    LANES,
-    fma,
-    load,
-    positive,
-    store,
-    total,
-    where_positive,
-    zero,
-    zeros,
-)
+from mtlkit.ops._simd import LANES, fma, load, positive, store, total, where_positive, zero, zeros
 from mtlkit.ops.combine_experts import plain_combine_experts, plain_combine_experts_vjp
 from mtlkit.ops.softmax import (
     plain_softmax,

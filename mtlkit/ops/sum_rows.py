@@ -41,11 +41,7 @@ def plain_scatter_sum(ids: Tensor, rows: Tensor, size: int) -> Tensor:
 
 @kernel
 def _sum_rows(
-    ids: np.ndarray,
-    table: np.ndarray,
-    dense: np.ndarray,
-    dense_weight: np.ndarray,
-    out: np.ndarray,
+    ids: np.ndarray, table: np.ndarray, dense: np.ndarray, dense_weight: np.ndarray, out: np.ndarray
 ) -> None:
     """``out[b] = table[ids[b]].sum(0) + dense[b] @ dense_weight``.
 

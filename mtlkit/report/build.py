@@ -42,14 +42,7 @@ from mtlkit.report.run_warnings import all_run_warnings
 from mtlkit.report.statistics import MARGIN
 from mtlkit.report.submissions import Board
 from mtlkit.report.summary import Summary, summarise
-from mtlkit.report.tables import (
-    Table,
-    build_table,
-    csv_block,
-    rows_to_csv,
-    to_csv,
-    to_markdown,
-)
+from mtlkit.report.tables import Table, build_table, csv_block, rows_to_csv, to_csv, to_markdown
 from mtlkit.report.tuned_table import tuned_rows, tuned_table
 from mtlkit.report.verdicts import Verdicts, judge, verdict_rows, verdict_table
 from mtlkit.store import Copy, ResultStore, Unreadable
@@ -269,11 +262,7 @@ def _write_section(
     origins = origin_rows(frames, block)
     tables = [
         _write_table(
-            table,
-            csv_text,
-            f"tables/{block.slug}{suffix}",
-            out,
-            latex=None if suffix else latex,
+            table, csv_text, f"tables/{block.slug}{suffix}", out, latex=None if suffix else latex
         )
         for suffix, table, csv_text in _tables(
             summary, probes.by_group, sentences, judged, relations, origins

@@ -57,11 +57,7 @@ def _order(name: MetricName) -> tuple[str, int, str]:
 
 
 def _table(
-    summary: Summary,
-    task: TaskInfo,
-    names: list[MetricName],
-    means: Means,
-    heading: str,
+    summary: Summary, task: TaskInfo, names: list[MetricName], means: Means, heading: str
 ) -> MetricTable:
     """The rows of a summary, measured by some metrics."""
     block = summary.block

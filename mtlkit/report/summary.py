@@ -14,13 +14,7 @@ from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.gains import compare_gains, difference_of
-from mtlkit.report.references import (
-    Counts,
-    References,
-    TaskValues,
-    find_references,
-    with_floors,
-)
+from mtlkit.report.references import Counts, References, TaskValues, find_references, with_floors
 from mtlkit.report.row_noise import RowNoise, load_row_noise
 from mtlkit.report.run_warnings import listed, run_warnings
 from mtlkit.report.statistics import (

@@ -207,10 +207,7 @@ def score_labels(
 
 
 def metrics(
-    schema: Schema,
-    scores: Scores,
-    split: DeviceSplit,
-    further: FurtherMetrics | None = None,
+    schema: Schema, scores: Scores, split: DeviceSplit, further: FurtherMetrics | None = None
 ) -> dict[str, dict[str, Any]]:
     """Score name to its metrics, its space and whether it is derived.
 

@@ -93,10 +93,7 @@ class SelectionRule:
 
 
 def selection_value(
-    rule: SelectionRule,
-    tasks: dict[str, Task],
-    metrics: dict[str, dict[str, Any]],
-    loss: float,
+    rule: SelectionRule, tasks: dict[str, Task], metrics: dict[str, dict[str, Any]], loss: float
 ) -> float:
     """The value, higher is better, of an evaluation point for a group of tasks.
 

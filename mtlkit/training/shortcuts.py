@@ -370,10 +370,7 @@ class TaskBackward:
         self._joint_pass: PassGradients | None = None
 
     def of_task(
-        self,
-        task: int,
-        outputs: Sequence[Tensor],
-        upstream: Sequence[Tensor | None] | None = None,
+        self, task: int, outputs: Sequence[Tensor], upstream: Sequence[Tensor | None] | None = None
     ) -> None:
         """The pass of one task, from its loss or from tensors with a gradient each."""
         reached = [sliced for sliced in self.parameters if sliced.reaching_tasks[task]]

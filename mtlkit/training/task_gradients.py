@@ -191,10 +191,7 @@ class TaskGradients:
         for sliced in self.routes.parameters:
             if sliced.name in self.by_task:
                 total = weighted_gradient(
-                    sliced,
-                    self.by_task[sliced.name],
-                    shared_weights,
-                    private_weights,
+                    sliced, self.by_task[sliced.name], shared_weights, private_weights
                 )
                 if total is not None:
                     sums[sliced.name] = total

@@ -282,10 +282,7 @@ def merge_faults() -> Iterator[Fault]:
     whole = merged(lambda grid, other: None)
     yield Fault("merge", "half of the results were lost", (OK,), whole, True)
     for damage in DAMAGES:
-        for where, change in (
-            ("there", damaged_there(damage)),
-            ("here", damaged_here(damage)),
-        ):
+        for where, change in (("there", damaged_there(damage)), ("here", damaged_here(damage))):
             name = f"record.json {where} {damage.__name__}"
             yield Fault("merge", name, (OK,), merged(change), True)
     yield Fault("merge", "other numbers", (FAILED,), merged(change_numbers), True)

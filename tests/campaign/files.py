@@ -411,14 +411,8 @@ DOWNLOADS = {
         download_act(lambda handler: handler.head(200, None, Content_Length="-5")),
         "file.bin",
     ),
-    "a length that no disk has": (
-        download_act(lambda handler: handler.head(200, 10**18)),
-        "GB",
-    ),
-    "a header that is not ASCII": (
-        download_act(answer(404, b"", X_Name="caf\xe9")),
-        "404",
-    ),
+    "a length that no disk has": (download_act(lambda handler: handler.head(200, 10**18)), "GB"),
+    "a header that is not ASCII": (download_act(answer(404, b"", X_Name="caf\xe9")), "404"),
     "an address of no kind": (from_address("no address"), "no address"),
     "ftp": (from_address("ftp://127.0.0.1/x"), "ftp://127.0.0.1/x"),
     "a port that is none": (from_address("http://127.0.0.1:99999/x"), "99999"),

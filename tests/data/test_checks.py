@@ -35,9 +35,7 @@ def make_dataset() -> Dataset:
             dense=np.zeros((4, 1), np.float32),
             bags={
                 "user-bag": Bag(
-                    np.array([0, 1, 1, 3, 3]),
-                    np.array([4, 0, 1], np.int32),
-                    np.ones(3, np.float32),
+                    np.array([0, 1, 1, 3, 3]), np.array([4, 0, 1], np.int32), np.ones(3, np.float32)
                 )
             },
         )

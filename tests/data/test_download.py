@@ -332,10 +332,7 @@ def test_a_certificate_that_nobody_vouches_for(target):
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [
-        ("ALL_PROXY", "nonsense://127.0.0.1:1"),
-        ("SSL_CERT_FILE", "/no/such/file.pem"),
-    ],
+    [("ALL_PROXY", "nonsense://127.0.0.1:1"), ("SSL_CERT_FILE", "/no/such/file.pem")],
 )
 def test_an_environment_that_is_wrong(server, target, monkeypatch, variable, value):
     monkeypatch.delenv("NO_PROXY", raising=False)

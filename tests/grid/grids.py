@@ -22,11 +22,7 @@ NUMBERS = {"metrics", "best", "curve", "tasks", "warnings", "status", "error"}
 
 
 def cells_of(
-    home: Path,
-    store: ResultStore,
-    balancers: list[str],
-    dataset: str = DATA,
-    *assignments: str,
+    home: Path, store: ResultStore, balancers: list[str], dataset: str = DATA, *assignments: str
 ) -> list[Cell]:
     """The cells of a small model under some balancers."""
     flags = {

@@ -12,13 +12,7 @@ import pytest
 from mtlkit.data.sources import prepare
 from mtlkit.grid.engines import processes
 from mtlkit.grid.engines.local import LocalEngine, _Pool
-from mtlkit.grid.engines.processes import (
-    FORKS,
-    Worker,
-    available_cores,
-    end_workers,
-    start_early,
-)
+from mtlkit.grid.engines.processes import FORKS, Worker, available_cores, end_workers, start_early
 from mtlkit.grid.engines.worker import Assignment, Finished
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan

@@ -122,8 +122,7 @@ def test_numbers_are_equal_however_they_are_written(plan):
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["device=cpu", "jobs=3", "timeout=5", "probes=false", "metrics=f1", "out=/elsewhere"],
+    "text", ["device=cpu", "jobs=3", "timeout=5", "probes=false", "metrics=f1", "out=/elsewhere"]
 )
 def test_how_it_runs_is_no_part_of_the_identity(plan, text):
     assert (
@@ -433,11 +432,7 @@ def test_options_for_all_go_to_those_that_have_them(plan):
         ({"models": "mmoe"}, ["metrics=rmse"], "rmse needs a regression task; synthetic has none."),
         ({"models": "mmoe"}, ["metrics=auc,auk"], "There is no metric 'auk'."),
         ({"models": "mmoe"}, ["task_weights.zz=2"], "There is no task 'zz' in this data set."),
-        (
-            {"models": ""},
-            [],
-            "The option 'models' of the grid cannot be '': it names nothing",
-        ),
+        ({"models": ""}, [], "The option 'models' of the grid cannot be '': it names nothing"),
         (
             {"models": "mmoe", "balancers": "scalarization[n=1000],*", "seeds": 9999},
             [],

@@ -130,11 +130,7 @@ def test_divergence_is_a_record(cells, home):
         ("raise ValueError('this went wrong')", "ValueError", "this went wrong"),
         ("raise ValueError('half of a \\ud83d')", "ValueError", r"half of a \ud83d"),
         ("raise MemoryError", "MemoryError", "MemoryError"),
-        (
-            "return SharedGradient(step.jacobian().sum(0) * torch.nan)",
-            "Diverged",
-            "is not finite",
-        ),
+        ("return SharedGradient(step.jacobian().sum(0) * torch.nan)", "Diverged", "is not finite"),
         ("return torch.full_like(step.losses, torch.nan)", "MtlkitError", "the weight nan"),
         ("return torch.full_like(step.losses, 3e38)", "MtlkitError", "the weight 3e+38"),
         ("return torch.ones(7)", "MtlkitError", "gave weights of shape (7,) for 2 tasks"),

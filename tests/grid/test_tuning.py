@@ -168,9 +168,7 @@ def test_seeds_of_trials_are_never_reported(tuning):
 
 
 def test_what_was_set_stays_as_it_was_set(tuning):
-    found = trials(
-        tuning({"models": "mmoe[experts=3],shared-bottom"}, "lr=0.5", "dropout=0.25"),
-    )
+    found = trials(tuning({"models": "mmoe[experts=3],shared-bottom"}, "lr=0.5", "dropout=0.25"))
     for point in found["mmoe[experts=3]", "uwl"] + found["shared-bottom", "uwl"]:
         assert not {"lr", "dropout", "mmoe.experts"} & point.keys()
 

@@ -66,10 +66,7 @@ def test_spelling_makes_no_row_and_settings_do(tmp_path):
     }
     assert next(
         row for row in summary.rows if row.group.model == "mmoe (lr=0.002)"
-    ).group.seeds == (
-        0,
-        1,
-    )
+    ).group.seeds == (0, 1)
     assert "lr" in " ".join(summary.warnings)
 
 

@@ -187,10 +187,7 @@ def test_all_steps_of_a_longer_funnel_are_completed():
     torch.testing.assert_close(
         back["t3-given-t2"].logits.double().sigmoid(), p[2], rtol=1e-3, atol=1e-3
     )
-    assert {name for name, score in back.items() if score.derived} >= {
-        "t2-given-t1",
-        "t3-given-t2",
-    }
+    assert {name for name, score in back.items() if score.derived} >= {"t2-given-t1", "t3-given-t2"}
 
 
 def test_conversion_on_clicked_rows_trains_through_batches_without_a_click(trainer):

@@ -47,10 +47,7 @@ def batches(plan, count, seed=0):
 def test_every_batch_holds_rows_and_positives_of_every_task(rare):
     split, schema = rare
     plan = stratified_sampler(split, schema, 64, 2)
-    assert {stratum.name: stratum.count for stratum in plan.rare} == {
-        "purchase=1": 2,
-        "rating": 2,
-    }
+    assert {stratum.name: stratum.count for stratum in plan.rare} == {"purchase=1": 2, "rating": 2}
     assert plan.shuffled_count == 60
     for rows in batches(plan, 50):
         assert len(rows) == 64

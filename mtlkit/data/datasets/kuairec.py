@@ -23,13 +23,7 @@ from mtlkit.data.datasets._kuairand import (
     VIDEO_LEVELS,
 )
 from mtlkit.data.datasets._log_table import LogTableSource, RawFiles
-from mtlkit.data.table.join import (
-    look_up,
-    stack_tables,
-    with_clock,
-    with_columns,
-    with_constant,
-)
+from mtlkit.data.table.join import look_up, stack_tables, with_clock, with_columns, with_constant
 from mtlkit.data.table.read import Columns, Table
 from mtlkit.data.table.spec import SplitSpec, TableSpec, TaskSpec
 from mtlkit.settings import Settings

@@ -45,12 +45,7 @@ class TaobaoAd(LogTableSource):
     )
     download_size = "6 GB [?], by a login"
 
-    members = (
-        "raw_sample.csv",
-        "ad_feature.csv",
-        "user_profile.csv",
-        "behavior_log.csv",
-    )
+    members = ("raw_sample.csv", "ad_feature.csv", "user_profile.csv", "behavior_log.csv")
 
     def table(self, files: RawFiles) -> Table:
         """One row an ad that was shown to a user."""

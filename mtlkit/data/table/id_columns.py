@@ -16,13 +16,7 @@ import pyarrow.compute as pc
 
 from mtlkit.data.encoders import UNKNOWN
 from mtlkit.data.table.column import ColumnEncoder, Encoded, is_missing
-from mtlkit.data.table.plan import (
-    SEPARATORS,
-    ColumnPlan,
-    file_name,
-    find_separator,
-    split_texts,
-)
+from mtlkit.data.table.plan import SEPARATORS, ColumnPlan, file_name, find_separator, split_texts
 from mtlkit.data.table.read import TIME, is_list, to_type, type_named
 from mtlkit.data.table.split import as_groups, random_numbers
 from mtlkit.data.types import Feature

@@ -321,12 +321,7 @@ def _without(flat: pa.Array, is_kept: pa.Array, lengths: pa.Array) -> pa.ListArr
 
 
 def _column_plan(
-    table: Table,
-    name: str,
-    kind: Kind,
-    sample: pa.Array,
-    spec: TableSpec,
-    roles: dict[Role, str],
+    table: Table, name: str, kind: Kind, sample: pa.Array, spec: TableSpec, roles: dict[Role, str]
 ) -> ColumnPlan:
     """The plan of one input."""
     separator = spec.separators.get(name)

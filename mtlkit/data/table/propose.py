@@ -69,7 +69,7 @@ def _is_binary(values: pa.Array) -> bool:
         return False
     levels = pc.unique(values.drop_null())
     return len(levels) == 2 and {str(level).lower() for level in levels.to_pylist()} <= {
-        *("0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n", "t", "f"),
+        *("0", "1", "0.0", "1.0", "true", "false", "yes", "no", "y", "n", "t", "f")
     }
 
 

@@ -152,10 +152,7 @@ def without_nan(values: pa.Array) -> pa.Array:
 
 
 def read_types(
-    schema: pa.Schema,
-    label: str,
-    dropped: Sequence[str],
-    wanted: Collection[str] | None = None,
+    schema: pa.Schema, label: str, dropped: Sequence[str], wanted: Collection[str] | None = None
 ) -> dict[str, pa.DataType]:
     """Column to the type in which it is worked on.
 

@@ -14,13 +14,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from mtlkit.data.encoders import (
-    CategoryEncoder,
-    MinMaxScaler,
-    QuantileBins,
-    Standardizer,
-    as_json,
-)
+from mtlkit.data.encoders import CategoryEncoder, MinMaxScaler, QuantileBins, Standardizer, as_json
 from mtlkit.data.splits import Bag, Split, stack_columns
 from mtlkit.data.table.column import BadValueError, ColumnEncoder, Encoded
 from mtlkit.data.table.files import find_files, kind_of

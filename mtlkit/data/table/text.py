@@ -284,9 +284,7 @@ def _line_of_odd_row(file: Path, dialect: Dialect) -> int:
             text,
             read_options=pa.csv.ReadOptions(use_threads=False),
             parse_options=pa.csv.ParseOptions(
-                delimiter=dialect.separator,
-                newlines_in_values=True,
-                invalid_row_handler=note,
+                delimiter=dialect.separator, newlines_in_values=True, invalid_row_handler=note
             ),
         )
     return numbers[0] if numbers and numbers[0] else 1

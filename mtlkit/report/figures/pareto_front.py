@@ -27,13 +27,7 @@ from mtlkit.report.figures.axes import (
 from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.labels import HEIGHT, place_labels
 from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
-from mtlkit.report.figures.style import (
-    CEILING_COLOUR,
-    GRID,
-    INK,
-    MUTED,
-    REFERENCE_COLOUR,
-)
+from mtlkit.report.figures.style import CEILING_COLOUR, GRID, INK, MUTED, REFERENCE_COLOUR
 from mtlkit.report.figures.text import row_label, shorten, text_width
 from mtlkit.report.references import References
 from mtlkit.report.statistics import pareto_front

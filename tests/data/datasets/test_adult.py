@@ -3,13 +3,7 @@ import pandas as pd
 import pytest
 
 from mtlkit.data.datasets import adult
-from tests.data.datasets.tables import (
-    check_values,
-    counts,
-    fetch_real,
-    parquet,
-    prepare_sample,
-)
+from tests.data.datasets.tables import check_values, counts, fetch_real, parquet, prepare_sample
 from tests.data.datasets.test_yeast import hashed
 
 LEVELS = {

@@ -4,13 +4,7 @@ import pytest
 
 from mtlkit.data.sources import prepare
 from mtlkit.data.splits import SPLITS
-from tests.data.datasets.tables import (
-    check_values,
-    counts,
-    fetch_real,
-    parquet,
-    prepare_sample,
-)
+from tests.data.datasets.tables import check_values, counts, fetch_real, parquet, prepare_sample
 
 SITES = ("CHSI2", "NASI2", "EADM7", "SCLM7", "CLKM7", "VALI2", "NAPM7", "DLDI4")
 HOURS_BACK = (0, 6, 12, 18, 24, 36, 48, 60)

@@ -33,10 +33,7 @@ def encode(columns, kinds, split, min_count=1):
     return features
 
 
-DATE_PARTS = {
-    "weekday": datetime.datetime.weekday,
-    "hour": lambda value: value.hour,
-}
+DATE_PARTS = {"weekday": datetime.datetime.weekday, "hour": lambda value: value.hour}
 
 
 def ids(values, is_train, min_count):
