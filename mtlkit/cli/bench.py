@@ -217,7 +217,9 @@ def bench(
             "freeze": freeze,
             "task_weights": _by_task(task_weights),
         },
-        "execution": {name: given[name] for name in ExecutionSettings.model_fields & given.keys()},
+        "execution": {
+            name: given[name] for name in ExecutionSettings.model_fields if name in given
+        },
         "out": out,
     }
     settings = read_grid(file, without_none(flags), assignments or [])
