@@ -49,6 +49,7 @@ def bench(
     file: Annotated[
         Path | None, typer.Argument(help="A YAML file with a grid; flags override it.")
     ] = None,
+    # the data
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -65,6 +66,7 @@ def bench(
     dense: DenseFlag = None,
     bags: BagsFlag = None,
     drop: DropFlag = None,
+    # what is compared
     models: Annotated[
         str | None,
         typer.Option(
@@ -98,6 +100,7 @@ def bench(
             "--relations", help="Also train each two tasks alone: what do they gain from another?"
         ),
     ] = False,
+    # how each cell is trained
     epochs: Annotated[
         float | None, typer.Option(help="Passes over the training split; may be a fraction.")
     ] = None,
@@ -106,6 +109,7 @@ def bench(
     patience: Annotated[
         int | None, typer.Option(help="Stop after so many evaluation points without improvement.")
     ] = None,
+    # where cells run, and what becomes of them
     engine: Annotated[
         str | None, typer.Option(help="Where cells run: local, or ray (pip install 'mtlkit[ray]').")
     ] = None,
@@ -157,6 +161,7 @@ def bench(
         list[str] | None,
         typer.Option("--set", help="Any setting as key=value, e.g. dropout=.1. Repeatable."),
     ] = None,
+    # what is done with the plan, and what is shown
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")] = False,
     show_all: Annotated[
         bool, typer.Option("--all", help="With --dry-run: every cell, however many.")
