@@ -214,8 +214,8 @@ class Tuning:
         Raises:
             MtlkitError: Trials have no record.
         """
-        cells = [cell for search in self.searches for cell in search.cells]
-        missing = [cell for cell in cells if self._record(cell) is None]
+        runs = [cell for search in self.searches for cell in search.cells]
+        missing = [cell for cell in runs if self._record(cell) is None]
         if missing:
             raise MtlkitError(
                 f"{len(missing)} trials have no record, the first of them {missing[0].label}.",
