@@ -2,11 +2,12 @@
 
     python benchmarks/halving.py RESULTS [--trials 12] [--out FILE.md]
 
-Each study in RESULTS whose first trials all ran to their end is chosen from in several ways. What a
-way loses is the validation score of the best trial minus that of its choice, both of full runs.
+RESULTS holds two studies of a method, by ``--tune 12`` and by ``--tune 12 --set tune.halving=3``.
+Of the trials of the first, one is chosen in several ways; what a way loses is the validation score
+of the best of them minus that of its choice, both of full runs.
 
-- *halving*: a second study in RESULTS, of the same method with ``--set tune.halving=3``. Its short
-  runs are runs of their own, whose learning rate comes to its end.
+- *halving*: as the second study. Its short runs are runs of their own, whose learning rate comes to
+  its end.
 - *halving on curves*: the same rule on the curves of the full runs, as if all were paused at a
   ninth and at a third and the best went on.
 - *fewer trials*: as many full runs as cost the same rows.
@@ -60,14 +61,20 @@ def compare(results: Path, trials: int) -> str:
         for file in sorted((results / "studies").glob("*.json"))
         if isinstance(study := read_study(file), Study)
     ]
-    halved = {identity(study): study for study in studies if study.halving == FACTOR}
+    # the defaults, which are trial 0 of both, tell which studies belong together
+    halved = {
+        study.trials[0].group: study
+        for study in studies
+        if study.halving == FACTOR and study.budget == trials and study.choice is not None
+    }
     lost, spent = defaultdict(list), defaultdict(list)
     for study in studies:
         values = np.array([trial.value for trial in study.trials[:trials]], dtype=float)
-        if study.halving or len(values) < trials or np.isnan(values).any():
+        twin = halved.get(study.trials[0].group)
+        if study.halving or twin is None or len(values) < trials or np.isnan(values).any():
             continue
-        [data] = {records[key].cell.dataset for key in study.trials[0].keys}
-        for way, choice in choices(study, halved.get(identity(study)), records, values).items():
+        data = records[study.trials[0].keys[0]].cell.dataset
+        for way, choice in choices(study, twin, records, values).items():
             lost[data, way].append(values.max() - values[choice.trial])
             spent[data, way].append(choice.rows)
 
@@ -84,35 +91,33 @@ def compare(results: Path, trials: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def identity(study: Study) -> tuple[str, str, str]:
-    """What a study and its twin with halving have in common."""
-    return study.model, study.balancer, study.training
-
-
 def choices(
-    study: Study, twin: Study | None, records: dict[str, RunRecord], values: np.ndarray
+    study: Study, twin: Study, records: dict[str, RunRecord], values: np.ndarray
 ) -> dict[str, Choice]:
     """Way to what it chooses among the first trials of a study."""
+    # on curves, those that are left go on from where they were
     count = len(values)
-    paused = [[at(records[key], s) for s in SHARES] for t in study.trials for key in t.keys]
+    keys = [trial.keys[0] for trial in study.trials[:count]]
     left, rows, before = np.arange(count), 0.0, 0.0
-    for rung, share in enumerate(SHARES):
+    for share in SHARES:
         rows += len(left) * (share - before)
         before = share
-        order = sorted(left, key=lambda trial, rung=rung: -paused[trial][rung])
-        left = np.array(sorted(order[: math.ceil(len(left) / FACTOR)]))
+        paused = np.array([at(records[keys[trial]], share) for trial in left])
+        best = np.argsort(-paused, kind="stable")[: math.ceil(len(left) / FACTOR)]
+        left = np.sort(left[best])
     rows += len(left) * (1 - before)
-    found = {"halving on curves": Choice(int(left[np.argmax(values[left])]), rows / count)}
-    found["defaults"] = Choice(0, 1 / count)
 
-    # the short runs of the twin begin anew, so it spends more than a curve that goes on
-    if twin is not None and twin.choice is not None and twin.budget == count:
-        full_rows = sum(trial.rows for trial in study.trials[:count])
-        share = sum(trial.rows for trial in twin.spent) / full_rows
-        found["halving"] = Choice(twin.choice, share)
-        fewer = round(share * count)
-        found["fewer trials"] = Choice(int(np.argmax(values[:fewer])), fewer / count)
-    return found
+    # short runs begin anew, and cost more
+    assert twin.choice is not None
+    full_rows = sum(trial.rows for trial in study.trials[:count])
+    share = sum(trial.rows for trial in twin.spent) / full_rows
+    fewer = round(share * count)
+    return {
+        "halving": Choice(twin.choice, share),
+        "halving on curves": Choice(int(left[np.argmax(values[left])]), rows / count),
+        "fewer trials": Choice(int(np.argmax(values[:fewer])), fewer / count),
+        "defaults": Choice(0, 1 / count),
+    }
 
 
 def at(record: RunRecord, share: float) -> float:
