@@ -88,7 +88,12 @@ def compare(results: Path, trials: int) -> str:
             f"| {data} | {way} | {len(losses)} | {np.mean(spent[data, way]):.0%} | {found:.0%} | "
             f"{np.mean(losses):.5f} | {max(losses):.5f} |"
         )
-    return "\n".join(lines) + "\n"
+    head = (
+        "# What successive halving loses\n\n"
+        f"`python benchmarks/halving.py RESULTS --trials {trials}`: validation score lost against the "
+        f"best of {trials} full runs, over methods, and rows seen as a share of theirs.\n\n"
+    )
+    return head + "\n".join(lines) + "\n"
 
 
 def choices(
