@@ -206,7 +206,7 @@ def run_grid(
             for record in engine.run(plan.to_run, running.advance):
                 running.finish(record)
 
-    if grid.tune.trials is None:
+    if grid.tune.budget is None:
         plan = make_plan(grid, source, dataset, store)
         if relations:
             plan = with_pairs(plan, grid, source, dataset, store)

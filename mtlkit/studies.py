@@ -26,18 +26,32 @@ class _Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Rung(_Value):
+    """The runs of a trial that see one share of the rows."""
+
+    epochs: float
+    value: float | None = None  # as that of the trial
+    rows: int = 0  # training rows that they saw
+
+
 class Trial(_Value):
     """One point of a space."""
 
     settings: dict[str, Any]  # what differs from the defaults, by the name of the dimension
     keys: list[str]  # of its runs, one a seed
-    group: str  # of its runs
-    # Mean over seeds of what selects on validation, higher is better; None for a failure, and
-    # before all its runs are over.
+    group: str  # of its runs, those that see all rows
+    # Mean over seeds of what selects on validation, higher is better; None for a failure, before
+    # all its runs are over, and where halving left it behind.
     value: float | None = None
+    rungs: tuple[Rung, ...] = ()  # those that it reached, by halving
     failed: int = 0  # number of its runs that failed
     seconds: float = 0.0  # its runs took so long
     rows: int = 0  # training rows that its runs saw
+
+    @property
+    def first_value(self) -> float | None:
+        """What came of it where all trials of a study can be compared."""
+        return self.rungs[0].value if self.rungs else self.value
 
 
 class Study(_Value):
@@ -55,6 +69,8 @@ class Study(_Value):
     space: dict[str, dict[str, Any]]  # name to dimension
     # The number of trials that choose; trials after them are of an earlier, larger one.
     budget: int = Field(gt=0)
+    limit: str = ""  # what gave that number, if it was not typed: such as 600 s
+    halving: int | None = None  # one trial of so many went on to the next rung
     trials: tuple[Trial, ...] = Field(min_length=1)  # the first has the defaults
     choice: int | None = Field(None, ge=0)  # the number of the best trial; None before all are over
 
@@ -72,6 +88,12 @@ class Study(_Value):
     def spent(self) -> tuple[Trial, ...]:
         """The trials that the budget paid for."""
         return self.trials[: self.budget]
+
+    @property
+    def climbers(self) -> tuple[int, ...]:
+        """The number of trials at each rung; without halving, of all trials."""
+        reached = [max(1, len(trial.rungs)) for trial in self.spent]
+        return tuple(sum(r > rung for r in reached) for rung in range(max(reached)))
 
 
 def study_file(root: Path, study_id: str) -> Path:
@@ -149,11 +171,18 @@ def budget_note(studies: Iterable[Study]) -> str:
     each = " to ".join(f"{budget}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
     failed = sum(trial.failed > 0 for trial in trials)
     failures = f", of which {failed:,} failed" if failed else ""
-    unequal = "; budgets are not equal" if len(budgets) > 1 else ""
+    limits = sorted({study.limit for study in studies} - {""})
+    within = f" that began within {' or '.join(limits)}" if limits else ""
+    halvings = sorted({study.halving for study in studies if study.halving})
+    halved = "".join(
+        f", of which one in {h} went on to {h} times the rows, twice" for h in halvings
+    )
+    distinct = {(study.limit or study.budget, study.halving) for study in studies}
+    unequal = "; budgets are not equal" if len(distinct) > 1 else ""
     rules = ", ".join(sorted({study.select for study in studies}))
     return (
-        f"Tuned: a row has the settings that were best on validation ({rules}) of {each} trials, "
-        "and seeds that no trial had; what it is compared with is tuned alike. "
+        f"Tuned: a row has the settings that were best on validation ({rules}) of {each} trials"
+        f"{within}{halved}, and seeds that no trial had; what it is compared with is tuned alike. "
         f"Spent on {len(studies):,} such rows: {len(trials):,} trials{failures}, "
         f"{sum(trial.seconds for trial in trials):,.0f} s, "
         f"{sum(trial.rows for trial in trials):,} training rows{unequal}. "

@@ -88,10 +88,11 @@ def bench(
     ] = None,
     seeds: Annotated[str | None, typer.Option(help="How many (3), or which (0,5,7).")] = None,
     tune: Annotated[
-        int | None,
+        str | None,
         typer.Option(
-            metavar="TRIALS",
-            help="First tune each model under each balancer, by so many trials, on validation.",
+            metavar="BUDGET",
+            help="First tune each model under each balancer on validation: by 20 trials, or for "
+            "10m or 20Mrows.",
         ),
     ] = None,
     relations: Annotated[
@@ -194,7 +195,7 @@ def bench(
     given = dict(locals())  # the flags by their names, many of which are those of settings
     from mtlkit.data.data_home import data_home, last_fetched
     from mtlkit.grid.engines.team import join, launched_place
-    from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
+    from mtlkit.grid.grid_settings import read_budget, read_grid, with_dataset, write_grid
     from mtlkit.settings import ExecutionSettings
 
     # of processes that a launcher started, the first plans and stores; the others train along
@@ -213,7 +214,6 @@ def bench(
         "references": references,
         "tasks": tasks,
         "seeds": seeds,
-        "tune": {"trials": tune},
         "training": {
             "epochs": epochs,
             "batch_size": batch_size,
@@ -227,7 +227,8 @@ def bench(
         },
         "out": out,
     }
-    settings = read_grid(file, without_none(flags), assignments or [])
+    flags = without_none(flags) | ({} if tune is None else {"tune": read_budget(tune)})
+    settings = read_grid(file, flags, assignments or [])
     if print_config:
         default = settings.dataset or last_fetched(data_home(data_dir)) or "census"
         print(write_grid(with_dataset(settings, default)), end="")
@@ -323,7 +324,7 @@ def _run(settings: GridSettings, how: _How) -> int:
     anew: dict[str, bool] = {"force": how.force, "retry_failed": how.retry_failed}
 
     # trials choose the settings first, if asked for
-    if settings.tune.trials is not None:
+    if settings.tune.budget is not None:
         if how.relations:
             check_not_tuned(settings)
         if how.shard is not None:
@@ -374,10 +375,13 @@ def _run_tuned(tuning: Tuning, engine: Engine, home: Path, how: _How, console: C
     from mtlkit.grid.engines import make_engine
 
     settings, store, dataset = tuning.settings, tuning.store, tuning.dataset
-    methods, trials = len(tuning.searches), tuning.budget
+    methods, most = len(tuning.searches), ""
+    trials = f"all trials that begin within {tuning.limit_text}"
+    if tuning.climbers:
+        trials = f"{' + '.join(map(str, tuning.climbers))} trials"
+        most = f" = {tuning.trial_cells} cells at most"
     console.print(
-        f"Phase 1: {methods} methods x {trials} trials x {_counted(tuning.seeds, 'seed')} = "
-        f"{tuning.trial_cells} cells at most.\n"
+        f"Phase 1: {methods} methods x {trials} x {_counted(tuning.seeds, 'seed')}{most}.\n"
         f"Phase 2: {methods} methods x {_counted(settings.seeds, 'other seed')} = "
         f"{tuning.chosen_cells} cells, with the settings that phase 1 finds best on validation.",
         highlight=False,

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from mtlkit.data.sources import open_source
 from mtlkit.data.table.spec import TaskSpec
@@ -22,6 +22,18 @@ SEED_LIMIT = 10**18
 MAX_BYTES = 10_000_000
 """Of a YAML file; a grid has thousands."""
 SEED = re.compile(r"[0-9]{1,18}")
+BUDGET = re.compile(r"([0-9]{1,12}(?:\.[0-9]*)?(?:e[0-9])?)([a-zA-Z]*)")
+UNITS = {
+    "": ("trials", 1),
+    "s": ("seconds", 1),
+    "m": ("seconds", 60),
+    "h": ("seconds", 3600),
+    "rows": ("rows", 1),
+    "krows": ("rows", 1_000),
+    "Mrows": ("rows", 1_000_000),
+}
+"""Unit of a budget to what it limits, and how many of it the unit is."""
+BUDGETS = ("trials", "seconds", "rows")
 
 
 def _split_specs(value: Any) -> Any:
@@ -85,6 +97,18 @@ class TuningSettings(Settings):
     trials: int | None = Field(
         None, gt=0, le=10_000, description="of each model under each balancer; default: no tuning"
     )
+    seconds: float | None = Field(
+        None, gt=0, description="instead of trials: they begin until those before took so long"
+    )
+    rows: float | None = Field(
+        None, gt=0, description="instead: until those before saw so many training rows"
+    )
+    halving: int | None = Field(
+        None,
+        ge=2,
+        le=10,
+        description="one trial of so many goes on, from few rows to more; default: all see all",
+    )
     space: Annotated[dict[str, Any], AfterValidator(_check_space)] = Field(
         default_factory=dict,
         description="setting: its range, beside or instead of the declared one; null: not tuned",
@@ -94,6 +118,41 @@ class TuningSettings(Settings):
     )
     seed: int = Field(0, ge=0, lt=2**32, description="of the sampler")
     seeds: int = Field(1, gt=0, le=100, description="runs of each trial")
+
+    @model_validator(mode="after")
+    def _one_budget(self) -> TuningSettings:
+        given = [kind for kind in BUDGETS if getattr(self, kind) is not None]
+        if len(given) > 1:
+            raise ValueError(f"choose one of {' and '.join(given)}")
+        if self.halving is not None and (given != ["trials"] or self.sampler != "sobol"):
+            raise ValueError("halving needs a number of trials, and sampler: sobol")
+        return self
+
+    @property
+    def budget(self) -> tuple[str, float] | None:
+        """What limits the trials of a method (one of ``BUDGETS``), and how much of it there is;
+        None for no tuning.
+        """
+        given = ((kind, getattr(self, kind)) for kind in BUDGETS)
+        return next((budget for budget in given if budget[1] is not None), None)
+
+
+def read_budget(text: str) -> dict[str, float | None]:
+    """The budget of ``--tune`` as settings: 20 trials, ``10m`` of them, or ``20Mrows``.
+
+    Raises:
+        UsageError: It is none.
+    """
+    match = BUDGET.fullmatch(text)
+    if match is None or match[2] not in UNITS:
+        raise UsageError(
+            f"--tune cannot be {text!r}: write how many trials (20), how long they may take (90s, "
+            "10m, 2h), or how many training rows they may see (20Mrows).",
+            "mtlkit bench --tune 20",
+        )
+    kind, unit = UNITS[match[2]]
+    # a budget of another kind in a file gives way
+    return dict.fromkeys(BUDGETS) | {kind: float(match[1]) * unit}
 
 
 class GridSettings(Settings):

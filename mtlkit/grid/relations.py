@@ -79,7 +79,7 @@ def with_pairs(
 
 def check_not_tuned(settings: GridSettings) -> None:
     """Raise a :class:`UsageError` where trials would choose the settings."""
-    if settings.tune.trials is not None:
+    if settings.tune.budget is not None:
         raise UsageError(
             "--relations cannot go with --tune: its pairs run with the given settings.",
             "mtlkit bench --relations",

@@ -39,12 +39,16 @@ from mtlkit.registry import BALANCERS, MODELS, Registry, is_baseline
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.spec import Spec, digest, parse_spec
 from mtlkit.store import ResultStore, Unreadable
-from mtlkit.studies import Study, Trial, read_study, study_file, write_study
+from mtlkit.studies import Rung, Study, Trial, read_study, study_file, write_study
 
 FIRST_SEED = 1000
 """Of the trials; below it are the seeds that grids usually report."""
 SWEEP, SWEPT = "scalarization", "static"
 """A sweep of fixed weights is tuned as the method of fixed weights: its trials are the sweep."""
+RUNGS = 3
+"""Of halving. A fourth would see a 27th of the rows, which says little of what comes at the end."""
+MOST_TRIALS = 1000
+"""Of a budget in seconds or rows."""
 
 
 @dataclass
@@ -53,7 +57,14 @@ class Candidate:
 
     point: np.ndarray | None  # (COLUMNS,) in the unit cube; None for the defaults
     settings: dict[str, Any]  # name of a dimension to value
-    cells: list[Cell]  # its runs, one a seed
+    # Its runs, one a seed, at each rung: the first sees the fewest rows, the last all of them.
+    rungs: list[list[PlannedCell]]
+    reached: int = 1  # number of rungs that may run
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Its runs at the rungs that it has reached."""
+        return [entry.cell for rung in self.rungs[: self.reached] for entry in rung]
 
 
 @dataclass
@@ -64,6 +75,11 @@ class Search:
     balancer: Spec
     space: Space = field(default_factory=dict)
     candidates: list[Candidate] = field(default_factory=list)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """The runs of its trials."""
+        return [cell for candidate in self.candidates for cell in candidate.cells]
 
     @property
     def methods(self) -> list[tuple[Spec, Registry]]:
@@ -95,9 +111,11 @@ class Tuning:
         force: bool = False,
         retry_failed: bool = False,
     ) -> None:
-        assert settings.tune.trials is not None
+        assert settings.tune.budget is not None
         self.tune = settings.tune
-        self.budget = settings.tune.trials
+        self.limited, self.budget = settings.tune.budget
+        halving = self.tune.halving or 1
+        self.shares = [1.0] if halving == 1 else [halving**-rung for rung in range(RUNGS)][::-1]
         self.source, self.dataset, self.store = source, dataset, store
         self.how = {"force": force, "retry_failed": retry_failed}
         self.records: dict[str, RunRecord] = {}
@@ -121,8 +139,9 @@ class Tuning:
         _check_space(self.tune.space, self.searches)
         for search in self.searches:
             search.space = self._space(search)
+        trials = self.climbers[0] if self.climbers else MOST_TRIALS
         check_count(max(self.trial_cells, self.chosen_cells))
-        self.points = sobol_points(self.budget, self.tune.seed)
+        self.points = sobol_points(trials, self.tune.seed)
 
     @property
     def trial_execution(self) -> ExecutionSettings:
@@ -131,9 +150,25 @@ class Tuning:
         return self.settings.execution.model_copy(update=dict.fromkeys(left_out, False))
 
     @property
+    def climbers(self) -> list[int]:
+        """The number of trials of a method at each rung; empty if only its runs will tell."""
+        if self.limited != "trials":
+            return []
+        climbers = [int(self.budget)]
+        for _ in self.shares[1:]:
+            climbers.append(math.ceil(climbers[-1] / (self.tune.halving or 1)))
+        return climbers
+
+    @property
     def trial_cells(self) -> int:
-        """Number of cells of the first phase."""
-        return len(self.searches) * self.budget * len(self.seeds)
+        """Number of cells of the first phase, as far as it is known."""
+        return len(self.searches) * sum(self.climbers) * len(self.seeds)
+
+    @property
+    def limit_text(self) -> str:
+        """What ends the trials of a method, if not their number."""
+        unit = {"trials": "", "seconds": "s", "rows": "training rows"}[self.limited]
+        return unit and f"{self.budget:,.0f} {unit}"
 
     @property
     def chosen_cells(self) -> int:
@@ -159,15 +194,14 @@ class Tuning:
         first; without cells after the last.
         """
         planned: dict[str, PlannedCell] = {}
-        tasks = len(self.dataset.schema.tasks)
-        while ready := [search for search in self.searches if self._can_go_on(search)]:
-            for search in ready:
-                point = self._next_point(search)
-                changes = {} if point is None else settings_at(search.space, point, tasks)
-                plan = self._plan(self._grid(search, changes), self.seeds)
-                cells = [entry.cell for entry in plan.cells]
-                search.candidates.append(Candidate(point, changes, cells))
-                planned |= {entry.cell.key: entry for entry in plan.cells}
+        while ready := [
+            candidate
+            for search in self.searches
+            for candidate in (self._begin(search) or self._climb(search))
+        ]:
+            for candidate in ready:
+                rung = candidate.rungs[candidate.reached - 1]
+                planned |= {entry.cell.key: entry for entry in rung}
 
         # points of a small space may be the same, and then are one cell
         new = [entry for key, entry in planned.items() if key not in self.planned_keys]
@@ -180,13 +214,8 @@ class Tuning:
         Raises:
             MtlkitError: Trials have no record.
         """
-        missing = [
-            cell
-            for search in self.searches
-            for candidate in search.candidates
-            for cell in candidate.cells
-            if self._record(cell) is None
-        ]
+        runs = [cell for search in self.searches for cell in search.cells]
+        missing = [cell for cell in runs if self._record(cell) is None]
         if missing:
             raise MtlkitError(
                 f"{len(missing)} trials have no record, the first of them {missing[0].label}.",
@@ -225,13 +254,68 @@ class Tuning:
 
     # --- trials
 
-    def _can_go_on(self, search: Search) -> bool:
-        """Whether the next trial of a search can be planned: Optuna's wait for those before."""
-        if len(search.candidates) >= self.budget:
-            return False
-        if self.tune.sampler == "sobol" or len(search.candidates) < STARTUP:
-            return True
-        return all(self._record(cell) for other in search.candidates for cell in other.cells)
+    def _begin(self, search: Search) -> list[Candidate]:
+        """The next trial of a search, if there is one and it can be planned now."""
+        if not self._can_begin(search):
+            return []
+        point = self._next_point(search)
+        tasks = len(self.dataset.schema.tasks)
+        changes = {} if point is None else settings_at(search.space, point, tasks)
+        rungs = [
+            self._plan(self._grid(search, changes, share), self.seeds).cells
+            for share in self.shares
+        ]
+        search.candidates.append(Candidate(point, changes, rungs))
+        return search.candidates[-1:]
+
+    def _can_begin(self, search: Search) -> bool:
+        """Whether there is a next trial. What depends on those before it waits for their runs: the
+        points of Optuna, and whether a budget of seconds or rows is spent.
+        """
+        number = len(search.candidates)
+        if self.limited != "trials":
+            within = number < MOST_TRIALS and self._is_over(search)
+            return within and self._cost(search) < self.budget
+        free = self.tune.sampler == "sobol" or number < STARTUP
+        return number < self.budget and (free or self._is_over(search))
+
+    def _is_over(self, search: Search) -> bool:
+        """Whether all runs that were planned have a record."""
+        return all(self._record(cell) for cell in search.cells)
+
+    def _cost(self, search: Search) -> float:
+        """The seconds or rows of the trials so far. A failed run has no cost in its record, and
+        counts like the mean of the others; where nothing else came, the budget ends after some.
+        """
+        records = [record for cell in search.cells if (record := self._record(cell))]
+        finished = [record for record in records if record.ok]
+        if not finished:
+            return math.inf if len(search.candidates) >= STARTUP else 0.0
+        cost = _seconds if self.limited == "seconds" else _rows_seen
+        return sum(map(cost, finished)) * len(records) / len(finished)
+
+    def _climb(self, search: Search) -> list[Candidate]:
+        """Let the best trials of the highest rung go on to the next one, when all there are over;
+        returns them.
+        """
+        climbing = self._climbing(search)
+        for candidate in climbing:
+            candidate.reached += 1
+        return climbing
+
+    def _climbing(self, search: Search) -> list[Candidate]:
+        """The trials that can go on now: the first of equals, and no failures."""
+        highest = max(candidate.reached for candidate in search.candidates)
+        if highest == len(self.shares) or self._can_begin(search) or not self._is_over(search):
+            return []
+        values = {
+            number: value
+            for number, candidate in enumerate(search.candidates)
+            if candidate.reached == highest
+            and (value := self._value(candidate, highest - 1)) is not None
+        }
+        best = sorted(values, key=lambda number: -values[number])[: self.climbers[highest]]
+        return [search.candidates[number] for number in sorted(best)]
 
     def _next_point(self, search: Search) -> np.ndarray | None:
         """The point of the next trial; None for the first, which has the defaults."""
@@ -242,12 +326,14 @@ class Tuning:
             return np.asarray(self.points[number - 1])
         tried = search.candidates[1:]
         points = np.stack([candidate.point for candidate in tried if candidate.point is not None])
-        values = [self._value(candidate) for candidate in tried]
+        values = [self._value(candidate, 0) for candidate in tried]
         tasks = len(self.dataset.schema.tasks)
         return tpe_point(search.space, tasks, points, values, self.tune.seed)
 
-    def _grid(self, search: Search, changes: dict[str, Any]) -> GridSettings:
-        """The grid of one method with some settings."""
+    def _grid(self, search: Search, changes: dict[str, Any], share: float = 1.0) -> GridSettings:
+        """The grid of one method with some settings, and so long that it sees a share of the rows.
+        A schedule of the learning rate is then as much shorter, and comes to its end.
+        """
         training, given = {}, {"model": dict(self.settings.model), "balancer": {}}
         given["balancer"] |= self.settings.balancer
         for name, value in changes.items():
@@ -265,6 +351,10 @@ class Tuning:
             typed[registry.kind] = str(Spec(spec.name, spec.options | own))
             common = given[registry.kind]
             given[registry.kind] = {key: common[key] for key in common if key in options}
+        if share < 1:
+            values = self.settings.training.model_dump() | training
+            training["epochs"] = float(f"{values['epochs'] * share:.4g}")
+            training["evaluations"] = max(1, round(values["evaluations"] * share))
         update = {
             "models": (typed["model"],),
             "balancers": (typed["balancer"],),
@@ -318,17 +408,26 @@ class Tuning:
     # --- what came of them
 
     def _record(self, cell: Cell) -> RunRecord | None:
-        """What the store has of a cell. Failures are looked up again, for they may be retried."""
+        """What the store has of a cell. Failures are looked up again, for they may be retried;
+        one that is planned anew does not count before.
+        """
         record = self.records.get(cell.key) or self.store.get(cell)
+        waits = self.how["retry_failed"] and cell.key not in self.planned_keys
+        if record is not None and not record.ok and waits:
+            return None
         if record is not None and record.ok:
             self.records[cell.key] = record
         return record
 
-    def _value(self, candidate: Candidate) -> float | None:
-        """The mean of a trial over its seeds; None if one of its runs failed, or is not over."""
+    def _value(self, candidate: Candidate, rung: int) -> float | None:
+        """The mean of a trial over its seeds, at one of its rungs; None if it has not reached that,
+        or one of its runs failed, or is not over.
+        """
+        if rung >= candidate.reached:
+            return None
         values = []
-        for cell in candidate.cells:
-            record = self._record(cell)
+        for entry in candidate.rungs[rung]:
+            record = self._record(entry.cell)
             if record is None or not record.ok:
                 return None
             values.append(self._validation_value(record))
@@ -355,15 +454,16 @@ class Tuning:
     def _study(self, search: Search) -> Study:
         """The study of a search, with a choice if all its trials are over."""
         trials = tuple(self._trial(candidate) for candidate in search.candidates)
-        first = search.candidates[0].cells[0]
-        cells = [cell for candidate in search.candidates for cell in candidate.cells]
-        over = len(trials) == self.budget and all(self._record(cell) for cell in cells)
+        first = search.candidates[0].rungs[-1][0].cell
+        goes_on = self._can_begin(search) or self._climbing(search)
+        over = self._is_over(search) and not goes_on
 
         # the first of the best; where all failed, the defaults, whose failure is a row
         values = [-math.inf if trial.value is None else trial.value for trial in trials]
         space = {name: axis.dimension.plain() for name, axis in search.space.items()}
         tune = self.tune
         identity = [first.group, space, tune.sampler, tune.seed, list(self.seeds)]
+        identity += [tune.halving] if tune.halving else []
         return Study(
             id=digest(identity),
             model=str(search.model),
@@ -374,23 +474,39 @@ class Tuning:
             seeds=self.seeds,
             select=self.settings.training.select,
             space=space,
-            budget=self.budget,
+            budget=tune.trials or len(trials),
+            limit=self.limit_text,
+            halving=tune.halving,
             trials=trials,
             choice=int(np.argmax(values)) if over else None,
         )
 
     def _trial(self, candidate: Candidate) -> Trial:
-        records = [self._record(cell) for cell in candidate.cells]
-        finished = [record for record in records if record is not None]
+        finished = [record for cell in candidate.cells if (record := self._record(cell))]
         return Trial(
             settings=candidate.settings,
-            keys=[cell.key for cell in candidate.cells],
-            group=candidate.cells[0].group,
-            value=self._value(candidate),
+            keys=[entry.cell.key for rung in candidate.rungs for entry in rung],
+            group=candidate.rungs[-1][0].cell.group,
+            value=self._value(candidate, len(self.shares) - 1),
+            rungs=self._rungs(candidate) if self.tune.halving else (),
             failed=sum(not record.ok for record in finished),
-            seconds=sum(record.timing.get("total_seconds", 0.0) for record in finished),
-            rows=sum(_rows_seen(record) for record in finished),
+            seconds=sum(map(_seconds, finished)),
+            rows=sum(map(_rows_seen, finished)),
         )
+
+    def _rungs(self, candidate: Candidate) -> tuple[Rung, ...]:
+        """What is written of each rung that a trial has reached."""
+        rungs = []
+        for number, entries in enumerate(candidate.rungs[: candidate.reached]):
+            records = [record for entry in entries if (record := self._record(entry.cell))]
+            epochs = entries[0].cell.resolved["training"]["epochs"]
+            value, rows = self._value(candidate, number), sum(map(_rows_seen, records))
+            rungs.append(Rung(epochs=epochs, value=value, rows=rows))
+        return tuple(rungs)
+
+
+def _seconds(record: RunRecord) -> float:
+    return record.timing.get("total_seconds", 0.0)
 
 
 def _rows_seen(record: RunRecord) -> int:

@@ -95,6 +95,8 @@ class Evidence:
             words["--tune"] = str(group.study.budget)
         words["--out"] = str(self.out)
         settings = self._training(row) | dict(change.split("=", 1) for change in changes)
+        if group.study is not None and group.study.halving is not None:
+            settings["tune.halving"] = group.study.halving
         assignments = [("--set", f"{key}={value}") for key, value in settings.items()]
         pairs = [*words.items(), *assignments]
         return shlex.join(["mtlkit", "bench", *(word for pair in pairs for word in pair)])

@@ -50,7 +50,7 @@ def trial_points(summary: Summary) -> dict[str, pd.DataFrame]:
 
 def _points(study: Study) -> pd.DataFrame:
     """The finished trials of a study but the first, with the share of trials that each beats."""
-    values = pd.Series([trial.value for trial in study.spent], dtype=float)
+    values = pd.Series([trial.first_value for trial in study.spent], dtype=float)
     beaten = (values.rank() - 1) / (values.count() - 1)
     of_balancer = f"{study.balancer.partition('[')[0]}."
     space = {

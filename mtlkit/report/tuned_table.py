@@ -12,8 +12,8 @@ from mtlkit.studies import Study
 COLUMNS = ("model", "balancer", "settings", "trial", "best", "defaults", "failed", "s", "rows")
 NOTES = (
     "Settings that are not listed are the defaults, which trial 0 has throughout.",
-    "best and defaults: what selects on validation, of the chosen trial and of trial 0; higher is "
-    "better. failed, s and rows: of all trials together.",
+    "best and defaults: what selects on validation, of the chosen trial and of trial 0 (NA where "
+    "halving left it behind); higher is better. failed, s and rows: of all trials together.",
 )
 
 
@@ -32,7 +32,7 @@ def _tuned_row(row: Row, study: Study) -> dict[str, object]:
         "model": row.group.model,
         "balancer": row.group.balancer if row.group.has_balancer else "–",
         "settings": str(Spec("", chosen.settings))[1:-1].replace(",", ", ") or "defaults",
-        "trial": f"{study.choice} of {study.budget}",
+        "trial": f"{study.choice} of {' → '.join(map(str, study.climbers))}",
         "best": best,
         "defaults": defaults,
         "failed": sum(trial.failed > 0 for trial in study.spent),

@@ -32,6 +32,20 @@ def test_a_dry_run_shows_both_phases(bench, tmp_path):
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.parametrize(
+    ("arguments", "phase"),
+    [
+        (["--tune", "10m"], "2 methods x all trials that begin within 600 s x 1 seed."),
+        (["--tune", "2Mrows"], "x all trials that begin within 2,000,000 training rows x 1 seed."),
+        (["--tune", "9", "--set", "tune.halving=3"], "x 9 + 3 + 1 trials x 1 seed = 26 cells"),
+    ],
+)
+def test_a_dry_run_says_the_budget(bench, arguments, phase):
+    result = bench(*arguments, "--dry-run")
+    assert result.code == 0
+    assert phase in result.err
+
+
 def test_from_trials_to_a_table(bench, cli, tmp_path):
     first = bench("--tune", "2", "--seeds", "2", "--jobs", "2")
     assert first.code == 0, first.err
@@ -61,6 +75,9 @@ def test_from_trials_to_a_table(bench, cli, tmp_path):
         (["--tune", "2", "--set", "tune.space.lr.log=1:1"], "is empty: 1 is not below 1"),
         (["--tune", "2", "--set", "tune.space.rate.log=1:2"], "is called 'rate'"),
         (["--tune", "2", "--set", "tune.sampler=grid"], "tune.sampler"),
+        (["--tune", "10 minutes"], "--tune cannot be '10 minutes': write how many trials (20)"),
+        (["--tune", "2", "--set", "tune.rows=5"], "choose one of trials and rows"),
+        (["--tune", "9s", "--set", "tune.halving=3"], "halving needs a number of trials"),
     ],
 )
 def test_what_cannot_be_tuned(bench, arguments, message):

@@ -1,5 +1,6 @@
 """Tuned grids, with records of a planted score instead of training."""
 
+import contextlib
 import copy
 import json
 
@@ -8,11 +9,13 @@ import pytest
 
 from mtlkit.data.sources import prepare
 from mtlkit.errors import MtlkitError, UsageError
-from mtlkit.grid.grid_settings import read_grid, with_dataset
+from mtlkit.grid.grid_settings import read_budget, read_grid, with_dataset
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.tuning import FIRST_SEED, Tuning
 from mtlkit.report.frame import load
+from mtlkit.report.importance import trial_points
 from mtlkit.report.summary import summarise
+from mtlkit.report.tuned_table import tuned_rows
 from mtlkit.report.verdicts import judge
 from mtlkit.store import ResultStore
 from mtlkit.studies import Study, read_study
@@ -328,7 +331,199 @@ def test_a_method_that_is_better_by_construction_is_found(tuning, tmp_path):
     assert np.mean(found) >= 0.95
 
 
+# --- other budgets
+
+ROWS = 3 * 1024
+"""That a planted run sees; it takes two seconds."""
+
+
+@pytest.mark.parametrize(
+    ("tune", "count"),
+    [
+        ({"seconds": 5}, 3),  # trials begin at 0, 2 and 4 seconds
+        ({"seconds": 4}, 2),
+        ({"seconds": 0.1}, 1),
+        ({"seconds": 5, "seeds": 2}, 2),
+        ({"rows": 2 * ROWS}, 2),
+        ({"rows": 2 * ROWS + 1}, 3),
+    ],
+)
+def test_a_trial_that_begins_within_the_budget_runs_to_its_end(tuning, store, tune, count):
+    tuned = tuning(tune={"trials": None} | tune)
+    tuned.run_trials(Planted(store, noise))
+    studies = tuned.save()
+    assert {(study.budget, len(study.trials)) for study in studies} == {(count, count)}
+    assert all(study.choice is not None for study in studies)
+    by_number = small_grid(tuning, trials=count)
+    for search, more in zip(by_number.searches, tuned.searches[-2:], strict=True):
+        by_number.next_trials()
+        points = [candidate.settings for candidate in search.candidates]
+        assert points == [candidate.settings for candidate in more.candidates]
+
+
+def test_a_dear_method_gets_fewer_trials(tuning, store):
+    class Dear(Planted):
+        def outcome(self, cell):
+            made = super().outcome(cell)
+            seconds = 6.0 if cell.resolved["balancer"]["name"] == "uwl" else 2.0
+            return made.model_copy(update={"timing": {"total_seconds": seconds}})
+
+    tuned = small_grid(tuning, trials=None, seconds=11)
+    run_both(tuned, store, run=Dear(store, noise))
+    uniform, uwl = tuned.save()
+    assert (uniform.budget, uwl.budget) == (6, 2)
+    [note] = rows(store)[0].block.budget
+    assert "of 2 to 6 trials that began within 11 s, and seeds" in note
+    assert "not equal" not in note
+
+
+def test_a_failed_trial_costs_as_much_as_the_others(tuning, store):
+    tuned = small_grid(tuning, trials=None, seconds=7)
+    tuned.run_trials(Planted(store, lambda cell: 0.5 if is_default(cell) else np.nan))
+    assert [len(study.trials) for study in tuned.save()] == [4, 4]
+
+
+def test_where_nothing_but_failures_comes_the_budget_ends(tuning, store):
+    tuned = small_grid(tuning, trials=None, seconds=7)
+    chosen = tuned.run_trials(Planted(store, lambda cell: np.nan))
+    assert [len(study.trials) for study in tuned.save()] == [10, 10]
+    assert all(is_default(entry.cell) for entry in chosen.cells)
+
+
+def is_default(cell):
+    return cell.resolved["training"]["lr"] == 0.002
+
+
+def test_one_budget(tuning):
+    for tune in ({"seconds": 5}, {"trials": None, "seconds": 5, "rows": 5}):
+        with pytest.raises(UsageError, match=r"choose one of (trials|seconds) and (seconds|rows)"):
+            tuning(tune=tune)
+    for tune in ({"trials": None, "seconds": 5}, {"sampler": "optuna"}):
+        with pytest.raises(UsageError, match="halving needs a number of trials, and sampler"):
+            tuning(tune=tune | {"halving": 3})
+
+
+@pytest.mark.parametrize(
+    ("text", "budget"),
+    [
+        ("20", ("trials", 20)),
+        ("90s", ("seconds", 90)),
+        ("1.5h", ("seconds", 5400)),
+        ("20Mrows", ("rows", 20e6)),
+        ("2e7rows", ("rows", 2e7)),
+        ("500krows", ("rows", 5e5)),
+    ],
+)
+def test_budgets_as_typed(tmp_path, text, budget):
+    file = tmp_path / "grid.yaml"
+    file.write_text("tune: {trials: 3, seed: 5}")
+    tune = read_grid(file, {"tune": read_budget(text)}, []).tune
+    assert (tune.budget, tune.seed) == (budget, 5)
+
+
+# --- halving
+
+
+def by_rate(cell):
+    return 0.5 + cell.resolved["training"]["lr"]
+
+
+def test_the_best_third_goes_on_to_three_times_the_rows(tuning, store):
+    tuned = small_grid(tuning, trials=12, halving=3)
+    run = Planted(store, by_rate)
+    chosen = tuned.run_trials(run)
+    assert len(run.ran) == len(set(run.ran)) == 2 * (12 + 4 + 2)
+    for study in tuned.save():
+        rates = [trial.settings.get("lr", 0.002) for trial in study.trials]
+        best = sorted(range(12), key=lambda number: -rates[number])
+        reached = [len(trial.rungs) for trial in study.trials]
+        assert reached == [3 if n in best[:2] else 2 if n in best[:4] else 1 for n in range(12)]
+        assert study.choice == best[0]
+        [*ladder] = study.trials[best[0]].rungs
+        assert [rung.epochs for rung in ladder] == [0.6667, 2, 6]
+        assert [rung.value for rung in ladder] == [study.trials[best[0]].value] * 3
+        assert [trial.value is None for trial in study.trials] == [r < 3 for r in reached]
+        assert [trial.rows for trial in study.trials] == [r * ROWS for r in reached]
+    for entry in chosen.cells:
+        assert entry.cell.resolved["training"]["epochs"] == 6
+        assert entry.cell.resolved["training"]["evaluations"] == 10
+
+
+def test_the_last_rung_chooses(tuning, store):
+    """Of those that are left, the one that was worse before is better in the end."""
+
+    def score(cell):
+        sees_all = cell.resolved["training"]["epochs"] == 6
+        return 1 - by_rate(cell) if sees_all else by_rate(cell)
+
+    tuned = small_grid(tuning, trials=12, halving=3)
+    tuned.run_trials(Planted(store, score))
+    for study in tuned.save():
+        rates = [trial.settings.get("lr", 0.002) for trial in study.trials]
+        assert study.choice == sorted(range(12), key=lambda number: -rates[number])[1]
+
+
+def test_failures_never_climb(tuning, store):
+    tuned = small_grid(tuning, trials=9, halving=3)
+    tuned.run_trials(Planted(store, lambda cell: 0.5 if is_default(cell) else np.nan))
+    for study in tuned.save():
+        assert [len(trial.rungs) for trial in study.trials] == [3] + [1] * 8
+        assert study.choice == 0
+
+
+def test_failures_that_are_retried_are_waited_for(tuning, store):
+    tune = {"trials": 9, "halving": 3}
+    tuning(tune=tune).run_trials(Planted(store, lambda cell: np.nan))
+    again = Planted(store, by_rate)
+    tuned = tuning(tune=tune, retry_failed=True)
+    tuned.run_trials(again)
+    assert len(again.ran) == 5 * (9 + 3 + 1)
+    assert all(sum(len(t.rungs) == 3 for t in study.trials) == 1 for study in tuned.save())
+
+
+def test_runs_of_few_rows_are_no_rows_of_a_report(tuning, store):
+    """Nor when a larger budget leaves a trial behind that had gone on before."""
+    for count in (4, 27):
+        tuned = small_grid(tuning, trials=count, halving=3)
+        run_both(tuned, store, noise)
+    summary, _ = rows(store)
+    assert sorted(row.group.label for row in summary.rows) == ["mmoe + uniform", "mmoe + uwl"]
+    assert "one in 3 went on to 3 times the rows, twice" in summary.block.budget[0]
+    table = tuned_rows(summary)
+    assert [row["trial"].partition(" of ")[2] for row in table] == ["27 → 9 → 3"] * 2
+    assert min(len(points) for points in trial_points(summary).values()) == 26
+
+
 # --- going on
+
+
+def small_grid(tuning, **tune):
+    """A model under two balancers."""
+    return tuning({"references": [], "models": "mmoe"}, tune=tune)
+
+
+BUDGETS = [
+    {"trials": None, "seconds": 13},
+    {"trials": None, "rows": 5 * ROWS},
+    {"trials": 9, "halving": 3},
+]
+
+
+@pytest.mark.parametrize("tune", BUDGETS)
+@pytest.mark.parametrize("stop", [0, 1, 8, 13])
+def test_killed_under_any_budget_it_ends_in_the_same(tuning, store, tmp_path, tune, stop):
+    whole = small_grid(tuning, **tune)
+    whole.store = ResultStore(tmp_path / "whole")
+    uninterrupted = Planted(whole.store, noise)
+    expected = whole.run_trials(uninterrupted)
+
+    first, second = Planted(store, noise, stop=stop), Planted(store, noise)
+    with contextlib.suppress(KeyboardInterrupt):
+        small_grid(tuning, **tune).run_trials(first)
+    chosen = small_grid(tuning, **tune).run_trials(second)
+    assert [e.cell.key for e in chosen.cells] == [e.cell.key for e in expected.cells]
+    assert studies_of(store) == studies_of(whole.store)
+    assert sorted(first.ran + second.ran) == sorted(uninterrupted.ran)
 
 
 def studies_of(store):
@@ -433,8 +628,8 @@ def rows(store, **how):
     return summary, judge(frames, summary)
 
 
-def run_both(tuned, store, score=noise):
-    run = Planted(store, score)
+def run_both(tuned, store, score=noise, run=None):
+    run = run or Planted(store, score)
     chosen = tuned.run_trials(run)
     run(chosen)
     return chosen
