@@ -8,7 +8,7 @@ and the optimiser. A cell that diverges fails alone: it stays in the program, an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -50,6 +50,9 @@ class StackedTrainer:
             balancers may differ, if all of them see as much of a step (``needs``) and have signed
             weights or not.
 
+    Attributes:
+        graph: What stands in for the plain step, if anything does.
+
     Raises:
         ValueError: The trainers are no such stack, or a part of the model does not work in one.
     """
@@ -58,6 +61,7 @@ class StackedTrainer:
         self.trainers = list(trainers)
         first = self.first = self.trainers[0]
         self.settings = first.settings
+        self.graph: Callable[[StackedTrainer, int], None] | None = None
         self.errors: list[Exception | None] = [None] * len(self.trainers)
         self.results: list[FitResult | None] = [None] * len(self.trainers)
         reason = next(filter(None, map(refusal, self.trainers)), None)
@@ -91,6 +95,7 @@ class StackedTrainer:
         Args:
             on_point: Called after each evaluation point with the share of steps done.
         """
+        step = self.graph or StackedTrainer._train_step
         for trainer in self.trainers:
             trainer.timer.start()
             trainer.model.train()
@@ -100,7 +105,7 @@ class StackedTrainer:
                 break
             began = time.perf_counter()
             for index in range(done, stop):
-                self._train_step(index)
+                step(self, index)
             if self.first.device.type == "cuda":
                 torch.cuda.synchronize(self.first.device)
 
@@ -150,21 +155,24 @@ class StackedTrainer:
 
     def _train_step(self, index: int) -> None:
         """One optimiser step of all cells, of ``accumulate`` batches each."""
-        first, settings = self.first, self.settings
-        self.optimizer.set_learning_rate(learning_rate_factor(settings, index, first.total_steps))
+        settings, total_steps = self.settings, self.first.total_steps
+        self.optimizer.set_learning_rate(learning_rate_factor(settings, index, total_steps))
+        self.update((self.take(*self.next_rows()) for _ in range(settings.accumulate)), index)
+
+    def update(self, batches: Iterable[Batch], index: int) -> None:
+        """Move the parameters of all cells once, by the gradients of some batches."""
         self.optimizer.zero_grad()
 
         # Add up the gradients of the batches.
         waiting: list[tuple[Batch, dict[int, CellStep]]] = []
-        for _ in range(settings.accumulate):
-            batch = self._next_batch()
+        for batch in batches:
             steps = self._add_gradients(batch, index)
             if any(step.callbacks for step in steps.values()):
                 waiting.append((batch, steps))
 
         # Move the parameters, those of some cells or tasks faster or slower than the optimiser.
-        if settings.clip_norm is not None:
-            self._clip(settings.clip_norm)
+        if self.settings.clip_norm is not None:
+            self._clip(self.settings.clip_norm)
         self._move()
 
         # Tell the balancers that asked what has become of the losses.
@@ -240,14 +248,13 @@ class StackedTrainer:
         due = self.first.schedule.due(index)
         return losses if due is None else torch.where(due, losses, 0.0)
 
-    def _next_batch(self) -> Batch:
-        """The next batch of every cell, gathered as one."""
+    def next_rows(self) -> tuple[Tensor, Tensor | None]:
+        """The row numbers of the next batch of every cell, one after another, and their factors."""
         taken = [trainer.stream.next_rows() for trainer in self.trainers]
-        rows = torch.cat([cell_rows for cell_rows, _ in taken])
         factors = [weights for _, weights in taken if weights is not None]
-        return self._take(rows, torch.cat(factors) if factors else None)
+        return torch.cat([rows for rows, _ in taken]), torch.cat(factors) if factors else None
 
-    def _take(self, rows: Tensor, weights: Tensor | None = None) -> Batch:
+    def take(self, rows: Tensor, weights: Tensor | None = None) -> Batch:
         """The rows of K batches, one after another, gathered as one."""
         # a kernel would give a bag that rows share once
         with plain_operations():
@@ -304,7 +311,7 @@ class StackedTrainer:
             ValueError: A part of the model does not work in a stack.
         """
         rows = torch.arange(self.settings.batch_size) % len(self.first.train)
-        batch = self._take(rows.repeat(len(self.stack)))
+        batch = self.take(rows.repeat(len(self.stack)))
         try:
             self.stack.losses_again(batch)
         except torch.OutOfMemoryError:

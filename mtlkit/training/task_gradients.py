@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mtlkit.models._output import Output
 from mtlkit.ops.inner_products import inner_products
+from mtlkit.ops.take_rows import summed_rows
 from mtlkit.training.shortcuts import (
     BoundarySplit,
     CollectedGradients,
@@ -121,7 +122,7 @@ class TaskGradients:
     Attributes:
         by_task: By parameter, the gradient of each task, as far as computed; of a row-sparse one
             its values (M, ...).
-        table_rows: By parameter with row-sparse gradients, the rows (1, M) that the values stand
+        table_rows: By parameter with row-sparse gradients, the rows (M,) that the values stand
             for.
         passes: Backward passes so far, through the layer that most of them went through. Where one
             product stands for a pass of each task, it counts as that many.
@@ -227,9 +228,9 @@ class TaskGradients:
         """The values of a row-sparse gradient, whose rows are kept; a dense one as it is."""
         if grad is None or not grad.is_sparse:
             return grad
-        grad = grad.coalesce()
-        self.table_rows[sliced.name] = grad.indices()  # those of the batch, whichever the task
-        return grad.values()
+        rows, values = summed_rows(grad)
+        self.table_rows[sliced.name] = rows  # those of the batch, whichever the task
+        return values
 
     # --- ways to the task gradients
 

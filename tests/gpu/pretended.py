@@ -20,7 +20,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -142,6 +143,9 @@ class PretendedTensor(torch.Tensor):
 
     def get_device(self) -> int:
         return 0
+
+    def record_stream(self, stream: Any) -> None:
+        pass
 
     def data_ptr(self) -> int:
         return 0
@@ -302,6 +306,32 @@ def _count(name: str, args: Any, kwargs: dict[str, Any]) -> None:
         COUNTS.operations[name] += 1
 
 
+class _Stream:
+    """A stream on which everything is done at once."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.device = device
+
+    def record_event(self) -> None:
+        pass
+
+    def wait_event(self, event: None) -> None:
+        pass
+
+
+def _submit(pool: ThreadPoolExecutor, action: Any, *args: Any) -> Any:
+    """``ThreadPoolExecutor.submit``: the GPU is there in other threads as well."""
+
+    def on_device(*args: Any) -> Any:
+        with _Pretend():
+            return action(*args)
+
+    return SUBMIT(pool, on_device, *args)
+
+
+SUBMIT = ThreadPoolExecutor.submit
+
+
 class _Pretend(TorchDispatchMode):
     """Catches what makes tensors on the device from nothing."""
 
@@ -324,6 +354,9 @@ def pretended_gpu() -> Iterator[torch.device]:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_name": lambda device=None: "pretended",
+        "Stream": _Stream,
+        "current_stream": _Stream,
+        "stream": nullcontext,
         "synchronize": lambda device=None: _wait("synchronize"),
         "mem_get_info": lambda device=None: (MEMORY, MEMORY),
         "reset_peak_memory_stats": lambda device=None: None,
@@ -339,6 +372,7 @@ def pretended_gpu() -> Iterator[torch.device]:
     try:
         with (
             mock.patch.multiple(torch.cuda, **patches),
+            mock.patch.object(ThreadPoolExecutor, "submit", _submit),
             mock.patch.object(torch.Tensor, "pin_memory", lambda self, *args: self),
             mock.patch.object(
                 torch.cuda.amp.common, "amp_definitely_not_available", return_value=False
