@@ -12,6 +12,7 @@ asked for, and passes are spared where the model says how it is built, see ``tra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -75,9 +76,15 @@ def gramian_of(
         elif present:
             # a task that does not reach the parameter adds nothing in its row and column
             tasks = [task for task, grad in enumerate(shared) if grad is not None]
-            index = torch.tensor(tasks, device=gramian.device)
+            index = _index_of(tuple(tasks), gramian.device)
             gramian[index[:, None], index] += inner_products(present)
     return gramian
+
+
+@cache
+def _index_of(tasks: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers of tasks on a device, which are sent there once: a CUDA graph takes no copies."""
+    return torch.tensor(tasks, device=device)
 
 
 def weighted_gradient(

@@ -98,12 +98,17 @@ def test_a_step_asks_no_more_of_a_gpu_than_the_table_says(balancer, gpu):
     assert COUNTS.totals == PER_STEP[balancer], COUNTS
 
 
-@pytest.mark.parametrize("balancer", ["uniform", "pcgrad", "gradvac"])
-def test_a_step_on_static_memory_asks_no_more(balancer, gpu):
+@pytest.mark.parametrize(
+    ("model", "balancer"),
+    [("mmoe", "uniform"), ("mmoe", "pcgrad"), ("mmoe", "gradvac"), ("aitm", "pcgrad")],
+)
+def test_a_step_on_static_memory_asks_no_more(model, balancer, gpu):
     """What graphs would hold waits for nothing; between two of them, one copy goes each way."""
     if not is_pretended(gpu):
         pytest.skip("waits are counted on the pretended device")
-    trainer = build("mmoe[experts=2,hidden=4,tower=3,embedding=2]", balancer, gpu)
+    schema = toy_schema(3)
+    schema = schema.model_copy(update={"funnel": schema.task_names})
+    trainer = build(f"{model}[tower=3,embedding=2]", balancer, gpu, schema)
     graph = StepGraph(trainer, record=False)
     for index in range(STEPS + 1):
         COUNTS.clear()
