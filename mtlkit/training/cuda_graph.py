@@ -18,13 +18,14 @@ import torch
 from torch import Tensor
 
 from mtlkit.balancers._balancer import GramBalancer
-from mtlkit.balancers._step import Scope, Step
+from mtlkit.balancers._step import Step
 from mtlkit.errors import UsageError
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.running_means import RunningMeans
 from mtlkit.training.seeding import seed_for
 from mtlkit.training.stacked import StackedTrainer
-from mtlkit.training.step import LoopStep
+from mtlkit.training.stacked_step import HostStep, StackedStep, asks_for_gramian
+from mtlkit.training.step import LoopStep, StepInfo
 from mtlkit.training.trainer import Trainer
 
 WARM_UP = 3
@@ -52,7 +53,7 @@ class StepGraph:
         stream = torch.cuda.Stream(trainer.device) if record else None
         pool = torch.cuda.graph_pool_handle() if record else None
         self.pieces = [_Piece(stream, pool), _Piece(stream, pool)]
-        self.asks_host = _asks_for_gramian(trainer)
+        self.asks_host = asks_for_gramian(trainer)
 
         # The static memory: the rows of each batch, the learning rate of each group, and what goes
         # to the host and comes back: (T, T + 2) and (T,).
@@ -101,7 +102,8 @@ class StepGraph:
         """(T,) the weights that the balancer decides on, on the host."""
         assert trainer.balancer is not None
         seed = seed_for(trainer.seed, "balancer")
-        step = _HostStep(self.packed.cpu(), index, trainer.total_steps, seed)
+        info = StepInfo(index, trainer.total_steps, seed, trainer.settings.scope)
+        step = HostStep(self.packed.cpu(), info)
         weights = trainer.balancer.decide(cast(Step, step))  # asked for nothing that it lacks
         assert isinstance(weights, Tensor), "a Gram matrix gives weights"
         return weights
@@ -121,7 +123,8 @@ class StackGraph:
     written down of it stays.
 
     Args:
-        stack: Cells under balancers whose steps are all the same.
+        stack: Cells under balancers whose steps are all the same, or that ask for a Gram matrix
+            alone.
         record: Whether a graph is recorded.
 
     Raises:
@@ -129,18 +132,18 @@ class StackGraph:
     """
 
     def __init__(self, stack: StackedTrainer, record: bool = True) -> None:
-        reason = next(filter(None, map(refusal, stack.trainers)), None)
-        if any(map(_asks_for_gramian, stack.trainers)):
-            reason = "each of the stacked cells asks the host for its weights"
-        device = stack.first.device
-        _check(reason, device, record)
+        device, cells, tasks = stack.first.device, len(stack.trainers), len(stack.first.tasks)
+        _check(next(filter(None, map(refusal, stack.trainers)), None), device, record)
         stream = torch.cuda.Stream(device) if record else None
-        self.piece = _Piece(stream, None, stack.stack.generators)
+        pool = torch.cuda.graph_pool_handle() if record else None
+        self.pieces = [_Piece(stream, pool, stack.stack.generators) for _ in range(2)]
 
-        # the rows of the batches of all cells, one after another
-        settings = stack.settings
-        shape = (settings.accumulate, len(stack.trainers) * settings.batch_size)
+        # The static memory; batches of all cells lie one after another.
+        shape = (stack.settings.accumulate, cells * stack.settings.batch_size)
         self.rows = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.packed = torch.zeros(cells, tasks, tasks + 2, dtype=torch.float64, device=device)
+        self.weights = torch.zeros(cells, tasks, device=device)
+        self.step: StackedStep | None = None
         _put_rates_on(device, stack.optimizer, record)
 
     def __call__(self, stack: StackedTrainer, index: int) -> None:
@@ -148,7 +151,25 @@ class StackGraph:
         _write_rates(stack.optimizer, stack.first, index)
         for rows in self.rows:
             rows.copy_(stack.next_rows()[0])
-        self.piece(stack.trainers, lambda: stack.update(map(stack.take, self.rows), index))
+
+        first, second = self.pieces
+        if not stack.asks_host:
+            first(stack.trainers, lambda: stack.update(map(stack.take, self.rows), index))
+            return
+        first(stack.trainers, lambda: self._ask(stack, index))
+        self.weights.copy_(stack.answer(self.packed.cpu(), index))
+        second(stack.trainers, lambda: self._follow(stack))
+
+    def _ask(self, stack: StackedTrainer, index: int) -> None:
+        stack.optimizer.zero_grad()
+        self.step = stack.begin(stack.take(self.rows[0]), index)
+        self.packed.copy_(stack.pack(self.step))
+
+    def _follow(self, stack: StackedTrainer) -> None:
+        assert self.step is not None
+        stack.follow(self.step, self.weights)
+        self.step = None
+        stack.move()
 
 
 class _Piece:
@@ -205,26 +226,6 @@ class _Piece:
         graph.replay()
 
 
-class _HostStep:
-    """What a Gram-based balancer sees of a step, on the host.
-
-    Args:
-        packed: (T, T + 2) as ``GramBalancer.pack`` makes it.
-        index: Number of steps before this one.
-        total: Number of steps of the run.
-        seed: Of the balancer's randomness.
-    """
-
-    def __init__(self, packed: Tensor, index: int, total: int, seed: int) -> None:
-        self._gramian = packed[:, :-2]
-        self.losses = packed[:, -2].float()
-        self.active = packed[:, -1].bool()
-        self.index, self.total, self.seed = index, total, seed
-
-    def gramian(self, scope: Scope | None = None) -> Tensor:
-        return self._gramian
-
-
 def _check(reason: str | None, device: torch.device, record: bool) -> None:
     """Raise a ``UsageError`` if there is a reason against a graph, or nothing to record it on."""
     if record and device.type != "cuda":
@@ -259,13 +260,13 @@ def refusal(trainer: Trainer) -> str | None:
         return "batches with bags are of different size"
     if trainer.train.batch_device != trainer.train.storage_device:
         return "the rows of the data do not fit on the device"
-    asks_host = _asks_for_gramian(trainer)
+    asks_host = asks_for_gramian(trainer)
     if asks_host and settings.accumulate > 1:
         return "several batches a step ask the host several times"
-    if balancer is not None and not balancer.same_every_step and not asks_host:
-        return f"under {type(balancer).__name__} a step depends on its number, or on the host"
     if balancer is not None and balancer.update_every > 1:
         return "with update_every some steps make weights and others do not"
+    if balancer is not None and not balancer.same_every_step and not asks_host:
+        return f"under {type(balancer).__name__} a step depends on its number, or on the host"
     if settings.heads == "plain" or settings.task_every or settings.task_lr:
         return "heads=plain, task_every and task_lr ask the host in a step"
     if settings.batches == "covering":
@@ -273,8 +274,3 @@ def refusal(trainer: Trainer) -> str | None:
     if settings.optimizer == "adagrad":
         return "adagrad counts its steps on the host"
     return None
-
-
-def _asks_for_gramian(trainer: Trainer) -> bool:
-    """Whether all that the balancer asks a step for is the Gram matrix of the scope."""
-    return getattr(type(trainer.balancer), "forward", None) is GramBalancer.forward

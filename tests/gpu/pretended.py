@@ -10,9 +10,9 @@ asked for it:
 - copies of host memory to the device.
 
 What it cannot see: kernels that give other numbers than those of the CPU, or the same in another
-order; streams and races; memory; Triton, CUDA graphs, the driver; how many kernels one operation
-launches; operations of libraries that do not go through the dispatcher of PyTorch. Autograd's
-threads of a real GPU are not there either.
+order; streams and races; memory; Triton, CUDA graphs, the driver; what ``vmap`` computes (stacked
+cells); how many kernels one operation launches; operations of libraries that do not go through the
+dispatcher of PyTorch. Autograd's threads of a real GPU are not there either.
 """
 
 from __future__ import annotations
