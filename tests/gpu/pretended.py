@@ -354,6 +354,7 @@ def pretended_gpu() -> Iterator[torch.device]:
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_name": lambda device=None: "pretended",
+        "get_device_capability": lambda device=None: (9, 0),
         "Stream": _Stream,
         "current_stream": _Stream,
         "stream": nullcontext,
