@@ -350,6 +350,7 @@ def pretended_gpu() -> Iterator[torch.device]:
         "_lazy_init": lambda: None,
         "_is_in_bad_fork": lambda: False,
         "is_available": lambda: True,
+        "is_current_stream_capturing": lambda: False,
         "is_bf16_supported": lambda *args, **kwargs: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
