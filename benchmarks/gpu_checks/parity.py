@@ -25,6 +25,13 @@ SIZES = {"experts": 2, "hidden": 4, "bottom": 4, "tower": 3, "embedding": 2}
 MMOE = "mmoe[experts=2,hidden=4,tower=3,embedding=2]"
 SETTINGS: dict[str, dict[str, Any]] = {
     "row-sparse tables": {"sparse_rows": 1, "optimizer": "adam", "features": {"vocab": 5000}},
+    "row-sparse tables, adamw": {
+        "sparse_rows": 1,
+        "optimizer": "adamw",
+        "l2_embedding": 0.01,
+        "clip_norm": 0.1,
+        "features": {"vocab": 5000},
+    },
     "bags": {"features": {"bags": 2}},
     "covering batches": {"batches": "covering"},
     "accumulate=2": {"accumulate": 2},
@@ -50,6 +57,8 @@ def parity(job: Job) -> Iterator[partial[Iterator[Row]]]:
         for name in job.size(BALANCERS.names(), []):
             if BALANCERS.load(name).needs == "losses":
                 yield partial(_graph, name, device, steps)
+        for name in job.size(["uniform", "pcgrad"], []):
+            yield partial(_graph, name, device, steps, sparse_rows=1)
         for name in job.size(BALANCERS.names(), ["pcgrad"]):
             yield partial(_compare, f"mmoe + {name}", device, steps, balancer=name)
 
@@ -112,22 +121,23 @@ def _repeated(balancer: str, device: Any, steps: int) -> Iterator[Row]:
     yield Row(f"two runs of {balancer}, deterministic=true", equal, "equal bits", equal)
 
 
-def _graph(balancer: str, device: Any, steps: int) -> Iterator[Row]:
+def _graph(balancer: str, device: Any, steps: int, **settings: Any) -> Iterator[Row]:
     """A run as one CUDA graph beside an eager one; what cannot be one says so."""
     from mtlkit.errors import UsageError
 
-    data = toy_dataset(toy_schema(2), rows=160)
+    data = toy_dataset(toy_schema(2, vocab=5000 if settings else 7), rows=160)
+    what = ", ".join(["compile=graph", balancer, *settings])
     found = []
     try:
         for form in ("graph", "off"):
-            made = trainer(data, device, MMOE, balancer, compile=form, batch_size=32)
+            made = trainer(data, device, MMOE, balancer, compile=form, batch_size=32, **settings)
             run_steps(made, steps)
             found.append(_weights(made))
     except UsageError as error:
-        yield Row(f"compile=graph, {balancer}", error.message)
+        yield Row(what, error.message)
         return
     gap = _difference(*found)
-    yield Row(f"compile=graph, {balancer}: weights beside eager", gap, "<= 1e-5", gap <= 1e-5)
+    yield Row(f"{what}: weights beside eager", gap, "<= 1e-5", gap <= 1e-5)
 
 
 def _weights(made: Any) -> np.ndarray:

@@ -20,6 +20,7 @@ from speed.models import EXPERTS, HIDDEN, TOWER
 from speed.training import PEERS, TWINS, train
 
 from mtlkit.data.storage import write_dataset
+from mtlkit.training.cuda_graph import StackGraph
 from mtlkit.training.numerics import numerics
 from mtlkit.training.stacked import StackedTrainer
 
@@ -99,19 +100,23 @@ def stack(job: Job) -> Checks:
     """K cells as one program against one eager cell, their numbers, and cells in processes."""
     rates: dict[int, float] = {}
     with census_site(job) as site:
-        yield partial(_as_alone, site)
+        for as_graph in job.size((False, True), (False,)):
+            yield partial(_as_alone, site, as_graph)
         for cells in job.size((1, 16, 4, 48), (1, 2)):
             yield partial(_stacked, cells, site, rates)
+        for cells in job.size((16, 48), ()):
+            yield partial(_stacked, cells, site, rates, as_graph=True)
         for slots in job.size((1, 2, 4, 8), ()):
             yield partial(_slots, slots, job, site)
 
 
-def _as_alone(site: Site, steps: int = 20) -> Iterator[Row]:
+def _as_alone(site: Site, as_graph: bool, steps: int = 20) -> Iterator[Row]:
     """A cell of a stack beside the same cell alone; SGD does not enlarge what is rounding."""
     made = partial(site.trainer, optimizer="sgd", lr=0.1)
     stacked = StackedTrainer([made(seed=seed) for seed in range(3)])
+    step = partial(StackGraph(stacked), stacked) if as_graph else stacked._train_step
     for index in range(steps):
-        stacked._train_step(index)
+        step(index)
     alone = made(seed=2)
     run_steps(alone, steps)
     weights = stacked.stack.parameters
@@ -119,28 +124,37 @@ def _as_alone(site: Site, steps: int = 20) -> Iterator[Row]:
         float(((weights[name][2] - value).norm() / value.norm()).detach())
         for name, value in alone.model.named_parameters()
     )
-    what = f"weights of cell 3 of 3 after {steps} steps, beside the same cell alone"
+    form = " as a graph" if as_graph else ""
+    what = f"weights of cell 3 of 3{form} after {steps} steps, beside the same cell alone"
     yield Row(what, gap, "<= 1e-4", gap <= 1e-4)
 
 
-def _stacked(cells: int, site: Site, rates: dict[int, float]) -> Iterator[Row]:
+def _stacked(
+    cells: int, site: Site, rates: dict[int, float], as_graph: bool = False
+) -> Iterator[Row]:
     if site.on_gpu:
         torch.cuda.reset_peak_memory_stats(site.device)
     first = site.trainer()
     step = partial(run_steps, first, 1)
     if cells > 1:
         others = [site.trainer(seed=seed, splits=first.splits) for seed in range(1, cells)]
-        step = partial(StackedTrainer([first, *others])._train_step, 0)
+        together = StackedTrainer([first, *others])
+        step = partial(together._train_step, 0)
+        if as_graph:
+            step = partial(StackGraph(together), together, 0)
     seconds = seconds_of(step, site.device, 50 if site.on_gpu else 2)
-    rates[cells] = cells * site.batch / seconds
-    figure = {"cell-rows/s": rates[cells], "ms a step": seconds * 1e3}
+    rate = cells * site.batch / seconds
+    figure = {"cell-rows/s": rate, "ms a step": seconds * 1e3}
     if site.on_gpu:
         figure["GiB"] = torch.cuda.max_memory_allocated(site.device) / 2**30
-    yield Row(f"{site.name}, mmoe + uniform, K = {cells}, batch {site.batch}", figure)
+    form = ", graph" if as_graph else ""
+    yield Row(f"{site.name}, mmoe + uniform, K = {cells}{form}, batch {site.batch}", figure)
+    if not as_graph:
+        rates[cells] = rate
     if cells == 16:
-        factor, rate = rates[16] / rates[1], rates[16]
-        yield Row("K = 16 / K = 1", factor, ">= 6", factor >= 6)
-        yield Row("K = 16, cell-rows/s", rate, ">= 50e6", rate >= 50e6)
+        factor = rate / rates[1]
+        yield Row(f"K = 16{form} / K = 1", factor, ">= 6", factor >= 6)
+        yield Row(f"K = 16{form}, cell-rows/s", rate, ">= 50e6", rate >= 50e6)
 
 
 def _slots(slots: int, job: Job, site: Site) -> Iterator[Row]:

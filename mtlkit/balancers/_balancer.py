@@ -387,10 +387,10 @@ class GramBalancer(Balancer):
         return self.weigh(step, step.gramian())
 
     @staticmethod
-    def pack(step: Step, gramian: Tensor) -> Tensor:
-        """(T, T + 2) float64: inner products, losses, and 1 for active tasks."""
-        columns = (gramian.double(), step.losses.double()[:, None], step.active.double()[:, None])
-        return torch.cat(columns, 1)
+    def pack(step: Any, gramian: Tensor) -> Tensor:
+        """(..., T, T + 2) float64: inner products, losses, and 1 for active tasks."""
+        losses, active = step.losses.double(), step.active.double()
+        return torch.cat([gramian.double(), losses[..., None], active[..., None]], -1)
 
     def weigh(self, step: Step, gramian: Tensor) -> Tensor:
         """(T,) weights for inner products (T, T) that a method may have scaled."""

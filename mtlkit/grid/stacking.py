@@ -22,6 +22,7 @@ from mtlkit.grid.run_cell import (
 from mtlkit.records import Cell
 from mtlkit.registry import BALANCERS, is_baseline
 from mtlkit.settings import ExecutionSettings
+from mtlkit.training.cuda_graph import StackGraph
 from mtlkit.training.numerics import numerics
 from mtlkit.training.stacked import StackedTrainer
 from mtlkit.training.trainer import Trainer
@@ -47,7 +48,7 @@ def stacks(
         hindrance = "checkpoint_every keeps the state of single cells"
     elif execution.processes > 1:
         hindrance = "several processes train a single cell"
-    elif execution.compile != "off":
+    elif execution.compile not in ("off", "graph"):
         hindrance = "compile takes the model of a single cell"
     if most == 1 or hindrance:
         note = f"Cells are not stacked: {hindrance}." if most > 1 else ""
@@ -162,6 +163,8 @@ def _train(
     # Train them, and make a record of each.
     if trainers:
         stack = StackedTrainer(list(trainers.values()))
+        if execution.compile == "graph":
+            stack.graph = StackGraph(stack)
         stack.fit(on_progress)
         results = dict(zip(trainers, stack.results, strict=True))
         failures |= {

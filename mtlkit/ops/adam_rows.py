@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,25 +21,30 @@ CACHE_LINE = 64  # bytes that come at a time
 
 
 class AdamStep(NamedTuple):
-    """The coefficients of a step."""
+    """The coefficients of a step; those that change are scalars on a GPU."""
 
     mean_rate: float  # ``1 - beta_1``
     square_rate: float  # ``1 - beta_2``
-    correction: float  # of the squares' bias, ``1 / (1 - beta_2 ** steps)``
-    rate: float  # the learning rate, with the correction of the means' bias
+    correction: Any  # of the squares' bias, ``1 / (1 - beta_2 ** steps)``
+    rate: Any  # the learning rate, with the correction of the means' bias
     eps: float  # added to the root of the squares
 
 
 def plain_adam_rows(
     table: Tensor, moments: Tensor, rows: Tensor, grad: Tensor, step: AdamStep
 ) -> None:
-    """:func:`adam_rows` in PyTorch's own operations."""
+    """:func:`adam_rows` in PyTorch's own operations, for rows as ``take_rows.summed_rows`` gives
+    them.
+    """
+    # where a row stands several times, all get the gradient of the first, and write the same
+    grad = grad.index_select(0, torch.searchsorted(rows, rows))
     mean, square = moments.index_select(0, rows).unbind(1)
     mean = mean.lerp(grad, step.mean_rate)
     square = square.lerp(grad.square(), step.square_rate)
     moments.index_copy_(0, rows, torch.stack([mean, square], 1))
     root = square.mul_(step.correction).sqrt_().add_(step.eps)
-    table.index_add_(0, rows, mean.div_(root), alpha=-step.rate)
+    moved = table.index_select(0, rows).sub_(mean.div_(root).mul_(step.rate))
+    table.index_copy_(0, rows, moved)
 
 
 @exact_kernel
@@ -82,7 +87,7 @@ def adam_rows(table: Tensor, moments: Tensor, rows: Tensor, grad: Tensor, step: 
         table: (V, ...) contiguous.
         moments: (V, 2, ...) contiguous, the running mean of a row's gradients and of their squares
             side by side: one trip to memory.
-        rows: (U,) int64, none of them twice.
+        rows: (U,) int64, sorted, none of them twice.
         grad: (U, ...) of these rows.
         step: The coefficients.
     """

@@ -1,7 +1,7 @@
 """Rows of large tables, ``table[rows]``, with gradients that hold those rows alone.
 
-The gradient of a table is the sum of the gradients of equal row numbers. Both forms group equal
-row numbers first, and then sum the gradients of each group.
+Kernels sum the gradients of equal row numbers as they come. The plain form leaves that to who reads
+the gradient, see :func:`summed_rows`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mtlkit.ops._dispatch import use_kernel
+from mtlkit.ops._dispatch import launches, use_kernel
 from mtlkit.ops._numba import kernel
 from mtlkit.ops._simd import LANES, add, load, prefetch, store
 from mtlkit.ops.sum_rows import RowIndex
@@ -25,28 +25,6 @@ DIGITS = 1 << DIGIT_BITS  # values of a digit
 POSITION_BITS = np.uint64(32)  # of a key, below those of the row number
 POSITION_MASK = np.uint64(0xFFFFFFFF)
 AHEAD = 2  # rows of a batch between asking for their rows of a table and copying these
-
-
-class PlainGroups:
-    """Equal row numbers as groups, in PyTorch's own operations.
-
-    Args:
-        row_numbers: (M,).
-        table_rows: Rows of the table.
-
-    Attributes:
-        rows: (U,) int64 the row numbers that occur, sorted.
-        group: (M,) which of them each row number is.
-    """
-
-    def __init__(self, row_numbers: Tensor, table_rows: int) -> None:
-        rows, self.group = torch.unique(row_numbers, return_inverse=True)
-        self.rows = rows.long()
-
-    def sum(self, grad: Tensor) -> Tensor:
-        """Sum gradients (M, ...) by group: (U, ...)."""
-        sums = grad.new_zeros(len(self.rows), *grad.shape[1:])
-        return sums.index_add(0, self.group, grad)
 
 
 @kernel
@@ -124,7 +102,15 @@ def _group_sums(grad: np.ndarray, starts: np.ndarray, order: np.ndarray) -> np.n
 
 
 class CompiledGroups:
-    """:class:`PlainGroups` by kernels."""
+    """Equal row numbers as groups.
+
+    Args:
+        row_numbers: (M,) int32 or int64.
+        table_rows: Rows of the table.
+
+    Attributes:
+        rows: (U,) int64 the row numbers that occur, sorted.
+    """
 
     def __init__(self, row_numbers: Tensor, table_rows: int) -> None:
         rows, self.starts, self.order = _sorted_groups(row_numbers.numpy(), table_rows - 1)
@@ -132,7 +118,7 @@ class CompiledGroups:
 
     @cached_property
     def group(self) -> Tensor:
-        """As in :class:`PlainGroups`, int32."""
+        """(M,) int32 the group of each row number."""
         group = np.empty_like(self.order)
         group[self.order] = np.repeat(
             np.arange(len(self.rows), dtype=np.int32), np.diff(self.starts)
@@ -147,43 +133,70 @@ class CompiledGroups:
 
 
 def row_sparse(rows: Tensor, values: Tensor, shape: torch.Size) -> Tensor:
-    """The sparse gradient of a table of this shape: some rows (U,), sorted, and theirs (U, ...)."""
+    """The sparse gradient of a table of this shape: rows as in :func:`summed_rows`, and theirs."""
+    is_coalesced = not launches(values)
     return torch.sparse_coo_tensor(
-        rows[None], values, shape, is_coalesced=True, check_invariants=False
+        rows[None], values, shape, is_coalesced=is_coalesced, check_invariants=False
     )
+
+
+def summed_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
+    """The rows (M,) int64 that a sparse gradient holds, sorted, and the sums (M, ...) by row.
+
+    Each row is there once. On a GPU, whose host would wait for the number of different ones, it is
+    there as often as it was taken, see :func:`sums_in_place`.
+    """
+    if launches(grad):
+        return sums_in_place(grad._indices()[0], grad._values())
+    grad = grad.coalesce()
+    return grad.indices()[0], grad.values()
+
+
+def sums_in_place(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    """Sums of the values (M, ...) of equal rows, in tensors whose shapes depend on no number.
+
+    Returns:
+        The rows (M,) sorted, and (M, ...): of equal rows the first has the sum, the others zeros.
+    """
+    ordered = rows.sort().values
+    first = torch.searchsorted(ordered, rows)
+    return ordered, torch.zeros_like(values).index_add_(0, first, values)
 
 
 class _TakeRows(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, table: Tensor, rows: Tensor, form: type[PlainGroups] | type[CompiledGroups]
-    ) -> Tensor:
+    def forward(ctx: Any, table: Tensor, rows: Tensor, by_kernel: bool) -> Tensor:
         ctx.save_for_backward(rows)
-        ctx.shape, ctx.form = table.shape, form
+        ctx.shape, ctx.by_kernel = table.shape, by_kernel
         ctx.groups = None
         return table.index_select(0, rows)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (rows,) = ctx.saved_tensors
+        if not ctx.by_kernel:
+            as_taken = torch.sparse_coo_tensor(
+                rows.long()[None], grad, ctx.shape, check_invariants=False
+            )
+            return as_taken, None, None
+
         # groups are kept: several backward passes may come
         if ctx.groups is None:
-            (rows,) = ctx.saved_tensors
-            ctx.groups = ctx.form(rows, ctx.shape[0])
+            ctx.groups = CompiledGroups(rows, ctx.shape[0])
         return row_sparse(ctx.groups.rows, ctx.groups.sum(grad), ctx.shape), None, None
 
 
 def take_rows(table: Tensor, rows: Tensor) -> Tensor:
     """``table.index_select(0, rows)``, whose gradient by the table is a sparse tensor.
 
-    The gradient holds the rows that were taken, sorted, each once.
+    The gradient holds the rows that were taken: by kernels sorted, each once; else as they were.
 
     Args:
         table: (V, ...).
         rows: (M,) int32 or int64.
     """
-    form = CompiledGroups if use_kernel(table) else PlainGroups
-    return _TakeRows.apply(table, rows, form)
+    return _TakeRows.apply(table, rows, use_kernel(table))
 
 
 @kernel

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mmap
 import warnings
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from mtlkit.models._types import Batch
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops.bags import Bags, take_bags
 from mtlkit.ops.take_rows import CompiledGroups
+from mtlkit.training.prefetch import map_tensors, prefetched
 
 MAX_MEMORY_SHARE = 0.5  # of the free memory of a GPU that the columns of a split may fill
 RELEASED_ROWS = 1 << 20  # rows read after which the pages of mapped files are given back
@@ -143,6 +145,12 @@ class DeviceSplit:
             return batch
         return _moved(batch, self.batch_device)
 
+    def take_each(self, rows: Iterator[tuple[Any, ...]]) -> Generator[Batch]:
+        """:meth:`take` with each of some arguments; ahead of time where batches are sent."""
+        if self.batch_device != self.storage_device:
+            return prefetched(self.take, rows, self.batch_device)
+        return (self.take(*each) for each in rows)
+
     def subset(self, rows: Tensor) -> DeviceSplit:
         """Some rows (n,) as a split; what is not a label is gathered when it is asked for."""
         columns = self.columns
@@ -158,9 +166,9 @@ class DeviceSplit:
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All rows in order, in batches of at most ``size``."""
-        for start in range(0, len(self), size):
-            stop = min(start + size, len(self))
-            yield self.take(torch.arange(start, stop, device=self.storage_device))
+        starts = range(0, len(self), size)
+        rows = (torch.arange(start, min(start + size, len(self))) for start in starts)
+        return self.take_each((numbers.to(self.storage_device),) for numbers in rows)
 
     def _release_pages(self, rows: int) -> None:
         """Count rows that were read, and now and then give their pages back.
@@ -228,6 +236,4 @@ def _moved(batch: Batch, device: torch.device) -> Batch:
         pinned = tensor.pin_memory() if device.type == "cuda" else tensor
         return pinned.to(device, non_blocking=True)
 
-    return batch.map(
-        move, lambda bags: Bags(*(move(tensor) for tensor in bags if tensor is not None))
-    )
+    return map_tensors(batch, move)

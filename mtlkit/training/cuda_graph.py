@@ -11,19 +11,21 @@ step where there is a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from mtlkit.balancers._balancer import GramBalancer
-from mtlkit.balancers._step import Scope, Step
+from mtlkit.balancers._step import Step
 from mtlkit.errors import UsageError
-from mtlkit.training.optimizers import learning_rate_factor
+from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.running_means import RunningMeans
 from mtlkit.training.seeding import seed_for
-from mtlkit.training.step import LoopStep
+from mtlkit.training.stacked import StackedTrainer
+from mtlkit.training.stacked_step import HostStep, StackedStep, asks_for_gramian
+from mtlkit.training.step import LoopStep, StepInfo
 from mtlkit.training.trainer import Trainer
 
 WARM_UP = 3
@@ -47,15 +49,11 @@ class StepGraph:
     """
 
     def __init__(self, trainer: Trainer, record: bool = True) -> None:
-        reason = refusal(trainer)
-        if record and trainer.device.type != "cuda":
-            reason = "there is no GPU to record one on"
-        if reason is not None:
-            raise UsageError(f"A step cannot be one CUDA graph: {reason}.", "--set compile=off")
+        _check(refusal(trainer), trainer.device, record)
         stream = torch.cuda.Stream(trainer.device) if record else None
         pool = torch.cuda.graph_pool_handle() if record else None
         self.pieces = [_Piece(stream, pool), _Piece(stream, pool)]
-        self.asks_host = _asks_for_gramian(trainer)
+        self.asks_host = asks_for_gramian(trainer)
 
         # The static memory: the rows of each batch, the learning rate of each group, and what goes
         # to the host and comes back: (T, T + 2) and (T,).
@@ -65,11 +63,7 @@ class StepGraph:
         self.packed = torch.zeros(tasks, tasks + 2, dtype=torch.float64, device=device)
         self.weights = torch.zeros(tasks, device=device)
         self.step: LoopStep | None = None
-        for group in trainer.optimizer.param_groups:
-            rate = torch.tensor(group["peak"], dtype=torch.float32, device=device)
-            group["lr"] = rate
-            if "capturable" in group:
-                group["capturable"] = record
+        _put_rates_on(device, trainer.optimizer, record)
 
     def __call__(self, trainer: Trainer, index: int, window: RunningMeans) -> None:
         """One optimiser step.
@@ -80,19 +74,17 @@ class StepGraph:
             index: Number of steps before this one.
             window: Losses and weights are counted in here; the same in every step.
         """
-        factor = learning_rate_factor(trainer.settings, index, trainer.total_steps)
-        for group in trainer.optimizer.param_groups:
-            group["lr"].fill_(group["peak"] * factor)
+        _write_rates(trainer.optimizer, trainer, index)
         for rows in self.rows:
             rows.copy_(trainer.stream.next_rows()[0])
 
         first, second = self.pieces
         if not self.asks_host:
-            first(trainer, lambda: self._update(trainer, index, window))
+            first([trainer], lambda: self._update(trainer, index, window))
             return
-        first(trainer, lambda: self._ask(trainer, index))
+        first([trainer], lambda: self._ask(trainer, index))
         self.weights.copy_(self._answer(trainer, index))
-        second(trainer, lambda: self._follow(trainer, window))
+        second([trainer], lambda: self._follow(trainer, window))
 
     def _update(self, trainer: Trainer, index: int, window: RunningMeans) -> None:
         batches = (trainer.train.take(rows) for rows in self.rows)
@@ -110,7 +102,8 @@ class StepGraph:
         """(T,) the weights that the balancer decides on, on the host."""
         assert trainer.balancer is not None
         seed = seed_for(trainer.seed, "balancer")
-        step = _HostStep(self.packed.cpu(), index, trainer.total_steps, seed)
+        info = StepInfo(index, trainer.total_steps, seed, trainer.settings.scope)
+        step = HostStep(self.packed.cpu(), info)
         weights = trainer.balancer.decide(cast(Step, step))  # asked for nothing that it lacks
         assert isinstance(weights, Tensor), "a Gram matrix gives weights"
         return weights
@@ -123,41 +116,106 @@ class StepGraph:
         trainer.move()
 
 
+class StackGraph:
+    """Stands in for the step of stacked cells, as :class:`StepGraph` for that of one.
+
+    A cell that has ended or failed since the graph was recorded goes on with the others; what was
+    written down of it stays.
+
+    Args:
+        stack: Cells under balancers whose steps are all the same, or that ask for a Gram matrix
+            alone.
+        record: Whether a graph is recorded.
+
+    Raises:
+        UsageError: The step cannot be a graph.
+    """
+
+    def __init__(self, stack: StackedTrainer, record: bool = True) -> None:
+        device, cells, tasks = stack.first.device, len(stack.trainers), len(stack.first.tasks)
+        _check(next(filter(None, map(refusal, stack.trainers)), None), device, record)
+        stream = torch.cuda.Stream(device) if record else None
+        pool = torch.cuda.graph_pool_handle() if record else None
+        self.pieces = [_Piece(stream, pool, stack.stack.generators) for _ in range(2)]
+
+        # The static memory; batches of all cells lie one after another.
+        shape = (stack.settings.accumulate, cells * stack.settings.batch_size)
+        self.rows = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.packed = torch.zeros(cells, tasks, tasks + 2, dtype=torch.float64, device=device)
+        self.weights = torch.zeros(cells, tasks, device=device)
+        self.step: StackedStep | None = None
+        _put_rates_on(device, stack.optimizer, record)
+
+    def __call__(self, stack: StackedTrainer, index: int) -> None:
+        """One optimiser step of all cells, with ``index`` steps before it."""
+        _write_rates(stack.optimizer, stack.first, index)
+        for rows in self.rows:
+            rows.copy_(stack.next_rows()[0])
+
+        first, second = self.pieces
+        if not stack.asks_host:
+            first(stack.trainers, lambda: stack.update(map(stack.take, self.rows), index))
+            return
+        first(stack.trainers, lambda: self._ask(stack, index))
+        self.weights.copy_(stack.answer(self.packed.cpu(), index))
+        second(stack.trainers, lambda: self._follow(stack))
+
+    def _ask(self, stack: StackedTrainer, index: int) -> None:
+        stack.optimizer.zero_grad()
+        self.step = stack.begin(stack.take(self.rows[0]), index)
+        self.packed.copy_(stack.pack(self.step))
+
+    def _follow(self, stack: StackedTrainer) -> None:
+        assert self.step is not None
+        stack.follow(self.step, self.weights)
+        self.step = None
+        stack.move()
+
+
 class _Piece:
     """A part of a step that is run a few times, recorded, and replayed from then on.
 
     Args:
         stream: On which it is recorded; None for never.
         pool: The memory of its graph; a later piece reads what an earlier one has left there.
+        generators: What it draws from, beside PyTorch's own.
     """
 
-    def __init__(self, stream: torch.cuda.Stream | None, pool: Any) -> None:
-        self.stream, self.pool = stream, pool
+    def __init__(
+        self,
+        stream: torch.cuda.Stream | None,
+        pool: Any,
+        generators: Sequence[torch.Generator] = (),
+    ) -> None:
+        self.stream, self.pool, self.generators = stream, pool, generators
         self.runs = 0
         self.passes = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, trainer: Trainer, action: Callable[[], None]) -> None:
+    def __call__(self, trainers: Sequence[Trainer], action: Callable[[], None]) -> None:
         # The first steps are plain ones, on the stream that is recorded later.
         self.runs += 1
         if self.stream is None:
             action()
         elif self.runs <= WARM_UP:
-            current = torch.cuda.current_stream(trainer.device)
+            current = torch.cuda.current_stream(self.stream.device)
             self.stream.wait_stream(current)
             with torch.cuda.stream(self.stream):
                 action()
             current.wait_stream(self.stream)
         elif self.graph is None:
-            self._record(trainer, action)
+            self._record(trainers[0], action)
         else:
             self.graph.replay()
-            trainer.backward_passes += self.passes
+            for trainer in trainers:
+                trainer.backward_passes += self.passes
 
     def _record(self, trainer: Trainer, action: Callable[[], None]) -> None:
         """Record an action, which does not run it, and run it."""
         before = trainer.backward_passes
         graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
         with (
             torch.cuda.device(trainer.device),
             torch.cuda.graph(graph, pool=self.pool, stream=self.stream),
@@ -168,24 +226,27 @@ class _Piece:
         graph.replay()
 
 
-class _HostStep:
-    """What a Gram-based balancer sees of a step, on the host.
+def _check(reason: str | None, device: torch.device, record: bool) -> None:
+    """Raise a ``UsageError`` if there is a reason against a graph, or nothing to record it on."""
+    if record and device.type != "cuda":
+        reason = "there is no GPU to record one on"
+    if reason is not None:
+        raise UsageError(f"A step cannot be one CUDA graph: {reason}.", "--set compile=off")
 
-    Args:
-        packed: (T, T + 2) as ``GramBalancer.pack`` makes it.
-        index: Number of steps before this one.
-        total: Number of steps of the run.
-        seed: Of the balancer's randomness.
-    """
 
-    def __init__(self, packed: Tensor, index: int, total: int, seed: int) -> None:
-        self._gramian = packed[:, :-2]
-        self.losses = packed[:, -2].float()
-        self.active = packed[:, -1].bool()
-        self.index, self.total, self.seed = index, total, seed
+def _put_rates_on(device: torch.device, optimizer: Optimizers, record: bool) -> None:
+    """Give the learning rate of each group memory that stays."""
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["peak"], dtype=torch.float32, device=device)
+        if "capturable" in group:
+            group["capturable"] = record
 
-    def gramian(self, scope: Scope | None = None) -> Tensor:
-        return self._gramian
+
+def _write_rates(optimizer: Optimizers, trainer: Trainer, index: int) -> None:
+    """Write the learning rates of a step into that memory."""
+    factor = learning_rate_factor(trainer.settings, index, trainer.total_steps)
+    for group in optimizer.param_groups:
+        group["lr"].fill_(group["peak"] * factor)
 
 
 def refusal(trainer: Trainer) -> str | None:
@@ -193,19 +254,19 @@ def refusal(trainer: Trainer) -> str | None:
     balancer, settings = trainer.balancer, trainer.settings
     large = [sliced.name for sliced in trainer.sharing.parameters if sliced.sparse]
     shared = trainer.train.shared_columns
-    if large:
-        return f"the table {large[0]} has row-sparse gradients"
+    if large and settings.optimizer == "sgd":
+        return f"sgd moves the rows of the table {large[0]} as PyTorch does"
     if trainer.train.columns.bags or (shared is not None and shared.bags):
         return "batches with bags are of different size"
     if trainer.train.batch_device != trainer.train.storage_device:
         return "the rows of the data do not fit on the device"
-    asks_host = _asks_for_gramian(trainer)
+    asks_host = asks_for_gramian(trainer)
     if asks_host and settings.accumulate > 1:
         return "several batches a step ask the host several times"
-    if balancer is not None and not balancer.same_every_step and not asks_host:
-        return f"under {type(balancer).__name__} a step depends on its number, or on the host"
     if balancer is not None and balancer.update_every > 1:
         return "with update_every some steps make weights and others do not"
+    if balancer is not None and not balancer.same_every_step and not asks_host:
+        return f"under {type(balancer).__name__} a step depends on its number, or on the host"
     if settings.heads == "plain" or settings.task_every or settings.task_lr:
         return "heads=plain, task_every and task_lr ask the host in a step"
     if settings.batches == "covering":
@@ -213,8 +274,3 @@ def refusal(trainer: Trainer) -> str | None:
     if settings.optimizer == "adagrad":
         return "adagrad counts its steps on the host"
     return None
-
-
-def _asks_for_gramian(trainer: Trainer) -> bool:
-    """Whether all that the balancer asks a step for is the Gram matrix of the scope."""
-    return getattr(type(trainer.balancer), "forward", None) is GramBalancer.forward

@@ -7,7 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mtlkit.ops._dispatch import launches
 from mtlkit.ops.adam_rows import AdamStep, adam_rows
+from mtlkit.ops.take_rows import summed_rows
 
 
 class LazyAdam(torch.optim.Optimizer):
@@ -32,13 +34,15 @@ class LazyAdam(torch.optim.Optimizer):
     def _move(self, table: Tensor, group: dict[str, Any]) -> None:
         """Move the rows of a table (V, ...) that its gradient holds."""
         assert table.grad is not None
-        grad = table.grad.coalesce()
+        rows, grad = summed_rows(table.grad)
 
         # The two moments of a row lie side by side: one trip to memory.
         state = self.state[table]
         if not state:
             moments = table.new_zeros(len(table), 2, *table.shape[1:])
             state |= {"step": 0, "moments": moments}
+        if launches(table):  # counted there, so that a graph of the step counts as well
+            state["step"] = torch.as_tensor(state["step"], dtype=torch.float64, device=table.device)
         state["step"] += 1
 
         # Both corrections of the bias are factors of this step.
@@ -47,7 +51,13 @@ class LazyAdam(torch.optim.Optimizer):
             mean_rate=1 - first_beta,
             square_rate=1 - second_beta,
             correction=1 / (1 - second_beta ** state["step"]),
-            rate=group["lr"] / (1 - first_beta ** state["step"]),
+            rate=learning_rate_of(group, table) / (1 - first_beta ** state["step"]),
             eps=group["eps"],
         )
-        adam_rows(table, state["moments"], grad.indices()[0], grad.values(), step)
+        adam_rows(table, state["moments"], rows, grad, step)
+
+
+def learning_rate_of(group: dict[str, Any], table: Tensor) -> float | Tensor:
+    """The learning rate of a group: a number, or what may be a scalar on the GPU of its table."""
+    rate: float | Tensor = group["lr"]
+    return rate if launches(table) else float(rate)

@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from mtlkit.errors import UsageError
+from mtlkit.ops._dispatch import launches
+from mtlkit.ops.take_rows import row_sparse, summed_rows
 from mtlkit.settings import TrainingSettings
-from mtlkit.training.lazy_adam import LazyAdam
+from mtlkit.training.lazy_adam import LazyAdam, learning_rate_of
 
 START = 1 / 25  # of the peak learning rate, where one-cycle begins
 
@@ -114,8 +116,9 @@ class Optimizers:
                 if parameter.grad is None:
                     continue
                 if parameter.grad.is_sparse:
-                    parameter.grad = parameter.grad.coalesce()
-                    values.append(parameter.grad.values())
+                    rows, summed = summed_rows(parameter.grad)
+                    parameter.grad = row_sparse(rows, summed, parameter.shape)
+                    values.append(summed)
                 else:
                     values.append(parameter.grad)
         if not values:
@@ -133,20 +136,24 @@ class Optimizers:
         for group in self.lazy.param_groups if self.lazy is not None else []:
             for table in group["params"]:
                 if group["decay"] and table.grad is not None:
-                    self._decay_rows(table, group["decay"], group["lr"])
+                    self._decay_rows(table, group["decay"], learning_rate_of(group, table))
 
         for optimizer in self.optimizers:
             optimizer.step()
 
-    def _decay_rows(self, table: nn.Parameter, decay: float, lr: float) -> None:
+    def _decay_rows(self, table: nn.Parameter, decay: float, lr: float | Tensor) -> None:
         """The L2 penalty, or adamw's decay, on the rows that the gradient holds."""
         assert table.grad is not None
-        table.grad = table.grad.coalesce()
-        rows = table.grad.indices()[0]
+        rows, summed = summed_rows(table.grad)
+        table.grad = row_sparse(rows, summed, table.shape)
         if self.settings.optimizer == "adamw":
             table[rows] *= 1 - lr * decay
-        else:
-            table.grad.values().add_(table[rows], alpha=decay)
+            return
+        held = table[rows]
+        if launches(table):  # of equal rows, the first has the sum
+            is_first = rows.diff(prepend=rows.new_full((1,), -1)) != 0
+            held = held * is_first.view(-1, *[1] * (held.dim() - 1))
+        summed.add_(held, alpha=decay)
 
     def state_dict(self) -> dict[str, Any]:
         """The state of both optimisers."""

@@ -17,6 +17,7 @@ from mtlkit.balancers._step import Scope
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._boundary import FirstLayerBoundary, TensorBoundary
 from mtlkit.models._types import Batch
+from mtlkit.ops.take_rows import summed_rows
 from mtlkit.training.shortcuts import GradientRoutes
 from mtlkit.training.sliced_parameter import (
     SlicedParameter,
@@ -345,10 +346,9 @@ def _reached_slices(
 def _equal(result: Tensor | None, expected: Tensor | None, rows: Tensor | None) -> bool:
     """Whether a gradient is the expected one; of row-sparse ones the values of some rows."""
     if expected is not None and expected.is_sparse:
-        expected = expected.coalesce()
-        if rows is None or not torch.equal(rows, expected.indices()):
-            return not expected.values().any()
-        expected = expected.values()
+        expected_rows, expected = summed_rows(expected)
+        if rows is None or not torch.equal(rows, expected_rows):
+            return not expected.any()
     if result is None or expected is None:
         # no gradient is a gradient of zeros
         present = [grad for grad in (result, expected) if grad is not None]

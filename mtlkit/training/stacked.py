@@ -8,12 +8,14 @@ and the optimiser. A cell that diverges fails alone: it stays in the program, an
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor
 
-from mtlkit.balancers._step import SharedGradient
+from mtlkit.balancers._balancer import GramBalancer
+from mtlkit.balancers._step import SharedGradient, Step
 from mtlkit.errors import MtlkitError
 from mtlkit.models._types import Batch
 from mtlkit.ops._dispatch import plain_operations
@@ -21,7 +23,7 @@ from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.result import FitResult
 from mtlkit.training.seeding import seed_for
 from mtlkit.training.stacked_model import ModelStack, unflatten
-from mtlkit.training.stacked_step import CellStep, StackedStep
+from mtlkit.training.stacked_step import CellStep, HostStep, StackedStep, asks_for_gramian
 from mtlkit.training.step import StepInfo
 from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.trainer import Trainer
@@ -50,6 +52,11 @@ class StackedTrainer:
             balancers may differ, if all of them see as much of a step (``needs``) and have signed
             weights or not.
 
+    Attributes:
+        asks_host: Whether the balancers ask for Gram matrices alone, of which those of all cells go
+            to the host as one copy.
+        graph: What stands in for the plain step, if anything does.
+
     Raises:
         ValueError: The trainers are no such stack, or a part of the model does not work in one.
     """
@@ -58,6 +65,8 @@ class StackedTrainer:
         self.trainers = list(trainers)
         first = self.first = self.trainers[0]
         self.settings = first.settings
+        self.asks_host = all(map(asks_for_gramian, self.trainers))
+        self.graph: Callable[[StackedTrainer, int], None] | None = None
         self.errors: list[Exception | None] = [None] * len(self.trainers)
         self.results: list[FitResult | None] = [None] * len(self.trainers)
         reason = next(filter(None, map(refusal, self.trainers)), None)
@@ -91,6 +100,7 @@ class StackedTrainer:
         Args:
             on_point: Called after each evaluation point with the share of steps done.
         """
+        step = self.graph or StackedTrainer._train_step
         for trainer in self.trainers:
             trainer.timer.start()
             trainer.model.train()
@@ -100,7 +110,7 @@ class StackedTrainer:
                 break
             began = time.perf_counter()
             for index in range(done, stop):
-                self._train_step(index)
+                step(self, index)
             if self.first.device.type == "cuda":
                 torch.cuda.synchronize(self.first.device)
 
@@ -150,68 +160,83 @@ class StackedTrainer:
 
     def _train_step(self, index: int) -> None:
         """One optimiser step of all cells, of ``accumulate`` batches each."""
-        first, settings = self.first, self.settings
-        self.optimizer.set_learning_rate(learning_rate_factor(settings, index, first.total_steps))
+        settings, total_steps = self.settings, self.first.total_steps
+        self.optimizer.set_learning_rate(learning_rate_factor(settings, index, total_steps))
+        self.update((self.take(*self.next_rows()) for _ in range(settings.accumulate)), index)
+
+    def update(self, batches: Iterable[Batch], index: int) -> None:
+        """Move the parameters of all cells once, by the gradients of some batches."""
         self.optimizer.zero_grad()
 
         # Add up the gradients of the batches.
         waiting: list[tuple[Batch, dict[int, CellStep]]] = []
-        for _ in range(settings.accumulate):
-            batch = self._next_batch()
-            steps = self._add_gradients(batch, index)
-            if any(step.callbacks for step in steps.values()):
-                waiting.append((batch, steps))
+        for batch in batches:
+            step = self.begin(batch, index)
+            if self.asks_host:
+                weights = self.answer(self.pack(step).cpu(), index)
+                self.follow(step, weights.to(step.losses.device))
+                continue
+            cells = {
+                cell: CellStep(step, cell, self._info(cell, index)) for cell in self._training()
+            }
+            self.follow(step, self._decided(cells, step.active.to(step.losses.dtype)))
+            if any(cell_step.callbacks for cell_step in cells.values()):
+                waiting.append((batch, cells))
 
-        # Move the parameters, those of some cells or tasks faster or slower than the optimiser.
-        if settings.clip_norm is not None:
-            self._clip(settings.clip_norm)
-        self._move()
+        self.move()
 
         # Tell the balancers that asked what has become of the losses.
-        for batch, steps in waiting:
+        for batch, cells in waiting:
             losses = self._losses(self.stack.losses_again(batch), index)
-            for cell, step in steps.items():
-                for callback in step.callbacks:
+            for cell, cell_step in cells.items():
+                for callback in cell_step.callbacks:
                     callback(losses[cell])
 
-    def _add_gradients(self, batch: Batch, index: int) -> dict[int, CellStep]:
-        """Let the balancers decide, and add what they decide to the gradients.
-
-        Returns:
-            The steps of the cells in training.
-        """
+    def begin(self, batch: Batch, index: int) -> StackedStep:
+        """The forward pass of a batch of all cells."""
         losses, active = self.stack.losses(batch)
         due = self.first.schedule.due(index)
-        step = StackedStep(
+        return StackedStep(
             self.first.sharing,
             self.stack.parameters,
             self._losses(losses, index),
             active if due is None else active & due,
         )
 
-        # Without a balancer, every task with a label has weight 1.
-        weights = list(step.active.to(step.losses.dtype))
-        steps: dict[int, CellStep] = {}
-        for cell in range(len(self.trainers)) if self.first.balancer is not None else ():
-            if self.errors[cell] is not None or self.results[cell] is not None:
-                weights[cell] = torch.zeros_like(weights[cell])
-                continue
-            trainer = self.trainers[cell]
-            info = StepInfo(
-                index,
-                trainer.total_steps,
-                seed_for(trainer.seed, "balancer"),
-                trainer.settings.scope,
-            )
-            steps[cell] = CellStep(step, cell, info)
+    def pack(self, step: StackedStep) -> Tensor:
+        """(K, T, T + 2) what balancers see that ask for a Gram matrix alone."""
+        return GramBalancer.pack(step, step.gramians(self.settings.scope))
+
+    def answer(self, packed: Tensor, index: int) -> Tensor:
+        """(K, T) what these balancers decide on the host."""
+        dtype = self._sums.dtype
+        cells = {
+            cell: HostStep(packed[cell], self._info(cell, index), dtype)
+            for cell in self._training()
+        }
+        return self._decided(cells, packed[..., -1].to(dtype))
+
+    def _info(self, cell: int, index: int) -> StepInfo:
+        trainer = self.trainers[cell]
+        seed = seed_for(trainer.seed, "balancer")
+        return StepInfo(index, trainer.total_steps, seed, trainer.settings.scope)
+
+    def _decided(self, steps: Mapping[int, CellStep | HostStep], active: Tensor) -> Tensor:
+        """(K, T) what balancers decide; 0 for cells that have ended or fail here. Without a
+        balancer, every task with a label has weight 1.
+        """
+        if self.first.balancer is None:
+            return active
+        weights = list(torch.zeros_like(active))
+        for cell, step in steps.items():
             try:
-                weights[cell] = _weights(trainer, steps[cell])
+                weights[cell] = _weights(self.trainers[cell], step)
             except Exception as error:
                 self.errors[cell] = error
-                weights[cell] = torch.zeros_like(weights[cell])
-        decided = torch.stack(weights)
+        return torch.stack(weights)
 
-        # Add the gradients, and count the step in.
+    def follow(self, step: StackedStep, decided: Tensor) -> None:
+        """Add the gradients of decisions (K, T), and count the step in."""
         share = 1 / self.settings.accumulate
         grads = step.gradients(decided * share, self._private(decided, share))
         for name, grad in grads.items():
@@ -222,7 +247,6 @@ class StackedTrainer:
         self._sums += torch.where(step.active, counted, 0.0)
         for trainer in self.trainers:
             trainer.backward_passes += step.passes
-        return steps
 
     def _private(self, weights: Tensor, share: float) -> Tensor | None:
         """(K, T) the weights of what a task has for itself; None for the same as elsewhere."""
@@ -240,14 +264,13 @@ class StackedTrainer:
         due = self.first.schedule.due(index)
         return losses if due is None else torch.where(due, losses, 0.0)
 
-    def _next_batch(self) -> Batch:
-        """The next batch of every cell, gathered as one."""
+    def next_rows(self) -> tuple[Tensor, Tensor | None]:
+        """The row numbers of the next batch of every cell, one after another, and their factors."""
         taken = [trainer.stream.next_rows() for trainer in self.trainers]
-        rows = torch.cat([cell_rows for cell_rows, _ in taken])
         factors = [weights for _, weights in taken if weights is not None]
-        return self._take(rows, torch.cat(factors) if factors else None)
+        return torch.cat([rows for rows, _ in taken]), torch.cat(factors) if factors else None
 
-    def _take(self, rows: Tensor, weights: Tensor | None = None) -> Batch:
+    def take(self, rows: Tensor, weights: Tensor | None = None) -> Batch:
         """The rows of K batches, one after another, gathered as one."""
         # a kernel would give a bag that rows share once
         with plain_operations():
@@ -276,8 +299,12 @@ class StackedTrainer:
         return rates
 
     @torch.no_grad()
-    def _move(self) -> None:
-        """The step of the optimiser: proportional to its learning rate, whatever the rule."""
+    def move(self) -> None:
+        """Move the parameters, those of some cells or tasks faster or slower than the optimiser,
+        whose step is proportional to its learning rate, whatever the rule.
+        """
+        if self.settings.clip_norm is not None:
+            self._clip(self.settings.clip_norm)
         for trainer in self.trainers:
             trainer.schedule.before_step()
         before = [parameter.clone() for parameter, _ in self._rates]
@@ -304,7 +331,7 @@ class StackedTrainer:
             ValueError: A part of the model does not work in a stack.
         """
         rows = torch.arange(self.settings.batch_size) % len(self.first.train)
-        batch = self._take(rows.repeat(len(self.stack)))
+        batch = self.take(rows.repeat(len(self.stack)))
         try:
             self.stack.losses_again(batch)
         except torch.OutOfMemoryError:
@@ -319,10 +346,10 @@ def _by_cell(values: Tensor, stacked: Tensor) -> Tensor:
     return values.view(-1, *[1] * (stacked.dim() - 1))
 
 
-def _weights(trainer: Trainer, step: CellStep) -> Tensor:
+def _weights(trainer: Trainer, step: CellStep | HostStep) -> Tensor:
     """(T,) what a cell's balancer decides."""
     assert trainer.balancer is not None
-    decision = trainer.balancer.decide(step)
+    decision = trainer.balancer.decide(cast(Step, step))
     if isinstance(decision, SharedGradient):
         raise MtlkitError("Stacked cells take weights, not a direction.", "--set stack=1")
     return decision

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from mtlkit.balancers._balancer import GramBalancer
 from mtlkit.balancers._step import Scope
 from mtlkit.errors import MtlkitError
 from mtlkit.ops._dispatch import plain_operations
@@ -23,6 +24,7 @@ from mtlkit.training.sliced_parameter import (
 )
 from mtlkit.training.step import StepInfo
 from mtlkit.training.task_gradients import gramian_of, one_pass_per_task
+from mtlkit.training.trainer import Trainer
 
 
 class StackedStep:
@@ -184,6 +186,33 @@ class CellStep:
 
     def after_step(self, callback: Callable[[Tensor], None]) -> None:
         self.callbacks.append(callback)
+
+
+class HostStep:
+    """What a Gram-based balancer sees of a step, on the host.
+
+    Args:
+        packed: (T, T + 2) as ``GramBalancer.pack`` makes it.
+        info: Where the step stands in the run.
+        dtype: Of the losses.
+    """
+
+    def __init__(self, packed: Tensor, info: StepInfo, dtype: torch.dtype = torch.float32) -> None:
+        self._gramian = packed[:, :-2]
+        self.losses = packed[:, -2].to(dtype)
+        self.active = packed[:, -1].bool()
+        self.index, self.total, self.seed = info.index, info.total, info.seed
+
+    def gramian(self, scope: Scope | None = None) -> Tensor:
+        return self._gramian
+
+
+def asks_for_gramian(trainer: Trainer) -> bool:
+    """Whether all that the balancer asks every step for is the Gram matrix of the scope."""
+    balancer = trainer.balancer
+    if balancer is None or balancer.update_every > 1:
+        return False
+    return type(balancer).forward is GramBalancer.forward
 
 
 def _not_stacked(what: str) -> MtlkitError:

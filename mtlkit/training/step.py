@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mtlkit.balancers._step import Scope, SharedGradient
 from mtlkit.models._output import Output
+from mtlkit.ops.take_rows import row_sparse
 from mtlkit.training.representation import Representation
 from mtlkit.training.sharing import SharedParameters
 from mtlkit.training.sliced_parameter import SlicedParameter
@@ -250,10 +251,7 @@ class LoopStep:
         """Add to a parameter's ``grad``, as the row-sparse tensor that it is where it is one."""
         parameter = sliced.parameter
         if sliced.sparse:
-            rows = self.gradients.table_rows[sliced.name]
-            grad = torch.sparse_coo_tensor(
-                rows, grad, parameter.shape, check_invariants=False, is_coalesced=True
-            )
+            grad = row_sparse(self.gradients.table_rows[sliced.name], grad, parameter.shape)
         else:
             # fused optimisers read the memory in order, whatever the strides
             grad = grad.contiguous()
@@ -282,7 +280,7 @@ class LoopStep:
         if not sliced.sparse:
             return sliced.parameter.shape
         self.gradients.of([sliced])
-        n_rows = self.gradients.table_rows[sliced.name].shape[1]
+        n_rows = self.gradients.table_rows[sliced.name].shape[0]
         return torch.Size((n_rows, *sliced.parameter.shape[1:]))
 
     def _shared_vector(self, sliced: SlicedParameter, grad: Tensor | None) -> Tensor:

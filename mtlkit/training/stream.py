@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import torch
 from torch import Tensor
@@ -46,6 +46,7 @@ class BatchStream:
         self.taken, self.seed = 0, 0
         device = split.storage_device
         self._weights: Tensor | None = None  # (N,)
+        self._batches: Generator[Batch] | None = None
         self._rows: Iterator[Tensor]
         if sampler is None:
             self._rows = row_stream(len(split), batch_size, random, device, groups)
@@ -57,15 +58,30 @@ class BatchStream:
         return self
 
     def __next__(self) -> Batch:
-        return self.split.take(*self.next_rows())
+        if self.with_seeds:  # the seed is that of the last rows
+            return self.split.take(*self.next_rows())
+        if self._batches is None:
+            self._batches = self.split.take_each(iter(self._draw, None))
+        batch = next(self._batches)
+        self.taken += 1
+        return batch
+
+    def close(self) -> None:
+        """End the thread that gathers batches ahead, if there is one; no batch may follow."""
+        if self._batches is not None:
+            self._batches.close()
+            self._batches = None
 
     def next_rows(self) -> tuple[Tensor, Tensor | None]:
         """The row numbers (B,) of the next batch, and the factors (B,) on their weights, if any."""
+        self.taken += 1
+        return self._draw()
+
+    def _draw(self) -> tuple[Tensor, Tensor | None]:
         rows = next(self._rows)
         if self.with_seeds:
             seed = int(torch.randint(2**62, (), generator=self.random))
             self.seed = seed + self.block[0]  # each block has dropout of its own
-        self.taken += 1
         number, blocks = self.block
         if blocks > 1:
             rows = rows.tensor_split(blocks)[number]

@@ -12,12 +12,14 @@ asked for, and passes are spared where the model says how it is built, see ``tra
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from mtlkit.models._output import Output
 from mtlkit.ops.inner_products import inner_products
+from mtlkit.ops.take_rows import summed_rows
 from mtlkit.training.shortcuts import (
     BoundarySplit,
     CollectedGradients,
@@ -74,9 +76,15 @@ def gramian_of(
         elif present:
             # a task that does not reach the parameter adds nothing in its row and column
             tasks = [task for task, grad in enumerate(shared) if grad is not None]
-            index = torch.tensor(tasks, device=gramian.device)
+            index = _index_of(tuple(tasks), gramian.device)
             gramian[index[:, None], index] += inner_products(present)
     return gramian
+
+
+@cache
+def _index_of(tasks: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers of tasks on a device, which are sent there once: a CUDA graph takes no copies."""
+    return torch.tensor(tasks, device=device)
 
 
 def weighted_gradient(
@@ -121,7 +129,7 @@ class TaskGradients:
     Attributes:
         by_task: By parameter, the gradient of each task, as far as computed; of a row-sparse one
             its values (M, ...).
-        table_rows: By parameter with row-sparse gradients, the rows (1, M) that the values stand
+        table_rows: By parameter with row-sparse gradients, the rows (M,) that the values stand
             for.
         passes: Backward passes so far, through the layer that most of them went through. Where one
             product stands for a pass of each task, it counts as that many.
@@ -224,9 +232,9 @@ class TaskGradients:
         """The values of a row-sparse gradient, whose rows are kept; a dense one as it is."""
         if grad is None or not grad.is_sparse:
             return grad
-        grad = grad.coalesce()
-        self.table_rows[sliced.name] = grad.indices()  # those of the batch, whichever the task
-        return grad.values()
+        rows, values = summed_rows(grad)
+        self.table_rows[sliced.name] = rows  # those of the batch, whichever the task
+        return values
 
     # --- ways to the task gradients
 

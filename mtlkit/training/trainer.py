@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, closing, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -201,7 +201,7 @@ class Trainer:
         watch: AbstractContextManager[None] = nullcontext()
         if checkpoints is not None:
             watch = checkpoints.watch(self.steps, self.total_steps)
-        with watch:
+        with closing(self.stream), watch:
             for stop in self.evaluator.points[len(self.evaluator.curve) :]:
                 if self.evaluator.stalled():
                     break

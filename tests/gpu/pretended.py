@@ -10,9 +10,9 @@ asked for it:
 - copies of host memory to the device.
 
 What it cannot see: kernels that give other numbers than those of the CPU, or the same in another
-order; streams and races; memory; Triton, CUDA graphs, the driver; how many kernels one operation
-launches; operations of libraries that do not go through the dispatcher of PyTorch. Autograd's
-threads of a real GPU are not there either.
+order; streams and races; memory; Triton, CUDA graphs, the driver; what ``vmap`` computes (stacked
+cells); how many kernels one operation launches; operations of libraries that do not go through the
+dispatcher of PyTorch. Autograd's threads of a real GPU are not there either.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 from unittest import mock
@@ -142,6 +143,9 @@ class PretendedTensor(torch.Tensor):
 
     def get_device(self) -> int:
         return 0
+
+    def record_stream(self, stream: Any) -> None:
+        pass
 
     def data_ptr(self) -> int:
         return 0
@@ -302,6 +306,32 @@ def _count(name: str, args: Any, kwargs: dict[str, Any]) -> None:
         COUNTS.operations[name] += 1
 
 
+class _Stream:
+    """A stream on which everything is done at once."""
+
+    def __init__(self, device: Any = None) -> None:
+        self.device = device
+
+    def record_event(self) -> None:
+        pass
+
+    def wait_event(self, event: None) -> None:
+        pass
+
+
+def _submit(pool: ThreadPoolExecutor, action: Any, *args: Any) -> Any:
+    """``ThreadPoolExecutor.submit``: the GPU is there in other threads as well."""
+
+    def on_device(*args: Any) -> Any:
+        with _Pretend():
+            return action(*args)
+
+    return SUBMIT(pool, on_device, *args)
+
+
+SUBMIT = ThreadPoolExecutor.submit
+
+
 class _Pretend(TorchDispatchMode):
     """Catches what makes tensors on the device from nothing."""
 
@@ -320,10 +350,15 @@ def pretended_gpu() -> Iterator[torch.device]:
         "_lazy_init": lambda: None,
         "_is_in_bad_fork": lambda: False,
         "is_available": lambda: True,
+        "is_current_stream_capturing": lambda: False,
         "is_bf16_supported": lambda *args, **kwargs: True,
         "device_count": lambda: 1,
         "current_device": lambda: 0,
         "get_device_name": lambda device=None: "pretended",
+        "get_device_capability": lambda device=None: (9, 0),
+        "Stream": _Stream,
+        "current_stream": _Stream,
+        "stream": nullcontext,
         "synchronize": lambda device=None: _wait("synchronize"),
         "mem_get_info": lambda device=None: (MEMORY, MEMORY),
         "reset_peak_memory_stats": lambda device=None: None,
@@ -339,6 +374,7 @@ def pretended_gpu() -> Iterator[torch.device]:
     try:
         with (
             mock.patch.multiple(torch.cuda, **patches),
+            mock.patch.object(ThreadPoolExecutor, "submit", _submit),
             mock.patch.object(torch.Tensor, "pin_memory", lambda self, *args: self),
             mock.patch.object(
                 torch.cuda.amp.common, "amp_definitely_not_available", return_value=False

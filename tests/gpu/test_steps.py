@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mtlkit.grid.build import make_balancer, make_model
+from mtlkit.models import _tables
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training.cuda_graph import StepGraph
@@ -97,12 +98,17 @@ def test_a_step_asks_no_more_of_a_gpu_than_the_table_says(balancer, gpu):
     assert COUNTS.totals == PER_STEP[balancer], COUNTS
 
 
-@pytest.mark.parametrize("balancer", ["uniform", "pcgrad", "gradvac"])
-def test_a_step_on_static_memory_asks_no_more(balancer, gpu):
+@pytest.mark.parametrize(
+    ("model", "balancer"),
+    [("mmoe", "uniform"), ("mmoe", "pcgrad"), ("mmoe", "gradvac"), ("aitm", "pcgrad")],
+)
+def test_a_step_on_static_memory_asks_no_more(model, balancer, gpu):
     """What graphs would hold waits for nothing; between two of them, one copy goes each way."""
     if not is_pretended(gpu):
         pytest.skip("waits are counted on the pretended device")
-    trainer = build("mmoe[experts=2,hidden=4,tower=3,embedding=2]", balancer, gpu)
+    schema = toy_schema(3)
+    schema = schema.model_copy(update={"funnel": schema.task_names})
+    trainer = build(f"{model}[tower=3,embedding=2]", balancer, gpu, schema)
     graph = StepGraph(trainer, record=False)
     for index in range(STEPS + 1):
         COUNTS.clear()
@@ -123,6 +129,37 @@ def test_a_batch_of_bags_waits_once_for_their_number(gpu):
     run_steps(trainer, STEPS, 1)
     _, waits, copies = COUNTS.totals
     assert (waits, copies) == (1, 0), (COUNTS.waits, COUNTS.copies)
+
+
+@pytest.mark.parametrize(
+    ("balancer", "settings"),
+    [
+        ("uniform", {}),
+        ("uniform", {"l2_embedding": 0.1, "clip_norm": 0.1, "accumulate": 2}),
+        ("uwl", {"optimizer": "adamw", "l2_embedding": 0.1}),
+        ("pcgrad", {"scope": "all", "l2_embedding": 0.1}),
+        ("uniform", {"optimizer": "sgd", "clip_norm": 0.1}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("model", ["mmoe[experts=2,hidden=4]", "stem[specific=2,hidden=4]"])
+def test_row_sparse_tables_wait_for_nothing_on_a_gpu(model, balancer, settings, gpu, monkeypatch):
+    """How many rows of a table a batch holds is known on the device alone."""
+    monkeypatch.setattr(_tables, "FOLD_VOCABULARY", 0)
+    weights = []
+    for device in (gpu, torch.device("cpu")):
+        trainer = build(model, balancer, device, sparse_rows=1, **settings)
+        assert trainer.optimizer.lazy is not None
+        run_steps(trainer, 0, STEPS)
+        COUNTS.clear()
+        run_steps(trainer, STEPS, 1)
+        if device == gpu and is_pretended(gpu) and trainer.settings.optimizer != "sgd":
+            waits = int(balancer == "pcgrad")
+            assert COUNTS.totals[1:] == (waits, waits), (COUNTS.waits, COUNTS.copies)
+        state = trainer.model.state_dict()
+        weights.append({name: value.cpu() for name, value in state.items()})
+    for name, value in weights[1].items():
+        torch.testing.assert_close(weights[0][name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 def _run_without_waits(trainer, waits):

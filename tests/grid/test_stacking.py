@@ -66,6 +66,7 @@ def test_what_keeps_single_cells_is_said(home, store):
     )
     assert "compile" in sizes(cells, stack=2, compile="on")[1]
     assert sizes(cells, compile="on")[1] == ""
+    assert sizes(cells, stack=2, compile="graph") == ([2], "")
     with pytest.raises(UsageError, match="one by one"):
         make_engine(store, home, ExecutionSettings(engine="ray", stack=4))
 

@@ -5,7 +5,7 @@ import torch
 
 from mtlkit.ops.adam_rows import AdamStep, adam_rows, plain_adam_rows
 from mtlkit.ops.sum_rows import RowIndex
-from mtlkit.ops.take_rows import CompiledGroups, PlainGroups, place_rows
+from mtlkit.ops.take_rows import CompiledGroups, place_rows, sums_in_place
 
 
 @pytest.mark.parametrize("id_dtype", [torch.int32, torch.int64])
@@ -17,27 +17,39 @@ def test_groups_of_equal_rows(dtype, table_rows, count, width, id_dtype):
     numbers = (table_rows * torch.rand(count) ** 3).to(id_dtype)  # some many times
     numbers[-1:] = table_rows - 1
     grad = torch.randn(width, count, dtype=dtype).T
-    compiled, plain = CompiledGroups(numbers, table_rows), PlainGroups(numbers, table_rows)
-    assert compiled.rows.dtype == plain.rows.dtype == torch.int64
-    assert compiled.rows.tolist() == plain.rows.tolist() == sorted(set(numbers.tolist()))
-    assert compiled.group.tolist() == plain.group.tolist()
-    sums = [grad.double()[numbers == row].sum(0) for row in plain.rows]
+    groups = CompiledGroups(numbers, table_rows)
+    assert groups.rows.dtype == torch.int64
+    assert groups.rows.tolist() == sorted(set(numbers.tolist()))
+    assert groups.rows[groups.group.long()].tolist() == numbers.tolist()
+    sums = [grad.double()[numbers == row].sum(0) for row in groups.rows]
     exact = torch.stack(sums).to(dtype) if sums else grad.new_zeros(0, width)
-    torch.testing.assert_close(plain.sum(grad), exact, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(compiled.sum(grad), plain.sum(grad), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(groups.sum(grad), exact, rtol=1e-5, atol=1e-5)
+
+    # and in tensors of as many rows as there are numbers
+    rows, in_place = sums_in_place(numbers.long(), grad)
+    is_first = rows.diff(prepend=torch.tensor([-1])) != 0
+    assert rows.tolist() == sorted(numbers.tolist())
+    torch.testing.assert_close(in_place[is_first], exact, rtol=1e-5, atol=1e-5)
+    assert not in_place[~is_first].any()
 
 
 @pytest.mark.parametrize("shape", [(40, 2, 5), (40, 37)])
 def test_adam_on_some_rows(dtype, shape):
     table, moments = torch.randn(shape, dtype=dtype), torch.rand(40, 2, *shape[1:], dtype=dtype)
-    rows = torch.randperm(40)[:30]
+    rows = torch.randperm(40)[:30].sort().values
     grad = torch.randn(30, *shape[1:], dtype=dtype)
+    # of equal rows the first has the gradient
+    repeated, in_place = sums_in_place(torch.cat([rows, rows[:9]]), torch.cat([grad, 0 * grad[:9]]))
     step = AdamStep(mean_rate=0.1, square_rate=0.001, correction=3.0, rate=0.2, eps=1e-3)
 
     results = []
-    for form in (adam_rows, plain_adam_rows):
+    for form, taken, values in (
+        (adam_rows, rows, grad),
+        (plain_adam_rows, rows, grad),
+        (plain_adam_rows, repeated, in_place),
+    ):
         moved, with_moments = table.clone(), moments.clone()
-        form(moved, with_moments, rows, grad, step)
+        form(moved, with_moments, taken, values, step)
         results.append([moved, with_moments])
 
     # in double precision

@@ -8,8 +8,9 @@ from mtlkit.errors import UsageError
 from mtlkit.grid.build import make_balancer, make_model
 from mtlkit.registry import BALANCERS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
-from mtlkit.training.cuda_graph import StepGraph, refusal
+from mtlkit.training.cuda_graph import StackGraph, StepGraph, refusal
 from mtlkit.training.setup import TrainingSetup
+from mtlkit.training.stacked import StackedTrainer
 from mtlkit.training.trainer import Trainer
 from tests.toy import toy_dataset, toy_schema
 
@@ -17,13 +18,13 @@ CONSTANT = {"schedule": "constant", "lr": 2**-7}
 """A learning rate that single precision holds as it is."""
 
 
-def trainer(balancer="uniform", *, bags=0, vocab=7, options="", **settings):
+def trainer(balancer="uniform", *, seed=0, bags=0, vocab=7, options="", **settings):
     data = toy_dataset(toy_schema(3, bags=bags, vocab=vocab), rows=160, missing=0.3)
     chosen = {"epochs": 2, "batch_size": 20, "evaluations": 2} | settings
     training = TrainingSettings(**chosen)
-    model = make_model(f"mmoe[experts=2,hidden=4,tower=3,embedding=2{options}]", data, 0)
+    model = make_model(f"mmoe[experts=2,hidden=4,tower=3,embedding=2{options}]", data, seed)
     method = make_balancer(balancer, data, training.scope)
-    setup = TrainingSetup(training, ExecutionSettings(), 0, torch.device("cpu"))
+    setup = TrainingSetup(training, ExecutionSettings(), seed, torch.device("cpu"))
     return Trainer(model, method, data, setup)
 
 
@@ -68,6 +69,59 @@ def test_accumulated_batches():
     check_equal("uwl", CONSTANT | {"accumulate": 2})
 
 
+@pytest.mark.parametrize(
+    ("balancer", "settings"),
+    [
+        ("uwl", {}),
+        ("uwl", {"optimizer": "adamw", "l2_embedding": 0.1, "clip_norm": 0.1}),
+        ("pcgrad", {"scope": "all", "l2_embedding": 0.1}),
+    ],
+    ids=str,
+)
+def test_row_sparse_tables(balancer, settings):
+    check_equal(balancer, CONSTANT | {"sparse_rows": 1, "vocab": 5000} | settings)
+
+
+def stacked(balancer, **settings):
+    """Three cells that differ in their seeds."""
+    return StackedTrainer([trainer(balancer, seed=seed, **settings) for seed in range(3)])
+
+
+@pytest.mark.parametrize(
+    ("balancer", "settings"),
+    [
+        *((name, {"options": ",dropout=0.3"}) for name in same_every_step()),
+        ("uwl", {"optimizer": "adamw", "l2_dense": 0.1, "clip_norm": 0.1, "accumulate": 2}),
+        ("pcgrad", {"options": ",dropout=0.3", "clip_norm": 0.1}),
+        ("gradvac", {"scope": "all"}),
+    ],
+    ids=str,
+)
+def test_a_stacked_step_on_static_memory_is_the_plain_one(balancer, settings):
+    found = []
+    for on_static_memory in (False, True):
+        stack = stacked(balancer, **CONSTANT, **settings)
+        if on_static_memory:
+            stack.graph = StackGraph(stack, record=False)
+        stack.fit()
+        assert stack.errors == [None] * 3
+        found.append(stack)
+    plain, static = found
+    for one, other in zip(plain.results, static.results, strict=True):
+        assert one.metrics == other.metrics
+        assert one.cost["backward_passes_per_step"] == other.cost["backward_passes_per_step"]
+    for name, value in plain.stack.parameters.items():
+        assert torch.equal(value, static.stack.parameters[name]), name
+        assert not torch.equal(value[0], value[1]) or "weight" not in name, "cells differ"
+
+
+def test_a_stack_that_is_no_graph_says_why():
+    with pytest.raises(UsageError, match="under DWA a step depends"):
+        StackGraph(stacked("dwa"), record=False)
+    with pytest.raises(UsageError, match="there is no GPU"):
+        StackGraph(stacked("uniform"))
+
+
 def check_equal(balancer, settings):
     plain, weights = trained(trainer(balancer, **settings), on_static_memory=False)
     other, static_weights = trained(trainer(balancer, **settings), on_static_memory=True)
@@ -97,7 +151,7 @@ def test_these_are_the_same_in_every_step():
         ("imtl", {}, "under IMTL a step depends"),
         ("dwa", {}, "under DWA a step depends"),
         ("uwl[update_every=2]", {}, "update_every"),
-        ("uniform", {"sparse_rows": 1, "vocab": 5000}, "row-sparse"),
+        ("uniform", {"sparse_rows": 1, "vocab": 5000, "optimizer": "sgd"}, "sgd moves the rows"),
         ("uniform", {"bags": 1}, "bags"),
         ("uniform", {"heads": "plain"}, "heads=plain"),
         ("uniform", {"task_every": {"t1": 2}}, "task_every"),
