@@ -72,40 +72,28 @@ class StackedLinear(nn.Module):
                 return x.linear_by_copy(self.weight, self.bias)
             return x.linear_stack(self)
 
-        return stacked_linear(x, self.weight, self.bias)
+        # One input for all layers: a single wide layer.
+        if x.dim() == 2:
+            bias = None if self.bias is None else self.bias.flatten()
+            product = F.linear(x, self.weight.flatten(0, 1), bias)  # (B, n * outputs)
+            return product.view(-1, *self.weight.shape[:2])
 
+        # A single layer is not worth a batched product.
+        if self.n == 1:
+            bias = None if self.bias is None else self.bias[0]
+            return F.linear(x[:, 0], self.weight[0], bias)[:, None]
 
-def stacked_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """n linear layers of one shape.
-
-    Args:
-        x: (B, inputs) or (B, p, inputs), as :meth:`StackedLinear.forward` reads it.
-        weight: (n, outputs, inputs).
-        bias: (n, outputs), or None.
-
-    Returns:
-        (B, n, outputs).
-    """
-    # One input for all layers: a single wide layer.
-    if x.dim() == 2:
-        product = F.linear(x, weight.flatten(0, 1), None if bias is None else bias.flatten())
-        return product.view(-1, *weight.shape[:2])  # of (B, n * outputs)
-
-    # A single layer is not worth a batched product.
-    if len(weight) == 1:
-        return F.linear(x[:, 0], weight[0], None if bias is None else bias[0])[:, None]
-
-    # An input for each layer; those of one input are a wide layer.
-    by_input, paths = x.transpose(0, 1), x.shape[1]
-    wide = weight.view(paths, -1, x.shape[2]).transpose(1, 2)
-    if bias is None:
-        product = torch.bmm(by_input, wide)
-    elif torch.is_autocast_enabled(x.device.type):  # the bias stays in full precision
-        product = torch.bmm(by_input, wide) + bias.view(paths, 1, -1)
-    else:
-        product = torch.baddbmm(bias.view(paths, 1, -1), by_input, wide)
-    product = product.transpose(0, 1)  # (B, p, n / p * outputs)
-    return product if paths == len(weight) else product.reshape(-1, *weight.shape[:2])
+        # An input for each layer; those of one input are a wide layer.
+        by_input, paths = x.transpose(0, 1), x.shape[1]
+        weight = self.weight.view(paths, -1, x.shape[2]).transpose(1, 2)
+        if self.bias is None:
+            product = torch.bmm(by_input, weight)
+        elif torch.is_autocast_enabled(x.device.type):  # the bias stays in full precision
+            product = torch.bmm(by_input, weight) + self.bias.view(paths, 1, -1)
+        else:
+            product = torch.baddbmm(self.bias.view(paths, 1, -1), by_input, weight)
+        product = product.transpose(0, 1)  # (B, p, n / p * outputs)
+        return product if paths == self.n else product.reshape(-1, *self.weight.shape[:2])
 
 
 class StackedNorm(nn.Module):

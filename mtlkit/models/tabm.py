@@ -14,15 +14,15 @@ When not: time counts; as evidence on sharing, since any network gains by an ens
 Cost: in training and in prediction k shared-bottoms, members=16 of them by default; parameters
 hardly more than one, but for its k towers a task.
 Deviations: the paper has one task and linear heads, which is tower=(); other layers of a tower are
-a member's own, as its head. The first r_i are random signs, one for each input. Of a regression the
-mean is that of the members' logits, which for poisson and ziln lies below that of their amounts.
+a member's own, as its head. Of a regression the mean is that of the members' logits, which for
+poisson and ziln lies below that of their amounts.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -36,7 +36,7 @@ from mtlkit.models._boundary import copies_boundary
 from mtlkit.models._embedded_batch import EmbeddedBatch
 from mtlkit.models._embedding import FieldEmbedding
 from mtlkit.models._initial import glorot_
-from mtlkit.models._layers import StackedMLP, Towers, stacked_linear
+from mtlkit.models._layers import StackedMLP, Towers
 from mtlkit.models._options import ModelOptions
 from mtlkit.models._output import Output
 from mtlkit.models._types import Batch, Objective, Prediction
@@ -51,6 +51,11 @@ class TabM(Architecture):
 
         members: int = Field(16, gt=0, le=256, description="networks of the ensemble, k")
         bottom: Sizes = Field((128,), min_length=1, description="hidden layers of each bottom")
+        adapters: Literal["normal", "signs"] = Field(
+            "normal",
+            description="the first r_i at the start: for each feature a number from the normal "
+            "distribution, or a sign; all other adapters start as ones",
+        )
 
     search_space: ClassVar = {
         "members": {"choice": [8, 16, 32]},
@@ -63,11 +68,19 @@ class TabM(Architecture):
         self.embedding = FieldEmbedding(schema, options)
         width = self.embedding.width
         self.bottom = StackedMLP(self.members, width, options.bottom, options, MemberLinear)
-        first_scale = self.bottom.get_parameter("linears.0.input_scale")
-        with torch.no_grad():
-            first_scale.bernoulli_(0.5).mul_(2).sub_(1)
+        self._draw_first_adapters(options.adapters)
         towers = [task for task in self.tasks for _ in range(self.members)]
         self.towers = Towers(towers, self.bottom.outputs, options)
+
+    @torch.no_grad()
+    def _draw_first_adapters(self, adapters: str) -> None:
+        """Draw what makes members differ: one number for all columns of a feature."""
+        widths = [len(columns) for columns in self.embedding.feature_columns.values()]
+        drawn = torch.randn(self.members, len(widths))
+        if adapters == "signs":
+            drawn = torch.where(drawn > 0, 1.0, -1.0)
+        by_column = drawn.repeat_interleave(torch.tensor(widths), 1)
+        self.bottom.get_parameter("linears.0.input_scale").copy_(by_column)
 
     def forward(self, batch: Batch) -> Output:
         x = self.embedding(batch)
@@ -130,7 +143,7 @@ class MemberLinear(nn.Module):
         if isinstance(x, EmbeddedBatch):
             product = x.linear(weight.flatten(0, 1), self.bias.flatten())
             return product.unflatten(1, self.bias.shape)
-        return stacked_linear(x, weight, self.bias)
+        return torch.bmm(x.transpose(0, 1), weight.transpose(1, 2)).transpose(0, 1) + self.bias
 
 
 def mean_prediction(task: Task, members: Tensor) -> Tensor:
@@ -152,21 +165,13 @@ def mean_prediction(task: Task, members: Tensor) -> Tensor:
 
 
 def _rows_of_members(batch: Batch, members: int) -> Batch:
-    """The labels of a batch once for each member, and what else losses read."""
-
-    def repeated(rows: Tensor) -> Tensor:
-        return torch.cat([rows] * members)
-
+    """The rows of a batch once for each member, without the features: losses read none."""
     # Rows of a group are compared with those of the same member.
     groups = {}
     for name, ids in batch.groups.items():
-        ids = ids.long()
-        by_member = [torch.where(ids == NO_GROUP, ids, ids * members + k) for k in range(members)]
-        groups[name] = torch.cat(by_member)
-    return replace(
-        batch,
-        labels=repeated(batch.labels),
-        observed=None if batch.observed is None else repeated(batch.observed),
-        weight=None if batch.weight is None else repeated(batch.weight),
-        groups=groups,
-    )
+        by_member = [ids.long() * members + k for k in range(members)]
+        groups[name] = torch.cat([torch.where(ids == NO_GROUP, ids, own) for own in by_member])
+    ids, dense = batch.ids[:, :0], batch.dense[:, :0]
+    rows = replace(batch, ids=ids, dense=dense, bags={}, groups={})
+    repeated = rows.map(lambda column: torch.cat([column] * members), lambda bags: bags)
+    return replace(repeated, groups=groups)
