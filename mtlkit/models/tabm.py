@@ -14,15 +14,16 @@ When not: time counts; as evidence on sharing, since any network gains by an ens
 Cost: in training and in prediction k shared-bottoms, members=16 of them by default; parameters
 hardly more than one, but for its k towers a task.
 Deviations: the paper has one task and linear heads, which is tower=(); other layers of a tower are
-a member's own, as its head. Of a regression the mean is that of the members' logits, which for
-poisson and ziln lies below that of their amounts.
+a member's own, as its head. The first r_i are random signs, one a feature, all other adapters ones;
+the authors' code draws them from a normal distribution where numbers have embeddings. Of a
+regression the mean is that of logits, which for poisson and ziln lies below that of amounts.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -51,14 +52,9 @@ class TabM(Architecture):
 
         members: int = Field(16, gt=0, le=256, description="networks of the ensemble, k")
         bottom: Sizes = Field((128,), min_length=1, description="hidden layers of each bottom")
-        adapters: Literal["normal", "signs"] = Field(
-            "normal",
-            description="the first r_i at the start: for each feature a number from the normal "
-            "distribution, or a sign; all other adapters start as ones",
-        )
 
     search_space: ClassVar = {
-        "members": {"choice": [8, 16, 32]},
+        "members": {"choice": [4, 8, 16]},
         "bottom": {"choice": [[64], [128], [256], [256, 128]]},
     }
 
@@ -68,18 +64,16 @@ class TabM(Architecture):
         self.embedding = FieldEmbedding(schema, options)
         width = self.embedding.width
         self.bottom = StackedMLP(self.members, width, options.bottom, options, MemberLinear)
-        self._draw_first_adapters(options.adapters)
+        self._draw_first_adapters()
         towers = [task for task in self.tasks for _ in range(self.members)]
         self.towers = Towers(towers, self.bottom.outputs, options)
 
     @torch.no_grad()
-    def _draw_first_adapters(self, adapters: str) -> None:
-        """Draw what makes members differ: one number for all columns of a feature."""
+    def _draw_first_adapters(self) -> None:
+        """Draw what makes members differ: a sign for each feature, on all of its columns."""
         widths = [len(columns) for columns in self.embedding.feature_columns.values()]
-        drawn = torch.randn(self.members, len(widths))
-        if adapters == "signs":
-            drawn = torch.where(drawn > 0, 1.0, -1.0)
-        by_column = drawn.repeat_interleave(torch.tensor(widths), 1)
+        signs = torch.randint(2, (self.members, len(widths))) * 2.0 - 1
+        by_column = signs.repeat_interleave(torch.tensor(widths), 1)
         self.bottom.get_parameter("linears.0.input_scale").copy_(by_column)
 
     def forward(self, batch: Batch) -> Output:
@@ -91,11 +85,8 @@ class TabM(Architecture):
             torch.stack(logits[start : start + self.members])  # (k, B), or (k, B, C)
             for start in range(0, len(logits), self.members)
         ]
-        means = [
-            mean_prediction(task, members)
-            for task, members in zip(self.tasks, by_task, strict=True)
-        ]
-        output = self.output(means, x, boundary=copies_boundary(h, bottoms))
+        means = map(mean_prediction, self.tasks, by_task)
+        output = self.output(list(means), x, boundary=copies_boundary(h, bottoms))
         output.extra = by_task
         return output
 
@@ -147,14 +138,8 @@ class MemberLinear(nn.Module):
 
 
 def mean_prediction(task: Task, members: Tensor) -> Tensor:
-    """The logits of the mean of the members' probabilities, or of a regression their mean.
-
-    Args:
-        task: Whose logits they are.
-        members: (k, B), or (k, B, C).
-
-    Returns:
-        (B,), or (B, C).
+    """The logits (B,) or (B, C) of the members' mean probability, of theirs (k, B) or (k, B, C); the
+    mean of a regression.
     """
     if task.kind == "regression":
         return members.mean(0)
