@@ -138,8 +138,8 @@ class MemberLinear(nn.Module):
 
 
 def mean_prediction(task: Task, members: Tensor) -> Tensor:
-    """The logits (B,) or (B, C) of the members' mean probability, of theirs (k, B) or (k, B, C); the
-    mean of a regression.
+    """From the members' logits (k, B) or (k, B, C) to those of their mean probability, (B,) or
+    (B, C); of a regression to their mean.
     """
     if task.kind == "regression":
         return members.mean(0)
