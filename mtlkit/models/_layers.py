@@ -140,17 +140,25 @@ class StackedMLP(nn.Module):
         inputs: Width of the input of each.
         hidden: Widths of the hidden layers; the last is the output.
         options: Activation, norm and dropout.
+        linear: From n, inputs and outputs to n linear layers.
 
     Attributes:
         outputs: Width of the output of each.
     """
 
-    def __init__(self, n: int, inputs: int, hidden: Sequence[int], options: BaseOptions) -> None:
+    def __init__(
+        self,
+        n: int,
+        inputs: int,
+        hidden: Sequence[int],
+        options: BaseOptions,
+        linear: Callable[[int, int, int], nn.Module] = StackedLinear,
+    ) -> None:
         super().__init__()
         self.n = n
         widths = [inputs, *hidden]
         self.outputs = widths[-1]
-        self.linears = nn.ModuleList(StackedLinear(n, a, b) for a, b in pairwise(widths))
+        self.linears = nn.ModuleList(linear(n, a, b) for a, b in pairwise(widths))
         self.norms = nn.ModuleList()
         for width in hidden:
             plain = options.norm == "none"

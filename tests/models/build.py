@@ -23,6 +23,7 @@ SMALL = {
     "experts": 3,
     "specific": 2,
     "shared": 2,
+    "members": 3,
     "embedding": 3,
 }
 

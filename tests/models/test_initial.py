@@ -10,7 +10,7 @@ from tests.models.build import build, known
 from tests.toy import toy_schema
 
 NO_LAYERS = re.compile(
-    r"^embedding\.(width|bag)|^stitches\.|direct\.|log_alpha|^attention\.(tasks|experts)$|\.(scale|shift)$|^mask\.norm\."
+    r"^embedding\.(width|bag)|^stitches\.|direct\.|log_alpha|^attention\.(tasks|experts)$|[._](scale|shift)$|^mask\.norm\."
 )
 EVERYTHING = {
     "gate_hidden": (20,),

@@ -175,6 +175,7 @@ PARTS = {
     "single-task": "bottom towers",
     "snr": "routings subnets towers",
     "stem": "gates shared_gates experts towers",
+    "tabm": "bottom towers",
     "task-embedding": "attention experts towers",
     "task-router": "router routes experts towers",
 }

@@ -146,7 +146,7 @@ def representation(step):
 def test_representation_rows_are_gradients_by_what_the_tasks_share(name, monkeypatch):
     model, batch = unfused(name, monkeypatch)
     step = loop_step(model, batch, scope="representation")
-    assert bool(step.sharing.has_boundary) == (name in {"mmoe", "shared-bottom", "cgc"})
+    assert bool(step.sharing.has_boundary) == (name in {"mmoe", "shared-bottom", "cgc", "tabm"})
     rows = step.jacobian()
     assert step.jacobian_columns() == {"representation": slice(0, rows.shape[1])}
     for t, loss in enumerate(step.task_losses):

@@ -30,7 +30,7 @@ from tests.training.test_step import (
     shared_mask,
 )
 
-PARTED = ["mmoe", "shared-bottom", "cgc"]
+PARTED = ["mmoe", "shared-bottom", "cgc", "tabm"]
 FORMS = ["folded", "looked up", "row-sparse", "folded numbers", "folded vectors"]
 
 
