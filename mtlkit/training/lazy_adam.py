@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.ops.adam_rows import AdamStep, adam_rows
+from mtlkit.ops.take_rows import coalesced
 
 
 class LazyAdam(torch.optim.Optimizer):
@@ -32,7 +33,7 @@ class LazyAdam(torch.optim.Optimizer):
     def _move(self, table: Tensor, group: dict[str, Any]) -> None:
         """Move the rows of a table (V, ...) that its gradient holds."""
         assert table.grad is not None
-        grad = table.grad.coalesce()
+        grad = coalesced(table.grad)
 
         # The two moments of a row lie side by side: one trip to memory.
         state = self.state[table]

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from mtlkit.errors import UsageError
+from mtlkit.ops.take_rows import coalesced
 from mtlkit.settings import TrainingSettings
 from mtlkit.training.lazy_adam import LazyAdam
 
@@ -114,7 +115,7 @@ class Optimizers:
                 if parameter.grad is None:
                     continue
                 if parameter.grad.is_sparse:
-                    parameter.grad = parameter.grad.coalesce()
+                    parameter.grad = coalesced(parameter.grad)
                     values.append(parameter.grad.values())
                 else:
                     values.append(parameter.grad)
@@ -141,7 +142,7 @@ class Optimizers:
     def _decay_rows(self, table: nn.Parameter, decay: float, lr: float) -> None:
         """The L2 penalty, or adamw's decay, on the rows that the gradient holds."""
         assert table.grad is not None
-        table.grad = table.grad.coalesce()
+        table.grad = coalesced(table.grad)
         rows = table.grad.indices()[0]
         if self.settings.optimizer == "adamw":
             table[rows] *= 1 - lr * decay
