@@ -62,6 +62,8 @@ class MGDA(GramBalancer):
         # a = argmin |sum_t a_t g_t / z_t|^2, w_t = a_t / z_t
         points = gramian / np.outer(z, z)
         first = _first_equal(points)
+        if (first == np.arange(len(first))).all():  # no two are equal
+            return min_norm(points) / z
         distinct, group, counts = np.unique(first, return_inverse=True, return_counts=True)
         a = min_norm(points[np.ix_(distinct, distinct)])[group] / counts[group]
         return a / z

@@ -25,6 +25,7 @@ DIGITS = 1 << DIGIT_BITS  # values of a digit
 POSITION_BITS = np.uint64(32)  # of a key, below those of the row number
 POSITION_MASK = np.uint64(0xFFFFFFFF)
 AHEAD = 2  # rows of a batch between asking for their rows of a table and copying these
+ROWS_AHEAD = 32  # rows of a table between asking for one and copying it
 
 
 @kernel
@@ -148,7 +149,7 @@ def summed_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
     """
     if launches(grad):
         return sums_in_place(grad._indices()[0], grad._values())
-    grad = grad.coalesce()
+    grad = coalesced(grad)
     return grad.indices()[0], grad.values()
 
 
@@ -163,13 +164,59 @@ def sums_in_place(rows: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
     return ordered, torch.zeros_like(values).index_add_(0, first, values)
 
 
+def coalesced(grad: Tensor) -> Tensor:
+    """A row-sparse gradient with its rows sorted, each once.
+
+    Autograd forgets that they are so already when it puts a gradient into ``grad``. On a CPU, a
+    look takes far less time than sorting them again.
+    """
+    rows = grad._indices()[0]
+    if rows.is_cpu and not grad.is_coalesced() and bool((rows[1:] > rows[:-1]).all()):
+        return row_sparse(rows, grad._values(), grad.shape)
+    return grad.coalesce()
+
+
+@kernel
+def _copy_rows(rows: np.ndarray, table: np.ndarray, out: np.ndarray) -> bool:
+    """``out[i] = table[rows[i]]`` until one is beyond the table; whether none is.
+
+    Args:
+        rows: (M,).
+        table: (V, W).
+        out: (M, W).
+    """
+    width = table.shape[1]
+    vector_end = width - width % LANES
+
+    for i in range(rows.shape[0]):
+        if not 0 <= rows[i] < table.shape[0]:
+            return False
+        row, later_row = table[rows[i]], table[rows[min(i + ROWS_AHEAD, rows.shape[0] - 1)]]
+        target = out[i]
+        for w in range(0, width, LANES):
+            prefetch(later_row, w)
+        for w in range(0, vector_end, LANES):
+            store(target, w, load(row, w))
+        for w in range(vector_end, width):
+            target[w] = row[w]
+    return True
+
+
 class _TakeRows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, table: Tensor, rows: Tensor, by_kernel: bool) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.shape, ctx.by_kernel = table.shape, by_kernel
         ctx.groups = None
-        return table.index_select(0, rows)
+        if not by_kernel:
+            return table.index_select(0, rows)
+
+        # on a CPU each row is asked for some time before it is copied
+        taken = table.new_empty(len(rows), *table.shape[1:])
+        numbers, values = rows.numpy(), table.detach().flatten(1).numpy()
+        if not _copy_rows(numbers, values, taken.flatten(1).numpy()):
+            raise IndexError(f"a row beyond the {len(table)} rows of its table")
+        return taken
 
     @staticmethod
     @once_differentiable
@@ -195,6 +242,9 @@ def take_rows(table: Tensor, rows: Tensor) -> Tensor:
     Args:
         table: (V, ...).
         rows: (M,) int32 or int64.
+
+    Raises:
+        IndexError: A row is beyond the table.
     """
     return _TakeRows.apply(table, rows, use_kernel(table))
 

@@ -13,7 +13,7 @@ from mtlkit.balancers._step import SharedGradient
 from mtlkit.errors import UsageError
 from mtlkit.models import _tables
 from mtlkit.ops._dispatch import plain_operations
-from mtlkit.ops.take_rows import summed_rows, take_rows
+from mtlkit.ops.take_rows import coalesced, summed_rows, take_rows
 from mtlkit.registry import MODELS
 from mtlkit.training.lazy_adam import LazyAdam
 from mtlkit.training.sharing import SharedParameters
@@ -64,6 +64,24 @@ def test_taking_rows_is_index_select_with_a_sparse_gradient(form, table_rows, co
         assert sparse.is_sparse
         assert torch.equal(summed_rows(sparse)[0], rows.unique().long())
         torch.testing.assert_close(sparse.to_dense(), factor * dense)
+
+
+@pytest.mark.parametrize("beyond", [-1, 5])
+def test_a_row_beyond_the_table_is_not_taken(form, beyond):
+    table = torch.zeros(5, 3, requires_grad=True)
+    with pytest.raises((IndexError, RuntimeError)):
+        take_rows(table, torch.tensor([0, 4, beyond]))
+
+
+@pytest.mark.parametrize("rows", [[1, 3, 4], [3, 1, 4], [1, 1, 4], []])
+def test_a_gradient_keeps_its_rows_in_order_or_gets_them_so(rows):
+    values = torch.arange(len(rows) * 2.0).view(-1, 2)
+    index = torch.tensor([rows], dtype=torch.int64)
+    grad = torch.sparse_coo_tensor(index, values, (6, 2), is_coalesced=False)
+    found, expected = coalesced(grad), grad.coalesce()
+    assert found.is_coalesced()
+    assert torch.equal(found.indices(), expected.indices())
+    assert torch.equal(found.values(), expected.values())
 
 
 @pytest.mark.parametrize("shape", [(6, 2, 5), (50, 37)])
