@@ -29,7 +29,7 @@ def report(
     results: Annotated[Path, typer.Argument(help="The results folder.")] = Path("results"),
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where to write.  [default: RESULTS/report]"),
+        typer.Option("--out", metavar="DIR", help="Where to write; RESULTS/report if not given."),
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the rows as JSON and write nothing.")
