@@ -120,7 +120,7 @@ def test_long_names_and_many_tasks(tmp_path):
     long = "mmoe[experts=16,hidden=256:128:64,dropout=0.25,normalisation=batch]"
     fill(tmp_path, (long,), ("uwl",), seeds=(0, 1), tasks=tasks, kinds={tasks[0]: "regression"})
     built = write_report(tmp_path)
-    assert len(built.figures) == 7
+    assert len(built.figures) == 14  # SVG and PNG
 
 
 def test_nothing_to_report(tmp_path):
