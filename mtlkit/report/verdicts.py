@@ -98,7 +98,7 @@ class Verdicts:
         words["not told apart"] += words.pop("unknown", 0)
         better = words.pop("better", 0)
         told = [f"{better or 'none'} {are(better or 1)} better"]
-        others = ("worse", "equivalent", "not told apart")
+        others: tuple[Word, ...] = ("worse", "equivalent", "not told apart")
         told += [f"{words[word]} {are(words[word])} {word}" for word in others if words[word]]
         survivors = sum(
             verdict.survives and verdict.word in ("better", "worse") for verdict in self.verdicts
