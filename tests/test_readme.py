@@ -34,13 +34,12 @@ def test_what_pages_link_to_exists(page, target):
 
 
 def test_the_code_that_it_explains_exists():
-    text = README.read_text(encoding="utf-8").partition("### One step of pcgrad on MMoE")[2]
+    page = ROOT / "docs" / "code.md"
+    text = page.read_text(encoding="utf-8").partition("## One step of pcgrad on MMoE")[2]
     files = set(re.findall(r"`([a-z]+/[a-z_]+\.py)`", text))
     assert len(files) >= 6
     sources = [(ROOT / "mtlkit" / file).read_text(encoding="utf-8") for file in files]
-    names = re.findall(
-        r"`(?:step\.)?([A-Za-z]+(?:_[a-z]+)*)(?:\(\))?`", text.partition("## Citing")[0]
-    )
+    names = re.findall(r"`(?:step\.)?([A-Za-z]+(?:_[a-z]+)*)(?:\(\))?`", text)
     assert {"LoopStep", "gramian", "one_pass_per_task", "apply"} <= set(names)
     for name in names:
         assert any(re.search(rf"\b{name}\b", source) for source in sources), name
@@ -74,7 +73,7 @@ def test_a_public_table_runs_as_shown(tmp_path):
 
 
 def test_a_balancer_in_a_loop_of_ones_own_goes_as_shown(tmp_path):
-    ((_, code),) = [block for block in marked_blocks(README, "python") if block[0] == "loop"]
+    ((_, code),) = marked_blocks(ROOT / "docs" / "python.md", "python")
     ended = run_python(code, tmp_path)
     assert ended.returncode == 0, ended.stderr
 

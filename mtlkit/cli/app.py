@@ -7,7 +7,9 @@ import io
 import os
 import signal
 import sys
+from collections.abc import Callable
 from contextlib import suppress
+from inspect import getdoc
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -51,23 +53,34 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(fetch)
-app.command()(init)
-app.command()(bench)
-app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(plan)
-app.command()(status)
-app.command()(merge)
-app.command()(report)
-app.command()(submit)
-app.command()(compare)
-app.command()(diagnose)
-app.command()(advise)
-app.command()(predict)
-app.command()(rerun)
-app.command()(export)
-app.command("list")(list_entries)
-app.command()(info)
-app.command()(doctor)
+
+
+def _add(command: Callable[..., None], name: str | None = None, **settings: Any) -> None:
+    """Make a function a command. A paragraph of its docstring becomes one line, which is broken as
+    the terminal needs it.
+    """
+    paragraphs = (getdoc(command) or "").split("\n\n")
+    text = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
+    app.command(name, help=text, **settings)(command)
+
+
+_add(fetch)
+_add(init)
+_add(bench)
+_add(plan, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+_add(status)
+_add(merge)
+_add(report)
+_add(submit)
+_add(compare)
+_add(diagnose)
+_add(advise)
+_add(predict)
+_add(rerun)
+_add(export)
+_add(list_entries, "list")
+_add(info)
+_add(doctor)
 
 
 def _version(wanted: bool) -> None:
@@ -87,8 +100,7 @@ def root(
 ) -> None:
     """Benchmark multi-task-learning methods for recommendation: architecture x balancer x seed.
 
-    Start with [bold]mtlkit bench[/bold]: it fetches Census-Income, runs a small grid and says what
-    to type next.
+    Start with [bold]mtlkit bench[/bold]: it fetches a data set and runs a small grid.
     """
 
 

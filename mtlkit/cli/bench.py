@@ -55,7 +55,7 @@ def bench(
         typer.Option(
             "--dataset",
             "-d",
-            help="E.g. 'census[protocol=rechub]', or a table of your own: clicks.parquet. "
+            help="E.g. 'census\\[protocol=rechub]', or a table of your own: clicks.parquet. "
             "Default: fetched last, else census.",
         ),
     ] = None,
@@ -70,11 +70,11 @@ def bench(
     models: Annotated[
         str | None,
         typer.Option(
-            help="Architectures, e.g. 'mmoe[experts=16],ple'; wildcards and .py files work."
+            help="Architectures, e.g. 'mmoe\\[experts=16],ple'; wildcards and .py files work."
         ),
     ] = None,
     balancers: Annotated[
-        str | None, typer.Option(help="Balancers, e.g. 'uwl,static[w=1:2]'.")
+        str | None, typer.Option(help="Balancers, e.g. 'uwl,static\\[w=1:2]'.")
     ] = None,
     references: Annotated[
         str | None,
@@ -112,7 +112,8 @@ def bench(
     ] = None,
     # where cells run, and what becomes of them
     engine: Annotated[
-        str | None, typer.Option(help="Where cells run: local, or ray (pip install 'mtlkit[ray]').")
+        str | None,
+        typer.Option(help="Where cells run: local, or ray (pip install 'mtlkit\\[ray]')."),
     ] = None,
     address: Annotated[
         str | None, typer.Option(help="Of the Ray cluster. Default: one on this machine.")

@@ -33,7 +33,7 @@ def fetch(
     dataset: Annotated[
         str,
         typer.Argument(
-            help="A data set, e.g. census or 'synthetic[p=0.9]', see mtlkit list datasets; "
+            help="A data set, e.g. census or 'synthetic\\[p=0.9]', see mtlkit list datasets; "
             "or a table of your own, e.g. clicks.parquet."
         ),
     ],
@@ -76,9 +76,7 @@ def fetch(
     ] = None,
     url_test: Annotated[str | None, typer.Option(help="A signed link to the test archive.")] = None,
 ) -> None:
-    """Download a data set, prepare it, and print its card. What is there already is not fetched
-    again.
-    """
+    """Download a data set, prepare it, and print its card; what is there is not fetched again."""
     from rich.console import Console
 
     from mtlkit.cli.card import card

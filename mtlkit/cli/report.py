@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 
 
 class FigureFormat(StrEnum):
-    """How figures are written besides SVG."""
+    """How figures are written; SVG always is."""
 
+    svg = "svg"
     png = "png"
     pdf = "pdf"
 
@@ -28,7 +29,7 @@ def report(
     results: Annotated[Path, typer.Argument(help="The results folder.")] = Path("results"),
     out: Annotated[
         Path | None,
-        typer.Option("--out", metavar="DIR", help="Where to write.  [default: RESULTS/report]"),
+        typer.Option("--out", metavar="DIR", help="Where to write; RESULTS/report if not given."),
     ] = None,
     json: Annotated[
         bool, typer.Option("--json", help="Print the rows as JSON and write nothing.")
@@ -43,9 +44,9 @@ def report(
         typer.Option("--rows", help="LaTeX of these rows and references alone: 'mmoe+*'."),
     ] = None,
     format: Annotated[
-        list[FigureFormat] | None,
-        typer.Option("--format", help="Figures in this format as well as SVG."),
-    ] = None,
+        list[FigureFormat],
+        typer.Option("--format", help="Figures in this format beside SVG; several times for more."),
+    ] = [FigureFormat.png],  # noqa: B006
     top: Annotated[
         int | None,
         typer.Option("--top", min=1, help="LaTeX of the best rows and references alone."),
@@ -73,14 +74,14 @@ def report(
         margin=margin,
         rows=rows or (),
         top=top,
-        formats=format or (),
+        formats=format,
     )
     _say_left_out(files)
     _say_warnings(files.warnings)
     for title in files.simulated:
         typer.echo(f"note: {title} is simulated data", err=True)
 
-    if format and files.letters_without_font:
+    if set(format) - {FigureFormat.svg} and files.letters_without_font:
         typer.echo(
             f"note: no font here has {files.letters_without_font}: PNG and PDF files show boxes in "
             "their place, SVG files and the page take the fonts of whoever reads them",

@@ -37,8 +37,8 @@ MetricFlag = Annotated[
     str | None,
     typer.Option(
         "--metric",
-        help="What to compare by where it was measured: gauc, logloss, ndcg@5.  [default: AUC, "
-        "R², accuracy]",
+        help="What to compare by where it was measured: gauc, logloss, ndcg@5. Default: AUC, R², "
+        "accuracy.",
     ),
 ]
 MarginFlag = Annotated[

@@ -110,7 +110,7 @@ def write_report(
     margin: float = MARGIN,
     rows: Sequence[str] = (),
     top: int | None = None,
-    formats: Sequence[str] = (),
+    formats: Sequence[str] = ("png",),
 ) -> ReportFiles:
     """Write page, tables and figures; files of an earlier report that have no successor are
     removed.
@@ -125,7 +125,7 @@ def write_report(
         margin: Relative gains up to this one do not matter.
         rows: Patterns of the rows in the LaTeX of the main table, see :func:`paper_tables`.
         top: How many of these at most.
-        formats: Of figures besides SVG: ``png``, ``pdf``.
+        formats: Of figures beside SVG: ``png``, ``pdf``.
 
     Raises:
         MtlkitError: There is nothing to report, a pattern matches nothing, or the folder cannot be

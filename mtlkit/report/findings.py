@@ -25,7 +25,7 @@ from mtlkit.report.probe_frames import Probes
 from mtlkit.report.run_warnings import listed, seed_ranges
 from mtlkit.report.statistics import is_useful, recovered
 from mtlkit.report.summary import FEW_POSITIVES, Row, Summary, behind_baselines, copies
-from mtlkit.report.tables import Table, TableCell, fixed, spread
+from mtlkit.report.tables import Table, TableCell, fixed, percent, spread
 from mtlkit.settings import TrainingSettings
 from mtlkit.studies import Study
 
@@ -218,7 +218,7 @@ def weight_collapse(seen: Evidence, row: Row) -> Case | None:
         return None
     least = int(np.nanargmin(relative))
     share, equal = relative[least] / len(relative), 1 / len(relative)
-    return -share, f"{probes.tasks[least]} {share:.2%}, an equal share is {equal:.0%}"
+    return -share, f"{probes.tasks[least]} {percent(share, 2)}, an equal share is {percent(equal)}"
 
 
 def starving_task(seen: Evidence, row: Row) -> Case | None:
@@ -248,7 +248,8 @@ def idle_experts(seen: Evidence, row: Row) -> Case | None:
         used = float(np.nanmean(effective_number(shares(level.weights))))
         if idle >= IDLE_EXPERTS or used <= COLLAPSED_GATES:
             experts = len(level.experts)
-            return idle, f"{level.name}: {idle:.0%} idle, gates use {used:.1f} of {experts} experts"
+            unused = f"{level.name}: {percent(idle)} idle"
+            return idle, f"{unused}, gates use {used:.1f} of {experts} experts"
     return None
 
 
@@ -268,8 +269,8 @@ def gradient_conflict(seen: Evidence, row: Row) -> Case | None:
         return None
     names = f"{probes.tasks[one]} and {probes.tasks[other]}"
     module = int(rates[1:, pair].argmax()) + 1 if len(rates) > 1 else 0
-    where = f"{probes.modules[module]} {rates[module, pair]:.0%}"
-    return rate, f"{names} {rate:.0%}, mean cosine {fixed(mean, 3)}, most in {where}"
+    where = f"{probes.modules[module]} {percent(rates[module, pair])}"
+    return rate, f"{names} {percent(rate)}, mean cosine {fixed(mean, 3)}, most in {where}"
 
 
 def negative_transfer(seen: Evidence, row: Row) -> Case | None:
@@ -299,7 +300,7 @@ def _worst_task(
     if not enough:
         return None
     task = max(enough, key=lambda name: enough[name])
-    return enough[task], f"{task} {enough[task]:.0%}"
+    return enough[task], f"{task} {percent(enough[task])}"
 
 
 def overfitting(seen: Evidence, row: Row) -> Case | None:
@@ -392,7 +393,7 @@ def few_positives_in_a_batch(seen: Evidence) -> Found:
             if mean < FEWEST:
                 yield (
                     f"A batch of {size} rows has {mean:.1f} labels of the rarer class of {task} in "
-                    f"the mean: {rates[task]:.2%} of the validation rows are positive.",
+                    f"the mean: {percent(rates[task], 2)} of the validation rows are positive.",
                     seen.bench(row, "batches=covering"),
                 )
 

@@ -168,10 +168,14 @@ def _width(table: Table, column: int) -> float:
     """Points of the widest text of a column, whose head breaks before the last word."""
     cells = [row[column] for row in table.lines]
     bodies = [cell.text.replace(" ± 0", "±") + cell.marks for cell in cells]
+    return max(map(_points, [*_head(table.columns[column]), *bodies]))
+
+
+def _points(text: str) -> float:
+    """About how wide a text is."""
     sizes = dict.fromkeys(".,:;()[]/ iljt†‡*§", NARROW) | dict.fromkeys("mw±−+%", BROAD)
     sizes |= dict.fromkeys("0123456789", DIGIT)
-    texts = [*_head(table.columns[column]), *bodies]
-    return max(sum(sizes.get(letter, LETTER) for letter in text) for text in texts)
+    return sum(sizes.get(letter, LETTER) for letter in text)
 
 
 def _head(head: str) -> list[str]:
@@ -199,11 +203,10 @@ def _part(table: Table, columns: Sequence[int], caption: str, notes: str) -> Ite
     """The lines of one part."""
     widths = _text_widths(table)
     formats = [rf"p{{{widths[i]:.0f}pt}}" if i in widths else "r@{}l" for i in columns]
-    heads = []
-    for i in columns:
-        stacked = r"\\".join(tex(line) for line in _head(table.columns[i]))
-        head = rf"\shortstack[r]{{{stacked}}}"
-        heads.append(tex(table.columns[i]) if i in widths else rf"\multicolumn{{2}}{{r}}{{{head}}}")
+    heads = [
+        tex(table.columns[i]) if i in widths else _number_head(table, i, i == columns[-1])
+        for i in columns
+    ]
     first = [r"\toprule", " & ".join(heads) + r" \tabularnewline", r"\midrule"]
     body = [
         " & ".join(_cell(cells[i], i in widths) for i in columns) + r" \tabularnewline"
@@ -227,6 +230,20 @@ def _part(table: Table, columns: Sequence[int], caption: str, notes: str) -> Ite
     yield rf"\begin{{tabular}}{{{layout}}}"
     yield from [*first, *body, r"\bottomrule", r"\end{tabular}\par\smallskip", below]
     yield r"\end{\mtlkittable}"
+
+
+def _number_head(table: Table, column: int, is_last: bool) -> str:
+    """The head of a column of numbers, flush right over both of their halves. It has no width, as
+    what spans two columns would widen the second one; the first one is made wide enough for it.
+    """
+    numbers = [SPREAD.fullmatch(cells[column].text) for cells in table.lines]
+    tails = ["".join(part or "" for part in number.groups()[1:]) for number in numbers if number]
+    lines = _head(table.columns[column])
+    room = max(map(_points, lines)) - max(map(_points, tails), default=0)
+    stacked = r"\\".join(map(tex, lines))
+    head = rf"\llap{{\shortstack[r]{{{stacked}}}}}"
+    place = "r@{}" if is_last else "r"  # no space after the last column
+    return rf"\hspace{{{max(room, 0):.0f}pt}} & \multicolumn{{1}}{{{place}}}{{{head}}}"
 
 
 def _cell(cell: TableCell, is_text: bool) -> str:

@@ -24,7 +24,7 @@ from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
 from mtlkit.report.latex import TEX
 from mtlkit.report.summary import Summary
-from mtlkit.report.tables import Table, counts, spread
+from mtlkit.report.tables import Table, spread
 from mtlkit.store import Unreadable, printable
 
 HERE = Path(__file__).parent
@@ -112,8 +112,9 @@ class Section:
 
     @property
     def overview_line(self) -> tuple[str, ...]:
-        """Its line of the overview: rows, failed runs, the best row, and its gain."""
-        best = self.summary.rows[0]
+        """Its line of the overview: rows, failed runs, the row of the answer, and its gain."""
+        answered = self.answer[0].row if self.answer else ""
+        best = self.summary.row(answered) if answered else self.summary.rows[0]
         gain = spread(best.gain.scaled(100), 2, sign=True)
         word = "" if best.word == "unknown" else best.word
         return str(len(self.summary.rows)), str(len(self.failures)), best.group.label, gain, word
@@ -125,7 +126,7 @@ class Section:
 
     @property
     def task_lines(self) -> list[str]:
-        """A line a task: what it is and how it is measured."""
+        """A line a task: what it is."""
         return [self._task_line(task) for task in self.block.tasks]
 
     def _task_line(self, task: TaskInfo) -> str:
@@ -134,9 +135,7 @@ class Section:
         if name == task.title:
             name = ""
         details = "; ".join(text for text in (name, task.description) if text)
-        heading = f"{task.title} ({details})" if details else task.title
-        metric = f"{task.reading.label}, {task.space}"
-        return f"{heading}: {metric}{counts(self.summary, task)} in the test split"
+        return f"{task.title} ({details})" if details else task.title
 
 
 @dataclass(frozen=True)

@@ -75,6 +75,9 @@ class Relations:
         counts = ", ".join(f"{count} {word}" for word, count in words.items())
         noun = "pair" if len(self.pairs) == 1 else "pairs"
         sentences = [f"Task relations: of {len(self.pairs)} {noun} of tasks, {counts}."]
+        if len(self.pairs) == 1:
+            task, other, word = self.pairs.loc[0, ["task", "other", "verdict"]]
+            sentences = [f"Task relations: {task} and {other}: {word}."]
         bounded = int((self.pairs["seeds"] > 1).sum())
         if bounded >= MANY:
             by_chance = max(1, round(0.05 * bounded))

@@ -63,7 +63,8 @@ def _sentence(text: str, rows: Sequence[tuple[str, list[int]]]) -> str:
 
 def listed(texts: Sequence[str], shown: int = SHOWN, noun: str = "rows") -> str:
     """The first of some rows in words, and how many more there are."""
-    more = f"; and {len(texts) - shown} more {noun}" if len(texts) > shown else ""
+    left_out = len(texts) - shown
+    more = f"; and {left_out} more {noun if left_out > 1 else noun[:-1]}" if left_out > 0 else ""
     return "; ".join(texts[:shown]) + more
 
 

@@ -132,9 +132,9 @@ def whole(value: float) -> str:
     return NA if math.isnan(value) else f"{value:,.0f}".replace(",", "\u202f")
 
 
-def percent(share: float) -> str:
-    """A share as a whole number of percent; in words where there is none."""
-    return f"{fixed(100 * share, 0)} %" if share >= 0.005 else "nothing"
+def percent(share: float, decimals: int = 0) -> str:
+    """A share in percent; in words where there is none."""
+    return f"{fixed(100 * share, decimals)} %" if share >= 0.005 / 10**decimals else "nothing"
 
 
 def are(number: int) -> str:

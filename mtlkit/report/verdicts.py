@@ -95,8 +95,11 @@ class Verdicts:
     def sentence(self) -> str:
         """The whole table in one sentence."""
         words = Counter(verdict.word for verdict in self.verdicts)
-        better, worse, equivalent = words["better"], words["worse"], words["equivalent"]
-        undecided = words["not told apart"] + words["unknown"]
+        words["not told apart"] += words.pop("unknown", 0)
+        better = words.pop("better", 0)
+        told = [f"{better or 'none'} {are(better or 1)} better"]
+        others: tuple[Word, ...] = ("worse", "equivalent", "not told apart")
+        told += [f"{words[word]} {are(words[word])} {word}" for word in others if words[word]]
         survivors = sum(
             verdict.survives and verdict.word in ("better", "worse") for verdict in self.verdicts
         )
@@ -109,14 +112,12 @@ class Verdicts:
         beat = f"; those that beat them: {listed(winners, noun='balancers')}" if winners else ""
 
         # Verbs follow the numbers.
-        outlast_verb = "outlasts" if survivors == 1 else "outlast"
+        outlast = "outlasts" if survivors < 2 else "outlast"
         return (
             f"{self.model}, balancers against {'tuned ' if self.tuned else ''}fixed weights: "
             f"beside {self.best.group.balancer}, the best of {self.weightings} weightings on "
-            f"validation, {better} of {len(self.verdicts)} balancers {are(better)} better, "
-            f"{worse} {are(worse)} worse, {equivalent} {are(equivalent)} equivalent, and "
-            f"{undecided} {are(undecided)} not told apart; "
-            f"{survivors} of the differences {outlast_verb} Holm's correction{beat}."
+            f"validation, of {len(self.verdicts)} balancers {', '.join(told)}; "
+            f"{survivors or 'none'} of the differences {outlast} Holm's correction{beat}."
         )
 
 
@@ -315,7 +316,7 @@ def verdict_table(summary: Summary, verdicts: Verdicts) -> Table:
     if ceiling:
         notes = (*notes, HEADROOM)
 
-    title = f"{block.label}: {verdicts.model}, every balancer against the best fixed weights"
+    title = f"{block.label}: balancers of {verdicts.model} against the best fixed weights"
     return Table(title, columns, tuple(rows), notes, ceiling, texts=("verdict", "would tell"))
 
 

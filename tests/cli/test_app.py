@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shlex
 import socket
 import subprocess
@@ -7,12 +8,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
 import mtlkit
 from mtlkit.cli import app as application
 from mtlkit.errors import MissingError, MtlkitError, UsageError
 from tests.data.test_plugin import write_coins
 from tests.fakes import fill
+
+
+def test_brackets_are_seen_in_help():
+    # an unescaped one would be taken for markup, and vanish
+    for name, command in get_command(application.app).commands.items():
+        for parameter in command.params:
+            text = getattr(parameter, "help", None) or ""
+            assert not re.search(r"(?<!\\)\[", text), (name, parameter.name)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]])

@@ -133,12 +133,12 @@ def test_balancers(grid):
     said = grid.add("mmoe", "uwl", (0.01, 0.01)).answer()
     assert said["balancers"].text.startswith(
         "mmoe, balancers against fixed weights: beside uniform, the best of 3 weightings on "
-        "validation, 0 of 1 balancers are better"
+        "validation, of 1 balancers none is better, 1 is equivalent; none of the differences"
     )
     assert "beat them" not in said["balancers"].text
     assert "missing" not in said
     said = grid.add("mmoe", "pcgrad", (0.02, 0.02)).answer()
-    assert "1 of 2 balancers is better" in said["balancers"].text
+    assert "of 2 balancers 1 is better" in said["balancers"].text
     assert said["balancers"].text.endswith("those that beat them: pcgrad.")
 
 

@@ -79,7 +79,7 @@ def fill(root, models, tasks=("income", "marital"), kinds=None, with_scores=True
 
 
 def drawings(root, out, **how):
-    files = write_report(root, out, **how)
+    files = write_report(root, out, formats=(), **how)
     return [file for file in files.figures if "calibration" in file.name], files.page.read_text()
 
 

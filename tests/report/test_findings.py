@@ -153,7 +153,7 @@ def test_weight_collapse(grid):
 
     grid.change_probes = change
     finding = grid.find()["weight collapse"]
-    assert "mmoe + uwl (marital 2.00%, an equal share is 50%)" in finding.sentence
+    assert "mmoe + uwl (marital 2.00 %, an equal share is 50 %)" in finding.sentence
     # constant weights are as they were typed
     grid.balancers = {"single-task": "none", "mmoe": "static[w=49:1]"}
     grid.store = ResultStore(grid.store.root / "constant")
@@ -187,7 +187,7 @@ def test_idle_experts(grid):
 
     grid.change_probes = change
     finding = grid.find()["idle experts"]
-    assert "level 1: 88% idle, gates use 1.2 of 8 experts" in finding.sentence
+    assert "level 1: 88 % idle, gates use 1.2 of 8 experts" in finding.sentence
     assert "--set experts=4" in finding.command
 
 
@@ -201,7 +201,7 @@ def test_gradient_conflict(grid):
 
     grid.change_probes = change
     finding = grid.find()["gradient conflict"]
-    numbers = "(income and marital 70%, mean cosine −0.150, most in experts 90%)"
+    numbers = "(income and marital 70 %, mean cosine −0.150, most in experts 90 %)"
     assert f"in 1 of 3 rows: mmoe + uwl {numbers}" in finding.sentence
     assert "--balancers pcgrad,cagrad,upgrad" in finding.command
 
@@ -225,7 +225,7 @@ def test_negative_transfer(grid):
 def test_overfitting(grid):
     falling = np.linspace(0.5, 0.1, 8)
     grid.change = points(falling, [0.5, 0.4, 0.42, 0.44, 0.45, 0.46, 0.47, 0.48], [0.9] * 8)
-    assert "mmoe + uwl (income 20%)" in grid.find()["overfitting"].sentence
+    assert "mmoe + uwl (income 20 %)" in grid.find()["overfitting"].sentence
 
 
 def test_without_a_validation_loss_nothing_overfits(grid):
@@ -253,7 +253,7 @@ def test_a_run_that_gets_worse_on_both_does_not_overfit(grid):
 def test_still_rising(grid):
     grid.change = points([0.5] * 8, [0.4] * 8, np.linspace(0.6, 0.88, 8))
     finding = grid.find()["still rising"]
-    assert "mmoe + uwl (income 29%)" in finding.sentence
+    assert "mmoe + uwl (income 29 %)" in finding.sentence
     assert "--set epochs=12" in finding.command
 
 

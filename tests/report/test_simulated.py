@@ -383,7 +383,7 @@ def test_files_of_an_earlier_report_are_removed_and_no_others(tmp_path):
     )
     second = write_report(store.root, tmp_path / "out")
     gone = {*first.figures, *first.tables} - {*second.figures, *second.tables}
-    assert len(gone) == 4 + 3, "four figures, and the table of expert use"
+    assert len(gone) == 2 * 4 + 3, "four figures as SVG and PNG, and the table of expert use"
     assert not any(file.exists() for file in gone)
     assert all(
         file.exists() for file in (second.page, *second.figures, *second.tables, *mine, outside)

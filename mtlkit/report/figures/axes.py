@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.figures.style import (
@@ -233,6 +234,7 @@ def neutral_line(axes: Axes, value: float) -> None:
 def epoch_axis(axes: Axes, last_epoch: float, labelled: bool) -> None:
     """An axis of epochs, the same in all panels; labelled where there is no panel below."""
     axes.set_xlim(0, last_epoch * 1.02)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=last_epoch >= 2))
     if labelled:
         axes.set_xlabel("epoch")
     else:

@@ -26,6 +26,8 @@ MOST = 8
 LEAST_REACH, MOST_REACH = 1.25, 4.0
 """Ratios of odds at which a vertical axis may end."""
 CHANCES = np.array([1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
+CLOSER = np.array([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
+"""Probabilities that are named on an axis, and on one that is too short for two of these."""
 RATIOS = (0.25, 0.5, 0.67, 0.8, 1, 1.25, 1.5, 2, 4)
 Curve = tuple[Row, np.ndarray, np.ndarray, np.ndarray]
 """A row, and its (P,) log-odds, ratios, and their errors."""
@@ -82,7 +84,9 @@ def _panel(axes: Axes, look: Look, curves: list[Curve]) -> None:
     axes.set_ylim(1 / reach, reach)
     low = min(float(places[0]) for _, places, *_ in curves)
     high = max(float(places[-1]) for _, places, *_ in curves)
-    axes.set_xticks(logit(CHANCES), [f"{chance:g}" for chance in CHANCES])
+    is_short = ((low <= logit(CHANCES)) & (logit(CHANCES) <= high)).sum() < 2
+    named = CLOSER if is_short else CHANCES
+    axes.set_xticks(logit(named), [f"{chance:g}" for chance in named])
     axes.set_xlim(low - 0.2, high + 0.2)
     axes.set_xlabel("predicted probability")
     neutral_line(axes, 1)

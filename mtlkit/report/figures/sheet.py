@@ -224,7 +224,7 @@ def save(drawing: Drawing, stem: Path, formats: Sequence[str] = ()) -> list[Path
     """
     figure, files = drawing.figure, []
     with mpl.rc_context(RC):
-        for ending in ("svg", *formats):
+        for ending in dict.fromkeys(("svg", *formats)):
             if ending == "png" and figure.get_figheight() > HIGHEST_PNG:
                 continue
             content = io.BytesIO()

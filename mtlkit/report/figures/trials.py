@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from mtlkit.report.figures.context import Context
 from mtlkit.report.figures.sheet import Drawing, Sheet
@@ -24,7 +24,7 @@ CAPTION = (
     "good; dark lines at its end, that its range should be wider. Logarithmic ranges are drawn so."
 )
 HEIGHT, PITCH, TOP, LEFT = 1.5, 2.5, 0.55, 0.45
-SHADE = Normalize(-0.25, 1)
+SHADES = LinearSegmentedColormap.from_list("shades", SEQUENTIAL(np.linspace(0.2, 1, 256)))
 """Lines that beat nothing can be seen, too."""
 
 
@@ -53,7 +53,7 @@ def draw(context: Context) -> list[Drawing]:
         sheet.heading(LEFT - 0.3, top - 0.3, model, 8.5, WIDTH / 2)
         axes = sheet.axes(LEFT, top, WIDTH - 2 * LEFT, HEIGHT)
         _panel(axes, points, space)
-    sheet.colourbar(ScalarMappable(SHADE, SEQUENTIAL), "share of trials beaten", (0, 0.5, 1))
+    sheet.colourbar(ScalarMappable(Normalize(0, 1), SHADES), "share of trials beaten", (0, 0.5, 1))
     return [Drawing("trials", TITLE, CAPTION, sheet.figure)]
 
 
@@ -75,7 +75,7 @@ def _panel(axes: Axes, points: pd.DataFrame, space: dict[str, dict[str, Any]]) -
     names = [*space, "beats"]
     lines = np.column_stack(columns)
     for line in lines[points["score"].argsort()]:
-        axes.plot(line, color=SEQUENTIAL(SHADE(line[-1])), linewidth=0.8 + 1.2 * line[-1])
+        axes.plot(line, color=SHADES(line[-1]), linewidth=0.8 + 1.2 * line[-1])
     for place in range(len(names)):
         axes.axvline(place, color=FAINT, linewidth=0.8, zorder=0)
     width = (WIDTH - 2 * LEFT) / len(names)

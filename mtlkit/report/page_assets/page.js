@@ -30,3 +30,4 @@ function livePage(sections) {
 document.body.append(announcer, tipBox);
 const blocks = [...document.querySelectorAll("script.rows")].map((script) => JSON.parse(script.textContent));
 livePage(blocks.map(liveSection));
+if (document.getElementById("across")) liveSection({ slug: "across", title: "all data sets", axes: [], rows: [] });
