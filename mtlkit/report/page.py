@@ -113,11 +113,14 @@ class Section:
     @property
     def overview_line(self) -> tuple[str, ...]:
         """Its line of the overview: rows, failed runs, the row of the answer, and its gain."""
+        numbers = str(len(self.summary.rows)), str(len(self.failures))
         answered = self.answer[0].row if self.answer else ""
-        best = self.summary.row(answered) if answered else self.summary.rows[0]
+        if not answered:
+            return (*numbers, "–", "", "")  # the first row is the best on test
+        best = self.summary.row(answered)
         gain = spread(best.gain.scaled(100), 2, sign=True)
         word = "" if best.word == "unknown" else best.word
-        return str(len(self.summary.rows)), str(len(self.failures)), best.group.label, gain, word
+        return (*numbers, best.group.label, gain, word)
 
     @property
     def has_chart_figure(self) -> bool:

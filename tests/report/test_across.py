@@ -161,3 +161,14 @@ def test_simulated_data_are_named(tmp_path, simulated, title):
     found = across(tmp_path)
     assert across_table(found).title == title
     assert draw_ranks(found).title == f"Mean ranks a{title[1:]}"
+
+
+def test_without_an_answer_the_overview_names_no_best_row(tmp_path):
+    """The first row of a table is the best on test, which nobody may choose by."""
+    for dataset in ("a", "b"):
+        fill(tmp_path, ["mmoe", "ple"], ["uniform"], dataset=dataset, reference=False)
+    page = write_report(tmp_path).page.read_text()
+    overview = page[page.index('class="overview"') : page.index("</nav>")]
+    assert overview.count("–") == 2
+    assert "mmoe" not in overview
+    assert "ple" not in overview
