@@ -14,7 +14,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from mtlkit.records import RunRecord
-from mtlkit.store import Unreadable, reason_of, replacing
+from mtlkit.store import Unreadable, printable, reason_of, replacing
 
 FOLDER = "studies"
 VERSION: Literal[1] = 1
@@ -88,6 +88,12 @@ class Study(_Value):
     def spent(self) -> tuple[Trial, ...]:
         """The trials that the budget paid for."""
         return self.trials[: self.budget]
+
+    @property
+    def typed_budget(self) -> str:
+        """What ``--tune`` takes for the same budget: ``600s``, ``20000rows`` or a number."""
+        words = self.limit.replace(",", "").replace("training", "")
+        return "".join(words.split()) or str(self.budget)
 
     @property
     def climbers(self) -> tuple[int, ...]:
@@ -180,7 +186,7 @@ def budget_note(studies: Iterable[Study]) -> str:
     distinct = {(study.limit or study.budget, study.halving) for study in studies}
     unequal = "; budgets are not equal" if len(distinct) > 1 else ""
     rules = ", ".join(sorted({study.select for study in studies}))
-    return (
+    return printable(
         f"Tuned: a row has the settings that were best on validation ({rules}) of {each} trials"
         f"{within}{halved}, and seeds that no trial had; what it is compared with is tuned alike. "
         f"Spent on {len(studies):,} such rows: {len(trials):,} trials{failures}, "

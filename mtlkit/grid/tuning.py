@@ -168,7 +168,7 @@ class Tuning:
     def limit_text(self) -> str:
         """What ends the trials of a method, if not their number."""
         unit = {"trials": "", "seconds": "s", "rows": "training rows"}[self.limited]
-        return unit and f"{self.budget:,.0f} {unit}"
+        return unit and f"{self.budget:,.12g} {unit}"
 
     @property
     def chosen_cells(self) -> int:

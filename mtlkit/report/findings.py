@@ -27,6 +27,7 @@ from mtlkit.report.statistics import is_useful, recovered
 from mtlkit.report.summary import FEW_POSITIVES, Row, Summary, behind_baselines, copies
 from mtlkit.report.tables import Table, TableCell, fixed, percent, spread
 from mtlkit.settings import TrainingSettings
+from mtlkit.store import printable
 from mtlkit.studies import Study
 
 COLLAPSED = 0.1
@@ -79,7 +80,13 @@ class Evidence:
         return [curve for curve in self.runs[of_row]["curve"] if len(curve.epochs) > 3]
 
     def bench(
-        self, row: Row, *changes: str, models: str = "", balancers: str = "", seeds: int = 0
+        self,
+        row: Row,
+        *changes: str,
+        models: str = "",
+        balancers: str = "",
+        seeds: int = 0,
+        trials: int = 0,
     ) -> str:
         """The command that runs the grid of a row again, with changed settings and methods."""
         group, block = row.group, self.summary.block
@@ -92,14 +99,17 @@ class Evidence:
         listed_seeds = "".join(f"{seed}," for seed in planned)
         words["--seeds"] = str(seeds or (len(planned) if is_count else listed_seeds))
         if group.study is not None:
-            words["--tune"] = str(group.study.budget)
+            words["--tune"] = group.study.typed_budget
+        if trials:
+            words["--tune"] = str(trials)
         words["--out"] = str(self.out)
         settings = self._training(row) | dict(change.split("=", 1) for change in changes)
         if group.study is not None and group.study.halving is not None:
             settings["tune.halving"] = group.study.halving
         assignments = [("--set", f"{key}={value}") for key, value in settings.items()]
         pairs = [*words.items(), *assignments]
-        return shlex.join(["mtlkit", "bench", *(word for pair in pairs for word in pair)])
+        words_in_order = ["mtlkit", "bench", *(word for pair in pairs for word in pair)]
+        return printable(shlex.join(words_in_order))
 
     def _training(self, row: Row) -> dict[str, Any]:
         """The plain settings of the training that were typed: neither defaults nor tuned."""
@@ -480,7 +490,7 @@ def behind_a_baseline(seen: Evidence) -> Found:
     if sentences:
         best = summary.finished[0]
         trials = 2 * best.group.study.budget if best.group.study else 16
-        yield sentences, seen.bench(best, f"tune.trials={trials}")
+        yield sentences, seen.bench(best, trials=trials)
 
 
 BLOCK_RULES = (

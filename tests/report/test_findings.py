@@ -6,6 +6,7 @@ import shlex
 import numpy as np
 import pytest
 
+from mtlkit.grid.grid_settings import TuningSettings, read_budget
 from mtlkit.report import write_report
 from mtlkit.report.findings import BLOCK_RULES, ROW_RULES, find
 from mtlkit.report.frame import load
@@ -124,7 +125,7 @@ def test_behind_a_baseline(grid):
     )
     assert finding.sentence.count("No network") == 2
     assert "--models mmoe" in finding.command
-    assert finding.command.endswith("--set tune.trials=16")
+    assert "--tune 16 " in finding.command
 
 
 def test_a_baseline_that_networks_reach_is_no_finding(grid):
@@ -331,6 +332,48 @@ def test_edge_of_the_space(grid, chosen, rate, says, wider):
         )
         assert wider in finding.command
         assert "--tune 4" in finding.command
+
+
+@pytest.mark.parametrize(
+    ("limit", "halving", "typed"),
+    [
+        ("600 s", None, "600s"),
+        ("2.5 s", None, "2.5s"),
+        ("20,000,000 training rows", None, "20000000rows"),
+        ("", 3, "4"),
+    ],
+)
+def test_commands_have_the_budget_of_the_row(grid, limit, halving, typed):
+    one = cell("mmoe", "uwl", training={"batch_size": 1024})
+    trials = [Trial(settings={}, keys=[], group=one.group)] * 4
+    study = Study(
+        id=one.key, model="mmoe", balancer="uwl", training="", sampler="sobol", seed=0, limit=limit,
+        seeds=(1000,), select="mean", space={}, budget=4, halving=halving, trials=trials, choice=0,
+    )  # fmt: skip
+    write_study(grid.store.root, study)
+    grid.change = scores(calibration=1.2)
+    words = shlex.split(grid.find()["calibration drift"].command)
+    assert words[words.index("--tune") + 1] == typed
+    tune = TuningSettings.model_validate(read_budget(typed) | {"halving": halving})
+    assert tune.budget is not None
+    assert (f"tune.halving={halving}" in words) == bool(halving)
+
+
+def test_a_study_of_a_stranger_writes_no_control_characters(grid, cli):
+    one = cell("mmoe", "uwl", training={"batch_size": 1024})
+    trials = [Trial(settings={}, keys=[], group=one.group)]
+    odd = "\x1b[31m"
+    study = Study(
+        id=one.key, model=f"mmoe{odd}", balancer=f"uwl{odd}", training="", sampler="sobol", seed=0,
+        seeds=(1000,), select=odd, space={}, budget=1, limit=odd, trials=trials, choice=0,
+    )  # fmt: skip
+    write_study(grid.store.root, study)
+    grid.change = scores(calibration=1.2)
+    finding = grid.find()["calibration drift"]
+    assert odd not in cli("diagnose", grid.store.root).out
+    files = write_report(grid.store.root)
+    assert all(odd not in file.read_text("utf-8") for file in (files.page, *files.tables))
+    assert "x1b" in finding.command
 
 
 def test_every_rule_is_tested():
