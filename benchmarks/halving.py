@@ -28,7 +28,6 @@ from mtlkit.records import RunRecord
 from mtlkit.store import ResultStore
 from mtlkit.studies import Study, read_study
 
-OUT = Path(__file__).parents[1] / "results" / "reference" / "halving.md"
 FACTOR, SHARES = 3, (1 / 9, 1 / 3)
 
 
@@ -46,11 +45,12 @@ def main() -> None:
     )
     parser.add_argument("results", type=Path)
     parser.add_argument("--trials", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     text = compare(arguments.results, arguments.trials)
     print(text)
-    arguments.out.write_text(text, encoding="utf-8")
+    if arguments.out is not None:
+        arguments.out.write_text(text, encoding="utf-8")
 
 
 def compare(results: Path, trials: int) -> str:

@@ -38,7 +38,7 @@ class Trial(_Value):
     """One point of a space."""
 
     settings: dict[str, Any]  # what differs from the defaults, by the name of the dimension
-    keys: list[str]  # of its runs, one a seed
+    keys: list[str]  # of its runs, one a rung and seed
     group: str  # of its runs, those that see all rows
     # Mean over seeds of what selects on validation, higher is better; None for a failure, before
     # all its runs are over, and where halving left it behind.
