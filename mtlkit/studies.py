@@ -13,8 +13,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from mtlkit.files import reason_of, replacing
 from mtlkit.records import RunRecord
-from mtlkit.store import Unreadable, printable, reason_of, replacing
+from mtlkit.store import Unreadable, printable
 
 FOLDER = "studies"
 VERSION: Literal[1] = 1

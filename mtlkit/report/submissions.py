@@ -20,9 +20,10 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from mtlkit.agreement import NO_BOUND, compare_runs
 from mtlkit.errors import MissingError, UsageError, first_problem
+from mtlkit.files import open_regular, replacing
 from mtlkit.record_check import UnreadableError
 from mtlkit.records import RunRecord
-from mtlkit.store import RECORD, Copy, ResultStore, Unreadable, open_regular, replacing
+from mtlkit.store import RECORD, Copy, ResultStore, Unreadable
 
 MANIFEST = "submission.json"
 MANIFEST_LIMIT = 16 * 2**20

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mtlkit.errors import MissingError
+from mtlkit.files import reason_of
 from mtlkit.grid.engines.engine import Tell
-from mtlkit.store import reason_of
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 30.0
 """Seconds before what could not be written is written again; each is twice as long as the last."""

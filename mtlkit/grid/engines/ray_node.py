@@ -15,10 +15,11 @@ from typing import Any
 from mtlkit.data.data_home import data_home
 from mtlkit.data.sources import prepare_planned
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.files import replacing
 from mtlkit.grid.engines.local import LocalEngine
 from mtlkit.records import Cell, RunRecord
 from mtlkit.settings import ExecutionSettings
-from mtlkit.store import CHECKPOINT, ResultStore, replacing
+from mtlkit.store import CHECKPOINT, ResultStore
 
 POLL = 0.2  # seconds between two reports of a cell
 
