@@ -129,7 +129,7 @@ def training(
             model, weighting, dataset, TrainingSetup(training_settings, EXECUTION, 0, CPU)
         )
         if order is not None:
-            trainer.stream = map(trainer.train.take, order.split(windows.batch))
+            trainer.stream = (trainer.train.take(rows) for rows in order.split(windows.batch))
         trainer.fit(lambda share: pause(trainer.timer.seconds["train_seconds"]))
 
     return run

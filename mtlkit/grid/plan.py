@@ -103,9 +103,8 @@ def make_plan(
     pairs = _pairs(models, balancers)
     check_count(len(settings.seeds) * len(pairs))
 
-    _check_freeze(settings, models, dataset.schema)
-
     cells = _cells(settings, source, dataset, pairs)
+    _check_freeze(settings, models, dataset.schema)
     planned = [PlannedCell(cell, _state(cell, store, retry_failed)) for cell in cells]
     only_baselines = all(is_baseline(model.resolved["name"]) for model, _ in pairs)
     repeated = settings.training.repeats_rows(len(dataset.splits["train"]))
