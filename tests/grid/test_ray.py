@@ -70,6 +70,10 @@ def cluster(tmp_path_factory):
 
 @pytest.fixture
 def second_node(cluster, tmp_path):
+    import ray
+
+    # the driver joins the first node: of two with one address, it would take either
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     home = tmp_path / "home-of-second"
     node = cluster.add_node(
         num_cpus=1,
@@ -79,6 +83,7 @@ def second_node(cluster, tmp_path):
     )
     cluster.wait_for_nodes()
     yield node
+    ray.shutdown()
     if node in cluster.worker_nodes:
         cluster.remove_node(node, allow_graceful=False)
 
