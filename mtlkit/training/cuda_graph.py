@@ -22,10 +22,9 @@ from mtlkit.balancers._step import Step
 from mtlkit.errors import UsageError
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.running_means import RunningMeans
-from mtlkit.training.seeding import seed_for
 from mtlkit.training.stacked import StackedTrainer
 from mtlkit.training.stacked_step import HostStep, StackedStep, asks_for_gramian
-from mtlkit.training.step import LoopStep, StepInfo
+from mtlkit.training.step import LoopStep
 from mtlkit.training.trainer import Trainer
 
 WARM_UP = 3
@@ -101,9 +100,7 @@ class StepGraph:
     def _answer(self, trainer: Trainer, index: int) -> Tensor:
         """(T,) the weights that the balancer decides on, on the host."""
         assert trainer.balancer is not None
-        seed = seed_for(trainer.seed, "balancer")
-        info = StepInfo(index, trainer.total_steps, seed, trainer.settings.scope)
-        step = HostStep(self.packed.cpu(), info)
+        step = HostStep(self.packed.cpu(), trainer.step_info(index))
         weights = trainer.balancer.decide(cast(Step, step))  # asked for nothing that it lacks
         assert isinstance(weights, Tensor), "a Gram matrix gives weights"
         return weights

@@ -24,7 +24,6 @@ from mtlkit.training.result import FitResult
 from mtlkit.training.seeding import seed_for
 from mtlkit.training.stacked_model import ModelStack, unflatten
 from mtlkit.training.stacked_step import CellStep, HostStep, StackedStep, asks_for_gramian
-from mtlkit.training.step import StepInfo
 from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.trainer import Trainer
 
@@ -177,7 +176,8 @@ class StackedTrainer:
                 self.follow(step, weights.to(step.losses.device))
                 continue
             cells = {
-                cell: CellStep(step, cell, self._info(cell, index)) for cell in self._training()
+                cell: CellStep(step, cell, self.trainers[cell].step_info(index))
+                for cell in self._training()
             }
             self.follow(step, self._decided(cells, step.active.to(step.losses.dtype)))
             if any(cell_step.callbacks for cell_step in cells.values()):
@@ -211,15 +211,10 @@ class StackedTrainer:
         """(K, T) what these balancers decide on the host."""
         dtype = self._sums.dtype
         cells = {
-            cell: HostStep(packed[cell], self._info(cell, index), dtype)
+            cell: HostStep(packed[cell], self.trainers[cell].step_info(index), dtype)
             for cell in self._training()
         }
         return self._decided(cells, packed[..., -1].to(dtype))
-
-    def _info(self, cell: int, index: int) -> StepInfo:
-        trainer = self.trainers[cell]
-        seed = seed_for(trainer.seed, "balancer")
-        return StepInfo(index, trainer.total_steps, seed, trainer.settings.scope)
 
     def _decided(self, steps: Mapping[int, CellStep | HostStep], active: Tensor) -> Tensor:
         """(K, T) what balancers decide; 0 for cells that have ended or fail here. Without a

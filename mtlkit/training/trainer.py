@@ -338,15 +338,19 @@ class Trainer:
     def _step(self, batch: Batch, index: int, step_type: type[LoopStep] = LoopStep) -> LoopStep:
         """The forward pass of a batch, as a balancer sees it."""
         output, losses, active = self._losses(batch, index)
-        seed = seed_for(self.seed, "balancer")
         return step_type(
             self.sharing,
             output,
             losses,
             active,
-            StepInfo(index, self.total_steps, seed, self.settings.scope),
+            self.step_info(index),
             draw=lambda: self._fresh_step(index),
         )
+
+    def step_info(self, index: int) -> StepInfo:
+        """Where a step stands in the run, with ``index`` steps before it."""
+        seed = seed_for(self.seed, "balancer")
+        return StepInfo(index, self.total_steps, seed, self.settings.scope)
 
     def _losses(self, batch: Batch, index: int) -> tuple[Output, list[Tensor], Tensor]:
         """The forward pass of a batch, and what a step takes from it.
