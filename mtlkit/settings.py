@@ -204,7 +204,7 @@ class TrainingSettings(Settings):
 
     # the optimiser
     optimizer: Literal["adam", "adamw", "adagrad", "sgd"] = "adam"
-    lr: float = Field(2e-3, gt=0, description="peak learning rate of the dense parameters")
+    lr: float = Field(4e-3, gt=0, description="peak learning rate of the dense parameters")
     embedding_lr: float | None = Field(
         None, gt=0, description="learning rate of the embeddings, if another"
     )

@@ -22,7 +22,7 @@ import numpy as np
 from mtlkit.errors import MissingError, UsageError
 
 TRAINING: dict[str, dict[str, Any]] = {
-    "lr": {"log": [5e-4, 1e-2]},
+    "lr": {"log": [5e-4, 2e-2]},
     "embedding_lr": {"log": [5e-4, 2e-2]},
     "l2_dense": {"log": [1e-8, 1e-4]},
     "l2_embedding": {"log": [1e-8, 1e-4]},
