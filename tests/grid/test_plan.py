@@ -107,7 +107,7 @@ def test_defaults_that_are_typed_are_the_same_cell(plan):
     plain, typed = plan({"models": "mmoe"}), plan({"models": "mmoe[experts=8]"})
     assert plain.cells[0].cell.group == typed.cells[0].cell.group
     assert (
-        plan({"models": "mmoe"}, "experts=8", "lr=2e-3").cells[0].cell.key
+        plan({"models": "mmoe"}, "experts=8", "lr=4e-3").cells[0].cell.key
         == plain.cells[0].cell.key
     )
 

@@ -17,12 +17,14 @@ from mtlkit.report.importance import trial_points
 from mtlkit.report.summary import summarise
 from mtlkit.report.tuned_table import tuned_rows
 from mtlkit.report.verdicts import judge
+from mtlkit.settings import TrainingSettings
 from mtlkit.store import ResultStore
 from mtlkit.studies import Study, read_study
 from tests.conftest import DATA
 from tests.fakes import failure, record
 
 GRID = {"models": "shared-bottom,mmoe", "balancers": "uniform,uwl", "seeds": 2}
+DEFAULT_LR = TrainingSettings().lr
 
 
 class Planted:
@@ -177,7 +179,7 @@ def test_what_was_set_stays_as_it_was_set(tuning):
 
 
 def test_a_setting_that_has_its_default_is_tuned(tuning):
-    assert "lr" in trials(tuning(None, "lr=0.002"))["mmoe", "uwl"][1]
+    assert "lr" in trials(tuning(None, f"lr={DEFAULT_LR}"))["mmoe", "uwl"][1]
 
 
 def test_a_space_of_the_user(tuning):
@@ -285,13 +287,13 @@ def test_equals_keep_the_defaults(tuning, store, home):
 
 def test_failed_trials_are_spent_and_never_chosen(tuning, store):
     def score(cell):
-        return float("nan") if cell.resolved["training"]["lr"] != 0.002 else 0.5
+        return float("nan") if cell.resolved["training"]["lr"] != DEFAULT_LR else 0.5
 
     run = Planted(store, score)
     tuned = tuning()
     chosen = tuned.run_trials(run)
     assert len(run.ran) == 5 * 4
-    assert {entry.cell.resolved["training"]["lr"] for entry in chosen.cells} == {0.002}
+    assert {entry.cell.resolved["training"]["lr"] for entry in chosen.cells} == {DEFAULT_LR}
     [study, *_] = tuned.save()
     assert [trial.failed for trial in study.trials] == [0, 1, 1, 1]
     assert [trial.value for trial in study.trials] == [0.5, None, None, None]
@@ -299,12 +301,12 @@ def test_failed_trials_are_spent_and_never_chosen(tuning, store):
 
 def test_where_all_fail_the_defaults_run(tuning, store):
     chosen = tuning().run_trials(Planted(store, lambda cell: float("nan")))
-    assert {entry.cell.resolved["training"]["lr"] for entry in chosen.cells} == {0.002}
+    assert {entry.cell.resolved["training"]["lr"] for entry in chosen.cells} == {DEFAULT_LR}
 
 
 def test_one_failed_seed_of_several_fails_the_trial(tuning, store):
     def score(cell):
-        broken = cell.seed == FIRST_SEED + 1 and cell.resolved["training"]["lr"] == 0.002
+        broken = cell.seed == FIRST_SEED + 1 and cell.resolved["training"]["lr"] == DEFAULT_LR
         return float("nan") if broken else 0.5
 
     tuned = tuning(tune={"seeds": 2})
@@ -391,7 +393,7 @@ def test_where_nothing_but_failures_comes_the_budget_ends(tuning, store):
 
 
 def is_default(cell):
-    return cell.resolved["training"]["lr"] == 0.002
+    return cell.resolved["training"]["lr"] == DEFAULT_LR
 
 
 def test_one_budget(tuning):
@@ -434,7 +436,7 @@ def test_the_best_third_goes_on_to_three_times_the_rows(tuning, store):
     chosen = tuned.run_trials(run)
     assert len(run.ran) == len(set(run.ran)) == 2 * (12 + 4 + 2)
     for study in tuned.save():
-        rates = [trial.settings.get("lr", 0.002) for trial in study.trials]
+        rates = [trial.settings.get("lr", DEFAULT_LR) for trial in study.trials]
         best = sorted(range(12), key=lambda number: -rates[number])
         reached = [len(trial.rungs) for trial in study.trials]
         assert reached == [3 if n in best[:2] else 2 if n in best[:4] else 1 for n in range(12)]
@@ -459,7 +461,7 @@ def test_the_last_rung_chooses(tuning, store):
     tuned = small_grid(tuning, trials=12, halving=3)
     tuned.run_trials(Planted(store, score))
     for study in tuned.save():
-        rates = [trial.settings.get("lr", 0.002) for trial in study.trials]
+        rates = [trial.settings.get("lr", DEFAULT_LR) for trial in study.trials]
         assert study.choice == sorted(range(12), key=lambda number: -rates[number])[1]
 
 
