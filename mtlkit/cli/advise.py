@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtlkit.cli.tables import (
-    BagsFlag,
-    DataDirFlag,
-    DenseFlag,
-    DropFlag,
-    FunnelFlag,
-    IdsFlag,
-    LabelsFlag,
-    SplitByFlag,
-    with_table_flags,
-)
+from mtlkit.cli import tables
 
 if TYPE_CHECKING:
     from mtlkit.data.splits import Dataset
@@ -31,22 +21,23 @@ SAMPLE = 100_000  # rows of train that correlations are computed of
 
 def advise(
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="As for mtlkit bench.")],
-    labels: LabelsFlag = None,
-    funnel: FunnelFlag = None,
-    split_by: SplitByFlag = None,
-    ids: IdsFlag = None,
-    dense: DenseFlag = None,
-    bags: BagsFlag = None,
-    drop: DropFlag = None,
+    labels: tables.LabelsFlag = None,
+    funnel: tables.FunnelFlag = None,
+    split_by: tables.SplitByFlag = None,
+    ids: tables.IdsFlag = None,
+    dense: tables.DenseFlag = None,
+    bags: tables.BagsFlag = None,
+    drop: tables.DropFlag = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where the runs of the probe go.")
     ] = Path("results-advice"),
-    data_dir: DataDirFlag = None,
+    data_dir: tables.DataDirFlag = None,
 ) -> None:
     """Say which models and balancers to try first on a data set, why, and how sure that is.
 
     A probe grid of single-task, shared-bottom and mmoe runs first, for about a minute.
     """
+    given = dict(locals())  # the flags by their names
     from rich.console import Console
 
     from mtlkit.cli.cells import run_cells
@@ -60,9 +51,7 @@ def advise(
     from mtlkit.report.frame import load
     from mtlkit.store import ResultStore
 
-    flags = {"labels": labels, "funnel": funnel, "split": split_by}
-    flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
-    typed = str(with_table_flags(dataset, flags))
+    typed = str(tables.with_table_flags(dataset, given))
     home = data_home(data_dir)
     source, data = prepare(typed, home)
     facts = facts_of(data)

@@ -29,6 +29,8 @@ IdsFlag = Annotated[str | None, typer.Option(help="Columns that hold ids or leve
 DenseFlag = Annotated[str | None, typer.Option(help="Columns that hold numbers.")]
 BagsFlag = Annotated[str | None, typer.Option(help="Columns that hold lists of ids.")]
 DropFlag = Annotated[str | None, typer.Option(help="Columns that are no inputs.")]
+TABLE_FLAGS = ("labels", "funnel", "split_by", "ids", "dense", "bags", "drop")
+
 StrictFlag = Annotated[
     bool, typer.Option("--strict", help="Stop if anything about the data is likely a mistake.")
 ]
@@ -61,12 +63,12 @@ def as_share(margin: float) -> float:
     return margin / 100
 
 
-def with_table_flags(dataset: str | None, flags: dict[str, str | None]) -> str | None:
-    """The data set as typed, with the flags of a table put into its brackets.
+def with_table_flags(dataset: str | None, given: dict[str, Any]) -> str | None:
+    """The data set as typed, None for the default, with the flags of a table put into its brackets.
 
     Args:
-        dataset: As typed; None for the default.
-        flags: Option of a table to its columns, with commas; None where it was not given.
+        dataset: As typed.
+        given: The flags of a command by their names; columns with commas, None for no flag.
 
     Raises:
         UsageError: There is no table that they are about, or a name cannot stand in brackets.
@@ -74,14 +76,15 @@ def with_table_flags(dataset: str | None, flags: dict[str, str | None]) -> str |
     from mtlkit.errors import UsageError
     from mtlkit.spec import Spec, parse_spec
 
-    given = without_none(flags)
-    if not given:
+    flags = without_none({name: given.get(name) for name in TABLE_FLAGS})
+    if not flags:
         return dataset
     if dataset is None:
-        flag = next(iter(given)).replace("split", "split-by")
+        flag = next(iter(flags)).replace("_", "-")
         raise UsageError(f"--{flag} is about a table, and none is named.", "-d clicks.parquet")
     options: dict[str, Any] = {}
-    for key, value in given.items():
+    for flag, value in flags.items():
+        key = flag.removesuffix("_by")
         names = value.split(":") if key == "split" else value.split(",")
         names = [name.strip() for name in names]
         for name in names:
