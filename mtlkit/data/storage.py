@@ -170,7 +170,6 @@ def write_manifest(
     Args:
         folder: Holds the arrays.
         dataset: Their data set; the arrays are those of the folder, not its own.
-        options: Those that the data was prepared with.
         splits: Split to its numbers of rows and positives, and the names of its arrays.
         contents: The hash of the arrays as :func:`fingerprint_folder` gives it; the fingerprint of
             the data set by default.
@@ -365,7 +364,6 @@ def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequen
 
     Args:
         folder: Holds ``<split>.<array>.npy`` files.
-        schema: The schema of the data set.
         arrays: Split to the names of its arrays.
 
     Returns:

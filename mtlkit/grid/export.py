@@ -82,7 +82,6 @@ def export(run: LoadedRun, folder: Path, format: Format = "onnx") -> list[Path]:
     """Write a model from encoded rows to scores, and its encoders beside it.
 
     Args:
-        run: The run.
         folder: Where ``model.onnx`` or ``model.pt2`` and ``encoders.json`` go.
         format: ONNX, or a program of ``torch.export``.
 

@@ -182,7 +182,6 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
     """Merge a YAML file, flags and ``--set`` assignments, the later ones winning.
 
     Args:
-        file: A YAML file, or None.
         flags: Values given on the command line; nested mappings are merged into those of the file.
         assignments: ``key=value`` texts. A key without a section is looked up in the training
             settings, then in the execution settings, and else belongs to the models.

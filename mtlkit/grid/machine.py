@@ -79,10 +79,7 @@ def describe_environment(
     """Versions, device, kernels and times of a run, as a record holds them.
 
     Args:
-        device: Where the run was.
         started: When it began; it ends now.
-        compiled: Whether the forward pass was compiled.
-        compile_seconds: The time that the compiler took.
         plugins: The files from outside the package that took part.
     """
     is_gpu = device.type == "cuda"

@@ -84,9 +84,7 @@ def make_plan(
 
     Args:
         settings: The grid; ``settings.dataset`` is the text that was typed.
-        source: The source of the data set.
         dataset: The loaded data set, with the tasks to use.
-        store: Where finished cells are looked up.
         force: Plan models that do not apply, too.
         retry_failed: Plan failed cells again.
 

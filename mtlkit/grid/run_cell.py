@@ -65,9 +65,6 @@ def run_cell(
     """Run a cell on this process's threads.
 
     Args:
-        cell: What to run.
-        home: The data home.
-        execution: How to run it.
         on_progress: Called with the share of steps done.
         folder: The folder of the run, where checkpoints lie; None for none.
 

@@ -58,11 +58,6 @@ class GridState(BaseModel):
 class RunningGrid:
     """Counts what becomes of the cells of a grid, and keeps its file as long as it runs.
 
-    Args:
-        root: The results folder.
-        command: What was typed.
-        total: Number of cells to run.
-
     Attributes:
         state: What the file says.
     """

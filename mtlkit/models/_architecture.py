@@ -112,7 +112,6 @@ class Architecture(nn.Module, ABC):
 
         Args:
             logits: For each task (B,), or (B, C) for a multiclass one, or one whose loss has C.
-            embedded: The embedded features.
             gates: Mixing weights (B, k) by gate name.
             boundary: Where the tasks part.
         """

@@ -82,10 +82,7 @@ def labels_in(schema: Schema, task: Task, space: str, batch: Batch) -> tuple[Ten
     """The labels of a task in a space, and the rows on which they count.
 
     Args:
-        schema: Tasks and funnel of the data.
-        task: One of its tasks.
         space: All rows, or those on which the step before was taken.
-        batch: Labels and masks.
 
     Returns:
         (B,) labels, and (B,) bool or None for all rows.

@@ -38,7 +38,6 @@ class PlainLinear:
     """Linear layers on x as it is.
 
     Args:
-        lookup: The look-ups of the batch.
         cuts: Gets the outputs of all layers.
     """
 
@@ -76,7 +75,6 @@ class FoldedLinear:
     features, which are the last ones.
 
     Args:
-        lookup: The look-ups of the batch.
         cuts: Gets the tensors that are made of tables.
         groups: The groups of ids, all of which are folded.
     """

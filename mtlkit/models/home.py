@@ -48,8 +48,6 @@ class FeatureGate(nn.Module):
     """n inputs scaled by mixtures of low-rank gates: u * sum_i softmax(W u)_i 2 sigmoid(u B_i A_i).
 
     Args:
-        n: Number of inputs.
-        width: Width of each.
         pairs: Number of low-rank gates of each input, m, of rank width / m.
     """
 
@@ -87,8 +85,6 @@ class SelfGate(nn.Module):
     """Mixtures of n readers' own k experts.
 
     Args:
-        n: Number of readers.
-        width: Width of the input of each gate.
         k: Number of experts of each; a single one is weighted by a sigmoid.
     """
 

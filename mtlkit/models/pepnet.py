@@ -43,10 +43,6 @@ class GateNU(nn.Module):
     """n gates in (0, scale): scale * sigmoid(W_2 relu(W_1 u)).
 
     Args:
-        n: Number of gates.
-        inputs: Width of u.
-        hidden: Hidden width.
-        outputs: Width of what each one scales.
         scale: Largest factor.
     """
 

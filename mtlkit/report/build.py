@@ -81,7 +81,6 @@ def open_results(results: Path, metric: str | None = None, untuned: bool = False
     """Read a results folder, or a folder of submissions.
 
     Args:
-        results: The folder.
         metric: What to compare scores by where it was recorded; the primary metrics by default.
         untuned: Whether runs with the defaults are rows beside the tuned ones.
 
@@ -116,7 +115,6 @@ def write_report(
     removed.
 
     Args:
-        results: The results folder.
         out: Where to write; ``<results>/report`` by default.
         written: The time that the page states; now by default, or ``SOURCE_DATE_EPOCH`` where that
             is set.

@@ -89,8 +89,6 @@ def compare_folders(first: Frames, second: Frames, margin: float) -> SharedResul
     """The rows of B against those of A: the same settings, or else the same names.
 
     Args:
-        first: A.
-        second: B.
         margin: Relative gains up to this one do not matter.
     """
     pairs: list[_Pair] = []

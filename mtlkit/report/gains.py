@@ -46,12 +46,9 @@ def compare_score(
     metric's direction.
 
     Args:
-        score: The score.
-        row: Group id of the row.
         values: Score to seed to its primary metric.
         reference_row: Group id of the reference.
         reference: Score to seed to the reference's primary metric.
-        noise: What the test rows add to metrics.
         margin: Differences up to this one do not matter, see :func:`margin_of`.
     """
     common = sorted(values[score.name].keys() & reference[score.name].keys())
@@ -82,14 +79,9 @@ def compare_gains(
     """The verdict on the mean relative gain over all tasks (delta m), over common seeds.
 
     Args:
-        row: Group id of the row.
         values: Score to seed to its primary metric.
         reference_rows: Score to the group id of its reference.
         reference: Score to seed to the reference's primary metric.
-        scores: The scores that count.
-        task_of: Score to its task.
-        noise: What the test rows add to metrics.
-        margin: Gains up to this one do not matter.
     """
     metrics = {score.name: score.reading for score in scores}
     gains = delta_m(values, reference, metrics, task_of)

@@ -52,7 +52,6 @@ def export_logs(results: Path, program: str, out: Path) -> tuple[int, int]:
     """Write the runs of a results folder for a program.
 
     Args:
-        results: A results folder.
         program: ``tensorboard``, ``mlflow`` or ``wandb``.
         out: Where to write; made when missing.
 

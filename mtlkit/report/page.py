@@ -158,7 +158,6 @@ def render(
     Args:
         frames: All runs, for their number and what they were run on.
         sections: One a block.
-        written: The time that the page states.
         overview: Of all data sets together; empty where there is nothing to say.
     """
     # Everything that comes from data sets and plugins is escaped; a misspelt variable is an error.

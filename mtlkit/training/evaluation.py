@@ -29,13 +29,11 @@ class Evaluator:
     """Scores a model at evaluation points, and keeps the best state of each group of tasks.
 
     Args:
-        model: The model in training.
         splits: The data on the device; the length of the training split counts as well.
         groups: Positions of the tasks of each group that shares parameters
             (``SharedParameters.components``).
         setup: The rule of selection, the number of points, the patience, the precision, and the
             batch size of scoring.
-        total_steps: Steps of the run.
         measures: The rule of selection, and the metrics that it needs.
 
     Attributes:
@@ -72,8 +70,6 @@ class Evaluator:
         """Score the validation rows, add a point to the curve and keep the model where it is best.
 
         Args:
-            step: Steps done.
-            epoch: Passes over the training split done.
             train_loss: Task to its mean training loss since the last point.
 
         Returns:
@@ -193,8 +189,6 @@ def eval_rows(settings: TrainingSettings, train_rows: int, points: int) -> int:
 
     Args:
         settings: ``validation_rows`` decides if it is set.
-        train_rows: Rows of the training split.
-        points: Number of evaluation points of the run.
     """
     if settings.validation_rows is not None:
         return settings.validation_rows

@@ -23,7 +23,6 @@ def prepare_model(
 
     Args:
         model: The model on its device. Its fast paths are set.
-        balancer: The balancer, or None.
         settings: ``scope`` and ``sparse_rows`` count here.
         probe_batch: Rows with a label, and a positive, of every task.
 

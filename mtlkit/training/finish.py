@@ -91,7 +91,6 @@ def _score_best_point(
     """Score a group of tasks at its best point, and write its metrics into the result.
 
     Args:
-        run: The run.
         best: The best point of the group. The model is put into that state.
         scores_at_best: Split to the scores of all groups; those of this group are added.
         result: Metrics and best points are added.

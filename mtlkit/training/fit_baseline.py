@@ -42,8 +42,6 @@ def fit_baseline(
     """Fit a baseline to each score by itself, and measure it.
 
     Args:
-        cell: Its model is a baseline.
-        dataset: Packed splits.
         execution: The number of threads, and what is kept.
         on_progress: Called with the share of scores done.
 

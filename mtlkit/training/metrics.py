@@ -138,7 +138,6 @@ class FurtherMetrics:
         """The metrics of one task by name; with a segment come its rows and positives.
 
         Args:
-            task: The task.
             logits: (N,) or (N, C).
             labels: (N,).
             observed: (N,) bool, the rows that count, or None for all.

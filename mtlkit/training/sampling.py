@@ -34,10 +34,6 @@ def row_stream(
     is dropped.
 
     Args:
-        rows: Number of rows.
-        batch_size: Rows per batch.
-        generator: Of the permutations.
-        device: Where the row numbers are needed.
         groups: (N,) numbers of the groups whose rows come one after another; None for no groups.
 
     Yields:
@@ -89,9 +85,6 @@ def sample_rows(
     """A fixed random choice of row numbers, sorted; None if there are no more rows than may be.
 
     Args:
-        rows: Number of rows.
-        at_most: Rows to choose.
-        seed: Of the choice.
         codes: (rows,) groups of rows, of which whole ones are chosen, one at least; negative codes
             are no group and are left out. None to choose rows.
     """
@@ -135,11 +128,9 @@ def probe_rows(
     estimate means over the split.
 
     Args:
-        split: Where to draw from.
         schema: Says which tasks are binary.
         size: Rows to draw in proportion.
         positives: Least number of positives of each binary task (all there are, if fewer).
-        seed: Of the draw.
 
     Returns:
         Row numbers (n,) int64 and weights (n,) float32 with mean 1.

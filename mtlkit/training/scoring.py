@@ -58,8 +58,6 @@ def score_split(model: Architecture, split: DeviceSplit, batch_size: int, precis
     Args:
         model: The model; its mode is restored.
         split: N rows.
-        batch_size: Rows per batch.
-        precision: ``fp32`` or ``bf16``, of the forward pass.
     """
     was_training = model.training
     model.eval()
@@ -212,9 +210,6 @@ def metrics(
     """Score name to its metrics, its space and whether it is derived.
 
     Args:
-        schema: Tasks and funnel of the data.
-        scores: Of the split.
-        split: With the labels.
         further: Metrics besides those that are always computed.
     """
     available = complete(schema, scores)
@@ -285,9 +280,7 @@ def group_scores(
     tasks of the group alone.
 
     Args:
-        schema: Of the data.
         metrics_by_score: Score name to its metrics.
-        tasks: The tasks of the group.
     """
     settled = []
     for score in schema.scores():

@@ -325,7 +325,6 @@ class TaskBackward:
     Where first layers hold, the passes end at these layers' outputs already.
 
     Args:
-        routes: Of the model.
         embedded: The embedded batch of this step; None in a compiled graph, which has no cuts.
         parameters: The parameters that each task is differentiated by.
         private: Parameters of one task each, which all tasks are differentiated by at once.

@@ -61,9 +61,7 @@ def gramian_of(
     """(T, T) float64 inner products of the task gradients over the shared slices of parameters.
 
     Args:
-        parameters: The parameters.
         gradients: By parameter, the gradient of each task.
-        losses: (T,) of the tasks.
     """
     n_tasks = len(losses)
     gramian = losses[0].new_zeros(n_tasks, n_tasks, dtype=torch.float64)
@@ -96,8 +94,6 @@ def weighted_gradient(
     """The sum of a parameter's task gradients times the weights (T,) of the tasks.
 
     Args:
-        sliced: The parameter.
-        task_grads: The gradient of each task.
         shared_weights: (T,) weights in slices that two or more tasks reach.
         private_weights: (T,) weights in slices of a single task, if they are others.
     """
@@ -123,7 +119,6 @@ class TaskGradients:
 
     Args:
         routes: The parameters, and the shortcuts to their gradients that hold for this model.
-        output: The forward pass.
         losses: T scalars, attached to the graph.
 
     Attributes:

@@ -31,8 +31,6 @@ def owner_active(
     """Which tasks own an objective for which the batch has a label.
 
     Args:
-        objectives: Of a batch.
-        tasks: The tasks, in order.
         all_active: (T,) True on the device, made once.
 
     Returns:

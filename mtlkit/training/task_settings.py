@@ -22,7 +22,6 @@ def with_task_settings(dataset: Dataset, settings: TrainingSettings) -> Dataset:
     Its fingerprint stays that of the data.
 
     Args:
-        dataset: With the tasks to train.
         settings: ``loss``, ``row_weights``, ``auxiliary`` and ``scored_by`` count here. Of tasks
             that another one scores, train has no label.
 

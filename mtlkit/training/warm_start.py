@@ -32,7 +32,6 @@ class WarmStart:
         earlier run lacks keep their first weights.
 
         Args:
-            model: Freshly initialised.
             sharing: Its sharing, which tells the layers of single tasks; frozen parameters are
                 taken out of it.
 

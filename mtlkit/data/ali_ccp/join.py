@@ -44,9 +44,6 @@ def _assign(
     Args:
         number: (n,) number of the common index of each row.
         line: (n,) its line in the text.
-        table: The common indexes.
-        how: How rows are divided.
-        salt: Of the draw.
         assignment: Filled.
     """
     keys, rows_of_numbers = table.keys, table.common_row

@@ -250,9 +250,7 @@ def read_head(i: int, safe: int, is_skeleton: bool, previous: CommonIndex) -> He
     """What stands before the features of a line.
 
     Args:
-        i: Begin of the line.
         safe: From here on the block is too near its end for words.
-        is_skeleton: Whether the line has labels.
         previous: The common index of the line before.
     """
     click, purchase = 0, 0

@@ -322,9 +322,7 @@ def _write_row(
     """Write a row of the skeleton at address ``i``; returns where it ends.
 
     Args:
-        i: Where to write.
         columns: Number, click, purchase and common index.
-        n: How many features there are.
         turn: The feature to begin with.
         features: The features, which are written in a circle.
         bases: The id of each field's level 0.
@@ -357,8 +355,6 @@ def skeleton_text(
     """Write the skeleton rows of some sessions.
 
     Args:
-        world: What is planted.
-        piece: The sessions.
         starts: (S + 1,) first row of each session.
         out: Where to write; it must have room.
         chances: (rows, 2) set to the planted logits of a click and of a purchase given a click.

@@ -203,7 +203,6 @@ class LogTableSource(StreamedSource):
         Args:
             origin: A folder or an archive.
             unpack_to: A folder for what lies in an archive; by default it stays there.
-            progress: Told of each file that is unpacked.
 
         Raises:
             MissingError: A file is not there, or the archive is damaged.

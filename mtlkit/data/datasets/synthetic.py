@@ -238,8 +238,6 @@ def _make_target(options: Synthetic.Options, k: int, train: np.ndarray) -> _Targ
     """Task number ``k``, with its threshold or scale.
 
     Args:
-        options: Say of which kind it is.
-        k: From 0.
         train: (N,) its targets on train.
     """
     name = f"task-{k + 1}"
@@ -280,7 +278,6 @@ def _planted_metrics(
     Args:
         signals: (N, T) targets without noise.
         labels: (N, T).
-        targets: The tasks.
 
     Returns:
         ``planted_auc`` of binary tasks and ``planted_r2`` of regressions, by task.
@@ -302,7 +299,6 @@ def _with_correlations(tasks: list[Task], labels: np.ndarray) -> tuple[Task, ...
     """The tasks, all but the first described with the correlation of their labels to its.
 
     Args:
-        tasks: T of them.
         labels: (N, T) on train.
     """
     first, *others = tasks

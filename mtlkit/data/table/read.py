@@ -158,7 +158,6 @@ def read_types(
 
     Args:
         schema: Names and types as they are in the table.
-        label: What to call the table.
         dropped: Columns that need no type.
         wanted: The only columns that need one, if there are others.
 

@@ -48,11 +48,6 @@ POLL = 1.0  # seconds after which workers are looked at that have sent nothing, 
 class LocalEngine:
     """Runs cells in processes of their own.
 
-    Args:
-        store: Where outcomes go.
-        home: The data home.
-        execution: Device, number of jobs, time limit, retries.
-
     Attributes:
         stopping: Whether no further cell is started.
     """

@@ -41,11 +41,6 @@ CONNECTION_SECONDS = 5
 class RayEngine:
     """Runs cells as tasks of a Ray cluster.
 
-    Args:
-        store: Where outcomes go.
-        home: The data home of the driver.
-        execution: Address of the cluster, share of a GPU a cell, time limit, retries.
-
     Attributes:
         stopping: Whether no further cell is started.
         address: Of the cluster; ``OWN`` for one that is started.

@@ -86,11 +86,7 @@ def work(
     """The life of a worker: receive a cell, run it, store it, send its record.
 
     Args:
-        pipe: To the driver.
         here: The driver's folder, from which relative paths start.
-        results: Where outcomes go.
-        home: The data home.
-        execution: Device, threads and what is recorded.
         place: In the team that trains each cell together; None for no team. All but the first
             train along.
     """
