@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from mtlkit.errors import UsageError
 
 MAX_DEPTH = 8  # names in a dotted key; settings need four at most (``training.task_lr.income``)
-
 NAME_AND_BRACKETS = re.compile(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", re.DOTALL)
 
 

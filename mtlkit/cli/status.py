@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from mtlkit.grid.running import GridState
 
 LOOK_EVERY = 2.0  # seconds between two looks of ``--watch``
-
 MANY_FAILURES = 20  # of more failures than these only the number is told
 
 

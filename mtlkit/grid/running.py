@@ -15,9 +15,7 @@ from mtlkit.store import is_running
 
 NAMES = ".grid-*.json"
 WRITE_EVERY = 1.0  # seconds between two versions of the file, unless a cell has ended
-
 SILENCE = 600.0  # seconds without news after which a grid on another machine counts as dead
-
 LARGEST = 2**22  # bytes of the largest file that is read
 
 

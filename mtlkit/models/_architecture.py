@@ -42,11 +42,9 @@ class Architecture(nn.Module, ABC):
         funnels in its own way.
         """
 
-    shares_parameters: ClassVar[bool] = True
-    """Whether any parameter serves two tasks."""
+    shares_parameters: ClassVar[bool] = True  # whether any parameter serves two tasks
 
-    needs_funnel: ClassVar[bool] = False
-    """Whether the tasks must be steps of a funnel."""
+    needs_funnel: ClassVar[bool] = False  # whether the tasks must be steps of a funnel
 
     is_reference: ClassVar[bool] = False
     """Whether every other model is compared with it; read from the source, hence a literal."""

@@ -48,8 +48,7 @@ from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.task_settings import group_names, partners
 from mtlkit.training.timing import RunTimer
 
-FITTED_ROWS = 1 << 18
-"""Most training rows that numbers are fitted to."""
+FITTED_ROWS = 1 << 18  # most training rows that numbers are fitted to
 
 
 class Trainer:

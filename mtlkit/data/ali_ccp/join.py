@@ -14,7 +14,6 @@ from mtlkit.data.ali_ccp.protocols import HELD_OUT, SPLIT_SALT, Protocol
 from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged
 
 CHUNK = 1 << 19  # rows at a time after staging
-
 DROPPED, TRAIN, VALIDATION, TEST = range(4)  # the codes of final splits
 _BY_ROW, _BY_SESSION, _IN_HALVES, _ALL_TEST = range(4)
 """How rows are divided: by a draw for each row or each common index, or all rows go to test."""

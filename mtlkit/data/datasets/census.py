@@ -73,7 +73,6 @@ COMBINATIONS = (
     ("rechub", "income-marital"),
 )
 SPLIT_SEED = 117
-
 Frames = dict[str, pd.DataFrame]  # official split (``train``, ``test``) to its rows
 
 

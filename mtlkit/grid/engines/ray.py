@@ -30,11 +30,8 @@ from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 
 LOST_NODES = 5  # how often a cell whose node was lost is run again
-
 NEWS_SECONDS = 5.0  # how long the driver waits for news of running cells
-
 OWN = "local"  # the address with which Ray starts a cluster, instead of joining an existing one
-
 CONNECTION_SECONDS = 5
 
 
