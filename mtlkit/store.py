@@ -121,8 +121,9 @@ class ResultStore:
         encoders: str = "",
         keep_checkpoint: bool = False,
     ) -> Path:
-        """Write a cell's arrays, log and, last, its record. A finished record is never overwritten
-        by a failure; a folder whose record does not hold is kept under another name.
+        """Write a cell's arrays, log and, last, its record; returns the folder. A finished record
+        is never overwritten by a failure; a folder whose record does not hold is kept under another
+        name.
 
         Args:
             arrays: File stem (``probes``, ``scores``, ``weights``) to the named arrays of that
@@ -130,9 +131,6 @@ class ResultStore:
             log: Text of ``log.txt``.
             encoders: Text of ``encoders.json``.
             keep_checkpoint: Whether the checkpoint of a run that went well stays.
-
-        Returns:
-            The cell's folder.
         """
         folder, note = self._folder_to_write(record.cell)
         if folder is None:
@@ -158,14 +156,11 @@ class ResultStore:
         return folder
 
     def adopt(self, record: RunRecord, files: Mapping[str, bytes]) -> Path:
-        """Take in a run that was made elsewhere. As with :meth:`save`, its record comes last, and a
-        finished run that is here already stays as it is.
+        """Take in a run that was made elsewhere; returns its folder. As with :meth:`save`, its
+        record comes last, and a finished run that is here already stays as it is.
 
         Args:
             files: Name to content of the files of its folder.
-
-        Returns:
-            The cell's folder.
         """
         folder, note = self._folder_to_write(record.cell)
         if folder is None:

@@ -52,9 +52,7 @@ def run_cells(
 @contextmanager
 def _finishing_first(engine: Engine, warn: Callable[[str], None]) -> Iterator[list[int]]:
     """In here the first Ctrl-C only keeps further cells from starting; the next one stops all.
-
-    Yields:
-        The signals that were taken so.
+    Yields the signals that were taken so.
     """
     before = signal.getsignal(signal.SIGINT)
     taken: list[int] = []

@@ -24,16 +24,13 @@ def pip_download(
     wheel: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
-    """Download a package from wherever pip is set up to look.
+    """Download a package from wherever pip is set up to look; returns its path.
 
     pip compares the hash before it opens or runs anything of the package.
 
     Args:
         requirement: ``name==version``.
         wheel: Whether to take the wheel, not the source package.
-
-    Returns:
-        The path of the package.
 
     Raises:
         DownloadError: pip is missing, fails, or finds another hash.

@@ -75,9 +75,6 @@ def prepare(
         links: Official split to an address that the user has pasted.
         asked: Whether the user asked for the download; a run only needs the data.
 
-    Returns:
-        The source, and the data set that it prepared.
-
     Raises:
         UsageError: The name, an option, a link or ``origin`` is wrong, or a plugin fails.
         MissingError: The raw files cannot be had or are not what they should be.

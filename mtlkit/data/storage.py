@@ -365,9 +365,6 @@ def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequen
     Args:
         folder: Holds ``<split>.<array>.npy`` files.
         arrays: Split to the names of its arrays.
-
-    Returns:
-        A sha256 in hex.
     """
     sha = hashlib.sha256(schema.model_dump_json().encode())
     for name in SPLITS:

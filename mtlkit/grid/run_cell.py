@@ -62,14 +62,12 @@ def run_cell(
     on_progress: Callable[[float], None] = lambda share: None,
     folder: Path | None = None,
 ) -> Outcome:
-    """Run a cell on this process's threads.
+    """Run a cell on this process's threads; an error of any kind is a record with status
+    ``failed``.
 
     Args:
         on_progress: Called with the share of steps done.
         folder: The folder of the run, where checkpoints lie; None for none.
-
-    Returns:
-        The outcome; an error of any kind is a record with status ``failed``.
     """
     is_fitted = is_baseline(cell.resolved["model"]["name"])
     device = torch.device("cpu") if is_fitted else resolve_device(execution.device)

@@ -97,14 +97,11 @@ class SelfGate(nn.Module):
         self.register_buffer("mixed", torch.arange(n * k).view(n, k), persistent=False)
 
     def forward(self, u: Tensor | EmbeddedBatch, experts: Tensor) -> Tensor:
-        """Mix the experts.
+        """(B, n, d) mixtures of the experts.
 
         Args:
             u: (B, width), the same for all, or (B, n, width).
             experts: (B, n * k, d), those of the first reader first.
-
-        Returns:
-            (B, n, d).
         """
         logits = self.linear(u)
         weights = softmax(logits) if logits.shape[-1] > 1 else logits.sigmoid()  # (B, n, k)

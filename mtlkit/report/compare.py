@@ -110,10 +110,8 @@ def compare_folders(first: Frames, second: Frames, margin: float) -> SharedResul
 
 
 def _pair_rows(both: tuple[Summary, Summary], pairs: list[_Pair]) -> list[str]:
-    """Add the pairs of a data set: rows of the same settings, then what is left by name.
-
-    Returns:
-        What stays alone, a sentence each.
+    """Add the pairs of a data set: rows of the same settings, then what is left by name. Returns
+    what stays alone, a sentence each.
     """
     alone = [list(summary.all_rows) for summary in both]
     for attribute in ("id", "label"):

@@ -67,13 +67,11 @@ class Evaluator:
         return score_split(self.model, split, self.batch_size, self.settings.precision)
 
     def evaluate(self, step: int, epoch: float, train_loss: dict[str, float | None]) -> Scores:
-        """Score the validation rows, add a point to the curve and keep the model where it is best.
+        """Score the validation rows, add a point to the curve and keep the model where it is best;
+        returns the scores.
 
         Args:
             train_loss: Task to its mean training loss since the last point.
-
-        Returns:
-            The scores of the validation rows.
 
         Raises:
             DivergedError: A validation loss is not finite.

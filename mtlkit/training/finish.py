@@ -49,11 +49,7 @@ class FinishedRun:
 
 
 def finish(run: FinishedRun) -> FitResult:
-    """Turn a run into its result. The model is left at the best point of the last group.
-
-    Returns:
-        All that a run record keeps.
-    """
+    """Turn a run into its result. The model is left at the best point of the last group."""
     execution = run.execution
     result = FitResult(run.evaluator.curve, run.timer.seconds, run.warnings, run.notes)
 
@@ -162,11 +158,8 @@ def _rescore(run: FinishedRun, scores_at_best: dict[str, Scores], result: FitRes
 
 
 def _weights(run: FinishedRun, last: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
-    """The weights that are kept: of the last step if they are given, else every parameter as it
-    was at the best point of the tasks that reach it.
-
-    Returns:
-        Name to value; empty if weights are not kept.
+    """The weights that are kept, by name: of the last step if they are given, else every parameter
+    as it was at the best point of the tasks that reach it; empty if weights are not kept.
     """
     if last is not None:
         return {name: value.cpu().numpy() for name, value in last.items()}

@@ -28,16 +28,14 @@ def row_stream(
     device: torch.device,
     groups: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Endless batches of row numbers, one permutation of all rows after another.
+    """Endless batches (batch_size,) int64 of row numbers, one permutation of all rows after
+    another.
 
     The rest of an epoch begins the first batch of the next, so that every batch is full and no row
     is dropped.
 
     Args:
         groups: (N,) numbers of the groups whose rows come one after another; None for no groups.
-
-    Yields:
-        Row numbers (batch_size,) int64.
     """
     waiting = torch.empty(0, dtype=torch.int64)
     while True:
@@ -121,7 +119,8 @@ def probe_batch(dataset: Dataset, train: DeviceSplit) -> Batch:
 def probe_rows(
     split: Split, schema: Schema, size: int, positives: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed stratified sample that holds enough positives of every binary task.
+    """A fixed stratified sample that holds enough positives of every binary task: row numbers (n,)
+    int64 and weights (n,) float32 with mean 1.
 
     Rows are drawn within each pattern of binary labels, more than proportionally where positives
     are rare, and weighted by the inverse of their chance, so that weighted means over the sample
@@ -131,9 +130,6 @@ def probe_rows(
         schema: Says which tasks are binary.
         size: Rows to draw in proportion.
         positives: Least number of positives of each binary task (all there are, if fewer).
-
-    Returns:
-        Row numbers (n,) int64 and weights (n,) float32 with mean 1.
     """
     rng = np.random.default_rng(seed)
     binary_tasks = [t for t, task in enumerate(schema.tasks) if task.kind == "binary"]

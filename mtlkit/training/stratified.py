@@ -42,11 +42,7 @@ class StratifiedSampler:
     weights: np.ndarray  # (N,) float32 importance weight of each row
 
     def stream(self, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-        """Endless batches of row numbers.
-
-        Yields:
-            Row numbers (B,) int64, those of the rare rows last.
-        """
+        """Endless batches (B,) int64 of row numbers, those of the rare rows last."""
         shuffled = row_stream(len(self.weights), self.shuffled_count, generator, device)
         strata = []
         for stratum in self.rare:

@@ -168,15 +168,13 @@ class TaskGradients:
     def combine(
         self, shared_weights: Tensor, private_weights: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """By parameter, the sum of the task gradients times the weights of the tasks.
+        """By parameter, the sum of the task gradients times the weights of the tasks; parameters
+        without a gradient are left out.
 
         Args:
             shared_weights: (T,) weights in slices that two or more tasks reach.
             private_weights: (T,) weights in slices of a single task; None for the same. Whether
                 two tensors are equal, a GPU could only be asked, and waited for.
-
-        Returns:
-            The sums; parameters without a gradient are left out.
         """
         # The tasks never went apart below the boundary: one more pass serves all of them.
         if self._at_boundary is not None and not self.by_task and private_weights is None:

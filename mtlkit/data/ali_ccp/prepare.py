@@ -189,15 +189,12 @@ class _Stopped(Exception):
 
 
 def _together(works: list[Callable[[Progress], T]], progress: Progress) -> list[T]:
-    """Run pieces of work in threads. When one fails, or the user interrupts, the others end where
-    they tell progress.
+    """What each of some pieces of work returns, which run in threads. When one fails, or the user
+    interrupts, the others end where they tell progress.
 
     Args:
         works: Each is called with a progress callback that may raise.
         progress: Told by one of them at a time.
-
-    Returns:
-        What each returned.
     """
     stop, one_at_a_time = threading.Event(), threading.Lock()
 

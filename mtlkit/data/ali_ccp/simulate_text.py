@@ -195,11 +195,7 @@ def _session_key(seed: int, salt: int, session: int) -> np.uint64:
 
 @kernel
 def common_text(world: World, piece: Piece, out: np.ndarray) -> int:
-    """Write the common rows of some sessions.
-
-    Returns:
-        The number of bytes.
-    """
+    """Write the common rows of some sessions; returns the number of bytes."""
     seed, sizes, bases = world.seed, world.sizes, world.bases
     salt = piece.salt
     begin = address_of(out)
@@ -352,16 +348,13 @@ def skeleton_text(
     chances: np.ndarray,
     labels: np.ndarray,
 ) -> int:
-    """Write the skeleton rows of some sessions.
+    """Write the skeleton rows of some sessions; returns the number of bytes.
 
     Args:
         starts: (S + 1,) first row of each session.
         out: Where to write; it must have room.
         chances: (rows, 2) set to the planted logits of a click and of a purchase given a click.
         labels: (rows, 2) set to what was drawn.
-
-    Returns:
-        The number of bytes.
     """
     seed, sizes, bases, bias, dirty = world
     salt = piece.salt

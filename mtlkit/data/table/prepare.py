@@ -47,9 +47,6 @@ T = TypeVar("T")
 def encode_frame(frame: Any, spec: TableSpec, name: str = "frame") -> Dataset:
     """Prepare a pandas frame or an Arrow table, in memory.
 
-    Returns:
-        The data set, its arrays in memory.
-
     Raises:
         MtlkitError: A column or a value is not what the spec says.
     """
@@ -73,10 +70,8 @@ def prepare_table(
     options: dict[str, Any] | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Write the splits of a table into an empty folder, the manifest last.
-
-    Returns:
-        The data set without its arrays.
+    """Write the splits of a table into an empty folder, the manifest last; returns the data set
+    without its arrays.
 
     Raises:
         MtlkitError: A column or a value is not what the spec says.

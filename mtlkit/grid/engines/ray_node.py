@@ -71,10 +71,8 @@ class NewsBoard:
 
 
 def run_on_node(task: NodeTask, board: Any) -> tuple[RunRecord, dict[str, bytes] | None]:
-    """Run a cell on this node.
-
-    Returns:
-        Its record, and the files of the run unless they are in the driver's folder by now.
+    """Run a cell on this node; returns its record, and the files of the run unless they are in the
+    driver's folder by now.
 
     Raises:
         MtlkitError: This node cannot run any cell of this kind.

@@ -132,9 +132,7 @@ def _run_assignment(
     in_team: bool,
 ) -> bool:
     """Run the cells of an assignment, whose outcomes come one by one; store and report each.
-
-    Returns:
-        Whether the process may be spoilt, and ends.
+    Returns whether the process may be spoilt, and ends.
     """
     from mtlkit.grid.global_state import same_start
     from mtlkit.grid.run_cell import failure
@@ -194,10 +192,8 @@ def with_history(
 
 
 def _store(store: ResultStore, outcome: Outcome, pipe: Connection) -> Outcome:
-    """Write an outcome, as often as it takes: the driver decides how long that may be.
-
-    Returns:
-        What was written: a failure where no attempt could ever succeed.
+    """Write an outcome, as often as it takes: the driver decides how long that may be. Returns what
+    was written: a failure where no attempt could ever succeed.
     """
     from mtlkit.grid.run_cell import failure
 
