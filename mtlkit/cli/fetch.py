@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mtlkit.cli import tables
+from mtlkit.errors import UsageError
 
 if TYPE_CHECKING:
     from mtlkit.data.datasets._source import DatasetSource
@@ -96,14 +96,13 @@ def fetch(
     if strict:
         tables.check_strictly(data)
 
-    # what to type next
     seconds = time.perf_counter() - started
     messages = Console(stderr=True)
     messages.print(f"\nReady in {home} after {seconds:.1f} s. Next:\n", style="dim", markup=False)
     words = ["mtlkit", "bench", "-d", dataset]
     if data_dir:
         words += ["--data-dir", str(data_dir)]
-    messages.print(f"  {shlex.join(words)}\n", markup=False, highlight=False, soft_wrap=True)
+    tables.print_command(words, messages)
 
 
 def _with_options(text: str, options: dict[str, Any]) -> str:
@@ -130,7 +129,6 @@ def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
 
 def _typed(source: DatasetSource) -> str:
     """The shortest text that gives these options."""
-    from mtlkit.errors import UsageError
     from mtlkit.spec import Spec
 
     def resolve(options: dict[str, Any]) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mtlkit.errors import MissingError
+
 if TYPE_CHECKING:
     from mtlkit.grid.running import GridState
 
@@ -56,7 +58,6 @@ def read_status(results: Path) -> StatusView:
     Raises:
         MissingError: There is none.
     """
-    from mtlkit.errors import MissingError
     from mtlkit.grid.running import running_grids
     from mtlkit.store import ResultStore
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mtlkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,8 +60,6 @@ MarginFlag = Annotated[
 
 def as_share(margin: float) -> float:
     """A margin in percent as a share; a :class:`UsageError` if it is none."""
-    from mtlkit.errors import UsageError
-
     if not 0 < margin < 100:
         raise UsageError(f"--margin is {margin:g}, not between 0 and 100.", "--margin 0.25")
     return margin / 100
@@ -73,7 +75,6 @@ def with_table_flags(dataset: str | None, given: dict[str, Any]) -> str | None:
     Raises:
         UsageError: There is no table that they are about, or a name cannot stand in brackets.
     """
-    from mtlkit.errors import UsageError
     from mtlkit.spec import Spec, parse_spec
 
     flags = without_none({name: given.get(name) for name in TABLE_FLAGS})
@@ -96,7 +97,6 @@ def with_table_flags(dataset: str | None, given: dict[str, Any]) -> str | None:
 
 def _check_name(name: str) -> None:
     """Raise a :class:`UsageError` for a name of a column that would be read back as another one."""
-    from mtlkit.errors import UsageError
     from mtlkit.spec import parse_value
 
     has_marks = bool(set(name) & set("[]=:"))
@@ -126,6 +126,12 @@ def say(console: Console, kind: str, sentence: str) -> None:
     console.print(Text.assemble((kind, "yellow"), f" {sentence}"), soft_wrap=True)
 
 
+def print_command(words: Sequence[str], console: Console) -> None:
+    """A command to type next, on a line as long as it must be."""
+    line = f"  {shlex.join(words)}\n"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_lints(dataset: Dataset, console: Console) -> None:
     """A line for each lint that was found when the data were prepared."""
     for lint in dataset.details.get("lints", []):
@@ -134,8 +140,6 @@ def print_lints(dataset: Dataset, console: Console) -> None:
 
 def check_strictly(dataset: Dataset) -> None:
     """Raise a :class:`UsageError` if there is a lint."""
-    from mtlkit.errors import UsageError
-
     lints = dataset.details.get("lints", [])
     if lints:
         more = f", and {len(lints) - 1} more" if len(lints) > 1 else ""

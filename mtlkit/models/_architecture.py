@@ -155,7 +155,7 @@ class Architecture(nn.Module, ABC):
         if steps_before and isinstance(options, ModelOptions) and options.cvr == "clicked":
             return rows_with(steps_before[-1])
         # A task that depends on another has no label elsewhere; in a funnel it is known to be 0.
-        task = self.tasks[self.schema.task_names.index(prediction.task)]
+        task = self.schema.task(prediction.task)
         if task.given and not steps_before:
             return rows_with(task.given)
         return ALL_ROWS
@@ -170,7 +170,7 @@ class Architecture(nn.Module, ABC):
 
     def objective(self, prediction: Prediction, batch: Batch) -> Objective:
         """The loss of a prediction against the task's label on the rows of its space."""
-        task = self.tasks[self.schema.task_names.index(prediction.task)]
+        task = self.schema.task(prediction.task)
         labels, mask = labels_in(self.schema, task, self.space(prediction), batch)
         weight = row_weight(self.schema, task, batch)
         loss = task_loss(task, prediction.logits, labels, mask, weight, batch.groups)

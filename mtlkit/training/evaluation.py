@@ -140,19 +140,19 @@ class Evaluator:
 
     def _keep_if_best(self, best: BestPoint, point: dict[str, Any], scores: Scores) -> None:
         """Keep the model's state if a point is the best one so far of a group of tasks."""
-        task_by_name = {task.name: task for task in self.model.tasks}
-        group = [self.model.tasks[t].name for t in best.tasks]
-        trained = [t for t in best.tasks if self.model.tasks[t].scored_by is None]
+        schema = self.model.schema
+        group = [schema.task_names[t] for t in best.tasks]
+        trained = [t for t in best.tasks if schema.tasks[t].scored_by is None]
         group_loss = float(scores.losses[trained].sum())
 
         # What needs labels that only a generator knows is no basis for a choice, and a task that
         # is not trained only where the rule names it.
         named = (self.rule.which, *self.rule.weights)
         tasks_by_score = {
-            score.name: task_by_name[score.task]
-            for score in group_scores(self.model.schema, point["validation"], group)
+            score.name: schema.task(score.task)
+            for score in group_scores(schema, point["validation"], group)
             if not score.hidden
-            and (score.name in named or task_by_name[score.task].scored_by is None)
+            and (score.name in named or schema.task(score.task).scored_by is None)
         }
 
         value = selection_value(self.rule, tasks_by_score, point["validation"], group_loss)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,9 +27,8 @@ KEPT_WEIGHTS_BYTES = 32 * 2**20  # weights up to this size are kept without bein
 KEPT_SCORES_ROWS = 2**20  # test scores of up to this many rows are kept without being asked for
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run whose steps are done."""
+class FinishedRun(Protocol):
+    """What is read of a trainer whose steps are done."""
 
     splits: dict[str, DeviceSplit]  # the data on the device: ``train``, ``validation`` and ``test``
     measures: Measures  # which metrics are computed

@@ -138,7 +138,7 @@ class _Fitting:
 
         Where train has one value of the label alone, there is nothing to fit but that.
         """
-        task = self.schema.tasks[self.schema.task_names.index(score.task)]
+        task = self.schema.task(score.task)
         rows, labels = self._labelled("train", score)
         seen_split = "validation"
         seen, seen_labels = self._labelled(seen_split, score)
