@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.files import reason_of
 from mtlkit.report.across import across_table, compare_across
 from mtlkit.report.answer import Sentence, answer
 from mtlkit.report.blocks import slug
@@ -187,9 +188,8 @@ def _make_folders(out: Path, results: Path) -> None:
         (out / "tables").mkdir(parents=True, exist_ok=True)
         (out / "figures").mkdir(exist_ok=True)
     except OSError as error:
-        reason = error.strerror or str(error)
         raise MissingError(
-            f"The report folder {out} cannot be made: {reason}.",
+            f"The report folder {out} cannot be made: {reason_of(error)}.",
             shlex.join(["mtlkit", "report", str(results), "--out", "another-folder"]),
         ) from None
 

@@ -22,7 +22,7 @@ from typing import Any
 
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 from mtlkit.grid.engines.disk_wait import DiskWait
-from mtlkit.grid.engines.engine import Progress, Tell
+from mtlkit.grid.engines.engine import Engine, Progress, Tell
 from mtlkit.grid.engines.processes import available_cores
 from mtlkit.grid.engines.ray_node import POLL, NewsBoard, NodeTask, run_on_node
 from mtlkit.records import Cell, RunRecord
@@ -35,11 +35,10 @@ OWN = "local"  # the address with which Ray starts a cluster, instead of joining
 CONNECTION_SECONDS = 5
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Runs cells as tasks of a Ray cluster.
 
     Attributes:
-        stopping: Whether no further cell is started.
         address: Of the cluster; ``OWN`` for one that is started.
         marks_results: Whether nodes are told how to know the results folder, if they see it.
 
@@ -54,17 +53,10 @@ class RayEngine:
                 f"Ray chooses the GPU of a cell, so --device cannot be {execution.device}.",
                 "mtlkit bench --engine ray --gpus-per-cell 0.5",
             )
-        self.store = store
-        self.home = home
-        self.execution = execution
-        self.stopping = False
+        super().__init__(store, home, execution)
         self.marks_results = True
         self.address = execution.address or os.environ.get("RAY_ADDRESS") or OWN
         self.ray = _import_ray(self.address)
-
-    def finish_running(self) -> None:
-        """Start no further cell; those that run are finished."""
-        self.stopping = True
 
     def run(
         self,
