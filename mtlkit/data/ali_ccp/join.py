@@ -81,7 +81,7 @@ class Joined:
     def __init__(
         self, rows: Staged, users: Staged, keys: Keys, protocol: Protocol, split: str
     ) -> None:
-        self.rows, self.users, self.official_split = rows, users, split
+        self.rows, self.users = rows, users
         number, line = rows.column("number"), rows.column("line")
         assignment = _Assignment(
             split=np.empty(len(number), np.uint8),

@@ -83,8 +83,7 @@ def prepare_archives(
     schema = Schema(features=features(request.protocol, sizes), tasks=TASKS, funnel=FUNNEL)
     splits = {split: written[split] for split in SPLITS}
     details = _details(raw, joined, vocabulary, request)
-    arrays = {split: entry["arrays"] for split, entry in splits.items()}
-    digest = fingerprint_folder(folder, schema, arrays)
+    digest = fingerprint_folder(folder, schema, splits)
     encoders = _row_encoders(request, vocabulary, scalers).as_json()
     is_simulated = "simulation" in details
     return Dataset(name, schema, {}, digest, is_simulated, details, encoders), splits

@@ -94,8 +94,7 @@ def prepare_table(
     funnel = tuple(file_name(step) for step in spec.funnel) or None
     schema = Schema(features=features, tasks=labels.tasks, funnel=funnel)
     entries = passes.write(folder, schema)
-    arrays = {split: entry["arrays"] for split, entry in entries.items()}
-    digest = fingerprint_folder(folder, schema, arrays)
+    digest = fingerprint_folder(folder, schema, entries)
     details = _details(plan, rows) | {"group names": passes.group_names}
     row_encoders = RowEncoders(tuple(encoders), spec).as_json()
     dataset = Dataset(name, schema, {}, digest, details=details, encoders=row_encoders)
