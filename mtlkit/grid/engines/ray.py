@@ -17,6 +17,7 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -184,21 +185,16 @@ class RayEngine(Engine):
         DiskWait(self.store.root, self.execution.disk_wait, tell).write(write)
 
 
+@dataclass
 class _Running:
-    """Tasks that were submitted, and what is known of them.
+    """Tasks that were submitted, and what is known of them."""
 
-    Attributes:
-        tasks: Reference of a task to its cell.
-        started: Keys of the cells that a node has taken up.
-    """
-
-    def __init__(self, ray: Any, board: Any, progress: Progress, tell: Tell) -> None:
-        self.ray = ray
-        self.board = board
-        self.progress = progress
-        self.tell = tell
-        self.tasks: dict[Any, Cell] = {}
-        self.started: set[str] = set()
+    ray: Any
+    board: Any
+    progress: Progress
+    tell: Tell
+    tasks: dict[Any, Cell] = field(default_factory=dict)  # reference of a task to its cell
+    started: set[str] = field(default_factory=set)  # keys of the cells that a node has taken up
 
     def wait(self, stopping: bool) -> list[Any]:
         """Tasks that have ended, after a moment at the latest; news are shown."""
