@@ -206,18 +206,14 @@ def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
     from mtlkit.grid.grid_settings import read_budget
     from mtlkit.settings import ExecutionSettings
 
-    training = ("epochs", "batch_size", "lr", "patience", "freeze")
-    execution = [name for name in ExecutionSettings.model_fields if name in given]
-    grid = ("models", "balancers", "references", "tasks", "seeds", "out")
-    settings = {
-        "dataset": tables.with_table_flags(given["dataset"], given),
-        "training": {name: given[name] for name in training}
-        | {"task_weights": _by_task(given["task_weights"])},
-        "execution": {name: given[name] for name in execution},
-        **{name: given[name] for name in grid},
-    }
+    names = ("models", "balancers", "references", "tasks", "seeds", "out")
+    grid = {name: given[name] for name in names}
+    grid["dataset"] = tables.with_table_flags(given["dataset"], given)
+    training = {name: given[name] for name in ("epochs", "batch_size", "lr", "patience", "freeze")}
+    training["task_weights"] = _by_task(given["task_weights"])
+    execution = {name: given[name] for name in ExecutionSettings.model_fields if name in given}
     tune = {} if given["tune"] is None else {"tune": read_budget(given["tune"])}
-    return tables.without_none(settings) | tune
+    return tables.without_none(grid | {"training": training, "execution": execution}) | tune
 
 
 @dataclass(frozen=True)
