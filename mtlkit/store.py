@@ -350,10 +350,8 @@ def _folder_name(cell: Cell) -> str:
 
 
 def _read(folder: Path, cell: Cell | None = None) -> RunRecord | None:
-    """The record in a folder, which is that of a cell if one is named; None when there is none.
-
-    Raises:
-        UnreadableError: What is there does not hold.
+    """The record in a folder, which is that of a cell if one is named; None when there is none, an
+    :class:`UnreadableError` when it does not hold.
     """
     file = f"{folder}/{RECORD}"
     try:

@@ -233,11 +233,7 @@ class _How:
 
 
 def _read_shard(text: str | None) -> tuple[int, int] | None:
-    """Which part of a grid to run, of how many.
-
-    Raises:
-        UsageError: It is no such part.
-    """
+    """Which part of a grid to run, of how many; a :class:`UsageError` if it is no such part."""
     if text is None:
         return None
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)

@@ -185,10 +185,8 @@ def _store(origin: Path, work: Path, label: str, sha256: dict[str, str] | None =
 
 
 def _store_file(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
-    """Compress one official file to its place, counting rows and fields on the way.
-
-    Raises:
-        MissingError: It is not the file of this split.
+    """Compress one official file to its place, counting rows and fields on the way; a
+    :class:`MissingError` if it is not that of this split.
     """
     sha = hashlib.sha256()
     size = rows = commas = 0

@@ -395,10 +395,8 @@ class Trainer:
         return torch.stack(losses)
 
     def _evaluate(self, step: int) -> None:
-        """Evaluate and probe the model after ``step`` steps.
-
-        Raises:
-            DivergedError: A loss is not finite.
+        """Evaluate and probe the model after ``step`` steps; a :class:`DivergedError` if a loss is
+        not finite.
         """
         train_loss = dict(zip(self.tasks, self.window.losses(), strict=True))
         diverged = [name for name, loss in train_loss.items() if loss is None]

@@ -105,10 +105,8 @@ class RayEngine(Engine):
         return 1 / self.execution.slots_per_gpu if on_gpu else 0.0
 
     def _remote_function(self, gpus: float) -> Callable[..., Any]:
-        """Submits a task to Ray.
-
-        Raises:
-            MissingError: It would wait forever, for no node has so many cores and GPUs.
+        """Submits a task to Ray; a :class:`MissingError` where it would wait forever, for no node
+        has so many cores and GPUs.
         """
         cores = self.execution.threads
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
@@ -248,10 +246,8 @@ def _as_grid_error(error: Any) -> MtlkitError:
 
 
 def _import_ray(address: str) -> Any:
-    """The package, told to keep to this machine where it starts a cluster of its own.
-
-    Raises:
-        MissingError: It is not installed.
+    """The package, told to keep to this machine where it starts a cluster of its own; a
+    :class:`MissingError` if it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -268,10 +264,8 @@ def _import_ray(address: str) -> Any:
 
 @contextmanager
 def _connected(ray: Any, address: str) -> Iterator[None]:
-    """Be a driver of a cluster. Signals stay the affair of the command.
-
-    Raises:
-        MissingError: There is none.
+    """Be a driver of a cluster, or raise a :class:`MissingError`. Signals stay the affair of the
+    command.
     """
     if ray.is_initialized():
         yield

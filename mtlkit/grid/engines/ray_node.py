@@ -125,10 +125,8 @@ class _Reporter:
 
 
 def _check_data(cell: Cell, home: Path) -> None:
-    """The node must have the data that the driver planned with; it prepares them where they lack.
-
-    Raises:
-        MtlkitError: They cannot be had, or are others.
+    """Raise a :class:`MtlkitError` unless the node has the data that the driver planned with; it
+    prepares them where they lack.
     """
     planned = cell.resolved["dataset"]
     dataset = prepare_planned(planned["name"], planned["options"], home)
