@@ -426,7 +426,7 @@ def _check_unchanged(source: Mapping[str, Any]) -> None:
 
 
 def _check_downloads(source: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> None:
-    """Raise a :class:`MissingError` for a file that is not what was noted when it was downloaded."""
+    """Raise a :class:`MissingError` for a file that is not what was noted of its download."""
     noted = {note["file"]: note["sha256"] for note in source.get("downloads", [])}
     for file in files:
         name, actual = file["file"], file["sha256"]
