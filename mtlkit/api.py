@@ -10,6 +10,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mtlkit.errors import MtlkitError, UsageError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -66,7 +68,6 @@ def fit(
     import torch
 
     from mtlkit.data.splits import Dataset
-    from mtlkit.errors import MtlkitError
     from mtlkit.grid.build import make_balancer, make_model
     from mtlkit.grid.machine import resolve_devices
     from mtlkit.registry import DATASETS
@@ -119,7 +120,6 @@ def load_dataset(spec: str, data_dir: str | Path | None = None) -> Dataset:
             download needs ``mtlkit fetch``.
     """
     from mtlkit.data.sources import prepare
-    from mtlkit.errors import UsageError
 
     if not isinstance(spec, str):
         message = f"{spec!r} is no name of a data set."
@@ -292,8 +292,6 @@ def _home(data_dir: str | Path | None) -> Path:
 
 def _as_path(path: str | Path) -> Path:
     """The path of a file or a folder; a :class:`UsageError` for what can be none."""
-    from mtlkit.errors import UsageError
-
     if not isinstance(path, (str, Path)) or "\0" in str(path):
         raise UsageError(f"{path!r} is no path.", "give the path of a file or a folder, as a text")
     return Path(path)
@@ -301,7 +299,6 @@ def _as_path(path: str | Path) -> Path:
 
 def _as_seed(seed: int) -> int:
     """A seed as a grid takes it: a whole number that is not negative."""
-    from mtlkit.errors import UsageError
     from mtlkit.grid.grid_settings import SEED_LIMIT
 
     # also a number of another package, such as one out of an array
@@ -329,8 +326,6 @@ def _in_sections(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _check_no_start(init_from: str | None, freeze: Sequence[str]) -> None:
-    from mtlkit.errors import UsageError
-
     if init_from is not None or freeze:
         raise UsageError(
             "fit starts from the model's own weights, so it takes no init_from and no freeze.",

@@ -11,9 +11,7 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
 
 LONGEST_NAME = 100  # letters of a name that are compared with those of others
-
 LONGEST_VALUE = 200  # letters of a value that messages show
-
 LONGEST_TEXT = 300  # letters of a foreign error's text that messages show
 
 

@@ -23,25 +23,17 @@ class _Value(BaseModel):
 
 
 class Cell(_Value):
-    """One run to do: a frozen value that fully specifies it.
+    """One run to do: a frozen value that fully specifies it."""
 
-    Args:
-        dataset: As typed, e.g. ``"census[protocol=rechub]"``.
-        model: As typed.
-        balancer: As typed; ``"none"`` for models whose tasks share no parameter.
-        seed: Source of initial weights, batch order and dropout.
-        resolved: Everything that moves the numbers, defaults filled in, under ``dataset`` (name,
-            options, tasks, fingerprint), ``model`` (name, options), ``balancer`` (name, options)
-            and ``training``.
-        ceiling: Score to the primary metric that the planted model of simulated data reaches on the
-            test split; empty for real data. It follows from the data, so it is no part of the key.
-    """
-
-    dataset: str
-    model: str
-    balancer: str
-    seed: int
+    dataset: str  # as typed, e.g. ``census[protocol=rechub]``
+    model: str  # as typed
+    balancer: str  # as typed; ``none`` for models whose tasks share no parameter
+    seed: int  # source of initial weights, batch order and dropout
+    # Everything that moves the numbers, defaults filled in, under ``dataset`` (name, options,
+    # tasks, fingerprint), ``model`` (name, options), ``balancer`` (name, options), ``training``.
     resolved: dict[str, Any]
+    # Score to the primary metric that the planted model of simulated data reaches on the test
+    # split; empty for real data. It follows from the data, so it is no part of the key.
     ceiling: dict[str, float] = Field(default_factory=dict)
 
     @cached_property
@@ -88,19 +80,12 @@ class Cell(_Value):
 
 
 class Failure(_Value):
-    """Why a cell has no numbers.
+    """Why a cell has no numbers."""
 
-    Args:
-        type: Name of the error's class.
-        message: One sentence.
-        step: The step at which training diverged, if it did.
-        traceback: Of the error.
-    """
-
-    type: str
-    message: str
-    step: int | None = None
-    traceback: str = ""
+    type: str  # name of the error's class
+    message: str  # one sentence
+    step: int | None = None  # the step at which training diverged, if it did
+    traceback: str = ""  # of the error
 
 
 class RunRecord(_Value):

@@ -508,8 +508,6 @@ def validate(
     """Build settings from plain values.
 
     Args:
-        settings_class: The class to build.
-        values: Plain values, as parsed from the command line or YAML.
         owner: Whose options these are, for messages: ``"model mmoe"``.
         hint: What to do about an error, instead of a list of the options.
 

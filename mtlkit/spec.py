@@ -14,7 +14,6 @@ from pydantic import BaseModel
 from mtlkit.errors import UsageError
 
 MAX_DEPTH = 8  # names in a dotted key; settings need four at most (``training.task_lr.income``)
-
 NAME_AND_BRACKETS = re.compile(r"\s*([^\[\]]+?)\s*(?:\[(.*)\])?\s*", re.DOTALL)
 
 
@@ -150,7 +149,6 @@ def assign(options: dict[str, Any], assignment: str, where: str) -> None:
 
     Args:
         options: The dictionary, changed in place.
-        assignment: The text of the assignment.
         where: Where it was written, for messages: ``"given to --set"``.
 
     Raises:

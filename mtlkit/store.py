@@ -121,19 +121,16 @@ class ResultStore:
         encoders: str = "",
         keep_checkpoint: bool = False,
     ) -> Path:
-        """Write a cell's arrays, log and, last, its record. A finished record is never overwritten
-        by a failure; a folder whose record does not hold is kept under another name.
+        """Write a cell's arrays, log and, last, its record; returns the folder. A finished record
+        is never overwritten by a failure; a folder whose record does not hold is kept under another
+        name.
 
         Args:
-            record: The outcome.
             arrays: File stem (``probes``, ``scores``, ``weights``) to the named arrays of that
                 ``.npz`` file.
             log: Text of ``log.txt``.
             encoders: Text of ``encoders.json``.
             keep_checkpoint: Whether the checkpoint of a run that went well stays.
-
-        Returns:
-            The cell's folder.
         """
         folder, note = self._folder_to_write(record.cell)
         if folder is None:
@@ -159,15 +156,11 @@ class ResultStore:
         return folder
 
     def adopt(self, record: RunRecord, files: Mapping[str, bytes]) -> Path:
-        """Take in a run that was made elsewhere. As with :meth:`save`, its record comes last, and a
-        finished run that is here already stays as it is.
+        """Take in a run that was made elsewhere; returns its folder. As with :meth:`save`, its
+        record comes last, and a finished run that is here already stays as it is.
 
         Args:
-            record: Of the run.
             files: Name to content of the files of its folder.
-
-        Returns:
-            The cell's folder.
         """
         folder, note = self._folder_to_write(record.cell)
         if folder is None:
@@ -320,7 +313,6 @@ class ResultStore:
         """The arrays of ``<folder>/<stem>.npz``; empty when the file is missing.
 
         Args:
-            folder: The folder of a run.
             stem: The file's name without ``.npz``.
             limit: The most bytes that the arrays may have, if there is a limit.
 
@@ -358,10 +350,8 @@ def _folder_name(cell: Cell) -> str:
 
 
 def _read(folder: Path, cell: Cell | None = None) -> RunRecord | None:
-    """The record in a folder, which is that of a cell if one is named; None when there is none.
-
-    Raises:
-        UnreadableError: What is there does not hold.
+    """The record in a folder, which is that of a cell if one is named; None when there is none, an
+    :class:`UnreadableError` when it does not hold.
     """
     file = f"{folder}/{RECORD}"
     try:

@@ -12,12 +12,9 @@ class Adam(nn.Module):
     def __init__(self, size: int, lr: float) -> None:
         super().__init__()
         self.lr = lr
-        self.mean: Tensor
-        self.square: Tensor
-        self.count: Tensor
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("square", torch.zeros(size))
-        self.register_buffer("count", torch.zeros(size))
+        self.mean: Tensor = nn.Buffer(torch.zeros(size))
+        self.square: Tensor = nn.Buffer(torch.zeros(size))
+        self.count: Tensor = nn.Buffer(torch.zeros(size))
 
     @torch.no_grad()
     def step(self, value: Tensor, grad: Tensor, active: Tensor) -> None:

@@ -105,14 +105,12 @@ class Balancer(nn.Module, ABC):
         self.tasks = tuple(tasks)
         self.options = options
         self.update_every: int = getattr(options, "update_every", 1)
-        self.last_weights: Tensor
-        self.plain_steps: Tensor
         # (T,) the last weights, NaN before the first
-        self.register_buffer(
-            "last_weights", torch.full((len(tasks),), torch.nan, dtype=torch.float64)
+        self.last_weights: Tensor = nn.Buffer(
+            torch.full((len(tasks),), torch.nan, dtype=torch.float64)
         )
         # number of calls of `backward`
-        self.register_buffer("plain_steps", torch.zeros((), dtype=torch.int64))
+        self.plain_steps: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
         self._after_step: list[Callable[[Tensor], None]] = []
 
     @classmethod

@@ -38,13 +38,11 @@ def _root(gram: np.ndarray) -> np.ndarray:
 
 
 def min_norm(gram: np.ndarray) -> np.ndarray:
-    """The point of least norm in the convex hull of vectors with a given Gram matrix.
+    """(T,) weights on the simplex, of the point of least norm in the convex hull of vectors with a
+    given Gram matrix.
 
     Args:
         gram: (T, T), positive semidefinite.
-
-    Returns:
-        (T,) weights on the simplex.
     """
     # two vectors: the foot of the perpendicular, w_1 ~ |g_2|^2 - <g_1, g_2>, unless it lies beyond
     # an end
@@ -64,13 +62,11 @@ def min_norm(gram: np.ndarray) -> np.ndarray:
 
 
 def min_norm_point(points: np.ndarray) -> np.ndarray:
-    """The point of least norm in the convex hull of the columns of a matrix.
+    """(T,) weights on the simplex, of the point of least norm in the convex hull of the columns of
+    a matrix.
 
     Args:
         points: A (P, T).
-
-    Returns:
-        (T,) weights on the simplex.
     """
     tasks = points.shape[1]
     largest = np.abs(points).max()
@@ -137,7 +133,7 @@ def solve_in_span(cosines: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, 
 
 
 def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """The nearest vectors that conflict with none of some unit vectors.
+    """(K, N) weights u + y of the nearest vectors that conflict with none of some unit vectors.
 
     The projection of ``sum_t u_t e_t`` is ``sum_t (u_t + y_t) e_t`` with the y >= 0 that makes it
     shortest, for which ``y * z = 0`` where ``z = C (u + y) >= 0``: a linear complementarity
@@ -147,9 +143,6 @@ def onto_dual_cone(cosines: np.ndarray, points: np.ndarray) -> np.ndarray:
     Args:
         cosines: C (N, N).
         points: (K, N) u, non-negative, one vector to project a row.
-
-    Returns:
-        (K, N) weights u + y.
     """
     # nothing conflicts
     if cosines.min() >= 0:

@@ -20,7 +20,6 @@ class PlainStep:
     follows from ``torch.manual_seed``.
 
     Args:
-        tasks: The tasks.
         losses: T scalars, or a tensor (T,), attached to the graph.
         shared_parameters: The parameters over which task gradients are compared.
         index: Number of steps before this one.

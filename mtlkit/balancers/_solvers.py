@@ -42,14 +42,11 @@ def unit_rows(gram: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @vectorised
 def solve_positive(matrix: np.ndarray, target: np.ndarray) -> bool:
-    """Solve a positive definite system by Cholesky's method.
+    """Solve a positive definite system by Cholesky's method; returns whether the matrix is one.
 
     Args:
         matrix: (N, N), of which the lower triangle is read, and overwritten by its root.
         target: (N,) the right side, overwritten by the solution.
-
-    Returns:
-        Whether the matrix is positive definite.
     """
     size = len(matrix)
 

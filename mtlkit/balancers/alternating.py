@@ -20,7 +20,7 @@ from collections.abc import Sequence
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._draws import StepDraws
@@ -43,15 +43,11 @@ class Alternating(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.rates: Tensor
-        self.round: Tensor
-        self.visited: Tensor
-        self.register_buffer("rates", per_task("rates", options.rates, tasks, 1.0))
-        self.register_buffer("round", torch.ones((), dtype=torch.int64))
+        self.rates: Tensor = nn.Buffer(per_task("rates", options.rates, tasks, 1.0))
+        self.round: Tensor = nn.Buffer(torch.ones((), dtype=torch.int64))
         # (T,) the last round in which each task had its turn
-        self.register_buffer("visited", torch.zeros(len(tasks), dtype=torch.int64))
-        self.positions: Tensor
-        self.register_buffer("positions", torch.arange(len(tasks)), persistent=False)
+        self.visited: Tensor = nn.Buffer(torch.zeros(len(tasks), dtype=torch.int64))
+        self.positions: Tensor = nn.Buffer(torch.arange(len(tasks)), persistent=False)
         self.draws = StepDraws("random", len(tasks))
 
     def forward(self, step: Step) -> Tensor:

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._step import SharedGradient, Step
@@ -45,10 +45,8 @@ class DualBalancing(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.means: Tensor
-        self.counts: Tensor
-        self.register_buffer("means", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
-        self.register_buffer("counts", torch.zeros(len(tasks), dtype=torch.float64))
+        self.means: Tensor = nn.Buffer(torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
+        self.counts: Tensor = nn.Buffer(torch.zeros(len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> SharedGradient:
         jacobian, active = step.jacobian(), step.active

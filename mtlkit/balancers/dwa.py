@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import on_simplex
@@ -39,19 +39,14 @@ class DWA(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.sums: Tensor
-        self.counts: Tensor
-        self.last: Tensor
-        self.before: Tensor
-        self.closed: Tensor
         # of the window that is open
-        self.register_buffer("sums", torch.zeros(len(tasks)))
-        self.register_buffer("counts", torch.zeros(len(tasks)))
+        self.sums: Tensor = nn.Buffer(torch.zeros(len(tasks)))
+        self.counts: Tensor = nn.Buffer(torch.zeros(len(tasks)))
         # mean losses of the last window and of the one before
-        self.register_buffer("last", torch.full((len(tasks),), torch.nan))
-        self.register_buffer("before", torch.full((len(tasks),), torch.nan))
+        self.last: Tensor = nn.Buffer(torch.full((len(tasks),), torch.nan))
+        self.before: Tensor = nn.Buffer(torch.full((len(tasks),), torch.nan))
         # number of windows so far
-        self.register_buffer("closed", torch.zeros((), dtype=torch.int64))
+        self.closed: Tensor = nn.Buffer(torch.zeros((), dtype=torch.int64))
         self._closed_on_host = 0  # the same, which no step waits for
 
     def forward(self, step: Step) -> Tensor:

@@ -19,7 +19,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import softmax_over
@@ -41,12 +41,9 @@ class ExcessMTL(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.squares: Tensor
-        self.first: Tensor
-        self.logits: Tensor
-        self.register_buffer("squares", torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
-        self.register_buffer("first", torch.zeros(len(tasks), dtype=torch.float64))
-        self.register_buffer("logits", torch.zeros(len(tasks), dtype=torch.float64))
+        self.squares: Tensor = nn.Buffer(torch.zeros(len(tasks), 0, dtype=torch.float64))  # (T, P)
+        self.first: Tensor = nn.Buffer(torch.zeros(len(tasks), dtype=torch.float64))
+        self.logits: Tensor = nn.Buffer(torch.zeros(len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> Tensor:
         active = step.active

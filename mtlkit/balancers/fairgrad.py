@@ -49,7 +49,7 @@ class FairGrad(GramBalancer):
 
 
 def fair_weights(gram: np.ndarray, alpha: float) -> np.ndarray:
-    """The a > 0 with ``G a = a ** (-1 / alpha)``; 0 where a gradient is zero.
+    """(T,) the a > 0 with ``G a = a ** (-1 / alpha)``; 0 where a gradient is zero.
 
     With norms n, h = n^((1 - alpha) / (1 + alpha)), cosines C and ``a = z / n`` this reads ``C z =
     h x^(-1/alpha)``, x = z / h: the minimum of ``z C z / 2 - sum h^2 p(x)``, p' = x^(-1/alpha),
@@ -59,9 +59,6 @@ def fair_weights(gram: np.ndarray, alpha: float) -> np.ndarray:
     Args:
         gram: G (T, T), positive semidefinite.
         alpha: Positive.
-
-    Returns:
-        (T,) weights.
     """
     nonzero, cosines, norms = unit_rows(gram)
     unit = norms.max()

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._adam import Adam
 from mtlkit.balancers._balancer import Balancer
@@ -54,10 +54,8 @@ class FAMO(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.floor: Tensor
-        self.logits: Tensor
-        self.register_buffer("floor", per_task("floor", options.floor, tasks, 0.0))
-        self.register_buffer("logits", torch.zeros(len(tasks)))
+        self.floor: Tensor = nn.Buffer(per_task("floor", options.floor, tasks, 0.0))
+        self.logits: Tensor = nn.Buffer(torch.zeros(len(tasks)))
         self.adam = Adam(len(tasks), options.lr)
 
     def forward(self, step: Step) -> Tensor:

@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._adam import Adam
 from mtlkit.balancers._balancer import Balancer
@@ -48,10 +48,8 @@ class GradNorm(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.w: Tensor
-        self.first: Tensor
-        self.register_buffer("w", torch.ones(len(tasks)))
-        self.register_buffer("first", torch.full((len(tasks),), torch.nan))
+        self.w: Tensor = nn.Buffer(torch.ones(len(tasks)))
+        self.first: Tensor = nn.Buffer(torch.full((len(tasks),), torch.nan))
         self.adam = Adam(len(tasks), options.lr)
 
     def forward(self, step: Step) -> Tensor:

@@ -25,7 +25,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import GramBalancer, GramProblem
 from mtlkit.balancers._solvers import compiled
@@ -51,8 +51,7 @@ class GradVac(GramBalancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.target: Tensor
-        self.register_buffer("target", torch.zeros(len(tasks), len(tasks)))  # rho (T, T)
+        self.target: Tensor = nn.Buffer(torch.zeros(len(tasks), len(tasks)))  # rho (T, T)
 
     def solve(self, problem: GramProblem) -> np.ndarray:
         # the targets of the active tasks

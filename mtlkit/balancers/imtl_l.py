@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._adam import Adam
 from mtlkit.balancers._balancer import Balancer
@@ -42,8 +42,7 @@ class IMTLL(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.s: Tensor
-        self.register_buffer("s", torch.zeros(len(tasks)))
+        self.s: Tensor = nn.Buffer(torch.zeros(len(tasks)))
         self.adam = Adam(len(tasks), options.lr)
 
     def forward(self, step: Step) -> Tensor:

@@ -23,7 +23,7 @@ from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._step import SharedGradient, Step
@@ -59,11 +59,9 @@ class MetaBalance(Balancer):
                 f"its tasks are {', '.join(names)}",
             )
         self.target = 0 if options.target is None else names.index(options.target)
-        self.sizes: Tensor
-        self.counts: Tensor
         # (T, tensors) running sums of the norms, and in how many steps a task reached a tensor
-        self.register_buffer("sizes", torch.zeros(len(tasks), 0, dtype=torch.float64))
-        self.register_buffer("counts", torch.zeros(len(tasks), 0, dtype=torch.float64))
+        self.sizes: Tensor = nn.Buffer(torch.zeros(len(tasks), 0, dtype=torch.float64))
+        self.counts: Tensor = nn.Buffer(torch.zeros(len(tasks), 0, dtype=torch.float64))
 
     def forward(self, step: Step) -> SharedGradient:
         jacobian, columns = step.jacobian(), list(step.jacobian_columns().values())

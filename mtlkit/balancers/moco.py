@@ -24,7 +24,7 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import project_on_simplex, softmax_over
@@ -55,14 +55,11 @@ class MoCo(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.means: Tensor
-        self.weights: Tensor
-        self.counts: Tensor
-        self.register_buffer("means", torch.zeros(len(tasks), 0, dtype=torch.float64))  # y (T, P)
-        self.register_buffer(
-            "weights", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64)
+        self.means: Tensor = nn.Buffer(torch.zeros(len(tasks), 0, dtype=torch.float64))  # y (T, P)
+        self.weights: Tensor = nn.Buffer(
+            torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64)
         )
-        self.register_buffer("counts", torch.zeros(len(tasks), dtype=torch.float64))
+        self.counts: Tensor = nn.Buffer(torch.zeros(len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> SharedGradient:
         jacobian, active, options = step.jacobian(), step.active, self.options

@@ -24,7 +24,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import on_simplex, project_on_simplex
@@ -48,8 +48,7 @@ class SDMGrad(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.w: Tensor
-        self.register_buffer("w", torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
+        self.w: Tensor = nn.Buffer(torch.full((len(tasks),), 1 / len(tasks), dtype=torch.float64))
 
     def forward(self, step: Step) -> Tensor:
         # gradients (T, P), 0 but for the tasks that have labels in all three batches

@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import on_simplex
@@ -54,8 +54,7 @@ class Static(Balancer):
                 f"static needs one positive weight for each of {names}.",
                 f"mtlkit bench --balancers 'static[w={example}]'",
             )
-        self.weights: Tensor
-        self.register_buffer("weights", torch.tensor(weights))
+        self.weights: Tensor = nn.Buffer(torch.tensor(weights))
 
     def forward(self, step: Step) -> Tensor:
         return on_simplex(self.weights, step.active)

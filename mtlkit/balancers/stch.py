@@ -23,7 +23,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.balancers._simplex import softmax_over
@@ -49,10 +49,8 @@ class STCH(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.sums: Tensor
-        self.counts: Tensor
-        self.register_buffer("sums", torch.zeros(len(tasks)))
-        self.register_buffer("counts", torch.zeros(len(tasks)))
+        self.sums: Tensor = nn.Buffer(torch.zeros(len(tasks)))
+        self.counts: Tensor = nn.Buffer(torch.zeros(len(tasks)))
 
     def forward(self, step: Step) -> Tensor:
         active, losses, warmup = step.active, step.losses, self.options.warmup

@@ -21,7 +21,7 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from mtlkit.balancers._adam import Adam
 from mtlkit.balancers._balancer import Balancer
@@ -42,11 +42,9 @@ class UWL(Balancer):
 
     def __init__(self, tasks: Sequence[Task], options: Options) -> None:
         super().__init__(tasks, options)
-        self.factor: Tensor
-        self.s: Tensor
         factor = [0.5 if task.kind == "regression" else 1.0 for task in tasks]  # c
-        self.register_buffer("factor", torch.tensor(factor))
-        self.register_buffer("s", torch.zeros(len(tasks)))
+        self.factor: Tensor = nn.Buffer(torch.tensor(factor))
+        self.s: Tensor = nn.Buffer(torch.zeros(len(tasks)))
         self.adam = Adam(len(tasks), options.lr)
 
     def forward(self, step: Step) -> Tensor:

@@ -8,21 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mtlkit.cli.tables import (
-    BagsFlag,
-    DataDirFlag,
-    DenseFlag,
-    DropFlag,
-    FunnelFlag,
-    IdsFlag,
-    LabelsFlag,
-    SplitByFlag,
-    with_table_flags,
-)
+from mtlkit.cli import tables
 
 if TYPE_CHECKING:
     from mtlkit.data.splits import Dataset
-    from mtlkit.report.advice import Facts
+    from mtlkit.grid.grid_settings import GridSettings
+    from mtlkit.report.advice import Advice, Facts
 
 ROWS = 2_000_000  # training rows of the whole probe grid: about a minute on two cores
 MOST_SEEDS = 3
@@ -31,50 +22,42 @@ SAMPLE = 100_000  # rows of train that correlations are computed of
 
 def advise(
     dataset: Annotated[str, typer.Option("--dataset", "-d", help="As for mtlkit bench.")],
-    labels: LabelsFlag = None,
-    funnel: FunnelFlag = None,
-    split_by: SplitByFlag = None,
-    ids: IdsFlag = None,
-    dense: DenseFlag = None,
-    bags: BagsFlag = None,
-    drop: DropFlag = None,
+    labels: tables.LabelsFlag = None,
+    funnel: tables.FunnelFlag = None,
+    split_by: tables.SplitByFlag = None,
+    ids: tables.IdsFlag = None,
+    dense: tables.DenseFlag = None,
+    bags: tables.BagsFlag = None,
+    drop: tables.DropFlag = None,
     out: Annotated[
         Path, typer.Option("--out", "-o", help="Where the runs of the probe go.")
     ] = Path("results-advice"),
-    data_dir: DataDirFlag = None,
+    data_dir: tables.DataDirFlag = None,
 ) -> None:
     """Say which models and balancers to try first on a data set, why, and how sure that is.
 
     A probe grid of single-task, shared-bottom and mmoe runs first, for about a minute.
     """
+    given = dict(locals())  # the flags by their names
     from rich.console import Console
 
     from mtlkit.cli.cells import run_cells
     from mtlkit.data.data_home import data_home
     from mtlkit.data.sources import prepare
     from mtlkit.grid.engines import make_engine
-    from mtlkit.grid.grid_settings import read_grid, with_dataset
     from mtlkit.grid.plan import make_plan
     from mtlkit.report import advice
     from mtlkit.report.build import open_results
     from mtlkit.report.frame import load
     from mtlkit.store import ResultStore
 
-    flags = {"labels": labels, "funnel": funnel, "split": split_by}
-    flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
-    typed = str(with_table_flags(dataset, flags))
+    typed = str(tables.with_table_flags(dataset, given))
     home = data_home(data_dir)
     source, data = prepare(typed, home)
     facts = facts_of(data)
 
-    # as many epochs as usual if the budget of rows allows it, then more seeds
-    grid = {"dataset": typed, "models": advice.PROBED, "balancers": "uniform", "out": out}
-    settings = with_dataset(read_grid(None, grid, []), typed)
-    rows = ROWS / (1 + len(advice.PROBED))
-    epochs = min(settings.training.epochs, rows / facts.rows)
-    seeds = tuple(range(max(1, min(MOST_SEEDS, int(rows / (facts.rows * epochs))))))
-    training = settings.training.model_copy(update={"epochs": float(f"{epochs:.3g}")})
-    settings = settings.model_copy(update={"training": training, "seeds": seeds})
+    # the probe grid
+    settings = _probe_grid(typed, out, facts.rows)
     store = ResultStore(out)
     plan = make_plan(settings, source, data, store)
     console = Console(stderr=True)
@@ -84,14 +67,32 @@ def advise(
     # what follows from it
     open_results(out)
     facts = facts.with_probe(load(store, {planned.cell.group for planned in plan.cells}))
-    advised = advice.advise(facts)
+    _print_advice(advice.advise(facts), facts, typed)
+
+
+def _probe_grid(dataset: str, out: Path, train_rows: int) -> GridSettings:
+    """As many epochs as usual if the budget of rows allows it, then more seeds."""
+    from mtlkit.grid.grid_settings import read_grid, with_dataset
+    from mtlkit.report.advice import PROBED
+
+    grid = {"dataset": dataset, "models": PROBED, "balancers": "uniform", "out": out}
+    settings = with_dataset(read_grid(None, grid, []), dataset)
+    rows = ROWS / (1 + len(PROBED))
+    epochs = min(settings.training.epochs, rows / train_rows)
+    seeds = tuple(range(max(1, min(MOST_SEEDS, int(rows / (train_rows * epochs))))))
+    training = settings.training.model_copy(update={"epochs": float(f"{epochs:.3g}")})
+    return settings.model_copy(update={"training": training, "seeds": seeds})
+
+
+def _print_advice(advised: Advice, facts: Facts, dataset: str) -> None:
+    """What to try, why, and the command that does."""
     typer.echo(_facts_line(facts))
     for number, (model, balancer) in enumerate(advised.pairs, start=1):
         typer.echo(f"{number}. {model} + {balancer}")
     for rule, why in advised.reasons:
         typer.echo(f"   {rule.name}: {why} ({rule.source}; {rule.sure})")
     models, balancers = (",".join(dict.fromkeys(pair[i] for pair in advised.pairs)) for i in (0, 1))
-    words = ["mtlkit", "bench", "-d", typed, "--models", models, "--balancers", balancers]
+    words = ["mtlkit", "bench", "-d", dataset, "--models", models, "--balancers", balancers]
     typer.echo(f"\n{shlex.join([*words, '--tune', '12', '--seeds', '5'])}")
 
 

@@ -210,10 +210,8 @@ def _write_no_more() -> None:
 
 
 def _arguments() -> list[str]:
-    """What was typed; ``--help`` if nothing was.
-
-    Raises:
-        UsageError: An argument is empty. As a path it would mean the folder one is in.
+    """What was typed; ``--help`` if nothing was. A :class:`UsageError` for an empty argument: as a
+    path it would mean the folder one is in.
     """
     arguments = sys.argv[1:] or ["--help"]
     for before, argument in zip(["", *arguments], arguments, strict=False):

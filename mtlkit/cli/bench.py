@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtlkit.cli import tables
 from mtlkit.cli.cells import print_results, run_cells
 from mtlkit.cli.plan_table import print_cells, print_summary, print_unreadable
-from mtlkit.cli.tables import (
-    BagsFlag,
-    DataDirFlag,
-    DenseFlag,
-    DropFlag,
-    FunnelFlag,
-    IdsFlag,
-    LabelsFlag,
-    SplitByFlag,
-    StrictFlag,
-    check_strictly,
-    print_lints,
-    say,
-    with_table_flags,
-    without_none,
-)
 from mtlkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -41,8 +26,7 @@ if TYPE_CHECKING:
     from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
-SOME_FAILED = 1
-"""The exit code when cells failed."""
+SOME_FAILED = 1  # the exit code when cells failed
 
 
 def bench(
@@ -59,13 +43,13 @@ def bench(
             "Default: fetched last, else census.",
         ),
     ] = None,
-    labels: LabelsFlag = None,
-    funnel: FunnelFlag = None,
-    split_by: SplitByFlag = None,
-    ids: IdsFlag = None,
-    dense: DenseFlag = None,
-    bags: BagsFlag = None,
-    drop: DropFlag = None,
+    labels: tables.LabelsFlag = None,
+    funnel: tables.FunnelFlag = None,
+    split_by: tables.SplitByFlag = None,
+    ids: tables.IdsFlag = None,
+    dense: tables.DenseFlag = None,
+    bags: tables.BagsFlag = None,
+    drop: tables.DropFlag = None,
     # what is compared
     models: Annotated[
         str | None,
@@ -158,7 +142,7 @@ def bench(
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Where results go. Default: results/.")
     ] = None,
-    data_dir: DataDirFlag = None,
+    data_dir: tables.DataDirFlag = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", help="Any setting as key=value, e.g. dropout=.1. Repeatable."),
@@ -183,7 +167,7 @@ def bench(
     json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON a cell, instead of a table.")
     ] = False,
-    strict: StrictFlag = False,
+    strict: tables.StrictFlag = False,
     force: Annotated[
         bool, typer.Option("--force", help="Run models that do not apply to the data, too.")
     ] = False,
@@ -196,8 +180,7 @@ def bench(
     given = dict(locals())  # the flags by their names, many of which are those of settings
     from mtlkit.data.data_home import data_home, last_fetched
     from mtlkit.grid.engines.team import join, launched_place
-    from mtlkit.grid.grid_settings import read_budget, read_grid, with_dataset, write_grid
-    from mtlkit.settings import ExecutionSettings
+    from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
 
     # of processes that a launcher started, the first plans and stores; the others train along
     place = launched_place()
@@ -206,49 +189,31 @@ def bench(
             join(place).follow(ignores_signals=True)
         return
 
-    table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
-    table_flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
-    flags: dict[str, Any] = {
-        "dataset": with_table_flags(dataset, table_flags),
-        "models": models,
-        "balancers": balancers,
-        "references": references,
-        "tasks": tasks,
-        "seeds": seeds,
-        "training": {
-            "epochs": epochs,
-            "batch_size": batch_size,
-            "lr": lr,
-            "patience": patience,
-            "freeze": freeze,
-            "task_weights": _by_task(task_weights),
-        },
-        "execution": {
-            name: given[name] for name in ExecutionSettings.model_fields if name in given
-        },
-        "out": out,
-    }
-    flags = without_none(flags) | ({} if tune is None else {"tune": read_budget(tune)})
-    settings = read_grid(file, flags, assignments or [])
+    settings = read_grid(file, _settings_of(given), assignments or [])
     if print_config:
         default = settings.dataset or last_fetched(data_home(data_dir)) or "census"
         print(write_grid(with_dataset(settings, default)), end="")
         return
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
-    how = _How(
-        data_dir=data_dir,
-        dry_run=dry_run,
-        relations=relations,
-        retry_failed=retry_failed,
-        force=force,
-        strict=strict,
-        show_all=show_all,
-        shard=_read_shard(shard),
-        quiet=quiet,
-        json=json,
-    )
+    asked = {field.name: given[field.name] for field in fields(_How)}
+    how = _How(**asked | {"shard": _read_shard(shard)})
     raise typer.Exit(_run(settings, how))
+
+
+def _settings_of(given: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a grid that flags give, as a file would hold them."""
+    from mtlkit.grid.grid_settings import read_budget
+    from mtlkit.settings import ExecutionSettings
+
+    names = ("models", "balancers", "references", "tasks", "seeds", "out")
+    grid = {name: given[name] for name in names}
+    grid["dataset"] = tables.with_table_flags(given["dataset"], given)
+    training = {name: given[name] for name in ("epochs", "batch_size", "lr", "patience", "freeze")}
+    training["task_weights"] = _by_task(given["task_weights"])
+    execution = {name: given[name] for name in ExecutionSettings.model_fields if name in given}
+    tune = {} if given["tune"] is None else {"tune": read_budget(given["tune"])}
+    return tables.without_none(grid | {"training": training, "execution": execution}) | tune
 
 
 @dataclass(frozen=True)
@@ -268,11 +233,7 @@ class _How:
 
 
 def _read_shard(text: str | None) -> tuple[int, int] | None:
-    """Which part of a grid to run, of how many.
-
-    Raises:
-        UsageError: It is no such part.
-    """
+    """Which part of a grid to run, of how many; a :class:`UsageError` if it is no such part."""
     if text is None:
         return None
     match = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
@@ -341,7 +302,7 @@ def _run(settings: GridSettings, how: _How) -> int:
     if how.shard is not None:
         plan = plan.shard(*how.shard)
     print_summary(plan, dataset, console)
-    print_lints(dataset, console)
+    tables.print_lints(dataset, console)
     print_unreadable(store, console)
     if how.dry_run:
         print_cells(plan, how.show_all)
@@ -363,7 +324,7 @@ def _prepare(
     with show_downloads() as progress:
         source, dataset = prepare(dataset_text, home, progress=progress)
     if how.strict:
-        check_strictly(dataset)
+        tables.check_strictly(dataset)
     if last_fetched(home) is None:
         remember(home, source.typed or dataset_text)
     if settings.tasks is not None:
@@ -388,7 +349,7 @@ def _run_tuned(tuning: Tuning, engine: Engine, home: Path, how: _How, console: C
         highlight=False,
         soft_wrap=True,
     )
-    print_lints(dataset, console)
+    tables.print_lints(dataset, console)
     if how.dry_run:
         first = tuning.next_trials()
         print_summary(first, dataset, console)
@@ -405,7 +366,7 @@ def _run_tuned(tuning: Tuning, engine: Engine, home: Path, how: _How, console: C
     store.make()
     chosen = tuning.run_trials(run)
     for note in tuning.notes:
-        say(console, "warning", note)
+        tables.say(console, "warning", note)
     console.print("Phase 2: the chosen settings.")
     print_summary(chosen, dataset, console)
     print_unreadable(store, console)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from mtlkit.errors import UsageError, did_you_mean, nearest_names
+
 if TYPE_CHECKING:
     from rich.console import RenderableType
     from rich.table import Table
@@ -34,7 +36,6 @@ def list_entries(
     ] = False,
 ) -> None:
     """List models, balancers, data sets, losses or baselines."""
-    from mtlkit.errors import UsageError
     from mtlkit.registry import REGISTRIES
 
     # a module's docstring begins with the title of the method and a colon
@@ -89,7 +90,6 @@ def info(
 
 def _registry_of(name: str) -> Registry:
     """The registry that has an entry, or to whose kind a plugin file belongs."""
-    from mtlkit.errors import UsageError, did_you_mean, nearest_names
     from mtlkit.registry import MODELS, REGISTRIES
 
     for registry in REGISTRIES.values():

@@ -52,9 +52,7 @@ def run_cells(
 @contextmanager
 def _finishing_first(engine: Engine, warn: Callable[[str], None]) -> Iterator[list[int]]:
     """In here the first Ctrl-C only keeps further cells from starting; the next one stops all.
-
-    Yields:
-        The signals that were taken so.
+    Yields the signals that were taken so.
     """
     before = signal.getsignal(signal.SIGINT)
     taken: list[int] = []
@@ -83,11 +81,10 @@ def print_results(plan: Plan, out: Path, messages: Console) -> None:
     from rich.console import Console
 
     from mtlkit.cli.results import results_table
+    from mtlkit.cli.tables import print_command
 
     groups = {planned.cell.group for planned in plan.cells}
     console = Console()
-    # a command is typed as it is, so its line is as long as it must be
     console.print(results_table(out, groups, console.width), crop=False)
     messages.print("Next:\n")
-    command = shlex.join(["mtlkit", "report", str(out)])
-    messages.print(f"  {command}\n", markup=False, highlight=False, soft_wrap=True)
+    print_command(["mtlkit", "report", str(out)], messages)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -10,23 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from mtlkit.cli.tables import (
-    BagsFlag,
-    DataDirFlag,
-    DenseFlag,
-    DropFlag,
-    FunnelFlag,
-    IdsFlag,
-    LabelsFlag,
-    SplitByFlag,
-    StrictFlag,
-    check_strictly,
-    with_table_flags,
-    without_none,
-)
+from mtlkit.cli import tables
+from mtlkit.errors import UsageError
 
 if TYPE_CHECKING:
     from mtlkit.data.datasets._source import DatasetSource
+
+OPTION_FLAGS = ("protocol", "fields", "min_count", "sample", "simulate", "max_bad_rows")
 
 
 def fetch(
@@ -37,7 +26,7 @@ def fetch(
             "or a table of your own, e.g. clicks.parquet."
         ),
     ],
-    data_dir: DataDirFlag = None,
+    data_dir: tables.DataDirFlag = None,
     origin: Annotated[
         Path | None,
         typer.Option(
@@ -63,20 +52,21 @@ def fetch(
     max_bad_rows: Annotated[
         int | None, typer.Option(help="Leave out up to so many malformed rows.")
     ] = None,
-    labels: LabelsFlag = None,
-    funnel: FunnelFlag = None,
-    split_by: SplitByFlag = None,
-    ids: IdsFlag = None,
-    dense: DenseFlag = None,
-    bags: BagsFlag = None,
-    drop: DropFlag = None,
-    strict: StrictFlag = False,
+    labels: tables.LabelsFlag = None,
+    funnel: tables.FunnelFlag = None,
+    split_by: tables.SplitByFlag = None,
+    ids: tables.IdsFlag = None,
+    dense: tables.DenseFlag = None,
+    bags: tables.BagsFlag = None,
+    drop: tables.DropFlag = None,
+    strict: tables.StrictFlag = False,
     url_train: Annotated[
         str | None, typer.Option(help="A signed link to the training archive.")
     ] = None,
     url_test: Annotated[str | None, typer.Option(help="A signed link to the test archive.")] = None,
 ) -> None:
     """Download a data set, prepare it, and print its card; what is there is not fetched again."""
+    given = dict(locals())  # the flags by their names, some of which are those of options
     from rich.console import Console
 
     from mtlkit.cli.card import card
@@ -86,18 +76,11 @@ def fetch(
     from mtlkit.registry import DATASETS
 
     # flags are a short way to write options in brackets
-    options = {
-        "protocol": protocol,
-        "fields": fields.split(",") if fields else None,
-        "min_count": min_count,
-        "sample": sample,
-        "simulate": simulate,
-        "max_bad_rows": max_bad_rows,
-    }
-    table_flags = {"labels": labels, "funnel": funnel, "split": split_by}
-    table_flags |= {"ids": ids, "dense": dense, "bags": bags, "drop": drop}
-    dataset = with_table_flags(_with_options(dataset, without_none(options)), table_flags) or ""
-    links = without_none({"train": url_train, "test": url_test})
+    options = {name: given[name] for name in OPTION_FLAGS}
+    options["fields"] = fields.split(",") if fields else None
+    typed = _with_options(dataset, tables.without_none(options))
+    dataset = tables.with_table_flags(typed, given) or ""
+    links = tables.without_none({"train": url_train, "test": url_test})
 
     home = data_home(data_dir)
     started = time.perf_counter()
@@ -111,16 +94,15 @@ def fetch(
     remember(home, source.typed or dataset)
     Console().print(shown)
     if strict:
-        check_strictly(data)
+        tables.check_strictly(data)
 
-    # what to type next
     seconds = time.perf_counter() - started
     messages = Console(stderr=True)
     messages.print(f"\nReady in {home} after {seconds:.1f} s. Next:\n", style="dim", markup=False)
     words = ["mtlkit", "bench", "-d", dataset]
     if data_dir:
         words += ["--data-dir", str(data_dir)]
-    messages.print(f"  {shlex.join(words)}\n", markup=False, highlight=False, soft_wrap=True)
+    tables.print_command(words, messages)
 
 
 def _with_options(text: str, options: dict[str, Any]) -> str:
@@ -147,7 +129,6 @@ def _prepare_presets(source: DatasetSource, home: Path) -> list[str]:
 
 def _typed(source: DatasetSource) -> str:
     """The shortest text that gives these options."""
-    from mtlkit.errors import UsageError
     from mtlkit.spec import Spec
 
     def resolve(options: dict[str, Any]) -> dict[str, Any]:

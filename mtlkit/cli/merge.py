@@ -44,10 +44,8 @@ def merge(
 def _runs_to_copy(
     target: ResultStore, sources: list[ResultStore]
 ) -> dict[str, tuple[RunRecord, Path]]:
-    """Key to the record and the folder of each run that the target lacks.
-
-    Raises:
-        MtlkitError: Runs of one key differ.
+    """Key to the record and the folder of each run that the target lacks; a :class:`MtlkitError`
+    where runs of one key differ.
     """
     chosen = {record.key: (record, folder) for record, folder in target.scan()}
     there_already = dict(chosen)

@@ -25,13 +25,10 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 WIDE = 120  # columns of a terminal from which differences are shown
-
 NARROW = 100  # columns below which times and seeds are left out
-
 ALWAYS_LEFT_OUT = {"parameters", "kFLOP/row", "rows/s"}
 LEFT_OUT_SHOWN = 5  # lines on files that could not be read, at most
 GAIN = "Δm"  # beginning of the head of the mean over tasks
-
 LABELS = 2  # the first columns of a table, model and balancer, which hold no numbers
 
 

@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mtlkit.errors import MissingError
+
 if TYPE_CHECKING:
     from mtlkit.grid.running import GridState
 
 LOOK_EVERY = 2.0  # seconds between two looks of ``--watch``
-
 MANY_FAILURES = 20  # of more failures than these only the number is told
 
 
@@ -57,7 +58,6 @@ def read_status(results: Path) -> StatusView:
     Raises:
         MissingError: There is none.
     """
-    from mtlkit.errors import MissingError
     from mtlkit.grid.running import running_grids
     from mtlkit.store import ResultStore
 

@@ -66,11 +66,7 @@ def submit(
 
 
 def _check(folder: Path) -> None:
-    """Say of each submission what holds, and what does not.
-
-    Raises:
-        MtlkitError: Something does not.
-    """
+    """Say of each submission what holds; a :class:`MtlkitError` if something does not."""
     from mtlkit.report.submissions import Board
     from mtlkit.store import printable
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from mtlkit.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,6 +33,8 @@ IdsFlag = Annotated[str | None, typer.Option(help="Columns that hold ids or leve
 DenseFlag = Annotated[str | None, typer.Option(help="Columns that hold numbers.")]
 BagsFlag = Annotated[str | None, typer.Option(help="Columns that hold lists of ids.")]
 DropFlag = Annotated[str | None, typer.Option(help="Columns that are no inputs.")]
+TABLE_FLAGS = ("labels", "funnel", "split_by", "ids", "dense", "bags", "drop")
+
 StrictFlag = Annotated[
     bool, typer.Option("--strict", help="Stop if anything about the data is likely a mistake.")
 ]
@@ -54,34 +60,32 @@ MarginFlag = Annotated[
 
 def as_share(margin: float) -> float:
     """A margin in percent as a share; a :class:`UsageError` if it is none."""
-    from mtlkit.errors import UsageError
-
     if not 0 < margin < 100:
         raise UsageError(f"--margin is {margin:g}, not between 0 and 100.", "--margin 0.25")
     return margin / 100
 
 
-def with_table_flags(dataset: str | None, flags: dict[str, str | None]) -> str | None:
-    """The data set as typed, with the flags of a table put into its brackets.
+def with_table_flags(dataset: str | None, given: dict[str, Any]) -> str | None:
+    """The data set as typed, None for the default, with the flags of a table put into its brackets.
 
     Args:
-        dataset: As typed; None for the default.
-        flags: Option of a table to its columns, with commas; None where it was not given.
+        dataset: As typed.
+        given: The flags of a command by their names; columns with commas, None for no flag.
 
     Raises:
         UsageError: There is no table that they are about, or a name cannot stand in brackets.
     """
-    from mtlkit.errors import UsageError
     from mtlkit.spec import Spec, parse_spec
 
-    given = without_none(flags)
-    if not given:
+    flags = without_none({name: given.get(name) for name in TABLE_FLAGS})
+    if not flags:
         return dataset
     if dataset is None:
-        flag = next(iter(given)).replace("split", "split-by")
+        flag = next(iter(flags)).replace("_", "-")
         raise UsageError(f"--{flag} is about a table, and none is named.", "-d clicks.parquet")
     options: dict[str, Any] = {}
-    for key, value in given.items():
+    for flag, value in flags.items():
+        key = flag.removesuffix("_by")
         names = value.split(":") if key == "split" else value.split(",")
         names = [name.strip() for name in names]
         for name in names:
@@ -93,7 +97,6 @@ def with_table_flags(dataset: str | None, flags: dict[str, str | None]) -> str |
 
 def _check_name(name: str) -> None:
     """Raise a :class:`UsageError` for a name of a column that would be read back as another one."""
-    from mtlkit.errors import UsageError
     from mtlkit.spec import parse_value
 
     has_marks = bool(set(name) & set("[]=:"))
@@ -123,6 +126,12 @@ def say(console: Console, kind: str, sentence: str) -> None:
     console.print(Text.assemble((kind, "yellow"), f" {sentence}"), soft_wrap=True)
 
 
+def print_command(words: Sequence[str], console: Console) -> None:
+    """A command to type next, on a line as long as it must be."""
+    line = f"  {shlex.join(words)}\n"
+    console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def print_lints(dataset: Dataset, console: Console) -> None:
     """A line for each lint that was found when the data were prepared."""
     for lint in dataset.details.get("lints", []):
@@ -131,8 +140,6 @@ def print_lints(dataset: Dataset, console: Console) -> None:
 
 def check_strictly(dataset: Dataset) -> None:
     """Raise a :class:`UsageError` if there is a lint."""
-    from mtlkit.errors import UsageError
-
     lints = dataset.details.get("lints", [])
     if lints:
         more = f", and {len(lints) - 1} more" if len(lints) > 1 else ""

@@ -17,14 +17,11 @@ cost less than the import of numba.
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
-    """The area under the ROC curve.
+    """The area under the ROC curve; None if a class is missing or a score is NaN.
 
     Args:
         scores: (N,) any scale.
         labels: (N,) bool.
-
-    Returns:
-        A number in [0, 1]; None if a class is missing or a score is NaN.
     """
     positives, negatives = scores[labels], scores[~labels]
     if not len(positives) or not len(negatives):
@@ -34,7 +31,8 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float | None:
 
 
 def wins(positives: np.ndarray, negatives: np.ndarray) -> int | None:
-    """Count the pairs in which the positive has the larger score, twice, and ties once.
+    """Count the pairs in which the positive has the larger score, twice, and ties once; None if a
+    score is NaN.
 
     Positives and negatives are sorted as plain values, which NumPy does with vector instructions:
     no sort of row numbers is needed, and the count is exact.
@@ -42,9 +40,6 @@ def wins(positives: np.ndarray, negatives: np.ndarray) -> int | None:
     Args:
         positives: (P,) scores, at least one.
         negatives: (N,) scores, at least one.
-
-    Returns:
-        The count; None if a score is NaN.
     """
     positives, negatives = np.sort(positives), np.sort(negatives)
     if np.isnan(positives[-1]) or np.isnan(negatives[-1]):  # sorting puts NaN last

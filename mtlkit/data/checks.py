@@ -16,7 +16,6 @@ from mtlkit.data.types import Schema, Task
 from mtlkit.errors import MissingError
 
 BLOCK_BYTES = 1 << 20  # of an array, looked at at a time
-
 Shape = tuple[int | None, ...]  # the lengths of the axes of an array, None where any length will do
 
 

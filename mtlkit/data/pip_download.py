@@ -24,19 +24,13 @@ def pip_download(
     wheel: bool = False,
     progress: Progress = no_progress,
 ) -> Path:
-    """Download a package from wherever pip is set up to look.
+    """Download a package from wherever pip is set up to look; returns its path.
 
     pip compares the hash before it opens or runs anything of the package.
 
     Args:
         requirement: ``name==version``.
-        sha256: The hash of the package, in hex.
-        folder: Where it goes; made when missing.
         wheel: Whether to take the wheel, not the source package.
-        progress: Told when it starts and ends.
-
-    Returns:
-        The path of the package.
 
     Raises:
         DownloadError: pip is missing, fails, or finds another hash.

@@ -70,16 +70,10 @@ def prepare(
 
     Args:
         spec_text: As typed, e.g. ``census[protocol=rechub]``.
-        home: The data home; made when missing.
         origin: A file or folder of the user's to take the raw files from, which is looked at even
             if there are prepared data: of other files, they are prepared anew.
-        force: Download and prepare again.
-        progress: Told of bytes received.
         links: Official split to an address that the user has pasted.
         asked: Whether the user asked for the download; a run only needs the data.
-
-    Returns:
-        The source, and the data set that it prepared.
 
     Raises:
         UsageError: The name, an option, a link or ``origin`` is wrong, or a plugin fails.

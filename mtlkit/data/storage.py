@@ -153,8 +153,7 @@ def write_dataset(folder: Path, dataset: Dataset, options: dict[str, Any]) -> No
             }
 
         # What a data set says of its contents need not be their hash.
-        arrays = {name: entry["arrays"] for name, entry in splits.items()}
-        contents = fingerprint_folder(partial, dataset.schema, arrays)
+        contents = fingerprint_folder(partial, dataset.schema, splits)
         write_manifest(partial, dataset, options, splits, contents)
 
 
@@ -170,7 +169,6 @@ def write_manifest(
     Args:
         folder: Holds the arrays.
         dataset: Their data set; the arrays are those of the folder, not its own.
-        options: Those that the data was prepared with.
         splits: Split to its numbers of rows and positives, and the names of its arrays.
         contents: The hash of the arrays as :func:`fingerprint_folder` gives it; the fingerprint of
             the data set by default.
@@ -360,20 +358,13 @@ def save_array(path: Path, array: np.ndarray) -> None:
         column.write(array)
 
 
-def fingerprint_folder(folder: Path, schema: Schema, arrays: Mapping[str, Sequence[str]]) -> str:
-    """The :func:`mtlkit.data.splits.fingerprint` of the arrays of a folder, read in pieces.
-
-    Args:
-        folder: Holds ``<split>.<array>.npy`` files.
-        schema: The schema of the data set.
-        arrays: Split to the names of its arrays.
-
-    Returns:
-        A sha256 in hex.
+def fingerprint_folder(folder: Path, schema: Schema, splits: Mapping[str, Any]) -> str:
+    """The :func:`mtlkit.data.splits.fingerprint` of the arrays that a manifest names, which lie as
+    ``<split>.<array>.npy`` in a folder; they are read in pieces.
     """
     sha = hashlib.sha256(schema.model_dump_json().encode())
     for name in SPLITS:
-        for key in sorted(arrays[name]):
+        for key in sorted(splits[name]["arrays"]):
             with (folder / f"{name}.{key}.npy").open("rb") as file:
                 np.lib.format.read_magic(file)
                 # Exactly what the fingerprint of arrays in memory takes in.
@@ -470,11 +461,11 @@ def _note_files(folder: Path, names: Sequence[str]) -> dict[str, dict[str, int]]
 @functools.lru_cache(maxsize=64)
 def _hash_contents(folder: Path, schema: Schema, files: tuple[tuple[str, int, int], ...]) -> str:
     """The :func:`fingerprint_folder` of files of these names, sizes and dates."""
-    arrays: dict[str, list[str]] = {name: [] for name in SPLITS}
+    splits: dict[str, dict[str, list[str]]] = {name: {"arrays": []} for name in SPLITS}
     for file, _, _ in files:
         split, _, array = file.removesuffix(".npy").partition(".")
-        arrays[split].append(array)
-    return fingerprint_folder(folder, schema, arrays)
+        splits[split]["arrays"].append(array)
+    return fingerprint_folder(folder, schema, splits)
 
 
 def _renew_notes(folder: Path, manifest: dict[str, Any]) -> None:

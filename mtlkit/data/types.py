@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -233,6 +233,17 @@ class Schema(_FrozenModel):
                 raise ValueError(f"the step {step!r} of the funnel is no binary task")
         return self
 
+    def task(self, name: str) -> Task:
+        """The task of a name."""
+        return self.tasks[self.task_names.index(name)]
+
+    def check_names(self, names: Iterable[str]) -> None:
+        """Raise a :class:`UsageError` for the first name that is no task."""
+        for name in names:
+            if name not in self.task_names:
+                hint = f"its tasks are {', '.join(self.task_names)}"
+                raise UsageError(f"There is no task {name!r} in this data set.", hint)
+
     def before(self, task: str) -> tuple[str, ...]:
         """The steps of the funnel that come before a task, in order."""
         if self.funnel is None or task not in self.funnel:
@@ -327,7 +338,7 @@ class Schema(_FrozenModel):
         conditional = []
         for score in self.scores():
             if score.given is not None and not score.hidden:
-                step = self.tasks[self.task_names.index(score.task)]
+                step = self.task(score.task)
                 fields = step.model_dump() | {"name": score.name, "given": score.given}
                 conditional.append(ConditionalTask(**fields, step=step.name))
         return self.model_copy(update={"tasks": (*self.tasks, *conditional)})
@@ -346,18 +357,15 @@ class Schema(_FrozenModel):
         Raises:
             UsageError: A task is unknown or named twice.
         """
-        known_tasks = f"its tasks are {', '.join(self.task_names)}"
-        for name in tasks:
-            if name not in self.task_names:
-                raise UsageError(f"There is no task {name!r} in this data set.", known_tasks)
+        self.check_names(tasks)
         if len(set(tasks)) != len(tasks):
-            raise UsageError("A task is named twice.", known_tasks)
+            hint = f"its tasks are {', '.join(self.task_names)}"
+            raise UsageError("A task is named twice.", hint)
 
         # A funnel of which one step is left is none.
-        by_name = {task.name: task for task in self.tasks}
         steps = tuple(step for step in self.funnel or () if step in tasks)
         changes = {
-            "tasks": tuple(by_name[name] for name in tasks),
+            "tasks": tuple(map(self.task, tasks)),
             "funnel": steps if len(steps) > 1 else None,
         }
         return self.model_copy(update=changes)

@@ -33,8 +33,6 @@ def make_model(
 
     Args:
         model: An instance, which is returned; a class; or a name with options in brackets.
-        dataset: The data, with the tasks to train.
-        seed: Source of the initial weights.
 
     Raises:
         UsageError: The model does not exist or does not fit the data, or an option is wrong.
@@ -73,8 +71,6 @@ def make_balancer(
 
     Args:
         balancer: An instance, which is returned; a class; or a name with options in brackets.
-        dataset: The data, with the tasks to train.
-        scope: What task gradients are taken over.
 
     Raises:
         UsageError: The balancer does not exist, does not fit the tasks or the scope, or an option

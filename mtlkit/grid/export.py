@@ -79,15 +79,11 @@ def input_names(schema: Schema) -> list[str]:
 
 
 def export(run: LoadedRun, folder: Path, format: Format = "onnx") -> list[Path]:
-    """Write a model from encoded rows to scores, and its encoders beside it.
+    """Write a model from encoded rows to scores, and its encoders beside it; returns the files.
 
     Args:
-        run: The run.
         folder: Where ``model.onnx`` or ``model.pt2`` and ``encoders.json`` go.
         format: ONNX, or a program of ``torch.export``.
-
-    Returns:
-        The files.
 
     Raises:
         MtlkitError: A package is missing, or the model cannot be exported, or the exported one

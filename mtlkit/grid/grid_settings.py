@@ -182,7 +182,6 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
     """Merge a YAML file, flags and ``--set`` assignments, the later ones winning.
 
     Args:
-        file: A YAML file, or None.
         flags: Values given on the command line; nested mappings are merged into those of the file.
         assignments: ``key=value`` texts. A key without a section is looked up in the training
             settings, then in the execution settings, and else belongs to the models.
@@ -215,10 +214,8 @@ def read_grid(file: Path | None, flags: dict[str, Any], assignments: list[str]) 
 
 
 def _move_labels(values: dict[str, Any], file: Path | None) -> None:
-    """Turn the ``labels`` of a file, as that of a table has them, into settings of the training.
-
-    Raises:
-        UsageError: They say what only a table can be told.
+    """Turn the ``labels`` of a file, as that of a table has them, into settings of the training; a
+    :class:`UsageError` where they say what only a table can be told.
     """
     labels = values.pop("labels", None) or {}
     training = values.setdefault("training", {}) if labels else {}

@@ -124,10 +124,8 @@ def _read_encoders(file: Path) -> tuple[Schema, RowEncoders]:
 
 
 def write_predictions(run: LoadedRun, rows: str, out: Path, batch_size: int = BATCH_ROWS) -> int:
-    """Write the scores of rows into a Parquet or CSV file, which appears when it is whole.
-
-    Returns:
-        The number of rows.
+    """Write the scores of rows into a Parquet or CSV file, which appears when it is whole; returns
+    the number of rows.
 
     Raises:
         MtlkitError: The rows cannot be read, or lack a column, or there are none.

@@ -34,8 +34,7 @@ def resolve_devices(text: str) -> list[torch.device]:
     """
     if text != "all":
         return [resolve_device(name) for name in text.split(",")]
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    return [torch.device("cuda", number) for number in range(count)] or [torch.device("cpu")]
+    return [torch.device("cuda", number) for number in range(_gpus())] or [torch.device("cpu")]
 
 
 def resolve_device(text: str) -> torch.device:
@@ -47,12 +46,17 @@ def resolve_device(text: str) -> torch.device:
     if text == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, number = text.partition(":")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    count = _gpus()
     # read here, for PyTorch takes number 256 for number 0
     if kind == "cuda" and int(number or 0) >= count:
         reason = f"only {count} found" if count else "none was found"
         raise MissingError(f"There is no GPU {text!r} here: {reason}.", "mtlkit bench --device cpu")
     return torch.device(text)
+
+
+def _gpus() -> int:
+    """How many GPUs PyTorch can use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def torch_build() -> tuple[str, str | None]:
@@ -62,10 +66,9 @@ def torch_build() -> tuple[str, str | None]:
 
 def visible_gpus() -> list[tuple[str, str, int, int]]:
     """Name, model, and bytes free and in all, of each GPU that PyTorch sees."""
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     return [
         (f"cuda:{i}", torch.cuda.get_device_name(i), *torch.cuda.mem_get_info(i))
-        for i in range(count)
+        for i in range(_gpus())
     ]
 
 
@@ -79,10 +82,7 @@ def describe_environment(
     """Versions, device, kernels and times of a run, as a record holds them.
 
     Args:
-        device: Where the run was.
         started: When it began; it ends now.
-        compiled: Whether the forward pass was compiled.
-        compile_seconds: The time that the compiler took.
         plugins: The files from outside the package that took part.
     """
     is_gpu = device.type == "cuda"

@@ -84,9 +84,7 @@ def make_plan(
 
     Args:
         settings: The grid; ``settings.dataset`` is the text that was typed.
-        source: The source of the data set.
         dataset: The loaded data set, with the tasks to use.
-        store: Where finished cells are looked up.
         force: Plan models that do not apply, too.
         retry_failed: Plan failed cells again.
 
@@ -250,11 +248,7 @@ def _common(settings: GridSettings, source: DatasetSource, dataset: Dataset) -> 
 
 
 def _check_processes(cells: list[Cell], settings: GridSettings, dataset: Dataset) -> None:
-    """Each cell must be one that several processes can train together.
-
-    Raises:
-        UsageError: One is not.
-    """
+    """Raise a :class:`UsageError` for a cell that several processes cannot train together."""
     import torch
 
     from mtlkit.grid.run_cell import build_trainer
@@ -285,10 +279,8 @@ def _check_processes(cells: list[Cell], settings: GridSettings, dataset: Dataset
 
 
 def _check_freeze(settings: GridSettings, models: list[_Model], schema: Schema) -> None:
-    """Every model must have the parameters that shall be frozen, and others to train.
-
-    Raises:
-        UsageError: One has not.
+    """Raise a :class:`UsageError` for a model without the parameters that shall be frozen, or
+    without others to train.
     """
     if not settings.training.freeze:
         return

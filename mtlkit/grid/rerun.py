@@ -85,9 +85,7 @@ def rerun(
     """Repeat a run in a process of its own, in a folder that is removed again.
 
     Args:
-        record: Of the run.
         folder: Where it is; it is only read, for its other seeds.
-        home: The data home.
         plugins: Whether plugin files that the record names may be run.
         tolerance: The bound on all differences, instead of one by seeds.
 

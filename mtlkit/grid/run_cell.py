@@ -62,17 +62,12 @@ def run_cell(
     on_progress: Callable[[float], None] = lambda share: None,
     folder: Path | None = None,
 ) -> Outcome:
-    """Run a cell on this process's threads.
+    """Run a cell on this process's threads; an error of any kind is a record with status
+    ``failed``.
 
     Args:
-        cell: What to run.
-        home: The data home.
-        execution: How to run it.
         on_progress: Called with the share of steps done.
         folder: The folder of the run, where checkpoints lie; None for none.
-
-    Returns:
-        The outcome; an error of any kind is a record with status ``failed``.
     """
     is_fitted = is_baseline(cell.resolved["model"]["name"])
     device = torch.device("cpu") if is_fitted else resolve_device(execution.device)
@@ -318,24 +313,23 @@ def _encoders(dataset: Dataset, result: FitResult) -> str:
 
 def _measured_scores(dataset: Dataset, result: FitResult) -> list[dict[str, Any]]:
     """All that was measured, tasks and the other scores of a funnel, in the order of tables."""
-    tasks = {task.name: task for task in dataset.schema.tasks}
     test_metrics = result.metrics["test"]
     described = []
     for score in dataset.schema.scores():
         if score.name not in test_metrics:
             continue
-        kind = tasks[score.task].kind
+        task = dataset.schema.task(score.task)
         described.append(
             {
                 "name": score.name,
                 "task": score.task,
                 "label": score.label,
-                "kind": kind,
+                "kind": task.kind,
                 "space": score.space,
                 "hidden": score.hidden,
                 "derived": test_metrics[score.name]["derived"],
-                "metric": PRIMARY_METRIC[kind],
-                "description": tasks[score.task].description if score.name in tasks else "",
+                "metric": PRIMARY_METRIC[task.kind],
+                "description": task.description if score.name == task.name else "",
             }
         )
     return described

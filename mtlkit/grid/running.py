@@ -15,9 +15,7 @@ from mtlkit.store import is_running
 
 NAMES = ".grid-*.json"
 WRITE_EVERY = 1.0  # seconds between two versions of the file, unless a cell has ended
-
 SILENCE = 600.0  # seconds without news after which a grid on another machine counts as dead
-
 LARGEST = 2**22  # bytes of the largest file that is read
 
 
@@ -57,11 +55,6 @@ class GridState(BaseModel):
 
 class RunningGrid:
     """Counts what becomes of the cells of a grid, and keeps its file as long as it runs.
-
-    Args:
-        root: The results folder.
-        command: What was typed.
-        total: Number of cells to run.
 
     Attributes:
         state: What the file says.

@@ -27,11 +27,9 @@ from mtlkit.training.numerics import numerics
 from mtlkit.training.stacked import StackedTrainer
 from mtlkit.training.trainer import Trainer
 
-LARGEST = 64
-"""Most cells of a stack on a GPU by default; halved where memory does not hold them."""
+LARGEST = 64  # most cells of a stack on a GPU by default; halved where memory does not hold them
 
-OWN = ("lr", "embedding_lr")
-"""Training settings of which each cell of a stack may have its own."""
+OWN = ("lr", "embedding_lr")  # training settings of which each cell of a stack may have its own
 
 
 def stacks(

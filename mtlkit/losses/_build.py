@@ -69,14 +69,12 @@ def build_loss(task: Task) -> TaskLoss:
 
 
 def prediction(task: Task, logits: Tensor) -> Tensor:
-    """What rows are ranked and measured by, of a model's logits of a task.
+    """What rows are ranked and measured by, of a model's logits of a task: (B,), or (B, C) of a
+    multiclass task, in float32 at least.
 
     Args:
         task: Whose losses say what the logits mean.
         logits: (B,) or (B, C).
-
-    Returns:
-        (B,), or (B, C) of a multiclass task, in float32 at least.
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return build_loss(task).main.prediction(logits)

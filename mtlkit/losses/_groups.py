@@ -33,14 +33,12 @@ class RowGroups:
         return zeros.index_add(0, self.of_row, (rows & self.mask).long())
 
     def log_sum_exp(self, values: Tensor, rows: Tensor | None = None) -> Tensor:
-        """For each row (B,), log of the sum of exp over the rows of its group.
+        """For each row (B,), log of the sum of exp over the rows of its group; :data:`NOTHING`
+        where it has none of them.
 
         Args:
             values: (B,).
             rows: (B,) bool, the rows that are summed; None for all of the group.
-
-        Returns:
-            :data:`NOTHING` where the group has none of these rows.
         """
         summed = self.mask if rows is None else self.mask & rows
         lowest = torch.full_like(values, -torch.inf)

@@ -30,11 +30,9 @@ class Loss(ABC):
     class Options(Settings):
         weight: float = Field(1.0, gt=0, description="factor, where a task has several losses")
 
-    kinds: ClassVar[tuple[str, ...]] = ("binary",)
-    """The kinds of tasks that have such labels."""
+    kinds: ClassVar[tuple[str, ...]] = ("binary",)  # the kinds of tasks that have such labels
 
-    outputs: ClassVar[int] = 1
-    """Logits a row; of a multiclass task there is one a class."""
+    outputs: ClassVar[int] = 1  # logits a row; of a multiclass task there is one a class
 
     stands_alone: ClassVar[bool] = False
     """Whether its logits mean something that no other loss can be added to."""

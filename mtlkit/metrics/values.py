@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -18,30 +19,18 @@ from mtlkit.metrics.grouped import RankedRows
 ECE_BINS = 15
 
 
+@dataclass
 class TaskRows:
-    """The rows of one score that count, and its metrics on them.
+    """The rows of one score that count, and its metrics on them."""
 
-    Args:
-        scores: (N,) float32 logits of a binary task, or predictions.
-        labels: (N,).
-        groups: Name of a group to its (N,) codes, below 0 where a row belongs to none.
-        known: Metrics that are computed already.
-        largest_logit: Larger ones rank their rows, and count as this one where the probability
-            counts.
-    """
-
-    def __init__(
-        self,
-        scores: np.ndarray,
-        labels: np.ndarray,
-        groups: Callable[[str], np.ndarray],
-        known: Mapping[str, Any],
-        largest_logit: float = math.inf,
-    ) -> None:
-        self.scores, self.labels, self.known = scores, labels, known
-        self.groups = groups
-        self.largest_logit = largest_logit
-        self._ranked: dict[str | None, RankedRows] = {}
+    scores: np.ndarray  # (N,) float32 logits of a binary task, or predictions
+    labels: np.ndarray  # (N,)
+    # Name of a group to its (N,) codes, below 0 where a row belongs to none.
+    groups: Callable[[str], np.ndarray]
+    known: Mapping[str, Any]  # metrics that are computed already
+    # Larger ones rank their rows, and count as this one where the probability counts.
+    largest_logit: float = math.inf
+    _ranked: dict[str | None, RankedRows] = field(default_factory=dict)
 
     def metrics(self, names: Iterable[MetricName]) -> dict[str, float | None]:
         """Metrics by name; None where one is not defined on the rows."""

@@ -42,11 +42,9 @@ class Architecture(nn.Module, ABC):
         funnels in its own way.
         """
 
-    shares_parameters: ClassVar[bool] = True
-    """Whether any parameter serves two tasks."""
+    shares_parameters: ClassVar[bool] = True  # whether any parameter serves two tasks
 
-    needs_funnel: ClassVar[bool] = False
-    """Whether the tasks must be steps of a funnel."""
+    needs_funnel: ClassVar[bool] = False  # whether the tasks must be steps of a funnel
 
     is_reference: ClassVar[bool] = False
     """Whether every other model is compared with it; read from the source, hence a literal."""
@@ -112,7 +110,6 @@ class Architecture(nn.Module, ABC):
 
         Args:
             logits: For each task (B,), or (B, C) for a multiclass one, or one whose loss has C.
-            embedded: The embedded features.
             gates: Mixing weights (B, k) by gate name.
             boundary: Where the tasks part.
         """
@@ -158,7 +155,7 @@ class Architecture(nn.Module, ABC):
         if steps_before and isinstance(options, ModelOptions) and options.cvr == "clicked":
             return rows_with(steps_before[-1])
         # A task that depends on another has no label elsewhere; in a funnel it is known to be 0.
-        task = self.tasks[self.schema.task_names.index(prediction.task)]
+        task = self.schema.task(prediction.task)
         if task.given and not steps_before:
             return rows_with(task.given)
         return ALL_ROWS
@@ -173,7 +170,7 @@ class Architecture(nn.Module, ABC):
 
     def objective(self, prediction: Prediction, batch: Batch) -> Objective:
         """The loss of a prediction against the task's label on the rows of its space."""
-        task = self.tasks[self.schema.task_names.index(prediction.task)]
+        task = self.schema.task(prediction.task)
         labels, mask = labels_in(self.schema, task, self.space(prediction), batch)
         weight = row_weight(self.schema, task, batch)
         loss = task_loss(task, prediction.logits, labels, mask, weight, batch.groups)

@@ -84,14 +84,11 @@ class EmbeddedBatch:
         return self._form.linear(weight, bias)
 
     def linear_by_copy(self, weight: Tensor, bias: Tensor | None) -> Tensor:
-        """A linear layer for each copy, or for each of :meth:`sums_of_copies`.
+        """(B, n, O) of a linear layer for each copy, or for each of :meth:`sums_of_copies`.
 
         Args:
             weight: (n, O, D).
             bias: (n, O).
-
-        Returns:
-            (B, n, O).
         """
         return self._form.linear_by_copy(weight, bias, self._reads)
 

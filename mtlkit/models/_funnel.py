@@ -79,16 +79,11 @@ def funnel_columns(schema: Schema, name: str) -> list[int]:
 
 
 def labels_in(schema: Schema, task: Task, space: str, batch: Batch) -> tuple[Tensor, Tensor | None]:
-    """The labels of a task in a space, and the rows on which they count.
+    """The labels (B,) of a task in a space, and (B,) bool the rows on which they count, or None for
+    all.
 
     Args:
-        schema: Tasks and funnel of the data.
-        task: One of its tasks.
         space: All rows, or those on which the step before was taken.
-        batch: Labels and masks.
-
-    Returns:
-        (B,) labels, and (B,) bool or None for all rows.
     """
     names = schema.task_names
     column = schema.label_column(task)

@@ -38,7 +38,6 @@ class PlainLinear:
     """Linear layers on x as it is.
 
     Args:
-        lookup: The look-ups of the batch.
         cuts: Gets the outputs of all layers.
     """
 
@@ -76,7 +75,6 @@ class FoldedLinear:
     features, which are the last ones.
 
     Args:
-        lookup: The look-ups of the batch.
         cuts: Gets the tensors that are made of tables.
         groups: The groups of ids, all of which are folded.
     """
@@ -102,15 +100,13 @@ class FoldedLinear:
         return self._linear(weight, bias, reads).unflatten(1, weight.shape[:2])
 
     def _linear(self, weight: Tensor, bias: Tensor | None, reads: Reads | None = None) -> Tensor:
-        """n layers of one shape, on sums of the copies of the tables if there are several.
+        """(B, n * O) of n layers of one shape, on sums of the copies of the tables if there are
+        several.
 
         Args:
             weight: (n, O, D).
             bias: (n, O).
             reads: The copies that each layer reads.
-
-        Returns:
-            (B, n * O).
         """
         other_weight = weight[:, :, self.groups[-1].stop :]  # (n, O, d) of bags and dense features
         if self.dense is None:
@@ -216,14 +212,12 @@ class FoldedLinear:
         return field
 
     def _weight_of_dense(self, weight: Tensor, reads: Reads | None) -> Tensor:
-        """What layers on dense values, or on values times vectors, do to the values themselves.
+        """(n, O, D_dense) what layers on dense values, or on values times vectors, do to the values
+        themselves.
 
         Args:
             weight: (n, O, D_dense), or (n, O, D_dense * width) where there are vectors.
             reads: The copies that each layer reads; a value is the same in all of them.
-
-        Returns:
-            (n, O, D_dense).
         """
         vectors = self.tables.dense_vectors  # (D_dense, [copies,] width)
         if vectors is None:

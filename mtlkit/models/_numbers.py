@@ -65,11 +65,9 @@ class PiecewiseLinear(NumberEmbedding):
         edges: (D, bins + 1) rising; a feature with fewer bins repeats its last edge.
     """
 
-    edges: Tensor
-
     def __init__(self, features: int, width: int, bins: int, copies: int) -> None:
         super().__init__(features, width, bins, copies)
-        self.register_buffer("edges", torch.linspace(-2, 2, bins + 1).repeat(features, 1))
+        self.edges: Tensor = nn.Buffer(torch.linspace(-2, 2, bins + 1).repeat(features, 1))
 
     def fit(self, dense: Tensor) -> None:
         """Put the edges where the numbers of training rows are."""

@@ -43,17 +43,16 @@ class Direct(nn.Module):
     """
 
     stack_axes = {"weight": 0}  # noqa: RUF012 - read only
-    experts: Tensor
 
     def __init__(self, experts: Tensor) -> None:
         super().__init__()
         n, k = experts.shape
         if k > 1:
             bound = math.sqrt(1 / k)
-            self.weight = nn.Parameter(torch.empty(n, k).uniform_(-bound, bound))
+            self.weight: Tensor = nn.Parameter(torch.empty(n, k).uniform_(-bound, bound))
         else:
-            self.register_buffer("weight", torch.ones(n, 1), persistent=False)
-        self.register_buffer("experts", experts, persistent=False)
+            self.weight = nn.Buffer(torch.ones(n, 1), persistent=False)
+        self.experts: Tensor = nn.Buffer(experts, persistent=False)
 
     def forward(self, gates: Tensor) -> Tensor:
         """Add the factors to the weights (B, n, E) of all experts."""

@@ -36,7 +36,6 @@ class Stitch(nn.Module):
     """h_t = sum_j A_tj u_j, where A_tj is a number, or a vector with a number for each channel.
 
     Args:
-        tasks: Number of tasks.
         width: Number of channels, or None for one number a pair.
         diagonal: Initial A_tt; the rest of 1 is spread evenly.
     """

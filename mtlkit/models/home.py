@@ -48,8 +48,6 @@ class FeatureGate(nn.Module):
     """n inputs scaled by mixtures of low-rank gates: u * sum_i softmax(W u)_i 2 sigmoid(u B_i A_i).
 
     Args:
-        n: Number of inputs.
-        width: Width of each.
         pairs: Number of low-rank gates of each input, m, of rank width / m.
     """
 
@@ -87,8 +85,6 @@ class SelfGate(nn.Module):
     """Mixtures of n readers' own k experts.
 
     Args:
-        n: Number of readers.
-        width: Width of the input of each gate.
         k: Number of experts of each; a single one is weighted by a sigmoid.
     """
 
@@ -101,14 +97,11 @@ class SelfGate(nn.Module):
         self.register_buffer("mixed", torch.arange(n * k).view(n, k), persistent=False)
 
     def forward(self, u: Tensor | EmbeddedBatch, experts: Tensor) -> Tensor:
-        """Mix the experts.
+        """(B, n, d) mixtures of the experts.
 
         Args:
             u: (B, width), the same for all, or (B, n, width).
             experts: (B, n * k, d), those of the first reader first.
-
-        Returns:
-            (B, n, d).
         """
         logits = self.linear(u)
         weights = softmax(logits) if logits.shape[-1] > 1 else logits.sigmoid()  # (B, n, k)

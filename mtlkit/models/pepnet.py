@@ -43,10 +43,6 @@ class GateNU(nn.Module):
     """n gates in (0, scale): scale * sigmoid(W_2 relu(W_1 u)).
 
     Args:
-        n: Number of gates.
-        inputs: Width of u.
-        hidden: Hidden width.
-        outputs: Width of what each one scales.
         scale: Largest factor.
     """
 
@@ -65,8 +61,6 @@ class PEPNet(Architecture):
     """Parameter and embedding personalised network."""
 
     detaches = True
-    domain: Tensor
-    prior: Tensor
 
     class Options(ModelOptions):
         tower: Sizes | dict[str, Sizes] = Field(
@@ -94,8 +88,8 @@ class PEPNet(Architecture):
         width = self.embedding.width
         domain = self._columns("domain")
         prior = torch.cat([self._columns("user"), self._columns("item")])
-        self.register_buffer("domain", domain, persistent=False)
-        self.register_buffer("prior", prior, persistent=False)
+        self.domain: Tensor = nn.Buffer(domain, persistent=False)
+        self.prior: Tensor = nn.Buffer(prior, persistent=False)
 
         # One gate on the embeddings, and one on each hidden layer of each stack of towers.
         hidden, scale = options.gate_width, options.gate_scale

@@ -46,9 +46,6 @@ class Routing(nn.Module):
     """Connections from S sub-networks to n readers.
 
     Args:
-        n: Number of readers.
-        subnets: S.
-        width: Width of the outputs of the sub-networks.
         transform: Whether each connection has a matrix.
         start: Initial a: sigmoid(a) is about the share of open connections.
     """

@@ -138,16 +138,13 @@ def _others(experts: Tensor, total: int) -> Tensor:
 
 
 def _mix_in_part(weights: Tensor, outputs: Tensor, trained: Tensor, seen: Tensor) -> Tensor:
-    """Mixtures of all experts, of which each trains only some.
+    """(B, n, d) mixtures of all experts, of which each trains only some.
 
     Args:
         weights: (B, n, E).
         outputs: (B, E, d).
         trained: (n, k) the experts that a mixture trains.
         seen: (n, E - k) those that it sees behind a stop-gradient.
-
-    Returns:
-        (B, n, d).
     """
     n_rows = weights.shape[0]  # not len, which is a constant where a model is exported
     trained_weights = weights.gather(2, trained.expand(n_rows, -1, -1))

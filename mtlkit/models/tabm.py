@@ -104,13 +104,7 @@ class TabM(Architecture):
 
 
 class MemberLinear(nn.Module):
-    """n linear layers that share a weight but for adapters of rank one: s_i * W (r_i * x) + b_i.
-
-    Args:
-        n: Number of layers.
-        inputs: Width of the input of each.
-        outputs: Width of the output of each.
-    """
+    """n linear layers that share a weight but for adapters of rank one: s_i * W (r_i * x) + b_i."""
 
     stack_axes = {"input_scale": 0, "output_scale": 0, "bias": 0}  # noqa: RUF012 - read only
 

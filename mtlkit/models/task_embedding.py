@@ -39,10 +39,7 @@ class ExpertAttention(nn.Module):
     """Multi-head attention from task embeddings to expert embeddings.
 
     Args:
-        tasks: Number of tasks.
-        experts: Number of experts.
         width: Width of the embeddings, and of each head.
-        heads: Number of heads.
     """
 
     stack_axes = {"tasks": 0}  # noqa: RUF012 - read only

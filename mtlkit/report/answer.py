@@ -13,11 +13,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from mtlkit.report.findings import ROW_RULES, Evidence, divergence, overfitting, still_rising
-from mtlkit.report.gains import compare_gains, compare_score, margin_of
+from mtlkit.report.gains import Paired, margin_of
 from mtlkit.report.references import TaskValues
 from mtlkit.report.run_warnings import listed
 from mtlkit.report.statistics import delta_m
-from mtlkit.report.summary import Row, task_values
+from mtlkit.report.summary import Row, beside, task_values
 from mtlkit.report.tables import are, fixed, spread, whole
 from mtlkit.report.verdicts import SWEEP, Verdicts
 
@@ -140,22 +140,17 @@ def _use(seen: Evidence, chosen: Row, single: Row, praise: str) -> Sentence:
 def _by_task(seen: Evidence, chosen: Row) -> Sentence:
     """The words of each task, those that are better first."""
     summary = seen.summary
+    references = summary.references
+    paired = Paired(
+        chosen.group.id, chosen.values, references.ids, references.values, summary.noise
+    )
     by_word: dict[str, list[str]] = defaultdict(list)
     for task in summary.block.comparable:
-        if task.name not in summary.references.groups:
+        if task.name not in references.groups:
             continue
-        reference = summary.references.groups[task.name]
-        mean = summary.references.mean(task.name).mean
+        mean = references.mean(task.name).mean
         margin, decimals = margin_of(task, mean, summary.margin), task.reading.decimals
-        found = compare_score(
-            task,
-            chosen.group.id,
-            chosen.values,
-            reference.id,
-            summary.references.values,
-            summary.noise,
-            margin,
-        )
+        found = paired.compare(task, margin)
         difference = spread(chosen.delta[task.name], decimals, sign=True)
         within = f", margin {fixed(margin, decimals)}" if found.word == "equivalent" else ""
         by_word[found.word].append(f"{task.title} ({difference} {task.reading.label}{within})")
@@ -181,20 +176,12 @@ def _cost(chosen: Row, single: Row) -> Iterator[Sentence]:
 def _others(seen: Evidence, chosen: Row, ranked: Sequence[Row]) -> Iterator[Sentence]:
     """How many other rows do as well on test, and the smallest of them."""
     summary = seen.summary
-    block, ids = summary.block, dict.fromkeys(summary.block.task_of, chosen.group.id)
+    block = summary.block
     by_word: dict[str, list[Row]] = defaultdict(list)
     for row in ranked:
         if row is not chosen:
-            found = compare_gains(
-                row.group.id,
-                row.values,
-                ids,
-                chosen.values,
-                block.comparable,
-                block.task_of,
-                summary.noise,
-                summary.margin,
-            )
+            paired = beside(row, chosen, summary.noise)
+            found = paired.compare_gains(block.comparable, block.task_of, summary.margin)
             by_word[found.word].append(row)
     others = [row for rows in by_word.values() for row in rows]
     if not others:

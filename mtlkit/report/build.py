@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.files import reason_of
 from mtlkit.report.across import across_table, compare_across
 from mtlkit.report.answer import Sentence, answer
 from mtlkit.report.blocks import slug
@@ -81,7 +82,6 @@ def open_results(results: Path, metric: str | None = None, untuned: bool = False
     """Read a results folder, or a folder of submissions.
 
     Args:
-        results: The folder.
         metric: What to compare scores by where it was recorded; the primary metrics by default.
         untuned: Whether runs with the defaults are rows beside the tuned ones.
 
@@ -116,7 +116,6 @@ def write_report(
     removed.
 
     Args:
-        results: The results folder.
         out: Where to write; ``<results>/report`` by default.
         written: The time that the page states; now by default, or ``SOURCE_DATE_EPOCH`` where that
             is set.
@@ -189,9 +188,8 @@ def _make_folders(out: Path, results: Path) -> None:
         (out / "tables").mkdir(parents=True, exist_ok=True)
         (out / "figures").mkdir(exist_ok=True)
     except OSError as error:
-        reason = error.strerror or str(error)
         raise MissingError(
-            f"The report folder {out} cannot be made: {reason}.",
+            f"The report folder {out} cannot be made: {reason_of(error)}.",
             shlex.join(["mtlkit", "report", str(results), "--out", "another-folder"]),
         ) from None
 

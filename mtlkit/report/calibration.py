@@ -12,15 +12,12 @@ LEAST = 20.0  # a bin is shown if so many positives, and so many negatives, are 
 
 
 def calibration_counts(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Negatives and positives by predicted log-odds. Bins of one width resolve rare and usual
-    events alike, and are the same for every model and seed.
+    """(2, 2 · END · FINE) negatives and positives by predicted log-odds. Bins of one width resolve
+    rare and usual events alike, and are the same for every model and seed.
 
     Args:
         logits: (N,) predicted log-odds.
         labels: (N,) positive above 0.
-
-    Returns:
-        (2, 2 · END · FINE) numbers of rows.
     """
     bins = 2 * END * FINE
     # fmax and fmin, so that what is no number falls into the first bin

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from mtlkit.errors import UsageError, did_you_mean, nearest_names
 from mtlkit.report.blocks import TaskInfo, flatten
 from mtlkit.report.frame import Frames
-from mtlkit.report.gains import compare_gains, compare_score, margin_of
+from mtlkit.report.gains import Paired, margin_of
 from mtlkit.report.references import say_if_useless
 from mtlkit.report.row_noise import RowNoise
 from mtlkit.report.run_warnings import seed_ranges
@@ -89,8 +89,6 @@ def compare_folders(first: Frames, second: Frames, margin: float) -> SharedResul
     """The rows of B against those of A: the same settings, or else the same names.
 
     Args:
-        first: A.
-        second: B.
         margin: Relative gains up to this one do not matter.
     """
     pairs: list[_Pair] = []
@@ -112,10 +110,8 @@ def compare_folders(first: Frames, second: Frames, margin: float) -> SharedResul
 
 
 def _pair_rows(both: tuple[Summary, Summary], pairs: list[_Pair]) -> list[str]:
-    """Add the pairs of a data set: rows of the same settings, then what is left by name.
-
-    Returns:
-        What stays alone, a sentence each.
+    """Add the pairs of a data set: rows of the same settings, then what is left by name. Returns
+    what stays alone, a sentence each.
     """
     alone = [list(summary.all_rows) for summary in both]
     for attribute in ("id", "label"):
@@ -208,20 +204,20 @@ def _differences(pair: _Pair, margin: float) -> Iterator[RowDifference]:
         if (row.group.id, score) in summary.noise.influence
     }
     noise = RowNoise(influence, pair.summaries[0].noise.clusters)
+    paired = Paired(b, after, dict.fromkeys(block.task_of, a), before, noise)
 
     for task in pair.scores:
         seeds = before[task.name].keys() & after[task.name].keys()
         means = [t_interval([of[task.name][s] for s in seeds]).mean for of in (before, after)]
         within = margin_of(task, means[0], margin)
-        found = compare_score(task, b, after, a, before, noise, within)
+        found = paired.compare(task, within)
         score, decimals = f"{task.title} {task.reading.label}", task.reading.decimals
         yield RowDifference(block.label, pair.label, score, means[0], means[1], found, decimals)
 
     reference = {task: pair.rows[0].metric[task.name] for task in block.comparable}
     is_useless = say_if_useless(pair.label, reference, pair.summaries[0].counts)
     if len(pair.scores) == len(block.comparable) and not is_useless:
-        ids = dict.fromkeys(block.task_of, a)
-        gain = compare_gains(b, after, ids, before, block.comparable, block.task_of, noise, margin)
+        gain = paired.compare_gains(block.comparable, block.task_of, margin)
         in_percent = replace(gain, interval=gain.interval.scaled(100))
         yield RowDifference(block.label, pair.label, GAIN, math.nan, math.nan, in_percent, 2)
 

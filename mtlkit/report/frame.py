@@ -83,7 +83,6 @@ def load(
     """Read a store into frames. Trials are left out, and settings that no study chose.
 
     Args:
-        store: Where the runs are.
         groups: The groups of runs to read; None for all.
         metric: What to compare scores by where it was recorded, such as ``gauc``; None for the
             primary metric of each.

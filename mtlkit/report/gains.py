@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -20,91 +21,59 @@ from mtlkit.report.statistics import (
 )
 
 
-def difference_of(
-    score: str,
-    row: str,
-    values: TaskValues,
-    reference_row: str,
-    reference: TaskValues,
-    noise: RowNoise,
-) -> Interval:
-    """The paired difference of a score to its reference, over common seeds, with both noises."""
-    row_error = noise.error([(row, score, 1.0), (reference_row, score, -1.0)])
-    return paired_delta(values[score], reference[score], row_error)
+@dataclass(frozen=True)
+class Paired:
+    """A row and what it is compared with, seed by seed."""
 
+    row: str  # id of the row's group
+    values: TaskValues  # score to seed to its primary metric
+    references: Mapping[str, str]  # score to the id of the group that it is compared with
+    reference_values: TaskValues  # score to seed to the primary metric of that group
+    noise: RowNoise  # what the test rows add to metrics
 
-def compare_score(
-    score: TaskInfo,
-    row: str,
-    values: TaskValues,
-    reference_row: str,
-    reference: TaskValues,
-    noise: RowNoise,
-    margin: float,
-) -> Comparison:
-    """The verdict on one score, over common seeds: differences above 0 are better, whatever the
-    metric's direction.
+    def difference(self, score: str) -> Interval:
+        """The paired difference of a score, over common seeds, with both noises."""
+        reference = self.reference_values[score]
+        return paired_delta(self.values[score], reference, self._row_error(score))
 
-    Args:
-        score: The score.
-        row: Group id of the row.
-        values: Score to seed to its primary metric.
-        reference_row: Group id of the reference.
-        reference: Score to seed to the reference's primary metric.
-        noise: What the test rows add to metrics.
-        margin: Differences up to this one do not matter, see :func:`margin_of`.
-    """
-    common = sorted(values[score.name].keys() & reference[score.name].keys())
-    goodness = score.reading.goodness
-    differences = [
-        goodness(values[score.name][seed]) - goodness(reference[score.name][seed])
-        for seed in common
-    ]
-    row_error = noise.error([(row, score.name, 1.0), (reference_row, score.name, -1.0)])
-    return compare(differences, margin, row_error)
+    def compare(self, score: TaskInfo, margin: float) -> Comparison:
+        """The verdict on one score, over common seeds: differences above 0 are better, whatever the
+        metric's direction, and those up to the margin do not matter, see :func:`margin_of`.
+        """
+        values, reference = self.values[score.name], self.reference_values[score.name]
+        goodness = score.reading.goodness
+        common = sorted(values.keys() & reference.keys())
+        differences = [goodness(values[seed]) - goodness(reference[seed]) for seed in common]
+        return compare(differences, margin, self._row_error(score.name))
+
+    def compare_gains(
+        self, scores: Sequence[TaskInfo], task_of: Mapping[str, str], margin: float
+    ) -> Comparison:
+        """The verdict on the mean relative gain over all tasks (delta m), over common seeds."""
+        metrics = {score.name: score.reading for score in scores}
+        gains = delta_m(self.values, self.reference_values, metrics, task_of)
+
+        # The gain is smooth in the metrics, so its error over test rows follows from its slopes. A
+        # task's scores share its part of the mean.
+        scores_of_task = Counter(task_of[name] for name in metrics)
+        terms = []
+        for name, metric in metrics.items():
+            mean = _mean(self.values, name, gains)
+            reference_mean = _mean(self.reference_values, name, gains)
+            by_value, by_reference = gain_slopes(mean, reference_mean, metric)
+            share = 1 / (len(scores_of_task) * scores_of_task[task_of[name]])
+            terms.append((self.row, name, share * by_value))
+            terms.append((self.references[name], name, share * by_reference))
+        return compare(list(gains.values()), margin, self.noise.error(terms))
+
+    def _row_error(self, score: str) -> float:
+        """The standard error of a score's difference over test rows."""
+        return self.noise.error([(self.row, score, 1.0), (self.references[score], score, -1.0)])
 
 
 def margin_of(score: TaskInfo, reference: float, margin: float) -> float:
     """A relative margin in units of a metric: times the reference's distance from its floor."""
     return margin * abs(reference - score.reading.floor)
-
-
-def compare_gains(
-    row: str,
-    values: TaskValues,
-    reference_rows: Mapping[str, str],
-    reference: TaskValues,
-    scores: Sequence[TaskInfo],
-    task_of: Mapping[str, str],
-    noise: RowNoise,
-    margin: float,
-) -> Comparison:
-    """The verdict on the mean relative gain over all tasks (delta m), over common seeds.
-
-    Args:
-        row: Group id of the row.
-        values: Score to seed to its primary metric.
-        reference_rows: Score to the group id of its reference.
-        reference: Score to seed to the reference's primary metric.
-        scores: The scores that count.
-        task_of: Score to its task.
-        noise: What the test rows add to metrics.
-        margin: Gains up to this one do not matter.
-    """
-    metrics = {score.name: score.reading for score in scores}
-    gains = delta_m(values, reference, metrics, task_of)
-
-    # The gain is smooth in the metrics, so its error over test rows follows from its slopes. A
-    # task's scores share its part of the mean.
-    scores_of_task = Counter(task_of[name] for name in metrics)
-    terms = []
-    for name, metric in metrics.items():
-        mean, reference_mean = _mean(values, name, gains), _mean(reference, name, gains)
-        by_value, by_reference = gain_slopes(mean, reference_mean, metric)
-        share = 1 / (len(scores_of_task) * scores_of_task[task_of[name]])
-        terms.append((row, name, share * by_value))
-        terms.append((reference_rows[name], name, share * by_reference))
-    return compare(list(gains.values()), margin, noise.error(terms))
 
 
 def _mean(values: TaskValues, score: str, seeds: Mapping[int, float]) -> float:

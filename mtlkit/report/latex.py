@@ -72,7 +72,6 @@ def paper_tables(summary: Summary, patterns: Sequence[str] = (), top: int | None
     """The metrics of a block with the mean gain, and its costs as a table of their own.
 
     Args:
-        summary: The rows of the block.
         patterns: Labels of the rows that are shown, with ``*`` and ``?`` for letters; all if empty.
         top: How many of these at most, the best first. References and baselines always stay.
     """

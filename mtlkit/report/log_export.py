@@ -49,15 +49,12 @@ class LoggedRun:
 
 
 def export_logs(results: Path, program: str, out: Path) -> tuple[int, int]:
-    """Write the runs of a results folder for a program.
+    """Write the runs of a results folder for a program; returns how many were written, and how many
+    had been before.
 
     Args:
-        results: A results folder.
         program: ``tensorboard``, ``mlflow`` or ``wandb``.
         out: Where to write; made when missing.
-
-    Returns:
-        How many runs were written, and how many had been before.
 
     Raises:
         MissingError: The program is not installed, or there are no runs.

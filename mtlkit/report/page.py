@@ -31,12 +31,9 @@ HERE = Path(__file__).parent
 ASSETS = HERE / "page_assets"
 SCRIPTS = ("dom", "view", "scales", "chart", "figures", "copying", "tables", "sections", "page")
 """The files of the page's script, in the order in which they run."""
-LETTER = 0.6
-"""Width of a letter, as a share of the font's size."""
-LONGEST_NAME = 26
-"""Letters of a line of a name."""
-PADDING = 1.8
-"""Around a name, in multiples of the font's size."""
+LETTER = 0.6  # width of a letter, as a share of the font's size
+LONGEST_NAME = 26  # letters of a line of a name
+PADDING = 1.8  # around a name, in multiples of the font's size
 
 
 @dataclass(frozen=True)
@@ -158,7 +155,6 @@ def render(
     Args:
         frames: All runs, for their number and what they were run on.
         sections: One a block.
-        written: The time that the page states.
         overview: Of all data sets together; empty where there is nothing to say.
     """
     # Everything that comes from data sets and plugins is escaped; a misspelt variable is an error.

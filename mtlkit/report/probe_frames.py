@@ -121,10 +121,8 @@ def load_probes(frames: Frames, block: Block) -> BlockProbes:
 
 
 def _read(folder: Path) -> dict[str, np.ndarray]:
-    """The arrays of one run by name; empty where there are none, or not those that are needed.
-
-    Raises:
-        UnreadableError: The file is damaged, or its arrays do not fit together.
+    """The arrays of one run by name; empty where there are none, or not those that are needed. An
+    :class:`UnreadableError` if the file is damaged, or its arrays do not fit together.
     """
     arrays = ResultStore.arrays(folder, "probes", LIMIT)
     if not arrays.keys() >= REQUIRED:

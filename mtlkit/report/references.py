@@ -36,6 +36,11 @@ class References:
     # relative to it.
     useless: str = ""
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """Score to the id of its reference's group."""
+        return {score: group.id for score, group in self.groups.items()}
+
     def is_of(self, group: RunGroup) -> frozenset[str]:
         """The scores whose reference a group is."""
         return frozenset(score for score, other in self.groups.items() if other is group)

@@ -48,7 +48,8 @@ class RowNoise:
     too_many: bool = False  # whether there were more scores than are read
 
     def error(self, terms: Sequence[tuple[str, str, float]]) -> float:
-        """The standard error over test rows of a sum of metrics, each a mean over seeds.
+        """The standard error over test rows of a sum of metrics, each a mean over seeds; NaN where
+        the influence of a term is unknown, and for a sum of nothing.
 
         Of the variance of the mean over n seeds, a part is of what each seed alone makes of the
         rows. That part is in the spread over seeds already, so it is taken out: with V the variance
@@ -56,9 +57,6 @@ class RowNoise:
 
         Args:
             terms: Group id, score and factor of each metric; a difference has the factors 1 and -1.
-
-        Returns:
-            NaN where the influence of a term is unknown, and for a sum of nothing.
         """
         known = all((group, score) in self.influence for group, score, _ in terms)
         if not terms or not known or not all(math.isfinite(factor) for *_, factor in terms):

@@ -241,7 +241,8 @@ def seeds_to_tell(differences: Sequence[float], row_error: float = math.nan) -> 
 
 
 def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
-    """Which of several tests reject, by the step-down procedure of Holm (1979).
+    """Whether each of several tests rejects, in the order of ``p_values``, by the step-down
+    procedure of Holm (1979).
 
     With k comparisons at 5 % each, some reject by chance alone. The procedure keeps the chance
     that ANY of the rejections is false below ``level``, whatever the dependence between the tests
@@ -255,9 +256,6 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
     Args:
         p_values: One a test, in any order.
         level: The chance of one false rejection or more.
-
-    Returns:
-        Whether each test rejects, in the order of ``p_values``.
     """
     rejected = [False] * len(p_values)
     smallest_first = np.argsort(p_values, kind="stable")
@@ -269,15 +267,13 @@ def holm(p_values: Sequence[float], level: float = 0.05) -> list[bool]:
 
 
 def relative_gain(value: float, reference: float, metric: Metric) -> float:
-    """Change relative to the reference's distance from a useless model; above 0 is better.
+    """Change relative to the reference's distance from a useless model; above 0 is better. A
+    fraction; NaN where the reference is itself no better than useless, or unknown.
 
         ± (value - reference) / |reference - floor|
 
     The sign makes better positive for either kind of metric. The floor is what a useless model
     reaches, such as 0.5 for an AUC: 0.75 to 0.76 is then a gain of 4 %, not of 1.3 %.
-
-    Returns:
-        A fraction; NaN where the reference is itself no better than useless, or unknown.
     """
     distance = abs(reference - metric.floor)
     if math.isnan(distance) or distance < TINY:
@@ -286,10 +282,8 @@ def relative_gain(value: float, reference: float, metric: Metric) -> float:
 
 
 def gain_slopes(value: float, reference: float, metric: Metric) -> tuple[float, float]:
-    """By how much :func:`relative_gain` grows with the value, and with the reference.
-
-    Returns:
-        Two derivatives; NaN where there is no gain, and for a metric without a direction.
+    """By how much :func:`relative_gain` grows with the value, and with the reference; NaN where
+    there is no gain, and for a metric without a direction.
     """
     distance = abs(reference - metric.floor)
     if math.isnan(distance) or distance < TINY or metric.target is not None:
@@ -299,12 +293,10 @@ def gain_slopes(value: float, reference: float, metric: Metric) -> tuple[float, 
 
 
 def recovered(value: float, ceiling: float, metric: Metric) -> float:
-    """The share of a ceiling's distance from a useless model that a value covers.
+    """The share of a ceiling's distance from a useless model that a value covers: 1 at the ceiling,
+    0 for a useless model; NaN where the ceiling is useless, or unknown.
 
         (value - floor) / (ceiling - floor)
-
-    Returns:
-        1 at the ceiling, 0 for a useless model; NaN where the ceiling is useless, or unknown.
     """
     distance = ceiling - metric.floor
     if math.isnan(distance) or abs(distance) < TINY:
@@ -313,14 +305,12 @@ def recovered(value: float, ceiling: float, metric: Metric) -> float:
 
 
 def chance_error(positives: float, rows: float) -> float:
-    """The standard error of the AUC of useless scores over test rows.
+    """The standard error of the AUC of useless scores over test rows; NaN where a class is empty,
+    or the counts are unknown.
 
     It is that of the Mann-Whitney statistic, √((n + 1) / (12 n₊ n₋)), where the scores of
     positives and negatives have one distribution (Mann & Whitney, 1947,
     doi:10.1214/aoms/1177730491).
-
-    Returns:
-        NaN where a class is empty, or the counts are unknown.
     """
     negatives = rows - positives
     if not (positives > 0 and negatives > 0):
@@ -351,14 +341,12 @@ def is_useful(mean: Interval, metric: Metric, positives: float, rows: float) -> 
 
 
 def mean_over_tasks(values: Mapping[str, float], tasks: Mapping[str, str]) -> float:
-    """The mean over tasks of the means over their scores: no task counts twice.
+    """The mean over tasks of the means over their scores: no task counts twice. NaN without any
+    value, or with one that is NaN.
 
     Args:
         values: Score to value.
         tasks: Score to the task whose label it is compared with.
-
-    Returns:
-        NaN without any value, or with one that is NaN.
     """
     by_task: dict[str, list[float]] = defaultdict(list)
     for score, value in values.items():
@@ -405,15 +393,13 @@ def delta_m(
 
 
 def pareto_front(points: np.ndarray) -> np.ndarray:
-    """Mark the points that no other point dominates, all columns being better when higher.
+    """(N,) bool: the points that no other point dominates, all columns being better when higher.
+    Equal points are all on the front.
 
     A point dominates another if it is at least as good in every column and better in one.
 
     Args:
         points: (N, T); a row with a NaN is never on the front.
-
-    Returns:
-        (N,) bool. Equal points are all on the front.
     """
     points = np.asarray(points, dtype=float)
     usable = ~np.isnan(points).any(axis=1)  # (N,)

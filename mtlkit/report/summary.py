@@ -13,7 +13,7 @@ import pandas as pd
 from mtlkit.equivalences import notices
 from mtlkit.report.blocks import Block, RunGroup, TaskInfo
 from mtlkit.report.frame import Frames
-from mtlkit.report.gains import compare_gains, difference_of
+from mtlkit.report.gains import Paired
 from mtlkit.report.references import Counts, References, TaskValues, find_references, with_floors
 from mtlkit.report.row_noise import RowNoise, load_row_noise
 from mtlkit.report.run_warnings import listed, run_warnings
@@ -149,15 +149,19 @@ def summarise(frames: Frames, block: Block, margin: float = MARGIN) -> Summary:
     rows = []
     for group in block.groups:
         compared_with = references.get(group.training, references[usual])
-        deltas = _deltas(values[group.id], group, compared_with, noise)
-        gain = _gain(block, values[group.id], group, compared_with, noise, margin)
+        paired = Paired(group.id, values[group.id], compared_with.ids, compared_with.values, noise)
+        gain = _gain(block, paired, group, compared_with, margin)
         group_runs = runs[runs["group"] == group.id]
         row = Row(
             group=group,
             values=values[group.id],
             metric=means[group.id],
             reference_of=compared_with.is_of(group),
-            delta=deltas,
+            delta={
+                score: paired.difference(score)
+                for score, reference in compared_with.groups.items()
+                if reference is not group
+            },
             gain=gain.interval,
             word=gain.word,
             weighted=_weighted_mean(block, values[group.id], group),
@@ -215,24 +219,14 @@ def _capped(metrics: pd.DataFrame, block: Block) -> dict[str, dict[str, float]]:
     return capped
 
 
-def _deltas(
-    values: TaskValues, group: RunGroup, references: References, noise: RowNoise
-) -> dict[str, Interval]:
-    """Score to the paired difference to its reference, over common seeds."""
-    return {
-        score: difference_of(score, group.id, values, reference.id, references.values, noise)
-        for score, reference in references.groups.items()
-        if reference is not group
-    }
+def beside(row: Row, other: Row, noise: RowNoise) -> Paired:
+    """A row and another one, with which it is compared in every score."""
+    ids = dict.fromkeys(other.values, other.group.id)
+    return Paired(row.group.id, row.values, ids, other.values, noise)
 
 
 def _gain(
-    block: Block,
-    values: TaskValues,
-    group: RunGroup,
-    references: References,
-    noise: RowNoise,
-    margin: float,
+    block: Block, paired: Paired, group: RunGroup, references: References, margin: float
 ) -> Comparison:
     """The mean relative gain over all tasks, over common seeds."""
     if references.is_of(group) or references.useless:
@@ -243,10 +237,7 @@ def _gain(
     tasks = {block.task_of[task.name] for task in compared}
     if tasks != set(block.task_of.values()):
         return Comparison()
-    ids = {score: reference.id for score, reference in references.groups.items()}
-    return compare_gains(
-        group.id, values, ids, references.values, compared, block.task_of, noise, margin
-    )
+    return paired.compare_gains(compared, block.task_of, margin)
 
 
 def _weighted_mean(block: Block, values: TaskValues, group: RunGroup) -> Interval:
@@ -343,10 +334,7 @@ def behind_baselines(
         network = by_id[best[task.name]]
         if signed_mean(task, network.metric) >= signed_mean(task, baseline.metric):
             continue
-        delta = difference_of(
-            *(task.name, network.group.id, network.values),
-            *(baseline.group.id, baseline.values, noise),
-        )
+        delta = beside(network, baseline, noise).difference(task.name)
         digits = task.reading.decimals
         reached, other = (f"{row.metric[task.name].mean:.{digits}f}" for row in (baseline, network))
         interval = f" ± {delta.half:.{digits}f}" if delta.bounded else ""

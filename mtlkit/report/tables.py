@@ -62,11 +62,9 @@ NOTES = {
 PLANTED = ("planted model", "ceiling")
 """The first two cells of the ceiling's row."""
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""With these a spreadsheet begins to compute."""
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")  # with these a spreadsheet begins to compute
 
-NAME_COLUMNS = 2
-"""The model and the balancer; all other columns hold numbers."""
+NAME_COLUMNS = 2  # the model and the balancer; all other columns hold numbers
 
 
 @dataclass(frozen=True)

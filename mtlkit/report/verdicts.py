@@ -11,7 +11,6 @@ import numpy as np
 
 from mtlkit.report.blocks import Block, TaskInfo
 from mtlkit.report.frame import Frames
-from mtlkit.report.gains import compare_gains, difference_of
 from mtlkit.report.references import say_if_useless
 from mtlkit.report.run_warnings import listed
 from mtlkit.report.statistics import (
@@ -26,7 +25,7 @@ from mtlkit.report.statistics import (
     relative_gain,
     t_interval,
 )
-from mtlkit.report.summary import Row, Summary, signed_mean, task_values
+from mtlkit.report.summary import Row, Summary, beside, signed_mean, task_values
 from mtlkit.report.tables import (
     PLANTED,
     Table,
@@ -198,32 +197,18 @@ def _compare(
     useless = say_if_useless(best.group.label, means, summary.counts)
 
     # Gains on test, paired seed by seed; Holm's correction looks at all of them together.
-    best_ids = {task.name: best.group.id for task in block.tasks}
-    comparisons = []
-    for row in candidates:
-        gain = Comparison()
-        if not useless:
-            gain = compare_gains(
-                row.group.id,
-                row.values,
-                best_ids,
-                best.values,
-                block.comparable,
-                block.task_of,
-                summary.noise,
-                summary.margin,
-            )
-        comparisons.append(gain)
+    paired = [beside(row, best, summary.noise) for row in candidates]
+    comparisons = [
+        Comparison()
+        if useless
+        else one.compare_gains(block.comparable, block.task_of, summary.margin)
+        for one in paired
+    ]
     survives = holm([gain.p_value for gain in comparisons])
 
     verdicts = []
-    for row, gain, survived in zip(candidates, comparisons, survives, strict=True):
-        delta = {
-            task.name: difference_of(
-                task.name, row.group.id, row.values, best.group.id, best.values, summary.noise
-            )
-            for task in block.tasks
-        }
+    for row, one, gain, survived in zip(candidates, paired, comparisons, survives, strict=True):
+        delta = {task.name: one.difference(task.name) for task in block.tasks}
         gains = _gains(block, [row, *swept], best)  # (1 + W, S)
         beyond = distance_beyond(gains[0], gains[1:]) if len(gains) > 1 else math.nan
         verdicts.append(Verdict(row, delta, gain, survived, beyond))

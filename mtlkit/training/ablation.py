@@ -17,9 +17,6 @@ def ablate(
 
     Args:
         model: With a level of experts (``MoELayer``) or several; one without has no ablation.
-        split: What to score.
-        batch_size: Rows per batch.
-        precision: Of the forward pass.
 
     Returns:
         ``ablation/level-<n>``: (E, T) float32, the change of each task's primary metric, NaN where

@@ -29,13 +29,11 @@ class Evaluator:
     """Scores a model at evaluation points, and keeps the best state of each group of tasks.
 
     Args:
-        model: The model in training.
         splits: The data on the device; the length of the training split counts as well.
         groups: Positions of the tasks of each group that shares parameters
             (``SharedParameters.components``).
         setup: The rule of selection, the number of points, the patience, the precision, and the
             batch size of scoring.
-        total_steps: Steps of the run.
         measures: The rule of selection, and the metrics that it needs.
 
     Attributes:
@@ -69,15 +67,11 @@ class Evaluator:
         return score_split(self.model, split, self.batch_size, self.settings.precision)
 
     def evaluate(self, step: int, epoch: float, train_loss: dict[str, float | None]) -> Scores:
-        """Score the validation rows, add a point to the curve and keep the model where it is best.
+        """Score the validation rows, add a point to the curve and keep the model where it is best;
+        returns the scores.
 
         Args:
-            step: Steps done.
-            epoch: Passes over the training split done.
             train_loss: Task to its mean training loss since the last point.
-
-        Returns:
-            The scores of the validation rows.
 
         Raises:
             DivergedError: A validation loss is not finite.
@@ -146,19 +140,19 @@ class Evaluator:
 
     def _keep_if_best(self, best: BestPoint, point: dict[str, Any], scores: Scores) -> None:
         """Keep the model's state if a point is the best one so far of a group of tasks."""
-        task_by_name = {task.name: task for task in self.model.tasks}
-        group = [self.model.tasks[t].name for t in best.tasks]
-        trained = [t for t in best.tasks if self.model.tasks[t].scored_by is None]
+        schema = self.model.schema
+        group = [schema.task_names[t] for t in best.tasks]
+        trained = [t for t in best.tasks if schema.tasks[t].scored_by is None]
         group_loss = float(scores.losses[trained].sum())
 
         # What needs labels that only a generator knows is no basis for a choice, and a task that
         # is not trained only where the rule names it.
         named = (self.rule.which, *self.rule.weights)
         tasks_by_score = {
-            score.name: task_by_name[score.task]
-            for score in group_scores(self.model.schema, point["validation"], group)
+            score.name: schema.task(score.task)
+            for score in group_scores(schema, point["validation"], group)
             if not score.hidden
-            and (score.name in named or task_by_name[score.task].scored_by is None)
+            and (score.name in named or schema.task(score.task).scored_by is None)
         }
 
         value = selection_value(self.rule, tasks_by_score, point["validation"], group_loss)
@@ -193,8 +187,6 @@ def eval_rows(settings: TrainingSettings, train_rows: int, points: int) -> int:
 
     Args:
         settings: ``validation_rows`` decides if it is set.
-        train_rows: Rows of the training split.
-        points: Number of evaluation points of the run.
     """
     if settings.validation_rows is not None:
         return settings.validation_rows

@@ -15,7 +15,8 @@ from mtlkit.training.sharing import SharedParameters
 def prepare_model(
     model: Architecture, balancer: Balancer | None, settings: TrainingSettings, probe_batch: Batch
 ) -> SharedParameters:
-    """Let a model take every fast form that its balancer allows, and find what its tasks share.
+    """Let a model take every fast form that its balancer allows, and find what its tasks share in
+    its final form.
 
     Both are decided together: whether a form is allowed may depend on what is shared, and the
     gradients of what is shared take other ways where a form is refused. A form that the model was
@@ -23,12 +24,8 @@ def prepare_model(
 
     Args:
         model: The model on its device. Its fast paths are set.
-        balancer: The balancer, or None.
         settings: ``scope`` and ``sparse_rows`` count here.
         probe_batch: Rows with a label, and a positive, of every task.
-
-    Returns:
-        Which task reaches which parameter of the model in its final form.
     """
     # A fused mixture never forms the experts' outputs, but a balancer that asks for the rows of the
     # Jacobian may ask for them by these outputs.

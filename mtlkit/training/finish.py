@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -28,9 +27,8 @@ KEPT_WEIGHTS_BYTES = 32 * 2**20  # weights up to this size are kept without bein
 KEPT_SCORES_ROWS = 2**20  # test scores of up to this many rows are kept without being asked for
 
 
-@dataclass(frozen=True)
-class FinishedRun:
-    """A run whose steps are done."""
+class FinishedRun(Protocol):
+    """What is read of a trainer whose steps are done."""
 
     splits: dict[str, DeviceSplit]  # the data on the device: ``train``, ``validation`` and ``test``
     measures: Measures  # which metrics are computed
@@ -49,11 +47,7 @@ class FinishedRun:
 
 
 def finish(run: FinishedRun) -> FitResult:
-    """Turn a run into its result. The model is left at the best point of the last group.
-
-    Returns:
-        All that a run record keeps.
-    """
+    """Turn a run into its result. The model is left at the best point of the last group."""
     execution = run.execution
     result = FitResult(run.evaluator.curve, run.timer.seconds, run.warnings, run.notes)
 
@@ -91,7 +85,6 @@ def _score_best_point(
     """Score a group of tasks at its best point, and write its metrics into the result.
 
     Args:
-        run: The run.
         best: The best point of the group. The model is put into that state.
         scores_at_best: Split to the scores of all groups; those of this group are added.
         result: Metrics and best points are added.
@@ -163,11 +156,8 @@ def _rescore(run: FinishedRun, scores_at_best: dict[str, Scores], result: FitRes
 
 
 def _weights(run: FinishedRun, last: dict[str, Tensor] | None) -> dict[str, np.ndarray]:
-    """The weights that are kept: of the last step if they are given, else every parameter as it
-    was at the best point of the tasks that reach it.
-
-    Returns:
-        Name to value; empty if weights are not kept.
+    """The weights that are kept, by name: of the last step if they are given, else every parameter
+    as it was at the best point of the tasks that reach it; empty if weights are not kept.
     """
     if last is not None:
         return {name: value.cpu().numpy() for name, value in last.items()}

@@ -42,8 +42,6 @@ def fit_baseline(
     """Fit a baseline to each score by itself, and measure it.
 
     Args:
-        cell: Its model is a baseline.
-        dataset: Packed splits.
         execution: The number of threads, and what is kept.
         on_progress: Called with the share of scores done.
 
@@ -140,7 +138,7 @@ class _Fitting:
 
         Where train has one value of the label alone, there is nothing to fit but that.
         """
-        task = self.schema.tasks[self.schema.task_names.index(score.task)]
+        task = self.schema.task(score.task)
         rows, labels = self._labelled("train", score)
         seen_split = "validation"
         seen, seen_labels = self._labelled(seen_split, score)

@@ -26,7 +26,8 @@ BLOCK_ROWS = 1 << 15  # rows whose float64 values fit into a core's cache
 
 
 def auc(scores: Tensor, labels: Tensor) -> float | None:
-    """The exact area under the ROC curve, ties counted half.
+    """The exact area under the ROC curve, ties counted half; None when one class is missing or a
+    score is NaN.
 
     The pairs in the right order are counted (:func:`mtlkit.data.auc.wins`), so the only rounding is
     that of the quotient.
@@ -34,9 +35,6 @@ def auc(scores: Tensor, labels: Tensor) -> float | None:
     Args:
         scores: (N,).
         labels: (N,), positive where > 0.
-
-    Returns:
-        The area, or None when one class is missing or a score is NaN.
     """
     scores = _at_least_float32(scores)
     is_positive = labels > 0
@@ -80,7 +78,8 @@ def task_metrics(
     observed: Tensor | None,
     largest_logit: float = math.inf,
 ) -> dict[str, Any]:
-    """All metrics of one task. A metric that is no finite number is None.
+    """All metrics of one task by name, besides ``rows`` and ``positives``. One that is no finite
+    number is None.
 
     Args:
         task: Its kind decides which metrics there are; regression is scored on the original scale.
@@ -89,9 +88,6 @@ def task_metrics(
         observed: (N,) bool, the rows that count, or None for all.
         largest_logit: Of a binary task, the logit of the largest probability. Larger ones rank
             their rows, and count as this one where the probability counts.
-
-    Returns:
-        Metric name to value, besides ``rows`` and ``positives``.
     """
     logits = _at_least_float32(logits)
     if observed is not None:
@@ -138,7 +134,6 @@ class FurtherMetrics:
         """The metrics of one task by name; with a segment come its rows and positives.
 
         Args:
-            task: The task.
             logits: (N,) or (N, C).
             labels: (N,).
             observed: (N,) bool, the rows that count, or None for all.

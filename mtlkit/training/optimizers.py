@@ -202,11 +202,7 @@ def _dense_optimizer(
 def _lazy_optimizer(
     settings: TrainingSettings, groups: list[dict[str, Any]]
 ) -> torch.optim.Optimizer:
-    """The rule for row-sparse gradients.
-
-    Raises:
-        UsageError: The rule has no such form.
-    """
+    """The rule for row-sparse gradients; a :class:`UsageError` if it has no such form."""
     match settings.optimizer:
         case "adam" | "adamw":
             return LazyAdam(groups)

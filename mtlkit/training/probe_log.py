@@ -18,7 +18,6 @@ class ProbeLog:
     """Collects a row at each evaluation point and turns them into named arrays.
 
     Args:
-        tasks: Task names.
         gate_experts: Gate name to the names of the experts it mixes.
 
     Attributes:

@@ -26,7 +26,6 @@ def wrong_numbers(record: RunRecord, stored: Mapping[str, np.ndarray]) -> Iterat
     segments are left aside: which rows are in one is not stored.
 
     Args:
-        record: Of a finished run.
         stored: Its scores, as :func:`mtlkit.training.scoring.score_arrays` makes them.
     """
     kinds = {score["name"]: score.get("kind") for score in record.tasks}

@@ -6,6 +6,8 @@ That is the trunk's output (of experts or of a bottom) in models that name a bou
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -16,19 +18,15 @@ from mtlkit.training.sliced_parameter import differentiate, without_none
 from mtlkit.training.task_gradients import TaskGradients
 
 
+@dataclass
 class Representation:
-    """The representation of one step's batch.
+    """The representation of one step's batch."""
 
-    Attributes:
-        passes: Backward passes so far, beside those of ``gradients``.
-    """
-
-    def __init__(self, sharing: SharedParameters, output: Output, gradients: TaskGradients) -> None:
-        self.sharing = sharing
-        self.output = output
-        self.gradients = gradients
-        self.passes = 0
-        self._jacobian: Tensor | None = None
+    sharing: SharedParameters
+    output: Output
+    gradients: TaskGradients
+    passes: int = 0  # backward passes so far, beside those of ``gradients``
+    _jacobian: Tensor | None = None
 
     def gramian(self) -> Tensor:
         """(T, T) float64 inner products of the task gradients by the representation."""

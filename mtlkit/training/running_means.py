@@ -15,10 +15,6 @@ class RunningMeans:
 
     They stay on the device until that point: no step waits for it.
 
-    Args:
-        tasks: Number of tasks T.
-        device: Of the losses.
-
     Attributes:
         loss_sum: (T,) sum of the losses of active tasks.
         weight_sum: (T,) sum of the weights of active tasks.

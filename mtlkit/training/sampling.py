@@ -28,20 +28,14 @@ def row_stream(
     device: torch.device,
     groups: Tensor | None = None,
 ) -> Iterator[Tensor]:
-    """Endless batches of row numbers, one permutation of all rows after another.
+    """Endless batches (batch_size,) int64 of row numbers, one permutation of all rows after
+    another.
 
     The rest of an epoch begins the first batch of the next, so that every batch is full and no row
     is dropped.
 
     Args:
-        rows: Number of rows.
-        batch_size: Rows per batch.
-        generator: Of the permutations.
-        device: Where the row numbers are needed.
         groups: (N,) numbers of the groups whose rows come one after another; None for no groups.
-
-    Yields:
-        Row numbers (batch_size,) int64.
     """
     waiting = torch.empty(0, dtype=torch.int64)
     while True:
@@ -89,9 +83,6 @@ def sample_rows(
     """A fixed random choice of row numbers, sorted; None if there are no more rows than may be.
 
     Args:
-        rows: Number of rows.
-        at_most: Rows to choose.
-        seed: Of the choice.
         codes: (rows,) groups of rows, of which whole ones are chosen, one at least; negative codes
             are no group and are left out. None to choose rows.
     """
@@ -128,21 +119,17 @@ def probe_batch(dataset: Dataset, train: DeviceSplit) -> Batch:
 def probe_rows(
     split: Split, schema: Schema, size: int, positives: int, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A fixed stratified sample that holds enough positives of every binary task.
+    """A fixed stratified sample that holds enough positives of every binary task: row numbers (n,)
+    int64 and weights (n,) float32 with mean 1.
 
     Rows are drawn within each pattern of binary labels, more than proportionally where positives
     are rare, and weighted by the inverse of their chance, so that weighted means over the sample
     estimate means over the split.
 
     Args:
-        split: Where to draw from.
         schema: Says which tasks are binary.
         size: Rows to draw in proportion.
         positives: Least number of positives of each binary task (all there are, if fewer).
-        seed: Of the draw.
-
-    Returns:
-        Row numbers (n,) int64 and weights (n,) float32 with mean 1.
     """
     rng = np.random.default_rng(seed)
     binary_tasks = [t for t, task in enumerate(schema.tasks) if task.kind == "binary"]

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mtlkit.data.groups import RowGroups
-from mtlkit.data.types import Schema, Score, Task
+from mtlkit.data.types import Schema, Score
 from mtlkit.losses._build import prediction as predicted_value
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import MOST_LOGIT, labels_in, product, ratio
@@ -58,8 +58,6 @@ def score_split(model: Architecture, split: DeviceSplit, batch_size: int, precis
     Args:
         model: The model; its mode is restored.
         split: N rows.
-        batch_size: Rows per batch.
-        precision: ``fp32`` or ``bf16``, of the forward pass.
     """
     was_training = model.training
     model.eval()
@@ -97,10 +95,9 @@ def _batch_logits(
 
     ``derived`` is filled in for scores that are not in it yet.
     """
-    tasks = {task.name: task for task in model.tasks}
     batch_logits: dict[str, Tensor] = {}
     for prediction in [*output.predictions, *output.further]:
-        task = tasks[prediction.task]
+        task = model.schema.task(prediction.task)
         name = model.schema.score_name(prediction.task, model.space(prediction))
         if name not in batch_logits:
             batch_logits[name] = predicted_value(task, prediction.logits).float()
@@ -121,7 +118,7 @@ def probabilities(model: Architecture, output: Output) -> dict[str, Tensor]:
     for score in schema.scores():
         if score.hidden or score.name not in available:
             continue
-        task, scored = _task(schema, score), available[score.name]
+        task, scored = schema.task(score.task), available[score.name]
         if task.kind == "multiclass":
             for position, column in enumerate(torch.softmax(scored.logits, -1).unbind(-1)):
                 columns[f"{score.name}-{position}"] = column
@@ -200,7 +197,7 @@ def score_labels(
     None where only a generator would know the labels, and the split does not come from one.
     """
     if not score.hidden:
-        return labels_in(schema, _task(schema, score), score.space, split.columns)
+        return labels_in(schema, schema.task(score.task), score.space, split.columns)
     if score.task in split.hidden:
         return split.hidden[score.task], None
     return None
@@ -212,9 +209,6 @@ def metrics(
     """Score name to its metrics, its space and whether it is derived.
 
     Args:
-        schema: Tasks and funnel of the data.
-        scores: Of the split.
-        split: With the labels.
         further: Metrics besides those that are always computed.
     """
     available = complete(schema, scores)
@@ -232,7 +226,7 @@ def metrics(
         if scored.quotient:
             bound = MOST_LOGIT
             description["capped"] = _capped_share(scored.logits, mask)
-        rows = (_task(schema, score), scored.logits, labels, mask, bound)
+        rows = (schema.task(score.task), scored.logits, labels, mask, bound)
         values = task_metrics(*rows)
         if further is not None:
             values |= further.of_task(*rows, values)
@@ -265,7 +259,7 @@ def score_arrays(
         if targets is None or name not in available:
             continue
         labels, mask = targets
-        scored, task = available[name], _task(schema, score)
+        scored, task = available[name], schema.task(score.task)
         logits = scored.logits
         if task.kind == "regression":
             logits, labels = (task.original(values.double()).float() for values in (logits, labels))
@@ -285,9 +279,7 @@ def group_scores(
     tasks of the group alone.
 
     Args:
-        schema: Of the data.
         metrics_by_score: Score name to its metrics.
-        tasks: The tasks of the group.
     """
     settled = []
     for score in schema.scores():
@@ -302,8 +294,3 @@ def group_scores(
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The context of a forward pass in the chosen precision."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
-def _task(schema: Schema, score: Score) -> Task:
-    """The task whose label a score is compared with."""
-    return schema.tasks[schema.task_names.index(score.task)]

@@ -101,7 +101,6 @@ def selection_value(
     one, half for each score. A metric of which lower values are better counts with its sign turned.
 
     Args:
-        rule: What picks the point.
         tasks: The scores of the group, by name, each with its task.
         metrics: Score name to validation metrics.
         loss: Summed validation loss of the group, which decides where no metric is defined.
@@ -138,7 +137,6 @@ def resolve_metric(
 
     Args:
         name: As the user wrote it.
-        dataset: Packed splits.
         splits: Those of which one must have rows of its segment.
 
     Raises:

@@ -92,7 +92,6 @@ class RowExchange:
 
     Args:
         rows: Rows of the whole table.
-        device: Where the rows are.
     """
 
     def __init__(self, rows: int, device: torch.device) -> None:

@@ -46,9 +46,7 @@ class SharedParameters:
     zero.
 
     Args:
-        model: The model as it will be trained.
         batch: Rows with a label, and a positive, of every task.
-        seed: Of the random parameters.
 
     Attributes:
         tasks: Names of the tasks.
@@ -223,9 +221,6 @@ class RandomisedCopy:
     """A copy of a model with random parameters, and its gradients by plain backward passes.
 
     Args:
-        model: The model to copy.
-        batch: Rows.
-        seed: Of the parameters.
         positive: Whether all of them are positive.
 
     Attributes:
@@ -324,9 +319,7 @@ def _reached_slices(
     """(T, S) bool, whether a task has a gradient in a slice of a parameter, in any copy.
 
     Args:
-        parameter: The parameter.
         copies: For each copy of the model and each task, the gradients by parameter name.
-        name: The parameter's name.
         axis: Its stack axis, or None.
     """
     n_slices = 1 if axis is None else parameter.shape[axis]

@@ -152,15 +152,15 @@ class CollectedGradients:
 # --- the shortcuts
 
 
+@dataclass
 class StopAtCuts:
     """One backward pass a task that ends above the tables.
 
     Below the cuts, one more pass with the weighted sum of the tasks' gradients serves all tables.
     """
 
-    def __init__(self, routes: GradientRoutes, embedded: EmbeddedBatch) -> None:
-        self.routes = routes
-        self.embedded = embedded
+    routes: GradientRoutes
+    embedded: EmbeddedBatch
 
     @classmethod
     def of(cls, routes: GradientRoutes, output: Output) -> StopAtCuts | None:
@@ -177,6 +177,7 @@ class StopAtCuts:
         return backward.collected()
 
 
+@dataclass
 class BoundarySplit:
     """One pass through all towers, one through all gates, and one a task through the trunk alone.
 
@@ -184,12 +185,9 @@ class BoundarySplit:
     gradients of all tasks.
     """
 
-    def __init__(
-        self, routes: GradientRoutes, embedded: EmbeddedBatch | None, boundary: Boundary
-    ) -> None:
-        self.routes = routes
-        self.embedded = embedded
-        self.boundary = boundary
+    routes: GradientRoutes
+    embedded: EmbeddedBatch | None
+    boundary: Boundary
 
     @classmethod
     def of(cls, routes: GradientRoutes, output: Output) -> BoundarySplit | None:
@@ -249,6 +247,7 @@ class BoundarySplit:
         return outputs, upstream
 
 
+@dataclass
 class FirstLayerColumns:
     """The gradients of layers that read the embedding and are computed as one.
 
@@ -256,12 +255,9 @@ class FirstLayerColumns:
     rows gives the gradients of all weights (a pass for each task would take T such products).
     """
 
-    def __init__(
-        self, routes: GradientRoutes, embedded: EmbeddedBatch, first_layer: FirstLayer
-    ) -> None:
-        self.routes = routes
-        self.embedded = embedded
-        self.first_layer = first_layer
+    routes: GradientRoutes
+    embedded: EmbeddedBatch
+    first_layer: FirstLayer
 
     def collect(
         self,
@@ -325,7 +321,6 @@ class TaskBackward:
     Where first layers hold, the passes end at these layers' outputs already.
 
     Args:
-        routes: Of the model.
         embedded: The embedded batch of this step; None in a compiled graph, which has no cuts.
         parameters: The parameters that each task is differentiated by.
         private: Parameters of one task each, which all tasks are differentiated by at once.

@@ -90,9 +90,6 @@ def differentiate(
         inputs: What to differentiate by.
         upstream: The gradient of each output. An output whose gradient is None is left out; without
             ``upstream`` the outputs are scalars.
-
-    Returns:
-        For each input its gradient, None where there is no path to it.
     """
     # pair every output with its gradient, and leave out what nothing flows through
     if isinstance(outputs, Tensor):

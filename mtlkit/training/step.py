@@ -33,11 +33,8 @@ class LoopStep:
     Task gradients are computed when they are first asked for, and kept.
 
     Args:
-        sharing: Which task reaches which parameter.
-        output: The forward pass.
         task_losses: T scalars, attached to the graph.
         active: (T,) bool, which tasks have a label in the batch.
-        info: Where the step stands in the run.
         draw: Makes the step of an independent batch.
 
     Attributes:

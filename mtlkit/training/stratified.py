@@ -42,15 +42,7 @@ class StratifiedSampler:
     weights: np.ndarray  # (N,) float32 importance weight of each row
 
     def stream(self, generator: torch.Generator, device: torch.device) -> Iterator[Tensor]:
-        """Endless batches of row numbers.
-
-        Args:
-            generator: Of all permutations.
-            device: Where the row numbers are needed.
-
-        Yields:
-            Row numbers (B,) int64, those of the rare rows last.
-        """
+        """Endless batches (B,) int64 of row numbers, those of the rare rows last."""
         shuffled = row_stream(len(self.weights), self.shuffled_count, generator, device)
         strata = []
         for stratum in self.rare:
@@ -79,9 +71,6 @@ def stratified_sampler(
     """Plan batches with labels of each task, and with positives of each binary one.
 
     Args:
-        split: The N rows to draw from.
-        schema: Its tasks.
-        batch_size: Rows per batch.
         least: Least number of rows with a label of a task, and of its positives, in a batch.
 
     Raises:

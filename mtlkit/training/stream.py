@@ -19,10 +19,7 @@ class BatchStream:
     Its state is the number of batches taken: the rows follow from that and from the seed.
 
     Args:
-        split: The rows.
         sampler: How batches with rows of every task are drawn; None if all rows are shuffled.
-        batch_size: Rows per batch.
-        random: Of the order.
         groups: (N,) numbers of the groups whose rows come together; None for no groups.
         with_seeds: Whether each batch gets a seed of its own, for dropout.
 

@@ -61,9 +61,7 @@ def gramian_of(
     """(T, T) float64 inner products of the task gradients over the shared slices of parameters.
 
     Args:
-        parameters: The parameters.
         gradients: By parameter, the gradient of each task.
-        losses: (T,) of the tasks.
     """
     n_tasks = len(losses)
     gramian = losses[0].new_zeros(n_tasks, n_tasks, dtype=torch.float64)
@@ -96,8 +94,6 @@ def weighted_gradient(
     """The sum of a parameter's task gradients times the weights (T,) of the tasks.
 
     Args:
-        sliced: The parameter.
-        task_grads: The gradient of each task.
         shared_weights: (T,) weights in slices that two or more tasks reach.
         private_weights: (T,) weights in slices of a single task, if they are others.
     """
@@ -123,7 +119,6 @@ class TaskGradients:
 
     Args:
         routes: The parameters, and the shortcuts to their gradients that hold for this model.
-        output: The forward pass.
         losses: T scalars, attached to the graph.
 
     Attributes:
@@ -173,15 +168,13 @@ class TaskGradients:
     def combine(
         self, shared_weights: Tensor, private_weights: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """By parameter, the sum of the task gradients times the weights of the tasks.
+        """By parameter, the sum of the task gradients times the weights of the tasks; parameters
+        without a gradient are left out.
 
         Args:
             shared_weights: (T,) weights in slices that two or more tasks reach.
             private_weights: (T,) weights in slices of a single task; None for the same. Whether
                 two tensors are equal, a GPU could only be asked, and waited for.
-
-        Returns:
-            The sums; parameters without a gradient are left out.
         """
         # The tasks never went apart below the boundary: one more pass serves all of them.
         if self._at_boundary is not None and not self.by_task and private_weights is None:

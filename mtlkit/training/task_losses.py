@@ -28,15 +28,11 @@ def owner_losses(objectives: Sequence[Objective], tasks: Sequence[str]) -> list[
 def owner_active(
     objectives: Sequence[Objective], tasks: Sequence[str], all_active: Tensor
 ) -> Tensor:
-    """Which tasks own an objective for which the batch has a label.
+    """(T,) bool, which tasks own an objective for which the batch has a label; ``all_active``
+    itself where it holds.
 
     Args:
-        objectives: Of a batch.
-        tasks: The tasks, in order.
         all_active: (T,) True on the device, made once.
-
-    Returns:
-        (T,) bool, ``all_active`` itself where it holds.
     """
     # the usual case, for which the device need not compute anything
     all_have_labels = all(objective.active is None for objective in objectives)

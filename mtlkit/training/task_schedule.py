@@ -18,9 +18,6 @@ class TaskSchedule:
 
     Args:
         settings: ``task_every`` and ``task_lr``, by the names of label columns.
-        tasks: The tasks of the model.
-        sharing: Which task reaches which parameter.
-        device: Where the model is.
     """
 
     def __init__(

@@ -22,7 +22,6 @@ def with_task_settings(dataset: Dataset, settings: TrainingSettings) -> Dataset:
     Its fingerprint stays that of the data.
 
     Args:
-        dataset: With the tasks to train.
         settings: ``loss``, ``row_weights``, ``auxiliary`` and ``scored_by`` count here. Of tasks
             that another one scores, train has no label.
 
@@ -31,7 +30,7 @@ def with_task_settings(dataset: Dataset, settings: TrainingSettings) -> Dataset:
             not fit the data.
     """
     named = (*settings.loss, *settings.row_weights, *settings.auxiliary)
-    _check_names(dataset.schema, (*named, *settings.scored_by, *settings.scored_by.values()))
+    dataset.schema.check_names((*named, *settings.scored_by, *settings.scored_by.values()))
     _check_scored_by(dataset.schema, settings, named)
     tasks = [_with_settings(task, settings) for task in dataset.schema.tasks]
     train = dataset.splits["train"]
@@ -85,18 +84,8 @@ def partners(split: Split, group: str, batch_size: int) -> float:
     return others * (batch_size - 1) / max(1, len(split) - 1)
 
 
-def _check_names(schema: Schema, names: Iterable[str]) -> None:
-    for name in names:
-        if name not in schema.task_names:
-            raise UsageError(
-                f"There is no task {name!r} in this data set.",
-                f"its tasks are {', '.join(schema.task_names)}",
-            )
-
-
 def _check_scored_by(schema: Schema, settings: TrainingSettings, named: tuple[str, ...]) -> None:
     """Raise a :class:`UsageError` where no prediction of another task can score a task."""
-    tasks = {task.name: task for task in schema.tasks}
     weights = [settings.row_weights.get(task.name, task.row_weights) for task in schema.tasks]
     choosing = {each.indicator for each in weights if each is not None}
     choosing |= {task.given for task in schema.tasks if task.given}
@@ -104,7 +93,7 @@ def _check_scored_by(schema: Schema, settings: TrainingSettings, named: tuple[st
         problem = ""
         if other == name or other in settings.scored_by:
             problem = f"{other} is not trained itself"
-        elif {tasks[name].kind, tasks[other].kind} != {"binary"}:
+        elif {schema.task(name).kind, schema.task(other).kind} != {"binary"}:
             problem = "both must be binary, so that a probability of one can be one of the other"
         elif name in (schema.funnel or ()):
             problem = f"{name} is a step of the funnel, whose scores follow from the other steps"
@@ -113,7 +102,7 @@ def _check_scored_by(schema: Schema, settings: TrainingSettings, named: tuple[st
         elif name in named:
             problem = f"another setting trains {name}, or makes it auxiliary"
         if problem:
-            trained = [each for each in tasks if each not in settings.scored_by]
+            trained = [each for each in schema.task_names if each not in settings.scored_by]
             raise UsageError(
                 f"{name} cannot be scored by {other}: {problem}.",
                 f"leave scored_by.{name} out, or name a task that is trained: {', '.join(trained)}",

@@ -23,7 +23,7 @@ from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.checkpoints import Checkpoints
 from mtlkit.training.evaluation import Evaluator
 from mtlkit.training.fast_paths import check_comparable_rows, prepare_model
-from mtlkit.training.finish import FinishedRun, finish
+from mtlkit.training.finish import finish
 from mtlkit.training.measures import Measures
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.probe_log import ProbeLog
@@ -48,8 +48,7 @@ from mtlkit.training.task_schedule import TaskSchedule
 from mtlkit.training.task_settings import group_names, partners
 from mtlkit.training.timing import RunTimer
 
-FITTED_ROWS = 1 << 18
-"""Most training rows that numbers are fitted to."""
+FITTED_ROWS = 1 << 18  # most training rows that numbers are fitted to
 
 
 class Trainer:
@@ -117,14 +116,7 @@ class Trainer:
             self.model.number_embedding.fit(self._fitted_numbers())
         self.balancer = balancer.to(self.device) if balancer is not None else None
         self.sharing = prepare_model(self.model, balancer, settings, self.probe_batch)
-        # the tower of a task that another one scores is not meant to learn
-        is_plain = all(task.scored_by is None for task in model.tasks)
-        unreached = self.sharing.unreached if is_plain else []
-        self.warnings = [f"no task reaches {name}" for name in unreached]
-        repeated = settings.repeats_rows(len(self.train))
-        if repeated is not None:
-            self.warnings.append(repeated)
-        self.warnings += self._lonely_rows(dataset, loss_groups)
+        self.warnings = self._doubts(dataset, loss_groups)
         # A shortcut that this model does not allow is told where it would have been taken.
         asks_for_gradients = balancer is not None and balancer.needs != "losses"
         self.notes = self.sharing.refused if asks_for_gradients else []
@@ -403,10 +395,8 @@ class Trainer:
         return torch.stack(losses)
 
     def _evaluate(self, step: int) -> None:
-        """Evaluate and probe the model after ``step`` steps.
-
-        Raises:
-            DivergedError: A loss is not finite.
+        """Evaluate and probe the model after ``step`` steps; a :class:`DivergedError` if a loss is
+        not finite.
         """
         train_loss = dict(zip(self.tasks, self.window.losses(), strict=True))
         diverged = [name for name, loss in train_loss.items() if loss is None]
@@ -433,23 +423,7 @@ class Trainer:
 
     def _finish(self) -> FitResult:
         """The result of the run."""
-        return finish(
-            FinishedRun(
-                splits=self.splits,
-                measures=self.measures,
-                settings=self.settings,
-                execution=self.execution,
-                sharing=self.sharing,
-                sampler=self.sampler,
-                evaluator=self.evaluator,
-                probes=self.probes,
-                timer=self.timer,
-                warnings=self.warnings,
-                notes=self.notes,
-                steps=self.steps,
-                backward_passes=self.backward_passes,
-            )
-        )
+        return finish(self)
 
     def _rows_together(self, dataset: Dataset, groups: list[str]) -> Tensor | None:
         """(N,) of which group each training row is, where groups come together in batches."""
@@ -464,6 +438,18 @@ class Trainer:
                 "--set batches=shuffled",
             )
         return torch.from_numpy(np.unique(known[name], return_inverse=True)[1])
+
+    def _doubts(self, dataset: Dataset, groups: list[str]) -> list[str]:
+        """What may be wrong with this model on these rows, a sentence each."""
+        # the tower of a task that another one scores is not meant to learn
+        is_plain = all(task.scored_by is None for task in self.model.tasks)
+        unreached = self.sharing.unreached if is_plain else []
+        repeated = self.settings.repeats_rows(len(self.train))
+        return [
+            *(f"no task reaches {name}" for name in unreached),
+            *([repeated] if repeated else []),
+            *self._lonely_rows(dataset, groups),
+        ]
 
     def _lonely_rows(self, dataset: Dataset, groups: list[str]) -> list[str]:
         """A warning for each group whose rows hardly ever meet, so that its losses learn little."""

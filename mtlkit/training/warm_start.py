@@ -25,19 +25,15 @@ class WarmStart:
     freeze: Sequence[str] = ()  # patterns of parameter names that stay as they are
 
     def apply(self, model: Architecture, sharing: SharedParameters) -> list[str]:
-        """Copy what fits into a model, and freeze what shall stay.
+        """Copy what fits into a model, and freeze what shall stay; returns sentences for the user.
 
         A parameter fits when it has the same name and shape. In a stack that has layers of single
         tasks (towers, gates, a task's own experts) tasks are matched by name, and those that the
         earlier run lacks keep their first weights.
 
         Args:
-            model: Freshly initialised.
             sharing: Its sharing, which tells the layers of single tasks; frozen parameters are
                 taken out of it.
-
-        Returns:
-            Sentences for the user.
 
         Raises:
             UsageError: Nothing fits, or a pattern matches nothing.
@@ -70,11 +66,7 @@ class WarmStart:
     def _copy(
         self, source: Tensor, target: Tensor, sliced: SlicedParameter | None, tasks: Sequence[str]
     ) -> bool:
-        """Copy one tensor.
-
-        Returns:
-            Whether all of the target was filled.
-        """
+        """Copy one tensor; returns whether all of the target was filled."""
         # A stack of layers of single tasks is copied layer by layer if the tasks differ.
         if sliced is not None and sliced.axis is not None and tuple(tasks) != tuple(self.tasks):
             layers = self._matching_layers(source, target, sliced, tasks)

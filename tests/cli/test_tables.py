@@ -122,11 +122,11 @@ def test_names_that_brackets_would_change_are_refused(name):
 
 
 def test_names_that_look_like_numbers_stay_names():
-    text = with_table_flags("t.csv", {"labels": "click,101,109_14", "split": "group:101"})
+    text = with_table_flags("t.csv", {"labels": "click,101,109_14", "split_by": "group:101"})
     assert text == "t.csv[labels=click:101:109_14,split=group:101]"
     assert with_table_flags("t.csv[drop=a]", {"labels": None}) == "t.csv[drop=a]"
     with pytest.raises(UsageError, match="--split-by is about a table"):
-        with_table_flags(None, {"split": "time"})
+        with_table_flags(None, {"split_by": "time"})
 
 
 # --- files as other tools write them

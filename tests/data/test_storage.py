@@ -83,8 +83,8 @@ def test_round_trip(dataset, tmp_path):
 def test_fingerprint_read_in_pieces_is_the_same(dataset, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "CHUNK_BYTES", 7)
     write_dataset(tmp_path / "toy", dataset, {})
-    arrays = {name: list(split.arrays()) for name, split in dataset.splits.items()}
-    assert fingerprint_folder(tmp_path / "toy", dataset.schema, arrays) == dataset.fingerprint
+    splits = read_manifest(tmp_path / "toy")["splits"]
+    assert fingerprint_folder(tmp_path / "toy", dataset.schema, splits) == dataset.fingerprint
 
 
 @pytest.mark.parametrize("shape", [(), (3,), (0,)])

@@ -25,6 +25,7 @@ from isal import igzip, isal_zlib
 from mtlkit.data.ali_ccp.fields import LINE_FEED, MEMBERS, OFFICIAL_SPLITS
 from mtlkit.data.datasets._source import Progress
 from mtlkit.errors import MissingError, UsageError
+from mtlkit.files import reason_of
 
 BLOCK = 4 << 20
 """Bytes handed on at a time; a longer line is no line of Ali-CCP (its longest has about 70 kB)."""
@@ -210,7 +211,7 @@ def _damage(path: Path, hint: str) -> Iterator[None]:
             f"{path} is truncated or damaged: {str(error).rstrip('.')}.", hint
         ) from None
     except OSError as error:
-        raise MissingError(f"{path} cannot be read: {error.strerror or error}.", hint) from None
+        raise MissingError(f"{path} cannot be read: {reason_of(error)}.", hint) from None
 
 
 def _is_gzip(path: Path) -> bool:

@@ -38,7 +38,6 @@ def number_of(slots: np.ndarray, keys: np.ndarray, count: np.ndarray, key: np.ui
         slots: Open-addressing table of numbers, -1 where empty; it must have room.
         keys: The key of each number.
         count: (1,) how many there are.
-        key: What to look for.
     """
     mask = np.uint64(slots.shape[0] - 1)
     slot = mix(key) & mask

@@ -14,7 +14,6 @@ from mtlkit.data.ali_ccp.protocols import HELD_OUT, SPLIT_SALT, Protocol
 from mtlkit.data.ali_ccp.staging import Chunk, Keys, Staged
 
 CHUNK = 1 << 19  # rows at a time after staging
-
 DROPPED, TRAIN, VALIDATION, TEST = range(4)  # the codes of final splits
 _BY_ROW, _BY_SESSION, _IN_HALVES, _ALL_TEST = range(4)
 """How rows are divided: by a draw for each row or each common index, or all rows go to test."""
@@ -44,9 +43,6 @@ def _assign(
     Args:
         number: (n,) number of the common index of each row.
         line: (n,) its line in the text.
-        table: The common indexes.
-        how: How rows are divided.
-        salt: Of the draw.
         assignment: Filled.
     """
     keys, rows_of_numbers = table.keys, table.common_row
@@ -85,7 +81,7 @@ class Joined:
     def __init__(
         self, rows: Staged, users: Staged, keys: Keys, protocol: Protocol, split: str
     ) -> None:
-        self.rows, self.users, self.official_split = rows, users, split
+        self.rows, self.users = rows, users
         number, line = rows.column("number"), rows.column("line")
         assignment = _Assignment(
             split=np.empty(len(number), np.uint8),

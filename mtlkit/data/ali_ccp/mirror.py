@@ -285,7 +285,5 @@ def prepare_mirror(
         "files": mirror.reading.hashes,
         "text bytes": mirror.reading.text_bytes,
     }
-    digest = fingerprint_folder(
-        folder, schema, {split: entry["arrays"] for split, entry in mirror.entries.items()}
-    )
+    digest = fingerprint_folder(folder, schema, mirror.entries)
     return Dataset(name, schema, {}, digest, False, details), mirror.entries

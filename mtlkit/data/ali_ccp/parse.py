@@ -52,7 +52,6 @@ UNREAD = 0  # in place of the address of an end: what stands there is not writte
 SUFFIXED = 1000  # added to the number in the name of a field that ends in _14: 109_14 is 1109
 LARGEST_FLOAT = 3.4028234663852886e38
 MOST_EXACT_DIGITS = 18  # a number of this many digits fits in an int64
-
 _TENS = 10.0 ** np.arange(23)  # the powers of ten that a double holds exactly
 _DIGIT_0, _DIGIT_1, _DIGIT_4, _DIGIT_9 = ord("0"), ord("1"), ord("4"), ord("9")
 _LOWER_A, _LOWER_E, _LOWER_F = ord("a"), ord("e"), ord("f")
@@ -250,9 +249,7 @@ def read_head(i: int, safe: int, is_skeleton: bool, previous: CommonIndex) -> He
     """What stands before the features of a line.
 
     Args:
-        i: Begin of the line.
         safe: From here on the block is too near its end for words.
-        is_skeleton: Whether the line has labels.
         previous: The common index of the line before.
     """
     click, purchase = 0, 0

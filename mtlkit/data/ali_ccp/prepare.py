@@ -83,8 +83,7 @@ def prepare_archives(
     schema = Schema(features=features(request.protocol, sizes), tasks=TASKS, funnel=FUNNEL)
     splits = {split: written[split] for split in SPLITS}
     details = _details(raw, joined, vocabulary, request)
-    arrays = {split: entry["arrays"] for split, entry in splits.items()}
-    digest = fingerprint_folder(folder, schema, arrays)
+    digest = fingerprint_folder(folder, schema, splits)
     encoders = _row_encoders(request, vocabulary, scalers).as_json()
     is_simulated = "simulation" in details
     return Dataset(name, schema, {}, digest, is_simulated, details, encoders), splits
@@ -189,15 +188,12 @@ class _Stopped(Exception):
 
 
 def _together(works: list[Callable[[Progress], T]], progress: Progress) -> list[T]:
-    """Run pieces of work in threads. When one fails, or the user interrupts, the others end where
-    they tell progress.
+    """What each of some pieces of work returns, which run in threads. When one fails, or the user
+    interrupts, the others end where they tell progress.
 
     Args:
         works: Each is called with a progress callback that may raise.
         progress: Told by one of them at a time.
-
-    Returns:
-        What each returned.
     """
     stop, one_at_a_time = threading.Event(), threading.Lock()
 

@@ -61,10 +61,7 @@ def write_archives(
     folder: Path, simulation: Simulation, progress: Progress = no_progress
 ) -> dict[str, Any]:
     """Write ``sample_train.tar.gz`` and ``sample_test.tar.gz`` into a folder, which appears when
-    both are whole.
-
-    Returns:
-        What was planted, as it stands in ``simulated.json``.
+    both are whole; returns what was planted, as it stands in ``simulated.json``.
     """
     with atomic_folder(folder) as partial:
         world = _World(simulation)

@@ -48,7 +48,6 @@ F101, F205, F206, F207, F210, F216, F301, F508, F509, F702, F853 = (
     NUMBER[name]
     for name in ("101", "205", "206", "207", "210", "216", "301", "508", "509", "702", "853")
 )
-F109, F110, F127, F150 = (int(number) for number in HISTORY)
 SCENARIOS = 3
 MOST_FEATURES = 2706
 ROW_BYTES = 1200  # no row of the skeleton is longer
@@ -195,11 +194,7 @@ def _session_key(seed: int, salt: int, session: int) -> np.uint64:
 
 @kernel
 def common_text(world: World, piece: Piece, out: np.ndarray) -> int:
-    """Write the common rows of some sessions.
-
-    Returns:
-        The number of bytes.
-    """
+    """Write the common rows of some sessions; returns the number of bytes."""
     seed, sizes, bases = world.seed, world.sizes, world.bases
     salt = piece.salt
     begin = address_of(out)
@@ -296,6 +291,39 @@ def _plus_item(
     return logit
 
 
+@inlined
+def _user_logits(seed: int, user: int, levels: np.ndarray) -> tuple[float, float]:
+    """The effects of a user's profile on both logits; its levels are filled in."""
+    click, buy = 0.0, 0.0
+    for p in range(PROFILE.shape[0]):
+        levels[p] = _profile(seed, user, p)
+        if levels[p] >= 0:
+            click += CLICK_WEIGHTS[p] * _effect(seed, p, levels[p])
+            buy += BUY_WEIGHTS[p] * _effect(seed, 20 + p, levels[p])
+    return click, buy
+
+
+@inlined
+def _plus_matches(
+    seed: int, row: int, shown: _Item, out: _Features, n: int, click: float, buy: float
+) -> tuple[int, float, float]:
+    """With the matches of what a row shows with the user's past, which are features as well: how
+    many features there are, and both logits.
+    """
+    for c in range(3):
+        u = _uniform(seed, _PRESENT, row, 70 + c)
+        if u < 0.3 and (c < 2 or shown.has_brand):
+            strength = int(u * 20 * (STRENGTHS - 1)) % (STRENGTHS - 1) + 1
+            field = F508 if c == 0 else (F509 if c == 1 else F702)
+            level = shown.brand
+            if c < 2:
+                level = shown.category if c == 0 else shown.shop
+            n = _add(out, n, field, level, strength)
+            click += 0.3
+            buy += 0.3 + 0.01 * strength
+    return n, click, buy
+
+
 @kernel
 def _taste(seed: int, age: int, category: int) -> float:
     """What an age likes of a category more than others do."""
@@ -322,9 +350,7 @@ def _write_row(
     """Write a row of the skeleton at address ``i``; returns where it ends.
 
     Args:
-        i: Where to write.
         columns: Number, click, purchase and common index.
-        n: How many features there are.
         turn: The feature to begin with.
         features: The features, which are written in a circle.
         bases: The id of each field's level 0.
@@ -354,18 +380,13 @@ def skeleton_text(
     chances: np.ndarray,
     labels: np.ndarray,
 ) -> int:
-    """Write the skeleton rows of some sessions.
+    """Write the skeleton rows of some sessions; returns the number of bytes.
 
     Args:
-        world: What is planted.
-        piece: The sessions.
         starts: (S + 1,) first row of each session.
         out: Where to write; it must have room.
         chances: (rows, 2) set to the planted logits of a click and of a purchase given a click.
         labels: (rows, 2) set to what was drawn.
-
-    Returns:
-        The number of bytes.
     """
     seed, sizes, bases, bias, dirty = world
     salt = piece.salt
@@ -377,13 +398,7 @@ def skeleton_text(
         # The effects of the user's profile are those of all rows of the session.
         user = _user_of(seed, salt, session, sizes[F101])
         session_key = _session_key(seed, salt, session)
-        user_click, user_buy = 0.0, 0.0
-        for p in range(PROFILE.shape[0]):
-            levels[p] = _profile(seed, user, p)
-            if levels[p] >= 0:
-                user_click += CLICK_WEIGHTS[p] * _effect(seed, p, levels[p])
-                user_buy += BUY_WEIGHTS[p] * _effect(seed, 20 + p, levels[p])
-
+        user_click, user_buy = _user_logits(seed, user, levels)
         for number in range(starts[session], starts[session + 1]):
             row = 2 * number + salt
             shown = _shown(seed, sizes, row)
@@ -396,17 +411,9 @@ def skeleton_text(
                 taste = _taste(seed, levels[_AGE], shown.category)
                 click_logit += 0.15 * taste
                 buy_logit += 0.1 * taste
-            for c in range(3):
-                u = _uniform(seed, _PRESENT, row, 70 + c)
-                if u < 0.3 and (c < 2 or shown.has_brand):
-                    strength = int(u * 20 * (STRENGTHS - 1)) % (STRENGTHS - 1) + 1
-                    field = F508 if c == 0 else (F509 if c == 1 else F702)
-                    level = shown.brand
-                    if c < 2:
-                        level = shown.category if c == 0 else shown.shop
-                    n = _add(features, n, field, level, strength)
-                    click_logit += 0.3
-                    buy_logit += 0.3 + 0.01 * strength
+            n, click_logit, buy_logit = _plus_matches(
+                seed, row, shown, features, n, click_logit, buy_logit
+            )
             buy_logit += 0.1 * (click_logit - user_click)
             chances[r, 0] = bias[0] + bias[2] * click_logit
             chances[r, 1] = bias[1] + bias[3] * buy_logit

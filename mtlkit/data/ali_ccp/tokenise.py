@@ -157,7 +157,6 @@ def _read_features(
     """Read the feature list of a line into the scratch area.
 
     Args:
-        i: Begin of the list.
         safe: From here on the block is too near its end for words.
         codes: Code of each field name.
         scratch: Filled with the features that are wanted.
@@ -277,11 +276,6 @@ def tokenise(
 
     Args:
         block: Whole lines, the last byte a line feed.
-        begin: Where to begin.
-        layout: What the text is, and where its features go.
-        table: The common indexes met so far.
-        counts: What was counted so far.
-        scratch: Room for the features of a line.
         out: Filled from its first row on.
 
     Returns:

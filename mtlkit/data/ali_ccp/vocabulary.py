@@ -137,8 +137,6 @@ class Vocabulary:
     """The ids that are kept of each field, and their numbers.
 
     Args:
-        counter: What was counted.
-        fields: All fields that were counted.
         min_count: How often an id must have been met.
         order: Whether they are numbered by raw id, or in the order in which they were met.
     """

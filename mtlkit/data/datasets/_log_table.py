@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -32,14 +33,14 @@ from mtlkit.errors import MissingError, one_line
 from mtlkit.spec import digest
 
 
+@dataclass
 class RawFiles:
     """The raw files of a data set while it is prepared."""
 
-    def __init__(
-        self, title: str, paths: Mapping[str, Path], staging: Path, progress: Progress
-    ) -> None:
-        self.title, self.paths = title, paths
-        self.staging, self.progress = staging, progress
+    title: str  # of the data set
+    paths: Mapping[str, Path]  # by the names that the data set gives them
+    staging: Path  # a folder for what is staged
+    progress: Progress
 
     def read(self, *names: str, columns: Collection[str] = (), **text: Any) -> Table:
         """The rows of text files with one set of columns.
@@ -203,7 +204,6 @@ class LogTableSource(StreamedSource):
         Args:
             origin: A folder or an archive.
             unpack_to: A folder for what lies in an archive; by default it stays there.
-            progress: Told of each file that is unpacked.
 
         Raises:
             MissingError: A file is not there, or the archive is damaged.

@@ -414,11 +414,8 @@ def _download_note(file: Downloaded) -> dict[str, Any]:
 
 
 def _check_unchanged(source: Mapping[str, Any]) -> None:
-    """Refuse official files that are no longer those that were fetched: the prepared data are named
-    after these.
-
-    Raises:
-        MissingError: A file has gone, or has another size or date.
+    """Raise a :class:`MissingError` where an official file has gone, or has another size or date
+    than when it was fetched: the prepared data are named after these.
     """
     path = source["path"]
     if _brought_source(Path(path), source["origin"])["files"] != source["files"]:
@@ -429,11 +426,7 @@ def _check_unchanged(source: Mapping[str, Any]) -> None:
 
 
 def _check_downloads(source: Mapping[str, Any], files: Sequence[Mapping[str, Any]]) -> None:
-    """Compare the files that were read with what was noted when they were downloaded.
-
-    Raises:
-        MissingError: A file is another one.
-    """
+    """Raise a :class:`MissingError` for a file that is not what was noted of its download."""
     noted = {note["file"]: note["sha256"] for note in source.get("downloads", [])}
     for file in files:
         name, actual = file["file"], file["sha256"]

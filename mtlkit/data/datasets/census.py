@@ -73,7 +73,6 @@ COMBINATIONS = (
     ("rechub", "income-marital"),
 )
 SPLIT_SEED = 117
-
 Frames = dict[str, pd.DataFrame]  # official split (``train``, ``test``) to its rows
 
 
@@ -313,10 +312,8 @@ def _read_frames(raw: Path, identity: str) -> Frames:
 
 
 def _parse(raw: Path, split: str) -> pd.DataFrame:
-    """One stored file without its weights, numbers as int32 and all else as categories.
-
-    Raises:
-        MissingError: It cannot be read, or is another file.
+    """One stored file without its weights, numbers as int32 and all else as categories; a
+    :class:`MissingError` if it cannot be read, or is another file.
     """
     file = raw / RAW_FILES[split]
     contents = read_raw_file(raw, split)

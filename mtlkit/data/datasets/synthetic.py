@@ -212,13 +212,10 @@ def lowest_cosine(tasks: int) -> float:
 
 
 def weight_vectors(p: float, tasks: int, d: int, rng: np.random.Generator) -> np.ndarray:
-    """Unit vectors with cosine ``p`` between any two, in random directions.
+    """(T, d) float64 unit vectors with cosine ``p`` between any two, in random directions.
 
     For two tasks these are the paper's ``u1`` and ``p u1 + sqrt(1 - p^2) u2``: the rows of the
     Cholesky factor of the Gram matrix, in an orthonormal basis.
-
-    Returns:
-        (T, d) float64.
     """
     basis, _ = np.linalg.qr(rng.standard_normal((d, tasks)))  # (d, T), orthonormal columns
 
@@ -238,8 +235,6 @@ def _make_target(options: Synthetic.Options, k: int, train: np.ndarray) -> _Targ
     """Task number ``k``, with its threshold or scale.
 
     Args:
-        options: Say of which kind it is.
-        k: From 0.
         train: (N,) its targets on train.
     """
     name = f"task-{k + 1}"
@@ -275,15 +270,12 @@ def _pack(sample: SyntheticSample, targets: list[_Target]) -> Split:
 def _planted_metrics(
     signals: np.ndarray, labels: np.ndarray, targets: list[_Target]
 ) -> dict[str, dict[str, float | None]]:
-    """How well the targets without noise predict the labels of the test split.
+    """How well the targets without noise predict the labels of the test split: ``planted_auc`` of
+    binary tasks and ``planted_r2`` of regressions, by task.
 
     Args:
         signals: (N, T) targets without noise.
         labels: (N, T).
-        targets: The tasks.
-
-    Returns:
-        ``planted_auc`` of binary tasks and ``planted_r2`` of regressions, by task.
     """
     aucs: dict[str, float | None] = {}
     r2s: dict[str, float | None] = {}
@@ -302,7 +294,6 @@ def _with_correlations(tasks: list[Task], labels: np.ndarray) -> tuple[Task, ...
     """The tasks, all but the first described with the correlation of their labels to its.
 
     Args:
-        tasks: T of them.
         labels: (N, T) on train.
     """
     first, *others = tasks

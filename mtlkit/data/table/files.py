@@ -15,7 +15,7 @@ from typing import Literal
 from mtlkit.data.data_home import expand
 from mtlkit.data.raw_files import files_below
 from mtlkit.errors import MissingError
-from mtlkit.files import replacing
+from mtlkit.files import reason_of, replacing
 from mtlkit.spec import digest
 
 PARQUET = (".parquet", ".pq", ".parq")
@@ -115,8 +115,8 @@ def _file_digest(file: Path, notes: Path) -> str:
         with file.open("rb") as opened:
             sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise MissingError(f"{file} cannot be read: {reason}.", "check its permissions") from None
+        message = f"{file} cannot be read: {reason_of(error)}."
+        raise MissingError(message, "check its permissions") from None
     if time.time() - stat.st_mtime > SETTLED_SECONDS:
         _write_note(note, {"state": state, "sha256": sha256})
     return sha256

@@ -53,7 +53,6 @@ def with_columns(
     """A table with columns more, which are made of some of its columns.
 
     Args:
-        table: The rows.
         needs: Names of at least one column that ``make`` reads.
         types: New column to its type.
         make: From columns of a batch to the new ones.
@@ -82,7 +81,6 @@ def with_clock(table: Table, column: str, second: int = 1, utc_hours: int = 0) -
     """A table with columns more: ``hour``, and ``weekday`` from Monday, which is 0.
 
     Args:
-        table: The rows.
         column: Of the time since 1970; a missing one has neither.
         second: How many of its units are a second.
         utc_hours: By how much clocks are ahead of Greenwich.
@@ -107,7 +105,6 @@ def look_up(
     """A table with columns more, taken from the row of another table that has the same key.
 
     Args:
-        table: The rows.
         key: Its column of integers.
         side: What is looked up, small enough for memory; of several rows of a key, the first.
         columns: What is taken; missing where the key is not there.

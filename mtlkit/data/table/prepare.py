@@ -47,9 +47,6 @@ T = TypeVar("T")
 def encode_frame(frame: Any, spec: TableSpec, name: str = "frame") -> Dataset:
     """Prepare a pandas frame or an Arrow table, in memory.
 
-    Returns:
-        The data set, its arrays in memory.
-
     Raises:
         MtlkitError: A column or a value is not what the spec says.
     """
@@ -73,10 +70,8 @@ def prepare_table(
     options: dict[str, Any] | None = None,
     progress: Progress = no_progress,
 ) -> Dataset:
-    """Write the splits of a table into an empty folder, the manifest last.
-
-    Returns:
-        The data set without its arrays.
+    """Write the splits of a table into an empty folder, the manifest last; returns the data set
+    without its arrays.
 
     Raises:
         MtlkitError: A column or a value is not what the spec says.
@@ -99,8 +94,7 @@ def prepare_table(
     funnel = tuple(file_name(step) for step in spec.funnel) or None
     schema = Schema(features=features, tasks=labels.tasks, funnel=funnel)
     entries = passes.write(folder, schema)
-    arrays = {split: entry["arrays"] for split, entry in entries.items()}
-    digest = fingerprint_folder(folder, schema, arrays)
+    digest = fingerprint_folder(folder, schema, entries)
     details = _details(plan, rows) | {"group names": passes.group_names}
     row_encoders = RowEncoders(tuple(encoders), spec).as_json()
     dataset = Dataset(name, schema, {}, digest, details=details, encoders=row_encoders)

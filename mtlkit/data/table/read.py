@@ -23,7 +23,6 @@ from mtlkit.errors import MissingError, UsageError
 BATCH_VALUES = 1 << 23  # values in a batch, over all of its columns
 TIME = pa.timestamp("us")
 TEXT_CODES = pa.dictionary(pa.int32(), pa.string())
-
 Columns = dict[str, pa.Array]  # column to its values in the rows of a batch
 BatchReader = Callable[[Sequence[str], int], Iterator[pa.RecordBatch]]
 """Yields batches of some columns, of about so many rows."""
@@ -158,7 +157,6 @@ def read_types(
 
     Args:
         schema: Names and types as they are in the table.
-        label: What to call the table.
         dropped: Columns that need no type.
         wanted: The only columns that need one, if there are others.
 

@@ -171,11 +171,7 @@ def _name(path: Path, files: Sequence[Path]) -> str:
 
 
 def _read_file(path: Path) -> dict[str, Any]:
-    """The values of a YAML file.
-
-    Raises:
-        UsageError: It is not valid.
-    """
+    """The values of a YAML file; a :class:`UsageError` if it is not valid."""
     hint = "mtlkit init TABLE > table.yaml makes such a file"
     try:
         return read_yaml(path.read_text(encoding="utf-8"), str(path))

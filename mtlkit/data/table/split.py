@@ -40,9 +40,7 @@ class Splitter(ABC):
         """(n,) uint8 positions in :data:`SPLITS` of the rows of a batch.
 
         Args:
-            batch: Its columns.
             start: The number of its first row.
-            rows: How many rows it has.
         """
 
 

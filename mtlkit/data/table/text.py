@@ -88,11 +88,7 @@ def find_dialect(file: Path, spec: TableSpec) -> Dialect:
 
 
 def _first_line(file: Path) -> str:
-    """The first line of a text.
-
-    Raises:
-        MissingError: It is none, or empty.
-    """
+    """The first line of a text; a :class:`MissingError` if it is none, or empty."""
     unnamed = Dialect(",", True, (), ())
     with reading(file, unnamed), opened(file) as (text, _):
         start = text.read(1 << 16)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from pathlib import Path
 
 from mtlkit.records import Cell, RunRecord
+from mtlkit.settings import ExecutionSettings
+from mtlkit.store import ResultStore
 
 Progress = Callable[[Cell, float], None]
 """Called with a cell and the share of it that is done; 0 when it starts."""
@@ -13,9 +16,20 @@ Progress = Callable[[Cell, float], None]
 Tell = Callable[[str], None]  # called with a sentence for the user
 
 
-class Engine(Protocol):
-    """Runs cells and stores what comes of them."""
+class Engine(ABC):
+    """Runs cells and stores what comes of them.
 
+    Attributes:
+        stopping: Whether no further cell is started.
+    """
+
+    def __init__(self, store: ResultStore, home: Path, execution: ExecutionSettings) -> None:
+        self.store = store
+        self.home = home
+        self.execution = execution
+        self.stopping = False
+
+    @abstractmethod
     def run(
         self, cells: Sequence[Cell], progress: Progress = ..., tell: Tell = ...
     ) -> Iterator[RunRecord]:
@@ -27,3 +41,4 @@ class Engine(Protocol):
 
     def finish_running(self) -> None:
         """Start no further cell; those that run are finished."""
+        self.stopping = True

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mtlkit.grid.engines.disk_wait import DiskWait, write_patiently
-from mtlkit.grid.engines.engine import Progress, Tell
+from mtlkit.grid.engines.engine import Engine, Progress, Tell
 from mtlkit.grid.engines.processes import (
     CHECKPOINT_GRACE,
     FORKS,
@@ -36,8 +36,6 @@ from mtlkit.grid.engines.processes import (
 from mtlkit.grid.engines.team import Place
 from mtlkit.grid.engines.worker import Assignment, Finished, Unwritten, uses_plugin, with_history
 from mtlkit.records import Cell, RunRecord, Status
-from mtlkit.settings import ExecutionSettings
-from mtlkit.store import ResultStore
 
 if TYPE_CHECKING:
     import torch
@@ -45,23 +43,8 @@ if TYPE_CHECKING:
 POLL = 1.0  # seconds after which workers are looked at that have sent nothing, for the time limit
 
 
-class LocalEngine:
-    """Runs cells in processes of their own.
-
-    Args:
-        store: Where outcomes go.
-        home: The data home.
-        execution: Device, number of jobs, time limit, retries.
-
-    Attributes:
-        stopping: Whether no further cell is started.
-    """
-
-    def __init__(self, store: ResultStore, home: Path, execution: ExecutionSettings) -> None:
-        self.store = store
-        self.home = home
-        self.execution = execution
-        self.stopping = False
+class LocalEngine(Engine):
+    """Runs cells in processes of their own."""
 
     def slots(self, cells: int) -> list[str]:
         """The device of each cell that runs at a time: as many as asked for, else one a core on the
@@ -74,10 +57,6 @@ class LocalEngine:
             default = len(devices) * self.execution.slots_per_gpu if processes == 1 else 1
         count = max(1, min(self.execution.jobs or default, cells))
         return list(islice(cycle(devices), count))
-
-    def finish_running(self) -> None:
-        """Start no further cell; those that run are finished."""
-        self.stopping = True
 
     def _devices(self) -> list[torch.device]:
         from mtlkit.grid.machine import resolve_devices

@@ -41,12 +41,9 @@ GRACE = 2.0
 """Seconds that workers have to end by themselves or when asked to, before they are killed."""
 
 CHECKPOINT_GRACE = 30.0  # the same, where they have checkpoints to write
-
 STARTS = 3  # how often a worker is started before that counts as impossible
 START_PAUSE = 0.2  # seconds: until the system says that the server is dead
-
 LOST = 255  # the exit code of a forked worker whose end nobody saw, for the fork server is dead
-
 PRELOAD = "mtlkit.grid.engines.preload"
 
 FORKS = sys.platform == "linux"

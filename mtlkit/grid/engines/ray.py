@@ -17,12 +17,13 @@ import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mtlkit.errors import MissingError, MtlkitError, UsageError, one_line
 from mtlkit.grid.engines.disk_wait import DiskWait
-from mtlkit.grid.engines.engine import Progress, Tell
+from mtlkit.grid.engines.engine import Engine, Progress, Tell
 from mtlkit.grid.engines.processes import available_cores
 from mtlkit.grid.engines.ray_node import POLL, NewsBoard, NodeTask, run_on_node
 from mtlkit.records import Cell, RunRecord
@@ -30,24 +31,15 @@ from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
 
 LOST_NODES = 5  # how often a cell whose node was lost is run again
-
 NEWS_SECONDS = 5.0  # how long the driver waits for news of running cells
-
 OWN = "local"  # the address with which Ray starts a cluster, instead of joining an existing one
-
 CONNECTION_SECONDS = 5
 
 
-class RayEngine:
+class RayEngine(Engine):
     """Runs cells as tasks of a Ray cluster.
 
-    Args:
-        store: Where outcomes go.
-        home: The data home of the driver.
-        execution: Address of the cluster, share of a GPU a cell, time limit, retries.
-
     Attributes:
-        stopping: Whether no further cell is started.
         address: Of the cluster; ``OWN`` for one that is started.
         marks_results: Whether nodes are told how to know the results folder, if they see it.
 
@@ -62,17 +54,10 @@ class RayEngine:
                 f"Ray chooses the GPU of a cell, so --device cannot be {execution.device}.",
                 "mtlkit bench --engine ray --gpus-per-cell 0.5",
             )
-        self.store = store
-        self.home = home
-        self.execution = execution
-        self.stopping = False
+        super().__init__(store, home, execution)
         self.marks_results = True
         self.address = execution.address or os.environ.get("RAY_ADDRESS") or OWN
         self.ray = _import_ray(self.address)
-
-    def finish_running(self) -> None:
-        """Start no further cell; those that run are finished."""
-        self.stopping = True
 
     def run(
         self,
@@ -120,10 +105,8 @@ class RayEngine:
         return 1 / self.execution.slots_per_gpu if on_gpu else 0.0
 
     def _remote_function(self, gpus: float) -> Callable[..., Any]:
-        """Submits a task to Ray.
-
-        Raises:
-            MissingError: It would wait forever, for no node has so many cores and GPUs.
+        """Submits a task to Ray; a :class:`MissingError` where it would wait forever, for no node
+        has so many cores and GPUs.
         """
         cores = self.execution.threads
         nodes = [node["Resources"] for node in self.ray.nodes() if node["Alive"]]
@@ -200,21 +183,16 @@ class RayEngine:
         DiskWait(self.store.root, self.execution.disk_wait, tell).write(write)
 
 
+@dataclass
 class _Running:
-    """Tasks that were submitted, and what is known of them.
+    """Tasks that were submitted, and what is known of them."""
 
-    Attributes:
-        tasks: Reference of a task to its cell.
-        started: Keys of the cells that a node has taken up.
-    """
-
-    def __init__(self, ray: Any, board: Any, progress: Progress, tell: Tell) -> None:
-        self.ray = ray
-        self.board = board
-        self.progress = progress
-        self.tell = tell
-        self.tasks: dict[Any, Cell] = {}
-        self.started: set[str] = set()
+    ray: Any
+    board: Any
+    progress: Progress
+    tell: Tell
+    tasks: dict[Any, Cell] = field(default_factory=dict)  # reference of a task to its cell
+    started: set[str] = field(default_factory=set)  # keys of the cells that a node has taken up
 
     def wait(self, stopping: bool) -> list[Any]:
         """Tasks that have ended, after a moment at the latest; news are shown."""
@@ -268,10 +246,8 @@ def _as_grid_error(error: Any) -> MtlkitError:
 
 
 def _import_ray(address: str) -> Any:
-    """The package, told to keep to this machine where it starts a cluster of its own.
-
-    Raises:
-        MissingError: It is not installed.
+    """The package, told to keep to this machine where it starts a cluster of its own; a
+    :class:`MissingError` if it is not installed.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -288,10 +264,8 @@ def _import_ray(address: str) -> Any:
 
 @contextmanager
 def _connected(ray: Any, address: str) -> Iterator[None]:
-    """Be a driver of a cluster. Signals stay the affair of the command.
-
-    Raises:
-        MissingError: There is none.
+    """Be a driver of a cluster, or raise a :class:`MissingError`. Signals stay the affair of the
+    command.
     """
     if ray.is_initialized():
         yield

@@ -71,10 +71,8 @@ class NewsBoard:
 
 
 def run_on_node(task: NodeTask, board: Any) -> tuple[RunRecord, dict[str, bytes] | None]:
-    """Run a cell on this node.
-
-    Returns:
-        Its record, and the files of the run unless they are in the driver's folder by now.
+    """Run a cell on this node; returns its record, and the files of the run unless they are in the
+    driver's folder by now.
 
     Raises:
         MtlkitError: This node cannot run any cell of this kind.
@@ -127,10 +125,8 @@ class _Reporter:
 
 
 def _check_data(cell: Cell, home: Path) -> None:
-    """The node must have the data that the driver planned with; it prepares them where they lack.
-
-    Raises:
-        MtlkitError: They cannot be had, or are others.
+    """Raise a :class:`MtlkitError` unless the node has the data that the driver planned with; it
+    prepares them where they lack.
     """
     planned = cell.resolved["dataset"]
     dataset = prepare_planned(planned["name"], planned["options"], home)

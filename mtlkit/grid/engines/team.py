@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from mtlkit.errors import MtlkitError
 from mtlkit.grid.engines.disk_wait import DiskWait
-from mtlkit.grid.engines.engine import Progress, Tell
+from mtlkit.grid.engines.engine import Engine, Progress, Tell
 from mtlkit.records import Cell, Failure, RunRecord
 from mtlkit.settings import ExecutionSettings
 from mtlkit.store import ResultStore
@@ -163,14 +163,13 @@ def _tells_of_another(error: Failure) -> bool:
     return is_known and any(word in error.message for word in words)
 
 
-class TeamEngine:
+class TeamEngine(Engine):
     """Runs cells one after another in processes that a launcher has started; this is the first."""
 
     def __init__(
         self, store: ResultStore, home: Path, execution: ExecutionSettings, place: Place
     ) -> None:
-        self.store, self.home, self.stopping = store, home, False
-        self.execution = execution.model_copy(update={"processes": place.processes})
+        super().__init__(store, home, execution.model_copy(update={"processes": place.processes}))
         self.team = join(place)
 
     def run(
@@ -196,7 +195,3 @@ class TeamEngine:
                 message = f"The cell {cell.label} failed, and its processes with it."
                 hint = "start them again: the grid goes on with the other cells"
                 raise MtlkitError(message, hint)
-
-    def finish_running(self) -> None:
-        """Start no further cell."""
-        self.stopping = True

@@ -86,11 +86,7 @@ def work(
     """The life of a worker: receive a cell, run it, store it, send its record.
 
     Args:
-        pipe: To the driver.
         here: The driver's folder, from which relative paths start.
-        results: Where outcomes go.
-        home: The data home.
-        execution: Device, threads and what is recorded.
         place: In the team that trains each cell together; None for no team. All but the first
             train along.
     """
@@ -136,9 +132,7 @@ def _run_assignment(
     in_team: bool,
 ) -> bool:
     """Run the cells of an assignment, whose outcomes come one by one; store and report each.
-
-    Returns:
-        Whether the process may be spoilt, and ends.
+    Returns whether the process may be spoilt, and ends.
     """
     from mtlkit.grid.global_state import same_start
     from mtlkit.grid.run_cell import failure
@@ -198,10 +192,8 @@ def with_history(
 
 
 def _store(store: ResultStore, outcome: Outcome, pipe: Connection) -> Outcome:
-    """Write an outcome, as often as it takes: the driver decides how long that may be.
-
-    Returns:
-        What was written: a failure where no attempt could ever succeed.
+    """Write an outcome, as often as it takes: the driver decides how long that may be. Returns what
+    was written: a failure where no attempt could ever succeed.
     """
     from mtlkit.grid.run_cell import failure
 

@@ -165,8 +165,6 @@ def draw_points(axes: Axes, points: Sequence[Point], size: float, star: float) -
     """Markers of some points, ringed ones on top.
 
     Args:
-        axes: Where to draw.
-        points: The points.
         size: Of a marker, in typographic points.
         star: Of the reference's marker.
     """
@@ -203,7 +201,6 @@ def draw_seeds(
         axes: With its final limits.
         seeds: Colour to points.
         size: Of a dot, in typographic points.
-        alpha: Of its colour.
     """
     low, high = axes.get_xlim()
     length = 1e-4 * (high - low)

@@ -23,8 +23,7 @@ CAPTION = (
 )
 MOST = 8
 """Rows that are shown."""
-LEAST_REACH, MOST_REACH = 1.25, 4.0
-"""Ratios of odds at which a vertical axis may end."""
+LEAST_REACH, MOST_REACH = 1.25, 4.0  # ratios of odds at which a vertical axis may end
 CHANCES = np.array([1e-5, 1e-4, 0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999, 0.9999])
 CLOSER = np.array([0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8])
 """Probabilities that are named on an axis, and on one that is too short for two of these."""

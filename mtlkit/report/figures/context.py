@@ -135,7 +135,6 @@ class Context:
         """Legend entries of the balancers among some rows: a colour each.
 
         Args:
-            rows: The rows that are shown.
             lines: Whether they are shown as lines, with dashes; else as markers.
         """
         names = {row.group.balancer for row in rows if row.group.has_balancer}

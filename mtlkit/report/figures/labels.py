@@ -34,7 +34,7 @@ def place_labels(
     size: tuple[float, float],
     font: float,
 ) -> list[tuple[float, float]]:
-    """Find the lower left corner of each label.
+    """The lower left corner of each label, in inches: of the candidate with the least overlap.
 
     Args:
         anchors: Points to be labelled, in inches from the lower left of the panel.
@@ -42,9 +42,6 @@ def place_labels(
         obstacles: All points of the panel.
         size: Width and height of the panel in inches.
         font: Font size in points.
-
-    Returns:
-        For each label the corner, in inches, of the candidate with the least overlap.
     """
     taken: list[Box] = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in obstacles]
     corners = []

@@ -227,8 +227,6 @@ def _draw_rows(panel: _Panel, look: Look, on_front: np.ndarray) -> None:
     """The seeds, intervals and means of all rows; those of the front and of single-task stand out.
 
     Args:
-        panel: Where to draw.
-        look: Of the rows.
         on_front: (R,) whether a row is on the front.
     """
     axes, rows = panel.axes, panel.rows

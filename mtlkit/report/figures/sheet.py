@@ -99,8 +99,6 @@ class Sheet:
     """A figure laid out in inches from its top left: title, subtitle, legend, then the body.
 
     Args:
-        title: What the figure shows.
-        subtitle: Which data set.
         body: Height below the legend.
         legend: Entries, wrapped to the width.
     """
