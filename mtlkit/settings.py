@@ -545,6 +545,8 @@ def _first_error(error: ValidationError, names: list[str], owner: str) -> str:
         guess = did_you_mean(nearest_names(key, names))
         return f"The {owner} has no option {key!r}.{guess}"
     reason = deepest["msg"].removeprefix("Value error, ")
+    if deepest["type"] in ("dict_type", "model_type"):
+        reason = "it holds key: value pairs"
     reason = reason[:1].lower() + reason[1:]
     if deepest["type"] == "value_error" and isinstance(deepest["input"], Mapping):
         return f"The option {key!r} of the {owner} does not hold: {reason}."

@@ -512,6 +512,7 @@ def relation_table(block: Block, relations: Relations) -> Table:
         tuple(tuple(cells[index] for index in kept) for cells in rows),
         (*more, *NOTES, *block.budget),
         texts=("verdict", "evidence"),
+        aside=("evidence",),
     )
 
 

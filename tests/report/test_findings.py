@@ -438,6 +438,13 @@ def test_nothing_there(tmp_path, cli):
     assert (said.code, "There are no run records" in said.err) == (3, True)
 
 
+def test_one_run_is_no_results_folder(grid, cli):
+    grid.find()
+    run = next(grid.store.root.glob("*/*/*/seed-*"))
+    said = cli("diagnose", run)
+    assert (said.code, f"{run} is one run, not a results folder." in said.err) == (2, True)
+
+
 def test_real_runs_and_their_commands(home, tmp_path, cli):
     """A grid that is trained for a moment, one that diverges, and one that is tuned."""
     out = ("--out", tmp_path, "--data-dir", home, "--quiet", "-j", 1, "--set", "evaluations=4")
