@@ -152,9 +152,8 @@ class Studies:
         files = sorted((root / FOLDER).glob("*.json"))
         outcomes = [read_study(file) for file in files]
         studies = [study for study in outcomes if isinstance(study, Study)]
-        studies.sort(key=lambda study: -len(study.spent))
         chosen: dict[str, tuple[Study, ...]] = {}
-        for study in studies:
+        for study in sorted(studies, key=lambda study: -len(study.spent)):
             if study.chosen:
                 chosen[study.chosen.group] = (*chosen.get(study.chosen.group, ()), study)
         trials = [trial for study in studies for trial in study.trials]

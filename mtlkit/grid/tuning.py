@@ -222,18 +222,16 @@ class Tuning:
                 "run the same command again: what was stored is kept",
             )
 
-        planned: dict[str, PlannedCell] = {}
-        for search, study in zip(self.searches, self.save(), strict=True):
-            assert study.chosen is not None
-            grid = self._grid(search, study.chosen.settings)
-            plan = self._plan(grid, self.settings.seeds)
-            planned |= {entry.cell.key: entry for entry in plan.cells}
+        found = zip(self.searches, self.save(), strict=True)
+        grids = [
+            self._grid(search, study.chosen.settings) for search, study in found if study.chosen
+        ]
         if self.baselines:
             model = known_options(self.settings.model, self.baselines)
             only_they = {"models": self.baselines, "references": (), "model": model}
-            grid = self.settings.model_copy(update=only_they)
-            plan = self._plan(grid, self.settings.seeds)
-            planned |= {entry.cell.key: entry for entry in plan.cells}
+            grids.append(self.settings.model_copy(update=only_they))
+        plans = [self._plan(grid, self.settings.seeds) for grid in grids]
+        planned = {entry.cell.key: entry for plan in plans for entry in plan.cells}
         position = {seed: i for i, seed in enumerate(self.settings.seeds)}
         cells = sorted(planned.values(), key=lambda entry: position[entry.cell.seed])
         return replace(self.untuned, cells=cells)
