@@ -342,6 +342,10 @@ class TrainingSettings(Settings):
         values = self.model_dump(mode="json", include={"row_weights", "auxiliary"})
         return {name: value for name, value in values.items() if value}
 
+    def steps(self, train_rows: int) -> int:
+        """The length of a run, in optimiser steps."""
+        return max(1, round(self.epochs * train_rows / (self.batch_size * self.accumulate)))
+
     def repeats_rows(self, train_rows: int) -> str | None:
         """A sentence where one optimiser step takes more rows than there are, so that rows repeat
         within it and a run makes more passes than were asked for; None otherwise.
@@ -349,8 +353,7 @@ class TrainingSettings(Settings):
         rows_per_step = self.batch_size * self.accumulate
         if rows_per_step <= train_rows:
             return None
-        steps = max(1, round(self.epochs * train_rows / rows_per_step))
-        passes = steps * rows_per_step / train_rows
+        passes = self.steps(train_rows) * rows_per_step / train_rows
         batch_size = max(1, train_rows // self.accumulate)
         return (
             f"a step takes {rows_per_step:,} rows, but the training split has {train_rows:,}: rows "
@@ -540,5 +543,9 @@ def _first_error(error: ValidationError, names: list[str], owner: str) -> str:
         guess = did_you_mean(nearest_names(key, names))
         return f"The {owner} has no option {key!r}.{guess}"
     reason = deepest["msg"].removeprefix("Value error, ")
+    if deepest["type"] in ("dict_type", "model_type"):
+        reason = "it holds key: value pairs"
     reason = reason[:1].lower() + reason[1:]
+    if deepest["type"] == "value_error" and isinstance(deepest["input"], Mapping):
+        return f"The option {key!r} of the {owner} does not hold: {reason}."
     return f"The option {key!r} of the {owner} cannot be {short_repr(deepest['input'])}: {reason}."

@@ -139,7 +139,8 @@ def read_study(file: Path) -> Study | Unreadable | None:
 class Studies:
     """The studies of a results folder, and what they say of its runs."""
 
-    chosen: Mapping[str, Study] = field(default_factory=dict)  # group to the study that chose it
+    # Group to the studies that chose it, those that tried most first.
+    chosen: Mapping[str, tuple[Study, ...]] = field(default_factory=dict)
     trial_keys: frozenset[str] = frozenset()  # of the runs of all trials
     defaults: frozenset[str] = frozenset()  # groups of the trials with the defaults
     hidden: frozenset[str] = frozenset()  # groups that are no rows
@@ -151,7 +152,10 @@ class Studies:
         files = sorted((root / FOLDER).glob("*.json"))
         outcomes = [read_study(file) for file in files]
         studies = [study for study in outcomes if isinstance(study, Study)]
-        chosen = {study.chosen.group: study for study in studies if study.chosen}
+        chosen: dict[str, tuple[Study, ...]] = {}
+        for study in sorted(studies, key=lambda study: -len(study.spent)):
+            if study.chosen:
+                chosen[study.chosen.group] = (*chosen.get(study.chosen.group, ()), study)
         trials = [trial for study in studies for trial in study.trials]
         defaults = frozenset(study.trials[0].group for study in studies) - chosen.keys()
         hidden = frozenset(trial.group for trial in trials) - chosen.keys()
@@ -173,6 +177,7 @@ def budget_note(studies: Iterable[Study]) -> str:
     studies = list(studies)
     if not studies:
         return ""
+    rows = {study.chosen.group for study in studies if study.chosen}
     trials = [trial for study in studies for trial in study.spent]
     budgets = sorted({study.budget for study in studies})
     each = " to ".join(f"{budget}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
@@ -190,7 +195,7 @@ def budget_note(studies: Iterable[Study]) -> str:
     return printable(
         f"Tuned: a row has the settings that were best on validation ({rules}) of {each} trials"
         f"{within}{halved}, and seeds that no trial had; what it is compared with is tuned alike. "
-        f"Spent on {len(studies):,} such rows: {len(trials):,} trials{failures}, "
+        f"Spent on {len(rows):,} such rows: {len(trials):,} trials{failures}, "
         f"{sum(trial.seconds for trial in trials):,.0f} s, "
         f"{sum(trial.rows for trial in trials):,} training rows{unequal}. "
         "mtlkit report --untuned shows rows with the defaults, too."

@@ -125,7 +125,8 @@ class TuningSettings(Settings):
         if len(given) > 1:
             raise ValueError(f"choose one of {' and '.join(given)}")
         if self.halving is not None and (given != ["trials"] or self.sampler != "sobol"):
-            raise ValueError("halving needs a number of trials, and sampler: sobol")
+            needed = "halving needs a number of trials, and sampler: sobol"
+            raise ValueError(f"{needed}; --set tune.halving=none leaves it out")
         return self
 
     @property

@@ -206,7 +206,7 @@ class Tuning:
         # points of a small space may be the same, and then are one cell
         new = [entry for key, entry in planned.items() if key not in self.planned_keys]
         self.planned_keys |= planned.keys()
-        return replace(self.untuned, cells=new)
+        return replace(self.untuned, cells=new, notes=(*self.untuned.notes, *self._equal_rungs()))
 
     def choose(self) -> Plan:
         """Write the studies with their choices; return the cells of the chosen settings.
@@ -222,18 +222,16 @@ class Tuning:
                 "run the same command again: what was stored is kept",
             )
 
-        planned: dict[str, PlannedCell] = {}
-        for search, study in zip(self.searches, self.save(), strict=True):
-            assert study.chosen is not None
-            grid = self._grid(search, study.chosen.settings)
-            plan = self._plan(grid, self.settings.seeds)
-            planned |= {entry.cell.key: entry for entry in plan.cells}
+        found = zip(self.searches, self.save(), strict=True)
+        grids = [
+            self._grid(search, study.chosen.settings) for search, study in found if study.chosen
+        ]
         if self.baselines:
             model = known_options(self.settings.model, self.baselines)
             only_they = {"models": self.baselines, "references": (), "model": model}
-            grid = self.settings.model_copy(update=only_they)
-            plan = self._plan(grid, self.settings.seeds)
-            planned |= {entry.cell.key: entry for entry in plan.cells}
+            grids.append(self.settings.model_copy(update=only_they))
+        plans = [self._plan(grid, self.settings.seeds) for grid in grids]
+        planned = {entry.cell.key: entry for plan in plans for entry in plan.cells}
         position = {seed: i for i, seed in enumerate(self.settings.seeds)}
         cells = sorted(planned.values(), key=lambda entry: position[entry.cell.seed])
         return replace(self.untuned, cells=cells)
@@ -304,18 +302,34 @@ class Tuning:
         return climbing
 
     def _climbing(self, search: Search) -> list[Candidate]:
-        """The trials that can go on now: the first of equals, and no failures."""
-        highest = max(candidate.reached for candidate in search.candidates)
-        if highest == len(self.shares) or self._can_begin(search) or not self._is_over(search):
+        """The trials that can go on now: the first of equals, and no failures. Where all that went
+        on have failed, the next best take their place.
+        """
+        if self._can_begin(search) or not self._is_over(search):
             return []
-        values = {
-            number: value
-            for number, candidate in enumerate(search.candidates)
-            if candidate.reached == highest
-            and (value := self._value(candidate, highest - 1)) is not None
-        }
-        best = sorted(values, key=lambda number: -values[number])[: self.climbers[highest]]
-        return [search.candidates[number] for number in sorted(best)]
+        for rung in range(len(self.shares), 0, -1):
+            values = {
+                number: value
+                for number, candidate in enumerate(search.candidates)
+                if candidate.reached == rung
+                and (value := self._value(candidate, rung - 1)) is not None
+            }
+            if values:
+                # the highest rung with a success; from the last one nothing goes on
+                most = self.climbers[rung] if rung < len(self.shares) else 0
+                best = sorted(values, key=lambda number: -values[number])[:most]
+                return [search.candidates[number] for number in sorted(best)]
+        return []
+
+    def _equal_rungs(self) -> list[str]:
+        """A sentence where two rungs have the same number of steps, as of a tiny data set."""
+        training, rows = self.settings.training, len(self.dataset.splits["train"])
+        epochs = [training.epochs * share for share in self.shares]
+        steps = [training.model_copy(update={"epochs": each}).steps(rows) for each in epochs]
+        if len(set(steps)) == len(steps):
+            return []
+        counts = ", ".join(map(str, steps))
+        return [f"the rungs of halving have {counts} steps: those of one length tell nothing new"]
 
     def _next_point(self, search: Search) -> np.ndarray | None:
         """The point of the next trial; None for the first, which has the defaults."""

@@ -77,13 +77,18 @@ class RunGroup:
     # All settings but the data set's.
     resolved: dict[str, Any] = field(compare=False, default_factory=dict)
     typed: tuple[str, str] = ("", "")  # model and balancer as they were typed
-    # The study that chose the settings; None if they were typed.
-    study: Study | None = field(compare=False, default=None)
+    # What chose the settings; none if they were typed.
+    studies: tuple[Study, ...] = field(compare=False, default=())
     family: str = ""  # from what the balancer makes its weights, in words; empty if unknown
 
     @property
     def label(self) -> str:
         return f"{self.model} + {self.balancer}" if self.has_balancer else self.model
+
+    @property
+    def study(self) -> Study | None:
+        """Of several studies with one choice, the one that tried most."""
+        return self.studies[0] if self.studies else None
 
     @property
     def has_balancer(self) -> bool:
@@ -121,7 +126,7 @@ class Block:
     @property
     def budget(self) -> tuple[str, ...]:
         """A note on what tuning has spent on the rows, if they are tuned."""
-        note = budget_note([group.study for group in self.groups if group.study])
+        note = budget_note([study for group in self.groups for study in group.studies])
         return (note,) if note else ()
 
     @property
@@ -285,8 +290,9 @@ def _tuned(group: RunGroup, studies: Studies) -> RunGroup:
     """A group as a study names it. All that one grid has tuned is compared with each other, though
     it was trained in different ways.
     """
-    study = studies.chosen.get(group.id)
-    if study is not None:
+    chosen = studies.chosen.get(group.id)
+    if chosen:
+        study = chosen[0]
         balancer = printable(study.balancer)
         training = f"tuned from {study.training}"
         return replace(
@@ -295,7 +301,7 @@ def _tuned(group: RunGroup, studies: Studies) -> RunGroup:
             balancer=balancer,
             training=training,
             typed=(study.model, study.balancer),
-            study=study,
+            studies=chosen,
         )
     if group.id in studies.defaults:
         return replace(group, model=f"{group.model} (untuned)")

@@ -46,7 +46,7 @@ from mtlkit.report.summary import Summary, summarise
 from mtlkit.report.tables import Table, build_table, csv_block, rows_to_csv, to_csv, to_markdown
 from mtlkit.report.tuned_table import tuned_rows, tuned_table
 from mtlkit.report.verdicts import Verdicts, judge, verdict_rows, verdict_table
-from mtlkit.store import Copy, ResultStore, Unreadable
+from mtlkit.store import RECORD, Copy, ResultStore, Unreadable
 
 if TYPE_CHECKING:
     from mtlkit.report.figures.context import Look
@@ -86,11 +86,12 @@ def open_results(results: Path, metric: str | None = None, untuned: bool = False
         untuned: Whether runs with the defaults are rows beside the tuned ones.
 
     Raises:
-        UsageError: The path is a file, or no run has the metric.
+        UsageError: The path is a file or one run, or no run has the metric.
         MissingError: There is no finished or failed run in it.
     """
-    if results.is_file():
-        raise UsageError(f"{results} is a file, not a results folder.", "mtlkit report results")
+    what = "a file" if results.is_file() else "one run" if (results / RECORD).exists() else ""
+    if what:
+        raise UsageError(f"{results} is {what}, not a results folder.", "mtlkit report results")
     store = Board(results) if Board.is_at(results) else ResultStore(results)
     frames = load(store, metric=metric, untuned=untuned)
     if not frames.blocks:

@@ -438,16 +438,23 @@ def _edges(study: Study | None) -> dict[str, str]:
         few = 4 if kind == "int" else 2  # of few whole numbers the chosen one is often an end
         if kind in ("log", "float", "int") and len(set(tried)) > few:
             value = study.chosen.settings.get(name)
-            lowest = "lowest" if value == min(tried) and bounds[0] > 0 else ""
-            edges[name] = "highest" if value == max(tried) else lowest
+            # below 0 (whole numbers: 1) there may be nothing, nor above 1, the largest share
+            low, high = bounds
+            lowest = "lowest" if value == min(tried) and low > (kind == "int") else ""
+            edges[name] = "highest" if value == max(tried) and high != 1 else lowest
     return edges
 
 
 def _wider(kind: str, low: float, high: float, edge: str) -> str:
-    """A range that goes on at one end as far as it went."""
-    further = high * high / low if kind == "log" else 2 * high - low
-    below = low * low / high if kind == "log" else max(0, 2 * low - high)
-    return f"{low:g}:{further:g}" if edge == "highest" else f"{below:g}:{high:g}"
+    """A range that goes on at one end, by a factor of three or half its width. What ends below 1
+    may be a share, and stays below.
+    """
+    half = math.ceil((high - low) / 2) if kind == "int" else (high - low) / 2
+    further = 3 * high if kind == "log" else high + half
+    below = low / 3 if kind == "log" else max(kind == "int", low - half)
+    if high < 1:
+        further = min(further, (high + 1) / 2)
+    return f"{low:g}:{further:.3g}" if edge == "highest" else f"{below:.3g}:{high:g}"
 
 
 def too_few_seeds(seen: Evidence) -> Found:

@@ -9,17 +9,18 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from string import ascii_uppercase
 
 from mtlkit.errors import UsageError
 from mtlkit.report.summary import Row, Summary
 from mtlkit.report.tables import NAME_COLUMNS, Table, TableCell, build_table
 
 WIDTH = 345  # points of a text column, as that of an article of one column has them
-LETTER, DIGIT, NARROW, BROAD = 4.8, 4.3, 2.6, 7.1
-"""Points of most letters at footnotesize, of a digit, of a narrow sign, and of a broad one."""
+LETTER, DIGIT, NARROW, BROAD, CAPITAL = 4.8, 4.3, 2.6, 7.1, 6.7
+"""Points of most letters at footnotesize, a digit, a narrow sign, a broad one, and a capital."""
 GAP = 6  # points between columns
 NAMES_SHARE = 0.4  # of the width, what names have at least beside numbers; longer ones are broken
-LONG_HEAD = 8  # letters of the longest head that is not broken before its last word
+LONG_HEAD = 8  # letters of the longest head that is not broken
 PAGE = 45  # rows of the longest table that stays in one piece
 COSTS = ("parameters", "kFLOP/row", "rows/s", "train s")
 SPREAD = re.compile(r"([+−]?\d+)(\.\d+)(?: ± 0?(\S+))?( \(n=\d+\))?")
@@ -131,11 +132,14 @@ def _select(table: Table, columns: Sequence[int], title: str, notes: tuple[str, 
     ceiling = tuple(table.ceiling[i] for i in kept) if table.ceiling else ()
     if not any(cell.text for cell in ceiling[NAME_COLUMNS:]):
         ceiling = ()
-    return Table(title, tuple(table.columns[i] for i in kept), rows, notes, ceiling)
+    return Table(title, tuple(table.columns[i] for i in kept), rows, notes, ceiling, table.texts)
 
 
 def to_tex(table: Table) -> str:
     r"""A table to be read in with ``\input``, in as many parts as its width needs."""
+    if table.aside:
+        kept = [i for i, head in enumerate(table.columns) if head not in table.aside]
+        table = _select(table, kept[NAME_COLUMNS:], table.title, table.notes)
     parts = list(_parts(table))
     lines = [r"% Needs \usepackage{booktabs,longtable}; on two columns, say before it:"]
     lines += [r"% \newcommand{\mtlkittable}{table*}", r"\providecommand{\mtlkittable}{table}"]
@@ -164,7 +168,7 @@ def _parts(table: Table) -> Iterator[list[int]]:
 
 
 def _width(table: Table, column: int) -> float:
-    """Points of the widest text of a column, whose head breaks before the last word."""
+    """Points of the widest text of a column, whose head may break."""
     cells = [row[column] for row in table.lines]
     bodies = [cell.text.replace(" ± 0", "±") + cell.marks for cell in cells]
     return max(map(_points, [*_head(table.columns[column]), *bodies]))
@@ -173,12 +177,17 @@ def _width(table: Table, column: int) -> float:
 def _points(text: str) -> float:
     """About how wide a text is."""
     sizes = dict.fromkeys(".,:;()[]/ iljt†‡*§", NARROW) | dict.fromkeys("mw±−+%", BROAD)
-    sizes |= dict.fromkeys("0123456789", DIGIT)
+    sizes |= dict.fromkeys("0123456789", DIGIT) | dict.fromkeys(ascii_uppercase, CAPITAL)
     return sum(sizes.get(letter, LETTER) for letter in text)
 
 
 def _head(head: str) -> list[str]:
-    return head.rsplit(" ", 1) if len(head) > LONG_HEAD else [head]
+    """A head in one line, or in two that are as short as can be."""
+    breaks = [i for i, letter in enumerate(head) if letter == " "]
+    if len(head) <= LONG_HEAD or not breaks:
+        return [head]
+    middle = min(reversed(breaks), key=lambda i: abs(2 * i + 1 - len(head)))
+    return [head[:middle], head[middle + 1 :]]
 
 
 def _text_widths(table: Table) -> dict[int, float]:
@@ -192,10 +201,11 @@ def _text_widths(table: Table) -> dict[int, float]:
         return needed
 
     # Short columns keep what they need; long ones share the rest.
-    fair = room / len(columns)
-    short = {i: width for i, width in needed.items() if width <= fair}
-    shared = (room - sum(short.values())) / (len(columns) - len(short))
-    return {i: short.get(i, shared) for i in columns}
+    widths: dict[int, float] = {}
+    for taken, i in enumerate(sorted(columns, key=lambda i: needed[i])):
+        fair = (room - sum(widths.values())) / (len(columns) - taken)
+        widths[i] = min(needed[i], fair)
+    return widths
 
 
 def _part(table: Table, columns: Sequence[int], caption: str, notes: str) -> Iterator[str]:

@@ -61,7 +61,11 @@ Pair = tuple[str, str]
 class Relations:
     """What is known of the tasks of a block."""
 
-    pairs: pd.DataFrame  # one row a pair, see :func:`task_relations`
+    # A row a pair: task, other, verdict (complementary, conflicting, hierarchical, independent, not
+    # known) and evidence, a sentence; then mean, ``_low`` and ``_high`` of labels, predictions,
+    # gradients, gates, gain (of the task from the other), gain_of_other and affinity (the mean of
+    # both gains; fractions), NaN where unknown, and gradients_by_part. Empty if nothing is known.
+    pairs: pd.DataFrame
     # Suggested groups of tasks; empty where affinities are not known.
     groups: tuple[tuple[str, ...], ...] = ()
     unreadable: tuple[Unreadable, ...] = ()  # files of scores that could not be read
@@ -73,8 +77,7 @@ class Relations:
             return []
         words = Counter(self.pairs["verdict"])
         counts = ", ".join(f"{count} {word}" for word, count in words.items())
-        noun = "pair" if len(self.pairs) == 1 else "pairs"
-        sentences = [f"Task relations: of {len(self.pairs)} {noun} of tasks, {counts}."]
+        sentences = [f"Task relations: of {len(self.pairs)} pairs of tasks, {counts}."]
         if len(self.pairs) == 1:
             task, other, word = self.pairs.loc[0, ["task", "other", "verdict"]]
             sentences = [f"Task relations: {task} and {other}: {word}."]
@@ -92,19 +95,6 @@ class Relations:
                 "between groups is above 0; a gain within its interval counts as 0."
             )
         return sentences
-
-
-def task_relations(frames: Frames, summary: Summary) -> pd.DataFrame:
-    """What each two tasks of a block have to do with each other.
-
-    Returns:
-        A row a pair: ``task``, ``other``, ``verdict`` (complementary, conflicting, hierarchical,
-        independent, not known) and ``evidence``, a sentence; then mean, ``_low`` and ``_high`` of
-        ``labels``, ``predictions``, ``gradients``, ``gates``, ``gain`` (of the task from the
-        other), ``gain_of_other`` and ``affinity`` (the mean of both gains; fractions), NaN where
-        unknown, and ``gradients_by_part``. Empty where nothing is known.
-    """
-    return find_relations(frames, summary).pairs
 
 
 def find_relations(
@@ -280,7 +270,7 @@ class _Pair:
         return f"; trained together, {listed} over single-task (mean {mean} %)"
 
     def row(self) -> dict[str, Any]:
-        """As :func:`task_relations` returns it."""
+        """As it stands in the pairs of :class:`Relations`."""
         word, sentence = self.verdict()
         intervals = {
             "predictions": self.predictions,
@@ -512,6 +502,7 @@ def relation_table(block: Block, relations: Relations) -> Table:
         tuple(tuple(cells[index] for index in kept) for cells in rows),
         (*more, *NOTES, *block.budget),
         texts=("verdict", "evidence"),
+        aside=("evidence",),
     )
 
 

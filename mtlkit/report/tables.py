@@ -88,6 +88,7 @@ class Table:
     # A last row, of what the planted model of simulated data reaches; none where nobody knows.
     ceiling: tuple[TableCell, ...] = ()
     texts: tuple[str, ...] = ()  # heads of columns of text besides the names
+    aside: tuple[str, ...] = ()  # heads of columns for which a paper has no room
     # Names by which links reach the rows; none for tables without links.
     anchors: tuple[str, ...] = ()
     lead: tuple[str, ...] = ()  # sentences above the table

@@ -19,7 +19,7 @@ NOTES = (
 
 def tuned_rows(summary: Summary) -> list[dict[str, object]]:
     """The choice of each study of a block as plain values; empty without any."""
-    return [_tuned_row(row, row.group.study) for row in summary.rows if row.group.study is not None]
+    return [_tuned_row(row, study) for row in summary.rows for study in row.group.studies]
 
 
 def _tuned_row(row: Row, study: Study) -> dict[str, object]:

@@ -108,7 +108,7 @@ class Trainer:
         # The length of the run, in optimiser steps.
         rows_per_step = settings.batch_size * settings.accumulate
         self.steps_per_epoch = len(self.train) / rows_per_step
-        self.total_steps = max(1, round(settings.epochs * len(self.train) / rows_per_step))
+        self.total_steps = settings.steps(len(self.train))
 
         # The model, and which of its parameters the tasks share.
         self.model = model.to(self.device)

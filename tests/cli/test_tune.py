@@ -75,9 +75,10 @@ def test_from_trials_to_a_table(bench, cli, tmp_path):
         (["--tune", "2", "--set", "tune.space.lr.log=1:1"], "is empty: 1 is not below 1"),
         (["--tune", "2", "--set", "tune.space.rate.log=1:2"], "is called 'rate'"),
         (["--tune", "2", "--set", "tune.sampler=grid"], "tune.sampler"),
+        (["--tune", "2", "--set", "tune.space=3"], "cannot be 3: it holds key: value pairs."),
         (["--tune", "10 minutes"], "--tune cannot be '10 minutes': write how many trials (20)"),
         (["--tune", "2", "--set", "tune.rows=5"], "choose one of trials and rows"),
-        (["--tune", "9s", "--set", "tune.halving=3"], "halving needs a number of trials"),
+        (["--tune", "9s", "--set", "tune.halving=3"], "'tune' of the grid does not hold: halving"),
     ],
 )
 def test_what_cannot_be_tuned(bench, arguments, message):

@@ -473,6 +473,31 @@ def test_failures_never_climb(tuning, store):
         assert study.choice == 0
 
 
+def test_where_all_finalists_fail_the_next_best_take_their_place(tuning, store):
+    """Of 12 trials 4 go on, then 2, which fail; of the other two that went on, both run in full."""
+
+    def score(cell):
+        sees_all = cell.resolved["training"]["epochs"] == 6
+        return np.nan if sees_all and by_rate(cell) > limit else by_rate(cell)
+
+    first = small_grid(tuning, trials=12, halving=3).next_trials().cells
+    limit = sorted({by_rate(entry.cell) for entry in first})[-3]
+    tuned = small_grid(tuning, trials=12, halving=3)
+    tuned.run_trials(Planted(store, score))
+    for study in tuned.save():
+        rates = [0.5 + trial.settings.get("lr", 0.002) for trial in study.trials]
+        best = sorted(range(12), key=lambda number: -rates[number])
+        assert [len(study.trials[number].rungs) for number in best] == [3] * 4 + [1] * 8
+        assert study.choice == best[2]
+
+
+def test_rungs_of_one_length_are_said(tuning):
+    tuned = tuning({"models": "mmoe"}, "batch_size=100", tune={"trials": 9, "halving": 3})
+    assert not any("halving" in note for note in tuned.next_trials().notes)
+    tuned = tuning({"models": "mmoe"}, tune={"trials": 9, "halving": 3})
+    assert any("halving have 1, 1, 1 steps" in note for note in tuned.next_trials().notes)
+
+
 def test_failures_that_are_retried_are_waited_for(tuning, store):
     tune = {"trials": 9, "halving": 3}
     tuning(tune=tune).run_trials(Planted(store, lambda cell: np.nan))
@@ -687,6 +712,20 @@ def test_unequal_budgets_are_said(tuning, store):
     summary, _ = rows(store)
     assert "of 4 to 6 trials" in summary.block.budget[0]
     assert "budgets are not equal" in summary.block.budget[0]
+
+
+def test_two_studies_with_one_choice_are_both_counted(tuning, store):
+    """The defaults win by four trials and by six of another space: one row, two budgets."""
+    score = lambda cell: 0.8 if is_default(cell) else 0.7  # noqa: E731
+    settings = {"models": "mmoe", "balancers": "uwl", "references": []}
+    run_both(tuning(settings), store, score)
+    run_both(tuning(settings, tune={"trials": 6, "space": {"dropout": None}}), store, score)
+    summary, _ = rows(store)
+    [row] = summary.rows
+    assert row.group.study.budget == 6
+    assert "of 4 to 6 trials" in summary.block.budget[0]
+    assert "Spent on 1 such rows: 10 trials" in summary.block.budget[0]
+    assert [line["trial"] for line in tuned_rows(summary)] == ["0 of 6", "0 of 4"]
 
 
 def test_scalarization_is_tuned_by_its_weights(tuning, store):

@@ -224,7 +224,7 @@ def test_the_same_text_everywhere(grid, tmp_path):
     grid.single().add("mmoe", gains=(0.01, 0.02)).add("mmoe", "uwl")
     said = grid.answer()
     files = write_report(grid.store.root, tmp_path / "out")
-    page = files.page.read_text()
+    page = files.page.read_text().replace("\u00a0", " ")
     markdown = next(path for path in files.tables if path.suffix == ".md").read_text()
     console = Console(width=100, record=True, file=io.StringIO())
     groups = {old.group for old, _ in grid.store.scan()}

@@ -8,7 +8,7 @@ import pytest
 
 from mtlkit.grid.grid_settings import TuningSettings, read_budget
 from mtlkit.report import write_report
-from mtlkit.report.findings import BLOCK_RULES, ROW_RULES, find
+from mtlkit.report.findings import BLOCK_RULES, ROW_RULES, _wider, find
 from mtlkit.report.frame import load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.summary import summarise
@@ -306,8 +306,8 @@ def test_one_method(grid):
 @pytest.mark.parametrize(
     ("chosen", "rate", "says", "wider"),
     [
-        (2, 0.01, "highest", "tune.space.lr.log=0.001:0.1"),
-        (1, 0.001, "lowest", "tune.space.lr.log=0.0001:0.01"),
+        (2, 0.01, "highest", "tune.space.lr.log=0.001:0.03"),
+        (1, 0.001, "lowest", "tune.space.lr.log=0.000333:0.01"),
         (3, 0.003, "", ""),
     ],
 )
@@ -332,6 +332,23 @@ def test_edge_of_the_space(grid, chosen, rate, says, wider):
         )
         assert wider in finding.command
         assert "--tune 4" in finding.command
+
+
+@pytest.mark.parametrize(
+    ("kind", "low", "high", "edge", "expected"),
+    [
+        ("log", 5e-4, 1e-2, "highest", "0.0005:0.03"),
+        ("log", 0.01, 0.5, "highest", "0.01:0.75"),  # not 1.5
+        ("float", 0.0, 0.5, "highest", "0:0.75"),
+        ("float", 0.5, 0.99, "highest", "0.5:0.995"),
+        ("float", 0.0, 3.0, "highest", "0:4.5"),
+        ("float", 0.1, 1.0, "lowest", "0:1"),
+        ("int", 2, 8, "highest", "2:11"),
+        ("int", 2, 8, "lowest", "1:8"),
+    ],
+)
+def test_ranges_go_on_by_little_and_within_what_is_allowed(kind, low, high, edge, expected):
+    assert _wider(kind, low, high, edge) == expected
 
 
 @pytest.mark.parametrize(
@@ -419,6 +436,13 @@ def test_the_command_says_them(grid, cli):
 def test_nothing_there(tmp_path, cli):
     said = cli("diagnose", tmp_path)
     assert (said.code, "There are no run records" in said.err) == (3, True)
+
+
+def test_one_run_is_no_results_folder(grid, cli):
+    grid.find()
+    run = next(grid.store.root.glob("*/*/*/seed-*"))
+    said = cli("diagnose", run)
+    assert (said.code, f"{run} is one run, not a results folder." in said.err) == (2, True)
 
 
 def test_real_runs_and_their_commands(home, tmp_path, cli):

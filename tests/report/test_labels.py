@@ -6,11 +6,12 @@ import re
 import warnings
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from matplotlib.text import Text
 
 from mtlkit.report import write_report
-from mtlkit.report.figures import draw_all
+from mtlkit.report.figures import cosine_end, draw_all
 from mtlkit.report.figures.compact import compact
 from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.text import letters_without_font, shorten, text_width
@@ -18,7 +19,7 @@ from mtlkit.report.frame import load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.summary import summarise
 from mtlkit.report.tables import rows_to_csv
-from tests.fakes import fill
+from tests.fakes import cell, fill, probes
 
 ODD_NAMES = {
     "broken-math": r"a $\frac{1 b",
@@ -176,6 +177,24 @@ def test_figures_of_many_rows_say_what_they_leave_out(many):
     assert "uniform" in names
     shown = {text.get_text() for text in drawings["metrics"].figure.findobj(Text)}
     assert {row.group.label for row in many.summary.rows} <= shown
+
+
+def test_cosines_of_many_tasks_are_a_matrix_a_model(tmp_path):
+    tasks = ["a", "b", "c", "d", "e", "f"]  # 15 pairs
+    balancers, seeds = ("uniform", "uwl"), (0, 1)
+    frames = load(fill(tmp_path, ("mmoe", "ple"), balancers, seeds=seeds, tasks=tasks))
+    summary = summarise(frames, frames.blocks[0])
+    found = load_probes(frames, frames.blocks[0]).by_group
+    context = Context(summary, found, Look.of([summary]))
+
+    names, [mmoe, ple] = cosine_end._by_model(cosine_end._cosines(context))
+    runs = [cell("mmoe", one, seed, tasks=tasks) for one in balancers for seed in seeds]
+    expected = np.mean([probes(run)["gradient_cosine"][-1, 0] for run in runs], axis=0)
+    np.fill_diagonal(expected, np.nan)
+    assert (names, mmoe.title, ple.title) == (tasks, "mmoe", "ple")
+    np.testing.assert_allclose(mmoe.values, expected, atol=1e-6)
+    [drawing] = cosine_end.draw(context)
+    assert "averaged over its balancers" in drawing.caption
 
 
 # --- compact SVG

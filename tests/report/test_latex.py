@@ -155,7 +155,13 @@ def test_it_compiles_and_fits(long_and_wide, summaries, tmp_path, columns):
         "findings", ("finding", "evidence", "to type"), (cells,), (), texts=("to type",)
     )
     texts = [paper_tables(summaries["census"], ["*+uwl"], 1), long_and_wide["wide"]]
-    texts += [paper_tables(summaries["synthetic"]), to_tex(findings)]
+    cells = tuple(TableCell(text) for text in ("CLKM7", "NAPM7", "hierarchical", "0.51", sentence))
+    columns_of_pairs = ("task", "other", "verdict", "gain of task, %", "evidence")
+    relations = Table(
+        "pairs", columns_of_pairs, (cells,), (), texts=("verdict", "evidence"), aside=("evidence",)
+    )
+    assert sentence[:20] not in to_tex(relations)
+    texts += [paper_tables(summaries["synthetic"]), to_tex(findings), to_tex(relations)]
     if columns == "onecolumn":  # there is no longtable on two columns
         texts.append(long_and_wide["census"])
     wide = r"\newcommand{\mtlkittable}{table*}" if columns == "twocolumn" else ""

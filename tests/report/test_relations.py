@@ -14,7 +14,7 @@ from mtlkit.records import Cell
 from mtlkit.report import write_report
 from mtlkit.report.frame import load
 from mtlkit.report.references import with_floors
-from mtlkit.report.relations import suggested_groups, task_relations
+from mtlkit.report.relations import find_relations, suggested_groups
 from mtlkit.report.summary import summarise
 from mtlkit.store import ResultStore
 from tests.fakes import cell, record
@@ -72,7 +72,7 @@ def results(tmp_path, gains, labels=None, seeds=SEEDS, **training):
 def relations(store):
     frames = load(store)
     [block] = frames.blocks
-    pairs = task_relations(frames, summarise(frames, block))
+    pairs = find_relations(frames, summarise(frames, block)).pairs
     return pairs.set_index(pairs["task"] + pairs["other"])
 
 
@@ -106,13 +106,16 @@ def test_a_gain_over_a_useless_model_is_none(tmp_path):
         save(store, "single-task", TASKS, [0.51] * 3, seed)  # of 400 rows
         save(store, "shared-bottom", ("a", "b"), [0.53 + luck(seed)] * 2, seed)
     [block] = load(store).blocks
-    assert task_relations(load(store), summarise(load(store), block)).empty
+    assert find_relations(load(store), summarise(load(store), block)).pairs.empty
 
 
 def test_a_gain_within_the_margin_is_none(tmp_path):
     frames = load(results(tmp_path, {"ab": 0.02, "ac": 0.0, "bc": 0.0}))
     [block] = frames.blocks
-    assert task_relations(frames, summarise(frames, block, margin=0.2))["verdict"][0] == "not known"
+    assert (
+        find_relations(frames, summarise(frames, block, margin=0.2)).pairs["verdict"][0]
+        == "not known"
+    )
 
 
 def test_a_gain_is_the_paired_t_interval(tmp_path):

@@ -19,7 +19,7 @@ CAPTION = (
     "predictions (bins of half a unit of log-odds in which 20 positives and 20 negatives are "
     "expected). On the dashed line a model is calibrated; above it, events are more frequent than "
     "it says. Within the grey band the test rows alone explain a distance, at 95 %. Lines are "
-    "means over seeds.{left_out}"
+    "means over seeds, cut off at ratios beyond 4.{left_out}"
 )
 MOST = 8
 """Rows that are shown."""

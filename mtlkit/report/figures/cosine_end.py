@@ -1,14 +1,14 @@
 """Cosines between the tasks' gradients at the end of the run: a line a balancer, a column a model
-or a pair of tasks.
+or a pair of tasks; of many tasks, a matrix a model.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+import pandas as pd
 from matplotlib.colors import Normalize
 
 from mtlkit.report.figures.context import Context, uniform_first
@@ -24,84 +24,105 @@ CAPTION = (
     "undoes part of the other. The colours span the values shown, symmetric about 0, not always −1 "
     "to 1."
 )
+OF_MANY = " Of so many tasks, a panel shows one model, averaged over its balancers."
+MOST_PAIRS = 10  # of tasks that have a panel or a column each
 STEPS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0)  # where the colours may end
 CELL = 0.46  # width of a field, if there is room
+LEAST_CELL = 0.28  # of two matrices beside each other
 LINE = 0.24  # height of a field
 HEAD = 0.3  # height of a panel's name
 GAP = 0.3
 LONGEST_BALANCER = 2.2
 
-Column = tuple[str, str]  # a model and a pair of tasks
-
 
 @dataclass(frozen=True)
 class _Panel:
-    """Columns under one name: the models of a pair of tasks, or the pairs of the only model."""
+    """Fields under one name."""
 
     title: str
-    columns: list[Column]
-    names: list[str]
+    columns: list[str]
+    values: np.ndarray  # (lines, columns)
 
 
 def draw(context: Context) -> list[Drawing]:
-    """Fields of balancers x models, a panel a pair of tasks."""
+    """Fields of balancers x models, a panel a pair of tasks; or of tasks x tasks."""
     cosines = _cosines(context)
-    if not cosines:
+    if cosines.empty:
         return []
-    balancers = sorted({balancer for balancer, _ in cosines}, key=uniform_first)
-    panels = _panels(list(dict.fromkeys(column for _, column in cosines)))
+    is_square = cosines.groupby(level=[2, 3]).ngroups > MOST_PAIRS
+    lines, panels = _by_model(cosines) if is_square else _by_pair(cosines)
 
-    # Panels flow from left to right; balancers are named at the left of each line of panels.
-    label = room_for(balancers, LONGEST_BALANCER) + 0.14
-    foot = foot_of([name for panel in panels for name in panel.names])
+    # Panels flow from left to right; what is beside them is named at the left of each line.
+    label = room_for(lines, LONGEST_BALANCER) + 0.14
+    foot = foot_of([name for panel in panels for name in panel.columns])
     widest = max(len(panel.columns) for panel in panels)
-    cell = min(CELL, (WIDTH - 0.3 - label) / widest)
+    room = WIDTH - 0.3 - label
+    cell = min(CELL, room / widest)
+    half = (room - GAP) / 2 / widest
+    if is_square and len(panels) > 1 and half >= LEAST_CELL:
+        cell = min(cell, half)
     pitch = max(cell * widest, 1.0) + GAP
     in_line = max(1, int((WIDTH - 0.2 - label + GAP) / pitch))
-    height = HEAD + LINE * len(balancers) + foot
-    lines = -(-len(panels) // in_line)
-    sheet = Sheet("Gradient cosine between tasks, end of the run", context.subtitle, height * lines)
+    height = HEAD + LINE * len(lines) + foot
+    title = "Gradient cosine between tasks, end of the run"
+    sheet = Sheet(title, context.subtitle, height * -(-len(panels) // in_line))
 
-    scale = _scale(list(cosines.values()))
+    scale = _scale(cosines)
+    if is_square:  # its fields are narrow
+        scale = replace(scale, text=lambda value: fixed(value, 2).replace("0.", "."))
     image = None
     for index, panel in enumerate(panels):
         line, place = divmod(index, in_line)
         fields = Fields(0.1 + label + place * pitch, HEAD + line * height, cell, LINE)
-        values = [
-            [cosines.get((balancer, column), np.nan) for column in panel.columns]
-            for balancer in balancers
-        ]
-        image = fields.draw(sheet, np.array(values), scale)
-        fields.name_columns(sheet, panel.names, len(balancers))
+        image = fields.draw(sheet, panel.values, scale)
+        fields.name_columns(sheet, panel.columns, len(lines))
         sheet.heading(fields.left, fields.top - 0.05, panel.title, 8, pitch - 0.1)
         if place == 0:
-            fields.name_lines(sheet, balancers, label)
+            fields.name_lines(sheet, lines, label)
     sheet.colourbar(image, scale.label, list(scale.ticks))
-    return [Drawing("cosine-end", "Gradient cosine at the end of the run", CAPTION, sheet.figure)]
+    caption = CAPTION + OF_MANY * is_square
+    return [Drawing("cosine-end", "Gradient cosine at the end of the run", caption, sheet.figure)]
 
 
-def _cosines(context: Context) -> Mapping[tuple[str, Column], float]:
-    """Balancer and column to the mean cosine over seeds; NaN where it is not defined."""
+def _cosines(context: Context) -> pd.Series:
+    """Mean cosines over seeds, by balancer, model and two tasks; NaN where it is not defined."""
     cosines = {}
     for row, probes in context.probed():
         if not probes.has_cosines:
             continue
         matrix = probes.last(probes.cosine)[0]  # (T, T), with respect to all shared parameters
-        for one, other in combinations(range(len(probes.tasks)), 2):
-            pair = f"{probes.tasks[one]} · {probes.tasks[other]}"
-            cosines[row.group.balancer, (row.group.model, pair)] = float(matrix[one, other])
-    return cosines
+        for (i, one), (j, other) in combinations(enumerate(probes.tasks), 2):
+            cosines[row.group.balancer, row.group.model, one, other] = float(matrix[i, j])
+    return pd.Series(cosines, dtype=float)
 
 
-def _panels(columns: list[Column]) -> list[_Panel]:
-    models = list(dict.fromkeys(model for model, _ in columns))
-    pairs = list(dict.fromkeys(pair for _, pair in columns))
+def _by_pair(cosines: pd.Series) -> tuple[list[str], list[_Panel]]:
+    """A line a balancer; a panel a pair of tasks, or all pairs of the only model."""
+    balancers = sorted(cosines.index.unique(0), key=uniform_first)
+    models = list(cosines.index.unique(1))
+    pairs = {" · ".join(pair): pair for _, _, *pair in cosines.index}
+    panels = [(name, models, [(model, *pair) for model in models]) for name, pair in pairs.items()]
     if len(models) == 1:
-        return [_Panel(models[0], columns, pairs)]
-    return [_Panel(pair, [(model, pair) for model in models], models) for pair in pairs]
+        panels = [(models[0], list(pairs), [(models[0], *pair) for pair in pairs.values()])]
+    fields = cosines.unstack([1, 2, 3]).reindex(balancers)
+    return balancers, [
+        _Panel(title, names, fields.reindex(columns=columns).to_numpy())
+        for title, names, columns in panels
+    ]
 
 
-def _scale(cosines: list[float]) -> Scale:
+def _by_model(cosines: pd.Series) -> tuple[list[str], list[_Panel]]:
+    """A line and a column a task, a panel a model, averaged over its balancers."""
+    tasks = list(dict.fromkeys([*cosines.index.unique(2), *cosines.index.unique(3)]))
+    means = cosines.groupby(level=[1, 2, 3]).mean()
+    panels = []
+    for model in cosines.index.unique(1):
+        above = means[model].unstack().reindex(index=tasks, columns=tasks)
+        panels.append(_Panel(model, tasks, above.combine_first(above.T).to_numpy()))
+    return tasks, panels
+
+
+def _scale(cosines: pd.Series) -> Scale:
     """Colours that end at the first step that holds all values."""
     largest = float(np.nanmax(np.abs(cosines), initial=0.0))
     end = next((step for step in STEPS if step >= largest - 1e-9), 1.0)
