@@ -18,7 +18,7 @@ from typing import Any
 
 import mtlkit
 from mtlkit.report.frame import load
-from mtlkit.report.relations import task_relations
+from mtlkit.report.relations import find_relations
 from mtlkit.report.summary import summarise
 from mtlkit.store import ResultStore
 
@@ -90,7 +90,7 @@ def find(planted: Planted, seed: int, folder: Path) -> Outcome:
     )
     frames = load(ResultStore(folder / "results"))
     [block] = frames.blocks
-    [pair] = task_relations(frames, summarise(frames, block)).to_dict("records")
+    [pair] = find_relations(frames, summarise(frames, block)).pairs.to_dict("records")
     return Outcome(pair["verdict"], pair["affinity"])
 
 
