@@ -275,6 +275,6 @@ def _mapped_file(array: object) -> mmap.mmap | None:
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on a device; the copy to a GPU runs while the host goes on."""
-    if device.type == "cuda" and not tensor.is_cuda:
-        tensor = tensor.pin_memory()
-    return tensor.to(device, non_blocking=True)
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -235,7 +235,7 @@ class _Piece:
         ):
             action()
         self.passes = trainer.backward_passes - before
-        # an earlier graph goes only now: had it gone before, so had the memory that it is given
+        # an earlier graph is let go only now: the pool of memory ends with its last graph
         self.graph, self.fits = graph, True
         graph.replay()
 
