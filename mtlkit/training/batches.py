@@ -110,8 +110,8 @@ class DeviceSplit:
     @property
     def row_device(self) -> torch.device:
         """Where row numbers are drawn: on the host, if it counts the ids in the bags of a batch."""
-        on_host = self.storage_device.type == "cpu" or self.bag_lengths
-        return torch.device("cpu") if on_host else self.storage_device
+        counts_ids = self.storage_device.type == "cuda" and self.bag_lengths
+        return torch.device("cpu") if counts_ids else self.storage_device
 
     @cached_property
     def bag_lengths(self) -> dict[str, Tensor]:
@@ -144,7 +144,7 @@ class DeviceSplit:
             room: By bag feature, how many ids the batch is to have, as in ``take_bags``.
         """
         columns = self.columns
-        if room is None and self.storage_device.type != "cpu":
+        if room is None and self.storage_device.type == "cuda":
             room = self.count_ids(rows)
         rows = sent(rows, self.storage_device)
         weight = None if weight is None else sent(weight, self.storage_device)
