@@ -58,7 +58,8 @@ def parity(job: Job) -> Iterator[partial[Iterator[Row]]]:
             if BALANCERS.load(name).needs == "losses":
                 yield partial(_graph, name, device, steps)
         for name in job.size(["uniform", "pcgrad"], []):
-            yield partial(_graph, name, device, steps, sparse_rows=1)
+            yield partial(_graph, name, device, steps, {"vocab": 5000}, sparse_rows=1)
+            yield partial(_graph, name, device, steps, {"bags": 2})
         for name in job.size(BALANCERS.names(), ["pcgrad"]):
             yield partial(_compare, f"mmoe + {name}", device, steps, balancer=name)
 
@@ -121,12 +122,14 @@ def _repeated(balancer: str, device: Any, steps: int) -> Iterator[Row]:
     yield Row(f"two runs of {balancer}, deterministic=true", equal, "equal bits", equal)
 
 
-def _graph(balancer: str, device: Any, steps: int, **settings: Any) -> Iterator[Row]:
+def _graph(
+    balancer: str, device: Any, steps: int, features: dict[str, int] | None = None, **settings: Any
+) -> Iterator[Row]:
     """A run as one CUDA graph beside an eager one; what cannot be one says so."""
     from mtlkit.errors import UsageError
 
-    data = toy_dataset(toy_schema(2, vocab=5000 if settings else 7), rows=160)
-    what = ", ".join(["compile=graph", balancer, *settings])
+    data = toy_dataset(toy_schema(2, **(features or {})), rows=160)
+    what = ", ".join(["compile=graph", balancer, *(features or {}), *settings])
     found = []
     try:
         for form in ("graph", "off"):

@@ -48,26 +48,37 @@ class Bags(NamedTuple):
     row: Tensor | None = None
 
 
-def plain_take_bags(features: Mapping[str, Bags], rows: Tensor) -> dict[str, Bags]:
+def plain_take_bags(
+    features: Mapping[str, Bags], rows: Tensor, room: Mapping[str, int] | None = None
+) -> dict[str, Bags]:
     """:func:`take_bags` in PyTorch's own operations."""
-    starts, lengths, offsets = {}, {}, {}
+    starts, offsets = {}, {}
     for name, bags in features.items():
         starts[name] = bags.offsets.index_select(0, rows)
-        lengths[name] = bags.offsets.index_select(0, rows + 1) - starts[name]
-        offsets[name] = F.pad(lengths[name].cumsum(0), (1, 0))
+        lengths = bags.offsets.index_select(0, rows + 1) - starts[name]
+        offsets[name] = F.pad(lengths.cumsum(0), (1, 0))
 
     # The host has to know how many values there are: of all features at once, as it waits for it.
-    ends = [feature_offsets[-1] for feature_offsets in offsets.values()]
-    totals = torch.stack(ends).tolist() if ends else []
+    if room is None:
+        ends = [feature_offsets[-1] for feature_offsets in offsets.values()]
+        room = dict(zip(features, torch.stack(ends).tolist() if ends else [], strict=True))
 
-    # Value number i of the batch is a row's start plus its number within the row.
     taken = {}
-    for (name, bags), total in zip(features.items(), totals, strict=True):
-        shifts = starts[name] - offsets[name][:-1]
-        shifts = torch.repeat_interleave(shifts, lengths[name], output_size=total)
-        positions = torch.arange(total, device=rows.device) + shifts
-        values = bags.values.index_select(0, positions)
-        taken[name] = Bags(offsets[name], values, bags.weights.index_select(0, positions))
+    for name, bags in features.items():
+        # What is left of the room repeats values of the batch, so that no other ids occur in it.
+        number = torch.arange(room[name], device=rows.device)
+        total = offsets[name][-1:]
+        is_there, number = number < total, number % total.clamp_min(1)
+
+        # Value number i of the batch is a row's start plus its number within the row.
+        bag = torch.searchsorted(offsets[name][1:-1], number, right=True)
+        position = number + (starts[name] - offsets[name][:-1]).index_select(0, bag)
+        position = position.clamp_max(len(bags.values) - 1)  # the batch may have no value
+        taken[name] = Bags(
+            F.pad(offsets[name][:-1], (0, 1), value=room[name]),
+            bags.values.index_select(0, position),
+            torch.where(is_there, bags.weights.index_select(0, position), 0),
+        )
     return taken
 
 
@@ -89,16 +100,21 @@ def _take_bags(
     return taken, out_values, out_weights
 
 
-def take_bags(features: Mapping[str, Bags], rows: Tensor) -> dict[str, Bags]:
+def take_bags(
+    features: Mapping[str, Bags], rows: Tensor, room: Mapping[str, int] | None = None
+) -> dict[str, Bags]:
     """The bags of some rows, one after another, of each feature.
 
     Args:
         features: Feature name to the bags of N rows.
         rows: (K,) int64 numbers of rows, which must be there.
+        room: By feature, M: how many values there are to be, at least as many as the rows have. The
+            last bag is filled up with ids of the batch that have weight 0. None for no more than
+            there are, which a GPU is asked for.
     """
     weights = [bags.weights for bags in features.values()]
-    if not (weights and use_kernel(*weights)):
-        return plain_take_bags(features, rows)
+    if room is not None or not (weights and use_kernel(*weights)):
+        return plain_take_bags(features, rows, room)
     taken = {}
     for name, bags in features.items():
         arrays = _take_bags(*(tensor.numpy() for tensor in (*bags[:3], rows)))

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import mmap
 import warnings
-from collections.abc import Collection, Generator, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,15 +107,47 @@ class DeviceSplit:
         """Where batches go."""
         return self.device or self.storage_device
 
-    def take(self, rows: Tensor, weight: Tensor | None = None) -> Batch:
+    @property
+    def row_device(self) -> torch.device:
+        """Where row numbers are drawn: on the host, if it counts the ids in the bags of a batch."""
+        counts_ids = self.storage_device.type == "cuda" and self.bag_lengths
+        return torch.device("cpu") if counts_ids else self.storage_device
+
+    @cached_property
+    def bag_lengths(self) -> dict[str, Tensor]:
+        """By bag feature, (N,) on the host: how many ids each row has."""
+        lengths = {name: bags.offsets.diff() for name, bags in self.columns.bags.items()}
+        shared = self.shared_columns
+        if shared is not None:
+            row = shared.row.long()
+            lengths |= {name: bags.offsets.diff()[row] for name, bags in shared.bags.items()}
+        return {name: values.cpu() for name, values in lengths.items()}
+
+    def count_ids(self, rows: Tensor, batches: int = 1) -> dict[str, int]:
+        """By bag feature, how many ids the rows have: at most, of some batches one after another.
+
+        On the host, where they are ``row_device``'s.
+        """
+        return {
+            name: max(int(lengths[batch].sum()) for batch in rows.cpu().chunk(batches))
+            for name, lengths in self.bag_lengths.items()
+        }
+
+    def take(
+        self, rows: Tensor, weight: Tensor | None = None, room: Mapping[str, int] | None = None
+    ) -> Batch:
         """Gather a batch.
 
         Args:
             rows: (B,) int64 row numbers.
             weight: (B,) float32 factors on the weights of these rows, or None.
+            room: By bag feature, how many ids the batch is to have, as in ``take_bags``.
         """
         columns = self.columns
-        rows = rows.to(self.storage_device)
+        if room is None and self.storage_device.type == "cuda":
+            room = self.count_ids(rows)
+        rows = sent(rows, self.storage_device)
+        weight = None if weight is None else sent(weight, self.storage_device)
 
         # The weight of a row in the data, times the one it is given.
         row_weight = None if columns.weight is None else columns.weight.index_select(0, rows)
@@ -128,7 +161,7 @@ class DeviceSplit:
             columns.labels.index_select(0, rows),
             None if columns.observed is None else columns.observed.index_select(0, rows),
             row_weight,
-            take_bags(columns.bags, rows),
+            take_bags(columns.bags, rows, room),
             groups={name: ids.index_select(0, rows) for name, ids in columns.groups.items()},
         )
 
@@ -138,18 +171,23 @@ class DeviceSplit:
             shared_rows = shared.row.index_select(0, rows)
             batch.ids = torch.cat([batch.ids, shared.ids.index_select(0, shared_rows)], 1)
             batch.dense = torch.cat([batch.dense, shared.dense.index_select(0, shared_rows)], 1)
-            batch.bags |= _take_shared_bags(shared, shared_rows)
+            batch.bags |= _take_shared_bags(shared, shared_rows, room)
 
         self._release_pages(len(rows))
         if self.batch_device == self.storage_device:
             return batch
-        return _moved(batch, self.batch_device)
+        return map_tensors(batch, lambda tensor: sent(tensor, self.batch_device))
 
-    def take_each(self, rows: Iterator[tuple[Any, ...]]) -> Generator[Batch]:
-        """:meth:`take` with each of some arguments; ahead of time where batches are sent."""
+    def take_each(
+        self, rows: Iterator[tuple[Any, ...]], take: Callable[..., Batch] | None = None
+    ) -> Generator[Batch]:
+        """:meth:`take`, or what calls it, with each of some arguments; ahead of time where batches
+        are sent.
+        """
+        take = take or self.take
         if self.batch_device != self.storage_device:
-            return prefetched(self.take, rows, self.batch_device)
-        return (self.take(*each) for each in rows)
+            return prefetched(take, rows, self.batch_device)
+        return (take(*each) for each in rows)
 
     def subset(self, rows: Tensor) -> DeviceSplit:
         """Some rows (n,) as a split; what is not a label is gathered when it is asked for."""
@@ -162,13 +200,14 @@ class DeviceSplit:
             None if columns.observed is None else columns.observed.index_select(0, rows),
         )
         hidden = {name: labels.index_select(0, rows) for name, labels in self.hidden.items()}
-        return _Subset(labels_only, hidden, device=self.device, whole=self, rows=rows)
+        numbers = rows.to(self.row_device)
+        return _Subset(labels_only, hidden, device=self.device, whole=self, rows=numbers)
 
     def chunks(self, size: int) -> Iterator[Batch]:
         """All rows in order, in batches of at most ``size``."""
         starts = range(0, len(self), size)
         rows = (torch.arange(start, min(start + size, len(self))) for start in starts)
-        return self.take_each((numbers.to(self.storage_device),) for numbers in rows)
+        return self.take_each((numbers,) for numbers in rows)
 
     def _release_pages(self, rows: int) -> None:
         """Count rows that were read, and now and then give their pages back.
@@ -191,18 +230,23 @@ class _Subset(DeviceSplit):
     whole: DeviceSplit = field(kw_only=True)  # the split
     rows: Tensor = field(kw_only=True)  # (n,) the numbers of the rows in it
 
-    def take(self, rows: Tensor, weight: Tensor | None = None) -> Batch:
-        return self.whole.take(self.rows[rows.to(self.storage_device)], weight)
+    def take(
+        self, rows: Tensor, weight: Tensor | None = None, room: Mapping[str, int] | None = None
+    ) -> Batch:
+        return self.whole.take(self.rows[sent(rows, self.rows.device)], weight, room)
 
 
-def _take_shared_bags(shared: SharedTensors, rows: Tensor) -> dict[str, Bags]:
+def _take_shared_bags(
+    shared: SharedTensors, rows: Tensor, room: Mapping[str, int] | None
+) -> dict[str, Bags]:
     """The bags that each row (B,) of a batch shares with others; each is there once.
 
-    On a GPU a bag is there once a row: the host would wait for the number of different ones.
+    With room for a number of ids, as on a GPU, a bag is there once a row: the host would wait for
+    the number of different ones.
     """
     weights = [bags.weights for bags in shared.bags.values()]
-    if not (weights and use_kernel(*weights)):
-        return take_bags(shared.bags, rows.long())
+    if room is not None or not (weights and use_kernel(*weights)):
+        return take_bags(shared.bags, rows.long(), room)
     groups = CompiledGroups(rows, len(shared.ids))
     taken = take_bags(shared.bags, groups.rows)
     return {name: bags._replace(row=groups.group) for name, bags in taken.items()}
@@ -229,11 +273,8 @@ def _mapped_file(array: object) -> mmap.mmap | None:
     return array
 
 
-def _moved(batch: Batch, device: torch.device) -> Batch:
-    """A batch on another device; the copies run while the host goes on."""
-
-    def move(tensor: Tensor) -> Tensor:
-        pinned = tensor.pin_memory() if device.type == "cuda" else tensor
-        return pinned.to(device, non_blocking=True)
-
-    return map_tensors(batch, move)
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; the copy to a GPU runs while the host goes on."""
+    if device.type != "cuda" or tensor.is_cuda:
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -11,7 +11,7 @@ step where there is a GPU.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 from mtlkit.balancers._balancer import GramBalancer
 from mtlkit.balancers._step import Step
 from mtlkit.errors import UsageError
+from mtlkit.training.batches import sent
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.running_means import RunningMeans
 from mtlkit.training.stacked import StackedTrainer
@@ -36,7 +37,8 @@ class StepGraph:
 
     What changes from step to step is written into memory that stays: row numbers, learning rates
     and, under a Gram-based balancer, task weights. All else happens on the device: gather, forward
-    pass, balancer, backward pass, optimiser.
+    pass, balancer, backward pass, optimiser. Bags are filled up to one size; where a batch has more
+    ids, the size grows, and the graphs are recorded anew.
 
     Args:
         trainer: A run under a balancer whose steps are all the same, or that asks for a Gram matrix
@@ -59,6 +61,7 @@ class StepGraph:
         device, tasks = trainer.device, len(trainer.tasks)
         shape = (trainer.settings.accumulate, trainer.settings.batch_size)
         self.rows = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.room: dict[str, int] = {}  # by bag feature, ids of a batch
         self.packed = torch.zeros(tasks, tasks + 2, dtype=torch.float64, device=device)
         self.weights = torch.zeros(tasks, device=device)
         self.step: LoopStep | None = None
@@ -75,7 +78,9 @@ class StepGraph:
         """
         _write_rates(trainer.optimizer, trainer, index)
         for rows in self.rows:
-            rows.copy_(trainer.stream.next_rows()[0])
+            drawn, _ = trainer.stream.next_rows()
+            _make_room(self.room, trainer.train.count_ids(drawn), self.pieces)
+            rows.copy_(sent(drawn, rows.device))
 
         first, second = self.pieces
         if not self.asks_host:
@@ -86,7 +91,7 @@ class StepGraph:
         second([trainer], lambda: self._follow(trainer, window))
 
     def _update(self, trainer: Trainer, index: int, window: RunningMeans) -> None:
-        batches = (trainer.train.take(rows) for rows in self.rows)
+        batches = (trainer.train.take(rows, room=self.room) for rows in self.rows)
         trainer.update(batches, index, window)
 
     # --- a step in two pieces
@@ -94,7 +99,7 @@ class StepGraph:
     def _ask(self, trainer: Trainer, index: int) -> None:
         """The forward pass and the task gradients, up to what the balancer reads of them."""
         trainer.optimizer.zero_grad()
-        self.step = trainer._step(trainer.train.take(self.rows[0]), index)
+        self.step = trainer._step(trainer.train.take(self.rows[0], room=self.room), index)
         self.packed.copy_(GramBalancer.pack(self.step, self.step.gramian()))
 
     def _answer(self, trainer: Trainer, index: int) -> Tensor:
@@ -138,6 +143,7 @@ class StackGraph:
         # The static memory; batches of all cells lie one after another.
         shape = (stack.settings.accumulate, cells * stack.settings.batch_size)
         self.rows = torch.zeros(shape, dtype=torch.int64, device=device)
+        self.room: dict[str, int] = {}  # by bag feature, ids of a batch of each cell
         self.packed = torch.zeros(cells, tasks, tasks + 2, dtype=torch.float64, device=device)
         self.weights = torch.zeros(cells, tasks, device=device)
         self.step: StackedStep | None = None
@@ -147,19 +153,25 @@ class StackGraph:
         """One optimiser step of all cells, with ``index`` steps before it."""
         _write_rates(stack.optimizer, stack.first, index)
         for rows in self.rows:
-            rows.copy_(stack.next_rows()[0])
+            drawn, _ = stack.next_rows()
+            counts = stack.first.train.count_ids(drawn, len(stack.trainers))
+            _make_room(self.room, counts, self.pieces)
+            rows.copy_(sent(drawn, rows.device))
 
         first, second = self.pieces
         if not stack.asks_host:
-            first(stack.trainers, lambda: stack.update(map(stack.take, self.rows), index))
+            first(stack.trainers, lambda: self._update(stack, index))
             return
         first(stack.trainers, lambda: self._ask(stack, index))
         self.weights.copy_(stack.answer(self.packed.cpu(), index))
         second(stack.trainers, lambda: self._follow(stack))
 
+    def _update(self, stack: StackedTrainer, index: int) -> None:
+        stack.update((stack.take(rows, room=self.room) for rows in self.rows), index)
+
     def _ask(self, stack: StackedTrainer, index: int) -> None:
         stack.optimizer.zero_grad()
-        self.step = stack.begin(stack.take(self.rows[0]), index)
+        self.step = stack.begin(stack.take(self.rows[0], room=self.room), index)
         self.packed.copy_(stack.pack(self.step))
 
     def _follow(self, stack: StackedTrainer) -> None:
@@ -176,6 +188,9 @@ class _Piece:
         stream: On which it is recorded; None for never.
         pool: The memory of its graph; a later piece reads what an earlier one has left there.
         generators: What it draws from, beside PyTorch's own.
+
+    Attributes:
+        fits: Whether the graph is that of the present action.
     """
 
     def __init__(
@@ -188,6 +203,7 @@ class _Piece:
         self.runs = 0
         self.passes = 0
         self.graph: torch.cuda.CUDAGraph | None = None
+        self.fits = False
 
     def __call__(self, trainers: Sequence[Trainer], action: Callable[[], None]) -> None:
         # The first steps are plain ones, on the stream that is recorded later.
@@ -200,7 +216,7 @@ class _Piece:
             with torch.cuda.stream(self.stream):
                 action()
             current.wait_stream(self.stream)
-        elif self.graph is None:
+        elif self.graph is None or not self.fits:
             self._record(trainers[0], action)
         else:
             self.graph.replay()
@@ -219,8 +235,18 @@ class _Piece:
         ):
             action()
         self.passes = trainer.backward_passes - before
-        self.graph = graph
+        # an earlier graph is let go only now: the pool of memory ends with its last graph
+        self.graph, self.fits = graph, True
         graph.replay()
+
+
+def _make_room(room: dict[str, int], counts: Mapping[str, int], pieces: Sequence[_Piece]) -> None:
+    """Let batches have so many ids of each bag feature, and more, so that room is rarely made."""
+    grown = {name: count * 9 // 8 for name, count in counts.items() if count > room.get(name, -1)}
+    if grown:
+        room |= grown
+        for piece in pieces:
+            piece.fits = False
 
 
 def _check(reason: str | None, device: torch.device, record: bool) -> None:
@@ -250,11 +276,8 @@ def refusal(trainer: Trainer) -> str | None:
     """Why the steps of a run are not one and the same graph; None if they are."""
     balancer, settings = trainer.balancer, trainer.settings
     large = [sliced.name for sliced in trainer.sharing.parameters if sliced.sparse]
-    shared = trainer.train.shared_columns
     if large and settings.optimizer == "sgd":
         return f"sgd moves the rows of the table {large[0]} as PyTorch does"
-    if trainer.train.columns.bags or (shared is not None and shared.bags):
-        return "batches with bags are of different size"
     if trainer.train.batch_device != trainer.train.storage_device:
         return "the rows of the data do not fit on the device"
     asks_host = asks_for_gramian(trainer)

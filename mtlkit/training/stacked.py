@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from typing import cast
 
 import torch
@@ -18,7 +20,6 @@ from mtlkit.balancers._balancer import GramBalancer
 from mtlkit.balancers._step import SharedGradient, Step
 from mtlkit.errors import MtlkitError
 from mtlkit.models._types import Batch
-from mtlkit.ops._dispatch import plain_operations
 from mtlkit.training.optimizers import Optimizers, learning_rate_factor
 from mtlkit.training.result import FitResult
 from mtlkit.training.seeding import seed_for
@@ -82,6 +83,7 @@ class StackedTrainer:
         models = [trainer.model for trainer in self.trainers]
         self.stack = ModelStack(models, generators, self.settings.precision)
         self._try_out()
+        self._batches = first.train.take_each(iter(self.next_rows, None), self.take)
 
         # Trainers that remember where parameters are, which have moved, are told.
         for trainer in self.trainers:
@@ -99,10 +101,17 @@ class StackedTrainer:
         Args:
             on_point: Called after each evaluation point with the share of steps done.
         """
-        step = self.graph or StackedTrainer._train_step
         for trainer in self.trainers:
             trainer.timer.start()
             trainer.model.train()
+        with closing(self._batches):
+            self._train(on_point)
+        for cell in self._training():
+            self._guard(cell, self._finish)
+
+    def _train(self, on_point: Callable[[float], None]) -> None:
+        """Train and evaluate, point after point, until the last cell has ended."""
+        step = self.graph or StackedTrainer._train_step
         done = 0
         for stop in self.first.evaluator.points:
             if not self._training():
@@ -123,8 +132,6 @@ class StackedTrainer:
             self._sums.zero_()
             done = stop
             on_point(stop / self.first.total_steps)
-        for cell in self._training():
-            self._guard(cell, self._finish)
 
     def _training(self) -> list[int]:
         """The cells that have neither failed nor ended."""
@@ -161,7 +168,7 @@ class StackedTrainer:
         """One optimiser step of all cells, of ``accumulate`` batches each."""
         settings, total_steps = self.settings, self.first.total_steps
         self.optimizer.set_learning_rate(learning_rate_factor(settings, index, total_steps))
-        self.update((self.take(*self.next_rows()) for _ in range(settings.accumulate)), index)
+        self.update(islice(self._batches, settings.accumulate), index)
 
     def update(self, batches: Iterable[Batch], index: int) -> None:
         """Move the parameters of all cells once, by the gradients of some batches."""
@@ -265,12 +272,22 @@ class StackedTrainer:
         factors = [weights for _, weights in taken if weights is not None]
         return torch.cat([rows for rows, _ in taken]), torch.cat(factors) if factors else None
 
-    def take(self, rows: Tensor, weights: Tensor | None = None) -> Batch:
-        """The rows of K batches, one after another, gathered as one."""
-        # a kernel would give a bag that rows share once
-        with plain_operations():
-            batch = self.first.train.take(rows, weights)
-        return unflatten(batch, len(self.trainers))
+    def take(
+        self, rows: Tensor, weights: Tensor | None = None, room: Mapping[str, int] | None = None
+    ) -> Batch:
+        """The rows of K batches, one after another, gathered as one.
+
+        Args:
+            rows: (K * B,) row numbers.
+            weights: (K * B,) factors on the weights of these rows, or None.
+            room: By bag feature, how many ids each of the batches is to have; None for as many as
+                the largest of them has.
+        """
+        train, cells = self.first.train, len(self.trainers)
+        if room is None:
+            room = train.count_ids(rows, cells)
+        of_all = {name: cells * count for name, count in room.items()}
+        return unflatten(train.take(rows, weights, of_all), cells)
 
     # --- parameters
 

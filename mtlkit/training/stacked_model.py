@@ -198,15 +198,13 @@ def unflatten(batch: Batch, cells: int) -> Batch:
 
 
 def _unflatten_bags(bags: Bags, cells: int) -> Bags:
-    """The bags of K batches: the last bag of each is filled up with ids of weight 0, so that all
-    batches have as many ids.
+    """The bags of K batches, which have room for K times the ids of the longest: the last bag of
+    each is filled up with ids of weight 0, so that all batches have as many.
     """
-    batch_size = (len(bags.offsets) - 1) // cells
+    batch_size, longest = (len(bags.offsets) - 1) // cells, len(bags.values) // cells
     bounds = bags.offsets[::batch_size]  # (K + 1,)
-    lengths = bounds.diff()
-    longest = int(lengths.max())
     position = torch.arange(longest, device=bounds.device)
-    is_there = position < lengths[:, None]  # (K, longest)
+    is_there = position < bounds.diff()[:, None]  # (K, longest)
     index = torch.where(is_there, bounds[:-1, None] + position, 0)
     starts = bags.offsets[:-1].view(cells, batch_size) - bounds[:-1, None]
     return Bags(

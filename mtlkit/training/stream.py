@@ -41,7 +41,7 @@ class BatchStream:
         self.split, self.random, self.with_seeds = split, random, with_seeds
         self.block = (0, 1)
         self.taken, self.seed = 0, 0
-        device = split.storage_device
+        device = split.row_device
         self._weights: Tensor | None = None  # (N,)
         self._batches: Generator[Batch] | None = None
         self._rows: Iterator[Tensor]

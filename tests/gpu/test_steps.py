@@ -119,16 +119,28 @@ def test_a_step_on_static_memory_asks_no_more(model, balancer, gpu):
     assert copies <= PER_STEP[balancer][2] + 2, COUNTS.copies
 
 
-def test_a_batch_of_bags_waits_once_for_their_number(gpu):
-    """Of all bag features together: how many values a batch has is known on the device alone."""
+@pytest.mark.parametrize("on_static_memory", [False, True])
+def test_a_batch_of_bags_waits_for_nothing(on_static_memory, gpu):
+    """How many ids it has is counted on the host, where its rows are drawn and sent from."""
     if not is_pretended(gpu):
         pytest.skip("waits are counted on the pretended device")
-    trainer = build("mmoe[experts=2,hidden=4,tower=3]", "uniform", gpu, toy_schema(2, bags=3))
-    run_steps(trainer, 0, STEPS)
-    COUNTS.clear()
-    run_steps(trainer, STEPS, 1)
-    _, waits, copies = COUNTS.totals
-    assert (waits, copies) == (1, 0), (COUNTS.waits, COUNTS.copies)
+    weights = []
+    for device in (gpu, torch.device("cpu")):
+        schema = toy_schema(2, bags=3)
+        trainer = build(
+            "mmoe[experts=2,hidden=4,tower=3]", "uniform", device, schema, optimizer="sgd"
+        )
+        graph = StepGraph(trainer, record=False) if on_static_memory else Trainer._train_step
+        for index in range(STEPS + 1):
+            COUNTS.clear()
+            graph(trainer, index, trainer.window)
+            _, waits, copies = COUNTS.totals
+        if device == gpu:  # row numbers are sent
+            assert (waits, copies) == (0, 1), (COUNTS.waits, COUNTS.copies)
+        state = trainer.model.state_dict()
+        weights.append({name: value.cpu() for name, value in state.items()})
+    for name, value in weights[1].items():
+        torch.testing.assert_close(weights[0][name], value, rtol=1e-3, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize(

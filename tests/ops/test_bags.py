@@ -117,6 +117,33 @@ def test_bags_of_some_rows(lengths, rows, seed):
         assert compiled.dtype == plain.dtype
 
 
+@given(
+    lengths=LENGTHS,
+    rows=st.lists(st.integers(0, 11), max_size=20),
+    left=st.integers(0, 9),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_bags_of_some_rows_in_more_room_than_they_need(lengths, rows, left, seed):
+    bags = draw_bags(lengths, 9, torch.float32, seed)
+    numbers = torch.tensor([row for row in rows if row < len(lengths)], dtype=torch.int64)
+    exact = take_bags({"one": bags}, numbers)["one"]
+    count = len(exact.values)
+    room = count + left if len(bags.values) and len(numbers) else count
+    taken = take_bags({"one": bags}, numbers, {"one": room})["one"]
+
+    # The same ids come first. Those that fill the room occur as well, and have no weight.
+    assert len(taken.values) == len(taken.weights) == taken.offsets[-1] == room
+    assert torch.equal(taken.offsets[:-1], exact.offsets[:-1])
+    assert torch.equal(taken.values[:count], exact.values)
+    assert torch.equal(taken.weights[:count], exact.weights)
+    assert not taken.weights[count:].any()
+    if count:
+        assert set(taken.values.tolist()) == set(exact.values.tolist())
+    table = torch.randn(9, 3)
+    assert torch.equal(plain_sum_bags(table, taken), plain_sum_bags(table, exact))
+
+
 def test_no_features_have_no_bags():
     assert take_bags({}, torch.tensor([0])) == {}
 

@@ -1,18 +1,23 @@
 """A step on static memory is the plain step, bit for bit; no graph is recorded here."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mtlkit.balancers._balancer import GramBalancer
+from mtlkit.data.splits import SPLITS
 from mtlkit.errors import UsageError
 from mtlkit.grid.build import make_balancer, make_model
+from mtlkit.ops._dispatch import plain_operations
 from mtlkit.registry import BALANCERS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
-from mtlkit.training.cuda_graph import StackGraph, StepGraph, refusal
+from mtlkit.training.cuda_graph import StackGraph, StepGraph, _make_room, refusal
 from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.stacked import StackedTrainer
 from mtlkit.training.trainer import Trainer
 from tests.toy import toy_dataset, toy_schema
+from tests.training.test_batches import shared
 
 CONSTANT = {"schedule": "constant", "lr": 2**-7}
 """A learning rate that single precision holds as it is."""
@@ -82,6 +87,47 @@ def test_row_sparse_tables(balancer, settings):
     check_equal(balancer, CONSTANT | {"sparse_rows": 1, "vocab": 5000} | settings)
 
 
+@pytest.mark.parametrize(
+    ("balancer", "settings"),
+    [
+        ("uwl", {}),
+        ("uniform", {"accumulate": 2}),
+        ("pcgrad", {"scope": "all"}),
+        ("uniform", {"sparse_rows": 1, "vocab": 5000}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("data", ["own", "shared"])
+def test_bags(data, balancer, settings, monkeypatch):
+    """In room for more ids than a batch has."""
+    if data == "shared":
+        split = shared(rows=160)
+        whole = replace(
+            toy_dataset(toy_schema(3, bags=2), rows=9), splits=dict.fromkeys(SPLITS, split)
+        )
+        monkeypatch.setattr("tests.training.test_cuda_graph.toy_dataset", lambda *a, **k: whole)
+    with plain_operations():
+        check_equal(balancer, CONSTANT | {"bags": 2} | settings)
+
+
+def test_room_for_bags_grows_and_then_graphs_are_recorded_anew():
+    run = trainer(bags=2)
+    graph = StepGraph(run, record=False)
+    counts = [{"bag1": 8, "bag2": 0}, {"bag1": 9, "bag2": 0}, {"bag1": 10, "bag2": 1}]
+    fits = []
+    for count in counts:
+        _make_room(graph.room, count, graph.pieces)
+        fits.append(([piece.fits for piece in graph.pieces], dict(graph.room)))
+        for piece in graph.pieces:
+            piece.fits = True
+    new, same = [False, False], [True, True]
+    assert fits == [
+        (new, {"bag1": 9, "bag2": 0}),
+        (same, {"bag1": 9, "bag2": 0}),
+        (new, {"bag1": 11, "bag2": 1}),
+    ]
+
+
 def stacked(balancer, **settings):
     """Three cells that differ in their seeds."""
     return StackedTrainer([trainer(balancer, seed=seed, **settings) for seed in range(3)])
@@ -94,6 +140,8 @@ def stacked(balancer, **settings):
         ("uwl", {"optimizer": "adamw", "l2_dense": 0.1, "clip_norm": 0.1, "accumulate": 2}),
         ("pcgrad", {"options": ",dropout=0.3", "clip_norm": 0.1}),
         ("gradvac", {"scope": "all"}),
+        ("uniform", {"bags": 2, "accumulate": 2}),
+        ("pcgrad", {"bags": 2}),
     ],
     ids=str,
 )
@@ -152,7 +200,6 @@ def test_these_are_the_same_in_every_step():
         ("dwa", {}, "under DWA a step depends"),
         ("uwl[update_every=2]", {}, "update_every"),
         ("uniform", {"sparse_rows": 1, "vocab": 5000, "optimizer": "sgd"}, "sgd moves the rows"),
-        ("uniform", {"bags": 1}, "bags"),
         ("uniform", {"heads": "plain"}, "heads=plain"),
         ("uniform", {"task_every": {"t1": 2}}, "task_every"),
         ("uniform", {"batches": "covering"}, "covering"),

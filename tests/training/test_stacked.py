@@ -1,5 +1,7 @@
 """Stacked cells are held to separate runs, which take the plain form of every operation."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import cycle, islice
 
@@ -14,6 +16,7 @@ from mtlkit.ops._dispatch import plain_operations
 from mtlkit.registry import BALANCERS, MODELS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.training import batches
+from mtlkit.training.batches import DeviceSplit
 from mtlkit.training.result import DivergedError
 from mtlkit.training.setup import TrainingSetup
 from mtlkit.training.stacked import StackedTrainer, refusal
@@ -206,3 +209,29 @@ def test_bags_that_rows_share_are_stacked(double):
     schema = toy_schema(bags=2)
     data = replace(toy_dataset(schema, rows=40), splits=dict.fromkeys(SPLITS, shared()))
     check_equal(data, "shared-bottom", "uniform", batch_size=8)
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"batches": "covering", "patience": 1}, {"accumulate": 2}], ids=str
+)
+def test_rows_that_are_sent_are_gathered_by_a_thread(double, mixed, monkeypatch, settings):
+    """As those of single runs are; here they are sent from one name of the CPU to another."""
+
+    def in_a_thread(take, rows, device):
+        with ThreadPoolExecutor(1, "mtlkit-batches") as thread:
+            for arguments in rows:
+                yield thread.submit(take, *arguments).result()
+
+    threads = set()
+    take = StackedTrainer.take
+
+    def noted(stack, *arguments):
+        threads.add(threading.current_thread().name)
+        return take(stack, *arguments)
+
+    monkeypatch.setattr(batches, "prefetched", in_a_thread)
+    monkeypatch.setattr(DeviceSplit, "batch_device", property(lambda split: torch.device("cpu:0")))
+    monkeypatch.setattr(StackedTrainer, "take", noted)
+    stack = check_equal(mixed, "mmoe", "uwl", **settings)
+    assert threads == {"mtlkit-batches_0", "MainThread"}, "the main thread tries the model out"
+    assert next(stack._batches, None) is None, "no thread is left"
