@@ -235,24 +235,17 @@ class MoELayer(nn.Module):
     @cached_property
     def _mixed_experts(self) -> MixedExperts:
         """The experts that the gates mix, for kernels."""
-        return MixedExperts(
-            [
-                expert_index_array(len(stack.readers), self.experts.n, stack.expert_index)
-                for stack in self.gate_stacks
-            ]
-        )
+        stacks = [(len(stack.readers), stack.expert_index) for stack in self.gate_stacks]
+        return MixedExperts([expert_index_array(n, self.experts.n, index) for n, index in stacks])
 
     @cached_property
     def _runs(self) -> Runs:
         """The paths that the columns of gates and experts read; none where they read one input."""
-        slices = [stack.paths for stack in self.gate_stacks]
-        if self.expert_paths is None or None in slices:
-            return ()
-        expert_paths = self.expert_paths.tolist()
+        expert_paths = [] if self.expert_paths is None else self.expert_paths.tolist()
         reads = [
             (path, stack.gate.linear.weight.shape[1])
             for stack in self.gate_stacks
-            for path in range(max(expert_paths) + 1)[stack.paths]
+            for path in range(max(expert_paths, default=-1) + 1)[stack.paths or slice(None)]
         ]
         reads += [(path, self.experts.outputs) for path in expert_paths]
         runs, stop = [], 0
@@ -268,18 +261,15 @@ class MoELayer(nn.Module):
         each, the same parameters lie below the boundary either way, so that what
         ``training.sharing`` has learnt in one mode holds in the other.
         """
-        if isinstance(x, EmbeddedBatch):
-            reads_one_matrix = x.embedding.fast_paths.fuse and not x.embedding.copies
-        else:
-            reads_one_matrix = x.dim() == 3 and bool(self._runs)
-        gates = [stack.gate for stack in self.gate_stacks]
-        return (
-            reads_one_matrix
+        layers_allow = (
+            use_kernel(*(layer.weight for layer in self._layers))
             and not self._ablated
-            and all(gate.is_one_layer for gate in gates)
+            and all(stack.gate.is_one_layer for stack in self.gate_stacks)
             and self.experts.is_one_relu_layer
-            and use_kernel(*(layer.weight for layer in self._layers))
         )
+        if isinstance(x, EmbeddedBatch):
+            return layers_allow and x.embedding.fast_paths.fuse and not x.embedding.copies
+        return layers_allow and x.dim() == 3 and bool(self._runs)
 
     @property
     def _layers(self) -> list[StackedLinear]:
@@ -310,7 +300,7 @@ class MoELayer(nn.Module):
             return mixture_gramian(dense_weights(weights[0], stack.expert_index, n_experts), grad)
 
         def vjp(grad: Tensor) -> Tensor:
-            return gated_experts_vjp(outputs, weights, mixed, grad, apart=True)
+            return gated_experts_vjp(outputs, weights, mixed, grad)
 
         boundary = FirstLayerBoundary(mixtures, gramian, first_layer, trunk=1, gates=0, vjp=vjp)
         return Mixture(mixtures, gates, boundary)

@@ -1,6 +1,7 @@
 """Softmax gates, rectified experts and their mixtures, where gates and experts are one layer each.
 
 ``out[b, n] = sum over k of softmax(gates[b, n])[k] * relu(experts[b, index[n, k]])``, in one pass.
+The plain form is that of ``models._moe.MoELayer``, layer by layer; it asks whether this one may be.
 """
 
 from __future__ import annotations
@@ -13,16 +14,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
 from mtlkit.ops._simd import LANES, fma, load, positive, store, total, where_positive, zero, zeros
-from mtlkit.ops.combine_experts import plain_combine_experts, plain_combine_experts_vjp
-from mtlkit.ops.softmax import (
-    plain_softmax,
-    plain_softmax_backward,
-    softmax_backward,
-    softmax_forward,
-)
+from mtlkit.ops.softmax import softmax_backward, softmax_forward
 
 
 class MixedExperts:
@@ -51,47 +45,6 @@ class MixedExperts:
         return [
             part.unflatten(1, index.shape) for part, index in zip(parts, self.stacks, strict=True)
         ]
-
-
-def plain_gated_experts(
-    outputs: Tensor, width: int, mixed: MixedExperts
-) -> tuple[Tensor, list[Tensor]]:
-    """:func:`gated_experts` in PyTorch's own operations."""
-    logits, experts = _split(outputs, width, mixed)
-    weights = [plain_softmax(stack_logits) for stack_logits in logits]
-    mixtures = [
-        plain_combine_experts(
-            stack_weights, experts.relu(), torch.from_numpy(index).to(outputs.device)
-        )
-        for stack_weights, index in zip(weights, mixed.stacks, strict=True)
-    ]
-    return torch.cat(mixtures, 1), [stack_weights.detach() for stack_weights in weights]
-
-
-def plain_gated_experts_vjp(
-    outputs: Tensor, weights: Sequence[Tensor], mixed: MixedExperts, grad: Tensor, apart: bool
-) -> Tensor:
-    """:func:`gated_experts_vjp` in PyTorch's own operations."""
-    _, experts = _split(outputs, grad.shape[2], mixed)
-    d_experts, d_logits = [], []
-    grads = grad.split([len(index) for index in mixed.stacks], 1)
-    for index, stack_weights, stack_grad in zip(mixed.stacks, weights, grads, strict=True):
-        index_tensor = torch.from_numpy(index).to(outputs.device)
-        d_rectified, d_weights = plain_combine_experts_vjp(
-            stack_weights, experts.relu(), index_tensor, stack_grad
-        )
-        d_experts.append(d_rectified * (experts > 0))  # (n, B, E, d)
-        d_logits.append(plain_softmax_backward(stack_weights, d_weights).flatten(1))
-    by_mixture = torch.cat(d_experts)  # (N, B, E, d)
-    if apart:
-        return torch.cat([by_mixture.transpose(0, 1).flatten(1), *d_logits], 1)
-    return torch.cat([*d_logits, by_mixture.sum(0).flatten(1)], 1)
-
-
-def _split(outputs: Tensor, width: int, mixed: MixedExperts) -> tuple[list[Tensor], Tensor]:
-    """The logits (B, n, k) of each stack of gates and, after them, the experts (B, E, d)."""
-    gates = len(mixed.flat)
-    return mixed.by_stack(outputs[:, :gates]), outputs[:, gates:].unflatten(1, (-1, width))
 
 
 @kernel
@@ -194,10 +147,10 @@ def _combine_rectified_backward(
                 d_weights[b, g] = d_weight
 
 
-def _compiled_vjp(
+def _vjp(
     outputs: Tensor, weights: Sequence[Tensor], mixed: MixedExperts, grad: Tensor, apart: bool
 ) -> Tensor:
-    """:func:`gated_experts_vjp` by kernels."""
+    """:func:`gated_experts_vjp`; the gates', then the sum of the experts' where not ``apart``."""
     gates = len(mixed.flat)
     experts = outputs.detach().numpy()[:, gates:]  # (B, E * d)
     rows, size = experts.shape
@@ -255,7 +208,7 @@ class _GatedExperts(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
         outputs, *weights = ctx.saved_tensors
-        return _compiled_vjp(outputs, weights, ctx.mixed, grad, apart=False), None, None
+        return _vjp(outputs, weights, ctx.mixed, grad, apart=False), None, None
 
 
 def gated_experts(outputs: Tensor, width: int, mixed: MixedExperts) -> tuple[Tensor, list[Tensor]]:
@@ -271,29 +224,23 @@ def gated_experts(outputs: Tensor, width: int, mixed: MixedExperts) -> tuple[Ten
         The mixtures (B, N, d), and for each stack the gates' weights (B, n, k), which get no
         gradient.
     """
-    if use_kernel(outputs):
-        mixtures, *weights = _GatedExperts.apply(outputs, width, mixed)
-        return mixtures, weights
-    return plain_gated_experts(outputs, width, mixed)
+    mixtures, *weights = _GatedExperts.apply(outputs, width, mixed)
+    return mixtures, weights
 
 
 def gated_experts_vjp(
-    outputs: Tensor, weights: Sequence[Tensor], mixed: MixedExperts, grad: Tensor, apart: bool
+    outputs: Tensor, weights: Sequence[Tensor], mixed: MixedExperts, grad: Tensor
 ) -> Tensor:
-    """The gradient of the outputs of gates and experts.
+    """The gradient of the outputs of gates and experts, the experts' for each mixture apart.
 
     Args:
         outputs: (B, G + E * d), as in :func:`gated_experts`.
         weights: For each stack (B, n, k) the gates' weights.
         mixed: The experts that each gate mixes.
         grad: (B, N, d) of the mixtures.
-        apart: Whether the experts' gradient is wanted for each mixture.
 
     Returns:
-        (B, G + E * d) in the order of the outputs. With ``apart`` (B, N * E * d + G) in the other
-        order, that of ``FirstLayerBoundary.vjp`` in the models: the experts' by each mixture, one
-        after the other, and then the gates'.
+        (B, N * E * d + G) in the order of ``FirstLayerBoundary.vjp`` in the models: the experts' by
+        each mixture, one after the other, and then the gates'.
     """
-    outputs, grad = outputs.detach(), grad.detach()
-    form = _compiled_vjp if use_kernel(outputs, *weights, grad) else plain_gated_experts_vjp
-    return form(outputs, weights, mixed, grad, apart)
+    return _vjp(outputs.detach(), weights, mixed, grad.detach(), apart=True)

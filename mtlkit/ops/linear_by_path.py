@@ -1,4 +1,7 @@
-"""Linear layers on several inputs, side by side: ``out[b, c] = weight[c] @ x[b, path of c]``."""
+"""Linear layers on several inputs, side by side: ``out[b, c] = weight[c] @ x[b, path of c]``.
+
+No part is copied: each product is written where it belongs.
+"""
 
 from __future__ import annotations
 
@@ -6,27 +9,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-
-from mtlkit.ops._dispatch import use_kernel
 
 Runs = Sequence[tuple[int, int, int]]
 """Neighbouring columns that read one path: the path, the first column, and that after the last."""
 
 
-def plain_linear_by_path(x: Tensor, weight: Tensor, bias: Tensor, runs: Runs) -> Tensor:
-    """:func:`linear_by_path`, differentiated operation by operation."""
-    products = [
-        F.linear(x[:, path], weight[start:stop], bias[start:stop]) for path, start, stop in runs
-    ]
-    return torch.cat(products, 1)
-
-
 class _LinearByPath(torch.autograd.Function):
-    """The same without copies: each product is written where it belongs."""
-
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, runs: Runs) -> Tensor:
         ctx.save_for_backward(x, weight)
@@ -61,6 +51,5 @@ def linear_by_path(x: Tensor, weight: Tensor, bias: Tensor, runs: Runs) -> Tenso
     Returns:
         (B, C).
     """
-    if use_kernel(x, weight, bias):
-        return _LinearByPath.apply(x, weight, bias, runs)
-    return plain_linear_by_path(x, weight, bias, runs)
+    out: Tensor = _LinearByPath.apply(x, weight, bias, runs)
+    return out
