@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from copy import copy
+from itertools import zip_longest
 from typing import Protocol
 
 import torch
@@ -13,6 +14,7 @@ from mtlkit.models._input_linear import Cuts, FoldedLinear, PlainLinear
 from mtlkit.models._lookup import Lookup, Reads
 from mtlkit.models._tables import EmbeddingTables
 from mtlkit.models._types import Batch
+from mtlkit.ops._simd import LANES
 
 
 class LinearStack(Protocol):
@@ -29,6 +31,7 @@ class EmbeddedBatch:
 
     Attributes:
         cuts: See :class:`~mtlkit.models._input_linear.Cuts`.
+        is_folded: Whether linear layers are applied to the tables.
         first_layers: The layers on x so far.
     """
 
@@ -41,6 +44,7 @@ class EmbeddedBatch:
         self._tensor: Tensor | None = None
         self._reads: Reads | None = None
         groups = embedding.foldable_groups()
+        self.is_folded = bool(groups)
         self._form: PlainLinear | FoldedLinear = (
             FoldedLinear(self._lookup, self.cuts, groups)
             if groups
@@ -121,38 +125,33 @@ class FirstLayer:
 
     Attributes:
         layers: The layers.
-        sizes: The number of columns of each, n * O.
+        sizes: The number of columns of each, n * O; and last that of columns without a layer.
         output: (B, C) the outputs of all layers, side by side.
-        cuts: Those of the batch's cuts (rows, C) that this product added.
+        cuts: Those of the batch's cuts (rows, columns) that this product added.
     """
 
     def __init__(self, layers: Sequence[LinearStack], embedded: EmbeddedBatch) -> None:
         self.layers = list(layers)
-        weights = [layer.weight.flatten(0, 1) for layer in self.layers]
-        self.sizes = [len(weight) for weight in weights]
-        weight = weights[0] if len(weights) == 1 else torch.cat(weights)  # (C, D)
+        self.sizes = [layer.weight.shape[:2].numel() for layer in self.layers]
+        columns = sum(self.sizes)
+
+        # The kernels of the fold take twice as long where rows are no whole number of vectors. A
+        # single layer is left as it is: what follows takes longer on a slice.
+        pads = embedded.is_folded and len(self.layers) > 1
+        self.sizes.append(-columns % LANES if pads else 0)
 
         # The product adds to the cuts of the batch; what is new there belongs to it.
         cuts_before = len(embedded.cuts)
-        self.output = embedded.linear(weight, self._bias())
+        output = embedded.linear(*side_by_side(self.layers, self.sizes[-1]))
+        self.output = output[:, :columns] if self.sizes[-1] else output
         self.cuts = list(embedded.cuts[cuts_before:])
         self._outputs: list[Tensor] = []  # by layer, once one of them is asked for
-
-    def _bias(self) -> Tensor | None:
-        """(C,) the biases side by side, 0 for a layer without one; None if no layer has any."""
-        if all(layer.bias is None for layer in self.layers):
-            return None
-        biases = [
-            layer.weight.new_zeros(size) if layer.bias is None else layer.bias.flatten()
-            for size, layer in zip(self.sizes, self.layers, strict=True)
-        ]
-        return biases[0] if len(biases) == 1 else torch.cat(biases)
 
     def output_of(self, layer: LinearStack) -> Tensor:
         """The output of one layer, (B, n, O)."""
         if not self._outputs:
             single = len(self.layers) == 1
-            self._outputs = [self.output] if single else list(self.output.split(self.sizes, 1))
+            self._outputs = [self.output] if single else list(self.output.split(self.sizes[:-1], 1))
         index = next(k for k, member in enumerate(self.layers) if member is layer)
         return self._outputs[index].view(self.output.shape[0], *layer.weight.shape[:2])
 
@@ -171,6 +170,28 @@ class FirstLayer:
             if layer.bias is not None:
                 parameters.append(layer.bias)
         return parameters
+
+
+def side_by_side(layers: Sequence[LinearStack], zeros: int = 0) -> tuple[Tensor, Tensor | None]:
+    """Layers as a single one, and some columns of zeros after them.
+
+    Returns:
+        Weight (C, D) and bias (C,), 0 for columns without one; None if no layer has any.
+    """
+    first = layers[0].weight
+    weights = [layer.weight.flatten(0, 1) for layer in layers]
+    if zeros:
+        weights.append(first.new_zeros(zeros, first.shape[2]))
+    weight = weights[0] if len(weights) == 1 else torch.cat(weights)
+
+    biases = [layer.bias for layer in layers]
+    if all(bias is None for bias in biases):
+        return weight, None
+    columns = [
+        first.new_zeros(len(layer_weight)) if bias is None else bias.flatten()
+        for layer_weight, bias in zip_longest(weights, biases)
+    ]
+    return weight, columns[0] if len(columns) == 1 else torch.cat(columns)
 
 
 def _contains(layers: Sequence[LinearStack], layer: LinearStack) -> bool:

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from mtlkit.models._boundary import Boundary, FirstLayerBoundary, dense_weights, mixture_boundary
-from mtlkit.models._embedded_batch import EmbeddedBatch
-from mtlkit.models._layers import Gate, StackedMLP
+from mtlkit.models._embedded_batch import EmbeddedBatch, side_by_side
+from mtlkit.models._layers import Gate, StackedLinear, StackedMLP
 from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops.combine_experts import combine_experts, expert_index_array
-from mtlkit.ops.gated_experts import gated_experts, gated_experts_vjp
+from mtlkit.ops.gated_experts import MixedExperts, gated_experts, gated_experts_vjp
+from mtlkit.ops.linear_by_path import Runs, linear_by_path
 from mtlkit.ops.mixture_gramian import mixture_gramian
 
 
@@ -25,9 +29,10 @@ class Mixture:
 
     outputs: Tensor  # (B, n, d) the mixtures
     gates: dict[str, Tensor]  # the weights (B, k) of each reader, by the name of its gate
-    # Where the readers part; None where the level has several stacks of gates, or while a graph is
-    # compiled. It is where the tasks of a model part only if its readers are all the tasks, in
-    # their order: a model that mixes otherwise (see ``omoe``) leaves it out of its ``Output``.
+    # Where the readers part; None where the level has several stacks of gates, where it reads
+    # another level in one kernel, or while a graph is compiled. It is where the tasks of a model
+    # part only if its readers are all the tasks, in their order: a model that mixes otherwise (see
+    # ``omoe``) leaves it out of its ``Output``.
     boundary: Boundary | None
 
 
@@ -172,8 +177,8 @@ class MoELayer(nn.Module):
         if isinstance(x, EmbeddedBatch):
             gate_layers = [layer for stack in self.gate_stacks for layer in stack.gate.first]
             x.compute_together(*gate_layers, *self.experts.first)
-            if self._is_one_kernel(x):
-                return self._mix_in_one_kernel(x)
+        if self._is_one_kernel(x):
+            return self._mix_in_one_kernel(x)
         weights = self.gate_weights(x)
         return self.mix(weights, self.expert_outputs(x))
 
@@ -227,45 +232,78 @@ class MoELayer(nn.Module):
     def _gate_names(self, stack: GateStack) -> list[str]:
         return [f"level-{self.level}/{reader}" for reader in stack.readers]
 
-    def _is_one_kernel(self, x: EmbeddedBatch) -> bool:
+    @cached_property
+    def _mixed_experts(self) -> MixedExperts:
+        """The experts that the gates mix, for kernels."""
+        stacks = [(len(stack.readers), stack.expert_index) for stack in self.gate_stacks]
+        return MixedExperts([expert_index_array(n, self.experts.n, index) for n, index in stacks])
+
+    @cached_property
+    def _runs(self) -> Runs:
+        """The paths that the columns of gates and experts read; none where they read one input."""
+        expert_paths = [] if self.expert_paths is None else self.expert_paths.tolist()
+        reads = [
+            (path, stack.gate.linear.weight.shape[1])
+            for stack in self.gate_stacks
+            for path in range(max(expert_paths, default=-1) + 1)[stack.paths or slice(None)]
+        ]
+        reads += [(path, self.experts.outputs) for path in expert_paths]
+        runs, stop = [], 0
+        for path, neighbours in groupby(reads, itemgetter(0)):
+            start, stop = stop, stop + sum(columns for _, columns in neighbours)
+            runs.append((path, start, stop))
+        return runs
+
+    def _is_one_kernel(self, x: Tensor | EmbeddedBatch) -> bool:
         """Whether the compiled kernel does what these layers do on x.
 
         That may be so in one mode and not in another (dropout). As gates and experts are one layer
         each, the same parameters lie below the boundary either way, so that what
         ``training.sharing`` has learnt in one mode holds in the other.
         """
-        if len(self.gate_stacks) > 1 or self._ablated:
-            return False
-        gate = self.gate_stacks[0].gate
-        return (
-            x.embedding.fast_paths.fuse
-            and not x.embedding.copies
-            and gate.is_one_layer
+        layers_allow = (
+            use_kernel(*(layer.weight for layer in self._layers))
+            and not self._ablated
+            and all(stack.gate.is_one_layer for stack in self.gate_stacks)
             and self.experts.is_one_relu_layer
-            and use_kernel(gate.linear.weight, *(layer.weight for layer in self.experts.first))
         )
+        if isinstance(x, EmbeddedBatch):
+            return layers_allow and x.embedding.fast_paths.fuse and not x.embedding.copies
+        return layers_allow and x.dim() == 3 and bool(self._runs)
 
-    def _mix_in_one_kernel(self, x: EmbeddedBatch) -> Mixture:
-        """As the layers one after the other, for one stack of gates and one layer each."""
-        stack = self.gate_stacks[0]
-        n_experts = self.experts.n
-        expert_index = expert_index_array(stack.gate.linear.n, n_experts, stack.expert_index)
+    @property
+    def _layers(self) -> list[StackedLinear]:
+        """The layers of gates and experts, where these are one layer each."""
+        return [*(stack.gate.linear for stack in self.gate_stacks), *self.experts.first]
 
-        # The product of x with all gates and then all experts, (B, n * k + E * d).
-        first_layer = x.first_layer_of(stack.gate.linear)
-        first_output = first_layer.output
-        mixed, weights = gated_experts(first_output, self.experts.outputs, expert_index)
+    def _mix_in_one_kernel(self, x: Tensor | EmbeddedBatch) -> Mixture:
+        """As the layers one after the other, for one layer each."""
+        # The product of x with all gates and then all experts, (B, G + E * d).
+        first_layer = None
+        if isinstance(x, EmbeddedBatch):
+            first_layer = x.first_layer_of(self._layers[0])
+            outputs = first_layer.output
+        else:
+            weight, bias = side_by_side(self._layers)
+            assert bias is not None, "experts have a bias"
+            outputs = linear_by_path(x, weight, bias, self._runs)
+        n_experts, mixed = self.experts.n, self._mixed_experts
+        mixtures, weights = gated_experts(outputs, self.experts.outputs, mixed)
+        gates = self.named_gates(*weights)
+        stack, *more_stacks = self.gate_stacks
+        if more_stacks or first_layer is None:
+            return Mixture(mixtures, gates, None)
 
         # The readers part at the mixtures; below them stands the one product.
 
         def gramian(grad: Tensor) -> Tensor:
-            return mixture_gramian(dense_weights(weights, stack.expert_index, n_experts), grad)
+            return mixture_gramian(dense_weights(weights[0], stack.expert_index, n_experts), grad)
 
         def vjp(grad: Tensor) -> Tensor:
-            return gated_experts_vjp(first_output, weights, expert_index, grad, apart=True)
+            return gated_experts_vjp(outputs, weights, mixed, grad)
 
-        boundary = FirstLayerBoundary(mixed, gramian, first_layer, trunk=1, gates=0, vjp=vjp)
-        return Mixture(mixed, self.named_gates(weights), boundary)
+        boundary = FirstLayerBoundary(mixtures, gramian, first_layer, trunk=1, gates=0, vjp=vjp)
+        return Mixture(mixtures, gates, boundary)
 
 
 class MoELevels(nn.ModuleList):

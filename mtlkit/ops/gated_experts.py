@@ -1,10 +1,12 @@
 """Softmax gates, rectified experts and their mixtures, where gates and experts are one layer each.
 
 ``out[b, n] = sum over k of softmax(gates[b, n])[k] * relu(experts[b, index[n, k]])``, in one pass.
+The plain form is that of ``models._moe.MoELayer``, layer by layer; it asks whether this one may be.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,84 +14,79 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mtlkit.ops._dispatch import use_kernel
 from mtlkit.ops._numba import kernel
 from mtlkit.ops._simd import LANES, fma, load, positive, store, total, where_positive, zero, zeros
-from mtlkit.ops.combine_experts import plain_combine_experts, plain_combine_experts_vjp
-from mtlkit.ops.softmax import (
-    plain_softmax,
-    plain_softmax_backward,
-    softmax_backward,
-    softmax_forward,
-)
+from mtlkit.ops.softmax import softmax_backward, softmax_forward
 
 
-def plain_gated_experts(
-    outputs: Tensor, width: int, expert_index: np.ndarray
-) -> tuple[Tensor, Tensor]:
-    """:func:`gated_experts` in PyTorch's own operations."""
-    logits, experts = _split(outputs, width, expert_index)
-    weights = plain_softmax(logits)
-    index = torch.from_numpy(expert_index).to(outputs.device)
-    return plain_combine_experts(weights, experts.relu(), index), weights.detach()
+class MixedExperts:
+    """Which experts each of N gates mixes.
 
+    Args:
+        stacks: For each stack of gates (n, k) int64, the experts that each gate mixes, none of them
+            twice.
 
-def plain_gated_experts_vjp(
-    outputs: Tensor, weights: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool
-) -> Tensor:
-    """:func:`gated_experts_vjp` in PyTorch's own operations."""
-    _, experts = _split(outputs, grad.shape[2], expert_index)
-    index = torch.from_numpy(expert_index).to(outputs.device)
-    d_rectified, d_weights = plain_combine_experts_vjp(weights, experts.relu(), index, grad)
-    d_experts = d_rectified * (experts > 0)  # (n, B, E, d)
-    d_logits = plain_softmax_backward(weights, d_weights)
-    if apart:
-        return torch.cat([d_experts.transpose(0, 1).flatten(1), d_logits.flatten(1)], 1)
-    return torch.cat([d_logits.flatten(1), d_experts.sum(0).flatten(1)], 1)
+    Attributes:
+        flat: (G,) the experts of the first gate, of the second one, and so on.
+        starts: (N + 1,) where those of each gate begin; the last number is G.
+        first: (G,) bool, whether no earlier gate mixes the expert.
+    """
 
+    def __init__(self, stacks: Sequence[np.ndarray]) -> None:
+        self.stacks = tuple(stacks)
+        self.flat = np.concatenate([index.ravel() for index in stacks])
+        self.starts = np.cumsum([0, *(len(gate) for index in stacks for gate in index)])
+        self.first = np.zeros(len(self.flat), dtype=np.bool_)
+        self.first[np.unique(self.flat, return_index=True)[1]] = True
 
-def _split(outputs: Tensor, width: int, expert_index: np.ndarray) -> tuple[Tensor, Tensor]:
-    """The gates' logits (B, n, k) and, after them, the experts (B, E, d)."""
-    gates = expert_index.size
-    logits = outputs[:, :gates].unflatten(1, expert_index.shape)
-    return logits, outputs[:, gates:].unflatten(1, (-1, width))
+    def by_stack(self, columns: Tensor) -> list[Tensor]:
+        """Columns (B, G) as (B, n, k) for each stack."""
+        parts = columns.split([index.size for index in self.stacks], 1)
+        return [
+            part.unflatten(1, index.shape) for part, index in zip(parts, self.stacks, strict=True)
+        ]
 
 
 @kernel
 def _combine_rectified(
-    weights: np.ndarray, experts: np.ndarray, expert_index: np.ndarray, out: np.ndarray
+    weights: np.ndarray,
+    experts: np.ndarray,
+    expert_index: np.ndarray,
+    starts: np.ndarray,
+    out: np.ndarray,
 ) -> None:
-    """``out[b, n] = weights[b, n] @ relu(experts[b, expert_index[n]])``.
+    """``out[b, n] = weights[b, g] @ relu(experts[b, expert_index[g]])`` for the weights g of n.
 
     Args:
-        weights: (B, n, k).
+        weights: (B, G).
         experts: (B, E * d), contiguous rows.
-        expert_index: (n, k).
-        out: (B, n, d).
+        expert_index: (G,).
+        starts: (N + 1,), the weights of n begin with ``starts[n]``.
+        out: (B, N, d).
     """
     width = out.shape[2]
     vector_end = width - width % LANES
 
     for b in range(out.shape[0]):
-        row_experts = experts[b]  # (E * d,)
+        row_experts, row_weights = experts[b], weights[b]  # (E * d,), (G,)
         for n in range(out.shape[1]):
-            gate_weights, mixture = weights[b, n], out[b, n]  # (k,), (d,)
+            mixture = out[b, n]  # (d,)
 
             # the full vectors
             for i in range(0, vector_end, LANES):
                 weighted_sum = zeros(mixture)
-                for k in range(expert_index.shape[1]):
-                    value = load(row_experts, expert_index[n, k] * width + i)
-                    weighted_sum = fma(gate_weights[k], positive(value), weighted_sum)
+                for g in range(starts[n], starts[n + 1]):
+                    value = load(row_experts, expert_index[g] * width + i)
+                    weighted_sum = fma(row_weights[g], positive(value), weighted_sum)
                 store(mixture, i, weighted_sum)
 
             # the rest; what is no number stays so
             for i in range(vector_end, width):
                 mixture[i] = 0
-                for k in range(expert_index.shape[1]):
-                    value = row_experts[expert_index[n, k] * width + i]
+                for g in range(starts[n], starts[n + 1]):
+                    value = row_experts[expert_index[g] * width + i]
                     if not value <= 0:
-                        mixture[i] += gate_weights[k] * value
+                        mixture[i] += row_weights[g] * value
 
 
 @kernel
@@ -97,70 +94,71 @@ def _combine_rectified_backward(
     weights: np.ndarray,
     experts: np.ndarray,
     expert_index: np.ndarray,
+    starts: np.ndarray,
     grad: np.ndarray,
     d_weights: np.ndarray,
     d_experts: np.ndarray,
-    sees_all: bool,
+    fresh: np.ndarray,
 ) -> None:
     """Write the gradients of ``_combine_rectified``.
 
     Args:
-        weights: (B, n, k).
+        weights: (B, G).
         experts: (B, E * d), contiguous rows.
-        expert_index: (n, k).
-        grad: (B, n, d) of the mixtures.
-        d_weights: (B, n, k).
-        d_experts: (n, B, E * d) for each mixture apart, or (1, B, E * d) for their sum; contiguous
-            rows. Zeros, unless ``sees_all``: then all is written.
-        sees_all: Whether every mixture is made of all experts.
+        expert_index: (G,).
+        starts: (N + 1,), the weights of n begin with ``starts[n]``.
+        grad: (B, N, d) of the mixtures.
+        d_weights: (B, G).
+        d_experts: (N, B, E * d) for each mixture apart, or (1, B, E * d) for their sum; contiguous
+            rows.
+        fresh: (G,) bool, whether a gradient is the first in its place, to be written and not added.
     """
     width = grad.shape[2]
     vector_end = width - width % LANES
     apart = d_experts.shape[0] > 1
 
     for b in range(grad.shape[0]):
-        row_experts = experts[b]  # (E * d,)
+        row_experts, row_weights = experts[b], weights[b]  # (E * d,), (G,)
         for n in range(grad.shape[1]):
-            d_mixture, gate_weights = grad[b, n], weights[b, n]  # (d,), (k,)
+            d_mixture = grad[b, n]  # (d,)
             d_row_experts = d_experts[n if apart else 0, b]  # (E * d,)
-            # what is written first need not be added to what stands there
-            fresh = sees_all and (n == 0 or apart)
-            for k in range(expert_index.shape[1]):
-                start = expert_index[n, k] * width
+            for g in range(starts[n], starts[n + 1]):
+                start, is_fresh = expert_index[g] * width, fresh[g]
                 products = zeros(d_mixture)
 
                 # the full vectors
                 for i in range(0, vector_end, LANES):
                     value, d_out = load(row_experts, start + i), load(d_mixture, i)
                     products = fma(d_out, positive(value), products)
-                    before = zeros(d_mixture) if fresh else load(d_row_experts, start + i)
+                    before = zeros(d_mixture) if is_fresh else load(d_row_experts, start + i)
                     d_value = where_positive(value, d_out)
-                    store(d_row_experts, start + i, fma(gate_weights[k], d_value, before))
+                    store(d_row_experts, start + i, fma(row_weights[g], d_value, before))
 
                 # the rest
                 d_weight = total(products)
                 for i in range(vector_end, width):
                     value = row_experts[start + i]
-                    before = zero(d_mixture) if fresh else d_row_experts[start + i]
+                    before = zero(d_mixture) if is_fresh else d_row_experts[start + i]
                     if value <= 0:
                         d_row_experts[start + i] = before
                     else:
                         d_weight += d_mixture[i] * value
-                        d_row_experts[start + i] = before + gate_weights[k] * d_mixture[i]
-                d_weights[b, n, k] = d_weight
+                        d_row_experts[start + i] = before + row_weights[g] * d_mixture[i]
+                d_weights[b, g] = d_weight
 
 
-def _compiled_vjp(
-    outputs: Tensor, weights: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool
+def _vjp(
+    outputs: Tensor, weights: Sequence[Tensor], mixed: MixedExperts, grad: Tensor, apart: bool
 ) -> Tensor:
-    """:func:`gated_experts_vjp` by kernels."""
-    gates = expert_index.size
+    """:func:`gated_experts_vjp`; the gates', then the sum of the experts' where not ``apart``."""
+    gates = len(mixed.flat)
     experts = outputs.detach().numpy()[:, gates:]  # (B, E * d)
     rows, size = experts.shape
-    parts = len(expert_index) if apart else 1
+    parts = grad.shape[1] if apart else 1
+    fresh = np.ones_like(mixed.first) if apart else mixed.first
 
-    # the kernel fills the experts' gradient where every mixture sees all, and else adds to it
-    sees_all = expert_index.shape[1] * grad.shape[2] == size
+    # the kernel writes the gradients of the experts that are mixed
+    sees_all = fresh.sum() * grad.shape[2] == parts * size
     make = outputs.new_empty if sees_all else outputs.new_zeros
     d_outputs = make(rows, parts * size + gates)
     if apart:
@@ -168,76 +166,81 @@ def _compiled_vjp(
     else:
         d_logits, d_experts = d_outputs[:, :gates], d_outputs[:, gates:]
 
-    d_weights = torch.empty_like(weights)
+    d_weights = outputs.new_empty(rows, gates)
     _combine_rectified_backward(
-        weights.numpy(),
+        _side_by_side(weights).numpy(),
         experts,
-        expert_index,
+        mixed.flat,
+        mixed.starts,
         grad.contiguous().numpy(),
         d_weights.numpy(),
         d_experts.numpy().reshape(rows, parts, size).swapaxes(0, 1),
-        sees_all,
+        fresh,
     )
-    softmax_backward(weights, d_weights, d_logits.unflatten(1, expert_index.shape))
+    by_stack = zip(weights, mixed.by_stack(d_weights), mixed.by_stack(d_logits), strict=True)
+    for stack_weights, d_stack_weights, d_stack_logits in by_stack:
+        softmax_backward(stack_weights, d_stack_weights, d_stack_logits)
     return d_outputs
+
+
+def _side_by_side(weights: Sequence[Tensor]) -> Tensor:
+    """(B, G) the weights (B, n, k) of all stacks."""
+    flat = [stack_weights.flatten(1) for stack_weights in weights]
+    return flat[0] if len(flat) == 1 else torch.cat(flat, 1)
 
 
 class _GatedExperts(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, outputs: Tensor, width: int, expert_index: np.ndarray
-    ) -> tuple[Tensor, Tensor]:
-        logits = outputs[:, : expert_index.size].unflatten(1, expert_index.shape)
-        weights = softmax_forward(logits)
-        experts = outputs.numpy()[:, expert_index.size :]  # (B, E * d)
-        mixtures = outputs.new_empty(len(outputs), len(expert_index), width)
-        _combine_rectified(weights.numpy(), experts, expert_index, mixtures.numpy())
-        ctx.save_for_backward(outputs, weights)
-        ctx.expert_index = expert_index
-        ctx.mark_non_differentiable(weights)
-        return mixtures, weights
+    def forward(ctx: Any, outputs: Tensor, width: int, mixed: MixedExperts) -> tuple[Tensor, ...]:
+        gates = len(mixed.flat)
+        weights = [softmax_forward(logits) for logits in mixed.by_stack(outputs[:, :gates])]
+        experts = outputs.numpy()[:, gates:]  # (B, E * d)
+        mixtures = outputs.new_empty(len(outputs), len(mixed.starts) - 1, width)
+        _combine_rectified(
+            _side_by_side(weights).numpy(), experts, mixed.flat, mixed.starts, mixtures.numpy()
+        )
+        ctx.save_for_backward(outputs, *weights)
+        ctx.mixed = mixed
+        ctx.mark_non_differentiable(*weights)
+        return mixtures, *weights
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor, None, None]:
-        outputs, weights = ctx.saved_tensors
-        return _compiled_vjp(outputs, weights, ctx.expert_index, grad, apart=False), None, None
+    def backward(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor, None, None]:
+        outputs, *weights = ctx.saved_tensors
+        return _vjp(outputs, weights, ctx.mixed, grad, apart=False), None, None
 
 
-def gated_experts(outputs: Tensor, width: int, expert_index: np.ndarray) -> tuple[Tensor, Tensor]:
+def gated_experts(outputs: Tensor, width: int, mixed: MixedExperts) -> tuple[Tensor, list[Tensor]]:
     """Mixtures of rectified experts by softmax gates.
 
     Args:
-        outputs: (B, n * k + E * d), the outputs of the gates' layer and, after them, of the
-            experts'.
+        outputs: (B, G + E * d), the outputs of the gates' layers, one after the other, and then of
+            the experts'.
         width: Width of an expert, d.
-        expert_index: (n, k) int64, the experts that each gate mixes, none of them twice.
+        mixed: The experts that each gate mixes.
 
     Returns:
-        The mixtures (B, n, d), and the gates' weights (B, n, k), which get no gradient.
+        The mixtures (B, N, d), and for each stack the gates' weights (B, n, k), which get no
+        gradient.
     """
-    if use_kernel(outputs):
-        return _GatedExperts.apply(outputs, width, expert_index)
-    return plain_gated_experts(outputs, width, expert_index)
+    mixtures, *weights = _GatedExperts.apply(outputs, width, mixed)
+    return mixtures, weights
 
 
 def gated_experts_vjp(
-    outputs: Tensor, weights: Tensor, expert_index: np.ndarray, grad: Tensor, apart: bool
+    outputs: Tensor, weights: Sequence[Tensor], mixed: MixedExperts, grad: Tensor
 ) -> Tensor:
-    """The gradient of the outputs of gates and experts.
+    """The gradient of the outputs of gates and experts, the experts' for each mixture apart.
 
     Args:
-        outputs: (B, n * k + E * d), as in :func:`gated_experts`.
-        weights: (B, n, k) the gates' weights.
-        expert_index: (n, k) int64.
-        grad: (B, n, d) of the mixtures.
-        apart: Whether the experts' gradient is wanted for each mixture.
+        outputs: (B, G + E * d), as in :func:`gated_experts`.
+        weights: For each stack (B, n, k) the gates' weights.
+        mixed: The experts that each gate mixes.
+        grad: (B, N, d) of the mixtures.
 
     Returns:
-        (B, n * k + E * d) in the order of the outputs. With ``apart`` (B, n * E * d + n * k) in the
-        other order, that of ``FirstLayerBoundary.vjp`` in the models: the experts' by each mixture,
-        one after the other, and then the gates'.
+        (B, N * E * d + G) in the order of ``FirstLayerBoundary.vjp`` in the models: the experts' by
+        each mixture, one after the other, and then the gates'.
     """
-    outputs, grad = outputs.detach(), grad.detach()
-    form = _compiled_vjp if use_kernel(outputs, weights, grad) else plain_gated_experts_vjp
-    return form(outputs, weights, expert_index, grad, apart)
+    return _vjp(outputs.detach(), weights, mixed, grad.detach(), apart=True)

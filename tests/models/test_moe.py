@@ -1,6 +1,7 @@
 """Levels of experts: in one kernel and layer by layer, their names, and their ablation."""
 
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from mtlkit.models._layers import Gate, GateOptions, StackedLinear, StackedMLP, 
 from mtlkit.models._moe import GateStack, MoELayer
 from mtlkit.models._tables import FastPaths
 from mtlkit.models._types import Batch
+from mtlkit.ops._dispatch import plain_operations
 from mtlkit.ops.combine_experts import combine_experts
 from mtlkit.ops.inner_products import inner_products
 from mtlkit.ops.mixture_gramian import mixture_gramian
@@ -171,13 +173,34 @@ def test_several_stacks_of_gates_mix_one_after_the_other():
     torch.testing.assert_close(mixture.outputs[:, 3:], expected)
 
     # With a path for each task and a shared one, each expert and each gate reads its own.
-    paths = torch.randn(30, 4, embedding.width)
+    paths = torch.randn(30, 4, embedding.width, requires_grad=True)
     outputs = layer.experts(paths[:, owner])
-    mixed = two(paths).outputs
-    torch.testing.assert_close(
-        mixed[:, :3], combine_experts(gate(paths[:, :3]), outputs, EXPERT_INDEX)
-    )
-    torch.testing.assert_close(mixed[:, 3:], combine_experts(shared(paths[:, 3:]), outputs))
+    by_task = combine_experts(gate(paths[:, :3]), outputs, EXPERT_INDEX)
+    expected = torch.cat([by_task, combine_experts(shared(paths[:, 3:]), outputs)], 1)
+    modules = [gate, shared, layer.experts]
+    leaves = [paths, *(value for module in modules for value in module.parameters())]
+    upstream = torch.randn_like(expected)
+    expected_grads = torch.autograd.grad(expected, leaves, upstream)
+    for form in (nullcontext, plain_operations):
+        with form():
+            mixed = two(paths).outputs
+            torch.testing.assert_close(mixed, expected)
+            grads = torch.autograd.grad(mixed, leaves, upstream)
+            torch.testing.assert_close(grads, expected_grads)
+
+
+def test_columns_that_fill_up_vectors_change_nothing():
+    # 3 gates of 5 weights and 5 experts of 7 numbers are 50 columns, and 14 more in the kernels
+    embedding, layer, batch = level(7, torch.float64)
+    x = embedding(batch)
+    mixture = layer(x)
+    (first_layer,) = x.first_layers
+    assert first_layer.sizes == [15, 35, 14]
+    assert first_layer.output.shape == (30, 50)
+    assert first_layer.cuts[0].shape[1] == 64
+    with plain_operations():
+        plain = layer(embedding(batch))
+    torch.testing.assert_close(mixture.outputs, plain.outputs, rtol=1e-12, atol=1e-12)
 
 
 class Plugin(Architecture):

@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from types import TracebackType
 
-from mtlkit.registry import REGISTRIES
+from mtlkit.registry import BALANCERS, DATASETS, LOSSES, MODELS
 
 PR_SET_PDEATHSIG = 1
 
@@ -53,7 +53,8 @@ def _load() -> None:
     # so would the first balancer that solves a least-squares problem
     importlib.import_module("scipy.optimize")
 
-    for registry in REGISTRIES.values():
+    # not the baselines: they would bring scikit-learn, which most grids never need
+    for registry in (MODELS, BALANCERS, DATASETS, LOSSES):
         package = importlib.import_module(f"mtlkit.{registry.folder}")
         for module in pkgutil.iter_modules(package.__path__):
             importlib.import_module(f"{package.__name__}.{module.name}")
