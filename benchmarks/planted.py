@@ -25,9 +25,8 @@ from typing import get_args
 
 from mtlkit.api import run_grid
 from mtlkit.report.build import open_results
-from mtlkit.report.gains import compare_gains
 from mtlkit.report.statistics import MARGIN, Word
-from mtlkit.report.summary import summarise
+from mtlkit.report.summary import beside, summarise
 
 OUT = Path(__file__).parents[1] / "results" / "reference" / "planted.md"
 TRAINING = {"epochs": 10, "batch_size": 64}
@@ -127,16 +126,7 @@ def said_of(planted: Planted, folder: Path, repeat: int, trials: int, seeds: int
         key=lambda row: (in_order.index(row.group.model), row.group.balancer == in_order[-1]),
     )
     row, other = rows
-    gain = compare_gains(
-        row.group.id,
-        row.values,
-        {task.name: other.group.id for task in block.tasks},
-        other.values,
-        block.comparable,
-        block.task_of,
-        summary.noise,
-        MARGIN,
-    )
+    gain = beside(row, other, summary.noise).compare_gains(block.comparable, block.task_of, MARGIN)
     return gain.word
 
 

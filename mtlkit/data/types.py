@@ -234,7 +234,7 @@ class Schema(_FrozenModel):
         return self
 
     def task(self, name: str) -> Task:
-        """The task of a name."""
+        """The task of a name; a :class:`ValueError` where none is called so."""
         return self.tasks[self.task_names.index(name)]
 
     def check_names(self, names: Iterable[str]) -> None:

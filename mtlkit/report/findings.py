@@ -452,9 +452,10 @@ def _wider(kind: str, low: float, high: float, edge: str) -> str:
     half = math.ceil((high - low) / 2) if kind == "int" else (high - low) / 2
     further = 3 * high if kind == "log" else high + half
     below = low / 3 if kind == "log" else max(kind == "int", low - half)
+    further, below = (float(f"{value:.3g}") for value in (further, below))
     if high < 1:
         further = min(further, (high + 1) / 2)
-    return f"{low:g}:{further:.3g}" if edge == "highest" else f"{below:.3g}:{high:g}"
+    return f"{low:g}:{further:g}" if edge == "highest" else f"{below:g}:{high:g}"
 
 
 def too_few_seeds(seen: Evidence) -> Found:

@@ -341,10 +341,13 @@ def test_edge_of_the_space(grid, chosen, rate, says, wider):
         ("log", 0.01, 0.5, "highest", "0.01:0.75"),  # not 1.5
         ("float", 0.0, 0.5, "highest", "0:0.75"),
         ("float", 0.5, 0.99, "highest", "0.5:0.995"),
+        ("float", 0.9, 0.999, "highest", "0.9:0.9995"),  # not 1
         ("float", 0.0, 3.0, "highest", "0:4.5"),
         ("float", 0.1, 1.0, "lowest", "0:1"),
         ("int", 2, 8, "highest", "2:11"),
         ("int", 2, 8, "lowest", "1:8"),
+        ("int", 256, 1024, "highest", "256:1410"),
+        ("int", 4000, 5000, "lowest", "3500:5000"),
     ],
 )
 def test_ranges_go_on_by_little_and_within_what_is_allowed(kind, low, high, edge, expected):

@@ -259,7 +259,7 @@ def test_a_writer_that_fails_stops_the_other(tmp_path, monkeypatch, split):
     whole = write.SplitWriter.write
 
     def failing(writer, joined, progress):
-        if joined.official_split == split:
+        if split in joined.rows.name:
             time.sleep(0.05)
             raise MissingError("This one fails.")
         return whole(writer, joined, progress)
@@ -267,7 +267,7 @@ def test_a_writer_that_fails_stops_the_other(tmp_path, monkeypatch, split):
     monkeypatch.setattr(write.SplitWriter, "write", failing)
     with pytest.raises(MissingError, match="This one fails"):
         prepared(origin, tmp_path / "out", told)
-    assert told.seen["writing splits"] < 0.3
+    assert told.seen.get("writing splits", 0) < 0.3
     assert list(tmp_path.iterdir()) == [origin]
 
 
