@@ -240,13 +240,17 @@ class MoELayer(nn.Module):
 
     @cached_property
     def _runs(self) -> Runs:
-        """The paths that the columns of gates and experts read; none where they read one input."""
+        """The paths that the columns of gates and experts read; none where they read one input, or
+        where a stack has not one gate for each of its paths.
+        """
         expert_paths = [] if self.expert_paths is None else self.expert_paths.tolist()
-        reads = [
-            (path, stack.gate.linear.weight.shape[1])
-            for stack in self.gate_stacks
-            for path in range(max(expert_paths, default=-1) + 1)[stack.paths or slice(None)]
-        ]
+        every_path = range(max(expert_paths, default=-1) + 1)
+        reads = []
+        for stack in self.gate_stacks:
+            paths = every_path[stack.paths or slice(None)]
+            if len(paths) != len(stack.readers):
+                return []
+            reads += [(path, stack.gate.linear.weight.shape[1]) for path in paths]
         reads += [(path, self.experts.outputs) for path in expert_paths]
         runs, stop = [], 0
         for path, neighbours in groupby(reads, itemgetter(0)):

@@ -31,7 +31,8 @@ class FastPaths:
 
     # Apply the layers that read the embedding to small tables instead of to looked-up rows.
     fold: bool = True
-    fuse: bool = True  # compute gates, experts and their mixture in one kernel
+    # Compute gates and experts that read the embedding, and their mixture, in one kernel.
+    fuse: bool = True
     # Tables with at least this number of rows get row-sparse gradients; None for none.
     sparse_from: int | None = None
 

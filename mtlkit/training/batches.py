@@ -110,28 +110,33 @@ class DeviceSplit:
     @property
     def row_device(self) -> torch.device:
         """Where row numbers are drawn: on the host, if it counts the ids in the bags of a batch."""
-        counts_ids = self.storage_device.type == "cuda" and self.bag_lengths
+        counts_ids = self.storage_device.type == "cuda" and self._host_bags
         return torch.device("cpu") if counts_ids else self.storage_device
 
     @cached_property
-    def bag_lengths(self) -> dict[str, Tensor]:
-        """By bag feature, (N,) on the host: how many ids each row has."""
-        lengths = {name: bags.offsets.diff() for name, bags in self.columns.bags.items()}
-        shared = self.shared_columns
+    def _host_bags(self) -> dict[str, tuple[Tensor, Tensor | None]]:
+        """By bag feature, on the host: its offsets, and which bag belongs to each row (N,); None
+        where bag i belongs to row i.
+        """
+        own, shared = self.columns.bags, self.shared_columns
+        on_host: dict[str, tuple[Tensor, Tensor | None]] = {}
+        on_host |= {name: (bags.offsets.cpu(), None) for name, bags in own.items()}
         if shared is not None:
-            row = shared.row.long()
-            lengths |= {name: bags.offsets.diff()[row] for name, bags in shared.bags.items()}
-        return {name: values.cpu() for name, values in lengths.items()}
+            row = shared.row.cpu()
+            on_host |= {name: (bags.offsets.cpu(), row) for name, bags in shared.bags.items()}
+        return on_host
 
     def count_ids(self, rows: Tensor, batches: int = 1) -> dict[str, int]:
         """By bag feature, how many ids the rows have: at most, of some batches one after another.
 
         On the host, where they are ``row_device``'s.
         """
-        return {
-            name: max(int(lengths[batch].sum()) for batch in rows.cpu().chunk(batches))
-            for name, lengths in self.bag_lengths.items()
-        }
+        rows, counts = rows.cpu(), {}
+        for name, (offsets, bag_of_row) in self._host_bags.items():
+            bag = rows if bag_of_row is None else bag_of_row[rows].long()
+            lengths = offsets[bag + 1] - offsets[bag]
+            counts[name] = max(int(batch.sum()) for batch in lengths.chunk(batches))
+        return counts
 
     def take(
         self, rows: Tensor, weight: Tensor | None = None, room: Mapping[str, int] | None = None

@@ -189,6 +189,22 @@ def test_several_stacks_of_gates_mix_one_after_the_other():
             torch.testing.assert_close(grads, expected_grads)
 
 
+def test_gates_that_are_not_one_for_each_path_are_no_single_kernel():
+    """Two gates a path, and a path that no expert reads, whose columns the kernel would miss."""
+    _, layer, _ = level(16, torch.float32)
+    width = layer.experts.first[0].weight.shape[2]
+    owner = torch.tensor([0, 0, 1, 1, 2])
+    six = GateStack([str(n) for n in range(6)], Gate(6, width, 5, GateOptions()))
+    of_each = GateStack(["a", "b", "c"], Gate(3, width, 5, GateOptions()), paths=slice(3))
+    alone = GateStack(["d"], Gate(1, width, 5, GateOptions()), paths=slice(3, None))
+    for stacks, paths in (([six], 3), ([of_each, alone], 4)):
+        x = torch.randn(8, paths, width)
+        made = MoELayer(2, layer.experts, stacks, expert_paths=owner)
+        outputs = layer.experts(x[:, owner])
+        weights = torch.cat(made.gate_weights(x), 1)
+        torch.testing.assert_close(made(x).outputs, combine_experts(weights, outputs))
+
+
 def test_columns_that_fill_up_vectors_change_nothing():
     # 3 gates of 5 weights and 5 experts of 7 numbers are 50 columns, and 14 more in the kernels
     embedding, layer, batch = level(7, torch.float64)

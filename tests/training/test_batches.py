@@ -136,6 +136,25 @@ def test_bags_that_rows_share_are_gathered_once():
     assert of_each_row(bags["bag2"]) == of_each_row(plain["bag2"])
 
 
+def test_ids_are_counted_where_the_offsets_are():
+    """Of the largest of some batches; nothing as long as the split is made for it."""
+    split = shared()
+    device = DeviceSplit.load(split, CPU)
+    lengths = {
+        "bag1": np.diff(split.bags["bag1"].offsets),
+        "bag2": np.diff(split.shared.bags["bag2"].offsets)[split.shared.row],
+    }
+    rows = torch.tensor([5, 0, 39, 5, 7, 8])
+    by_batch = {name: each[rows.numpy()].reshape(3, 2).sum(1) for name, each in lengths.items()}
+    assert device.count_ids(rows, 3) == {name: sums.max() for name, sums in by_batch.items()}
+    assert device.count_ids(rows) == {name: sums.sum() for name, sums in by_batch.items()}
+    shared_columns = device.shared_columns
+    own, owners = device.columns.bags["bag1"].offsets, shared_columns.bags["bag2"].offsets
+    held = [tensor for bags in device._host_bags.values() for tensor in bags]
+    of_split = [own, None, owners, shared_columns.row]
+    assert all(tensor is other for tensor, other in zip(held, of_split, strict=True))
+
+
 def same(one, other):
     for name in ("ids", "dense", "labels", "observed"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
