@@ -10,7 +10,7 @@ import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from mtlkit.report.statistics import is_useful, recovered
 from mtlkit.report.summary import FEW_POSITIVES, Row, Summary, behind_baselines, copies
 from mtlkit.report.tables import Table, TableCell, fixed, percent, spread
 from mtlkit.settings import TrainingSettings
+from mtlkit.spec import parse_spec
 from mtlkit.store import printable
 from mtlkit.studies import Study
 
@@ -177,6 +178,7 @@ class RowRule:
     changes: tuple[str, ...] = ()  # settings that may help; ``twice`` stands for twice the epochs
     balancers: tuple[str, ...] = ()  # balancers that may help
     models: tuple[str, ...] = ()  # models that may help
+    variant: Callable[[Row], str] | None = None  # a row's model as it may be better, typed
 
     def find(self, seen: Evidence) -> Iterator[Finding]:
         """One finding for all rows with a case; nothing without any."""
@@ -189,7 +191,7 @@ class RowRule:
         worst = found[0][2]
         twice = 2 * worst.group.resolved["training"].get("epochs", 1)
         changes = [change.format(twice=twice) for change in self.changes]
-        models = _others(seen, "model", self.models)
+        models = self.variant(worst) if self.variant else _others(seen, "model", self.models)
         balancers = _others(seen, "balancer", self.balancers)
         command = seen.bench(worst, *changes, models=models, balancers=balancers)
         of_rows = f"{self.says} in {len(found)} of {len(cases)} rows: {listed(texts)}."
@@ -261,6 +263,15 @@ def idle_experts(seen: Evidence, row: Row) -> Case | None:
             unused = f"{level.name}: {percent(idle)} idle"
             return idle, f"{unused}, gates use {used:.1f} of {experts} experts"
     return None
+
+
+def with_fewer_experts(row: Row) -> str:
+    """A row's model with half of its experts of each kind; one without gates if that is none."""
+    options = row.group.resolved["model"]["options"]
+    counts = {name: options.get(name, 0) for name in ("experts", "specific", "shared")}
+    fewer = {name: count // 2 for name, count in counts.items() if count > 1}
+    model = parse_spec(row.group.typed[0])
+    return str(replace(model, options=model.options | fewer)) if fewer else "shared-bottom"
 
 
 def gradient_conflict(seen: Evidence, row: Row) -> Case | None:
@@ -358,7 +369,7 @@ ROW_RULES = (
     RowRule(divergence, "Training diverged", ("clip_norm=1",)),
     RowRule(weight_collapse, "A task ends with hardly any weight", balancers=("uniform", "static")),
     RowRule(starving_task, "A task is not learnt", balancers=("imtl", "scalarization")),
-    RowRule(idle_experts, "Experts are idle or gates have collapsed", ("experts=4",)),
+    RowRule(idle_experts, "Experts are idle or gates have collapsed", variant=with_fewer_experts),
     RowRule(gradient_conflict, "Gradients conflict", balancers=("pcgrad", "cagrad", "upgrad")),
     RowRule(
         negative_transfer,

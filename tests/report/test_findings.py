@@ -2,16 +2,19 @@
 
 import json
 import shlex
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from mtlkit.grid.grid_settings import TuningSettings, read_budget
+from mtlkit.registry import MODELS
 from mtlkit.report import write_report
-from mtlkit.report.findings import BLOCK_RULES, ROW_RULES, _wider, find
+from mtlkit.report.findings import BLOCK_RULES, ROW_RULES, _wider, find, with_fewer_experts
 from mtlkit.report.frame import load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.summary import summarise
+from mtlkit.spec import parse_spec
 from mtlkit.store import ResultStore
 from mtlkit.studies import Study, Trial, write_study
 from tests.conftest import DATA
@@ -189,7 +192,30 @@ def test_idle_experts(grid):
     grid.change_probes = change
     finding = grid.find()["idle experts"]
     assert "level 1: 88 % idle, gates use 1.2 of 8 experts" in finding.sentence
-    assert "--set experts=4" in finding.command
+    assert "--models 'mmoe[experts=4]'" in finding.command
+
+
+@pytest.mark.parametrize(
+    ("typed", "fewer"),
+    [
+        ("mmoe[experts=5,hidden=8]", "mmoe[experts=2,hidden=8]"),
+        ("ple", "ple[specific=1,shared=1]"),
+        ("cgc[shared=1]", "cgc[shared=1,specific=1]"),
+        ("dbmtl[experts=8]", "dbmtl[experts=4]"),
+        ("adatt", "adatt[specific=1]"),
+        ("stem", "shared-bottom"),
+    ],
+)
+def test_fewer_experts_are_options_that_the_model_has(typed, fewer):
+    def options_of(text):
+        spec = parse_spec(text)
+        return MODELS.load(spec.name).Options.model_validate(spec.options).model_dump()
+
+    row = SimpleNamespace(
+        group=SimpleNamespace(typed=(typed,), resolved={"model": {"options": options_of(typed)}})
+    )
+    assert with_fewer_experts(row) == fewer
+    assert options_of(fewer)
 
 
 def test_gradient_conflict(grid):
