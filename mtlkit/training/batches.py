@@ -131,7 +131,10 @@ class DeviceSplit:
 
         On the host, where they are ``row_device``'s.
         """
-        rows, counts = rows.cpu(), {}
+        counts: dict[str, int] = {}
+        if not self._host_bags:
+            return counts  # without a wait for row numbers that are on a GPU
+        rows = rows.cpu()
         for name, (offsets, bag_of_row) in self._host_bags.items():
             bag = rows if bag_of_row is None else bag_of_row[rows].long()
             lengths = offsets[bag + 1] - offsets[bag]
