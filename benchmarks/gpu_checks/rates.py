@@ -65,8 +65,7 @@ def speed(job: Job) -> Checks:
 def _forms(
     model: str, balancer: str, site: Site, forms: tuple[str, ...] = ("off", "graph")
 ) -> Iterator[Row]:
-    can_graph = site.on_gpu and balancer != "pcgrad" and site.name != "Ali shape"
-    forms = forms if can_graph else forms[:1]
+    forms = forms if site.on_gpu else forms[:1]
     what = f"{site.name}, {model.partition('[')[0]} + {balancer}, batch {site.batch}"
     rates: dict[str, float] = {}
     for form in forms:
@@ -76,7 +75,8 @@ def _forms(
         rates[form] = site.batch / seconds
         figure = {"rows/s": rates[form], "us a step": seconds * 1e6}
         yield Row(f"{what}, compile={form}", figure | (_profile(made) if site.on_gpu else {}))
-    if "graph" in rates and site.batch == 4096:
+    judged = balancer != "pcgrad" and site.name != "Ali shape"
+    if "graph" in rates and judged and site.batch == 4096:
         factor, rate = rates["graph"] / rates["off"], rates["graph"]
         yield Row(f"{what}: graph / eager", factor, ">= 3", factor >= 3)
         if (model, balancer) == SYSTEMS[0]:

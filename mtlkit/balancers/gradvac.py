@@ -19,8 +19,8 @@ targets never rise, with beta .5.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import ClassVar
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Self
 
 import numpy as np
 import torch
@@ -53,10 +53,14 @@ class GradVac(GramBalancer):
         super().__init__(tasks, options)
         self.target: Tensor = nn.Buffer(torch.zeros(len(tasks), len(tasks)))  # rho (T, T)
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Only the host reads the targets. On a GPU each step would wait for them once more.
+        return self
+
     def solve(self, problem: GramProblem) -> np.ndarray:
         # the targets of the active tasks
         active = np.ix_(problem.tasks, problem.tasks)
-        all_targets = self.target.double().cpu().numpy().copy()
+        all_targets = self.target.double().numpy().copy()
         targets = all_targets[active]
 
         weights = vaccination(problem.gramian, random_orders(problem), targets, self.options.beta)

@@ -158,6 +158,7 @@ def failure(
             "The memory of the GPU is full: choose a smaller batch_size or eval_batch_size, or "
             "fewer --jobs."
         )
+        message = " ".join([message, *getattr(error, "__notes__", ())])
     else:
         message = error_of_plugin(error) or message
 
@@ -228,7 +229,15 @@ def build_trainer(
     setup = TrainingSetup(settings, execution, cell.seed, device, warm)
     if trainer_type is None:
         trainer_type = ParallelTrainer if execution.processes > 1 else Trainer
-    return trainer_type(model, balancer, dataset, setup, splits)
+    try:
+        return trainer_type(model, balancer, dataset, setup, splits)
+    except torch.OutOfMemoryError as error:
+        gigabytes = sum(parameter.nbytes for parameter in model.parameters()) / 1e9
+        error.add_note(
+            f"The weights of the model take {gigabytes:.3g} GB, embedding tables included, and "
+            "what Adam keeps of them twice as much: a smaller embedding takes less."
+        )
+        raise
 
 
 def start_or_resume(build: Callable[[], Trainer], checkpoints: Checkpoints | None) -> Trainer:

@@ -52,12 +52,16 @@ class DeviceSplit:
     _rows_read: int = field(default=0, init=False)
 
     @classmethod
-    def load(cls, split: Split, device: torch.device, groups: Collection[str] = ()) -> DeviceSplit:
-        """Open a split for a device, with those groups of its rows that losses ask for."""
+    def load(
+        cls, split: Split, device: torch.device, groups: Collection[str] = (), slots: int = 1
+    ) -> DeviceSplit:
+        """Open a split for a device that so many cells share, with those groups of its rows that
+        losses ask for.
+        """
         # Columns that do not fit on a GPU stay in memory, and batches are sent.
         arrays = split.arrays()
         size = sum(array.nbytes for array in arrays.values())
-        fits = device.type != "cuda" or size <= _room_on(device)
+        fits = device.type != "cuda" or size <= _room_on(device) / slots
         storage = device if fits else torch.device("cpu")
 
         def tensor(array: np.ndarray) -> Tensor:

@@ -98,8 +98,9 @@ class Trainer:
         if self.device.type == "cuda" and splits is None:
             check_ids(dataset.schema, dataset.splits, "prepare the data set again")
         loss_groups = group_names(self.schema.tasks)
+        slots = self.execution.slots_per_gpu
         self.splits = splits or {
-            name: DeviceSplit.load(dataset.splits[name], self.device, loss_groups)
+            name: DeviceSplit.load(dataset.splits[name], self.device, loss_groups, slots)
             for name in SPLITS
         }
         self.train = self.splits["train"]

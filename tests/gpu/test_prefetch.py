@@ -86,3 +86,11 @@ def test_chunks_are_all_rows_in_order(host):
     sent = list(DeviceSplit.load(split, host).chunks(10))
     assert torch.equal(torch.cat([chunk.dense.cpu() for chunk in sent]), torch.tensor(split.dense))
     assert not gathering()
+
+
+def test_cells_that_share_a_gpu_share_its_room(gpu, monkeypatch):
+    split = toy_dataset(toy_schema(2), rows=25).splits["train"]
+    size = sum(array.nbytes for array in split.arrays().values())
+    monkeypatch.setattr(batches, "_room_on", lambda device: 1.5 * size)
+    places = [DeviceSplit.load(split, gpu, slots=slots).storage_device.type for slots in (1, 2)]
+    assert places == ["cuda", "cpu"]

@@ -34,7 +34,7 @@ PER_STEP = {
     "gls": (67, 0, 0),
     "graddrop": (92, 0, 1),
     "gradnorm": (164, 0, 0),
-    "gradvac": (87, 2, 2),
+    "gradvac": (85, 1, 1),
     "imtl": (124, 1, 1),
     "imtl-g": (86, 1, 1),
     "imtl-l": (86, 0, 0),
@@ -56,9 +56,9 @@ PER_STEP = {
 """Operations, waits and copies of a step of mmoe under each balancer.
 
 One that needs the losses alone waits for nothing. One whose weights are computed on the host from a
-Gram matrix waits once, and copies once; gradvac keeps its target cosines on the device, and graddrop
-draws as many random numbers as there are shared parameters. A number that falls is good news: write
-it down. One that rises costs every step of every run.
+Gram matrix waits once, and copies once; graddrop draws as many random numbers as there are shared
+parameters. A number that falls is good news: write it down. One that rises costs every step of every
+run.
 """
 
 

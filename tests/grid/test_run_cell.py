@@ -1,4 +1,5 @@
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -284,3 +285,18 @@ def test_a_cell_computes_as_its_settings_say_and_leaves_nothing(cells, home, mon
     broken = asked[0].model_copy(update={"resolved": asked[0].resolved | {"dataset": changed}})
     assert run_cell(broken, home, CPU).record.status == "failed"
     assert before.changes() == []
+
+
+def test_weights_without_room_on_a_gpu_are_told_by_their_size(cells, home, monkeypatch):
+    numbers = []
+
+    def full(model, *_):
+        numbers.append(sum(weights.numel() for weights in model.parameters()))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    (cell,) = cells()
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    record = run_cell(cell, home, CPU).record
+    assert record.status == "failed"
+    size = re.search(r"weights of the model take (\S+) GB, embedding tables", record.error.message)
+    assert float(size[1]) == pytest.approx(4 * numbers[0] / 1e9, rel=0.01)

@@ -107,11 +107,14 @@ def check_equal(data, model, balancer, by_cell=None, **settings):
 
 
 def pairs():
-    """Every model, and every balancer that stacks, with one another."""
+    """Every model, and every balancer that stacks, with one another; the balancer that meets
+    single-task, which has none, with mmoe as well.
+    """
     balancers = [name for name in BALANCERS.names() if BALANCERS.load(name).needs != "rows"]
     models = MODELS.names()
     count = max(len(models), len(balancers))
-    return list(islice(zip(cycle(models), cycle(balancers), strict=False), count))
+    both = list(islice(zip(cycle(models), cycle(balancers), strict=False), count))
+    return both + [("mmoe", balancer) for model, balancer in both if model == "single-task"]
 
 
 @pytest.mark.parametrize(("model", "balancer"), pairs())
