@@ -229,6 +229,21 @@ def test_holm():
     assert holm([]) == []
 
 
+@pytest.mark.parametrize("effects", [0, 4], ids=["nulls alone", "beside effects"])
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_holm_keeps_the_chance_of_any_false_rejection(seeds, effects):
+    """Eight tests without an effect, whatever is beside them; all share their reference."""
+    repeats, nulls = 3000, 8
+    random = np.random.default_rng(0)
+    values = random.normal(size=(repeats, nulls + effects, seeds))
+    values[:, nulls:] += 1e6
+    differences = values - random.normal(size=(repeats, 1, seeds))
+    p_values = stats.ttest_1samp(differences, 0, axis=2).pvalue
+    assert np.mean(p_values[:, :nulls].min(axis=1) <= 0.05) > 0.2  # without the correction
+    wrong = np.mean([any(holm(row)[:nulls]) for row in p_values])
+    assert 0.03 <= wrong <= 0.06
+
+
 def test_t_test():
     values = [0.3, -0.1, 0.4, 0.2]
     assert t_test(values) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
