@@ -5,14 +5,17 @@ import os
 import signal
 
 import pytest
+import torch
 
 from mtlkit.data.sources import prepare
 from mtlkit.errors import UsageError
-from mtlkit.grid.engines import local, make_engine
+from mtlkit.grid import stacking
+from mtlkit.grid.engines import local, make_engine, worker
 from mtlkit.grid.engines.processes import Worker, end_workers
 from mtlkit.grid.engines.worker import Assignment, Finished
 from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
+from mtlkit.grid.run_cell import failure
 from mtlkit.grid.stacking import run_stack, stacks
 from mtlkit.settings import ExecutionSettings, validate
 from mtlkit.store import ResultStore
@@ -87,6 +90,34 @@ def test_records_are_those_of_separate_cells(home, tmp_path):
         assert stacked.best.keys() == alone.best.keys()
         for score, values in alone.metrics["test"].items():
             assert stacked.metrics["test"][score]["auc"] == pytest.approx(values["auc"], abs=1e-4)
+
+
+def test_memory_decides_how_many_are_stacked(home, store, tmp_path, monkeypatch):
+    cells = cells_of(home, store, ["uwl"], seeds=5)
+    train, asked = stacking._train, []
+
+    def train_two_at_most(cells, *where):
+        asked.append(len(cells))
+        if len(cells) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return train(cells, *where)
+
+    monkeypatch.setattr(stacking, "_train", train_two_at_most)
+    execution = ExecutionSettings(device="cpu")
+    outcomes = run_stack(cells, home, execution, lambda share: None, lambda cell: tmp_path)
+    records = [outcome.record for outcome in outcomes]
+    assert [record.key for record in records] == [cell.key for cell in cells]
+    assert all(record.ok and not record.warnings for record in records)
+    assert asked == [5, 2, 3, 2]  # a single cell is no stack
+
+
+def test_after_a_failure_on_a_gpu_the_worker_leaves(home, store, monkeypatch):
+    cell = cells_of(home, store, ["uwl"])[0]
+    failed = failure(cell, RuntimeError("CUDA error: an illegal memory access was encountered"))
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    assert worker._may_have_lost_gpu(failed)
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: False)
+    assert not worker._may_have_lost_gpu(failed)
 
 
 def test_cells_that_cannot_be_stacked_run_one_by_one(home, store):
