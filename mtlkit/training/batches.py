@@ -133,12 +133,12 @@ class DeviceSplit:
     def count_ids(self, rows: Tensor, batches: int = 1) -> dict[str, int]:
         """By bag feature, how many ids the rows have: at most, of some batches one after another.
 
-        On the host, where they are ``row_device``'s.
+        On the host, where they are ``row_device``'s if there are bags.
         """
-        counts: dict[str, int] = {}
         if not self._host_bags:
-            return counts  # without a wait for row numbers that are on a GPU
-        rows = rows.cpu()
+            return {}  # nobody waits for row numbers that are on a GPU
+
+        rows, counts = rows.cpu(), {}
         for name, (offsets, bag_of_row) in self._host_bags.items():
             bag = rows if bag_of_row is None else bag_of_row[rows].long()
             lengths = offsets[bag + 1] - offsets[bag]

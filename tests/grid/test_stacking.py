@@ -111,7 +111,7 @@ def test_memory_decides_how_many_are_stacked(home, store, tmp_path, monkeypatch)
     assert asked == [5, 2, 3, 2]  # a single cell is no stack
 
 
-def test_after_a_failure_on_a_gpu_the_worker_leaves(home, store, monkeypatch):
+def test_a_failure_on_a_gpu_may_have_spoilt_the_worker(home, store, monkeypatch):
     cell = cells_of(home, store, ["uwl"])[0]
     failed = failure(cell, RuntimeError("CUDA error: an illegal memory access was encountered"))
     monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
