@@ -132,11 +132,13 @@ class RayEngine(Engine):
         )
 
     def _start_board(self) -> Any:
-        """The board, on the node of the driver: it lives as long as that does."""
+        """The board, on the node of the driver: it lives as long as that does. (A soft affinity will
+        not do: Ray then places it elsewhere at times, and it is lost with that node.)
+        """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = self.ray.get_runtime_context().get_node_id()
-        strategy = NodeAffinitySchedulingStrategy(here, soft=True)
+        strategy = NodeAffinitySchedulingStrategy(here, soft=False)
         actor = self.ray.remote(num_cpus=0, scheduling_strategy=strategy)(NewsBoard)
         return actor.remote(self.store.root.absolute())
 
