@@ -132,8 +132,9 @@ class RayEngine(Engine):
         )
 
     def _start_board(self) -> Any:
-        """The board, on the node of the driver: it lives as long as that does. (A soft affinity will
-        not do: Ray then places it elsewhere at times, and it is lost with that node.)
+        """The board, on the node of the driver: it lives as long as that does.
+
+        With a soft affinity Ray places it on another node at times, and it is lost with that one.
         """
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
