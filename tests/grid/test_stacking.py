@@ -17,6 +17,7 @@ from mtlkit.grid.grid_settings import read_grid
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.run_cell import failure
 from mtlkit.grid.stacking import run_stack, stacks
+from mtlkit.report.result_rows import rows
 from mtlkit.settings import ExecutionSettings, validate
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
@@ -74,13 +75,17 @@ def test_what_keeps_single_cells_is_said(home, store):
         make_engine(store, home, ExecutionSettings(engine="ray", stack=4))
 
 
-def test_records_are_those_of_separate_cells(home, tmp_path):
-    results = []
+MEASURED = ("mean", "ci_low", "ci_high")
+
+
+def test_records_and_tables_are_those_of_separate_cells(home, tmp_path):
+    results, tables = [], []
     for name, execution in (("alone", {}), ("stacked", {"stack": 4})):
         store = ResultStore(tmp_path / name)
         cells = cells_of(home, store, ["uwl", "dwa"], seeds=2, model="mmoe[experts=3,hidden=5]")
         run(cells, home, store, **execution)
         results.append([store.get(cell) for cell in cells])
+        tables.append(rows(store))
     for alone, stacked in zip(*results, strict=True):
         assert stacked.ok
         assert stacked.key == alone.key
@@ -90,6 +95,13 @@ def test_records_are_those_of_separate_cells(home, tmp_path):
         assert stacked.best.keys() == alone.best.keys()
         for score, values in alone.metrics["test"].items():
             assert stacked.metrics["test"][score]["auc"] == pytest.approx(values["auc"], abs=1e-4)
+
+    # the report's rows have the same names and counts; their numbers agree like the records'
+    assert len(tables[0]) == len(tables[1]) > 0
+    for alone, stacked in zip(*tables, strict=True):
+        measured = [{name: row.pop(name) for name in MEASURED} for row in (alone, stacked)]
+        assert alone == stacked
+        assert measured[1] == pytest.approx(measured[0], rel=1e-3, abs=1e-3)
 
 
 def test_memory_decides_how_many_are_stacked(home, store, tmp_path, monkeypatch):
