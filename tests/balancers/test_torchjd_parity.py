@@ -3,17 +3,19 @@
 
 Its conventions of length, and ours, which agree unless a line says otherwise:
 
-=========
-====================================================================================================
-mgda       a point of the convex hull (ours is then scaled to weights that sum to T, outside of
-``solve``) pcgrad     the sum of the projected gradients gradvac    the sum of the turned gradients
-cagrad     ``g_0 + ...``, g_0 the mean, not divided by ``1 + c^2`` imtl-g     weights that sum to 1;
-dependent gradients, or a sum near 0 or below: another length, even another sign nash       theirs:
-G a = 1/a for the Gram matrix divided by its norm; ours: for the Gram matrix, a step of sqrt(T)
-aligned    the mean of orthogonal gradients as short as the smallest component upgrad     the mean
-of the projections dualproj   the projection of the mean config     the sum of the projections of
-all gradients on the step fairgrad   G a = a^(-1/alpha) =========
-====================================================================================================
+- mgda: a point of the convex hull (ours is then scaled to weights that sum to T, outside ``solve``)
+- pcgrad: the sum of the projected gradients
+- gradvac: the sum of the turned gradients
+- cagrad: ``g_0 + ...``, g_0 the mean, not divided by ``1 + c^2``
+- imtl-g: weights that sum to 1; dependent gradients, or a sum near 0 or below: another length, even
+  another sign
+- nash: theirs: G a = 1/a for the Gram matrix divided by its norm; ours: for the Gram matrix, a step
+  of sqrt(T)
+- aligned: the mean of orthogonal gradients as short as the smallest component
+- upgrad: the mean of the projections
+- dualproj: the projection of the mean
+- config: the sum of the projections of all gradients on the step
+- fairgrad: G a = a^(-1/alpha)
 
 Where torchjd is further from the answer than the tolerance, ``EXACT`` says why, and the answer is
 checked by itself.
