@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -179,6 +180,7 @@ def bench(
     """
     given = dict(locals())  # the flags by their names, many of which are those of settings
     from mtlkit.data.data_home import data_home, last_fetched
+    from mtlkit.grid.engines.processes import start_early
     from mtlkit.grid.engines.team import join, launched_place
     from mtlkit.grid.grid_settings import read_grid, with_dataset, write_grid
 
@@ -194,6 +196,11 @@ def bench(
         default = settings.dataset or last_fetched(data_home(data_dir)) or "census"
         print(write_grid(with_dataset(settings, default)), end="")
         return
+
+    # before all else that takes a while: the workers' imports go on in the background
+    execution = settings.execution
+    if not (dry_run or place) and execution.engine == "local":
+        start_early(execution.device)
     if settings.dataset is not None:
         settings = with_dataset(settings, settings.dataset)
     asked = {field.name: given[field.name] for field in fields(_How)}
@@ -258,23 +265,18 @@ def _by_task(text: str | None) -> dict[str, Any] | None:
 
 def _run(settings: GridSettings, how: _How) -> int:
     """Plan a grid, run it and show what came of it; returns the exit code."""
-    from mtlkit.grid.engines.processes import start_early
-    from mtlkit.grid.engines.team import launched_place
-
-    # first of all: the workers' imports go on in the background
-    execution = settings.execution
-    place = launched_place()
-    if not (how.dry_run or place) and execution.engine == "local":
-        start_early(execution.device)
     from rich.console import Console
 
     from mtlkit.data.data_home import data_home
     from mtlkit.grid.engines import make_engine
+    from mtlkit.grid.engines.team import launched_place
     from mtlkit.grid.plan import make_plan
     from mtlkit.grid.relations import check_not_tuned, with_pairs
     from mtlkit.grid.tuning import Tuning
     from mtlkit.store import ResultStore
 
+    execution = settings.execution
+    place = launched_place()
     console = Console(stderr=True)
     home = data_home(how.data_dir)
     store = ResultStore(settings.out)
@@ -377,6 +379,8 @@ def _run_and_show(
     plan: Plan, engine: Engine, store: ResultStore, how: _How, console: Console
 ) -> int:
     """Run what is left to run, and show what came of it; returns the exit code."""
+    if not how.json:  # what shows it is imported now, while the workers' imports go on
+        importlib.import_module("mtlkit.cli.results")
     failed = run_cells(plan, engine, store, console, how.quiet, how.json)
     if not how.json:
         print_results(plan, store.root, console)

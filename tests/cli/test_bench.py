@@ -280,6 +280,17 @@ def test_census_where_nothing_was_fetched(cli, tmp_path, monkeypatch):
     )
 
 
+def test_imports_of_workers_begin_before_the_data_are_looked_at(cli, monkeypatch):
+    begun = []
+    monkeypatch.setattr("mtlkit.grid.engines.processes.start_early", begun.append)
+    for flags, starts in [((), ["cpu"]), (["--dry-run"], []), (["--print-config"], [])]:
+        begun.clear()
+        # whoever looks for the data says that there are none of this name
+        result = cli("bench", "-d", "no-such-data", "--device", "cpu", *flags)
+        assert result.code == 2
+        assert begun == starts
+
+
 def test_next_commands_are_quoted(cli, tmp_path):
     """A folder with a blank and an apostrophe in its name, from the data to the report."""
     folder = tmp_path / "my sister's"

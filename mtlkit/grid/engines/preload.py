@@ -50,9 +50,6 @@ def _load() -> None:
     # the first final scores would import this
     importlib.import_module("pandas")
 
-    # so would the first balancer that solves a least-squares problem
-    importlib.import_module("scipy.optimize")
-
     # not the baselines: they would bring scikit-learn, which most grids never need
     for registry in (MODELS, BALANCERS, DATASETS, LOSSES):
         package = importlib.import_module(f"mtlkit.{registry.folder}")
@@ -75,6 +72,5 @@ _die_with_driver(0)
 
 # The workers' garbage collector leaves alone what is imported here, so it does not write to these
 # pages of memory either, and they stay shared.
-gc.collect()
 gc.freeze()
 gc.enable()
