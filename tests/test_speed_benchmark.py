@@ -689,8 +689,8 @@ def quality_records(setup, monkeypatch):
     monkeypatch.setattr(quality, "run", run)
     monkeypatch.setattr(data, "census_folder", lambda home: home)
     with pytest.raises(KeyboardInterrupt):
-        quality.collect(setup)
-    return quality.collect(setup), jobs
+        quality.SECTION.collect(setup)
+    return quality.SECTION.collect(setup), jobs
 
 
 def test_time_to_quality_is_that_of_the_best_setting_on_other_seeds(tmp_path, monkeypatch):
@@ -703,16 +703,51 @@ def test_time_to_quality_is_that_of_the_best_setting_on_other_seeds(tmp_path, mo
     first, second = jobs[0]["goals"], jobs[1]["goals"]
     assert [goal[2] for goal in first] == [np.inf, np.inf]
     assert [goal[2] for goal in second] == [40.0, np.inf]
-    low, high = quality.GOALS
+    low, high = quality.CENSUS.goals(records)
     assert quality.times(records, "mtlkit", low) == pytest.approx([1.1, 1.2, 1.3])
     assert quality.times(records, "mtlkit", high) == []
-    judged = quality.checks(records)
+    judged = quality.SECTION.checks(records)
     assert [check.met for check in judged] == [True, True, None, None]
     assert judged[0].measured == "1.20 s and 48.00 s"
-    text = quality.table(records)
+    text = quality.SECTION.table(records)
+    low, high = map(quality.CENSUS.name, (low, high))
+    assert low == "income .945, marital .994"
     row = f"| {low} | mtlkit | 1024 | 0.001 | 0.0001 | 1.20 s (1.10-1.30) | 3 of 3 | 40.0 | 10.0 |"
     assert row in text
     assert f"| {high} | fuxictr |  |  |  | not reached | 0 of 0 | - | - |" in text
+
+
+def test_the_goal_on_the_shape_of_ali_is_what_the_peer_reaches_in_a_pass(tmp_path, monkeypatch):
+    from speed import data, quality, quality_ali
+    from speed.common import Setup
+
+    jobs = []
+
+    def run(job):
+        """AUCs rise with the steps of the learning rate and the seed; mtlkit is ten times faster
+        than Torch-RecHub, FuxiCTR learns less.
+        """
+        jobs.append(job)
+        top = {"torch-rechub": 0.7005, "fuxictr": 0.5, "mtlkit": 0.75}[job["system"]]
+        top += job["lr"] + job["seed"] / 1000
+        points = job["passes"] * job["parts"]
+        pace = 1.0 if job["system"] == "mtlkit" else 10.0
+        curve = [[pace * (i + 1), top - 0.1 / (i + 1), top - 0.2 / (i + 1)] for i in range(points)]
+        return {"curve": curve}
+
+    monkeypatch.setattr(quality, "run", run)
+    monkeypatch.setattr(data, "ali_folder", lambda home: home)
+    setup = Setup(tmp_path, 2, tmp_path)
+    records = quality_ali.SECTION.collect(setup)
+    assert len(jobs) == len(records) == (12 + 2) + 12 + (12 + 2)
+    assert {job["passes"] for job in jobs if job["system"] == "torch-rechub"} == {1}
+
+    # the lowest seed: .7005 + .004, less an eighth of .1 and of .2
+    assert quality_ali.ALI.goals(records) == [(0.692, 0.679)]
+    assert [check.met for check in quality_ali.SECTION.checks(records)] == [True, True]
+    assert "| click .692, purchase .679 | fuxictr |  |  |  | not reached |" in (
+        quality_ali.SECTION.table(records)
+    )
 
 
 def test_a_training_to_quality_sees_the_test_split(small, tmp_path, monkeypatch):

@@ -20,6 +20,7 @@ from .common import HOME, Section, Setup, say
 NAMES = (
     "training",
     "quality",
+    "quality_ali",
     "breakdown",
     "roofline",
     "sparse",
