@@ -72,6 +72,9 @@ class Study(_Value):
     budget: int = Field(gt=0)
     limit: str = ""  # what gave that number, if it was not typed: such as 600 s
     halving: int | None = None  # one trial of so many went on to the next rung
+    # What else was typed, by the names that ``--set`` takes: settings that differ from their
+    # defaults, options of all methods, and ranges; studies of earlier versions do not say.
+    typed: dict[str, Any] | None = None
     trials: tuple[Trial, ...] = Field(min_length=1)  # the first has the defaults
     choice: int | None = Field(None, ge=0)  # the number of the best trial; None before all are over
 
