@@ -181,7 +181,9 @@ def budget_note(studies: Iterable[Study]) -> str:
     if not studies:
         return ""
     rows = {study.chosen.group for study in studies if study.chosen}
-    trials = [trial for study in studies for trial in study.spent]
+    # what several studies tried, such as the defaults, ran once
+    tried = {(*trial.keys, trial.group): trial for study in studies for trial in study.spent}
+    trials = tried.values()
     budgets = sorted({study.budget for study in studies})
     each = " to ".join(f"{budget}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
     failed = sum(trial.failed > 0 for trial in trials)
