@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -78,7 +78,11 @@ def one_line(error: object) -> str:
 
 
 def short_repr(value: object) -> str:
-    """A value as Python writes it, cut where it is long."""
+    """A value as Python writes it, cut where it is long; of mappings only that they are some."""
+    if isinstance(value, Mapping):
+        return "key: value pairs"
+    if isinstance(value, (list, tuple)) and any(isinstance(entry, Mapping) for entry in value):
+        return "a list with key: value pairs"
     try:
         text = repr(value)
     except ValueError:  # Python writes no integers of more than 4,300 digits

@@ -35,6 +35,11 @@ class Cell(_Value):
     # Score to the primary metric that the planted model of simulated data reaches on the test
     # split; empty for real data. It follows from the data, so it is no part of the key.
     ceiling: dict[str, float] = Field(default_factory=dict)
+    # What a command needs beside the methods, and no part of the key either: options that were
+    # given for all methods, by the names that ``--set`` takes; whether the model does not apply to
+    # the data and was run by ``--force``.
+    common: dict[str, Any] = Field(default_factory=dict)
+    forced: bool = False
 
     @cached_property
     def group(self) -> str:

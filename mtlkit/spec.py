@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -51,7 +52,7 @@ class Spec:
     def __str__(self) -> str:
         if not self.options:
             return self.name
-        options = [f"{key}={_show(value)}" for key, value in flatten(self.options)]
+        options = [f"{key}={show(value)}" for key, value in flatten(self.options)]
         return f"{self.name}[{','.join(options)}]"
 
 
@@ -64,10 +65,10 @@ def flatten(options: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str,
             yield prefix + key, value
 
 
-def _show(value: Any) -> str:
-    """The text that :func:`parse_value` reads as this value."""
+def show(value: Any) -> str:
+    """The text that :func:`parse_value` reads as this value, but for lists of one or of lists."""
     if isinstance(value, (list, tuple)):
-        return ":".join(_show(element) for element in value) or "none"
+        return ":".join(show(element) for element in value) or "none"
     if value is None:
         return "none"
     if isinstance(value, bool):
@@ -178,7 +179,10 @@ def assign(options: dict[str, Any], assignment: str, where: str) -> None:
 
 
 def parse_value(text: str) -> Any:
-    """A number, boolean, ``none``, word, or a list with ``:`` between its elements."""
+    """A number, boolean, ``none``, word, or a list: with ``:`` between its elements, or in JSON."""
+    if text.strip().startswith("["):
+        with contextlib.suppress(ValueError):
+            return json.loads(text)
     if ":" in text and "[" not in text:
         return [parse_value(element) for element in text.split(":")]
     lowered = text.strip().lower()

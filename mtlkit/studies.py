@@ -72,6 +72,9 @@ class Study(_Value):
     budget: int = Field(gt=0)
     limit: str = ""  # what gave that number, if it was not typed: such as 600 s
     halving: int | None = None  # one trial of so many went on to the next rung
+    # What else was typed, by the names that ``--set`` takes: settings that differ from their
+    # defaults, options of all methods, and ranges; studies of earlier versions do not say.
+    typed: dict[str, Any] | None = None
     trials: tuple[Trial, ...] = Field(min_length=1)  # the first has the defaults
     choice: int | None = Field(None, ge=0)  # the number of the best trial; None before all are over
 
@@ -178,7 +181,9 @@ def budget_note(studies: Iterable[Study]) -> str:
     if not studies:
         return ""
     rows = {study.chosen.group for study in studies if study.chosen}
-    trials = [trial for study in studies for trial in study.spent]
+    # what several studies tried, such as the defaults, ran once
+    tried = {(*trial.keys, trial.group): trial for study in studies for trial in study.spent}
+    trials = tried.values()
     budgets = sorted({study.budget for study in studies})
     each = " to ".join(f"{budget}" for budget in dict.fromkeys((budgets[0], budgets[-1])))
     failed = sum(trial.failed > 0 for trial in trials)

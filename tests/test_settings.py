@@ -209,6 +209,16 @@ def test_specs_are_short():
             {"tower": {"a": -1}},
             "The option 'tower.a.0' of the model m cannot be -1: input should be greater than 0.",
         ),
+        (
+            {"rate": {"a": {"b": 1}}},
+            "The option 'rate' of the model m cannot be key: value pairs: input should be a valid "
+            "number.",
+        ),
+        (
+            {"on": [{"a": 1}]},
+            "The option 'on' of the model m cannot be a list with key: value pairs: input should "
+            "be a valid boolean.",
+        ),
     ],
 )
 def test_messages(values, message):

@@ -9,12 +9,15 @@ from typing import Any
 from mtlkit.balancers._balancer import Balancer
 from mtlkit.data.types import Schema
 from mtlkit.errors import UsageError, did_you_mean, nearest_names
+from mtlkit.grid.grid_settings import GridSettings
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import NO_FUNNEL
 from mtlkit.models._options import BaseOptions, ModelOptions
 from mtlkit.registry import BALANCERS, BASELINES, MODELS, Registry, is_baseline
 from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, validate
-from mtlkit.spec import Spec, parse_spec
+from mtlkit.spec import Spec, flatten, parse_spec
+
+NO_BALANCER = "none"  # the balancer of models whose tasks share no parameter
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,7 @@ class Method:
 
     typed: str  # as typed
     resolved: dict[str, Any]  # name and all options, and the digest of the file of a plugin
+    forced: bool = False  # whether it does not apply to the data, and runs all the same
 
 
 def resolve(spec: Spec, options: Settings, registry: Registry) -> Method:
@@ -74,11 +78,25 @@ def method_options(spec: Spec, common: dict[str, Any], registry: Registry) -> Se
         return validate(options_class, applicable | spec.options, f"{registry.kind} {spec.name}")
 
 
-def known_options(common: dict[str, Any], models: Iterable[str]) -> dict[str, Any]:
-    """Of the options given for all models of a grid, those that one of some models has."""
-    names = [parse_spec(model).name for model in models]
-    known = {key for name in names for key in owner(MODELS, name).load(name).Options.model_fields}
+def known_options(
+    common: dict[str, Any], methods: Iterable[str], registry: Registry = MODELS
+) -> dict[str, Any]:
+    """Of the options given for all methods of a grid, those that one of some methods has."""
+    if not common:
+        return {}
+    names = [spec.name for spec in expand_wildcards(methods, registry)]
+    known = {key for name in names for key in owner(registry, name).load(name).Options.model_fields}
     return {key: value for key, value in common.items() if key in known}
+
+
+def typed_common(settings: GridSettings, model: str, balancer: str) -> dict[str, Any]:
+    """The options that were given for all methods and are known to a model, a balancer or the
+    references, by the names that ``--set`` takes.
+    """
+    models = known_options(settings.model, (model, *settings.references))
+    balancers = [balancer] if balancer != NO_BALANCER else []
+    of_balancer = known_options(settings.balancer, balancers, BALANCERS)
+    return dict(flatten({"model": models, "balancer": of_balancer}))
 
 
 def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Registry) -> None:

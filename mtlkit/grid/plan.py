@@ -15,6 +15,7 @@ from mtlkit.errors import UsageError
 from mtlkit.grid.build import build_model
 from mtlkit.grid.grid_settings import GridSettings
 from mtlkit.grid.methods import (
+    NO_BALANCER,
     Method,
     check_common_options,
     check_model,
@@ -23,6 +24,7 @@ from mtlkit.grid.methods import (
     method_options,
     owner,
     resolve,
+    typed_common,
 )
 from mtlkit.metrics.definitions import MetricName
 from mtlkit.records import Cell
@@ -36,7 +38,6 @@ from mtlkit.training.warm_start import frozen_names
 
 State = Literal["to run", "done", "failed before"]
 MAX_CELLS = 100_000
-NO_BALANCER = "none"  # the balancer of models whose tasks share no parameter
 
 
 @dataclass(frozen=True)
@@ -126,6 +127,7 @@ def _cells(
     of_baselines = common | {"training": settings.training.of_baselines()}
     of_baselines.pop("losses", None)
     ceiling = ceilings(dataset)
+    typed = {(m.typed, b.typed): typed_common(settings, m.typed, b.typed) for m, b in pairs}
     cells: dict[str, Cell] = {}
     for seed, (model, balancer) in product(settings.seeds, pairs):
         cell = Cell(
@@ -139,6 +141,8 @@ def _cells(
                 **(of_baselines if is_baseline(model.resolved["name"]) else common),
             },
             ceiling=ceiling,
+            common=typed[model.typed, balancer.typed],
+            forced=model.forced,
         )
         cells.setdefault(cell.key, cell)
     return list(cells.values())
@@ -177,7 +181,7 @@ def _models(
                 inapplicable.append((str(spec), f"{dataset.name} {reason}"))
                 continue
             check_model(spec, model_class, options, dataset.schema)
-        method = resolve(spec, options, MODELS)
+        method = replace(resolve(spec, options, MODELS), forced=bool(reason))
         models.append(_Model(method, options, model_class.shares_parameters))
 
     check_common_options(settings.model, specs, MODELS)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from mtlkit.errors import MissingError, UsageError
+from mtlkit.errors import MissingError, UsageError, short_repr
 
 TRAINING: dict[str, dict[str, Any]] = {
     "lr": {"log": [5e-4, 2e-2]},
@@ -72,7 +72,7 @@ class Dimension:
             if not listed or listed == [values]:
                 problem = "must be a list of choices, not empty"
         elif len(numbers) != (1 if kind == "simplex" else 2):
-            problem = f"cannot be {kind}: {values!r}"
+            problem = f"cannot be {kind}: {short_repr(values)}"
         elif kind == "simplex":
             if not 0 < numbers[0] < 1:
                 problem = "must have a least weight between 0 and 1"

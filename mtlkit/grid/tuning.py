@@ -18,8 +18,8 @@ from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.splits import Dataset
 from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names
 from mtlkit.grid.grid_settings import GridSettings
-from mtlkit.grid.methods import known_options
-from mtlkit.grid.plan import NO_BALANCER, Plan, PlannedCell, check_count, make_plan
+from mtlkit.grid.methods import NO_BALANCER, expand_wildcards, known_options, owner, typed_common
+from mtlkit.grid.plan import Plan, PlannedCell, check_count, make_plan
 from mtlkit.grid.spaces import (
     MODEL,
     OWNERS,
@@ -37,7 +37,7 @@ from mtlkit.grid.spaces import (
 from mtlkit.records import Cell, RunRecord
 from mtlkit.registry import BALANCERS, MODELS, Registry, is_baseline
 from mtlkit.settings import ExecutionSettings, TrainingSettings
-from mtlkit.spec import Spec, digest, parse_spec
+from mtlkit.spec import Spec, digest, flatten, parse_spec
 from mtlkit.store import ResultStore, Unreadable
 from mtlkit.studies import Rung, Study, Trial, read_study, study_file, write_study
 
@@ -348,13 +348,14 @@ class Tuning:
         """The grid of one method with some settings, and so long that it sees a share of the rows.
         A schedule of the learning rate is then as much shorter, and comes to its end.
         """
-        training, given = {}, {"model": dict(self.settings.model), "balancer": {}}
-        given["balancer"] |= self.settings.balancer
+        training = {}
+        common = {"model": dict(self.settings.model), "balancer": self.settings.balancer}
+        given: dict[str, dict[str, Any]] = {"model": {}, "balancer": {}}
         for name, value in changes.items():
             if name in TrainingSettings.model_fields:
                 training[name] = value
             elif "." not in name:
-                given["model"][name] = value
+                common["model"][name] = value
 
         # options of its own stand in brackets; of the common ones, those that it has
         typed = {"balancer": "uniform"}
@@ -363,8 +364,8 @@ class Tuning:
             names = {f"{spec.name}.{key}": key for key in options}
             own = {names[name]: value for name, value in changes.items() if name in names}
             typed[registry.kind] = str(Spec(spec.name, spec.options | own))
-            common = given[registry.kind]
-            given[registry.kind] = {key: common[key] for key in common if key in options}
+            of_all = common[registry.kind]
+            given[registry.kind] = {key: of_all[key] for key in of_all if key in options}
         if share < 1:
             values = self.settings.training.model_dump() | training
             training["epochs"] = float(f"{values['epochs'] * share:.4g}")
@@ -491,9 +492,31 @@ class Tuning:
             budget=tune.trials or len(trials),
             limit=self.limit_text,
             halving=tune.halving,
+            typed=self._typed(search),
             trials=trials,
             choice=int(np.argmax(values)) if over else None,
         )
+
+    def _typed(self, search: Search) -> dict[str, Any]:
+        """What was typed of a search beside its methods and its budget, as ``--set`` takes it."""
+        training, defaults = (
+            each.model_dump(mode="json")
+            for each in (
+                self.settings.training,
+                TrainingSettings.model_validate(self.source.training),
+            )
+        )
+        differs = {name: training[name] for name in training if training[name] != defaults[name]}
+        typed = dict(flatten(differs))
+        typed |= typed_common(self.settings, str(search.model), str(search.balancer))
+
+        # of the space what its methods and the references read; a grid of these knows nothing else
+        known = {*TrainingSettings.model_fields, search.model.name, search.balancer.name}
+        references = expand_wildcards(self.settings.references, MODELS)
+        for spec in (search.model, *references):
+            known |= {spec.name, *owner(MODELS, spec.name).load(spec.name).Options.model_fields}
+        space = {name: written for name, written in self.tune.space.items() if name in known}
+        return typed | dict(flatten({"tune": {"space": space}}))
 
     def _trial(self, candidate: Candidate) -> Trial:
         finished = [record for cell in candidate.cells if (record := self._record(cell))]

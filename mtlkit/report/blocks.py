@@ -77,6 +77,9 @@ class RunGroup:
     # All settings but the data set's.
     resolved: dict[str, Any] = field(compare=False, default_factory=dict)
     typed: tuple[str, str] = ("", "")  # model and balancer as they were typed
+    # Options that were typed for all methods, by the names that ``--set`` takes.
+    common: dict[str, Any] = field(compare=False, default_factory=dict)
+    forced: bool = False  # whether the model does not apply to the data
     # What chose the settings; none if they were typed.
     studies: tuple[Study, ...] = field(compare=False, default=())
     family: str = ""  # from what the balancer makes its weights, in words; empty if unknown
@@ -263,6 +266,8 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
         failed=tuple(sorted({record.cell.seed for record in records} - finished)),
         resolved=resolved,
         typed=(cell.model, cell.balancer),
+        common=cell.common,
+        forced=any(record.cell.forced for record in records),
         family=_family(balancer_facts),
     )
 

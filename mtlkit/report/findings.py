@@ -6,6 +6,7 @@ names the rows of a block, the worst first. A rule about a block yields sentence
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from collections import Counter, defaultdict
@@ -26,8 +27,8 @@ from mtlkit.report.run_warnings import listed, seed_ranges
 from mtlkit.report.statistics import is_useful, recovered
 from mtlkit.report.summary import FEW_POSITIVES, Row, Summary, behind_baselines, copies
 from mtlkit.report.tables import Table, TableCell, fixed, percent, spread
-from mtlkit.settings import TrainingSettings
-from mtlkit.spec import parse_spec
+from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.spec import flatten, parse_spec, parse_value, show
 from mtlkit.store import printable
 from mtlkit.studies import Study
 
@@ -104,39 +105,82 @@ class Evidence:
         if trials:
             words["--tune"] = str(trials)
         words["--out"] = str(self.out)
-        settings = self._training(row) | dict(change.split("=", 1) for change in changes)
-        if group.study is not None and group.study.halving is not None:
-            settings["tune.halving"] = group.study.halving
+        advised = dict(change.split("=", 1) for change in changes)
+        fixed_now = tuple(f"tune.space.{key}." for key in advised)  # no longer tuned
+        settings = {
+            key: text
+            for key, text in self._settings(row, models, balancers).items()
+            if not key.startswith(fixed_now)
+        } | advised
         assignments = [("--set", f"{key}={value}") for key, value in settings.items()]
         pairs = [*words.items(), *assignments]
         words_in_order = ["mtlkit", "bench", *(word for pair in pairs for word in pair)]
+        words_in_order += ["--force"] * group.forced
         return printable(shlex.join(words_in_order))
+
+    def _settings(self, row: Row, models: str, balancers: str) -> dict[str, str]:
+        """What was typed beside the methods and the budget of a row, by the names that ``--set``
+        takes, as far as it can be typed with other methods: with a model all that is an option of
+        the reference, which runs beside it.
+        """
+        group, study = row.group, row.group.study
+        typed = self._training(row) | group.common
+        if study is not None:
+            tune = {"halving": study.halving, "sampler": study.sampler, "seed": study.seed}
+            tune["seeds"] = len(study.seeds)
+            usual = {"halving": None, "sampler": "sobol", "seed": 0, "seeds": 1}
+            of_tune = {f"tune.{key}": tune[key] for key in tune if tune[key] != usual[key]}
+            typed = (self._training(row) if study.typed is None else study.typed) | of_tune
+
+        model, balancer = group.resolved["model"]["name"], group.balancer_name
+        gone = set()
+        if balancers and parse_spec(balancers).name != balancer:
+            gone |= {"balancer", balancer}
+        if models and parse_spec(models).name != model:
+            of_reference = {
+                name
+                for other in self.summary.block.groups
+                if other.is_reference
+                for name in other.resolved["model"]["options"]
+            }
+            gone |= {model, *(group.resolved["model"]["options"].keys() - of_reference)}
+        texts = {_shortened(key): _written(key, value) for key, value in typed.items()}
+        return {
+            key: text
+            for key, text in texts.items()
+            if key.removeprefix("tune.space.").removeprefix("model.").partition(".")[0] not in gone
+        }
 
     def _training(self, row: Row) -> dict[str, Any]:
         """The plain settings of the training that were typed: neither defaults nor tuned."""
         name = self.summary.block.name
         suited = DATASETS.facts(name).attributes if name in DATASETS.names() else {}
         settings = TrainingSettings.model_validate(suited.get("training") or {})
-        defaults = dict(_by_task(settings.model_dump()))
+        defaults = dict(flatten(settings.model_dump(mode="json")))
         typed = {}
-        for key, value in _by_task(row.group.resolved["training"]):
+        for key, value in flatten(row.group.resolved["training"]):
             is_tuned = row.group.study is not None and key in row.group.study.space
-            is_plain = isinstance(value, (str, int, float))
             # What is said of a task has no default, nor has a setting of an older version.
             default = defaults.get(key) if "." in key else defaults.get(key, value)
-            if is_plain and not is_tuned and value != default:
+            if not is_tuned and value != default and not key.endswith(".train_mean"):
                 typed[key] = value
         return typed
 
 
-def _by_task(training: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Settings as they are typed: those by task under dotted names, several losses as a list."""
-    for key, value in training.items():
-        if not isinstance(value, Mapping):
-            yield key, value
-            continue
-        for task, setting in value.items():
-            yield f"{key}.{task}", ",".join(setting) if isinstance(setting, list) else setting
+def _shortened(key: str) -> str:
+    """Without the section where it goes without saying."""
+    option = key.removeprefix("model.")
+    settings = {*TrainingSettings.model_fields, *ExecutionSettings.model_fields}
+    return key if option.partition(".")[0] in settings else option
+
+
+def _written(key: str, value: Any) -> str:
+    """The text of a value as ``--set`` reads it."""
+    if not isinstance(value, list):
+        return show(value)
+    if key.partition(".")[0] in TrainingSettings.model_fields:
+        return ",".join(map(str, value))
+    return show(value) if parse_value(show(value)) == value else json.dumps(value)
 
 
 def gather(frames: Frames, summary: Summary, probes: Mapping[str, Probes], out: Path) -> Evidence:

@@ -1,12 +1,16 @@
 """``mtlkit bench --tune`` from its flags to its table."""
 
 import json
+import os
+import subprocess
 import sys
+import time
 
 import pytest
 
 from mtlkit.store import ResultStore
 from tests.conftest import DATA
+from tests.documents import ROOT
 
 
 @pytest.fixture
@@ -113,6 +117,64 @@ def test_from_python(home, tmp_path):
     )
     assert [record.cell.seed for record in records] == [0]
     assert len(list(ResultStore(tmp_path / "results").scan())) == 3
+
+
+class Program:
+    """``mtlkit bench --tune 4`` in a process of its own: 8 trials, then 4 cells of what they chose."""
+
+    def __init__(self, out, home, jobs):
+        words = ["bench", "-d", DATA, "--models", "shared-bottom", "--balancers", "uniform,uwl"]
+        words += ["--references", "none", "--seeds", 2, "--tune", 4, "--epochs", 60]
+        words += ["--batch-size", 20, "--device", "cpu", "--jobs", jobs, "--out", out]
+        words += ["--data-dir", home, "--quiet"]
+        command = [sys.executable, "-m", "mtlkit", *map(str, words)]
+        environment = os.environ | {"PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        self.out = out
+
+    def end(self):
+        assert self.process.wait(timeout=300) == 0
+        return self.results()
+
+    def kill(self, after):
+        """Kill it while the run after so many is under way; when each record was written."""
+        while len(self.written()) < after:
+            assert self.process.poll() is None, "it ended before it could be killed"
+            time.sleep(0.01)
+        self.process.kill()
+        self.process.wait()
+        return self.written()
+
+    def written(self):
+        return {path: path.stat().st_mtime_ns for path in self.out.rglob("record.json")}
+
+    def results(self):
+        """The studies without their seconds, and the numbers of all records by their keys."""
+        studies = [json.loads(path.read_text()) for path in sorted(self.out.glob("studies/*"))]
+        for trial in (trial for study in studies for trial in study["trials"]):
+            del trial["seconds"]
+        records = [record for record, _ in ResultStore(self.out).scan()]
+        numbers = {r.key: (r.status, r.metrics, r.best, r.curve) for r in records}
+        assert len(records) == len(numbers) == len(self.written()) == 12
+        return studies, numbers
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(home, tmp_path_factory):
+    return Program(tmp_path_factory.mktemp("uninterrupted"), home, jobs=1).end()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_killed_in_trials_and_in_the_second_phase_it_ends_in_the_same(
+    home, tmp_path, uninterrupted, jobs
+):
+    written = {}
+    for after in (1, 5, 9):  # the last one in the second phase
+        written |= Program(tmp_path, home, jobs).kill(after)
+    last = Program(tmp_path, home, jobs)
+    assert last.end() == uninterrupted
+    assert written.items() <= last.written().items(), "a run that was stored ran again"
 
 
 @pytest.mark.parametrize("name", ["mmoe", "omoe", "uwl"])

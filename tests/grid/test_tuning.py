@@ -715,7 +715,9 @@ def test_unequal_budgets_are_said(tuning, store):
 
 
 def test_two_studies_with_one_choice_are_both_counted(tuning, store):
-    """The defaults win by four trials and by six of another space: one row, two budgets."""
+    """The defaults win by four trials and by six of another space: one row, two budgets, and one
+    trial 0, which ran once.
+    """
     score = lambda cell: 0.8 if is_default(cell) else 0.7  # noqa: E731
     settings = {"models": "mmoe", "balancers": "uwl", "references": []}
     run_both(tuning(settings), store, score)
@@ -724,7 +726,7 @@ def test_two_studies_with_one_choice_are_both_counted(tuning, store):
     [row] = summary.rows
     assert row.group.study.budget == 6
     assert "of 4 to 6 trials" in summary.block.budget[0]
-    assert "Spent on 1 such rows: 10 trials" in summary.block.budget[0]
+    assert "Spent on 1 such rows: 9 trials, 18 s, 27,648 training rows" in summary.block.budget[0]
     assert [line["trial"] for line in tuned_rows(summary)] == ["0 of 6", "0 of 4"]
 
 
