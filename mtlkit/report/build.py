@@ -233,7 +233,7 @@ def _write_overview(summaries: Sequence[Summary], out: Path, formats: Sequence[s
     sentences = tuple(across.sentences)
     if not across.blocks:
         return Overview(sentences, (), ())
-    table = replace(across_table(across), lead=sentences)
+    table = replace(across_table(across), lead=tuple((text, "") for text in sentences))
     csv_text = across.standings.to_csv()
     written = _write_table(table, csv_text, "tables/across-data-sets", out)
     if math.isnan(across.critical):
@@ -310,7 +310,8 @@ def _tables(
 ) -> Iterator[tuple[str, Table, str]]:
     """The tables of a block: what the file's name ends with, the table, and its CSV."""
     block = summary.block
-    yield "", replace(build_table(summary), lead=tuple(map(str, sentences))), to_csv(summary)
+    lead = tuple((sentence.text, sentence.command) for sentence in sentences)
+    yield "", replace(build_table(summary), lead=lead), to_csv(summary)
 
     # Who sent the runs, if they were sent.
     if origins:
