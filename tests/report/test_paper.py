@@ -2,6 +2,7 @@
 
 from itertools import combinations
 
+import matplotlib as mpl
 import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -13,7 +14,7 @@ from mtlkit.report.curves import curves_by_group
 from mtlkit.report.figures import FIGURES, draw_all, trials
 from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.ranks import draw_ranks
-from mtlkit.report.figures.style import SMALLEST, WIDTH
+from mtlkit.report.figures.style import PAPER_DPI, RC, SMALLEST, WIDTH
 from mtlkit.report.frame import load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.relations import find_relations
@@ -111,7 +112,8 @@ def drawn(contexts, tmp_path_factory):
     for width in WIDTHS:
         for name, context in contexts.items():
             found[width, name] = list(draw_all(context.at(width)))
-        found[width, "trials"] = trials.draw(Context(summary, {}, Look({}, {}), width=width))
+        with mpl.rc_context(RC):
+            found[width, "trials"] = trials.draw(Context(summary, {}, Look({}, {}), width=width))
         found[width, "across"] = [draw_ranks(across(root), width)]
     return found
 
@@ -189,3 +191,51 @@ def meet(one, other):
     width = min(one.x1, other.x1) - max(one.x0, other.x0)
     height = min(one.y1, other.y1) - max(one.y0, other.y0)
     return width > 0.5 and height > 2 * LEEWAY
+
+
+@pytest.fixture(scope="module")
+def at_column(tmp_path_factory):
+    """A report whose files of figures are as wide as a column."""
+    store = fill(tmp_path_factory.mktemp("column"), TASKS["two"])
+    return write_report(store.root, width="column", formats=("png", "pdf"))
+
+
+def test_every_file_has_the_width_that_was_asked_for(at_column):
+    widths = {"svg": set(), "png": set(), "pdf": set()}
+    for file in at_column.figures:
+        data = file.read_bytes()
+        if file.suffix == ".svg":
+            widths["svg"].add(float(re.search(rb'<svg[^>]* width="([\d.]+)pt"', data)[1]) / 72)
+        elif file.suffix == ".png":
+            widths["png"].add(int.from_bytes(data[16:20], "big") / PAPER_DPI)
+        else:
+            widths["pdf"].add(float(re.search(rb"/MediaBox \[ *0 0 ([\d.]+)", data)[1]) / 72)
+    for found in widths.values():
+        assert found
+        assert max(abs(width - 3.3) for width in found) < 0.005
+
+
+def test_figures_of_the_page_keep_their_width_and_title(at_column):
+    page = at_column.page.read_text("utf-8")
+    views = {float(width) / 72 for width in re.findall(r'viewBox="0 0 ([\d.]+) ', page)}
+    assert WIDTH in {round(width, 2) for width in views}
+    assert 3.3 not in {round(width, 2) for width in views}
+    [file] = [file for file in at_column.figures if file.name.endswith("-learning.svg")]
+    assert ">Learning curves</text>" in page
+    assert ">Learning curves</text>" not in file.read_text("utf-8")
+
+
+@pytest.mark.parametrize(("asked", "inches"), [("column", 3.3), ("text", 7.0), ("4.5", 4.5)])
+def test_widths_have_names(asked, inches):
+    assert paper_width(asked) == inches
+
+
+@pytest.mark.parametrize("asked", ["page", "2.9", "21", "nan", "-3.3", ""])
+def test_a_width_that_no_figure_can_have_is_refused(asked, cli, tmp_path):
+    with pytest.raises(UsageError, match="it is column, text, or inches from 3 to 20"):
+        paper_width(asked)
+    ResultStore(tmp_path).save(record(cell()))
+    refused = cli("report", tmp_path, "--width", asked, "--out", tmp_path / "out")
+    assert refused.code == 2
+    assert "hint: mtlkit report results --width column" in refused.err
+    assert not (tmp_path / "out" / "index.html").exists()

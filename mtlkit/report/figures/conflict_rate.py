@@ -33,7 +33,7 @@ def draw(context: Context) -> list[Drawing]:
         return []
     shown = [pair for rows in by_model.values() for pair in rows]
 
-    fitting = Columns.that_fit(context.width, min(max(len(by_model), 2), 4), 1.1, 0.72, 0.2, 0.26)
+    fitting = Columns.that_fit(context.width, min(max(len(by_model), 2), 4), 1.0, 0.72, 0.2, 0.26)
     width = min(fitting.width, 4.2)
     grid = PanelGrid(left=0.72, top=0.3, width=width, height=1.2, gap=0.26, pitch=1.5)
     [places] = flow_panels([len(by_model)], fitting.number)

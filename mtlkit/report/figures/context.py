@@ -82,6 +82,8 @@ class Look:
 
     def line(self, row: Row) -> dict[str, Any]:
         """Colour and dashes of a row's line."""
+        if not row.group.has_balancer:
+            return {"color": REFERENCE_COLOUR, "linestyle": "-", "linewidth": 1.4, "zorder": 3}
         colour, dashes = self.colours.get(row.group.balancer, OTHERS)
         known = row.group.balancer in self.colours
         width, order = (1.4, 3) if known else (0.9, 2.5)

@@ -48,7 +48,7 @@ def draw(context: Context) -> list[Drawing]:
 
     # A line of panels a model, a column a module; on narrow paper a model takes several lines.
     widest = max(len(names) for names in modules)
-    fitting = Columns.that_fit(context.width, widest, 1.1, left=0.72, right=0.2, gap=0.26)
+    fitting = Columns.that_fit(context.width, widest, 1.0, left=0.72, right=0.2, gap=0.26)
     width = min(fitting.width, 4.2)
     titles = {
         (model, module): in_two(model, module, 8.5, width)

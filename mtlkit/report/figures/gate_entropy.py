@@ -55,7 +55,7 @@ def draw(context: Context) -> list[Drawing]:
 
     # A single panel gets half of the width.
     widest = max(2, max(len(line) for line in lines))
-    fitting = Columns.that_fit(context.width, widest, 1.1, left=0.72, right=0.2, gap=0.26)
+    fitting = Columns.that_fit(context.width, widest, 1.0, left=0.72, right=0.2, gap=0.26)
     width = min(fitting.width, 4.2)
     titles = [in_two(panel.model, panel.gate, 8.5, width) for panel in panels]
     second = 0.15 * any("\n" in title for title in titles)

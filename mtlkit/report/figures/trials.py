@@ -119,9 +119,11 @@ def _lying_panel(axes: Axes, points: pd.DataFrame, space: Space) -> None:
         axes.plot(line, across, color=SHADES(line[-1]), linewidth=0.8 + 1.2 * line[-1])
     for place in range(len(names)):
         axes.axhline(place, color=FAINT, linewidth=0.8, zorder=0)
+    style: dict[str, Any] = {"size": 7, "color": MUTED, "va": "top", "zorder": 4}
+    style["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6}
     for place, (low, high) in enumerate(_bounds(space)):
-        axes.text(0, place + 0.12, low, size=7, color=MUTED, ha="left", va="top")
-        axes.text(1, place + 0.12, high, size=7, color=MUTED, ha="right", va="top")
+        axes.text(0, place + 0.14, low, ha="left", **style)
+        axes.text(1, place + 0.14, high, ha="right", **style)
     axes.set_yticks(range(len(names)), [shorten(name, 8, LONGEST_NAME) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.set_xticks([])
