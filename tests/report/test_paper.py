@@ -1,35 +1,26 @@
 """Figures for a paper: the width that was asked for, no small letter, nothing cut off or covered."""
 
-from itertools import combinations
+import re
 
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from sklearn.metrics import roc_auc_score
 
-from mtlkit.report.curves import curves_by_group
+from mtlkit.errors import UsageError
+from mtlkit.report import write_report
 from mtlkit.report.figures import FIGURES, draw_all, trials
 from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.ranks import draw_ranks
 from mtlkit.report.figures.style import PAPER_DPI, RC, SMALLEST, WIDTH
-from mtlkit.report.frame import load
-from mtlkit.report.probe_frames import load_probes
-from mtlkit.report.relations import find_relations
-from mtlkit.report.summary import summarise
+from mtlkit.report.paper import paper_width
 from mtlkit.store import ResultStore
-from tests.fakes import cell, noise, probes, record
+from tests.fakes import cell, record
+from tests.report.full_grid import TASKS, fill
 from tests.report.test_across import across, planted
 from tests.report.test_importance import summary as tuned
 
-MODELS = ("shared-bottom", "mmoe", "ple")
-BALANCERS = ("uniform", "uwl", "pcgrad", "static[w=0.667:1.33]", "static[w=1.33:0.667]")
-TASKS = {
-    "two": ("income", "marital"),
-    "many": tuple(f"a task with a long name {n}" for n in range(1, 6)),
-}
 WIDTHS = (3.3, 7.0, WIDTH)
 KINDS = {
     "metrics", "pareto", "published", "calibration", "learning", "cosine-end", "cosine-run",
@@ -40,77 +31,14 @@ LEEWAY = 1.5
 """Points by which boxes of texts may meet: they hold room above and below the letters."""
 
 
-def fill(root, tasks):
-    """A grid that every figure has something to say of."""
-    store = ResultStore(root)
-    pairs = [(model, balancer) for model in MODELS for balancer in BALANCERS]
-    for model, balancer in [("single-task", "none"), *pairs]:
-        for seed in range(3):
-            one = cell(model, balancer, seed, tasks=tasks, training={"batch_size": 1024})
-            arrays = probes(one)
-            if model == "mmoe":
-                arrays["ablation/level-1"] = noise(one.key).normal(0, 0.01, (8, len(tasks)))
-                arrays["ablation/level-1/experts"] = np.array([f"expert {n}" for n in range(1, 9)])
-            made = record(one).model_copy(update={"curve": curve(one, tasks)})
-            kept = {"probes": arrays} if model != "single-task" else {}
-            rows = scores(one, tasks)
-            for task in tasks:
-                auc = roc_auc_score(rows[f"label/{task}"], rows[f"score/{task}"])
-                made.metrics["test"][task]["auc"] = auc
-            store.save(made, kept | {"scores": rows})
-    return store
-
-
-def curve(one, tasks):
-    """Ten evaluation points that rise."""
-    aucs = 0.9 - 0.4 * np.exp(-np.arange(1, 11) / 2) + noise(one.key).normal(0, 0.002, 10)
-    return [
-        {
-            "step": 100 * (point + 1),
-            "epoch": 0.6 * (point + 1),
-            "train_loss": dict.fromkeys(tasks, 0.5),
-            "validation": {task: {"auc": float(auc), "logloss": 0.5} for task in tasks},
-        }
-        for point, auc in enumerate(aucs)
-    ]
-
-
-def scores(one, tasks):
-    """Log-odds and labels of 4000 test rows, the same labels in all runs."""
-    arrays = {}
-    for task in tasks:
-        logits = noise(task).normal(-1, 1.2, 4000)
-        labels = noise(task, "label").random(4000) < 1 / (1 + np.exp(-logits))
-        arrays[f"score/{task}"] = logits + noise(one.key, task).normal(0, 0.3, 4000)
-        arrays[f"label/{task}"] = labels * 1.0
-    return arrays
-
-
-def context_of(root):
-    frames = load(ResultStore(root))
-    block = frames.blocks[0]
-    summary = summarise(frames, block)
-    found = load_probes(frames, block).by_group
-    relations = find_relations(frames, summary, found)
-    look = Look.of([summary])
-    return Context(summary, found, look, curves_by_group(frames, block), relations)
-
-
 @pytest.fixture(scope="module")
-def contexts(tmp_path_factory):
-    """By number of tasks: the context, at the page's width."""
-    root = tmp_path_factory.mktemp("paper")
-    return {name: context_of(fill(root / name, tasks).root) for name, tasks in TASKS.items()}
-
-
-@pytest.fixture(scope="module")
-def drawn(contexts, tmp_path_factory):
+def drawn(full_contexts, tmp_path_factory):
     """Width and number of tasks to the drawings; those of tuning and across data sets as well."""
     planted(root := tmp_path_factory.mktemp("across"))
     summary = tuned(lambda settings, draw: settings["lr"])
     found = {}
     for width in WIDTHS:
-        for name, context in contexts.items():
+        for name, context in full_contexts.items():
             found[width, name] = list(draw_all(context.at(width)))
         with mpl.rc_context(RC):
             found[width, "trials"] = trials.draw(Context(summary, {}, Look({}, {}), width=width))
@@ -139,18 +67,15 @@ def test_letters_can_be_read(drawn, width, grid):
         room = Bbox.from_bounds(0, 0, figure.get_figwidth() * 72, figure.get_figheight() * 72)
         cut = [text.get_text() for text, box in texts if not holds(room, box)]
         assert not cut, (drawing.name, cut)
-        covered = [
-            (one.get_text(), other.get_text())
-            for (one, first), (other, second) in combinations(texts, 2)
-            if meet(first, second) and not (is_slanted(one) or is_slanted(other))
-        ]
+        straight = [(text.get_text(), box) for text, box in texts if text.get_rotation() % 90 == 0]
+        covered = [(straight[i][0], straight[j][0]) for i, j in meetings(straight)]
         assert not covered, (drawing.name, covered)
 
 
 def texts_of(figure):
     """The texts that are drawn, with their boxes in points."""
     figure.set_dpi(288)  # 4 dots a point: at fewer, letters stand where the dots are
-    FigureCanvasAgg(figure).draw()
+    figure.draw_without_rendering()
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
     boxes = []
     for text in texts:
@@ -183,14 +108,12 @@ def holds(room, box):
     )
 
 
-def is_slanted(text):
-    return text.get_rotation() % 90 != 0
-
-
-def meet(one, other):
-    width = min(one.x1, other.x1) - max(one.x0, other.x0)
-    height = min(one.y1, other.y1) - max(one.y0, other.y0)
-    return width > 0.5 and height > 2 * LEEWAY
+def meetings(texts):
+    """Pairs of texts that lie on each other."""
+    left, low, right, top = np.array([box.extents for _, box in texts]).T
+    width = np.minimum.outer(right, right) - np.maximum.outer(left, left)
+    height = np.minimum.outer(top, top) - np.maximum.outer(low, low)
+    return np.argwhere(np.triu((width > 0.5) & (height > 2 * LEEWAY), 1))
 
 
 @pytest.fixture(scope="module")
@@ -230,7 +153,7 @@ def test_widths_have_names(asked, inches):
     assert paper_width(asked) == inches
 
 
-@pytest.mark.parametrize("asked", ["page", "2.9", "21", "nan", "-3.3", ""])
+@pytest.mark.parametrize("asked", ["page", "2.9", "21", "nan", "-3.3"])
 def test_a_width_that_no_figure_can_have_is_refused(asked, cli, tmp_path):
     with pytest.raises(UsageError, match="it is column, text, or inches from 3 to 20"):
         paper_width(asked)

@@ -9,15 +9,9 @@ from mtlkit.report.figures.learning_curves import short_count
 from mtlkit.report.verdicts import find_sweeps
 from mtlkit.store import ResultStore
 from tests.fakes import cell, probes, record
-from tests.report.test_paper import TASKS, context_of, curve, fill
+from tests.report.full_grid import TASKS, context_of, curve
 
 SEEDS = range(3)
-
-
-@pytest.fixture(scope="module")
-def contexts(tmp_path_factory):
-    root = tmp_path_factory.mktemp("runs")
-    return {name: context_of(fill(root / name, tasks).root) for name, tasks in TASKS.items()}
 
 
 def lines_of(axes, colour):
@@ -30,8 +24,8 @@ def row_of(context, label):
     return next(row for row in context.summary.rows if row.group.label == label)
 
 
-def test_learning_curves_are_means_over_seeds_and_the_band_their_range(contexts):
-    context = contexts["two"]
+def test_learning_curves_are_means_over_seeds_and_the_band_their_range(full_contexts):
+    context = full_contexts["two"]
     [drawing] = learning_curves.draw(context)
     income = drawing.figure.axes[0]
     assert income.get_title(loc="left") == "income"
@@ -75,8 +69,8 @@ def test_numbers_of_rows_are_short(value, text):
     assert short_count(value) == text
 
 
-def test_the_conflict_rate_counts_pairs_over_seeds(contexts):
-    context, tasks = contexts["many"], TASKS["many"]
+def test_the_conflict_rate_counts_pairs_over_seeds(full_contexts):
+    context, tasks = full_contexts["many"], TASKS["many"]
     [drawing] = conflict_rate.draw(context)
     assert "here 30." in drawing.caption
     counted = np.zeros(10)
@@ -97,8 +91,8 @@ def test_of_fewer_than_three_pairs_no_rate_is_drawn(tmp_path):
     assert conflict_rate.draw(context_of(tmp_path)) == []
 
 
-def test_similarity_has_a_symmetric_matrix_a_kind(contexts):
-    context = contexts["many"]
+def test_similarity_has_a_symmetric_matrix_a_kind(full_contexts):
+    context = full_contexts["many"]
     [drawing] = similarity.draw(context)
     texts = {text.get_text() for text in drawing.figure.texts}
     assert {"labels", "predictions", "gradients"} <= texts
@@ -109,11 +103,11 @@ def test_similarity_has_a_symmetric_matrix_a_kind(contexts):
         places = tasks.index(pair["task"]), tasks.index(pair["other"])
         assert matrix[places] == matrix[places[::-1]] == pair[kind]
         assert np.isnan(np.diag(matrix)).all()
-    assert similarity.draw(contexts["two"]) == []  # the table has all there is
+    assert similarity.draw(full_contexts["two"]) == []  # the table has all there is
 
 
-def test_published_numbers_stand_beside_ours(contexts):
-    context = contexts["two"]
+def test_published_numbers_stand_beside_ours(full_contexts):
+    context = full_contexts["two"]
     [drawing] = published_dots.draw(context)
     income = drawing.figure.axes[0]
     names = [text.get_text() for text in income.texts]
@@ -144,8 +138,8 @@ def test_stairs_bound_what_points_are_as_good_as():
             assert (y <= height) == reached
 
 
-def test_the_front_of_fixed_weights_has_the_sweeps_of_each_model(contexts):
-    rows = contexts["two"].summary.finished
+def test_the_front_of_fixed_weights_has_the_sweeps_of_each_model(full_contexts):
+    rows = full_contexts["two"].summary.finished
     sweeps = find_sweeps(rows)
     assert sorted(sweep[0].group.model for sweep in sweeps) == ["mmoe", "ple", "shared-bottom"]
     for sweep in sweeps:
