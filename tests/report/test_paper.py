@@ -16,12 +16,12 @@ from mtlkit.report.figures.ranks import draw_ranks
 from mtlkit.report.figures.style import PAPER_DPI, RC, SMALLEST, WIDTH
 from mtlkit.report.paper import paper_width
 from mtlkit.store import ResultStore
-from tests.fakes import cell, record
-from tests.report.full_grid import TASKS, fill
+from tests.fakes import cell, fill, record
+from tests.report.full_grid import TASKS
 from tests.report.test_across import across, planted
 from tests.report.test_importance import summary as tuned
 
-WIDTHS = (3.3, 7.0, WIDTH)
+WIDTHS = (3.3, 7.0)
 KINDS = {
     "metrics", "pareto", "published", "calibration", "learning", "cosine-end", "cosine-run",
     "conflict", "gates", "ablation", "gate-entropy", "weights",
@@ -119,7 +119,7 @@ def meetings(texts):
 @pytest.fixture(scope="module")
 def at_column(tmp_path_factory):
     """A report whose files of figures are as wide as a column."""
-    store = fill(tmp_path_factory.mktemp("column"), TASKS["two"])
+    store = fill(tmp_path_factory.mktemp("column"), ("mmoe",), ("uniform", "uwl"), seeds=(0, 1))
     return write_report(store.root, width="column", formats=("png", "pdf"))
 
 
@@ -143,9 +143,9 @@ def test_figures_of_the_page_keep_their_width_and_title(at_column):
     views = {float(width) / 72 for width in re.findall(r'viewBox="0 0 ([\d.]+) ', page)}
     assert WIDTH in {round(width, 2) for width in views}
     assert 3.3 not in {round(width, 2) for width in views}
-    [file] = [file for file in at_column.figures if file.name.endswith("-learning.svg")]
-    assert ">Learning curves</text>" in page
-    assert ">Learning curves</text>" not in file.read_text("utf-8")
+    [file] = [file for file in at_column.figures if file.name.endswith("-metrics.svg")]
+    assert ">Test metric of every row</text>" in page
+    assert ">Test metric of every row</text>" not in file.read_text("utf-8")
 
 
 @pytest.mark.parametrize(("asked", "inches"), [("column", 3.3), ("text", 7.0), ("4.5", 4.5)])
