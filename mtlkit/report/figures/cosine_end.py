@@ -15,6 +15,7 @@ from mtlkit.report.figures.context import Context, uniform_first
 from mtlkit.report.figures.fields import Fields, Scale, foot_of, overhang, room_for
 from mtlkit.report.figures.sheet import Drawing
 from mtlkit.report.figures.style import DIVERGING, MUTED
+from mtlkit.report.figures.text import BOLD, in_two, shorten
 from mtlkit.report.tables import fixed
 
 CAPTION = (
@@ -66,7 +67,11 @@ def draw(context: Context) -> list[Drawing]:
         cell = min(cell, half)
     pitch = max(cell * widest, 1.0) + GAP
     in_line = max(1, int((context.width - 0.2 - label + GAP) / pitch))
-    height = HEAD + LINE * len(lines) + foot
+
+    # Two tasks whose names do not fit beside each other stand below each other.
+    titles = [_in_room(panel.title, pitch - 0.1) for panel in panels]
+    head = HEAD + 0.14 * any("\n" in title for title in titles)
+    height = head + LINE * len(lines) + foot
     title = "Gradient cosine between tasks, end of the run"
     sheet = context.sheet(title, height * -(-len(panels) // in_line), has_bar=True)
 
@@ -74,15 +79,24 @@ def draw(context: Context) -> list[Drawing]:
     image = None
     for index, panel in enumerate(panels):
         line, place = divmod(index, in_line)
-        fields = Fields(0.1 + label + place * pitch, HEAD + line * height, cell, LINE)
+        fields = Fields(0.1 + label + place * pitch, head + line * height, cell, LINE)
         image = fields.draw(sheet, panel.values, scale)
         fields.name_columns(sheet, panel.columns, len(lines))
-        sheet.heading(fields.left, fields.top - 0.05, panel.title, 8, pitch - 0.1)
+        style = {"size": 8, "weight": "bold", "va": "bottom"}
+        sheet.text(fields.left, fields.top - 0.05, titles[index], **style)
         if place == 0:
             fields.name_lines(sheet, lines, label)
     sheet.colourbar(image, scale.label, list(scale.ticks))
     caption = CAPTION + OF_MANY * is_square
     return [Drawing("cosine-end", "Gradient cosine at the end of the run", caption, sheet.figure)]
+
+
+def _in_room(title: str, width: float) -> str:
+    """The name of a model, or of two tasks, in as many lines as it needs."""
+    head, is_pair, tail = title.partition(" · ")
+    if is_pair:
+        return in_two(head, tail, 8 * BOLD, width)
+    return shorten(title, 8, width, bold=True)
 
 
 def _cosines(context: Context) -> pd.Series:
