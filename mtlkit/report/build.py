@@ -19,10 +19,9 @@ from mtlkit.files import reason_of
 from mtlkit.report.across import across_table, compare_across
 from mtlkit.report.answer import Sentence, answer
 from mtlkit.report.blocks import slug
-from mtlkit.report.curves import curves_by_group
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
 from mtlkit.report.findings import find, findings_table, gather
-from mtlkit.report.frame import Frames, garbage_left_alone, load
+from mtlkit.report.frame import Frames, curves_by_group, garbage_left_alone, load
 from mtlkit.report.importance import importance_rows, importance_table
 from mtlkit.report.latex import check_patterns, paper_tables, to_tex
 from mtlkit.report.metric_tables import metric_tables

@@ -5,16 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from mtlkit.metrics.definitions import PRIMARY_METRIC, reading
 from mtlkit.records import RunRecord
-
-if TYPE_CHECKING:
-    from mtlkit.report.blocks import Block
-    from mtlkit.report.frame import Frames
 
 
 @dataclass(frozen=True)
@@ -59,17 +55,6 @@ class Curve:
             metrics,
             values,
         )
-
-
-def curves_by_group(frames: Frames, block: Block) -> dict[str, list[Curve]]:
-    """Group to the curves of its finished runs, of two evaluation points and more."""
-    runs = frames.runs
-    finished = runs[(runs["block"] == block.id) & (runs["status"] == "ok")]
-    curves: dict[str, list[Curve]] = {}
-    for group, curve in zip(finished["group"], finished["curve"], strict=True):
-        if len(curve.epochs) > 1:
-            curves.setdefault(group, []).append(curve)
-    return curves
 
 
 def _numbers(points: list[Any], key: str) -> np.ndarray:

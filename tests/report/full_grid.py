@@ -3,9 +3,8 @@
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from mtlkit.report.curves import curves_by_group
 from mtlkit.report.figures.context import Context, Look
-from mtlkit.report.frame import load
+from mtlkit.report.frame import curves_by_group, load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.relations import find_relations
 from mtlkit.report.summary import summarise

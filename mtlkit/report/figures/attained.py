@@ -23,7 +23,7 @@ MOST = 3  # models whose front is drawn
 Sweeps = Sequence[Sequence[Row]]
 
 
-def legend(sweeps: Sweeps) -> list[Entry]:
+def sweep_legend(sweeps: Sweeps) -> list[Entry]:
     """An entry a model."""
     return [
         Entry(f"fixed weights, {rows[0].group.model}", MUTED, "", DASHES[index])

@@ -13,7 +13,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
-from mtlkit.report.figures import attained
+from mtlkit.report.figures.attained import CAPTION as ATTAINED_CAPTION
+from mtlkit.report.figures.attained import draw_attained, sweep_legend
 from mtlkit.report.figures.axes import (
     BASELINE_CAPTION,
     CEILING_CAPTION,
@@ -105,7 +106,7 @@ def draw(context: Context) -> list[Drawing]:
     sheet = context.sheet(
         "Pareto front of the tasks",
         0.12 + lines * grid.pitch - 0.05,
-        [*context.legend(rows), front_entry, *attained.legend(sweeps), *context.ceiling_entry],
+        [*context.legend(rows), front_entry, *sweep_legend(sweeps), *context.ceiling_entry],
     )
 
     # One collapsed run should not flatten a panel, so it may lie outside; the caption names it.
@@ -117,7 +118,7 @@ def draw(context: Context) -> list[Drawing]:
         hidden = np.flatnonzero(~panel.inside)
         outside |= {rows[row].group.label for row in hidden}
 
-    caption = f"{CAPTION} {attained.CAPTION}" if sweeps else CAPTION
+    caption = f"{CAPTION} {ATTAINED_CAPTION}" if sweeps else CAPTION
     if context.summary.baselines:
         caption += f" {BASELINE_CAPTION}"
     if context.ceiling_entry:
@@ -139,7 +140,7 @@ def _columns(pairs: int) -> int:
 def _draw_panel(panel: _Panel, context: Context) -> None:
     """The axes first, as everything else depends on their limits; then lines, points and labels."""
     _set_up_axes(panel, context.summary.baselines)
-    attained.draw_attained(panel.axes, panel.across, panel.up, panel.sweeps)
+    draw_attained(panel.axes, panel.across, panel.up, panel.sweeps)
 
     # The front, from right to left: each of its points is higher than the one before.
     tasks = (panel.across, panel.up)
