@@ -47,6 +47,14 @@ def report(
         list[FigureFormat],
         typer.Option("--format", help="Figures in this format beside SVG; several times for more."),
     ] = [FigureFormat.png],  # noqa: B006
+    width: Annotated[
+        str | None,
+        typer.Option(
+            "--width",
+            metavar="column|text|INCHES",
+            help="Width of the figures' files, for a paper: 3.3 inches, 7, or as given.",
+        ),
+    ] = None,
     top: Annotated[
         int | None,
         typer.Option("--top", min=1, help="LaTeX of the best rows and references alone."),
@@ -75,6 +83,7 @@ def report(
         rows=rows or (),
         top=top,
         formats=format,
+        width=width,
     )
     _say_left_out(files)
     _say_warnings(files.warnings)

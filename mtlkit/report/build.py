@@ -21,7 +21,7 @@ from mtlkit.report.answer import Sentence, answer
 from mtlkit.report.blocks import slug
 from mtlkit.report.expert_table import expert_rows, expert_table, expert_use
 from mtlkit.report.findings import find, findings_table, gather
-from mtlkit.report.frame import Frames, garbage_left_alone, load
+from mtlkit.report.frame import Frames, curves_by_group, garbage_left_alone, load
 from mtlkit.report.importance import importance_rows, importance_table
 from mtlkit.report.latex import check_patterns, paper_tables, to_tex
 from mtlkit.report.metric_tables import metric_tables
@@ -35,6 +35,7 @@ from mtlkit.report.page import (
     render,
 )
 from mtlkit.report.page_data import page_data
+from mtlkit.report.paper import paper_width
 from mtlkit.report.probe_frames import Probes, load_probes
 from mtlkit.report.provenance import origin_rows, origin_table
 from mtlkit.report.published import find_published, published_rows, published_table
@@ -49,7 +50,7 @@ from mtlkit.report.verdicts import Verdicts, judge, verdict_rows, verdict_table
 from mtlkit.store import RECORD, Copy, ResultStore, Unreadable
 
 if TYPE_CHECKING:
-    from mtlkit.report.figures.context import Look
+    from mtlkit.report.figures.context import Context, Look
     from mtlkit.report.figures.sheet import Drawing
 
 WRITTEN = ".mtlkit-report.json"
@@ -112,6 +113,7 @@ def write_report(
     rows: Sequence[str] = (),
     top: int | None = None,
     formats: Sequence[str] = ("png",),
+    width: str | float | None = None,
 ) -> ReportFiles:
     """Write page, tables and figures; files of an earlier report that have no successor are
     removed.
@@ -126,10 +128,12 @@ def write_report(
         rows: Patterns of the rows in the LaTeX of the main table, see :func:`paper_tables`.
         top: How many of these at most.
         formats: Of figures beside SVG: ``png``, ``pdf``.
+        width: Of the files of figures, for a paper: ``column``, ``text`` or inches; the page's by
+            default. Figures of the page keep theirs.
 
     Raises:
-        MtlkitError: There is nothing to report, a pattern matches nothing, or the folder cannot be
-            made.
+        MtlkitError: There is nothing to report, a pattern matches nothing, no figure has such a
+            width, or the folder cannot be made.
     """
     # matplotlib takes half a second to import, which ``mtlkit report --json`` need not pay. That it
     # has no home for its cache is no news for a reader.
@@ -145,18 +149,17 @@ def write_report(
     summaries = [summarise(frames, block, margin) for block in frames.blocks]
     check_patterns(rows, summaries)
     look = Look.of(summaries)
+    files = _FigureFiles(out, formats, None if width is None else paper_width(width))
     home = Path("results") if frames.board else results  # runs go to no leaderboard by themselves
     with missing_letters_allowed():
         sections = [
-            _write_section(
-                frames, summary, look, home, out, paper_tables(summary, rows, top), formats
-            )
+            _write_section(frames, summary, look, home, paper_tables(summary, rows, top), files)
             for summary in summaries
         ]
     damaged = [file for section in sections for file in section.unreadable]
     frames = replace(frames, unreadable=(*frames.unreadable, *damaged))
     page = out / "index.html"
-    overview = _write_overview(summaries, out, formats)
+    overview = _write_overview(summaries, files)
     page.write_text(render(frames, sections, written or _now(), overview), encoding="utf-8")
 
     shown = [*overview.tables, *(table for section in sections for table in section.all_tables)]
@@ -223,7 +226,34 @@ def _now() -> datetime:
     return datetime.fromtimestamp(int(epoch), UTC) if epoch.isdigit() else datetime.now(UTC)
 
 
-def _write_overview(summaries: Sequence[Summary], out: Path, formats: Sequence[str]) -> Overview:
+@dataclass(frozen=True)
+class _FigureFiles:
+    """Where figures are written, and how."""
+
+    out: Path  # the folder of the report
+    formats: Sequence[str]  # beside SVG
+    width: float | None  # inches; None for the page's width
+
+    def write(self, of_page: Drawing, drawing: Drawing, name: str) -> PageFigure:
+        """Write the files of a figure, and make it fit for the page.
+
+        Args:
+            of_page: The figure at the page's width.
+            drawing: The figure at the width of the files; the same one where that is the page's.
+        """
+        from mtlkit.report.figures.sheet import file_content, save
+
+        paths = save(drawing, self.out / "figures" / name, self.formats)
+        if drawing is of_page:
+            text = paths[0].read_text(encoding="utf-8")
+        else:
+            text = file_content(of_page, "svg").decode()
+        svg = inline_svg(text, name, of_page.title)
+        files = tuple(f"figures/{path.name}" for path in paths)
+        return PageFigure(of_page.title, of_page.caption, svg, files, of_page.name)
+
+
+def _write_overview(summaries: Sequence[Summary], files: _FigureFiles) -> Overview:
     """Write what several data sets say together; nothing where they share too few methods."""
     from mtlkit.report.figures.ranks import draw_ranks
 
@@ -233,27 +263,25 @@ def _write_overview(summaries: Sequence[Summary], out: Path, formats: Sequence[s
     sentences = tuple(across.sentences)
     if not across.blocks:
         return Overview(sentences, (), ())
-    table = replace(across_table(across), lead=sentences)
+    table = replace(across_table(across), lead=tuple((text, "") for text in sentences))
     csv_text = across.standings.to_csv()
-    written = _write_table(table, csv_text, "tables/across-data-sets", out)
+    written = _write_table(table, csv_text, "tables/across-data-sets", files.out)
     if math.isnan(across.critical):
         return Overview(sentences, (written,), ())
-    figure = _save_figure(draw_ranks(across), "across-data-sets-ranks", out, formats)
+    of_page = draw_ranks(across)
+    drawing = of_page if files.width is None else draw_ranks(across, files.width)
+    figure = files.write(of_page, drawing, "across-data-sets-ranks")
     return Overview(sentences, (written,), (figure,))
 
 
 @garbage_left_alone()
 def _write_section(
-    frames: Frames,
-    summary: Summary,
-    look: Look,
-    results: Path,
-    out: Path,
-    latex: str,
-    formats: Sequence[str],
+    frames: Frames, summary: Summary, look: Look, results: Path, latex: str, files: _FigureFiles
 ) -> Section:
     """Write the tables and figures of one block, and gather what the page says of it."""
-    block = summary.block
+    from mtlkit.report.figures.context import Context
+
+    block, out = summary.block, files.out
     probes = load_probes(frames, block)
     judged = judge(frames, summary)
     sentences = answer(gather(frames, summary, probes.by_group, results), judged)
@@ -284,6 +312,9 @@ def _write_section(
         (out / metrics_file).write_text(rows_to_csv(csv_rows), encoding="utf-8")
     folded = [PageTable(found.table, (metrics_file,), found.heading) for found in by_metric]
 
+    curves = curves_by_group(frames, block)
+    context = Context(summary, probes.by_group, look, curves, relations)
+
     # A damaged file of scores may have been met twice.
     unreadable = (*probes.unreadable, *summary.noise.unreadable, *relations.unreadable)
     return Section(
@@ -291,7 +322,7 @@ def _write_section(
         tables=tuple(tables),
         metric_tables=tuple(folded),
         relations=tuple(relations.sentences),
-        figures=tuple(_write_figures(summary, probes.by_group, look, out, formats)),
+        figures=tuple(_write_figures(context, files)),
         failures=failures(frames, block),
         data=page_data(summary, look),
         unreadable=tuple(dict.fromkeys(unreadable)),
@@ -310,7 +341,8 @@ def _tables(
 ) -> Iterator[tuple[str, Table, str]]:
     """The tables of a block: what the file's name ends with, the table, and its CSV."""
     block = summary.block
-    yield "", replace(build_table(summary), lead=tuple(map(str, sentences))), to_csv(summary)
+    lead = tuple((sentence.text, sentence.command) for sentence in sentences)
+    yield "", replace(build_table(summary), lead=lead), to_csv(summary)
 
     # Who sent the runs, if they were sent.
     if origins:
@@ -350,23 +382,12 @@ def _write_table(
     return PageTable(table, tuple(f"{stem}.{ending}" for ending in texts))
 
 
-def _write_figures(
-    summary: Summary, probes: dict[str, Probes], look: Look, out: Path, formats: Sequence[str]
-) -> Iterator[PageFigure]:
+def _write_figures(context: Context, files: _FigureFiles) -> Iterator[PageFigure]:
     from mtlkit.report.figures import draw_all
-    from mtlkit.report.figures.context import Context
 
-    block = summary.block
-    for drawing in draw_all(Context(summary, probes, look)):
-        drawing = replace(drawing, title=drawing.title + block.mark)
-        yield _save_figure(drawing, f"{block.slug}-{drawing.name}", out, formats)
-
-
-def _save_figure(drawing: Drawing, name: str, out: Path, formats: Sequence[str]) -> PageFigure:
-    """Write the files of a figure, and make it fit for the page."""
-    from mtlkit.report.figures.sheet import save
-
-    paths = save(drawing, out / "figures" / name, formats)
-    svg = inline_svg(paths[0].read_text(encoding="utf-8"), name, drawing.title)
-    files = tuple(f"figures/{path.name}" for path in paths)
-    return PageFigure(drawing.title, drawing.caption, svg, files, drawing.name)
+    block = context.summary.block
+    of_paper = draw_all(context.at(files.width)) if files.width else None
+    for drawing in draw_all(context):
+        of_page = replace(drawing, title=drawing.title + block.mark)
+        of_files = replace(next(of_paper), title=of_page.title) if of_paper else of_page
+        yield files.write(of_page, of_files, f"{block.slug}-{drawing.name}")

@@ -209,7 +209,8 @@ def findings_table(summary: Summary, found: Sequence[Finding]) -> Table:
     rows = [tuple(map(TableCell, asdict(finding).values())) for finding in found]
     title = f"{summary.block.label}: findings"
     columns = ("finding", "evidence", "to type")
-    return Table(title, columns, tuple(rows), summary.block.budget, texts=("to type",))
+    typed = ("to type",)
+    return Table(title, columns, tuple(rows), summary.block.budget, texts=typed, commands=typed)
 
 
 @dataclass(frozen=True)

@@ -172,6 +172,17 @@ def _compared_by(
     return changed
 
 
+def curves_by_group(frames: Frames, block: Block) -> dict[str, list[Curve]]:
+    """Group to the curves of its finished runs, of two evaluation points and more."""
+    runs = frames.runs
+    finished = runs[(runs["block"] == block.id) & (runs["status"] == "ok")]
+    curves: dict[str, list[Curve]] = {}
+    for group, curve in zip(finished["group"], finished["curve"], strict=True):
+        if len(curve.epochs) > 1:
+            curves.setdefault(group, []).append(curve)
+    return curves
+
+
 def number(value: Any) -> float:
     """A float; NaN for None and whatever is no number."""
     return float(value) if isinstance(value, (int, float)) else math.nan

@@ -132,7 +132,8 @@ def _select(table: Table, columns: Sequence[int], title: str, notes: tuple[str, 
     ceiling = tuple(table.ceiling[i] for i in kept) if table.ceiling else ()
     if not any(cell.text for cell in ceiling[NAME_COLUMNS:]):
         ceiling = ()
-    return Table(title, tuple(table.columns[i] for i in kept), rows, notes, ceiling, table.texts)
+    heads = tuple(table.columns[i] for i in kept)
+    return Table(title, heads, rows, notes, ceiling, table.texts, table.commands)
 
 
 def to_tex(table: Table) -> str:
@@ -212,13 +213,15 @@ def _part(table: Table, columns: Sequence[int], caption: str, notes: str) -> Ite
     """The lines of one part."""
     widths = _text_widths(table)
     formats = [rf"p{{{widths[i]:.0f}pt}}" if i in widths else "r@{}l" for i in columns]
+    commands = {i for i in columns if table.columns[i] in table.commands}
     heads = [
         tex(table.columns[i]) if i in widths else _number_head(table, i, i == columns[-1])
         for i in columns
     ]
     first = [r"\toprule", " & ".join(heads) + r" \tabularnewline", r"\midrule"]
     body = [
-        " & ".join(_cell(cells[i], i in widths) for i in columns) + r" \tabularnewline"
+        " & ".join(_cell(cells[i], i in widths, i in commands) for i in columns)
+        + r" \tabularnewline"
         for cells in table.lines
     ]
     # The ceiling is no result, so a rule sets it apart.
@@ -255,12 +258,15 @@ def _number_head(table: Table, column: int, is_last: bool) -> str:
     return rf"\hspace{{{max(room, 0):.0f}pt}} & \multicolumn{{1}}{{{place}}}{{{head}}}"
 
 
-def _cell(cell: TableCell, is_text: bool) -> str:
+def _cell(cell: TableCell, is_text: bool, is_command: bool) -> str:
     """A cell: text that may break, or a number in two halves that meet before the point."""
     bold = r"\textbf{%s}" if cell.best else "%s"
     marks = tex(cell.marks)
     if is_text:
         text = tex(BREAKS.sub("\\1\0", cell.text)).replace("\0", r"\allowbreak{}")
+        if is_command:
+            straight = text.replace("'", r"\textquotesingle{}")
+            text = rf"\texttt{{{straight}}}"
         return rf"\raggedright {bold % text}{marks}"
     number = SPREAD.fullmatch(cell.text)
     if number is None:

@@ -10,6 +10,7 @@ from mtlkit.equivalences import alike
 from mtlkit.report.blocks import RunGroup, TaskInfo
 from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import Row, Summary
+from mtlkit.report.verdicts import find_sweeps
 from mtlkit.settings import TrainingSettings
 from mtlkit.spec import Spec
 from mtlkit.store import printable
@@ -41,6 +42,11 @@ def page_data(summary: Summary, look: Look) -> dict[str, Any]:
     same = alike(typed, block.trained)
     seeds = sorted({seed for group in block.groups for seed in group.seeds})
     rows = []
+    sweep_of = {
+        row.group.id: sweep[0].group.model
+        for sweep in find_sweeps(summary.finished)
+        for row in sweep
+    }
     for row, one_method in zip(summary.rows, same, strict=True):
         points = [
             _values(row.metric[task.name], row.values[task.name], seeds) for task in block.tasks
@@ -49,6 +55,7 @@ def page_data(summary: Summary, look: Look) -> dict[str, Any]:
         costs = [[_number(cost(row)), None, None, None] for _, cost in COSTS.values()]
         rows.append(_names(row.group, look) | {
             "same": one_method,
+            "sweep": sweep_of.get(row.group.id, ""),
             "word": "" if row.word == "unknown" else row.word,
             "colour": look.colour(row),
             "marker": look.marker(row),

@@ -65,7 +65,7 @@ class Relations:
     # known) and evidence, a sentence; then mean, ``_low`` and ``_high`` of labels, predictions,
     # gradients, gates, gain (of the task from the other), gain_of_other and affinity (the mean of
     # both gains; fractions), NaN where unknown, and gradients_by_part. Empty if nothing is known.
-    pairs: pd.DataFrame
+    pairs: pd.DataFrame = field(default_factory=pd.DataFrame)
     # Suggested groups of tasks; empty where affinities are not known.
     groups: tuple[tuple[str, ...], ...] = ()
     unreadable: tuple[Unreadable, ...] = ()  # files of scores that could not be read
@@ -104,7 +104,7 @@ def find_relations(
     block = summary.block
     tasks = block.task_names
     if not (1 < len(tasks) <= MOST_TASKS and summary.finished):
-        return Relations(pd.DataFrame())
+        return Relations()
     if probes is None:
         probes = load_probes(frames, block).by_group
 
@@ -126,7 +126,7 @@ def find_relations(
         for pair in combinations(tasks, 2)
     ]
     if not any(pair.is_known for pair in pairs):
-        return Relations(pd.DataFrame(), unreadable=tuple(unreadable))
+        return Relations(unreadable=tuple(unreadable))
     frame = pd.DataFrame([pair.row() for pair in pairs])
     return Relations(frame, suggested_groups(frame), tuple(unreadable))
 

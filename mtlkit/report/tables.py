@@ -88,10 +88,12 @@ class Table:
     # A last row, of what the planted model of simulated data reaches; none where nobody knows.
     ceiling: tuple[TableCell, ...] = ()
     texts: tuple[str, ...] = ()  # heads of columns of text besides the names
+    commands: tuple[str, ...] = ()  # heads of those columns that hold commands to type
     aside: tuple[str, ...] = ()  # heads of columns for which a paper has no room
     # Names by which links reach the rows; none for tables without links.
     anchors: tuple[str, ...] = ()
-    lead: tuple[str, ...] = ()  # sentences above the table
+    # Sentences above the table, each with a command to type about it, or "".
+    lead: tuple[tuple[str, str], ...] = ()
 
     def is_text(self, column: int) -> bool:
         """Whether a column holds names or sentences, not numbers."""
@@ -342,17 +344,26 @@ def to_markdown(table: Table) -> str:
     lines = [
         f"# {_escape_markdown(table.title)}",
         "",
-        *(line for sentence in table.lead for line in (_escape_markdown(sentence), "")),
+        *(line for sentence in table.lead for line in (_markdown_sentence(*sentence), "")),
         _markdown_line(_escape_markdown(column) for column in table.columns),
         f"|{'|'.join(rule)}|",
     ]
+    are_commands = [head in table.commands for head in table.columns]
     for cells in table.lines:
-        lines.append(_markdown_line(_markdown_cell(cell) for cell in cells))
+        texts = map(_markdown_cell, cells, are_commands)
+        lines.append(_markdown_line(texts))
     notes = [f"- {_escape_markdown(note)}" for note in table.notes]
     return "\n".join([*lines, "", *notes, ""])
 
 
-def _markdown_cell(cell: TableCell) -> str:
+def _markdown_sentence(sentence: str, command: str) -> str:
+    text = _escape_markdown(sentence)
+    return f"{text} Type: {_markdown_code(command)}" if command else text
+
+
+def _markdown_cell(cell: TableCell, is_command: bool) -> str:
+    if is_command:
+        return _markdown_code(cell.text).replace("|", r"\|")
     text = _escape_markdown(cell.text)
     if cell.best:
         text = f"**{text}**"
@@ -361,6 +372,13 @@ def _markdown_cell(cell: TableCell) -> str:
 
 def _markdown_line(cells: Iterable[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+def _markdown_code(text: str) -> str:
+    """A code span, whose marks are longer than any in the text."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    mark, space = "`" * (longest + 1), " " if longest else ""
+    return f"{mark}{space}{text}{space}{mark}"
 
 
 def _escape_markdown(text: str) -> str:

@@ -137,6 +137,17 @@ def judge(frames: Frames, summary: Summary) -> tuple[Verdicts, ...]:
     return tuple(all_verdicts)
 
 
+def find_sweeps(rows: Sequence[Row]) -> list[list[Row]]:
+    """The rows of fixed weights of each model that was trained under enough of them, in their
+    order; tuned weights are no sweep.
+    """
+    by_setting: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.group.constant_weights and not _weights_are_tuned(row):
+            by_setting[row.group.model, row.group.training].append(row)
+    return [found for found in by_setting.values() if len(found) >= SWEEP]
+
+
 def _judge(frames: Frames, summary: Summary, rows: list[Row]) -> Verdicts | None:
     """The verdicts of one model under one training; None without a sweep, or without another
     balancer.

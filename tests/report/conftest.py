@@ -4,6 +4,7 @@ import pytest
 
 from mtlkit.report import write_report
 from tests.fakes import cell, failure, fill
+from tests.report import full_grid
 
 WRITTEN = datetime(2030, 1, 2, 3, 4, tzinfo=UTC)
 
@@ -40,3 +41,13 @@ def grid(tmp_path_factory):
 def built(grid):
     """The report of that folder."""
     return write_report(grid, written=WRITTEN)
+
+
+@pytest.fixture(scope="session")
+def full_contexts(tmp_path_factory):
+    """What figures read of a grid that has them all: of two tasks, and of many with long names."""
+    root = tmp_path_factory.mktemp("full")
+    return {
+        name: full_grid.context_of(full_grid.fill(root / name, tasks).root)
+        for name, tasks in full_grid.TASKS.items()
+    }

@@ -22,7 +22,9 @@ from mtlkit.report.experts import (
     shares,
 )
 from mtlkit.report.figures import gate_usage
+from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.figures.expert_grid import Level, _draw_model, _Layout
+from mtlkit.report.figures.style import WIDTH
 from mtlkit.report.frame import load
 from mtlkit.report.probe_frames import load_probes
 from mtlkit.report.summary import summarise
@@ -235,9 +237,10 @@ def test_tuned_rows_of_a_model_may_differ_in_levels_and_experts():
         return SimpleNamespace(group=SimpleNamespace(balancer=balancer))
 
     rows = [(row("uniform"), [level(4)]), (row("uwl"), [level(2), level(8)]), (row("dwa"), [])]
-    layout = _Layout.of([levels for _, levels in rows])
+    layout = _Layout.of([levels for _, levels in rows], WIDTH)
     assert layout.widths == pytest.approx([layout.label + layout.cell * n for n in (4, 8)])
-    context = SimpleNamespace(subtitle="census")
+    summary = SimpleNamespace(block=SimpleNamespace(label="census"))
+    context = Context(summary, {}, Look({}, {}))
     drawing = _draw_model(context, "ple", rows, gate_usage._figure(1.0), "")
     shown = {text.get_text() for text in drawing.figure.findobj(Text)}
     assert shown >= {"uniform", "uwl", "0", "7"}

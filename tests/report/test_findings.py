@@ -437,6 +437,8 @@ def test_a_report_has_them(grid):
     assert f"<strong>calibration drift:</strong> {sentence}" in files.page.read_text("utf-8")
     [markdown] = [path for path in files.tables if path.name.endswith("-findings.md")]
     assert sentence in markdown.read_text("utf-8")
+    command = grid.find()["calibration drift"].command
+    assert f"| `{command}` |" in markdown.read_text("utf-8")
 
 
 def test_what_is_a_warning_is_said_once(grid):

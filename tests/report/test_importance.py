@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mtlkit.report.figures import trials
+from mtlkit.report.figures.context import Context, Look
 from mtlkit.report.importance import UNSEEN, importance_rows, importance_table, trial_points
 from mtlkit.report.tables import to_markdown
 from mtlkit.studies import Study, Trial
@@ -100,7 +101,7 @@ def test_what_no_two_balancers_of_a_model_share_is_no_setting(shared):
     assert [list(points) for points in trial_points(tuned).values()] == (
         [["lr", "score"]] if shared else []
     )
-    drawings = trials.draw(SimpleNamespace(summary=tuned, subtitle="planted"))
+    drawings = trials.draw(Context(tuned, {}, Look({}, {})))
     assert len(drawings) == len(shared)
 
 
@@ -136,8 +137,7 @@ def test_the_table_has_a_line_a_setting_with_its_range():
 @pytest.mark.parametrize(("points", "drawn"), [(40, 1), (7, 0)])
 def test_the_figure_has_a_line_a_point(points, drawn):
     tuned = summary(lambda settings, draw: settings["lr"], points)
-    context = SimpleNamespace(summary=tuned, subtitle="planted")
-    drawings = trials.draw(context)
+    drawings = trials.draw(Context(tuned, {}, Look({}, {})))
     assert len(drawings) == drawn
     for drawing in drawings:
         panel = drawing.figure.axes[0]

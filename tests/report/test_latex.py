@@ -149,11 +149,13 @@ def test_a_pattern_without_a_row_is_an_error(grid, tmp_path):
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="needs pdflatex")
 @pytest.mark.parametrize("columns", ["onecolumn", "twocolumn"])
 def test_it_compiles_and_fits(long_and_wide, summaries, tmp_path, columns):
-    sentence = "A sentence of many words, and mtlkit bench --tasks " + ",".join(MANY)
+    sentence = "A sentence of many words, and mtlkit bench '-d' --tasks " + ",".join(MANY)
     cells = tuple(TableCell(text) for text in ("a rule", sentence, sentence))
     findings = Table(
-        "findings", ("finding", "evidence", "to type"), (cells,), (), texts=("to type",)
-    )
+        "findings", ("finding", "evidence", "to type"), (cells,), (),
+        texts=("to type",), commands=("to type",),
+    )  # fmt: skip
+    assert r"\raggedright \texttt{A sentence" in to_tex(findings)
     texts = [paper_tables(summaries["census"], ["*+uwl"], 1), long_and_wide["wide"]]
     cells = tuple(TableCell(text) for text in ("CLKM7", "NAPM7", "hierarchical", "0.51", sentence))
     columns_of_pairs = ("task", "other", "verdict", "gain of task, %", "evidence")

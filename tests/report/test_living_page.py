@@ -327,6 +327,45 @@ def test_one_task_is_set_against_costs(opened, tmp_path):
     assert download.value.suggested_filename == "census-mmoe-income-chart.svg"
 
 
+def test_what_fixed_weights_reach_is_a_band(opened, tmp_path):
+    weights = ["uniform", "static[w=0.667:1.33]", "static[w=1.33:0.667]"]
+    fill(tmp_path, ("mmoe",), [*weights, "uwl"], seeds=(0, 1), with_probes=False)
+    page = opened(write_report(tmp_path).page.as_uri())
+    chart = chart_of(page)
+    chart.get_by_label("fit").select_option("all")
+    band, line = chart.locator("path.sweep").all()
+    assert chart.locator("span", has_text="fixed weights, mmoe").count() == 1
+
+    # The line goes through the weightings that no other one dominates, as its corners.
+    places = {}
+    for label in ("single-task", *(f"mmoe + {name}" for name in (*weights, "uwl"))):
+        point = chart.locator(f".point[aria-label^='{label}:']")
+        places[label] = tuple(map(float, re.findall(r"[-.\d]+", point.get_attribute("transform"))))
+    fixed = [places[f"mmoe + {name}"] for name in weights]
+    front = {
+        (x, y)
+        for x, y in fixed
+        if not any(u >= x and v <= y and (u, v) != (x, y) for u, v in fixed)
+    }
+    corners = {
+        tuple(map(float, corner.split(",")))
+        for corner in re.split("[MLZ]", line.get_attribute("d"))
+        if corner
+    }
+    assert front <= corners
+    assert not (set(places.values()) - front) & corners
+    assert band.get_attribute("d").endswith("Z")
+
+    # It is gone beside costs, and when too few of its weightings are left.
+    chart.get_by_label("across").select_option("parameters")
+    assert chart.locator("path.sweep").count() == 0
+    chart.get_by_label("across").select_option("income AUC")
+    assert chart.locator("path.sweep").count() == 2
+    page.get_by_label("Search in Results of census, protocol mmoe").fill("static")
+    chart.locator(".point").nth(1).wait_for()
+    assert chart.locator("path.sweep").count() == 0
+
+
 def pages_of(pdf):
     return len(re.findall(rb"/Type\s*/Page\b", pdf))
 

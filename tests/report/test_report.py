@@ -20,7 +20,8 @@ from tests.fakes import cell, failure, fill, record
 from tests.report.conftest import WRITTEN
 
 FIGURES = set(
-    "metrics pareto cosine-end cosine-run gates-mmoe gates-ple gate-entropy weights".split()
+    "metrics pareto published cosine-end cosine-run conflict gates-mmoe gates-ple gate-entropy "
+    "weights".split()
 )
 
 
@@ -113,7 +114,7 @@ def test_long_names_and_many_tasks(tmp_path):
     long = "mmoe[experts=16,hidden=256:128:64,dropout=0.25,normalisation=batch]"
     fill(tmp_path, (long,), ("uwl",), seeds=(0, 1), tasks=tasks, kinds={tasks[0]: "regression"})
     built = write_report(tmp_path)
-    assert len(built.figures) == 14  # SVG and PNG
+    assert len(built.figures) == 18  # SVG and PNG
 
 
 def test_nothing_to_report(tmp_path):

@@ -92,8 +92,9 @@ def texts(figure):
 
 def test_the_grid_has_every_kind_of_figure_and_table(files, drawings):
     names = {drawing.name.removesuffix("-mmoe") for drawing in drawings}
-    # no scores were kept that would be calibrated, and nothing was tuned
-    assert len(names) == len(FIGURES) - 2
+    # No scores were kept that would be calibrated, nothing was tuned, and the runs have no points;
+    # there is one pair of tasks, with too few seeds for a rate; nobody publishes simulated numbers.
+    assert len(names) == len(FIGURES) - 6
     assert {file.suffix for file in files} == set(".html .csv .md .tex .svg .png .json".split())
     assert any("verdicts" in file.name for file in files)
 

@@ -11,7 +11,7 @@ from scipy import stats
 from mtlkit.report.frame import load
 from mtlkit.report.statistics import Interval
 from mtlkit.report.summary import summarise
-from mtlkit.report.tables import build_table, fixed, spread, to_csv, to_markdown
+from mtlkit.report.tables import Table, TableCell, build_table, fixed, spread, to_csv, to_markdown
 from mtlkit.store import ResultStore
 from tests.fakes import BASE, cell, fill, record
 
@@ -117,3 +117,22 @@ def test_derived_tasks_are_marked(tmp_path):
     table = build_table(summarise(frames, frames.blocks[0]))
     assert [cell.marks for cell in table.rows[0] if "‡" in cell.marks] == ["‡"]
     assert any(note.startswith("‡") for note in table.notes)
+
+
+@pytest.mark.parametrize(
+    ("command", "span"),
+    [
+        ("mtlkit bench -d 'a_b'", "`mtlkit bench -d 'a_b'`"),
+        ("a | b", r"`a \| b`"),
+        ("echo `date`", "`` echo `date` ``"),
+    ],
+)
+def test_commands_are_code(command, span):
+    cells = (TableCell("rule"), TableCell("why"), TableCell(command))
+    table = Table("t", ("finding", "evidence", "to type"), (cells,), (), commands=("to type",))
+    assert f"| rule | why | {span} |" in to_markdown(table)
+
+
+def test_the_command_of_a_sentence_is_code():
+    table = Table("t", ("model", "balancer"), (), (), lead=(("Use *it*.", "mtlkit bench a_b"),))
+    assert r"Use \*it\*. Type: `mtlkit bench a_b`" in to_markdown(table)

@@ -14,13 +14,17 @@ import matplotlib as mpl
 
 from mtlkit.report.figures import (
     calibration,
+    conflict_rate,
     cosine_end,
     cosine_run,
     expert_ablation,
     gate_entropy,
     gate_usage,
+    learning_curves,
     metric_dots,
     pareto_front,
+    published_dots,
+    task_similarity,
     task_weights,
     trials,
 )
@@ -31,9 +35,13 @@ from mtlkit.report.figures.style import RC
 FIGURES = (
     metric_dots,
     pareto_front,
+    published_dots,
     calibration,
+    learning_curves,
+    task_similarity,
     cosine_end,
     cosine_run,
+    conflict_rate,
     gate_usage,
     expert_ablation,
     gate_entropy,

@@ -228,10 +228,17 @@ def neutral_line(axes: Axes, value: float) -> None:
     axes.axhline(value, color=MUTED, linewidth=0.9, linestyle=NEUTRAL_DASHES, zorder=1)
 
 
+def fill_between_seeds(axes: Axes, x: np.ndarray, values: np.ndarray, colour: str) -> None:
+    """Shade the range over seeds of a line: (P,) places and (S, P) values."""
+    low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+    axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
+
+
 def epoch_axis(axes: Axes, last_epoch: float, labelled: bool) -> None:
     """An axis of epochs, the same in all panels; labelled where there is no panel below."""
     axes.set_xlim(0, last_epoch * 1.02)
-    axes.xaxis.set_major_locator(MaxNLocator(5, integer=last_epoch >= 2))
+    width = axes.bbox.width / axes.figure.dpi  # inches
+    axes.xaxis.set_major_locator(MaxNLocator(5 if width > 1.3 else 3, integer=last_epoch >= 2))
     if labelled:
         axes.set_xlabel("epoch")
     else:

@@ -9,7 +9,7 @@ from scipy.special import logit
 from mtlkit.report.calibration import calibration_curve
 from mtlkit.report.figures.axes import neutral_line
 from mtlkit.report.figures.context import Context, Look
-from mtlkit.report.figures.sheet import Drawing, PanelGrid, Sheet, panel_width
+from mtlkit.report.figures.sheet import Columns, Drawing, PanelGrid
 from mtlkit.report.figures.style import FAINT, REFERENCE_MARKER
 from mtlkit.report.figures.text import shorten
 from mtlkit.report.summary import Row
@@ -52,11 +52,11 @@ def draw(context: Context) -> list[Drawing]:
     if not panels:
         return []
 
-    columns = min(len(panels), 3)
+    fitting = Columns.that_fit(context.width, min(len(panels), 3), 1.5, 0.72, 0.2, gap=0.5)
+    columns, width = fitting.number, min(fitting.width, 4.2)
     lines = -(-len(panels) // columns)
-    width = min(panel_width(columns, left=0.72, right=0.2, gap=0.5), 4.2)
     grid = PanelGrid(left=0.72, top=0.3, width=width, height=2.2, gap=0.5, pitch=2.95)
-    sheet = Sheet("Calibration", context.subtitle, grid.pitch * lines, context.legend(rows))
+    sheet = context.sheet("Calibration", grid.pitch * lines, context.legend(rows))
     for index, (title, curves) in enumerate(panels.items()):
         axes = grid.axes(sheet, *divmod(index, columns))
         _panel(axes, context.look, curves)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import zip_longest
 from typing import Any, TypeVar
 
-from mtlkit.report.figures.sheet import Entry
+from mtlkit.report.curves import Curve
+from mtlkit.report.figures.sheet import Entry, Sheet
 from mtlkit.report.figures.style import (
     CEILING_COLOUR,
     CEILING_DASHES,
@@ -19,9 +20,11 @@ from mtlkit.report.figures.style import (
     OTHER_MARKER,
     REFERENCE_COLOUR,
     REFERENCE_MARKER,
+    WIDTH,
     cycle,
 )
 from mtlkit.report.probe_frames import Probes
+from mtlkit.report.relations import Relations
 from mtlkit.report.summary import Row, Summary
 
 LINES = 2 * len(COLOURS)
@@ -79,6 +82,8 @@ class Look:
 
     def line(self, row: Row) -> dict[str, Any]:
         """Colour and dashes of a row's line."""
+        if not row.group.has_balancer:
+            return {"color": REFERENCE_COLOUR, "linestyle": "-", "linewidth": 1.4, "zorder": 3}
         colour, dashes = self.colours.get(row.group.balancer, OTHERS)
         known = row.group.balancer in self.colours
         width, order = (1.4, 3) if known else (0.9, 2.5)
@@ -87,16 +92,30 @@ class Look:
 
 @dataclass(frozen=True)
 class Context:
-    """What a figure may read: one data set block's summary and probes, and the look."""
+    """What a figure may read: what is known of one data set block, and the look and width."""
 
     summary: Summary
     probes: Mapping[str, Probes]
     look: Look
+    # Group to the curves of its finished runs.
+    curves: Mapping[str, Sequence[Curve]] = field(default_factory=dict)
+    relations: Relations = field(default_factory=Relations)
+    width: float = WIDTH  # inches
 
     @property
     def subtitle(self) -> str:
         """Which data set, and whether it is simulated."""
         return self.summary.block.label
+
+    def at(self, width: float) -> Context:
+        """The same, for figures of another width."""
+        return replace(self, width=width)
+
+    def sheet(
+        self, title: str, body: float, legend: Sequence[Entry] = (), has_bar: bool = False
+    ) -> Sheet:
+        """A sheet for a figure of this block."""
+        return Sheet(title, self.subtitle, body, legend, width=self.width, has_bar=has_bar)
 
     @property
     def ceiling_entry(self) -> list[Entry]:

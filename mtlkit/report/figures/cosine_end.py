@@ -4,7 +4,7 @@ or a pair of tasks; of many tasks, a matrix a model.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
@@ -12,9 +12,10 @@ import pandas as pd
 from matplotlib.colors import Normalize
 
 from mtlkit.report.figures.context import Context, uniform_first
-from mtlkit.report.figures.fields import Fields, Scale, foot_of, room_for
-from mtlkit.report.figures.sheet import Drawing, Sheet
-from mtlkit.report.figures.style import DIVERGING, MUTED, WIDTH
+from mtlkit.report.figures.fields import Fields, Scale, foot_of, overhang, room_for
+from mtlkit.report.figures.sheet import Drawing
+from mtlkit.report.figures.style import DIVERGING, MUTED
+from mtlkit.report.figures.text import BOLD, in_two, shorten
 from mtlkit.report.tables import fixed
 
 CAPTION = (
@@ -53,35 +54,49 @@ def draw(context: Context) -> list[Drawing]:
     lines, panels = _by_model(cosines) if is_square else _by_pair(cosines)
 
     # Panels flow from left to right; what is beside them is named at the left of each line.
-    label = room_for(lines, LONGEST_BALANCER) + 0.14
-    foot = foot_of([name for panel in panels for name in panel.columns])
+    names = [name for panel in panels for name in panel.columns]
+    label = (
+        max(room_for(lines, min(LONGEST_BALANCER, 0.35 * context.width)), overhang(names)) + 0.14
+    )
+    foot = foot_of(names)
     widest = max(len(panel.columns) for panel in panels)
-    room = WIDTH - 0.3 - label
+    room = context.width - 0.3 - label
     cell = min(CELL, room / widest)
     half = (room - GAP) / 2 / widest
     if is_square and len(panels) > 1 and half >= LEAST_CELL:
         cell = min(cell, half)
     pitch = max(cell * widest, 1.0) + GAP
-    in_line = max(1, int((WIDTH - 0.2 - label + GAP) / pitch))
-    height = HEAD + LINE * len(lines) + foot
+    in_line = max(1, int((context.width - 0.2 - label + GAP) / pitch))
+
+    # Two tasks whose names do not fit beside each other stand below each other.
+    titles = [_in_room(panel.title, pitch - 0.1) for panel in panels]
+    head = HEAD + 0.14 * any("\n" in title for title in titles)
+    height = head + LINE * len(lines) + foot
     title = "Gradient cosine between tasks, end of the run"
-    sheet = Sheet(title, context.subtitle, height * -(-len(panels) // in_line))
+    sheet = context.sheet(title, height * -(-len(panels) // in_line), has_bar=True)
 
     scale = _scale(cosines)
-    if is_square:  # its fields are narrow
-        scale = replace(scale, text=lambda value: fixed(value, 2).replace("0.", "."))
     image = None
     for index, panel in enumerate(panels):
         line, place = divmod(index, in_line)
-        fields = Fields(0.1 + label + place * pitch, HEAD + line * height, cell, LINE)
+        fields = Fields(0.1 + label + place * pitch, head + line * height, cell, LINE)
         image = fields.draw(sheet, panel.values, scale)
         fields.name_columns(sheet, panel.columns, len(lines))
-        sheet.heading(fields.left, fields.top - 0.05, panel.title, 8, pitch - 0.1)
+        style = {"size": 8, "weight": "bold", "va": "bottom"}
+        sheet.text(fields.left, fields.top - 0.05, titles[index], **style)
         if place == 0:
             fields.name_lines(sheet, lines, label)
     sheet.colourbar(image, scale.label, list(scale.ticks))
     caption = CAPTION + OF_MANY * is_square
     return [Drawing("cosine-end", "Gradient cosine at the end of the run", caption, sheet.figure)]
+
+
+def _in_room(title: str, width: float) -> str:
+    """The name of a model, or of two tasks, in as many lines as it needs."""
+    head, is_pair, tail = title.partition(" · ")
+    if is_pair:
+        return in_two(head, tail, 8 * BOLD, width)
+    return shorten(title, 8, width, bold=True)
 
 
 def _cosines(context: Context) -> pd.Series:

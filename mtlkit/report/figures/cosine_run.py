@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from matplotlib.axes import Axes
 
-from mtlkit.report.figures.axes import epoch_axis, neutral_line, shared_y_axis
+from mtlkit.report.figures.axes import epoch_axis, fill_between_seeds, neutral_line, shared_y_axis
 from mtlkit.report.figures.context import Context
-from mtlkit.report.figures.sheet import Drawing, PanelGrid, Sheet, panel_width
-from mtlkit.report.figures.text import shorten
+from mtlkit.report.figures.sheet import Columns, Drawing, PanelGrid, flow_panels
+from mtlkit.report.figures.text import in_two
 from mtlkit.report.probe_frames import Probes, mean_over
 from mtlkit.report.summary import Row
 
@@ -46,32 +46,36 @@ def draw(context: Context) -> list[Drawing]:
     modules = [_shown_modules(same_model) for same_model in by_model.values()]
     is_shaded = max(map(len, by_model.values())) <= MOST_SHADED
 
-    # A line of panels a model, a column a module.
-    columns = max(len(names) for names in modules)
-    width = min(panel_width(columns, left=0.72, right=0.2, gap=0.18), 4.2)
-    grid = PanelGrid(left=0.72, top=0.34, width=width, height=1.25, gap=0.18, pitch=1.52)
-    sheet = Sheet(
+    # A line of panels a model, a column a module; on narrow paper a model takes several lines.
+    widest = max(len(names) for names in modules)
+    fitting = Columns.that_fit(context.width, widest, 1.0, left=0.72, right=0.2, gap=0.26)
+    width = min(fitting.width, 4.2)
+    titles = {
+        (model, module): in_two(model, module, 8.5, width)
+        for model, names in zip(by_model, modules, strict=True)
+        for module in names
+    }
+    second = 0.15 * any("\n" in title for title in titles.values())
+    grid = PanelGrid(0.72, 0.34 + second, width, height=1.25, gap=0.26, pitch=1.52 + second)
+    places = flow_panels([len(names) for names in modules], fitting.number)
+    taken = {place for of_model in places for place in of_model}
+    sheet = context.sheet(
         "Gradient cosine over the run",
-        context.subtitle,
-        0.32 + grid.pitch * len(by_model) + 0.3,
+        0.32 + second + grid.pitch * (places[-1][-1][0] + 1) + 0.3,
         context.balancer_legend([curves.row for curves in shown], lines=True),
     )
 
     # All panels share both axes, so that their curves can be compared.
     low, high = _range(shown)
     last_epoch = float(max(curves.epochs[-1] for curves in shown))
-    for line, (model, same_model) in enumerate(by_model.items()):
-        for column, module in enumerate(modules[line]):
+    for (model, same_model), of_model, names in zip(by_model.items(), places, modules, strict=True):
+        for (line, column), module in zip(of_model, names, strict=True):
             axes = grid.axes(sheet, line, column)
             _panel(axes, context, same_model, module, is_shaded)
-            title = f"{shorten(model, 8.5, width * 0.6)} · {module}"
-            axes.set_title(title, size=8.5, loc="left", pad=3)
+            axes.set_title(titles[model, module], size=8.5, loc="left", pad=3)
             axes.set_ylim(low, high)
             shared_y_axis(axes, "cosine", labelled=column == 0)
-
-            # Below a panel there may be none, on the last line or where the next one is shorter.
-            lowest = line == len(by_model) - 1 or column >= len(modules[line + 1])
-            epoch_axis(axes, last_epoch, labelled=lowest)
+            epoch_axis(axes, last_epoch, labelled=(line + 1, column) not in taken)
 
     two_tasks = all(len(probes.tasks) == 2 for _, probes in context.probed())
     averaged = "between the two tasks" if two_tasks else "averaged over all pairs of tasks"
@@ -119,7 +123,5 @@ def _panel(
         defined = np.isfinite(cosines).any(axis=0)
         epochs, cosines = curves.epochs[defined], cosines[:, defined]
         if is_shaded:
-            low, high = np.nanmin(cosines, axis=0), np.nanmax(cosines, axis=0)
-            colour = context.look.colour(curves.row)
-            axes.fill_between(epochs, low, high, color=colour, alpha=0.12, linewidth=0, zorder=2)
+            fill_between_seeds(axes, epochs, cosines, context.look.colour(curves.row))
         axes.plot(epochs, mean_over(cosines, axis=0), **context.look.line(curves.row))

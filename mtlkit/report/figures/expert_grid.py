@@ -14,13 +14,14 @@ import numpy as np
 from mtlkit.report.blocks import slug
 from mtlkit.report.experts import ExpertLevel, levels_of
 from mtlkit.report.figures.context import Context
-from mtlkit.report.figures.fields import Fields, Scale, foot_of, room_for
+from mtlkit.report.figures.fields import Fields, Scale, foot_of, overhang, room_for
 from mtlkit.report.figures.sheet import Drawing, Sheet
-from mtlkit.report.figures.style import MUTED, WIDTH
+from mtlkit.report.figures.style import MUTED
 from mtlkit.report.summary import Row
 from mtlkit.spec import digest
 
 CELL = 0.44  # width of a field, if there is room
+LEAST_CELL = 0.32
 LINE = 0.27  # height of a field
 GAP = 0.3
 HEAD = 0.26  # height of the balancer's name
@@ -72,15 +73,23 @@ class _Layout:
     stacked: bool  # whether the levels of a balancer stand below each other, else beside each other
 
     @classmethod
-    def of(cls, rows: Sequence[Sequence[Level]]) -> _Layout:
-        """The sizes that names and experts of the levels of some rows need. Tuned rows of a model
-        may differ in their number.
+    def of(cls, rows: Sequence[Sequence[Level]], width: float) -> _Layout:
+        """The sizes that names and experts of the levels of some rows need, on a sheet of some
+        width. Tuned rows of a model may differ in their number.
         """
         levels = [level for of_row in rows for level in of_row]
-        label = room_for([line for level in levels for line in level.lines], LONGEST_LINE) + 0.14
-        foot = foot_of([expert for level in levels for expert in level.experts])
+        experts = [expert for level in levels for expert in level.experts]
+        longest = room_for([line for level in levels for line in level.lines], LONGEST_LINE)
+        label = max(longest, overhang(experts)) + 0.14
+        foot = foot_of(experts)
         widest = max(len(level.experts) for level in levels)
-        cell = min(CELL, (WIDTH - 0.3 - label) / widest)
+        cell = min(CELL, (width - 0.3 - label) / widest)
+
+        # Somewhat narrower fields may make room for one balancer more on a line.
+        room = width - 0.2 + GAP
+        in_line = int(room / (label + LEAST_CELL * widest + GAP))
+        if len(rows) > 1 and in_line > 1 and all(len(of_row) == 1 for of_row in rows):
+            cell = min(CELL, (room / min(in_line, len(rows)) - GAP - label) / widest)
 
         # The n-th level of every row has the room of the largest one.
         places = [[level for level in place if level] for place in zip_longest(*rows)]
@@ -89,7 +98,7 @@ class _Layout:
         heights = [
             head + LINE * max(len(level.lines) for level in place) + foot for place in places
         ]
-        stacked = sum(widths) + GAP * (len(places) - 1) > WIDTH - 0.2
+        stacked = sum(widths) + GAP * (len(places) - 1) > width - 0.2
         return cls(label, cell, head, widths, heights, stacked)
 
     @property
@@ -144,11 +153,11 @@ def _draw_model(
     context: Context, model: str, rows: ModelRows, figure: ExpertFigure, note: str
 ) -> Drawing:
     """One model: its levels under each balancer."""
-    layout = _Layout.of([levels for _, levels in rows])
-    columns = max(1, min(len(rows), int((WIDTH - 0.2 + GAP) / (layout.unit + GAP))))
+    layout = _Layout.of([levels for _, levels in rows], context.width)
+    columns = max(1, min(len(rows), int((context.width - 0.2 + GAP) / (layout.unit + GAP))))
     title = f"{figure.title}: {model}"
     lines = -(-len(rows) // columns)
-    sheet = Sheet(title, context.subtitle, layout.pitch * lines)
+    sheet = context.sheet(title, layout.pitch * lines, has_bar=True)
 
     image = None
     for index, (row, levels) in enumerate(rows):

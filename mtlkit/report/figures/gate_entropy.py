@@ -11,8 +11,8 @@ from matplotlib.axes import Axes
 from mtlkit.report.experts import split_gate
 from mtlkit.report.figures.axes import epoch_axis, neutral_line, shared_y_axis
 from mtlkit.report.figures.context import Context
-from mtlkit.report.figures.sheet import Drawing, PanelGrid, Sheet, panel_width
-from mtlkit.report.figures.text import shorten
+from mtlkit.report.figures.sheet import Columns, Drawing, PanelGrid, flow_panels
+from mtlkit.report.figures.text import in_two
 from mtlkit.report.probe_frames import GateUsage, Probes, mean_over
 from mtlkit.report.summary import Row
 
@@ -37,7 +37,8 @@ class _Curve:
 class _Panel:
     """The curves of one gate, or of the mean of several."""
 
-    title: str
+    model: str  # with its level, if there are several
+    gate: str
     curves: list[_Curve]
     merged: bool = False
 
@@ -53,30 +54,30 @@ def draw(context: Context) -> list[Drawing]:
     panels = [panel for line in lines for panel in line]
 
     # A single panel gets half of the width.
-    columns = max(2, max(len(line) for line in lines))
-    width = min(panel_width(columns, left=0.72, right=0.2, gap=0.18), 4.2)
-    grid = PanelGrid(left=0.72, top=0.34, width=width, height=1.05, gap=0.18, pitch=1.36)
-    sheet = Sheet(
+    widest = max(2, max(len(line) for line in lines))
+    fitting = Columns.that_fit(context.width, widest, 1.0, left=0.72, right=0.2, gap=0.26)
+    width = min(fitting.width, 4.2)
+    titles = [in_two(panel.model, panel.gate, 8.5, width) for panel in panels]
+    second = 0.15 * any("\n" in title for title in titles)
+    grid = PanelGrid(0.72, 0.34 + second, width, height=1.05, gap=0.26, pitch=1.36 + second)
+    places = flow_panels([len(line) for line in lines], fitting.number)
+    sheet = context.sheet(
         "Gate entropy over the run",
-        context.subtitle,
-        0.34 + grid.pitch * len(lines) + 0.3,
+        0.34 + second + grid.pitch * (places[-1][-1][0] + 1) + 0.3,
         context.balancer_legend([row for row, _ in shown], lines=True),
     )
 
     # All panels share both axes, so that their curves can be compared.
     lower_limit = _lower_limit(panels)
     last_epoch = float(max(probes.epochs[-1] for _, probes in shown))
-    for number, line in enumerate(lines):
-        for column, panel in enumerate(line):
-            axes = grid.axes(sheet, number, column)
-            _draw_panel(axes, context, panel)
-            axes.set_ylim(lower_limit, 1.03)
-            axes.set_title(shorten(panel.title, 8.5, width), size=8.5, loc="left", pad=3)
-            shared_y_axis(axes, "entropy / max", labelled=column == 0)
-
-            # Below a panel there may be none, on the last line or where the next one is shorter.
-            lowest = number == len(lines) - 1 or column >= len(lines[number + 1])
-            epoch_axis(axes, last_epoch, labelled=lowest)
+    in_order = [place for of_line in places for place in of_line]
+    for panel, title, (line, column) in zip(panels, titles, in_order, strict=True):
+        axes = grid.axes(sheet, line, column)
+        _draw_panel(axes, context, panel)
+        axes.set_ylim(lower_limit, 1.03)
+        axes.set_title(title, size=8.5, loc="left", pad=3)
+        shared_y_axis(axes, "entropy / max", labelled=column == 0)
+        epoch_axis(axes, last_epoch, labelled=(line + 1, column) not in in_order)
 
     merged = ""
     if any(panel.merged for panel in panels):
@@ -101,9 +102,9 @@ def _lines(shown: list[tuple[Row, Probes]]) -> list[list[_Panel]]:
 def _line(probed: list[tuple[Row, Probes]], gates: list[str], where: str) -> list[_Panel]:
     """The panels of one level: a gate each, or all of many gates together."""
     if len(gates) > SEPARATE:
-        title = f"{where} · mean of {len(gates)} gates"
-        return [_Panel(title, _curves(probed, gates), merged=True)]
-    return [_Panel(f"{where} · {split_gate(gate)[1]}", _curves(probed, [gate])) for gate in gates]
+        mean = f"mean of {len(gates)} gates"
+        return [_Panel(where, mean, _curves(probed, gates), merged=True)]
+    return [_Panel(where, split_gate(gate)[1], _curves(probed, [gate])) for gate in gates]
 
 
 def _curves(probed: list[tuple[Row, Probes]], gates: list[str]) -> list[_Curve]:

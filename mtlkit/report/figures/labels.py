@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,7 +24,6 @@ OFFSETS = (
 """From a point to where its label may begin, the best first."""
 REACHES = (1.0, 1.9, 3.0)  # all of the offsets are tried at these multiples of their length
 DOT = 0.055  # half the width of a point
-OUTSIDE_COST = 10
 RANK_COST = 0.0008  # of equally free places the first is taken
 
 
@@ -33,8 +33,10 @@ def place_labels(
     obstacles: Sequence[tuple[float, float]],
     size: tuple[float, float],
     font: float,
-) -> list[tuple[float, float]]:
-    """The lower left corner of each label, in inches: of the candidate with the least overlap.
+    written: Sequence[Box] = (),
+) -> list[tuple[float, float] | None]:
+    """The lower left corner of each label, in inches: of the candidate with the least overlap; None
+    where each of them would lie on another text, or leave the panel.
 
     Args:
         anchors: Points to be labelled, in inches from the lower left of the panel.
@@ -42,20 +44,39 @@ def place_labels(
         obstacles: All points of the panel.
         size: Width and height of the panel in inches.
         font: Font size in points.
+        written: Where the panel has texts already.
     """
+    texts_so_far = list(written)
     taken: list[Box] = [(x - DOT, y - DOT, x + DOT, y + DOT) for x, y in obstacles]
-    corners = []
+    corners: list[tuple[float, float] | None] = []
     for anchor, text in zip(anchors, texts, strict=True):
         width = text_width(text, font)
         candidates = _candidates(anchor, width)
         boxes = [(left, low, left + width, low + HEIGHT) for left, low in candidates]
-        costs = [_cost(box, taken, size) + RANK_COST * rank for rank, box in enumerate(boxes)]
+        costs = [
+            _cost(box, taken) + RANK_COST * rank
+            if _is_readable(box, texts_so_far, size)
+            else math.inf
+            for rank, box in enumerate(boxes)
+        ]
         best = int(np.argmin(costs))
+        if math.isinf(costs[best]):
+            corners.append(None)
+            continue
 
         # Greedy: a label that is placed is an obstacle for those after it.
         taken.append(boxes[best])
+        texts_so_far.append(boxes[best])
         corners.append(candidates[best])
     return corners
+
+
+def _is_readable(box: Box, texts: Sequence[Box], size: tuple[float, float]) -> bool:
+    """Whether a label lies in the panel, and on no other text."""
+    left, low, right, top = box
+    width, height = size
+    is_inside = left >= 0 and low >= 0 and right <= width and top <= height
+    return is_inside and not any(_overlap(box, other) for other in texts)
 
 
 def _candidates(anchor: tuple[float, float], width: float) -> list[tuple[float, float]]:
@@ -75,12 +96,9 @@ def _left_edge(x: float, shift: float, width: float) -> float:
     return x + shift if shift > 0 else x + shift - width
 
 
-def _cost(box: Box, taken: Sequence[Box], size: tuple[float, float]) -> float:
-    """Square inches that are covered already, and a penalty for each inch beyond the panel."""
-    left, low, right, top = box
-    width, height = size
-    outside = max(0.0, -left) + max(0.0, -low) + max(0.0, right - width) + max(0.0, top - height)
-    return OUTSIDE_COST * outside + sum(_overlap(box, other) for other in taken)
+def _cost(box: Box, taken: Sequence[Box]) -> float:
+    """Square inches that are covered already."""
+    return sum(_overlap(box, other) for other in taken)
 
 
 def _overlap(one: Box, other: Box) -> float:

@@ -22,7 +22,7 @@ from mtlkit.report.figures.axes import (
     metric_limits,
 )
 from mtlkit.report.figures.context import Context, Look
-from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
+from mtlkit.report.figures.sheet import Columns, Drawing, Entry, PanelGrid
 from mtlkit.report.figures.style import (
     CEILING_COLOUR,
     FAINT,
@@ -57,43 +57,53 @@ def draw(context: Context) -> list[Drawing]:
         return []
 
     # Lay out the panels: row labels stand at the left of the first column only.
-    columns = min(len(tasks), 3)
+    # On narrow paper these have two lines.
+    longest = max(text_width(row.group.label, 8.5) for row in rows)
+    in_two_lines = longest > 0.4 * context.width
+    label = min(longest, 3.0, 0.4 * context.width) + 0.25
+    pitch = 0.33 if in_two_lines else ROW
+    panels = Columns.that_fit(context.width, min(len(tasks), 3), 1.5, label, right=0.3, gap=GAP)
+    columns, width = panels.number, panels.width
     lines = -(-len(tasks) // columns)
-    label = min(max(text_width(row.group.label, 8.5) for row in rows), 3.0) + 0.25
-    width = panel_width(columns, left=label, right=0.3, gap=GAP)
-    height = ROW * len(rows) + 0.1
+    height = pitch * len(rows) + 0.1
     grid = PanelGrid(label, HEAD, width, height, GAP, HEAD + height + FOOT)
 
     legend = context.legend(rows)
     if context.summary.references.groups:
         legend.append(Entry("single-task mean", REFERENCE_COLOUR, "", REFERENCE_DASHES))
     legend += context.ceiling_entry
-    sheet = Sheet("Test metric of every row", context.subtitle, lines * grid.pitch, legend)
+    sheet = context.sheet("Test metric of every row", lines * grid.pitch, legend)
     for index, task in enumerate(tasks):
         line, column = divmod(index, columns)
         axes = grid.axes(sheet, line, column)
         _panel(axes, context, task)
         _titles(axes, task, width)
         if column == 0:
-            _name_rows(axes, rows, label - 0.2)
+            _name_rows(axes, rows, label - 0.2, in_two_lines)
     caption = f"{CAPTION} {CEILING_CAPTION}" if context.ceiling_entry else CAPTION
     if context.summary.baselines:
         caption += f" {BASELINE_CAPTION}"
     return [Drawing("metrics", "Test metric by task", caption, sheet.figure)]
 
 
-def _name_rows(axes: Axes, rows: tuple[Row, ...], room: float) -> None:
-    """The names of rows at the left of a panel."""
+def _name_rows(axes: Axes, rows: tuple[Row, ...], room: float, in_two_lines: bool) -> None:
+    """The names of rows at the left of a panel; in two lines, the model above the balancer."""
     across = axes.get_yaxis_transform()
-    style: dict[str, Any] = {"size": 8.5, "color": INK, "ha": "right", "va": "center"}
+    size = 7.5 if in_two_lines else 8.5
+    style: dict[str, Any] = {"size": size, "color": INK, "ha": "right", "va": "center"}
     for position, row in enumerate(rows):
-        axes.text(-0.02, position, row_label(row, 8.5, room), transform=across, **style)
+        text = row_label(row, size, room)
+        if in_two_lines and row.group.has_balancer:
+            names = (row.group.model, row.group.balancer)
+            text = "\n".join(shorten(name, size, room) for name in names)
+        axes.text(-0.02, position, text, transform=across, linespacing=1, **style)
 
 
 def _titles(axes: Axes, task: TaskInfo, width: float) -> None:
     """The task at the left above a panel, and its ceiling at the right."""
     ceiling = ceiling_text(task, axes.get_xlim())
-    name = shorten(task.title, 9.5, width - text_width(ceiling, 8) - 0.1, bold=True)
+    room = max(width - text_width(ceiling, 8) - 0.1, 0.5)
+    name = shorten(task.title, 9.5, room, bold=True)
     axes.set_title(name, size=9.5, weight="bold", loc="left", pad=6)
     axes.set_title(ceiling, size=8, color=CEILING_COLOUR, loc="right", pad=6)
 

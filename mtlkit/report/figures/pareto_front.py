@@ -13,6 +13,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
+from mtlkit.report.figures.attained import CAPTION as ATTAINED_CAPTION
+from mtlkit.report.figures.attained import draw_attained, sweep_legend
 from mtlkit.report.figures.axes import (
     BASELINE_CAPTION,
     CEILING_CAPTION,
@@ -25,13 +27,14 @@ from mtlkit.report.figures.axes import (
     metric_limits,
 )
 from mtlkit.report.figures.context import Context, Look
-from mtlkit.report.figures.labels import HEIGHT, place_labels
-from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
+from mtlkit.report.figures.labels import HEIGHT, Box, place_labels
+from mtlkit.report.figures.sheet import Columns, Drawing, Entry, PanelGrid
 from mtlkit.report.figures.style import CEILING_COLOUR, GRID, INK, MUTED, REFERENCE_COLOUR
 from mtlkit.report.figures.text import row_label, shorten, text_width
 from mtlkit.report.references import References
 from mtlkit.report.statistics import pareto_front
 from mtlkit.report.summary import Row
+from mtlkit.report.verdicts import find_sweeps
 
 CAPTION = (
     "Up and to the right is better on both tasks. Solid markers are means over seeds with 95 % "
@@ -42,6 +45,7 @@ CAPTION = (
 )
 LABELLED = 8  # this many rows of the front are labelled
 LABEL_SIZE = 8
+BETTER = "better ↗"
 FRONT_DASHES = (0, (3, 1.5))
 
 
@@ -51,6 +55,7 @@ class _Panel:
 
     axes: Axes  # where it is drawn
     rows: list[Row]  # the R rows
+    sweeps: list[list[Row]]  # those of fixed weights, by model
     across: TaskInfo  # the task of the horizontal axis
     up: TaskInfo  # the task of the vertical axis
     size: tuple[float, float]  # width and height in inches
@@ -89,30 +94,31 @@ def draw(context: Context) -> list[Drawing]:
     if not pairs or not rows:
         return []
 
+    sweeps = find_sweeps(rows)
+
     # A single pair fills the page; of many, panels are nearly square.
-    columns = _columns(len(pairs))
+    panels = Columns.that_fit(context.width, _columns(len(pairs)), 1.4, 0.78, 0.3, gap=0.78)
+    columns, width = panels.number, panels.width
     lines = -(-len(pairs) // columns)
-    width = panel_width(columns, left=0.78, right=0.3, gap=0.78)
-    height = 5.0 if columns == 1 else width * 0.95
+    height = min(width * 0.95, 5.0)
     grid = PanelGrid(0.78, 0.12, width, height, gap=0.78, pitch=height + 0.62)
     front_entry = Entry("Pareto front of the means", INK, "o", FRONT_DASHES, hollow=True)
-    sheet = Sheet(
+    sheet = context.sheet(
         "Pareto front of the tasks",
-        context.subtitle,
         0.12 + lines * grid.pitch - 0.05,
-        [*context.legend(rows), front_entry, *context.ceiling_entry],
+        [*context.legend(rows), front_entry, *sweep_legend(sweeps), *context.ceiling_entry],
     )
 
     # One collapsed run should not flatten a panel, so it may lie outside; the caption names it.
     outside: set[str] = set()
     for index, (across, up) in enumerate(pairs):
         axes = grid.axes(sheet, *divmod(index, columns))
-        panel = _Panel(axes, rows, across, up, (width, height), roomy=columns <= 2)
+        panel = _Panel(axes, rows, sweeps, across, up, (width, height), roomy=width > 2)
         _draw_panel(panel, context)
         hidden = np.flatnonzero(~panel.inside)
         outside |= {rows[row].group.label for row in hidden}
 
-    caption = CAPTION
+    caption = f"{CAPTION} {ATTAINED_CAPTION}" if sweeps else CAPTION
     if context.summary.baselines:
         caption += f" {BASELINE_CAPTION}"
     if context.ceiling_entry:
@@ -134,6 +140,7 @@ def _columns(pairs: int) -> int:
 def _draw_panel(panel: _Panel, context: Context) -> None:
     """The axes first, as everything else depends on their limits; then lines, points and labels."""
     _set_up_axes(panel, context.summary.baselines)
+    draw_attained(panel.axes, panel.across, panel.up, panel.sweeps)
 
     # The front, from right to left: each of its points is higher than the one before.
     tasks = (panel.across, panel.up)
@@ -150,11 +157,13 @@ def _draw_panel(panel: _Panel, context: Context) -> None:
     baselines = context.summary.baselines
     baseline_lines(panel.axes, panel.across, baselines, vertical=True)
     baseline_lines(panel.axes, panel.up, baselines, vertical=False)
-    _ceilings(panel)
+    better = text_width(BETTER, 8) + 0.05
+    width, height = panel.size
+    written = [*_ceilings(panel), (width - better, height - 0.2, width, height)]
     _draw_rows(panel, context.look, on_front)
     if panel.roomy:
         inside = panel.inside
-        _label_rows(panel, [row for row in front if inside[row]][:LABELLED])
+        _label_rows(panel, [row for row in front if inside[row]][:LABELLED], written)
 
 
 def _set_up_axes(panel: _Panel, baselines: Sequence[Row]) -> None:
@@ -169,7 +178,7 @@ def _set_up_axes(panel: _Panel, baselines: Sequence[Row]) -> None:
     axes.yaxis.set_major_locator(MaxNLocator(6 if height > 4 else 4))
     if panel.roomy:
         corner: dict[str, Any] = {"ha": "right", "va": "top", "transform": axes.transAxes}
-        axes.text(0.995, 0.99, "better ↗", size=8, color=MUTED, **corner)
+        axes.text(0.995, 0.99, BETTER, size=8, color=MUTED, **corner)
 
 
 def _limits(rows: list[Row], task: TaskInfo, baselines: Sequence[Row]) -> tuple[float, float]:
@@ -196,8 +205,10 @@ def _reference_lines(panel: _Panel, references: References) -> None:
         panel.axes.axhline(up.mean, **style)  # type: ignore[arg-type]
 
 
-def _ceilings(panel: _Panel) -> None:
-    """Lines at what the planted model of simulated data reaches; values where there is room."""
+def _ceilings(panel: _Panel) -> list[Box]:
+    """Lines at what the planted model of simulated data reaches; values where there is room. Where
+    these are written.
+    """
     axes = panel.axes
     ceiling_line(axes, panel.across, vertical=True, width=0.9)
     ceiling_line(axes, panel.up, vertical=False, width=0.9)
@@ -210,17 +221,22 @@ def _ceilings(panel: _Panel) -> None:
         inside = min(bounds) <= task.ceiling <= max(bounds)
         if text and (panel.roomy or not inside):
             lines.append(f"{task.title} {text}")
-    if lines:
-        axes.text(
-            0.015,
-            0.985,
-            "\n".join(lines),
-            transform=axes.transAxes,
-            va="top",
-            size=8 if panel.roomy else 7,
-            color=CEILING_COLOUR,
-            bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1},
-        )
+    if not lines:
+        return []
+    size = 8 if panel.roomy else 7
+    axes.text(
+        0.015,
+        0.985,
+        "\n".join(lines),
+        transform=axes.transAxes,
+        va="top",
+        size=size,
+        color=CEILING_COLOUR,
+        bbox={"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1},
+    )
+    width, height = panel.size
+    right = 0.03 * width + max(text_width(line, size) for line in lines)
+    return [(0.0, height - 0.05 - 0.16 * len(lines), right, height)]
 
 
 def _draw_rows(panel: _Panel, look: Look, on_front: np.ndarray) -> None:
@@ -273,16 +289,23 @@ def _draw_intervals(panel: _Panel, look: Look, rows: list[Row], strong: bool) ->
     panel.axes.add_collection(collection, autolim=False)
 
 
-def _label_rows(panel: _Panel, labelled: Sequence[int]) -> None:
-    """Write the labels of some rows beside their points, with a line to those further off."""
+def _label_rows(panel: _Panel, labelled: Sequence[int], written: Sequence[Box]) -> None:
+    """Write the labels of some rows beside their points, with a line to those further off, where
+    they find a place beside what is written already.
+    """
     width, height = panel.size
     means = panel.means
     points = [tuple(point) for point in panel.to_inches(means)]
     arms = [arm for row in labelled for arm in _arms(panel, panel.rows[row])]
-    texts = [row_label(panel.rows[row], LABEL_SIZE, 2.6) for row in labelled]
+    room = min(2.6, 0.75 * width)
+    texts = [row_label(panel.rows[row], LABEL_SIZE, room) for row in labelled]
     anchors = [points[row] for row in labelled]
-    corners = place_labels(anchors, texts, points + arms, panel.size, LABEL_SIZE)
-    for row, text, (left, low) in zip(labelled, texts, corners, strict=True):
+    corners = place_labels(anchors, texts, points + arms, panel.size, LABEL_SIZE, written)
+    for row, text, corner in zip(labelled, texts, corners, strict=True):
+        if corner is None:
+            continue
+        left, low = corner
+
         # Inches from the point to the nearest edge of the label.
         x, y = points[row]
         across = max(left - x, 0.0, x - left - text_width(text, LABEL_SIZE))

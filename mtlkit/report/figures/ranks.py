@@ -19,16 +19,17 @@ LINE = 0.24  # height of a method's line
 LONGEST_NAME = 3
 
 
-def draw_ranks(across: Across) -> Drawing:
+def draw_ranks(across: Across, width: float = WIDTH) -> Drawing:
     """The critical-difference diagram, a line a method, so that any number of them is legible."""
-    names = [shorten(label(method), 8, LONGEST_NAME) for method in across.standings.index]
+    room = min(LONGEST_NAME, 0.5 * width)
+    names = [shorten(label(method), 8, room) for method in across.standings.index]
     ranks = across.standings["rank"].to_numpy()
     left, half = max(text_width(name, 8) for name in names) + 0.3, across.critical / 2
     title = f"Mean ranks {across.title[0].lower()}{across.title[1:]}"
     with mpl.rc_context(RC):
         subtitle = f"critical difference {across.critical:.2f} of {across.blocks} blocks"
-        sheet = Sheet(title, subtitle, LINE * len(names) + 0.6)
-        axes = sheet.axes(left, 0.05, WIDTH - left - 0.3, LINE * len(names))
+        sheet = Sheet(title, subtitle, LINE * len(names) + 0.6, width=width)
+        axes = sheet.axes(left, 0.05, width - left - 0.3, LINE * len(names))
         axes.axvspan(ranks[0] - half, ranks[0] + half, color=GRID, zorder=0)
         places = range(len(names))
         axes.errorbar(ranks, places, xerr=half, fmt="o", color=COLOURS[0], elinewidth=1.4, zorder=3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from mtlkit.report.figures.compact import compact
-from mtlkit.report.figures.style import DPI, INK, MUTED, RC, REFERENCE_MARKER, WIDTH
+from mtlkit.report.figures.style import (
+    DPI,
+    INK,
+    MUTED,
+    PAPER_DPI,
+    RC,
+    REFERENCE_MARKER,
+    SMALLEST,
+    WIDTH,
+)
 from mtlkit.report.figures.text import shorten, text_width
 
 MARGIN = 0.1
@@ -59,15 +68,19 @@ class Entry:
         return 0.12 if self.marker else 0.0
 
     @property
-    def text(self) -> str:
-        """The label, shortened if it is very long."""
-        return shorten(self.label, LEGEND_SIZE, LONGEST_ENTRY)
+    def space(self) -> float:
+        """Width of what is no text: the symbol, and the room after it and after the text."""
+        return self.symbol + 0.27 if self.symbol else 0.18
 
     @property
     def width(self) -> float:
-        """Width of the whole entry, with the space after it."""
-        space = 0.27 if self.symbol else 0.18
-        return self.symbol + text_width(self.text, LEGEND_SIZE) + space
+        """Width of the whole entry."""
+        return self.space + text_width(self.label, LEGEND_SIZE)
+
+    def within(self, width: float) -> Entry:
+        """The same entry, its label shortened if it is very long, or wider than the sheet."""
+        room = min(LONGEST_ENTRY, width - self.space)
+        return replace(self, label=shorten(self.label, LEGEND_SIZE, room))
 
 
 @dataclass(frozen=True)
@@ -90,37 +103,92 @@ class PanelGrid:
         return sheet.axes(self.x(column), self.top + line * self.pitch, self.width, self.height)
 
 
-def panel_width(columns: int, left: float, right: float, gap: float) -> float:
-    """Width of each of some panels that fill a sheet beside each other."""
-    return (WIDTH - left - right - gap * (columns - 1)) / columns
+@dataclass(frozen=True)
+class Columns:
+    """Panels that fill a sheet beside each other."""
+
+    number: int  # of panels on a line
+    width: float  # of a panel
+
+    @classmethod
+    def that_fit(
+        cls, width: float, wanted: int, least: float, left: float, right: float, gap: float
+    ) -> Columns:
+        """As many columns as wanted, or as fit on a sheet.
+
+        Args:
+            width: Of the sheet.
+            least: Width of the narrowest panel that can be read.
+            left: Room at the left of the first column.
+            right: Room at the right of the last one.
+            gap: Space between columns.
+        """
+        room = width - left - right + gap
+        number = max(1, min(wanted, int(room / (least + gap))))
+        return cls(number, room / number - gap)
+
+
+Place = tuple[int, int]
+"""Line and column of a panel."""
+
+
+def flow_panels(counts: Sequence[int], columns: int) -> list[list[Place]]:
+    """The places of groups of panels, each of which begins a new line."""
+    places, first = [], 0
+    for count in counts:
+        places.append([(first + index // columns, index % columns) for index in range(count)])
+        first += -(-count // columns)
+    return places
 
 
 class Sheet:
     """A figure laid out in inches from its top left: title, subtitle, legend, then the body.
 
+    On paper, which has another width than the page, the text has the title in its caption; there
+    the sheet begins with the subtitle.
+
     Args:
         body: Height below the legend.
         legend: Entries, wrapped to the width.
+        width: Of the whole figure.
+        has_bar: Whether there is a colour bar, for which paper needs a line of its own.
     """
 
     def __init__(
-        self, title: str, subtitle: str, body: float, legend: Sequence[Entry] = ()
+        self,
+        title: str,
+        subtitle: str,
+        body: float,
+        legend: Sequence[Entry] = (),
+        *,
+        width: float = WIDTH,
+        has_bar: bool = False,
     ) -> None:
+        self.width = width
+        self.is_paper = width != WIDTH
+        if self.is_paper:
+            head, subtitle_top, size = 0.3, 0.08, 8.0
+        else:
+            head, subtitle_top, size = 0.66, 0.39, 9.0
+
         # The legend decides where the body begins, and so how high the figure is.
-        places = _flow(legend, WIDTH - MARGIN)
+        entries = [entry.within(width - MARGIN) for entry in legend]
+        places = _flow(entries, width - MARGIN)
         legend_lines = max((line for _, line in places), default=-1) + 1
         legend_height = LEGEND_LINE * legend_lines + 0.1 if legend_lines else 0.08
-        self.body_top = 0.66 + legend_height
+        self._bar_top = head + legend_height + 0.2 if self.is_paper else 0.4
+        self.body_top = head + legend_height + (0.5 if self.is_paper and has_bar else 0)
         self.height = self.body_top + body
-        self.figure = Figure(figsize=(WIDTH, self.height))
+        self.figure = Figure(figsize=(width, self.height))
 
         # A colour bar may stand at the right of the title.
-        title = shorten(title, 11.5, WIDTH - 2.8, bold=True)
-        subtitle = shorten(subtitle, 9, WIDTH - 0.3)
-        self._text(MARGIN, 0.12, title, size=11.5, weight="bold", va="top")
-        self._text(MARGIN, 0.39, subtitle, size=9, color=MUTED, va="top")
-        for entry, (left, line) in zip(legend, places, strict=True):
-            self._legend_entry(entry, MARGIN + left, 0.78 + LEGEND_LINE * line)
+        if not self.is_paper:
+            title = shorten(title, 11.5, width - 2.8, bold=True)
+            self._text(MARGIN, 0.12, title, size=11.5, weight="bold", va="top")
+        subtitle = shorten(subtitle, size, width - 0.3)
+        self._text(MARGIN, subtitle_top, subtitle, size=size, color=MUTED, va="top")
+        for entry, (left, line) in zip(entries, places, strict=True):
+            self._legend_entry(entry, MARGIN + left, head + 0.12 + LEGEND_LINE * line)
 
     def _y(self, inches: float) -> float:
         """The share of the height that matplotlib counts from below."""
@@ -128,7 +196,7 @@ class Sheet:
 
     def _text(self, left: float, top: float, text: str, **style: Any) -> None:
         """Text at a place of the whole figure."""
-        self.figure.text(left / WIDTH, self._y(top), text, **style)
+        self.figure.text(left / self.width, self._y(top), text, **style)
 
     def _legend_entry(self, entry: Entry, left: float, top: float) -> None:
         if not entry.symbol:
@@ -137,7 +205,7 @@ class Sheet:
 
         # A line of three points, so that the marker stands in its middle.
         right = left + entry.symbol
-        xs = [left / WIDTH, (left + entry.symbol / 2) / WIDTH, right / WIDTH]
+        xs = [edge / self.width for edge in (left, left + entry.symbol / 2, right)]
         symbol = Line2D(
             xs,
             [self._y(top)] * 3,
@@ -153,20 +221,21 @@ class Sheet:
         self._legend_text(entry, right + 0.07, top, colour=INK)
 
     def _legend_text(self, entry: Entry, left: float, top: float, colour: str) -> None:
-        self._text(left, top, entry.text, size=LEGEND_SIZE, va="center_baseline", color=colour)
+        self._text(left, top, entry.label, size=LEGEND_SIZE, va="center_baseline", color=colour)
 
     def axes(self, left: float, top: float, width: float, height: float) -> Axes:
         """Axes at a place of the body, in inches from its top left."""
         bottom = self._y(self.body_top + top + height)
-        return self.figure.add_axes((left / WIDTH, bottom, width / WIDTH, height / self.height))
+        place = (left / self.width, bottom, width / self.width, height / self.height)
+        return self.figure.add_axes(place)
 
     @cached_property
     def canvas(self) -> Axes:
         """Axes without a frame that span the body, with inches from its top left as coordinates."""
         height = self.height - self.body_top
-        axes = self.axes(0, 0, WIDTH, height)
+        axes = self.axes(0, 0, self.width, height)
         axes.set_axis_off()
-        axes.set_xlim(0, WIDTH)
+        axes.set_xlim(0, self.width)
         axes.set_ylim(height, 0)
         axes.set_autoscale_on(False)
         return axes
@@ -183,12 +252,13 @@ class Sheet:
     def colourbar(
         self, image: Any, label: str, ticks: Sequence[float], length: float = 2.2
     ) -> None:
-        """A horizontal colour bar at the right of the title."""
-        left = WIDTH - length - 0.2
-        bar = self.figure.add_axes((left / WIDTH, self._y(0.4), length / WIDTH, 0.1 / self.height))
+        """A horizontal colour bar at the right of the title; on paper, above the body."""
+        left = MARGIN + 0.1 if self.is_paper else self.width - length - 0.2
+        place = (left / self.width, self._y(self._bar_top + 0.1))
+        bar = self.figure.add_axes((*place, length / self.width, 0.1 / self.height))
         colours = self.figure.colorbar(image, cax=bar, orientation="horizontal")
         colours.outline.set_visible(False)
-        bar.tick_params(labelsize=7.5, length=2, pad=1.5)
+        bar.tick_params(labelsize=SMALLEST, length=2, pad=1.5)
         bar.set_xticks(list(ticks), [f"{tick:.3g}".replace("-", "−") for tick in ticks])
         bar.set_title(label, size=8, color=MUTED, pad=3)
 
@@ -216,19 +286,25 @@ def _flow(entries: Sequence[Entry], width: float) -> list[tuple[float, int]]:
     return places
 
 
-def save(drawing: Drawing, stem: Path, formats: Sequence[str] = ()) -> list[Path]:
-    """Write ``<stem>.svg``, and other formats if they are asked for, each of which takes as long;
-    the same bytes for the same drawing. A figure that is too high for a slide gets no PNG.
-    """
-    figure, files = drawing.figure, []
+def file_content(drawing: Drawing, ending: str) -> bytes:
+    """What a file of a drawing holds; the same bytes for the same drawing."""
+    content = io.BytesIO()
+    about = ABOUT[ending] | {"Title": drawing.title}
+    dpi = DPI if drawing.figure.get_figwidth() == WIDTH else PAPER_DPI
     with mpl.rc_context(RC):
-        for ending in dict.fromkeys(("svg", *formats)):
-            if ending == "png" and figure.get_figheight() > HIGHEST_PNG:
-                continue
-            content = io.BytesIO()
-            about = ABOUT[ending] | {"Title": drawing.title}
-            figure.savefig(content, format=ending, dpi=DPI, metadata=about)
-            data = content.getvalue()
-            files.append(stem.with_name(f"{stem.name}.{ending}"))
-            files[-1].write_bytes(compact(data.decode()).encode() if ending == "svg" else data)
+        drawing.figure.savefig(content, format=ending, dpi=dpi, metadata=about)
+    data = content.getvalue()
+    return compact(data.decode()).encode() if ending == "svg" else data
+
+
+def save(drawing: Drawing, stem: Path, formats: Sequence[str] = ()) -> list[Path]:
+    """Write ``<stem>.svg``, and other formats if they are asked for, each of which takes as long.
+    A figure that is too high for a slide gets no PNG.
+    """
+    files = []
+    for ending in dict.fromkeys(("svg", *formats)):
+        if ending == "png" and drawing.figure.get_figheight() > HIGHEST_PNG:
+            continue
+        files.append(stem.with_name(f"{stem.name}.{ending}"))
+        files[-1].write_bytes(file_content(drawing, ending))
     return files

@@ -10,6 +10,11 @@ from matplotlib.font_manager import get_font_names
 WIDTH = 9.4
 """Inches: the width of the page's text column, so that figures are shown at their own size."""
 DPI = 170
+"""Dots by inch of a PNG."""
+PAPER_DPI = 300
+"""The same of one that is printed."""
+SMALLEST = 7
+"""Points of the smallest text, which a paper can still print."""
 
 FALLBACKS = (
     "Noto Sans CJK SC",

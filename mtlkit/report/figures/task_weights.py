@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 
 from mtlkit.report.figures.axes import epoch_axis, neutral_line
 from mtlkit.report.figures.context import Context
-from mtlkit.report.figures.sheet import Drawing, Entry, PanelGrid, Sheet, panel_width
+from mtlkit.report.figures.sheet import Columns, Drawing, Entry, PanelGrid
 from mtlkit.report.figures.style import MUTED, TASK_COLOURS, cycle
 from mtlkit.report.figures.text import shorten
 from mtlkit.report.probe_frames import Probes, mean_over
@@ -49,16 +49,13 @@ def draw(context: Context) -> list[Drawing]:
     shown.sort(key=lambda pair: pair[0].group.balancer)
     tasks = list(dict.fromkeys(task for _, probes in shown for task in probes.tasks))
 
-    columns = _columns(shown)
-    width = min(panel_width(columns, left=0.62, right=0.15, gap=0.42), 3.4)
+    fitting = Columns.that_fit(context.width, _columns(shown), 1.0, 0.62, right=0.15, gap=0.42)
+    columns, width = fitting.number, min(fitting.width, 3.4)
     grid = PanelGrid(left=0.62, top=0.42, width=width, height=1.15, gap=0.42, pitch=1.6)
     places = _places(shown, columns)
     lines = places[-1][0] + 1
-    sheet = Sheet(
-        "Task weights over the run",
-        context.subtitle,
-        0.42 + grid.pitch * lines + 0.16,
-        _legend(tasks),
+    sheet = context.sheet(
+        "Task weights over the run", 0.42 + grid.pitch * lines + 0.16, _legend(tasks)
     )
     last_epoch = float(max(probes.epochs[-1] for _, probes in shown))
     for (line, column), (row, probes) in zip(places, shown, strict=True):
@@ -117,11 +114,12 @@ def _places(shown: Probed, columns: int) -> list[tuple[int, int]]:
 
 
 def _moves(probes: Probes) -> bool:
-    """Whether the weights span more than a thousandth of the largest."""
-    weights = probes.weights[np.isfinite(probes.weights)]
-    if not len(weights):
-        return False
-    return float(np.ptp(weights)) > 1e-3 * float(np.abs(weights).max())
+    """Whether some weight changes over the run by more than a thousandth of the largest."""
+    weights = probes.weights  # (S, P, T)
+    known = np.isfinite(weights)
+    low = np.where(known, weights, np.inf).min(axis=1)
+    high = np.where(known, weights, -np.inf).max(axis=1)
+    return bool((high - low).max() > 1e-3 * np.abs(weights[known]).max())
 
 
 def _range(shown: Probed, balancer: str) -> _Range:

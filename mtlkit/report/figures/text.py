@@ -67,6 +67,14 @@ def _cut(text: str, kept: int) -> str:
     return text[: kept - tail].rstrip() + "…" + end
 
 
+def in_two(head: str, tail: str, size: float, width: float) -> str:
+    """Two names on one line where they fit, else below each other; each shortened to the width."""
+    whole = f"{head} · {tail}"
+    if text_width(whole, size) <= width:
+        return whole
+    return "\n".join(shorten(name, size, width) for name in (head, tail))
+
+
 def row_label(row: Row, size: float, width: float) -> str:
     """The label of a row, its model shortened first so that rows stay distinct."""
     label = row.group.label

@@ -11,9 +11,9 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 
 from mtlkit.report.figures.context import Context
-from mtlkit.report.figures.sheet import Drawing, Sheet
-from mtlkit.report.figures.style import FAINT, MUTED, SEQUENTIAL, WIDTH
-from mtlkit.report.figures.text import shorten
+from mtlkit.report.figures.sheet import Drawing
+from mtlkit.report.figures.style import FAINT, MUTED, SEQUENTIAL
+from mtlkit.report.figures.text import shorten, text_width
 from mtlkit.report.importance import FEWEST, trial_points, typed
 
 TITLE = "What tuning tried"
@@ -24,6 +24,9 @@ CAPTION = (
     "good; dark lines at its end, that its range should be wider. Logarithmic ranges are drawn so."
 )
 HEIGHT, PITCH, TOP, LEFT = 1.5, 2.5, 0.55, 0.45
+LEAST = 0.8  # between upright axes; where there is less, the axes lie
+LINE = 0.36  # between axes that lie
+LONGEST_NAME = 1.2
 SHADES = LinearSegmentedColormap.from_list("shades", SEQUENTIAL(np.linspace(0.2, 1, 256)))
 """Lines that beat nothing can be seen, too."""
 
@@ -47,41 +50,83 @@ def draw(context: Context) -> list[Drawing]:
     if not space:
         return []
 
-    sheet = Sheet(TITLE, context.subtitle, TOP + PITCH * len(by_model))
-    for line, (model, points) in enumerate(by_model.items()):
-        top = TOP + PITCH * line
-        sheet.heading(LEFT - 0.3, top - 0.3, model, 8.5, WIDTH / 2)
-        axes = sheet.axes(LEFT, top, WIDTH - 2 * LEFT, HEIGHT)
-        _panel(axes, points, space)
+    names = [*space, "beats"]
+    if (context.width - 2 * LEFT) / len(names) >= LEAST:
+        sheet = context.sheet(TITLE, TOP + PITCH * len(by_model), has_bar=True)
+        for line, (model, points) in enumerate(by_model.items()):
+            top = TOP + PITCH * line
+            sheet.heading(LEFT - 0.3, top - 0.3, model, 8.5, context.width / 2)
+            axes = sheet.axes(LEFT, top, context.width - 2 * LEFT, HEIGHT)
+            _upright_panel(axes, points, space, (context.width - 2 * LEFT) / len(names))
+    else:
+        height = LINE * len(names)
+        left = min(max(text_width(name, 8) for name in names), LONGEST_NAME) + 0.25
+        sheet = context.sheet(TITLE, (height + 0.5) * len(by_model), has_bar=True)
+        for line, (model, points) in enumerate(by_model.items()):
+            top = 0.3 + (height + 0.5) * line
+            sheet.heading(0.15, top - 0.08, model, 8.5, context.width / 2)
+            axes = sheet.axes(left, top, context.width - left - 0.3, height)
+            _lying_panel(axes, points, space)
     sheet.colourbar(ScalarMappable(Normalize(0, 1), SHADES), "share of trials beaten", (0, 0.5, 1))
     return [Drawing("trials", TITLE, CAPTION, sheet.figure)]
 
 
-def _panel(axes: Axes, points: pd.DataFrame, space: dict[str, dict[str, Any]]) -> None:
-    # A range begins at the foot of its axis and ends at its top; both are written there.
+Space = dict[str, dict[str, Any]]
+
+
+def _lines(points: pd.DataFrame, space: Space) -> np.ndarray:
+    """(points, settings + 1) where each line meets each axis, from 0 to 1, the best line last."""
     columns = []
-    for place, (name, dimension) in enumerate(space.items()):
+    for name, dimension in space.items():
         kind, values = next(iter(dimension.items()))
         low, high = (0, len(values) - 1) if kind == "choice" else values
         scale = np.log if kind == "log" else np.asarray
         start, end = scale(low), scale(high)
         columns.append((scale(points[name].to_numpy()) - start) / (end - start))
-        for height, bound in ((-0.05, values[0]), (1.05, values[-1])):
-            vertical = "top" if height < 0 else "bottom"
-            axes.text(place, height, typed(bound), size=7, color=MUTED, ha="center", va=vertical)
     columns.append(points["score"].to_numpy())
+    return np.column_stack(columns)[points["score"].argsort()]
 
-    # The best lines lie on top.
+
+def _bounds(space: Space) -> list[tuple[str, str]]:
+    """Where each range begins and ends, as text."""
+    ranges = [next(iter(dimension.values())) for dimension in space.values()]
+    return [(typed(values[0]), typed(values[-1])) for values in ranges]
+
+
+def _upright_panel(axes: Axes, points: pd.DataFrame, space: Space, width: float) -> None:
+    """Axes beside each other; a range begins at the foot of its axis."""
     names = [*space, "beats"]
-    lines = np.column_stack(columns)
-    for line in lines[points["score"].argsort()]:
+    for line in _lines(points, space):
         axes.plot(line, color=SHADES(line[-1]), linewidth=0.8 + 1.2 * line[-1])
     for place in range(len(names)):
         axes.axvline(place, color=FAINT, linewidth=0.8, zorder=0)
-    width = (WIDTH - 2 * LEFT) / len(names)
+    for place, (low, high) in enumerate(_bounds(space)):
+        axes.text(place, -0.05, low, size=7, color=MUTED, ha="center", va="top")
+        axes.text(place, 1.05, high, size=7, color=MUTED, ha="center", va="bottom")
     axes.set_xticks(range(len(names)), [shorten(name, 8, width) for name in names])
     axes.tick_params(axis="x", length=0, pad=11)
     axes.set_yticks([])
     axes.set_xlim(-0.1, len(names) - 0.9)
     axes.set_ylim(-0.02, 1.02)
+    axes.spines[:].set_visible(False)
+
+
+def _lying_panel(axes: Axes, points: pd.DataFrame, space: Space) -> None:
+    """Axes below each other; a range begins at the left end of its axis."""
+    names = [*space, "beats"]
+    for line in _lines(points, space):
+        across = range(len(names))
+        axes.plot(line, across, color=SHADES(line[-1]), linewidth=0.8 + 1.2 * line[-1])
+    for place in range(len(names)):
+        axes.axhline(place, color=FAINT, linewidth=0.8, zorder=0)
+    style: dict[str, Any] = {"size": 7, "color": MUTED, "va": "top", "zorder": 4}
+    style["bbox"] = {"facecolor": "white", "alpha": 0.8, "edgecolor": "none", "pad": 0.6}
+    for place, (low, high) in enumerate(_bounds(space)):
+        axes.text(0, place + 0.14, low, ha="left", **style)
+        axes.text(1, place + 0.14, high, ha="right", **style)
+    axes.set_yticks(range(len(names)), [shorten(name, 8, LONGEST_NAME) for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.set_xticks([])
+    axes.set_ylim(len(names) - 0.7, -0.2)
+    axes.set_xlim(-0.02, 1.02)
     axes.spines[:].set_visible(False)

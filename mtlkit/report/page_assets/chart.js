@@ -6,6 +6,8 @@ const LABELLED = 8; // rows of the front that are labelled
 const MANY = 12; // rows, from which on only the one under the pointer shows what varies
 const PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A4E2D", "#6A3D9A"];
 const NEUTRAL = "#8a939b";
+const SWEEP = 3; // fixed weightings that are a sweep
+const SWEEP_DASHES = ["none", "6 3", "2 2"]; // of the models whose sweeps are drawn
 const LIT = 24; // pixels from the pointer within which a point is lit
 
 /** Outline of a marker of matplotlib's, with radius 1, as a path. */
@@ -167,6 +169,8 @@ function liveChart(section) {
       viewBox: `${MARGIN.left} ${MARGIN.top} ${width - MARGIN.left - MARGIN.right} ${height - MARGIN.top - MARGIN.bottom}`,
     });
     svg.append(clip);
+    const sweeps = pair.some((axis) => axis.cost) ? new Map() : sweepsOf(points);
+    [...sweeps.values()].forEach((swept, at) => clip.append(...attained(swept, pair, scales, SWEEP_DASHES[at])));
     for (const point of inside) {
       const strong = front.includes(point) || point.row.marker === "*";
       const group = shape("g", {
@@ -185,7 +189,7 @@ function liveChart(section) {
     // What is not seen is said.
     const outside = points.filter((point) => !inside.includes(point)).map(({ row }) => row.label);
     note.textContent = outside.length ? `Outside of the chart: ${outside.join(", ")}.` : "";
-    legend.replaceChildren(...legendEntries(points, setting("colour"), colours, emphasise));
+    legend.replaceChildren(...legendEntries(points, setting("colour"), colours, emphasise), ...sweepEntries(sweeps));
     reachable(svg, marks, inside);
     return svg;
   }
@@ -309,6 +313,51 @@ function frontLine(front, [x, y]) {
     return `${at ? "L" : "M"}${x(across)},${y(up)}${next ? `L${x(across)},${y(next.values[1][0])}` : ""}`;
   });
   return shape("path", { d: steps.join(""), fill: "none", stroke: "var(--ink)", "stroke-dasharray": "4 2" });
+}
+
+/** Model to its points of fixed weights, of the first few models that have enough of them. */
+function sweepsOf(points) {
+  const sweeps = Map.groupBy(points.filter(({ row }) => row.sweep), ({ row }) => row.sweep);
+  return new Map([...sweeps].filter(([, swept]) => swept.length >= SWEEP).slice(0, SWEEP_DASHES.length));
+}
+
+/** What fixed weights reach: stairs, and their band from the worse to the better ends of intervals. */
+function attained(swept, pair, [x, y], dashes) {
+  const signs = pair.map((axis) => (axis.target === null ? axis.better : 0));
+  if (signs.includes(0)) return [];
+  const worst = [x, y].map((scale, at) => signs[at] * (signs[at] > 0 ? scale.low : scale.high));
+  const onFront = frontOf(swept); // by means
+  const stairs = (end) => {
+    const reached = frontOf(onFront.map(({ values }) => ({
+      good: values.map((value, at) => signs[at] * value[end === 0 ? 0 : signs[at] * end > 0 ? 2 : 1]),
+    }))).sort((a, b) => a.good[0] - b.good[0]);
+    const path = [];
+    reached.forEach(({ good: [across, up] }, at) => {
+      path.push([at ? reached[at - 1].good[0] : Math.min(worst[0], across), up], [across, up]);
+    });
+    path.push([path.at(-1)[0], Math.min(worst[1], path.at(-1)[1])]);
+    return path.map(([across, up]) => `${x(signs[0] * across)},${y(signs[1] * up)}`);
+  };
+  const line = shape("path", {
+    d: `M${stairs(0).join("L")}`, fill: "none", stroke: "var(--muted)", "stroke-dasharray": dashes, class: "sweep",
+  });
+  const isKnown = onFront.every(({ values }) => values.every((value) => value[1] !== null));
+  if (!isKnown) return [line];
+  const outline = [...stairs(1), ...stairs(-1).reverse()].join("L");
+  return [shape("path", { d: `M${outline}Z`, fill: "var(--muted)", "fill-opacity": 0.14, class: "sweep" }), line];
+}
+
+/** A legend entry a model whose fixed weights are drawn. */
+function sweepEntries(sweeps) {
+  return [...sweeps.keys()].map((model, at) => make(
+    "span", {},
+    shape(
+      "svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" },
+      shape("rect", { x: -8, y: -6, width: 16, height: 12, fill: "var(--muted)", "fill-opacity": 0.14 }),
+      shape("path", { d: "M-8,0H8", stroke: "var(--muted)", "stroke-dasharray": SWEEP_DASHES[at] }),
+    ),
+    `fixed weights, ${model}`,
+  ));
 }
 
 /** The intervals of a row. */

@@ -1,0 +1,148 @@
+"""What figures show of the runs: their numbers, computed another way."""
+
+import numpy as np
+import pytest
+
+from mtlkit.report.figures import attained, conflict_rate, learning_curves, published_dots
+from mtlkit.report.figures import task_similarity as similarity
+from mtlkit.report.figures.learning_curves import short_count
+from mtlkit.report.verdicts import find_sweeps
+from mtlkit.store import ResultStore
+from tests.fakes import cell, probes, record
+from tests.report.full_grid import TASKS, context_of, curve
+
+SEEDS = range(3)
+
+
+def lines_of(axes, colour):
+    """The lines of a colour, without those at one value."""
+    lines = [line for line in axes.lines if line.get_color() == colour]
+    return [np.array(line.get_xydata()) for line in lines if len(line.get_xydata()) > 2]
+
+
+def row_of(context, label):
+    return next(row for row in context.summary.rows if row.group.label == label)
+
+
+def test_learning_curves_are_means_over_seeds_and_the_band_their_range(full_contexts):
+    context = full_contexts["two"]
+    [drawing] = learning_curves.draw(context)
+    income = drawing.figure.axes[0]
+    assert income.get_title(loc="left") == "income"
+    tasks = TASKS["two"]
+    cells = [cell("mmoe", "uniform", seed, training={"batch_size": 1024}) for seed in SEEDS]
+    aucs = np.array(
+        [[point["validation"]["income"]["auc"] for point in curve(one, tasks)] for one in cells]
+    )
+    shown = lines_of(income, context.look.colour(row_of(context, "mmoe + uniform")))
+    expected = np.column_stack([102_400 * np.arange(1, 11), aucs.mean(axis=0)])
+    assert any(line.shape == expected.shape and np.allclose(line, expected) for line in shown)
+    bands = [one.get_paths()[0].vertices for one in income.collections]
+    ends = [(band[:, 1].min(), band[:, 1].max()) for band in bands]
+    assert any(np.allclose(end, (aucs.min(), aucs.max())) for end in ends)
+
+
+def test_a_run_that_ended_early_shortens_the_line(tmp_path):
+    tasks = TASKS["two"]
+    for seed, points in ((0, 10), (1, 4)):
+        one = cell("mmoe", "uniform", seed, training={"batch_size": 10})
+        ResultStore(tmp_path).save(
+            record(one).model_copy(update={"curve": curve(one, tasks)[:points]})
+        )
+    [drawing] = learning_curves.draw(context_of(tmp_path))
+    assert {len(line.get_xdata()) for line in drawing.figure.axes[0].lines} == {4}
+
+
+def test_without_points_or_rows_there_are_no_learning_curves(tmp_path):
+    one = cell("mmoe", "uniform", 0)  # of which nobody knows the batch size
+    made = record(one).model_copy(update={"curve": curve(one, TASKS["two"])})
+    ResultStore(tmp_path / "rows").save(made)
+    ResultStore(tmp_path / "points").save(record(cell("mmoe", "uniform", 0)))
+    for folder in ("rows", "points"):
+        assert learning_curves.draw(context_of(tmp_path / folder)) == []
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0, "0"), (950, "950"), (20_000, "20k"), (1.5e6, "1.5M"), (2e9, "2G")]
+)
+def test_numbers_of_rows_are_short(value, text):
+    assert short_count(value) == text
+
+
+def test_the_conflict_rate_counts_pairs_over_seeds(full_contexts):
+    context, tasks = full_contexts["many"], TASKS["many"]
+    [drawing] = conflict_rate.draw(context)
+    assert "here 30." in drawing.caption
+    counted = np.zeros(10)
+    for seed in SEEDS:
+        one = cell("mmoe", "uwl", seed, tasks=tasks, training={"batch_size": 1024})
+        cosine = probes(one)["gradient_cosine"]
+        for first in range(5):
+            for second in range(first):
+                counted += cosine[:, 0, first, second] < 0
+    mmoe = next(axes for axes in drawing.figure.axes if axes.get_title(loc="left") == "mmoe")
+    [line] = lines_of(mmoe, context.look.colour(row_of(context, "mmoe + uwl")))
+    np.testing.assert_allclose(line[:, 1], counted / 30)
+
+
+def test_of_fewer_than_three_pairs_no_rate_is_drawn(tmp_path):
+    one = cell("mmoe", "uniform", 0)
+    ResultStore(tmp_path).save(record(one), {"probes": probes(one)})
+    assert conflict_rate.draw(context_of(tmp_path)) == []
+
+
+def test_similarity_has_a_symmetric_matrix_a_kind(full_contexts):
+    context = full_contexts["many"]
+    [drawing] = similarity.draw(context)
+    texts = {text.get_text() for text in drawing.figure.texts}
+    assert {"labels", "predictions", "gradients"} <= texts
+    pair = context.relations.pairs.iloc[0]
+    tasks = list(TASKS["many"])
+    for kind in ("labels", "predictions", "gradients"):
+        matrix = similarity._matrix(context, kind, tasks)
+        places = tasks.index(pair["task"]), tasks.index(pair["other"])
+        assert matrix[places] == matrix[places[::-1]] == pair[kind]
+        assert np.isnan(np.diag(matrix)).all()
+    assert similarity.draw(full_contexts["two"]) == []  # the table has all there is
+
+
+def test_published_numbers_stand_beside_ours(full_contexts):
+    context = full_contexts["two"]
+    [drawing] = published_dots.draw(context)
+    income = drawing.figure.axes[0]
+    names = [text.get_text() for text in income.texts]
+    place = names.index("mmoe\nMa et al., KDD 2018")
+    [diamonds] = [one for one in income.collections if len(one.get_offsets()) == len(names)]
+    assert diamonds.get_offsets()[place][0] == 0.9359
+    mean = row_of(context, "mmoe + uniform").metric["income"]
+    [dots] = [line for line in income.lines if len(line.get_xdata()) == len(names)]
+    assert dots.get_xdata()[place] == mean.mean
+
+
+# --- what fixed weights reach
+
+
+def test_stairs_bound_what_points_are_as_good_as():
+    random = np.random.default_rng(0)
+    for _ in range(20):
+        points = random.random((6, 2))
+        path = attained.stairs(points, np.zeros(2))
+        assert (np.diff(path[:, 0]) >= 0).all()
+        assert (np.diff(path[:, 1]) <= 0).all()
+        assert (path[0, 0], path[-1, 1]) == (0, 0)
+
+        # Below the stairs some point is at least as good in both; above, none is.
+        for x, y in random.random((50, 2)):
+            reached = ((points[:, 0] >= x) & (points[:, 1] >= y)).any()
+            height = path[path[:, 0] >= x, 1].max(initial=0)
+            assert (y <= height) == reached
+
+
+def test_the_front_of_fixed_weights_has_the_sweeps_of_each_model(full_contexts):
+    rows = full_contexts["two"].summary.finished
+    sweeps = find_sweeps(rows)
+    assert sorted(sweep[0].group.model for sweep in sweeps) == ["mmoe", "ple", "shared-bottom"]
+    for sweep in sweeps:
+        balancers = {row.group.balancer for row in sweep}
+        assert balancers == {"uniform", "static[w=0.667:1.33]", "static[w=1.33:0.667]"}
+    assert find_sweeps([row for row in rows if row.group.balancer != "uniform"]) == []
