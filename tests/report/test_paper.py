@@ -5,6 +5,7 @@ import re
 import matplotlib as mpl
 import numpy as np
 import pytest
+from matplotlib.backend_bases import FigureCanvasBase
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -32,44 +33,60 @@ LEEWAY = 1.5
 
 
 @pytest.fixture(scope="module")
-def drawn(full_contexts, tmp_path_factory):
-    """Width and number of tasks to the drawings; those of tuning and across data sets as well."""
+def seen(full_contexts, tmp_path_factory):
+    """Width and number of tasks to what is seen of the figures; those of tuning and across data
+    sets as well. The figures themselves, at 288 dots an inch, would take gigabytes.
+    """
     planted(root := tmp_path_factory.mktemp("across"))
     summary = tuned(lambda settings, draw: settings["lr"])
     found = {}
     for width in WIDTHS:
         for name, context in full_contexts.items():
-            found[width, name] = list(draw_all(context.at(width)))
+            found[width, name] = list(map(Seen, draw_all(context.at(width))))
         with mpl.rc_context(RC):
-            found[width, "trials"] = trials.draw(Context(summary, {}, Look({}, {}), width=width))
-        found[width, "across"] = [draw_ranks(across(root), width)]
+            of_tuning = trials.draw(Context(summary, {}, Look({}, {}), width=width))
+        found[width, "trials"] = list(map(Seen, of_tuning))
+        found[width, "across"] = [Seen(draw_ranks(across(root), width))]
     return found
 
 
-def test_every_figure_is_looked_at(drawn):
+class Seen:
+    """The size of a figure, and its texts."""
+
+    def __init__(self, drawing):
+        figure = drawing.figure
+        self.name = drawing.name
+        self.width = figure.get_figwidth()
+        self.room = Bbox.from_bounds(0, 0, self.width * 72, figure.get_figheight() * 72)
+        texts = texts_of(figure)
+        self.sizes = {text.get_text(): text.get_fontsize() for text, _ in texts}
+        self.boxes = [(text.get_text(), box) for text, box in texts]
+        self.straight = [
+            (text.get_text(), box) for text, box in texts if text.get_rotation() % 90 == 0
+        ]
+        FigureCanvasBase(figure)  # in place of the one that holds the dots
+
+
+def test_every_figure_is_looked_at(seen):
     for width in WIDTHS:
-        names = {drawing.name for drawing in drawn[width, "two"]}
+        names = {figure.name for figure in seen[width, "two"]}
         assert {name.removesuffix("-mmoe").removesuffix("-ple") for name in names} == KINDS
-        assert "similarity" in {drawing.name for drawing in drawn[width, "many"]}
-        assert len(drawn[width, "trials"]) == len(drawn[width, "across"]) == 1
+        assert "similarity" in {figure.name for figure in seen[width, "many"]}
+        assert len(seen[width, "trials"]) == len(seen[width, "across"]) == 1
     assert len(FIGURES) == len(KINDS) + 2  # similarity and trials
 
 
 @pytest.mark.parametrize("grid", [*TASKS, "trials", "across"])
 @pytest.mark.parametrize("width", WIDTHS)
-def test_letters_can_be_read(drawn, width, grid):
-    for drawing in drawn[width, grid]:
-        figure = drawing.figure
-        assert figure.get_figwidth() == width
-        texts = texts_of(figure)
-        sizes = {text.get_text(): text.get_fontsize() for text, _ in texts}
-        assert min(sizes.values()) >= SMALLEST, (drawing.name, sizes)
-        room = Bbox.from_bounds(0, 0, figure.get_figwidth() * 72, figure.get_figheight() * 72)
-        cut = [text.get_text() for text, box in texts if not holds(room, box)]
-        assert not cut, (drawing.name, cut)
-        straight = [(text.get_text(), box) for text, box in texts if text.get_rotation() % 90 == 0]
+def test_letters_can_be_read(seen, width, grid):
+    for figure in seen[width, grid]:
+        assert figure.width == width
+        assert min(figure.sizes.values()) >= SMALLEST, (figure.name, figure.sizes)
+        cut = [text for text, box in figure.boxes if not holds(figure.room, box)]
+        assert not cut, (figure.name, cut)
+        straight = figure.straight
         covered = [(straight[i][0], straight[j][0]) for i, j in meetings(straight)]
-        assert not covered, (drawing.name, covered)
+        assert not covered, (figure.name, covered)
 
 
 def texts_of(figure):
