@@ -13,8 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
-from mtlkit.report.figures.attained import CAPTION as ATTAINED_CAPTION
-from mtlkit.report.figures.attained import draw_attained, sweep_legend
+from mtlkit.report.figures.attained import ATTAINED_CAPTION, draw_attained, sweep_legend
 from mtlkit.report.figures.axes import (
     BASELINE_CAPTION,
     CEILING_CAPTION,
