@@ -1,5 +1,7 @@
 """What figures show of the runs: their numbers, computed another way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from matplotlib.collections import PolyCollection
@@ -124,6 +126,17 @@ def test_published_numbers_stand_beside_ours(full_contexts):
     mean = row_of(context, "mmoe + uniform").metric["income"]
     [dots] = [line for line in income.lines if len(line.get_xdata()) == len(names)]
     assert dots.get_xdata()[place] == mean.mean
+
+
+def test_no_published_number_lies_outside_of_its_panel(full_contexts, monkeypatch):
+    context = full_contexts["two"]
+    some = published_dots.find_published(context.summary)[:2]
+    mean = some[0].row.metric["income"].mean
+    far = [replace(some[0], aucs={"income": mean - 0.3}), replace(some[1], aucs={"income": mean})]
+    monkeypatch.setattr(published_dots, "find_published", lambda summary: far)
+    [drawing] = published_dots.draw(context)
+    low, high = drawing.figure.axes[0].get_xlim()
+    assert low < mean - 0.3 < mean < high
 
 
 # --- what fixed weights reach

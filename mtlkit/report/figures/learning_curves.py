@@ -20,8 +20,8 @@ from mtlkit.report.summary import Row
 CAPTION = (
     "The metric on the validation split at every evaluation point, over the training rows seen so "
     "far. Lines are means over seeds, up to the last point that all of them reached, shading their "
-    "range. The vertical axis leaves out the first steep part. A row whose line still improves at "
-    "its end was stopped early.{left_out}"
+    "range. The vertical axis leaves out the first steep part, and lines far from all others. A "
+    "row whose line still improves at its end was stopped early.{left_out}"
 )
 MOST = 8  # rows that are shown
 
