@@ -356,6 +356,11 @@ def test_what_fixed_weights_reach_is_a_band(opened, tmp_path):
     assert not (set(places.values()) - front) & corners
     assert band.get_attribute("d").endswith("Z")
 
+    # Without the seeds there is no band.
+    chart.get_by_label("show").select_option("means")
+    assert chart.locator("path.sweep").count() == 1
+    chart.get_by_label("show").select_option("both")
+
     # It is gone beside costs, and when too few of its weightings are left.
     chart.get_by_label("across").select_option("parameters")
     assert chart.locator("path.sweep").count() == 0

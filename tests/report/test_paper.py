@@ -140,6 +140,13 @@ def at_column(tmp_path_factory):
     return write_report(store.root, width="column", formats=("png", "pdf"))
 
 
+def test_settings_of_matplotlib_are_left_alone(tmp_path):
+    store = fill(tmp_path, ("mmoe",), ("uniform",), seeds=(0,))
+    before = dict(mpl.rcParams)
+    write_report(store.root, width="column", formats=())
+    assert dict(mpl.rcParams) == before
+
+
 def test_every_file_has_the_width_that_was_asked_for(at_column):
     widths = {"svg": set(), "png": set(), "pdf": set()}
     for file in at_column.figures:

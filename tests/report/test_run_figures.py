@@ -1,9 +1,18 @@
 """What figures show of the runs: their numbers, computed another way."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from matplotlib.collections import PolyCollection
 
-from mtlkit.report.figures import attained, conflict_rate, learning_curves, published_dots
+from mtlkit.report.figures import (
+    attained,
+    conflict_rate,
+    learning_curves,
+    pareto_front,
+    published_dots,
+)
 from mtlkit.report.figures import task_similarity as similarity
 from mtlkit.report.figures.learning_curves import short_count
 from mtlkit.report.verdicts import find_sweeps
@@ -119,23 +128,42 @@ def test_published_numbers_stand_beside_ours(full_contexts):
     assert dots.get_xdata()[place] == mean.mean
 
 
+def test_no_published_number_lies_outside_of_its_panel(full_contexts, monkeypatch):
+    context = full_contexts["two"]
+    some = published_dots.find_published(context.summary)[:2]
+    mean = some[0].row.metric["income"].mean
+    far = [replace(some[0], aucs={"income": mean - 0.3}), replace(some[1], aucs={"income": mean})]
+    monkeypatch.setattr(published_dots, "find_published", lambda summary: far)
+    [drawing] = published_dots.draw(context)
+    low, high = drawing.figure.axes[0].get_xlim()
+    assert low < mean - 0.3 < mean < high
+
+
 # --- what fixed weights reach
 
 
-def test_stairs_bound_what_points_are_as_good_as():
+def test_a_surface_bounds_what_points_are_as_good_as():
     random = np.random.default_rng(0)
     for _ in range(20):
         points = random.random((6, 2))
-        path = attained.stairs(points, np.zeros(2))
-        assert (np.diff(path[:, 0]) >= 0).all()
-        assert (np.diff(path[:, 1]) <= 0).all()
-        assert (path[0, 0], path[-1, 1]) == (0, 0)
-
-        # Below the stairs some point is at least as good in both; above, none is.
         for x, y in random.random((50, 2)):
             reached = ((points[:, 0] >= x) & (points[:, 1] >= y)).any()
-            height = path[path[:, 0] >= x, 1].max(initial=0)
-            assert (y <= height) == reached
+            assert (y <= attained.attained(points, np.array([x]))[0]) == reached
+
+
+def test_the_band_of_fixed_weights_is_what_some_seeds_reach_but_not_all(full_contexts):
+    [drawing] = pareto_front.draw(full_contexts["two"])
+    axes = drawing.figure.axes[0]
+    bands = [band for band in axes.collections if isinstance(band, PolyCollection)]
+    sweeps = find_sweeps(full_contexts["two"].summary.finished)
+    random = np.random.default_rng(1)
+    low, high = np.array([axes.get_xlim(), axes.get_ylim()]).T
+    for sweep, band in zip(sweeps, bands, strict=True):
+        [outline] = band.get_paths()
+        metrics = [(row.values["income"], row.values["marital"]) for row in sweep]
+        for x, y in random.uniform(low, high, (100, 2)):
+            reached = [any(a[seed] >= x and b[seed] >= y for a, b in metrics) for seed in SEEDS]
+            assert outline.contains_point((x, y)) == (any(reached) and not all(reached))
 
 
 def test_the_front_of_fixed_weights_has_the_sweeps_of_each_model(full_contexts):

@@ -53,6 +53,7 @@ FIGURES = (
 
 def draw_all(context: Context) -> Iterator[Drawing]:
     """All figures of one data set block."""
-    with mpl.rc_context(RC):
-        for module in FIGURES:
-            yield from module.draw(context)
+    for module in FIGURES:
+        with mpl.rc_context(RC):
+            drawings = module.draw(context)
+        yield from drawings

@@ -19,12 +19,11 @@ from mtlkit.report.summary import Row
 
 CAPTION = (
     "The metric on the validation split at every evaluation point, over the training rows seen so "
-    "far. Lines are means over seeds, up to the last point that all of them reached{shading}. The "
-    "vertical axis leaves out the first steep rise. A row whose line still rises was stopped "
-    "early.{left_out}"
+    "far. Lines are means over seeds, up to the last point that all of them reached, shading their "
+    "range. The vertical axis leaves out the first steep part, and lines far from all others. A "
+    "row whose line still improves at its end was stopped early.{left_out}"
 )
 MOST = 8  # rows that are shown
-MOST_SHADED = 8  # lines of a panel up to which the range over seeds is shaded
 
 
 def draw(context: Context) -> list[Drawing]:
@@ -41,24 +40,21 @@ def draw(context: Context) -> list[Drawing]:
     if not panels:
         return []
 
-    fitting = Columns.that_fit(context.width, min(len(panels), 3), 1.5, 0.72, 0.2, gap=0.6)
+    fitting = Columns.that_fit(context.width, min(len(panels), 3), 1.5, 0.72, 0.2, gap=0.72)
     columns, width = fitting.number, min(fitting.width, 4.2)
     lines_of_panels = -(-len(panels) // columns)
-    grid = PanelGrid(left=0.72, top=0.3, width=width, height=2.0, gap=0.6, pitch=2.75)
+    grid = PanelGrid(left=0.72, top=0.3, width=width, height=2.0, gap=0.72, pitch=2.75)
     legend = context.legend([row for row, _ in shown])
     title = "Learning curves"
     sheet = context.sheet(title, grid.pitch * lines_of_panels, legend)
-    is_shaded = len(shown) <= MOST_SHADED
     for index, (task, lines) in enumerate(panels.items()):
         axes = grid.axes(sheet, *divmod(index, columns))
-        _panel(axes, context, lines, is_shaded)
+        _panel(axes, context, lines)
         name = shorten(task.title, 9.5, width, bold=True)
         axes.set_title(name, size=9.5, weight="bold", loc="left", pad=6)
         axes.set_ylabel(f"validation {task.reading.label}")
         axes.set_xlabel("training rows")
-    shading = ", shading their range" if is_shaded else ""
-    caption = CAPTION.format(shading=shading, left_out=left_out)
-    return [Drawing("learning", title, caption, sheet.figure)]
+    return [Drawing("learning", title, CAPTION.format(left_out=left_out), sheet.figure)]
 
 
 def _has_rows(curves: Sequence[Curve]) -> bool:
@@ -70,23 +66,19 @@ def _mean_line(curves: Sequence[Curve], task: TaskInfo) -> tuple[np.ndarray, np.
     """(P,) training rows and (S, P) metrics of a score, at the points that all seeds reached and
     where all of them have it; empty where it was not recorded.
     """
-    alike = [curve for curve in curves if curve.metric.get(task.name) == task.metric]
-    if len(alike) < len(curves):
+    if any(curve.metric.get(task.name) != task.metric for curve in curves):
         return np.array([]), np.array([])
-    points = min(len(curve.rows) for curve in alike)
-    values = np.stack([curve.value[task.name][:points] for curve in alike])  # (S, P)
+    points = min(len(curve.rows) for curve in curves)
+    values = np.stack([curve.value[task.name][:points] for curve in curves])  # (S, P)
     known = np.isfinite(values).all(axis=0)
-    return alike[0].rows[:points][known], values[:, known]
+    return curves[0].rows[:points][known], values[:, known]
 
 
-def _panel(
-    axes: Axes, context: Context, lines: list[tuple[Row, np.ndarray, np.ndarray]], is_shaded: bool
-) -> None:
+def _panel(axes: Axes, context: Context, lines: list[tuple[Row, np.ndarray, np.ndarray]]) -> None:
     """The lines of one score; what it takes to leave the start would flatten all that follows."""
     axes.grid(color=GRID, linewidth=0.7)
     for row, rows, values in lines:
-        if is_shaded:
-            fill_between_seeds(axes, rows, values, context.look.colour(row))
+        fill_between_seeds(axes, rows, values, context.look.colour(row))
         look = context.look.line(row) | {"marker": context.look.marker(row)}
         axes.plot(rows, values.mean(axis=0), markersize=3.5, markevery=0.25, **look)
     late = [value for _, rows, values in lines for value in values[:, len(rows) // 4 :].ravel()]

@@ -61,7 +61,7 @@ def draw(context: Context) -> list[Drawing]:
     longest = max(text_width(row.group.label, 8.5) for row in rows)
     in_two_lines = longest > 0.4 * context.width
     label = min(longest, 3.0, 0.4 * context.width) + 0.25
-    pitch = 0.33 if in_two_lines else ROW
+    pitch = 0.28 if in_two_lines else ROW
     panels = Columns.that_fit(context.width, min(len(tasks), 3), 1.5, label, right=0.3, gap=GAP)
     columns, width = panels.number, panels.width
     lines = -(-len(tasks) // columns)

@@ -13,8 +13,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
-from mtlkit.report.figures.attained import CAPTION as ATTAINED_CAPTION
-from mtlkit.report.figures.attained import draw_attained, sweep_legend
+from mtlkit.report.figures.attained import ATTAINED_CAPTION, draw_attained, sweep_legend
 from mtlkit.report.figures.axes import (
     BASELINE_CAPTION,
     CEILING_CAPTION,
@@ -113,7 +112,7 @@ def draw(context: Context) -> list[Drawing]:
     outside: set[str] = set()
     for index, (across, up) in enumerate(pairs):
         axes = grid.axes(sheet, *divmod(index, columns))
-        panel = _Panel(axes, rows, sweeps, across, up, (width, height), roomy=width > 2)
+        panel = _Panel(axes, rows, sweeps, across, up, (width, height), roomy=width > 2.5)
         _draw_panel(panel, context)
         hidden = np.flatnonzero(~panel.inside)
         outside |= {rows[row].group.label for row in hidden}

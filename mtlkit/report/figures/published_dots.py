@@ -6,7 +6,6 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
-from mtlkit.report.figures.axes import limits
 from mtlkit.report.figures.context import Context
 from mtlkit.report.figures.sheet import Columns, Drawing, Entry, PanelGrid
 from mtlkit.report.figures.style import COLOURS, GRID, INK
@@ -72,9 +71,7 @@ def _panel(axes: Axes, task: TaskInfo, found: list[Published]) -> None:
     published = [one.aucs[task.name] for _, one in known]
     measured = [one.row.metric[task.name] for _, one in known]
     places = [place for place, _ in known]
-    spans = [(mean.low, mean.high) for mean in measured if mean.bounded]
-    means = [mean.mean for mean in measured]
-    axes.set_xlim(*limits([*published, *(mean for mean in means if mean == mean)], spans))
+    axes.margins(x=0.06)  # around all of them: here nothing may be left out
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.grid(color=GRID, linewidth=0.7)
     axes.set_yticks(range(len(found)), [])
@@ -82,6 +79,7 @@ def _panel(axes: Axes, task: TaskInfo, found: list[Published]) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(3))
     axes.set_xlabel(f"{task.reading.label}, {task.space}")
 
+    means = [mean.mean for mean in measured]
     halves = [mean.half if mean.bounded else 0.0 for mean in measured]
     axes.errorbar(means, places, xerr=halves, fmt="o", color=MEASURED, markersize=5, zorder=3)
     axes.scatter(

@@ -19,8 +19,8 @@ CAPTION = (
     "tasks go together, orange ones against each other; all matrices have the same colours. Tasks "
     "whose labels go together need not have gradients that do."
 )
-MATRICES = {"labels": "labels", "predictions": "predictions", "gradients": "gradients"}
-"""Column of the pairs to the name of its matrix."""
+MATRICES = ("labels", "predictions", "gradients")
+"""Columns of the pairs, by which their matrices are named."""
 FEWEST = 3
 """Tasks: of two the table of relations has all there is."""
 LINE = 0.24  # height of a field
@@ -35,7 +35,7 @@ def draw(context: Context) -> list[Drawing]:
     if pairs.empty:
         return []
     tasks = list(dict.fromkeys([*pairs["task"], *pairs["other"]]))
-    found = {name: _matrix(context, column, tasks) for column, name in MATRICES.items()}
+    found = {name: _matrix(context, name, tasks) for name in MATRICES}
     matrices = {name: values for name, values in found.items() if np.isfinite(values).any()}
     if len(tasks) < FEWEST or not matrices:
         return []

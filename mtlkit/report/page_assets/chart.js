@@ -170,7 +170,7 @@ function liveChart(section) {
     });
     svg.append(clip);
     const sweeps = pair.some((axis) => axis.cost) ? new Map() : sweepsOf(points);
-    [...sweeps.values()].forEach((swept, at) => clip.append(...attained(swept, pair, scales, SWEEP_DASHES[at])));
+    [...sweeps.values()].forEach((swept, at) => clip.append(...attained(swept, pair, scales, SWEEP_DASHES[at], seeds && !isPointed)));
     for (const point of inside) {
       const strong = front.includes(point) || point.row.marker === "*";
       const group = shape("g", {
@@ -321,30 +321,33 @@ function sweepsOf(points) {
   return new Map([...sweeps].filter(([, swept]) => swept.length >= SWEEP).slice(0, SWEEP_DASHES.length));
 }
 
-/** What fixed weights reach: stairs, and their band from the worse to the better ends of intervals. */
-function attained(swept, pair, [x, y], dashes) {
+/** What fixed weights reach in the mean, as stairs; as a band, what they reach in some seeds but not in all. */
+function attained(swept, pair, [x, y], dashes, hasBand) {
   const signs = pair.map((axis) => (axis.target === null ? axis.better : 0));
   if (signs.includes(0)) return [];
-  const worst = [x, y].map((scale, at) => signs[at] * (signs[at] > 0 ? scale.low : scale.high));
-  const onFront = frontOf(swept); // by means
-  const stairs = (end) => {
-    const reached = frontOf(onFront.map(({ values }) => ({
-      good: values.map((value, at) => signs[at] * value[end === 0 ? 0 : signs[at] * end > 0 ? 2 : 1]),
-    }))).sort((a, b) => a.good[0] - b.good[0]);
-    const path = [];
-    reached.forEach(({ good: [across, up] }, at) => {
-      path.push([at ? reached[at - 1].good[0] : Math.min(worst[0], across), up], [across, up]);
-    });
-    path.push([path.at(-1)[0], Math.min(worst[1], path.at(-1)[1])]);
-    return path.map(([across, up]) => `${x(signs[0] * across)},${y(signs[1] * up)}`);
-  };
-  const line = shape("path", {
-    d: `M${stairs(0).join("L")}`, fill: "none", stroke: "var(--muted)", "stroke-dasharray": dashes, class: "sweep",
-  });
-  const isKnown = onFront.every(({ values }) => values.every((value) => value[1] !== null));
-  if (!isKnown) return [line];
-  const outline = [...stairs(1), ...stairs(-1).reverse()].join("L");
-  return [shape("path", { d: `M${outline}Z`, fill: "var(--muted)", "fill-opacity": 0.14, class: "sweep" }), line];
+
+  // Points on scales on which higher is better, of means and of the seeds that all weightings have.
+  const [left, low] = [x, y].map((scale, at) => signs[at] * (signs[at] > 0 ? scale.low : scale.high));
+  const signed = (pick) => swept.map(({ values }) => values.map((value, at) => signs[at] * pick(value)));
+  const isIn = (seed) => swept.every(({ values }) => values.every((value) => (value[3]?.[seed] ?? null) !== null));
+  const seeds = hasBand ? Object.keys(swept[0].values[0][3] ?? []).filter(isIn) : [];
+  const means = signed(([mean]) => mean);
+  const bySeed = seeds.map((seed) => signed((value) => value[3][seed]));
+  const places = [left, ...[means, ...bySeed].flat().map(([across]) => across)].sort((a, b) => a - b);
+
+  const reached = (points, place) => Math.max(low, ...points.filter(([across]) => across >= place).map(([, up]) => up));
+  const stairs = (heights) => heights.flatMap((height, at) => [places[Math.max(at - 1, 0)], places[at]]
+    .map((place) => `${x(signs[0] * place)},${y(signs[1] * height)}`));
+  const end = places.findLastIndex((place) => means.some(([across]) => across >= place));
+  const line = stairs(places.slice(0, end + 1).map((place) => reached(means, place)));
+  line.push(`${x(signs[0] * places[end])},${y(signs[1] * low)}`);
+  const style = { class: "sweep", stroke: "var(--muted)", "stroke-dasharray": dashes };
+  const front = shape("path", { ...style, d: `M${line.join("L")}`, fill: "none" });
+  if (seeds.length < 2) return [front];
+
+  const edge = (best) => stairs(places.map((place) => best(...bySeed.map((points) => reached(points, place)))));
+  const outline = [...edge(Math.max), ...edge(Math.min).reverse()].join("L");
+  return [shape("path", { d: `M${outline}Z`, fill: "var(--muted)", "fill-opacity": 0.14, class: "sweep" }), front];
 }
 
 /** A legend entry a model whose fixed weights are drawn. */
@@ -353,7 +356,6 @@ function sweepEntries(sweeps) {
     "span", {},
     shape(
       "svg", { viewBox: "-8 -8 16 16", "aria-hidden": "true" },
-      shape("rect", { x: -8, y: -6, width: 16, height: 12, fill: "var(--muted)", "fill-opacity": 0.14 }),
       shape("path", { d: "M-8,0H8", stroke: "var(--muted)", "stroke-dasharray": SWEEP_DASHES[at] }),
     ),
     `fixed weights, ${model}`,
