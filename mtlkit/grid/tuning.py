@@ -43,7 +43,7 @@ from mtlkit.grid.spaces import (
 )
 from mtlkit.records import Cell, RunRecord
 from mtlkit.registry import BALANCERS, MODELS, Registry, is_baseline
-from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.settings import ExecutionSettings, TrainingSettings, validate
 from mtlkit.spec import Spec, digest, flatten, parse_spec
 from mtlkit.store import ResultStore, Unreadable
 from mtlkit.studies import Rung, Study, Trial, read_study, study_file, write_study
@@ -381,8 +381,11 @@ class Tuning:
             "models": (typed["model"],),
             "balancers": (typed["balancer"],),
             "references": (),
-            "training": TrainingSettings.model_validate(
-                self.settings.training.model_dump() | training
+            "training": validate(
+                TrainingSettings,
+                self.settings.training.model_dump() | training,
+                "tuned training",
+                "mtlkit info mmoe shows a search space",
             ),
         }
         return self.settings.model_copy(update=update | given)
