@@ -77,7 +77,8 @@ class RunGroup:
     # All settings but the data set's.
     resolved: dict[str, Any] = field(compare=False, default_factory=dict)
     typed: tuple[str, str] = ("", "")  # model and balancer as they were typed
-    # Options that were typed for all methods, by the names that ``--set`` takes.
+    # Options that were typed for all methods, and the folder of the run to start from, by the names
+    # that ``--set`` takes.
     common: dict[str, Any] = field(compare=False, default_factory=dict)
     forced: bool = False  # whether the model does not apply to the data
     # What chose the settings; none if they were typed.

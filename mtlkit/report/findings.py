@@ -91,6 +91,7 @@ class Evidence:
         *changes: str,
         models: str = "",
         balancers: str = "",
+        references: str = "",
         seeds: int = 0,
         trials: int = 0,
     ) -> str:
@@ -102,8 +103,8 @@ class Evidence:
         tasks = ",".join(block.task_names)  # perhaps not all of the data set
         words = {"-d": block.typed, "--tasks": tasks}
         words["--models"] = models or str(replace(model, options=options))
-        if not any(other.is_reference for other in block.groups):
-            words["--references"] = "none"
+        if references or not any(other.is_reference for other in block.groups):
+            words["--references"] = references or "none"
         if balancers or group.has_balancer:
             words["--balancers"] = balancers or group.typed[1]
         planned = sorted(group.seeds + group.failed)
@@ -115,11 +116,12 @@ class Evidence:
         if trials:
             words["--tune"] = str(trials)
         words["--out"] = str(self.out)
-        fixed_now = tuple(f"tune.space.{key}." for key in advised)  # no longer tuned
+        variant = recorded_spec(models)
+        fixed_now = [*advised, *(f"{variant.name}.{key}" for key in variant.options)]
         settings = {
             key: text
             for key, text in self._settings(row, models, balancers).items()
-            if not key.startswith(fixed_now)
+            if not key.startswith(tuple(f"tune.space.{name}." for name in fixed_now))
         } | advised
         if start := settings.pop(START, ""):
             words["--init-from"] = start

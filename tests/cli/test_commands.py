@@ -153,6 +153,13 @@ def test_a_setting_that_is_advised_is_tuned_no_more(grid, read):
     assert settings.tune.space["lr"] == {"log": ["1e-4", 0.01]}  # as YAML reads it
 
 
+def test_an_option_of_a_model_that_is_advised_is_tuned_no_more(grid, read):
+    seen, _ = grid(FORMS["a file"])
+    [row] = [row for row in seen.summary.rows if row.group.label == "mmoe + uwl"]
+    settings, _ = read(shlex.split(seen.bench(row, models="mmoe[experts=2]"))[1:])
+    assert settings.tune.space["mmoe"].keys() == {"hidden", "gate_bias"}
+
+
 def test_a_hint_that_follows_a_hint_keeps_both(grid, read, home):
     seen, _ = grid("--tune 4 --set tune.seed=7")
     [row] = [row for row in seen.summary.rows if row.group.label == "mmoe + uwl"]
