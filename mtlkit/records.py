@@ -36,8 +36,8 @@ class Cell(_Value):
     # split; empty for real data. It follows from the data, so it is no part of the key.
     ceiling: dict[str, float] = Field(default_factory=dict)
     # What a command needs beside the methods, and no part of the key either: options that were
-    # given for all methods, by the names that ``--set`` takes; whether the model does not apply to
-    # the data and was run by ``--force``.
+    # given for all methods, and the folder of the run to start from, by the names that ``--set``
+    # takes; whether the model does not apply to the data and was run by ``--force``.
     common: dict[str, Any] = Field(default_factory=dict)
     forced: bool = False
 

@@ -181,7 +181,7 @@ def assign(options: dict[str, Any], assignment: str, where: str) -> None:
 def parse_value(text: str) -> Any:
     """A number, boolean, ``none``, word, or a list: with ``:`` between its elements, or in JSON."""
     if text.strip().startswith("["):
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             return json.loads(text)
     if ":" in text and "[" not in text:
         return [parse_value(element) for element in text.split(":")]

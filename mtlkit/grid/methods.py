@@ -91,12 +91,23 @@ def known_options(
 
 def typed_common(settings: GridSettings, model: str, balancer: str) -> dict[str, Any]:
     """The options that were given for all methods and are known to a model, a balancer or the
-    references, by the names that ``--set`` takes.
+    references that are networks, and the run to start from, by the names that ``--set`` takes.
     """
-    models = known_options(settings.model, (model, *settings.references))
+    references = expand_wildcards(running_references(settings), MODELS)
+    networks = [spec.name for spec in references if not is_baseline(spec.name)]
+    models = known_options(settings.model, (model, *networks))
     balancers = [balancer] if balancer != NO_BALANCER else []
     of_balancer = known_options(settings.balancer, balancers, BALANCERS)
-    return dict(flatten({"model": models, "balancer": of_balancer}))
+    start = settings.execution.init_from
+    of_start = {"init_from": str(start)} if start else {}
+    return dict(flatten({"model": models, "balancer": of_balancer, "execution": of_start}))
+
+
+def running_references(settings: GridSettings) -> tuple[str, ...]:
+    """The references of a grid; none where it starts from a run, for they would start from other
+    weights than the models that they are compared with.
+    """
+    return () if settings.execution.init_from else settings.references
 
 
 def check_common_options(common: dict[str, Any], specs: list[Spec], registry: Registry) -> None:

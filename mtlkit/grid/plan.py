@@ -24,6 +24,7 @@ from mtlkit.grid.methods import (
     method_options,
     owner,
     resolve,
+    running_references,
     typed_common,
 )
 from mtlkit.metrics.definitions import MetricName
@@ -162,9 +163,7 @@ def _models(
     settings: GridSettings, dataset: Dataset, force: bool
 ) -> tuple[list[_Model], list[tuple[str, str]]]:
     """The models that apply, references first; and those that do not, each with the reason."""
-    # references would start from other weights than the models that they are compared with
-    references = () if settings.execution.init_from else settings.references
-    specs = expand_wildcards((*references, *settings.models), MODELS)
+    specs = expand_wildcards((*running_references(settings), *settings.models), MODELS)
 
     models = []
     inapplicable = []

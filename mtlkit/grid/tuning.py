@@ -18,7 +18,14 @@ from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.splits import Dataset
 from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names
 from mtlkit.grid.grid_settings import GridSettings
-from mtlkit.grid.methods import NO_BALANCER, expand_wildcards, known_options, owner, typed_common
+from mtlkit.grid.methods import (
+    NO_BALANCER,
+    expand_wildcards,
+    known_options,
+    owner,
+    running_references,
+    typed_common,
+)
 from mtlkit.grid.plan import Plan, PlannedCell, check_count, make_plan
 from mtlkit.grid.spaces import (
     MODEL,
@@ -36,7 +43,7 @@ from mtlkit.grid.spaces import (
 )
 from mtlkit.records import Cell, RunRecord
 from mtlkit.registry import BALANCERS, MODELS, Registry, is_baseline
-from mtlkit.settings import ExecutionSettings, TrainingSettings
+from mtlkit.settings import ExecutionSettings, TrainingSettings, validate
 from mtlkit.spec import Spec, digest, flatten, parse_spec
 from mtlkit.store import ResultStore, Unreadable
 from mtlkit.studies import Rung, Study, Trial, read_study, study_file, write_study
@@ -374,8 +381,11 @@ class Tuning:
             "models": (typed["model"],),
             "balancers": (typed["balancer"],),
             "references": (),
-            "training": TrainingSettings.model_validate(
-                self.settings.training.model_dump() | training
+            "training": validate(
+                TrainingSettings,
+                self.settings.training.model_dump() | training,
+                "tuned training",
+                "mtlkit info mmoe shows a search space",
             ),
         }
         return self.settings.model_copy(update=update | given)
@@ -512,7 +522,7 @@ class Tuning:
 
         # of the space what its methods and the references read; a grid of these knows nothing else
         known = {*TrainingSettings.model_fields, search.model.name, search.balancer.name}
-        references = expand_wildcards(self.settings.references, MODELS)
+        references = expand_wildcards(running_references(self.settings), MODELS)
         for spec in (search.model, *references):
             known |= {spec.name, *owner(MODELS, spec.name).load(spec.name).Options.model_fields}
         space = {name: written for name, written in self.tune.space.items() if name in known}

@@ -87,14 +87,15 @@ def _missing(seen: Evidence) -> Sentence | None:
         why, command = "No run has finished.", f"{seen.bench(summary.rows[0])} --retry-failed"
     elif not rows:
         why = "No row of a model that shares anything has finished."
-        command = seen.bench(summary.finished[0], models="shared-bottom,mmoe", balancers="uniform")
+        row, models = summary.finished[0], "shared-bottom,mmoe"
+        command = seen.bench(row, models=models, balancers="uniform", references="single-task")
     elif summary.references.useless:
         why = summary.references.useless
         epochs = 2 * rows[0].group.resolved["training"].get("epochs", 1)
         command = seen.bench(rows[0], f"epochs={epochs:g}")
     elif not any(row.gain.known for row in rows):
         why = "No single-task row has finished with the same seeds and settings, for all tasks."
-        command = seen.bench(rows[0])
+        command = seen.bench(rows[0], references="single-task")
     elif not any(row.gain.bounded for row in rows):
         why = "No row shares two seeds with single-task, and one gives no interval."
         command = seen.bench(rows[0], seeds=5)

@@ -77,7 +77,8 @@ class RunGroup:
     # All settings but the data set's.
     resolved: dict[str, Any] = field(compare=False, default_factory=dict)
     typed: tuple[str, str] = ("", "")  # model and balancer as they were typed
-    # Options that were typed for all methods, by the names that ``--set`` takes.
+    # Options that were typed for all methods, and the folder of the run to start from, by the names
+    # that ``--set`` takes.
     common: dict[str, Any] = field(compare=False, default_factory=dict)
     forced: bool = False  # whether the model does not apply to the data
     # What chose the settings; none if they were typed.
@@ -245,7 +246,8 @@ def _groups(records: list[RunRecord], studies: Studies) -> tuple[RunGroup, ...]:
 
 def _group(key: str, records: list[RunRecord]) -> RunGroup:
     """The group of all records with one digest of their settings."""
-    cell = records[0].cell
+    # records of an earlier version do not say what was given for all methods
+    cell = max((record.cell for record in records), key=lambda c: "common" in c.model_fields_set)
     resolved = {part: value for part, value in cell.resolved.items() if part != "dataset"}
     model = _shortest(record.cell.model for record in records)
     balancer = _shortest(record.cell.balancer for record in records)
@@ -267,7 +269,7 @@ def _group(key: str, records: list[RunRecord]) -> RunGroup:
         resolved=resolved,
         typed=(cell.model, cell.balancer),
         common=cell.common,
-        forced=any(record.cell.forced for record in records),
+        forced=cell.forced,
         family=_family(balancer_facts),
     )
 
@@ -330,15 +332,19 @@ def _shortest(texts: Iterable[str]) -> Spec:
     file's stem.
     """
     specs = []
-    for text in sorted(set(texts)):
-        try:
-            spec = parse_spec(text)
-        except MtlkitError:
-            spec = Spec(text)
+    for spec in map(recorded_spec, sorted(set(texts))):
         if spec.name.endswith(".py"):
             spec = replace(spec, name=Path(spec.name).stem)
         specs.append(spec)
     return min(specs, key=lambda spec: (len(str(spec)), str(spec)))
+
+
+def recorded_spec(text: str) -> Spec:
+    """What a file says was typed; all of it is the name where it cannot be read."""
+    try:
+        return parse_spec(text)
+    except MtlkitError:
+        return Spec(text)
 
 
 def _tell_apart(same: list[RunGroup]) -> list[RunGroup]:

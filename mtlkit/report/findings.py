@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 
 from mtlkit.registry import DATASETS
+from mtlkit.report.blocks import recorded_spec
 from mtlkit.report.curves import Curve
 from mtlkit.report.experts import effective_number, idle_in_gates, idle_share, levels_of, shares
 from mtlkit.report.frame import Frames
@@ -50,6 +51,9 @@ DRIFT = 0.1
 """The mean prediction is so far from the rate, or moves so far from validation to test."""
 FEWEST = 5
 """Labels of the rarer class in a batch."""
+
+START = "execution.init_from"
+"""The folder of the run to start from, as ``--set`` names it."""
 
 Case = tuple[float, str]
 """How bad something is in a row, and the numbers that say so."""
@@ -87,13 +91,20 @@ class Evidence:
         *changes: str,
         models: str = "",
         balancers: str = "",
+        references: str = "",
         seeds: int = 0,
         trials: int = 0,
     ) -> str:
         """The command that runs the grid of a row again, with changed settings and methods."""
         group, block = row.group, self.summary.block
+        advised = dict(change.split("=", 1) for change in changes)
+        model = recorded_spec(group.typed[0])  # what is advised would give way to its brackets
+        options = {key: value for key, value in model.options.items() if key not in advised}
         tasks = ",".join(block.task_names)  # perhaps not all of the data set
-        words = {"-d": block.typed, "--tasks": tasks, "--models": models or group.typed[0]}
+        words = {"-d": block.typed, "--tasks": tasks}
+        words["--models"] = models or str(replace(model, options=options))
+        if references or not any(other.is_reference for other in block.groups):
+            words["--references"] = references or "none"
         if balancers or group.has_balancer:
             words["--balancers"] = balancers or group.typed[1]
         planned = sorted(group.seeds + group.failed)
@@ -105,13 +116,15 @@ class Evidence:
         if trials:
             words["--tune"] = str(trials)
         words["--out"] = str(self.out)
-        advised = dict(change.split("=", 1) for change in changes)
-        fixed_now = tuple(f"tune.space.{key}." for key in advised)  # no longer tuned
+        variant = recorded_spec(models)
+        fixed_now = [*advised, *(f"{variant.name}.{key}" for key in variant.options)]
         settings = {
             key: text
             for key, text in self._settings(row, models, balancers).items()
-            if not key.startswith(fixed_now)
+            if not key.startswith(tuple(f"tune.space.{name}." for name in fixed_now))
         } | advised
+        if start := settings.pop(START, ""):
+            words["--init-from"] = start
         assignments = [("--set", f"{key}={value}") for key, value in settings.items()]
         pairs = [*words.items(), *assignments]
         words_in_order = ["mtlkit", "bench", *(word for pair in pairs for word in pair)]
@@ -131,6 +144,8 @@ class Evidence:
             usual = {"halving": None, "sampler": "sobol", "seed": 0, "seeds": 1}
             of_tune = {f"tune.{key}": tune[key] for key in tune if tune[key] != usual[key]}
             typed = (self._training(row) if study.typed is None else study.typed) | of_tune
+        if typed.pop("init_from", None):  # a key, where the folder is asked for
+            typed.setdefault(START, "RUN")  # of an earlier version, which did not keep it
 
         model, balancer = group.resolved["model"]["name"], group.balancer_name
         gone = set()
@@ -144,6 +159,7 @@ class Evidence:
                 for name in other.resolved["model"]["options"]
             }
             gone |= {model, *(group.resolved["model"]["options"].keys() - of_reference)}
+            gone |= {"execution", "freeze"}  # it may not fit the weights of that run
         texts = {_shortened(key): _written(key, value) for key, value in typed.items()}
         return {
             key: text
@@ -315,7 +331,7 @@ def with_fewer_experts(row: Row) -> str:
     options = row.group.resolved["model"]["options"]
     counts = {name: options.get(name, 0) for name in ("experts", "specific", "shared")}
     fewer = {name: count // 2 for name, count in counts.items() if count > 1}
-    model = parse_spec(row.group.typed[0])
+    model = recorded_spec(row.group.typed[0])
     return str(replace(model, options=model.options | fewer)) if fewer else "shared-bottom"
 
 

@@ -44,6 +44,8 @@ FORMS = {
     "nothing": "",
     "training": "--lr 0.01 --epochs 2.5 --seeds 0,5 --set warmup=0 --set clip_norm=1",
     "options": "--set dropout=0.25 --set bottom=16:8 --set experts=3 --set balancer.lr=0.02",
+    "no references": "--references none --set bottom=16",
+    "options of baselines": "--references single-task,base-rate,tree --set iterations=20",
     "brackets": "--models mmoe[experts=3,hidden=8:4],shared-bottom",
     "tasks": " ".join(f"--set {assignment}" for assignment in BY_TASK),
     "a hidden task": "--set auxiliary=task-2",
@@ -151,6 +153,13 @@ def test_a_setting_that_is_advised_is_tuned_no_more(grid, read):
     assert settings.tune.space["lr"] == {"log": ["1e-4", 0.01]}  # as YAML reads it
 
 
+def test_an_option_of_a_model_that_is_advised_is_tuned_no_more(grid, read):
+    seen, _ = grid(FORMS["a file"])
+    [row] = [row for row in seen.summary.rows if row.group.label == "mmoe + uwl"]
+    settings, _ = read(shlex.split(seen.bench(row, models="mmoe[experts=2]"))[1:])
+    assert settings.tune.space["mmoe"].keys() == {"hidden", "gate_bias"}
+
+
 def test_a_hint_that_follows_a_hint_keeps_both(grid, read, home):
     seen, _ = grid("--tune 4 --set tune.seed=7")
     [row] = [row for row in seen.summary.rows if row.group.label == "mmoe + uwl"]
@@ -163,6 +172,57 @@ def test_a_hint_that_follows_a_hint_keeps_both(grid, read, home):
         settings, _ = read(shlex.split(seen.bench(row, seeds=9))[1:])
         assert settings.tune.space == {"lr": {"log": [0.001, 0.1]}}
         assert (settings.tune.seed, len(settings.seeds)) == (7, 9)
+
+
+def test_a_setting_that_is_advised_wins_over_brackets(grid, read):
+    seen, _ = grid("--models mmoe[dropout=0.1,experts=3]")
+    [row] = [row for row in seen.summary.rows if row.group.balancer == "uwl"]
+    settings, _ = read(shlex.split(seen.bench(row, "dropout=0.3"))[1:])
+    assert settings.models == ("mmoe[experts=3]",)
+    assert settings.model == {"dropout": 0.3}
+
+
+@pytest.mark.parametrize("tune", ["", " --tune 3"])
+def test_a_row_that_starts_from_a_run_names_its_folder(grid, read, home, tune):
+    store = ResultStore(grid("--models mmoe --references none")[0].out)
+    folder = next(path for _, path in store.scan())
+    (folder / "weights.npz").touch()
+    form = f"--models mmoe,shared-bottom --set bottom=16 --freeze towers.* --init-from {folder}"
+    seen, _ = grid(form + tune)
+    rows = [row for row in seen.summary.rows if row.group.resolved["training"]["init_from"]]
+    assert len(rows) == 4
+    for row in rows:
+        _, ran = run(*read(shlex.split(seen.bench(row))[1:]), home)
+        assert ran == []
+    settings, _ = read(shlex.split(seen.bench(rows[0], models="ple"))[1:])
+    assert (settings.execution.init_from, settings.training.freeze) == (None, ())
+
+    # what an earlier version wrote does not say where that folder was
+    for path in (path for _, path in store.scan()):
+        forget(path)
+    for path in (store.root / "studies").glob("*"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"typed": None}))
+    for row in evidence(store.root).summary.rows:
+        started = bool(row.group.resolved["training"]["init_from"])
+        assert ("--init-from RUN" in evidence(store.root).bench(row)) == started
+
+
+def forget(folder):
+    """Make the record in a folder one of before cells said what a command needs."""
+    written = json.loads((folder / "record.json").read_text())
+    del written["cell"]["common"], written["cell"]["forced"]
+    (folder / "record.json").write_text(json.dumps(written))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_row_of_two_versions_says_what_the_later_one_knows(grid, read, home, seed):
+    seen, _ = grid("--models esmm --force --set dropout=0.25")
+    for record, path in ResultStore(seen.out).scan():
+        if record.cell.seed == seed:
+            forget(path)
+    seen = evidence(seen.out)
+    for row in seen.summary.rows:
+        assert run(*read(shlex.split(seen.bench(row))[1:]), home)[1] == []
 
 
 def test_what_a_command_needs_is_no_part_of_a_key():

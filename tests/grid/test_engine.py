@@ -320,3 +320,20 @@ def test_a_request_that_is_broken_off_is_no_traceback():
         [sys.executable, "-c", INTERRUPTED_REQUEST], capture_output=True, text=True, check=True
     )
     assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+LATE_SERVER = """
+import atexit, sys
+atexit.register(lambda: print("torch" in sys.modules))
+import mtlkit.grid.engines.preload
+"""
+
+
+def test_the_server_of_a_driver_that_is_gone_imports_nothing():
+    ended = subprocess.run(
+        [sys.executable, "-c", LATE_SERVER],
+        env=os.environ | {"MTLKIT_DRIVER": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "False\n", "")

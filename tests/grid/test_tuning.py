@@ -218,9 +218,10 @@ def test_unknown_dimensions(tuning, space, message):
     assert caught.value.hint
 
 
-def test_a_value_that_does_not_fit(tuning):
-    with pytest.raises(UsageError, match="dropout"):
-        tuning(tune={"space": {"dropout": {"float": [2, 3]}}}).next_trials()
+@pytest.mark.parametrize("name", ["dropout", "warmup"])
+def test_a_value_that_does_not_fit(tuning, name):
+    with pytest.raises(UsageError, match=name):
+        tuning(tune={"space": {name: {"float": [2, 3]}}}).next_trials()
 
 
 def test_too_many_trials(tuning):

@@ -188,7 +188,7 @@ def test_a_curve_that_rises(grid):
 @pytest.mark.parametrize(
     ("fill", "why", "command"),
     [
-        (lambda g: g.add("mmoe"), "No single-task row has finished", "--models mmoe"),
+        (lambda g: g.add("mmoe"), "No single-task row has finished", "--references single-task"),
         (lambda g: g.single(), "No row of a model that shares", "--models shared-bottom,mmoe"),
         (lambda g: g.single(seeds=1).add("mmoe", seeds=1), "one gives no interval", "--seeds 5"),
     ],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import importlib
+import os
 import pkgutil
 import signal
 import sys
@@ -64,6 +65,9 @@ def _load() -> None:
 # Imports take seconds, in which nobody looks whether there still is a driver. Later the server does
 # that by itself, and must not end with the thread that started it. What is imported is no garbage.
 _die_with_driver(signal.SIGKILL)
+parent = str(os.getppid())
+if os.environ.get("MTLKIT_DRIVER", parent) != parent:
+    sys.exit()  # it died before that, as over a name that was mistyped
 sys.excepthook = _tell_error
 gc.disable()
 with suppress(Exception):

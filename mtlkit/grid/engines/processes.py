@@ -105,6 +105,7 @@ def start_server() -> None:
     if not FORKS:
         return
     _set_memory()
+    os.environ["MTLKIT_DRIVER"] = str(os.getpid())  # the server ends where it has another parent
     multiprocessing.set_forkserver_preload([PRELOAD])
     with _interrupts_held():
         forkserver.ensure_running()
