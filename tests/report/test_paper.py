@@ -5,7 +5,7 @@ import re
 import matplotlib as mpl
 import numpy as np
 import pytest
-from matplotlib.backend_bases import FigureCanvasBase
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
@@ -64,7 +64,6 @@ class Seen:
         self.straight = [
             (text.get_text(), box) for text, box in texts if text.get_rotation() % 90 == 0
         ]
-        FigureCanvasBase(figure)  # in place of the one that holds the dots
 
 
 def test_every_figure_is_looked_at(seen):
@@ -92,6 +91,7 @@ def test_letters_can_be_read(seen, width, grid):
 def texts_of(figure):
     """The texts that are drawn, with their boxes in points."""
     figure.set_dpi(288)  # 4 dots a point: at fewer, letters stand where the dots are
+    FigureCanvasAgg(figure)  # one renderer: without it, each text makes a picture of its own
     figure.draw_without_rendering()
     texts = [text for text in figure.findobj(Text) if text.get_visible() and text.get_text()]
     boxes = []
