@@ -70,14 +70,23 @@ class Probes:
         return len(self.tasks) > 1 and bool(np.isfinite(self.cosine).any())
 
     @property
+    def pair_cosines(self) -> np.ndarray:
+        """(S, P, K, pairs) cosines of each two tasks, in the order of ``np.triu_indices``."""
+        one, other = np.triu_indices(len(self.tasks), 1)
+        return self.cosine[..., one, other]
+
+    @property
     def conflicts(self) -> np.ndarray:
         """(K, pairs) share of points at which the cosine of two tasks is negative, of those that
-        have one; pairs in the order of ``np.triu_indices``.
+        have one; 0 where none has.
         """
-        one, other = np.triu_indices(len(self.tasks), 1)
-        cosines = self.cosine[..., one, other]  # (S, P, K, pairs)
-        known = np.isfinite(cosines).sum(axis=(0, 1))
-        return np.asarray((cosines < 0).sum(axis=(0, 1)) / np.maximum(known, 1))
+        return np.nan_to_num(negative_share(self.pair_cosines, axis=(0, 1)))
+
+
+def negative_share(cosines: np.ndarray, axis: int | tuple[int, ...]) -> np.ndarray:
+    """The share of negative ones among what is not NaN; NaN where nothing is known."""
+    known = np.isfinite(cosines).sum(axis)
+    return np.where(known > 0, (cosines < 0).sum(axis) / np.maximum(known, 1), np.nan)
 
 
 def mean_over(values: np.ndarray, axis: int) -> np.ndarray:

@@ -14,7 +14,6 @@ from mtlkit.report.figures import (
     published_dots,
 )
 from mtlkit.report.figures import task_similarity as similarity
-from mtlkit.report.figures.learning_curves import short_count
 from mtlkit.report.verdicts import find_sweeps
 from mtlkit.store import ResultStore
 from tests.fakes import cell, probes, record
@@ -74,8 +73,9 @@ def test_without_points_or_rows_there_are_no_learning_curves(tmp_path):
 @pytest.mark.parametrize(
     ("value", "text"), [(0, "0"), (950, "950"), (20_000, "20k"), (1.5e6, "1.5M"), (2e9, "2G")]
 )
-def test_numbers_of_rows_are_short(value, text):
-    assert short_count(value) == text
+def test_numbers_of_rows_are_short(full_contexts, value, text):
+    [drawing] = learning_curves.draw(full_contexts["two"])
+    assert drawing.figure.axes[0].xaxis.get_major_formatter()(value) == text
 
 
 def test_the_conflict_rate_counts_pairs_over_seeds(full_contexts):

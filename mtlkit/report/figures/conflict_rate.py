@@ -9,7 +9,7 @@ from mtlkit.report.figures.axes import epoch_axis, neutral_line, shared_y_axis
 from mtlkit.report.figures.context import Context
 from mtlkit.report.figures.sheet import Columns, Drawing, PanelGrid, flow_panels
 from mtlkit.report.figures.text import shorten
-from mtlkit.report.probe_frames import Probes
+from mtlkit.report.probe_frames import Probes, negative_share
 from mtlkit.report.summary import Row
 
 TITLE = "Conflict rate over the run"
@@ -58,21 +58,10 @@ def _pairs(probes: Probes) -> int:
     return len(probes.lengths) * tasks * (tasks - 1) // 2
 
 
-def conflict_rates(probes: Probes) -> np.ndarray:
-    """(P,) share of negative cosines among those of all seeds and pairs that are defined; NaN where
-    none is.
-    """
-    one, other = np.triu_indices(len(probes.tasks), 1)
-    cosines = probes.cosine[:, :, 0, one, other]  # (S, P, pairs), of all that is shared
-    known = np.isfinite(cosines).sum(axis=(0, 2))
-    negative = (cosines < 0).sum(axis=(0, 2))
-    return np.where(known > 0, negative / np.maximum(known, 1), np.nan)
-
-
 def _panel(axes: Axes, context: Context, rows: list[tuple[Row, Probes]]) -> None:
     neutral_line(axes, 0.5)
     for row, probes in rows:
-        rates = conflict_rates(probes)
+        rates = negative_share(probes.pair_cosines[:, :, 0], axis=(0, 2))  # of all that is shared
         known = np.isfinite(rates)
         axes.plot(probes.epochs[known], rates[known], **context.look.line(row))
     axes.set_ylim(-0.04, 1.04)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from mtlkit.report.blocks import TaskInfo
 from mtlkit.report.curves import Curve
@@ -86,12 +86,4 @@ def _panel(axes: Axes, context: Context, lines: list[tuple[Row, np.ndarray, np.n
     axes.set_xlim(0, 1.03 * max(rows[-1] for _, rows, _ in lines))
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_locator(MaxNLocator(4))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_count(value)))
-
-
-def short_count(value: float) -> str:
-    """A number of rows in few letters, such as 20k or 1.5M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:.3g}"
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # such as 20k or 1.5M
