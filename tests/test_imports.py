@@ -21,7 +21,7 @@ ORDER = [
     {"metrics", "spec"},
     {"registry", "settings", "yaml_files"},
     {"records", "equivalences"},
-    {"record_check"},
+    {"record_check", "commands"},
     {"files", "array_files"},
     {"store"},
     {"studies", "agreement"},
@@ -40,7 +40,7 @@ REPORT_READS = {name for name in RANK if RANK[name] <= RANK["studies"]}
 READ_THE_REPORT = {"api", "cli", "__init__"}
 WITHOUT_TORCH = set(
     "__init__ _version errors registry settings yaml_files spec records record_check files array_files metrics "
-    "equivalences store studies agreement data baselines report cli".split()
+    "equivalences commands store studies agreement data baselines report cli".split()
 )
 
 

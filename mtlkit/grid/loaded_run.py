@@ -15,12 +15,12 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 import torch
 
+from mtlkit.commands import command_of
 from mtlkit.data.table.read import Table
 from mtlkit.data.table.row_encoders import RowEncoders
 from mtlkit.data.types import Schema
 from mtlkit.errors import MissingError, UsageError
 from mtlkit.grid.build import build_model
-from mtlkit.grid.plan import command_of
 from mtlkit.models._architecture import Architecture
 from mtlkit.record_check import UnreadableError
 from mtlkit.records import RunRecord

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
+from mtlkit.commands import command_of
 from mtlkit.data.datasets._source import DatasetSource
 from mtlkit.data.planted import ceilings
 from mtlkit.data.splits import Dataset
@@ -335,14 +336,6 @@ def _key_of_start(settings: GridSettings) -> str | None:
             f"leave that setting out: mtlkit bench --init-from {shlex.quote(str(folder))}",
         )
     return record.key
-
-
-def command_of(cell: Cell) -> str:
-    """The command that runs a cell alone."""
-    words = ["mtlkit", "bench", "-d", cell.dataset, "--models", cell.model]
-    if cell.balancer != NO_BALANCER:
-        words += ["--balancers", cell.balancer]
-    return shlex.join([*words, "--references", "none", "--seeds", f"{cell.seed},"])
 
 
 def _state(cell: Cell, store: ResultStore, retry_failed: bool) -> State:

@@ -6,19 +6,17 @@ names the rows of a block, the worst first. A rule about a block yields sentence
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from mtlkit.registry import DATASETS
+from mtlkit.commands import as_text, settings_words, typed_training, with_start
 from mtlkit.report.blocks import recorded_spec
 from mtlkit.report.curves import Curve
 from mtlkit.report.experts import effective_number, idle_in_gates, idle_share, levels_of, shares
@@ -28,8 +26,7 @@ from mtlkit.report.run_warnings import listed, seed_ranges
 from mtlkit.report.statistics import is_useful, recovered
 from mtlkit.report.summary import FEW_POSITIVES, Row, Summary, behind_baselines, copies
 from mtlkit.report.tables import Table, TableCell, fixed, percent, spread
-from mtlkit.settings import ExecutionSettings, TrainingSettings
-from mtlkit.spec import flatten, parse_spec, parse_value, show
+from mtlkit.spec import parse_spec
 from mtlkit.store import printable
 from mtlkit.studies import Study
 
@@ -51,9 +48,6 @@ DRIFT = 0.1
 """The mean prediction is so far from the rate, or moves so far from validation to test."""
 FEWEST = 5
 """Labels of the rarer class in a batch."""
-
-START = "execution.init_from"
-"""The folder of the run to start from, as ``--set`` names it."""
 
 Case = tuple[float, str]
 """How bad something is in a row, and the numbers that say so."""
@@ -123,13 +117,9 @@ class Evidence:
             for key, text in self._settings(row, models, balancers).items()
             if not key.startswith(tuple(f"tune.space.{name}." for name in fixed_now))
         } | advised
-        if start := settings.pop(START, ""):
-            words["--init-from"] = start
-        assignments = [("--set", f"{key}={value}") for key, value in settings.items()]
-        pairs = [*words.items(), *assignments]
-        words_in_order = ["mtlkit", "bench", *(word for pair in pairs for word in pair)]
-        words_in_order += ["--force"] * group.forced
-        return printable(shlex.join(words_in_order))
+        in_order = [word for pair in words.items() for word in pair]
+        in_order += [*settings_words(settings), *["--force"] * group.forced]
+        return printable(shlex.join(["mtlkit", "bench", *in_order]))
 
     def _settings(self, row: Row, models: str, balancers: str) -> dict[str, str]:
         """What was typed beside the methods and the budget of a row, by the names that ``--set``
@@ -137,15 +127,16 @@ class Evidence:
         the reference, which runs beside it.
         """
         group, study = row.group, row.group.study
-        typed = self._training(row) | group.common
+        tuned = () if study is None else study.space.keys()
+        trained = group.resolved["training"]
+        training = typed_training(trained, self.summary.block.name, tuned)
+        typed = training | group.common
         if study is not None:
             tune = {"halving": study.halving, "sampler": study.sampler, "seed": study.seed}
             tune["seeds"] = len(study.seeds)
             usual = {"halving": None, "sampler": "sobol", "seed": 0, "seeds": 1}
             of_tune = {f"tune.{key}": tune[key] for key in tune if tune[key] != usual[key]}
-            typed = (self._training(row) if study.typed is None else study.typed) | of_tune
-        if typed.pop("init_from", None):  # a key, where the folder is asked for
-            typed.setdefault(START, "RUN")  # of an earlier version, which did not keep it
+            typed = (training if study.typed is None else study.typed) | of_tune
 
         model, balancer = group.resolved["model"]["name"], group.balancer_name
         gone = set()
@@ -160,43 +151,11 @@ class Evidence:
             }
             gone |= {model, *(group.resolved["model"]["options"].keys() - of_reference)}
             gone |= {"execution", "freeze"}  # it may not fit the weights of that run
-        texts = {_shortened(key): _written(key, value) for key, value in typed.items()}
         return {
             key: text
-            for key, text in texts.items()
+            for key, text in as_text(with_start(typed)).items()
             if key.removeprefix("tune.space.").removeprefix("model.").partition(".")[0] not in gone
         }
-
-    def _training(self, row: Row) -> dict[str, Any]:
-        """The plain settings of the training that were typed: neither defaults nor tuned."""
-        name = self.summary.block.name
-        suited = DATASETS.facts(name).attributes if name in DATASETS.names() else {}
-        settings = TrainingSettings.model_validate(suited.get("training") or {})
-        defaults = dict(flatten(settings.model_dump(mode="json")))
-        typed = {}
-        for key, value in flatten(row.group.resolved["training"]):
-            is_tuned = row.group.study is not None and key in row.group.study.space
-            # What is said of a task has no default, nor has a setting of an older version.
-            default = defaults.get(key) if "." in key else defaults.get(key, value)
-            if not is_tuned and value != default and not key.endswith(".train_mean"):
-                typed[key] = value
-        return typed
-
-
-def _shortened(key: str) -> str:
-    """Without the section where it goes without saying."""
-    option = key.removeprefix("model.")
-    settings = {*TrainingSettings.model_fields, *ExecutionSettings.model_fields}
-    return key if option.partition(".")[0] in settings else option
-
-
-def _written(key: str, value: Any) -> str:
-    """The text of a value as ``--set`` reads it."""
-    if not isinstance(value, list):
-        return show(value)
-    if key.partition(".")[0] in TrainingSettings.model_fields:
-        return ",".join(map(str, value))
-    return show(value) if parse_value(show(value)) == value else json.dumps(value)
 
 
 def gather(frames: Frames, summary: Summary, probes: Mapping[str, Probes], out: Path) -> Evidence:

@@ -1,5 +1,5 @@
-"""The commands that a report prints, as the command line reads them: they give the grid that they
-were printed for, of which nothing runs again.
+"""The commands that are printed, as the command line reads them: they give the grid or the cell that
+they were printed for, of which nothing runs again.
 """
 
 import json
@@ -7,6 +7,7 @@ import shlex
 
 import pytest
 
+from mtlkit.commands import command_of
 from mtlkit.data.sources import prepare
 from mtlkit.grid.plan import make_plan
 from mtlkit.grid.tuning import Tuning
@@ -134,6 +135,15 @@ def test_a_command_gives_the_grid_of_its_row(grid, read, home, form):
     assert studies_of(ResultStore(seen.out)) == studies
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_a_command_gives_one_cell(grid, read, home, form):
+    seen, _ = grid(FORMS[form])
+    for record, _ in ResultStore(seen.out).scan():
+        command = shlex.split(command_of(record.cell))
+        planned, ran = run(*read([*command[1:], "--out", seen.out]), home)
+        assert (planned, ran) == ({record.key}, []), command
+
+
 @pytest.mark.parametrize("form", ["options", "ranges", "a file", "tuned options"])
 def test_with_other_methods_it_says_what_these_know(grid, read, home, form):
     seen, _ = grid(FORMS[form])
@@ -194,6 +204,9 @@ def test_a_row_that_starts_from_a_run_names_its_folder(grid, read, home, tune):
     for row in rows:
         _, ran = run(*read(shlex.split(seen.bench(row))[1:]), home)
         assert ran == []
+    for record, _ in store.scan():
+        words = [*shlex.split(command_of(record.cell))[1:], "--out", store.root]
+        assert run(*read(words), home) == ({record.key}, [])
     settings, _ = read(shlex.split(seen.bench(rows[0], models="ple"))[1:])
     assert (settings.execution.init_from, settings.training.freeze) == (None, ())
 

@@ -184,9 +184,8 @@ def test_a_start_without_weights_names_the_command_that_makes_them(plan, store):
     given = dict(zip(words[2::2], words[3::2], strict=True))
     assert given.pop("--set") == "save_weights=true"
     assert Path(given.pop("--out")) != store.root, "a finished cell is not run again"
-    made = plan(
-        {"models": given["--models"], "balancers": given["--balancers"], "seeds": given["--seeds"]}
-    )
+    methods = {name: given[f"--{name}"] for name in ("models", "balancers", "seeds")}
+    made = plan(methods, tasks=given["--tasks"].split(","))
     assert [p.cell.key for p in made.cells] == [of.key]
 
 
