@@ -1,6 +1,7 @@
 """What figures show of the runs: their numbers, computed another way."""
 
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pytest
@@ -174,3 +175,22 @@ def test_the_front_of_fixed_weights_has_the_sweeps_of_each_model(full_contexts):
         balancers = {row.group.balancer for row in sweep}
         assert balancers == {"uniform", "static[w=0.667:1.33]", "static[w=1.33:0.667]"}
     assert find_sweeps([row for row in rows if row.group.balancer != "uniform"]) == []
+
+
+def test_of_many_pairs_those_with_the_longest_fronts_are_shown(tmp_path):
+    tasks = [f"t{number}" for number in range(7)]
+    # On the first task one row is best and on the others it is not; those rank the rows alike.
+    scores = np.tile(np.array([[0.7], [0.71], [0.72]]), len(tasks))
+    scores[:, 0] = [0.72, 0.71, 0.7]
+    for model, aucs in zip(("shared-bottom", "mmoe", "ple"), scores, strict=True):
+        made = record(cell(model, "uniform", 0, tasks=tasks))
+        for task, auc in zip(tasks, aucs, strict=True):
+            made.metrics["test"][task]["auc"] = auc
+        ResultStore(tmp_path).save(made)
+    [drawing] = pareto_front.draw(context_of(tmp_path))
+    pairs = [(axes.get_xlabel()[:2], axes.get_ylabel()[:2]) for axes in drawing.figure.axes]
+    assert len(pairs) == pareto_front.MOST_PAIRS
+    of_first = [("t0", task) for task in tasks[1:]]
+    assert pairs == of_first + list(combinations(tasks[1:], 2))[: len(pairs) - len(of_first)]
+    assert "Of 21 pairs of tasks the 15 with most rows on their front" in drawing.caption
+    assert drawing.figure.get_figheight() < 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from typing import Any
 
@@ -42,10 +43,17 @@ CAPTION = (
     "joins them and bounds what was reached. Dotted lines mark single-task. Where intervals "
     "overlap, membership of the front may be chance."
 )
+MOST_PAIRS = 15
+"""Of more pairs of tasks those with the longest fronts have a panel: there rows differ most in what
+they favour.
+"""
 LABELLED = 8  # this many rows of the front are labelled
 LABEL_SIZE = 8
 BETTER = "better ↗"
 FRONT_DASHES = (0, (3, 1.5))
+
+
+Pair = tuple[TaskInfo, TaskInfo]
 
 
 @dataclass(frozen=True)
@@ -60,12 +68,10 @@ class _Panel:
     size: tuple[float, float]  # width and height in inches
     roomy: bool  # whether there is room for labels
 
-    @property
+    @cached_property
     def means(self) -> np.ndarray:
         """(R, 2) means over seeds."""
-        x = [row.metric[self.across.name].mean for row in self.rows]
-        y = [row.metric[self.up.name].mean for row in self.rows]
-        return np.column_stack([x, y])
+        return _means(self.rows, (self.across, self.up))
 
     @property
     def inside(self) -> np.ndarray:
@@ -94,11 +100,12 @@ def draw(context: Context) -> list[Drawing]:
         return []
 
     sweeps = find_sweeps(rows)
+    shown = _longest_fronts(pairs, rows)
 
     # A single pair fills the page; of many, panels are nearly square.
-    panels = Columns.that_fit(context.width, _columns(len(pairs)), 1.4, 0.78, 0.3, gap=0.78)
+    panels = Columns.that_fit(context.width, _columns(len(shown)), 1.4, 0.78, 0.3, gap=0.78)
     columns, width = panels.number, panels.width
-    lines = -(-len(pairs) // columns)
+    lines = -(-len(shown) // columns)
     height = min(width * 0.95, 5.0)
     grid = PanelGrid(0.78, 0.12, width, height, gap=0.78, pitch=height + 0.62)
     front_entry = Entry("Pareto front of the means", INK, "o", FRONT_DASHES, hollow=True)
@@ -110,7 +117,7 @@ def draw(context: Context) -> list[Drawing]:
 
     # One collapsed run should not flatten a panel, so it may lie outside; the caption names it.
     outside: set[str] = set()
-    for index, (across, up) in enumerate(pairs):
+    for index, (across, up) in enumerate(shown):
         axes = grid.axes(sheet, *divmod(index, columns))
         panel = _Panel(axes, rows, sweeps, across, up, (width, height), roomy=width > 2.5)
         _draw_panel(panel, context)
@@ -118,6 +125,11 @@ def draw(context: Context) -> list[Drawing]:
         outside |= {rows[row].group.label for row in hidden}
 
     caption = f"{CAPTION} {ATTAINED_CAPTION}" if sweeps else CAPTION
+    if len(shown) < len(pairs):
+        caption += (
+            f" Of {len(pairs)} pairs of tasks the {len(shown)} with most rows on their front are "
+            "shown; the chart of the page has all."
+        )
     if context.summary.baselines:
         caption += f" {BASELINE_CAPTION}"
     if context.ceiling_entry:
@@ -125,6 +137,28 @@ def draw(context: Context) -> list[Drawing]:
     if outside:
         caption += f" Outside of the panels: {', '.join(sorted(outside))}."
     return [Drawing("pareto", "Pareto front", caption, sheet.figure)]
+
+
+def _means(rows: Sequence[Row], tasks: Pair) -> np.ndarray:
+    """(R, 2) means over seeds of the rows on two tasks."""
+    return np.array([[row.metric[task.name].mean for task in tasks] for row in rows])
+
+
+def _on_front(means: np.ndarray, tasks: Pair) -> np.ndarray:
+    """(R,) whether a row is on the front, of (R, 2) means on two tasks."""
+    return pareto_front(means * _signs(tasks))
+
+
+def _signs(tasks: Pair) -> np.ndarray:
+    """(2,) by which higher is better."""
+    return np.array([1 if task.reading.higher_is_better else -1 for task in tasks])
+
+
+def _longest_fronts(pairs: Sequence[Pair], rows: Sequence[Row]) -> list[Pair]:
+    """The pairs to show, in their order."""
+    lengths = [int(_on_front(_means(rows, pair), pair).sum()) for pair in pairs]
+    longest_first = sorted(range(len(pairs)), key=lambda index: -lengths[index])
+    return [pairs[index] for index in sorted(longest_first[:MOST_PAIRS])]
 
 
 def _columns(pairs: int) -> int:
@@ -143,10 +177,9 @@ def _draw_panel(panel: _Panel, context: Context) -> None:
 
     # The front, from right to left: each of its points is higher than the one before.
     tasks = (panel.across, panel.up)
-    signs = np.array([1 if task.reading.higher_is_better else -1 for task in tasks])
     means = panel.means
-    on_front = pareto_front(means * signs)
-    rightmost_first = np.argsort(-means[:, 0] * signs[0], kind="stable")
+    on_front = _on_front(means, tasks)
+    rightmost_first = np.argsort(-means[:, 0] * _signs(tasks)[0], kind="stable")
     front = [int(row) for row in rightmost_first if on_front[row]]
     panel.axes.step(
         *means[front].T, where="post", color=INK, linewidth=1, linestyle=FRONT_DASHES, zorder=2
