@@ -90,12 +90,7 @@ def report(
     for title in files.simulated:
         typer.echo(f"note: {title} is simulated data", err=True)
 
-    if set(format) - {FigureFormat.svg} and files.letters_without_font:
-        typer.echo(
-            f"note: no font here has {files.letters_without_font}: PNG and PDF files show boxes in "
-            "their place, SVG files and the page take the fonts of whoever reads them",
-            err=True,
-        )
+    _say_of_pictures(files, set(format) - {FigureFormat.svg})
 
     # what was written, for a person or a script to go on with
     for path in (files.page, *files.tables):
@@ -113,6 +108,21 @@ def _say_left_out(report: Frames | ReportFiles) -> None:
         typer.echo(f"warning: could not be read: {unreadable}", err=True)
     for copy in report.copies:
         typer.echo(f"note: {copy}; the run counts once", err=True)
+
+
+def _say_of_pictures(files: ReportFiles, formats: set[FigureFormat]) -> None:
+    """What PNG and PDF files lack."""
+    if formats and files.letters_without_font:
+        typer.echo(
+            f"note: no font here has {files.letters_without_font}: PNG and PDF files show boxes in "
+            "their place, SVG files and the page take the fonts of whoever reads them",
+            err=True,
+        )
+    pictures = {file.stem for file in files.figures if file.suffix == ".png"}
+    drawn = [file.stem for file in files.figures if file.suffix == ".svg"]
+    too_high = [name for name in drawn if name not in pictures]
+    if FigureFormat.png in formats and too_high:
+        typer.echo(f"note: too high for a PNG file: {', '.join(too_high)}", err=True)
 
 
 def _say_warnings(warnings: tuple[str, ...]) -> None:

@@ -82,3 +82,18 @@ def test_no_metric_is_named_where_no_run_finished(tmp_path):
     text = "\n".join(show(tmp_path, 200))
     assert "price score" in text
     assert "AUC" not in text
+
+
+def test_figures_that_are_too_high_for_a_picture_are_named(tmp_path, cli, monkeypatch):
+    monkeypatch.setattr("mtlkit.report.figures.sheet.HIGHEST_PNG", 4)
+    fill(tmp_path, MODELS, BALANCERS, tasks=TASKS[:2], with_probes=False)
+    said = cli("report", tmp_path)
+    figures = list((tmp_path / "report" / "figures").iterdir())
+    pictures = {file.stem for file in figures if file.suffix == ".png"}
+    [note] = [line for line in said.err.splitlines() if "too high for a PNG file" in line]
+    named = set(note.partition(": ")[2].partition(": ")[2].split(", "))
+    assert named
+    assert pictures
+    assert not named & pictures
+    assert named | pictures == {file.stem for file in figures}
+    assert "too high" not in cli("report", tmp_path, "--format", "svg").err
