@@ -208,8 +208,16 @@ def _others(seen: Evidence, chosen: Row, ranked: Sequence[Row]) -> Iterator[Sent
 def _balancers(seen: Evidence, chosen: Row, judged: Sequence[Verdicts]) -> Iterator[Sentence]:
     """Whether any balancer beats the best fixed weights, or what is missing to tell."""
     known = [v for v in judged if any(one.word != "unknown" for one in v.verdicts)]
+
+    # One sentence for all models of which the same is to be said.
+    alike: dict[str, list[Verdicts]] = {}
     for found in known:
-        yield Sentence("balancers", found.sentence, found.verdicts[0].row.group.id)
+        alike.setdefault(found.outcome, []).append(found)
+    for outcome, those in alike.items():
+        *others, last = [found.model for found in those]
+        models = f"Under each of {', '.join(others)} and {last}" if others else last
+        yield Sentence("balancers", f"{models}{outcome}", those[0].verdicts[0].row.group.id)
+
     rows = [row for row in seen.summary.finished if row.group.has_balancer]
     if not known and not all(row.group.constant_weights for row in rows):
         text = (

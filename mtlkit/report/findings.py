@@ -394,7 +394,7 @@ ROW_RULES = (
     RowRule(
         negative_transfer,
         "A task is worse than single-task's, beyond its interval",
-        models=("ple", "stem"),
+        models=("ple", "stem", "home"),
     ),
     RowRule(overfitting, "The validation loss rises again", ("dropout=0.3",)),
     RowRule(

@@ -91,8 +91,8 @@ class Verdicts:
         return not (self.tuned or self.useless)
 
     @property
-    def sentence(self) -> str:
-        """The whole table in one sentence."""
+    def outcome(self) -> str:
+        """The whole table in one sentence, before which the model is to be named."""
         words = Counter(verdict.word for verdict in self.verdicts)
         words["not told apart"] += words.pop("unknown", 0)
         better = words.pop("better", 0)
@@ -113,7 +113,7 @@ class Verdicts:
         # Verbs follow the numbers.
         outlast = "outlasts" if survivors < 2 else "outlast"
         return (
-            f"{self.model}, balancers against {'tuned ' if self.tuned else ''}fixed weights: "
+            f", balancers against {'tuned ' if self.tuned else ''}fixed weights: "
             f"beside {self.best.group.balancer}, the best of {self.weightings} weightings on "
             f"validation, of {len(self.verdicts)} balancers {', '.join(told)}; "
             f"{survivors or 'none'} of the differences {outlast} Holm's correction{beat}."

@@ -49,7 +49,7 @@ class Grid:
     def single(self, **how):
         return self.add("single-task", "none", jitter=0, **{"parameters": 60_000} | how)
 
-    def answer(self):
+    def sentences(self):
         frames = load(self.store)
         [block] = frames.blocks
         summary = summarise(frames, block)
@@ -57,6 +57,10 @@ class Grid:
         said = answer(seen, judge(frames, summary))
         for sentence in said:
             assert not sentence.row or summary.row(sentence.row).group.seeds
+        return said
+
+    def answer(self):
+        said = self.sentences()
         rules = [sentence.rule for sentence in said]
         assert len(rules) == len(set(rules))
         return {sentence.rule: sentence for sentence in said}
@@ -140,6 +144,21 @@ def test_balancers(grid):
     said = grid.add("mmoe", "pcgrad", (0.02, 0.02)).answer()
     assert "of 2 balancers 1 is better" in said["balancers"].text
     assert said["balancers"].text.endswith("those that beat them: pcgrad.")
+
+
+def test_models_of_which_the_same_is_said_share_a_sentence(grid):
+    grid.single()
+    for model, best in (("mmoe", 0.01), ("ple", 0.01), ("cgc", 0.02)):
+        for weights, gain in (("uniform", best), ("static[w=1:3]", 0.0), ("static[w=3:1]", 0.005)):
+            grid.add(model, weights, (gain, gain))
+        grid.add(model, "uwl", (0.01, 0.01))
+    texts = [sentence.text for sentence in grid.sentences() if sentence.rule == "balancers"]
+    assert [text.partition(", balancers")[0] for text in texts] == [
+        "cgc",
+        "Under each of mmoe and ple",
+    ]
+    assert "1 is worse" in texts[0]
+    assert "1 is equivalent" in texts[1]
 
 
 def test_without_a_sweep_no_balancer_is_judged(grid):

@@ -246,7 +246,7 @@ def test_negative_transfer(grid):
     grid.change = scores(auc=lambda task: task["auc"] - 0.02)
     finding = grid.find()["negative transfer"]
     assert "in 1 of 3 rows: mmoe + uwl (income −0.0161" in finding.sentence
-    assert "--models stem" in finding.command  # the grid has ple
+    assert "--models stem,home" in finding.command  # the grid has ple
 
 
 def test_overfitting(grid):

@@ -88,8 +88,8 @@ def test_words(store):
     gains = delta_m(best.row.values, verdicts.best.values, metrics, tasks)
     assert best.gain.interval.mean == pytest.approx(np.mean(list(gains.values())))
     assert [v.survives for v in verdicts.verdicts] == [True, False, True]
-    assert "of 3 balancers 1 is better, 1 is worse, 1 is equivalent; 2 of" in verdicts.sentence
-    assert "2 of the differences outlast Holm's correction" in verdicts.sentence
+    assert "of 3 balancers 1 is better, 1 is worse, 1 is equivalent; 2 of" in verdicts.outcome
+    assert "2 of the differences outlast Holm's correction" in verdicts.outcome
 
 
 def test_gains_in_one_task_and_losses_in_the_other_cancel(store):
