@@ -752,7 +752,7 @@ def test_scalarization_is_tuned_by_its_weights(tuning, store):
     assert verdicts.tuned
     assert (verdicts.best.group.balancer, verdicts.weightings) == ("static", 4)
     assert [(v.row.group.balancer, v.word) for v in verdicts.verdicts] == [("uwl", "better")]
-    assert "against tuned fixed weights" in verdicts.sentence
+    assert "against tuned fixed weights" in verdicts.outcome
 
 
 def test_typed_weights_are_no_tuned_ones(tuning, store):

@@ -55,7 +55,7 @@ def test_methods_are_judged_as_if_there_were_none(tmp_path):
     assert beside.best == plain.best
     assert [row.on_front for row in beside.rows] == [row.on_front for row in plain.rows]
     verdicts, others = judge(frames, plain), judge(more, beside)
-    assert [v.sentence for v in others] == [v.sentence for v in verdicts]
+    assert [v.outcome for v in others] == [v.outcome for v in verdicts]
     assert verdicts
 
     [row] = beside.baselines
