@@ -216,7 +216,7 @@ def _balancers(seen: Evidence, chosen: Row, judged: Sequence[Verdicts]) -> Itera
     for outcome, those in alike.items():
         *others, last = [found.model for found in those]
         models = f"Under each of {', '.join(others)} and {last}" if others else last
-        yield Sentence("balancers", f"{models}{outcome}", those[0].verdicts[0].row.group.id)
+        yield Sentence("balancers", f"{models}, {outcome}", those[0].verdicts[0].row.group.id)
 
     rows = [row for row in seen.summary.finished if row.group.has_balancer]
     if not known and not all(row.group.constant_weights for row in rows):

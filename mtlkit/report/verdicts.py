@@ -113,7 +113,7 @@ class Verdicts:
         # Verbs follow the numbers.
         outlast = "outlasts" if survivors < 2 else "outlast"
         return (
-            f", balancers against {'tuned ' if self.tuned else ''}fixed weights: "
+            f"balancers against {'tuned ' if self.tuned else ''}fixed weights: "
             f"beside {self.best.group.balancer}, the best of {self.weightings} weightings on "
             f"validation, of {len(self.verdicts)} balancers {', '.join(told)}; "
             f"{survivors or 'none'} of the differences {outlast} Holm's correction{beat}."
