@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from mtlkit.records import Cell
+from mtlkit.records import NO_BALANCER, Cell
 from mtlkit.registry import DATASETS
 from mtlkit.settings import ExecutionSettings, TrainingSettings
 from mtlkit.spec import flatten, parse_value, show
@@ -69,7 +69,7 @@ def command_of(cell: Cell) -> str:
     data = cell.resolved["dataset"]
     words = ["mtlkit", "bench", "-d", cell.dataset, "--tasks", ",".join(data["tasks"])]
     words += ["--models", cell.model]
-    if cell.resolved["balancer"]["name"] != "none":
+    if cell.balancer != NO_BALANCER:
         words += ["--balancers", cell.balancer]
     words += ["--references", "none", "--seeds", f"{cell.seed},"]
 

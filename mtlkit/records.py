@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from mtlkit.spec import canonical_json, digest_of_text
 
 RECORD_VERSION = 1
+NO_BALANCER = "none"
+"""The balancer of models whose tasks share no parameter."""
 Status = Literal["ok", "failed", "timeout"]
 
 

@@ -13,11 +13,10 @@ from mtlkit.grid.grid_settings import GridSettings
 from mtlkit.models._architecture import Architecture
 from mtlkit.models._funnel import NO_FUNNEL
 from mtlkit.models._options import BaseOptions, ModelOptions
+from mtlkit.records import NO_BALANCER
 from mtlkit.registry import BALANCERS, BASELINES, MODELS, Registry, is_baseline
 from mtlkit.settings import ExecutionSettings, Settings, TrainingSettings, validate
 from mtlkit.spec import Spec, flatten, parse_spec
-
-NO_BALANCER = "none"  # the balancer of models whose tasks share no parameter
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,6 @@ from mtlkit.errors import UsageError
 from mtlkit.grid.build import build_model
 from mtlkit.grid.grid_settings import GridSettings
 from mtlkit.grid.methods import (
-    NO_BALANCER,
     Method,
     check_common_options,
     check_model,
@@ -29,7 +28,7 @@ from mtlkit.grid.methods import (
     typed_common,
 )
 from mtlkit.metrics.definitions import MetricName
-from mtlkit.records import Cell
+from mtlkit.records import NO_BALANCER, Cell
 from mtlkit.registry import BALANCERS, LOSSES, MODELS, is_baseline
 from mtlkit.settings import Settings
 from mtlkit.store import ResultStore

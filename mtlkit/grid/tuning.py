@@ -19,7 +19,6 @@ from mtlkit.data.splits import Dataset
 from mtlkit.errors import MtlkitError, UsageError, did_you_mean, nearest_names
 from mtlkit.grid.grid_settings import GridSettings
 from mtlkit.grid.methods import (
-    NO_BALANCER,
     expand_wildcards,
     known_options,
     owner,
@@ -41,7 +40,7 @@ from mtlkit.grid.spaces import (
     sobol_points,
     tpe_point,
 )
-from mtlkit.records import Cell, RunRecord
+from mtlkit.records import NO_BALANCER, Cell, RunRecord
 from mtlkit.registry import BALANCERS, MODELS, Registry, is_baseline
 from mtlkit.settings import ExecutionSettings, TrainingSettings, validate
 from mtlkit.spec import Spec, digest, flatten, parse_spec

@@ -12,13 +12,12 @@ from typing import Any
 
 from mtlkit.errors import MtlkitError
 from mtlkit.metrics.definitions import PRIMARY_METRIC, Metric, reading
-from mtlkit.records import RunRecord
+from mtlkit.records import NO_BALANCER, RunRecord
 from mtlkit.registry import BALANCERS, MODELS, NO_FACTS, Facts, Registry, is_baseline
 from mtlkit.spec import Spec, digest, flatten, parse_spec
 from mtlkit.store import printable
 from mtlkit.studies import Studies, Study, budget_note
 
-NO_BALANCER = "none"
 FAMILIES = {
     "losses": "from losses",
     "norms": "from gradient norms",

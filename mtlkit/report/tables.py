@@ -198,10 +198,7 @@ def ceiling_cells(tasks: Sequence[TaskInfo], each: int, width: int) -> tuple[Tab
 def _row_cells(summary: Summary, row: Row) -> tuple[TableCell, ...]:
     # What was trained. Single-task has no balancer.
     group = row.group
-    cells = [
-        TableCell(group.model),
-        TableCell("–" if group.balancer_name == "none" else group.balancer),
-    ]
+    cells = [TableCell(group.model), TableCell(group.balancer if group.has_balancer else "–")]
 
     # What it reached, task by task and together; then on how many seeds, and at what cost.
     for task in summary.block.tasks:
